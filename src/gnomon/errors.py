@@ -1,0 +1,65 @@
+"""Every exception that gnomon raises on purpose.
+
+    GnomonError
+    ├── InputError (ValueError)         a text, dim, prompt name or option that cannot be used
+    │   ├── TruncationError             on_truncate="error" and a text was longer than the model reads
+    │   └── SpaceError                  vectors of two different spaces were about to be compared
+    ├── ModelError (ValueError)         the checkpoint cannot be used
+    │   ├── NotAModelError              the folder is not a model, or a file that it needs is missing
+    │   ├── UnsupportedError            a config key, module or value that would change the result and is not implemented
+    │   ├── WeightsError                missing, extra, misshapen or truncated weights
+    │   └── UnsafeFileError             a file that would run code, or a path that leaves the model's folder
+    ├── SourceError (OSError)           a hub id or package that cannot be reached: offline, unknown, refused
+    ├── ExtraError (ImportError)        an optional dependency is not installed; names the extra
+    └── NumericError (ArithmeticError)  NaN or infinity in a result
+
+Messages give the value, the rule and the next move.
+"""
+
+
+class GnomonError(Exception):
+    """Base of every exception that gnomon raises on purpose."""
+
+
+class InputError(GnomonError, ValueError):
+    """A text, dim, prompt name or option that cannot be used."""
+
+
+class TruncationError(InputError):
+    """A text is longer than the model reads, and `on_truncate="error"` was asked for."""
+
+
+class SpaceError(InputError):
+    """Vectors of two different spaces were about to be compared."""
+
+
+class ModelError(GnomonError, ValueError):
+    """The checkpoint cannot be used."""
+
+
+class NotAModelError(ModelError):
+    """The folder is not a model, or a file that it needs is missing."""
+
+
+class UnsupportedError(ModelError):
+    """A config key, module or value that would change the result and is not implemented."""
+
+
+class WeightsError(ModelError):
+    """Missing, extra, misshapen or truncated weights."""
+
+
+class UnsafeFileError(ModelError):
+    """A file that would run code, or a path that leaves the model's folder."""
+
+
+class SourceError(GnomonError, OSError):
+    """A hub id or package that cannot be reached: offline, unknown or refused."""
+
+
+class ExtraError(GnomonError, ImportError):
+    """An optional dependency is not installed; the message names the extra that brings it."""
+
+
+class NumericError(GnomonError, ArithmeticError):
+    """NaN or infinity in a result."""
