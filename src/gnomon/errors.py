@@ -13,8 +13,12 @@
     ├── ExtraError (ImportError)        an optional dependency is not installed; names the extra
     └── NumericError (ArithmeticError)  NaN or infinity in a result
 
-Messages give the value, the rule and the next move.
+`Notice` is the category of every warning. Messages give the value, the rule and the next move.
 """
+
+
+class Notice(UserWarning):
+    """Something that was done or assumed, and that the caller should know."""
 
 
 class GnomonError(Exception):

@@ -1,0 +1,1 @@
+"""Text embeddings: encode, search, judge, serve and train, light and exact."""

@@ -1,0 +1,396 @@
+"""Hugging Face configs and tensor names, as tables: `model_type` -> our `TrunkSpec` and our array names.
+
+A new architecture is one `Family` row here (and, for a new mechanism, one piece in each lowering). Every key of a config is
+accounted for: it is read, or must hold a value that changes nothing, or is known not to matter to the vectors. Any other key
+with a value is an error that names it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gnomon.checkpoint.weights import strict
+from gnomon.errors import ModelError, UnsupportedError
+from gnomon.spec import Activation, RopeSpec, TrunkSpec, trunk_arrays
+
+Config = Mapping[str, Any]
+
+ACTIVATIONS: dict[str, Activation] = {
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_python_tanh": "gelu_tanh",
+    "gelu_accurate": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+    "tanh": "tanh",
+    "sigmoid": "sigmoid",
+    "linear": "identity",
+}
+"""Names of transformers' ACT2FN that we implement."""
+
+HARMLESS = frozenset(
+    """
+    architectures auto_map _name_or_path model_type torch_dtype dtype transformers_version torchscript initializer_range
+    id2label label2id num_labels problem_type finetuning_task task_specific_params classifier_dropout tie_word_embeddings
+    output_attentions output_hidden_states return_dict use_cache gradient_checkpointing chunk_size_feed_forward
+    hidden_dropout_prob attention_probs_dropout_prob dropout attention_dropout qa_dropout seq_classif_dropout tie_weights_
+    bos_token_id eos_token_id sep_token_id cls_token_id mask_token_id decoder_start_token_id tokenizer_class prefix
+    use_bfloat16 tf_legacy_loss _attn_implementation _attn_implementation_autoset attn_implementation
+    unpad_inputs use_memory_efficient_attention logn_attention_clip1 sinusoidal_pos_embds pooler_type
+    directionality pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head
+    language adapters_version sbert_ce_default_activation_function sentence_transformers
+    max_length min_length do_sample early_stopping num_beams num_beam_groups diversity_penalty temperature top_k top_p
+    typical_p repetition_penalty length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids
+    num_return_sequences output_scores return_dict_in_generate forced_bos_token_id forced_eos_token_id remove_invalid_values
+    exponential_decay_length_penalty suppress_tokens begin_suppress_tokens matryoshka_dims matryoshka_dimensions
+    output_past is_composition generator_hidden_size past gradient_checkpointing_kwargs license
+    """.split()
+)
+"""Config keys that do not change the vectors of a model at inference."""
+
+FIXED: dict[str, tuple[Any, ...]] = {
+    "is_decoder": (False,),
+    "is_encoder_decoder": (False,),
+    "add_cross_attention": (False,),
+    "cross_attention_hidden_size": (None,),
+    "pruned_heads": ({}, None),
+    "quantization_config": (None,),
+    "adapters": (None, {}),
+}
+"""Config keys of which only these values leave the result as we compute it."""
+
+
+Names = Mapping[str, tuple[str, ...]]
+"""Pattern of their tensor name ({i}: layer) -> patterns of ours; several: its rows, cut into as many equal blocks."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """How one `model_type` is read.
+
+    `keys`: field of TrunkSpec -> config key. `names`: their tensors -> ours. `prefixes`: what their names may begin with.
+    `defaults`: values of absent keys. `ignored`, `fixed`, `extra`: keys that do not matter here, that must hold one of some
+    values, and that `build` turns into further fields. `names_unless`: a config key that is false -> names that replace.
+    """
+
+    keys: Mapping[str, str]
+    names: Names
+    prefixes: tuple[str, ...]
+    defaults: Mapping[str, Any]
+    ignored: tuple[str, ...] = ()
+    fixed: Mapping[str, tuple[Any, ...]] = field(default_factory=dict[str, tuple[Any, ...]])
+    extra: tuple[str, ...] = ()
+    build: Callable[[Config], dict[str, Any]] = lambda config: {}
+    names_unless: Mapping[str, Names] = field(default_factory=dict[str, Names])
+
+
+def _linear(theirs: str, *ours: str) -> dict[str, tuple[str, ...]]:
+    return {f"{theirs}.{kind}": tuple(f"{name}.{kind}" for name in ours) for kind in ("weight", "bias")}
+
+
+_EMBEDDINGS: Names = {
+    "embeddings.word_embeddings.weight": ("embed.tokens",),
+    "embeddings.position_embeddings.weight": ("embed.positions",),
+    "embeddings.token_type_embeddings.weight": ("embed.types",),
+    **_linear("embeddings.LayerNorm", "embed.norm"),
+}
+
+_BERT_NAMES: Names = {
+    **_EMBEDDINGS,
+    **_linear("encoder.layer.{i}.attention.self.query", "layers.{i}.query"),
+    **_linear("encoder.layer.{i}.attention.self.key", "layers.{i}.key"),
+    **_linear("encoder.layer.{i}.attention.self.value", "layers.{i}.value"),
+    **_linear("encoder.layer.{i}.attention.output.dense", "layers.{i}.out"),
+    **_linear("encoder.layer.{i}.attention.output.LayerNorm", "layers.{i}.attn_norm"),
+    **_linear("encoder.layer.{i}.intermediate.dense", "layers.{i}.up"),
+    **_linear("encoder.layer.{i}.output.dense", "layers.{i}.down"),
+    **_linear("encoder.layer.{i}.output.LayerNorm", "layers.{i}.mlp_norm"),
+}
+
+_BERT_KEYS = {
+    "vocab_size": "vocab_size",
+    "hidden": "hidden_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "inner": "intermediate_size",
+    "positions": "max_position_embeddings",
+    "token_types": "type_vocab_size",
+    "activation": "hidden_act",
+    "norm_eps": "layer_norm_eps",
+}
+
+_BERT_DEFAULTS = {
+    "vocab_size": 30522,
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "max_position_embeddings": 512,
+    "type_vocab_size": 2,
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-12,
+    "pad_token_id": 0,
+}
+
+_LEGACY_NORM = (".gamma", ".weight"), (".beta", ".bias")
+_HEADS = ("pooler.", "cls.", "lm_head.", "vocab_", "classifier.", "pre_classifier.", "qa_outputs.", "mlm_head")
+_BUFFERS = ("position_ids", "token_type_ids", "rotary_emb.inv_freq", "rotary_emb.cos_cached", "rotary_emb.sin_cached")
+
+
+def _roberta(config: Config) -> dict[str, Any]:
+    pad_id = int(config["pad_token_id"])
+    return {"position_offset": pad_id + 1, "pad_id": pad_id}
+
+
+def _new(config: Config) -> dict[str, Any]:
+    if config["position_embedding_type"] == "absolute":
+        return {"gated": True}
+    return {"gated": True, "positions": 0, "rope": _rope(config)}
+
+
+def _rope(config: Config) -> RopeSpec:
+    """`rope_scaling` of the gte-v1.5 code: None or {"type": "ntk", "factor": s}; anything else is another function."""
+    theta = float(config["rope_theta"])
+    scaling = config.get("rope_scaling")
+    if not scaling:
+        return RopeSpec(theta)
+    kind = scaling.get("type", scaling.get("rope_type"))
+    other = {key: value for key, value in scaling.items() if key not in ("type", "rope_type", "factor") and value is not None}
+    if kind != "ntk" or other:
+        raise UnsupportedError(
+            f"config.json: rope_scaling {dict(scaling)!r} is not implemented; "
+            'it may be null or {"type": "ntk", "factor": NUMBER}.'
+        )
+    return RopeSpec(theta, float(scaling["factor"]))
+
+
+def _roberta_family(prefix: str) -> Family:
+    return Family(
+        keys=_BERT_KEYS,
+        names=_BERT_NAMES,
+        prefixes=(f"{prefix}.", ""),
+        defaults={**_BERT_DEFAULTS, "layer_norm_eps": 1e-12, "pad_token_id": 1},
+        fixed={"position_embedding_type": ("absolute",)},
+        extra=("pad_token_id",),
+        build=_roberta,
+    )
+
+
+FAMILIES: dict[str, Family] = {
+    "bert": Family(
+        keys=_BERT_KEYS,
+        names=_BERT_NAMES,
+        prefixes=("bert.", ""),
+        defaults=_BERT_DEFAULTS,
+        ignored=("pad_token_id",),
+        fixed={"position_embedding_type": ("absolute",)},
+    ),
+    "roberta": _roberta_family("roberta"),
+    "xlm-roberta": _roberta_family("roberta"),
+    "distilbert": Family(
+        keys={
+            "vocab_size": "vocab_size",
+            "hidden": "dim",
+            "layers": "n_layers",
+            "heads": "n_heads",
+            "inner": "hidden_dim",
+            "positions": "max_position_embeddings",
+            "activation": "activation",
+        },
+        names={
+            **_EMBEDDINGS,
+            **_linear("transformer.layer.{i}.attention.q_lin", "layers.{i}.query"),
+            **_linear("transformer.layer.{i}.attention.k_lin", "layers.{i}.key"),
+            **_linear("transformer.layer.{i}.attention.v_lin", "layers.{i}.value"),
+            **_linear("transformer.layer.{i}.attention.out_lin", "layers.{i}.out"),
+            **_linear("transformer.layer.{i}.sa_layer_norm", "layers.{i}.attn_norm"),
+            **_linear("transformer.layer.{i}.ffn.lin1", "layers.{i}.up"),
+            **_linear("transformer.layer.{i}.ffn.lin2", "layers.{i}.down"),
+            **_linear("transformer.layer.{i}.output_layer_norm", "layers.{i}.mlp_norm"),
+        },
+        prefixes=("distilbert.", ""),
+        defaults={
+            "vocab_size": 30522,
+            "dim": 768,
+            "n_layers": 6,
+            "n_heads": 12,
+            "hidden_dim": 3072,
+            "max_position_embeddings": 512,
+            "activation": "gelu",
+        },
+        ignored=("pad_token_id",),
+    ),
+    "new": Family(
+        keys=_BERT_KEYS,
+        names={
+            **_EMBEDDINGS,
+            **_linear("encoder.layer.{i}.attention.qkv_proj", "layers.{i}.query", "layers.{i}.key", "layers.{i}.value"),
+            **_linear("encoder.layer.{i}.attention.o_proj", "layers.{i}.out"),
+            **_linear("encoder.layer.{i}.attn_ln", "layers.{i}.attn_norm"),
+            "encoder.layer.{i}.mlp.up_gate_proj.weight": ("layers.{i}.up.weight", "layers.{i}.gate.weight"),
+            **_linear("encoder.layer.{i}.mlp.down_proj", "layers.{i}.down"),
+            **_linear("encoder.layer.{i}.mlp_ln", "layers.{i}.mlp_norm"),
+        },
+        names_unless={
+            "pack_qkv": {
+                **_linear("encoder.layer.{i}.attention.q_proj", "layers.{i}.query"),
+                **_linear("encoder.layer.{i}.attention.k_proj", "layers.{i}.key"),
+                **_linear("encoder.layer.{i}.attention.v_proj", "layers.{i}.value"),
+            }
+        },
+        prefixes=("new.", ""),
+        defaults={
+            **_BERT_DEFAULTS,
+            "vocab_size": 30528,
+            "max_position_embeddings": 2048,
+            "type_vocab_size": 1,
+            "position_embedding_type": "rope",
+            "rope_theta": 10000.0,
+            "rope_scaling": None,
+        },
+        ignored=("pad_token_id",),
+        fixed={
+            "position_embedding_type": ("rope", "absolute"),
+            "layer_norm_type": ("layer_norm",),
+            "logn_attention_scale": (False,),
+            "pack_qkv": (True, False),
+        },
+        extra=("rope_theta", "rope_scaling"),
+        build=_new,
+    ),
+}
+
+
+def read_trunk(config: Config, *, ignore_config_keys: tuple[str, ...] = ()) -> TrunkSpec:
+    """The trunk that a Hugging Face config.json describes.
+
+    Raises:
+        UnsupportedError: an architecture, key or value that we do not implement and that would change the result.
+        ModelError: sizes that cannot be.
+    """
+    family = family_of(config)
+    _check_keys(family, config, ignore_config_keys)
+    merged = {**family.defaults, **config}
+    fields = {ours: merged[theirs] for ours, theirs in family.keys.items()} | family.build(merged)
+    name = fields["activation"]
+    if name not in ACTIVATIONS:
+        raise UnsupportedError(
+            f"config.json: activation {name!r} is not implemented; it may be one of {', '.join(ACTIVATIONS)}."
+        )
+    trunk = TrunkSpec(**(fields | {"activation": ACTIVATIONS[name]}))
+    _check_sizes(trunk)
+    return trunk
+
+
+def family_of(config: Config) -> Family:
+    """The table row for a config's `model_type`."""
+    kind = config.get("model_type")
+    if kind not in FAMILIES:
+        raise UnsupportedError(f"config.json: model_type {kind!r} is not implemented; gnomon has {', '.join(FAMILIES)}.")
+    return FAMILIES[cast(str, kind)]
+
+
+def trunk_weights(
+    found: Mapping[str, NDArray[Any]], trunk: TrunkSpec, config: Config, where: Path
+) -> dict[str, NDArray[Any]]:
+    """Their tensors under our names, as views: nothing is copied.
+
+    Raises:
+        WeightsError: names every missing, extra and misshapen tensor.
+    """
+    blocks = _blocks(trunk, config)
+    bare = _strip_prefix({_modern(name): array for name, array in found.items()}, family_of(config).prefixes)
+    arrays = strict(bare, _their_shapes(blocks, trunk), ignored=_ignorable, where=str(where))
+    return {
+        name: part
+        for theirs, ours in blocks.items()
+        for name, part in zip(ours, np.split(arrays[theirs], len(ours)), strict=True)
+    }
+
+
+def foreign_arrays(
+    arrays: Mapping[str, NDArray[Any]], trunk: TrunkSpec, config: Config
+) -> dict[str, NDArray[Any]]:
+    """Our trunk arrays under their names without a prefix: the inverse of `trunk_weights`."""
+    return {
+        theirs: arrays[ours[0]] if len(ours) == 1 else np.concatenate([arrays[name] for name in ours])
+        for theirs, ours in _blocks(trunk, config).items()
+    }
+
+
+def _check_keys(family: Family, config: Config, ignored_by_caller: tuple[str, ...]) -> None:
+    fixed = {**FIXED, **family.fixed}
+    known = {*family.keys.values(), *family.extra, *family.ignored, *HARMLESS, *ignored_by_caller}
+    for key, value in config.items():
+        if key in fixed:
+            if value not in fixed[key]:
+                allowed = ", ".join(repr(choice) for choice in fixed[key])
+                raise UnsupportedError(f"config.json: {key} {value!r} is not implemented; it may be {allowed}.")
+        elif key not in known and value not in (None, False, {}, [], ""):
+            raise UnsupportedError(
+                f"config.json: key {key!r} ({value!r}) is not known and may change the vectors. If you know that it does "
+                f"not, load with ignore_config_keys=[{key!r}] (--ignore-config-key {key})."
+            )
+
+
+def _check_sizes(trunk: TrunkSpec) -> None:
+    sizes = {name: getattr(trunk, name) for name in ("vocab_size", "hidden", "layers", "heads", "inner")}
+    for name, size in sizes.items():
+        if not isinstance(size, int) or size < 1:
+            raise ModelError(f"config.json: {name} is {size!r}; it must be a positive integer.")
+    if trunk.hidden % trunk.heads:
+        raise ModelError(f"config.json: hidden size {trunk.hidden} is not a multiple of the {trunk.heads} heads.")
+    if trunk.rope and trunk.head_size % 2:
+        raise ModelError(f"config.json: head size {trunk.head_size} is odd; rotary positions pair components.")
+
+
+def _blocks(trunk: TrunkSpec, config: Config) -> dict[str, tuple[str, ...]]:
+    """Their tensors of this trunk -> the arrays of ours that each holds."""
+    family, shapes = family_of(config), trunk_arrays(trunk)
+    patterns = dict(family.names)
+    for key, names in family.names_unless.items():
+        if config.get(key) is False:
+            replaced = {ours for theirs in names.values() for ours in theirs}
+            patterns = {theirs: ours for theirs, ours in patterns.items() if not replaced & {*ours}} | dict(names)
+    blocks: dict[str, tuple[str, ...]] = {}
+    for theirs, ours in patterns.items():
+        for index in range(trunk.layers) if "{i}" in theirs else (0,):
+            filled = tuple(name.replace("{i}", str(index)) for name in ours)
+            if filled[0] in shapes:
+                blocks[theirs.replace("{i}", str(index))] = filled
+    return blocks
+
+
+def _their_shapes(blocks: Mapping[str, tuple[str, ...]], trunk: TrunkSpec) -> dict[str, tuple[int, ...]]:
+    shapes = trunk_arrays(trunk)
+    return {theirs: (sum(shapes[name][0] for name in ours), *shapes[ours[0]][1:]) for theirs, ours in blocks.items()}
+
+
+def _strip_prefix(found: dict[str, NDArray[Any]], prefixes: tuple[str, ...]) -> dict[str, NDArray[Any]]:
+    """Names without the prefix that this file uses; other names (an MLM head beside `new.`) stay."""
+    prefix = next((p for p in prefixes if p and any(name.startswith(p) for name in found)), "")
+    return {name.removeprefix(prefix): array for name, array in found.items()}
+
+
+def _modern(name: str) -> str:
+    """LayerNorm.gamma and .beta of TensorFlow's days -> .weight and .bias; wrappers of old fine-tunes taken off."""
+    for wrapper in ("module.", "auto_model.", "0.auto_model.", "model."):
+        name = name.removeprefix(wrapper)
+    for old, new in _LEGACY_NORM:
+        if name.endswith(old):
+            return name.removesuffix(old) + new
+    return name
+
+
+def _ignorable(name: str) -> bool:
+    return name.startswith(_HEADS) or name.endswith(_BUFFERS)

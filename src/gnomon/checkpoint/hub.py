@@ -1,0 +1,311 @@
+"""Where a model lies: a folder, a hub id, or an installed package, brought to one local folder.
+
+Nothing here reads a model, imports a package or runs its code. huggingface_hub is imported on use.
+"""
+
+import contextlib
+import importlib.metadata
+import importlib.util
+import os
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gnomon.errors import GnomonError, InputError, NotAModelError, SourceError, UnsafeFileError
+
+SOURCES = (
+    'a folder ("./my-model"), a hub id ("intfloat/multilingual-e5-small") or an installed package ("package:NAME")'
+)
+DEPTH = 3  # levels below a package's folder in which its model is looked for
+
+# Weights in order of preference; one form is read from a folder. An index belongs to its shards.
+FORMS = (
+    re.compile(r"model\.safetensors"),
+    re.compile(r"model-\d+-of-\d+\.safetensors"),
+    re.compile(r"pytorch_model\.bin"),
+    re.compile(r"pytorch_model-\d+-of-\d+\.bin"),
+)
+INDEXES = {"model.safetensors.index.json": FORMS[1], "pytorch_model.bin.index.json": FORMS[3]}
+TOKENIZER = re.compile(
+    r"tokenizer[\w.-]*\.json|special_tokens_map\.json|added_tokens\.json|vocab\.json|vocab\.txt|merges\.txt|[\w.-]+\.model"
+)
+CONFIG = re.compile(
+    r"config\.json|modules\.json|config_sentence_transformers\.json|sentence_[\w.-]+_config\.json|adapter_config\.json|README\.md"
+)
+FOLDER = re.compile(r"(\d+_[\w.-]+/)?")  # the root, or 1_Pooling/, 2_Dense_1024/: sentence-transformers' own names
+PATH_LIKE = re.compile(r"[/~]|\.{1,2}(/|$)|[A-Za-z]:|.*\\|.*/.*/", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Source:
+    folder: Path  # absolute
+    name: str | None  # hub id, as given or read off a hub cache path
+    revision: str | None  # commit hash: the name of the snapshot's folder
+
+
+def resolve(
+    source: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    token: str | bool | None = None,
+    local_files_only: bool = False,
+) -> Source:
+    """The local folder of a model: an installed package, else an existing folder, else a hub id, downloaded on need.
+
+    With `local_files_only`, or with huggingface_hub set offline, no request is made. Raises InputError, NotAModelError,
+    UnsafeFileError or SourceError; warns where the hub was not reached and a cached copy stands in.
+    """
+    text = os.fspath(source)
+    is_package = isinstance(source, str) and text.startswith("package:")
+    folder = None if is_package else _folder(text, must_exist=not isinstance(source, str))
+    if revision is not None and (is_package or folder):
+        raise InputError(f"revision {revision!r} needs a hub id, and {text!r} is local: leave revision out")
+    if is_package:
+        return Source(_from_package(text.removeprefix("package:")), None, None)
+    if folder:
+        return _from_folder(folder)
+    return _from_hub(text, "main" if revision is None else revision, cache_dir, token, local_files_only)
+
+
+# ---- folders
+
+
+def _folder(text: str, *, must_exist: bool) -> Path | None:
+    """The existing folder that `text` names; None where it can only be a hub id."""
+    if not text:
+        raise InputError(f"the source is empty; it is {SOURCES}")
+    try:
+        folder = Path(text).expanduser().absolute()
+        if folder.is_dir():
+            return folder
+        found = folder.exists()
+    except (OSError, RuntimeError) as error:  # no permission, name too long, no such home
+        raise NotAModelError(f"{text[:200]!r} cannot be looked up as a folder: {error}") from error
+    if found:
+        raise NotAModelError(f"{folder} is a file; give the folder that holds the model: {folder.parent}")
+    if must_exist or PATH_LIKE.match(text):
+        raise NotAModelError(f"there is no folder {folder} (the current folder is {Path.cwd()})")
+    return None
+
+
+def _from_folder(folder: Path) -> Source:
+    """Reads id and revision off .../models--ORG--NAME/snapshots/REV, the hub cache's own layout."""
+    repo = folder.parent.parent.name
+    if folder.parent.name != "snapshots" or not repo.startswith("models--"):
+        return Source(folder, None, None)
+    return Source(folder, repo.removeprefix("models--").replace("--", "/"), folder.name)
+
+
+# ---- packages
+
+
+def _from_package(text: str) -> Path:
+    name, _, sub = text.partition("/")
+    if not re.fullmatch(r"[A-Za-z0-9_][\w.-]*", name):
+        raise InputError(f"{name!r} is not the name of a package; write package:NAME or package:NAME/sub/folder")
+    roots = [_inside(root, sub, name) for root in _package_folders(name)]
+    models = [(root, model) for root in roots for model in _model_folders(root, DEPTH)]
+    if not models:
+        where = ", ".join(map(str, roots)) or f"package {name}, which has no folder of its own"
+        raise SourceError(
+            f"no model in {where}: looked {DEPTH} levels deep for a folder with modules.json, "
+            "or with config.json and weights or a tokenizer beside it"
+        )
+    if len(models) > 1:
+        names = [f"package:{name}/{(Path(sub) / model.relative_to(root)).as_posix()}" for root, model in models]
+        raise SourceError(f"package {name} holds {len(models)} models; name one of them: {', '.join(sorted(names))}")
+    return models[0][1]
+
+
+def _package_folders(name: str) -> list[Path]:
+    """Folders of an import name, else of a distribution. Looks up the top-level name alone: that imports nothing."""
+    module = name.replace("-", "_")
+    with contextlib.suppress(ValueError):  # a module of that name runs without a spec: __main__
+        spec = importlib.util.find_spec(module) if "." not in module else None
+        if spec and spec.submodule_search_locations:
+            return [Path(location) for location in spec.submodule_search_locations]
+    try:
+        distribution = importlib.metadata.distribution(name)
+    except importlib.metadata.PackageNotFoundError as error:
+        raise SourceError(f"package {name} is not installed; run: pip install {name}") from error
+    tops = {file.parts[0] for file in distribution.files or () if len(file.parts) > 1}
+    tops = {top for top in tops if top != ".." and not top.endswith((".dist-info", ".egg-info"))}
+    return [Path(str(distribution.locate_file(top))) for top in sorted(tops)]
+
+
+def _inside(root: Path, sub: str, name: str) -> Path:
+    folder = (root / sub).resolve()
+    if not folder.is_relative_to(root.resolve()):
+        raise UnsafeFileError(f"{sub!r} leaves package {name} ({root}); name a folder inside it")
+    return folder
+
+
+def _model_folders(folder: Path, depth: int) -> Iterator[Path]:
+    """Topmost model folders: what lies inside a model belongs to it. Links are not followed."""
+    entries = sorted(folder.iterdir()) if folder.is_dir() else []
+    names = [entry.name for entry in entries if entry.is_file()]
+    beside = any(TOKENIZER.fullmatch(name) for name in names) or bool(_weights(names))
+    if "modules.json" in names or ("config.json" in names and beside):
+        yield folder
+    elif depth:
+        for entry in entries:
+            if entry.is_dir() and not entry.is_symlink():
+                yield from _model_folders(entry, depth - 1)
+
+
+# ---- the hub
+
+
+def needed(files: Sequence[str]) -> list[str]:
+    """The files of a repo that a model is read from, in the order given: configs, tokenizer, one form of weights.
+
+    Weights are chosen for each folder. Only the root and first-level module folders count; whatever is not known
+    to be needed stays out.
+    """
+    folders: dict[str, list[str]] = {}
+    for folder, name in map(_split, files):
+        if FOLDER.fullmatch(folder):
+            folders.setdefault(folder, []).append(name)
+    weights = {folder: _weights(names) for folder, names in folders.items()}
+
+    def keep(folder: str, name: str) -> bool:
+        known = CONFIG.fullmatch(name) or TOKENIZER.fullmatch(name)
+        return folder in weights and (bool(known) or name in weights[folder])
+
+    return [file for file in files if keep(*_split(file))]
+
+
+def _split(file: str) -> tuple[str, str]:
+    """Folder, with its slash, and name."""
+    end = file.rfind("/") + 1
+    return file[:end], file[end:]
+
+
+def _weights(names: Sequence[str]) -> list[str]:
+    """The files of the preferred form of weights among the names of one folder; empty where there are none."""
+    for form in FORMS:
+        if any(form.fullmatch(name) for name in names):
+            return [name for name in names if form.fullmatch(name) or INDEXES.get(name) is form]
+    return []
+
+
+def _has_weights(files: Sequence[str]) -> bool:
+    return any(_weights([_split(file)[1]]) for file in needed(files))
+
+
+def _from_hub(name: str, revision: str, cache_dir: str | Path | None, token: str | bool | None, local: bool) -> Source:
+    from huggingface_hub import constants
+
+    _check_id(name, revision)
+    if local or constants.HF_HUB_OFFLINE:
+        return _cached(name, revision, cache_dir, "local_files_only=True" if local else "HF_HUB_OFFLINE is set")
+    try:
+        folder = _download(name, revision, cache_dir, token)
+    except GnomonError:
+        raise
+    except Exception as error:  # its own, its HTTP library's, OSError, ValueError on a page that is no JSON
+        if refusal := _refusal(error, name, revision):
+            raise SourceError(refusal) from error
+        reason = f"hub not reached ({type(error).__name__}: {str(error).strip().partition(chr(10))[0]})"
+        try:
+            cached = _cached(name, revision, cache_dir, reason)
+        except SourceError as missing:
+            raise missing from error
+        notice = f"{reason}; using the cached copy of {name} at revision {cached.revision}"
+        warnings.warn(notice, stacklevel=3)  # points at the caller of resolve
+        return cached
+    return Source(folder, name, folder.name)
+
+
+def _check_id(name: str, revision: str) -> None:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise InputError(f"{name[:200]!r} is neither a folder here nor a hub id; a source is {SOURCES}") from error
+    if not re.fullmatch(r"[^/\\][^\\]*", revision) or ".." in revision:  # git's rule; it becomes a path in the cache
+        raise InputError(f"revision {revision!r} is not a branch, tag or commit hash")
+
+
+def _download(name: str, revision: str, cache_dir: str | Path | None, token: str | bool | None) -> Path:
+    """The snapshot folder. Listing and files are of one commit: the revision is resolved first."""
+    from huggingface_hub import HfApi, constants, snapshot_download
+
+    info = HfApi().model_info(name, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT, token=token)
+    listed = [sibling.rfilename for sibling in info.siblings or ()]
+    files = needed(listed)
+    if not _has_weights(files):
+        found = ", ".join(sorted(listed)[:12]) or "no file"
+        raise NotAModelError(f"{name} has no model.safetensors or pytorch_model.bin, or their shards; it has {found}")
+    path = snapshot_download(name, revision=info.sha, allow_patterns=files, cache_dir=cache_dir, token=token)
+    folder = Path(path).absolute()
+    # The client returns a partial snapshot in silence where the hub goes away after the first answer.
+    if missing := [file for file in files if not (folder / file).exists()]:
+        raise SourceError(f"the download of {name} at {info.sha} is incomplete: {', '.join(missing)}; run it again")
+    _remember(folder, revision)
+    return folder
+
+
+def _remember(folder: Path, revision: str) -> None:
+    """Lets `revision` be found offline: the client notes no branch where it was asked for a commit.
+
+    Written once all files are there, so an interrupted update leaves the last whole copy in use.
+    """
+    ref = folder.parent.parent / "refs" / revision
+    if revision == folder.name or (ref.is_file() and ref.read_text() == folder.name):
+        return
+    with contextlib.suppress(OSError):  # a read-only cache
+        ref.parent.mkdir(parents=True, exist_ok=True)
+        draft = ref.with_name(f"{ref.name}.{os.getpid()}.tmp")
+        draft.write_text(folder.name)
+        draft.replace(ref)
+
+
+def _cached(name: str, revision: str, cache_dir: str | Path | None, reason: str) -> Source:
+    """The snapshot in the cache, with no request. `reason` says why there is none."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    move = f"run `hf download {name} --revision {revision}` on a machine with network, or give a folder"
+    try:  # the client would count files that we never fetch as missing: ask it about the configs alone
+        configs = ["config.json", "modules.json"]
+        path = snapshot_download(
+            name, revision=revision, cache_dir=cache_dir, local_files_only=True, allow_patterns=configs
+        )
+    except LocalEntryNotFoundError as error:
+        raise SourceError(f"{name} at revision {revision} is not in the cache, and {reason}; {move}") from error
+    folder = Path(path).absolute()
+    files = [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
+    if not _has_weights(files):
+        raise SourceError(f"the cached copy of {name} in {folder} has no weights, and {reason}; {move}")
+    return Source(folder, name, folder.name)
+
+
+def _refusal(error: Exception, name: str, revision: str) -> str | None:
+    """What to say where trying again does not help; None where the hub was not reached."""
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__  # the client's wrapping of a failed file request
+    rows: tuple[tuple[type[Exception], str], ...] = (
+        (errors.GatedRepoError, "is gated: accept its conditions on its page, then `hf auth login` or token=..."),
+        (errors.RepositoryNotFoundError, "is unknown or private: check the id, or give token=...; nor is it a folder"),
+        (errors.RevisionNotFoundError, "is unknown: check the branch, tag or commit, or leave revision out for main"),
+        (errors.LocalTokenNotFoundError, "needs the token that token=True looks up: `hf auth login` first"),
+    )
+    for kind, text in rows:
+        if isinstance(error, kind):
+            return f"{name} at revision {revision} {text}"
+    if isinstance(error, errors.HfHubHTTPError):
+        status = error.response.status_code
+        if status >= 500 or status in (408, 429):
+            return None
+        return f"{name} at revision {revision} was refused by the hub with status {status}: check the id and token=..."
+    if isinstance(error, OSError) and error.errno and not isinstance(error, ConnectionError | TimeoutError):
+        return f"{name} at revision {revision} cannot be stored: {error}; free space, or give another cache_dir"
+    return None

@@ -1,0 +1,182 @@
+"""The graph in a runtime: ONNX Runtime, or OpenVINO. CPU.
+
+The runtime reads the weights from the arrays that it is given (mapped files stay mapped) and keeps one packed copy of the matrices.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gnomon.engines import Vectors
+from gnomon.engines.onnx_graph import Graph, Output, Precision, lower
+from gnomon.engines.pooling import pooled_row, pooling_mask, pooling_weights
+from gnomon.errors import ExtraError
+from gnomon.packed import Packed
+from gnomon.spec import PoolingSpec, TrunkSpec
+
+Array = NDArray[Any]
+Feed = dict[str, Array]
+
+
+class Session(Protocol):
+    """A graph that runs: inputs by name in, the one output out."""
+
+    inputs: frozenset[str]
+
+    def __call__(self, feed: Feed) -> Vectors: ...
+
+
+class OnnxEngine:
+    """A trunk as ONNX graphs; each graph is built when it is first asked for.
+
+    Args:
+        precision: "float32", or "int8" / "uint8" for weights of 8 bits.
+        threads: threads of one call; None for one a core.
+        runtime: "onnxruntime" or "openvino".
+    """
+
+    token_budget = 1024
+
+    def __init__(
+        self,
+        trunk: TrunkSpec,
+        pooling: PoolingSpec,
+        arrays: Mapping[str, Array],
+        *,
+        precision: Precision = "float32",
+        threads: int | None = None,
+        runtime: str = "onnxruntime",
+    ) -> None:
+        self.trunk, self.pooling, self.arrays = trunk, pooling, arrays
+        self.precision: Precision = precision
+        self.threads = threads
+        self.open_session = RUNTIMES[runtime]
+        self.name = f"onnx graph, {runtime}, {precision}"
+        self._opening = threading.Lock()
+
+    def pool(self, packed: Packed, prompt_tokens: int = 0) -> Vectors:
+        return self._session("pooled")(self._feed("pooled", packed, prompt_tokens))
+
+    def states(self, packed: Packed) -> Vectors:
+        states_BSH = self._session("states")(self._feed("states", packed, 0))
+        lengths_B = packed.lengths_B
+        return states_BSH[np.arange(states_BSH.shape[1]) < lengths_B[:, None]]
+
+    def load(self) -> None:
+        """Open the session for vectors now, not at the first text."""
+        self._session("pooled")
+
+    def graph(self, output: Output) -> Graph:
+        """The graph that this engine runs, for export."""
+        return lower(self.trunk, self.pooling, self.arrays, output=output, precision=self.precision)
+
+    def _session(self, output: Output) -> Session:
+        with self._opening:
+            return self._pooled_session if output == "pooled" else self._states_session
+
+    @cached_property
+    def _pooled_session(self) -> Session:
+        return self.open_session(self.graph("pooled"), self.threads)
+
+    @cached_property
+    def _states_session(self) -> Session:
+        return self.open_session(self.graph("states"), self.threads)
+
+    def _feed(self, output: Output, packed: Packed, prompt_tokens: int) -> Feed:
+        """The inputs that the graph has, and no other: each is made by its row in INPUTS."""
+        wanted = self._session(output).inputs
+        return {name: make(self, packed, prompt_tokens) for name, make in INPUTS.items() if name in wanted}
+
+    def positions(self, packed: Packed) -> NDArray[np.int64]:
+        """Rows of the position table, [1, S], or [B, S] where padding ids inside a text do not count (RoBERTa)."""
+        ids_BS = packed.padded(self.trunk.pad_id or 0)
+        if self.trunk.pad_id is None:
+            return np.arange(ids_BS.shape[1])[None] + self.trunk.position_offset
+        real_BS = ids_BS != self.trunk.pad_id
+        return np.cumsum(real_BS, axis=1) * real_BS + self.trunk.pad_id
+
+    def rotation(self, packed: Packed) -> tuple[Vectors, Vectors]:
+        """cos and sin of the angles, [S, head size / 2]."""
+        assert self.trunk.rope
+        positions_S = np.arange(int(packed.lengths_B.max()), dtype=np.float64)
+        angles_SR = positions_S[:, None] * self.trunk.rope.frequencies(self.trunk.head_size)
+        return np.cos(angles_SR).astype(np.float32), np.sin(angles_SR).astype(np.float32)
+
+
+INPUTS: dict[str, Callable[[OnnxEngine, Packed, int], Array]] = {
+    "ids_BS": lambda engine, packed, prompt: packed.padded(),
+    "lengths_B": lambda engine, packed, prompt: packed.lengths_B.astype(np.int32),
+    "positions": lambda engine, packed, prompt: engine.positions(packed),
+    "cos_SR": lambda engine, packed, prompt: engine.rotation(packed)[0],
+    "sin_SR": lambda engine, packed, prompt: engine.rotation(packed)[1],
+    "weights_BMS": lambda engine, packed, prompt: pooling_weights(engine.pooling, packed, prompt),
+    "mask_BS1": lambda engine, packed, prompt: pooling_mask(engine.pooling, packed, prompt),
+    "row_B1": lambda engine, packed, prompt: pooled_row(engine.pooling, packed, prompt)[:, None],
+}
+"""Input of the graph -> how it is made."""
+
+
+class _OrtSession:
+    def __init__(self, graph: Graph, threads: int | None) -> None:
+        try:
+            import onnxruntime as ort
+        except ImportError as error:
+            raise ExtraError("the package onnxruntime is not installed; pip install onnxruntime") from error
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads or 0
+        options.log_severity_level = 3
+        values = [ort.OrtValue.ortvalue_from_numpy(array) for array in graph.arrays.values()]
+        options.add_external_initializers(list(graph.arrays), values)
+        self._session = ort.InferenceSession(graph.model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        self.inputs = frozenset(node.name for node in self._session.get_inputs())
+
+    def __call__(self, feed: Feed) -> Vectors:
+        return self._session.run(None, feed)[0]  # pyright: ignore[reportReturnType]
+
+
+class _OpenVinoSession:
+    def __init__(self, graph: Graph, threads: int | None) -> None:
+        try:
+            import openvino
+        except ImportError as error:
+            raise ExtraError('the package openvino is not installed; pip install "gnomon[openvino]"') from error
+        core = openvino.Core()
+        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"}
+        if threads:
+            settings["INFERENCE_NUM_THREADS"] = threads
+        with tempfile.TemporaryDirectory(prefix="gnomon-") as folder:
+            self._compiled = core.compile_model(write_graph(graph, Path(folder)), "CPU", settings)
+        self.inputs = frozenset(node.any_name for node in self._compiled.inputs)
+
+    def __call__(self, feed: Feed) -> Vectors:
+        # a request of its own for each call: they run side by side from several threads
+        return np.array(self._compiled.create_infer_request().infer(feed)[0])
+
+
+RUNTIMES: dict[str, Callable[[Graph, int | None], Session]] = {"onnxruntime": _OrtSession, "openvino": _OpenVinoSession}
+
+
+def write_graph(graph: Graph, folder: Path) -> Path:
+    """model.onnx and its weights beside it, in model.onnx.data; returns the path of model.onnx."""
+    model = type(graph.model)()
+    model.CopyFrom(graph.model)
+    with (folder / "model.onnx.data").open("wb") as data:
+        for tensor in model.graph.initializer:
+            if tensor.name in graph.arrays:
+                array = graph.arrays[tensor.name]
+                data.seek(-data.tell() % 64, 1)
+                place = {"location": "model.onnx.data", "offset": str(data.tell()), "length": str(array.nbytes)}
+                for entry in tensor.external_data:
+                    entry.value = place[entry.key]
+                data.write(np.ascontiguousarray(array).data)
+    path = folder / "model.onnx"
+    path.write_bytes(model.SerializeToString())
+    return path

@@ -1,0 +1,94 @@
+"""What follows pooling, in numpy: Dense, Normalize, similarity. A matrix product a head, so all widths cost next to nothing.
+
+B: texts; D: width of a vector.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gnomon.spec import Activation, DenseSpec, HeadSpec, ModelSpec, SimilarityName
+
+Vectors = NDArray[np.float32]
+
+_erf = np.frompyfunc(math.erf, 1, 1)
+
+
+def _gelu(x: Vectors) -> Vectors:
+    return (x * 0.5 * (1.0 + _erf(x / math.sqrt(2.0)).astype(np.float64))).astype(np.float32)
+
+
+def _gelu_tanh(x: Vectors) -> Vectors:
+    return 0.5 * x * (1.0 + np.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)))
+
+
+def _sigmoid(x: Vectors) -> Vectors:
+    return 0.5 * (1.0 + np.tanh(0.5 * x))
+
+
+ACTIVATIONS: dict[Activation, Callable[[Vectors], Vectors]] = {
+    "identity": lambda x: x,
+    "tanh": np.tanh,
+    "relu": lambda x: np.maximum(x, 0),
+    "gelu": _gelu,
+    "gelu_tanh": _gelu_tanh,
+    "silu": lambda x: x * _sigmoid(x),
+    "sigmoid": _sigmoid,
+}
+
+
+def chain(spec: ModelSpec, dim: int | None) -> tuple[tuple[HeadSpec, ...], int | None]:
+    """The heads that give vectors of width `dim` (one of `spec.dims`), and the prefix to cut to, if any."""
+    full = replace(spec, truncate_dim=None).dim
+    if dim is None:
+        dim = spec.dim
+    stand_in = next((head for head in spec.wide_heads if head.out_features == dim), None)
+    if stand_in is not None and dim != full:
+        last = max(i for i, head in enumerate(spec.heads) if isinstance(head, DenseSpec))
+        return (*spec.heads[:last], stand_in, *spec.heads[last + 1 :]), None
+    return spec.heads, dim if dim < full else None
+
+
+def apply(heads: tuple[HeadSpec, ...], arrays: Mapping[str, NDArray[Any]], pooled_BD: Vectors) -> Vectors:
+    """Run a chain of heads over pooled vectors."""
+    vectors_BD = pooled_BD
+    for head in heads:
+        vectors_BD = _dense(head, arrays, vectors_BD) if isinstance(head, DenseSpec) else normalize(vectors_BD)
+    return vectors_BD
+
+
+def normalize(vectors_BD: Vectors) -> Vectors:
+    """Unit length; a zero vector stays zero. As torch's F.normalize: x / max(||x||, 1e-12)."""
+    norms_B1 = np.linalg.norm(vectors_BD, axis=-1, keepdims=True)
+    return vectors_BD / np.maximum(norms_B1, 1e-12)
+
+
+def similarity(name: SimilarityName, a_BD: Vectors, b_CD: Vectors) -> Vectors:
+    """Scores [B, C], higher is nearer: distances count negative, as in sentence-transformers."""
+    if name == "cosine":
+        return normalize(a_BD) @ normalize(b_CD).T
+    if name == "dot":
+        return a_BD @ b_CD.T
+    order = 2 if name == "euclidean" else 1
+    return -np.stack([np.linalg.norm(b_CD - row_D, ord=order, axis=-1) for row_D in a_BD])
+
+
+def _dense(head: DenseSpec, arrays: Mapping[str, NDArray[Any]], x_BD: Vectors) -> Vectors:
+    y_BD = x_BD @ _float32(arrays[f"{head.name}.weight"]).T
+    if head.bias:
+        y_BD = y_BD + _float32(arrays[f"{head.name}.bias"])
+    y_BD = ACTIVATIONS[head.activation](y_BD)
+    if not head.residual:
+        return y_BD
+    projected = x_BD if head.in_features == head.out_features else x_BD @ _float32(arrays[f"{head.name}.residual"]).T
+    return y_BD + projected
+
+
+def _float32(array: NDArray[Any]) -> Vectors:
+    return np.asarray(array, dtype=np.float32)

@@ -1,0 +1,230 @@
+"""What a model computes, in our own words: frozen dataclasses that the lowerings read.
+
+Foreign names (Hugging Face, sentence-transformers, model2vec) are translated into these by `checkpoint/`; the engines know
+nothing else. Names of the arrays that go with a spec are listed by `arrays_of`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Activation = Literal["gelu", "gelu_tanh", "relu", "silu", "tanh", "sigmoid", "identity"]
+PoolingMode = Literal["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
+SimilarityName = Literal["cosine", "dot", "euclidean", "manhattan"]
+
+POOLING_MODES: tuple[PoolingMode, ...] = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
+"""All modes, in the order in which sentence-transformers concatenates several."""
+
+
+@dataclass(frozen=True)
+class RopeSpec:
+    """Rotary positions: component i of a head is paired with component i + head_size / 2."""
+
+    theta: float
+    ntk_factor: float | None = None
+    """Fixed NTK scaling, for every length (short texts too); None for none."""
+
+    def frequencies(self, head_size: int) -> NDArray[np.float64]:
+        """Radians per position, [head_size / 2]. Source of the scaled form: NTKScalingRotaryEmbedding of the gte-v1.5 code."""
+        exponents = np.arange(0, head_size, 2, dtype=np.float64) / head_size
+        if self.ntk_factor is None:
+            return self.theta**-exponents
+        return (self.theta * self.ntk_factor) ** -exponents / self.ntk_factor ** (2 / head_size)
+
+
+@dataclass(frozen=True)
+class TrunkSpec:
+    """A post-norm bidirectional transformer encoder."""
+
+    vocab_size: int
+    hidden: int
+    layers: int
+    heads: int
+    inner: int
+    positions: int
+    """Rows of the position table; 0 for none (rotary)."""
+    position_offset: int = 0
+    """Row of the first token: 0 for BERT, padding id + 1 for RoBERTa."""
+    pad_id: int | None = None
+    """Set where padding ids inside a text take row `pad_id` and do not count (RoBERTa); None elsewhere."""
+    token_types: int = 0
+    """Rows of the token type table; row 0 is added to every token. 0 for none."""
+    activation: Activation = "gelu"
+    gated: bool = False
+    """Feed-forward of `down(up * activation(gate))`, without a bias inside, in place of `down(activation(up))`."""
+    norm_eps: float = 1e-12
+    rope: RopeSpec | None = None
+
+    @property
+    def head_size(self) -> int:
+        return self.hidden // self.heads
+
+    @property
+    def max_tokens(self) -> int | None:
+        """The longest text that the position table allows, in tokens; None where there is no table."""
+        return self.positions - self.position_offset if self.positions else None
+
+
+@dataclass(frozen=True)
+class StaticSpec:
+    """A table of token vectors whose mean is the text's vector (StaticEmbedding, model2vec)."""
+
+    rows: int
+    hidden: int
+    unk_id: int | None = None
+    """Token id that is left out of the mean (model2vec); None where unknown tokens count."""
+
+
+@dataclass(frozen=True)
+class PoolingSpec:
+    modes: tuple[PoolingMode, ...] = ("mean",)
+    include_prompt: bool = True
+    """False leaves the prompt's tokens (the first special token with them) out of the pooling."""
+
+
+@dataclass(frozen=True)
+class DenseSpec:
+    """`activation(W x + b)`, plus x (or a projection of x, where the widths differ) if `residual`."""
+
+    name: str
+    """Prefix of its arrays: `{name}.weight`, `{name}.bias`, `{name}.residual`."""
+    in_features: int
+    out_features: int
+    bias: bool = True
+    activation: Activation = "identity"
+    residual: bool = False
+
+
+@dataclass(frozen=True)
+class NormalizeSpec:
+    """x / max(||x||, 1e-12)."""
+
+
+HeadSpec = DenseSpec | NormalizeSpec
+
+
+@dataclass(frozen=True)
+class TokenizerSpec:
+    max_seq_length: int | None
+    """Tokens that the model reads, special tokens included; None for no limit."""
+    special_tokens: bool = True
+    lower_case: bool = False
+    """Lower-case in front of the tokenizer's own normaliser."""
+    truncation_side: Literal["right", "left"] = "right"
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A whole model: trunk, pooling, the chain of heads, and how it wants to be asked."""
+
+    trunk: TrunkSpec | StaticSpec
+    pooling: PoolingSpec
+    heads: tuple[HeadSpec, ...]
+    tokenizer: TokenizerSpec
+    wide_heads: tuple[DenseSpec, ...] = ()
+    """Dense layers that can stand in for the last Dense of `heads`, one for each width (stella's `2_Dense_{dim}`)."""
+    matryoshka_dims: tuple[int, ...] = ()
+    """Prefix widths that the model declares."""
+    prompts: Mapping[str, str] = field(default_factory=dict[str, str])
+    default_prompt_name: str | None = None
+    query_prompt_names: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Prompt of `encode_query` by task, where it is not called "query"; the task "" is the default."""
+    similarity: SimilarityName = "cosine"
+    truncate_dim: int | None = None
+
+    @property
+    def pooled_dim(self) -> int:
+        return self.trunk.hidden * len(self.pooling.modes)
+
+    @property
+    def dim(self) -> int:
+        """Width of the vectors that `encode` gives when not told otherwise."""
+        full = next((head.out_features for head in reversed(self.heads) if isinstance(head, DenseSpec)), self.pooled_dim)
+        return min(full, self.truncate_dim or full)
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """Every width that `dim=` accepts, ascending."""
+        full = next((head.out_features for head in reversed(self.heads) if isinstance(head, DenseSpec)), self.pooled_dim)
+        return tuple(sorted({self.dim, full, *(head.out_features for head in self.wide_heads), *self.matryoshka_dims}))
+
+    @property
+    def normalizes(self) -> bool:
+        return bool(self.heads) and isinstance(self.heads[-1], NormalizeSpec)
+
+    def canonical(self) -> str:
+        """The spec as JSON, byte-equal for equal models (part of the fingerprint)."""
+        return json.dumps(asdict(self), sort_keys=True, ensure_ascii=False, default=dict)
+
+
+def trunk_arrays(trunk: TrunkSpec | StaticSpec) -> dict[str, tuple[int, ...]]:
+    """Our name and the shape of every array of a trunk. Linear weights are [out, in], as published."""
+    if isinstance(trunk, StaticSpec):
+        return {"embed.tokens": (trunk.rows, trunk.hidden)}
+    hidden, inner = trunk.hidden, trunk.inner
+    shapes: dict[str, tuple[int, ...]] = {"embed.tokens": (trunk.vocab_size, hidden)}
+    if trunk.positions:
+        shapes["embed.positions"] = (trunk.positions, hidden)
+    if trunk.token_types:
+        shapes["embed.types"] = (trunk.token_types, hidden)
+    shapes |= _pair("embed.norm", (hidden,))
+    for index in range(trunk.layers):
+        layer = f"layers.{index}"
+        for name in ("query", "key", "value", "out"):
+            shapes |= _pair(f"{layer}.{name}", (hidden, hidden))
+        shapes |= _pair(f"{layer}.attn_norm", (hidden,)) | _pair(f"{layer}.mlp_norm", (hidden,))
+        if trunk.gated:
+            shapes |= {f"{layer}.up.weight": (inner, hidden), f"{layer}.gate.weight": (inner, hidden)}
+        else:
+            shapes |= _pair(f"{layer}.up", (inner, hidden))
+        shapes |= _pair(f"{layer}.down", (hidden, inner))
+    return shapes
+
+
+def head_arrays(head: DenseSpec) -> dict[str, tuple[int, ...]]:
+    """Our name and the shape of every array of a Dense head."""
+    shapes: dict[str, tuple[int, ...]] = {f"{head.name}.weight": (head.out_features, head.in_features)}
+    if head.bias:
+        shapes[f"{head.name}.bias"] = (head.out_features,)
+    if head.residual and head.in_features != head.out_features:
+        shapes[f"{head.name}.residual"] = (head.out_features, head.in_features)
+    return shapes
+
+
+def dense_heads(spec: ModelSpec) -> tuple[DenseSpec, ...]:
+    """Every Dense of a model, each once: the chain, then the stand-ins."""
+    chain = tuple(head for head in spec.heads if isinstance(head, DenseSpec))
+    return chain + tuple(head for head in spec.wide_heads if head not in chain)
+
+
+def arrays_of(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+    """Our name and the shape of every array of a model."""
+    shapes = trunk_arrays(spec.trunk)
+    for head in dense_heads(spec):
+        shapes |= head_arrays(head)
+    return shapes
+
+
+def fingerprint(spec: ModelSpec, arrays: Mapping[str, NDArray[Any]], tokenizer_json: str) -> str:
+    """SHA-256 over canonical weights, spec and tokenizer, as hex.
+
+    Weights count by value, as float32 under our names: the file format, its dtype of equal values and the folder's dialect do not matter.
+    """
+    digest = hashlib.sha256(spec.canonical().encode())
+    digest.update(tokenizer_json.encode())
+    for name in sorted(arrays_of(spec)):
+        array = np.ascontiguousarray(arrays[name], dtype=np.float32)
+        digest.update(f"{name}{array.shape}".encode())
+        digest.update(array.data)
+    return digest.hexdigest()
+
+
+def _pair(name: str, weight: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.weight": weight, f"{name}.bias": weight[:1]}

@@ -1,0 +1,168 @@
+"""Texts -> token ids, with every text's count, offsets and cut known.
+
+T: tokens of a text. A tokenizer here is never changed after it is made, so threads may share it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Encoding, normalizers
+from tokenizers import Tokenizer as RawTokenizer
+
+from gnomon.errors import InputError, ModelError
+from gnomon.packed import Ids
+from gnomon.spec import TokenizerSpec
+
+
+@dataclass(frozen=True)
+class TokenReport:
+    """What the model reads of each text."""
+
+    ids: list[Ids]
+    """ids_T that the model reads, special tokens included, cut to max_seq_length."""
+    offsets: list[NDArray[np.int64]]
+    """[T, 2]: first character and the one behind the last, in prompt + text; 0, 0 for special tokens."""
+    counts: list[int]
+    """Tokens of the whole text, special tokens included."""
+    cut_at: list[int | None]
+    """Character of prompt + text at which it was cut (from which it is read, where the model cuts on the left); None for a whole text."""
+
+    @property
+    def truncated(self) -> list[int]:
+        """Positions of the texts that were cut."""
+        return [index for index, cut in enumerate(self.cut_at) if cut is not None]
+
+
+@dataclass(frozen=True)
+class Windows:
+    """A long text as overlapping windows."""
+
+    ids: list[Ids]
+    new_tokens: list[int]
+    """Tokens of the text that no window before holds; special tokens and the prompt do not count."""
+
+
+class Tokenizer:
+    """A `tokenizers.Tokenizer` whose own truncation and padding are off, and the model's rules of length."""
+
+    def __init__(self, raw: RawTokenizer, spec: TokenizerSpec) -> None:
+        self.raw, self.spec = raw, spec
+        if spec.lower_case:
+            _lower_case(raw)
+        self.front, self.back = self._frame()
+        if spec.max_seq_length is not None and spec.max_seq_length <= self.front + self.back:
+            raise ModelError(
+                f"max_seq_length {spec.max_seq_length} leaves no room beside {self.front + self.back} special tokens."
+            )
+
+    def ids(self, texts: Sequence[str]) -> list[Ids]:
+        """Ids of whole texts, special tokens included."""
+        return [np.array(encoding.ids, dtype=np.int64) for encoding in self._encode(texts, offsets=False)]
+
+    def cut(self, ids_T: Ids) -> Ids:
+        """The ids that the model reads: special tokens stay, the text between them is cut."""
+        limit = self.spec.max_seq_length
+        if limit is None or len(ids_T) <= limit:
+            return ids_T
+        return np.delete(ids_T, self._dropped(len(ids_T), limit))
+
+    def report(self, texts: Sequence[str]) -> TokenReport:
+        """Ids, offsets, counts and cuts of texts."""
+        report = TokenReport([], [], [], [])
+        for encoding in self._encode(texts, offsets=True):
+            ids_T, offsets_T2 = np.array(encoding.ids, np.int64), np.array(encoding.offsets, np.int64).reshape(-1, 2)
+            count, limit = len(ids_T), self.spec.max_seq_length
+            report.counts.append(count)
+            if limit is not None and count > limit:
+                dropped = self._dropped(count, limit)
+                left = self.spec.truncation_side == "left"
+                report.cut_at.append(int(offsets_T2[dropped.stop if left else dropped.start, 0]))
+                ids_T, offsets_T2 = np.delete(ids_T, dropped), np.delete(offsets_T2, dropped, axis=0)
+            else:
+                report.cut_at.append(None)
+            report.ids.append(ids_T)
+            report.offsets.append(offsets_T2)
+        return report
+
+    def prompt_tokens(self, prompt: str) -> int:
+        """Tokens in front of the text that come of the prompt, the leading special tokens with them."""
+        return len(self.ids([prompt])[0]) - self.back if prompt else 0
+
+    def windows(self, ids_T: Ids, prompt: str) -> Windows:
+        """Windows of max_seq_length that overlap by an eighth of it, the prompt and the special tokens in each.
+
+        Raises:
+            InputError: the prompt leaves no room for windows.
+        """
+        limit = self.spec.max_seq_length
+        if limit is None or len(ids_T) <= limit:
+            return Windows([ids_T], [len(ids_T)])
+        front = self._prompt_end(ids_T, prompt)
+        back = len(ids_T) - self.back
+        size, overlap = limit - front - self.back, limit // 8
+        if size <= overlap:
+            raise InputError(
+                f"the prompt takes {front} of {limit} tokens: windows that overlap by {overlap} have no room; use a shorter prompt."
+            )
+        starts = range(front, max(back - overlap, front + 1), size - overlap)
+        ends = [min(start + size, back) for start in starts]
+        pieces = [np.concatenate([ids_T[:front], ids_T[start:end], ids_T[back:]]) for start, end in zip(starts, ends, strict=True)]
+        new = np.diff([front, *ends]).tolist()
+        return Windows(pieces, new)
+
+    def canonical(self) -> str:
+        """The tokenizer as JSON (part of the fingerprint)."""
+        return self.raw.to_str()
+
+    def _prompt_end(self, ids_T: Ids, prompt: str) -> int:
+        """Where the prompt's tokens end in a text's ids: the prompt's last token may have merged with the text."""
+        if not prompt:
+            return self.front
+        prompt_T = self.ids([prompt])[0]
+        prompt_T = prompt_T[: len(prompt_T) - self.back]
+        same = prompt_T == ids_T[: len(prompt_T)]
+        return len(prompt_T) if same.all() else int(np.argmin(same))
+
+    def _dropped(self, count: int, limit: int) -> slice:
+        start = self.front if self.spec.truncation_side == "left" else limit - self.back
+        return slice(start, start + count - limit)
+
+    def _frame(self) -> tuple[int, int]:
+        """How many special tokens stand in front of a text and behind it."""
+        if not self.spec.special_tokens:
+            return 0, 0
+        empty = len(self._encode([""], offsets=False)[0].ids)
+        mask: list[int] = self._encode(["a"], offsets=True)[0].special_tokens_mask
+        front = mask.index(0) if 0 in mask else 0
+        return front, empty - front
+
+    def _encode(self, texts: Sequence[str], *, offsets: bool) -> list[Encoding]:
+        encode = self.raw.encode_batch if offsets else self.raw.encode_batch_fast
+        try:
+            return encode(list(texts), add_special_tokens=self.spec.special_tokens)
+        except BaseException as error:
+            # a damaged table inside tokenizer.json makes the library's compiled part panic, outside of Exception
+            if type(error).__name__ != "PanicException":
+                raise
+            raise ModelError(f"the tokenizer broke down on a text ({error}); its files are damaged, fetch the model again.") from None
+
+
+def _lower_case(raw: RawTokenizer) -> None:
+    """Lower-case in front of the tokenizer's own normaliser, unless that does it (as sentence-transformers 6.2)."""
+    settings = json.loads(raw.to_str()).get("normalizer")
+    if not _lower_cases(settings):
+        own: list[normalizers.Normalizer] = [raw.normalizer] if raw.normalizer is not None else []
+        raw.normalizer = normalizers.Sequence([normalizers.Lowercase(), *own])
+
+
+def _lower_cases(normalizer: dict[str, Any] | None) -> bool:
+    if not normalizer:
+        return False
+    parts = normalizer.get("normalizers", [])
+    return normalizer["type"] == "Lowercase" or bool(normalizer.get("lowercase")) or any(_lower_cases(part) for part in parts)
