@@ -78,8 +78,10 @@ class StaticSpec:
 
     rows: int
     hidden: int
+    model2vec: bool = False
+    """Unknown tokens are left out of the mean, as model2vec does; sentence-transformers counts them."""
     unk_id: int | None = None
-    """Token id that is left out of the mean (model2vec); None where unknown tokens count."""
+    """The unknown token's id, where it is left out."""
 
 
 @dataclass(frozen=True)

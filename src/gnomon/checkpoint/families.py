@@ -318,6 +318,12 @@ def trunk_weights(
     }
 
 
+def kept_arrays(found: Mapping[str, NDArray[Any]], config: Config) -> dict[str, NDArray[Any]]:
+    """BERT's pooler, if it is there: it does not act on vectors, but transformers misses it in a saved model."""
+    bare = _strip_prefix({_modern(name): array for name, array in found.items()}, family_of(config).prefixes)
+    return {name: array for name, array in bare.items() if name.startswith("pooler.")}
+
+
 def foreign_arrays(
     arrays: Mapping[str, NDArray[Any]], trunk: TrunkSpec, config: Config
 ) -> dict[str, NDArray[Any]]:

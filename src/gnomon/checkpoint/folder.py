@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
@@ -110,12 +110,14 @@ class Checkpoint:
     arrays: Arrays
     tokenizer: Tokenizer
     config: Json
-    """config.json of the trunk as it was read; {} for a static model."""
+    """config.json of the trunk as it was read; {} for a StaticEmbedding."""
     extras: Mapping[str, str]
     """Texts of the small tokenizer files."""
     notices: tuple[str, ...]
     """What was assumed, in sentences."""
     source: Source
+    kept_arrays: Arrays = field(default_factory=dict[str, NDArray[Any]])
+    """Tensors that do not act (BERT's pooler) under their own names: `save` writes them back."""
     card: Card | None = None
     license: str | None = None
 
@@ -217,7 +219,8 @@ def _read_transformer(source: Source, modules: list[_Module], notices: list[str]
     if not config:
         raise NotAModelError(f"{place} has no config.json.")
     trunk = families.read_trunk(config, ignore_config_keys=ignored)
-    arrays = families.trunk_weights(read_weights(place), trunk, config, place)
+    found = read_weights(place)
+    arrays = families.trunk_weights(found, trunk, config, place)
     pooling, rest = PoolingSpec(), modules[1:]
     if rest and rest[0].kind == "Pooling":
         pooling, rest = _read_pooling(rest[0].path / "config.json", trunk.hidden), rest[1:]
@@ -232,7 +235,8 @@ def _read_transformer(source: Source, modules: list[_Module], notices: list[str]
         tokenizer=_read_tokenizer_spec(place, config, trunk, notices),
         **_read_settings(folder, config),
     )
-    return _checkpoint(source, spec, arrays, place, config, notices)
+    checkpoint = _checkpoint(source, spec, arrays, place, config, notices)
+    return replace(checkpoint, kept_arrays=families.kept_arrays(found, config))
 
 
 def _read_static(source: Source, modules: list[_Module], notices: list[str]) -> Checkpoint:
@@ -246,7 +250,7 @@ def _read_static(source: Source, modules: list[_Module], notices: list[str]) -> 
     heads, wide = _read_heads(folder, modules[1:], table.shape[1], arrays)
     unk_id = _unk_id(tokenizer) if model2vec else None
     spec = ModelSpec(
-        trunk=StaticSpec(rows=table.shape[0], hidden=table.shape[1], unk_id=unk_id),
+        trunk=StaticSpec(table.shape[0], table.shape[1], model2vec, unk_id),
         pooling=PoolingSpec(),
         heads=heads,
         wide_heads=wide,
@@ -255,7 +259,7 @@ def _read_static(source: Source, modules: list[_Module], notices: list[str]) -> 
     )
     if tokenizer.get_vocab_size() > table.shape[0]:
         raise ModelError(f"{place}: the tokenizer has {tokenizer.get_vocab_size()} tokens, the table {table.shape[0]} rows.")
-    return _checkpoint(source, spec, arrays, place, {}, notices, tokenizer)
+    return _checkpoint(source, spec, arrays, place, config, notices, tokenizer)
 
 
 def _static_table(found: Arrays, place: Path) -> NDArray[Any]:

@@ -1,14 +1,11 @@
 """Tokenizer files of a model folder -> `tokenizers.Tokenizer`, with the ids that transformers gives for them.
 
 `tokenizer.json` is loaded as it is. Folders older than that file hold a vocabulary and settings, each in the form of
-its family; `FORMS`, at the end, lists the forms in the order in which they are looked for. SentencePiece models are
-read by a small protobuf reader: https://github.com/google/sentencepiece/blob/master/src/sentencepiece_model.proto.
+its family; `FORMS`, at the end, lists the forms in the order in which they are looked for.
 """
 
 import json
-import math
-import struct
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +14,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE, Unigram, WordPiece
 
+from gnomon.checkpoint.sentencepiece import CONTROL, MODEL_TYPE_NAMES, USER_DEFINED, read_sentencepiece
 from gnomon.errors import GnomonError, NotAModelError, UnsupportedError
 
 SAVE_TOKENIZER_JSON = "load the tokenizer with transformers and save_pretrained it: that writes a tokenizer.json"
@@ -63,24 +61,19 @@ MODEL_TYPES = {
 }
 NO_CLASS = ("PreTrainedTokenizer", "TokenizersBackend")  # names that say nothing about the family
 
-# SentencePiece: field number, name, default in the protobuf, and the one value that the XLM-R mapping is right for.
-TRAINER_RULES = (
-    (3, "model_type", 1, 1),
-    (35, "byte_fallback", 0, 0),
-    (40, "unk_id", 0, 0),
-    (41, "bos_id", 1, 1),
-    (42, "eos_id", 2, 2),
-)
-NORMALIZER_RULES = (
-    (3, "add_dummy_prefix", 1, 1),
-    (4, "remove_extra_whitespaces", 1, 1),
-    (5, "escape_whitespaces", 1, 1),
-)
-MODEL_TYPE_NAMES = {1: "unigram", 2: "BPE", 3: "word", 4: "char"}
-CONTROL, USER_DEFINED = 3, 4  # piece types that are matched in the text as they stand
+# The settings of a SentencePiece model that the XLM-R mapping is right for.
+XLM_ROBERTA_SETTINGS = {
+    "model_type": 1,
+    "byte_fallback": 0,
+    "unk_id": 0,
+    "bos_id": 1,
+    "eos_id": 2,
+    "add_dummy_prefix": 1,
+    "remove_extra_whitespaces": 1,
+    "escape_whitespaces": 1,
+}
 
 Json = dict[str, Any]
-Fields = dict[int, int | bytes]
 
 
 @dataclass(frozen=True)
@@ -328,19 +321,30 @@ def _frame_roberta(tokenizer: Tokenizer, settings: Settings) -> processors.PostP
 
 def _build_xlm_roberta(paths: list[Path], settings: Settings) -> Tokenizer:
     """Ids as in fairseq: its four special tokens first, so that every piece is one above its place in the file."""
-    pieces, charsmap = _read_sentencepiece(paths[0])
+    model = read_sentencepiece(paths[0])
+    _check_xlm_roberta(paths[0], model.settings)
     head = [(settings.text(role), 0.0) for role in ("bos_token", "pad_token", "eos_token", "unk_token")]
-    body = [(text, score) for text, score, _ in pieces[3:]]
+    pieces = model.pieces[3:]  # the file's own unk, bos and eos
+    body = [(piece.text, piece.score) for piece in pieces]
     tokenizer = Tokenizer(Unigram([*head, *body, (settings.text("mask_token"), 0.0)], unk_id=3, byte_fallback=False))
-    if charsmap:
-        tokenizer.normalizer = normalizers.Precompiled(charsmap)
+    if model.charsmap:
+        tokenizer.normalizer = normalizers.Precompiled(model.charsmap)
     prepend_scheme = "always" if settings.flag("add_prefix_space", True) else "never"
     metaspace = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme=prepend_scheme)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), metaspace])
     tokenizer.decoder = decoders.Metaspace(replacement="▁", prepend_scheme=prepend_scheme)
-    marked = [(text, kind) for text, _, kind in pieces[3:] if kind in (CONTROL, USER_DEFINED)]
-    tokenizer.add_tokens([AddedToken(text, normalized=False, special=kind == CONTROL) for text, kind in marked])
+    marked = [piece for piece in pieces if piece.kind in (CONTROL, USER_DEFINED)]  # matched in the text as they stand
+    tokenizer.add_tokens([AddedToken(piece.text, normalized=False, special=piece.kind == CONTROL) for piece in marked])
     return tokenizer
+
+
+def _check_xlm_roberta(path: Path, found: dict[str, int]) -> None:
+    for name, served in XLM_ROBERTA_SETTINGS.items():
+        if found[name] != served:
+            told = f" ({MODEL_TYPE_NAMES.get(found[name], 'unknown')})" if name == "model_type" else ""
+            raise UnsupportedError(
+                f"{path}: {name} is {found[name]}{told}, and only {served} is built here; {SAVE_TOKENIZER_JSON}"
+            )
 
 
 def _frame_xlm_roberta(tokenizer: Tokenizer, settings: Settings) -> processors.PostProcessor:
@@ -350,81 +354,6 @@ def _frame_xlm_roberta(tokenizer: Tokenizer, settings: Settings) -> processors.P
         pair=[bos, "$A", eos, eos, "$B", eos],
         special_tokens=[_with_id(tokenizer, bos), _with_id(tokenizer, eos)],
     )
-
-
-def _read_sentencepiece(path: Path) -> tuple[list[tuple[str, float, int]], bytes]:
-    """Pieces as (text, log probability, type) in the order of the file, and the normalizer's character map."""
-    pieces: list[tuple[str, float, int]] = []
-    specs: dict[int, Fields] = {}
-    for number, value in _fields(path.read_bytes()):
-        if number == 1:
-            pieces.append(_piece(dict(_fields(_bytes(value)))))
-        elif number in (2, 3):
-            specs[number] = dict(_fields(_bytes(value)))
-    if not {2, 3} <= specs.keys():  # they follow the pieces: without this check a cut file would pass
-        raise ValueError("trainer_spec or normalizer_spec is missing, so the file is cut or no SentencePiece model")
-    for fields, rules in ((specs[2], TRAINER_RULES), (specs[3], NORMALIZER_RULES)):
-        for number, name, default, served in rules:
-            _check_rule(path, name, fields.get(number, default), served)
-    return pieces, _bytes(specs[3].get(2, b""))
-
-
-def _check_rule(path: Path, name: str, value: int | bytes, served: int) -> None:
-    if not isinstance(value, int):
-        raise ValueError(f"{name} holds {len(value)} bytes where a number belongs")
-    if value != served:
-        told = f" ({MODEL_TYPE_NAMES.get(value, 'unknown')})" if name == "model_type" else ""
-        raise UnsupportedError(
-            f"{path}: {name} is {value}{told}, and only {served} is built here; {SAVE_TOKENIZER_JSON}"
-        )
-
-
-def _piece(fields: Fields) -> tuple[str, float, int]:
-    (score,) = struct.unpack("<f", _bytes(fields.get(2, b"\0\0\0\0")))
-    kind = fields.get(3, 1)
-    if not math.isfinite(score) or not isinstance(kind, int):
-        raise ValueError(f"a piece has score {score} and type {kind}, no finite number and no type")
-    return _bytes(fields.get(1, b"")).decode(), score, kind
-
-
-def _bytes(value: int | bytes) -> bytes:
-    if isinstance(value, int):
-        raise ValueError(f"a field holds the number {value} where text, a message or four bytes belong")
-    return value
-
-
-def _fields(blob: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """The (field number, value) pairs of one protobuf message: varints as int, everything else as bytes."""
-    at = 0
-    while at < len(blob):
-        key, at = _varint(blob, at)
-        wire = key & 7
-        if wire == 0:
-            value, at = _varint(blob, at)
-            yield key >> 3, value
-            continue
-        if wire == 2:
-            size, at = _varint(blob, at)
-        elif wire in (1, 5):
-            size = 8 if wire == 1 else 4
-        else:
-            raise ValueError(f"wire type {wire} before byte {at} of a message of {len(blob)} bytes is not protobuf")
-        if at + size > len(blob):
-            raise ValueError(f"a field of {size} bytes at byte {at} passes the end of its {len(blob)} bytes")
-        yield key >> 3, blob[at : at + size]
-        at += size
-
-
-def _varint(blob: bytes, at: int) -> tuple[int, int]:
-    """The little-endian base-128 number at `at`, and where it ends."""
-    if at < len(blob) and blob[at] < 0x80:  # nearly always, and a model has a million of them
-        return blob[at], at + 1
-    value = 0
-    for shift, byte in zip(range(0, 70, 7), blob[at : at + 10], strict=False):
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at + shift // 7 + 1
-    raise ValueError(f"the number at byte {at} does not end within its {len(blob)} bytes")
 
 
 BERT = ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "MobileBertTokenizer", "ConvBertTokenizer")

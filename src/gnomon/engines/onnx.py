@@ -5,10 +5,10 @@ The runtime reads the weights from the arrays that it is given (mapped files sta
 
 from __future__ import annotations
 
+import os
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from gnomon.engines import Vectors
 from gnomon.engines.onnx_graph import Graph, Output, Precision, lower
-from gnomon.engines.pooling import pooled_row, pooling_mask, pooling_weights
+from gnomon.engines.pooling import padding_mask, pooled_row, pooling_mask, pooling_weights
 from gnomon.errors import ExtraError
 from gnomon.packed import Packed
 from gnomon.spec import PoolingSpec, TrunkSpec
@@ -59,8 +59,10 @@ class OnnxEngine:
         self.precision: Precision = precision
         self.threads = threads
         self.open_session = RUNTIMES[runtime]
+        self.plain_rotary = runtime == "openvino"
         self.name = f"onnx graph, {runtime}, {precision}"
-        self._opening = threading.Lock()
+        self._sessions: dict[tuple[int, Output], Session] = {}
+        self._locks: dict[int, threading.Lock] = {}
 
     def pool(self, packed: Packed, prompt_tokens: int = 0) -> Vectors:
         return self._session("pooled")(self._feed("pooled", packed, prompt_tokens))
@@ -76,19 +78,17 @@ class OnnxEngine:
 
     def graph(self, output: Output) -> Graph:
         """The graph that this engine runs, for export."""
-        return lower(self.trunk, self.pooling, self.arrays, output=output, precision=self.precision)
+        return lower(
+            self.trunk, self.pooling, self.arrays, output=output, precision=self.precision, plain_rotary=self.plain_rotary
+        )
 
     def _session(self, output: Output) -> Session:
-        with self._opening:
-            return self._pooled_session if output == "pooled" else self._states_session
-
-    @cached_property
-    def _pooled_session(self) -> Session:
-        return self.open_session(self.graph("pooled"), self.threads)
-
-    @cached_property
-    def _states_session(self) -> Session:
-        return self.open_session(self.graph("states"), self.threads)
+        """This process's session: a runtime's threads do not survive a fork, so a child opens its own."""
+        process = os.getpid()
+        with self._locks.setdefault(process, threading.Lock()):
+            if (process, output) not in self._sessions:
+                self._sessions[process, output] = self.open_session(self.graph(output), self.threads)
+            return self._sessions[process, output]
 
     def _feed(self, output: Output, packed: Packed, prompt_tokens: int) -> Feed:
         """The inputs that the graph has, and no other: each is made by its row in INPUTS."""
@@ -117,6 +117,7 @@ INPUTS: dict[str, Callable[[OnnxEngine, Packed, int], Array]] = {
     "positions": lambda engine, packed, prompt: engine.positions(packed),
     "cos_SR": lambda engine, packed, prompt: engine.rotation(packed)[0],
     "sin_SR": lambda engine, packed, prompt: engine.rotation(packed)[1],
+    "mask_B11S": lambda engine, packed, prompt: padding_mask(packed),
     "weights_BMS": lambda engine, packed, prompt: pooling_weights(engine.pooling, packed, prompt),
     "mask_BS1": lambda engine, packed, prompt: pooling_mask(engine.pooling, packed, prompt),
     "row_B1": lambda engine, packed, prompt: pooled_row(engine.pooling, packed, prompt)[:, None],

@@ -48,9 +48,13 @@ def lower(
     *,
     output: Output = "pooled",
     precision: Precision = "float32",
+    plain_rotary: bool = False,
 ) -> Graph:
-    """The graph of one trunk, up to pooled vectors or token states."""
-    return _Lowering(trunk, pooling, arrays, output, precision).build()
+    """The graph of one trunk, up to pooled vectors or token states.
+
+    `plain_rotary` spells rotary attention out in standard operators, for runtimes that lack the fused ones (OpenVINO).
+    """
+    return _Lowering(trunk, pooling, arrays, output, precision, plain_rotary).build()
 
 
 def pools_one_token(pooling: PoolingSpec) -> bool:
@@ -62,12 +66,19 @@ class _Lowering:
     """Nodes and arrays of one graph, in the order in which they run. Methods return the name of what they made."""
 
     def __init__(
-        self, trunk: TrunkSpec, pooling: PoolingSpec, arrays: Mapping[str, Array], output: Output, precision: Precision
+        self,
+        trunk: TrunkSpec,
+        pooling: PoolingSpec,
+        arrays: Mapping[str, Array],
+        output: Output,
+        precision: Precision,
+        plain_rotary: bool,
     ) -> None:
         self.trunk, self.pooling, self.source = trunk, pooling, arrays
         self.output: Output = output
         self.one_token = output == "pooled" and pools_one_token(pooling)
         self.precision: Precision = precision
+        self.rotary_attention = self._rotary_plain if plain_rotary else self._rotary_fused
         self.made: set[str] = set()
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
@@ -127,12 +138,44 @@ class _Lowering:
             "MultiHeadAttention", [*parts, self.qkv_bias(name), "lengths_B"], domain=MS, num_heads=self.trunk.heads
         )
 
-    def rotary_attention(self, name: str, x: str, rows: str) -> str:
+    def _rotary_fused(self, name: str, x: str, rows: str) -> str:
         query = self.biased(f"{name}.query", rows)
         key, value = self.biased(f"{name}.key", x), self.biased(f"{name}.value", x)
         start = self.constant("start", np.zeros(1, np.int64))
         query = self.rotate(query, start if rows == x else "row_B1")
         return self.masked_attention(query, self.rotate(key, start), value)
+
+    def _rotary_plain(self, name: str, x: str, rows: str) -> str:
+        """softmax(q k^T / sqrt(d) + mask) v, head by head: [B, N, S, d]."""
+        query = self.heads_of(self.biased(f"{name}.query", rows))
+        key, value = (self.heads_of(self.biased(f"{name}.{part}", x)) for part in ("key", "value"))
+        key = self.rotate_plain(key, "cos_SR", "sin_SR")
+        if rows == x:
+            query = self.rotate_plain(query, "cos_SR", "sin_SR")
+        else:
+            axes = self.constant("heads_axis", np.array([1], np.int64))
+            cos, sin = (self.node("Unsqueeze", [self.node("Gather", [table, "row_B1"]), axes]) for table in ("cos_SR", "sin_SR"))
+            query = self.rotate_plain(query, cos, sin)
+        scale = self.constant("scale", np.array(self.trunk.head_size**-0.5, np.float32))
+        scores = self.node("MatMul", [self.node("Mul", [query, scale]), self.node("Transpose", [key], perm=[0, 1, 3, 2])])
+        mask = self.input("mask_B11S", TensorProto.FLOAT, ["B", 1, 1, "S"])
+        shares = self.node("Softmax", [self.node("Add", [scores, mask])], axis=-1)
+        mixed = self.node("Transpose", [self.node("MatMul", [shares, value])], perm=[0, 2, 1, 3])
+        return self.node("Reshape", [mixed, self.constant("joined", np.array([0, 0, self.trunk.hidden], np.int64))])
+
+    def heads_of(self, x: str) -> str:
+        shape = self.constant("by_head", np.array([0, 0, self.trunk.heads, self.trunk.head_size], np.int64))
+        return self.node("Transpose", [self.node("Reshape", [x, shape])], perm=[0, 2, 1, 3])
+
+    def rotate_plain(self, x: str, cos: str, sin: str) -> str:
+        """(a, b) -> (a cos - b sin, b cos + a sin) for the two halves of each head."""
+        for name in ("cos_SR", "sin_SR"):
+            self.input(name, TensorProto.FLOAT, ["S", self.trunk.head_size // 2])
+        low, high = f"{x}.low", f"{x}.high"
+        self.nodes.append(helper.make_node("Split", [x], [low, high], name=low, axis=-1, num_outputs=2))
+        first = self.node("Sub", [self.node("Mul", [low, cos]), self.node("Mul", [high, sin])])
+        second = self.node("Add", [self.node("Mul", [high, cos]), self.node("Mul", [low, sin])])
+        return self.node("Concat", [first, second], axis=-1)
 
     def rotate(self, x: str, positions: str) -> str:
         cos = self.input("cos_SR", TensorProto.FLOAT, ["S", self.trunk.head_size // 2])

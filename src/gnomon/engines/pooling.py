@@ -74,3 +74,9 @@ def pooling_mask(pooling: PoolingSpec, packed: Packed, prompt_tokens: int) -> ND
     first_B = first_pooled(pooling, packed, prompt_tokens)
     counts_BS = (positions_S >= first_B[:, None]) & (positions_S < packed.lengths_B[:, None])
     return np.where(counts_BS, 0, -np.inf).astype(np.float32)[..., None]
+
+
+def padding_mask(packed: Packed) -> NDArray[np.float32]:
+    """[B, 1, 1, S]: 0 where a token is, minus infinity where padding is."""
+    positions_S = np.arange(int(packed.lengths_B.max()))
+    return np.where(positions_S < packed.lengths_B[:, None], 0, -np.inf).astype(np.float32)[:, None, None]

@@ -1,0 +1,66 @@
+"""A file of weights as one read-only memory map, arrays as views of it, and the error of a file that is damaged."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gnomon.errors import NotAModelError, WeightsError
+
+Arrays = dict[str, NDArray[Any]]
+Bytes = NDArray[np.uint8]
+
+_LFS_POINTER = b"version https://git-lfs"
+_RANK_LIMIT = 64  # numpy's
+
+
+def map_file(path: Path) -> Bytes:
+    if not path.is_file():
+        raise NotAModelError(f"{path} is not a file; give the path of the weights")
+    if path.stat().st_size == 0:
+        raise damaged(path, "weights", "0 bytes")
+    file = np.memmap(path, dtype=np.uint8, mode="r")
+    if file[: len(_LFS_POINTER)].tobytes() == _LFS_POINTER:
+        raise WeightsError(
+            f"{path} is a git-lfs pointer ({len(file)} bytes), not the weights; "
+            "run `git lfs pull`, or download it again"
+        )
+    return file
+
+
+def view(
+    path: Path,
+    name: str,
+    buffer: Bytes,
+    dtype: np.dtype[Any],
+    shape: Sequence[int],
+    offset: int,
+    *,
+    strides: Sequence[int] | None = None,
+) -> NDArray[Any]:
+    """The tensor `name` at byte `offset` of the buffer, strides in bytes; an error where it passes the end."""
+    try:
+        return np.ndarray(shape, dtype, buffer=buffer, offset=offset, strides=strides if all(shape) else None)  # pyright: ignore[reportArgumentType] (an array is a buffer)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise damaged(path, f"{name!r} of shape {shape_text(shape)}", f"{len(buffer)} bytes ({error})") from error
+
+
+def are_counts(values: object) -> bool:
+    """Whether a file's own value can be a shape: a list or tuple of sizes, none negative, for `view` to judge."""
+    return (
+        isinstance(values, list | tuple)
+        and len(values) <= _RANK_LIMIT
+        and all(type(value) is int and 0 <= value < 2**63 for value in values)
+    )
+
+
+def shape_text(shape: Sequence[int]) -> str:
+    return f"[{', '.join(map(str, shape))}]"
+
+
+def damaged(path: Path, expected: str, found: str) -> WeightsError:
+    return WeightsError(
+        f"{path}: expected {expected}, found {found}; the file is cut short or damaged: download it again"
+    )

@@ -1,0 +1,304 @@
+"""The state dict in a `.bin` file of torch.save, without torch: arrays mapped from the file, not copied.
+
+Nothing that a pickle names is imported or looked up. The few names that a state dict needs are rows of two tables here,
+each stands for a record of ours, and any other is an UnsafeFileError. A pickle is read in two steps: first into records
+that only say where a tensor's bytes should be, then each is checked against the file and becomes a view of it.
+"""
+
+import io
+import mmap
+import pickle
+import pickletools
+import struct
+import zipfile
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from gnomon.checkpoint.mapped import Arrays, Bytes, are_counts, damaged, map_file, view
+from gnomon.errors import GnomonError, UnsafeFileError, UnsupportedError, WeightsError
+
+_STORAGE_DTYPES: dict[str, np.dtype[Any]] = {
+    "torch.DoubleStorage": np.dtype("<f8"),
+    "torch.FloatStorage": np.dtype("<f4"),
+    "torch.HalfStorage": np.dtype("<f2"),
+    "torch.BFloat16Storage": np.dtype(ml_dtypes.bfloat16),
+    "torch.LongStorage": np.dtype("<i8"),
+    "torch.IntStorage": np.dtype("<i4"),
+    "torch.ShortStorage": np.dtype("<i2"),
+    "torch.CharStorage": np.dtype("i1"),
+    "torch.ByteStorage": np.dtype("u1"),
+    "torch.BoolStorage": np.dtype("?"),
+}
+
+_ZIP_ENTRY = b"PK\x03\x04"
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_LEGACY_PROTOCOL = 1001
+_PICKLE_LIMIT = 100_000_000  # bytes; far above the pickle of any state dict, which holds no tensor's data
+_TUPLE_LIMIT = 50_000  # in one pickle, some 10,000 tensors; hashing a tuple nested 100,000 deep overflows the C stack
+
+
+def read_pickle(path: Path) -> Arrays:
+    """The state dict in a file of torch.save, zip or legacy, as read-only views of one memory map.
+
+    Only a compressed zip entry, which torch does not write, is copied.
+    """
+    file = map_file(path)
+    with _one_error(path):
+        read = _read_zip if file[:4].tobytes() == _ZIP_ENTRY else _read_legacy
+        top, bytes_of = read(path, file)
+        return {name: _place(path, name, tensor, bytes_of) for name, tensor in _tensors(path, top).items()}
+
+
+@contextmanager
+def _one_error(path: Path) -> Generator[None, None, None]:
+    """A hostile pickle or zip can make its reader raise anything; it becomes one error that names the file."""
+    try:
+        yield
+    except GnomonError:
+        raise
+    except Exception as error:
+        raise damaged(path, "a file of torch.save", f"{type(error).__name__}: {error}") from error
+
+
+# ---- what the pickle may say
+
+
+class _Storage(NamedTuple):
+    """A storage that a persistent id names, in elements; of them `used` from `first` on."""
+
+    key: str
+    dtype: np.dtype[Any]
+    numel: int
+    first: int
+    used: int
+
+
+class _Tensor(NamedTuple):
+    """The arguments of a rebuild, unchecked: any field may be anything until `_place`."""
+
+    storage: Any
+    offset: Any
+    size: Any
+    stride: Any
+    metadata: Any = None
+
+
+class _Dict(dict[Any, Any]):
+    """Stands for OrderedDict: torch sets `_metadata` on it, which is dropped."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+class _Name(NamedTuple):
+    """An allowed global. It is text alone, so that no opcode can change it, and a call goes to our table."""
+
+    name: str
+
+    def __call__(self, *args: Any) -> Any:
+        return _CALLS[self.name](*args)
+
+
+def _rebuild_tensor_v2(  # the arguments of torch's own
+    storage: Any, offset: Any, size: Any, stride: Any, _requires_grad: Any, _hooks: Any, metadata: Any = None
+) -> _Tensor:
+    return _Tensor(storage, offset, size, stride, metadata)
+
+
+def _rebuild_parameter(data: Any, _requires_grad: Any, _hooks: Any) -> Any:
+    return data
+
+
+_CALLS: dict[str, Callable[..., Any]] = {
+    "collections.OrderedDict": _Dict,
+    "torch._utils._rebuild_tensor": _Tensor,
+    "torch._utils._rebuild_tensor_v2": _rebuild_tensor_v2,
+    "torch._utils._rebuild_parameter": _rebuild_parameter,
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, data: bytes, path: Path) -> None:
+        super().__init__(io.BytesIO(data), encoding="utf-8")
+        self.path = path
+        self.storages: dict[str, _Storage] = {}
+
+    def find_class(self, module_name: str, global_name: str) -> _Name:
+        name = f"{module_name}.{global_name}"
+        if name in _CALLS or name in _STORAGE_DTYPES:
+            return _Name(name)
+        raise UnsafeFileError(
+            f"{self.path} asks for {name}, which is not part of a state dict; "
+            "gnomon never runs code from a checkpoint: ask the publisher for model.safetensors"
+        )
+
+    def persistent_load(self, pid: Any) -> _Storage:
+        match pid:
+            case ("storage", _Name(kind), str(key), _, int(numel), *rest) if rest in ([], [None]):
+                first, used = 0, numel
+            case ("storage", _Name(kind), str(key), _, int(numel), (_, int(first), int(used))):
+                pass  # a view of another storage, as torch before 0.4 wrote it
+            case _:
+                raise damaged(self.path, "the persistent id of a storage", type(pid).__name__)
+        if not 0 <= first <= first + used <= numel:
+            raise damaged(
+                self.path, f"part of the {numel} elements of storage {key}", f"elements {first} to {first + used}"
+            )
+        storage = _Storage(key, _STORAGE_DTYPES[kind], numel, first, used)
+        self.storages.setdefault(key, storage)
+        return storage
+
+
+def _unpickle(path: Path, stream: io.BytesIO | mmap.mmap) -> tuple[Any, dict[str, _Storage]]:
+    """The next pickle of the stream, and the storages that it names by key."""
+    start = stream.tell()
+    _check_opcodes(path, stream)
+    size = stream.tell() - start
+    stream.seek(start)
+    unpickler = _Unpickler(stream.read(size), path)
+    return unpickler.load(), unpickler.storages
+
+
+def _check_opcodes(path: Path, stream: io.BytesIO | mmap.mmap) -> None:
+    """Read past one pickle, and refuse what would make the real reader take memory or stack out of all proportion."""
+    tuples = 0
+    for opcode, argument, position in pickletools.genops(stream):  # pyright: ignore[reportArgumentType] (an mmap too)
+        assert position is not None
+        tuples += opcode.name.startswith("TUPLE")
+        if tuples > _TUPLE_LIMIT or position > _PICKLE_LIMIT:
+            raise damaged(path, "the pickle of a state dict", f"over {_TUPLE_LIMIT} tuples or {_PICKLE_LIMIT} bytes")
+        if opcode.name.endswith("PUT") and int(argument or 0) > position:
+            raise damaged(path, f"a memo index of at most {position}", f"{argument}")
+
+
+# ---- where the bytes are: each reader gives the unpickled object, and the bytes of each storage by its key
+
+
+def _read_zip(path: Path, file: Bytes) -> tuple[Any, dict[str, Bytes]]:
+    """torch >= 1.6: NAME/data.pkl, NAME/byteorder where known, and NAME/data/KEY for each storage."""
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        pickles = [name for name in names if name.partition("/")[2] == "data.pkl"]
+        if len(pickles) != 1:
+            raise damaged(path, "one NAME/data.pkl, as torch.save writes", f"{len(pickles)}")
+        root = pickles[0].removesuffix("data.pkl")
+        if f"{root}byteorder" in names:
+            _check_byte_order(path, little=_entry(path, file, archive, f"{root}byteorder").tobytes() == b"little")
+        words = _entry(path, file, archive, pickles[0]).tobytes()
+        top, storages = _unpickle(path, io.BytesIO(words))
+        return top, {key: _entry(path, file, archive, f"{root}data/{key}") for key in storages}
+
+
+def _entry(path: Path, file: Bytes, archive: zipfile.ZipFile, name: str) -> Bytes:
+    """A stored entry's part of the file; a compressed one is unpacked."""
+    try:
+        info = archive.getinfo(name)
+    except KeyError:
+        raise damaged(path, f"an entry {name}", "none") from None
+    if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise UnsupportedError(f"{path}: {name} is encrypted or compressed in a way that torch does not write")
+    if info.compress_type == zipfile.ZIP_DEFLATED:
+        return np.frombuffer(archive.read(info), dtype=np.uint8)
+    start = info.header_offset
+    header = _part(path, f"the header of {name}", file, start, 30).tobytes()
+    if not header.startswith(_ZIP_ENTRY):
+        raise damaged(path, f"{name} at byte {start}", "no zip entry there")
+    # the local header's name and extra field are its own: torch pads the extra field there to align the data
+    name_size, extra_size = struct.unpack("<HH", header[26:])
+    return _part(path, name, file, start + len(header) + name_size + extra_size, info.file_size)
+
+
+def _read_legacy(path: Path, file: Bytes) -> tuple[Any, dict[str, Bytes]]:
+    """torch < 1.6: five pickles (magic, protocol, system, the object, keys), then each key's int64 numel and bytes."""
+    # a map to read from, not the file: it reads to its end at most, whatever length an opcode claims
+    with path.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as stream:
+        magic, _ = _unpickle(path, stream)
+        if magic != _LEGACY_MAGIC:
+            raise WeightsError(f"{path} is a pickle but not one of torch.save; ask the publisher for model.safetensors")
+        protocol, _ = _unpickle(path, stream)
+        if protocol != _LEGACY_PROTOCOL:
+            raise damaged(path, f"protocol {_LEGACY_PROTOCOL}", type(protocol).__name__)
+        system, _ = _unpickle(path, stream)
+        _check_byte_order(path, little=system["little_endian"])
+        top, storages = _unpickle(path, stream)
+        keys, _ = _unpickle(path, stream)
+        return top, _legacy_bytes(path, file, stream.tell(), keys, storages)
+
+
+def _legacy_bytes(
+    path: Path, file: Bytes, position: int, keys: Any, storages: Mapping[str, _Storage]
+) -> dict[str, Bytes]:
+    if not isinstance(keys, list) or sorted(keys) != sorted(storages):
+        raise damaged(path, f"the keys of the {len(storages)} storages that its tensors use", "other keys")
+    bytes_of: dict[str, Bytes] = {}
+    for key in keys:
+        wanted = storages[key]
+        (numel,) = struct.unpack("<q", _part(path, f"the length of storage {key}", file, position, 8).tobytes())
+        if numel != wanted.numel:
+            raise damaged(path, f"{wanted.numel} elements in storage {key}", f"{numel}")
+        size = numel * wanted.dtype.itemsize
+        bytes_of[key] = _part(path, f"storage {key}", file, position + 8, size)
+        position += 8 + size
+    return bytes_of
+
+
+def _part(path: Path, what: str, file: Bytes, start: int, size: int) -> Bytes:
+    if not 0 <= start <= start + size <= len(file):
+        raise damaged(path, f"{size} bytes for {what} at byte {start}", f"{max(len(file) - start, 0)} bytes")
+    return file[start : start + size]
+
+
+def _check_byte_order(path: Path, *, little: bool) -> None:
+    if not little:
+        raise UnsupportedError(
+            f"{path} is not little-endian; save it again on another machine, or as model.safetensors"
+        )
+
+
+# ---- from records to arrays
+
+
+def _tensors(path: Path, top: Any) -> dict[str, _Tensor]:
+    """The tensors of a state dict, of {"state_dict": ...} too; plain scalars and strings beside them are left out."""
+    if isinstance(top, dict) and isinstance(top.get("state_dict"), dict):
+        top = top["state_dict"]
+    if not isinstance(top, dict):
+        raise WeightsError(
+            f"{path} holds {type(top).__name__}, not a dict of names and tensors; save model.state_dict()"
+        )
+    tensors: dict[str, _Tensor] = {}
+    for name, value in top.items():
+        if not isinstance(name, str) or not isinstance(value, _Tensor | str | int | float | None):
+            at = repr(name) if isinstance(name, str) else f"a key of type {type(name).__name__}"
+            raise WeightsError(f"{path} holds {type(value).__name__} at {at}, not a tensor; save model.state_dict()")
+        if isinstance(value, _Tensor):
+            tensors[name] = value
+    return tensors
+
+
+def _place(path: Path, name: str, tensor: _Tensor, bytes_of: Mapping[str, Bytes]) -> NDArray[Any]:
+    """The view that the record describes, after every number of it is checked against the bytes that are there."""
+    storage, offset, size, stride, metadata = tensor
+    if metadata:
+        raise UnsupportedError(f"{path}: {name!r} has metadata (a conjugate or negative view); save a plain copy of it")
+    if not isinstance(storage, _Storage) or not (are_counts([offset]) and are_counts(size) and are_counts(stride)):
+        raise damaged(path, f"the storage, offset, size and strides of {name!r}", "something else")
+    if all(size):
+        end = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) + 1
+    else:  # no element: torch leaves any offset in it
+        offset = end = 0
+    if end > storage.used:
+        raise damaged(path, f"{end} elements for {name!r}", f"{storage.used} in storage {storage.key}")
+    buffer, item = bytes_of[storage.key], storage.dtype.itemsize
+    if storage.numel * item > len(buffer):
+        raise damaged(path, f"{storage.numel * item} bytes in storage {storage.key}", f"{len(buffer)} bytes")
+    start = (storage.first + offset) * item
+    return view(path, name, buffer, storage.dtype, size, start, strides=[step * item for step in stride])

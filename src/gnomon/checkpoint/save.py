@@ -1,0 +1,182 @@
+"""A model as a sentence-transformers folder. Classic by default: the dialect that opens everywhere. Equal models give equal bytes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gnomon.checkpoint import families
+from gnomon.checkpoint.folder import DENSE_ACTIVATIONS, DIALECTS, POOLING_KEYS, Checkpoint
+from gnomon.checkpoint.weights import write_safetensors
+from gnomon.errors import InputError
+from gnomon.spec import DenseSpec, ModelSpec, StaticSpec, dense_heads
+
+Json = dict[str, Any]
+Writer = Callable[[Path], None]
+
+_ACTIVATION_NAMES = {ours: theirs for theirs, ours in DENSE_ACTIVATIONS.items() if ".modules." in theirs}
+
+
+def save_folder(checkpoint: Checkpoint, folder: str | Path, *, dialect: str = "classic", overwrite: bool = False) -> Path:
+    """Write a model folder; it is complete or it is not there.
+
+    Args:
+        dialect: "classic" (opens in every sentence-transformers), "5.4" or "6.0" (from these versions on).
+        overwrite: replace a folder that holds something.
+
+    Raises:
+        InputError: an unknown dialect; a folder that holds something; a path that is a file.
+        OSError: the disk is full, or may not be written; nothing is left behind.
+    """
+    if dialect not in DIALECTS:
+        raise InputError(f"dialect {dialect!r} is not one of {', '.join(DIALECTS)}.")
+    target = Path(folder).expanduser().absolute()
+    if target.is_file():
+        raise InputError(f"{target} is a file; give a folder.")
+    if target.is_dir() and any(target.iterdir()) and not overwrite:
+        raise InputError(f"{target} is not empty; give a new folder, or overwrite=True (--overwrite).")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
+    try:
+        beside.chmod(0o755)
+        for path, write in _files(checkpoint, dialect).items():
+            (beside / path).parent.mkdir(parents=True, exist_ok=True)
+            write(beside / path)
+        _swap(beside, target)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return target
+
+
+def _swap(new: Path, target: Path) -> None:
+    """Put a complete folder in the place of an old one, if there is one; the old one is removed last."""
+    if not target.exists():
+        new.rename(target)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".old", dir=target.parent)) / "old"
+    target.rename(old)
+    new.rename(target)
+    shutil.rmtree(old.parent, ignore_errors=True)
+
+
+def _files(checkpoint: Checkpoint, dialect: str) -> dict[str, Writer]:
+    """Path in the folder -> what writes it."""
+    spec = checkpoint.spec
+    files = _static_files(checkpoint) if isinstance(spec.trunk, StaticSpec) else _transformer_files(checkpoint, dialect)
+    files["modules.json"] = _json(_module_rows(spec, dialect))
+    files["config_sentence_transformers.json"] = _json(_settings(spec))
+    for head in dense_heads(spec):
+        files[f"{head.name}/config.json"] = _json(_dense_config(head))
+        files[f"{head.name}/model.safetensors"] = _weights(_dense_weights(head, checkpoint.arrays))
+    readme = checkpoint.source.folder / "README.md"
+    if readme.is_file():
+        files["README.md"] = _text(readme.read_text(encoding="utf-8", errors="replace"))
+    return files
+
+
+def _transformer_files(checkpoint: Checkpoint, dialect: str) -> dict[str, Writer]:
+    spec = checkpoint.spec
+    assert not isinstance(spec.trunk, StaticSpec)
+    theirs = families.foreign_arrays(checkpoint.arrays, spec.trunk, checkpoint.config) | dict(checkpoint.kept_arrays)
+    return {
+        "config.json": _json(checkpoint.config),
+        "model.safetensors": _weights(theirs),
+        "tokenizer.json": _text(checkpoint.tokenizer.to_str(pretty=True)),
+        **{name: _text(text) for name, text in checkpoint.extras.items()},
+        "sentence_bert_config.json": _json(
+            {"max_seq_length": spec.tokenizer.max_seq_length, "do_lower_case": spec.tokenizer.lower_case}
+        ),
+        "1_Pooling/config.json": _json(_pooling_config(spec, dialect)),
+        **(_normalize_files(spec) if dialect != "classic" else {}),
+    }
+
+
+def _static_files(checkpoint: Checkpoint) -> dict[str, Writer]:
+    spec = checkpoint.spec
+    assert isinstance(spec.trunk, StaticSpec)
+    table = checkpoint.arrays["embed.tokens"]
+    tokenizer = _text(checkpoint.tokenizer.to_str(pretty=True))
+    if not spec.trunk.model2vec:
+        folder = "0_StaticEmbedding"
+        return {f"{folder}/model.safetensors": _weights({"embedding.weight": table}), f"{folder}/tokenizer.json": tokenizer}
+    config = checkpoint.config | {"normalize": spec.normalizes}
+    return {"model.safetensors": _weights({"embeddings": table}), "tokenizer.json": tokenizer, "config.json": _json(config)}
+
+
+def _module_rows(spec: ModelSpec, dialect: str) -> list[Json]:
+    if isinstance(spec.trunk, StaticSpec):
+        chain = [("StaticEmbedding", "." if spec.trunk.model2vec else "0_StaticEmbedding")]
+    else:
+        chain = [("Transformer", ""), ("Pooling", "1_Pooling")]
+    for head in spec.heads:
+        chain.append(("Dense", head.name) if isinstance(head, DenseSpec) else ("Normalize", f"{len(chain)}_Normalize"))
+    types = DIALECTS[dialect]
+    return [{"idx": i, "name": str(i), "path": path, "type": types[kind]} for i, (kind, path) in enumerate(chain)]
+
+
+def _normalize_files(spec: ModelSpec) -> dict[str, Writer]:
+    name = "sentence_embedding"
+    config = _json({"module_input_name": name, "module_output_name": name})
+    return {f"{i + 2}_Normalize/config.json": config for i, head in enumerate(spec.heads) if not isinstance(head, DenseSpec)}
+
+
+def _settings(spec: ModelSpec) -> Json:
+    settings: Json = {
+        "prompts": dict(spec.prompts),
+        "default_prompt_name": spec.default_prompt_name,
+        "similarity_fn_name": spec.similarity,
+    }
+    if spec.truncate_dim is not None:
+        settings["truncate_dim"] = spec.truncate_dim
+    if spec.matryoshka_dims:
+        settings["matryoshka_dims"] = list(spec.matryoshka_dims)
+    return settings
+
+
+def _pooling_config(spec: ModelSpec, dialect: str) -> Json:
+    modes = spec.pooling.modes
+    if dialect != "classic" or modes != tuple(mode for mode in POOLING_KEYS.values() if mode in modes):
+        mode = modes[0] if len(modes) == 1 else list(modes)
+        return {"embedding_dimension": spec.trunk.hidden, "pooling_mode": mode, "include_prompt": spec.pooling.include_prompt}
+    return {
+        "word_embedding_dimension": spec.trunk.hidden,
+        **{key: mode in modes for key, mode in POOLING_KEYS.items()},
+        "include_prompt": spec.pooling.include_prompt,
+    }
+
+
+def _dense_config(head: DenseSpec) -> Json:
+    config: Json = {
+        "in_features": head.in_features,
+        "out_features": head.out_features,
+        "bias": head.bias,
+        "activation_function": _ACTIVATION_NAMES[head.activation],
+    }
+    return config | ({"use_residual": True} if head.residual else {})
+
+
+def _dense_weights(head: DenseSpec, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    names = {"weight": "linear.weight", "bias": "linear.bias", "residual": "residual.weight"}
+    return {theirs: arrays[f"{head.name}.{ours}"] for ours, theirs in names.items() if f"{head.name}.{ours}" in arrays}
+
+
+def _json(value: Any) -> Writer:
+    return _text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def _text(text: str) -> Writer:
+    def write(path: Path) -> None:
+        path.write_bytes(text.encode())
+
+    return write
+
+
+def _weights(arrays: Mapping[str, NDArray[Any]]) -> Writer:
+    return lambda path: write_safetensors(path, {name: np.asarray(array) for name, array in arrays.items()})

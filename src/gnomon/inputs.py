@@ -1,0 +1,51 @@
+"""What people pass as texts -> a list of str, or an error that says which text and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
+from typing import Any
+
+from gnomon.errors import InputError
+
+Texts = str | Iterable[str]
+"""One text, or any ordered collection of texts: list, generator, numpy array, pandas or Arrow column."""
+
+
+def as_texts(texts: Any) -> list[str]:
+    """The texts as a list; one str is a list of one.
+
+    Raises:
+        InputError: not texts; names the first position that is not a str.
+    """
+    if isinstance(texts, str):
+        return [texts]
+    items = _items(texts)
+    for position, item in enumerate(items):
+        if not isinstance(item, str):
+            raise InputError(f"text {position} is {_shown(item)}; every text must be a str{_hint(item)}.")
+    return items
+
+
+def _items(texts: Any) -> list[Any]:
+    if isinstance(texts, (bytes, Mapping, AbstractSet)) or not isinstance(texts, Iterable):
+        raise InputError(f"texts is {_shown(texts)}; give a str, or a list or column of str{_hint(texts)}.")
+    if hasattr(texts, "columns"):  # a pandas, polars or Arrow table
+        raise InputError(f"texts is a table ({type(texts).__name__}); give one of its columns.")
+    if getattr(texts, "ndim", 1) != 1:
+        raise InputError(f"texts is an array of {getattr(texts, 'ndim', 0)} dimensions; give one of 1.")
+    to_list = getattr(texts, "to_pylist", None) or getattr(texts, "tolist", None)  # Arrow; numpy and pandas
+    return to_list() if to_list else list(texts)
+
+
+def _shown(item: object) -> str:
+    text = repr(item)
+    return f"{type(item).__name__} {text[:40] + '...' if len(text) > 40 else text}"
+
+
+def _hint(item: object) -> str:
+    if isinstance(item, bytes):
+        return ": decode it first, .decode('utf-8')"
+    if item is None or item != item:
+        return ": drop the missing ones, or put '' in their place"
+    return ""

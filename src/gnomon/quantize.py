@@ -1,0 +1,77 @@
+"""Vectors in fewer bytes. The ranges of int8 and uint8 are returned and taken, so that a query quantises exactly as its corpus did.
+
+B: vectors; D: width. Definitions: sentence-transformers' `quantize_embeddings`; unlike there, values outside the ranges are clipped.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from gnomon.errors import InputError, NumericError
+
+VectorPrecision = Literal["float16", "int8", "uint8", "binary", "ubinary"]
+
+
+class Quantized(NamedTuple):
+    """`values`: [B, D], or [B, D / 8] for the binary ones. `ranges`: [2, D], lowest and highest of each component; None where unused."""
+
+    values: NDArray[Any]
+    ranges: NDArray[np.float32] | None
+
+
+def quantize(vectors_BD: ArrayLike, precision: VectorPrecision, ranges: ArrayLike | None = None) -> Quantized:
+    """Quantise vectors.
+
+    Args:
+        vectors_BD: float vectors [B, D], or one [D].
+        precision: "float16"; "int8" or "uint8" (256 steps between the ranges); "binary" or "ubinary" (the signs, 8 to a byte;
+            "binary" is "ubinary" minus 128).
+        ranges: [2, D] of an earlier call, for int8 and uint8; None takes them from these vectors.
+
+    Raises:
+        InputError: an unknown precision, a wrong shape, ranges that are needed or of no use.
+        NumericError: NaN or infinity, or a value beyond float16.
+    """
+    vectors = np.asarray(vectors_BD, dtype=np.float32)
+    if precision not in get_args(VectorPrecision):
+        raise InputError(f"precision {precision!r} is not one of {', '.join(get_args(VectorPrecision))}.")
+    if vectors.ndim not in (1, 2):
+        raise InputError(f"vectors have shape {vectors.shape}; give [B, D], or one vector [D].")
+    if not np.isfinite(vectors).all():
+        raise NumericError("the vectors hold NaN or infinity.")
+    if precision in ("int8", "uint8"):
+        return _steps(vectors, precision, ranges)
+    if ranges is not None:
+        raise InputError(f"ranges are of no use to {precision}; they belong to int8 and uint8.")
+    if precision == "float16":
+        return Quantized(_float16(vectors), None)
+    if vectors.shape[-1] % 8:
+        raise InputError(f"width {vectors.shape[-1]} is not a multiple of 8, as {precision} needs.")
+    bits = np.packbits(vectors > 0, axis=-1)
+    return Quantized(bits if precision == "ubinary" else (bits.astype(np.int16) - 128).astype(np.int8), None)
+
+
+def _steps(vectors: NDArray[np.float32], precision: str, given: ArrayLike | None) -> Quantized:
+    if given is None and (vectors.ndim == 1 or len(vectors) < 2):
+        raise InputError(f"{precision} of a single vector needs ranges=, those that its corpus was quantised with.")
+    ranges_2D = np.stack([vectors.min(axis=0), vectors.max(axis=0)]) if given is None else np.asarray(given, np.float32)
+    if ranges_2D.shape != (2, vectors.shape[-1]):
+        raise InputError(f"ranges have shape {ranges_2D.shape}; they must be [2, {vectors.shape[-1]}].")
+    low, high = ranges_2D
+    if not np.isfinite(ranges_2D).all() or (low > high).any():
+        raise InputError("ranges must be finite, the lowest first.")
+    steps = np.where(high > low, (high - low) / 255, 1)
+    values = np.clip(np.floor((vectors - low) / steps), 0, 255)
+    if precision == "uint8":
+        return Quantized(values.astype(np.uint8), ranges_2D)
+    return Quantized((values - 128).astype(np.int8), ranges_2D)
+
+
+def _float16(vectors: NDArray[np.float32]) -> NDArray[np.float16]:
+    largest = float(np.abs(vectors).max(initial=0))
+    if largest > float(np.finfo(np.float16).max):
+        raise NumericError(f"{largest:g} is beyond float16 (65504); normalise the vectors, or keep float32.")
+    return vectors.astype(np.float16)
