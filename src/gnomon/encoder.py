@@ -152,8 +152,9 @@ class Encoder:
             TruncationError: on_truncate="error" and a text that is too long.
             NumericError: NaN or infinity in a vector.
         """
+        if prompt is None and prompt_name is None:
+            self._tell_of_prompts()
         prompt = self._prompt(prompt, prompt_name)
-        self._tell_of_prompts(prompt)
         finish = self._finisher(dim, truncate_dim, normalize_embeddings)
         return self._encode(texts, prompt, [finish], on_truncate, show_progress_bar)[0]
 
@@ -211,8 +212,9 @@ class Encoder:
     ) -> dict[int, Vectors]:
         """Vectors of several widths (None: all of `dims`) from one pass of the trunk: {dim: [B, dim]}, or [dim] of one str."""
         widths = list(dict.fromkeys(self.dims if dims is None else dims))
+        if prompt is None and prompt_name is None:
+            self._tell_of_prompts()
         prompt = self._prompt(prompt, prompt_name)
-        self._tell_of_prompts(prompt)
         finishers = [self._finisher(dim, None, normalize_embeddings) for dim in widths]
         return dict(zip(widths, self._encode(texts, prompt, finishers, on_truncate, show_progress_bar), strict=True))
 
@@ -227,7 +229,9 @@ class Encoder:
     ) -> list[Vectors]:
         """States of the last layer, float32 [T, H] for each text, special tokens and prompt included; in front of pooling and heads."""
         if on_truncate not in ("warn", "error", "silent"):
-            raise InputError(f"on_truncate {on_truncate!r} is not one of warn, error, silent; token states have no mean.")
+            raise InputError(
+                f"on_truncate {on_truncate!r} is not one of warn, error, silent; token states have no mean."
+            )
         listed = as_texts(texts)
         job = self._job(listed, self._prompt(prompt, prompt_name), on_truncate)
         states: list[Vectors] = [np.zeros((0, self.spec.trunk.hidden), np.float32)] * len(listed)
@@ -262,7 +266,9 @@ class Encoder:
 
         return save_folder(self._checkpoint, folder, dialect=dialect, overwrite=overwrite)
 
-    def space(self, *, dim: int | None = None, normalize_embeddings: bool | None = None, on_truncate: OnTruncate = "warn") -> Space:
+    def space(
+        self, *, dim: int | None = None, normalize_embeddings: bool | None = None, on_truncate: OnTruncate = "warn"
+    ) -> Space:
         """What the vectors of such a call may be compared with."""
         normalized = self.spec.normalizes or bool(normalize_embeddings)
         return Space(self.fingerprint, dim or self.spec.dim, normalized, "mean" if on_truncate == "mean" else "cut")
@@ -313,7 +319,9 @@ class Encoder:
         by_task = {**{name: name for name in self.prompts}, **self.spec.query_prompt_names}
         if task is not None:
             if task not in by_task:
-                raise InputError(f"task {task!r} is not known to this model; it has {_listed(name for name in by_task if name)}.")
+                raise InputError(
+                    f"task {task!r} is not known to this model; it has {_listed(name for name in by_task if name)}."
+                )
             return by_task[task]
         return "query" if "query" in self.prompts else by_task.get("")
 
@@ -329,9 +337,9 @@ class Encoder:
             raise InputError(f"prompt name {name!r} is not in this model; it has {_listed(self.prompts)}.")
         return self.prompts[name]
 
-    def _tell_of_prompts(self, prompt: str) -> None:
+    def _tell_of_prompts(self) -> None:
         key = str(self._checkpoint.source.folder)
-        if prompt or not self.prompts or self.spec.default_prompt_name or key in _told:
+        if not self.prompts or self.spec.default_prompt_name or key in _told:
             return
         _told.add(key)
         warnings.warn(
@@ -343,7 +351,9 @@ class Encoder:
 
     def _finisher(self, dim: int | None, truncate_dim: int | None, normalize: bool | None) -> _Finisher:
         if dim is not None and dim not in self.dims:
-            raise InputError(f"dim {dim} is not in this model; it has {_listed(self.dims)}. (truncate_dim= cuts to any width.)")
+            raise InputError(
+                f"dim {dim} is not in this model; it has {_listed(self.dims)}. (truncate_dim= cuts to any width.)"
+            )
         if normalize not in (None, True, False):
             raise InputError(f"normalize_embeddings is {normalize!r}; it may be True, False or None.")
         layers, prefix = heads.chain(self.spec, dim)
@@ -356,7 +366,12 @@ class Encoder:
         return _Finisher(layers, prefix, again, prefix or width, self._checkpoint.arrays)
 
     def _encode(
-        self, texts: Texts, prompt: str, finishers: Sequence[_Finisher], on_truncate: OnTruncate, show_progress_bar: bool | None
+        self,
+        texts: Texts,
+        prompt: str,
+        finishers: Sequence[_Finisher],
+        on_truncate: OnTruncate,
+        show_progress_bar: bool | None,
     ) -> list[Vectors]:
         if on_truncate not in get_args(OnTruncate):
             raise InputError(f"on_truncate {on_truncate!r} is not one of {_listed(get_args(OnTruncate))}.")
@@ -380,7 +395,9 @@ class Encoder:
                 out_BD[to] = out_BD[source]
         return [out_BD[0] for out_BD in outs] if isinstance(texts, str) else outs
 
-    def _job(self, texts: list[str], prompt: str, on_truncate: OnTruncate, positions: Sequence[int] | None = None) -> _Job:
+    def _job(
+        self, texts: list[str], prompt: str, on_truncate: OnTruncate, positions: Sequence[int] | None = None
+    ) -> _Job:
         """Tokenise and cut; `positions` are those of the texts in what the caller gave."""
         whole = self._tokenizer.ids([prompt + text for text in texts] if prompt else texts)
         prompt_tokens = 0 if self.spec.pooling.include_prompt else self._tokenizer.prompt_tokens(prompt)
@@ -400,7 +417,9 @@ class Encoder:
         if on_truncate == "error":
             raise TruncationError(f"{what}. Shorten them, or let on_truncate= be 'mean', 'warn' or 'silent'.")
         if on_truncate == "warn":
-            warnings.warn(f"{what}: the rest of each was cut off. (on_truncate='mean' reads all.)", Notice, stacklevel=4)
+            warnings.warn(
+                f"{what}: the rest of each was cut off. (on_truncate='mean' reads all.)", Notice, stacklevel=4
+            )
         return _Job([self._tokenizer.cut(ids_T) for ids_T in whole], everyone, [1] * len(whole), prompt_tokens)
 
     def _pooled(self, job: _Job, show_progress_bar: bool | None) -> Iterator[tuple[list[int], Vectors]]:
@@ -460,7 +479,9 @@ def _progress(total: int, show: bool | None) -> Iterator[Callable[[int], object]
     from tqdm import tqdm
 
     delay = 0 if show else BAR_DELAY
-    with tqdm(total=total, desc="encoding", unit=" tokens", unit_scale=True, delay=delay, leave=bool(show), file=sys.stderr) as bar:
+    with tqdm(
+        total=total, desc="encoding", unit=" tokens", unit_scale=True, delay=delay, leave=bool(show), file=sys.stderr
+    ) as bar:
         yield bar.update
 
 

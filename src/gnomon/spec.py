@@ -148,13 +148,17 @@ class ModelSpec:
     @property
     def dim(self) -> int:
         """Width of the vectors that `encode` gives when not told otherwise."""
-        full = next((head.out_features for head in reversed(self.heads) if isinstance(head, DenseSpec)), self.pooled_dim)
+        full = next(
+            (head.out_features for head in reversed(self.heads) if isinstance(head, DenseSpec)), self.pooled_dim
+        )
         return min(full, self.truncate_dim or full)
 
     @property
     def dims(self) -> tuple[int, ...]:
         """Every width that `dim=` accepts, ascending."""
-        full = next((head.out_features for head in reversed(self.heads) if isinstance(head, DenseSpec)), self.pooled_dim)
+        full = next(
+            (head.out_features for head in reversed(self.heads) if isinstance(head, DenseSpec)), self.pooled_dim
+        )
         return tuple(sorted({self.dim, full, *(head.out_features for head in self.wide_heads), *self.matryoshka_dims}))
 
     @property

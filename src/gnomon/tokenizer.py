@@ -112,7 +112,10 @@ class Tokenizer:
             )
         starts = range(front, max(back - overlap, front + 1), size - overlap)
         ends = [min(start + size, back) for start in starts]
-        pieces = [np.concatenate([ids_T[:front], ids_T[start:end], ids_T[back:]]) for start, end in zip(starts, ends, strict=True)]
+        pieces = [
+            np.concatenate([ids_T[:front], ids_T[start:end], ids_T[back:]])
+            for start, end in zip(starts, ends, strict=True)
+        ]
         new = np.diff([front, *ends]).tolist()
         return Windows(pieces, new)
 
@@ -150,7 +153,9 @@ class Tokenizer:
             # a damaged table inside tokenizer.json makes the library's compiled part panic, outside of Exception
             if type(error).__name__ != "PanicException":
                 raise
-            raise ModelError(f"the tokenizer broke down on a text ({error}); its files are damaged, fetch the model again.") from None
+            raise ModelError(
+                f"the tokenizer broke down on a text ({error}); its files are damaged, fetch the model again."
+            ) from None
 
 
 def _lower_case(raw: RawTokenizer) -> None:
@@ -165,4 +170,8 @@ def _lower_cases(normalizer: dict[str, Any] | None) -> bool:
     if not normalizer:
         return False
     parts = normalizer.get("normalizers", [])
-    return normalizer["type"] == "Lowercase" or bool(normalizer.get("lowercase")) or any(_lower_cases(part) for part in parts)
+    return (
+        normalizer["type"] == "Lowercase"
+        or bool(normalizer.get("lowercase"))
+        or any(_lower_cases(part) for part in parts)
+    )

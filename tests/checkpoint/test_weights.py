@@ -177,6 +177,12 @@ def test_safetensors_come_before_pickles_and_one_file_before_shards(tmp_path):
     assert read_weights(tmp_path)["a"] == 1.0
 
 
+def test_a_pickle_is_read_where_there_is_nothing_else(tmp_path, assert_same):
+    torch = pytest.importorskip("torch")
+    torch.save({"a": torch.ones(2)}, tmp_path / "pytorch_model.bin")
+    assert_same(read_weights(tmp_path), {"a": np.ones(2, "f4")})
+
+
 def test_a_folder_without_weights_lists_what_was_looked_for(tmp_path):
     with pytest.raises(
         NotAModelError, match=f"{re.escape(str(tmp_path))} holds no weights.*model.safetensors, .*pytorch_model.bin"

@@ -165,7 +165,9 @@ def _rope(config: Config) -> RopeSpec:
     if not scaling:
         return RopeSpec(theta)
     kind = scaling.get("type", scaling.get("rope_type"))
-    other = {key: value for key, value in scaling.items() if key not in ("type", "rope_type", "factor") and value is not None}
+    other = {
+        key: value for key, value in scaling.items() if key not in ("type", "rope_type", "factor") and value is not None
+    }
     if kind != "ntk" or other:
         raise UnsupportedError(
             f"config.json: rope_scaling {dict(scaling)!r} is not implemented; "
@@ -296,7 +298,9 @@ def family_of(config: Config) -> Family:
     """The table row for a config's `model_type`."""
     kind = config.get("model_type")
     if kind not in FAMILIES:
-        raise UnsupportedError(f"config.json: model_type {kind!r} is not implemented; gnomon has {', '.join(FAMILIES)}.")
+        raise UnsupportedError(
+            f"config.json: model_type {kind!r} is not implemented; gnomon has {', '.join(FAMILIES)}."
+        )
     return FAMILIES[cast(str, kind)]
 
 
@@ -324,9 +328,7 @@ def kept_arrays(found: Mapping[str, NDArray[Any]], config: Config) -> dict[str, 
     return {name: array for name, array in bare.items() if name.startswith("pooler.")}
 
 
-def foreign_arrays(
-    arrays: Mapping[str, NDArray[Any]], trunk: TrunkSpec, config: Config
-) -> dict[str, NDArray[Any]]:
+def foreign_arrays(arrays: Mapping[str, NDArray[Any]], trunk: TrunkSpec, config: Config) -> dict[str, NDArray[Any]]:
     """Our trunk arrays under their names without a prefix: the inverse of `trunk_weights`."""
     return {
         theirs: arrays[ours[0]] if len(ours) == 1 else np.concatenate([arrays[name] for name in ours])

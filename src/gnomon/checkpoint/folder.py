@@ -68,7 +68,8 @@ DIALECTS: dict[str, dict[str, str]] = {
 """Dialect that `save` writes -> kind of module -> `type`. Classic opens in every sentence-transformers."""
 
 LENGTH_FILES = tuple(
-    f"sentence_{name}_config.json" for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+    f"sentence_{name}_config.json"
+    for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
 
 POOLING_KEYS: dict[str, PoolingMode] = {
@@ -150,7 +151,9 @@ def read_folder(source: Source, *, card: str | None = None, ignore_config_keys: 
     elif first.kind == "Transformer":
         checkpoint = _read_transformer(source, modules, notices, tuple(ignore_config_keys))
     else:
-        raise UnsupportedError(f"{folder}/modules.json: the first module is {first.kind}; it must be Transformer or StaticEmbedding.")
+        raise UnsupportedError(
+            f"{folder}/modules.json: the first module is {first.kind}; it must be Transformer or StaticEmbedding."
+        )
     return _with_card(checkpoint, named)
 
 
@@ -181,7 +184,9 @@ def _read_modules(folder: Path, notices: list[str]) -> list[_Module]:
         return [_Module("StaticEmbedding", folder), *normalize]
     if not config:
         raise NotAModelError(f"{folder} is not a model: it has neither modules.json nor config.json.")
-    notices.append("No modules.json: read as a plain Hugging Face checkpoint, with mean pooling and without normalisation.")
+    notices.append(
+        "No modules.json: read as a plain Hugging Face checkpoint, with mean pooling and without normalisation."
+    )
     return [_Module("Transformer", folder), _Module("Pooling", folder / "1_Pooling")]
 
 
@@ -190,7 +195,9 @@ def _listed_modules(folder: Path, path: Path) -> list[_Module]:
         rows = json.loads(path.read_text(encoding="utf-8"))
         pairs = [(row["type"], row["path"]) for row in sorted(rows, key=lambda row: row.get("idx", 0))]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise NotAModelError(f"{path} is not a list of modules with type and path ({error!r}); fetch the model again.") from error
+        raise NotAModelError(
+            f"{path} is not a list of modules with type and path ({error!r}); fetch the model again."
+        ) from error
     if not pairs:
         raise NotAModelError(f"{path} lists no module.")
     return [_Module(_kind(name, path), _inside(folder, place, path)) for name, place in pairs]
@@ -211,10 +218,14 @@ def _inside(folder: Path, place: Any, path: Path) -> Path:
     return folder / pure
 
 
-def _read_transformer(source: Source, modules: list[_Module], notices: list[str], ignored: tuple[str, ...]) -> Checkpoint:
+def _read_transformer(
+    source: Source, modules: list[_Module], notices: list[str], ignored: tuple[str, ...]
+) -> Checkpoint:
     folder, place = source.folder, modules[0].path
     if (place / "adapter_config.json").is_file():
-        raise UnsupportedError(f"{place} holds a PEFT adapter; merge it into its base model (merge_and_unload) and save that.")
+        raise UnsupportedError(
+            f"{place} holds a PEFT adapter; merge it into its base model (merge_and_unload) and save that."
+        )
     config = read_json(place / "config.json")
     if not config:
         raise NotAModelError(f"{place} has no config.json.")
@@ -258,7 +269,9 @@ def _read_static(source: Source, modules: list[_Module], notices: list[str]) -> 
         **_read_settings(folder, {}),
     )
     if tokenizer.get_vocab_size() > table.shape[0]:
-        raise ModelError(f"{place}: the tokenizer has {tokenizer.get_vocab_size()} tokens, the table {table.shape[0]} rows.")
+        raise ModelError(
+            f"{place}: the tokenizer has {tokenizer.get_vocab_size()} tokens, the table {table.shape[0]} rows."
+        )
     return _checkpoint(source, spec, arrays, place, config, notices, tokenizer)
 
 
@@ -268,7 +281,9 @@ def _static_table(found: Arrays, place: Path) -> NDArray[Any]:
         table = found["embedding.weight"]
         return strict(found, {"embedding.weight": table.shape}, where=str(place))["embedding.weight"]
     if "embeddings" not in found:
-        raise NotAModelError(f"{place}: no tensor embedding.weight or embeddings; there are {', '.join(sorted(found)[:8])}.")
+        raise NotAModelError(
+            f"{place}: no tensor embedding.weight or embeddings; there are {', '.join(sorted(found)[:8])}."
+        )
     table = found["embeddings"]
     if "mapping" in found:
         table = table[np.asarray(found["mapping"], dtype=np.int64)]
@@ -302,11 +317,15 @@ def _read_pooling(path: Path, hidden: int) -> PoolingSpec:
     unknown = [f"{key} {value!r}" for key, value in config.items() if key not in known and value]
     unknown += [f"pooling_mode {mode!r}" for mode in modes if mode not in POOLING_MODES]
     if unknown or not modes:
-        raise UnsupportedError(f"{path}: {', '.join(unknown) or 'no mode'} is not implemented; modes are {', '.join(POOLING_MODES)}.")
+        raise UnsupportedError(
+            f"{path}: {', '.join(unknown) or 'no mode'} is not implemented; modes are {', '.join(POOLING_MODES)}."
+        )
     return PoolingSpec(cast(tuple[PoolingMode, ...], modes), bool(config.get("include_prompt", True)))
 
 
-def _read_heads(folder: Path, modules: list[_Module], width: int, arrays: Arrays) -> tuple[tuple[HeadSpec, ...], tuple[DenseSpec, ...]]:
+def _read_heads(
+    folder: Path, modules: list[_Module], width: int, arrays: Arrays
+) -> tuple[tuple[HeadSpec, ...], tuple[DenseSpec, ...]]:
     """The chain after pooling, and the Dense folders that can stand in for its last Dense. Adds their arrays to `arrays`."""
     heads: list[HeadSpec] = []
     last: tuple[_Module, DenseSpec] | None = None
@@ -329,7 +348,11 @@ def _read_wide_heads(folder: Path, module: _Module, chosen: DenseSpec, arrays: A
     stem, _, width = module.path.name.rpartition("_")
     if not stem or width != str(chosen.out_features):
         return ()
-    siblings = [path for path in module.path.parent.glob(f"{stem}_*") if path.name.removeprefix(f"{stem}_").isdigit() and path.is_dir()]
+    siblings = [
+        path
+        for path in module.path.parent.glob(f"{stem}_*")
+        if path.name.removeprefix(f"{stem}_").isdigit() and path.is_dir()
+    ]
     siblings.sort(key=lambda path: int(path.name.removeprefix(f"{stem}_")))
     if len(siblings) < 2:
         return ()
@@ -349,7 +372,15 @@ def _read_dense(folder: Path, place: Path, width: int, arrays: Arrays) -> DenseS
         raise UnsupportedError(
             f"{path}: activation_function {name!r} is not implemented; it may be one of {', '.join(DENSE_ACTIVATIONS)}."
         )
-    known = {"in_features", "out_features", "bias", "activation_function", "use_residual", "module_input_name", "module_output_name"}
+    known = {
+        "in_features",
+        "out_features",
+        "bias",
+        "activation_function",
+        "use_residual",
+        "module_input_name",
+        "module_output_name",
+    }
     if unknown := {key: value for key, value in config.items() if key not in known and value}:
         raise UnsupportedError(f"{path}: {unknown} is not known and may change the vectors.")
     try:
@@ -365,7 +396,11 @@ def _read_dense(folder: Path, place: Path, width: int, arrays: Arrays) -> DenseS
         raise NotAModelError(f"{path}: in_features and out_features must be integers ({error!r}).") from error
     if head.in_features != width:
         raise ModelError(f"{path}: in_features is {head.in_features}, but {width} arrive from the module in front.")
-    theirs = {f"{head.name}.weight": "linear.weight", f"{head.name}.bias": "linear.bias", f"{head.name}.residual": "residual.weight"}
+    theirs = {
+        f"{head.name}.weight": "linear.weight",
+        f"{head.name}.bias": "linear.bias",
+        f"{head.name}.residual": "residual.weight",
+    }
     shapes = head_arrays(head)
     found = strict(read_weights(place), {theirs[ours]: shape for ours, shape in shapes.items()}, where=str(place))
     arrays |= {ours: found[theirs[ours]] for ours in shapes}
@@ -375,7 +410,9 @@ def _read_dense(folder: Path, place: Path, width: int, arrays: Arrays) -> DenseS
 def _check_input_name(config: Json, place: Path) -> None:
     for key in ("module_input_name", "module_output_name"):
         if config.get(key) not in (None, "sentence_embedding"):
-            raise UnsupportedError(f"{place}/config.json: {key} {config[key]!r} is not implemented; it may be 'sentence_embedding'.")
+            raise UnsupportedError(
+                f"{place}/config.json: {key} {config[key]!r} is not implemented; it may be 'sentence_embedding'."
+            )
 
 
 def _read_tokenizer_spec(place: Path, config: Json, trunk: TrunkSpec, notices: list[str]) -> TokenizerSpec:
@@ -386,12 +423,16 @@ def _read_tokenizer_spec(place: Path, config: Json, trunk: TrunkSpec, notices: l
         limits = (tokenizer_config.get("model_max_length"), config.get("max_position_embeddings"), trunk.max_tokens)
         length = min((int(limit) for limit in limits if limit and limit < NO_LIMIT), default=None)
     if length is not None and trunk.max_tokens is not None and length > trunk.max_tokens:
-        notices.append(f"max_seq_length {length} is more than the {trunk.max_tokens} positions of the model: {trunk.max_tokens} is used.")
+        notices.append(
+            f"max_seq_length {length} is more than the {trunk.max_tokens} positions of the model: {trunk.max_tokens} is used."
+        )
         length = trunk.max_tokens
     if length is not None and length < 1:
         raise ModelError(f"{place}: max_seq_length is {length}; it must be positive.")
     side = tokenizer_config.get("truncation_side", "right")
-    return TokenizerSpec(length, lower_case=bool(settings.get("do_lower_case")), truncation_side="left" if side == "left" else "right")
+    return TokenizerSpec(
+        length, lower_case=bool(settings.get("do_lower_case")), truncation_side="left" if side == "left" else "right"
+    )
 
 
 def _read_settings(folder: Path, config: Json) -> dict[str, Any]:
@@ -401,11 +442,17 @@ def _read_settings(folder: Path, config: Json) -> dict[str, Any]:
     prompts = {str(name): str(text) for name, text in (settings.get("prompts") or {}).items() if text}
     similarity = settings.get("similarity_fn_name") or "cosine"
     if similarity not in ("cosine", "dot", "euclidean", "manhattan"):
-        raise UnsupportedError(f"{path}: similarity_fn_name {similarity!r} is not one of cosine, dot, euclidean, manhattan.")
+        raise UnsupportedError(
+            f"{path}: similarity_fn_name {similarity!r} is not one of cosine, dot, euclidean, manhattan."
+        )
     default = settings.get("default_prompt_name")
     if default is not None and default not in prompts:
-        raise ModelError(f"{path}: default_prompt_name {default!r} is not among the prompts {', '.join(prompts) or '(none)'}.")
-    declared = [source.get(key) or [] for source in (settings, config) for key in ("matryoshka_dims", "matryoshka_dimensions")]
+        raise ModelError(
+            f"{path}: default_prompt_name {default!r} is not among the prompts {', '.join(prompts) or '(none)'}."
+        )
+    declared = [
+        source.get(key) or [] for source in (settings, config) for key in ("matryoshka_dims", "matryoshka_dimensions")
+    ]
     return {
         "prompts": prompts,
         "default_prompt_name": default,
@@ -416,7 +463,13 @@ def _read_settings(folder: Path, config: Json) -> dict[str, Any]:
 
 
 def _checkpoint(
-    source: Source, spec: ModelSpec, arrays: Arrays, place: Path, config: Json, notices: list[str], tokenizer: Tokenizer | None = None
+    source: Source,
+    spec: ModelSpec,
+    arrays: Arrays,
+    place: Path,
+    config: Json,
+    notices: list[str],
+    tokenizer: Tokenizer | None = None,
 ) -> Checkpoint:
     extras = {name: (place / name).read_text(encoding="utf-8") for name in TOKENIZER_EXTRAS if (place / name).is_file()}
     tokenizer = tokenizer or read_tokenizer(place)
@@ -428,7 +481,11 @@ def _with_card(checkpoint: Checkpoint, named: Card | None) -> Checkpoint:
     source, spec = checkpoint.source, checkpoint.spec
     path = source.folder / "README.md"
     readme = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
-    ways = {"its hub id": source.name, "_name_or_path in its config": checkpoint.config.get("_name_or_path"), "its folder's name": source.folder.name}
+    ways = {
+        "its hub id": source.name,
+        "_name_or_path in its config": checkpoint.config.get("_name_or_path"),
+        "its folder's name": source.folder.name,
+    }
     found = (named, "card=") if named else recognise(ways, readme)
     license_name = _license(readme)
     if found is None:
@@ -438,10 +495,14 @@ def _with_card(checkpoint: Checkpoint, named: Card | None) -> Checkpoint:
     notices = checkpoint.notices
     if missing and not (spec.prompts and named is None):
         listed = ", ".join(f"{name} = {text!r}" for name, text in missing.items())
-        notices += (f"The folder holds no prompts; those of {card.name} (known by {way}) are used by encode_query and encode_document: {listed}.",)
+        notices += (
+            f"The folder holds no prompts; those of {card.name} (known by {way}) are used by encode_query and encode_document: {listed}.",
+        )
         spec = replace(spec, prompts={**spec.prompts, **missing})
     names = {task: name for task, name in card.query_prompt_names.items() if name in spec.prompts}
-    return replace(checkpoint, spec=replace(spec, query_prompt_names=names), notices=notices, card=card, license=license_name)
+    return replace(
+        checkpoint, spec=replace(spec, query_prompt_names=names), notices=notices, card=card, license=license_name
+    )
 
 
 def _license(readme: str | None) -> str | None:

@@ -24,7 +24,9 @@ Writer = Callable[[Path], None]
 _ACTIVATION_NAMES = {ours: theirs for theirs, ours in DENSE_ACTIVATIONS.items() if ".modules." in theirs}
 
 
-def save_folder(checkpoint: Checkpoint, folder: str | Path, *, dialect: str = "classic", overwrite: bool = False) -> Path:
+def save_folder(
+    checkpoint: Checkpoint, folder: str | Path, *, dialect: str = "classic", overwrite: bool = False
+) -> Path:
     """Write a model folder; it is complete or it is not there.
 
     Args:
@@ -105,9 +107,16 @@ def _static_files(checkpoint: Checkpoint) -> dict[str, Writer]:
     tokenizer = _text(checkpoint.tokenizer.to_str(pretty=True))
     if not spec.trunk.model2vec:
         folder = "0_StaticEmbedding"
-        return {f"{folder}/model.safetensors": _weights({"embedding.weight": table}), f"{folder}/tokenizer.json": tokenizer}
+        return {
+            f"{folder}/model.safetensors": _weights({"embedding.weight": table}),
+            f"{folder}/tokenizer.json": tokenizer,
+        }
     config = checkpoint.config | {"normalize": spec.normalizes}
-    return {"model.safetensors": _weights({"embeddings": table}), "tokenizer.json": tokenizer, "config.json": _json(config)}
+    return {
+        "model.safetensors": _weights({"embeddings": table}),
+        "tokenizer.json": tokenizer,
+        "config.json": _json(config),
+    }
 
 
 def _module_rows(spec: ModelSpec, dialect: str) -> list[Json]:
@@ -124,7 +133,9 @@ def _module_rows(spec: ModelSpec, dialect: str) -> list[Json]:
 def _normalize_files(spec: ModelSpec) -> dict[str, Writer]:
     name = "sentence_embedding"
     config = _json({"module_input_name": name, "module_output_name": name})
-    return {f"{i + 2}_Normalize/config.json": config for i, head in enumerate(spec.heads) if not isinstance(head, DenseSpec)}
+    return {
+        f"{i + 2}_Normalize/config.json": config for i, head in enumerate(spec.heads) if not isinstance(head, DenseSpec)
+    }
 
 
 def _settings(spec: ModelSpec) -> Json:
@@ -144,7 +155,11 @@ def _pooling_config(spec: ModelSpec, dialect: str) -> Json:
     modes = spec.pooling.modes
     if dialect != "classic" or modes != tuple(mode for mode in POOLING_KEYS.values() if mode in modes):
         mode = modes[0] if len(modes) == 1 else list(modes)
-        return {"embedding_dimension": spec.trunk.hidden, "pooling_mode": mode, "include_prompt": spec.pooling.include_prompt}
+        return {
+            "embedding_dimension": spec.trunk.hidden,
+            "pooling_mode": mode,
+            "include_prompt": spec.pooling.include_prompt,
+        }
     return {
         "word_embedding_dimension": spec.trunk.hidden,
         **{key: mode in modes for key, mode in POOLING_KEYS.items()},

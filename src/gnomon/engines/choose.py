@@ -76,9 +76,14 @@ def int8_saturates() -> bool:
     from onnx import TensorProto, helper
 
     node = helper.make_node("MatMulInteger", ["a", "b"], ["c"])
-    infos = [helper.make_tensor_value_info(name, kind, [64, 64]) for name, kind in (("a", TensorProto.UINT8), ("b", TensorProto.INT8))]
+    infos = [
+        helper.make_tensor_value_info(name, kind, [64, 64])
+        for name, kind in (("a", TensorProto.UINT8), ("b", TensorProto.INT8))
+    ]
     out = helper.make_tensor_value_info("c", TensorProto.INT32, [64, 64])
-    model = helper.make_model(helper.make_graph([node], "probe", infos, [out]), opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    model = helper.make_model(
+        helper.make_graph([node], "probe", infos, [out]), opset_imports=[helper.make_opsetid("", 20)], ir_version=10
+    )
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     product = session.run(None, {"a": np.full((64, 64), 255, np.uint8), "b": np.full((64, 64), 127, np.int8)})[0]
     return bool(np.any(np.asarray(product) != 64 * 255 * 127))

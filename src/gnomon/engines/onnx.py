@@ -79,7 +79,12 @@ class OnnxEngine:
     def graph(self, output: Output) -> Graph:
         """The graph that this engine runs, for export."""
         return lower(
-            self.trunk, self.pooling, self.arrays, output=output, precision=self.precision, plain_rotary=self.plain_rotary
+            self.trunk,
+            self.pooling,
+            self.arrays,
+            output=output,
+            precision=self.precision,
+            plain_rotary=self.plain_rotary,
         )
 
     def _session(self, output: Output) -> Session:
@@ -136,7 +141,9 @@ class _OrtSession:
         options.log_severity_level = 3
         values = [ort.OrtValue.ortvalue_from_numpy(array) for array in graph.arrays.values()]
         options.add_external_initializers(list(graph.arrays), values)
-        self._session = ort.InferenceSession(graph.model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        self._session = ort.InferenceSession(
+            graph.model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
         self.inputs = frozenset(node.name for node in self._session.get_inputs())
 
     def __call__(self, feed: Feed) -> Vectors:

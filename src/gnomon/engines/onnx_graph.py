@@ -108,15 +108,17 @@ class _Lowering:
             x = self.node("Add", [x, self.node("Gather", [self.array("embed.positions"), rows])])
         if self.trunk.token_types:
             x = self.node("Add", [x, self.constant("embed.type0", self.source["embed.types"][0])])
-        return self.node(
-            "LayerNormalization", [x, *self.pair("embed.norm")], epsilon=self.trunk.norm_eps, axis=-1
-        )
+        return self.node("LayerNormalization", [x, *self.pair("embed.norm")], epsilon=self.trunk.norm_eps, axis=-1)
 
     def layer(self, name: str, x: str, *, last: bool) -> str:
         rows = self.one_row(x) if last and self.one_token else x
         attended = self.attention(name, x, rows)
         x = self.add_norm(f"{name}.attn_norm", self.linear(f"{name}.out", attended), rows, f"{name}.out.bias")
-        inner = self.gated(name, x) if self.trunk.gated else self.activation(self.linear(f"{name}.up", x), f"{name}.up.bias")
+        inner = (
+            self.gated(name, x)
+            if self.trunk.gated
+            else self.activation(self.linear(f"{name}.up", x), f"{name}.up.bias")
+        )
         return self.add_norm(f"{name}.mlp_norm", self.linear(f"{name}.down", inner), x, f"{name}.down.bias")
 
     def one_row(self, x: str) -> str:
@@ -132,7 +134,9 @@ class _Lowering:
         if rows == x and self.precision == "float32":
             weights = np.concatenate([self.float32(f"{name}.{part}.weight") for part in ("query", "key", "value")])
             fused = self.constant(f"{name}.qkv.weight", np.ascontiguousarray(weights.T))
-            return self.node("Attention", [x, fused, self.qkv_bias(name), "lengths_B"], domain=MS, num_heads=self.trunk.heads)
+            return self.node(
+                "Attention", [x, fused, self.qkv_bias(name), "lengths_B"], domain=MS, num_heads=self.trunk.heads
+            )
         parts = [self.linear(f"{name}.query", rows), self.linear(f"{name}.key", x), self.linear(f"{name}.value", x)]
         return self.node(
             "MultiHeadAttention", [*parts, self.qkv_bias(name), "lengths_B"], domain=MS, num_heads=self.trunk.heads
@@ -154,10 +158,14 @@ class _Lowering:
             query = self.rotate_plain(query, "cos_SR", "sin_SR")
         else:
             axes = self.constant("heads_axis", np.array([1], np.int64))
-            cos, sin = (self.node("Unsqueeze", [self.node("Gather", [table, "row_B1"]), axes]) for table in ("cos_SR", "sin_SR"))
+            cos, sin = (
+                self.node("Unsqueeze", [self.node("Gather", [table, "row_B1"]), axes]) for table in ("cos_SR", "sin_SR")
+            )
             query = self.rotate_plain(query, cos, sin)
         scale = self.constant("scale", np.array(self.trunk.head_size**-0.5, np.float32))
-        scores = self.node("MatMul", [self.node("Mul", [query, scale]), self.node("Transpose", [key], perm=[0, 1, 3, 2])])
+        scores = self.node(
+            "MatMul", [self.node("Mul", [query, scale]), self.node("Transpose", [key], perm=[0, 1, 3, 2])]
+        )
         mask = self.input("mask_B11S", TensorProto.FLOAT, ["B", 1, 1, "S"])
         shares = self.node("Softmax", [self.node("Add", [scores, mask])], axis=-1)
         mixed = self.node("Transpose", [self.node("MatMul", [shares, value])], perm=[0, 2, 1, 3])
@@ -190,7 +198,9 @@ class _Lowering:
         branches = {}
         for branch, mask in (("then_branch", []), ("else_branch", ["", "lengths_B"])):
             out = f"{query}.{branch}"
-            node = helper.make_node("MultiHeadAttention", [query, key, value, *mask], [out], domain=MS, num_heads=self.trunk.heads)
+            node = helper.make_node(
+                "MultiHeadAttention", [query, key, value, *mask], [out], domain=MS, num_heads=self.trunk.heads
+            )
             value_info = helper.make_tensor_value_info(out, TensorProto.FLOAT, ["B", None, self.trunk.hidden])
             branches[branch] = helper.make_graph([node], branch, [], [value_info])
         return self.node("If", [equal], **branches)
@@ -237,7 +247,9 @@ class _Lowering:
         if self.precision == "float32":
             return self.node("FusedMatMul", [x, self.array(f"{name}.weight")], domain=MS, transB=1)
         weight, scale, zero = quantize_weight(self.float32(f"{name}.weight"), signed=self.precision == "int8")
-        names = [self.constant(f"{name}.{part}", value) for part, value in (("q", weight), ("scale", scale), ("zero", zero))]
+        names = [
+            self.constant(f"{name}.{part}", value) for part, value in (("q", weight), ("scale", scale), ("zero", zero))
+        ]
         return self.node("DynamicQuantizeMatMul", [x, *names], domain=MS)
 
     def qkv_bias(self, name: str) -> str:

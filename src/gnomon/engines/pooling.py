@@ -25,7 +25,9 @@ def first_pooled(pooling: PoolingSpec, packed: Packed, prompt_tokens: int) -> ND
 
 
 def _one_hot(place: Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.int64]]) -> PoolingWeights:
-    def weights(positions_S: NDArray[np.int64], first_B: NDArray[np.int64], lengths_B: NDArray[np.int64]) -> NDArray[np.float64]:
+    def weights(
+        positions_S: NDArray[np.int64], first_B: NDArray[np.int64], lengths_B: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
         return (positions_S == place(first_B, lengths_B)[:, None]).astype(np.float64)
 
     return weights
@@ -36,7 +38,9 @@ def _span(
 ) -> PoolingWeights:
     """Weights of the tokens first..length, shaped by (1-based positions, 1 where the token counts)."""
 
-    def weights(positions_S: NDArray[np.int64], first_B: NDArray[np.int64], lengths_B: NDArray[np.int64]) -> NDArray[np.float64]:
+    def weights(
+        positions_S: NDArray[np.int64], first_B: NDArray[np.int64], lengths_B: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
         counts_BS = ((positions_S >= first_B[:, None]) & (positions_S < lengths_B[:, None])).astype(np.float64)
         return shape(positions_S + 1.0, counts_BS)
 
