@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from gnomon.spec import ModelSpec
     from gnomon.tokenizer import TokenReport
 
-__all__ = ["Encoder", "ModelSpec", "Quantized", "Space", "TokenReport", "__version__", "quantize"]
+__all__ = ["Encoder", "ModelSpec", "Quantized", "Space", "TokenReport", "quantize"]
 
 _HOMES = {
     "Encoder": "gnomon.encoder",

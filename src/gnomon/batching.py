@@ -10,8 +10,9 @@ import numpy as np
 def batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
     """Cut texts into batches of nearly equal length.
 
-    Texts are taken from the longest to the shortest (ties in their order), so the largest batch comes first and memory does not
-    grow later. A batch holds at most `budget` tokens, counted with its padding; a text longer than the budget is a batch alone.
+    Texts are taken from the longest to the shortest (ties in their order), so the largest batch comes first and memory
+    does not grow later. A batch holds at most `budget` tokens, counted with its padding; a text longer than the budget
+    is a batch alone.
 
     Args:
         lengths: tokens of each text.

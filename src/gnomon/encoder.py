@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -60,8 +60,8 @@ class _Job:
 class Encoder:
     """A model that turns texts into vectors.
 
-    Made by `Encoder.load`. It does not change after that; threads may share it, it can be pickled (as its source and options: the
-    copy reads the same folder) and used after a fork.
+    Made by `Encoder.load`. It does not change after that; threads may share it, it can be pickled (as its source and
+    options: the copy reads the same folder) and used after a fork.
     """
 
     def __init__(self, checkpoint: Checkpoint, options: Options) -> None:
@@ -88,19 +88,22 @@ class Encoder:
         """Load a model.
 
         Args:
-            source: a model's folder, a hub id ("intfloat/multilingual-e5-small") or "package:NAME", a model inside an installed
-                Python package.
+            source: a model's folder, a hub id ("intfloat/multilingual-e5-small") or "package:NAME", a model inside an
+                installed Python package.
             revision: branch, tag or commit of a hub id.
             device: "auto" or "cpu".
             engine: "auto", "onnx" or "openvino".
-            dtype: "auto" or "float32"; "int8" for weights of 8 bits, faster and less exact (`gnomon inspect --fidelity`).
+            dtype: "auto" or "float32"; "int8" for weights of 8 bits, faster and less exact (`gnomon inspect
+                --fidelity`).
             threads: threads of one call; None for one a core.
             card: name of the published model that this is or was tuned from, where the folder does not show it.
-            ignore_config_keys: keys of config.json that are not known to gnomon, and that you know not to change vectors.
+            ignore_config_keys: keys of config.json that are not known to gnomon, and that you know not to change
+                vectors.
             cache_dir, token, local_files_only: as in huggingface_hub. Offline, no request is made at all.
 
         Raises:
-            ModelError: the folder cannot be read as a model; says what and why. SourceError: a hub id that cannot be reached.
+            ModelError: the folder cannot be read as a model; says what and why. SourceError: a hub id that cannot be
+                reached.
             InputError: an option that cannot be used.
         """
         options = Options.check(device=device, engine=engine, dtype=dtype, threads=threads)
@@ -138,13 +141,14 @@ class Encoder:
 
         Args:
             texts: a str, or a list, generator, numpy array, pandas or Arrow column of str.
-            prompt: put in front of every text. Without `prompt` and `prompt_name`, the model's default prompt, if it has one.
+            prompt: put in front of every text. Without `prompt` and `prompt_name`, the model's default prompt, if it
+                has one.
             prompt_name: the name of one of `prompts`.
             dim: a width of `dims`: its own head where the model has one, else the declared prefix.
             truncate_dim: cut vectors to any prefix; normalised again where the model normalises.
             normalize_embeddings: True for unit length; None or False leave it to the model.
-            on_truncate: what to do with texts longer than max_seq_length: "warn" (one notice a call), "error", "silent", or
-                "mean" (the mean over windows that overlap by an eighth, weighted by their new tokens).
+            on_truncate: what to do with texts longer than max_seq_length: "warn" (one notice a call), "error",
+                "silent", or "mean" (the mean over windows that overlap by an eighth, weighted by their new tokens).
             show_progress_bar: True, False, or None for work of over two seconds in a terminal.
 
         Raises:
@@ -171,7 +175,10 @@ class Encoder:
         on_truncate: OnTruncate = "warn",
         show_progress_bar: bool | None = None,
     ) -> Vectors:
-        """As `encode`, with the model's prompt for queries; `task` chooses among several (stella: "s2p", "s2s", "sts")."""
+        """As `encode`, with the model's prompt for queries.
+
+        `task` chooses among several: "s2p", "s2s", "sts" for stella, or the name of a prompt.
+        """
         if prompt is None and prompt_name is None:
             prompt_name = self.query_prompt_name(task)
         elif task is not None:
@@ -210,7 +217,10 @@ class Encoder:
         on_truncate: OnTruncate = "warn",
         show_progress_bar: bool | None = None,
     ) -> dict[int, Vectors]:
-        """Vectors of several widths (None: all of `dims`) from one pass of the trunk: {dim: [B, dim]}, or [dim] of one str."""
+        """Vectors of several widths from one pass of the trunk: {dim: [B, dim]}, or {dim: [dim]} of one str.
+
+        `dims` None means all of `Encoder.dims`.
+        """
         widths = list(dict.fromkeys(self.dims if dims is None else dims))
         if prompt is None and prompt_name is None:
             self._tell_of_prompts()
@@ -227,7 +237,10 @@ class Encoder:
         on_truncate: Literal["warn", "error", "silent"] = "warn",
         show_progress_bar: bool | None = None,
     ) -> list[Vectors]:
-        """States of the last layer, float32 [T, H] for each text, special tokens and prompt included; in front of pooling and heads."""
+        """States of the last layer, float32 [T, H] for each text, in front of pooling and heads.
+
+        Special tokens and the prompt are included.
+        """
         if on_truncate not in ("warn", "error", "silent"):
             raise InputError(
                 f"on_truncate {on_truncate!r} is not one of warn, error, silent; token states have no mean."
@@ -343,8 +356,8 @@ class Encoder:
             return
         _told.add(key)
         warnings.warn(
-            f"{self.name} has prompts ({_listed(self.prompts)}) and encode adds none; use encode_query and encode_document, "
-            'or prompt_name=. To encode without, prompt="" is silent. (Said once.)',
+            f"{self.name} has prompts ({_listed(self.prompts)}) and encode adds none; use encode_query and "
+            'encode_document, or prompt_name=. To encode without, prompt="" is silent. (Said once.)',
             Notice,
             stacklevel=3,
         )
@@ -413,7 +426,10 @@ class Encoder:
             return _Job(ids, owners, [new for window in windows for new in window.new_tokens], prompt_tokens)
         worst = max(long, key=lambda index: len(whole[index]))
         position = positions[worst] if positions else worst
-        what = f"{len(long)} of {len(texts)} different texts are longer than {limit} tokens; the longest, text {position}, has {len(whole[worst]):,}"
+        what = (
+            f"{len(long)} of {len(texts)} different texts are longer than {limit} tokens; "
+            f"the longest, text {position}, has {len(whole[worst]):,}"
+        )
         if on_truncate == "error":
             raise TruncationError(f"{what}. Shorten them, or let on_truncate= be 'mean', 'warn' or 'silent'.")
         if on_truncate == "warn":
@@ -471,7 +487,7 @@ def _unpickle(source: Source, card: str | None, ignore_config_keys: tuple[str, .
 
 
 @contextmanager
-def _progress(total: int, show: bool | None) -> Iterator[Callable[[int], object]]:
+def _progress(total: int, show: bool | None) -> Generator[Callable[[int], object]]:
     """A bar over tokens on stderr, once the work has taken two seconds; None shows it in a terminal only."""
     if show is False or (show is None and not sys.stderr.isatty()):
         yield lambda count: None

@@ -1,4 +1,5 @@
-"""What follows pooling, in numpy: Dense, Normalize, similarity. A matrix product a head, so all widths cost next to nothing.
+"""What follows pooling, in numpy: Dense, Normalize, similarity. A matrix product a head, so all widths cost next to
+nothing.
 
 B: texts; D: width of a vector.
 """
@@ -17,19 +18,19 @@ from gnomon.spec import Activation, DenseSpec, HeadSpec, ModelSpec, SimilarityNa
 
 Vectors = NDArray[np.float32]
 
-_erf = np.frompyfunc(math.erf, 1, 1)
+_erf = np.vectorize(math.erf, otypes=[np.float64])
 
 
 def _gelu(x: Vectors) -> Vectors:
-    return (x * 0.5 * (1.0 + _erf(x / math.sqrt(2.0)).astype(np.float64))).astype(np.float32)
+    return (0.5 * x * (1.0 + _erf(x / math.sqrt(2.0)))).astype(np.float32)
 
 
 def _gelu_tanh(x: Vectors) -> Vectors:
-    return 0.5 * x * (1.0 + np.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)))
+    return (0.5 * x * (1.0 + np.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)))).astype(np.float32)
 
 
 def _sigmoid(x: Vectors) -> Vectors:
-    return 0.5 * (1.0 + np.tanh(0.5 * x))
+    return (0.5 * (1.0 + np.tanh(0.5 * x))).astype(np.float32)
 
 
 ACTIVATIONS: dict[Activation, Callable[[Vectors], Vectors]] = {

@@ -1,6 +1,8 @@
-"""Vectors in fewer bytes. The ranges of int8 and uint8 are returned and taken, so that a query quantises exactly as its corpus did.
+"""Vectors in fewer bytes. The ranges of int8 and uint8 are returned and taken, so that a query quantises exactly as its
+corpus did.
 
-B: vectors; D: width. Definitions: sentence-transformers' `quantize_embeddings`; unlike there, values outside the ranges are clipped.
+B: vectors; D: width. Definitions: sentence-transformers' `quantize_embeddings`; unlike there, values outside the ranges
+    are clipped.
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ VectorPrecision = Literal["float16", "int8", "uint8", "binary", "ubinary"]
 
 
 class Quantized(NamedTuple):
-    """`values`: [B, D], or [B, D / 8] for the binary ones. `ranges`: [2, D], lowest and highest of each component; None where unused."""
+    """`values`: [B, D], or [B, D / 8] for the binary ones. `ranges`: [2, D], lowest and highest of each component; None
+    where unused.
+    """
 
     values: NDArray[Any]
     ranges: NDArray[np.float32] | None
@@ -27,8 +31,8 @@ def quantize(vectors_BD: ArrayLike, precision: VectorPrecision, ranges: ArrayLik
 
     Args:
         vectors_BD: float vectors [B, D], or one [D].
-        precision: "float16"; "int8" or "uint8" (256 steps between the ranges); "binary" or "ubinary" (the signs, 8 to a byte;
-            "binary" is "ubinary" minus 128).
+        precision: "float16"; "int8" or "uint8" (256 steps between the ranges); "binary" or "ubinary" (the signs, 8 to a
+            byte; "binary" is "ubinary" minus 128).
         ranges: [2, D] of an earlier call, for int8 and uint8; None takes them from these vectors.
 
     Raises:

@@ -1,7 +1,7 @@
 """What a model computes, in our own words: frozen dataclasses that the lowerings read.
 
-Foreign names (Hugging Face, sentence-transformers, model2vec) are translated into these by `checkpoint/`; the engines know
-nothing else. Names of the arrays that go with a spec are listed by `arrays_of`.
+Foreign names (Hugging Face, sentence-transformers, model2vec) are translated into these by `checkpoint/`; the engines
+know nothing else. Names of the arrays that go with a spec are listed by `arrays_of`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ class RopeSpec:
     """Fixed NTK scaling, for every length (short texts too); None for none."""
 
     def frequencies(self, head_size: int) -> NDArray[np.float64]:
-        """Radians per position, [head_size / 2]. Source of the scaled form: NTKScalingRotaryEmbedding of the gte-v1.5 code."""
+        """Radians per position, [head_size / 2]. Source of the scaled form: NTKScalingRotaryEmbedding of the gte-v1.5
+        code.
+        """
         exponents = np.arange(0, head_size, 2, dtype=np.float64) / head_size
         if self.ntk_factor is None:
             return self.theta**-exponents
@@ -221,7 +223,8 @@ def arrays_of(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
 def fingerprint(spec: ModelSpec, arrays: Mapping[str, NDArray[Any]], tokenizer_json: str) -> str:
     """SHA-256 over canonical weights, spec and tokenizer, as hex.
 
-    Weights count by value, as float32 under our names: the file format, its dtype of equal values and the folder's dialect do not matter.
+    Weights count by value, as float32 under our names: the file format, its dtype of equal values and the folder's
+    dialect do not matter.
     """
     digest = hashlib.sha256(spec.canonical().encode())
     digest.update(tokenizer_json.encode())

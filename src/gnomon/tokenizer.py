@@ -31,7 +31,9 @@ class TokenReport:
     counts: list[int]
     """Tokens of the whole text, special tokens included."""
     cut_at: list[int | None]
-    """Character of prompt + text at which it was cut (from which it is read, where the model cuts on the left); None for a whole text."""
+    """Character of prompt + text at which it was cut (from which it is read, where the model cuts on the left); None
+    for a whole text.
+    """
 
     @property
     def truncated(self) -> list[int]:
@@ -108,7 +110,8 @@ class Tokenizer:
         size, overlap = limit - front - self.back, limit // 8
         if size <= overlap:
             raise InputError(
-                f"the prompt takes {front} of {limit} tokens: windows that overlap by {overlap} have no room; use a shorter prompt."
+                f"the prompt takes {front} of {limit} tokens: windows that overlap by {overlap} have no room; "
+                "use a shorter prompt."
             )
         starts = range(front, max(back - overlap, front + 1), size - overlap)
         ends = [min(start + size, back) for start in starts]

@@ -1,4 +1,4 @@
-"""Files of torch.save read as torch loads them, mapped; a damaged or hostile one is our error and nothing of it runs."""
+"""Files of torch.save read as torch loads them, mapped; a damaged or hostile one is our error and none of it runs."""
 
 import os
 import pickle

@@ -1,8 +1,8 @@
 """Hugging Face configs and tensor names, as tables: `model_type` -> our `TrunkSpec` and our array names.
 
-A new architecture is one `Family` row here (and, for a new mechanism, one piece in each lowering). Every key of a config is
-accounted for: it is read, or must hold a value that changes nothing, or is known not to matter to the vectors. Any other key
-with a value is an error that names it.
+A new architecture is one `Family` row here (and, for a new mechanism, one piece in each lowering). Every key of a
+config is accounted for: it is read, or must hold a value that changes nothing, or is known not to matter to the
+vectors. Any other key with a value is an error that names it.
 """
 
 from __future__ import annotations
@@ -40,10 +40,13 @@ ACTIVATIONS: dict[str, Activation] = {
 
 HARMLESS = frozenset(
     """
-    architectures auto_map _name_or_path model_type torch_dtype dtype transformers_version torchscript initializer_range
-    id2label label2id num_labels problem_type finetuning_task task_specific_params classifier_dropout tie_word_embeddings
+    architectures auto_map _name_or_path
+    model_type torch_dtype dtype transformers_version torchscript initializer_range
+    id2label label2id num_labels problem_type finetuning_task task_specific_params classifier_dropout
+    tie_word_embeddings
     output_attentions output_hidden_states return_dict use_cache gradient_checkpointing chunk_size_feed_forward
-    hidden_dropout_prob attention_probs_dropout_prob dropout attention_dropout qa_dropout seq_classif_dropout tie_weights_
+    hidden_dropout_prob attention_probs_dropout_prob dropout attention_dropout qa_dropout seq_classif_dropout
+    tie_weights_
     bos_token_id eos_token_id sep_token_id cls_token_id mask_token_id decoder_start_token_id tokenizer_class prefix
     use_bfloat16 tf_legacy_loss _attn_implementation _attn_implementation_autoset attn_implementation
     unpad_inputs use_memory_efficient_attention logn_attention_clip1 sinusoidal_pos_embds pooler_type
@@ -51,7 +54,8 @@ HARMLESS = frozenset(
     language adapters_version sbert_ce_default_activation_function sentence_transformers
     max_length min_length do_sample early_stopping num_beams num_beam_groups diversity_penalty temperature top_k top_p
     typical_p repetition_penalty length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids
-    num_return_sequences output_scores return_dict_in_generate forced_bos_token_id forced_eos_token_id remove_invalid_values
+    num_return_sequences output_scores return_dict_in_generate forced_bos_token_id forced_eos_token_id
+    remove_invalid_values
     exponential_decay_length_penalty suppress_tokens begin_suppress_tokens matryoshka_dims matryoshka_dimensions
     output_past is_composition generator_hidden_size past gradient_checkpointing_kwargs license
     """.split()
@@ -78,9 +82,11 @@ Names = Mapping[str, tuple[str, ...]]
 class Family:
     """How one `model_type` is read.
 
-    `keys`: field of TrunkSpec -> config key. `names`: their tensors -> ours. `prefixes`: what their names may begin with.
-    `defaults`: values of absent keys. `ignored`, `fixed`, `extra`: keys that do not matter here, that must hold one of some
-    values, and that `build` turns into further fields. `names_unless`: a config key that is false -> names that replace.
+    `keys`: field of TrunkSpec -> config key. `names`: their tensors -> ours. `prefixes`: what their names may begin
+    with.
+    `defaults`: values of absent keys. `ignored`, `fixed`, `extra`: keys that do not matter here, that must hold one of
+    some values, and that `build` turns into further fields. `names_unless`: a config key that is false -> names that
+    replace.
     """
 
     keys: Mapping[str, str]
@@ -283,13 +289,14 @@ def read_trunk(config: Config, *, ignore_config_keys: tuple[str, ...] = ()) -> T
     family = family_of(config)
     _check_keys(family, config, ignore_config_keys)
     merged = {**family.defaults, **config}
-    fields = {ours: merged[theirs] for ours, theirs in family.keys.items()} | family.build(merged)
+    fields: dict[str, Any] = {ours: merged[theirs] for ours, theirs in family.keys.items()} | family.build(merged)
     name = fields["activation"]
     if name not in ACTIVATIONS:
         raise UnsupportedError(
             f"config.json: activation {name!r} is not implemented; it may be one of {', '.join(ACTIVATIONS)}."
         )
-    trunk = TrunkSpec(**(fields | {"activation": ACTIVATIONS[name]}))
+    fields["activation"] = ACTIVATIONS[name]
+    trunk = TrunkSpec(**fields)
     _check_sizes(trunk)
     return trunk
 
@@ -346,8 +353,8 @@ def _check_keys(family: Family, config: Config, ignored_by_caller: tuple[str, ..
                 raise UnsupportedError(f"config.json: {key} {value!r} is not implemented; it may be {allowed}.")
         elif key not in known and value not in (None, False, {}, [], ""):
             raise UnsupportedError(
-                f"config.json: key {key!r} ({value!r}) is not known and may change the vectors. If you know that it does "
-                f"not, load with ignore_config_keys=[{key!r}] (--ignore-config-key {key})."
+                f"config.json: key {key!r} ({value!r}) is not known and may change the vectors. If you know that it "
+                f"does not, load with ignore_config_keys=[{key!r}] (--ignore-config-key {key})."
             )
 
 

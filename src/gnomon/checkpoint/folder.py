@@ -1,6 +1,7 @@
 """The sentence-transformers folder: every dialect read, the classic one written.
 
-A folder becomes a `Checkpoint`: spec, arrays under our names, tokenizer, and what had to be assumed. Nothing of the folder is
+A folder becomes a `Checkpoint`: spec, arrays under our names, tokenizer, and what had to be assumed. Nothing of the
+folder is
 run: module and activation classes are rows of the tables below, `auto_map` is read and left alone.
 """
 
@@ -326,7 +327,9 @@ def _read_pooling(path: Path, hidden: int) -> PoolingSpec:
 def _read_heads(
     folder: Path, modules: list[_Module], width: int, arrays: Arrays
 ) -> tuple[tuple[HeadSpec, ...], tuple[DenseSpec, ...]]:
-    """The chain after pooling, and the Dense folders that can stand in for its last Dense. Adds their arrays to `arrays`."""
+    """The chain after pooling, and the Dense folders that can stand in for its last Dense. Adds their arrays to
+    `arrays`.
+    """
     heads: list[HeadSpec] = []
     last: tuple[_Module, DenseSpec] | None = None
     for module in modules:
@@ -424,7 +427,7 @@ def _read_tokenizer_spec(place: Path, config: Json, trunk: TrunkSpec, notices: l
         length = min((int(limit) for limit in limits if limit and limit < NO_LIMIT), default=None)
     if length is not None and trunk.max_tokens is not None and length > trunk.max_tokens:
         notices.append(
-            f"max_seq_length {length} is more than the {trunk.max_tokens} positions of the model: {trunk.max_tokens} is used."
+            f"max_seq_length {length} is more than the {trunk.max_tokens} positions of the model, which are used."
         )
         length = trunk.max_tokens
     if length is not None and length < 1:
@@ -495,9 +498,8 @@ def _with_card(checkpoint: Checkpoint, named: Card | None) -> Checkpoint:
     notices = checkpoint.notices
     if missing and not (spec.prompts and named is None):
         listed = ", ".join(f"{name} = {text!r}" for name, text in missing.items())
-        notices += (
-            f"The folder holds no prompts; those of {card.name} (known by {way}) are used by encode_query and encode_document: {listed}.",
-        )
+        use = f"encode_query and encode_document use those of {card.name} (known by {way})"
+        notices += (f"The folder holds no prompts; {use}: {listed}.",)
         spec = replace(spec, prompts={**spec.prompts, **missing})
     names = {task: name for task, name in card.query_prompt_names.items() if name in spec.prompts}
     return replace(

@@ -252,7 +252,7 @@ def _legacy_bytes(
 
 def _part(path: Path, what: str, file: Bytes, start: int, size: int) -> Bytes:
     if not 0 <= start <= start + size <= len(file):
-        raise damaged(path, f"{size} bytes for {what} at byte {start}", f"{max(len(file) - start, 0)} bytes")
+        raise damaged(path, f"{size} bytes for {what} at byte {start}", f"a file of {len(file)} bytes")
     return file[start : start + size]
 
 

@@ -1,4 +1,6 @@
-"""A model as a sentence-transformers folder. Classic by default: the dialect that opens everywhere. Equal models give equal bytes."""
+"""A model as a sentence-transformers folder. Classic by default: the dialect that opens everywhere. Equal models give
+equal bytes.
+"""
 
 from __future__ import annotations
 

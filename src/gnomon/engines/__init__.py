@@ -20,7 +20,9 @@ class Engine(Protocol):
     """Tokens of a batch that runs well, padding counted."""
 
     def pool(self, packed: Packed, prompt_tokens: int) -> Vectors:
-        """Pooled vectors [B, width] in front of the heads; `prompt_tokens` are left out where the model leaves the prompt out."""
+        """Pooled vectors [B, width] in front of the heads; `prompt_tokens` are left out where the model leaves the
+        prompt out.
+        """
         ...
 
     def states(self, packed: Packed) -> Vectors:

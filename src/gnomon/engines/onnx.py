@@ -1,6 +1,7 @@
 """The graph in a runtime: ONNX Runtime, or OpenVINO. CPU.
 
-The runtime reads the weights from the arrays that it is given (mapped files stay mapped) and keeps one packed copy of the matrices.
+The runtime reads the weights from the arrays that it is given (mapped files stay mapped) and keeps one packed copy of
+the matrices.
 """
 
 from __future__ import annotations

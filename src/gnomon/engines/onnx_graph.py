@@ -2,8 +2,9 @@
 
 B: texts; S: tokens of the longest; H: hidden; N: heads; d: head size; M: linear pooling modes.
 
-Inputs: ids_BS, lengths_B (texts are padded on the right), and, where the graph needs them, positions (rows of the position
-table, [1 or B, S]), cos_SR and sin_SR (rotary), weights_BMS and mask_BS1 (pooling), row_B1 (the one token that is pooled).
+Inputs: ids_BS, lengths_B (texts are padded on the right), and, where the graph needs them, positions (rows of the
+position table, [1 or B, S]), cos_SR and sin_SR (rotary), weights_BMS and mask_BS1 (pooling), row_B1 (the one token that
+is pooled).
 Output: "pooled" [B, width], or "states" [B, S, H].
 """
 
@@ -83,7 +84,10 @@ class _Lowering:
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
         self.arrays: dict[str, Array] = {}
-        self.inputs = {"ids_BS": (TensorProto.INT64, ["B", "S"]), "lengths_B": (TensorProto.INT32, ["B"])}
+        self.inputs: dict[str, tuple[Any, list[Any]]] = {
+            "ids_BS": (TensorProto.INT64, ["B", "S"]),
+            "lengths_B": (TensorProto.INT32, ["B"]),
+        }
 
     def build(self) -> Graph:
         x = self.embeddings()
@@ -191,7 +195,9 @@ class _Lowering:
         return self.node("RotaryEmbedding", [x, positions, cos, sin], domain=MS)
 
     def masked_attention(self, query: str, key: str, value: str) -> str:
-        """Without a mask where all lengths are equal: that form needs memory linear in the length, and texts may have 8,192 tokens."""
+        """Without a mask where all lengths are equal: that form needs memory linear in the length, and texts may have
+        8,192 tokens.
+        """
         longest = self.once("longest", "ReduceMax", ["lengths_B"], keepdims=0)
         shortest = self.once("shortest", "ReduceMin", ["lengths_B"], keepdims=0)
         equal = self.once("equal", "Equal", [longest, shortest])
@@ -274,7 +280,7 @@ class _Lowering:
                 self.arrays[name] = value
         return name
 
-    def input(self, name: str, kind: int, shape: list[Any]) -> str:
+    def input(self, name: str, kind: Any, shape: list[Any]) -> str:
         self.inputs[name] = (kind, shape)
         return name
 

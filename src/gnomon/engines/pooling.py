@@ -42,7 +42,7 @@ def _span(
         positions_S: NDArray[np.int64], first_B: NDArray[np.int64], lengths_B: NDArray[np.int64]
     ) -> NDArray[np.float64]:
         counts_BS = ((positions_S >= first_B[:, None]) & (positions_S < lengths_B[:, None])).astype(np.float64)
-        return shape(positions_S + 1.0, counts_BS)
+        return shape(positions_S.astype(np.float64) + 1, counts_BS)
 
     return weights
 
@@ -51,7 +51,7 @@ POOLING_WEIGHTS: dict[PoolingMode, PoolingWeights] = {
     "cls": _one_hot(lambda first_B, lengths_B: first_B),
     "lasttoken": _one_hot(lambda first_B, lengths_B: lengths_B - 1),
     "mean": _span(lambda places_S, counts_BS: counts_BS / counts_BS.sum(-1, keepdims=True)),
-    "mean_sqrt_len_tokens": _span(lambda places_S, counts_BS: counts_BS / np.sqrt(counts_BS.sum(-1, keepdims=True))),
+    "mean_sqrt_len_tokens": _span(lambda places_S, counts_BS: counts_BS * counts_BS.sum(-1, keepdims=True) ** -0.5),
     "weightedmean": _span(
         lambda places_S, counts_BS: counts_BS * places_S / (counts_BS * places_S).sum(-1, keepdims=True)
     ),

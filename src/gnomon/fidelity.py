@@ -1,0 +1,78 @@
+"""How near int8 weights stay to float32: measured on a small set of texts, on this processor, and kept in a file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from dataclasses import asdict, dataclass, replace
+from importlib import metadata, resources
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gnomon import heads
+from gnomon.checkpoint.folder import Checkpoint
+from gnomon.encoder import Encoder
+from gnomon.engines.choose import Options, int8_saturates
+from gnomon.errors import InputError
+from gnomon.spec import StaticSpec, fingerprint
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """Cosines of int8 vectors to float32 ones, text by text."""
+
+    lowest: float
+    mean: float
+    texts: int
+    precision: str
+    """ "int8" or "uint8": what dtype="int8" uses on this processor."""
+    cached: bool = False
+
+
+def texts() -> list[str]:
+    """The built-in texts: 64, short and long, in several languages and scripts, code and numbers among them."""
+    return resources.files("gnomon").joinpath("data/fidelity.txt").read_text(encoding="utf-8").splitlines()
+
+
+def report(checkpoint: Checkpoint, *, threads: int | None = None, cache_folder: Path | None = None) -> Fidelity:
+    """Measure a model, or read what was measured before: a file a model, processor and runtime version in
+    `cache_folder`.
+
+    Raises:
+        InputError: a static model, which has no int8.
+    """
+    if isinstance(checkpoint.spec.trunk, StaticSpec):
+        raise InputError("a static model is a table and runs as it is; dtype 'int8' changes nothing in it.")
+    path = cache_folder / f"{_key(checkpoint)}.json" if cache_folder else None
+    if path and path.is_file():
+        return replace(Fidelity(**json.loads(path.read_text(encoding="utf-8"))), cached=True)
+    exact, rough = (_vectors(checkpoint, dtype, threads) for dtype in ("float32", "int8"))
+    cosines = (heads.normalize(exact) * heads.normalize(rough)).sum(axis=-1)
+    found = Fidelity(float(cosines.min()), float(cosines.mean()), len(cosines), _precision())
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(asdict(found)), encoding="utf-8")
+    return found
+
+
+def _vectors(checkpoint: Checkpoint, dtype: str, threads: int | None) -> NDArray[np.float32]:
+    return Encoder(checkpoint, Options(dtype=dtype, threads=threads)).encode(texts(), prompt="", on_truncate="silent")
+
+
+def _precision() -> str:
+    return "uint8" if int8_saturates() else "int8"
+
+
+def _key(checkpoint: Checkpoint) -> str:
+    parts = (
+        fingerprint(checkpoint.spec, checkpoint.arrays, checkpoint.tokenizer.to_str()),
+        hashlib.sha256("\n".join(texts()).encode()).hexdigest(),
+        platform.machine(),
+        platform.processor(),
+        _precision(),
+        metadata.version("onnxruntime"),
+    )
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]

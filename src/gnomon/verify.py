@@ -1,0 +1,182 @@
+"""The published example of a model's card, run on a folder: does it give the vectors that its authors meant?
+
+Where a card prints numbers they are compared; where it prints none, the evident ranking of its example is checked.
+Texts and
+numbers: the models' cards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gnomon.checkpoint.cards import card_named
+from gnomon.errors import InputError
+
+if TYPE_CHECKING:
+    from gnomon.encoder import Encoder
+
+Scores = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One row of the outcome."""
+
+    what: str
+    expected: str
+    got: str
+    ok: bool
+
+
+@dataclass(frozen=True)
+class Verification:
+    card: str
+    rows: list[Check]
+    note: str
+    """What kind of check this was."""
+
+    @property
+    def passed(self) -> bool:
+        return all(row.ok for row in self.rows)
+
+
+@dataclass(frozen=True)
+class Example:
+    """A card's example: scores [Q, D] of its queries and documents, and what they must be."""
+
+    queries: tuple[str, ...]
+    documents: tuple[str, ...]
+    query_task: str | None = None
+    scores: tuple[tuple[float, ...], ...] | None = None
+    """Published scores; None where the card prints none."""
+    best: tuple[int, ...] | None = None
+    """Where it prints none: the document that evidently answers each query."""
+
+
+TOLERANCE = 2e-3
+"""Largest difference of a cosine to the card's: authors' GPUs and dtypes differ by less, a wrong prompt or head by far
+more.
+"""
+
+_STRESS = (
+    "There are many effective ways to reduce stress. Some common techniques include deep breathing, meditation, "
+    "and physical activity. Engaging in hobbies, spending time in nature, and connecting with loved ones can "
+    "also help alleviate stress. Additionally, setting boundaries, practicing self-care, and learning to say no "
+    "can prevent stress from building up."
+)
+_GREEN_TEA = (
+    "Green tea has been consumed for centuries and is known for its potential health benefits. It contains "
+    "antioxidants that may help protect the body against damage caused by free radicals. Regular consumption of "
+    "green tea has been associated with improved heart health, enhanced cognitive function, and a reduced risk of "
+    "certain types of cancer. The polyphenols in green tea may also have anti-inflammatory and weight loss properties."
+)
+_PROTEIN = (
+    "As a general guideline, the CDC's average requirement of protein for women ages 19 to 70 is 46 grams per "
+    "day. But, as you can see from this chart, you'll need to increase that if you're expecting or training for "
+    "a marathon. Check out the chart below to see how much protein you should be eating each day."
+)
+_PUMPKIN = (
+    "1.清炒南瓜丝 原料:嫩南瓜半个 调料:葱、盐、白糖、鸡精 做法: 1、南瓜用刀薄薄的削去表面一层皮,用勺子刮去瓤 "
+    "2、擦成细丝(没有擦菜板就用刀慢慢切成细丝) 3、锅烧热放油,入葱花煸出香味 "
+    "4、入南瓜丝快速翻炒一分钟左右,放盐、一点白糖和鸡精调味出锅 2.香葱炒南瓜 原料:南瓜1只 "
+    "调料:香葱、蒜末、橄榄油、盐 做法: 1、将南瓜去皮,切成片 2、油锅8成热后,将蒜末放入爆香 "
+    "3、爆香后,将南瓜片放入,翻炒 4、在翻炒的同时,可以不时地往锅里加水,但不要太多 5、放入盐,炒匀 "
+    "6、南瓜差不多软和绵了之后,就可以关火 7、撒入香葱,即可出锅"
+)
+_REALTABFORMER = (
+    "Illustration of the REaLTabFormer model. The left block shows the non-relational tabular data model using "
+    "GPT-2 with a causal LM head. In contrast, the right block shows how a relational dataset's child table is "
+    "modeled using a sequence-to-sequence (Seq2Seq) model. The Seq2Seq model uses the observations in the parent "
+    "table to condition the generation of the observations in the child table. The trained GPT-2 model on the "
+    "parent table, with weights frozen, is also used as the encoder in the Seq2Seq model."
+)
+_GEOFORMER = (
+    "Predicting human mobility holds significant practical value, with applications ranging from enhancing "
+    "disaster risk planning to simulating epidemic spread. In this paper, we present the GeoFormer, a "
+    "decoder-only transformer model adapted from the GPT architecture to forecast human mobility."
+)
+_ECONOMIES = (
+    "As the economies of Southeast Asia continue adopting digital technologies, policy makers increasingly ask "
+    "how to prepare the workforce for emerging labor demands. However, little is known about the skills that "
+    "workers need to adapt to these changes"
+)
+
+EXAMPLES: dict[str, Example] = {
+    "stella_en_400M_v5": Example(
+        ("What are some ways to reduce stress?", "What are the benefits of drinking green tea?"),
+        (_STRESS, _GREEN_TEA),
+        query_task="s2p",
+        scores=((0.8397531, 0.29900077), (0.32818374, 0.80954516)),
+    ),
+    "gte-large-en-v1.5": Example(
+        ("what is the capital of China?",),
+        ("how to implement quick sort in python?", "Beijing", "sorting algorithms"),
+        scores=((0.4186354093370361, 0.7707076371259589, 0.3702981979677899),),
+    ),
+    "multilingual-e5-small": Example(
+        ("how much protein should a female eat", "南瓜的家常做法"), (_PROTEIN, _PUMPKIN), best=(0, 1)
+    ),
+    "GIST-Embedding-v0": Example((_REALTABFORMER,), (_GEOFORMER, _ECONOMIES), best=(0,)),
+    "multi-qa-distilbert-cos-v1": Example(
+        ("How many people live in London?",),
+        ("Around 9 Million people live in London", "London is known for its financial district"),
+        best=(0,),
+    ),
+}
+"""Name of a card -> its example."""
+
+
+def verify(encoder: Encoder, card: str | None = None) -> Verification:
+    """Run the example of the card that the model is, or of `card`.
+
+    Raises:
+        InputError: the model is not known and no card was named, or the card has no example.
+    """
+    if card is None and encoder.checkpoint.card is None:
+        raise InputError(
+            f"{encoder.name} is not recognised; name the card that it is or was tuned from: {', '.join(EXAMPLES)}."
+        )
+    found = card_named(card) if card else encoder.checkpoint.card
+    assert found
+    if found.name not in EXAMPLES:
+        raise InputError(f"the card of {found.name} has no example here; there is one of {', '.join(EXAMPLES)}.")
+    example = EXAMPLES[found.name]
+    queries = encoder.encode_query(example.queries, task=example.query_task, normalize_embeddings=True)
+    documents = encoder.encode_document(example.documents, normalize_embeddings=True)
+    rows, note = (
+        (_numbers, "published scores")
+        if example.scores
+        else (_ranking, "the evident ranking; the card prints no scores")
+    )
+    return Verification(found.name, rows(example, queries @ documents.T), note)
+
+
+Judge = Callable[[Example, Scores], list[Check]]
+
+
+def _numbers(example: Example, scores_QD: Scores) -> list[Check]:
+    assert example.scores
+    return [
+        Check(
+            f"query {q + 1}, document {d + 1}",
+            f"{expected:.6f} +- {TOLERANCE:g}",
+            f"{scores_QD[q, d]:.6f}",
+            bool(abs(scores_QD[q, d] - expected) <= TOLERANCE),
+        )
+        for q, row in enumerate(example.scores)
+        for d, expected in enumerate(row)
+    ]
+
+
+def _ranking(example: Example, scores_QD: Scores) -> list[Check]:
+    assert example.best
+    checks: list[Check] = []
+    for q, best in enumerate(example.best):
+        shown = ", ".join(f"{d + 1}: {score:.4f}" for d, score in enumerate(scores_QD[q]))
+        checks.append(Check(f"query {q + 1}", f"document {best + 1} first", shown, int(scores_QD[q].argmax()) == best))
+    return checks
