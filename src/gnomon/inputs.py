@@ -18,13 +18,24 @@ def as_texts(texts: Any) -> list[str]:
     Raises:
         InputError: not texts; names the first position that is not a str.
     """
-    if isinstance(texts, str):
-        return [texts]
-    items = _items(texts)
+    items = [texts] if isinstance(texts, str) else _items(texts)
     for position, item in enumerate(items):
         if not isinstance(item, str):
             raise InputError(f"text {position} is {_shown(item)}; every text must be a str{_hint(item)}.")
+        if not item.isascii():
+            _check_encodable(item, position)
     return items
+
+
+def _check_encodable(text: str, position: int) -> None:
+    """Half a surrogate pair, the mark of text that was decoded wrongly, is no character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"text {position} has half a surrogate pair, {text[error.start]!r}, at character {error.start}; it is not "
+            "Unicode text: decode its source anew, or use .encode('utf-8', 'replace').decode()."
+        ) from None
 
 
 def _items(texts: Any) -> list[Any]:
