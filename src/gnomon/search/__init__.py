@@ -1,0 +1,1 @@
+"""Nearest texts: exact in memory, and stores."""

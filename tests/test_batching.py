@@ -1,0 +1,59 @@
+"""Batches: every text once, within the budget, longest first."""
+
+from itertools import chain, pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gnomon.batching import batches
+
+lengths_and_budget = (st.lists(st.integers(0, 600), max_size=80), st.integers(1, 2048))
+
+
+@given(*lengths_and_budget)
+def test_every_index_once(lengths: list[int], budget: int) -> None:
+    assert sorted(chain.from_iterable(batches(lengths, budget))) == list(range(len(lengths)))
+
+
+@given(*lengths_and_budget)
+def test_the_budget_is_kept_with_padding_counted(lengths: list[int], budget: int) -> None:
+    for batch in batches(lengths, budget):
+        assert batch
+        assert len(batch) == 1 or len(batch) * max(lengths[index] for index in batch) <= budget
+
+
+@given(*lengths_and_budget)
+def test_longest_first_and_ties_in_their_order(lengths: list[int], budget: int) -> None:
+    order = list(chain.from_iterable(batches(lengths, budget)))
+    assert order == sorted(range(len(lengths)), key=lambda index: -lengths[index])
+
+
+@given(*lengths_and_budget)
+def test_no_batch_could_take_its_neighbours_first_text(lengths: list[int], budget: int) -> None:
+    """As few batches as the order allows."""
+    for batch, following in pairwise(batches(lengths, budget)):
+        assert (len(batch) + 1) * max(1, lengths[batch[0]]) > budget
+        assert lengths[following[0]] <= lengths[batch[-1]]
+
+
+@given(st.lists(st.integers(1, 600), min_size=1, max_size=80), st.integers(1, 2048))
+def test_memory_does_not_grow_after_the_first_batch(lengths: list[int], budget: int) -> None:
+    padded = [len(batch) * lengths[batch[0]] for batch in batches(lengths, budget)]
+    assert all(lengths[batch[0]] <= max(lengths) for batch in batches(lengths, budget))
+    assert max(padded) <= max(budget, max(lengths))
+
+
+@pytest.mark.parametrize(
+    ("lengths", "budget", "expected"),
+    [
+        ([], 10, []),
+        ([5], 1, [[0]]),
+        ([5, 9, 5], 10, [[1], [0, 2]]),
+        ([3, 3, 3, 3], 6, [[0, 1], [2, 3]]),
+        ([0, 0, 0], 2, [[0, 1], [2]]),
+        ([100, 1, 1], 10, [[0], [1, 2]]),
+    ],
+)
+def test_examples(lengths: list[int], budget: int, expected: list[list[int]]) -> None:
+    assert batches(lengths, budget) == expected

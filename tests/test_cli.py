@@ -1,0 +1,646 @@
+"""The command line, as a user meets it: what is printed where, the exit status, what lies in the folder afterwards."""
+
+import errno
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner, Result
+
+from gnomon import Encoder, cli, quantize, textfiles
+from gnomon.cli import cut, display_width, main, wrapped
+
+TEXTS = ["a quick brown fox", "lazy dogs sleep", "a quick brown fox", "", "fünf Füchse und ein 日本語 text"]
+LONG = "word " * 200
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run() -> Run:
+    def invoke(*args: object, stdin: str | bytes | None = None) -> Result:
+        return CliRunner(env={"COLUMNS": "80"}).invoke(main, [str(arg) for arg in args], input=stdin)
+
+    return invoke
+
+
+@pytest.fixture
+def gist(golden_folder: Callable[[str], Path]) -> Path:
+    return golden_folder("GIST-Embedding-v0")
+
+
+@pytest.fixture
+def stella(golden_folder: Callable[[str], Path]) -> Path:
+    return golden_folder("stella_en_400M_v5")
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    path = tmp_path / "in.txt"
+    path.write_text("\n".join(TEXTS), "utf-8")
+    return path
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    path = tmp_path / "corpus.jsonl"
+    rows = [{"_id": f"d{at}", "title": f"Title {at}" if at else "", "text": text} for at, text in enumerate(TEXTS)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    return path
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def manifest_of(path: Path) -> dict[str, Any]:
+    return json.loads(Path(f"{path}.json").read_text("utf-8"))
+
+
+def fails(result: Result, message: str, code: int = 2) -> None:
+    """One line on stderr, nothing on stdout."""
+    assert result.exit_code == code, result.output
+    assert result.stdout == ""
+    lines = [line for line in result.stderr.splitlines() if not line.startswith("note: ")]
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    assert message in lines[0]
+
+
+# ---- encode
+
+
+def test_encode_writes_the_encoders_vectors_and_a_manifest(run: Run, gist: Path, texts: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.npy"
+    result = run("encode", gist, texts, out)
+    assert (result.exit_code, result.output) == (0, "")
+    encoder = Encoder.load(gist)
+    np.testing.assert_array_equal(np.load(out), encoder.encode(TEXTS))
+    manifest = manifest_of(out)
+    assert manifest["space"] == vars(encoder.space())
+    assert {key: manifest[key] for key in ("model", "revision", "prompt", "precision", "count", "cut", "skipped")} == {
+        "model": "GIST-Embedding-v0",
+        "revision": None,
+        "prompt": "",
+        "precision": "float32",
+        "count": 5,
+        "cut": 0,
+        "skipped": 0,
+    }
+    assert manifest["gnomon"]
+    assert names(tmp_path) == ["in.txt", "out.npy", "out.npy.json"]
+
+
+def test_encode_keeps_the_rows_in_jsonl_and_parquet(run: Run, gist: Path, corpus: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in corpus.read_text("utf-8").splitlines()]
+    vectors = Encoder.load(gist).encode(TEXTS)
+    printed = run("encode", gist, corpus, "-")
+    assert (printed.exit_code, printed.stderr) == (0, "")
+    assert run("encode", gist, corpus, tmp_path / "out.jsonl").exit_code == 0
+    assert run("encode", gist, corpus, tmp_path / "out.parquet").exit_code == 0
+    assert (tmp_path / "out.jsonl").read_bytes() == printed.stdout_bytes
+    for found in (
+        [json.loads(line) for line in printed.stdout.splitlines()],
+        pq.read_table(tmp_path / "out.parquet").to_pylist(),
+    ):
+        np.testing.assert_array_equal(np.array([row.pop("embedding") for row in found], np.float32), vectors)
+        assert found == rows
+
+
+def test_encode_reads_stdin(run: Run, gist: Path) -> None:
+    as_txt = run("encode", gist, "-", "-", stdin="one\ntwo\n")
+    as_jsonl = run("encode", gist, "-", "-", "--format", "jsonl", "--field", "t", stdin='{"t": "one"}\n{"t": "two"}\n')
+    rows = [[json.loads(line) for line in result.stdout.splitlines()] for result in (as_txt, as_jsonl)]
+    assert [row["text"] for row in rows[0]] == [row["t"] for row in rows[1]] == ["one", "two"]
+    assert rows[0][1]["embedding"] == rows[1][1]["embedding"]
+
+
+@pytest.mark.parametrize(
+    ("options", "method", "how", "prompt"),
+    [
+        (["--query"], "encode_query", {}, "s2p_query"),
+        (["--query", "--task", "sts"], "encode_query", {"task": "sts"}, "s2s_query"),
+        (["--document", "--dim", "256"], "encode_document", {"dim": 256}, ""),
+        (["--prompt-name", "s2s_query"], "encode", {"prompt_name": "s2s_query"}, "s2s_query"),
+        (["--query", "--truncate-dim", "40"], "encode_query", {"truncate_dim": 40}, "s2p_query"),
+        (["--prompt", "Find: ", "--normalize"], "encode", {"prompt": "Find: ", "normalize_embeddings": True}, "Find: "),
+        (["--query", "--prompt", ""], "encode_query", {"prompt": ""}, ""),
+        (["--prompt", "", "--on-truncate", "mean"], "encode", {"prompt": "", "on_truncate": "mean"}, ""),
+    ],
+)
+def test_encode_options_are_those_of_the_encoder(
+    run: Run, stella: Path, texts: Path, tmp_path: Path, options: list[str], method: str, how: dict, prompt: str
+) -> None:
+    texts.write_text("\n".join([*TEXTS, LONG]), "utf-8")
+    out = tmp_path / "out.npy"
+    assert run("encode", stella, texts, out, *options).exit_code == 0
+    encoder = Encoder.load(stella)
+    expected = getattr(encoder, method)([*TEXTS, LONG], **{"on_truncate": "silent"} | how)
+    np.testing.assert_array_equal(np.load(out), expected)
+    manifest = manifest_of(out)
+    assert manifest["prompt"] == encoder.prompts.get(prompt, prompt)
+    assert manifest["space"]["dim"] == expected.shape[1]
+    assert manifest["space"]["normalized"] == ("--normalize" in options)
+    assert (manifest["space"]["long_texts"], manifest["cut"]) == (("mean", 0) if "mean" in options else ("cut", 1))
+
+
+def test_encode_says_that_a_model_with_prompts_gets_none(run: Run, stella: Path, texts: Path, tmp_path: Path) -> None:
+    bare = run("encode", stella, texts, tmp_path / "out.npy")
+    assert bare.stderr == (
+        "note: stella_en_400M_v5 has prompts (s2p_query, s2s_query) and none is added; see --query, --document and "
+        "--prompt-name.\n"
+    )
+    assert run("encode", stella, texts, tmp_path / "out.npy", "--prompt", "").stderr == ""
+
+
+def test_encode_counts_what_was_cut(run: Run, gist: Path, texts: Path, tmp_path: Path) -> None:
+    texts.write_text(f"short\n{LONG}\n{LONG}\n{LONG}x", "utf-8")
+    out = tmp_path / "out.npy"
+    told = run("encode", gist, texts, out)
+    assert told.stderr == (
+        "note: 3 of 4 texts are longer than 64 tokens: the rest was cut off. --on-truncate mean reads all.\n"
+    )
+    assert manifest_of(out)["cut"] == 3
+    assert run("encode", gist, texts, out, "--on-truncate", "silent").stderr == ""
+    fails(run("encode", gist, texts, tmp_path / "other.npy", "--on-truncate", "error"), "are longer than 64 tokens")
+    assert not (tmp_path / "other.npy").exists()
+
+
+@pytest.mark.parametrize("precision", ["float16", "int8", "uint8", "binary", "ubinary"])
+def test_encode_quantises(run: Run, gist: Path, texts: Path, tmp_path: Path, precision: Any) -> None:
+    out = tmp_path / "out.npy"
+    assert run("encode", gist, texts, out, "--precision", precision).exit_code == 0
+    expected = quantize(Encoder.load(gist).encode(TEXTS), precision)
+    found = np.load(out)
+    np.testing.assert_array_equal(found, expected.values)
+    assert found.dtype == expected.values.dtype
+    assert manifest_of(out)["precision"] == precision
+    if expected.ranges is None:
+        assert names(tmp_path) == ["in.txt", "out.npy", "out.npy.json"]
+        return
+    assert manifest_of(out)["ranges"] == "out.npy.ranges.npy"
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy.ranges.npy"), expected.ranges)
+    query = [
+        "encode",
+        gist,
+        "-",
+        tmp_path / "q.npy",
+        "--precision",
+        precision,
+        "--ranges",
+        tmp_path / "out.npy.ranges.npy",
+    ]
+    assert run(*query, stdin="lazy dogs sleep\n").exit_code == 0
+    # the ends of the ranges are values of these texts: alone in its batch, one may fall a step beside
+    assert np.abs(np.load(tmp_path / "q.npy").astype(int) - expected.values[[1]]).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--dim", "7"], "dim 7 is not in this model; it has 64."),
+        (["--truncate-dim", "65"], "truncate_dim 65 is not between 1 and 64."),
+        (["--prompt-name", "query"], "prompt name 'query' is not in this model; it has none."),
+        (["--query", "--task", "sts"], "task 'sts' is not known to this model"),
+        (["--precision", "binary", "--truncate-dim", "12"], "width 12 is not a multiple of 8"),
+        (["--precision", "int8", "--ranges", "in.txt"], "in.txt is not a .npy file of ranges"),
+        (["--engine", "tensorrt"], "engine 'tensorrt' is not one of auto, onnx, openvino."),
+        (["--threads", "0"], "threads is 0"),
+        (["--card", "none-such"], "card 'none-such' is not known"),
+    ],
+)
+def test_a_wrong_option_fails_before_the_work(
+    run: Run, gist: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], message: str
+) -> None:
+    monkeypatch.setattr(cli, "_count_cut", lambda *_: pytest.fail("the work began"))
+    monkeypatch.chdir(tmp_path)
+    fails(run("encode", gist, texts, "out.npy", *options), message)
+    assert names(tmp_path) == ["in.txt"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--task", "sts"],
+        ["--prompt", "a", "--prompt-name", "b"],
+        ["--query", "--task", "sts", "--prompt", "a"],
+        ["--precision", "float16", "--ranges", "x.npy"],
+        ["--precision", "int4"],
+        ["--no-such-option"],
+    ],
+)
+def test_a_usage_error_is_clicks(run: Run, options: list[str]) -> None:
+    result = run("encode", "model", "in.txt", "out.npy", *options)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("Usage: main encode [OPTIONS] MODEL INPUT OUTPUT\n")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "holds no texts"),
+        (b"a\nb\xff\n", "in.txt, line 2: not UTF-8 (byte 0xff)"),
+        (None, "in.txt: No such file or directory"),
+    ],
+)
+def test_an_input_that_cannot_be_read_is_one_line(
+    run: Run, gist: Path, texts: Path, tmp_path: Path, content: bytes | None, message: str
+) -> None:
+    texts.unlink() if content is None else texts.write_bytes(content)
+    fails(run("encode", gist, texts, tmp_path / "out.npy"), message)
+
+
+def test_skip_bad_reports_the_lines_and_counts_them(run: Run, gist: Path, texts: Path, tmp_path: Path) -> None:
+    texts.write_bytes(b"a\n\xff\nb\n")
+    result = run("encode", gist, texts, tmp_path / "out.npy", "--skip-bad")
+    assert result.stderr == f"note: {texts}: 1 line left out, 2 texts kept (line 2: not UTF-8 (byte 0xff)).\n"
+    assert manifest_of(tmp_path / "out.npy")["skipped"] == 1
+    assert len(np.load(tmp_path / "out.npy")) == 2
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [("./none-such", "there is no folder"), ("some-org/none-such", "is not in the cache"), (".", "is not a model")],
+)
+def test_a_model_that_is_not_there_is_one_line(
+    run: Run, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    fails(run("encode", model, texts, "out.npy", "--local-files-only"), message)
+
+
+def test_an_output_is_replaced_only_by_a_whole_one(
+    run: Run, gist: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out.npy"
+    assert run("encode", gist, texts, out).exit_code == 0
+    before = {name: (tmp_path / name).read_bytes() for name in names(tmp_path)}
+
+    def broken(file: Any, values: Any, error: BaseException) -> None:
+        file.write(b"half a file")
+        file.flush()
+        raise error
+
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr(textfiles, "write_npy", lambda file, values: broken(file, values, full))
+    fails(run("encode", gist, texts, out), f"{out} was not written: the disk is full ({tmp_path}). Nothing was left")
+    monkeypatch.setattr(textfiles, "write_npy", lambda file, values: broken(file, values, KeyboardInterrupt()))
+    stopped = run("encode", gist, texts, out)
+    assert (stopped.exit_code, stopped.stderr.strip()) == (130, "interrupted")
+    assert {name: (tmp_path / name).read_bytes() for name in names(tmp_path)} == before
+
+
+def test_a_fault_of_ours_is_one_line_and_traceback_shows_it(
+    run: Run, gist: Path, texts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(textfiles, "write_jsonl", lambda *_: {}["missing"])
+    fails(
+        run("encode", gist, texts, "-"), "KeyError: 'missing' (a fault of gnomon; gnomon --traceback VERB shows where)"
+    )
+    assert "Traceback" in run("--traceback", "encode", gist, texts, "-").stderr
+
+
+# ---- processes: signals, pipes and disks
+
+START = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from gnomon.cli import main; main()"
+
+
+def start(*args: object, code: str = START, **how: Any) -> subprocess.Popen[bytes]:
+    # buffered, as users have it: what is left in a buffer at the end is where a broken pipe shows
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"} | {"COLUMNS": "80"}
+    return subprocess.Popen([sys.executable, "-c", code, *map(str, args)], stderr=subprocess.PIPE, env=env, **how)
+
+
+def test_ctrl_c_ends_in_silence_with_130(gist: Path, tmp_path: Path) -> None:
+    fifo = tmp_path / "in.txt"
+    os.mkfifo(fifo)
+    process = start("encode", gist, fifo, tmp_path / "out.npy")
+    with fifo.open("wb"):  # returns when the other side reads
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate()
+    assert (process.returncode, stderr.strip()) == (130, b"interrupted")
+    assert names(tmp_path) == ["in.txt"]
+
+
+def test_a_broken_pipe_ends_in_silence(gist: Path, texts: Path) -> None:
+    texts.write_text("the same text\n" * 300)  # far more than a pipe holds
+    process = start("encode", gist, texts, "-", stdout=subprocess.PIPE)
+    assert process.stdout
+    assert json.loads(process.stdout.readline())["text"] == "the same text"
+    process.stdout.close()
+    assert process.stderr
+    with process.stderr as stderr:
+        assert stderr.read() == b""
+    assert process.wait() == 141
+
+
+def test_a_disk_that_takes_no_more_is_told_by_the_system_itself(gist: Path, texts: Path, tmp_path: Path) -> None:
+    code = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (900, 900)); from gnomon.cli import main; main()"
+    process = start("encode", gist, texts, tmp_path / "out.npy", code=code)
+    _, stderr = process.communicate()
+    assert process.returncode == 2
+    assert stderr.decode().startswith(f"error: {tmp_path / 'out.npy'} was not written: it grew too large")
+    assert names(tmp_path) == ["in.txt"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+@pytest.mark.parametrize("verb", ["similarity", "encode"])
+def test_a_full_stdout_is_an_error(gist: Path, texts: Path, verb: str) -> None:
+    texts.write_text("one")  # less than a buffer holds
+    with Path("/dev/full").open("wb") as full:
+        process = start(verb, gist, *([texts, "-"] if verb == "encode" else ["a", "b"]), stdout=full)
+        _, stderr = process.communicate()
+    assert (process.returncode, stderr) == (2, b"error: No space left on device\n")
+
+
+HEAVY = ("numpy", "onnxruntime", "tokenizers", "onnx", "huggingface_hub", "tqdm", "pyarrow")
+
+
+def test_help_and_inspect_import_nothing_that_they_do_not_need(gist: Path) -> None:
+    code = f"""
+import io, sys
+from contextlib import redirect_stdout
+from gnomon.cli import main
+def run(*args):
+    with redirect_stdout(io.StringIO()) as out:
+        try: main(args)
+        except SystemExit as end: assert end.code == 0
+    assert out.getvalue()
+run("--help"); run("--version")
+for verb in main.commands: run(verb, "--help")
+print([name for name in {HEAVY} if name in sys.modules])
+run("inspect", sys.argv[1])
+print("onnxruntime" in sys.modules)
+"""
+    process = start(gist, code=code, stdout=subprocess.PIPE)
+    stdout, stderr = process.communicate()
+    assert (stdout.decode().split("\n"), stderr) == (["[]", "False", ""], b"")
+
+
+def test_search_asks_in_a_terminal(gist: Path, corpus: Path) -> None:
+    ours, theirs = pty.openpty()
+    code = "import os; os.environ['TERM'] = 'dumb'; from gnomon.cli import main; main()"
+    process = start("search", gist, "--corpus", corpus, "-k", 1, code=code, stdin=theirs, stdout=theirs)
+    os.close(theirs)
+
+    def until(mark: bytes) -> str:
+        seen = b""
+        while mark not in seen:
+            seen += os.read(ours, 4096)
+        return seen.decode()
+
+    until(b"query> ")
+    os.write(ours, b"lazy dogs sleep\n")
+    shown = until(b"query> ")
+    os.write(ours, b"\x04")
+    _, stderr = process.communicate()
+    os.close(ours)
+    assert "  1   1.000  d1: Title 1\r\n" in shown
+    assert process.returncode == 0
+    assert stderr.decode().endswith("\nnote: type a query; end with Ctrl-D.\n")
+
+
+# ---- similarity
+
+
+def test_two_texts_give_a_number(run: Run, gist: Path) -> None:
+    encoder = Encoder.load(gist)
+    score = float(encoder.similarity(encoder.encode("a fox"), encoder.encode("a dog"))[0, 0])
+    assert run("similarity", gist, "a fox", "a dog").stdout == f"{score:.4f}\n"
+
+
+def test_more_texts_give_a_matrix_of_80_columns(run: Run, gist: Path) -> None:
+    texts = [f"text number {index} that is long enough to be cut 日本語" for index in range(12)]
+    encoder = Encoder.load(gist)
+    vectors = encoder.encode(texts)
+    scores = encoder.similarity(vectors, vectors)
+    found = run("similarity", gist, *texts).stdout.splitlines()
+    assert max(map(display_width, found)) <= 80
+    blocks = "\n".join(found).split("\n\n")
+    columns = [int(name) for block in blocks for name in block.split("\n")[0].split()]
+    assert columns == list(range(1, 13))
+    cells = np.hstack([[line.split("…")[1].split() for line in block.split("\n")[1:]] for block in blocks])
+    np.testing.assert_allclose(cells.astype(float), scores, atol=6e-4)
+    as_json = json.loads(run("similarity", gist, *texts, "--json").stdout)
+    assert (as_json["similarity"], as_json["texts"]) == ("cosine", texts)
+    np.testing.assert_allclose(as_json["scores"], scores, atol=1e-6)
+
+
+def test_two_files_give_a_score_a_pair(run: Run, gist: Path, corpus: Path, texts: Path) -> None:
+    pairs = ["similarity", gist, "--a", texts, "--b", corpus, "--b-field", "text"]
+    found = run(*pairs)
+    assert found.stdout.splitlines()[1] == f"   1.0000  {'lazy dogs sleep':33} | lazy dogs sleep"
+    lines = run(*pairs, "--json").stdout.splitlines()
+    assert [json.loads(line)["a"] for line in lines] == TEXTS
+    assert all(json.loads(line)["score"] == pytest.approx(1, abs=1e-5) for line in lines)
+    texts.write_text("one\ntwo\n")
+    fails(run(*pairs), f"{texts} has 2 texts and {corpus} 5; pairs need as many in both.")
+
+
+@pytest.mark.parametrize("args", [[], ["one"], ["--a", "x"], ["one", "two", "--a", "x", "--b", "y"]])
+def test_similarity_of_too_little_is_a_usage_error(run: Run, args: list[str]) -> None:
+    result = run("similarity", "model", *args)
+    assert (result.exit_code, result.stdout) == (2, "")
+
+
+# ---- search
+
+
+def test_search_shows_rank_score_id_and_text(run: Run, gist: Path, corpus: Path) -> None:
+    result = run("search", gist, "--corpus", corpus, "--query", "a quick brown fox", "-k", 3)
+    assert result.stderr == f"note: 1 empty text of {corpus} is left out.\n"
+    lines = result.stdout.splitlines()
+    assert lines[:5] == [
+        "a quick brown fox",
+        "  1   1.000  d0",
+        "             a quick brown fox",
+        "  2   1.000  d2: Title 2",
+        "             a quick brown fox",
+    ]
+
+
+def test_search_results_are_those_of_the_encoder(run: Run, stella: Path, corpus: Path) -> None:
+    encoder = Encoder.load(stella)
+    full = [0, 1, 2, 4]
+    documents = encoder.encode_document([TEXTS[row] for row in full])
+    query = encoder.encode_query("sleeping dogs", task="sts")
+    scores = encoder.similarity(query, documents)[0]
+    result = run("search", stella, "--corpus", corpus, "--query", "sleeping dogs", "--task", "sts", "-k", 9, "--json")
+    found = json.loads(result.stdout)
+    assert found["query"] == "sleeping dogs"
+    assert [hit["row"] for hit in found["results"]] == [full[at] for at in np.argsort(-scores, kind="stable")]
+    np.testing.assert_allclose([hit["score"] for hit in found["results"]], np.sort(scores)[::-1], atol=1e-6)
+    assert all(hit["id"] == f"d{hit['row']}" and hit["text"] == TEXTS[hit["row"]] for hit in found["results"])
+
+
+def test_search_takes_queries_from_stdin(run: Run, gist: Path, corpus: Path) -> None:
+    result = run("search", gist, "--corpus", corpus, "--json", stdin=b"lazy dogs sleep\n\na quick brown fox\r\n")
+    found = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [(row["query"], row["results"][0]["id"]) for row in found] == [
+        ("lazy dogs sleep", "d1"),
+        ("a quick brown fox", "d0"),
+    ]
+
+
+def test_search_of_an_empty_corpus_is_an_error(run: Run, gist: Path, corpus: Path) -> None:
+    corpus.write_text("")
+    fails(run("search", gist, "--corpus", corpus, "--query", "a"), "corpus.jsonl holds no texts")
+    corpus.write_text('{"text": "  "}\n')
+    fails(run("search", gist, "--corpus", corpus, "--query", "a"), "corpus.jsonl holds empty texts alone")
+    assert run("search", gist, "--corpus", "-").exit_code == 2
+
+
+def test_search_prints_no_escape_sequences_and_stays_within_80_columns(run: Run, gist: Path, tmp_path: Path) -> None:
+    path = tmp_path / "in.txt"
+    path.write_text("\x1b[31mred\x1b[0m \x07bell\n" + "南瓜的家常做法" * 40 + "\n" + "x" * 300 + "\n", "utf-8")
+    result = run("search", gist, "--corpus", path, "--query", "q" * 200)
+    assert "\x1b" not in result.stdout
+    assert "[31mred[0m bell" in result.stdout
+    assert max(map(display_width, result.stdout.splitlines())) == 80
+
+
+# ---- inspect, verify, save
+
+
+def test_inspect_says_what_a_model_is(run: Run, stella: Path) -> None:
+    encoder = Encoder.load(stella)
+    facts = json.loads(run("inspect", stella, "--json").stdout)
+    trunk = encoder.spec.trunk
+    assert facts["trunk"] == {"layers": trunk.layers, "hidden": 64, "heads": 4, "inner": 160}
+    assert facts["fingerprint"] == encoder.fingerprint
+    assert facts["query_prompt"] == encoder.query_prompt_name() == "s2p_query"
+    assert facts["query_tasks"]["sts"] == encoder.query_prompt_name("sts")
+    assert (facts["card"], facts["card_by"]) == ("stella_en_400M_v5", "its folder's name")
+    assert facts["dims"] == [256, 512, 1024]
+    assert facts["folder"] == str(stella)
+    assert facts["file_dtype"] == ["float32"]
+    assert facts["max_seq_length"] == 96
+    shown = run("inspect", stella).stdout
+    assert max(map(len, shown.splitlines())) <= 80
+    for part in ("1024; also 256, 512 (--dim)", "task s2s, task sts", encoder.fingerprint, "2_Dense_256: 64 to 256"):
+        assert part in " ".join(shown.split())
+
+
+def test_inspect_says_what_was_assumed(run: Run, golden_folder: Callable[[str], Path]) -> None:
+    folder = golden_folder("multilingual-e5-small")
+    facts = json.loads(run("inspect", folder, "--json").stdout)
+    assert (facts["query_prompt"], facts["document_prompt"]) == ("query", "document")
+    assert "The folder holds no prompts" in facts["assumed"][0]
+    result = run("inspect", folder)
+    assert "assumed:        The folder holds no prompts" in result.stdout
+    assert "document = 'passage: ' (used for: document)" in result.stdout
+    assert json.loads(run("inspect", folder, "--json", "--card", "e5-small").stdout)["card_by"] == "--card"
+
+
+def test_inspect_measures_fidelity_when_asked(
+    run: Run, gist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gnomon import fidelity
+
+    asked: dict[str, Any] = {}
+
+    def report(checkpoint: Any, **how: Any) -> fidelity.Fidelity:
+        asked.update(how, folder=checkpoint.source.folder)
+        return fidelity.Fidelity(lowest=0.98765, mean=0.995, texts=64, precision="int8", cached=True)
+
+    monkeypatch.setattr(fidelity, "report", report)
+    monkeypatch.setattr("click.get_app_dir", lambda name: str(tmp_path / name))
+    shown = run("inspect", gist, "--fidelity", "--threads", 1).stdout
+    assert asked == {"threads": 1, "cache_folder": tmp_path / "gnomon" / "fidelity", "folder": gist}
+    line = "int8 against float32: cosine 0.99500 on average, 0.98765 at worst, over 64 texts, measured before"
+    assert line in " ".join(shown.split())
+    assert run("inspect", gist, "--threads", 1).exit_code == 2
+
+
+def test_verify_ends_with_1_where_the_numbers_differ(run: Run, golden_folder: Callable[[str], Path]) -> None:
+    result = run("verify", golden_folder("gte-large-en-v1.5"))
+    assert result.exit_code == 1
+    lines = result.stdout.splitlines()
+    assert lines[0].split() == ["expected", "got"]
+    assert lines[1].split()[:4] == ["query", "1,", "document", "1"]
+    assert lines[1].endswith("DIFFERS")
+    assert lines[-1] == "gte-large-en-v1.5: NOT passed (published scores)"
+
+
+def test_verify_ends_with_0_where_they_agree(run: Run, gist: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gnomon import verify
+
+    row = verify.Check("query 1", "0.5", "0.5001", ok=True)
+    monkeypatch.setattr(verify, "verify", lambda encoder, card: verify.Verification(card or "its own", [row], "why"))
+    result = run("verify", gist, "--card", "gte-base-en-v1.5")
+    assert (result.exit_code, result.stdout) == (
+        0,
+        "         expected  got\nquery 1  0.5       0.5001  ok\ngte-base-en-v1.5: passed (why)\n",
+    )
+
+
+def test_save_writes_a_folder_that_opens(run: Run, gist: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "new"
+    assert run("save", gist, folder, "--dialect", "6.0").stdout == f"{folder}\n"
+    np.testing.assert_array_equal(Encoder.load(folder).encode(TEXTS), Encoder.load(gist).encode(TEXTS))
+    fails(run("save", gist, folder), "is not empty; give a new folder, or overwrite=True (--overwrite).")
+    assert run("save", gist, folder, "--overwrite").exit_code == 0
+    fails(run("save", gist, tmp_path / "other", "--dialect", "7"), "dialect '7' is not one of classic, 5.4, 6.0.")
+
+
+def test_version(run: Run) -> None:
+    import gnomon
+
+    assert run("--version").stdout == f"gnomon {gnomon.__version__}\n"
+
+
+# ---- text on a terminal
+
+
+@pytest.mark.parametrize(
+    ("text", "width"), [("abc", 3), ("南瓜", 4), ("e\u0301", 1), ("ｆｕｌｌ", 8), ("ｶﾅ", 2), ("a\u200db", 2), ("🎃", 2)]
+)
+def test_display_width(text: str, width: int) -> None:
+    assert display_width(text) == width
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("", []),
+        ("short  text\n here", ["short text", "here"]),
+        ("a word, verylongwordindeed", ["a word,", "verylongwo", "rdindeed"]),
+        ("南瓜的家常做法", ["南瓜的家常", "做法"]),
+        ("a南瓜的家常做法", ["a南瓜的家", "常做法"]),
+        ("one two three four five six seven", ["one two", "three four", "five six…"]),
+    ],
+)
+def test_wrapped_breaks_at_spaces_and_wide_characters(text: str, lines: list[str]) -> None:
+    assert wrapped(text, 10, 3) == lines
+
+
+def test_cut_never_splits_a_wide_character() -> None:
+    assert cut("南瓜的家", 6) == "南瓜…"
+    assert cut("南瓜的家", 7) == "南瓜的…"
+    assert cut("南瓜的家", 8) == "南瓜的家"
+
+
+def test_notices_are_wrapped_in_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from gnomon.errors import Notice
+
+    monkeypatch.setenv("COLUMNS", "30")
+    cli._show_notice(Notice("one\ntwo " * 8), Notice, "somewhere.py", 3)
+    assert capsys.readouterr().err == "note: " + "one two " * 7 + "one two\n"
+    monkeypatch.setattr(cli.sys, "stderr", SimpleNamespace(isatty=lambda: True, write=print, flush=print))
+    monkeypatch.setattr(cli.click, "echo", lambda text, err: print(text))
+    cli._show_notice(Notice("one\ntwo " * 8), Notice, "somewhere.py", 3)
+    cli._show_notice(DeprecationWarning("of no concern"), DeprecationWarning, "somewhere.py", 3)
+    assert (
+        capsys.readouterr().out
+        == "note: one two one two one two\n      one two one two one two\n      one two one two\n"
+    )

@@ -1,0 +1,180 @@
+"""The floors of docs/design.md, read from the source; and what an import must not bring."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from itertools import permutations
+from pathlib import Path
+
+import pytest
+
+import gnomon
+
+HERE = Path(__file__).resolve().parent
+SOURCE = HERE.parent / "src" / "gnomon"
+GOLDEN = HERE.parents[1] / "shared" / "golden"
+
+FLOORS = {
+    "errors": 1,
+    "spec": 1,
+    "batching": 1,
+    "packed": 1,
+    "inputs": 1,
+    "heads": 1,
+    "quantize": 1,
+    "quantization": 1,
+    "space": 1,
+    "losses": 1,
+    "data": 1,
+    "tokenizer": 2,
+    "checkpoint": 2,
+    "engines": 3,
+    "encoder": 4,
+    "bulk": 5,
+    "textfiles": 5,
+    "fidelity": 5,
+    "verify": 5,
+    "search": 5,
+    "train": 5,
+    "serve": 5,
+    "export": 5,
+    "evaluate": 6,
+    "cli": 7,
+}
+"""First part of a module's name -> its floor. The package's own __init__ is the door and is checked apart."""
+
+HEAVY = ("torch", "onnxruntime", "onnx", "openvino", "tokenizers", "huggingface_hub", "safetensors", "numpy", "tqdm")
+RUNTIMES = ("torch", "onnxruntime", "onnx", "openvino", "ml_dtypes", "huggingface_hub", "mteb", "lancedb", "pyarrow")
+ON_USE = {"onnxruntime", "openvino", "torch", "huggingface_hub", "tqdm", "mteb", "lancedb", "pyarrow", "ray", "pandas"}
+"""Packages that a module may import inside a function only."""
+
+MODULES = sorted(path for path in SOURCE.rglob("*.py") if path.parent != SOURCE or path.name != "__init__.py")
+
+
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports(path: Path, *, top_only: bool = False) -> Iterator[str]:
+    """Absolute names of what a module imports, those of its functions too; `from a import b` gives a.b."""
+    tree = ast.parse(path.read_text("utf-8"))
+    in_functions = {
+        id(node)
+        for outer in ast.walk(tree)
+        if isinstance(outer, ast.FunctionDef | ast.AsyncFunctionDef)
+        for node in ast.walk(outer)
+    }
+    for node in ast.walk(tree):
+        if top_only and id(node) in in_functions:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports by dots; the names here are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def own(path: Path) -> set[str]:
+    """Modules of gnomon that a module imports."""
+    known = {name_of(module) for module in MODULES}
+    found: set[str] = set()
+    for name in imports(path):
+        top, _, inner = name.partition(".")
+        if top == "gnomon" and inner != "__version__":
+            while inner and inner not in known:
+                inner = inner.rpartition(".")[0]
+            found.add(inner)
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_a_module_imports_from_lower_floors_or_its_own_room(path: Path) -> None:
+    """Its own floor too, for the small modules: that no circle comes of it is the next test."""
+    room = name_of(path).split(".")[0]
+    assert room in FLOORS, f"{room} has no floor: add it to the table"
+    for name in own(path):
+        other = name.split(".")[0] or "encoder"  # the package itself: its public names
+        assert FLOORS[other] <= FLOORS[room], f"{name_of(path)} (floor {FLOORS[room]}) imports {name}"
+    if FLOORS[room] >= 5 and room != "cli":
+        assert "cli" not in {name.split(".")[0] for name in own(path)}
+
+
+def test_no_circle() -> None:
+    tuple(TopologicalSorter({name_of(path): own(path) - {name_of(path), ""} for path in MODULES}).static_order())
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_runtimes_are_imported_on_use(path: Path) -> None:
+    room = name_of(path).split(".")[0]
+    if room in {"train", "serve", "search", "evaluate"} or name_of(path).startswith("engines.torch"):
+        pytest.skip("extras that are imported on use as a whole")
+    assert not {name.split(".")[0] for name in imports(path, top_only=True)} & ON_USE
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if "engines" in path.parts], ids=name_of)
+def test_the_engines_know_no_foreign_word(path: Path) -> None:
+    text = path.read_text("utf-8").lower()
+    for word in (
+        "huggingface",
+        "hugging face",
+        "transformers.",
+        "state_dict",
+        "safetensors",
+        "config.json",
+        "from_pretrained",
+    ):
+        assert word not in text, f"{word!r} belongs in checkpoint/"
+    assert not any(name.startswith(("gnomon.checkpoint", "tokenizers")) for name in imports(path))
+
+
+def python(code: str, *arguments: object) -> str:
+    done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_importing_the_package_imports_no_runtime() -> None:
+    code = f"import sys, gnomon; dir(gnomon); print([name for name in {HEAVY} if name in sys.modules])"
+    assert python(code) == "[]"
+
+
+@pytest.mark.parametrize("name", sorted(set(gnomon.__all__) - {"__version__"}))
+def test_a_public_name_imports_no_runtime(name: str) -> None:
+    code = f"import sys; from gnomon import {name}; print([name for name in {RUNTIMES[:4]} if name in sys.modules])"
+    assert python(code) == "[]"
+
+
+@pytest.mark.parametrize("engine", ["onnx", "openvino"])
+def test_load_and_encode_import_no_torch(engine: str) -> None:
+    if engine == "openvino":
+        pytest.importorskip("openvino")
+    folder = GOLDEN / "GIST-Embedding-v0"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not here: it is in the shared folder of the project")
+    code = (
+        "import sys; from gnomon import Encoder; "
+        f"assert Encoder.load(sys.argv[1], engine={engine!r}).encode(['a', 'b c d']).shape == (2, 64); "
+        "print([n for n in ('torch', 'transformers', 'sentence_transformers', 'pandas', 'tqdm') if n in sys.modules])"
+    )
+    assert python(code, folder) == "[]"
+
+
+def test_public_names_are_the_same_in_every_order() -> None:
+    """A module must not hide the function that is called like it."""
+    code = (
+        "import gnomon, sys, types\n"
+        "for name in sys.argv[1:]:\n"
+        "    assert not isinstance(getattr(gnomon, name), types.ModuleType), name\n"
+        "assert not isinstance(gnomon.quantize, types.ModuleType)\n"
+    )
+    for names in permutations(["Encoder", "Quantized", "quantize"]):
+        python(code, *names)
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'Encodr'"):
+        gnomon.Encodr  # noqa: B018  # pyright: ignore
+    assert sorted(gnomon.__all__) == dir(gnomon)
+    assert all(part.isdigit() for part in gnomon.__version__.split(".")[:2])

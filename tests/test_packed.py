@@ -1,0 +1,38 @@
+"""Texts end to end, and back."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as st_np
+
+from gnomon.packed import pack, split
+
+texts = st.lists(st_np.arrays(np.int64, st.integers(0, 12), elements=st.integers(0, 2**40)), max_size=8)
+
+
+@given(texts)
+def test_split_gives_back_what_was_packed(ids: list[np.ndarray]) -> None:
+    packed = pack(ids)
+    assert [part.tolist() for part in split(packed.ids_T, packed)] == [text.tolist() for text in ids]  # pyright: ignore
+    assert packed.lengths_B.tolist() == [len(text) for text in ids]
+    assert packed.positions_T.tolist() == [position for text in ids for position in range(len(text))]
+    for array in (packed.ids_T, packed.positions_T, packed.bounds):
+        assert array.dtype == np.int64
+
+
+@given(texts, st.integers(0, 9))
+def test_padded_fills_up_on_the_right(ids: list[np.ndarray], pad_id: int) -> None:
+    longest = max((len(text) for text in ids), default=0)
+    padded = pack(ids).padded(pad_id)
+    assert padded.shape == (len(ids), longest)
+    assert padded.tolist() == [[*text.tolist(), *[pad_id] * (longest - len(text))] for text in ids]
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_split_takes_values_of_any_width(width: int) -> None:
+    packed = pack([np.arange(2), np.arange(0), np.arange(3)])
+    values_TH = np.arange(5 * width, dtype=np.float32).reshape(5, width)
+    parts = split(values_TH, packed)
+    assert [part.shape for part in parts] == [(2, width), (0, width), (3, width)]
+    assert np.array_equal(np.concatenate(parts), values_TH)
