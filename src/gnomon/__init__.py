@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gnomon.encoder import Encoder
-    from gnomon.quantize import Quantized, quantize
+    from gnomon.quantization import Quantized, quantize
     from gnomon.space import Space
     from gnomon.spec import ModelSpec
     from gnomon.tokenizer import TokenReport
@@ -23,10 +23,10 @@ __all__ = ["Encoder", "ModelSpec", "Quantized", "Space", "TokenReport", "quantiz
 _HOMES = {
     "Encoder": "gnomon.encoder",
     "ModelSpec": "gnomon.spec",
-    "Quantized": "gnomon.quantize",
+    "Quantized": "gnomon.quantization",
     "Space": "gnomon.space",
     "TokenReport": "gnomon.tokenizer",
-    "quantize": "gnomon.quantize",
+    "quantize": "gnomon.quantization",
 }
 
 

@@ -308,7 +308,7 @@ def _ranges(path: str | None) -> NDArray[Any] | None:
 def _quantized(
     vectors: NDArray[np.float32], precision: Any, limits: NDArray[Any] | None
 ) -> tuple[NDArray[Any], NDArray[Any] | None]:
-    from gnomon.quantize import quantize
+    from gnomon.quantization import quantize
 
     return (vectors, None) if precision == "float32" else quantize(vectors, precision, limits)
 

@@ -25,7 +25,7 @@ from gnomon.checkpoint.hub import Source, resolve
 from gnomon.engines import Engine
 from gnomon.engines.choose import Options, open_engine
 from gnomon.errors import InputError, Notice, NumericError, TruncationError
-from gnomon.inputs import Texts, as_texts
+from gnomon.inputs import Texts, as_texts, check_encodable
 from gnomon.packed import Ids, pack, split
 from gnomon.space import Space
 from gnomon.spec import HeadSpec, ModelSpec, fingerprint
@@ -33,9 +33,6 @@ from gnomon.tokenizer import Tokenizer, TokenReport
 
 Vectors = NDArray[np.float32]
 OnTruncate = Literal["warn", "error", "silent", "mean"]
-
-DOCUMENT_PROMPTS = ("document", "passage", "corpus")
-"""Names under which models keep the prompt of a document; the first that is there is used."""
 
 BAR_DELAY = 2.0
 """Seconds of work before a progress bar is shown."""
@@ -180,7 +177,8 @@ class Encoder:
         `task` chooses among several: "s2p", "s2s", "sts" for stella, or the name of a prompt.
         """
         if prompt is None and prompt_name is None:
-            prompt_name = self.query_prompt_name(task)
+            prompt_name = self.spec.query_prompt_name(task)
+            prompt = "" if prompt_name is None else None  # as in sentence-transformers: not the default prompt
         elif task is not None:
             raise InputError(f"task {task!r} chooses a prompt; give it without prompt and prompt_name.")
         prompt = self._prompt(prompt, prompt_name)
@@ -201,7 +199,8 @@ class Encoder:
     ) -> Vectors:
         """As `encode`, with the model's prompt for documents, if it has one."""
         if prompt is None and prompt_name is None:
-            prompt_name = next((name for name in DOCUMENT_PROMPTS if name in self.prompts), None)
+            prompt_name = self.spec.document_prompt_name
+            prompt = "" if prompt_name is None else None
         prompt = self._prompt(prompt, prompt_name)
         finish = self._finisher(dim, truncate_dim, normalize_embeddings)
         return self._encode(texts, prompt, [finish], on_truncate, show_progress_bar)[0]
@@ -280,11 +279,23 @@ class Encoder:
         return save_folder(self._checkpoint, folder, dialect=dialect, overwrite=overwrite)
 
     def space(
-        self, *, dim: int | None = None, normalize_embeddings: bool | None = None, on_truncate: OnTruncate = "warn"
+        self,
+        *,
+        dim: int | None = None,
+        truncate_dim: int | None = None,
+        normalize_embeddings: bool | None = None,
+        on_truncate: OnTruncate = "warn",
     ) -> Space:
         """What the vectors of such a call may be compared with."""
-        normalized = self.spec.normalizes or bool(normalize_embeddings)
-        return Space(self.fingerprint, dim or self.spec.dim, normalized, "mean" if on_truncate == "mean" else "cut")
+        _check_on_truncate(on_truncate)
+        finish = self._finisher(dim, truncate_dim, normalize_embeddings)
+        return Space(
+            fingerprint=self.fingerprint,
+            dim=finish.width,
+            cut_from=heads.width(finish.layers, self.spec.pooled_dim) if finish.prefix else None,
+            normalized=self.spec.normalizes or finish.normalize,
+            long_texts="mean" if on_truncate == "mean" else "cut",
+        )
 
     @property
     def spec(self) -> ModelSpec:
@@ -323,30 +334,18 @@ class Encoder:
         """SHA-256 of canonical weights, spec and tokenizer, as hex; computed when first asked for."""
         return fingerprint(self.spec, self._checkpoint.arrays, self._tokenizer.canonical())
 
-    def query_prompt_name(self, task: str | None = None) -> str | None:
-        """The name of the prompt of `encode_query`, or None.
-
-        Raises:
-            InputError: a task that the model has no prompt for.
-        """
-        by_task = {**{name: name for name in self.prompts}, **self.spec.query_prompt_names}
-        if task is not None:
-            if task not in by_task:
-                raise InputError(
-                    f"task {task!r} is not known to this model; it has {_listed(name for name in by_task if name)}."
-                )
-            return by_task[task]
-        return "query" if "query" in self.prompts else by_task.get("")
-
     def _prompt(self, prompt: str | None, prompt_name: str | None) -> str:
         if prompt is not None:
             if prompt_name is not None:
                 raise InputError(f"prompt {prompt!r} and prompt_name {prompt_name!r} were both given; give one.")
+            if not isinstance(prompt, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise InputError(f"prompt is {prompt!r}; it must be a str.")
+            check_encodable(prompt, "prompt")
             return prompt
         name = prompt_name if prompt_name is not None else self.spec.default_prompt_name
         if name is None:
             return ""
-        if name not in self.prompts:
+        if not isinstance(name, str) or name not in self.prompts:  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InputError(f"prompt name {name!r} is not in this model; it has {_listed(self.prompts)}.")
         return self.prompts[name]
 
@@ -372,7 +371,7 @@ class Encoder:
         layers, prefix = heads.chain(self.spec, dim)
         width = dim or self.spec.dim
         if truncate_dim is not None:
-            if not 0 < truncate_dim <= width:
+            if not isinstance(truncate_dim, int) or not 0 < truncate_dim <= width:  # pyright: ignore
                 raise InputError(f"truncate_dim {truncate_dim} is not between 1 and {width}.")
             prefix = truncate_dim if truncate_dim < width else prefix
         again = bool(normalize) or (prefix is not None and self.spec.normalizes)
@@ -386,8 +385,7 @@ class Encoder:
         on_truncate: OnTruncate,
         show_progress_bar: bool | None,
     ) -> list[Vectors]:
-        if on_truncate not in get_args(OnTruncate):
-            raise InputError(f"on_truncate {on_truncate!r} is not one of {_listed(get_args(OnTruncate))}.")
+        _check_on_truncate(on_truncate)
         listed = as_texts(texts)
         first_of: dict[str, int] = {}
         for position, text in enumerate(listed):
@@ -426,16 +424,16 @@ class Encoder:
             return _Job(ids, owners, [new for window in windows for new in window.new_tokens], prompt_tokens)
         worst = max(long, key=lambda index: len(whole[index]))
         position = positions[worst] if positions else worst
+        texts_given = "different texts" if positions else "texts"
         what = (
-            f"{len(long)} of {len(texts)} different texts are longer than {limit} tokens; "
+            f"{len(long)} of {len(texts)} {texts_given} are longer than {limit} tokens; "
             f"the longest, text {position}, has {len(whole[worst]):,}"
         )
         if on_truncate == "error":
             raise TruncationError(f"{what}. Shorten them, or let on_truncate= be 'mean', 'warn' or 'silent'.")
         if on_truncate == "warn":
-            warnings.warn(
-                f"{what}: the rest of each was cut off. (on_truncate='mean' reads all.)", Notice, stacklevel=4
-            )
+            told = f"{what}: the rest of each was cut off. (on_truncate='mean' reads all.)"
+            warnings.warn(told, Notice, stacklevel=4 if positions else 3)
         return _Job([self._tokenizer.cut(ids_T) for ids_T in whole], everyone, [1] * len(whole), prompt_tokens)
 
     def _pooled(self, job: _Job, show_progress_bar: bool | None) -> Iterator[tuple[list[int], Vectors]]:
@@ -506,6 +504,11 @@ def _check_finite(vectors_BD: Vectors, texts: Sequence[int] | NDArray[np.int64])
     if not finite_B.all():
         text = int(np.asarray(texts)[~finite_B][0])
         raise NumericError(f"text {text} gives NaN or infinity; the weights are damaged, or overflow in this dtype.")
+
+
+def _check_on_truncate(on_truncate: str) -> None:
+    if on_truncate not in get_args(OnTruncate):
+        raise InputError(f"on_truncate {on_truncate!r} is not one of {_listed(get_args(OnTruncate))}.")
 
 
 def _listed(names: Any) -> str:

@@ -6,12 +6,12 @@
     │   └── SpaceError                  vectors of two different spaces were about to be compared
     ├── ModelError (ValueError)         the checkpoint cannot be used
     │   ├── NotAModelError              the folder is not a model, or a file that it needs is missing
-    │   ├── UnsupportedError            a config key, module or value that would change the result and is not
-    implemented │   ├── WeightsError                missing, extra, misshapen or truncated weights │   └──
-    UnsafeFileError             a file that would run code, or a path that leaves the model's folder ├── SourceError
-    (OSError)           a hub id or package that cannot be reached: offline, unknown, refused ├── ExtraError
-    (ImportError)        an optional dependency is not installed; names the extra └── NumericError (ArithmeticError)
-    NaN or infinity in a result
+    │   ├── UnsupportedError            something that would change the result and is not implemented
+    │   ├── WeightsError                missing, extra, misshapen or truncated weights
+    │   └── UnsafeFileError             a file that would run code, or a path that leaves the model's folder
+    ├── SourceError (OSError)           a hub id or package that cannot be reached: offline, unknown, refused
+    ├── ExtraError (ImportError)        an optional dependency is not installed; names the extra
+    └── NumericError (ArithmeticError)  NaN or infinity in a result
 
 `Notice` is the category of every warning. Messages give the value, the rule and the next move.
 """

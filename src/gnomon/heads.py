@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -46,7 +45,7 @@ ACTIVATIONS: dict[Activation, Callable[[Vectors], Vectors]] = {
 
 def chain(spec: ModelSpec, dim: int | None) -> tuple[tuple[HeadSpec, ...], int | None]:
     """The heads that give vectors of width `dim` (one of `spec.dims`), and the prefix to cut to, if any."""
-    full = replace(spec, truncate_dim=None).dim
+    full = spec.full_dim
     if dim is None:
         dim = spec.dim
     stand_in = next((head for head in spec.wide_heads if head.out_features == dim), None)
@@ -54,6 +53,11 @@ def chain(spec: ModelSpec, dim: int | None) -> tuple[tuple[HeadSpec, ...], int |
         last = max(i for i, head in enumerate(spec.heads) if isinstance(head, DenseSpec))
         return (*spec.heads[:last], stand_in, *spec.heads[last + 1 :]), None
     return spec.heads, dim if dim < full else None
+
+
+def width(heads: tuple[HeadSpec, ...], pooled_dim: int) -> int:
+    """Width of the vectors that come out of a chain of heads."""
+    return next((head.out_features for head in reversed(heads) if isinstance(head, DenseSpec)), pooled_dim)
 
 
 def apply(heads: tuple[HeadSpec, ...], arrays: Mapping[str, NDArray[Any]], pooled_BD: Vectors) -> Vectors:
@@ -76,8 +80,10 @@ def similarity(name: SimilarityName, a_BD: Vectors, b_CD: Vectors) -> Vectors:
         return normalize(a_BD) @ normalize(b_CD).T
     if name == "dot":
         return a_BD @ b_CD.T
-    order = 2 if name == "euclidean" else 1
-    return -np.stack([np.linalg.norm(b_CD - row_D, ord=order, axis=-1) for row_D in a_BD])
+    scores_BC = np.empty((len(a_BD), len(b_CD)), np.float32)
+    for row, a_D in enumerate(a_BD):
+        scores_BC[row] = -np.linalg.norm(b_CD - a_D, ord=2 if name == "euclidean" else 1, axis=-1)
+    return scores_BC
 
 
 def _dense(head: DenseSpec, arrays: Mapping[str, NDArray[Any]], x_BD: Vectors) -> Vectors:

@@ -12,37 +12,42 @@ Texts = str | Iterable[str]
 """One text, or any ordered collection of texts: list, generator, numpy array, pandas or Arrow column."""
 
 
+MISSING = ("NAType", "NaTType")
+"""Types of the values that stand for a missing one in pandas, which need not be installed."""
+
+
 def as_texts(texts: Any) -> list[str]:
     """The texts as a list; one str is a list of one.
 
     Raises:
         InputError: not texts; names the first position that is not a str.
     """
-    items = [texts] if isinstance(texts, str) else _items(texts)
+    items: list[Any] = [texts] if isinstance(texts, str) else _items(texts)
     for position, item in enumerate(items):
         if not isinstance(item, str):
             raise InputError(f"text {position} is {_shown(item)}; every text must be a str{_hint(item)}.")
-        if not item.isascii():
-            _check_encodable(item, position)
+        check_encodable(item, f"text {position}")
     return items
 
 
-def _check_encodable(text: str, position: int) -> None:
-    """Half a surrogate pair, the mark of text that was decoded wrongly, is no character."""
+def check_encodable(text: str, what: str) -> None:
+    """Raise InputError for half a surrogate pair: it is the mark of text that was decoded wrongly, and no character."""
+    if text.isascii():
+        return
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise InputError(
-            f"text {position} has half a surrogate pair, {text[error.start]!r}, at character {error.start}; it is not "
+            f"{what} has half a surrogate pair, {text[error.start]!r}, at character {error.start}; it is not "
             "Unicode text: decode its source anew, or use .encode('utf-8', 'replace').decode()."
         ) from None
 
 
 def _items(texts: Any) -> list[Any]:
-    if isinstance(texts, (bytes, Mapping, AbstractSet)) or not isinstance(texts, Iterable):
-        raise InputError(f"texts is {_shown(texts)}; give a str, or a list or column of str{_hint(texts)}.")
     if hasattr(texts, "columns"):  # a pandas, polars or Arrow table
         raise InputError(f"texts is a table ({type(texts).__name__}); give one of its columns.")
+    if isinstance(texts, (bytes, Mapping, AbstractSet)) or not isinstance(texts, Iterable):
+        raise InputError(f"texts is {_shown(texts)}; give a str, or a list or column of str{_hint(texts)}.")
     if getattr(texts, "ndim", 1) != 1:
         raise InputError(f"texts is an array of {getattr(texts, 'ndim', 0)} dimensions; give one of 1.")
     to_list = getattr(texts, "to_pylist", None) or getattr(texts, "tolist", None)  # Arrow; numpy and pandas
@@ -57,6 +62,6 @@ def _shown(item: object) -> str:
 def _hint(item: object) -> str:
     if isinstance(item, bytes):
         return ": decode it first, .decode('utf-8')"
-    if item is None or item != item:
+    if item is None or type(item).__name__ in MISSING or (isinstance(item, float) and item != item):
         return ": drop the missing ones, or put '' in their place"
     return ""

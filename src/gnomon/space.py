@@ -13,6 +13,8 @@ class Space:
 
     fingerprint: str
     dim: int
+    cut_from: int | None
+    """Width of the head's own vectors, where `dim` is a prefix of them; None where it is all."""
     normalized: bool
     long_texts: str
     """ "cut", or "mean" of windows."""

@@ -15,6 +15,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from gnomon.errors import InputError
+
 Activation = Literal["gelu", "gelu_tanh", "relu", "silu", "tanh", "sigmoid", "identity"]
 PoolingMode = Literal["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
 SimilarityName = Literal["cosine", "dot", "euclidean", "manhattan"]
@@ -113,6 +115,12 @@ class NormalizeSpec:
 
 HeadSpec = DenseSpec | NormalizeSpec
 
+DOCUMENT_PROMPTS = ("document", "passage", "corpus")
+"""Names under which models keep the prompt of a document; the first that is there is used."""
+
+ASKED = ("prompts", "default_prompt_name", "query_prompt_names", "truncate_dim", "matryoshka_dims")
+"""Fields of a ModelSpec that say how it wants to be asked."""
+
 
 @dataclass(frozen=True)
 class TokenizerSpec:
@@ -148,28 +156,49 @@ class ModelSpec:
         return self.trunk.hidden * len(self.pooling.modes)
 
     @property
+    def full_dim(self) -> int:
+        """Width of the vectors that come out of the heads."""
+        dense = [head for head in self.heads if isinstance(head, DenseSpec)]
+        return dense[-1].out_features if dense else self.pooled_dim
+
+    @property
     def dim(self) -> int:
         """Width of the vectors that `encode` gives when not told otherwise."""
-        full = next(
-            (head.out_features for head in reversed(self.heads) if isinstance(head, DenseSpec)), self.pooled_dim
-        )
-        return min(full, self.truncate_dim or full)
+        return min(self.full_dim, self.truncate_dim or self.full_dim)
 
     @property
     def dims(self) -> tuple[int, ...]:
         """Every width that `dim=` accepts, ascending."""
-        full = next(
-            (head.out_features for head in reversed(self.heads) if isinstance(head, DenseSpec)), self.pooled_dim
-        )
-        return tuple(sorted({self.dim, full, *(head.out_features for head in self.wide_heads), *self.matryoshka_dims}))
+        wide = {head.out_features for head in self.wide_heads}
+        return tuple(sorted({self.dim, self.full_dim, *wide, *self.matryoshka_dims}))
+
+    @property
+    def document_prompt_name(self) -> str | None:
+        """The name of the prompt of documents, or None."""
+        return next((name for name in DOCUMENT_PROMPTS if name in self.prompts), None)
+
+    def query_prompt_name(self, task: str | None = None) -> str | None:
+        """The name of the prompt of queries, or None.
+
+        Raises:
+            InputError: a task that the model has no prompt for.
+        """
+        if task is None:
+            return "query" if "query" in self.prompts else self.query_prompt_names.get("")
+        by_task = {**{name: name for name in self.prompts}, **self.query_prompt_names}
+        if not task or task not in by_task:
+            known = ", ".join(name for name in by_task if name) or "none"
+            raise InputError(f"task {task!r} is not known to this model; it has {known}.")
+        return by_task[task]
 
     @property
     def normalizes(self) -> bool:
         return bool(self.heads) and isinstance(self.heads[-1], NormalizeSpec)
 
     def canonical(self) -> str:
-        """The spec as JSON, byte-equal for equal models (part of the fingerprint)."""
-        return json.dumps(asdict(self), sort_keys=True, ensure_ascii=False, default=dict)
+        """What the model computes, as JSON, for the fingerprint; how it is asked (prompts, default width) is left out."""
+        computed = {key: value for key, value in asdict(self).items() if key not in ASKED}
+        return json.dumps(computed, sort_keys=True, ensure_ascii=False)
 
 
 def trunk_arrays(trunk: TrunkSpec | StaticSpec) -> dict[str, tuple[int, ...]]:

@@ -94,7 +94,11 @@ class Tokenizer:
 
     def prompt_tokens(self, prompt: str) -> int:
         """Tokens in front of the text that come of the prompt, the leading special tokens with them."""
-        return len(self.ids([prompt])[0]) - self.back if prompt else 0
+        if not prompt:
+            return 0
+        count = len(self.ids([prompt])[0]) - self.back
+        limit = self.spec.max_seq_length
+        return count if limit is None else min(count, limit - self.back)
 
     def windows(self, ids_T: Ids, prompt: str) -> Windows:
         """Windows of max_seq_length that overlap by an eighth of it, the prompt and the special tokens in each.

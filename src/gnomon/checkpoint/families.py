@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -154,7 +154,11 @@ _BUFFERS = ("position_ids", "token_type_ids", "rotary_emb.inv_freq", "rotary_emb
 
 
 def _roberta(config: Config) -> dict[str, Any]:
-    pad_id = int(config["pad_token_id"])
+    pad_id = config["pad_token_id"]
+    if not isinstance(pad_id, int) or pad_id < 0:
+        raise ModelError(
+            f"config.json: pad_token_id is {pad_id!r}; positions are counted from it, so it must be a number of a row."
+        )
     return {"position_offset": pad_id + 1, "pad_id": pad_id}
 
 
@@ -166,20 +170,24 @@ def _new(config: Config) -> dict[str, Any]:
 
 def _rope(config: Config) -> RopeSpec:
     """`rope_scaling` of the gte-v1.5 code: None or {"type": "ntk", "factor": s}; anything else is another function."""
-    theta = float(config["rope_theta"])
+    theta = config["rope_theta"]
+    if not _is_positive(theta):
+        raise ModelError(f"config.json: rope_theta is {theta!r}; it must be a positive number.")
     scaling = config.get("rope_scaling")
     if not scaling:
-        return RopeSpec(theta)
-    kind = scaling.get("type", scaling.get("rope_type"))
-    other = {
-        key: value for key, value in scaling.items() if key not in ("type", "rope_type", "factor") and value is not None
-    }
-    if kind != "ntk" or other:
+        return RopeSpec(float(theta))
+    told = {key: value for key, value in scaling.items() if value is not None} if isinstance(scaling, dict) else {}
+    kind, other = told.get("type", told.get("rope_type")), told.keys() - {"type", "rope_type", "factor"}
+    if kind != "ntk" or other or not _is_positive(told.get("factor")):
         raise UnsupportedError(
-            f"config.json: rope_scaling {dict(scaling)!r} is not implemented; "
+            f"config.json: rope_scaling {scaling!r} is not implemented; "
             'it may be null or {"type": "ntk", "factor": NUMBER}.'
         )
-    return RopeSpec(theta, float(scaling["factor"]))
+    return RopeSpec(float(theta), float(scaling["factor"]))
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, int | float) and value > 0
 
 
 def _roberta_family(prefix: str) -> Family:
@@ -291,7 +299,7 @@ def read_trunk(config: Config, *, ignore_config_keys: tuple[str, ...] = ()) -> T
     merged = {**family.defaults, **config}
     fields: dict[str, Any] = {ours: merged[theirs] for ours, theirs in family.keys.items()} | family.build(merged)
     name = fields["activation"]
-    if name not in ACTIVATIONS:
+    if not isinstance(name, str) or name not in ACTIVATIONS:
         raise UnsupportedError(
             f"config.json: activation {name!r} is not implemented; it may be one of {', '.join(ACTIVATIONS)}."
         )
@@ -304,11 +312,11 @@ def read_trunk(config: Config, *, ignore_config_keys: tuple[str, ...] = ()) -> T
 def family_of(config: Config) -> Family:
     """The table row for a config's `model_type`."""
     kind = config.get("model_type")
-    if kind not in FAMILIES:
+    if not isinstance(kind, str) or kind not in FAMILIES:
         raise UnsupportedError(
             f"config.json: model_type {kind!r} is not implemented; gnomon has {', '.join(FAMILIES)}."
         )
-    return FAMILIES[cast(str, kind)]
+    return FAMILIES[kind]
 
 
 def trunk_weights(
@@ -363,6 +371,16 @@ def _check_sizes(trunk: TrunkSpec) -> None:
     for name, size in sizes.items():
         if not isinstance(size, int) or size < 1:
             raise ModelError(f"config.json: {name} is {size!r}; it must be a positive integer.")
+    rows: dict[str, Any] = {"positions": trunk.positions, "token_types": trunk.token_types}
+    for name, size in rows.items():
+        if not isinstance(size, int) or size < 0:
+            raise ModelError(f"config.json: {name} is {size!r}; it must be a whole number of rows.")
+    if trunk.positions and trunk.positions <= trunk.position_offset:
+        raise ModelError(
+            f"config.json: {trunk.positions} positions leave none behind the first {trunk.position_offset}."
+        )
+    if not _is_positive(trunk.norm_eps):
+        raise ModelError(f"config.json: norm_eps is {trunk.norm_eps!r}; it must be a positive number.")
     if trunk.hidden % trunk.heads:
         raise ModelError(f"config.json: hidden size {trunk.hidden} is not a multiple of the {trunk.heads} heads.")
     if trunk.rope and trunk.head_size % 2:

@@ -121,6 +121,8 @@ class Checkpoint:
     kept_arrays: Arrays = field(default_factory=dict[str, NDArray[Any]])
     """Tensors that do not act (BERT's pooler) under their own names: `save` writes them back."""
     card: Card | None = None
+    card_by: str | None = None
+    """What the card was recognised by, in words."""
     license: str | None = None
 
 
@@ -188,7 +190,7 @@ def _read_modules(folder: Path, notices: list[str]) -> list[_Module]:
     notices.append(
         "No modules.json: read as a plain Hugging Face checkpoint, with mean pooling and without normalisation."
     )
-    return [_Module("Transformer", folder), _Module("Pooling", folder / "1_Pooling")]
+    return [_Module("Transformer", folder)]
 
 
 def _listed_modules(folder: Path, path: Path) -> list[_Module]:
@@ -236,7 +238,7 @@ def _read_transformer(
     pooling, rest = PoolingSpec(), modules[1:]
     if rest and rest[0].kind == "Pooling":
         pooling, rest = _read_pooling(rest[0].path / "config.json", trunk.hidden), rest[1:]
-    else:
+    elif (folder / "modules.json").is_file():
         notices.append("modules.json lists no Pooling: mean pooling is used.")
     heads, wide = _read_heads(folder, rest, trunk.hidden * len(pooling.modes), arrays)
     spec = ModelSpec(
@@ -257,7 +259,7 @@ def _read_static(source: Source, modules: list[_Module], notices: list[str]) -> 
     found = read_weights(place)
     table = _static_table(found, place)
     tokenizer = read_tokenizer(place)
-    model2vec = config.get("model_type") == "model2vec"
+    model2vec = config.get("model_type") == "model2vec" or ("embeddings" in found and "embedding_dtype" in config)
     arrays: Arrays = {"embed.tokens": table}
     heads, wide = _read_heads(folder, modules[1:], table.shape[1], arrays)
     unk_id = _unk_id(tokenizer) if model2vec else None
@@ -266,7 +268,9 @@ def _read_static(source: Source, modules: list[_Module], notices: list[str]) -> 
         pooling=PoolingSpec(),
         heads=heads,
         wide_heads=wide,
-        tokenizer=TokenizerSpec(config.get("max_length", 512) if model2vec else None, special_tokens=False),
+        tokenizer=TokenizerSpec(
+            config.get("max_length", 512) if model2vec else _static_length(place), special_tokens=False
+        ),
         **_read_settings(folder, {}),
     )
     if tokenizer.get_vocab_size() > table.shape[0]:
@@ -274,6 +278,12 @@ def _read_static(source: Source, modules: list[_Module], notices: list[str]) -> 
             f"{place}: the tokenizer has {tokenizer.get_vocab_size()} tokens, the table {table.shape[0]} rows."
         )
     return _checkpoint(source, spec, arrays, place, config, notices, tokenizer)
+
+
+def _static_length(place: Path) -> int | None:
+    """The truncation inside tokenizer.json: here, unlike beside a Transformer, sentence-transformers lets it act."""
+    truncation = read_json(place / "tokenizer.json").get("truncation")
+    return int(truncation["max_length"]) if truncation else None
 
 
 def _static_table(found: Arrays, place: Path) -> NDArray[Any]:
@@ -311,7 +321,7 @@ def _read_pooling(path: Path, hidden: int) -> PoolingSpec:
     modes: tuple[Any, ...]
     if "pooling_mode" in config:
         value = config["pooling_mode"]
-        modes = (value,) if isinstance(value, str) else tuple(value)
+        modes = tuple(value) if isinstance(value, list) else (value,)
     else:
         modes = tuple(mode for key, mode in POOLING_KEYS.items() if config.get(key)) or ("mean",)
     known = {"embedding_dimension", "word_embedding_dimension", "pooling_mode", "include_prompt", *POOLING_KEYS}
@@ -371,7 +381,7 @@ def _read_dense(folder: Path, place: Path, width: int, arrays: Arrays) -> DenseS
         raise NotAModelError(f"{path} is missing; it says what the Dense layer computes.")
     _check_input_name(config, place)
     name = config.get("activation_function", "torch.nn.modules.activation.Tanh")
-    if name not in DENSE_ACTIVATIONS:
+    if not isinstance(name, str) or name not in DENSE_ACTIVATIONS:
         raise UnsupportedError(
             f"{path}: activation_function {name!r} is not implemented; it may be one of {', '.join(DENSE_ACTIVATIONS)}."
         )
@@ -425,42 +435,57 @@ def _read_tokenizer_spec(place: Path, config: Json, trunk: TrunkSpec, notices: l
     if length is None:
         limits = (tokenizer_config.get("model_max_length"), config.get("max_position_embeddings"), trunk.max_tokens)
         length = min((int(limit) for limit in limits if limit and limit < NO_LIMIT), default=None)
+    if length is not None and not _is_size(length):
+        raise ModelError(f"{place}: max_seq_length is {length!r}; it must be a positive integer.")
     if length is not None and trunk.max_tokens is not None and length > trunk.max_tokens:
         notices.append(
             f"max_seq_length {length} is more than the {trunk.max_tokens} positions of the model, which are used."
         )
         length = trunk.max_tokens
-    if length is not None and length < 1:
-        raise ModelError(f"{place}: max_seq_length is {length}; it must be positive.")
     side = tokenizer_config.get("truncation_side", "right")
     return TokenizerSpec(
         length, lower_case=bool(settings.get("do_lower_case")), truncation_side="left" if side == "left" else "right"
     )
 
 
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
 def _read_settings(folder: Path, config: Json) -> dict[str, Any]:
     path = folder / "config_sentence_transformers.json"
     settings = read_json(path)
+    named = settings.get("prompts") or {}
+    if not isinstance(named, dict) or not all(isinstance(text, str | None) for text in named.values()):
+        raise ModelError(f"{path}: prompts is {named!r}; it must map names to texts.")
     # sentence-transformers 5 and later writes empty prompts for "query" and "document": nothing was said
-    prompts = {str(name): str(text) for name, text in (settings.get("prompts") or {}).items() if text}
+    prompts = {name: text for name, text in named.items() if text}
     similarity = settings.get("similarity_fn_name") or "cosine"
     if similarity not in ("cosine", "dot", "euclidean", "manhattan"):
         raise UnsupportedError(
             f"{path}: similarity_fn_name {similarity!r} is not one of cosine, dot, euclidean, manhattan."
         )
     default = settings.get("default_prompt_name")
-    if default is not None and default not in prompts:
+    if default is not None and default not in named:
         raise ModelError(
             f"{path}: default_prompt_name {default!r} is not among the prompts {', '.join(prompts) or '(none)'}."
         )
+    truncate_dim = settings.get("truncate_dim")
+    if truncate_dim is not None and not _is_size(truncate_dim):
+        raise ModelError(f"{path}: truncate_dim is {truncate_dim!r}; it must be a positive integer.")
     declared = [
         source.get(key) or [] for source in (settings, config) for key in ("matryoshka_dims", "matryoshka_dimensions")
     ]
+    if not all(isinstance(dims, list) and all(map(_is_size, dims)) for dims in declared):
+        raise ModelError(f"{path}: matryoshka_dims is {declared!r}; it must be a list of positive integers.")
     return {
         "prompts": prompts,
-        "default_prompt_name": default,
+        "default_prompt_name": default if default in prompts else None,
+        "query_prompt_names": {
+            task: name for task, name in (settings.get("query_prompt_names") or {}).items() if name in prompts
+        },
         "similarity": similarity,
-        "truncate_dim": settings.get("truncate_dim"),
+        "truncate_dim": truncate_dim,
         "matryoshka_dims": tuple(sorted({int(dim) for dims in declared for dim in dims})),
     }
 
@@ -501,10 +526,10 @@ def _with_card(checkpoint: Checkpoint, named: Card | None) -> Checkpoint:
         use = f"encode_query and encode_document use those of {card.name} (known by {way})"
         notices += (f"The folder holds no prompts; {use}: {listed}.",)
         spec = replace(spec, prompts={**spec.prompts, **missing})
-    names = {task: name for task, name in card.query_prompt_names.items() if name in spec.prompts}
-    return replace(
-        checkpoint, spec=replace(spec, query_prompt_names=names), notices=notices, card=card, license=license_name
-    )
+    names = {**card.query_prompt_names, **spec.query_prompt_names}
+    names = {task: name for task, name in names.items() if name in spec.prompts}
+    spec = replace(spec, query_prompt_names=names)
+    return replace(checkpoint, spec=spec, notices=notices, card=card, card_by=way, license=license_name)
 
 
 def _license(readme: str | None) -> str | None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gnomon.errors import GnomonError, InputError, NotAModelError, SourceError, UnsafeFileError
+from gnomon.errors import GnomonError, InputError, NotAModelError, Notice, SourceError, UnsafeFileError
 
 SOURCES = (
     'a folder ("./my-model"), a hub id ("intfloat/multilingual-e5-small") or an installed package ("package:NAME")'
@@ -215,7 +215,7 @@ def _from_hub(name: str, revision: str, cache_dir: str | Path | None, token: str
         except SourceError as missing:
             raise missing from error
         notice = f"{reason}; using the cached copy of {name} at revision {cached.revision}"
-        warnings.warn(notice, stacklevel=3)  # points at the caller of resolve
+        warnings.warn(notice, Notice, stacklevel=3)  # points at the caller of resolve
         return cached
     return Source(folder, name, folder.name)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
 from gnomon.checkpoint import families
 from gnomon.checkpoint.folder import DENSE_ACTIVATIONS, DIALECTS, POOLING_KEYS, Checkpoint
@@ -81,7 +82,7 @@ def _files(checkpoint: Checkpoint, dialect: str) -> dict[str, Writer]:
         files[f"{head.name}/model.safetensors"] = _weights(_dense_weights(head, checkpoint.arrays))
     readme = checkpoint.source.folder / "README.md"
     if readme.is_file():
-        files["README.md"] = _text(readme.read_text(encoding="utf-8", errors="replace"))
+        files["README.md"] = _bytes(readme.read_bytes())
     return files
 
 
@@ -106,7 +107,10 @@ def _static_files(checkpoint: Checkpoint) -> dict[str, Writer]:
     spec = checkpoint.spec
     assert isinstance(spec.trunk, StaticSpec)
     table = checkpoint.arrays["embed.tokens"]
-    tokenizer = _text(checkpoint.tokenizer.to_str(pretty=True))
+    raw = Tokenizer.from_str(checkpoint.tokenizer.to_str())
+    if spec.tokenizer.max_seq_length is not None and not spec.trunk.model2vec:
+        raw.enable_truncation(spec.tokenizer.max_seq_length)
+    tokenizer = _text(raw.to_str(pretty=True))
     if not spec.trunk.model2vec:
         folder = "0_StaticEmbedding"
         return {
@@ -146,6 +150,8 @@ def _settings(spec: ModelSpec) -> Json:
         "default_prompt_name": spec.default_prompt_name,
         "similarity_fn_name": spec.similarity,
     }
+    if spec.query_prompt_names:
+        settings["query_prompt_names"] = dict(spec.query_prompt_names)
     if spec.truncate_dim is not None:
         settings["truncate_dim"] = spec.truncate_dim
     if spec.matryoshka_dims:
@@ -189,8 +195,12 @@ def _json(value: Any) -> Writer:
 
 
 def _text(text: str) -> Writer:
+    return _bytes(text.encode())
+
+
+def _bytes(content: bytes) -> Writer:
     def write(path: Path) -> None:
-        path.write_bytes(text.encode())
+        path.write_bytes(content)
 
     return write
 

@@ -40,7 +40,7 @@ class Options:
                 raise InputError(f"{name} {value!r} is not one of {', '.join(CHOICES[name])}.")
         if engine == "openvino" and dtype == "int8":
             raise InputError("dtype 'int8' is not in engine 'openvino'; use engine='onnx', or dtype='float32'.")
-        if threads is not None and threads < 1:
+        if threads is not None and (not isinstance(threads, int) or threads < 1):  # pyright: ignore
             raise InputError(f"threads is {threads}; give a positive number, or None for one a core.")
         return cls(engine, dtype, device, threads)
 

@@ -1,7 +1,7 @@
 """The graph in a runtime: ONNX Runtime, or OpenVINO. CPU.
 
-The runtime reads the weights from the arrays that it is given (mapped files stay mapped) and keeps one packed copy of
-the matrices.
+The runtime uses the arrays that it is given where they lie (mapped files stay mapped: of an embedding table, only the
+rows that texts use are ever read) and keeps one packed copy of the matrices.
 """
 
 from __future__ import annotations
@@ -140,8 +140,14 @@ class _OrtSession:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads or 0
         options.log_severity_level = 3
-        values = [ort.OrtValue.ortvalue_from_numpy(array) for array in graph.arrays.values()]
-        options.add_external_initializers(list(graph.arrays), values)
+        # given one by one, arrays are used where they lie; add_external_initializers would copy them. The runtime only
+        # asks that the file that the graph names as their place exists, so it is told this one
+        self._values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in graph.arrays.items()}
+        for name, value in self._values.items():
+            options.add_initializer(name, value)
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", str(Path(__file__).parent)
+        )
         self._session = ort.InferenceSession(
             graph.model.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )

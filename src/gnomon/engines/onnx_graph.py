@@ -31,6 +31,9 @@ OPSETS = (("", 20), (MS, 1))
 LARGE = 1024
 """Arrays of fewer bytes stay in the protobuf, as the runtimes ask."""
 
+PLACE = "onnx.py"
+"""Where the protobuf says that the arrays are: a file that exists beside this one; what counts are the arrays given."""
+
 ONE_TOKEN = {"cls", "lasttoken"}
 
 
@@ -111,7 +114,7 @@ class _Lowering:
             rows = self.input("positions", TensorProto.INT64, ["P", "S"])
             x = self.node("Add", [x, self.node("Gather", [self.array("embed.positions"), rows])])
         if self.trunk.token_types:
-            x = self.node("Add", [x, self.constant("embed.type0", self.source["embed.types"][0])])
+            x = self.node("Add", [x, self.constant("embed.type0", self.float32("embed.types")[0])])
         return self.node("LayerNormalization", [x, *self.pair("embed.norm")], epsilon=self.trunk.norm_eps, axis=-1)
 
     def layer(self, name: str, x: str, *, last: bool) -> str:
@@ -266,7 +269,8 @@ class _Lowering:
         return self.array(f"{name}.weight"), self.array(f"{name}.bias")
 
     def float32(self, name: str) -> NDArray[np.float32]:
-        return np.asarray(self.source[name], dtype=np.float32)
+        """The array as it lies in the file, where that is contiguous float32; else a copy."""
+        return np.ascontiguousarray(self.source[name], dtype=np.float32)
 
     def array(self, name: str) -> str:
         return self.constant(name, self.float32(name))
@@ -328,7 +332,7 @@ def _initializer(name: str, value: Array) -> onnx.TensorProto:
     if value.nbytes < LARGE:
         return helper.make_tensor(name, kind, value.shape, value.tobytes(), raw=True)
     tensor = TensorProto(name=name, data_type=kind, dims=value.shape, data_location=TensorProto.EXTERNAL)
-    for key, text in (("location", "memory"), ("offset", "0"), ("length", str(value.nbytes))):
+    for key, text in (("location", PLACE), ("offset", "0"), ("length", str(value.nbytes))):
         entry = tensor.external_data.add()
         entry.key, entry.value = key, text
     return tensor

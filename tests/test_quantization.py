@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_np
 
 from gnomon.errors import InputError, NumericError
-from gnomon.quantize import Quantized, quantize
+from gnomon.quantization import Quantized, quantize
 
 RNG = np.random.default_rng(0)
 CORPUS = RNG.normal(size=(50, 16)).astype(np.float32)

@@ -67,7 +67,8 @@ def _steps(vectors: NDArray[np.float32], precision: str, given: ArrayLike | None
     low, high = ranges_2D
     if not np.isfinite(ranges_2D).all() or (low > high).any():
         raise InputError("ranges must be finite, the lowest first.")
-    steps = np.where(high > low, (high - low) / 255, 1)
+    steps = (high - low) / 255
+    steps = np.where(steps > 0, steps, 1)  # a range too narrow for 256 steps is one step
     values = np.clip(np.floor((vectors - low) / steps), 0, 255)
     if precision == "uint8":
         return Quantized(values.astype(np.uint8), ranges_2D)
