@@ -140,6 +140,8 @@ class _OrtSession:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads or 0
         options.log_severity_level = 3
+        # a waiting thread that spins takes a core from whoever else works: measured, docs/lab-notes.md, 2026-11-21
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # given one by one, arrays are used where they lie; add_external_initializers would copy them. The runtime only
         # asks that the file that the graph names as their place exists, so it is told this one
         self._values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in graph.arrays.items()}
