@@ -297,17 +297,7 @@ def versions() -> dict[str, str]:
     for name in PACKAGES:
         command = [ENVIRONMENTS / name / "bin" / "python", "-m", "pip", "list", "--format=json"]
         listed = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-        wanted = {
-            "gnomon",
-            "onnxruntime",
-            "torch",
-            "transformers",
-            "sentence-transformers",
-            "optimum-onnx",
-            "fastembed",
-            "numpy",
-        }
-        found[name] = ", ".join(f"{row['name']} {row['version']}" for row in listed if row["name"] in wanted)
+        found[name] = ", ".join(f"{row['name']} {row['version']}" for row in listed if row["name"] in NAMED)
     return found
 
 
@@ -324,8 +314,8 @@ def markdown(results: dict[str, Any]) -> str:
         "# Benchmarks",
         "",
         f"Made by `make bench` on {results['date']}: {results['processor']}, {results['threads']} threads,",
-        "float32 unless said otherwise, all-MiniLM-L6-v2. Every contender runs once in each round, in turn; figures are medians",
-        "over the rounds, and in brackets the lowest and the highest. Compare the ratios: absolute times drift.",
+        "float32 unless said otherwise, all-MiniLM-L6-v2. Every contender runs once in each round, in turn; figures are",
+        "medians over the rounds, and in brackets the lowest and the highest. Compare the ratios: absolute times drift.",
         "",
         "## Bulk",
         "",

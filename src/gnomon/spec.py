@@ -196,7 +196,7 @@ class ModelSpec:
         return bool(self.heads) and isinstance(self.heads[-1], NormalizeSpec)
 
     def canonical(self) -> str:
-        """What the model computes, as JSON, for the fingerprint; how it is asked (prompts, default width) is left out."""
+        """What the model computes, as JSON, for the fingerprint; how it is asked (prompts, widths) is left out."""
         computed = {key: value for key, value in asdict(self).items() if key not in ASKED}
         return json.dumps(computed, sort_keys=True, ensure_ascii=False)
 
