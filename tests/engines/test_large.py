@@ -1,4 +1,4 @@
-"""A model of over 2 GB, more than a protobuf can hold: its weights stay in the file, which is sparse and takes no disk."""
+"""A model of over 2 GB, more than a protobuf holds: its weights stay in the file, which is sparse here."""
 
 import json
 from pathlib import Path
