@@ -17,8 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 
-from gnomon import Encoder, cli, quantize, textfiles
-from gnomon.cli import cut, display_width, main, wrapped
+from gnomon import Encoder, cli, describe, quantize, vectorfiles
+from gnomon.cli import main
+from gnomon.terminal import display_width, matrix
 
 TEXTS = ["a quick brown fox", "lazy dogs sleep", "a quick brown fox", "", "fünf Füchse und ein 日本語 text"]
 LONG = "word " * 200
@@ -149,9 +150,32 @@ def test_encode_options_are_those_of_the_encoder(
     np.testing.assert_array_equal(np.load(out), expected)
     manifest = manifest_of(out)
     assert manifest["prompt"] == encoder.prompts.get(prompt, prompt)
+    space = {key: value for key, value in how.items() if key not in ("task", "prompt", "prompt_name")}
+    assert manifest["space"] == vars(encoder.space(**space))
     assert manifest["space"]["dim"] == expected.shape[1]
-    assert manifest["space"]["normalized"] == ("--normalize" in options)
-    assert (manifest["space"]["long_texts"], manifest["cut"]) == (("mean", 0) if "mean" in options else ("cut", 1))
+    assert manifest["cut"] == (0 if "mean" in options else 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "method", "prompt"),
+    [([], "encode", "Note: "), (["--query"], "encode_query", ""), (["--document"], "encode_document", "")],
+)
+def test_the_default_prompt_is_that_of_encode_alone(
+    run: Run,
+    golden_copy: Callable[..., Path],
+    edit_json: Callable[..., Any],
+    texts: Path,
+    options: list[str],
+    method: str,
+    prompt: str,
+) -> None:
+    model, out = golden_copy("GIST-Embedding-v0"), texts.parent / "out.npy"
+    changes = {"prompts": {"note": "Note: "}, "default_prompt_name": "note"}
+    edit_json(model / "config_sentence_transformers.json", changes)
+    result = run("encode", model, texts, out, *options)
+    assert (result.exit_code, result.output) == (0, "")
+    np.testing.assert_array_equal(np.load(out), getattr(Encoder.load(model), method)(TEXTS))
+    assert manifest_of(out)["prompt"] == prompt
 
 
 def test_encode_says_that_a_model_with_prompts_gets_none(run: Run, stella: Path, texts: Path, tmp_path: Path) -> None:
@@ -172,7 +196,10 @@ def test_encode_counts_what_was_cut(run: Run, gist: Path, texts: Path, tmp_path:
     )
     assert manifest_of(out)["cut"] == 3
     assert run("encode", gist, texts, out, "--on-truncate", "silent").stderr == ""
-    fails(run("encode", gist, texts, tmp_path / "other.npy", "--on-truncate", "error"), "are longer than 64 tokens")
+    fails(
+        run("encode", gist, texts, tmp_path / "other.npy", "--on-truncate", "error"),
+        "let --on-truncate be 'mean', 'warn' or 'silent'.",
+    )
     assert not (tmp_path / "other.npy").exists()
 
 
@@ -209,7 +236,9 @@ def test_encode_quantises(run: Run, gist: Path, texts: Path, tmp_path: Path, pre
     ("options", "message"),
     [
         (["--dim", "7"], "dim 7 is not in this model; it has 64."),
-        (["--truncate-dim", "65"], "truncate_dim 65 is not between 1 and 64."),
+        (["--dim", "7"], "(--truncate-dim cuts to any width.)"),
+        (["--engine", "openvino", "--dtype", "int8"], "use --engine onnx, or --dtype float32."),
+        (["--truncate-dim", "65"], "truncate_dim is 65; it must be a whole number from 1 to 64."),
         (["--prompt-name", "query"], "prompt name 'query' is not in this model; it has none."),
         (["--query", "--task", "sts"], "task 'sts' is not known to this model"),
         (["--precision", "binary", "--truncate-dim", "12"], "width 12 is not a multiple of 8"),
@@ -222,7 +251,7 @@ def test_encode_quantises(run: Run, gist: Path, texts: Path, tmp_path: Path, pre
 def test_a_wrong_option_fails_before_the_work(
     run: Run, gist: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], message: str
 ) -> None:
-    monkeypatch.setattr(cli, "_count_cut", lambda *_: pytest.fail("the work began"))
+    monkeypatch.setattr(cli, "_count_too_long", lambda *_: pytest.fail("the work began"))
     monkeypatch.chdir(tmp_path)
     fails(run("encode", gist, texts, "out.npy", *options), message)
     assert names(tmp_path) == ["in.txt"]
@@ -292,9 +321,9 @@ def test_an_output_is_replaced_only_by_a_whole_one(
         raise error
 
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    monkeypatch.setattr(textfiles, "write_npy", lambda file, values: broken(file, values, full))
+    monkeypatch.setattr(vectorfiles, "write_npy", lambda file, values: broken(file, values, full))
     fails(run("encode", gist, texts, out), f"{out} was not written: the disk is full ({tmp_path}). Nothing was left")
-    monkeypatch.setattr(textfiles, "write_npy", lambda file, values: broken(file, values, KeyboardInterrupt()))
+    monkeypatch.setattr(vectorfiles, "write_npy", lambda file, values: broken(file, values, KeyboardInterrupt()))
     stopped = run("encode", gist, texts, out)
     assert (stopped.exit_code, stopped.stderr.strip()) == (130, "interrupted")
     assert {name: (tmp_path / name).read_bytes() for name in names(tmp_path)} == before
@@ -303,7 +332,7 @@ def test_an_output_is_replaced_only_by_a_whole_one(
 def test_a_fault_of_ours_is_one_line_and_traceback_shows_it(
     run: Run, gist: Path, texts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(textfiles, "write_jsonl", lambda *_: {}["missing"])
+    monkeypatch.setattr(vectorfiles, "write_jsonl", lambda *_: {}["missing"])
     fails(
         run("encode", gist, texts, "-"), "KeyError: 'missing' (a fault of gnomon; gnomon --traceback VERB shows where)"
     )
@@ -425,12 +454,7 @@ def test_more_texts_give_a_matrix_of_80_columns(run: Run, gist: Path) -> None:
     vectors = encoder.encode(texts)
     scores = encoder.similarity(vectors, vectors)
     found = run("similarity", gist, *texts).stdout.splitlines()
-    assert max(map(display_width, found)) <= 80
-    blocks = "\n".join(found).split("\n\n")
-    columns = [int(name) for block in blocks for name in block.split("\n")[0].split()]
-    assert columns == list(range(1, 13))
-    cells = np.hstack([[line.split("…")[1].split() for line in block.split("\n")[1:]] for block in blocks])
-    np.testing.assert_allclose(cells.astype(float), scores, atol=6e-4)
+    assert found == list(matrix(texts, scores.tolist(), 80))
     as_json = json.loads(run("similarity", gist, *texts, "--json").stdout)
     assert (as_json["similarity"], as_json["texts"]) == ("cosine", texts)
     np.testing.assert_allclose(as_json["scores"], scores, atol=1e-6)
@@ -512,34 +536,12 @@ def test_search_prints_no_escape_sequences_and_stays_within_80_columns(run: Run,
 # ---- inspect, verify, save
 
 
-def test_inspect_says_what_a_model_is(run: Run, stella: Path) -> None:
-    encoder = Encoder.load(stella)
-    facts = json.loads(run("inspect", stella, "--json").stdout)
-    trunk = encoder.spec.trunk
-    assert facts["trunk"] == {"layers": trunk.layers, "hidden": 64, "heads": 4, "inner": 160}
-    assert facts["fingerprint"] == encoder.fingerprint
-    assert facts["query_prompt"] == encoder.query_prompt_name() == "s2p_query"
-    assert facts["query_tasks"]["sts"] == encoder.query_prompt_name("sts")
-    assert (facts["card"], facts["card_by"]) == ("stella_en_400M_v5", "its folder's name")
-    assert facts["dims"] == [256, 512, 1024]
-    assert facts["folder"] == str(stella)
-    assert facts["file_dtype"] == ["float32"]
-    assert facts["max_seq_length"] == 96
-    shown = run("inspect", stella).stdout
-    assert max(map(len, shown.splitlines())) <= 80
-    for part in ("1024; also 256, 512 (--dim)", "task s2s, task sts", encoder.fingerprint, "2_Dense_256: 64 to 256"):
-        assert part in " ".join(shown.split())
-
-
-def test_inspect_says_what_was_assumed(run: Run, golden_folder: Callable[[str], Path]) -> None:
-    folder = golden_folder("multilingual-e5-small")
-    facts = json.loads(run("inspect", folder, "--json").stdout)
-    assert (facts["query_prompt"], facts["document_prompt"]) == ("query", "document")
-    assert "The folder holds no prompts" in facts["assumed"][0]
-    result = run("inspect", folder)
-    assert "assumed:        The folder holds no prompts" in result.stdout
-    assert "document = 'passage: ' (used for: document)" in result.stdout
-    assert json.loads(run("inspect", folder, "--json", "--card", "e5-small").stdout)["card_by"] == "--card"
+def test_inspect_prints_the_facts(run: Run, stella: Path) -> None:
+    facts = describe.facts_of(Encoder.load(stella).checkpoint)
+    assert json.loads(run("inspect", stella, "--json").stdout) == facts
+    assert run("inspect", stella).stdout.splitlines() == list(describe.lines(facts, 80))
+    named = json.loads(run("inspect", stella, "--json", "--card", "e5-small").stdout)
+    assert (named["card"], named["card_by"]) == ("e5-small", "--card")
 
 
 def test_inspect_measures_fidelity_when_asked(
@@ -557,8 +559,8 @@ def test_inspect_measures_fidelity_when_asked(
     monkeypatch.setattr("click.get_app_dir", lambda name: str(tmp_path / name))
     shown = run("inspect", gist, "--fidelity", "--threads", 1).stdout
     assert asked == {"threads": 1, "cache_folder": tmp_path / "gnomon" / "fidelity", "folder": gist}
-    line = "int8 against float32: cosine 0.99500 on average, 0.98765 at worst, over 64 texts, measured before"
-    assert line in " ".join(shown.split())
+    assert "fidelity:       int8 against float32: cosine 0.99500 on average" in shown
+    assert json.loads(run("inspect", gist, "--fidelity", "--json").stdout)["fidelity"]["lowest"] == 0.98765
     assert run("inspect", gist, "--threads", 1).exit_code == 2
 
 
@@ -588,7 +590,7 @@ def test_save_writes_a_folder_that_opens(run: Run, gist: Path, tmp_path: Path) -
     folder = tmp_path / "new"
     assert run("save", gist, folder, "--dialect", "6.0").stdout == f"{folder}\n"
     np.testing.assert_array_equal(Encoder.load(folder).encode(TEXTS), Encoder.load(gist).encode(TEXTS))
-    fails(run("save", gist, folder), "is not empty; give a new folder, or overwrite=True (--overwrite).")
+    fails(run("save", gist, folder), "is not empty; give a new folder, or --overwrite.")
     assert run("save", gist, folder, "--overwrite").exit_code == 0
     fails(run("save", gist, tmp_path / "other", "--dialect", "7"), "dialect '7' is not one of classic, 5.4, 6.0.")
 
@@ -597,37 +599,6 @@ def test_version(run: Run) -> None:
     import gnomon
 
     assert run("--version").stdout == f"gnomon {gnomon.__version__}\n"
-
-
-# ---- text on a terminal
-
-
-@pytest.mark.parametrize(
-    ("text", "width"), [("abc", 3), ("南瓜", 4), ("e\u0301", 1), ("ｆｕｌｌ", 8), ("ｶﾅ", 2), ("a\u200db", 2), ("🎃", 2)]
-)
-def test_display_width(text: str, width: int) -> None:
-    assert display_width(text) == width
-
-
-@pytest.mark.parametrize(
-    ("text", "lines"),
-    [
-        ("", []),
-        ("short  text\n here", ["short text", "here"]),
-        ("a word, verylongwordindeed", ["a word,", "verylongwo", "rdindeed"]),
-        ("南瓜的家常做法", ["南瓜的家常", "做法"]),
-        ("a南瓜的家常做法", ["a南瓜的家", "常做法"]),
-        ("one two three four five six seven", ["one two", "three four", "five six…"]),
-    ],
-)
-def test_wrapped_breaks_at_spaces_and_wide_characters(text: str, lines: list[str]) -> None:
-    assert wrapped(text, 10, 3) == lines
-
-
-def test_cut_never_splits_a_wide_character() -> None:
-    assert cut("南瓜的家", 6) == "南瓜…"
-    assert cut("南瓜的家", 7) == "南瓜的…"
-    assert cut("南瓜的家", 8) == "南瓜的家"
 
 
 def test_notices_are_wrapped_in_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -162,8 +162,8 @@ def test_declared_prefixes_and_a_default_prefix(golden_copy: Copy, edit_json: Ca
     ("options", "message"),
     [
         ({"dim": 300}, "dim 300 is not in this model; it has 256, 512, 1024."),
-        ({"truncate_dim": 0}, "truncate_dim 0 is not between 1 and 1024."),
-        ({"truncate_dim": 257, "dim": 256}, "truncate_dim 257 is not between 1 and 256."),
+        ({"truncate_dim": 0}, "truncate_dim is 0; it must be a whole number from 1 to 1024."),
+        ({"truncate_dim": 257, "dim": 256}, "truncate_dim is 257; it must be a whole number from 1 to 256."),
         ({"normalize_embeddings": "yes"}, "normalize_embeddings is 'yes'; it may be True, False or None."),
         ({"prompt_name": "query"}, "prompt name 'query' is not in this model; it has s2p_query, s2s_query."),
         ({"prompt": "q\ud800"}, "prompt"),

@@ -1,22 +1,19 @@
-"""Texts out of files and vectors into files: values, line numbers, and what a failed write leaves behind."""
+"""Texts out of files: values, fields, and the numbers of broken lines."""
 
 import csv
-import errno
 import gzip
 import io
 import json
-import os
 import sys
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from gnomon import textfiles
 from gnomon.errors import ExtraError, InputError, Notice
-from gnomon.textfiles import TextFile, new_files, read_texts, write_jsonl, write_npy, write_vectors
+from gnomon.textfiles import TextFile, read_texts
 
 TEXTS = ["one", "", '  zwei, "drei" ', "南瓜\u2028の家常\x0b做法", "e\u0301 \U0001f383"]
 
@@ -53,10 +50,7 @@ def test_parquet_rows_keep_their_types(tmp_path: Path) -> None:
     found = read_texts(tmp_path / "in.parquet", field="body")
     assert found.texts == ["a", "b"]
     assert found.row(1) == {"n": 4, "body": "b"}
-    write_vectors(tmp_path / "out.parquet", found, np.ones((2, 3), np.float32), None, {})
-    schema = pq.read_schema(tmp_path / "out.parquet")
-    assert schema.field("n").type == pa.int16()
-    assert schema.field("embedding").type == pa.list_(pa.float32(), 3)
+    assert found.table.schema == table.schema
 
 
 def test_a_byte_order_mark_and_windows_line_ends_are_no_text(tmp_path: Path) -> None:
@@ -207,47 +201,6 @@ def test_parquet_without_pyarrow_names_the_extra(tmp_path: Path, monkeypatch: py
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(ExtraError, match=r"pip install 'gnomon\[parquet\]'"):
         read_texts(tmp_path / "in.parquet")
-    with pytest.raises(ExtraError, match=r"pip install 'gnomon\[parquet\]'"):
-        textfiles.output_form(tmp_path / "out.parquet")
-
-
-# ---- writing
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.int8, np.uint8])
-def test_npy_has_the_bytes_of_numpys_own(dtype: type) -> None:
-    values = np.arange(12).reshape(3, 4).astype(dtype)
-    for array in (values, values[:, ::2], values[:0]):
-        ours, theirs = io.BytesIO(), io.BytesIO()
-        write_npy(ours, array)
-        np.save(theirs, np.ascontiguousarray(array))
-        assert ours.getvalue() == theirs.getvalue()
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.int8])
-def test_jsonl_reads_back_as_the_same_numbers(dtype: type) -> None:
-    values = (np.random.default_rng(3).normal(size=(4, 5)) * [1, 10, 1e-6, 1, 0]).astype(dtype)
-    rows = [{"n": index, "text": "南", "embedding": "an old one"} for index in range(4)]
-    out = io.BytesIO()
-    write_jsonl(out, TextFile("in", ["南"] * 4, rows=rows), values)
-    found = [json.loads(line) for line in out.getvalue().splitlines()]
-    assert [list(row) for row in found] == [["n", "text", "embedding"]] * 4
-    assert np.array([row["embedding"] for row in found], dtype).tobytes() == values.tobytes()
-    assert "南".encode() in out.getvalue()
-
-
-def test_jsonl_keeps_half_a_surrogate_pair_of_another_field() -> None:
-    out = io.BytesIO()
-    write_jsonl(out, TextFile("in", ["a"], rows=[{"text": "a", "x": "\ud83c"}]), np.ones((1, 1), np.float32))
-    assert out.getvalue() == b'{"text": "a", "x": "\\ud83c", "embedding": [1.0]}\n'
-
-
-def test_parquet_holds_every_field_of_the_rows(tmp_path: Path) -> None:
-    texts = TextFile("in", ["a", "b"], rows=[{"text": "a"}, {"text": "b", "n": 2}])
-    values = np.array([[1, 2], [3, 4]], np.float16)
-    write_vectors(tmp_path / "out.parquet", texts, values, None, {})
-    rows = pq.read_table(tmp_path / "out.parquet").to_pylist()
-    assert rows == [{"text": "a", "n": None, "embedding": [1, 2]}, {"text": "b", "n": 2, "embedding": [3, 4]}]
 
 
 def test_a_field_of_mixed_types_does_not_fit_parquet() -> None:
@@ -255,66 +208,11 @@ def test_a_field_of_mixed_types_does_not_fit_parquet() -> None:
         _ = TextFile("in", ["a", "b"], rows=[{"text": "a", "n": 1}, {"text": "b", "n": "x"}]).table
 
 
-def test_files_come_together_or_not_at_all(tmp_path: Path) -> None:
-    old, new = tmp_path / "old", tmp_path / "new"
-    old.write_text("before")
-    with pytest.raises(KeyboardInterrupt), new_files(old, new) as files:
-        files[0].write(b"half")
-        raise KeyboardInterrupt
-    assert old.read_text() == "before"
-    assert [path.name for path in tmp_path.iterdir()] == ["old"]
-    with new_files(old, new) as files:
-        files[0].write(b"after")
-        assert old.read_text() == "before"
-    assert old.read_text() == "after"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "old"]
-
-
-def test_a_new_file_has_the_rights_of_any_other_and_a_link_stays_a_link(tmp_path: Path) -> None:
-    (tmp_path / "link").symlink_to(tmp_path / "target")
-    plain = tmp_path / "plain"
-    plain.touch()
-    with new_files(tmp_path / "link"):
-        pass
-    assert (tmp_path / "link").is_symlink()
-    assert (tmp_path / "target").stat().st_mode == plain.stat().st_mode
-
-
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
-@pytest.mark.parametrize("form", ["npy", "jsonl", "parquet"])
-def test_a_full_disk_is_named_and_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, code: int
-) -> None:
-    class Full(io.FileIO):
-        def write(self, data: object) -> int:
-            raise OSError(code, os.strerror(code))
-
-    monkeypatch.setattr(Path, "open", lambda path, mode: Full(path, mode))
-    out = tmp_path / f"out.{form}"
-    with pytest.raises(OSError, match=rf"out.{form} was not written: .*{tmp_path}.*Nothing was left behind") as raised:
-        write_vectors(out, TextFile("in", ["a"]), np.ones((1, 2), np.float32), None, {})
-    assert raised.value.errno == code
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("out.txt", "written as .npy, .jsonl or .parquet, or to -"),
-        ("nowhere/out.npy", "there is no folder .*nowhere; make it first"),
-        ("folder.npy", "is a folder; give the name of a file"),
-    ],
-)
-def test_an_output_that_cannot_be_is_said_before_the_work(tmp_path: Path, name: str, message: str) -> None:
-    (tmp_path / "folder.npy").mkdir()
-    with pytest.raises(InputError, match=message):
-        textfiles.output_form(tmp_path / name)
-
-
-def test_a_folder_without_rights_is_said_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "access", lambda path, mode: (path, mode) != (tmp_path, os.W_OK))  # root may do anything
-    with pytest.raises(InputError, match=r"may not be written to, so out.npy could not be made there"):
-        textfiles.output_form(tmp_path / "out.npy")
+def test_labels_are_the_id_and_title_that_a_row_has() -> None:
+    rows = [{"_id": "d1", "id": 7, "title": "T", "text": "a"}, {"id": 0, "title": "", "text": "b"}]
+    texts = TextFile("in", ["a", "b"], rows=rows)
+    assert [texts.labels(index) for index in range(2)] == [{"id": "d1", "title": "T"}, {"id": 0}]
+    assert TextFile("in", ["a"]).labels(0) == {}
 
 
 @pytest.mark.parametrize("packed", [False, True])

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -25,7 +26,7 @@ from gnomon.checkpoint.hub import Source, resolve
 from gnomon.engines import Engine
 from gnomon.engines.choose import Options, open_engine
 from gnomon.errors import InputError, Notice, NumericError, TruncationError
-from gnomon.inputs import Texts, as_texts, check_encodable
+from gnomon.inputs import Texts, as_texts, check_encodable, whole_number
 from gnomon.packed import Ids, pack, split
 from gnomon.space import Space
 from gnomon.spec import HeadSpec, ModelSpec, fingerprint
@@ -33,6 +34,9 @@ from gnomon.tokenizer import Tokenizer, TokenReport
 
 Vectors = NDArray[np.float32]
 OnTruncate = Literal["warn", "error", "silent", "mean"]
+
+TOKENIZED_AT_ONCE = 8192
+"""Texts that are tokenised between two steps of the progress bar."""
 
 BAR_DELAY = 2.0
 """Seconds of work before a progress bar is shown."""
@@ -220,6 +224,8 @@ class Encoder:
 
         `dims` None means all of `Encoder.dims`.
         """
+        if not isinstance(dims, Sequence | None):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InputError(f"dims is {dims!r}; give a list of widths, such as {list(self.dims)}.")
         widths = list(dict.fromkeys(self.dims if dims is None else dims))
         if prompt is None and prompt_name is None:
             self._tell_of_prompts()
@@ -245,7 +251,7 @@ class Encoder:
                 f"on_truncate {on_truncate!r} is not one of warn, error, silent; token states have no mean."
             )
         listed = as_texts(texts)
-        job = self._job(listed, self._prompt(prompt, prompt_name), on_truncate)
+        job = self._job(listed, self._prompt(prompt, prompt_name), on_truncate, show_progress_bar)
         states: list[Vectors] = [np.zeros((0, self.spec.trunk.hidden), np.float32)] * len(listed)
         for batch in self._batches(job, show_progress_bar):
             packed = pack([job.ids[index] for index in batch])
@@ -323,7 +329,7 @@ class Encoder:
 
     @property
     def prompts(self) -> Mapping[str, str]:
-        return self.spec.prompts
+        return MappingProxyType(dict(self.spec.prompts))
 
     @property
     def engine(self) -> Engine:
@@ -362,20 +368,20 @@ class Encoder:
         )
 
     def _finisher(self, dim: int | None, truncate_dim: int | None, normalize: bool | None) -> _Finisher:
-        if dim is not None and dim not in self.dims:
+        if dim is not None and (type(dim) is bool or dim not in self.dims):
             raise InputError(
-                f"dim {dim} is not in this model; it has {_listed(self.dims)}. (truncate_dim= cuts to any width.)"
+                f"dim {dim!r} is not in this model; it has {_listed(self.dims)}. (truncate_dim= cuts to any width.)"
             )
         if normalize not in (None, True, False):
             raise InputError(f"normalize_embeddings is {normalize!r}; it may be True, False or None.")
-        layers, prefix = heads.chain(self.spec, dim)
-        width = dim or self.spec.dim
+        layers, prefix = heads.chain(self.spec, None if dim is None else int(dim))
+        full = heads.width(layers, self.spec.pooled_dim)
         if truncate_dim is not None:
-            if not isinstance(truncate_dim, int) or not 0 < truncate_dim <= width:  # pyright: ignore
-                raise InputError(f"truncate_dim {truncate_dim} is not between 1 and {width}.")
-            prefix = truncate_dim if truncate_dim < width else prefix
+            most = int(dim or full)
+            cut = whole_number(truncate_dim, "truncate_dim", most)
+            prefix = cut if cut < full else None
         again = bool(normalize) or (prefix is not None and self.spec.normalizes)
-        return _Finisher(layers, prefix, again, prefix or width, self._checkpoint.arrays)
+        return _Finisher(layers, prefix, again, prefix or full, self._checkpoint.arrays)
 
     def _encode(
         self,
@@ -391,7 +397,7 @@ class Encoder:
         for position, text in enumerate(listed):
             first_of.setdefault(text, position)
         positions = list(first_of.values())
-        job = self._job(list(first_of), prompt, on_truncate, positions)
+        job = self._job(list(first_of), prompt, on_truncate, show_progress_bar, positions)
         outs = [np.empty((len(listed), finish.width), np.float32) for finish in finishers]
         for rows, pooled_BD in self._pooled(job, show_progress_bar):
             places = [positions[row] for row in rows]
@@ -407,10 +413,15 @@ class Encoder:
         return [out_BD[0] for out_BD in outs] if isinstance(texts, str) else outs
 
     def _job(
-        self, texts: list[str], prompt: str, on_truncate: OnTruncate, positions: Sequence[int] | None = None
+        self,
+        texts: list[str],
+        prompt: str,
+        on_truncate: OnTruncate,
+        show_progress_bar: bool | None,
+        positions: Sequence[int] | None = None,
     ) -> _Job:
         """Tokenise and cut; `positions` are those of the texts in what the caller gave."""
-        whole = self._tokenizer.ids([prompt + text for text in texts] if prompt else texts)
+        whole = self._whole_ids([prompt + text for text in texts] if prompt else texts, positions, show_progress_bar)
         prompt_tokens = 0 if self.spec.pooling.include_prompt else self._tokenizer.prompt_tokens(prompt)
         everyone = list(range(len(texts)))
         limit = self.max_seq_length
@@ -436,6 +447,25 @@ class Encoder:
             warnings.warn(told, Notice, stacklevel=4 if positions else 3)
         return _Job([self._tokenizer.cut(ids_T) for ids_T in whole], everyone, [1] * len(whole), prompt_tokens)
 
+    def _whole_ids(
+        self, texts: list[str], positions: Sequence[int] | None, show_progress_bar: bool | None
+    ) -> list[Ids]:
+        """Ids of whole texts; each has a row in the embedding table."""
+        ids: list[Ids] = []
+        with _progress(len(texts), show_progress_bar, "reading", " texts") as advance:
+            for start in range(0, len(texts), TOKENIZED_AT_ONCE):
+                ids += self._tokenizer.ids(texts[start : start + TOKENIZED_AT_ONCE])
+                advance(len(ids) - start)
+        rows = self.spec.trunk.rows
+        for index, ids_T in enumerate(ids):
+            if ids_T.size and ids_T.max() >= rows:
+                text = positions[index] if positions else index
+                raise InputError(
+                    f"text {text} has token {ids_T.max()}, and the model has vectors for {rows}; the tokenizer was "
+                    "given tokens that the model was not trained with."
+                )
+        return ids
+
     def _pooled(self, job: _Job, show_progress_bar: bool | None) -> Iterator[tuple[list[int], Vectors]]:
         """(texts, their pooled vectors), batch by batch; the windows of a long text are averaged and come last."""
         windows = np.bincount(job.text_of, minlength=1)
@@ -455,7 +485,7 @@ class Encoder:
 
     def _batches(self, job: _Job, show_progress_bar: bool | None) -> Iterator[list[int]]:
         lengths = [len(ids_T) for ids_T in job.ids]
-        with _progress(sum(lengths), show_progress_bar) as advance:
+        with _progress(sum(lengths), show_progress_bar, "encoding", " tokens") as advance:
             for batch in batches(lengths, self._engine.token_budget):
                 yield batch
                 advance(sum(lengths[index] for index in batch))
@@ -485,8 +515,8 @@ def _unpickle(source: Source, card: str | None, ignore_config_keys: tuple[str, .
 
 
 @contextmanager
-def _progress(total: int, show: bool | None) -> Generator[Callable[[int], object]]:
-    """A bar over tokens on stderr, once the work has taken two seconds; None shows it in a terminal only."""
+def _progress(total: int, show: bool | None, what: str, unit: str) -> Generator[Callable[[int], object]]:
+    """A bar on stderr, once the work has taken two seconds; None shows it in a terminal only."""
     if show is False or (show is None and not sys.stderr.isatty()):
         yield lambda count: None
         return
@@ -494,7 +524,7 @@ def _progress(total: int, show: bool | None) -> Generator[Callable[[int], object
 
     delay = 0 if show else BAR_DELAY
     with tqdm(
-        total=total, desc="encoding", unit=" tokens", unit_scale=True, delay=delay, leave=bool(show), file=sys.stderr
+        total=total, desc=what, unit=unit, unit_scale=True, delay=delay, leave=bool(show), file=sys.stderr
     ) as bar:
         yield bar.update
 

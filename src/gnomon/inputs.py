@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any
@@ -41,6 +42,17 @@ def check_encodable(text: str, what: str) -> None:
             f"{what} has half a surrogate pair, {text[error.start]!r}, at character {error.start}; it is not "
             "Unicode text: decode its source anew, or use .encode('utf-8', 'replace').decode()."
         ) from None
+
+
+def whole_number(value: Any, name: str, most: int) -> int:
+    """An int, or what counts as one (numpy's), from 1 to `most`; anything else is an InputError."""
+    try:
+        number = -1 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = -1
+    if not 0 < number <= most:
+        raise InputError(f"{name} is {value!r}; it must be a whole number from 1 to {most}.")
+    return number
 
 
 def _items(texts: Any) -> list[Any]:

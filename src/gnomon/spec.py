@@ -67,6 +67,11 @@ class TrunkSpec:
     rope: RopeSpec | None = None
 
     @property
+    def rows(self) -> int:
+        """Rows of the token embedding table."""
+        return self.vocab_size
+
+    @property
     def head_size(self) -> int:
         return self.hidden // self.heads
 
@@ -170,7 +175,8 @@ class ModelSpec:
     def dims(self) -> tuple[int, ...]:
         """Every width that `dim=` accepts, ascending."""
         wide = {head.out_features for head in self.wide_heads}
-        return tuple(sorted({self.dim, self.full_dim, *wide, *self.matryoshka_dims}))
+        prefixes = {dim for dim in self.matryoshka_dims if dim <= self.full_dim}
+        return tuple(sorted({self.dim, self.full_dim, *wide, *prefixes}))
 
     @property
     def document_prompt_name(self) -> str | None:
@@ -198,6 +204,7 @@ class ModelSpec:
     def canonical(self) -> str:
         """What the model computes, as JSON, for the fingerprint; how it is asked (prompts, widths) is left out."""
         computed = {key: value for key, value in asdict(self).items() if key not in ASKED}
+        del computed["tokenizer"]["lower_case"]  # the tokenizer itself says it
         return json.dumps(computed, sort_keys=True, ensure_ascii=False)
 
 

@@ -1,29 +1,21 @@
-"""Texts out of files, vectors into files. A file that is written is complete or it is not there.
-
-B: texts; D: width of a vector.
-"""
+"""Texts out of files: plain, JSON lines, CSV, Parquet; what cannot be used is named by its line."""
 
 from __future__ import annotations
 
 import csv
-import errno
 import gzip
 import json
 import os
-import secrets
 import sys
 import warnings
 import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
-
-import numpy as np
-from numpy.typing import NDArray
 
 from gnomon.errors import ExtraError, InputError, Notice
 
@@ -37,8 +29,6 @@ SHOWN = 3
 
 BAR_DELAY = 2.0
 """Seconds of reading before a progress bar is shown."""
-
-FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up", errno.EFBIG: "it grew too large"}
 
 
 class Bad(NamedTuple):
@@ -72,14 +62,20 @@ class TextFile:
             return self.source_table.slice(index, 1).to_pylist()[0]
         return {"text": self.texts[index]}
 
+    def labels(self, index: int) -> dict[str, Any]:
+        """id and title of one text, where its row has them."""
+        row = self.row(index)
+        found = {"id": row.get("_id", row.get("id")), "title": row.get("title")}
+        return {name: value for name, value in found.items() if value not in (None, "")}
+
     @cached_property
     def table(self) -> Any:
-        """The rows as an Arrow table, for `write_parquet`.
+        """The rows as an Arrow table.
 
         Raises:
             ExtraError: pyarrow is not installed. InputError: a field of values that do not fit one column.
         """
-        arrow = _arrow()
+        arrow = load_arrow()
         if self.source_table is not None:
             return self.source_table
         if self.rows is None:
@@ -329,7 +325,8 @@ def _bar(file: Iterable[bytes], raw: BinaryIO) -> Generator[Iterator[bytes]]:
         yield counted()
 
 
-def _arrow() -> Any:
+def load_arrow() -> Any:
+    """pyarrow with its Parquet part, imported on use."""
     try:
         import_module("pyarrow.parquet")
     except ImportError as error:
@@ -338,7 +335,7 @@ def _arrow() -> Any:
 
 
 def _read_parquet(path: Path, wanted: str | None) -> TextFile:
-    arrow = _arrow()
+    arrow = load_arrow()
     try:
         with path.open("rb") as file:
             table = arrow.parquet.read_table(file)
@@ -363,129 +360,3 @@ def _without_nulls(file: TextFile, skip_bad: bool) -> TextFile:
     gone = set(missing)
     kept = [index for index in range(len(file.texts)) if index not in gone]
     return TextFile(file.name, [file.texts[index] for index in kept], bad.count, None, file.source_table.take(kept))
-
-
-# ---- writing
-
-
-def write_npy(file: BinaryIO, values_BD: NDArray[Any]) -> None:
-    """As `np.save`, by plain writes: numpy's own reports a full disk without its cause."""
-    array = np.ascontiguousarray(values_BD)
-    np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
-    file.write(array.tobytes() if array.size == 0 else memoryview(cast(Any, array)).cast("B"))
-
-
-def write_jsonl(file: BinaryIO, texts: TextFile, values_BD: NDArray[Any]) -> None:
-    """A line for each text: its row and "embedding", floats in the fewest digits that read back as the same float32."""
-    for index, values_D in enumerate(values_BD):
-        row = {key: value for key, value in texts.row(index).items() if key != "embedding"}
-        numbers = ", ".join(values_D.astype(str))
-        file.write(f'{_json(row)[:-1]}{", " if row else ""}"embedding": [{numbers}]}}\n'.encode())
-
-
-def write_parquet(file: BinaryIO, texts: TextFile, values_BD: NDArray[Any]) -> None:
-    """The rows as a table, and a column "embedding" of lists of one length."""
-    arrow = _arrow()
-    table = texts.table
-    if "embedding" in table.column_names:
-        table = table.drop_columns(["embedding"])
-    flat = arrow.array(np.ascontiguousarray(values_BD).reshape(-1))
-    table = table.append_column("embedding", arrow.FixedSizeListArray.from_arrays(flat, values_BD.shape[1]))
-    arrow.parquet.write_table(table, file)
-
-
-def output_form(path: str | Path) -> str:
-    """The format of an output, by its name: npy, jsonl or parquet; checks that its folder can be written to.
-
-    Raises:
-        InputError: another format, no such folder, a path that is a folder. ExtraError: Parquet without pyarrow.
-    """
-    target = Path(path)
-    form = target.suffix.lower().removeprefix(".")
-    if form not in ("npy", "jsonl", "parquet"):
-        raise InputError(f"{path}: vectors are written as .npy, .jsonl or .parquet, or to - (jsonl).")
-    if target.is_dir():
-        raise InputError(f"{path} is a folder; give the name of a file.")
-    if not target.parent.is_dir():
-        raise InputError(f"there is no folder {target.parent}; make it first.")
-    if not os.access(target.parent, os.W_OK):
-        raise InputError(f"{target.parent} may not be written to, so {target.name} could not be made there.")
-    if form == "parquet":
-        _arrow()
-    return form
-
-
-def ranges_of(path: str | Path) -> Path:
-    """The file of the ranges of quantised vectors, beside them."""
-    return Path(f"{path}.ranges.npy")
-
-
-def write_vectors(
-    path: str | Path,
-    texts: TextFile,
-    values_BD: NDArray[Any],
-    ranges_2D: NDArray[Any] | None,
-    manifest: Mapping[str, Any],
-) -> None:
-    """Write `path`, by its name's end, and beside it what it holds (PATH.json) and the ranges, if any; all or nothing.
-
-    Raises:
-        InputError, ExtraError: as `output_form`. OSError: it cannot be written; nothing is left behind.
-    """
-    form = output_form(path)
-    beside = [ranges_of(path)] if ranges_2D is not None else []
-    with new_files(path, f"{path}.json", *beside) as files:
-        if form == "npy":
-            write_npy(files[0], values_BD)
-        elif form == "jsonl":
-            write_jsonl(files[0], texts, values_BD)
-        else:
-            write_parquet(files[0], texts, values_BD)
-        files[1].write((json.dumps(manifest, indent=2, ensure_ascii=False) + "\n").encode())
-        if ranges_2D is not None:
-            write_npy(files[2], ranges_2D)
-
-
-@contextmanager
-def new_files(*paths: str | Path) -> Generator[list[BinaryIO]]:
-    """Files to write. They take the places of old ones together, once all are complete; else nothing is left behind.
-
-    Raises:
-        OSError: they cannot be written; a full disk is named, with what was not written.
-    """
-    # a link is written through, as by open()
-    targets = [Path(os.path.realpath(path)) for path in paths]
-    drafts = [target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp") for target in targets]
-    try:
-        with said_if_full(targets[0]), ExitStack() as stack:
-            files = [cast(BinaryIO, stack.enter_context(draft.open("xb"))) for draft in drafts]
-            yield files
-            for file in files:
-                file.flush()
-        for draft, target in zip(drafts, targets, strict=True):
-            draft.replace(target)
-    finally:
-        for draft in drafts:
-            with suppress(OSError):
-                draft.unlink()
-
-
-@contextmanager
-def said_if_full(target: Path) -> Generator[None]:
-    """An error of a full disk says which, and what is not there."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in FULL:
-            raise
-        told = f"{target} was not written: {FULL[error.errno]} ({target.parent}). Nothing was left behind."
-        raise OSError(error.errno, told) from error
-
-
-def _json(row: Row) -> str:
-    text = json.dumps(row, ensure_ascii=False, default=str)
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # half a surrogate pair in a field beside the text
-        return json.dumps(row, default=str)
-    return text

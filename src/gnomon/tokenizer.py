@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Encoding, normalizers
+from tokenizers import Encoding
 from tokenizers import Tokenizer as RawTokenizer
 
 from gnomon.errors import InputError, ModelError
@@ -54,9 +54,7 @@ class Tokenizer:
     """A `tokenizers.Tokenizer` whose own truncation and padding are off, and the model's rules of length."""
 
     def __init__(self, raw: RawTokenizer, spec: TokenizerSpec) -> None:
-        self.raw, self.spec = raw, spec
-        if spec.lower_case:
-            _lower_case(raw)
+        self.raw, self.spec = _lower_case(raw) if spec.lower_case else raw, spec
         self.front, self.back = self._frame()
         if spec.max_seq_length is not None and spec.max_seq_length <= self.front + self.back:
             raise ModelError(
@@ -127,8 +125,12 @@ class Tokenizer:
         return Windows(pieces, new)
 
     def canonical(self) -> str:
-        """The tokenizer as JSON (part of the fingerprint)."""
-        return self.raw.to_str()
+        """The tokenizer as JSON, for the fingerprint; lower-casing twice counts as once."""
+        settings = json.loads(self.raw.to_str())
+        first, *rest = (settings["normalizer"] or {}).get("normalizers") or [None]
+        if first == {"type": "Lowercase"} and any(map(_lower_cases, rest)):
+            settings["normalizer"] = rest[0] if len(rest) == 1 else settings["normalizer"] | {"normalizers": rest}
+        return json.dumps(settings, sort_keys=True, ensure_ascii=False)
 
     def _prompt_end(self, ids_T: Ids, prompt: str) -> int:
         """Where the prompt's tokens end in a text's ids: the prompt's last token may have merged with the text."""
@@ -165,12 +167,14 @@ class Tokenizer:
             ) from None
 
 
-def _lower_case(raw: RawTokenizer) -> None:
+def _lower_case(raw: RawTokenizer) -> RawTokenizer:
     """Lower-case in front of the tokenizer's own normaliser, unless that does it (as sentence-transformers 6.2)."""
-    settings = json.loads(raw.to_str()).get("normalizer")
-    if not _lower_cases(settings):
-        own: list[normalizers.Normalizer] = [raw.normalizer] if raw.normalizer is not None else []
-        raw.normalizer = normalizers.Sequence([normalizers.Lowercase(), *own])
+    settings = json.loads(raw.to_str())
+    own = settings["normalizer"]
+    if _lower_cases(own):
+        return raw
+    parts = [{"type": "Lowercase"}, *([own] if own else [])]
+    return RawTokenizer.from_str(json.dumps(settings | {"normalizer": {"type": "Sequence", "normalizers": parts}}))
 
 
 def _lower_cases(normalizer: dict[str, Any] | None) -> bool:

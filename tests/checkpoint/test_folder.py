@@ -450,8 +450,11 @@ def test_prompts_of_the_folder_come_first_and_empty_ones_are_none(
     edit_json(path, {"prompts": {"query": "ask: ", "document": ""}})
     assert (read(folder).spec.prompts, read(folder).notices) == ({"query": "ask: "}, ())
     edit_json(path, {"prompts": {"mine": "m: "}})
-    assert (read(folder).spec.prompts, read(folder).notices) == ({"mine": "m: "}, ())
-    assert read(folder, card=E5).spec.prompts == {"mine": "m: ", **E5_PROMPTS}
+    assert read(folder).spec.prompts == {"mine": "m: ", **E5_PROMPTS}
+    assert "The folder lacks prompts" in read(folder).notices[0]
+    edit_json(path, {"prompts": {"query": "q: ", "passage": "p: "}})
+    found = read(folder, card=E5)  # a folder that speaks of queries or documents is not spoken over
+    assert (dict(found.spec.prompts), found.notices) == ({"query": "q: ", "passage": "p: "}, ())
 
 
 @pytest.mark.filterwarnings("ignore::gnomon.errors.Notice")

@@ -118,7 +118,7 @@ class Handler(BaseHTTPRequestHandler):
         code = "RepoNotFound" if path.startswith("/api/models/") else "EntryNotFound"
         return self.answer(b"", 404, {"X-Error-Code": code})
 
-    do_HEAD = do_GET  # noqa: N815 - the server calls it so
+    do_HEAD = do_GET
 
     def listing(self, kind: str, revision: str) -> None:
         sha = self.server.branches.get(revision, revision)

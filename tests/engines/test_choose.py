@@ -34,7 +34,7 @@ def spec(trunk: TrunkSpec | StaticSpec = TRUNK) -> ModelSpec:
         ({"dtype": "int4"}, "dtype 'int4' is not one of auto, float32, int8."),
         ({"dtype": None}, "dtype None is not one of"),
         ({"engine": "openvino", "dtype": "int8"}, "dtype 'int8' is not in engine 'openvino'; use engine='onnx'"),
-        ({"threads": 0}, "threads is 0; give a positive number, or None"),
+        ({"threads": 0}, "threads is 0; it must be a whole number from 1 to 1024"),
         ({"threads": -2}, "threads is -2"),
     ],
 )

@@ -37,7 +37,7 @@ def _rows(name: str) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def texts() -> list[str]:
-    """1,000 real texts: 9 languages and scripts, from nothing to several thousand words."""
+    """1,000 real texts: 13 languages, from nothing to several thousand words."""
     if not DATA.is_dir():
         told = f"{DATA} is not here: it is in the shared folder of the project, not in the repository"
         pytest.fail(told) if os.environ.get("CI") else pytest.skip(told)
@@ -45,7 +45,10 @@ def texts() -> list[str]:
     found += [row["text"] for row in _rows("retrieval_longdocs/corpus")[:6]]
     pools = [[row["text"] for row in _rows(name)] for name in ("retrieval_faq/queries", "retrieval_faq/corpus")]
     pools += [[row["text"] for row in _rows("retrieval_defs/corpus")]]
-    pools += [[row["sentence2"] for row in _rows(f"bitext_wesnoth/en-{xx}")] for xx in ("de", "es", "fr", "it", "ja", "ru", "tr", "zh")]
+    pools += [
+        [row["sentence2"] for row in _rows(f"bitext_wesnoth/en-{xx}")]
+        for xx in ("de", "es", "fr", "it", "ja", "ru", "tr", "zh")
+    ]
     pools += [[row["text"] for row in _rows(f"retrieval_help/mono_{xx}/corpus")] for xx in ("cs", "ko", "pl", "pt")]
     draw = random.Random(0)
     share, rest = divmod(1000 - len(found), len(pools))
@@ -67,7 +70,9 @@ def folder(request: pytest.FixtureRequest) -> Path:
 Near = Callable[..., None]
 
 
-def test_a_thousand_texts_have_the_vectors_of_sentence_transformers(folder: Path, texts: list[str], assert_near: Near) -> None:
+def test_a_thousand_texts_have_the_vectors_of_sentence_transformers(
+    folder: Path, texts: list[str], assert_near: Near
+) -> None:
     theirs = SentenceTransformer(str(folder), device="cpu").encode(texts, batch_size=16, show_progress_bar=False)
     encoder = Encoder.load(folder)
     assert_near(encoder.encode(texts, on_truncate="silent"), theirs)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from gnomon.errors import InputError
 
@@ -63,14 +64,14 @@ def card_named(name: str) -> Card:
     return card
 
 
-def recognise(candidates: Mapping[str, str | None], readme: str | None) -> tuple[Card, str] | None:
+def recognise(candidates: Mapping[str, Any], readme: str) -> tuple[Card, str] | None:
     """The card of a folder and what it was recognised by, or None.
 
     `candidates` maps a way of knowing ("its hub id") to a name, surest first; a README counts by its front matter's
     base_model and by its first heading.
     """
-    for way, name in {**candidates, **_readme_names(readme or "")}.items():
-        card = _by_name(name) if name else None
+    for way, name in {**candidates, **_readme_names(readme)}.items():
+        card = _by_name(name) if isinstance(name, str) and name else None
         if card:
             return card, way
     return None

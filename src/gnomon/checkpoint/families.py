@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gnomon.checkpoint.weights import strict
-from gnomon.errors import ModelError, UnsupportedError
+from gnomon.errors import ModelError, UnsupportedError, WeightsError
 from gnomon.spec import Activation, RopeSpec, TrunkSpec, trunk_arrays
 
 Config = Mapping[str, Any]
@@ -57,7 +57,8 @@ HARMLESS = frozenset(
     num_return_sequences output_scores return_dict_in_generate forced_bos_token_id forced_eos_token_id
     remove_invalid_values
     exponential_decay_length_penalty suppress_tokens begin_suppress_tokens matryoshka_dims matryoshka_dimensions
-    output_past is_composition generator_hidden_size past gradient_checkpointing_kwargs license
+    output_past xla_device _num_labels tie_encoder_decoder summary_type is_composition generator_hidden_size
+    past gradient_checkpointing_kwargs license
     """.split()
 )
 """Config keys that do not change the vectors of a model at inference."""
@@ -327,6 +328,8 @@ def trunk_weights(
     Raises:
         WeightsError: names every missing, extra and misshapen tensor.
     """
+    if trunk.layers > len(found):
+        raise WeightsError(f"{where}: the config says {trunk.layers} layers, and the weights are {len(found)} tensors.")
     blocks = _blocks(trunk, config)
     bare = _strip_prefix({_modern(name): array for name, array in found.items()}, family_of(config).prefixes)
     arrays = strict(bare, _their_shapes(blocks, trunk), ignored=_ignorable, where=str(where))
@@ -359,7 +362,7 @@ def _check_keys(family: Family, config: Config, ignored_by_caller: tuple[str, ..
             if value not in fixed[key]:
                 allowed = ", ".join(repr(choice) for choice in fixed[key])
                 raise UnsupportedError(f"config.json: {key} {value!r} is not implemented; it may be {allowed}.")
-        elif key not in known and value not in (None, False, {}, [], ""):
+        elif key not in known and not (value is None or (isinstance(value, str | list | dict) and not value)):
             raise UnsupportedError(
                 f"config.json: key {key!r} ({value!r}) is not known and may change the vectors. If you know that it "
                 f"does not, load with ignore_config_keys=[{key!r}] (--ignore-config-key {key})."

@@ -22,7 +22,7 @@ from gnomon.checkpoint.cards import Card, card_named, recognise
 from gnomon.checkpoint.hub import Source
 from gnomon.checkpoint.tokenizer_files import read_tokenizer
 from gnomon.checkpoint.weights import read_weights, strict
-from gnomon.errors import ModelError, NotAModelError, UnsafeFileError, UnsupportedError
+from gnomon.errors import ModelError, NotAModelError, UnsafeFileError, UnsupportedError, WeightsError
 from gnomon.spec import (
     POOLING_MODES,
     Activation,
@@ -120,6 +120,7 @@ class Checkpoint:
     source: Source
     kept_arrays: Arrays = field(default_factory=dict[str, NDArray[Any]])
     """Tensors that do not act (BERT's pooler) under their own names: `save` writes them back."""
+    readme: bytes | None = None
     card: Card | None = None
     card_by: str | None = None
     """What the card was recognised by, in words."""
@@ -217,7 +218,11 @@ def _inside(folder: Path, place: Any, path: Path) -> Path:
     """The module's folder; judged by its text, since the hub cache is made of links."""
     pure = PurePosixPath(place) if isinstance(place, str) else None
     if pure is None or pure.is_absolute() or ".." in pure.parts or "\\" in str(place) or ":" in str(place):
-        raise UnsafeFileError(f"{path}: path {place!r} leaves the model's folder; a module must lie inside it.")
+        raise UnsafeFileError(
+            f"{path}: path {str(place)[:80]!r} leaves the model's folder; a module must lie inside it."
+        )
+    if any(len(part) > 255 for part in pure.parts):
+        raise NotAModelError(f"{path}: path {str(place)[:80]!r}... is too long for a folder.")
     return folder / pure
 
 
@@ -268,39 +273,43 @@ def _read_static(source: Source, modules: list[_Module], notices: list[str]) -> 
         pooling=PoolingSpec(),
         heads=heads,
         wide_heads=wide,
-        tokenizer=TokenizerSpec(
-            config.get("max_length", 512) if model2vec else _static_length(place), special_tokens=False
-        ),
+        tokenizer=TokenizerSpec(_static_length(place, config if model2vec else None), special_tokens=False),
         **_read_settings(folder, {}),
     )
-    if tokenizer.get_vocab_size() > table.shape[0]:
-        raise ModelError(
-            f"{place}: the tokenizer has {tokenizer.get_vocab_size()} tokens, the table {table.shape[0]} rows."
-        )
     return _checkpoint(source, spec, arrays, place, config, notices, tokenizer)
 
 
-def _static_length(place: Path) -> int | None:
-    """The truncation inside tokenizer.json: here, unlike beside a Transformer, sentence-transformers lets it act."""
-    truncation = read_json(place / "tokenizer.json").get("truncation")
-    return int(truncation["max_length"]) if truncation else None
+def _static_length(place: Path, model2vec: Json | None) -> int | None:
+    """model2vec says it in its config; else the truncation of tokenizer.json, which acts in a StaticEmbedding alone."""
+    if model2vec is not None:
+        length = model2vec.get("max_length", 512)
+    else:
+        length = (read_json(place / "tokenizer.json").get("truncation") or {}).get("max_length")
+    if length is not None and not _is_size(length):
+        raise ModelError(f"{place}: max_length is {length!r}; it must be a positive integer, or null.")
+    return length
 
 
 def _static_table(found: Arrays, place: Path) -> NDArray[Any]:
     """The table of a StaticEmbedding, or of a model2vec with its token mapping and weights folded in."""
-    if "embedding.weight" in found:
-        table = found["embedding.weight"]
-        return strict(found, {"embedding.weight": table.shape}, where=str(place))["embedding.weight"]
-    if "embeddings" not in found:
-        raise NotAModelError(
-            f"{place}: no tensor embedding.weight or embeddings; there are {', '.join(sorted(found)[:8])}."
-        )
-    table = found["embeddings"]
-    if "mapping" in found:
-        table = table[np.asarray(found["mapping"], dtype=np.int64)]
-    if "weights" in found:
-        table = np.asarray(table, np.float32) * np.asarray(found["weights"], np.float32)[:, None]
-    return table
+    name = "embedding.weight" if "embedding.weight" in found else "embeddings"
+    if name not in found:
+        listed = ", ".join(sorted(found)[:8])
+        raise NotAModelError(f"{place}: no tensor embedding.weight or embeddings; there are {listed}.")
+    table, mapping, weights = found[name], found.get("mapping"), found.get("weights")
+    if table.ndim != 2:
+        raise WeightsError(f"{place}: {name} has shape {list(table.shape)}; a table has rows and columns.")
+    rows = len(table) if mapping is None else len(mapping)
+    wanted = {name: table.shape, "mapping": (rows,), "weights": (rows,)}
+    strict(found, {key: shape for key, shape in wanted.items() if key in found}, where=str(place))
+    if mapping is not None:
+        ids = np.asarray(mapping, dtype=np.int64)
+        if ids.size and (ids.min() < 0 or ids.max() >= len(table)):
+            raise WeightsError(
+                f"{place}: mapping goes from {ids.min()} to {ids.max()}; the table has {len(table)} rows."
+            )
+        table = table[ids]
+    return table if weights is None else np.asarray(table, np.float32) * np.asarray(weights, np.float32)[:, None]
 
 
 def _unk_id(tokenizer: Tokenizer) -> int | None:
@@ -434,6 +443,10 @@ def _read_tokenizer_spec(place: Path, config: Json, trunk: TrunkSpec, notices: l
     length = settings.get("max_seq_length")
     if length is None:
         limits = (tokenizer_config.get("model_max_length"), config.get("max_position_embeddings"), trunk.max_tokens)
+        if wrong := [limit for limit in limits if limit is not None and not isinstance(limit, int | float)]:
+            raise ModelError(
+                f"{place}: a length is {wrong[0]!r}; model_max_length and max_position_embeddings are numbers."
+            )
         length = min((int(limit) for limit in limits if limit and limit < NO_LIMIT), default=None)
     if length is not None and not _is_size(length):
         raise ModelError(f"{place}: max_seq_length is {length!r}; it must be a positive integer.")
@@ -466,10 +479,13 @@ def _read_settings(folder: Path, config: Json) -> dict[str, Any]:
             f"{path}: similarity_fn_name {similarity!r} is not one of cosine, dot, euclidean, manhattan."
         )
     default = settings.get("default_prompt_name")
-    if default is not None and default not in named:
+    if default is not None and (not isinstance(default, str) or default not in named):
         raise ModelError(
             f"{path}: default_prompt_name {default!r} is not among the prompts {', '.join(prompts) or '(none)'}."
         )
+    tasks = settings.get("query_prompt_names") or {}
+    if not isinstance(tasks, dict) or not all(isinstance(name, str) for name in tasks.values()):
+        raise ModelError(f"{path}: query_prompt_names is {tasks!r}; it must map tasks to names of prompts.")
     truncate_dim = settings.get("truncate_dim")
     if truncate_dim is not None and not _is_size(truncate_dim):
         raise ModelError(f"{path}: truncate_dim is {truncate_dim!r}; it must be a positive integer.")
@@ -481,9 +497,7 @@ def _read_settings(folder: Path, config: Json) -> dict[str, Any]:
     return {
         "prompts": prompts,
         "default_prompt_name": default if default in prompts else None,
-        "query_prompt_names": {
-            task: name for task, name in (settings.get("query_prompt_names") or {}).items() if name in prompts
-        },
+        "query_prompt_names": {task: name for task, name in tasks.items() if name in prompts},
         "similarity": similarity,
         "truncate_dim": truncate_dim,
         "matryoshka_dims": tuple(sorted({int(dim) for dims in declared for dim in dims})),
@@ -499,16 +513,25 @@ def _checkpoint(
     notices: list[str],
     tokenizer: Tokenizer | None = None,
 ) -> Checkpoint:
-    extras = {name: (place / name).read_text(encoding="utf-8") for name in TOKENIZER_EXTRAS if (place / name).is_file()}
+    extras = {
+        name: content.decode("utf-8", "replace")
+        for name in TOKENIZER_EXTRAS
+        if (content := _own_file(source.folder, place / name)) is not None
+    }
     tokenizer = tokenizer or read_tokenizer(place)
-    return Checkpoint(spec, arrays, tokenizer, config, extras, tuple(notices), source)
+    rows, tokens = spec.trunk.rows, tokenizer.get_vocab_size(with_added_tokens=False)
+    if tokens > rows:
+        raise ModelError(
+            f"{place}: the tokenizer has {tokens} tokens, the embedding table {rows} rows; one is not its."
+        )
+    readme = _own_file(source.folder, source.folder / "README.md")
+    return Checkpoint(spec, arrays, tokenizer, config, extras, tuple(notices), source, readme=readme)
 
 
 def _with_card(checkpoint: Checkpoint, named: Card | None) -> Checkpoint:
     """The checkpoint with what its card supplies, and a notice of every use."""
     source, spec = checkpoint.source, checkpoint.spec
-    path = source.folder / "README.md"
-    readme = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
+    readme = (checkpoint.readme or b"").decode("utf-8", "replace")
     ways = {
         "its hub id": source.name,
         "_name_or_path in its config": checkpoint.config.get("_name_or_path"),
@@ -519,12 +542,12 @@ def _with_card(checkpoint: Checkpoint, named: Card | None) -> Checkpoint:
     if found is None:
         return replace(checkpoint, license=license_name)
     card, way = found
-    missing = {name: text for name, text in card.prompts.items() if name not in spec.prompts}
+    missing = _missing_prompts(spec, card)
     notices = checkpoint.notices
-    if missing and not (spec.prompts and named is None):
+    if missing:
         listed = ", ".join(f"{name} = {text!r}" for name, text in missing.items())
         use = f"encode_query and encode_document use those of {card.name} (known by {way})"
-        notices += (f"The folder holds no prompts; {use}: {listed}.",)
+        notices += (f"The folder lacks prompts; {use}: {listed}.",)
         spec = replace(spec, prompts={**spec.prompts, **missing})
     names = {**card.query_prompt_names, **spec.query_prompt_names}
     names = {task: name for task, name in names.items() if name in spec.prompts}
@@ -532,7 +555,21 @@ def _with_card(checkpoint: Checkpoint, named: Card | None) -> Checkpoint:
     return replace(checkpoint, spec=spec, notices=notices, card=card, card_by=way, license=license_name)
 
 
-def _license(readme: str | None) -> str | None:
-    head = (readme or "").split("---")[1:2]
+def _missing_prompts(spec: ModelSpec, card: Card) -> dict[str, str]:
+    """The card's prompts, where the folder has none for queries and none for documents: else it has spoken."""
+    spoken = spec.query_prompt_name() or spec.document_prompt_name or any(name in spec.prompts for name in card.prompts)
+    return {} if spoken else dict(card.prompts)
+
+
+def _own_file(folder: Path, path: Path) -> bytes | None:
+    """A small file of the folder; None if it is not there or is a link out of it (the hub cache's own links aside)."""
+    real, home = path.resolve(), folder.resolve()
+    blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else home
+    inside = real.is_relative_to(home) or real.is_relative_to(blobs)
+    return real.read_bytes() if inside and real.is_file() else None
+
+
+def _license(readme: str) -> str | None:
+    head = readme.split("---")[1:2]
     rows = [row.partition(":")[2].strip() for row in "".join(head).splitlines() if row.startswith("license:")]
     return rows[0] if rows else None

@@ -58,6 +58,8 @@ def resolve(
     With `local_files_only`, or with huggingface_hub set offline, no request is made. Raises InputError, NotAModelError,
     UnsafeFileError or SourceError; warns where the hub was not reached and a cached copy stands in.
     """
+    if not isinstance(source, str | os.PathLike):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InputError(f"the source is {source!r}; give a folder, a hub id or package:NAME, as a str or a path.")
     text = os.fspath(source)
     is_package = isinstance(source, str) and text.startswith("package:")
     folder = None if is_package else _folder(text, must_exist=not isinstance(source, str))

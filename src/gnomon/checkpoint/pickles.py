@@ -198,15 +198,13 @@ def _read_zip(path: Path, file: Bytes) -> tuple[Any, dict[str, Bytes]]:
 
 
 def _entry(path: Path, file: Bytes, archive: zipfile.ZipFile, name: str) -> Bytes:
-    """A stored entry's part of the file; a compressed one is unpacked."""
+    """A stored entry's part of the file. torch compresses none; one that is could unpack to any size."""
     try:
         info = archive.getinfo(name)
     except KeyError:
         raise damaged(path, f"an entry {name}", "none") from None
-    if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise UnsupportedError(f"{path}: {name} is encrypted or compressed in a way that torch does not write")
-    if info.compress_type == zipfile.ZIP_DEFLATED:
-        return np.frombuffer(archive.read(info), dtype=np.uint8)
+    if info.flag_bits & 1 or info.compress_type != zipfile.ZIP_STORED:
+        raise UnsupportedError(f"{path}: {name} is compressed or encrypted, as torch.save writes none; save it again")
     start = info.header_offset
     header = _part(path, f"the header of {name}", file, start, 30).tobytes()
     if not header.startswith(_ZIP_ENTRY):

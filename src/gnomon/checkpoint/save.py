@@ -80,9 +80,8 @@ def _files(checkpoint: Checkpoint, dialect: str) -> dict[str, Writer]:
     for head in dense_heads(spec):
         files[f"{head.name}/config.json"] = _json(_dense_config(head))
         files[f"{head.name}/model.safetensors"] = _weights(_dense_weights(head, checkpoint.arrays))
-    readme = checkpoint.source.folder / "README.md"
-    if readme.is_file():
-        files["README.md"] = _bytes(readme.read_bytes())
+    if checkpoint.readme is not None:
+        files["README.md"] = _bytes(checkpoint.readme)
     return files
 
 

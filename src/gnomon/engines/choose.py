@@ -14,7 +14,11 @@ from numpy.typing import NDArray
 from gnomon.engines import Engine
 from gnomon.engines.static import StaticEngine
 from gnomon.errors import InputError
+from gnomon.inputs import whole_number
 from gnomon.spec import ModelSpec, StaticSpec
+
+MOST_THREADS = 1024
+"""More would only wait for each other; the runtime hangs making them."""
 
 CHOICES = {"device": ("auto", "cpu"), "engine": ("auto", "onnx", "openvino"), "dtype": ("auto", "float32", "int8")}
 
@@ -40,9 +44,7 @@ class Options:
                 raise InputError(f"{name} {value!r} is not one of {', '.join(CHOICES[name])}.")
         if engine == "openvino" and dtype == "int8":
             raise InputError("dtype 'int8' is not in engine 'openvino'; use engine='onnx', or dtype='float32'.")
-        if threads is not None and (not isinstance(threads, int) or threads < 1):  # pyright: ignore
-            raise InputError(f"threads is {threads}; give a positive number, or None for one a core.")
-        return cls(engine, dtype, device, threads)
+        return cls(engine, dtype, device, None if threads is None else whole_number(threads, "threads", MOST_THREADS))
 
 
 def open_engine(spec: ModelSpec, arrays: Mapping[str, NDArray[Any]], options: Options) -> Engine:

@@ -25,12 +25,17 @@ class StaticEngine:
 
     def pool(self, packed: Packed, prompt_tokens: int = 0) -> Vectors:
         counted_T = packed.ids_T != self.unk_id if self.unk_id is not None else np.ones(len(packed.ids_T), bool)
-        states_TD = self.states(packed) * counted_T[:, None]
-        text_T = np.repeat(np.arange(len(packed.lengths_B)), packed.lengths_B)
-        sums_BD = np.zeros((len(packed.lengths_B), self.table.shape[1]))
-        np.add.at(sums_BD, text_T, states_TD)
-        counts_B = np.bincount(text_T, weights=counted_T, minlength=len(sums_BD))
-        return (sums_BD / np.maximum(counts_B, 1)[:, None]).astype(np.float32)
+        lengths_B = packed.lengths_B
+        states_TD = self.states(packed).astype(np.float64) * counted_T[:, None]
+        sums_BD = np.zeros((len(lengths_B), self.table.shape[1]))
+        filled = lengths_B > 0  # reduceat would give an empty text its neighbour's token
+        if filled.any():
+            starts = packed.bounds[:-1][filled]
+            sums_BD[filled] = np.add.reduceat(states_TD, starts)
+            counts_B = np.zeros(len(lengths_B))
+            counts_B[filled] = np.add.reduceat(counted_T.astype(np.float64), starts)
+            sums_BD /= np.maximum(counts_B, 1)[:, None]
+        return sums_BD.astype(np.float32)
 
     def states(self, packed: Packed) -> Vectors:
         return np.asarray(self.table[packed.ids_T], dtype=np.float32)

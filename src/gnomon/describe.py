@@ -1,0 +1,118 @@
+"""What `gnomon inspect` says of a checkpoint: its facts, and the facts in lines for people. No engine is opened."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from gnomon.checkpoint.folder import Checkpoint
+from gnomon.spec import StaticSpec, arrays_of, dense_heads, fingerprint
+from gnomon.terminal import wrapped
+from gnomon.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from gnomon.fidelity import Fidelity  # which imports the engines
+
+LEAD = 16
+"""Columns of a row's name."""
+
+
+def facts_of(checkpoint: Checkpoint, fidelity: Fidelity | None = None) -> dict[str, Any]:
+    """What a checkpoint is, as JSON; with `fidelity`, what was measured of it."""
+    spec, source, trunk = checkpoint.spec, checkpoint.source, checkpoint.spec.trunk
+    arrays = {name: checkpoint.arrays[name] for name in arrays_of(spec)}
+    static = isinstance(trunk, StaticSpec)
+    tokenizer = Tokenizer(checkpoint.tokenizer, spec.tokenizer)
+    card = checkpoint.card
+    return {
+        "model": source.name or source.folder.name,
+        "folder": str(source.folder),
+        "revision": source.revision,
+        "architecture": "static table" if static else checkpoint.config.get("model_type", "encoder"),
+        "trunk": {"rows": trunk.rows, "hidden": trunk.hidden}
+        if static
+        else {"layers": trunk.layers, "hidden": trunk.hidden, "heads": trunk.heads, "inner": trunk.inner},
+        "parameters": sum(prod(array.shape) for array in arrays.values()),
+        "file_dtype": sorted({array.dtype.name for array in arrays.values()}),
+        "pooling": list(spec.pooling.modes),
+        "pools_prompt": spec.pooling.include_prompt,
+        "dense": [
+            {"name": head.name, "in": head.in_features, "out": head.out_features, "activation": head.activation}
+            for head in dense_heads(spec)
+        ],
+        "dim": spec.dim,
+        "dims": list(spec.dims),
+        "normalizes": spec.normalizes,
+        "similarity": spec.similarity,
+        "prompts": dict(spec.prompts),
+        "query_prompt": spec.query_prompt_name(),
+        "document_prompt": spec.document_prompt_name,
+        "default_prompt": spec.default_prompt_name,
+        "query_tasks": {task: name for task, name in spec.query_prompt_names.items() if task},
+        "max_seq_length": spec.tokenizer.max_seq_length,
+        "positions": None if static else trunk.max_tokens,
+        "tokenizer": {
+            "kind": json.loads(tokenizer.canonical())["model"]["type"],
+            "tokens": checkpoint.tokenizer.get_vocab_size(),
+            "lower_case": spec.tokenizer.lower_case,
+        },
+        "license": checkpoint.license,
+        "card": card.name if card else None,
+        "card_by": "--card" if checkpoint.card_by == "card=" else checkpoint.card_by,
+        "assumed": list(checkpoint.notices),
+        "fingerprint": fingerprint(spec, checkpoint.arrays, tokenizer.canonical()),
+    } | ({"fidelity": asdict(fidelity)} if fidelity else {})
+
+
+def lines(facts: Mapping[str, Any], width: int) -> Iterator[str]:
+    """Facts for people, in lines of at most `width` columns."""
+    for name, text in _rows(facts):
+        lead = f"{name + ':' if name else '':<{LEAD}}"
+        yield from wrapped(lead + text, width, 99, indent=LEAD, raw=LEAD)
+
+
+def _rows(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(name, text) of each line; no name where the one above goes on."""
+    at = f" at {facts['revision']}" if facts["revision"] else ""
+    yield "model", f"{facts['model']}{at}"
+    yield "folder", facts["folder"]
+    yield "architecture", f"{facts['architecture']}, " + ", ".join(f"{n} {v:,}" for n, v in facts["trunk"].items())
+    yield "parameters", f"{facts['parameters']:,} in {', '.join(facts['file_dtype'])}"
+    yield "pooling", " + ".join(facts["pooling"]) + ("" if facts["pools_prompt"] else ", the prompt left out")
+    for index, head in enumerate(facts["dense"]):
+        yield "" if index else "heads", f"{head['name']}: {head['in']} to {head['out']}, {head['activation']}"
+    others = [str(dim) for dim in facts["dims"] if dim != facts["dim"]]
+    yield "dims", str(facts["dim"]) + (f"; also {', '.join(others)} (--dim)" if others else "")
+    yield (
+        "vectors",
+        f"{'of unit length' if facts['normalizes'] else 'not normalised'}; compared by {facts['similarity']}",
+    )
+    if not facts["prompts"]:
+        yield "prompts", "none"
+    for index, (name, text) in enumerate(facts["prompts"].items()):
+        uses = [use for use in ("query", "document", "default") if facts[f"{use}_prompt"] == name]
+        uses += [f"task {task}" for task, used in facts["query_tasks"].items() if used == name]
+        yield "" if index else "prompts", f"{name} = {text!r}" + (f" (used for: {', '.join(uses)})" if uses else "")
+    limit = facts["max_seq_length"]
+    most = f" (of {facts['positions']} positions)" if facts["positions"] else ""
+    yield "reads", f"{limit:,} tokens of a text{most}" if limit else "texts of any length"
+    tokenizer = facts["tokenizer"]
+    lower = ", lower-cases" if tokenizer["lower_case"] else ""
+    yield "tokenizer", f"{tokenizer['kind']}, {tokenizer['tokens']:,} tokens{lower}"
+    yield "licence", facts["license"] or "not stated"
+    yield "card", f"{facts['card']}, known by {facts['card_by']}" if facts["card"] else "not recognised"
+    for index, text in enumerate(facts["assumed"]):
+        yield "" if index else "assumed", text
+    yield "fingerprint", facts["fingerprint"]
+    if found := facts.get("fidelity"):
+        when = ", measured before" if found["cached"] else ""
+        yield (
+            "fidelity",
+            (
+                f"{found['precision']} against float32: cosine {found['mean']:.5f} on average, {found['lowest']:.5f} "
+                f"at worst, over {found['texts']} texts{when}"
+            ),
+        )

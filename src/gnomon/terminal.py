@@ -1,0 +1,166 @@
+"""What a terminal shows: text in columns, not characters, and errors in the words of the command line."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from importlib import import_module
+from typing import Any
+
+from gnomon.errors import GnomonError
+
+PARAMETER = re.compile(r"(?<=[\s(])([a-z_]+)=('[^']*'|\[[^]]*\]|True|)(?![\w/])(?: \((--[^)]+)\))?")
+"""A parameter in a message, such as skip_bad=True, dtype='int8' or a bare dim=; and its option, where that follows."""
+
+
+def columns() -> int:
+    """Width of the terminal; $COLUMNS, or 80, where there is none."""
+    return shutil.get_terminal_size((80, 24)).columns
+
+
+def display_width(text: str) -> int:
+    """Columns that a text takes: 2 for wide characters, 0 for combining ones."""
+    return sum(map(_char_width, text))
+
+
+def cut(text: str, width: int) -> str:
+    """One line of at most `width` columns, with "…" where it was cut."""
+    return (wrapped(text, width, 1) or [""])[0]
+
+
+def padded(text: str, width: int) -> str:
+    return text + " " * (width - display_width(text))
+
+
+def wrapped(text: str, width: int, lines: int, *, indent: int = 0, raw: int = 0) -> list[str]:
+    """At most `lines` lines of at most `width` columns, cut with "…"; spaces are folded and control characters dropped.
+
+    Args:
+        indent: columns in front of every line but the first.
+        raw: characters at the start that are kept as they are.
+    """
+    rest = text[:raw] + _printable(text[raw:])
+    out: list[str] = []
+    while rest and len(out) < lines:
+        room = width - (indent if out else 0)
+        end = _fitting(rest, room)
+        if end < len(rest) and len(out) == lines - 1:
+            line, rest = rest[: _fitting(rest, room - 1)].rstrip() + "…", ""
+        elif end < len(rest):
+            at = max(_break(rest, end), 1)
+            line, rest = rest[:at].rstrip(), rest[at:].lstrip()
+        else:
+            line, rest = rest, ""
+        out.append(" " * (indent if out else 0) + line)
+    return out
+
+
+def table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Lines of a table whose columns are as wide as their widest cell."""
+    widths = [max(map(display_width, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(padded(cell, width) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+def matrix(labels: Sequence[str], scores: Sequence[Sequence[float]], width: int) -> Iterator[str]:
+    """Lines of a square table. Rows and columns carry the numbers of the labels; columns that do not fit beside a label
+    go below, behind an empty line.
+    """
+    cell = 2 + max(len(f"{score:.3f}") for row in scores for score in row)
+    number = len(str(len(labels)))
+    room = max(20, width - number - 2 - cell * len(labels))
+    fitting = max(1, (width - number - 2 - room) // cell)
+    for start in range(0, len(labels), fitting):
+        shown = range(start, min(start + fitting, len(labels)))
+        if start:
+            yield ""
+        yield " " * (number + 2 + room) + "".join(f"{column + 1:>{cell}}" for column in shown)
+        for index, (label, row) in enumerate(zip(labels, scores, strict=True), 1):
+            cells = "".join(f"{row[column]:>{cell}.3f}" for column in shown)
+            yield f"{index:>{number}}  {padded(cut(label, room), room)}{cells}"
+
+
+def results(hits: Sequence[Mapping[str, Any]], width: int) -> Iterator[str]:
+    """Lines of what a search found: rank, score, id and title where there are any, and the start of the text."""
+    for rank, hit in enumerate(hits, 1):
+        lead = f"{rank:3}  {hit['score']:6.3f}  "
+        heading = ": ".join(str(hit[name]) for name in ("id", "title") if name in hit)
+        lines = [cut(heading, width - len(lead))] if heading else []
+        lines += wrapped(hit["text"], width - len(lead), 2)
+        yield from ((" " * len(lead) if at else lead) + line for at, line in enumerate(lines or [""]))
+
+
+def lines_of_stdin(prompt: str) -> Iterator[str]:
+    """Lines of standard input; of a terminal, behind a prompt, until Ctrl-D."""
+    if not sys.stdin.isatty():
+        yield from (line.decode().rstrip("\r\n") for line in sys.stdin.buffer)
+        return
+    with suppress(ImportError):
+        import_module("readline")  # input() then has a line to edit, and a history
+    while True:
+        try:
+            yield input(prompt)
+        except EOFError:
+            print()
+            return
+
+
+def _printable(text: str) -> str:
+    """Safe to print: a text may hold the escape sequences of a terminal. Joiners are parts of words."""
+    return "".join(char for char in " ".join(text.split()) if char.isprintable() or char in "\u200c\u200d")
+
+
+def _char_width(char: str) -> int:
+    if unicodedata.category(char) in ("Mn", "Me", "Cf"):
+        return 0
+    return 2 if unicodedata.east_asian_width(char) in "WF" else 1
+
+
+def _fitting(text: str, width: int) -> int:
+    """How many characters fit."""
+    used = 0
+    for index, char in enumerate(text):
+        used += _char_width(char)
+        if used > width:
+            return index
+    return len(text)
+
+
+def _break(text: str, end: int) -> int:
+    """Where to break a text of which `end` characters fit: behind a space, or at a wide character, else in the word."""
+    for at in range(end, end // 2, -1):
+        if text[at] == " " or _char_width(text[at]) == 2 or _char_width(text[at - 1]) == 2:
+            return at
+    return end
+
+
+def said(error: Exception, options: Mapping[str, str]) -> str:
+    """An error as one line.
+
+    Args:
+        options: parameter of the library -> option of the command line, in whose words its errors are told.
+    """
+    if isinstance(error, GnomonError):
+        text = PARAMETER.sub(lambda found: _option(found, options), str(error))
+    elif isinstance(error, OSError):
+        reason = error.strerror or str(error)
+        text = f"{error.filename}: {reason}" if error.filename else reason
+    elif isinstance(error, UnicodeDecodeError):
+        text = f"not UTF-8 text ({error})"
+    elif isinstance(error, MemoryError):
+        text = f"there is not enough memory for this {error}".rstrip()
+    else:
+        text = f"{type(error).__name__}: {error} (a fault of gnomon; gnomon --traceback VERB shows where)"
+    return " ".join(text.split("\n"))
+
+
+def _option(found: re.Match[str], options: Mapping[str, str]) -> str:
+    name, value, told = found.groups()
+    if name not in options:
+        return found[0]
+    value = value.strip("'").removeprefix("True")
+    return told or f"{options[name]} {value}".rstrip()

@@ -1,0 +1,109 @@
+"""Text in columns, and errors in the words of the command line."""
+
+import io
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from gnomon import terminal
+from gnomon.errors import InputError
+from gnomon.terminal import cut, display_width, lines_of_stdin, matrix, results, said, table, wrapped
+
+
+@pytest.mark.parametrize(
+    ("text", "width"), [("abc", 3), ("南瓜", 4), ("e\u0301", 1), ("ｆｕｌｌ", 8), ("ｶﾅ", 2), ("a\u200db", 2), ("🎃", 2)]
+)
+def test_display_width(text: str, width: int) -> None:
+    assert display_width(text) == width
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("", []),
+        ("short  text\n here", ["short text", "here"]),
+        ("a word, verylongwordindeed", ["a word,", "verylongwo", "rdindeed"]),
+        ("南瓜的家常做法", ["南瓜的家常", "做法"]),
+        ("a南瓜的家常做法", ["a南瓜的家", "常做法"]),
+        ("one two three four five six seven", ["one two", "three four", "five six…"]),
+    ],
+)
+def test_wrapped_breaks_at_spaces_and_wide_characters(text: str, lines: list[str]) -> None:
+    assert wrapped(text, 10, 3) == lines
+
+
+def test_cut_never_splits_a_wide_character() -> None:
+    assert cut("南瓜的家", 6) == "南瓜…"
+    assert cut("南瓜的家", 7) == "南瓜的…"
+    assert cut("南瓜的家", 8) == "南瓜的家"
+
+
+def test_wrapped_keeps_the_start_raw_and_indents_the_rest() -> None:
+    assert wrapped("name:   one  two three", 13, 9, indent=8, raw=8) == ["name:   one", "        two", "        three"]
+
+
+def test_what_is_shown_holds_no_escape_sequences_and_keeps_joiners() -> None:
+    assert wrapped("\x1b[31mred\x1b[0m \x07bell a\u200db", 40, 1) == ["[31mred[0m bell a\u200db"]
+
+
+def test_a_table_is_as_wide_as_its_widest_cells() -> None:
+    assert list(table([("", "got"), ("南瓜", "1"), ("a", "22")])) == ["      got", "南瓜  1", "a     22"]
+
+
+def test_a_matrix_goes_on_below_where_it_does_not_fit() -> None:
+    scores = np.arange(144).reshape(12, 12) / 144 - 0.5
+    labels = [f"text number {index} that is long enough to be cut 日本語" for index in range(12)]
+    found = list(matrix(labels, scores.tolist(), 80))
+    assert max(map(display_width, found)) <= 80
+    blocks = [block.split("\n") for block in "\n".join(found).split("\n\n")]
+    assert [int(name) for block in blocks for name in block[0].split()] == list(range(1, 13))
+    cells = np.hstack([[line.split("…")[1].split() for line in block[1:]] for block in blocks])
+    np.testing.assert_allclose(cells.astype(float), scores, atol=6e-4)
+
+
+def test_results_show_rank_score_label_and_the_start_of_the_text() -> None:
+    hits = [
+        {"score": 0.98765, "id": "d1", "title": "南" * 40, "text": "word " * 40},
+        {"score": -0.5, "text": "short"},
+        {"score": 0, "text": "\n"},
+    ]
+    lead = " " * 13
+    assert list(results(hits, 40)) == [
+        "  1   0.988  d1: 南南南南南南南南南南南…",
+        f"{lead}word word word word word",
+        f"{lead}word word word word word w…",
+        "  2  -0.500  short",
+        "  3   0.000  ",
+    ]
+
+
+def test_lines_of_stdin_that_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    stdin = SimpleNamespace(isatty=lambda: False, buffer=io.BytesIO("fünf\r\n\nb".encode()))
+    monkeypatch.setattr(terminal.sys, "stdin", stdin)
+    assert list(lines_of_stdin("> ")) == ["fünf", "", "b"]
+
+
+OPTIONS = {"on_truncate": "--on-truncate", "dtype": "--dtype", "skip_bad": "--skip-bad", "form": "--format"}
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (InputError("let on_truncate= be 'mean'."), "let --on-truncate be 'mean'."),
+        (InputError("use engine='onnx', or dtype='int8'."), "use engine='onnx', or --dtype int8."),
+        (InputError("no (skip_bad=True) line"), "no (--skip-bad) line"),
+        (InputError("with skip_bad=True (--skip-bad)."), "with --skip-bad."),
+        (InputError("and form= (--format) names it"), "and --format names it"),
+        (InputError("form=a/in.txt: no folder form=a or form=/b"), "form=a/in.txt: no folder form=a or form=/b"),
+        (InputError("one\ntwo"), "one two"),
+        (FileNotFoundError(2, "No such file", "in.txt"), "in.txt: No such file"),
+        (OSError("told at length: dtype='int8'"), "told at length: dtype='int8'"),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"), "not UTF-8 text ("),
+        (MemoryError(), "there is not enough memory for this"),
+        (KeyError("missing"), "KeyError: 'missing' (a fault of gnomon; gnomon --traceback VERB shows where)"),
+    ],
+)
+def test_an_error_is_one_line_in_the_words_of_the_command_line(error: Exception, text: str) -> None:
+    assert said(error, OPTIONS).startswith(text)
+    assert "\n" not in said(error, OPTIONS)
