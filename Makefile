@@ -12,8 +12,8 @@ demo: .venv/.ready
 	@echo
 	@.venv/bin/gnomon search $(MINILM) --corpus demo/python-faq.jsonl -k 3 \
 		--query "Why are my lists all changing at the same time?" \
-		--query "make a program start faster" \
-		--query "Who owns the rights to the language?"
+		--query "where does the language get its name from?" \
+		--query "Can I sell products that are built on it?"
 	@echo "The model runs on this machine; the text is the Python FAQ (demo/python-faq.jsonl). Next, type:"
 	@echo
 	@echo '  .venv/bin/gnomon search $(MINILM) --corpus demo/python-faq.jsonl'

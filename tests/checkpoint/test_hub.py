@@ -538,8 +538,8 @@ def distribution(site: Path, name: str, files: list[str]) -> None:
 def test_package(site: Path, name: str, no_network: object) -> None:
     model = site / "gt_tiny_l6" / "data" / "model"
     write(model / "modules.json", model / "0_Transformer" / "config.json", model / "0_Transformer" / "vocab.txt")
-    assert resolve(f"package:{name}") == Source(model, None, None)
-    assert resolve(f"package:{name}/data") == resolve(f"package:{name}/data/model") == Source(model, None, None)
+    assert resolve(f"package:{name}") == Source(model, f"package:{name}", None)
+    assert resolve(f"package:{name}/data").folder == resolve(f"package:{name}/data/model").folder == model
     assert "gt_tiny_l6" not in sys.modules
 
 

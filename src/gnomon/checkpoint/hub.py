@@ -41,7 +41,7 @@ PATH_LIKE = re.compile(r"[/~]|\.{1,2}(/|$)|[A-Za-z]:|.*\\|.*/.*/", re.DOTALL)
 @dataclass(frozen=True)
 class Source:
     folder: Path  # absolute
-    name: str | None  # hub id, as given or read off a hub cache path
+    name: str | None  # hub id, as given or read off a hub cache path; or package:NAME
     revision: str | None  # commit hash: the name of the snapshot's folder
 
 
@@ -66,7 +66,7 @@ def resolve(
     if revision is not None and (is_package or folder):
         raise InputError(f"revision {revision!r} needs a hub id, and {text!r} is local: leave revision out")
     if is_package:
-        return Source(_from_package(text.removeprefix("package:")), None, None)
+        return Source(_from_package(text.removeprefix("package:")), text, None)
     if folder:
         return _from_folder(folder)
     return _from_hub(text, "main" if revision is None else revision, cache_dir, token, local_files_only)
