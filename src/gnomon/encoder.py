@@ -226,12 +226,15 @@ class Encoder:
         """
         if not isinstance(dims, Sequence | None):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InputError(f"dims is {dims!r}; give a list of widths, such as {list(self.dims)}.")
-        widths = list(dict.fromkeys(self.dims if dims is None else dims))
+        widths = list(self.dims if dims is None else dims)
         if prompt is None and prompt_name is None:
             self._tell_of_prompts()
         prompt = self._prompt(prompt, prompt_name)
-        finishers = [self._finisher(dim, None, normalize_embeddings) for dim in widths]
-        return dict(zip(widths, self._encode(texts, prompt, finishers, on_truncate, show_progress_bar), strict=True))
+        if None in widths:
+            raise InputError(f"dims is {dims!r}; give a list of widths, such as {list(self.dims)}.")
+        finishers = {dim: self._finisher(dim, None, normalize_embeddings) for dim in widths}  # each width once
+        vectors = self._encode(texts, prompt, list(finishers.values()), on_truncate, show_progress_bar)
+        return dict(zip(finishers, vectors, strict=True))
 
     def encode_tokens(
         self,

@@ -8,6 +8,7 @@ run: module and activation classes are rows of the tables below, `auto_map` is r
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -221,8 +222,12 @@ def _inside(folder: Path, place: Any, path: Path) -> Path:
         raise UnsafeFileError(
             f"{path}: path {str(place)[:80]!r} leaves the model's folder; a module must lie inside it."
         )
-    if any(len(part) > 255 for part in pure.parts):
-        raise NotAModelError(f"{path}: path {str(place)[:80]!r}... is too long for a folder.")
+    try:
+        (folder / pure / "model.safetensors.index.json").is_file()  # the longest name that is looked for
+    except OSError as error:
+        raise NotAModelError(
+            f"{path}: path {str(place)[:80]!r} cannot be looked up as a folder: {error.strerror}."
+        ) from error
     return folder / pure
 
 
@@ -299,9 +304,11 @@ def _static_table(found: Arrays, place: Path) -> NDArray[Any]:
     table, mapping, weights = found[name], found.get("mapping"), found.get("weights")
     if table.ndim != 2:
         raise WeightsError(f"{place}: {name} has shape {list(table.shape)}; a table has rows and columns.")
-    rows = len(table) if mapping is None else len(mapping)
+    rows = len(table) if mapping is None else mapping.size
     wanted = {name: table.shape, "mapping": (rows,), "weights": (rows,)}
     strict(found, {key: shape for key, shape in wanted.items() if key in found}, where=str(place))
+    if mapping is not None and mapping.dtype.kind not in "iu":
+        raise WeightsError(f"{place}: mapping is of {mapping.dtype}; it must be of whole numbers, rows of the table.")
     if mapping is not None:
         ids = np.asarray(mapping, dtype=np.int64)
         if ids.size and (ids.min() < 0 or ids.max() >= len(table)):
@@ -563,7 +570,7 @@ def _missing_prompts(spec: ModelSpec, card: Card) -> dict[str, str]:
 
 def _own_file(folder: Path, path: Path) -> bytes | None:
     """A small file of the folder; None if it is not there or is a link out of it (the hub cache's own links aside)."""
-    real, home = path.resolve(), folder.resolve()
+    real, home = Path(os.path.realpath(path)), folder.resolve()  # resolve() raises at a link to itself
     blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else home
     inside = real.is_relative_to(home) or real.is_relative_to(blobs)
     return real.read_bytes() if inside and real.is_file() else None

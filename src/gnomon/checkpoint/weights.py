@@ -80,7 +80,11 @@ def _shard_path(index: Path, shard: str) -> Path:
             f"{index} names the shard {shard!r}, which leaves the model's folder; do not use this model"
         )
     path = index.parent / shard
-    if not path.is_file():
+    try:
+        found = path.is_file()
+    except OSError as error:  # a name too long
+        raise WeightsError(f"{index} names the shard {shard[:80]!r}, which no file can be: {error.strerror}") from error
+    if not found:
         raise WeightsError(f"{path} is missing and {index.name} names it; download the folder again")
     return path
 
