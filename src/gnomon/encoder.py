@@ -230,7 +230,7 @@ class Encoder:
         if prompt is None and prompt_name is None:
             self._tell_of_prompts()
         prompt = self._prompt(prompt, prompt_name)
-        if None in widths:
+        if None in widths:  # pyright: ignore[reportUnnecessaryContains]
             raise InputError(f"dims is {dims!r}; give a list of widths, such as {list(self.dims)}.")
         finishers = {dim: self._finisher(dim, None, normalize_embeddings) for dim in widths}  # each width once
         vectors = self._encode(texts, prompt, list(finishers.values()), on_truncate, show_progress_bar)
