@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from gnomon.checkpoint import families
-from gnomon.checkpoint.folder import DENSE_ACTIVATIONS, DIALECTS, POOLING_KEYS, Checkpoint
+from gnomon.checkpoint.folder import Checkpoint
+from gnomon.checkpoint.modules import DENSE_ACTIVATIONS, DIALECTS, POOLING_KEYS
 from gnomon.checkpoint.weights import write_safetensors
 from gnomon.errors import InputError
 from gnomon.spec import DenseSpec, ModelSpec, StaticSpec, dense_heads
