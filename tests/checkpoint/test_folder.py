@@ -14,8 +14,9 @@ import pytest
 
 from gnomon import Encoder
 from gnomon.checkpoint.cards import CARDS
-from gnomon.checkpoint.folder import DIALECTS, LENGTH_FILES, MODULE_TYPES, POOLING_KEYS, Checkpoint, read_folder
+from gnomon.checkpoint.folder import LENGTH_FILES, Checkpoint, read_folder
 from gnomon.checkpoint.hub import Source
+from gnomon.checkpoint.modules import DIALECTS, MODULE_TYPES, POOLING_KEYS
 from gnomon.errors import (
     InputError,
     ModelError,

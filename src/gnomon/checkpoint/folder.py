@@ -1,7 +1,7 @@
 """A model's folder, read whole: sentence-transformers in every dialect, plain Hugging Face, static tables.
 
-A folder becomes a `Checkpoint`: spec, arrays under our names, tokenizer, and what had to be assumed. Nothing of the folder
-is run: module and activation classes are rows of tables, `auto_map` is read and left alone.
+A folder becomes a `Checkpoint`: spec, arrays under our names, tokenizer, and what had to be assumed. Nothing of the
+folder is run: module and activation classes are rows of tables, `auto_map` is read and left alone.
 """
 
 from __future__ import annotations
