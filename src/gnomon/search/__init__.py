@@ -1,1 +1,1 @@
-"""Nearest texts: exact in memory, and stores."""
+"""Nearest texts: exact, in memory."""
