@@ -65,6 +65,20 @@ def test_the_argument_may_widen_what_the_folder_cuts(golden_copy: Copy, edit_jso
         encoder.encode(TEXTS, truncate_dim=1025)
 
 
+def test_a_folder_s_truncate_dim_is_a_prefix_even_where_a_head_has_that_width(
+    golden_copy: Copy, edit_json: Callable, stella: Encoder
+) -> None:
+    """As in sentence-transformers, which knows one head; dim= asks for the head."""
+    folder = golden_copy(STELLA)
+    edit_json(folder / SETTINGS, {"truncate_dim": 256})
+    encoder = Encoder.load(folder, threads=1)
+    prefix_BD = stella.encode(TEXTS, truncate_dim=256)
+    np.testing.assert_array_equal(encoder.encode(TEXTS), prefix_BD)
+    np.testing.assert_array_equal(encoder.encode(TEXTS, dim=256), stella.encode(TEXTS, dim=256))
+    assert np.abs(encoder.encode(TEXTS, dim=256) - prefix_BD).max() > 0.1
+    assert encoder.space() == stella.space(truncate_dim=256)
+
+
 @pytest.mark.parametrize("number", [np.int64(8), np.uint8(8), np.int32(8)], ids=lambda number: type(number).__name__)
 def test_a_whole_number_of_numpy_is_one(number: Any, gist: Encoder) -> None:
     np.testing.assert_array_equal(gist.encode(TEXTS, truncate_dim=number), gist.encode(TEXTS, truncate_dim=8))
@@ -198,11 +212,3 @@ def test_a_head_of_its_own_and_a_prefix_are_two_spaces(stella: Encoder) -> None:
         head.require(prefix)
     with pytest.raises(SpaceError, match="cut_from 1024 and 512"):
         stella.space(truncate_dim=256).require(stella.space(dim=512, truncate_dim=256))
-
-
-# ---- the repository
-
-
-def test_the_readme_has_no_placeholders() -> None:
-    readme = (Path(__file__).resolve().parents[1] / "README.md").read_text("utf-8")
-    assert re.findall(r"\b(?:SIZE|BENCH|INT8MEAN|INT8LOW)\b", readme) == []

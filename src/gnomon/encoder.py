@@ -34,6 +34,8 @@ from gnomon.tokenizer import Tokenizer, TokenReport
 
 Vectors = NDArray[np.float32]
 OnTruncate = Literal["warn", "error", "silent", "mean"]
+Reload = tuple[Source, str | None, tuple[str, ...]]
+"""What a pickled copy reads its model with: the source, the card that was named, the config keys to ignore."""
 
 TOKENIZED_AT_ONCE = 8192
 """Texts that are tokenised between two steps of the progress bar."""
@@ -65,8 +67,8 @@ class Encoder:
     options: the copy reads the same folder) and used after a fork.
     """
 
-    def __init__(self, checkpoint: Checkpoint, options: Options) -> None:
-        self._checkpoint, self._options = checkpoint, options
+    def __init__(self, checkpoint: Checkpoint, options: Options, reload: Reload | None = None) -> None:
+        self._checkpoint, self._options, self._reload = checkpoint, options, reload
         self._tokenizer = Tokenizer(checkpoint.tokenizer, checkpoint.spec.tokenizer)
         self._engine = open_engine(checkpoint.spec, checkpoint.arrays, options)
 
@@ -112,11 +114,7 @@ class Encoder:
         checkpoint = read_folder(found, card=card, ignore_config_keys=ignore_config_keys)
         for notice in checkpoint.notices:
             warnings.warn(notice, Notice, stacklevel=2)
-        encoder = cls(checkpoint, options)
-        encoder._reload = (found, card, tuple(ignore_config_keys))
-        return encoder
-
-    _reload: tuple[Source, str | None, tuple[str, ...]] | None = None
+        return cls(checkpoint, options, (found, card, tuple(ignore_config_keys)))
 
     def __reduce__(self) -> tuple[Callable[..., Encoder], tuple[Any, ...]]:
         if self._reload is None:
@@ -224,14 +222,12 @@ class Encoder:
 
         `dims` None means all of `Encoder.dims`.
         """
-        if not isinstance(dims, Sequence | None):  # pyright: ignore[reportUnnecessaryIsInstance]
+        widths = self.dims if dims is None else dims
+        if not isinstance(widths, list | tuple) or None in widths:  # pyright: ignore
             raise InputError(f"dims is {dims!r}; give a list of widths, such as {list(self.dims)}.")
-        widths = list(self.dims if dims is None else dims)
         if prompt is None and prompt_name is None:
             self._tell_of_prompts()
         prompt = self._prompt(prompt, prompt_name)
-        if None in widths:  # pyright: ignore[reportUnnecessaryContains]
-            raise InputError(f"dims is {dims!r}; give a list of widths, such as {list(self.dims)}.")
         finishers = {dim: self._finisher(dim, None, normalize_embeddings) for dim in widths}  # each width once
         vectors = self._encode(texts, prompt, list(finishers.values()), on_truncate, show_progress_bar)
         return dict(zip(finishers, vectors, strict=True))
@@ -512,9 +508,8 @@ class _Finisher:
 
 
 def _unpickle(source: Source, card: str | None, ignore_config_keys: tuple[str, ...], options: Options) -> Encoder:
-    encoder = Encoder(read_folder(source, card=card, ignore_config_keys=ignore_config_keys), options)
-    encoder._reload = (source, card, ignore_config_keys)  # pyright: ignore[reportPrivateUsage]
-    return encoder
+    checkpoint = read_folder(source, card=card, ignore_config_keys=ignore_config_keys)
+    return Encoder(checkpoint, options, (source, card, ignore_config_keys))
 
 
 @contextmanager

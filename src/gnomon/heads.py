@@ -44,10 +44,13 @@ ACTIVATIONS: dict[Activation, Callable[[Vectors], Vectors]] = {
 
 
 def chain(spec: ModelSpec, dim: int | None) -> tuple[tuple[HeadSpec, ...], int | None]:
-    """The heads that give vectors of width `dim` (one of `spec.dims`), and the prefix to cut to, if any."""
+    """The heads that give vectors of width `dim` (one of `spec.dims`), and the prefix to cut to, if any.
+
+    None is the model's own way: its chain, cut to its `truncate_dim`; a stand-in of that width is another head.
+    """
     full = spec.full_dim
     if dim is None:
-        dim = spec.dim
+        return spec.heads, spec.dim if spec.dim < full else None
     stand_in = next((head for head in spec.wide_heads if head.out_features == dim), None)
     if stand_in is not None and dim != full:
         last = max(i for i, head in enumerate(spec.heads) if isinstance(head, DenseSpec))

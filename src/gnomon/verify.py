@@ -7,7 +7,6 @@ numbers: the models' cards.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -154,9 +153,6 @@ def verify(encoder: Encoder, card: str | None = None) -> Verification:
         else (_ranking, "the evident ranking; the card prints no scores")
     )
     return Verification(found.name, rows(example, queries @ documents.T), note)
-
-
-Judge = Callable[[Example, Scores], list[Check]]
 
 
 def _numbers(example: Example, scores_QD: Scores) -> list[Check]:
