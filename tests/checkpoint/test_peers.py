@@ -368,8 +368,7 @@ def test_static_embedding(follows: list[Callable[[], nn.Module]], tmp_path: Path
         again = Encoder.load(folder)
         assert again.fingerprint == ours.fingerprint
         assert files_of(again.save(tmp_path / f"{dialect} again", dialect=dialect)) == files_of(folder)
-        if True:
-            assert_near(open_st(folder).encode(texts), wanted)
+        assert_near(open_st(folder).encode(texts), wanted)
 
 
 def test_static_embedding_reads_as_far_as_its_tokenizer_says(tmp_path: Path, assert_near: Callable) -> None:
