@@ -82,6 +82,19 @@ class TrunkSpec:
 
 
 @dataclass(frozen=True)
+class MlmSpec:
+    """The masked-language-model head of a trunk: `decoder(norm(activation(dense(states))))`, logits over the tokens.
+
+    It is no part of the vectors, nor of the fingerprint.
+    """
+
+    activation: Activation
+    tied: bool
+    """The decoder's weight is the token table; its bias is its own."""
+    norm_eps: float
+
+
+@dataclass(frozen=True)
 class StaticSpec:
     """A table of token vectors whose mean is the text's vector (StaticEmbedding, model2vec)."""
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from gnomon.checkpoint.weights import strict
 from gnomon.errors import ModelError, UnsupportedError, WeightsError
-from gnomon.spec import Activation, RopeSpec, TrunkSpec, trunk_arrays
+from gnomon.spec import Activation, MlmSpec, RopeSpec, TrunkSpec, trunk_arrays
 
 Config = Mapping[str, Any]
 
@@ -87,7 +87,9 @@ class Family:
     with.
     `defaults`: values of absent keys. `ignored`, `fixed`, `extra`: keys that do not matter here, that must hold one of
     some values, and that `build` turns into further fields. `names_unless`: a config key that is false -> names that
-    replace.
+    replace. `mlm`: our arrays of the masked-language-model head -> their names, the first that is there is read and
+    all are written. `mlm_activation`: its activation, where it is not the trunk's. `dropout`: keys of the probabilities
+    for hidden states and for attention.
     """
 
     keys: Mapping[str, str]
@@ -99,10 +101,19 @@ class Family:
     extra: tuple[str, ...] = ()
     build: Callable[[Config], dict[str, Any]] = lambda config: {}
     names_unless: Mapping[str, Names] = field(default_factory=dict[str, Names])
+    mlm: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+    mlm_activation: Activation | None = None
+    dropout: tuple[str, str] = ("hidden_dropout_prob", "attention_probs_dropout_prob")
 
 
-def _linear(theirs: str, *ours: str) -> dict[str, tuple[str, ...]]:
-    return {f"{theirs}.{kind}": tuple(f"{name}.{kind}" for name in ours) for kind in ("weight", "bias")}
+def _linear(left: str, *right: str) -> dict[str, tuple[str, ...]]:
+    return {f"{left}.{kind}": tuple(f"{name}.{kind}" for name in right) for kind in ("weight", "bias")}
+
+
+def _mlm(dense: str, norm: str, decoder: str, *biases: str) -> dict[str, tuple[str, ...]]:
+    """Our head -> theirs. `biases`: further names of the decoder's bias, behind the one that transformers 5 uses."""
+    named = {**_linear("mlm.dense", dense), **_linear("mlm.norm", norm), **_linear("mlm.decoder", decoder)}
+    return {**named, "mlm.decoder.bias": (f"{decoder}.bias", *biases)}
 
 
 _EMBEDDINGS: Names = {
@@ -147,6 +158,8 @@ _BERT_DEFAULTS = {
     "hidden_act": "gelu",
     "layer_norm_eps": 1e-12,
     "pad_token_id": 0,
+    "hidden_dropout_prob": 0.1,
+    "attention_probs_dropout_prob": 0.1,
 }
 
 _LEGACY_NORM = (".gamma", ".weight"), (".beta", ".bias")
@@ -200,6 +213,8 @@ def _roberta_family(prefix: str) -> Family:
         fixed={"position_embedding_type": ("absolute",)},
         extra=("pad_token_id",),
         build=_roberta,
+        mlm=_mlm("lm_head.dense", "lm_head.layer_norm", "lm_head.decoder", "lm_head.bias"),
+        mlm_activation="gelu",
     )
 
 
@@ -211,6 +226,12 @@ FAMILIES: dict[str, Family] = {
         defaults=_BERT_DEFAULTS,
         ignored=("pad_token_id",),
         fixed={"position_embedding_type": ("absolute",)},
+        mlm=_mlm(
+            "cls.predictions.transform.dense",
+            "cls.predictions.transform.LayerNorm",
+            "cls.predictions.decoder",
+            "cls.predictions.bias",
+        ),
     ),
     "roberta": _roberta_family("roberta"),
     "xlm-roberta": _roberta_family("roberta"),
@@ -244,8 +265,12 @@ FAMILIES: dict[str, Family] = {
             "hidden_dim": 3072,
             "max_position_embeddings": 512,
             "activation": "gelu",
+            "dropout": 0.1,
+            "attention_dropout": 0.1,
         },
         ignored=("pad_token_id",),
+        mlm=_mlm("vocab_transform", "vocab_layer_norm", "vocab_projector"),
+        dropout=("dropout", "attention_dropout"),
     ),
     "new": Family(
         keys=_BERT_KEYS,
@@ -274,6 +299,7 @@ FAMILIES: dict[str, Family] = {
             "position_embedding_type": "rope",
             "rope_theta": 10000.0,
             "rope_scaling": None,
+            "attention_probs_dropout_prob": 0.0,
         },
         ignored=("pad_token_id",),
         fixed={
@@ -284,6 +310,7 @@ FAMILIES: dict[str, Family] = {
         },
         extra=("rope_theta", "rope_scaling"),
         build=_new,
+        mlm=_mlm("lm_head.dense", "lm_head.norm", "lm_head.decoder"),
     ),
 }
 
@@ -331,7 +358,7 @@ def trunk_weights(
     if trunk.layers > len(found):
         raise WeightsError(f"{where}: the config says {trunk.layers} layers, and the weights are {len(found)} tensors.")
     blocks = _blocks(trunk, config)
-    bare = _strip_prefix({_modern(name): array for name, array in found.items()}, family_of(config).prefixes)
+    bare = _bare(found, config)
     arrays = strict(bare, _their_shapes(blocks, trunk), ignored=_ignorable, where=str(where))
     return {
         name: part
@@ -342,8 +369,50 @@ def trunk_weights(
 
 def kept_arrays(found: Mapping[str, NDArray[Any]], config: Config) -> dict[str, NDArray[Any]]:
     """BERT's pooler, if it is there: it does not act on vectors, but transformers misses it in a saved model."""
-    bare = _strip_prefix({_modern(name): array for name, array in found.items()}, family_of(config).prefixes)
-    return {name: array for name, array in bare.items() if name.startswith("pooler.")}
+    return {name: array for name, array in _bare(found, config).items() if name.startswith("pooler.")}
+
+
+def mlm_weights(
+    found: Mapping[str, NDArray[Any]], tokens: NDArray[Any], trunk: TrunkSpec, config: Config, where: Path
+) -> dict[str, NDArray[Any]]:
+    """The masked-language-model head under our names, as views; empty where the weights hold none, or a part of one.
+
+    The decoder's weight is left out where it is the token table `tokens`: tied by the config, and in the file not at
+    all or as an equal copy. A copy that differs counts, whatever the config says: transformers 5 loads it so.
+
+    Raises:
+        WeightsError: a whole head of which a tensor is misshapen.
+    """
+    bare, shapes = _bare(found, config), _mlm_shapes(trunk)
+    there = {ours: [name for name in names if name in bare] for ours, names in family_of(config).mlm.items()}
+    named = {ours: names[0] for ours, names in there.items() if names}
+    tied = config.get("tie_word_embeddings") is not False
+    if shapes.keys() - named.keys() - ({"mlm.decoder.weight"} if tied else set()):
+        return {}
+    strict(bare, {theirs: shapes[ours] for ours, theirs in named.items()}, ignored=lambda _: True, where=str(where))
+    head = {ours: bare[theirs] for ours, theirs in named.items()}
+    if tied and "mlm.decoder.weight" in head and _are_same(head["mlm.decoder.weight"], tokens):
+        del head["mlm.decoder.weight"]
+    return head
+
+
+def mlm_spec(arrays: Mapping[str, NDArray[Any]], trunk: TrunkSpec, config: Config) -> MlmSpec | None:
+    """What the arrays of `mlm_weights` are; None where there are none."""
+    if not arrays:
+        return None
+    tied = "mlm.decoder.weight" not in arrays
+    return MlmSpec(family_of(config).mlm_activation or trunk.activation, tied, trunk.norm_eps)
+
+
+def dropout(config: Config) -> tuple[float, float]:
+    """Probabilities of dropout in training: for hidden states, and for attention.
+
+    Raises:
+        ModelError: a value that is not a number in [0, 1).
+    """
+    family = family_of(config)
+    hidden, attention = (_probability(key, {**family.defaults, **config}[key]) for key in family.dropout)
+    return hidden, attention
 
 
 def foreign_arrays(arrays: Mapping[str, NDArray[Any]], trunk: TrunkSpec, config: Config) -> dict[str, NDArray[Any]]:
@@ -352,6 +421,19 @@ def foreign_arrays(arrays: Mapping[str, NDArray[Any]], trunk: TrunkSpec, config:
         theirs: arrays[ours[0]] if len(ours) == 1 else np.concatenate([arrays[name] for name in ours])
         for theirs, ours in _blocks(trunk, config).items()
     }
+
+
+def with_mlm(
+    theirs: Mapping[str, NDArray[Any]], mlm_arrays: Mapping[str, NDArray[Any]], config: Config
+) -> dict[str, NDArray[Any]]:
+    """Their trunk, and a head if there is one: the trunk then has its prefix, or transformers 4 refuses the file.
+
+    The decoder's bias is written under each of its names: transformers 4 and 5 do not compute with the same one.
+    """
+    family = family_of(config)
+    head = {name: array for ours, array in mlm_arrays.items() for name in family.mlm[ours]}
+    prefix = family.prefixes[0] if head else ""
+    return {prefix + name: array for name, array in theirs.items()} | head
 
 
 def _check_keys(family: Family, config: Config, ignored_by_caller: tuple[str, ...]) -> None:
@@ -410,6 +492,36 @@ def _blocks(trunk: TrunkSpec, config: Config) -> dict[str, tuple[str, ...]]:
 def _their_shapes(blocks: Mapping[str, tuple[str, ...]], trunk: TrunkSpec) -> dict[str, tuple[int, ...]]:
     shapes = trunk_arrays(trunk)
     return {theirs: (sum(shapes[name][0] for name in ours), *shapes[ours[0]][1:]) for theirs, ours in blocks.items()}
+
+
+def _mlm_shapes(trunk: TrunkSpec) -> dict[str, tuple[int, ...]]:
+    vocab_size, hidden = trunk.vocab_size, trunk.hidden
+    return {
+        "mlm.dense.weight": (hidden, hidden),
+        "mlm.dense.bias": (hidden,),
+        "mlm.norm.weight": (hidden,),
+        "mlm.norm.bias": (hidden,),
+        "mlm.decoder.weight": (vocab_size, hidden),
+        "mlm.decoder.bias": (vocab_size,),
+    }
+
+
+def _are_same(left: NDArray[Any], right: NDArray[Any]) -> bool:
+    """Equal in value; nothing is read where both are one storage, as in every .bin of a tied model."""
+    return left.__array_interface__ == right.__array_interface__ or np.array_equal(left, right)
+
+
+def _probability(key: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+        raise ModelError(
+            f"config.json: {key} is {value!r}; it must be a number from 0 to below 1; correct it, or write 0 for none."
+        )
+    return float(value)
+
+
+def _bare(found: Mapping[str, NDArray[Any]], config: Config) -> dict[str, NDArray[Any]]:
+    """Today's names, without wrappers and the prefix."""
+    return _strip_prefix({_modern(name): array for name, array in found.items()}, family_of(config).prefixes)
 
 
 def _strip_prefix(found: dict[str, NDArray[Any]], prefixes: tuple[str, ...]) -> dict[str, NDArray[Any]]:

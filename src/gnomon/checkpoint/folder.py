@@ -33,6 +33,7 @@ from gnomon.checkpoint.tokenizer_files import read_tokenizer
 from gnomon.checkpoint.weights import read_weights, strict
 from gnomon.errors import ModelError, NotAModelError, UnsupportedError, WeightsError
 from gnomon.spec import (
+    MlmSpec,
     ModelSpec,
     PoolingSpec,
     StaticSpec,
@@ -68,6 +69,10 @@ class Checkpoint:
     source: Source
     kept_arrays: Arrays = field(default_factory=dict[str, NDArray[Any]])
     """Tensors that do not act (BERT's pooler) under their own names: `save` writes them back."""
+    mlm: MlmSpec | None = None
+    """The masked-language-model head, where the folder holds a whole one: to train with, and `save` writes it back."""
+    mlm_arrays: Arrays = field(default_factory=dict[str, NDArray[Any]])
+    """Its arrays under our names, `mlm.decoder.weight` only where it is not tied."""
     readme: bytes | None = None
     card: Card | None = None
     card_by: str | None = None
@@ -131,8 +136,13 @@ def _read_transformer(
         tokenizer=_read_tokenizer_spec(place, config, trunk, notices),
         **_read_settings(folder, config),
     )
-    checkpoint = _checkpoint(source, spec, arrays, place, config, notices)
-    return replace(checkpoint, kept_arrays=families.kept_arrays(found, config))
+    mlm_arrays = families.mlm_weights(found, arrays["embed.tokens"], trunk, config, place)
+    return replace(
+        _checkpoint(source, spec, arrays, place, config, notices),
+        kept_arrays=families.kept_arrays(found, config),
+        mlm=families.mlm_spec(mlm_arrays, trunk, config),
+        mlm_arrays=mlm_arrays,
+    )
 
 
 def _read_static(source: Source, modules: list[Module], notices: list[str]) -> Checkpoint:

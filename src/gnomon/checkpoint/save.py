@@ -92,7 +92,7 @@ def _transformer_files(checkpoint: Checkpoint, dialect: str) -> dict[str, Writer
     theirs = families.foreign_arrays(checkpoint.arrays, spec.trunk, checkpoint.config) | dict(checkpoint.kept_arrays)
     return {
         "config.json": _json(checkpoint.config),
-        "model.safetensors": _weights(theirs),
+        "model.safetensors": _weights(families.with_mlm(theirs, checkpoint.mlm_arrays, checkpoint.config)),
         "tokenizer.json": _text(checkpoint.tokenizer.to_str(pretty=True)),
         **{name: _text(text) for name, text in checkpoint.extras.items()},
         "sentence_bert_config.json": _json(
