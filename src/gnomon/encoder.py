@@ -6,12 +6,10 @@ B: texts; D: width of a vector; T: tokens of one text; H: hidden width of the tr
 from __future__ import annotations
 
 import os
-import sys
 import warnings
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args
@@ -20,44 +18,24 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gnomon import heads
-from gnomon.batching import batches
 from gnomon.checkpoint.folder import Checkpoint, read_folder
 from gnomon.checkpoint.hub import Source, resolve
-from gnomon.engines import Engine
+from gnomon.engines import Engine, Failure
 from gnomon.engines.choose import Options, open_engine
-from gnomon.errors import InputError, Notice, NumericError, TruncationError
+from gnomon.errors import InputError, Notice, NumericError, WorkerError
 from gnomon.inputs import Texts, as_texts, check_encodable, whole_number
-from gnomon.packed import Ids, pack, split
+from gnomon.packed import pack
 from gnomon.space import Space
 from gnomon.spec import HeadSpec, ModelSpec, fingerprint
+from gnomon.stream import OnTruncate, Request, Stream
 from gnomon.tokenizer import Tokenizer, TokenReport
 
 Vectors = NDArray[np.float32]
-OnTruncate = Literal["warn", "error", "silent", "mean"]
 Reload = tuple[Source, str | None, tuple[str, ...]]
 """What a pickled copy reads its model with: the source, the card that was named, the config keys to ignore."""
 
-TOKENIZED_AT_ONCE = 8192
-"""Texts that are tokenised between two steps of the progress bar."""
-
-BAR_DELAY = 2.0
-"""Seconds of work before a progress bar is shown."""
-
 _told: set[str] = set()
 """Models of which this process has said that `encode` adds no prompt."""
-
-
-@dataclass(frozen=True)
-class _Job:
-    """One call, checked: what is read, and what each batch becomes."""
-
-    ids: list[Ids]
-    """What the trunk reads: one entry a text, or one a window."""
-    text_of: list[int]
-    """Index of the text of each entry."""
-    weights: list[int]
-    """New tokens of each entry."""
-    prompt_tokens: int
 
 
 class Encoder:
@@ -70,7 +48,8 @@ class Encoder:
     def __init__(self, checkpoint: Checkpoint, options: Options, reload: Reload | None = None) -> None:
         self._checkpoint, self._options, self._reload = checkpoint, options, reload
         self._tokenizer = Tokenizer(checkpoint.tokenizer, checkpoint.spec.tokenizer)
-        self._engine = open_engine(checkpoint.spec, checkpoint.arrays, options)
+        self._engine = open_engine(checkpoint.spec, checkpoint.arrays, options, reopen=self._reopen())
+        self._stream = Stream(checkpoint.spec, self._tokenizer, self._engine)
 
     @classmethod
     def load(
@@ -78,7 +57,7 @@ class Encoder:
         source: str | os.PathLike[str],
         *,
         revision: str | None = None,
-        device: str = "auto",
+        device: str | Sequence[str] = "auto",
         engine: str = "auto",
         dtype: str = "auto",
         threads: int | None = None,
@@ -94,11 +73,12 @@ class Encoder:
             source: a model's folder, a hub id ("intfloat/multilingual-e5-small") or "package:NAME", a model inside an
                 installed Python package.
             revision: branch, tag or commit of a hub id.
-            device: "auto" or "cpu".
-            engine: "auto", "onnx" or "openvino".
-            dtype: "auto" or "float32"; "int8" for weights of 8 bits, faster and less exact (`gnomon inspect
-                --fidelity`).
-            threads: threads of one call; None for one a core.
+            device: "auto", "cpu", "cuda", "cuda:N", "mps", or several ("cuda:0,cuda:1", or a list): one worker process
+                each.
+            engine: "auto", "onnx", "openvino" or "torch".
+            dtype: "auto" (float32 on a CPU, bfloat16 on a GPU that has it), "float32", "bfloat16" or "float16" (torch),
+                or "int8" for weights of 8 bits, faster and less exact (CPU; `gnomon inspect --fidelity`).
+            threads: threads of one call on a CPU; None for one a core.
             card: name of the published model that this is or was tuned from, where the folder does not show it.
             ignore_config_keys: keys of config.json that are not known to gnomon, and that you know not to change
                 vectors.
@@ -115,6 +95,10 @@ class Encoder:
         for notice in checkpoint.notices:
             warnings.warn(notice, Notice, stacklevel=2)
         return cls(checkpoint, options, (found, card, tuple(ignore_config_keys)))
+
+    def _reopen(self) -> Callable[[Options], Engine] | None:
+        """What opens this model's engine in another process."""
+        return None if self._reload is None else partial(_open_again, *self._reload)
 
     def __reduce__(self) -> tuple[Callable[..., Encoder], tuple[Any, ...]]:
         if self._reload is None:
@@ -250,14 +234,12 @@ class Encoder:
                 f"on_truncate {on_truncate!r} is not one of warn, error, silent; token states have no mean."
             )
         listed = as_texts(texts)
-        job = self._job(listed, self._prompt(prompt, prompt_name), on_truncate, show_progress_bar)
+        prompt = self._prompt(prompt, prompt_name)
+        request = Request(listed, range(len(listed)), len(listed), prompt, on_truncate, show_progress_bar)
         states: list[Vectors] = [np.zeros((0, self.spec.trunk.hidden), np.float32)] * len(listed)
-        for batch in self._batches(job, show_progress_bar):
-            packed = pack([job.ids[index] for index in batch])
-            states_TH = self._engine.states(packed)
-            _check_finite(states_TH, np.repeat(batch, packed.lengths_B))
-            for index, text_TH in zip(batch, split(states_TH, packed), strict=True):
-                states[index] = text_TH
+        for text, states_TH in self._stream.states(request):
+            self._check_finite(states_TH, [text] * len(states_TH), request)
+            states[text] = states_TH
         return states
 
     def similarity(self, a_BD: ArrayLike, b_CD: ArrayLike) -> Vectors:
@@ -334,6 +316,15 @@ class Encoder:
     def engine(self) -> Engine:
         return self._engine
 
+    @property
+    def threads(self) -> int | None:
+        """Threads of one call, as they were asked for; they do not change."""
+        return self._options.threads
+
+    @threads.setter
+    def threads(self, value: object) -> None:
+        raise InputError(f"threads cannot be changed after load; Encoder.load(..., threads={value!r}) makes another.")
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of canonical weights, spec and tokenizer, as hex; computed when first asked for."""
@@ -396,98 +387,41 @@ class Encoder:
         for position, text in enumerate(listed):
             first_of.setdefault(text, position)
         positions = list(first_of.values())
-        job = self._job(list(first_of), prompt, on_truncate, show_progress_bar, positions)
-        outs = [np.empty((len(listed), finish.width), np.float32) for finish in finishers]
-        for rows, pooled_BD in self._pooled(job, show_progress_bar):
+        request = Request(list(first_of), positions, len(listed), prompt, on_truncate, show_progress_bar)
+        # filled, so that all of the memory is taken now: it does not grow later, and too little is known at once
+        outs = [np.full((len(listed), finish.width), np.nan, np.float32) for finish in finishers]
+        lost: dict[str, list[int]] = {}
+        for rows, pooled_BD in self._stream.pooled(request):
+            if isinstance(pooled_BD, Failure):
+                lost.setdefault(pooled_BD.why, []).extend(rows)
+                continue
             places = [positions[row] for row in rows]
             for finish, out_BD in zip(finishers, outs, strict=True):
                 vectors_BD = finish(pooled_BD)
-                _check_finite(vectors_BD, places)
+                self._check_finite(vectors_BD, rows, request)
                 out_BD[places] = vectors_BD
         copies = [(at, first_of[text]) for at, text in enumerate(listed) if first_of[text] != at]
         if copies:
             to, source = np.array(copies).T
             for out_BD in outs:
                 out_BD[to] = out_BD[source]
+        if lost:
+            raise _worker_error({why: [positions[row] for row in rows] for why, rows in lost.items()}, outs)
         return [out_BD[0] for out_BD in outs] if isinstance(texts, str) else outs
 
-    def _job(
-        self,
-        texts: list[str],
-        prompt: str,
-        on_truncate: OnTruncate,
-        show_progress_bar: bool | None,
-        positions: Sequence[int] | None = None,
-    ) -> _Job:
-        """Tokenise and cut; `positions` are those of the texts in what the caller gave."""
-        whole = self._whole_ids([prompt + text for text in texts] if prompt else texts, positions, show_progress_bar)
-        prompt_tokens = 0 if self.spec.pooling.include_prompt else self._tokenizer.prompt_tokens(prompt)
-        everyone = list(range(len(texts)))
-        limit = self.max_seq_length
-        long = [index for index, ids_T in enumerate(whole) if limit is not None and len(ids_T) > limit]
-        if not long:
-            return _Job(whole, everyone, [1] * len(whole), prompt_tokens)
-        if on_truncate == "mean":
-            windows = [self._tokenizer.windows(ids_T, prompt) for ids_T in whole]
-            owners = [index for index, window in enumerate(windows) for _ in window.ids]
-            ids = [ids_T for window in windows for ids_T in window.ids]
-            return _Job(ids, owners, [new for window in windows for new in window.new_tokens], prompt_tokens)
-        worst = max(long, key=lambda index: len(whole[index]))
-        position = positions[worst] if positions else worst
-        texts_given = "different texts" if positions else "texts"
-        what = (
-            f"{len(long)} of {len(texts)} {texts_given} are longer than {limit} tokens; "
-            f"the longest, text {position}, has {len(whole[worst]):,}"
-        )
-        if on_truncate == "error":
-            raise TruncationError(f"{what}. Shorten them, or let on_truncate= be 'mean', 'warn' or 'silent'.")
-        if on_truncate == "warn":
-            told = f"{what}: the rest of each was cut off. (on_truncate='mean' reads all.)"
-            warnings.warn(told, Notice, stacklevel=4 if positions else 3)
-        return _Job([self._tokenizer.cut(ids_T) for ids_T in whole], everyone, [1] * len(whole), prompt_tokens)
+    def _check_finite(self, vectors_BD: Vectors, rows: Sequence[int], request: Request) -> None:
+        finite_B = np.isfinite(vectors_BD).all(axis=-1)
+        if finite_B.all():
+            return
+        row = rows[int(np.argmin(finite_B))]
+        ids_T = self._tokenizer.cut(self._tokenizer.ids([request.prompt + request.texts[row]])[0])
+        why = self._engine.explain(pack([ids_T]))
+        raise NumericError(f"text {request.positions[row]} gives NaN or infinity: {why}.")
 
-    def _whole_ids(
-        self, texts: list[str], positions: Sequence[int] | None, show_progress_bar: bool | None
-    ) -> list[Ids]:
-        """Ids of whole texts; each has a row in the embedding table."""
-        ids: list[Ids] = []
-        with _progress(len(texts), show_progress_bar, "reading", " texts") as advance:
-            for start in range(0, len(texts), TOKENIZED_AT_ONCE):
-                ids += self._tokenizer.ids(texts[start : start + TOKENIZED_AT_ONCE])
-                advance(len(ids) - start)
-        rows = self.spec.trunk.rows
-        for index, ids_T in enumerate(ids):
-            if ids_T.size and ids_T.max() >= rows:
-                text = positions[index] if positions else index
-                raise InputError(
-                    f"text {text} has token {ids_T.max()}, and the model has vectors for {rows}; the tokenizer was "
-                    "given tokens that the model was not trained with."
-                )
-        return ids
 
-    def _pooled(self, job: _Job, show_progress_bar: bool | None) -> Iterator[tuple[list[int], Vectors]]:
-        """(texts, their pooled vectors), batch by batch; the windows of a long text are averaged and come last."""
-        windows = np.bincount(job.text_of, minlength=1)
-        long = {text: np.zeros(self.spec.pooled_dim) for text in np.flatnonzero(windows > 1).tolist()}
-        for batch in self._batches(job, show_progress_bar):
-            pooled_BD = self._engine.pool(pack([job.ids[index] for index in batch]), job.prompt_tokens)
-            texts = [job.text_of[index] for index in batch]
-            for index, text, vector_D in zip(batch, texts, pooled_BD, strict=True) if long else ():
-                if text in long:
-                    long[text] += job.weights[index] * vector_D.astype(np.float64)
-            whole = [place for place, text in enumerate(texts) if text not in long]
-            if whole:
-                yield [texts[place] for place in whole], pooled_BD[whole] if long else pooled_BD
-        if long:
-            totals = np.bincount(job.text_of, weights=job.weights)
-            yield list(long), np.stack([total / totals[text] for text, total in long.items()]).astype(np.float32)
-
-    def _batches(self, job: _Job, show_progress_bar: bool | None) -> Iterator[list[int]]:
-        lengths = [len(ids_T) for ids_T in job.ids]
-        with _progress(sum(lengths), show_progress_bar, "encoding", " tokens") as advance:
-            for batch in batches(lengths, self._engine.token_budget):
-                yield batch
-                advance(sum(lengths[index] for index in batch))
+def _open_again(source: Source, card: str | None, ignore_config_keys: tuple[str, ...], options: Options) -> Engine:
+    checkpoint = read_folder(source, card=card, ignore_config_keys=ignore_config_keys)
+    return open_engine(checkpoint.spec, checkpoint.arrays, options)
 
 
 @dataclass(frozen=True)
@@ -512,26 +446,22 @@ def _unpickle(source: Source, card: str | None, ignore_config_keys: tuple[str, .
     return Encoder(checkpoint, options, (source, card, ignore_config_keys))
 
 
-@contextmanager
-def _progress(total: int, show: bool | None, what: str, unit: str) -> Generator[Callable[[int], object]]:
-    """A bar on stderr, once the work has taken two seconds; None shows it in a terminal only."""
-    if show is False or (show is None and not sys.stderr.isatty()):
-        yield lambda count: None
-        return
-    from tqdm import tqdm
-
-    delay = 0 if show else BAR_DELAY
-    with tqdm(
-        total=total, desc=what, unit=unit, unit_scale=True, delay=delay, leave=bool(show), file=sys.stderr
-    ) as bar:
-        yield bar.update
+def _worker_error(lost: Mapping[str, list[int]], outs: Sequence[Vectors]) -> WorkerError:
+    """What each failure said, and on which texts; with the vectors of all others."""
+    texts = sorted({text for texts in lost.values() for text in texts})
+    said = "; ".join(f"{why} (texts {_some(sorted(texts))})" for why, texts in lost.items())
+    rest = "vectors= of this error holds those of all other texts" if len(outs) == 1 else "all other texts were encoded"
+    return WorkerError(
+        f"{len(texts)} of {len(outs[0])} texts have no vectors: {said}. {rest[0].upper()}{rest[1:]}.",
+        texts,
+        outs[0] if len(outs) == 1 else None,
+    )
 
 
-def _check_finite(vectors_BD: Vectors, texts: Sequence[int] | NDArray[np.int64]) -> None:
-    finite_B = np.isfinite(vectors_BD).all(axis=-1)
-    if not finite_B.all():
-        text = int(np.asarray(texts)[~finite_B][0])
-        raise NumericError(f"text {text} gives NaN or infinity; the weights are damaged, or overflow in this dtype.")
+def _some(numbers: Sequence[int], most: int = 8) -> str:
+    """The first of many."""
+    more = f" and {len(numbers) - most} more" if len(numbers) > most else ""
+    return ", ".join(map(str, numbers[:most])) + more
 
 
 def _check_on_truncate(on_truncate: str) -> None:

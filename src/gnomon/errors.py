@@ -11,10 +11,21 @@
     │   └── UnsafeFileError             a file that would run code, or a path that leaves the model's folder
     ├── SourceError (OSError)           a hub id or package that cannot be reached: offline, unknown, refused
     ├── ExtraError (ImportError)        an optional dependency is not installed; names the extra
+    ├── DeviceMemoryError (MemoryError) one text alone does not fit into the memory of its device
+    ├── WorkerError (RuntimeError)      some texts failed in a worker process; holds the vectors of all others
     └── NumericError (ArithmeticError)  NaN or infinity in a result
 
 `Notice` is the category of every warning. Messages give the value, the rule and the next move.
 """
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 class Notice(UserWarning):
@@ -67,3 +78,21 @@ class ExtraError(GnomonError, ImportError):
 
 class NumericError(GnomonError, ArithmeticError):
     """NaN or infinity in a result."""
+
+
+class DeviceMemoryError(GnomonError, MemoryError):
+    """One text alone does not fit into the memory of its device."""
+
+
+class WorkerError(GnomonError, RuntimeError):
+    """Some texts failed in a worker process; nothing of the others is lost.
+
+    Args:
+        message: what happened, in each worker that failed.
+        texts: positions of the texts that have no vectors.
+        vectors: as `encode` returns them, with NaN in the rows of `texts`; None where the caller wanted none.
+    """
+
+    def __init__(self, message: str, texts: Sequence[int] = (), vectors: NDArray[np.float32] | None = None) -> None:
+        super().__init__(message)
+        self.texts, self.vectors = list(texts), vectors

@@ -45,6 +45,12 @@ def pack(texts: Sequence[Ids]) -> Packed:
     return Packed(ids_T, positions_T, bounds)
 
 
+def part(packed: Packed, start: int, stop: int) -> Packed:
+    """The texts start..stop - 1 of a batch; nothing is copied but the bounds."""
+    tokens = slice(int(packed.bounds[start]), int(packed.bounds[stop]))
+    return Packed(packed.ids_T[tokens], packed.positions_T[tokens], packed.bounds[start : stop + 1] - tokens.start)
+
+
 def split(values_T: NDArray[np.float32], packed: Packed) -> list[NDArray[np.float32]]:
     """Per-token values [T, ...] as one array a text."""
     return [values_T[start:stop] for start, stop in zip(packed.bounds[:-1], packed.bounds[1:], strict=True)]

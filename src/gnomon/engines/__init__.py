@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -12,12 +14,23 @@ from gnomon.packed import Packed
 Vectors = NDArray[np.float32]
 
 
+@dataclass(frozen=True)
+class Failure:
+    """What a batch gave in place of vectors, where other batches go on."""
+
+    why: str
+
+
 class Engine(Protocol):
     """What encode, serve, search and evaluate see of a runtime. Safe to call from several threads."""
 
     name: str
-    token_budget: int
-    """Tokens of a batch that runs well, padding counted."""
+    pads: bool = True
+    """Whether a batch costs its longest text times the number of its texts."""
+
+    def budget(self, tokens: int) -> int:
+        """Tokens of a batch that runs well, where there are `tokens` in all; padding counts if the engine pads."""
+        ...
 
     def pool(self, packed: Packed, prompt_tokens: int) -> Vectors:
         """Pooled vectors [B, width] in front of the heads; `prompt_tokens` are left out where the model leaves the
@@ -25,6 +38,15 @@ class Engine(Protocol):
         """
         ...
 
+    def pool_each(self, batches: Iterable[Packed], prompt_tokens: int) -> Iterator[Vectors | Failure]:
+        """`pool` of each batch, in order; an engine may take batches ahead of the vectors that it gives."""
+        for packed in batches:
+            yield self.pool(packed, prompt_tokens)
+
     def states(self, packed: Packed) -> Vectors:
         """Token states [T, H] of the last layer."""
         ...
+
+    def explain(self, packed: Packed) -> str:
+        """Why a text has NaN or infinity in its vector."""
+        return "the weights are damaged, or overflow in this dtype"

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from gnomon.engines import Vectors
+from gnomon.engines import Engine, Vectors
 from gnomon.engines.onnx_graph import Graph, Output, Precision, lower
 from gnomon.engines.pooling import padding_mask, pooled_row, pooling_mask, pooling_weights
 from gnomon.errors import ExtraError
@@ -35,7 +35,7 @@ class Session(Protocol):
     def __call__(self, feed: Feed) -> Vectors: ...
 
 
-class OnnxEngine:
+class OnnxEngine(Engine):
     """A trunk as ONNX graphs; each graph is built when it is first asked for.
 
     Args:
@@ -45,6 +45,7 @@ class OnnxEngine:
     """
 
     token_budget = 1024
+    """Measured: docs/lab-notes.md, 2026-11-21."""
 
     def __init__(
         self,
@@ -64,6 +65,9 @@ class OnnxEngine:
         self.name = f"onnx graph, {runtime}, {precision}"
         self._sessions: dict[tuple[int, Output], Session] = {}
         self._locks: dict[int, threading.Lock] = {}
+
+    def budget(self, tokens: int) -> int:
+        return self.token_budget
 
     def pool(self, packed: Packed, prompt_tokens: int = 0) -> Vectors:
         return self._session("pooled")(self._feed("pooled", packed, prompt_tokens))

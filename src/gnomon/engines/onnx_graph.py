@@ -19,6 +19,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from gnomon.engines.pooling import pools_one_token
 from gnomon.spec import Activation, PoolingSpec, TrunkSpec
 
 Array = NDArray[Any]
@@ -33,8 +34,6 @@ LARGE = 1024
 
 PLACE = "onnx.py"
 """Where the protobuf says that the arrays are: a file that exists beside this one; what counts are the arrays given."""
-
-ONE_TOKEN = {"cls", "lasttoken"}
 
 
 @dataclass(frozen=True)
@@ -59,11 +58,6 @@ def lower(
     `plain_rotary` spells rotary attention out in standard operators, for runtimes that lack the fused ones (OpenVINO).
     """
     return _Lowering(trunk, pooling, arrays, output, precision, plain_rotary).build()
-
-
-def pools_one_token(pooling: PoolingSpec) -> bool:
-    """True where the vector is one token's state, so that the last layer need compute no other."""
-    return len(pooling.modes) == 1 and pooling.modes[0] in ONE_TOKEN
 
 
 class _Lowering:

@@ -1,11 +1,13 @@
 """Pooling as arithmetic on lengths: every mode but max is a weighted sum of token states. One table row a mode.
 
-B: texts; S: tokens of the longest; M: linear modes. Definitions: sentence-transformers 6.2, Pooling.
+B: texts; S: tokens of the longest; M: linear modes; T: tokens of all texts. Definitions: sentence-transformers 6.2,
+Pooling.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,71 +15,74 @@ from numpy.typing import NDArray
 from gnomon.packed import Packed
 from gnomon.spec import PoolingMode, PoolingSpec
 
-PoolingWeights = Callable[[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]], NDArray[np.float64]]
-"""(positions_S, first_B, lengths_B) -> weights_BS whose product with the states is the pooled vector."""
+Numbers = NDArray[np.int64]
+PoolingWeights = Callable[[Numbers, Numbers, Numbers], NDArray[Any]]
+"""(position of a token, first pooled position of its text, tokens of its text) -> the token's weight in the vector.
+
+The three broadcast: [S] with [B, 1] for padded tokens, [T] each for packed ones.
+"""
 
 
-def first_pooled(pooling: PoolingSpec, packed: Packed, prompt_tokens: int) -> NDArray[np.int64]:
+def first_pooled(pooling: PoolingSpec, packed: Packed, prompt_tokens: int) -> Numbers:
     """[B]: the first token that is pooled; where the prompt is the whole text, the first token of all."""
     if pooling.include_prompt:
         return np.zeros(len(packed.lengths_B), np.int64)
     return np.where(packed.lengths_B > prompt_tokens, prompt_tokens, 0)
 
 
-def _one_hot(place: Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.int64]]) -> PoolingWeights:
-    def weights(
-        positions_S: NDArray[np.int64], first_B: NDArray[np.int64], lengths_B: NDArray[np.int64]
-    ) -> NDArray[np.float64]:
-        return (positions_S == place(first_B, lengths_B)[:, None]).astype(np.float64)
-
-    return weights
-
-
-def _span(
-    shape: Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]],
-) -> PoolingWeights:
-    """Weights of the tokens first..length, shaped by (1-based positions, 1 where the token counts)."""
-
-    def weights(
-        positions_S: NDArray[np.int64], first_B: NDArray[np.int64], lengths_B: NDArray[np.int64]
-    ) -> NDArray[np.float64]:
-        counts_BS = ((positions_S >= first_B[:, None]) & (positions_S < lengths_B[:, None])).astype(np.float64)
-        return shape(positions_S.astype(np.float64) + 1, counts_BS)
-
-    return weights
+def _pooled(position: Numbers, first: Numbers, length: Numbers) -> NDArray[np.bool_]:
+    return (position >= first) & (position < length)
 
 
 POOLING_WEIGHTS: dict[PoolingMode, PoolingWeights] = {
-    "cls": _one_hot(lambda first_B, lengths_B: first_B),
-    "lasttoken": _one_hot(lambda first_B, lengths_B: lengths_B - 1),
-    "mean": _span(lambda places_S, counts_BS: counts_BS / counts_BS.sum(-1, keepdims=True)),
-    "mean_sqrt_len_tokens": _span(lambda places_S, counts_BS: counts_BS * counts_BS.sum(-1, keepdims=True) ** -0.5),
-    "weightedmean": _span(
-        lambda places_S, counts_BS: counts_BS * places_S / (counts_BS * places_S).sum(-1, keepdims=True)
+    "cls": lambda position, first, length: position == first,
+    "lasttoken": lambda position, first, length: position == length - 1,
+    "mean": lambda position, first, length: _pooled(position, first, length) / (length - first),
+    "mean_sqrt_len_tokens": lambda position, first, length: _pooled(position, first, length) / np.sqrt(length - first),
+    # by 1-based positions, whose sum over the pooled tokens is the divisor
+    "weightedmean": lambda position, first, length: (
+        _pooled(position, first, length) * (position + 1) * 2 / (length * (length + 1) - first * (first + 1))
     ),
 }
 
 
-def pooled_row(pooling: PoolingSpec, packed: Packed, prompt_tokens: int) -> NDArray[np.int64]:
+def pooled_row(pooling: PoolingSpec, packed: Packed, prompt_tokens: int) -> Numbers:
     """[B]: the one token of a pooling by cls or lasttoken alone."""
     first_B = first_pooled(pooling, packed, prompt_tokens)
     return first_B if pooling.modes == ("cls",) else packed.lengths_B - 1
 
 
+def pools_one_token(pooling: PoolingSpec) -> bool:
+    """Whether the vector is the state of one token, so that the last layer need not compute the others."""
+    return pooling.modes in (("cls",), ("lasttoken",))
+
+
 def pooling_weights(pooling: PoolingSpec, packed: Packed, prompt_tokens: int) -> NDArray[np.float32]:
-    """[B, M, S] weights of the linear modes, in their order."""
+    """[B, M, S] weights of the linear modes, in their order, over padded tokens."""
     positions_S = np.arange(int(packed.lengths_B.max()))
-    first_B = first_pooled(pooling, packed, prompt_tokens)
-    rows = [POOLING_WEIGHTS[mode](positions_S, first_B, packed.lengths_B) for mode in pooling.modes if mode != "max"]
-    return np.stack(rows, axis=1).astype(np.float32)
+    first_B1 = first_pooled(pooling, packed, prompt_tokens)[:, None]
+    modes = [POOLING_WEIGHTS[mode] for mode in pooling.modes if mode != "max"]
+    weights = [mode(positions_S, first_B1, packed.lengths_B[:, None]) for mode in modes]
+    return np.stack(weights, axis=1).astype(np.float32)
+
+
+def packed_weights(pooling: PoolingSpec, packed: Packed, prompt_tokens: int) -> NDArray[np.float32]:
+    """[M, T] weights of the linear modes, in their order, over packed tokens."""
+    lengths_B = packed.lengths_B
+    first_T, length_T = (
+        np.repeat(values_B, lengths_B) for values_B in (first_pooled(pooling, packed, prompt_tokens), lengths_B)
+    )
+    modes = [POOLING_WEIGHTS[mode] for mode in pooling.modes if mode != "max"]
+    weights = [mode(packed.positions_T, first_T, length_T) for mode in modes]
+    return np.array(weights, dtype=np.float32).reshape(len(modes), len(packed.ids_T))
 
 
 def pooling_mask(pooling: PoolingSpec, packed: Packed, prompt_tokens: int) -> NDArray[np.float32]:
     """[B, S, 1]: 0 where a token may be the maximum, minus infinity elsewhere."""
     positions_S = np.arange(int(packed.lengths_B.max()))
-    first_B = first_pooled(pooling, packed, prompt_tokens)
-    counts_BS = (positions_S >= first_B[:, None]) & (positions_S < packed.lengths_B[:, None])
-    return np.where(counts_BS, 0, -np.inf).astype(np.float32)[..., None]
+    first_B1 = first_pooled(pooling, packed, prompt_tokens)[:, None]
+    pooled_BS = _pooled(positions_S, first_B1, packed.lengths_B[:, None])
+    return np.where(pooled_BS, 0, -np.inf).astype(np.float32)[..., None]
 
 
 def padding_mask(packed: Packed) -> NDArray[np.float32]:

@@ -8,20 +8,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gnomon.engines import Vectors
+from gnomon.engines import Engine, Vectors
 from gnomon.packed import Packed
 from gnomon.spec import StaticSpec
 
 
-class StaticEngine:
+class StaticEngine(Engine):
     """The mean of the token vectors; a text without tokens is the zero vector."""
 
     name = "static table, numpy"
+    pads = False
     token_budget = 65536
 
     def __init__(self, spec: StaticSpec, arrays: Mapping[str, NDArray[Any]]) -> None:
         self.unk_id = spec.unk_id
         self.table = arrays["embed.tokens"]
+
+    def budget(self, tokens: int) -> int:
+        return self.token_budget
 
     def pool(self, packed: Packed, prompt_tokens: int = 0) -> Vectors:
         counted_T = packed.ids_T != self.unk_id if self.unk_id is not None else np.ones(len(packed.ids_T), bool)

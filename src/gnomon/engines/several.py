@@ -1,0 +1,198 @@
+"""Several devices: one worker process for each, batches handed to whichever is free, results in order.
+
+A batch that fails is reported and the others go on; a worker that dies is started again. The processes are plain
+children over pipes, so a script that uses them needs no `if __name__ == "__main__"`.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import warnings
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import IO, Any
+
+from gnomon.engines import Engine, Failure, Vectors
+from gnomon.errors import GnomonError, Notice, WorkerError
+from gnomon.packed import Packed
+
+AHEAD = 2
+"""Batches for each worker that are taken before the oldest one's vectors are asked for."""
+
+Opener = Callable[[], Engine]
+
+WORKER = "from gnomon.engines.several import work; work()"
+
+
+class SeveralEngines(Engine):
+    """An engine over worker processes.
+
+    Args:
+        openers: for each worker, the device that it is called by and what opens the model's engine there (pickled).
+    """
+
+    def __init__(self, openers: Sequence[tuple[str, Opener]]) -> None:
+        self.openers = openers
+        self._crews: dict[int, _Crew] = {}
+        self._lock = threading.Lock()
+        crew = self._crew()
+        self.name = f"{len(openers)} workers: {', '.join(worker.name for worker in crew.workers)}"
+        self.pads = crew.workers[0].pads
+
+    def budget(self, tokens: int) -> int:
+        found = self._crew().ask("budget", tokens // len(self.openers))
+        return _whole(found)
+
+    def pool(self, packed: Packed, prompt_tokens: int = 0) -> Vectors:
+        return _whole(self._crew().ask("pool", packed, prompt_tokens))
+
+    def pool_each(self, batches: Iterable[Packed], prompt_tokens: int = 0) -> Iterator[Vectors | Failure]:
+        crew = self._crew()
+        asked: deque[Future[Any]] = deque()
+        for packed in batches:
+            asked.append(crew.threads.submit(crew.ask, "pool", packed, prompt_tokens))
+            if len(asked) >= AHEAD * len(self.openers):
+                yield asked.popleft().result()
+        while asked:
+            yield asked.popleft().result()
+
+    def states(self, packed: Packed) -> Vectors:
+        return _whole(self._crew().ask("states", packed))
+
+    def explain(self, packed: Packed) -> str:
+        return _whole(self._crew().ask("explain", packed))
+
+    def _crew(self) -> _Crew:
+        """This process's workers: after a fork, a child starts its own."""
+        with self._lock:
+            process = os.getpid()
+            if process not in self._crews:
+                self._crews[process] = _Crew(self.openers)
+            return self._crews[process]
+
+
+class _Crew:
+    """Workers, and who of them is free."""
+
+    def __init__(self, openers: Sequence[tuple[str, Opener]]) -> None:
+        self.threads = ThreadPoolExecutor(len(openers), "gnomon-device")
+        self.workers = list(self.threads.map(_Worker, *zip(*openers, strict=True)))
+        self.free: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
+        for worker in self.workers:
+            self.free.put(worker)
+
+    def ask(self, method: str, *arguments: Any) -> Any:
+        """What a free worker's engine answers, or a Failure."""
+        worker = self.free.get()
+        try:
+            return worker.ask(method, *arguments)
+        finally:
+            self.free.put(worker)
+
+
+class _Worker:
+    """One process with one engine."""
+
+    def __init__(self, device: str, opener: Opener) -> None:
+        self.device, self.opener = device, opener
+        self._start()
+
+    def ask(self, method: str, *arguments: Any) -> Any:
+        try:
+            if self.process.poll() is not None:
+                self._start()
+            self._send((method, arguments))
+            return self._receive()
+        except WorkerError as error:
+            return Failure(str(error))
+        except (EOFError, OSError, pickle.UnpicklingError):
+            return Failure(self._ending())
+
+    def _start(self) -> None:
+        """
+        Raises:
+            WorkerError: the worker could not open its engine.
+        """
+        self.errors = tempfile.TemporaryFile()  # noqa: SIM115
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", WORKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors
+        )
+        assert self.process.stdin and self.process.stdout
+        self.input, self.output = self.process.stdin, self.process.stdout
+        weakref.finalize(self, _end, self.process, self.input, self.output, self.errors)
+        try:
+            self._send((self.device, self.opener))
+            answer = self._receive()
+        except (EOFError, OSError):
+            raise WorkerError(self._ending()) from None
+        if isinstance(answer, Failure):
+            raise WorkerError(answer.why)
+        self.name, self.pads = answer
+
+    def _send(self, what: object) -> None:
+        pickle.dump(what, self.input, protocol=pickle.HIGHEST_PROTOCOL)
+        self.input.flush()
+
+    def _receive(self) -> Any:
+        return pickle.load(self.output)
+
+    def _ending(self) -> str:
+        code = self.process.wait()
+        self.errors.seek(0)
+        last = self.errors.read().decode(errors="replace").strip().rpartition("\n")[2]
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+        return f"the worker on {self.device} {how}" + (f" ({last})" if last else "")
+
+
+def work() -> None:
+    """A worker: opens its engine, answers until its input ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; its end closes our input
+    warnings.simplefilter("ignore", Notice)  # the parent has said it
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what libraries print goes to stderr
+    asked = sys.stdin.buffer
+    device, opener = pickle.load(asked)
+
+    def attempt(run: Callable[[], Any]) -> Any:
+        try:
+            return run()
+        except GnomonError as error:
+            return Failure(f"on {device}: {error}")
+        except Exception as error:
+            return Failure(f"on {device}: {type(error).__name__}: {error}")
+
+    engine = attempt(opener)
+    _answer(answers, engine if isinstance(engine, Failure) else (engine.name, engine.pads))
+    while True:
+        try:
+            method, arguments = pickle.load(asked)
+        except EOFError:
+            return
+        _answer(answers, attempt(lambda: getattr(engine, method)(*arguments)))  # noqa: B023
+
+
+def _answer(answers: IO[bytes], what: object) -> None:
+    pickle.dump(what, answers, protocol=pickle.HIGHEST_PROTOCOL)
+    answers.flush()
+
+
+def _whole(answer: Any) -> Any:
+    if isinstance(answer, Failure):
+        raise WorkerError(answer.why)
+    return answer
+
+
+def _end(process: subprocess.Popen[bytes], *pipes: IO[bytes]) -> None:
+    """Close its input, which ends it, and see it out."""
+    for pipe in pipes:
+        pipe.close()
+    process.wait()

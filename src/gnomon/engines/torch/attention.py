@@ -1,0 +1,114 @@
+"""Forms of attention over packed texts. All compute softmax(q k^T / sqrt(d)) v within each text; one is chosen for a
+device, a dtype and a head size.
+
+q has rows of its own (`q_spans`): all tokens, or the one token of each text that is pooled.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gnomon.engines.torch.batch import Spans
+
+Attention = Callable[[Tensor, Tensor, Tensor, Spans, Spans, float], Tensor]
+"""(q_QHd, k_THd, v_THd, q_spans, k_spans, dropout) -> [Q, H, d]. H here counts heads."""
+
+HALF = (torch.float16, torch.bfloat16)
+
+
+def plain(q: Tensor, k: Tensor, v: Tensor, q_spans: Spans, k_spans: Spans, dropout: float) -> Tensor:
+    """Padded, masked, spelled out: the slow twin of the others."""
+    q_BHSd, k_BHSd, v_BHSd = _padded(q, q_spans), _padded(k, k_spans), _padded(v, k_spans)
+    lengths_B = k_spans.bounds.diff()
+    padding_BS = torch.arange(k_spans.longest, device=k.device) >= lengths_B[:, None]
+    scores = q_BHSd @ k_BHSd.transpose(-1, -2) * q.shape[-1] ** -0.5
+    shares = scores.masked_fill(padding_BS[:, None, None], -torch.inf).softmax(-1)
+    mixed_BSHd = (F.dropout(shares, dropout) @ v_BHSd).transpose(1, 2)
+    return mixed_BSHd[_kept(q_spans)]
+
+
+def grouped(q: Tensor, k: Tensor, v: Tensor, q_spans: Spans, k_spans: Spans, dropout: float) -> Tensor:
+    """Dense attention for each run of texts of equal length: views of the packed rows, no padding, no mask."""
+    parts: list[Tensor] = []
+    text = 0
+    q_start = 0
+    for start, texts, length in k_spans.runs:
+        q_length = q_spans.lengths[text]
+        rows, q_rows = slice(start, start + texts * length), slice(q_start, q_start + texts * q_length)
+        heads = (
+            values[part].unflatten(0, (texts, -1)).transpose(1, 2)
+            for values, part in ((q, q_rows), (k, rows), (v, rows))
+        )
+        mixed_BHSd = F.scaled_dot_product_attention(*heads, dropout_p=dropout)
+        parts.append(mixed_BHSd.transpose(1, 2).flatten(0, 1))
+        text += texts
+        q_start = q_rows.stop
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def varlen(q: Tensor, k: Tensor, v: Tensor, q_spans: Spans, k_spans: Spans, dropout: float) -> Tensor:
+    """torch's own FlashAttention over packed rows. CUDA, half precision, without dropout."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    assert not dropout
+    mixed = varlen_attn(q, k, v, q_spans.bounds, k_spans.bounds, q_spans.longest, k_spans.longest)
+    assert isinstance(mixed, Tensor)
+    return mixed
+
+
+def flash(q: Tensor, k: Tensor, v: Tensor, q_spans: Spans, k_spans: Spans, dropout: float) -> Tensor:
+    """The flash-attn package, for a torch without a kernel of its own, and for training with attention dropout."""
+    from flash_attn import flash_attn_varlen_func  # pyright: ignore[reportMissingImports]
+
+    return flash_attn_varlen_func(
+        q, k, v, q_spans.bounds, k_spans.bounds, q_spans.longest, k_spans.longest, dropout_p=dropout
+    )
+
+
+def choose(device: torch.device, dtype: torch.dtype, head_size: int, *, dropout: float = 0.0) -> Attention:
+    """The fastest form that computes this."""
+    if kernel_refuses(device, dtype, head_size):
+        return grouped
+    if has_varlen() and not dropout:
+        return varlen
+    return flash if importlib.util.find_spec("flash_attn") else grouped
+
+
+def kernel_refuses(device: torch.device, dtype: torch.dtype, head_size: int) -> str | None:
+    """Why the variable-length kernels cannot be used, in words; None where they can.
+
+    Source of the limits: FlashAttention 2 (Ampere or newer, half precision, head sizes up to 256 in steps of 8).
+    """
+    if device.type != "cuda":
+        return f"they run on CUDA, not on {device.type}"
+    if dtype not in HALF:
+        return f"they compute in float16 and bfloat16, not in {str(dtype).removeprefix('torch.')}"
+    if head_size % 8 or head_size > 256:
+        return f"heads of {head_size} are not a multiple of 8 up to 256"
+    if torch.cuda.get_device_capability(device) < (8, 0):
+        return f"{torch.cuda.get_device_name(device)} is older than Ampere"
+    return None
+
+
+@cache
+def has_varlen() -> bool:
+    """Whether this torch brings the kernel (2.10 and newer)."""
+    return importlib.util.find_spec("torch.nn.attention.varlen") is not None
+
+
+def _padded(values: Tensor, spans: Spans) -> Tensor:
+    """[B, H, S, d], zeros behind each text."""
+    out = values.new_zeros((len(spans.lengths), spans.longest, *values.shape[1:]))
+    out[_kept(spans)] = values
+    return out.transpose(1, 2)
+
+
+def _kept(spans: Spans) -> Tensor:
+    """[B, S]: where a token is."""
+    return torch.arange(spans.longest, device=spans.bounds.device) < spans.bounds.diff()[:, None]

@@ -1,0 +1,113 @@
+"""`Batch`: `Packed` as tensors on a device, with what attention must know of where texts begin.
+
+T: tokens of all texts; B: texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gnomon.packed import Packed
+from gnomon.spec import TrunkSpec
+
+
+class Run(NamedTuple):
+    """Neighbouring texts of equal length."""
+
+    start: int
+    """The first token."""
+    texts: int
+    length: int
+
+
+@dataclass(frozen=True)
+class Spans:
+    """Where each text begins and ends among the rows of a tensor."""
+
+    bounds: Tensor
+    """[B + 1], int32: text b is rows bounds[b]:bounds[b + 1]."""
+    lengths: Sequence[int]
+    longest: int
+
+    @classmethod
+    def of(cls, lengths_B: NDArray[np.int64], device: torch.device) -> Spans:
+        bounds = torch.from_numpy(np.concatenate([[0], np.cumsum(lengths_B)]).astype(np.int32))
+        return cls(to_device(bounds, device), lengths_B.tolist(), int(lengths_B.max(initial=0)))
+
+    @cached_property
+    def one_each(self) -> Spans:
+        """One row for each of these texts."""
+        texts = len(self.lengths)
+        bounds = torch.arange(texts + 1, dtype=torch.int32, device=self.bounds.device)
+        return Spans(bounds, [1] * texts, 1)
+
+    @cached_property
+    def runs(self) -> list[Run]:
+        """Neighbours of equal length, together: for texts sorted by length, one run a length."""
+        found: list[Run] = []
+        start = 0
+        for length in self.lengths:
+            if found and found[-1].length == length:
+                found[-1] = found[-1]._replace(texts=found[-1].texts + 1)
+            else:
+                found.append(Run(start, 1, length))
+            start += length
+        return found
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Texts that the trunk reads."""
+
+    ids_T: Tensor
+    positions_T: Tensor
+    """0, 1, 2, ... within each text."""
+    rows_T: Tensor
+    """Rows of the position table."""
+    spans: Spans
+
+    @classmethod
+    def of(cls, packed: Packed, trunk: TrunkSpec, device: torch.device | str = "cpu") -> Batch:
+        """Packed ids on a device; on CUDA the copy does not wait for the device."""
+        device = torch.device(device)
+        positions_T = to_device(_int32(packed.positions_T), device)
+        rows_T = positions_T if _plain_rows(trunk) else to_device(_int32(position_rows(trunk, packed)), device)
+        spans = Spans.of(packed.lengths_B, device)
+        return cls(to_device(_int32(packed.ids_T), device), positions_T, rows_T, spans)
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        return self.ids_T, self.positions_T, self.rows_T, self.spans.bounds
+
+
+def position_rows(trunk: TrunkSpec, packed: Packed) -> NDArray[np.int64]:
+    """[T]: the row of the position table of each token; padding ids inside a text do not count (RoBERTa)."""
+    if trunk.pad_id is None:
+        return packed.positions_T + trunk.position_offset
+    real_T = packed.ids_T != trunk.pad_id
+    seen_T = np.cumsum(real_T)
+    before_B = np.concatenate([[0], seen_T])[packed.bounds[:-1]]
+    return (seen_T - np.repeat(before_B, packed.lengths_B)) * real_T + trunk.pad_id
+
+
+def to_device(values: Tensor, device: torch.device) -> Tensor:
+    """A copy on the device, through pinned memory on CUDA so that it overlaps with what runs there."""
+    if device.type != "cuda":
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)
+
+
+def _plain_rows(trunk: TrunkSpec) -> bool:
+    return trunk.pad_id is None and not trunk.position_offset
+
+
+def _int32(values: NDArray[np.int64]) -> Tensor:
+    return torch.from_numpy(values.astype(np.int32))

@@ -1,0 +1,93 @@
+"""The token budget of a device: measured once, kept in a small file.
+
+A batch that is too small leaves a device idle between kernels; one that is too large falls out of a processor's cache,
+or out of memory. Where the best lies depends on the device, the widths and the dtype, so it is measured.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+GOOD_ENOUGH = 0.97
+"""Of the best rate: the smallest budget that reaches this is taken, since it needs the least memory."""
+
+
+class Sizes(NamedTuple):
+    """Budgets of one kind of device, in tokens."""
+
+    default: int
+    """Until it is measured."""
+    tried: tuple[int, ...]
+    worth: int
+    """Tokens of work from which on the measuring (a second or so) pays."""
+
+
+SIZES = {
+    "cpu": Sizes(1024, (512, 1024, 2048, 4096), 200_000),
+    "cuda": Sizes(16384, (8192, 16384, 32768, 65536, 131072), 500_000),
+    "mps": Sizes(4096, (2048, 4096, 8192, 16384), 200_000),
+}
+
+
+def measure(seconds: Callable[[int], float | None], tried: Sequence[int], default: int) -> int:
+    """The smallest of the budgets `tried` whose rate is nearly the best.
+
+    Args:
+        seconds: time of a batch of so many tokens; None where it does not fit in memory, which ends the search.
+        default: the answer where not even the first fits.
+    """
+    rates: dict[int, float] = {}
+    for tokens in tried:
+        took = seconds(tokens)
+        if took is None:
+            break
+        rates[tokens] = tokens / took
+    best = max(rates.values(), default=0.0)
+    return next((tokens for tokens, rate in rates.items() if rate >= GOOD_ENOUGH * best), default)
+
+
+def kept(key: str, measured: Callable[[], int], file: Path | None) -> int:
+    """The budget that the file holds for a device and model of this key; else it is measured, and kept there.
+
+    A file that cannot be read or written is no error: the measuring is done again another time.
+    """
+    known = _read(file)
+    if key in known:
+        return known[key]
+    budget = measured()
+    _write(file, _read(file) | {key: budget})
+    return budget
+
+
+def cache_file() -> Path | None:
+    """Where budgets are kept; None where the user has no home."""
+    try:
+        return Path.home() / ".cache" / "gnomon" / "token_budgets.json"
+    except RuntimeError:
+        return None
+
+
+def _read(file: Path | None) -> dict[str, int]:
+    try:
+        found = json.loads(file.read_text()) if file else {}
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    return {key: value for key, value in found.items() if type(value) is int and value > 0}
+
+
+def _write(file: Path | None, budgets: dict[str, int]) -> None:
+    if file is None:
+        return
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=file.parent, suffix=".tmp", delete=False) as part:
+            json.dump(budgets, part, indent=1, sort_keys=True)
+        Path(part.name).replace(file)
+    except OSError:
+        return

@@ -1,0 +1,266 @@
+"""`TorchEngine`: the trunk on one device.
+
+On CUDA the copies of one batch to the device run beside the computation of the one before, and nothing waits until its
+vectors are asked for. A batch that does not fit in memory is cut in two.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from gnomon.engines import Engine, Vectors
+from gnomon.engines.pooling import pooled_row, pools_one_token
+from gnomon.engines.torch import attention as forms
+from gnomon.engines.torch import budget as budgets
+from gnomon.engines.torch.batch import Batch, Spans, to_device
+from gnomon.engines.torch.heads import Pooling
+from gnomon.engines.torch.inference import prepare
+from gnomon.engines.torch.trunk import Trunk
+from gnomon.errors import DeviceMemoryError, InputError
+from gnomon.packed import Packed, part
+from gnomon.spec import PoolingSpec, TrunkSpec
+
+IN_FLIGHT = 2
+"""Batches that a GPU was given and whose vectors nobody has waited for yet."""
+
+PROBE_LENGTH = 128
+"""Tokens of a text with which a budget is measured."""
+
+Work = Callable[[Packed], Tensor]
+
+
+@dataclass(frozen=True)
+class _Started:
+    """Values on their way from a device."""
+
+    values: Tensor
+    done: torch.cuda.Event | None
+
+    def wait(self) -> Vectors:
+        if self.done is not None:
+            self.done.synchronize()
+        return self.values.numpy()
+
+
+class TorchEngine(Engine):
+    """A trunk on one device.
+
+    Args:
+        device: "cpu", "cuda", "cuda:N" or "mps".
+        dtype: "float32", "bfloat16" or "float16" ("float64" for references), of everything behind the embeddings.
+        threads: threads of one call on a CPU; None leaves torch's own number.
+        attention: a form of `attention.py`; None for the fastest.
+    """
+
+    pads = False
+
+    def __init__(
+        self,
+        trunk: TrunkSpec,
+        pooling: PoolingSpec,
+        arrays: Mapping[str, NDArray[Any]],
+        *,
+        device: str = "cpu",
+        dtype: str = "float32",
+        threads: int | None = None,
+        attention: forms.Attention | None = None,
+    ) -> None:
+        self.device, self.dtype, self.threads = torch.device(device), dtype, threads
+        kind: torch.dtype = getattr(torch, dtype)
+        form = attention or forms.choose(self.device, kind, trunk.head_size)
+        self.one_token = pools_one_token(pooling)
+        self.trunk = Trunk.of(trunk, arrays, attention=form)
+        prepare(self.trunk, device=self.device, dtype=kind, one_token=self.one_token)
+        self.pooling = Pooling(pooling)
+        self.name = f"torch, {self.device}, {dtype}, {form.__name__} attention"
+        self._budget: int | None = None
+        self._process = os.getpid()
+        self._copying = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+
+    def budget(self, tokens: int) -> int:
+        sizes = budgets.SIZES[self.device.type]
+        if self._budget is None and tokens < sizes.worth:
+            return sizes.default
+        if self._budget is None:
+            self._budget = budgets.kept(self._key(), self._measure, budgets.cache_file())
+        return self._budget
+
+    def pool(self, packed: Packed, prompt_tokens: int = 0) -> Vectors:
+        return self._run(self._pooled(prompt_tokens), packed)
+
+    def pool_each(self, batches: Iterable[Packed], prompt_tokens: int = 0) -> Iterator[Vectors]:
+        work = self._pooled(prompt_tokens)
+        pending: deque[_Started] = deque()
+        for packed in batches:
+            started = self._start(work, packed)
+            if started is None:  # what is under way holds memory too: let it end first
+                yield from _drain(pending)
+                yield self._run(work, packed)
+                continue
+            pending.append(started)
+            yield from _drain(pending, down_to=IN_FLIGHT if started.done else 0)
+        yield from _drain(pending)
+
+    def states(self, packed: Packed) -> Vectors:
+        return self._run(lambda packed: self.trunk(self._send(packed)[0]), packed)
+
+    def explain(self, packed: Packed) -> str:
+        """The first layer whose output is not finite."""
+        found: list[str] = []
+
+        def watch(name: str) -> Callable[[nn.Module, Any, Any], None]:
+            def look(module: nn.Module, inputs: Any, output: Any) -> None:
+                if isinstance(output, Tensor) and not bool(output.isfinite().all()):
+                    found.append(name)
+
+            return look
+
+        parts = [(name, module) for name, module in self.trunk.named_modules() if not [*module.children()]]
+        hooks = [module.register_forward_hook(watch(name)) for name, module in parts]
+        try:
+            self.states(packed)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        if not found:
+            return super().explain(packed)
+        if self.dtype == "float16":
+            return f"{found[0]} goes beyond float16, whose largest number is 65,504; use dtype='bfloat16'"
+        return f"{found[0]} is the first layer whose result is not finite in {self.dtype}; are its weights damaged?"
+
+    def _pooled(self, prompt_tokens: int) -> Work:
+        def work(packed: Packed) -> Tensor:
+            batch, rows_B = self._send(packed, prompt_tokens)
+            if rows_B is not None:
+                return self.trunk(batch, rows_B)
+            return self.pooling(self.trunk(batch), packed, prompt_tokens)
+
+        return work
+
+    def _send(self, packed: Packed, prompt_tokens: int | None = None) -> tuple[Batch, Tensor | None]:
+        """The batch on the device; with it, the row of the one token of each text that is pooled, if it is one."""
+        rows_B = None
+        with torch.cuda.stream(self._copying) if self._copying else nullcontext():
+            batch = Batch.of(packed, self.trunk.spec, self.device)
+            if self.one_token and prompt_tokens is not None:
+                row_B = packed.bounds[:-1] + pooled_row(self.pooling.pooling, packed, prompt_tokens)
+                rows_B = to_device(torch.from_numpy(row_B), self.device)
+        if self._copying:
+            computing = torch.cuda.current_stream(self.device)
+            computing.wait_stream(self._copying)
+            for tensor in (*batch.tensors, rows_B):
+                if tensor is not None:
+                    tensor.record_stream(computing)
+        return batch, rows_B
+
+    def _run(self, work: Work, packed: Packed) -> Vectors:
+        """One batch, waited for; in two halves, and these again, where it does not fit in memory.
+
+        Raises:
+            DeviceMemoryError: one text alone does not fit.
+        """
+        started = self._start(work, packed)
+        if started is not None:
+            return started.wait()
+        texts = len(packed.bounds) - 1
+        if texts == 1:
+            raise DeviceMemoryError(
+                f"a text of {len(packed.ids_T):,} tokens does not fit into the memory of {self.device} beside the "
+                "model; free memory there, use dtype='bfloat16', or cut the text (a smaller max_seq_length)."
+            )
+        halves = part(packed, 0, texts // 2), part(packed, texts // 2, texts)
+        return np.concatenate([self._run(work, half) for half in halves])
+
+    def _start(self, work: Work, packed: Packed) -> _Started | None:
+        """Begin a batch; None where it does not fit in memory."""
+        if self.device.type == "cuda" and os.getpid() != self._process:
+            raise InputError("a model on a GPU cannot be used after a fork; load it in the new process.")
+        try:
+            with torch.inference_mode(), self._own_threads():
+                values = work(packed).float()
+                if self.device.type != "cuda":
+                    return _Started(values.cpu(), None)
+                arrived = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+                arrived.copy_(values, non_blocking=True)
+                done = torch.cuda.Event()
+                done.record(torch.cuda.current_stream(self.device))
+                return _Started(arrived, done)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        # out here the traceback, and with it what it held on the device, is gone
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self._budget = max(1, min(self._budget or len(packed.ids_T), len(packed.ids_T)) // 2)
+        return None
+
+    @contextmanager
+    def _own_threads(self) -> Generator[None]:
+        """torch has one number of threads a process: set while a batch runs, put back behind it. After a fork it is one:
+        OpenMP's threads do not survive it, and waiting for them would take for ever.
+        """
+        before = torch.get_num_threads()
+        wanted = self.threads if os.getpid() == self._process else 1
+        if wanted is None or wanted == before or self.device.type != "cpu":
+            yield
+            return
+        torch.set_num_threads(wanted)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+    def _measure(self) -> int:
+        sizes = budgets.SIZES[self.device.type]
+        return budgets.measure(self._layer_seconds, sizes.tried, sizes.default)
+
+    def _layer_seconds(self, tokens: int) -> float | None:
+        """The best of two runs of one layer over short texts; None where they do not fit."""
+        spec = self.trunk.spec
+        lengths_B = np.full(max(1, tokens // PROBE_LENGTH), PROBE_LENGTH)
+        took: list[float] = []
+        try:
+            with torch.inference_mode(), self._own_threads():
+                spans = Spans.of(lengths_B, self.device)
+                x_TH = torch.ones(int(lengths_B.sum()), spec.hidden, dtype=self.trunk.dtype, device=self.device)
+                for _ in range(3):  # the first warms up
+                    start = time.perf_counter()
+                    self.trunk.layers[0](x_TH, spans, None)
+                    if self.device.type == "cuda":
+                        torch.cuda.synchronize(self.device)
+                    took.append(time.perf_counter() - start)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            return None
+        return min(took[1:])
+
+    def _key(self) -> str:
+        spec = self.trunk.spec
+        if self.device.type == "cuda":
+            device = torch.cuda.get_device_name(self.device)
+        else:
+            cores = self.threads or torch.get_num_threads()
+            device = f"{self.device.type} {torch.backends.cpu.get_cpu_capability()} {cores} threads"
+        return f"{device}, torch {torch.__version__}, {self.dtype}, {spec.hidden} x {spec.inner}, {spec.heads} heads"
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """torch has a class for this on CUDA, and a sentence on a CPU."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _drain(pending: deque[_Started], down_to: int = 0) -> Iterator[Vectors]:
+    while len(pending) > down_to:
+        yield pending.popleft().wait()

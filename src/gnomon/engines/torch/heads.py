@@ -1,0 +1,146 @@
+"""What follows the trunk, as modules: pooling by segmented reduction, Dense, Normalize, widths, and the MLM head.
+
+The numpy form of the same is `gnomon.heads`. D: width of a vector; V: rows of the vocabulary; M: linear pooling modes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from gnomon import heads as plain_heads
+from gnomon.engines.pooling import first_pooled, packed_weights
+from gnomon.engines.torch.batch import to_device
+from gnomon.engines.torch.layers import ACTIVATIONS, Linear
+from gnomon.engines.torch.tensors import tensors_of
+from gnomon.packed import Packed
+from gnomon.spec import Activation, DenseSpec, ModelSpec, NormalizeSpec, PoolingSpec, dense_heads, head_arrays
+
+
+class Pooling(nn.Module):
+    """Token states [T, H] -> [B, width], every mode a segmented reduction over packed rows."""
+
+    def __init__(self, pooling: PoolingSpec) -> None:
+        super().__init__()
+        self.pooling = pooling
+
+    def forward(self, states_TH: Tensor, packed: Packed, prompt_tokens: int = 0) -> Tensor:
+        """Pooled vectors, in float32 (in float64 for such states), whatever the states are in."""
+        device = states_TH.device
+        states_TH = states_TH if states_TH.dtype == torch.float64 else states_TH.float()
+        weights_MT = packed_weights(self.pooling, packed, prompt_tokens)
+        bounds = to_device(torch.from_numpy(packed.bounds), device)
+        linear = iter(to_device(torch.from_numpy(weights_MT), device).to(states_TH.dtype))
+        parts = [
+            self._highest(states_TH, packed, prompt_tokens)
+            if mode == "max"
+            else segment_sum(states_TH, next(linear), bounds)
+            for mode in self.pooling.modes
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
+    def _highest(self, states_TH: Tensor, packed: Packed, prompt_tokens: int) -> Tensor:
+        first_T = np.repeat(first_pooled(self.pooling, packed, prompt_tokens), packed.lengths_B)
+        kept_T = torch.from_numpy(np.flatnonzero(packed.positions_T >= first_T))
+        lengths_B = packed.lengths_B - first_pooled(self.pooling, packed, prompt_tokens)
+        kept = states_TH[to_device(kept_T, states_TH.device)]
+        return torch.segment_reduce(kept, "max", lengths=to_device(torch.from_numpy(lengths_B), states_TH.device))
+
+
+def segment_sum(values_TH: Tensor, weights_T: Tensor, bounds: Tensor) -> Tensor:
+    """The weighted sum of each text's rows, [B, H].
+
+    As the lookup of an embedding bag whose table is the rows: measured six times as fast as a product and an addition
+    by index, and no intermediate of the rows' size.
+    """
+    rows_T = torch.arange(len(values_TH), device=values_TH.device)
+    return F.embedding_bag(rows_T, values_TH, bounds[:-1], mode="sum", per_sample_weights=weights_T)
+
+
+class Dense(nn.Module):
+    """`activation(W x + b)`, plus x or a projection of x where the spec says residual."""
+
+    def __init__(self, head: DenseSpec) -> None:
+        super().__init__()
+        shapes = head_arrays(head)
+        self.weight = nn.Parameter(torch.empty(shapes[f"{head.name}.weight"]))
+        self.bias = nn.Parameter(torch.empty(head.out_features)) if head.bias else None
+        projection = shapes.get(f"{head.name}.residual")
+        self.residual = nn.Parameter(torch.empty(projection)) if projection else None
+        self.adds, self.activate = head.residual, ACTIVATIONS[head.activation]
+
+    def forward(self, x_BD: Tensor) -> Tensor:
+        y_BD = self.activate(F.linear(x_BD, self.weight, self.bias))
+        if not self.adds:
+            return y_BD
+        return y_BD + (x_BD if self.residual is None else F.linear(x_BD, self.residual))
+
+
+class Normalize(nn.Module):
+    """x / max(||x||, 1e-12)."""
+
+    def forward(self, x_BD: Tensor) -> Tensor:
+        return F.normalize(x_BD, dim=-1)
+
+
+class Heads(nn.Module):
+    """The chain of a model, and every other width that it offers: own heads by width, prefixes of the last vector."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.dense = nn.ModuleDict({head.name: Dense(head) for head in dense_heads(spec)})
+        self.normalize = Normalize()
+
+    @classmethod
+    def of(cls, spec: ModelSpec, arrays: Mapping[str, NDArray[Any]]) -> Heads:
+        """Heads whose parameters are the arrays themselves."""
+        with torch.device("meta"):
+            heads = cls(spec)
+        names = {name for head in dense_heads(spec) for name in head_arrays(head)}
+        tensors = tensors_of({name: arrays[name] for name in names})
+        heads.load_state_dict({f"dense.{name}": tensor for name, tensor in tensors.items()}, assign=True)
+        return heads
+
+    def forward(self, pooled_BD: Tensor, dim: int | None = None) -> Tensor:
+        """Vectors of one width: `dim` is one of `spec.dims`, None the model's own."""
+        chain, prefix = plain_heads.chain(self.spec, dim)
+        x_BD = pooled_BD
+        for head in chain:
+            x_BD = self.normalize(x_BD) if isinstance(head, NormalizeSpec) else self.dense[head.name](x_BD)
+        if prefix is None:
+            return x_BD
+        x_BD = x_BD[:, :prefix]
+        return self.normalize(x_BD) if self.spec.normalizes else x_BD
+
+    def widths(self, pooled_BD: Tensor, dims: tuple[int, ...] | None = None) -> dict[int, Tensor]:
+        """Vectors of several widths from one pooled vector: what a Matryoshka loss takes."""
+        return {dim: self(pooled_BD, dim) for dim in dims or self.spec.dims}
+
+
+class MaskedLM(nn.Module):
+    """Logits over the vocabulary of every token: dense, activation, norm, decoder.
+
+    Args:
+        tokens: the trunk's embedding table, where the decoder is tied to it; None for a table of its own.
+    """
+
+    def __init__(
+        self, hidden: int, rows: int, *, activation: Activation, norm_eps: float, tokens: nn.Parameter | None
+    ) -> None:
+        super().__init__()
+        self.dense = Linear(hidden, hidden, activation=activation)
+        self.norm = nn.LayerNorm(hidden, eps=norm_eps)
+        self.decoder = Linear(hidden, rows)
+        if tokens is not None:
+            self.decoder.weight = tokens
+
+    def forward(self, states_TH: Tensor) -> Tensor:
+        """[T, V]."""
+        return self.decoder(self.norm(self.dense(states_TH)))

@@ -1,0 +1,154 @@
+"""Modules of the trunk. What a spec leaves open is chosen at construction; `forward` has no branch on it.
+
+Parameters carry our names (`gnomon.spec.trunk_arrays`); weights are [out, in], as published.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gnomon.engines.torch.attention import Attention
+from gnomon.engines.torch.batch import Batch, Spans
+from gnomon.spec import Activation, RopeSpec, TrunkSpec
+
+ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "relu": F.relu,
+    "silu": F.silu,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "identity": lambda x: x,
+}
+
+
+Angles = tuple[Tensor, Tensor]
+"""cos and sin, [T, 1, d / 2] each."""
+
+
+class Linear(nn.Module):
+    """`residual + dropout(activation(x W^T + b))`."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        bias: bool = True,
+        activation: Activation = "identity",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(outputs, inputs))
+        self.bias = nn.Parameter(torch.empty(outputs)) if bias else None
+        self.activation: Activation = activation
+        self.activate = ACTIVATIONS[activation]
+        self.dropout = dropout
+
+    def forward(self, x_TI: Tensor, residual_TO: Tensor | None = None) -> Tensor:
+        y_TO = self.activate(F.linear(x_TI, self.weight, self.bias))
+        y_TO = F.dropout(y_TO, self.dropout, self.training)
+        return y_TO if residual_TO is None else residual_TO + y_TO
+
+
+class Embeddings(nn.Module):
+    """The sum of a token's rows, normalised."""
+
+    def __init__(self, trunk: TrunkSpec, dropout: float) -> None:
+        super().__init__()
+        self.tokens = nn.Parameter(torch.empty(trunk.vocab_size, trunk.hidden))
+        self.positions = nn.Parameter(torch.empty(trunk.positions, trunk.hidden)) if trunk.positions else None
+        self.types = nn.Parameter(torch.empty(trunk.token_types, trunk.hidden)) if trunk.token_types else None
+        self.norm = nn.LayerNorm(trunk.hidden, eps=trunk.norm_eps)
+        self.dropout = dropout
+
+    def forward(self, batch: Batch) -> Tensor:
+        kind = self.norm.weight.dtype  # tables may lie in a file in half precision
+        x_TH = F.embedding(batch.ids_T, self.tokens).to(kind)
+        if self.positions is not None:
+            x_TH = x_TH + F.embedding(batch.rows_T, self.positions).to(kind)
+        if self.types is not None:
+            x_TH = x_TH + self.types[0].to(kind)
+        return F.dropout(self.norm(x_TH), self.dropout, self.training)
+
+
+class Rotary:
+    """Turns component i of a head with component i + d/2 by position times frequency."""
+
+    def __init__(self, rope: RopeSpec, head_size: int) -> None:
+        self.frequencies_R = torch.from_numpy(rope.frequencies(head_size))
+        self._tables: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
+
+    def angles(self, batch: Batch, dtype: torch.dtype) -> Angles:
+        """cos and sin for the tokens of a batch, [T, 1, d / 2] each."""
+        key = (batch.positions_T.device, dtype)
+        tables = self._tables.get(key)
+        if tables is None or len(tables[0]) < batch.spans.longest:
+            self._tables[key] = tables = self._make(batch.spans.longest, *key)
+        return tuple(F.embedding(batch.positions_T, table_SR)[:, None] for table_SR in tables)  # pyright: ignore
+
+    def _make(self, longest: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Tables [S, d / 2], computed in float64 where that exists; their length doubles, so they are made seldom."""
+        positions_S = torch.arange(1 << max(longest - 1, 1).bit_length(), dtype=torch.float64)
+        angles_SR = positions_S[:, None] * self.frequencies_R
+        return angles_SR.cos().to(device, dtype), angles_SR.sin().to(device, dtype)
+
+
+def turn(x_THd: Tensor, angles: Angles) -> Tensor:
+    """(a, b) -> (a cos - b sin, b cos + a sin) for the halves of each head."""
+    cos, sin = angles
+    low, high = x_THd.chunk(2, dim=-1)
+    if x_THd.requires_grad:
+        return torch.cat([low * cos - high * sin, high * cos + low * sin], dim=-1)
+    out_THd = torch.empty(x_THd.shape, dtype=x_THd.dtype, device=x_THd.device)
+    out_low, out_high = out_THd.chunk(2, dim=-1)  # written in place: four passes over half the size, no copy at the end
+    torch.mul(low, cos, out=out_low).addcmul_(high, sin, value=-1)
+    torch.mul(high, cos, out=out_high).addcmul_(low, sin)
+    return out_THd
+
+
+class Layer(nn.Module):
+    """Attention and feed-forward, each added to its input and normalised."""
+
+    def __init__(self, trunk: TrunkSpec, attention: Attention, dropout: float, attention_dropout: float) -> None:
+        super().__init__()
+        hidden, inner = trunk.hidden, trunk.inner
+        self.query, self.key, self.value = (Linear(hidden, hidden) for _ in range(3))
+        self.qkv: nn.Module | None = None
+        """The three as one product, where `inference.prepare` has joined them."""
+        self.out = Linear(hidden, hidden, dropout=dropout)
+        self.attn_norm = nn.LayerNorm(hidden, eps=trunk.norm_eps)
+        self.gate = Linear(hidden, inner, bias=False, activation=trunk.activation) if trunk.gated else None
+        self.up = Linear(
+            hidden, inner, bias=not trunk.gated, activation="identity" if trunk.gated else trunk.activation
+        )
+        self.down = Linear(inner, hidden, dropout=dropout)
+        self.mlp_norm = nn.LayerNorm(hidden, eps=trunk.norm_eps)
+        self.attend = attention
+        self.head_size, self.attention_dropout = trunk.head_size, attention_dropout
+
+    def forward(self, x_TH: Tensor, spans: Spans, angles: Angles | None, rows_B: Tensor | None = None) -> Tensor:
+        """The states of all tokens, or of the tokens `rows_B`, one in each text, as [B, H]."""
+        x_QH = x_TH if rows_B is None else x_TH[rows_B]
+        q, k, v = (self.heads(values) for values in self.project(x_QH, x_TH))
+        if angles is not None:
+            q, k = turn(q, angles if rows_B is None else (angles[0][rows_B], angles[1][rows_B])), turn(k, angles)
+        q_spans = spans if rows_B is None else spans.one_each
+        mixed_QHd = self.attend(q, k, v, q_spans, spans, self.attention_dropout if self.training else 0.0)
+        x_QH = self.attn_norm(self.out(mixed_QHd.flatten(1), x_QH))
+        return self.mlp_norm(self.down(self.widen(x_QH), x_QH))
+
+    def project(self, x_QH: Tensor, x_TH: Tensor) -> Sequence[Tensor]:
+        if self.qkv is not None:
+            return self.qkv(x_TH).chunk(3, dim=-1)
+        return self.query(x_QH), self.key(x_TH), self.value(x_TH)
+
+    def widen(self, x_QH: Tensor) -> Tensor:
+        return self.up(x_QH) if self.gate is None else self.up(x_QH) * self.gate(x_QH)
+
+    def heads(self, x_TH: Tensor) -> Tensor:
+        return x_TH.unflatten(-1, (-1, self.head_size))

@@ -1,0 +1,16 @@
+"""Notices that point at the caller's own line, from however deep inside this package."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+
+from gnomon.errors import Notice
+
+
+def warn_caller(message: str) -> None:
+    """A notice that points at the line outside this package from which it was called."""
+    level, frame = 1, inspect.currentframe()
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "gnomon":
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, Notice, stacklevel=level)
