@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from functools import cache
 
 from gnomon.errors import Notice
 
@@ -14,3 +15,9 @@ def warn_caller(message: str) -> None:
     while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "gnomon":
         level, frame = level + 1, frame.f_back
     warnings.warn(message, Notice, stacklevel=level)
+
+
+@cache
+def tell_once(message: str) -> None:
+    """A notice that is given once a process."""
+    warn_caller(message)

@@ -19,6 +19,7 @@ from gnomon.engines import Engine
 from gnomon.engines.static import StaticEngine
 from gnomon.errors import ExtraError, InputError
 from gnomon.inputs import whole_number
+from gnomon.notices import tell_once
 from gnomon.spec import ModelSpec, StaticSpec
 
 MOST_THREADS = 1024
@@ -177,15 +178,13 @@ def _usable_gpu() -> bool:
     if not gpu_in_machine():
         return False
     if not has_torch():
-        _tell_once(
-            'this machine has a GPU, and torch is not installed: running on the CPU. pip install "gnomon[torch]"'
-        )
+        tell_once('this machine has a GPU, and torch is not installed: running on the CPU. pip install "gnomon[torch]"')
         return False
     import torch
 
     if torch.cuda.is_available():
         return True
-    _tell_once(f"this machine has a GPU that torch {torch.__version__} cannot use: running on the CPU.")
+    tell_once(f"this machine has a GPU that torch {torch.__version__} cannot use: running on the CPU.")
     return False
 
 
@@ -205,13 +204,6 @@ def _on_torch(devices: Sequence[str], dtype: str) -> str:
     for device in devices:
         check_dtype(device, settled)
     return settled
-
-
-@cache
-def _tell_once(notice: str) -> None:
-    from gnomon.notices import warn_caller
-
-    warn_caller(notice)
 
 
 @cache

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gnomon.engines.torch.batch import Spans
+from gnomon.notices import tell_once
 
 Attention = Callable[[Tensor, Tensor, Tensor, Spans, Spans, float], Tensor]
 """(q_QHd, k_THd, v_THd, q_spans, k_spans, dropout) -> [Q, H, d]. H here counts heads."""
@@ -72,12 +73,15 @@ def flash(q: Tensor, k: Tensor, v: Tensor, q_spans: Spans, k_spans: Spans, dropo
 
 
 def choose(device: torch.device, dtype: torch.dtype, head_size: int, *, dropout: float = 0.0) -> Attention:
-    """The fastest form that computes this."""
-    if kernel_refuses(device, dtype, head_size):
+    """The fastest form that computes this; on a GPU, a notice tells of what keeps its kernels from it."""
+    why = kernel_refuses(device, dtype, head_size)
+    if device.type == "cuda" and why:
+        tell_once(f"the variable-length attention kernels are not used: {why}. The result is the same, and slower.")
+    if why:
         return grouped
     if has_varlen() and not dropout:
         return varlen
-    return flash if importlib.util.find_spec("flash_attn") else grouped
+    return flash if has_flash_attn() else grouped
 
 
 def kernel_refuses(device: torch.device, dtype: torch.dtype, head_size: int) -> str | None:
@@ -100,6 +104,11 @@ def kernel_refuses(device: torch.device, dtype: torch.dtype, head_size: int) -> 
 def has_varlen() -> bool:
     """Whether this torch brings the kernel (2.10 and newer)."""
     return importlib.util.find_spec("torch.nn.attention.varlen") is not None
+
+
+@cache
+def has_flash_attn() -> bool:
+    return importlib.util.find_spec("flash_attn") is not None
 
 
 def _padded(values: Tensor, spans: Spans) -> Tensor:

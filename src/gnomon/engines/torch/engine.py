@@ -207,8 +207,9 @@ class TorchEngine(Engine):
 
     @contextmanager
     def _own_threads(self) -> Generator[None]:
-        """torch has one number of threads a process: set while a batch runs, put back behind it. After a fork it is one:
-        OpenMP's threads do not survive it, and waiting for them would take for ever.
+        """torch has one number of threads a process: set while a batch runs, put back behind it.
+
+        After a fork it is one: OpenMP's threads do not survive it, and waiting for them would take for ever.
         """
         before = torch.get_num_threads()
         wanted = self.threads if os.getpid() == self._process else 1

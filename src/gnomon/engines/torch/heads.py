@@ -19,8 +19,9 @@ from gnomon.engines.pooling import first_pooled, packed_weights
 from gnomon.engines.torch.batch import to_device
 from gnomon.engines.torch.layers import ACTIVATIONS, Linear
 from gnomon.engines.torch.tensors import tensors_of
+from gnomon.engines.torch.trunk import Trunk
 from gnomon.packed import Packed
-from gnomon.spec import Activation, DenseSpec, ModelSpec, NormalizeSpec, PoolingSpec, dense_heads, head_arrays
+from gnomon.spec import Activation, DenseSpec, MlmSpec, ModelSpec, NormalizeSpec, PoolingSpec, dense_heads, head_arrays
 
 
 class Pooling(nn.Module):
@@ -35,12 +36,11 @@ class Pooling(nn.Module):
         device = states_TH.device
         states_TH = states_TH if states_TH.dtype == torch.float64 else states_TH.float()
         weights_MT = packed_weights(self.pooling, packed, prompt_tokens)
-        bounds = to_device(torch.from_numpy(packed.bounds), device)
         linear = iter(to_device(torch.from_numpy(weights_MT), device).to(states_TH.dtype))
         parts = [
             self._highest(states_TH, packed, prompt_tokens)
             if mode == "max"
-            else segment_sum(states_TH, next(linear), bounds)
+            else segment_sum(states_TH, next(linear), packed.bounds)
             for mode in self.pooling.modes
         ]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
@@ -53,14 +53,27 @@ class Pooling(nn.Module):
         return torch.segment_reduce(kept, "max", lengths=to_device(torch.from_numpy(lengths_B), states_TH.device))
 
 
-def segment_sum(values_TH: Tensor, weights_T: Tensor, bounds: Tensor) -> Tensor:
-    """The weighted sum of each text's rows, [B, H].
+BLOCK = 64
+"""Rows that are added one after the other."""
+
+
+def segment_sum(values_TH: Tensor, weights_T: Tensor | None, bounds: NDArray[np.int64]) -> Tensor:
+    """The weighted sum of each text's rows, [B, H]; weights None are ones.
 
     As the lookup of an embedding bag whose table is the rows: measured six times as fast as a product and an addition
-    by index, and no intermediate of the rows' size.
+    by index, with no intermediate of the rows' size. Long texts are added in blocks, and these again: thousands of rows
+    added to one sum lose digits (1e-4 of a mean over 4,097 tokens).
     """
+    counts_B = -(-np.diff(bounds) // BLOCK)
+    if counts_B.max(initial=0) > 1:
+        first_B = np.cumsum(counts_B) - counts_B
+        within = np.arange(counts_B.sum()) - np.repeat(first_B, counts_B)
+        starts = np.append(np.repeat(bounds[:-1], counts_B) + BLOCK * within, bounds[-1])
+        blocks = segment_sum(values_TH, weights_T, starts)
+        return segment_sum(blocks, None, np.append(first_B, counts_B.sum()))
     rows_T = torch.arange(len(values_TH), device=values_TH.device)
-    return F.embedding_bag(rows_T, values_TH, bounds[:-1], mode="sum", per_sample_weights=weights_T)
+    offsets_B = to_device(torch.from_numpy(bounds[:-1]), values_TH.device)
+    return F.embedding_bag(rows_T, values_TH, offsets_B, mode="sum", per_sample_weights=weights_T)
 
 
 class Dense(nn.Module):
@@ -140,6 +153,17 @@ class MaskedLM(nn.Module):
         self.decoder = Linear(hidden, rows)
         if tokens is not None:
             self.decoder.weight = tokens
+
+    @classmethod
+    def of(cls, mlm: MlmSpec, arrays: Mapping[str, NDArray[Any]], trunk: Trunk) -> MaskedLM:
+        """The head of a checkpoint (`Checkpoint.mlm`, `mlm_arrays`), on the trunk whose embeddings it may share."""
+        spec = trunk.spec
+        tokens = trunk.embed.tokens if mlm.tied else None
+        with torch.device("meta"):
+            head = cls(spec.hidden, spec.vocab_size, activation=mlm.activation, norm_eps=mlm.norm_eps, tokens=tokens)
+        tensors = tensors_of({name.removeprefix("mlm."): array for name, array in arrays.items()})
+        head.load_state_dict(tensors | ({"decoder.weight": tokens} if tokens is not None else {}), assign=True)
+        return head
 
     def forward(self, states_TH: Tensor) -> Tensor:
         """[T, V]."""

@@ -1,0 +1,328 @@
+"""The torch trunk: packed against one by one, fast forms of attention against the plain one, gradients, names.
+
+T: tokens of a text; H: hidden; B: texts.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twin import MADE, NAMES, POOLINGS, assert_same, model, texts, twin_pool, twin_states
+
+from gnomon.engines.torch import attention as forms
+from gnomon.engines.torch.attention import grouped, plain
+from gnomon.engines.torch.batch import Batch, Spans, position_rows
+from gnomon.engines.torch.engine import TorchEngine
+from gnomon.engines.torch.heads import Pooling
+from gnomon.engines.torch.trunk import Trunk
+from gnomon.packed import pack, split
+from gnomon.spec import PoolingSpec, TrunkSpec, trunk_arrays
+
+CPU = torch.device("cpu")
+LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=9)
+
+
+@cache
+def engine(name: str, pooling: PoolingSpec, attention: forms.Attention | None = None) -> TorchEngine:
+    trunk, arrays = model(name)
+    return TorchEngine(trunk, pooling, arrays, attention=attention)
+
+
+@cache
+def exact(name: str, attention: forms.Attention) -> Trunk:
+    """A trunk in float64, that may be trained."""
+    trunk, arrays = model(name)
+    return Trunk.of(trunk, arrays, attention=attention).double()
+
+
+@pytest.mark.parametrize("attention", [grouped, plain])
+@pytest.mark.parametrize("name", [*NAMES, *MADE])
+def test_states_of_a_mixed_batch_equal_the_twin(name: str, attention: forms.Attention) -> None:
+    trunk, arrays = model(name)
+    packed = pack(texts(name))
+    found = engine(name, PoolingSpec(), attention).states(packed)
+    for text_TH, ids_T in zip(split(found, packed), texts(name), strict=True):
+        assert_same(text_TH.ravel(), twin_states(trunk, arrays, ids_T).ravel())
+
+
+@pytest.mark.parametrize("pooling", POOLINGS, ids=str)
+@pytest.mark.parametrize("name", ["stella_en_400M_v5", "GIST-Embedding-v0", "roberta"])
+def test_every_pooling_equals_the_twin(name: str, pooling: PoolingSpec) -> None:
+    trunk, arrays = model(name)
+    wanted = [twin_pool(pooling, twin_states(trunk, arrays, ids_T), 3) for ids_T in texts(name)]
+    assert_same(engine(name, pooling).pool(pack(texts(name)), 3), np.stack(wanted))
+
+
+@pytest.mark.parametrize("name", [*NAMES, *MADE])
+@settings(max_examples=15, deadline=None)
+@given(lengths=LENGTHS, pooling=st.sampled_from(POOLINGS), prompt=st.integers(0, 4), data=st.data())
+def test_packed_equals_one_by_one(
+    name: str, lengths: list[int], pooling: PoolingSpec, prompt: int, data: st.DataObject
+) -> None:
+    """Every architecture, every pooling, any mix of lengths in any order, padding ids inside texts too."""
+    rows = model(name)[0].vocab_size
+    ids = [np.array(data.draw(st.lists(st.integers(0, rows - 1), min_size=n, max_size=n))) for n in lengths]
+    together = engine(name, pooling).pool(pack(ids), prompt)
+    alone = [engine(name, pooling, plain).pool(pack([ids_T]), prompt) for ids_T in ids]
+    assert_same(together, np.concatenate(alone))
+
+
+@pytest.mark.parametrize("name", [*NAMES, *MADE])
+def test_the_last_layer_for_one_token_of_each_text(name: str) -> None:
+    packed = pack(texts(name))
+    rows_B = torch.from_numpy(packed.bounds[1:] - 2).clamp(min=0)
+    rows_B = torch.maximum(rows_B, torch.from_numpy(packed.bounds[:-1]))
+    for attention in (grouped, plain):
+        trunk, batch = exact(name, attention), Batch.of(packed, model(name)[0])
+        torch.testing.assert_close(trunk(batch, rows_B), trunk(batch)[rows_B], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", [*NAMES, *MADE])
+@settings(max_examples=5, deadline=None)
+@given(lengths=st.lists(st.integers(1, 12), min_size=1, max_size=5))
+def test_gradients_of_packed_and_plain_agree(name: str, lengths: list[int]) -> None:
+    """By every parameter, in float64, through a pooling of both kinds; and each parameter that acts has one."""
+    ids = texts(name, tuple(lengths))
+    packed = pack(ids)
+    pooling = Pooling(PoolingSpec(("cls", "max", "weightedmean")))
+
+    def gradients(attention: forms.Attention) -> dict[str, torch.Tensor | None]:
+        trunk = exact(name, attention)
+        trunk.zero_grad()
+        vectors_BD = pooling(trunk(Batch.of(packed, model(name)[0])), packed)
+        (vectors_BD * torch.linspace(-1, 1, vectors_BD.numel()).view_as(vectors_BD)).sum().backward()
+        return {key: parameter.grad for key, parameter in trunk.named_parameters()}
+
+    fast, slow = gradients(grouped), gradients(plain)
+    assert fast.keys() == trunk_arrays(model(name)[0]).keys()
+    for key, gradient in fast.items():
+        assert gradient is not None, key
+        other = slow[key]
+        assert other is not None
+        torch.testing.assert_close(gradient, other, rtol=1e-7, atol=1e-9)
+        # one text of one token looks at nothing but itself, and adding to all keys changes no softmax
+        if len(ids[0]) > 1 and not key.endswith("key.bias"):
+            assert gradient.abs().max() > 0, key
+
+
+def test_a_gradient_equals_its_difference_quotient() -> None:
+    """The whole way from a parameter to a vector, against the definition."""
+    spec, arrays = model("wide, ntk, gated")
+    packed = pack(texts("wide, ntk, gated", (5, 2, 5)))
+    pooling = Pooling(PoolingSpec(("mean",)))
+    trunk = Trunk.of(spec, arrays).double()
+
+    def loss() -> torch.Tensor:
+        return pooling(trunk(Batch.of(packed, spec)), packed)[:, :3].sum()
+
+    for name in ("layers.0.query.weight", "layers.1.gate.weight", "embed.types", "layers.0.attn_norm.bias"):
+        weight = trunk.get_parameter(name)
+        trunk.zero_grad()
+        loss().backward()
+        assert weight.grad is not None
+        place = tuple(0 for _ in weight.shape)
+        step = 1e-5
+        with torch.no_grad():
+            weight[place] += step
+            above = loss()
+            weight[place] -= 2 * step
+            below = loss()
+            weight[place] += step
+        assert float(weight.grad[place]) == pytest.approx(float(above - below) / (2 * step), rel=1e-4, abs=1e-8)
+
+
+def test_parameters_have_our_names_and_are_the_arrays_themselves() -> None:
+    for name in (*NAMES, *MADE):
+        spec, arrays = model(name)
+        trunk = Trunk.of(spec, arrays)
+        assert {key: tuple(value.shape) for key, value in trunk.state_dict().items()} == trunk_arrays(spec)
+        for key, value in trunk.state_dict().items():
+            assert np.array_equal(value.numpy(), arrays[key])
+            if arrays[key].flags.c_contiguous:
+                assert value.data_ptr() == arrays[key].ctypes.data
+
+
+def test_dropout_acts_in_training_alone_and_where_it_is_asked_for() -> None:
+    spec, arrays = model("roberta")
+    packed = pack(texts("roberta"))
+    batch = Batch.of(packed, spec)
+    plainly = Trunk.of(spec, arrays)
+    with torch.no_grad():
+        wanted = plainly.eval()(batch)
+        assert torch.equal(plainly.train()(batch), wanted)
+        for options in ({"dropout": 0.5}, {"attention_dropout": 0.5}):
+            for attention in (grouped, plain):
+                trunk = Trunk.of(spec, arrays, attention=attention, **options)
+                torch.testing.assert_close(trunk.eval()(batch), wanted)
+                trunk.train()
+                torch.manual_seed(0)
+                first = trunk(batch)
+                torch.manual_seed(0)
+                assert torch.equal(trunk(batch), first)
+                assert (first - wanted).abs().max() > 0.1
+                assert (trunk(batch) - first).abs().max() > 0.1
+
+
+def test_dropout_keeps_the_mean() -> None:
+    """Inverted dropout of the attention weights, in both forms: the average over many draws is the undropped value."""
+    torch.manual_seed(0)
+    spans = Spans.of(np.array([3, 3, 2]), CPU)
+    q, k, v = (torch.randn(8, 2, 4, dtype=torch.float64) for _ in range(3))
+    wanted = plain(q, k, v, spans, spans, 0.0)
+    for form in (grouped, plain):
+        draws = torch.stack([form(q, k, v, spans, spans, 0.3) for _ in range(4000)])
+        torch.testing.assert_close(draws.mean(0), wanted, atol=0.08, rtol=0)
+
+
+@settings(max_examples=30, deadline=None)
+@given(lengths=LENGTHS, one=st.booleans())
+def test_grouped_attention_equals_plain(lengths: list[int], one: bool) -> None:
+    spans = Spans.of(np.array(lengths), CPU)
+    q_spans = spans.one_each if one else spans
+    draw = torch.Generator().manual_seed(sum(lengths))
+    k, v = (torch.randn(sum(lengths), 2, 8, dtype=torch.float64, generator=draw) for _ in range(2))
+    q = torch.randn(len(lengths) if one else sum(lengths), 2, 8, dtype=torch.float64, generator=draw)
+    torch.testing.assert_close(grouped(q, k, v, q_spans, spans, 0.0), plain(q, k, v, q_spans, spans, 0.0))
+
+
+@given(lengths=LENGTHS)
+def test_runs_cover_every_text_once_and_join_neighbours(lengths: list[int]) -> None:
+    runs = Spans.of(np.array(lengths), CPU).runs
+    assert [length for run in runs for length in [run.length] * run.texts] == lengths
+    assert [run.start for run in runs] == np.cumsum([0, *(run.texts * run.length for run in runs)])[:-1].tolist()
+    assert all(run.length != after.length for run, after in pairwise(runs))
+
+
+@given(ids=st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=9), min_size=1, max_size=5))
+def test_padding_ids_inside_a_text_take_no_position(ids: list[list[int]]) -> None:
+    """RoBERTa: row 2 for a padding id, 3, 4, 5... for the others, counted in each text by itself."""
+    spec = TrunkSpec(vocab_size=9, hidden=4, layers=1, heads=1, inner=4, positions=20, position_offset=3, pad_id=2)
+    wanted: list[int] = []
+    for text in ids:
+        seen = 0
+        for token in text:
+            seen += token != 2
+            wanted.append(2 + seen if token != 2 else 2)
+    assert position_rows(spec, pack([np.array(text) for text in ids])).tolist() == wanted
+
+
+def kernel(
+    calls: list[dict[str, Any]],
+) -> Callable[..., torch.Tensor]:
+    """A stand-in for a variable-length kernel, with its arguments: dense attention, text by text."""
+
+    def run(
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        cu_q: torch.Tensor,
+        cu_k: torch.Tensor,
+        max_q: int,
+        max_k: int,
+        **options: Any,
+    ) -> torch.Tensor:
+        calls.append({"max_q": max_q, "max_k": max_k, **options})
+        assert cu_q.dtype == cu_k.dtype == torch.int32
+        assert max_q == int(cu_q.diff().max())
+        assert max_k == int(cu_k.diff().max())
+        assert query.stride(-1) == key.stride(-1) == value.stride(-1) == 1
+        parts = []
+        for at in range(len(cu_q) - 1):
+            q = query[cu_q[at] : cu_q[at + 1]].transpose(0, 1)
+            k, v = (x[cu_k[at] : cu_k[at + 1]].transpose(0, 1) for x in (key, value))
+            shares = (q @ k.transpose(1, 2) / query.shape[-1] ** 0.5).softmax(-1)
+            parts.append((shares @ v).transpose(0, 1))
+        return torch.cat(parts)
+
+    return run
+
+
+@pytest.mark.parametrize("name", ["stella_en_400M_v5", "GIST-Embedding-v0", "wide, ntk, gated"])
+@pytest.mark.parametrize("mode", ["cls", "mean"])
+def test_the_kernels_are_called_with_what_they_take(name: str, mode: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of torch and of flash-attn: rows, bounds and longest texts; q has its own where one token is pooled."""
+    calls: list[dict[str, Any]] = []
+    varlen_module = pytest.importorskip("torch.nn.attention.varlen")
+    monkeypatch.setattr(varlen_module, "varlen_attn", kernel(calls))
+    fake = type(torch)("flash_attn")
+    fake.flash_attn_varlen_func = kernel(calls)  # type: ignore[attr-defined]
+    monkeypatch.setitem(__import__("sys").modules, "flash_attn", fake)
+    wanted = engine(name, PoolingSpec((mode,)), plain).pool(pack(texts(name)))
+    for form in (forms.varlen, forms.flash):
+        calls.clear()
+        trunk, arrays = model(name)
+        assert_same(TorchEngine(trunk, PoolingSpec((mode,)), arrays, attention=form).pool(pack(texts(name))), wanted)
+        assert len(calls) == trunk.layers
+        assert calls[-1]["max_q"] == (1 if mode == "cls" else 40)
+        assert calls[-1]["max_k"] == 40
+
+
+def test_torchs_own_kernel_still_takes_these_arguments() -> None:
+    import inspect
+
+    varlen_attn = pytest.importorskip("torch.nn.attention.varlen").varlen_attn
+    names = [*inspect.signature(varlen_attn).parameters][:7]
+    assert names == ["query", "key", "value", "cu_seq_q", "cu_seq_k", "max_q", "max_k"]
+
+
+CUDA = torch.device("cuda", 0)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "head_size", "capability", "dropout", "installed", "chosen"),
+    [
+        (torch.bfloat16, 64, (9, 0), 0.0, False, forms.varlen),
+        (torch.float16, 64, (8, 0), 0.0, True, forms.varlen),
+        (torch.bfloat16, 64, (9, 0), 0.1, True, forms.flash),  # torch's kernel takes no dropout
+        (torch.bfloat16, 64, (9, 0), 0.1, False, grouped),
+        (torch.bfloat16, 264, (9, 0), 0.0, True, grouped),
+        (torch.bfloat16, 12, (9, 0), 0.0, True, grouped),
+        (torch.float32, 64, (9, 0), 0.0, True, grouped),
+        (torch.bfloat16, 64, (7, 5), 0.0, True, grouped),
+    ],
+)
+def test_the_form_for_a_gpu(
+    dtype: torch.dtype,
+    head_size: int,
+    capability: tuple[int, int],
+    dropout: float,
+    installed: bool,
+    chosen: forms.Attention,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Some GPU")
+    monkeypatch.setattr(forms, "has_varlen", lambda: True)
+    monkeypatch.setattr(forms, "has_flash_attn", lambda: installed)
+    forms.tell_once.cache_clear()
+    refused = forms.kernel_refuses(CUDA, dtype, head_size) is not None
+    if refused:
+        with pytest.warns(UserWarning, match="variable-length attention kernels are not used: "):
+            assert forms.choose(CUDA, dtype, head_size, dropout=dropout) is chosen
+    assert (
+        forms.choose(CUDA, dtype, head_size, dropout=dropout) is chosen
+    )  # said once: a second notice would be an error
+
+
+def test_the_form_for_a_processor_is_grouped_and_says_nothing() -> None:
+    assert forms.choose(CPU, torch.float32, 64) is grouped
+    assert forms.choose(CPU, torch.bfloat16, 64, dropout=0.1) is grouped
+
+
+def test_positions_beyond_the_tables_made_so_far() -> None:
+    """Rotary tables grow with the longest text, and what was computed before stays right."""
+    name = "rope, not gated, silu"
+    spec, arrays = model(name)
+    fresh = TorchEngine(spec, PoolingSpec(), arrays)
+    short, long = (pack(texts(name, lengths)) for lengths in ((3, 2), (300, 4)))
+    before = fresh.pool(short)
+    for packed in (long, short):
+        wanted = TorchEngine(spec, PoolingSpec(), arrays, attention=plain).pool(packed)
+        assert_same(fresh.pool(packed), wanted)
+    assert np.array_equal(fresh.pool(short), before)
