@@ -1,7 +1,8 @@
-"""python tests/make_candidates.py OUT_DIR [--engine onnx|openvino]: gnomon's answer to every key of the golden models.
+"""python tests/make_candidates.py OUT_DIR [--engine onnx|openvino|torch] [--plain]: gnomon's answer to every key of the
+golden models.
 
 Writes NAME.npz for each folder of shared/golden, through the public Encoder alone; check_golden.py there judges them.
-Runs where torch is not installed.
+Runs where torch is not installed, but for its own engine. --plain takes that engine's slow twin of attention.
 """
 
 import argparse
@@ -74,10 +75,15 @@ def _changed(folder: Path) -> Iterator[Path]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="write gnomon's answers to the golden models")
     parser.add_argument("out", type=Path)
-    parser.add_argument("--engine", choices=("onnx", "openvino"), default="onnx")
+    parser.add_argument("--engine", choices=("onnx", "openvino", "torch"), default="onnx")
+    parser.add_argument("--plain", action="store_true")
     parser.add_argument("--golden", type=Path, default=GOLDEN)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
+    if args.plain:
+        from gnomon.engines.torch import attention
+
+        attention.choose = lambda *_, **__: attention.plain
     warnings.simplefilter("ignore", Notice)
     for expected in sorted(args.golden.glob("*/expected.npz")):
         np.savez(args.out / f"{expected.parent.name}.npz", **answers(expected.parent, args.engine))

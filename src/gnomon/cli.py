@@ -107,9 +107,9 @@ _source_options = _options(
 )
 _threads_option = click.option("--threads", type=int, metavar="N", help="Threads; one a core by default.")
 _run_options = _options(
-    click.option("--device", default="auto", metavar="NAME", help="auto or cpu."),
-    click.option("--engine", default="auto", metavar="NAME", help="auto, onnx or openvino."),
-    click.option("--dtype", default="auto", metavar="NAME", help="auto, float32 or int8."),
+    click.option("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:N, mps, or cuda:0,cuda:1,..."),
+    click.option("--engine", default="auto", metavar="NAME", help="auto, onnx, openvino or torch."),
+    click.option("--dtype", default="auto", metavar="NAME", help="auto, float32, bfloat16, float16 or int8."),
     _threads_option,
 )
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -15,7 +15,7 @@ from gnomon.checkpoint.folder import Checkpoint, read_folder
 from gnomon.checkpoint.hub import resolve
 from gnomon.checkpoint.modules import DIALECTS
 from gnomon.checkpoint.save import save_folder
-from gnomon.errors import ModelError, WeightsError
+from gnomon.errors import ModelError
 from gnomon.spec import MlmSpec, fingerprint
 
 Arrays = dict[str, np.ndarray]
@@ -352,19 +352,20 @@ def test_a_part_of_a_head_is_none(name: str, missing: str, headed: Callable, tmp
 
 
 @pytest.mark.parametrize(
-    ("name", "tensor", "words"),
+    ("name", "tensor"),
     [
-        (GIST, "cls.predictions.transform.dense.weight", "is [64, 63], wanted [64, 64]"),
-        (GIST, "cls.predictions.decoder.weight", "is [2200, 63], wanted [2200, 64]"),
-        (GTE, "lm_head.decoder.weight", "is [2240, 63], wanted [2240, 64]"),
-        (GTE, "lm_head.norm.bias", "is [63], wanted [64]"),
+        (GIST, "cls.predictions.transform.dense.weight"),
+        (GIST, "cls.predictions.decoder.weight"),
+        (GTE, "lm_head.decoder.weight"),
+        (GTE, "lm_head.norm.bias"),
     ],
 )
-def test_a_misshapen_head_is_named(name: str, tensor: str, words: str, headed: Callable) -> None:
+def test_a_head_of_another_size_counts_as_none(name: str, tensor: str, headed: Callable) -> None:
+    """A token table that was resized without its head: the vectors are there, and the model loads."""
     folder, _ = headed(name, tied=False)
     rewrite(folder, lambda arrays: {**arrays, tensor: arrays[tensor][..., :-1].copy()})
-    with pytest.raises(WeightsError, match=re.escape(f"1 misshapen: {tensor} {words}")):
-        read(folder)
+    assert read(folder).mlm is None
+    assert read(folder).mlm_arrays == {}
 
 
 def test_sentence_transformers_and_transformers_open_it(

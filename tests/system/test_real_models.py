@@ -15,7 +15,11 @@ import numpy as np
 import pytest
 
 from gnomon import Encoder
+from gnomon.batching import batches
+from gnomon.engines.torch.engine import TorchEngine
 from gnomon.errors import Notice
+from gnomon.packed import pack
+from gnomon.spec import TrunkSpec
 
 SentenceTransformer = pytest.importorskip("sentence_transformers").SentenceTransformer
 
@@ -76,6 +80,7 @@ def test_a_thousand_texts_have_the_vectors_of_sentence_transformers(
     theirs = SentenceTransformer(str(folder), device="cpu").encode(texts, batch_size=16, show_progress_bar=False)
     encoder = Encoder.load(folder)
     assert_near(encoder.encode(texts, on_truncate="silent"), theirs)
+    assert_near(Encoder.load(folder, engine="torch").encode(texts, on_truncate="silent"), theirs)
     report = encoder.tokenize(texts)
     assert len(report.truncated) > 20  # over-long texts are among them
     assert min(report.counts) == 2
@@ -110,3 +115,20 @@ def test_eight_bits_stay_near(folder: Path, texts: list[str]) -> None:
     )
     cosines = np.sum(exact * rough, axis=1)
     assert 0.95 < cosines.min() < 0.99999
+
+
+def test_bfloat16_keeps_the_direction_of_every_vector(folder: Path, texts: list[str]) -> None:
+    """By the engine itself, since some processors have no arithmetic for it and Encoder.load says so."""
+    encoder = Encoder.load(folder)
+    spec, arrays = encoder.spec, encoder.checkpoint.arrays
+    assert isinstance(spec.trunk, TrunkSpec)
+    ids = encoder.tokenize(texts).ids
+    order = [index for batch in batches([len(ids_T) for ids_T in ids], 2048, padded=False) for index in batch]
+    packs = [pack([ids[index] for index in order[start : start + 40]]) for start in range(0, len(order), 40)]
+    exact, rough = (
+        np.concatenate([*TorchEngine(spec.trunk, spec.pooling, arrays, dtype=dtype).pool_each(packs)])
+        for dtype in ("float32", "bfloat16")
+    )
+    cosines = np.sum(exact * rough, axis=1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(rough, axis=1)
+    assert len(cosines) == 1000
+    assert 0.999 < cosines.min() < 0.999999

@@ -373,15 +373,13 @@ def kept_arrays(found: Mapping[str, NDArray[Any]], config: Config) -> dict[str, 
 
 
 def mlm_weights(
-    found: Mapping[str, NDArray[Any]], tokens: NDArray[Any], trunk: TrunkSpec, config: Config, where: Path
+    found: Mapping[str, NDArray[Any]], tokens: NDArray[Any], trunk: TrunkSpec, config: Config
 ) -> dict[str, NDArray[Any]]:
-    """The masked-language-model head under our names, as views; empty where the weights hold none, or a part of one.
+    """The masked-language-model head under our names, as views; empty where the weights hold none, a part of one, or
+    one of another size (a token table that was resized without it): vectors do not need it.
 
     The decoder's weight is left out where it is the token table `tokens`: tied by the config, and in the file not at
     all or as an equal copy. A copy that differs counts, whatever the config says: transformers 5 loads it so.
-
-    Raises:
-        WeightsError: a whole head of which a tensor is misshapen.
     """
     bare, shapes = _bare(found, config), _mlm_shapes(trunk)
     there = {ours: [name for name in names if name in bare] for ours, names in family_of(config).mlm.items()}
@@ -389,8 +387,9 @@ def mlm_weights(
     tied = config.get("tie_word_embeddings") is not False
     if shapes.keys() - named.keys() - ({"mlm.decoder.weight"} if tied else set()):
         return {}
-    strict(bare, {theirs: shapes[ours] for ours, theirs in named.items()}, ignored=lambda _: True, where=str(where))
     head = {ours: bare[theirs] for ours, theirs in named.items()}
+    if any(array.shape != shapes[ours] for ours, array in head.items()):
+        return {}
     if tied and "mlm.decoder.weight" in head and _are_same(head["mlm.decoder.weight"], tokens):
         del head["mlm.decoder.weight"]
     return head

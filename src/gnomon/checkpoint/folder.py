@@ -136,7 +136,7 @@ def _read_transformer(
         tokenizer=_read_tokenizer_spec(place, config, trunk, notices),
         **_read_settings(folder, config),
     )
-    mlm_arrays = families.mlm_weights(found, arrays["embed.tokens"], trunk, config, place)
+    mlm_arrays = families.mlm_weights(found, arrays["embed.tokens"], trunk, config)
     return replace(
         _checkpoint(source, spec, arrays, place, config, notices),
         kept_arrays=families.kept_arrays(found, config),
