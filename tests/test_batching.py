@@ -9,11 +9,13 @@ from hypothesis import strategies as st
 from gnomon.batching import batches
 
 lengths_and_budget = (st.lists(st.integers(0, 600), max_size=80), st.integers(1, 2048))
+either_way = pytest.mark.parametrize("padded", [True, False])
 
 
+@either_way
 @given(*lengths_and_budget)
-def test_every_index_once(lengths: list[int], budget: int) -> None:
-    assert sorted(chain.from_iterable(batches(lengths, budget))) == list(range(len(lengths)))
+def test_every_index_once(padded: bool, lengths: list[int], budget: int) -> None:
+    assert sorted(chain.from_iterable(batches(lengths, budget, padded=padded))) == list(range(len(lengths)))
 
 
 @given(*lengths_and_budget)
@@ -24,8 +26,16 @@ def test_the_budget_is_kept_with_padding_counted(lengths: list[int], budget: int
 
 
 @given(*lengths_and_budget)
-def test_longest_first_and_ties_in_their_order(lengths: list[int], budget: int) -> None:
-    order = list(chain.from_iterable(batches(lengths, budget)))
+def test_the_budget_is_kept_without_padding(lengths: list[int], budget: int) -> None:
+    for batch in batches(lengths, budget, padded=False):
+        assert batch
+        assert len(batch) == 1 or sum(max(1, lengths[index]) for index in batch) <= budget
+
+
+@either_way
+@given(*lengths_and_budget)
+def test_longest_first_and_ties_in_their_order(padded: bool, lengths: list[int], budget: int) -> None:
+    order = list(chain.from_iterable(batches(lengths, budget, padded=padded)))
     assert order == sorted(range(len(lengths)), key=lambda index: -lengths[index])
 
 
@@ -35,6 +45,23 @@ def test_no_batch_could_take_its_neighbours_first_text(lengths: list[int], budge
     for batch, following in pairwise(batches(lengths, budget)):
         assert (len(batch) + 1) * max(1, lengths[batch[0]]) > budget
         assert lengths[following[0]] <= lengths[batch[-1]]
+
+
+@given(*lengths_and_budget)
+def test_no_batch_without_padding_could_take_its_neighbours_first_text(lengths: list[int], budget: int) -> None:
+    for batch, following in pairwise(batches(lengths, budget, padded=False)):
+        assert sum(max(1, lengths[index]) for index in [*batch, following[0]]) > budget
+
+
+@given(*lengths_and_budget)
+def test_texts_of_one_length_are_cut_alike_either_way(lengths: list[int], budget: int) -> None:
+    same = [lengths[0]] * len(lengths) if lengths else []
+    assert batches(same, budget, padded=False) == batches(same, budget)
+
+
+@given(*lengths_and_budget)
+def test_without_padding_there_are_no_more_batches(lengths: list[int], budget: int) -> None:
+    assert len(batches(lengths, budget, padded=False)) <= len(batches(lengths, budget))
 
 
 @given(st.lists(st.integers(1, 600), min_size=1, max_size=80), st.integers(1, 2048))
@@ -57,3 +84,19 @@ def test_memory_does_not_grow_after_the_first_batch(lengths: list[int], budget: 
 )
 def test_examples(lengths: list[int], budget: int, expected: list[list[int]]) -> None:
     assert batches(lengths, budget) == expected
+
+
+@pytest.mark.parametrize(
+    ("lengths", "budget", "expected"),
+    [
+        ([], 10, []),
+        ([5], 1, [[0]]),
+        ([5, 9, 5], 14, [[1, 0], [2]]),
+        ([9, 1, 1, 1, 1], 11, [[0, 1, 2], [3, 4]]),
+        ([0, 0, 0], 2, [[0, 1], [2]]),
+        ([100, 1, 1], 10, [[0], [1, 2]]),
+        ([4, 3, 3], 10, [[0, 1, 2]]),
+    ],
+)
+def test_examples_without_padding(lengths: list[int], budget: int, expected: list[list[int]]) -> None:
+    assert batches(lengths, budget, padded=False) == expected

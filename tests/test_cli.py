@@ -238,13 +238,23 @@ def test_encode_quantises(run: Run, gist: Path, texts: Path, tmp_path: Path, pre
         (["--dim", "7"], "dim 7 is not in this model; it has 64."),
         (["--dim", "7"], "(--truncate-dim cuts to any width.)"),
         (["--engine", "openvino", "--dtype", "int8"], "use --engine onnx, or --dtype float32."),
+        (["--engine", "onnx", "--dtype", "float16"], "use --engine torch, or --dtype float32 or --dtype int8."),
+        (["--engine", "torch", "--dtype", "int8"], "use --engine onnx, or --dtype float32 or --dtype bfloat16 or"),
+        (["--dtype", "int4"], "dtype 'int4' is not one of auto, float32, bfloat16, float16, int8."),
+        (["--device", "tpu"], "device 'tpu' is not one of auto, cpu, cuda, cuda:N, mps."),
+        (["--device", "cuda:x"], "device 'cuda:x' is not one of"),
+        (["--device", "cpu,cuda"], "device 'cpu,cuda' mixes cpu and cuda, whose vectors differ; give one kind."),
+        (["--device", "auto,cpu"], "device 'auto,cpu' names no devices; give one, or several such as 'cuda:0,cuda:1'."),
+        (["--device", "cuda", "--engine", "onnx"], "which has cpu; use --engine torch."),
+        (["--device", "cuda", "--dtype", "int8"], "dtype 'int8' is not in engine 'torch'; use --dtype float32 or"),
         (["--truncate-dim", "65"], "truncate_dim is 65; it must be a whole number from 1 to 64."),
         (["--prompt-name", "query"], "prompt name 'query' is not in this model; it has none."),
         (["--query", "--task", "sts"], "task 'sts' is not known to this model"),
         (["--precision", "binary", "--truncate-dim", "12"], "width 12 is not a multiple of 8"),
         (["--precision", "int8", "--ranges", "in.txt"], "in.txt is not a .npy file of ranges"),
-        (["--engine", "tensorrt"], "engine 'tensorrt' is not one of auto, onnx, openvino."),
-        (["--threads", "0"], "threads is 0"),
+        (["--engine", "tensorrt"], "engine 'tensorrt' is not one of auto, onnx, openvino, torch."),
+        (["--threads", "0"], "threads is 0; it must be a whole number from 1 to 1024."),
+        (["--threads", "1025"], "threads is 1025"),
         (["--card", "none-such"], "card 'none-such' is not known"),
     ],
 )
@@ -257,6 +267,110 @@ def test_a_wrong_option_fails_before_the_work(
     assert names(tmp_path) == ["in.txt"]
 
 
+@pytest.mark.parametrize("verb", ["encode", "similarity", "search", "verify"])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--device", "cuda"], "device 'cuda' is not there for torch {torch}: no GPU is in reach. Use --device cpu."),
+        (["--device", "cuda:0,cuda:1"], "device 'cuda:0' is not there for torch {torch}: no GPU is in reach. Use"),
+        (["--dtype", "bfloat16"], "in this machine's cpu, which has no arithmetic for it; use --dtype float32."),
+        (["--device", "cpu,cpu", "--dtype", "float16"], "has no arithmetic for it; use --dtype float32."),
+    ],
+)
+def test_a_device_that_is_not_there_fails_in_every_verb(
+    run: Run, gist: Path, texts: Path, monkeypatch: pytest.MonkeyPatch, verb: str, options: list[str], message: str
+) -> None:
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: True)
+    for test in ("_is_mkldnn_bf16_supported", "_is_mkldnn_fp16_supported"):
+        monkeypatch.setattr(torch.ops.mkldnn, test, lambda: False, raising=False)
+    args = {"encode": [texts, "-"], "similarity": ["a", "b"], "search": ["--corpus", texts, "--query", "a"]}
+    fails(run(verb, gist, *args.get(verb, []), *options), message.format(torch=torch.__version__))
+
+
+def test_a_gpu_that_is_missing_is_told_of_with_those_that_are_there(
+    run: Run, gist: Path, texts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    told = "device 'cuda:3' is not there; there are cuda:0, cuda:1."
+    fails(run("encode", gist, texts, "-", "--device", "cuda:3"), told)
+
+
+@pytest.mark.parametrize("options", [["--engine", "torch"], ["--dtype", "bfloat16"], ["--device", "cuda"]])
+def test_torch_that_is_missing_is_one_line(
+    run: Run, gist: Path, texts: Path, monkeypatch: pytest.MonkeyPatch, options: list[str]
+) -> None:
+    from gnomon.engines import choose
+
+    monkeypatch.setattr(choose, "has_torch", lambda: False)
+    fails(run("encode", gist, texts, "-", *options), 'the package torch is not installed; pip install "gnomon[torch]"')
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--engine", "torch"],
+        ["--engine", "torch", "--device", "cpu", "--dtype", "float32", "--threads", "1"],
+        ["--device", "cpu,cpu"],
+        ["--device", "cpu", "--engine", "onnx", "--threads", "2"],
+    ],
+)
+def test_encode_runs_where_it_is_told(
+    run: Run, gist: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str]
+) -> None:
+    """The same vectors, from the engine that was asked for."""
+    if "torch" in options:
+        pytest.importorskip("torch")
+    made: list[str] = []
+    load = cli._load
+
+    def spied(model: str, how: Any) -> Encoder:
+        encoder = load(model, how)
+        made.append(encoder.engine.name)
+        return encoder
+
+    monkeypatch.setattr(cli, "_load", spied)
+    result = run("encode", gist, texts, tmp_path / "out.npy", *options)
+    assert (result.exit_code, result.output) == (0, "")
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), Encoder.load(gist).encode(TEXTS), atol=1e-6)
+    onnx = "onnx graph, onnxruntime, float32"
+    engine = "torch, cpu, float32, grouped attention" if "torch" in options else onnx
+    assert made == [f"2 workers: {onnx}, {onnx}" if "cpu,cpu" in options else engine]
+
+
+def test_workers_that_cannot_open_are_one_line(
+    run: Run, gist: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modules = tmp_path / "modules"
+    modules.mkdir()
+    (modules / "onnxruntime.py").write_text("raise ImportError('left out')")
+    Encoder.load(gist)  # imports the package here, before it is broken for workers
+    monkeypatch.syspath_prepend(modules)
+    fails(run("encode", gist, texts, "-", "--device", "cpu,cpu"), "on cpu: the package onnxruntime is not installed")
+
+
+def test_a_batch_that_fails_is_told_in_the_words_of_the_command_line(
+    run: Run, gist: Path, texts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gnomon.engines import Failure
+    from gnomon.engines.onnx import OnnxEngine
+
+    failed = Failure("on cuda:1: it burnt")
+    monkeypatch.setattr(OnnxEngine, "pool_each", lambda self, batches, prompt: (failed for _ in batches))
+    result = run("encode", gist, texts, "-")
+    fails(result, "on cuda:1: it burnt")
+    assert "ectors=" not in result.stderr
+
+
+def test_help_names_every_choice(run: Run) -> None:
+    shown = run("encode", "--help").stdout
+    for choice in ("onnx", "openvino", "torch", "float32", "bfloat16", "float16", "int8", "cpu", "cuda", "mps"):
+        assert choice in shown
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -265,6 +379,7 @@ def test_a_wrong_option_fails_before_the_work(
         ["--query", "--task", "sts", "--prompt", "a"],
         ["--precision", "float16", "--ranges", "x.npy"],
         ["--precision", "int4"],
+        ["--threads", "two"],
         ["--no-such-option"],
     ],
 )

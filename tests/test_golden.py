@@ -1,4 +1,4 @@
-"""Every engine gives the published values of all five layouts; those of the graph in a process that cannot import torch."""
+"""Every engine gives the published values of all five layouts; the graph's in a process that cannot import torch."""
 
 import os
 import subprocess

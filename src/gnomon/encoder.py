@@ -406,7 +406,16 @@ class Encoder:
             for out_BD in outs:
                 out_BD[to] = out_BD[source]
         if lost:
-            raise _worker_error({why: [positions[row] for row in rows] for why, rows in lost.items()}, outs)
+            copies_of: dict[str, list[int]] = {}
+            for at, text in enumerate(listed):
+                copies_of.setdefault(text, []).append(at)
+            raise _worker_error(
+                {
+                    why: sorted({at for row in rows for at in copies_of[request.texts[row]]})
+                    for why, rows in lost.items()
+                },
+                outs,
+            )
         return [out_BD[0] for out_BD in outs] if isinstance(texts, str) else outs
 
     def _check_finite(self, vectors_BD: Vectors, rows: Sequence[int], request: Request) -> None:
@@ -449,13 +458,9 @@ def _unpickle(source: Source, card: str | None, ignore_config_keys: tuple[str, .
 def _worker_error(lost: Mapping[str, list[int]], outs: Sequence[Vectors]) -> WorkerError:
     """What each failure said, and on which texts; with the vectors of all others."""
     texts = sorted({text for texts in lost.values() for text in texts})
-    said = "; ".join(f"{why} (texts {_some(sorted(texts))})" for why, texts in lost.items())
-    rest = "vectors= of this error holds those of all other texts" if len(outs) == 1 else "all other texts were encoded"
-    return WorkerError(
-        f"{len(texts)} of {len(outs[0])} texts have no vectors: {said}. {rest[0].upper()}{rest[1:]}.",
-        texts,
-        outs[0] if len(outs) == 1 else None,
-    )
+    said = "; ".join(f"{why} (texts {_some(texts)})" for why, texts in lost.items())
+    message = f"{len(texts)} of {len(outs[0])} texts have no vectors: {said}. All others were encoded."
+    return WorkerError(message, texts, outs[0] if len(outs) == 1 else None)
 
 
 def _some(numbers: Sequence[int], most: int = 8) -> str:

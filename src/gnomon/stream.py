@@ -67,7 +67,9 @@ class _Window:
 
     def share(self, batch: Sequence[int]) -> float:
         """What a batch is of this window's work, in texts."""
-        return self.texts * sum(len(self.ids[entry]) for entry in batch) / max(self.tokens, 1)
+        if not self.tokens:
+            return self.texts * len(batch) / len(self.ids)
+        return self.texts * sum(len(self.ids[entry]) for entry in batch) / self.tokens
 
 
 @dataclass
@@ -145,14 +147,13 @@ class Stream:
         limit = self.spec.tokenizer.max_seq_length
         long = None if limit is None or request.on_truncate in ("mean", "silent") else _Long(limit)
         starts = range(0, len(request.texts), TEXTS_AT_ONCE)
-        if long and request.on_truncate == "error":
+        if long and request.on_truncate == "error" and len(starts) > 1:
             self._refuse_long(request, starts, long)
         for start, whole in self._ahead(request, starts):
             if long:
                 long.add(whole, request.positions[start : start + len(whole)])
                 if long.count and start == starts[-1]:
-                    what = long.sentence(request)
-                    warn_caller(f"{what}: the rest of each was cut off. (on_truncate='mean' reads all.)")
+                    _tell(long, request)
             yield self._window(request, start, whole)
 
     def _refuse_long(self, request: Request, starts: range, long: _Long) -> None:
@@ -160,8 +161,7 @@ class Stream:
         for start, whole in self._ahead(request, starts):
             long.add(whole, request.positions[start : start + len(whole)])
         if long.count:
-            what = long.sentence(request)
-            raise TruncationError(f"{what}. Shorten them, or let on_truncate= be 'mean', 'warn' or 'silent'.")
+            _tell(long, request)
 
     def _ahead(self, request: Request, starts: range) -> Iterator[tuple[int, list[Ids]]]:
         """(start, ids of whole texts) of each window; the next one is read in a thread."""
@@ -233,6 +233,17 @@ class _Means:
         self.tokens[text] += new_tokens
         self.left[text] -= 1
         return not self.left[text]
+
+
+def _tell(long: _Long, request: Request) -> None:
+    """
+    Raises:
+        TruncationError: where the request refuses long texts.
+    """
+    what = long.sentence(request)
+    if request.on_truncate == "error":
+        raise TruncationError(f"{what}. Shorten them, or let on_truncate= be 'mean', 'warn' or 'silent'.")
+    warn_caller(f"{what}: the rest of each was cut off. (on_truncate='mean' reads all.)")
 
 
 @contextmanager

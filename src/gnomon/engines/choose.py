@@ -66,17 +66,14 @@ class Options:
                 engine without that device or dtype.
             ExtraError: the engine that these options need is not installed.
         """
-        names = device.split(",") if isinstance(device, str) else list(device)
-        for name in names:
-            if not isinstance(name, str) or not DEVICE.fullmatch(name.strip()):  # pyright: ignore
-                raise InputError(f"device {name!r} is not one of auto, cpu, cuda, cuda:N, mps.")
+        names = _device_names(device)
         if not names or (len(names) > 1 and "auto" in names):
             raise InputError(f"device {device!r} names no devices; give one, or several such as 'cuda:0,cuda:1'.")
         for what, value, choices in (("engine", engine, ENGINES), ("dtype", dtype, DTYPES)):
             if value not in ("auto", *choices):
                 raise InputError(f"{what} {value!r} is not one of {', '.join(('auto', *choices))}.")
         number = None if threads is None else whole_number(threads, "threads", MOST_THREADS)
-        options = cls(engine, dtype, ",".join(name.strip() for name in names), number)
+        options = cls(engine, dtype, ",".join(names), number)
         options.settled()
         return options
 
@@ -154,6 +151,18 @@ def open_engine(
     return engine
 
 
+def _device_names(device: object) -> list[str]:
+    given: list[object] = [device]
+    if isinstance(device, str):
+        given = [name.strip() for name in device.split(",")]
+    elif isinstance(device, list | tuple):
+        given = [name.strip() if isinstance(name, str) else name for name in device]
+    for name in given:
+        if not isinstance(name, str) or not DEVICE.fullmatch(name):
+            raise InputError(f"device {name!r} is not one of auto, cpu, cuda, cuda:N, mps.")
+    return [str(name) for name in given]
+
+
 def available_cores() -> int:
     """Cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
@@ -163,7 +172,9 @@ def available_cores() -> int:
 
 def has_torch() -> bool:
     """Whether torch is installed; it is not imported."""
-    return "torch" in sys.modules or importlib.util.find_spec("torch") is not None
+    if "torch" in sys.modules:
+        return sys.modules["torch"] is not None  # pyright: ignore[reportUnnecessaryComparison]
+    return importlib.util.find_spec("torch") is not None
 
 
 def gpu_in_machine() -> bool:
@@ -180,8 +191,11 @@ def _usable_gpu() -> bool:
     if not has_torch():
         tell_once('this machine has a GPU, and torch is not installed: running on the CPU. pip install "gnomon[torch]"')
         return False
-    import torch
-
+    try:
+        import torch
+    except Exception as error:
+        tell_once(f"this machine has a GPU, and torch cannot be imported ({error}): running on the CPU.")
+        return False
     if torch.cuda.is_available():
         return True
     tell_once(f"this machine has a GPU that torch {torch.__version__} cannot use: running on the CPU.")
@@ -200,7 +214,8 @@ def _on_torch(devices: Sequence[str], dtype: str) -> str:
 
     for device in devices:
         check_device(device)
-    settled = natural_dtype(devices[0]) if dtype == "auto" else dtype
+    natural = {natural_dtype(device) for device in devices}
+    settled = dtype if dtype != "auto" else natural.pop() if len(natural) == 1 else "float32"
     for device in devices:
         check_dtype(device, settled)
     return settled

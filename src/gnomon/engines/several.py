@@ -19,10 +19,12 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import IO, Any
 
 from gnomon.engines import Engine, Failure, Vectors
 from gnomon.errors import GnomonError, Notice, WorkerError
+from gnomon.notices import tell_once
 from gnomon.packed import Packed
 
 AHEAD = 2
@@ -30,7 +32,8 @@ AHEAD = 2
 
 Opener = Callable[[], Engine]
 
-WORKER = "from gnomon.engines.several import work; work()"
+WORKER = "import sys; sys.path[:] = {path!r}; from gnomon.engines.several import work; work()"
+"""It imports from where its parent does, and not from the folder that it is started in."""
 
 
 class SeveralEngines(Engine):
@@ -109,6 +112,7 @@ class _Worker:
     def ask(self, method: str, *arguments: Any) -> Any:
         try:
             if self.process.poll() is not None:
+                self._close()
                 self._start()
             self._send((method, arguments))
             return self._receive()
@@ -116,6 +120,10 @@ class _Worker:
             return Failure(str(error))
         except (EOFError, OSError, pickle.UnpicklingError):
             return Failure(self._ending())
+        except BaseException:  # Ctrl-C: its answer would be taken for the next one's
+            self.process.kill()
+            self.process.wait()
+            raise
 
     def _start(self) -> None:
         """
@@ -124,19 +132,25 @@ class _Worker:
         """
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115
         self.process = subprocess.Popen(
-            [sys.executable, "-c", WORKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors
+            [sys.executable, "-P", "-c", WORKER.format(path=[place for place in sys.path if type(place) is str])],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.errors,
         )
         assert self.process.stdin and self.process.stdout
         self.input, self.output = self.process.stdin, self.process.stdout
-        weakref.finalize(self, _end, self.process, self.input, self.output, self.errors)
+        self._close = weakref.finalize(self, _end, self.process, self.input, self.output, self.errors)
         try:
             self._send((self.device, self.opener))
             answer = self._receive()
         except (EOFError, OSError):
             raise WorkerError(self._ending()) from None
         if isinstance(answer, Failure):
+            self.process.wait()  # it has ended, so that the next call starts another
             raise WorkerError(answer.why)
-        self.name, self.pads = answer
+        self.name, self.pads, notices = answer
+        for notice in notices:
+            tell_once(notice)
 
     def _send(self, what: object) -> None:
         pickle.dump(what, self.input, protocol=pickle.HIGHEST_PROTOCOL)
@@ -156,7 +170,6 @@ class _Worker:
 def work() -> None:
     """A worker: opens its engine, answers until its input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; its end closes our input
-    warnings.simplefilter("ignore", Notice)  # the parent has said it
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print goes to stderr
     asked = sys.stdin.buffer
@@ -170,9 +183,11 @@ def work() -> None:
         except Exception as error:
             return Failure(f"on {device}: {type(error).__name__}: {error}")
 
-    engine = attempt(opener)
-    _answer(answers, engine if isinstance(engine, Failure) else (engine.name, engine.pads))
-    while True:
+    with warnings.catch_warnings(record=True) as told:
+        engine = attempt(opener)
+    notices = [str(one.message) for one in told if issubclass(one.category, Notice)]  # the parent's to give
+    _answer(answers, engine if isinstance(engine, Failure) else (engine.name, engine.pads, notices))
+    while not isinstance(engine, Failure):
         try:
             method, arguments = pickle.load(asked)
         except EOFError:
@@ -192,7 +207,9 @@ def _whole(answer: Any) -> Any:
 
 
 def _end(process: subprocess.Popen[bytes], *pipes: IO[bytes]) -> None:
-    """Close its input, which ends it, and see it out."""
-    for pipe in pipes:
-        pipe.close()
+    """End it and see it out. Closing its input would not do: a forked child of ours may hold that too."""
+    process.terminate()
     process.wait()
+    for pipe in pipes:
+        with suppress(OSError):  # what was not read by a worker that died is not written
+            pipe.close()

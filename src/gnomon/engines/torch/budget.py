@@ -7,8 +7,9 @@ or out of memory. Where the best lies depends on the device, the widths and the 
 from __future__ import annotations
 
 import json
-import tempfile
+import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -74,7 +75,7 @@ def cache_file() -> Path | None:
 def _read(file: Path | None) -> dict[str, int]:
     try:
         found = json.loads(file.read_text()) if file else {}
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     if not isinstance(found, dict):
         return {}
@@ -84,10 +85,11 @@ def _read(file: Path | None) -> dict[str, int]:
 def _write(file: Path | None, budgets: dict[str, int]) -> None:
     if file is None:
         return
+    part = file.with_name(f"{file.name}.{os.getpid()}.tmp")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=file.parent, suffix=".tmp", delete=False) as part:
-            json.dump(budgets, part, indent=1, sort_keys=True)
-        Path(part.name).replace(file)
+        part.write_text(json.dumps(budgets, indent=1, sort_keys=True))
+        part.replace(file)
     except OSError:
-        return
+        with suppress(OSError):
+            part.unlink()

@@ -202,7 +202,8 @@ class TorchEngine(Engine):
         # out here the traceback, and with it what it held on the device, is gone
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        self._budget = max(1, min(self._budget or len(packed.ids_T), len(packed.ids_T)) // 2)
+        half = max(1, len(packed.ids_T) // 2)
+        self._budget = min(self._budget or half, half)
         return None
 
     @contextmanager
