@@ -326,3 +326,37 @@ def test_positions_beyond_the_tables_made_so_far() -> None:
         wanted = TorchEngine(spec, PoolingSpec(), arrays, attention=plain).pool(packed)
         assert_same(fresh.pool(packed), wanted)
     assert np.array_equal(fresh.pool(short), before)
+
+
+@pytest.mark.parametrize("name", ["wide, ntk, gated", "roberta"])
+def test_a_trunk_that_has_encoded_can_be_trained_and_in_bfloat16_too(name: str) -> None:
+    """What inference caches (rotary tables) serves autograd; autocast mixes dtypes on the way."""
+    spec, arrays = model(name)
+    trunk = Trunk.of(spec, arrays)
+    batch = Batch.of(pack(texts(name)), spec)
+    with torch.inference_mode():
+        wanted = trunk(batch)
+    trunk(batch).sum().backward()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = trunk(batch)
+        found.float().square().sum().backward()
+    assert torch.nn.functional.cosine_similarity(found.float(), wanted, dim=-1).min() > 0.99
+    for key, parameter in trunk.named_parameters():
+        assert parameter.grad is not None, key
+        assert parameter.grad.isfinite().all(), key
+
+
+def test_a_copy_of_a_trunk_is_one_of_its_own() -> None:
+    """What an average of weights needs."""
+    from copy import deepcopy
+
+    spec, arrays = model("wide, ntk, gated")
+    trunk = Trunk.of(spec, arrays)
+    batch = Batch.of(pack(texts("wide, ntk, gated")), spec)
+    wanted = trunk(batch).detach()
+    other = deepcopy(trunk)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(0.5)
+    torch.testing.assert_close(trunk(batch).detach(), wanted)
+    assert (other(batch) - wanted).abs().max() > 0.01

@@ -84,18 +84,20 @@ class Rotary:
         self._tables: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
 
     def angles(self, batch: Batch, dtype: torch.dtype) -> Angles:
-        """cos and sin for the tokens of a batch, [T, 1, d / 2] each."""
-        key = (batch.positions_T.device, dtype)
+        """cos and sin for the tokens of a batch, [T, 1, d / 2] each: in float64 for such states, else in float32."""
+        key = (batch.positions_T.device, torch.float64 if dtype == torch.float64 else torch.float32)
         tables = self._tables.get(key)
         if tables is None or len(tables[0]) < batch.spans.longest:
             self._tables[key] = tables = self._make(batch.spans.longest, *key)
-        return tuple(F.embedding(batch.positions_T, table_SR)[:, None] for table_SR in tables)  # pyright: ignore
+        cos_SR, sin_SR = tables
+        return F.embedding(batch.positions_T, cos_SR)[:, None], F.embedding(batch.positions_T, sin_SR)[:, None]
 
     def _make(self, longest: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Tables [S, d / 2], computed in float64 where that exists; their length doubles, so they are made seldom."""
-        positions_S = torch.arange(1 << max(longest - 1, 1).bit_length(), dtype=torch.float64)
-        angles_SR = positions_S[:, None] * self.frequencies_R
-        return angles_SR.cos().to(device, dtype), angles_SR.sin().to(device, dtype)
+        """Tables [S, d / 2], computed in float64 on the host; their length doubles, so they are made seldom."""
+        with torch.inference_mode(False):  # a table that was made while encoding must serve training too
+            positions_S = torch.arange(1 << max(longest - 1, 1).bit_length(), dtype=torch.float64)
+            angles_SR = positions_S[:, None] * self.frequencies_R
+            return angles_SR.cos().to(device, dtype), angles_SR.sin().to(device, dtype)
 
 
 def turn(x_THd: Tensor, angles: Angles) -> Tensor:
@@ -103,7 +105,7 @@ def turn(x_THd: Tensor, angles: Angles) -> Tensor:
     cos, sin = angles
     low, high = x_THd.chunk(2, dim=-1)
     if x_THd.requires_grad:
-        return torch.cat([low * cos - high * sin, high * cos + low * sin], dim=-1)
+        return torch.cat([low * cos - high * sin, high * cos + low * sin], dim=-1).to(x_THd.dtype)
     out_THd = torch.empty(x_THd.shape, dtype=x_THd.dtype, device=x_THd.device)
     out_low, out_high = out_THd.chunk(2, dim=-1)  # written in place: four passes over half the size, no copy at the end
     torch.mul(low, cos, out=out_low).addcmul_(high, sin, value=-1)
