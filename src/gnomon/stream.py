@@ -23,7 +23,7 @@ from gnomon.engines import Engine, Failure, Vectors
 from gnomon.errors import InputError, TruncationError
 from gnomon.notices import warn_caller
 from gnomon.packed import Ids, Packed, pack, split
-from gnomon.spec import ModelSpec
+from gnomon.spec import ModelSpec, StaticSpec
 from gnomon.tokenizer import Tokenizer
 
 OnTruncate = Literal["warn", "error", "silent", "mean"]
@@ -182,6 +182,11 @@ class Stream:
         ids = self.tokenizer.ids([request.prompt + text for text in texts] if request.prompt else texts)
         rows = self.spec.trunk.rows
         for index, ids_T in enumerate(ids):
+            if not ids_T.size and not isinstance(self.spec.trunk, StaticSpec):
+                raise InputError(
+                    f"text {request.positions[start + index]} has no tokens, and this model's tokenizer adds none; "
+                    "leave it out."
+                )
             if ids_T.size and ids_T.max() >= rows:
                 raise InputError(
                     f"text {request.positions[start + index]} has token {ids_T.max()}, and the model has vectors for "

@@ -19,6 +19,7 @@ from gnomon.engines.choose import Options, available_cores, int8_saturates, open
 from gnomon.engines.onnx import OnnxEngine
 from gnomon.engines.static import StaticEngine
 from gnomon.errors import ExtraError, InputError, Notice
+from gnomon.notices import tell_once
 from gnomon.packed import pack
 from gnomon.spec import ModelSpec, PoolingSpec, StaticSpec, TokenizerSpec, TrunkSpec, trunk_arrays
 
@@ -48,7 +49,7 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> Gpus:
     """Pretend that there are GPUs of these capabilities, and that torch sees them."""
     torch = pytest.importorskip("torch")
 
-    def pretend(*capabilities: tuple[int, int], seen: bool = True) -> None:
+    def pretend(*capabilities: tuple[int, int], seen: bool = True, works: bool = True) -> None:
         def number(device: Any) -> int:
             return torch.device(device).index or 0
 
@@ -57,6 +58,7 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> Gpus:
         monkeypatch.setattr(torch.cuda, "device_count", lambda: len(capabilities) if seen else 0)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capabilities[number(device)])
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU {number(device)}")
+        monkeypatch.setattr("gnomon.engines.torch.devices.computes", lambda: works)
 
     return pretend
 
@@ -494,3 +496,15 @@ def test_auto_takes_a_dtype_that_all_gpus_have(gpus: Gpus) -> None:
     gpus((8, 0), (7, 5))
     assert Options.check(**FINE | {"device": "cuda:0,cuda:1"}).settled().dtype == "float32"
     assert Options.check(**FINE | {"device": "cuda:0"}).settled().dtype == "bfloat16"
+
+
+def test_a_gpu_that_runs_no_kernel_of_this_torch_is_told_of_and_left(gpus: Gpus) -> None:
+    tell_once.cache_clear()
+    gpus((3, 5), works=False)
+    with pytest.warns(Notice, match=r"this machine has a GPU that torch .* cannot use: running on the CPU"):
+        assert Options.check(**FINE).settled().device == "cpu"
+
+
+@pytest.mark.parametrize("device", ["cuda:01", "cuda:٣", "cuda:", "cuda:12345"])
+def test_a_number_that_torch_would_not_read_is_refused(device: str) -> None:
+    assert f"device {device!r} is not one of" in refused(device=device)

@@ -613,3 +613,31 @@ def test_closing_a_worker_that_died_is_quiet(fakes: Any, tmp_path: Path, monkeyp
     del engine, worker
     gc.collect()
     assert unraised == []
+
+
+def test_a_worker_that_cannot_start_again_leaves_the_work_to_the_others(fakes: Any, tmp_path: Path) -> None:
+    """No batch is lost to a device on which it was never tried; the next call tries that device again."""
+    (tmp_path / "one").touch()
+    engine = SeveralEngines([("here", partial(fakes.after_death, tmp_path)), ("there", partial(fakes.Fake, tmp_path))])
+    (tmp_path / "broken").touch()
+    worker = engine._crew().workers[0]
+    worker.process.kill()
+    worker.process.wait()
+    found = list(engine.pool_each(of(number) for number in range(1, 30)))
+    assert [vectors[0][0] for vectors in found if not isinstance(vectors, Failure)] == [*range(1, 30)]
+    assert list(engine._crew().away.values()) == ["on here: ValueError: the disk is gone"]
+    assert engine.budget(100) > 0
+    (tmp_path / "broken").unlink()
+    assert len(list(engine.pool_each(of(number) for number in range(1, 4)))) == 3
+    assert not engine._crew().away
+
+
+def test_a_budget_is_told_also_where_no_worker_is_left(fakes: Any, tmp_path: Path) -> None:
+    (tmp_path / "one").touch()
+    engine = SeveralEngines([("here", partial(fakes.after_death, tmp_path))])
+    (tmp_path / "broken").touch()
+    worker = engine._crew().workers[0]
+    worker.process.kill()
+    worker.process.wait()
+    assert engine.budget(100) == 1024
+    assert [type(answer) for answer in engine.pool_each([of(1), of(2)])] == [Failure, Failure]

@@ -506,8 +506,13 @@ def _mlm_shapes(trunk: TrunkSpec) -> dict[str, tuple[int, ...]]:
 
 
 def _are_same(left: NDArray[Any], right: NDArray[Any]) -> bool:
-    """Equal in value; nothing is read where both are one storage, as in every .bin of a tied model."""
-    return left.__array_interface__ == right.__array_interface__ or np.array_equal(left, right)
+    """Equal in value, as far as 64 rows from first to last tell: a table may be gigabytes, and training moves all of
+    it. Nothing is read where both are one storage, as in every .bin of a tied model.
+    """
+    if left.__array_interface__ == right.__array_interface__:
+        return True
+    rows = np.unique(np.linspace(0, len(left) - 1, 64).astype(np.int64))
+    return left.shape == right.shape and np.array_equal(left[rows], right[rows])
 
 
 def _probability(key: str, value: Any) -> float:

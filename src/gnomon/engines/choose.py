@@ -25,7 +25,7 @@ from gnomon.spec import ModelSpec, StaticSpec
 MOST_THREADS = 1024
 """More would only wait for each other; the runtime hangs making them."""
 
-DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+DEVICE = re.compile(r"auto|cpu|mps|cuda(:(0|[1-9][0-9]{0,3}))?")
 
 
 class Able(NamedTuple):
@@ -193,10 +193,12 @@ def _usable_gpu() -> bool:
         return False
     try:
         import torch
+
+        from gnomon.engines.torch.devices import computes
     except Exception as error:
         tell_once(f"this machine has a GPU, and torch cannot be imported ({error}): running on the CPU.")
         return False
-    if torch.cuda.is_available():
+    if torch.cuda.is_available() and computes():
         return True
     tell_once(f"this machine has a GPU that torch {torch.__version__} cannot use: running on the CPU.")
     return False

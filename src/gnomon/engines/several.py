@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import queue
 import signal
 import subprocess
 import sys
@@ -30,6 +29,9 @@ from gnomon.packed import Packed
 AHEAD = 2
 """Batches for each worker that are taken before the oldest one's vectors are asked for."""
 
+FIRST_BUDGET = 1024
+"""Until a worker has told its own."""
+
 Opener = Callable[[], Engine]
 
 WORKER = "import sys; sys.path[:] = {path!r}; from gnomon.engines.several import work; work()"
@@ -50,16 +52,21 @@ class SeveralEngines(Engine):
         crew = self._crew()
         self.name = f"{len(openers)} workers: {', '.join(worker.name for worker in crew.workers)}"
         self.pads = crew.workers[0].pads
+        self._budget = FIRST_BUDGET
 
     def budget(self, tokens: int) -> int:
+        """A worker's own; where none can be asked, the last one that was told: no vector is lost for it."""
         found = self._crew().ask("budget", tokens // len(self.openers))
-        return _whole(found)
+        if not isinstance(found, Failure):
+            self._budget = found
+        return self._budget
 
     def pool(self, packed: Packed, prompt_tokens: int = 0) -> Vectors:
-        return _whole(self._crew().ask("pool", packed, prompt_tokens))
+        return self._whole("pool", packed, prompt_tokens)
 
     def pool_each(self, batches: Iterable[Packed], prompt_tokens: int = 0) -> Iterator[Vectors | Failure]:
         crew = self._crew()
+        crew.recall()
         asked: deque[Future[Any]] = deque()
         for packed in batches:
             asked.append(crew.threads.submit(crew.ask, "pool", packed, prompt_tokens))
@@ -69,10 +76,18 @@ class SeveralEngines(Engine):
             yield asked.popleft().result()
 
     def states(self, packed: Packed) -> Vectors:
-        return _whole(self._crew().ask("states", packed))
+        return self._whole("states", packed)
 
     def explain(self, packed: Packed) -> str:
-        return _whole(self._crew().ask("explain", packed))
+        return self._whole("explain", packed)
+
+    def _whole(self, method: str, *arguments: Any) -> Any:
+        crew = self._crew()
+        crew.recall()
+        answer = crew.ask(method, *arguments)
+        if isinstance(answer, Failure):
+            raise WorkerError(answer.why)
+        return answer
 
     def _crew(self) -> _Crew:
         """This process's workers: after a fork, a child starts its own."""
@@ -84,22 +99,50 @@ class SeveralEngines(Engine):
 
 
 class _Crew:
-    """Workers, and who of them is free."""
+    """Workers: who is free, and who cannot be started."""
 
     def __init__(self, openers: Sequence[tuple[str, Opener]]) -> None:
         self.threads = ThreadPoolExecutor(len(openers), "gnomon-device")
         self.workers = list(self.threads.map(_Worker, *zip(*openers, strict=True)))
-        self.free: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
-        for worker in self.workers:
-            self.free.put(worker)
+        self.free = list(self.workers)
+        self.away: dict[_Worker, str] = {}
+        self.changed = threading.Condition()
+
+    def recall(self) -> None:
+        """A new call: who could not be started may try again."""
+        with self.changed:
+            self.free += self.away
+            self.away.clear()
+            self.changed.notify_all()
 
     def ask(self, method: str, *arguments: Any) -> Any:
-        """What a free worker's engine answers, or a Failure."""
-        worker = self.free.get()
-        try:
-            return worker.ask(method, *arguments)
-        finally:
-            self.free.put(worker)
+        """What a worker's engine answers, or a Failure; one that cannot be started leaves the work to the others."""
+        while True:
+            worker = self._take()
+            if worker is None:
+                return Failure("; ".join(dict.fromkeys(self.away.values())))
+            why = None
+            try:
+                return worker.ask(method, *arguments)
+            except _CannotStartError as error:
+                why = str(error)
+            finally:
+                with self.changed:
+                    if why is None:
+                        self.free.append(worker)
+                    else:
+                        self.away[worker] = why
+                    self.changed.notify_all()
+
+    def _take(self) -> _Worker | None:
+        """A free worker, waited for; None where no worker is left."""
+        with self.changed:
+            self.changed.wait_for(lambda: self.free or len(self.away) == len(self.workers))
+            return self.free.pop(0) if self.free else None
+
+
+class _CannotStartError(WorkerError):
+    """A worker did not open its engine, so it has tried nothing."""
 
 
 class _Worker:
@@ -110,14 +153,16 @@ class _Worker:
         self._start()
 
     def ask(self, method: str, *arguments: Any) -> Any:
+        """
+        Raises:
+            _CannotStartError: the process had ended, and another could not open its engine.
+        """
+        if self.process.poll() is not None:
+            self._close()
+            self._start()
         try:
-            if self.process.poll() is not None:
-                self._close()
-                self._start()
             self._send((method, arguments))
             return self._receive()
-        except WorkerError as error:
-            return Failure(str(error))
         except (EOFError, OSError, pickle.UnpicklingError):
             return Failure(self._ending())
         except BaseException:  # Ctrl-C: its answer would be taken for the next one's
@@ -128,7 +173,7 @@ class _Worker:
     def _start(self) -> None:
         """
         Raises:
-            WorkerError: the worker could not open its engine.
+            _CannotStartError: the worker could not open its engine.
         """
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115
         self.process = subprocess.Popen(
@@ -144,10 +189,10 @@ class _Worker:
             self._send((self.device, self.opener))
             answer = self._receive()
         except (EOFError, OSError):
-            raise WorkerError(self._ending()) from None
+            raise _CannotStartError(self._ending()) from None
         if isinstance(answer, Failure):
             self.process.wait()  # it has ended, so that the next call starts another
-            raise WorkerError(answer.why)
+            raise _CannotStartError(answer.why)
         self.name, self.pads, notices = answer
         for notice in notices:
             tell_once(notice)
@@ -198,12 +243,6 @@ def work() -> None:
 def _answer(answers: IO[bytes], what: object) -> None:
     pickle.dump(what, answers, protocol=pickle.HIGHEST_PROTOCOL)
     answers.flush()
-
-
-def _whole(answer: Any) -> Any:
-    if isinstance(answer, Failure):
-        raise WorkerError(answer.why)
-    return answer
 
 
 def _end(process: subprocess.Popen[bytes], *pipes: IO[bytes]) -> None:

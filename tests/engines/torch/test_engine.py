@@ -55,7 +55,14 @@ class Small:
         monkeypatch.setattr(engine.trunk, "forward", limited)
 
 
-OUT = (torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory: ..."))
+OUT = (
+    torch.OutOfMemoryError("CUDA out of memory"),
+    RuntimeError("DefaultCPUAllocator: can't allocate memory: ..."),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"),
+    RuntimeError("MPS backend out of memory"),
+    RuntimeError("std::bad_alloc"),
+    MemoryError(),
+)
 
 
 @pytest.mark.parametrize("error", OUT)
@@ -70,7 +77,7 @@ def test_a_batch_that_does_not_fit_is_cut_until_it_does(
     assert_same(found, wanted(NAME, lengths, mode))
     assert memory.asked[0] == sum(lengths)
     assert sum(count for count in memory.asked if count <= 21) == sum(lengths)  # each text is computed once
-    assert small.budget(10) < sum(lengths)  # later batches are smaller
+    assert small.budget(10) == 64  # later batches are smaller, down to a floor
 
 
 @settings(max_examples=25, deadline=None)
@@ -82,6 +89,23 @@ def test_batches_in_a_row_keep_their_order_whatever_fits(lengths: list[list[int]
         found = list(small.pool_each(pack(texts(NAME, tuple(batch))) for batch in lengths))
     for vectors_BD, batch in zip(found, lengths, strict=True):
         assert_same(vectors_BD, wanted(NAME, tuple(batch)))
+
+
+def test_a_moment_of_too_little_memory_teaches_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody else's batch on the same GPU: ours fits when it is tried again."""
+    ours = engine()
+    forward = ours.trunk.forward
+    errors = [OUT[0]]
+
+    def sometimes(*arguments: Any) -> torch.Tensor:
+        if errors:
+            raise errors.pop()
+        return forward(*arguments)
+
+    monkeypatch.setattr(ours.trunk, "forward", sometimes)
+    before = ours.budget(10)
+    assert_same(np.concatenate([*ours.pool_each([pack(texts(NAME, (5, 3)))])]), wanted(NAME, (5, 3)))
+    assert ours.budget(10) == before
 
 
 def test_states_are_cut_too(monkeypatch: pytest.MonkeyPatch) -> None:

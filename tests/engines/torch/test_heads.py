@@ -23,6 +23,7 @@ from gnomon.checkpoint.folder import Checkpoint, read_folder
 from gnomon.checkpoint.hub import resolve
 from gnomon.engines.torch.batch import Batch
 from gnomon.engines.torch.heads import Heads, MaskedLM, Pooling, segment_sum
+from gnomon.engines.torch.tensors import to_arrays
 from gnomon.engines.torch.trunk import Trunk
 from gnomon.packed import pack
 from gnomon.spec import (
@@ -96,7 +97,7 @@ def test_a_segmented_sum_in_blocks_is_the_sum(lengths: list[int]) -> None:
 
 CHAIN = (
     DenseSpec("2_Dense", 6, 5, activation="tanh"),
-    DenseSpec("3_Dense", 5, 5, bias=False, activation="gelu", residual=True),
+    DenseSpec("3_Dense.v1", 5, 5, bias=False, activation="gelu", residual=True),
     DenseSpec("4_Dense", 5, 4, residual=True),
     NormalizeSpec(),
 )
@@ -203,7 +204,7 @@ def test_mlm_logits_and_names_are_those_of_transformers(
     else:
         assert trunk.embed.tokens.grad[31:].abs().max() == 0
     # and our parameters under their names load into their model
-    ours = {name: tensor.detach().numpy() for name, tensor in trunk.state_dict().items()}
+    ours = to_arrays(trunk.state_dict())
     named = {name: torch.from_numpy(array) for name, array in foreign_arrays(ours, spec, checkpoint.config).items()}
     fresh = type(theirs)(theirs.config).eval()
     missing, unexpected = fresh.base_model.load_state_dict(named, strict=False)

@@ -3,11 +3,13 @@
 T: tokens of a text; H: hidden; B: texts.
 """
 
+import pickle
 from collections.abc import Callable
 from functools import cache
 from itertools import pairwise
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 import torch
@@ -20,7 +22,9 @@ from gnomon.engines.torch.attention import grouped, plain
 from gnomon.engines.torch.batch import Batch, Spans, position_rows
 from gnomon.engines.torch.engine import TorchEngine
 from gnomon.engines.torch.heads import Pooling
+from gnomon.engines.torch.tensors import tensor_of, to_arrays
 from gnomon.engines.torch.trunk import Trunk
+from gnomon.errors import InputError
 from gnomon.packed import pack, split
 from gnomon.spec import PoolingSpec, TrunkSpec, trunk_arrays
 
@@ -137,15 +141,50 @@ def test_a_gradient_equals_its_difference_quotient() -> None:
         assert float(weight.grad[place]) == pytest.approx(float(above - below) / (2 * step), rel=1e-4, abs=1e-8)
 
 
-def test_parameters_have_our_names_and_are_the_arrays_themselves() -> None:
+@pytest.mark.parametrize("share", [True, False])
+def test_parameters_have_our_names_and_lie_where_they_should(share: bool) -> None:
+    """Shared for inference; copied to be trained, so that no step of an optimizer reaches a mapped file."""
     for name in (*NAMES, *MADE):
         spec, arrays = model(name)
-        trunk = Trunk.of(spec, arrays)
+        trunk = Trunk.of(spec, arrays, share=share)
         assert {key: tuple(value.shape) for key, value in trunk.state_dict().items()} == trunk_arrays(spec)
-        for key, value in trunk.state_dict().items():
-            assert np.array_equal(value.numpy(), arrays[key])
+        for key, array in to_arrays(trunk.state_dict()).items():
+            assert np.array_equal(array, arrays[key])
             if arrays[key].flags.c_contiguous:
-                assert value.data_ptr() == arrays[key].ctypes.data
+                assert (array.ctypes.data == arrays[key].ctypes.data) == share
+
+
+def test_a_step_of_an_optimizer_leaves_the_checkpoint_alone() -> None:
+    spec, arrays = model("stella_en_400M_v5")  # a mapped file
+    trunk = Trunk.of(spec, arrays)
+    before = {key: array.copy() for key, array in arrays.items()}
+    trunk(Batch.of(pack(texts("stella_en_400M_v5")), spec)).square().sum().backward()
+    torch.optim.SGD(trunk.parameters(), lr=0.1).step()
+    assert not np.array_equal(to_arrays(trunk.state_dict())["layers.0.up.weight"], before["layers.0.up.weight"])
+    assert all(np.array_equal(arrays[key], before[key]) for key in before)
+
+
+def test_arrays_of_half_precision_come_back_as_they_are() -> None:
+    tensors = {"a": torch.randn(2, 3).bfloat16(), "b": torch.randn(4, requires_grad=True)}
+    found = to_arrays(tensors)
+    assert found["a"].dtype == ml_dtypes.bfloat16
+    for name, tensor in tensors.items():
+        assert np.array_equal(found[name].astype(np.float32), tensor.detach().float().numpy())
+        assert torch.equal(tensor_of(found[name]), tensor.detach())
+
+
+def test_a_trunk_can_be_pickled() -> None:
+    for name in ("wide, ntk, gated", "tanh form of gelu"):
+        spec, arrays = model(name)
+        trunk = Trunk.of(spec, arrays)
+        batch = Batch.of(pack(texts(name)), spec)
+        assert torch.equal(pickle.loads(pickle.dumps(trunk))(batch), trunk(batch))
+
+
+def test_a_kernel_without_dropout_is_refused_where_dropout_is_asked_for() -> None:
+    spec, arrays = model("roberta")
+    with pytest.raises(InputError, match="attention has no dropout; take attention=choose"):
+        Trunk.of(spec, arrays, attention=forms.varlen, attention_dropout=0.1)
 
 
 def test_dropout_acts_in_training_alone_and_where_it_is_asked_for() -> None:
@@ -301,8 +340,7 @@ def test_the_form_for_a_gpu(
     monkeypatch.setattr(forms, "has_varlen", lambda: True)
     monkeypatch.setattr(forms, "has_flash_attn", lambda: installed)
     forms.tell_once.cache_clear()
-    refused = forms.kernel_refuses(CUDA, dtype, head_size) is not None
-    if refused:
+    if chosen is grouped:
         with pytest.warns(UserWarning, match="variable-length attention kernels are not used: "):
             assert forms.choose(CUDA, dtype, head_size, dropout=dropout) is chosen
     assert (

@@ -21,6 +21,7 @@ Attention = Callable[[Tensor, Tensor, Tensor, Spans, Spans, float], Tensor]
 """(q_QHd, k_THd, v_THd, q_spans, k_spans, dropout) -> [Q, H, d]. H here counts heads."""
 
 HALF = (torch.float16, torch.bfloat16)
+SLOWER = "The result is the same, and slower."
 
 
 def plain(q: Tensor, k: Tensor, v: Tensor, q_spans: Spans, k_spans: Spans, dropout: float) -> Tensor:
@@ -76,12 +77,16 @@ def choose(device: torch.device, dtype: torch.dtype, head_size: int, *, dropout:
     """The fastest form that computes this; on a GPU, a notice tells of what keeps its kernels from it."""
     why = kernel_refuses(device, dtype, head_size)
     if device.type == "cuda" and why:
-        tell_once(f"the variable-length attention kernels are not used: {why}. The result is the same, and slower.")
+        tell_once(f"the variable-length attention kernels are not used: {why}. {SLOWER}")
     if why:
         return grouped
     if has_varlen() and not dropout:
         return varlen
-    return flash if has_flash_attn() else grouped
+    if has_flash_attn():
+        return flash
+    what = "torch's own takes no attention dropout" if has_varlen() else "this torch brings none"
+    tell_once(f"the variable-length attention kernels are not used: {what}, and flash-attn is not installed. {SLOWER}")
+    return grouped
 
 
 def kernel_refuses(device: torch.device, dtype: torch.dtype, head_size: int) -> str | None:
@@ -102,8 +107,11 @@ def kernel_refuses(device: torch.device, dtype: torch.dtype, head_size: int) -> 
 
 @cache
 def has_varlen() -> bool:
-    """Whether this torch brings the kernel (2.10 and newer)."""
-    return importlib.util.find_spec("torch.nn.attention.varlen") is not None
+    """Whether this torch brings the kernel: 2.10 and newer, where it is built with FlashAttention."""
+    if importlib.util.find_spec("torch.nn.attention.varlen") is None:
+        return False
+    built_with = getattr(torch.backends.cuda, "is_flash_attention_available", lambda: True)
+    return bool(built_with())
 
 
 @cache

@@ -23,6 +23,14 @@ def check_device(name: str) -> None:
         raise InputError(f"device {name!r} is not there for torch {torch.__version__}. Use device='cpu'.")
 
 
+def computes() -> bool:
+    """Whether the current GPU runs a kernel of this torch; one that is too old or too new for it does not."""
+    try:
+        return float(torch.ones(1, device="cuda").add_(1)) == 2
+    except RuntimeError:
+        return False
+
+
 def check_dtype(name: str, dtype: str) -> None:
     """
     Raises:

@@ -7,11 +7,14 @@ vectors are asked for. A batch that does not fit in memory is cut in two.
 from __future__ import annotations
 
 import os
+import platform
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -76,11 +79,11 @@ class TorchEngine(Engine):
         threads: int | None = None,
         attention: forms.Attention | None = None,
     ) -> None:
-        self.device, self.dtype, self.threads = torch.device(device), dtype, threads
+        self.device, self.dtype, self.threads = _with_index(torch.device(device)), dtype, threads
         kind: torch.dtype = getattr(torch, dtype)
         form = attention or forms.choose(self.device, kind, trunk.head_size)
         self.one_token = pools_one_token(pooling)
-        self.trunk = Trunk.of(trunk, arrays, attention=form)
+        self.trunk = Trunk.of(trunk, arrays, attention=form, share=True)
         prepare(self.trunk, device=self.device, dtype=kind, one_token=self.one_token)
         self.pooling = Pooling(pooling)
         self.name = f"torch, {self.device}, {dtype}, {form.__name__} attention"
@@ -90,7 +93,7 @@ class TorchEngine(Engine):
 
     def budget(self, tokens: int) -> int:
         sizes = budgets.SIZES[self.device.type]
-        if self._budget is None and tokens < sizes.worth:
+        if self._budget is None and (tokens < sizes.worth or os.getpid() != self._process):
             return sizes.default
         if self._budget is None:
             self._budget = budgets.kept(self._key(), self._measure, budgets.cache_file())
@@ -118,10 +121,11 @@ class TorchEngine(Engine):
     def explain(self, packed: Packed) -> str:
         """The first layer whose output is not finite."""
         found: list[str] = []
+        thread = threading.get_ident()  # others may run the same trunk
 
         def watch(name: str) -> Callable[[nn.Module, Any, Any], None]:
-            def look(module: nn.Module, inputs: Any, output: Any) -> None:
-                if isinstance(output, Tensor) and not bool(output.isfinite().all()):
+            def look(module: nn.Module, inputs: Any, output: Tensor) -> None:
+                if threading.get_ident() == thread and not bool(output.isfinite().all()):
                     found.append(name)
 
             return look
@@ -179,6 +183,7 @@ class TorchEngine(Engine):
                 f"a text of {len(packed.ids_T):,} tokens does not fit into the memory of {self.device} beside the "
                 "model; free memory there, use dtype='bfloat16', or cut the text (a smaller max_seq_length)."
             )
+        self._learn(len(packed.ids_T) // 2)
         halves = part(packed, 0, texts // 2), part(packed, texts // 2, texts)
         return np.concatenate([self._run(work, half) for half in halves])
 
@@ -187,7 +192,7 @@ class TorchEngine(Engine):
         if self.device.type == "cuda" and os.getpid() != self._process:
             raise InputError("a model on a GPU cannot be used after a fork; load it in the new process.")
         try:
-            with torch.inference_mode(), self._own_threads():
+            with torch.inference_mode(), self._here(), self._own_threads():
                 values = work(packed).float()
                 if self.device.type != "cuda":
                     return _Started(values.cpu(), None)
@@ -196,15 +201,22 @@ class TorchEngine(Engine):
                 done = torch.cuda.Event()
                 done.record(torch.cuda.current_stream(self.device))
                 return _Started(arrived, done)
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
         # out here the traceback, and with it what it held on the device, is gone
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        half = max(1, len(packed.ids_T) // 2)
-        self._budget = min(self._budget or half, half)
         return None
+
+    def _learn(self, tokens: int) -> None:
+        """Later batches are of at most so many tokens, since twice as many did not fit; but not of a handful."""
+        sizes = budgets.SIZES[self.device.type]
+        self._budget = max(min(self._budget or sizes.default, tokens), sizes.tried[0] // 8)
+
+    def _here(self) -> AbstractContextManager[object]:
+        """Makes the engine's GPU the current one, so that nothing touches another."""
+        return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
 
     @contextmanager
     def _own_threads(self) -> Generator[None]:
@@ -233,7 +245,7 @@ class TorchEngine(Engine):
         lengths_B = np.full(max(1, tokens // PROBE_LENGTH), PROBE_LENGTH)
         took: list[float] = []
         try:
-            with torch.inference_mode(), self._own_threads():
+            with torch.inference_mode(), self._here(), self._own_threads():
                 spans = Spans.of(lengths_B, self.device)
                 x_TH = torch.ones(int(lengths_B.sum()), spec.hidden, dtype=self.trunk.dtype, device=self.device)
                 for _ in range(3):  # the first warms up
@@ -242,7 +254,7 @@ class TorchEngine(Engine):
                     if self.device.type == "cuda":
                         torch.cuda.synchronize(self.device)
                     took.append(time.perf_counter() - start)
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             return None
@@ -254,13 +266,33 @@ class TorchEngine(Engine):
             device = torch.cuda.get_device_name(self.device)
         else:
             cores = self.threads or torch.get_num_threads()
-            device = f"{self.device.type} {torch.backends.cpu.get_cpu_capability()} {cores} threads"
+            device = f"{processor()} {torch.backends.cpu.get_cpu_capability()} {cores} threads"
         return f"{device}, torch {torch.__version__}, {self.dtype}, {spec.hidden} x {spec.inner}, {spec.heads} heads"
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """torch has a class for this on CUDA, and a sentence on a CPU."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+def processor() -> str:
+    """The processor's name, as far as the system tells it."""
+    try:
+        rows = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        rows = []
+    named = next((row for row in rows if row.startswith("model name")), "")
+    return named.partition(":")[2].strip() or platform.processor() or platform.machine()
+
+
+NO_MEMORY = ("out of memory", "ALLOC_FAILED", "can't allocate memory", "bad_alloc")
+"""What torch and the libraries under it say when memory is short: CUDA, cuBLAS, mps, the processor's allocators."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in NO_MEMORY)
+
+
+def _with_index(device: torch.device) -> torch.device:
+    """ "cuda" means the GPU that is current now, and not whichever is current in the thread that encodes."""
+    if device.type == "cuda" and device.index is None:  # pyright: ignore[reportUnnecessaryComparison]
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
 
 
 def _drain(pending: deque[_Started], down_to: int = 0) -> Iterator[Vectors]:

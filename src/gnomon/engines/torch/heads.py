@@ -18,7 +18,7 @@ from gnomon import heads as plain_heads
 from gnomon.engines.pooling import first_pooled, packed_weights
 from gnomon.engines.torch.batch import to_device
 from gnomon.engines.torch.layers import ACTIVATIONS, Linear
-from gnomon.engines.torch.tensors import tensors_of
+from gnomon.engines.torch.tensors import tensor_of
 from gnomon.engines.torch.trunk import Trunk
 from gnomon.packed import Packed
 from gnomon.spec import Activation, DenseSpec, MlmSpec, ModelSpec, NormalizeSpec, PoolingSpec, dense_heads, head_arrays
@@ -50,7 +50,9 @@ class Pooling(nn.Module):
         kept_T = torch.from_numpy(np.flatnonzero(packed.positions_T >= first_T))
         lengths_B = packed.lengths_B - first_pooled(self.pooling, packed, prompt_tokens)
         kept = states_TH[to_device(kept_T, states_TH.device)]
-        return torch.segment_reduce(kept, "max", lengths=to_device(torch.from_numpy(lengths_B), states_TH.device))
+        return torch.segment_reduce(
+            kept, "max", lengths=to_device(torch.from_numpy(lengths_B), states_TH.device), unsafe=True
+        )  # unsafe: it does not stop the device to look at the lengths, which are ours
 
 
 BLOCK = 64
@@ -108,17 +110,20 @@ class Heads(nn.Module):
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.dense = nn.ModuleDict({head.name: Dense(head) for head in dense_heads(spec)})
+        self.dense = nn.ModuleDict({_key(head.name): Dense(head) for head in dense_heads(spec)})
         self.normalize = Normalize()
 
     @classmethod
     def of(cls, spec: ModelSpec, arrays: Mapping[str, NDArray[Any]]) -> Heads:
-        """Heads whose parameters are the arrays themselves."""
+        """Heads with copies of the arrays as parameters, to train."""
         with torch.device("meta"):
             heads = cls(spec)
-        names = {name for head in dense_heads(spec) for name in head_arrays(head)}
-        tensors = tensors_of({name: arrays[name] for name in names})
-        heads.load_state_dict({f"dense.{name}": tensor for name, tensor in tensors.items()}, assign=True)
+        copies = {
+            f"dense.{_key(head.name)}{name.removeprefix(head.name)}": tensor_of(arrays[name]).clone()
+            for head in dense_heads(spec)
+            for name in head_arrays(head)
+        }
+        heads.load_state_dict(copies, assign=True)
         return heads
 
     def forward(self, pooled_BD: Tensor, dim: int | None = None) -> Tensor:
@@ -126,7 +131,7 @@ class Heads(nn.Module):
         chain, prefix = plain_heads.chain(self.spec, dim)
         x_BD = pooled_BD
         for head in chain:
-            x_BD = self.normalize(x_BD) if isinstance(head, NormalizeSpec) else self.dense[head.name](x_BD)
+            x_BD = self.normalize(x_BD) if isinstance(head, NormalizeSpec) else self.dense[_key(head.name)](x_BD)
         if prefix is None:
             return x_BD
         x_BD = x_BD[:, :prefix]
@@ -161,10 +166,15 @@ class MaskedLM(nn.Module):
         tokens = trunk.embed.tokens if mlm.tied else None
         with torch.device("meta"):
             head = cls(spec.hidden, spec.vocab_size, activation=mlm.activation, norm_eps=mlm.norm_eps, tokens=tokens)
-        tensors = tensors_of({name.removeprefix("mlm."): array for name, array in arrays.items()})
+        tensors = {name.removeprefix("mlm."): tensor_of(array).clone() for name, array in arrays.items()}
         head.load_state_dict(tensors | ({"decoder.weight": tokens} if tokens is not None else {}), assign=True)
         return head
 
     def forward(self, states_TH: Tensor) -> Tensor:
         """[T, V]."""
         return self.decoder(self.norm(self.dense(states_TH)))
+
+
+def _key(name: str) -> str:
+    """A folder's name as torch allows a module to be called."""
+    return name.replace(".", "_")

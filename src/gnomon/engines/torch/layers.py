@@ -6,6 +6,7 @@ Parameters carry our names (`gnomon.spec.trunk_arrays`); weights are [out, in], 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -15,14 +16,19 @@ from gnomon.engines.torch.attention import Attention
 from gnomon.engines.torch.batch import Batch, Spans
 from gnomon.spec import Activation, RopeSpec, TrunkSpec
 
+
+def _identity(x: Tensor) -> Tensor:
+    return x
+
+
 ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
-    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
     "relu": F.relu,
     "silu": F.silu,
     "tanh": torch.tanh,
     "sigmoid": torch.sigmoid,
-    "identity": lambda x: x,
+    "identity": _identity,
 }
 
 

@@ -1,4 +1,4 @@
-"""numpy arrays as tensors, and back, without a copy."""
+"""numpy arrays as tensors, and back."""
 
 from __future__ import annotations
 
@@ -13,14 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 
-def tensors_of(arrays: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
-    """Tensors over the same memory. Whoever keeps them keeps the arrays too, and does not write: files are mapped."""
-    return {name: tensor_of(array) for name, array in arrays.items()}
-
-
 def tensor_of(array: NDArray[Any]) -> Tensor:
-    """A tensor over the memory of an array that may be read-only (torch warns of such ones, and it is right, but a
-    private writable copy of every weight is what we save).
+    """A tensor over the memory of an array, which it keeps. The array may be read-only (a mapped file): whoever writes
+    to the tensor ends the process. (torch warns of such arrays; a private copy of every weight is what we save.)
     """
     array = np.ascontiguousarray(array)
     if not array.size:
@@ -30,6 +25,18 @@ def tensor_of(array: NDArray[Any]) -> Tensor:
     vars(memory)["array"] = array  # the tensor keeps the buffer, and the buffer keeps the array
     tensor = torch.frombuffer(memory, dtype=_DTYPES[kind]).view(array.shape)
     return tensor.view(torch.bfloat16) if array.dtype == ml_dtypes.bfloat16 else tensor
+
+
+def to_arrays(tensors: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
+    """A `state_dict` as numpy arrays on the host, of the same dtypes."""
+    return {name: array_of(tensor) for name, tensor in tensors.items()}
+
+
+def array_of(tensor: Tensor) -> NDArray[Any]:
+    tensor = tensor.detach().cpu().contiguous()
+    if tensor.dtype != torch.bfloat16:
+        return tensor.numpy()
+    return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
 
 
 _DTYPES = {

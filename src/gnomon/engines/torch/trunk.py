@@ -9,20 +9,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from gnomon.engines.torch.attention import Attention, grouped
+from gnomon.engines.torch.attention import Attention, grouped, varlen
 from gnomon.engines.torch.batch import Batch
 from gnomon.engines.torch.layers import Embeddings, Layer, Rotary
-from gnomon.engines.torch.tensors import tensors_of
+from gnomon.engines.torch.tensors import tensor_of
+from gnomon.errors import InputError
 from gnomon.spec import TrunkSpec, trunk_arrays
 
 
 class Trunk(nn.Module):
     """A post-norm transformer encoder over packed tokens.
 
-    Its `state_dict` holds our array names; `checkpoint.families.foreign_arrays` turns them into a checkpoint's own.
+    Its `state_dict` holds our array names; `tensors.to_arrays` makes arrays of it, and
+    `checkpoint.families.foreign_arrays` turns those into a checkpoint's own.
 
     Args:
-        attention: a form of `attention.py`.
+        attention: a form of `attention.py`; `attention.choose` names the fastest (under autocast, for its dtype).
         dropout: of the embeddings and in front of each addition, while training.
         attention_dropout: of the attention weights, while training; the form must have it.
     """
@@ -35,6 +37,11 @@ class Trunk(nn.Module):
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
     ) -> None:
+        if attention_dropout and attention is varlen:
+            raise InputError(
+                "torch's variable-length attention has no dropout; take attention=choose(..., dropout=), or "
+                "attention_dropout=0."
+            )
         super().__init__()
         self.spec = spec
         self.embed = Embeddings(spec, dropout)
@@ -42,11 +49,19 @@ class Trunk(nn.Module):
         self.rotary = Rotary(spec.rope, spec.head_size) if spec.rope else None
 
     @classmethod
-    def of(cls, spec: TrunkSpec, arrays: Mapping[str, NDArray[Any]], **options: Any) -> Trunk:
-        """A trunk whose parameters are the arrays themselves, where they lie. Options are those of `Trunk`."""
+    def of(cls, spec: TrunkSpec, arrays: Mapping[str, NDArray[Any]], *, share: bool = False, **options: Any) -> Trunk:
+        """A trunk with these arrays as its parameters. Options are those of `Trunk`.
+
+        Args:
+            share: take the arrays where they lie, and never write to them (a mapped file would end the process); False
+                copies them, to train.
+        """
         with torch.device("meta"):
             trunk = cls(spec, **options)
-        trunk.load_state_dict(tensors_of({name: arrays[name] for name in trunk_arrays(spec)}), assign=True)
+        tensors = {name: tensor_of(arrays[name]) for name in trunk_arrays(spec)}
+        trunk.load_state_dict(
+            tensors if share else {name: tensor.clone() for name, tensor in tensors.items()}, assign=True
+        )
         return trunk
 
     @property
