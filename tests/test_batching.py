@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gnomon.batching import batches
+from gnomon.batching import BATCH_COST, batches
 
 lengths_and_budget = (st.lists(st.integers(0, 600), max_size=80), st.integers(1, 2048))
 either_way = pytest.mark.parametrize("padded", [True, False])
@@ -41,9 +41,12 @@ def test_longest_first_and_ties_in_their_order(padded: bool, lengths: list[int],
 
 @given(*lengths_and_budget)
 def test_no_batch_could_take_its_neighbours_first_text(lengths: list[int], budget: int) -> None:
-    """As few batches as the order allows."""
-    for batch, following in pairwise(batches(lengths, budget)):
-        assert (len(batch) + 1) * max(1, lengths[batch[0]]) > budget
+    """As few batches as the order allows, but where padding would cost more than another batch."""
+    found = batches(lengths, budget)
+    for place, (batch, following) in enumerate(pairwise(found)):
+        longest, longest_after = (max(1, lengths[texts[0]]) for texts in (batch, following))
+        joining = min(budget // longest - len(batch), sum(map(len, found[place + 1 :])))
+        assert joining <= 0 or (longest - longest_after) * joining > BATCH_COST
         assert lengths[following[0]] <= lengths[batch[-1]]
 
 
@@ -100,3 +103,9 @@ def test_examples(lengths: list[int], budget: int, expected: list[list[int]]) ->
 )
 def test_examples_without_padding(lengths: list[int], budget: int, expected: list[list[int]]) -> None:
     assert batches(lengths, budget, padded=False) == expected
+
+
+def test_a_long_text_does_not_fill_up_short_ones() -> None:
+    """One of 256 tokens and three of 10: 4 x 256 tokens in one batch, 286 in two."""
+    assert batches([10, 256, 10, 10], 1024) == [[1], [0, 2, 3]]
+    assert batches([250, 256, 250], 1024) == [[1, 0, 2]]  # 12 tokens of padding are cheaper than a batch

@@ -6,12 +6,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
+BATCH_COST = 64
+"""Tokens in whose time a runtime begins and ends a batch, about: padding beyond this is dearer than another batch."""
+
 
 def batches(lengths: Sequence[int], budget: int, *, padded: bool = True) -> list[list[int]]:
     """Cut texts into batches of nearly equal length.
 
     Texts are taken from the longest to the shortest (ties in their order), so the largest batch comes first and memory
-    does not grow later. A batch holds at most `budget` tokens; a text longer than the budget is a batch alone.
+    does not grow later. A batch holds at most `budget` tokens; a text longer than the budget is a batch alone. Where
+    there is padding, a batch ends in front of a text from which on it would be filled up with more than BATCH_COST.
 
     Args:
         lengths: tokens of each text.
@@ -20,11 +24,14 @@ def batches(lengths: Sequence[int], budget: int, *, padded: bool = True) -> list
     """
     found: list[list[int]] = []
     room = 0
-    for index in np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable").tolist():
-        cost = max(1, lengths[found[-1][0] if padded and found else index])
-        if cost > room:
+    order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable").tolist()
+    for place, index in enumerate(order):
+        length = max(1, lengths[index])
+        cost = max(1, lengths[found[-1][0]]) if padded and found else length
+        padding = (cost - length) * min(room // cost, len(order) - place)
+        if cost > room or padding > BATCH_COST:
             found.append([])
-            room, cost = budget, max(1, lengths[index])
+            room, cost = budget, length
         found[-1].append(index)
         room -= cost
     return found
