@@ -1,119 +1,160 @@
-"""One contender in a process of its own: commands as JSON lines on stdin, answers as JSON lines on stdout.
+"""A process of its own for one contender: commands as JSON lines on stdin, answers as JSON lines on stdout.
 
-usage: worker.py CONTENDER MODEL_FOLDER THREADS
+usage: worker.py CONTENDER FOLDER THREADS DEVICE          answers commands until stdin ends
+       worker.py CONTENDER FOLDER THREADS DEVICE --cold   import, load, one vector; prints how long each took
+       worker.py toolbox - THREADS DEVICE                 the tools of toolbox.py
 """
 
+import importlib
 import json
 import os
 import sys
+import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-import numpy as np
+import meters
+from contenders import CONTENDERS, Loaded, Setting
 
-Encode = Callable[[list[str]], Any]
-
-
-def gnomon(folder: str, threads: int, **options: str) -> Encode:
-    from gnomon import Encoder
-
-    return Encoder.load(folder, threads=threads, **options).encode
+Answer = dict[str, Any]
+SAMPLE_SECONDS = 0.2
+QUERY = "how do I sort a list?"
 
 
-def sentence_transformers(folder: str, threads: int, **options: str) -> Encode:
-    import torch
-    from sentence_transformers import SentenceTransformer
+class Commands:
+    """What a contender is asked to do."""
 
-    torch.set_num_threads(threads)
-    model = SentenceTransformer(folder, device="cpu", **options)
-    return lambda texts: model.encode(texts, show_progress_bar=False)
+    def __init__(self, loaded: Loaded, device: str) -> None:
+        self.loaded, self.device = loaded, device
 
+    def encode(self, texts: str, size: int, out: str | None = None, first: int | None = None) -> Answer:
+        """Encode the texts of a file, timed; the vectors of the `first` ones are written to `out`."""
+        import numpy as np
 
-def product(folder: str, threads: int) -> Encode:
-    """Not a model: the machine's own rate, operations a second of three libraries on one matrix product."""
-    import onnxruntime as ort
-    import torch
-    from onnx import TensorProto, helper
-
-    torch.set_num_threads(threads)
-    random = np.random.default_rng(0)
-    a = random.standard_normal((4096, 768), dtype=np.float32)
-    b = random.standard_normal((768, 3072), dtype=np.float32)
-    node = helper.make_node("MatMul", ["a", "b"], ["c"])
-    infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, None]) for name in "abc"]
-    weight = helper.make_tensor("b", TensorProto.FLOAT, b.shape, b.tobytes(), raw=True)
-    graph = helper.make_graph([node], "product", infos[:1], infos[2:], [weight])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    a_torch, b_torch = torch.from_numpy(a), torch.from_numpy(b)
-    forms = {
-        "numpy": lambda: a @ b,
-        "torch": lambda: a_torch @ b_torch,
-        "onnxruntime": lambda: session.run(None, {"a": a}),
-    }
-
-    def rate(texts: list[str]) -> dict[str, float]:
-        best: dict[str, float] = {}
-        for _ in range(5):
-            for name, run in forms.items():
-                start = time.perf_counter()
-                run()
-                best[name] = max(
-                    best.get(name, 0.0), 2 * a.shape[0] * b.shape[0] * b.shape[1] / (time.perf_counter() - start)
-                )
-        return best
-
-    return rate
-
-
-CONTENDERS: dict[str, Callable[[str, int], Encode]] = {
-    "gnomon": gnomon,
-    "gnomon int8": lambda folder, threads: gnomon(folder, threads, dtype="int8"),
-    "sentence-transformers": sentence_transformers,
-    "sentence-transformers onnx": lambda folder, threads: sentence_transformers(folder, threads, backend="onnx"),
-    "product": product,
-}
-
-
-def peak_mib() -> float:
-    """Highest resident memory of this process so far."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
-
-
-def answer(command: dict[str, Any], encode: Encode) -> dict[str, Any]:
-    if command["do"] == "encode":
-        texts = json.loads(Path(command["texts"]).read_text())
+        listed = json.loads(Path(texts).read_text())
+        meters.reset_peak(self.device)
+        meters.synchronize(self.device)
         start = time.perf_counter()
-        vectors = encode(texts)
+        vectors = self.loaded.encode(listed, size)
+        meters.synchronize(self.device)
         seconds = time.perf_counter() - start
-        np.save(command["out"], vectors)
-        return {"seconds": seconds, "peak_mib": peak_mib()}
-    if command["do"] == "latency":
+        if out:
+            np.save(out, np.asarray(vectors[:first]))
+        return {"seconds": seconds} | self._memory()
+
+    def latency(self, texts: list[str], size: int) -> Answer:
+        """Seconds of each text alone."""
         seconds = []
-        for text in command["texts"]:
+        for text in texts:
             start = time.perf_counter()
-            encode([text])
+            self.loaded.encode([text], size)
+            meters.synchronize(self.device)
             seconds.append(time.perf_counter() - start)
-        return {"seconds": seconds, "peak_mib": peak_mib()}
-    return {"rates": encode([])}
+        return {"seconds": seconds} | self._memory()
+
+    def sampled(self, texts: str, size: int) -> Answer:
+        """As `encode`, with the process's memory read five times a second."""
+        with sampling() as samples:
+            answer = self.encode(texts, size)
+        return answer | {"resident_mib": samples}
+
+    def computed(self, lengths: list[int], characters: list[int], size: int) -> Answer:
+        """Tokens that are computed, padding included."""
+        return {"tokens": int(self.loaded.padded(lengths, characters, size))}
+
+    def _memory(self) -> Answer:
+        answer = {"peak_mib": meters.peak_mib(), "device_mib": meters.device_peak_mib(self.device)}
+        meters.release(self.device)
+        return answer
+
+
+@contextmanager
+def sampling() -> Iterator[list[float]]:
+    samples = [meters.resident_mib()]
+    over = threading.Event()
+
+    def sample() -> None:
+        while not over.wait(SAMPLE_SECONDS):
+            samples.append(meters.resident_mib())
+
+    thread = threading.Thread(target=sample, daemon=True)
+    thread.start()
+    try:
+        yield samples
+    finally:
+        over.set()
+        thread.join()
+        samples.append(meters.resident_mib())
+
+
+def cold(name: str, setting: Setting) -> Answer:
+    contender = CONTENDERS[name]
+    marks = [time.perf_counter()]
+
+    def mark() -> None:
+        marks.append(time.perf_counter())
+
+    module, _, attribute = contender.entry.partition(":")
+    getattr(importlib.import_module(module), attribute)
+    mark()
+    loaded = contender.load(setting)
+    mark()
+    loaded.encode([QUERY], 32)
+    mark()
+    taken = {name: marks[at + 1] - marks[at] for at, name in enumerate(("import", "load", "first vector"))}
+    return taken | {"peak_mib": meters.peak_mib()}
+
+
+def opened(name: str, setting: Setting) -> Any:
+    if name == "toolbox":
+        from toolbox import Toolbox
+
+        return Toolbox(setting)
+    return Commands(CONTENDERS[name].load(setting), setting.device)
+
+
+def attempt(work: Callable[[], Answer]) -> Answer:
+    """What went wrong is an answer too."""
+    try:
+        return work()
+    except Exception as error:
+        told = str(error).strip().splitlines() or [""]
+        return {"failed": f"{type(error).__name__}: {told[0][:300]}"}
+
+
+def serve(name: str, setting: Setting, replies: TextIO) -> None:
+    holder: list[Any] = []
+
+    def load() -> Answer:
+        holder.append(opened(name, setting))
+        return {"ready": name}
+
+    print(json.dumps(attempt(load)), file=replies)
+    for line in sys.stdin if holder else ():
+        command = json.loads(line)
+        do = getattr(holder[0], command.pop("do"))
+        print(json.dumps(attempt(lambda do=do, command=command: do(**command))), file=replies)
 
 
 def main() -> None:
     warnings.simplefilter("ignore")
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    contender, folder, threads = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    name, folder, threads, device, *rest = sys.argv[1:]
+    dtype = CONTENDERS[name].dtype if name in CONTENDERS else "float64"
+    setting = Setting(Path(folder), int(threads), device, dtype)
+    with suppress(OSError):  # where memory runs out, it is a contender that ends, not somebody else's process
+        Path("/proc/self/oom_score_adj").write_text("500")
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what libraries print on stdout goes to stderr
-    encode = CONTENDERS[contender](folder, threads)
-    print(json.dumps({"ready": contender}), file=replies)
-    for line in sys.stdin:
-        print(json.dumps(answer(json.loads(line), encode)), file=replies)
+    if rest == ["--cold"]:
+        print(json.dumps(attempt(lambda: cold(name, setting))), file=replies)
+    else:
+        serve(name, setting, replies)
+    replies.flush()
+    os._exit(0)  # libraries whose threads do not end, or complain when they do
 
 
 if __name__ == "__main__":

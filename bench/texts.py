@@ -1,0 +1,125 @@
+"""Real texts, in mixes of lengths that are met in practice. All texts of a mix differ."""
+
+import gzip
+import itertools
+import json
+import random
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+
+MIXES: dict[str, tuple[Mapping[str, float], str]] = {
+    "short": ({"short": 1.0}, "queries and headings"),
+    "paragraphs": ({"paragraph": 1.0}, "paragraphs and answers"),
+    "long-tail": (
+        {"short": 0.45, "sentence": 0.35, "paragraph": 0.17, "section": 0.03},
+        "45 % queries and headings, 35 % sentences, 17 % paragraphs, 3 % sections of 250 to 700 words",
+    ),
+    "long": ({"document": 1.0}, "documents and parts of documents, 200 words to 6,500"),
+    "uniform-512": ({"page": 1.0}, "parts of documents that are all cut at 512 tokens"),
+}
+"""Name -> (shares of the kinds of text, what that is)."""
+
+DOCUMENT_WORDS = (6500, 200, 1700, 500, 4000, 300, 2600, 800)
+"""Words of the texts of "long", in turn: a first few of them already span the range."""
+
+
+class Texts:
+    """The kinds of text, each shuffled once."""
+
+    def __init__(self, data: Path) -> None:
+        self.data = data
+        if not data.is_dir():
+            raise SystemExit(f"{data} is not there; name the folder that holds data/ with --shared.")
+
+    def mix(self, name: str, count: int) -> list[str]:
+        """`count` texts; any first part of them has nearly the mix's shares too."""
+        shares, _ = MIXES[name]
+        sources = {kind: self.kind(kind) for kind in shares}
+        found = dict.fromkeys(next(sources[kind], "") for kind in blend(shares, count))
+        found.pop("", None)
+        while len(found) < count:  # where two were the same
+            extra = next(sources[max(shares, key=lambda kind: shares[kind])], "")
+            if not extra:
+                raise SystemExit(f"there are no {count:,} different texts for the mix {name!r}; use a smaller --scale.")
+            found[extra] = None
+        return list(found)
+
+    def kind(self, kind: str) -> Iterator[str]:
+        kinds: dict[str, Callable[[], Iterator[str]]] = {
+            "short": lambda: iter(self.short),
+            "sentence": lambda: iter(self.sentences),
+            "paragraph": lambda: iter(self.paragraphs),
+            "section": lambda: self.parts(lambda turn, chance: chance.randint(250, 700)),
+            "document": lambda: self.parts(lambda turn, chance: DOCUMENT_WORDS[turn % len(DOCUMENT_WORDS)]),
+            "page": lambda: self.parts(lambda turn, chance: 700),
+        }
+        return kinds[kind]()
+
+    @cached_property
+    def short(self) -> list[str]:
+        queries = [self.lines(f"retrieval_{name}/queries.jsonl.gz") for name in ("faq", "defs", "longdocs")]
+        rest = [self.lines("train_pairs/docs.jsonl.gz", "anchor"), self.lines("train_pairs/strings.jsonl.gz", "anchor")]
+        return shuffled(
+            text for text in itertools.chain(*queries, *rest) if 3 <= len(text.split()) <= 14 and text.isascii()
+        )
+
+    @cached_property
+    def sentences(self) -> list[str]:
+        definitions = self.lines("retrieval_defs/corpus.jsonl.gz")
+        verses = self.lines("train_pairs/bible.jsonl.gz", "anchor")
+        return shuffled(text for text in (*definitions, *verses) if 10 <= len(text.split()) <= 60)
+
+    @cached_property
+    def paragraphs(self) -> list[str]:
+        names = ("retrieval_faq/corpus.jsonl.gz", "retrieval_help/mono_en/corpus.jsonl.gz")
+        pages = itertools.chain(*map(self.lines, names), self.lines("train_pairs/docs.jsonl.gz", "positive"))
+        return shuffled(text for text in pages if 60 <= len(text.split()) <= 220)
+
+    @cached_property
+    def documents(self) -> list[str]:
+        return shuffled(self.lines("retrieval_longdocs/corpus.jsonl.gz"))
+
+    def parts(self, words: Callable[[int, random.Random], int]) -> Iterator[str]:
+        """Parts of documents, `words(turn, chance)` words each; ends after a thousand rounds of all documents."""
+        chance, documents = random.Random(1), [document.split() for document in self.documents]
+        for turn in range(1000 * len(documents)):
+            size, document = words(turn, chance), documents[turn % len(documents)]
+            if len(document) < size:
+                document = max(documents, key=len)
+            start = chance.randint(0, len(document) - size)
+            yield " ".join(document[start : start + size])
+
+    def brief(self, count: int) -> list[str]:
+        """Different runs of 4 to 9 words: 8 to 20 tokens, mostly."""
+        chance, found = random.Random(2), dict[str, None]()
+        for document in (document.split() for document in self.documents):
+            start = 0
+            while start < len(document):
+                size = chance.randint(4, 9)
+                found[" ".join(document[start : start + size])] = None
+                start += size
+        if len(found) < count:
+            raise SystemExit(f"{self.data} has {len(found):,} different runs of words; {count:,} are wanted.")
+        return shuffled(found)[:count]
+
+    def lines(self, name: str, key: str = "text") -> list[str]:
+        with gzip.open(self.data / name, "rt", encoding="utf-8") as lines:
+            return [json.loads(line)[key] for line in lines]
+
+
+def shuffled(texts: Iterator[str] | list[str] | dict[str, None]) -> list[str]:
+    different = list(dict.fromkeys(texts))
+    random.Random(0).shuffle(different)
+    return different
+
+
+def blend(shares: Mapping[str, float], count: int) -> list[str]:
+    """Kinds in an order in which each is, at any point, within one of its share."""
+    taken = dict.fromkeys(shares, 0)
+    order: list[str] = []
+    for turn in range(1, count + 1):
+        kind = max(shares, key=lambda kind: shares[kind] * turn - taken[kind])
+        taken[kind] += 1
+        order.append(kind)
+    return order
