@@ -67,6 +67,7 @@ def bars(axes: Axes, model: str, cell: Results) -> None:
     axes.set_title(model)
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.tick_params(axis="x", labelsize=8)
+    axes.locator_params(axis="x", nbins=4)
     axes.margins(x=0.08)
 
 
