@@ -63,16 +63,13 @@ def device(results: dict[str, Any], image: str | None) -> list[str]:
 
 def remarks(results: dict[str, Any]) -> list[str]:
     """What a reader must know of this run."""
-    options = results["options"]
     said = []
     if results["here"]:
         said.append("All contenders ran in one Python; who was not installed there is named below each table.")
     if results["tokenizer"] != "all-MiniLM-L6-v2":
         said.append(f"Models with random weights have the tokenizer of {results['tokenizer']}.")
-    if options["quick"]:
+    if results["quick"]:
         said.append("A quick run, to see that all works: its figures mean nothing.")
-    elif options["scale"] != 1:
-        said.append(f"The last run had {options['scale']:g} times the usual number of texts.")
     return [" ".join(said), ""] if said else []
 
 

@@ -76,7 +76,12 @@ def measure(run: Measuring, options: argparse.Namespace) -> None:
         for key in keys[:-1]:
             holder = holder.setdefault(key, {})
         holder[keys[-1]] = found
-        took = {"measured": today(), "seconds": time.perf_counter() - start, "rounds": run.plan.rounds}
+        took = {
+            "measured": today(),
+            "seconds": time.perf_counter() - start,
+            "rounds": run.plan.rounds,
+            "scale": options.scale,
+        }
         results.setdefault("took", {})[", ".join(keys)] = took
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(results, indent=1) + "\n")
@@ -121,7 +126,7 @@ def about(run: Measuring, options: argparse.Namespace, name: str) -> Results:
         "date": today(),
         "here": options.here,
         "tokenizer": run.bench.models.tokenizer().name,
-        "options": {"rounds": run.plan.rounds, "scale": options.scale, "quick": options.quick},
+        "quick": options.quick,
         "python": sys.version.split()[0],
         "versions": environments.versions(used),
     }

@@ -9,30 +9,16 @@ from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported: no test asks the network
 
-import numpy as np
 import pytest
-
-SHARED = Path(__file__).resolve().parents[2] / "shared"
-GOLDEN_NAMES = (
-    "stella_en_400M_v5",
-    "gte-large-en-v1.5",
-    "multilingual-e5-small",
-    "GIST-Embedding-v0",
-    "multi-qa-distilbert-cos-v1",
-)
+from goldens import GOLDEN, NAMES, assert_same, require
 
 
 def _golden(name: str) -> Path:
-    folder = SHARED / "golden" / name
-    if not folder.is_dir():
-        told = f"{folder} is not here: it is in the shared folder of the project, not in the repository"
-        if os.environ.get("CI"):
-            pytest.fail(f"{told}. CI must run the tests that need it.")
-        pytest.skip(told)
-    return folder
+    require()
+    return GOLDEN / name
 
 
-@pytest.fixture(params=GOLDEN_NAMES)
+@pytest.fixture(params=NAMES)
 def golden(request: pytest.FixtureRequest) -> Path:
     """Each golden folder, to read."""
     return _golden(request.param)
@@ -71,12 +57,5 @@ def edit_json() -> Callable[..., dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def assert_near() -> Callable[..., None]:
-    """Row by row, the norm of the difference over the norm of the row that is wanted; a zero row must be zero."""
-
-    def check(found: Any, wanted: Any, limit: float = 1e-5) -> None:
-        found_BD, wanted_BD = np.atleast_2d(found).astype(np.float64), np.atleast_2d(wanted).astype(np.float64)
-        assert found_BD.shape == wanted_BD.shape
-        difference_B = np.linalg.norm(found_BD - wanted_BD, axis=-1)
-        assert (difference_B <= limit * np.linalg.norm(wanted_BD, axis=-1)).all(), difference_B
-
-    return check
+    """What "the same vectors" means: `goldens.assert_same`."""
+    return assert_same

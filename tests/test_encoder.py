@@ -7,7 +7,6 @@ import sys
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from goldens import E5, GIST, GOLDEN, GTE, NAMES, STELLA, assert_same, load, require
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
@@ -25,14 +25,6 @@ from gnomon import encoder as encoder_module
 from gnomon.checkpoint.weights import read_weights
 from gnomon.errors import InputError, Notice, NumericError, TruncationError
 
-GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "golden"
-STELLA, GTE, E5, GIST, DISTILBERT = NAMES = (
-    "stella_en_400M_v5",
-    "gte-large-en-v1.5",
-    "multilingual-e5-small",
-    "GIST-Embedding-v0",
-    "multi-qa-distilbert-cos-v1",
-)
 TEXTS = ["The library opens at nine.", "", "quick sort", "Привет, 南瓜 ❤️", "a", "quick sort", "a paragraph " * 12]
 LONG = "water boils at one hundred degrees, ice melts at none, " * 40
 S2P = "Instruct: Given a web search query, retrieve relevant passages that answer the query.\nQuery: "
@@ -40,25 +32,7 @@ S2S = "Instruct: Retrieve semantically similar text.\nQuery: "
 Copy = Callable[..., Path]
 
 pytestmark = pytest.mark.filterwarnings("ignore::gnomon.errors.Notice")
-if not GOLDEN.is_dir():
-    told = f"{GOLDEN} is not here: it is in the shared folder of the project"
-    if os.environ.get("CI"):
-        raise FileNotFoundError(told)
-    pytest.skip(told, allow_module_level=True)
-
-
-@cache
-def load(name: str) -> Encoder:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Notice)
-        return Encoder.load(GOLDEN / name, threads=1)
-
-
-def assert_same(found: Any, wanted: Any, limit: float = 1e-5) -> None:
-    found_BD, wanted_BD = np.atleast_2d(found).astype(np.float64), np.atleast_2d(wanted).astype(np.float64)
-    assert found_BD.shape == wanted_BD.shape
-    errors_B = np.linalg.norm(found_BD - wanted_BD, axis=-1) / np.linalg.norm(wanted_BD, axis=-1)
-    assert errors_B.max(initial=0) <= limit, errors_B
+require(whole_module=True)
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:

@@ -3,18 +3,16 @@
 B: texts; D: width of a vector; T: tokens of one text.
 """
 
-import os
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import cache
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from goldens import GIST, NAMES, STELLA, assert_same, load, require
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as RawTokenizer
@@ -30,14 +28,6 @@ from gnomon.spec import ModelSpec, PoolingSpec, StaticSpec, TokenizerSpec
 from gnomon.stream import Request, Stream
 from gnomon.tokenizer import Tokenizer
 
-GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "golden"
-STELLA, GTE, E5, GIST, DISTILBERT = NAMES = (
-    "stella_en_400M_v5",
-    "gte-large-en-v1.5",
-    "multilingual-e5-small",
-    "GIST-Embedding-v0",
-    "multi-qa-distilbert-cos-v1",
-)
 LONG = "water boils at one hundred degrees, ice melts at none, " * 12
 LONGER = "the library opens at nine and closes at five, " * 40
 TEXTS = ["The library opens at nine.", "", "quick sort", "Привет, 南瓜 ❤️", "a", " ", "a paragraph " * 12, LONG, LONGER]
@@ -45,18 +35,7 @@ CALLS = ("encode", "encode_query", "encode_document", "encode_dims", "encode_tok
 AT_ONCE = (1, 2, 3, 100)
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* has prompts :gnomon.errors.Notice")
-if not GOLDEN.is_dir():
-    told = f"{GOLDEN} is not here: it is in the shared folder of the project"
-    if os.environ.get("CI"):
-        raise FileNotFoundError(told)
-    pytest.skip(told, allow_module_level=True)
-
-
-@cache
-def load(name: str, engine: str = "onnx") -> Encoder:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Notice)
-        return Encoder.load(GOLDEN / name, device="cpu", engine=engine, threads=1)
+require(whole_module=True)
 
 
 def in_windows(count: int, run: Callable[[], Any]) -> Any:
@@ -64,13 +43,6 @@ def in_windows(count: int, run: Callable[[], Any]) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stream, "TEXTS_AT_ONCE", count)
         return run()
-
-
-def assert_same(found: Any, wanted: Any, limit: float = 1e-5) -> None:
-    found_BD, wanted_BD = np.atleast_2d(found).astype(np.float64), np.atleast_2d(wanted).astype(np.float64)
-    assert found_BD.shape == wanted_BD.shape
-    off_B = np.linalg.norm(found_BD - wanted_BD, axis=-1)
-    assert (off_B <= limit * np.linalg.norm(wanted_BD, axis=-1)).all(), off_B
 
 
 class Spy(Engine):

@@ -1,14 +1,13 @@
 """Counts, offsets and cuts of texts; windows that cover every token; the mean over windows against a slow twin."""
 
 import os
-import warnings
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from goldens import DISTILBERT, E5, GIST, GOLDEN, NAMES, STELLA, load
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as RawTokenizer
@@ -20,14 +19,6 @@ from gnomon.packed import pack
 from gnomon.spec import TokenizerSpec
 from gnomon.tokenizer import Tokenizer
 
-GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "golden"
-STELLA, GTE, E5, GIST, DISTILBERT = NAMES = (
-    "stella_en_400M_v5",
-    "gte-large-en-v1.5",
-    "multilingual-e5-small",
-    "GIST-Embedding-v0",
-    "multi-qa-distilbert-cos-v1",
-)
 LONG = "water boils at one hundred degrees, ice melts at none, " * 40
 S2S = "Instruct: Retrieve semantically similar text.\nQuery: "
 Copy = Callable[..., Path]
@@ -37,13 +28,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::gnomon.errors.Notice")
 needs_golden = pytest.mark.skipif(
     not GOLDEN.is_dir() and not os.environ.get("CI"), reason=f"{GOLDEN} is in the shared folder of the project"
 )
-
-
-@cache
-def load(name: str) -> Encoder:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Notice)
-        return Encoder.load(GOLDEN / name, threads=1)
 
 
 def letters(limit: int | None, *, frame: str = "[C] $A [S]", **options: Any) -> Tokenizer:

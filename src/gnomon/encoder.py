@@ -21,7 +21,7 @@ from gnomon import heads
 from gnomon.checkpoint.folder import Checkpoint, read_folder
 from gnomon.checkpoint.hub import Source, resolve
 from gnomon.engines import Engine, Failure
-from gnomon.engines.choose import Options, open_engine
+from gnomon.engines.choose import Options, Reopen, open_engine
 from gnomon.errors import InputError, Notice, NumericError, WorkerError
 from gnomon.inputs import Texts, as_texts, check_encodable, whole_number
 from gnomon.packed import pack
@@ -96,7 +96,7 @@ class Encoder:
             warnings.warn(notice, Notice, stacklevel=2)
         return cls(checkpoint, options, (found, card, tuple(ignore_config_keys)))
 
-    def _reopen(self) -> Callable[[Options], Engine] | None:
+    def _reopen(self) -> Reopen | None:
         """What opens this model's engine in another process."""
         return None if self._reload is None else partial(_open_again, *self._reload)
 
@@ -406,15 +406,9 @@ class Encoder:
             for out_BD in outs:
                 out_BD[to] = out_BD[source]
         if lost:
-            copies_of: dict[str, list[int]] = {}
-            for at, text in enumerate(listed):
-                copies_of.setdefault(text, []).append(at)
+            by_cause = {why: {request.texts[row] for row in rows} for why, rows in lost.items()}
             raise _worker_error(
-                {
-                    why: sorted({at for row in rows for at in copies_of[request.texts[row]]})
-                    for why, rows in lost.items()
-                },
-                outs,
+                {why: [at for at, text in enumerate(listed) if text in gone] for why, gone in by_cause.items()}, outs
             )
         return [out_BD[0] for out_BD in outs] if isinstance(texts, str) else outs
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import platform
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata, resources
 from pathlib import Path
@@ -14,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gnomon import heads
+from gnomon import heads, kept
 from gnomon.checkpoint.folder import Checkpoint
 from gnomon.encoder import Encoder
 from gnomon.engines.choose import Options, int8_saturates
@@ -49,31 +46,22 @@ def report(checkpoint: Checkpoint, *, threads: int | None = None, cache_folder: 
     if isinstance(checkpoint.spec.trunk, StaticSpec):
         raise InputError("a static model is a table and runs as it is; dtype 'int8' changes nothing in it.")
     path = cache_folder / f"{_key(checkpoint)}.json" if cache_folder else None
-    if path and (kept := _kept(path)):
-        return kept
+    if path and (before := _kept(path)):
+        return before
     exact, rough = (_vectors(checkpoint, dtype, threads) for dtype in ("float32", "int8"))
     cosines = (heads.normalize(exact) * heads.normalize(rough)).sum(axis=-1)
     found = Fidelity(float(cosines.min()), float(cosines.mean()), len(cosines), _precision())
     if path:
-        _keep(found, path)
+        kept.write(path, asdict(found))
     return found
 
 
 def _kept(path: Path) -> Fidelity | None:
     """What was measured before; None if nothing was, or the file is damaged."""
     try:
-        return replace(Fidelity(**json.loads(path.read_text(encoding="utf-8"))), cached=True)
-    except (OSError, ValueError, TypeError):
+        return replace(Fidelity(**kept.read(path)), cached=True)
+    except TypeError:
         return None
-
-
-def _keep(found: Fidelity, path: Path) -> None:
-    """Write it down; where that cannot be, the next call measures again."""
-    draft = path.with_suffix(f".{os.getpid()}.tmp")
-    with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(json.dumps(asdict(found)), encoding="utf-8")
-        draft.replace(path)
 
 
 def _vectors(checkpoint: Checkpoint, dtype: str, threads: int | None) -> NDArray[np.float32]:

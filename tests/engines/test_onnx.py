@@ -12,10 +12,11 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from goldens import NAMES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_np
-from twin import MADE, NAMES, POOLINGS, assert_same, model, texts, twin_pool, twin_states, with_pooling
+from twin import MADE, POOLINGS, assert_same, model, texts, twin_pool, twin_states, with_pooling
 
 from gnomon.engines.onnx import OnnxEngine, write_graph
 from gnomon.engines.onnx_graph import lower, quantize_weight

@@ -9,34 +9,26 @@ import pickle
 import signal
 import subprocess
 import sys
-import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from goldens import GIST, GOLDEN, NAMES, STELLA, assert_same, load
 
 from gnomon import Encoder
 from gnomon.engines import Engine, Failure, several
 from gnomon.engines.choose import Options, available_cores, open_engine
 from gnomon.engines.several import SeveralEngines
 from gnomon.engines.static import StaticEngine
-from gnomon.errors import InputError, Notice, WorkerError
+from gnomon.errors import InputError, WorkerError
 from gnomon.packed import Packed, pack
 from gnomon.spec import ModelSpec, PoolingSpec, StaticSpec, TokenizerSpec, TrunkSpec
 from gnomon.stream import Stream
 
-GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden"
-STELLA, GTE, E5, GIST, DISTILBERT = NAMES = (
-    "stella_en_400M_v5",
-    "gte-large-en-v1.5",
-    "multilingual-e5-small",
-    "GIST-Embedding-v0",
-    "multi-qa-distilbert-cos-v1",
-)
 LONG = "water boils at one hundred degrees, ice melts at none, " * 12
 TEXTS = ["The library opens at nine.", "", "quick sort", "Привет, 南瓜 ❤️", "quick sort", LONG, "a paragraph " * 12]
 TEXTS += [f"{number} and {number * number}" for number in range(40)]
@@ -164,16 +156,6 @@ def two(fakes: Any, tmp_path: Path) -> SeveralEngines:
     return SeveralEngines([("left", partial(fakes.Fake, tmp_path)), ("right", partial(fakes.Fake, tmp_path))])
 
 
-@cache
-def load(name: str, engine: str = "auto") -> Encoder:
-    if not GOLDEN.is_dir():
-        told = f"{GOLDEN} is not here: it is in the shared folder of the project"
-        pytest.fail(told) if os.environ.get("CI") else pytest.skip(told)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Notice)
-        return Encoder.load(GOLDEN / name, device="cpu", engine=engine, threads=1)
-
-
 @pytest.fixture(scope="module")
 def gist() -> Iterator[Encoder]:
     load(GIST)
@@ -188,13 +170,6 @@ def of(*ids: int) -> Packed:
 def processes(engine: Engine) -> list[int]:
     assert isinstance(engine, SeveralEngines)
     return [worker.process.pid for worker in engine._crew().workers]
-
-
-def assert_same(found: Any, wanted: Any, limit: float = 1e-5) -> None:
-    found_BD, wanted_BD = np.atleast_2d(found).astype(np.float64), np.atleast_2d(wanted).astype(np.float64)
-    assert found_BD.shape == wanted_BD.shape
-    off_B = np.linalg.norm(found_BD - wanted_BD, axis=-1)
-    assert (off_B <= limit * np.linalg.norm(wanted_BD, axis=-1)).all(), off_B
 
 
 def assert_gone(pid: int) -> None:

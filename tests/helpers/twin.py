@@ -5,26 +5,16 @@ T: tokens of a text; H: hidden; N: heads; d: head size; B: texts.
 """
 
 import math
-import os
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 
 import numpy as np
-import pytest
+from goldens import GOLDEN, require
 
 from gnomon.checkpoint.folder import Checkpoint, read_folder
 from gnomon.checkpoint.hub import resolve
 from gnomon.spec import POOLING_MODES, PoolingSpec, RopeSpec, TrunkSpec, trunk_arrays
 
-GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden"
-NAMES = (
-    "stella_en_400M_v5",
-    "gte-large-en-v1.5",
-    "multilingual-e5-small",
-    "GIST-Embedding-v0",
-    "multi-qa-distilbert-cos-v1",
-)
 Arrays = dict[str, np.ndarray]
 Model = tuple[TrunkSpec, Arrays]
 MIXED = (3, 17, 1, 40, 17, 8)
@@ -46,9 +36,7 @@ MADE = {
 
 @cache
 def checkpoint(name: str) -> Checkpoint:
-    if not (GOLDEN / name).is_dir():
-        told = f"{GOLDEN / name} is not here: it is in the shared folder of the project"
-        pytest.fail(told) if os.environ.get("CI") else pytest.skip(told)
+    require()
     return read_folder(resolve(GOLDEN / name))
 
 

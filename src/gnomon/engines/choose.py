@@ -84,7 +84,8 @@ class Options:
     def settled(self) -> Options:
         """These options with nothing left to choose, on this machine."""
         device = self._device()
-        kind, *others = sorted({name.partition(":")[0] for name in device.split(",")})
+        names = device.split(",")
+        kind, *others = sorted({name.partition(":")[0] for name in names})
         if others:
             raise InputError(f"device {device!r} mixes {kind} and {others[0]}, whose vectors differ; give one kind.")
         onnx = kind == "cpu" and self.dtype in ("auto", *ENGINES["onnx"].dtypes)
@@ -101,7 +102,7 @@ class Options:
             raise InputError(f"dtype {self.dtype!r} is not in engine {engine!r}; {way}{_either('dtype', able.dtypes)}.")
         dtype = self.dtype if self.dtype != "auto" else "float32"
         if engine == "torch":
-            dtype = _on_torch(device.split(","), self.dtype)
+            dtype = _on_torch(names, self.dtype)
         return replace(self, engine=engine, dtype=dtype, device=device)
 
     def _device(self) -> str:
@@ -128,8 +129,8 @@ def open_engine(
         if reopen is None:
             raise InputError("several devices need a model that Encoder.load read; load it with device=[...].")
         threads = settled.threads or max(1, available_cores() // len(settled.devices))
-        alone = [replace(settled, device=device, threads=threads) for device in settled.devices]
-        return SeveralEngines([(options.device, partial(reopen, options)) for options in alone])
+        alone = {device: replace(settled, device=device, threads=threads) for device in settled.devices}
+        return SeveralEngines([(device, partial(reopen, alone[device])) for device in settled.devices])
     if settled.engine == "torch":
         from gnomon.engines.torch.engine import TorchEngine
 

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from goldens import NAMES
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from twin import NAMES, assert_same, model, texts, twin_pool, twin_states
+from twin import assert_same, model, texts, twin_pool, twin_states
 
 from gnomon.engines.torch import budget as budgets
 from gnomon.engines.torch import inference

@@ -13,9 +13,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
+from goldens import NAMES
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from twin import MADE, NAMES, POOLINGS, assert_same, model, texts, twin_pool, twin_states
+from twin import MADE, POOLINGS, assert_same, model, texts, twin_pool, twin_states
 
 from gnomon.engines.torch import attention as forms
 from gnomon.engines.torch.attention import grouped, plain

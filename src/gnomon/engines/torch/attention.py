@@ -21,7 +21,6 @@ Attention = Callable[[Tensor, Tensor, Tensor, Spans, Spans, float], Tensor]
 """(q_QHd, k_THd, v_THd, q_spans, k_spans, dropout) -> [Q, H, d]. H here counts heads."""
 
 HALF = (torch.float16, torch.bfloat16)
-SLOWER = "The result is the same, and slower."
 
 
 def plain(q: Tensor, k: Tensor, v: Tensor, q_spans: Spans, k_spans: Spans, dropout: float) -> Tensor:
@@ -75,27 +74,25 @@ def flash(q: Tensor, k: Tensor, v: Tensor, q_spans: Spans, k_spans: Spans, dropo
 
 def choose(device: torch.device, dtype: torch.dtype, head_size: int, *, dropout: float = 0.0) -> Attention:
     """The fastest form that computes this; on a GPU, a notice tells of what keeps its kernels from it."""
-    why = kernel_refuses(device, dtype, head_size)
-    if device.type == "cuda" and why:
-        tell_once(f"the variable-length attention kernels are not used: {why}. {SLOWER}")
-    if why:
+    if device.type != "cuda":
         return grouped
-    if has_varlen() and not dropout:
-        return varlen
-    if has_flash_attn():
-        return flash
-    what = "torch's own takes no attention dropout" if has_varlen() else "this torch brings none"
-    tell_once(f"the variable-length attention kernels are not used: {what}, and flash-attn is not installed. {SLOWER}")
+    why = kernel_refuses(device, dtype, head_size)
+    if why is None:
+        if has_varlen() and not dropout:
+            return varlen
+        if has_flash_attn():
+            return flash
+        lack = "torch's own takes no attention dropout" if has_varlen() else "this torch brings none"
+        why = f"{lack}, and flash-attn is not installed"
+    tell_once(f"the variable-length attention kernels are not used: {why}. The result is the same, and slower.")
     return grouped
 
 
 def kernel_refuses(device: torch.device, dtype: torch.dtype, head_size: int) -> str | None:
-    """Why the variable-length kernels cannot be used, in words; None where they can.
+    """Why the variable-length kernels cannot be used on a GPU, in words; None where they can.
 
     Source of the limits: FlashAttention 2 (Ampere or newer, half precision, head sizes up to 256 in steps of 8).
     """
-    if device.type != "cuda":
-        return f"they run on CUDA, not on {device.type}"
     if dtype not in HALF:
         return f"they compute in float16 and bfloat16, not in {str(dtype).removeprefix('torch.')}"
     if head_size % 8 or head_size > 256:

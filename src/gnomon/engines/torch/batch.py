@@ -35,19 +35,22 @@ class Spans:
     bounds: Tensor
     """[B + 1], int32: text b is rows bounds[b]:bounds[b + 1]."""
     lengths: Sequence[int]
-    longest: int
 
     @classmethod
     def of(cls, lengths_B: NDArray[np.int64], device: torch.device) -> Spans:
         bounds = torch.from_numpy(np.concatenate([[0], np.cumsum(lengths_B)]).astype(np.int32))
-        return cls(to_device(bounds, device), lengths_B.tolist(), int(lengths_B.max(initial=0)))
+        return cls(to_device(bounds, device), lengths_B.tolist())
+
+    @cached_property
+    def longest(self) -> int:
+        return max(self.lengths, default=0)
 
     @cached_property
     def one_each(self) -> Spans:
         """One row for each of these texts."""
         texts = len(self.lengths)
         bounds = torch.arange(texts + 1, dtype=torch.int32, device=self.bounds.device)
-        return Spans(bounds, [1] * texts, 1)
+        return Spans(bounds, [1] * texts)
 
     @cached_property
     def runs(self) -> list[Run]:

@@ -6,12 +6,11 @@ or out of memory. Where the best lies depends on the device, the widths and the 
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
+
+from gnomon import kept as cache
 
 GOOD_ENOUGH = 0.97
 """Of the best rate: the smallest budget that reaches this is taken, since it needs the least memory."""
@@ -56,11 +55,12 @@ def kept(key: str, measured: Callable[[], int], file: Path | None) -> int:
 
     A file that cannot be read or written is no error: the measuring is done again another time.
     """
-    known = _read(file)
+    known = _budgets(file)
     if key in known:
         return known[key]
     budget = measured()
-    _write(file, _read(file) | {key: budget})
+    if file:
+        cache.write(file, _budgets(file) | {key: budget})
     return budget
 
 
@@ -72,24 +72,6 @@ def cache_file() -> Path | None:
         return None
 
 
-def _read(file: Path | None) -> dict[str, int]:
-    try:
-        found = json.loads(file.read_text()) if file else {}
-    except (OSError, ValueError, RecursionError):
-        return {}
-    if not isinstance(found, dict):
-        return {}
+def _budgets(file: Path | None) -> dict[str, int]:
+    found = cache.read(file) if file else {}
     return {key: value for key, value in found.items() if type(value) is int and value > 0}
-
-
-def _write(file: Path | None, budgets: dict[str, int]) -> None:
-    if file is None:
-        return
-    part = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(budgets, indent=1, sort_keys=True))
-        part.replace(file)
-    except OSError:
-        with suppress(OSError):
-            part.unlink()

@@ -46,13 +46,13 @@ class Pooling(nn.Module):
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
     def _highest(self, states_TH: Tensor, packed: Packed, prompt_tokens: int) -> Tensor:
-        first_T = np.repeat(first_pooled(self.pooling, packed, prompt_tokens), packed.lengths_B)
-        kept_T = torch.from_numpy(np.flatnonzero(packed.positions_T >= first_T))
-        lengths_B = packed.lengths_B - first_pooled(self.pooling, packed, prompt_tokens)
-        kept = states_TH[to_device(kept_T, states_TH.device)]
-        return torch.segment_reduce(
-            kept, "max", lengths=to_device(torch.from_numpy(lengths_B), states_TH.device), unsafe=True
-        )  # unsafe: it does not stop the device to look at the lengths, which are ours
+        first_B = first_pooled(self.pooling, packed, prompt_tokens)
+        pooled_T = np.flatnonzero(packed.positions_T >= np.repeat(first_B, packed.lengths_B))
+        rows, lengths_B = (
+            to_device(torch.from_numpy(numbers), states_TH.device) for numbers in (pooled_T, packed.lengths_B - first_B)
+        )
+        # unsafe: it does not stop the device to look at the lengths, which are ours
+        return torch.segment_reduce(states_TH[rows], "max", lengths=lengths_B, unsafe=True)
 
 
 BLOCK = 64

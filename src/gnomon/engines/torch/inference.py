@@ -39,8 +39,8 @@ class PackedLinear(nn.Module):
         return y_TO if residual_TO is None else residual_TO + y_TO
 
 
-def prepare(trunk: Trunk, *, device: torch.device, dtype: torch.dtype, one_token: bool) -> Trunk:
-    """The trunk, ready to run and no longer to train: moved, joined, packed.
+def prepare(trunk: Trunk, *, device: torch.device, dtype: torch.dtype, one_token: bool) -> None:
+    """Make a trunk ready to run, and no longer to train: move it, join and pack its products.
 
     Embedding tables keep the dtype of their file and the norm behind them is float32: only the rows that texts use are
     read, a mapped file stays mapped on a CPU, and the sum of the rows loses nothing.
@@ -61,7 +61,6 @@ def prepare(trunk: Trunk, *, device: torch.device, dtype: torch.dtype, one_token
         for name, child in layer.named_children():
             if pack and isinstance(child, Linear):
                 setattr(layer, name, PackedLinear(child))
-    return trunk
 
 
 def joined(parts: list[Linear]) -> Linear:

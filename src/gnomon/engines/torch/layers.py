@@ -1,4 +1,4 @@
-"""Modules of the trunk. What a spec leaves open is chosen at construction; `forward` has no branch on it.
+"""Modules of the trunk. What a spec leaves open is chosen at construction: a part that it has none of is None.
 
 Parameters carry our names (`gnomon.spec.trunk_arrays`); weights are [out, in], as published.
 """
