@@ -1,0 +1,323 @@
+"""What stands beside what in a report: rows, columns, averages and curves of results."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+from typing import Any, cast
+
+from gnomon.errors import InputError
+from gnomon.evaluate.intervals import Interval
+from gnomon.evaluate.results import Result
+
+DASH = "–"
+
+START = 12
+"""Characters of a fingerprint that are shown."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A setting that a curve runs along."""
+
+    setting: str
+    title: str
+    log: bool
+    value: str
+    """The setting that says where a point is."""
+    follows: tuple[str, ...] = ()
+    """Settings that this one decides: they may differ along with it."""
+
+
+AXES = (
+    Axis("dim", "dimension", log=True, value="dim", follows=("bytes_per_vector",)),
+    Axis("truncate_dim", "length of prefix", log=True, value="dim", follows=("dim", "bytes_per_vector")),
+    Axis("precision", "precision", log=False, value="precision", follows=("bytes_per_vector", "similarity")),
+    Axis("max_seq_length", "longest text in tokens", log=True, value="max_seq_length"),
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What may stand in one line: the same task and metric, on the same data and subsets."""
+
+    task: str
+    kind: str
+    metric: str
+    revision: str | None
+    subsets: tuple[tuple[str, str], ...]
+    """(split, name) of each."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    score: float | None = None
+    """0 to 1; None where there is no result."""
+    interval: Interval | None = None
+
+    @property
+    def known(self) -> bool:
+        return self.score is not None and math.isfinite(self.score)
+
+    @property
+    def text(self) -> str:
+        if self.score is None:
+            return DASH
+        return hundred(self.score) if math.isfinite(self.score) else "n/a"
+
+    @property
+    def ends(self) -> tuple[float, float] | None:
+        """Of the interval; None where there is none, or where no resample had a score."""
+        if not self.known or self.interval is None or not math.isfinite(self.interval.low + self.interval.high):
+            return None
+        return self.interval.low, self.interval.high
+
+    @property
+    def range(self) -> str:
+        """The interval in words; empty where there is none."""
+        return " to ".join(map(hundred, self.ends or ()))
+
+    @property
+    def words(self) -> str:
+        return f"{self.text} ({self.range})" if self.range else self.text
+
+
+@dataclass(frozen=True, eq=False)
+class Column:
+    """One model, run in one way."""
+
+    model: str
+    """Its name; with the start of its fingerprint where another model has the same name."""
+    variant: str
+    results: Mapping[Row, Result]
+
+    @property
+    def label(self) -> str:
+        return f"{self.model} ({self.variant})" if self.variant else self.model
+
+    @property
+    def manifest(self) -> Mapping[str, Any]:
+        """Of one of its tasks: for what all have in common."""
+        return next(iter(self.results.values())).manifest
+
+    def cell(self, row: Row) -> Cell:
+        return whole(self.results[row]) if row in self.results else Cell()
+
+    def subset(self, row: Row, split: str, name: str) -> Cell:
+        if row not in self.results:
+            return Cell()
+        found = next(each for each in self.results[row].subsets if (each.split, each.name) == (split, name))
+        return Cell(found.score, found.interval)
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """One model on tasks of one kind, where nothing but one setting (and what follows from it) differs."""
+
+    model: str
+    label: str
+    rows: tuple[Row, ...]
+    columns: Mapping[int | str, Column]
+    """By the value of the setting."""
+
+    def cell(self, value: int | str) -> Cell:
+        """The mean over the tasks; its interval where it is of one."""
+        cells = [self.columns[value].cell(row) for row in self.rows]
+        return cells[0] if len(cells) == 1 else Cell(mean(cells))
+
+    def bytes(self, value: int | str) -> int | None:
+        return self.columns[value].results[self.rows[0]].manifest["settings"].get("bytes_per_vector")
+
+
+@dataclass(frozen=True, eq=False)
+class Sheet:
+    rows: Sequence[Row]
+    """By kind, then by task."""
+    columns: Sequence[Column]
+    """Models as they were given, each with its variants in order; last those that only curves show."""
+
+    def cells(self, row: Row) -> list[Cell]:
+        return [column.cell(row) for column in self.columns]
+
+    def name(self, row: Row) -> str:
+        """The task; with its revision where another row is of another one."""
+        revisions = {other.revision for other in self.rows if other.task == row.task}
+        return f"{row.task} (revision {str(row.revision)[:START]})" if len(revisions) > 1 else row.task
+
+    @property
+    def by_kind(self) -> list[tuple[str, list[Row]]]:
+        return [(kind, list(rows)) for kind, rows in groupby(self.rows, lambda row: row.kind)]
+
+    @cached_property
+    def curves(self) -> Mapping[Axis, list[Curve]]:
+        return {axis: curves_along(axis, self.columns) for axis in AXES}
+
+    @cached_property
+    def styles(self) -> Mapping[Column, int]:
+        """The columns that the dot plots show, by number of mark: not those of other settings that curves show."""
+        first = {column.model: column for column in reversed(self.columns)}.values()
+        in_curves = {
+            (column, row)
+            for found in self.curves.values()
+            for curve in found
+            for column in curve.columns.values()
+            for row in curve.rows
+        }
+        shown = (
+            column
+            for column in self.columns
+            if column in first or any((column, row) not in in_curves for row in column.results)
+        )
+        return {column: style for style, column in enumerate(shown)}
+
+    def style(self, model: str) -> int:
+        return next(style for column, style in self.styles.items() if column.model == model)
+
+
+@dataclass(frozen=True)
+class Average:
+    title: str
+    rows: Sequence[Row]
+    """Those it speaks of."""
+    over: Sequence[Row]
+    """Those it is taken over."""
+    cells: Sequence[Cell]
+
+    @property
+    def told(self) -> str:
+        if len(self.over) == len(self.rows):
+            return counted(len(self.rows), "task")
+        return f"the {len(self.over)} of {counted(len(self.rows), 'task')} that all have"
+
+
+def read(results: Sequence[Result]) -> Sheet:
+    if not results:
+        raise InputError("there are no results to report; gnomon evaluate makes some.")
+    found: dict[tuple[str, str | None, str], dict[Row, Result]] = {}
+    for result in results:
+        cells = found.setdefault((result.model, result.fingerprint, result.manifest["variant"]), {})
+        row = row_of(result)
+        if row in cells:
+            told = f"{result.label} has two results of {result.task}: {cells[row].path} and {result.path}"
+            raise InputError(f"{told}. Give one of them.")
+        cells[row] = result
+    given = list(dict.fromkeys((name, fingerprint) for name, fingerprint, _ in found))
+    names = [name for name, _ in given]
+    columns = [
+        Column(f"{key[0]} [{(key[1] or 'none')[:START]}]" if names.count(key[0]) > 1 else key[0], key[2], found[key])
+        for key in sorted(found, key=lambda key: (given.index(key[:2]), natural(key[2])))
+    ]
+    every = {row for cells in found.values() for row in cells}
+    rows = sorted(every, key=lambda row: (row.kind, natural(row.task), str(row)))
+    shown = Sheet(rows, columns).styles
+    return Sheet(rows, sorted(columns, key=lambda column: column not in shown))
+
+
+def row_of(result: Result) -> Row:
+    subsets = tuple(sorted((subset.split, subset.name) for subset in result.subsets))
+    return Row(result.task, result.kind, result.metric, result.manifest["task"]["revision"], subsets)
+
+
+def whole(result: Result) -> Cell:
+    if not math.isfinite(result.score):
+        return Cell(result.score)
+    # that of the only subset is written down; the other one is drawn from all units
+    return Cell(result.score, result.subsets[0].interval if len(result.subsets) == 1 else result.interval)
+
+
+def bests(cells: Sequence[Cell]) -> set[int]:
+    """Positions of the highest score as it is shown, all of them in a tie; none where there is no rival."""
+    shown = {index: float(cell.text) for index, cell in enumerate(cells) if cell.known}
+    return {index for index, score in shown.items() if score == max(shown.values())} if len(shown) > 1 else set()
+
+
+def averages(sheet: Sheet) -> Iterator[Average]:
+    """Over each kind and over all: of the models that have every task; and over the tasks that all of them have.
+
+    Those of one task, or of the tasks of an average before, are left out.
+    """
+    groups = [(f"Average, {kind}", rows) for kind, rows in sheet.by_kind]
+    seen: set[tuple[Row, ...]] = set()
+    for title, rows in [*groups, ("Average of all", sheet.rows)]:
+        known = [{row for row in rows if column.cell(row).known} for column in sheet.columns]
+        if not any(known):
+            continue
+        common = set[Row].intersection(*(has for has in known if has))
+        for over in (tuple(rows), tuple(row for row in rows if row in common)):
+            takes_part = [has.issuperset(over) for has in known]
+            if len(over) > 1 and any(takes_part) and over not in seen:
+                seen.add(over)
+                pairs = zip(sheet.columns, takes_part, strict=True)
+                means = [Cell(mean([column.cell(row) for row in over])) if part else Cell() for column, part in pairs]
+                yield Average(title, rows, over, means)
+
+
+def mean(cells: Sequence[Cell]) -> float:
+    return sum(cast(float, cell.score) for cell in cells) / len(cells)
+
+
+def curves_along(axis: Axis, columns: Sequence[Column]) -> list[Curve]:
+    """Tasks whose points are of the same columns go together."""
+    found: dict[tuple[str, str, Row], list[Column]] = {}
+    for column in columns:
+        for row, result in column.results.items():
+            if axis.setting in result.manifest["settings"] and math.isfinite(result.score):
+                found.setdefault((column.model, held(result, axis), row), []).append(column)
+    together: dict[tuple[str, tuple[Column, ...]], list[Row]] = {}
+    for (_, _, row), listed in found.items():
+        if len(points := points_along(axis, listed, row)) > 1:
+            together.setdefault((row.kind, tuple(points.values())), []).append(row)
+    return [
+        Curve(
+            columns[0].model,
+            curve_label(columns),
+            tuple(rows),
+            {column.results[rows[0]].manifest["settings"][axis.value]: column for column in columns},
+        )
+        for (_, columns), rows in together.items()
+    ]
+
+
+def points_along(axis: Axis, columns: Sequence[Column], row: Row) -> dict[int | str, Column]:
+    """By value. A prefix is one of the model's widest vector: of whole ones, a curve has no other."""
+    settings = [column.results[row].manifest["settings"] for column in columns]
+    whole = [each[axis.value] for each in settings if each[axis.setting] is None and each[axis.value] is not None]
+    points: dict[int | str, Column] = {}
+    for each, column in zip(settings, columns, strict=True):
+        value = each[axis.value]
+        if value is not None and (each[axis.setting] is not None or value == max(whole)):
+            points.setdefault(value, column)
+    return dict(sorted(points.items(), key=lambda point: cast(Any, point[0])))
+
+
+def held(result: Result, axis: Axis) -> str:
+    """All that must be equal along a curve."""
+    free = {axis.setting, *axis.follows}
+    settings = {name: value for name, value in result.manifest["settings"].items() if name not in free}
+    rest = {name: result.manifest[name] for name in ("prompts", "protocol")}
+    return json.dumps([settings, rest], sort_keys=True)
+
+
+def curve_label(columns: Sequence[Column]) -> str:
+    """The model, and what all of its variants say."""
+    parts = [column.variant.split(", ") for column in columns]
+    common = ", ".join(part for part in parts[0] if part and all(part in other for other in parts))
+    return f"{columns[0].model} ({common})" if common else columns[0].model
+
+
+def hundred(score: float) -> str:
+    return f"{score * 100:z.2f}"
+
+
+def counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    """A key that puts "dim 64" before "dim 128"."""
+    return [(int(part) if part.isdecimal() else -1, part) for part in re.split(r"(\d+)", name)]
