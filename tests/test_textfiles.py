@@ -10,10 +10,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from gnomon import textfiles
 from gnomon.errors import ExtraError, InputError, Notice
-from gnomon.textfiles import TextFile, read_texts
+from gnomon.textfiles import TextFile, read_rows, read_texts, unfit
 
 TEXTS = ["one", "", '  zwei, "drei" ', "南瓜\u2028の家常\x0b做法", "e\u0301 \U0001f383"]
 
@@ -31,7 +33,12 @@ def as_csv(rows: list[dict]) -> bytes:
 
 
 ROWS = [{"_id": f"d{index}", "text": text} for index, text in enumerate(TEXTS)]
-CONTENTS = {"txt": "\n".join(TEXTS).encode(), "jsonl": jsonl(ROWS), "csv": as_csv(ROWS)}
+CONTENTS = {
+    "txt": "\n".join(TEXTS).encode(),
+    "jsonl": jsonl(ROWS),
+    "csv": as_csv(ROWS),
+    "tsv": "".join("\t".join(row) + "\n" for row in (ROWS[0], *(row.values() for row in ROWS))).encode(),
+}
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -116,6 +123,8 @@ BROKEN = [
     ("jsonl", b'{"text": "a"}\n' + b"[" * 100_000 + b"\n", "line 2: not JSON"),
     ("csv", b'id,text\n1,"a\nb"\n2,c,d\n', "line 4: 3 fields, and the header has 2"),
     ("csv", b'id,text\n1,a\n2,"b\n3,c\n', "line 3: not CSV"),
+    ("tsv", b"id\ttext\n1\ta\n2\tb\tc\n", "line 3: 3 fields, and the header has 2"),
+    ("tsv", b"id\ttext\n1\ta\n2\tcaf\xe9\n", r"line 3: not UTF-8 \(byte 0xe9\)"),
 ]
 
 
@@ -160,11 +169,13 @@ def test_a_null_of_parquet_is_a_broken_row(tmp_path: Path) -> None:
         ("in.txt", b"", "in.txt holds no texts"),
         ("in.jsonl", b"\n\n", "in.jsonl holds no texts"),
         ("in.csv", b"text\n", "in.csv holds no texts"),
-        ("in.json", b"[]", r"may be .txt, .jsonl, .csv \(each also .gz\) or .parquet"),
+        ("in.json", b"[]", r"may be .txt, .jsonl, .csv, .tsv \(each also .gz\) or .parquet"),
         ("in", b"a", "form= .--format. names another"),
         ("in.parquet.gz", b"", "may be .txt"),
         ("in.txt", "a".encode("utf-16"), "the file is UTF-16; convert it to UTF-8"),
         ("in.csv", b"text,text\na,b\n", "names 'text' twice"),
+        ("in.tsv", b"text\ttext\na\tb\n", "names 'text' twice"),
+        ("in.tsv", b"text\n", "in.tsv holds no texts"),
         ("in.csv", b"id;text\n1;a\n", "header is 'id;text'; the fields of a CSV are parted by commas"),
         ("in.txt.gz", b"plain", "not a whole gzip file"),
         ("in.txt.gz", gzip.compress(b"a\nb\n" * 500)[:-12], "not a whole gzip file"),
@@ -228,3 +239,94 @@ def test_reading_shows_a_bar_in_a_terminal(
     monkeypatch.setattr(textfiles, "BAR_DELAY", 0)
     assert len(read_texts(path).texts) == 2500
     assert "reading:" in capsys.readouterr().err
+
+
+# ---- rows
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("form", ["jsonl", "csv", "tsv"])
+def test_rows_come_with_the_numbers_of_their_lines(tmp_path: Path, form: str, packed: bool) -> None:
+    path = tmp_path / f"in.{form.upper()}{'.gz' if packed else ''}"
+    path.write_bytes(gzip.compress(CONTENTS[form]) if packed else CONTENTS[form])
+    first = 1 if form == "jsonl" else 2
+    assert list(read_rows(path)) == [(first + place, row) for place, row in enumerate(ROWS)]
+
+
+def test_a_row_over_several_lines_and_an_empty_line_count_as_lines(tmp_path: Path) -> None:
+    path = tmp_path / "in.csv"
+    path.write_bytes(b'\xef\xbb\xbfid,text\r\n1,"a\r\nb"\r\n\r\n2,c\r\n')
+    assert list(read_rows(path)) == [(2, {"id": "1", "text": "a\r\nb"}), (5, {"id": "2", "text": "c"})]
+    path = tmp_path / "in.tsv"
+    path.write_bytes(b"\xef\xbb\xbf\r\nid\ttext\r\n\r\n1\ta\r\n")
+    assert list(read_rows(path)) == [(4, {"id": "1", "text": "a"})]
+
+
+def test_in_tsv_quotes_are_text_and_a_cell_may_be_empty(tmp_path: Path) -> None:
+    path = tmp_path / "in.tsv"
+    path.write_bytes(b'id\ttext\n"1\t"say ""hi""", he said\n\t\n')
+    assert [row for _, row in read_rows(path)] == [
+        {"id": '"1', "text": '"say ""hi""", he said'},
+        {"id": "", "text": ""},
+    ]
+
+
+@pytest.mark.parametrize(("form", "content", "message"), [each for each in BROKEN if "not JSON" in each[2]])
+def test_a_row_that_cannot_be_read_is_named(tmp_path: Path, form: str, content: bytes, message: str) -> None:
+    path = tmp_path / f"in.{form}"
+    path.write_bytes(content)
+    rows = read_rows(path)
+    with pytest.raises(InputError, match=rf"in.{form}, {message}.*Mend it, or take it out"):
+        list(rows)
+
+
+def test_rows_are_not_of_plain_text_or_parquet(tmp_path: Path) -> None:
+    for name in ("in.txt", "in.parquet"):
+        with pytest.raises(InputError, match=r"rows are read from .jsonl, .csv and .tsv, each also as .gz"):
+            list(read_rows(tmp_path / name))
+    with pytest.raises(InputError, match="format of texts is known by the name's end"):
+        list(read_rows(tmp_path / "in.json"))
+
+
+def test_the_rows_before_a_broken_one_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(b'{"a": 1}\n{"a": \n')
+    rows = read_rows(path)
+    assert next(rows) == (1, {"a": 1})
+    with pytest.raises(InputError, match="line 2: not JSON"):
+        next(rows)
+
+
+CELL = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\t\r\n"), max_size=12)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(CELL, CELL), max_size=6))
+def test_any_rows_are_read_back(tmp_path: Path, cells: list[tuple[str, str]]) -> None:
+    rows = [{"one": one, "two": two} for one, two in cells]
+    written = {
+        "jsonl": jsonl(rows),
+        "tsv": ("one\ttwo\n" + "".join(f"{one}\t{two}\n" for one, two in cells)).encode(),
+        "csv": as_csv([{"one": "one", "two": "two"}, *rows])[len(b"one,two\r\n") :],
+    }
+    for form, content in written.items():
+        path = tmp_path / f"in.{form}"
+        path.write_bytes(content)
+        assert [row for _, row in read_rows(path)] == rows, form
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"text": "a"}, None),
+        ({"text": ""}, None),
+        ({"body": "a"}, "no field 'text'"),
+        ({"text": None}, "field 'text' is null, not a string"),
+        ({"text": float("nan")}, "field 'text' is NaN, not a string"),
+        ({"text": ["a"]}, "field 'text' is [\"a\"], not a string"),
+        ({"text": "\udce9"}, "not UTF-8 (byte 0xe9)"),
+        ({"text": "\ud83c"}, "field 'text' has half a surrogate pair, \\ud83c, and is not Unicode text"),
+    ],
+)
+def test_unfit_says_why_a_field_is_no_text(row: dict, reason: str | None) -> None:
+    assert unfit(row, "text") == reason

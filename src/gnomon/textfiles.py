@@ -1,4 +1,4 @@
-"""Texts out of files: plain, JSON lines, CSV, Parquet; what cannot be used is named by its line."""
+"""Texts out of files: plain, JSON lines, CSV, TSV, Parquet; what cannot be used is named by its line."""
 
 from __future__ import annotations
 
@@ -97,10 +97,12 @@ class TextFile:
 def read_texts(
     path: str | Path, *, form: str | None = None, field: str | None = None, skip_bad: bool = False
 ) -> TextFile:
-    """Read texts of .txt (one a line), .jsonl or .csv (with a header), each also as .gz, or .parquet; "-" is stdin.
+    """Read texts of .txt (one a line), .jsonl, .csv or .tsv (with a header), each also as .gz, or .parquet.
+
+    "-" is standard input.
 
     Args:
-        form: "txt", "jsonl" or "csv", where the name does not show it; standard input is txt by default.
+        form: "txt", "jsonl", "csv" or "tsv", where the name does not show it; standard input is txt by default.
         field: the field or column of the text; None for the only one, or the one called "text".
         skip_bad: leave out lines that cannot be used, with a Notice that counts them.
 
@@ -122,6 +124,27 @@ def read_texts(
     return _without_nulls(texts, skip_bad)
 
 
+def read_rows(path: str | Path) -> Iterator[tuple[int, Row]]:
+    """(line number, row) of .jsonl, .csv or .tsv, the last two with a header; each also as .gz.
+
+    Raises:
+        InputError: another format; a line that cannot be read, by its number. OSError: the file cannot be opened.
+    """
+    form = form_of(path)
+    if form not in ("jsonl", "csv", "tsv"):
+        raise InputError(f"{path}: rows are read from .jsonl, .csv and .tsv, each also as .gz.")
+    with _opened(path) as lines:
+        for line, row in PARSERS[form](lines):
+            if isinstance(row, Bad):
+                raise InputError(f"{path}, line {line}: {row.reason}. Mend it, or take it out.")
+            yield line, row
+
+
+def unfit(row: Row, field: str) -> str | None:
+    """Why a field of a row is no text, or None."""
+    return _unfit(row.get(field), field, row)
+
+
 def form_of(path: str | Path) -> str:
     """The format of an input, by its name."""
     if str(path) == STDIN:
@@ -133,7 +156,7 @@ def form_of(path: str | Path) -> str:
     if form in PARSERS or (form == "parquet" and str(path).lower().endswith(".parquet")):
         return form
     raise InputError(
-        f"{path}: the format of texts is known by the name's end; it may be .txt, .jsonl, .csv (each also .gz) "
+        f"{path}: the format of texts is known by the name's end; it may be .txt, .jsonl, .csv, .tsv (each also .gz) "
         "or .parquet. form= (--format) names another file's."
     )
 
@@ -265,17 +288,32 @@ def _csv(lines: Iterable[bytes]) -> Parsed:
         csv.field_size_limit(limit)
 
 
+def _tsv(lines: Iterable[bytes]) -> Parsed:
+    """A row a line: a tab parts fields and nothing quotes it. Empty lines are passed over."""
+    header: list[str] = []
+    for number, line in _decoded(lines):
+        cells = line.rstrip("\r\n").split("\t")
+        if cells == [""]:
+            continue
+        if not header:
+            header = _header(cells)
+        elif len(cells) == len(header):
+            yield number, dict(zip(header, cells, strict=True))
+        else:
+            yield number, Bad(f"{len(cells)} fields, and the header has {len(header)}")
+
+
 def _header(cells: list[str]) -> list[str]:
     twice = [name for name in cells if cells.count(name) > 1]
     if twice:
-        raise InputError(f"the CSV header names {twice[0]!r} twice; every column needs its own name.")
+        raise InputError(f"the header names {twice[0]!r} twice; every column needs its own name.")
     if len(cells) == 1 and (";" in cells[0] or "\t" in cells[0]):  # else whole lines would be taken for texts
         raise InputError(f"the CSV header is {cells[0]!r}; the fields of a CSV are parted by commas here.")
     return cells
 
 
-PARSERS: dict[str, Callable[[Iterable[bytes]], Parsed]] = {"txt": _txt, "jsonl": _jsonl, "csv": _csv}
-"""Format -> its reader. The first line of a CSV is its header."""
+PARSERS: dict[str, Callable[[Iterable[bytes]], Parsed]] = {"txt": _txt, "jsonl": _jsonl, "csv": _csv, "tsv": _tsv}
+"""Format -> its reader. The first line of a CSV or TSV is its header."""
 
 
 def _decoded(lines: Iterable[bytes]) -> Iterator[tuple[int, str]]:

@@ -1,0 +1,370 @@
+"""Rows of fields: which tasks they can be, and mteb's columns of them. What cannot be judged is named by file and line.
+
+A kind of task is a row of `FORMS`: the names of its fields, and the function that reads them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, cast
+
+from gnomon.errors import InputError
+from gnomon.textfiles import Row, form_of, read_rows, unfit
+
+Kind = Literal[
+    "Retrieval",
+    "Reranking",
+    "STS",
+    "PairClassification",
+    "Classification",
+    "Clustering",
+    "BitextMining",
+    "Summarization",
+]
+"""mteb's task types."""
+
+SUFFIXES = (".jsonl", ".tsv", ".csv")
+"""Of files of rows, each also with .gz."""
+
+SHOWN = 60
+"""Characters of a value that a message shows."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Documents, queries and which is relevant to which: the data of retrieval and reranking."""
+
+    documents: Mapping[str, tuple[str, str]]
+    """{id: (title, text)}"""
+    queries: Mapping[str, str]
+    relevant: Mapping[str, Mapping[str, int]]
+    """{query: {document: grade}}"""
+    candidates: Mapping[str, Sequence[str]] | None = None
+    """{query: documents to put into order}, of reranking."""
+
+
+Columns = Mapping[str, Sequence[Any]]
+"""Rows of every other kind, by mteb's names of the fields."""
+Data = Judged | Columns
+
+
+# ---- files and lines
+
+
+def listed(folder: Path) -> list[Path]:
+    """What is in a folder, by name; hidden files and what systems leave behind (._x, .DS_Store, __MACOSX) are not."""
+    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith((".", "__")))
+
+
+def is_rows(file: Path) -> bool:
+    """Whether a file is one of rows, by its name.
+
+    Raises:
+        InputError: it is a link to nothing.
+    """
+    if not file.name.lower().removesuffix(".gz").endswith(SUFFIXES) or file.is_dir():
+        return False
+    if not file.exists():
+        raise InputError(f"{file} is a link to nothing; mend it, or take it out.")
+    return True
+
+
+def stem(file: Path) -> str:
+    """A file's name without its format."""
+    name = file.name[: -len(".gz")] if file.name.lower().endswith(".gz") else file.name
+    return name.rpartition(".")[0]
+
+
+class Line(NamedTuple):
+    """A row and where it stands."""
+
+    file: Path
+    number: int
+    row: Row
+
+    def wrong(self, what: str) -> InputError:
+        return InputError(f"{self.file}, line {self.number}: {what}")
+
+    def value(self, *names: str) -> Any:
+        """Of the field with the first of these names that the row has."""
+        return self.row[self._name(names)]
+
+    def text(self, *names: str) -> str:
+        """Unicode text of a field: every other value is an error."""
+        name = self._name(names)
+        if reason := unfit(self.row, name):
+            raise self.wrong(f"{reason}. Mend it, or take it out.")
+        return self.row[name]
+
+    def texts(self, *names: str) -> list[str]:
+        """Texts of a list; a single text counts as a list of one."""
+        name = self._name(names)
+        value = self.row[name]
+        found = cast("list[object]", [value] if isinstance(value, str) else value)
+        if not isinstance(value, str | list) or not found:
+            raise self.wrong(f"{name} is {shown(value)}; it must be a list of texts with one at least (in .jsonl).")
+        for each in found:
+            if reason := unfit({name: each}, name):
+                raise self.wrong(f"{reason}. Mend it, or take it out.")
+        return cast("list[str]", found)
+
+    def identifier(self, *names: str) -> str:
+        """An id: a text, or a whole number, which counts as the text of its digits."""
+        value = self.value(*names)
+        if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
+            raise self.wrong(f"{names[0]} is {shown(value)}; it must be a text or a whole number.")
+        if isinstance(value, str):
+            self.text(*names)
+        return str(value)
+
+    def _name(self, names: Sequence[str]) -> str:
+        found = next((name for name in names if name in self.row), None)
+        if found is None:
+            raise self.wrong(f"no field {names[0]!r}. Mend it, or take it out.")
+        return found
+
+
+def lines_of(file: Path) -> Iterator[Line]:
+    """
+    Raises:
+        InputError: a line that cannot be read; a .tsv quoted like a .csv. OSError: the file cannot be opened.
+    """
+    plain = form_of(file) == "tsv"
+    try:
+        for place, row in read_rows(file):
+            line = Line(file, place, row)
+            if plain and (quoted := next(filter(_is_quoted, row.values()), None)):
+                raise line.wrong(
+                    f"{shown(quoted)} is quoted as in .csv, and in .tsv quotes are text. Write the file without them, "
+                    "or as .jsonl."
+                )
+            yield line
+    except InputError as error:
+        if str(file) in str(error):
+            raise
+        raise InputError(f"{file}: {error}") from error  # that of a header does not name its file
+
+
+def _is_quoted(cell: str) -> bool:
+    """Whether a writer of CSV put a cell into quotes, since it has some: "He said ""no""."."""
+    inner = cell[1:-1]
+    return cell[:1] == cell[-1:] == '"' and '""' in inner and '"' not in inner.replace('""', "")
+
+
+def shown(value: object) -> str:
+    """A value as a message shows it."""
+    text = repr(value) if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+
+
+def number(value: object) -> float | None:
+    """A finite number, or None; one in quotes counts, as a table has no others."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    if isinstance(value, str) and "_" in value:  # Python's own way to write thousands
+        return None
+    try:
+        found = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return found if math.isfinite(found) else None
+
+
+# ---- kinds
+
+
+@dataclass(frozen=True)
+class Form:
+    """What rows of a kind look like."""
+
+    kind: Kind
+    fields: tuple[tuple[str, ...], ...]
+    """Each: the names under which a field is known."""
+    read: Callable[[Sequence[Line]], Data]
+    """Of the rows of one subset and split, which are one at least."""
+    without: tuple[str, ...] = ()
+    """Fields that rows of this kind do not have: with them they are of another."""
+
+    def fits(self, fields: set[str]) -> bool:
+        named = all(any(name in fields for name in names) for names in self.fields)
+        return named and not any(name in fields for name in self.without)
+
+
+ONE, TWO = ("sentence1", "text1"), ("sentence2", "text2")
+SCORE = ("score",)
+LABEL = ("label", "labels")
+TEXT = ("text", "sentences")
+
+
+def _graded_pairs(lines: Sequence[Line]) -> Columns:
+    scores = [_grade(line, "score", line.value(*SCORE)) for line in lines]
+    _not_alike(lines, "score", scores, "nothing correlates with that")
+    return {**_pairs(lines), "score": scores}
+
+
+def _labelled_pairs(lines: Sequence[Line]) -> Columns:
+    labels: list[int] = []
+    for line in lines:
+        value = line.value(*LABEL)
+        found = float(value) if isinstance(value, bool) else number(value)
+        if found not in (0, 1):
+            raise line.wrong(
+                f"the label is {shown(value)}; that of a pair is 1 (alike) or 0, and a grade is called score."
+            )
+        labels.append(int(found))
+    _not_alike(lines, "label", labels, "pairs of both sorts are needed")
+    return {**_pairs(lines), "labels": labels}
+
+
+def _pairs(lines: Sequence[Line]) -> Columns:
+    return {"sentence1": [line.text(*ONE) for line in lines], "sentence2": [line.text(*TWO) for line in lines]}
+
+
+def _translations(lines: Sequence[Line]) -> Columns:
+    if len(lines) < 2:
+        raise lines[0].wrong("it is the only pair; a translation must be found among others.")
+    return _pairs(lines)
+
+
+def _classified(lines: Sequence[Line]) -> Columns:
+    return {"text": [line.text(*TEXT) for line in lines], "label": [line.identifier(*LABEL) for line in lines]}
+
+
+def _clustered(lines: Sequence[Line]) -> Columns:
+    return {"sentences": [line.text(*TEXT) for line in lines], "labels": [line.identifier(*LABEL) for line in lines]}
+
+
+def _summaries(lines: Sequence[Line]) -> Columns:
+    machine = [line.texts("machine_summaries") for line in lines]
+    relevance: list[list[float]] = []
+    for line, texts in zip(lines, machine, strict=True):
+        grades = line.value("relevance")
+        if not isinstance(grades, list) or len(cast("list[object]", grades)) != len(texts):
+            raise line.wrong(
+                f"relevance is {shown(grades)}; it must be a list of {len(texts)} numbers, one a machine summary."
+            )
+        relevance.append([_grade(line, "relevance", grade) for grade in cast("list[object]", grades)])
+    if all(len(set(grades)) == 1 for grades in relevance):
+        raise lines[0].wrong("this text's summaries and all others' are graded alike; nothing correlates with that.")
+    return {
+        "text": [line.text("text") for line in lines],
+        "human_summaries": [line.texts("human_summaries") for line in lines],
+        "machine_summaries": machine,
+        "relevance": relevance,
+    }
+
+
+def _candidates(lines: Sequence[Line]) -> Judged:
+    """As mteb reads such rows: positives in front, each query with documents of its own."""
+    documents: dict[str, tuple[str, str]] = {}
+    relevant: dict[str, dict[str, int]] = {}
+    for place, line in enumerate(lines):
+        query = f"query{place}"
+        good = {f"apositive_{query}_{rank:05}": text for rank, text in enumerate(line.texts("positive"))}
+        bad = {f"negative_{query}_{rank:05}": text for rank, text in enumerate(line.texts("negative"))}
+        documents |= {document: ("", text) for document, text in (good | bad).items()}
+        relevant[query] = dict.fromkeys(good, 1) | dict.fromkeys(bad, 0)
+    queries = {f"query{place}": line.text("query") for place, line in enumerate(lines)}
+    return Judged(documents, queries, relevant, {query: list(grades) for query, grades in relevant.items()})
+
+
+FORMS = (
+    Form("Reranking", (("query",), ("positive",), ("negative",)), _candidates),
+    Form("Summarization", (("text",), ("human_summaries",), ("machine_summaries",), ("relevance",)), _summaries),
+    Form("STS", (ONE, TWO, SCORE), _graded_pairs),
+    Form("PairClassification", (ONE, TWO, LABEL), _labelled_pairs),
+    Form("BitextMining", (ONE, TWO), _translations, without=(*SCORE, *LABEL)),
+    Form("Classification", (TEXT, LABEL), _classified),
+    Form("Clustering", (TEXT, LABEL), _clustered),
+)
+
+
+def forms_of(fields: set[str]) -> list[Form]:
+    return [form for form in FORMS if form.fits(fields)]
+
+
+# ---- one subset
+
+
+def read_subset(
+    form: Form, splits: Mapping[str, Sequence[Line]], split: str, *, allow_rare_labels: bool
+) -> dict[str, Data]:
+    """{split: data} of what a kind needs: the split that is judged and, where something is learned, "train".
+
+    Raises:
+        InputError: a field that cannot be used, or labels that show nothing.
+    """
+    if form.kind != "Classification":
+        found = {split: form.read(splits[split])}
+        if form.kind == "Clustering":
+            _check_labels(splits[split], f"in {split}", allow_rare_labels)
+        return found
+    learned = splits["train"]
+    found = {name: form.read(splits[name]) for name in ("train", split)}
+    _check_labels(learned, "in train", allow_rare_labels)
+    known = {line.identifier(*LABEL) for line in learned}
+    for line in splits[split]:
+        if (label := line.identifier(*LABEL)) not in known:
+            raise line.wrong(
+                f"label {label!r} is not in train, so it cannot be learned; add texts of it, or take this out."
+            )
+    return found
+
+
+def _check_labels(lines: Sequence[Line], where: str, allow_rare: bool) -> None:
+    """A label that is there once can neither be learned nor be clustered."""
+    labels = [line.identifier(*LABEL) for line in lines]
+    counts = Counter(labels)
+    _not_alike(lines, "label", labels, "two are needed")
+    once = [label for label, count in counts.items() if count == 1]
+    if once and not allow_rare:
+        more = f" (and {len(once) - 1} more)" if len(once) > 1 else ""
+        raise lines[labels.index(once[0])].wrong(
+            f"label {once[0]!r}{more} is seen once {where}; one text shows no class. Leave such rows out, or judge "
+            "them all the same with --allow-rare-labels."
+        )
+
+
+def _not_alike(lines: Sequence[Line], name: str, values: Sequence[object], why: str) -> None:
+    if len(set(values)) < 2:
+        raise lines[0].wrong(f"this and every other {name} is {shown(values[0])}; {why}.")
+
+
+# ---- the scale of grades
+
+
+def _grade(line: Line, name: str, value: object) -> float:
+    found = number(value)
+    if found is None:
+        raise line.wrong(f"{name} is {shown(value)}; it must be a finite number.")
+    return found
+
+
+def scale_of(form: Form, lines: Sequence[Line], low: float | None, high: float | None) -> tuple[float, float] | None:
+    """Least and highest grade, as said or else as they are; None of a kind without grades.
+
+    Raises:
+        InputError: a grade outside the scale that was said.
+    """
+    name = {"STS": SCORE[0], "Summarization": "relevance"}.get(form.kind)
+    if name is None:
+        return None
+    graded = [
+        (line, _grade(line, name, value))
+        for line in lines
+        for value in (line.row[name] if isinstance(line.row[name], list) else [line.row[name]])
+    ]
+    grades = [grade for _, grade in graded]
+    low, high = min(grades) if low is None else low, max(grades) if high is None else high
+    for line, grade in graded:
+        if not low <= grade <= high:
+            raise line.wrong(
+                f"{name} {grade:g} is outside its scale, {low:g} to {high:g}; mend it, or the scale in task.json "
+                "(min_score, max_score)."
+            )
+    return low, high
