@@ -1,5 +1,6 @@
 """The public noun: what encode takes, gives and refuses, and that neighbours, threads and processes change nothing."""
 
+import json
 import os
 import pickle
 import subprocess
@@ -258,6 +259,92 @@ def test_silent_reads_the_front(name: str) -> None:
     cut = encoder.tokenize(LONG).cut_at[0]
     assert_same(encoder.encode(LONG, on_truncate="silent"), encoder.encode(LONG[:cut]))
     assert np.array_equal(encoder.encode(TEXTS[:6], on_truncate="mean"), encoder.encode(TEXTS[:6]))
+
+
+# ---- another length
+
+
+def with_length_in_its_folder(folder: Path, length: int) -> Encoder:
+    config = folder / "sentence_bert_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"max_seq_length": length}))
+    return Encoder.load(folder, device="cpu", threads=1)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_another_length_is_as_if_the_folder_had_it(name: str, golden_copy: Copy) -> None:
+    folder = with_length_in_its_folder(golden_copy(name), 12)
+    loaded = Encoder.load(GOLDEN / name, device="cpu", threads=1, max_seq_length=12)
+    made = load(name).with_max_seq_length(12)
+    for encoder in (loaded, made, pickle.loads(pickle.dumps(made)), pickle.loads(pickle.dumps(loaded))):
+        assert encoder.max_seq_length == 12
+        for on_truncate in ("silent", "mean"):
+            wanted = folder.encode([*TEXTS, LONG], on_truncate=on_truncate)
+            assert np.array_equal(encoder.encode([*TEXTS, LONG], on_truncate=on_truncate), wanted)
+        assert encoder.tokenize(LONG).cut_at == folder.tokenize(LONG).cut_at
+        assert encoder.fingerprint == folder.fingerprint != load(name).fingerprint
+        assert encoder.space() == folder.space() != load(name).space()
+    with pytest.warns(Notice, match="1 of 1 texts are longer than 12 tokens"):
+        made.encode(LONG)
+
+
+def test_another_length_shares_the_engine_and_leaves_the_first_as_it_was() -> None:
+    first, wanted = load(GIST), load(GIST).encode(LONG, on_truncate="silent")
+    short = first.with_max_seq_length(12)
+    assert short.engine is first.engine
+    assert short.name == first.name
+    assert (short.device, short.dtype, short.threads) == (first.device, first.dtype, first.threads)
+    assert first.max_seq_length == 64
+    assert np.array_equal(first.encode(LONG, on_truncate="silent"), wanted)
+    again = short.with_max_seq_length(64)
+    assert again.fingerprint == first.fingerprint
+    assert np.array_equal(again.encode(LONG, on_truncate="silent"), wanted)
+
+
+def test_an_encoder_without_a_folder_may_have_another_length() -> None:
+    first = Encoder(load(GIST).checkpoint, load(GIST)._options)
+    short = first.with_max_seq_length(12)
+    assert np.array_equal(short.encode(TEXTS), load(GIST).with_max_seq_length(12).encode(TEXTS))
+    with pytest.raises(TypeError, match=r"not made by Encoder\.load"):
+        pickle.dumps(short)
+
+
+@pytest.mark.parametrize("length", [0, -1, 1.5, True, "12", 2**40])
+def test_lengths_that_no_model_has_are_refused(length: Any) -> None:
+    for make in (load(GIST).with_max_seq_length, lambda each: Encoder.load(GOLDEN / GIST, max_seq_length=each)):
+        with pytest.raises(InputError, match=f"max_seq_length is {length!r}; it must be a whole number from 1 to 64"):
+            make(length)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_length_ends_at_the_positions(name: str) -> None:
+    """Of a table of positions; rotary ones have no end."""
+    most = load(name).spec.trunk.max_tokens  # pyright: ignore
+    assert (most is None) == (name in (STELLA, GTE))
+    longest = load(name).with_max_seq_length(most or 20_000)
+    assert np.isfinite(longest.encode(LONG, on_truncate="silent")).all()
+    assert longest.tokenize("a " * 30_000).truncated == [0]
+    if most:
+        with pytest.raises(InputError, match=rf"from 1 to {most}\."):
+            load(name).with_max_seq_length(most + 1)
+
+
+# ---- where and in what it runs
+
+
+@pytest.mark.parametrize(
+    ("options", "device", "dtype"),
+    [
+        ({"device": "cpu"}, "cpu", "float32"),
+        ({"device": "cpu", "dtype": "int8"}, "cpu", "int8"),
+        ({"device": "cpu", "engine": "torch", "dtype": "bfloat16"}, "cpu", "bfloat16"),
+        ({"device": "cpu", "engine": "torch"}, "cpu", "float32"),
+    ],
+)
+def test_device_and_dtype_are_settled(options: dict[str, str], device: str, dtype: str) -> None:
+    encoder = Encoder.load(GOLDEN / GIST, threads=1, **options)  # pyright: ignore
+    assert (encoder.device, encoder.dtype) == (device, dtype)
+    copy = pickle.loads(pickle.dumps(encoder))
+    assert (copy.device, copy.dtype) == (device, dtype)
 
 
 # ---- threads, processes, files

@@ -131,6 +131,25 @@ def test_similarity_equals_loops(name: Any, a_BD: np.ndarray, b_CD: np.ndarray) 
 
 
 @pytest.mark.parametrize("name", SCORES)
+@settings(deadline=None)
+@given(a_BD=rows, b_BD=rows)
+def test_similarity_of_pairs_is_the_diagonal(name: Any, a_BD: np.ndarray, b_BD: np.ndarray) -> None:
+    found = heads.similarity_pairwise(name, a_BD, b_BD)
+    assert found.dtype == np.float32
+    assert found.shape == (3,)
+    wanted = np.diag(heads.similarity(name, a_BD, b_BD))
+    scale = np.abs(a_BD).max() * np.abs(b_BD).max() if name == "dot" else 1
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6 * scale + 1e-6)
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_similarity_of_no_pairs_is_empty_and_of_zeros_finite(name: Any) -> None:
+    zeros = np.zeros((2, 6), np.float32)
+    assert heads.similarity_pairwise(name, zeros[:0], zeros[:0]).shape == (0,)
+    assert heads.similarity_pairwise(name, zeros, zeros).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("name", SCORES)
 def test_similarity_of_nothing_is_empty(name: Any) -> None:
     none, some = np.zeros((0, 6), np.float32), X_BD
     assert heads.similarity(name, none, some).shape == (0, 5)

@@ -54,6 +54,7 @@ FLOORS = {
 HEAVY = ("torch", "onnxruntime", "onnx", "openvino", "tokenizers", "huggingface_hub", "safetensors", "numpy", "tqdm")
 RUNTIMES = ("torch", "onnxruntime", "onnx", "openvino", "ml_dtypes", "huggingface_hub", "mteb", "lancedb", "pyarrow")
 ON_USE = {"onnxruntime", "openvino", "torch", "huggingface_hub", "tqdm", "mteb", "lancedb", "pyarrow", "ray", "pandas"}
+ON_USE |= {"datasets", "sklearn", "scipy", "bm25s", "regex", "sentence_transformers"}
 """Packages that a module may import inside a function only."""
 
 MODULES = sorted(path for path in SOURCE.rglob("*.py") if path.parent != SOURCE or path.name != "__init__.py")

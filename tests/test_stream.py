@@ -17,12 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as RawTokenizer
 from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
 
 from gnomon import Encoder, stream
 from gnomon.batching import batches
 from gnomon.engines import Engine, Failure, Vectors
 from gnomon.engines.static import StaticEngine
-from gnomon.errors import InputError, Notice, NumericError, TruncationError, WorkerError
+from gnomon.errors import InputError, NumericError, TruncationError, TruncationNotice, WorkerError
 from gnomon.packed import Ids, Packed, pack, split
 from gnomon.spec import ModelSpec, PoolingSpec, StaticSpec, TokenizerSpec
 from gnomon.stream import Request, Stream
@@ -222,7 +223,8 @@ def test_one_notice_a_call_with_counts_over_all_windows(call: str, count: int) -
         "(on_truncate='mean' reads all.)"
     )
     assert [str(notice.message) for notice in told] == [wanted]
-    assert (told[0].filename, told[0].category) == (__file__, Notice)
+    assert (told[0].filename, told[0].category) == (__file__, TruncationNotice)
+    assert told[0].message.texts == ((2, 4, 5, 7, 8) if call == "encode_tokens" else (2, 4, 8))  # pyright: ignore
 
 
 @settings(max_examples=25, deadline=None)
@@ -241,6 +243,8 @@ def test_the_counts_of_a_notice_are_those_of_the_tokenizer(texts: list[str], cou
         warnings.simplefilter("always")
         in_windows(count, lambda: load(GIST).encode(texts))
     assert [str(notice.message).partition(": ")[0] for notice in told] == wanted
+    cut = [texts.index(text) for text, number in zip(different, tokens, strict=True) if number > 64]
+    assert [list(notice.message.texts) for notice in told] == ([cut] if cut else [])  # pyright: ignore
     try:
         in_windows(count, lambda: load(GIST).encode(texts, on_truncate="error"))
         refused = []
@@ -448,12 +452,25 @@ def test_a_bar_is_shown_in_a_terminal_after_a_while(bars: list[FakeBar], monkeyp
     assert [(bar.how["delay"], bar.how["leave"]) for bar in bars] == [(stream.BAR_DELAY, False)]
 
 
-def static(words: str) -> Stream:
+def static(words: str, limit: int | None = None) -> Stream:
     """A static table over words, which adds no tokens of its own."""
     raw = RawTokenizer(WordLevel({word: at for at, word in enumerate(words.split())}))
-    spec = ModelSpec(StaticSpec(4, 2), PoolingSpec(), (), TokenizerSpec(None, special_tokens=False))
+    raw.pre_tokenizer = WhitespaceSplit()  # pyright: ignore[reportAttributeAccessIssue]
+    spec = ModelSpec(StaticSpec(4, 2), PoolingSpec(), (), TokenizerSpec(limit, special_tokens=False))
     table = np.arange(8, dtype=np.float32).reshape(4, 2)
     return Stream(spec, Tokenizer(raw, spec.tokenizer), StaticEngine(StaticSpec(4, 2), {"embed.tokens": table}))
+
+
+def test_a_notice_names_texts_of_all_windows() -> None:
+    """Of windows of their real size; positions are the caller's, who gave some texts twice."""
+    stream_of = static("a b c", limit=2)
+    count = 2 * stream.TEXTS_AT_ONCE + 5
+    texts = ["a b c" if at % 1000 == 7 or at > count - 3 else "a" for at in range(count)]
+    request = Request(texts, range(10, 10 + 3 * count, 3), 5 * count, "", "warn", False)
+    with pytest.warns(TruncationNotice) as told:
+        assert sum(len(batch) for batch, _ in stream_of.pooled(request)) == count
+    assert len(told) == 1
+    assert told[0].message.texts == tuple(10 + 3 * at for at, text in enumerate(texts) if text != "a")  # pyright: ignore
 
 
 def test_progress_counts_texts_without_tokens(bars: list[FakeBar]) -> None:

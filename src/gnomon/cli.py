@@ -110,6 +110,7 @@ _run_options = _options(
     click.option("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:N, mps, or cuda:0,cuda:1,..."),
     click.option("--engine", default="auto", metavar="NAME", help="auto, onnx, openvino or torch."),
     click.option("--dtype", default="auto", metavar="NAME", help="auto, float32, bfloat16, float16 or int8."),
+    click.option("--max-seq-length", type=int, metavar="N", help="Tokens of a text that are read; the model's own."),
     _threads_option,
 )
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -117,7 +118,7 @@ _text_options = _options(
     click.option(
         "--format",
         "form",
-        type=click.Choice(["txt", "jsonl", "csv"]),
+        type=click.Choice(["txt", "jsonl", "csv", "tsv"]),
         help="Of stdin (txt), or of a file of another name.",
     ),
     click.option("--field", metavar="NAME", help='Field or column of the text; by default the only one, or "text".'),
@@ -211,8 +212,8 @@ def encode(
 ) -> None:
     """Encode the texts of INPUT into OUTPUT.
 
-    INPUT: .txt (a text a line), .jsonl, .csv, also as .gz; .parquet; or - for stdin. OUTPUT: .npy; .jsonl or .parquet,
-    which keep the rows of INPUT; or - for jsonl on stdout.
+    INPUT: .txt (a text a line), .jsonl, .csv, .tsv, also as .gz; .parquet; or - for stdin. OUTPUT: .npy; .jsonl or
+    .parquet, which keep the rows of INPUT; or - for jsonl on stdout.
     """
     if task is not None and kind != "query":
         raise click.UsageError("--task needs --query.")
@@ -483,6 +484,218 @@ def save(model: str, folder: str, dialect: str, overwrite: bool, **read: Any) ->
 
     with said_if_full(Path(folder).absolute()):
         click.echo(save_folder(_read(model, **read), folder, dialect=dialect, overwrite=overwrite))
+
+
+# ---- evaluate, compare, report
+
+
+class Listing(click.Command):
+    """A verb whose options with `multiple` take several values in a row: --tasks A B C."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        several = {
+            name
+            for param in self.params
+            if isinstance(param, click.Option) and param.multiple
+            for name in param.opts
+            if name.startswith("--")
+        }
+        spread: list[str] = []
+        option: str | None = None
+        for arg in args:
+            if arg.startswith("-") and arg != "-":
+                option = arg if arg in several else None
+                if option is None:
+                    spread.append(arg)
+            elif option:
+                spread += [option, arg]
+            else:
+                spread.append(arg)
+        return super().parse_args(ctx, spread)
+
+
+def _several(name: str, *, metavar: str, help: str, kind: Any = str, **more: Any) -> Callable[[Any], Any]:
+    return click.option(name, multiple=True, metavar=f"{metavar}...", help=help, type=kind, **more)
+
+
+@main.command(
+    cls=Listing,
+    epilog="MODEL comes first: gnomon evaluate MODEL --tasks NFCorpus STSBenchmark. The word bm25 in its place runs "
+    "BM25 alone. Results are mteb's own JSON, each with a manifest beside it; see gnomon compare and gnomon report.",
+)
+@click.argument("model")
+@_several("--tasks", metavar="NAME", help="Tasks or benchmarks of mteb; mteb-eng-56, mr-tydi or loco.")
+@_several("--data", metavar="FOLDER", help="Your own sets: BEIR folders; .jsonl, .tsv or .csv files of rows.")
+@click.option("--output", default="evaluation", show_default=True, metavar="FOLDER", help="Where the results go.")
+@_several(
+    "--methods",
+    metavar="NAME",
+    help="Of retrieval: dense, bm25, hybrid (both), rrf (by ranks); dense by default.",
+    kind=click.Choice(["dense", "bm25", "hybrid", "rrf"]),
+)
+@click.option("--k1", type=float, default=0.9, show_default=True, help="Of BM25.")
+@click.option("--b", type=float, default=0.4, show_default=True, help="Of BM25.")
+@click.option(
+    "--alpha", default="tuned", show_default=True, metavar="X", help="Of hybrid: tuned, published or a number."
+)
+@click.option("--dim", type=int, metavar="N", help="A width that the model has (gnomon inspect).")
+@click.option("--truncate-dim", type=int, metavar="N", help="Cut to any prefix.")
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "float16", "int8", "binary", "binary-rescored"]),
+    default="float32",
+    show_default=True,
+    help="Of stored vectors.",
+)
+@click.option("--on-truncate", type=click.Choice(["cut", "mean"]), default="cut", show_default=True)
+@click.option("--prompts", metavar="FILE", help="JSON of prompts by mteb's keys, in place of the model's.")
+@_several("--curve-dims", metavar="N", help="Judge these widths too.", kind=int)
+@_several(
+    "--curve-precisions",
+    metavar="NAME",
+    help="Judge these precisions too.",
+    kind=click.Choice(["float16", "int8", "binary", "binary-rescored"]),
+)
+@_several("--curve-lengths", metavar="N", help="Judge these lengths too.", kind=int)
+@click.option("--metric", metavar="NAME", help="Of retrieval, in place of each task's own: mrr_at_10, recall_at_100.")
+@click.option("--split", default="test", show_default=True, metavar="NAME", help="Of local data.")
+@_several("--subsets", metavar="NAME", help="Languages or directions; all by default.")
+@click.option("--allow-rare-labels", is_flag=True, help="Judge local data with labels that are seen once.")
+@click.option("--cache", metavar="FOLDER", help="Where vectors are kept; OUTPUT/vectors by default.")
+@click.option("--no-cache", is_flag=True, help="Keep no vectors on disk.")
+@click.option("--overwrite", is_flag=True, help="Run again what is there.")
+@_json_option
+@_source_options
+@_run_options
+def evaluate(
+    model: str,
+    tasks: tuple[str, ...],
+    data: tuple[str, ...],
+    output: str,
+    methods: tuple[Any, ...],
+    k1: float,
+    b: float,
+    alpha: str,
+    dim: int | None,
+    truncate_dim: int | None,
+    precision: Any,
+    on_truncate: Any,
+    prompts: str | None,
+    curve_dims: tuple[int, ...],
+    curve_precisions: tuple[Any, ...],
+    curve_lengths: tuple[int, ...],
+    metric: str | None,
+    split: str,
+    subsets: tuple[str, ...],
+    allow_rare_labels: bool,
+    cache: str | None,
+    no_cache: bool,
+    overwrite: bool,
+    as_json: bool,
+    max_seq_length: int | None,
+    **load: Any,
+) -> None:
+    """Judge a model on tasks of mteb and on your own data.
+
+    By mteb's protocol and metrics, with the model's own prompts. What is there already is not run again; a run that
+    was stopped goes on where it was.
+    """
+    if cache and no_cache:
+        raise click.UsageError("--cache and --no-cache exclude each other.")
+    from gnomon import evaluate as judge
+
+    words_alone = model == "bm25" and not Path(model).exists()
+    encoder = None if words_alone else _load(model, load)
+    asking = judge.Asking(
+        prompts=_read_prompts(prompts) if prompts else {},
+        dim=dim,
+        truncate_dim=truncate_dim,
+        on_truncate=on_truncate,
+        max_seq_length=max_seq_length,
+        precision=precision,
+    )
+    points: dict[str, Any] = {"dims": curve_dims, "precisions": curve_precisions, "lengths": curve_lengths}
+
+    def show(result: judge.Result, reused: bool) -> None:
+        row = judge.summary(result, reused)
+        click.echo(_as_json(row) if as_json else judge.line(row))
+        sys.stdout.flush()
+
+    judge.evaluate(
+        encoder,
+        tasks=tasks,
+        data=data,
+        output=output,
+        methods=("bm25",) if words_alone else methods or ("dense",),
+        asking=asking,
+        curve=judge.variants(encoder, asking, **points) if encoder else (),
+        bm25=judge.Bm25Settings(k1, b, _alpha(alpha)),
+        metric=metric,
+        split=split,
+        subsets=subsets,
+        allow_rare_labels=allow_rare_labels,
+        cache=cache or not no_cache,
+        overwrite=overwrite,
+        on_result=show,
+    )
+    _note(f"the results are in {output}; gnomon report {output} makes a page of them.")
+
+
+def _alpha(text: str) -> Any:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _read_prompts(path: str) -> dict[str, str]:
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} cannot be read as JSON ({error}).") from error
+    if not isinstance(found, dict):
+        raise InputError(f'{path} must hold an object of prompts, such as {{"query": "query: "}}.')
+    return found
+
+
+@main.command()
+@click.argument("a")
+@click.argument("b")
+@_json_option
+def compare(a: str, b: str, as_json: bool) -> None:
+    """What differs between two results, and whether it is more than chance.
+
+    A and B: files TASK.json that gnomon evaluate wrote, or folders of one model's.
+    """
+    from gnomon.evaluate import compare as comparing
+
+    found = comparing.compare(a, b)
+    click.echo(_as_json(comparing.as_json(found)) if as_json else "\n".join(comparing.lines(found, columns())))
+
+
+@main.command(cls=Listing)
+@click.argument("folders", nargs=-1, required=True, metavar="FOLDER...")
+@click.option("--output", default="report.html", show_default=True, metavar="FILE", help="The page; - for stdout.")
+@click.option("--markdown", metavar="FILE", help="A Markdown table in place of the page; - for stdout.")
+@click.option("--title", default="Evaluation", show_default=True)
+def report(folders: tuple[str, ...], output: str, markdown: str | None, title: str) -> None:
+    """Make one page of results: a table to sort, plots, and how each was run.
+
+    It needs no network and holds all it shows.
+    """
+    from gnomon.evaluate import report as reporting
+    from gnomon.evaluate.results import read_results
+    from gnomon.vectorfiles import new_files
+
+    results = [result for folder in folders for result in read_results(folder)]
+    target = markdown or output
+    text = reporting.markdown(results) if markdown else reporting.html(results, title=title)
+    if target == "-":
+        click.echo(text, nl=False)
+        return
+    with new_files(target) as files:
+        files[0].write(text.encode())
+    _note(f"{len(results)} results of {len({result.label for result in results})} models are in {target}.")
 
 
 def _note(text: str) -> None:

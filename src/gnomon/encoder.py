@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gnomon import heads
-from gnomon.checkpoint.folder import Checkpoint, read_folder
+from gnomon.checkpoint.folder import Checkpoint, read_folder, with_length
 from gnomon.checkpoint.hub import Source, resolve
 from gnomon.engines import Engine, Failure
 from gnomon.engines.choose import Options, Reopen, open_engine
@@ -31,11 +31,26 @@ from gnomon.stream import OnTruncate, Request, Stream
 from gnomon.tokenizer import Tokenizer, TokenReport
 
 Vectors = NDArray[np.float32]
-Reload = tuple[Source, str | None, tuple[str, ...]]
-"""What a pickled copy reads its model with: the source, the card that was named, the config keys to ignore."""
-
 _told: set[str] = set()
 """Models of which this process has said that `encode` adds no prompt."""
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """How a model is read from its folder, by the first process and by any other."""
+
+    source: Source
+    card: str | None
+    ignore_config_keys: tuple[str, ...]
+    max_seq_length: int | None
+
+    def checkpoint(self) -> Checkpoint:
+        return read_folder(
+            self.source,
+            card=self.card,
+            ignore_config_keys=self.ignore_config_keys,
+            max_seq_length=self.max_seq_length,
+        )
 
 
 class Encoder:
@@ -45,10 +60,14 @@ class Encoder:
     options: the copy reads the same folder) and used after a fork.
     """
 
-    def __init__(self, checkpoint: Checkpoint, options: Options, reload: Reload | None = None) -> None:
-        self._checkpoint, self._options, self._reload = checkpoint, options, reload
+    def __init__(
+        self, checkpoint: Checkpoint, options: Options, reading: _Reading | None = None, engine: Engine | None = None
+    ) -> None:
+        self._checkpoint, self._options, self._reading = checkpoint, options, reading
         self._tokenizer = Tokenizer(checkpoint.tokenizer, checkpoint.spec.tokenizer)
-        self._engine = open_engine(checkpoint.spec, checkpoint.arrays, options, reopen=self._reopen())
+        if engine is None:
+            engine = open_engine(checkpoint.spec, checkpoint.arrays, options, reopen=self._reopen())
+        self._engine = engine
         self._stream = Stream(checkpoint.spec, self._tokenizer, self._engine)
 
     @classmethod
@@ -61,6 +80,7 @@ class Encoder:
         engine: str = "auto",
         dtype: str = "auto",
         threads: int | None = None,
+        max_seq_length: int | None = None,
         card: str | None = None,
         ignore_config_keys: Sequence[str] = (),
         cache_dir: str | Path | None = None,
@@ -79,6 +99,7 @@ class Encoder:
             dtype: "auto" (float32 on a CPU, bfloat16 on a GPU that has it), "float32", "bfloat16" or "float16" (torch),
                 or "int8" for weights of 8 bits, faster and less exact (CPU; `gnomon inspect --fidelity`).
             threads: threads of one call on a CPU; None for one a core.
+            max_seq_length: tokens of a text that are read, in place of the folder's own number.
             card: name of the published model that this is or was tuned from, where the folder does not show it.
             ignore_config_keys: keys of config.json that are not known to gnomon, and that you know not to change
                 vectors.
@@ -91,19 +112,20 @@ class Encoder:
         """
         options = Options.check(device=device, engine=engine, dtype=dtype, threads=threads)
         found = resolve(source, revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only)
-        checkpoint = read_folder(found, card=card, ignore_config_keys=ignore_config_keys)
+        reading = _Reading(found, card, tuple(ignore_config_keys), max_seq_length)
+        checkpoint = reading.checkpoint()
         for notice in checkpoint.notices:
             warnings.warn(notice, Notice, stacklevel=2)
-        return cls(checkpoint, options, (found, card, tuple(ignore_config_keys)))
+        return cls(checkpoint, options, reading)
 
     def _reopen(self) -> Reopen | None:
         """What opens this model's engine in another process."""
-        return None if self._reload is None else partial(_open_again, *self._reload)
+        return None if self._reading is None else partial(_open_again, self._reading)
 
     def __reduce__(self) -> tuple[Callable[..., Encoder], tuple[Any, ...]]:
-        if self._reload is None:
+        if self._reading is None:
             raise TypeError("this Encoder was not made by Encoder.load, so it cannot be pickled.")
-        return _unpickle, (*self._reload, self._options)
+        return _unpickle, (self._reading, self._options)
 
     def __repr__(self) -> str:
         return f"<Encoder {self.name}: {self.spec.dim} dims, {self._engine.name}>"
@@ -265,6 +287,15 @@ class Encoder:
 
         return save_folder(self._checkpoint, folder, dialect=dialect, overwrite=overwrite)
 
+    def with_max_seq_length(self, length: int) -> Encoder:
+        """The same model on the same engine, reading another number of tokens of a text.
+
+        Raises:
+            InputError: more than the model has positions for.
+        """
+        reading = replace(self._reading, max_seq_length=length) if self._reading else None
+        return Encoder(with_length(self._checkpoint, length), self._options, reading, self._engine)
+
     def space(
         self,
         *,
@@ -315,6 +346,16 @@ class Encoder:
     @property
     def engine(self) -> Engine:
         return self._engine
+
+    @property
+    def device(self) -> str:
+        """What it runs on: "cpu", "cuda:0", or several with commas between them."""
+        return self._options.settled().device
+
+    @property
+    def dtype(self) -> str:
+        """What it computes in: "float32", "bfloat16", "float16" or "int8"."""
+        return self._options.settled().dtype
 
     @property
     def threads(self) -> int | None:
@@ -422,8 +463,8 @@ class Encoder:
         raise NumericError(f"text {request.positions[row]} gives NaN or infinity: {why}.")
 
 
-def _open_again(source: Source, card: str | None, ignore_config_keys: tuple[str, ...], options: Options) -> Engine:
-    checkpoint = read_folder(source, card=card, ignore_config_keys=ignore_config_keys)
+def _open_again(reading: _Reading, options: Options) -> Engine:
+    checkpoint = reading.checkpoint()
     return open_engine(checkpoint.spec, checkpoint.arrays, options)
 
 
@@ -444,9 +485,8 @@ class _Finisher:
         return heads.normalize(vectors_BD) if self.normalize else vectors_BD
 
 
-def _unpickle(source: Source, card: str | None, ignore_config_keys: tuple[str, ...], options: Options) -> Encoder:
-    checkpoint = read_folder(source, card=card, ignore_config_keys=ignore_config_keys)
-    return Encoder(checkpoint, options, (source, card, ignore_config_keys))
+def _unpickle(reading: _Reading, options: Options) -> Encoder:
+    return Encoder(reading.checkpoint(), options, reading)
 
 
 def _worker_error(lost: Mapping[str, list[int]], outs: Sequence[Vectors]) -> WorkerError:

@@ -15,7 +15,8 @@
     ├── WorkerError (RuntimeError)      some texts failed in a worker process; holds the vectors of all others
     └── NumericError (ArithmeticError)  NaN or infinity in a result
 
-`Notice` is the category of every warning. Messages give the value, the rule and the next move.
+`Notice` is the category of every warning; `TruncationNotice`, one of them, has the positions of texts that were cut.
+Messages give the value, the rule and the next move.
 """
 
 from __future__ import annotations
@@ -30,6 +31,19 @@ if TYPE_CHECKING:
 
 class Notice(UserWarning):
     """Something that was done or assumed, and that the caller should know."""
+
+
+class TruncationNotice(Notice):
+    """Texts were longer than the model reads, and the rest of each was cut off.
+
+    Args:
+        message: how many, and the longest.
+        texts: positions of these texts in the call, ascending; of equal texts the first.
+    """
+
+    def __init__(self, message: str, texts: Sequence[int] = ()) -> None:
+        super().__init__(message)
+        self.texts = tuple(texts)
 
 
 class GnomonError(Exception):

@@ -89,6 +89,15 @@ def similarity(name: SimilarityName, a_BD: Vectors, b_CD: Vectors) -> Vectors:
     return scores_BC
 
 
+def similarity_pairwise(name: SimilarityName, a_BD: Vectors, b_BD: Vectors) -> Vectors:
+    """Scores [B] of each row of one with the row of the other; as `similarity`."""
+    if name in ("euclidean", "manhattan"):
+        return -np.linalg.norm(a_BD - b_BD, ord=2 if name == "euclidean" else 1, axis=-1)
+    if name == "cosine":
+        a_BD, b_BD = normalize(a_BD), normalize(b_BD)
+    return np.einsum("bd,bd->b", a_BD, b_BD)
+
+
 def _dense(head: DenseSpec, arrays: Mapping[str, NDArray[Any]], x_BD: Vectors) -> Vectors:
     y_BD = x_BD @ _float32(arrays[f"{head.name}.weight"]).T
     if head.bias:

@@ -9,7 +9,7 @@ from functools import cache
 from gnomon.errors import Notice
 
 
-def warn_caller(message: str) -> None:
+def warn_caller(message: str | Notice) -> None:
     """A notice that points at the line outside this package from which it was called."""
     level, frame = 1, inspect.currentframe()
     while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "gnomon":

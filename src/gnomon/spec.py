@@ -136,6 +136,9 @@ HeadSpec = DenseSpec | NormalizeSpec
 DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 """Names under which models keep the prompt of a document; the first that is there is used."""
 
+SYMMETRIC = "symmetric"
+"""The task of texts that are all of one sort: STS, clustering, classification, pairs, bitext."""
+
 ASKED = ("prompts", "default_prompt_name", "query_prompt_names", "truncate_dim", "matryoshka_dims")
 """Fields of a ModelSpec that say how it wants to be asked."""
 
@@ -209,6 +212,11 @@ class ModelSpec:
             known = ", ".join(name for name in by_task if name) or "none"
             raise InputError(f"task {task!r} is not known to this model; it has {known}.")
         return by_task[task]
+
+    @property
+    def symmetric_prompt_name(self) -> str | None:
+        """The name of the prompt of texts that are neither queries nor documents, or None."""
+        return self.query_prompt_names.get(SYMMETRIC, self.default_prompt_name)
 
     @property
     def normalizes(self) -> bool:

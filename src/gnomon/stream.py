@@ -11,7 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from gnomon.batching import batches
 from gnomon.engines import Engine, Failure, Vectors
-from gnomon.errors import InputError, TruncationError
+from gnomon.errors import InputError, TruncationError, TruncationNotice
 from gnomon.notices import warn_caller
 from gnomon.packed import Ids, Packed, pack, split
 from gnomon.spec import ModelSpec, StaticSpec
@@ -77,21 +77,22 @@ class _Long:
     """Texts longer than the model reads."""
 
     limit: int
-    count: int = 0
+    texts: list[int] = field(default_factory=list[int])
+    """Where the caller gave them."""
     most_tokens: int = 0
     position: int = 0
 
     def add(self, whole: list[Ids], positions: Sequence[int]) -> None:
         for ids_T, position in zip(whole, positions, strict=True):
             if len(ids_T) > self.limit:
-                self.count += 1
+                self.texts.append(position)
                 if len(ids_T) > self.most_tokens:
                     self.most_tokens, self.position = len(ids_T), position
 
     def sentence(self, request: Request) -> str:
         texts = "texts" if request.given == len(request.texts) else "different texts"
         return (
-            f"{self.count} of {len(request.texts)} {texts} are longer than {self.limit} tokens; "
+            f"{len(self.texts)} of {len(request.texts)} {texts} are longer than {self.limit} tokens; "
             f"the longest, text {self.position}, has {self.most_tokens:,}"
         )
 
@@ -152,7 +153,7 @@ class Stream:
         for start, whole in self._ahead(request, starts):
             if long:
                 long.add(whole, request.positions[start : start + len(whole)])
-                if long.count and start == starts[-1]:
+                if long.texts and start == starts[-1]:
                     _tell(long, request)
             yield self._window(request, start, whole)
 
@@ -160,7 +161,7 @@ class Stream:
         """A reading of its own, in front of all work: what is refused is refused early."""
         for start, whole in self._ahead(request, starts):
             long.add(whole, request.positions[start : start + len(whole)])
-        if long.count:
+        if long.texts:
             _tell(long, request)
 
     def _ahead(self, request: Request, starts: range) -> Iterator[tuple[int, list[Ids]]]:
@@ -248,7 +249,8 @@ def _tell(long: _Long, request: Request) -> None:
     what = long.sentence(request)
     if request.on_truncate == "error":
         raise TruncationError(f"{what}. Shorten them, or let on_truncate= be 'mean', 'warn' or 'silent'.")
-    warn_caller(f"{what}: the rest of each was cut off. (on_truncate='mean' reads all.)")
+    told = f"{what}: the rest of each was cut off. (on_truncate='mean' reads all.)"
+    warn_caller(TruncationNotice(told, long.texts))
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gnomon.errors import InputError
+from gnomon.spec import SYMMETRIC
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class Card:
 
 
 _E5_PROMPTS = {"query": "query: ", "document": "passage: "}
+_E5_TASKS = {SYMMETRIC: "query"}
+"""The card: "for tasks other than retrieval, you can simply use the query: prefix"."""
 _STELLA_PROMPTS = {
     "s2p_query": "Instruct: Given a web search query, retrieve relevant passages that answer the query.\nQuery: ",
     "s2s_query": "Instruct: Retrieve semantically similar text.\nQuery: ",
@@ -41,13 +44,20 @@ CARDS: dict[str, Card] = {
             "stella_en_400M_v5",
             ("dunzhang/stella_en_400M_v5", "NovaSearch/stella_en_400M_v5"),
             _STELLA_PROMPTS,
-            {"": "s2p_query", "s2p": "s2p_query", "s2s": "s2s_query", "sts": "s2s_query", "retrieval": "s2p_query"},
+            {
+                "": "s2p_query",
+                "s2p": "s2p_query",
+                "retrieval": "s2p_query",
+                "s2s": "s2s_query",
+                "sts": "s2s_query",
+                SYMMETRIC: "s2s_query",
+            },
         ),
         Card("gte-large-en-v1.5", ("Alibaba-NLP/gte-large-en-v1.5",)),
         Card("gte-base-en-v1.5", ("Alibaba-NLP/gte-base-en-v1.5",)),
         Card("GIST-Embedding-v0", ("avsolatorio/GIST-Embedding-v0",)),
         Card("multi-qa-distilbert-cos-v1", ("sentence-transformers/multi-qa-distilbert-cos-v1",)),
-        *(Card(name, (f"intfloat/{name}",), _E5_PROMPTS) for name in _E5_NAMES),
+        *(Card(name, (f"intfloat/{name}",), _E5_PROMPTS, _E5_TASKS) for name in _E5_NAMES),
     )
 }
 

@@ -32,6 +32,7 @@ from gnomon.checkpoint.modules import (
 from gnomon.checkpoint.tokenizer_files import read_tokenizer
 from gnomon.checkpoint.weights import read_weights, strict
 from gnomon.errors import ModelError, NotAModelError, UnsupportedError, WeightsError
+from gnomon.inputs import whole_number
 from gnomon.spec import (
     MlmSpec,
     ModelSpec,
@@ -80,15 +81,23 @@ class Checkpoint:
     license: str | None = None
 
 
-def read_folder(source: Source, *, card: str | None = None, ignore_config_keys: Sequence[str] = ()) -> Checkpoint:
+def read_folder(
+    source: Source,
+    *,
+    card: str | None = None,
+    ignore_config_keys: Sequence[str] = (),
+    max_seq_length: int | None = None,
+) -> Checkpoint:
     """Read a model folder of any dialect; plain Hugging Face and model2vec folders too.
+
+    `max_seq_length` takes the place of the folder's own number.
 
     Raises:
         NotAModelError: a folder or file is missing or broken.
         UnsupportedError: a module, activation, config key or value that we do not implement.
         UnsafeFileError: a path that leaves the folder, a pickle that would run code.
         WeightsError: missing, extra, misshapen or truncated weights.
-        InputError: `card` is not the name of a card.
+        InputError: `card` is not the name of a card; a max_seq_length that the model cannot read.
     """
     folder = source.folder
     if not folder.is_dir():
@@ -105,7 +114,21 @@ def read_folder(source: Source, *, card: str | None = None, ignore_config_keys: 
         raise UnsupportedError(
             f"{folder}/modules.json: the first module is {first.kind}; it must be Transformer or StaticEmbedding."
         )
+    if max_seq_length is not None:
+        checkpoint = with_length(checkpoint, max_seq_length)
     return _with_card(checkpoint, named)
+
+
+def with_length(checkpoint: Checkpoint, length: int) -> Checkpoint:
+    """The checkpoint, reading another number of tokens of a text.
+
+    Raises:
+        InputError: no whole number, or more than the model has positions for.
+    """
+    spec = checkpoint.spec
+    most = None if isinstance(spec.trunk, StaticSpec) else spec.trunk.max_tokens
+    asked = whole_number(length, "max_seq_length", most or NO_LIMIT)
+    return replace(checkpoint, spec=replace(spec, tokenizer=replace(spec.tokenizer, max_seq_length=asked)))
 
 
 def _read_transformer(

@@ -1,0 +1,26 @@
+"""How good a model is: mteb's tasks and local data, by mteb's protocol; results that say how they came about.
+
+    from gnomon.evaluate import evaluate
+    results = evaluate(Encoder.load("..."), data=["my-folder"], output="evaluation")
+
+mteb, torch and scikit-learn come with the extra `gnomon[evaluate]` and are imported on use.
+"""
+
+from __future__ import annotations
+
+from gnomon.evaluate.adapter import Asking, MtebEncoder, variants
+from gnomon.evaluate.results import Result, line, read_results, summary
+from gnomon.evaluate.run import Bm25Settings, TasksError, evaluate
+
+__all__ = [
+    "Asking",
+    "Bm25Settings",
+    "MtebEncoder",
+    "Result",
+    "TasksError",
+    "evaluate",
+    "line",
+    "read_results",
+    "summary",
+    "variants",
+]

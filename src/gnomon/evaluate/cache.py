@@ -1,0 +1,209 @@
+"""Vectors that were computed once, by the text: what makes a second task, and a second start, quick.
+
+A shelf holds the vectors of one model, width and prompt. Every run that adds to it writes files of its own, so that
+runs beside each other do no harm. What is added at once is there whole or not at all, whenever a run is killed: the
+run after it then computes the same texts together, and so gets the same vectors to the last bit.
+
+N: texts; D: width of a vector.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+import warnings
+import zlib
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gnomon.errors import Notice
+from gnomon.vectorfiles import FULL
+
+Vectors = NDArray[np.float32]
+
+RECORD = np.dtype([("text", "V16"), ("cut", "u1"), ("more", "<u4"), ("check", "<u4")])
+"""A text by its hash; whether it was longer than the model reads; how many records follow that were added with it; the
+CRC-32 of the hash and the vector."""
+
+
+class VectorCache:
+    """Shelves in a folder; None keeps them in memory, for as long as this object lives."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._disk = _Disk(None if folder is None else folder.absolute())
+        self._shelves: dict[str, Shelf] = {}
+
+    @property
+    def folder(self) -> Path | None:
+        """Where vectors are written; None once that failed."""
+        return self._disk.folder
+
+    def shelf(self, of: Mapping[str, Any], width: int) -> Shelf:
+        """The shelf of vectors that `of` describes: model, prompt, engine; equal descriptions share it."""
+        said = json.dumps(dict(of) | {"width": width, "record": RECORD.itemsize}, sort_keys=True, ensure_ascii=True)
+        name = hashlib.sha256(said.encode()).hexdigest()[:24]
+        if name not in self._shelves:
+            self._shelves[name] = Shelf(self._disk, name, width, said)
+        return self._shelves[name]
+
+    def close(self) -> None:
+        for shelf in self._shelves.values():
+            shelf.close()
+        self._shelves.clear()
+
+
+class _Disk:
+    """Where all shelves write, for as long as that goes well."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+
+    def failed(self, error: OSError) -> None:
+        why = FULL.get(error.errno or 0, str(error))
+        told = f"vectors are no longer kept in {self.folder}: {why}. The run goes on, and a second start"
+        self.folder = None
+        warnings.warn(f"{told} would encode again what follows.", Notice, stacklevel=2)
+
+
+@dataclass(frozen=True)
+class _Block:
+    """What was added at once, or read from one file."""
+
+    vectors_ND: Vectors
+    records_N: NDArray[Any]
+    sound_N: NDArray[np.bool_]
+    """Rows whose check was made."""
+
+    def sound(self, row: int) -> bool:
+        if not self.sound_N[row]:
+            record = self.records_N[row]
+            self.sound_N[row] = _check(bytes(record["text"]), self.vectors_ND[row]) == record["check"]
+        return bool(self.sound_N[row])
+
+
+class Shelf:
+    """Vectors of one width by text."""
+
+    def __init__(self, disk: _Disk, name: str, width: int, description: str) -> None:
+        self.width, self.description = width, description
+        self._disk, self._name = disk, name
+        self._place: dict[bytes, tuple[_Block, int]] = {}
+        """Hash of a text -> (block, row)"""
+        self._files: tuple[BinaryIO, BinaryIO] | None = None
+        for keys in sorted((disk.folder / name).glob("*.keys")) if disk.folder else ():
+            self._read(keys)
+
+    def __len__(self) -> int:
+        return len(self._place)
+
+    def missing(self, texts: Sequence[str]) -> list[str]:
+        """Those that are not here, or damaged, each once, in their order."""
+        return [text for text in dict.fromkeys(texts) if not self._has(_key(text))]
+
+    def add(self, texts: Sequence[str], vectors_ND: Vectors, cut: Sequence[int]) -> None:
+        """Keep vectors of different texts; `cut`: places of those that were longer than the model reads.
+
+        Those that are here already stay as they are.
+        """
+        hashes = [_key(text) for text in texts]
+        new = [row for row, key in enumerate(hashes) if key not in self._place]
+        if not new:
+            return
+        vectors_ND = np.ascontiguousarray(vectors_ND[new], np.float32)
+        records_N = np.zeros(len(new), RECORD)
+        records_N["text"] = np.frombuffer(b"".join(hashes[row] for row in new), "V16")
+        records_N["cut"] = np.isin(new, cut)
+        records_N["more"] = np.arange(len(new))[::-1]
+        records_N["check"] = [_check(hashes[row], vector_D) for row, vector_D in zip(new, vectors_ND, strict=True)]
+        written_ND = self._write(records_N, vectors_ND)
+        self._take(_Block(vectors_ND if written_ND is None else written_ND, records_N, np.ones(len(new), np.bool_)))
+
+    def get(self, texts: Sequence[str]) -> tuple[Vectors, int]:
+        """(vectors [N, D] of texts that are not `missing`, how many of them were cut)."""
+        found_ND = np.empty((len(texts), self.width), np.float32)
+        cut = 0
+        for at, text in enumerate(texts):
+            block, row = self._place[_key(text)]
+            found_ND[at] = block.vectors_ND[row]
+            cut += int(block.records_N["cut"][row])
+        return found_ND, cut
+
+    def close(self) -> None:
+        for file in self._files or ():
+            with suppress(OSError):  # a full disk is told of again
+                file.close()
+        self._files = None
+
+    def _has(self, key: bytes) -> bool:
+        place = self._place.get(key)
+        if place is None:
+            return False
+        block, row = place
+        if not block.sound(row):
+            del self._place[key]
+            return False
+        return True
+
+    def _take(self, block: _Block) -> None:
+        self._place |= {bytes(key): (block, row) for row, key in enumerate(block.records_N["text"])}
+
+    def _read(self, keys: Path) -> None:
+        """What an earlier run, or one beside this, added; what it did not finish is passed over."""
+        vectors = keys.with_suffix(".vectors")
+        try:
+            raw = keys.read_bytes()
+            count = min(len(raw) // RECORD.itemsize, vectors.stat().st_size // (4 * self.width))
+            ends = np.flatnonzero(np.frombuffer(raw, RECORD, count)["more"] == 0)
+            if not len(ends):
+                return
+            records_N = np.frombuffer(raw, RECORD, int(ends[-1]) + 1)
+            vectors_ND = np.memmap(vectors, np.float32, "r", shape=(len(records_N), self.width))
+        except OSError:  # nothing is lost: it is computed again
+            return
+        self._take(_Block(vectors_ND, records_N, np.zeros(len(records_N), np.bool_)))
+
+    def _write(self, records_N: NDArray[Any], vectors_ND: Vectors) -> Vectors | None:
+        """The vectors as they lie on the disk, so that memory does not hold them; None where they do not.
+
+        They are written in front of the records: a record is there only where its vector is.
+        """
+        if self._disk.folder is None:
+            return None
+        try:
+            if self._files is None:
+                self._files = self._open(self._disk.folder / self._name)
+            keys, vectors = self._files
+            start = vectors.tell()
+            for file, content in ((vectors, vectors_ND), (keys, records_N)):
+                file.write(content.tobytes())
+                file.flush()
+            return np.memmap(vectors.name, np.float32, "r", offset=start, shape=vectors_ND.shape)
+        except OSError as error:
+            self.close()
+            self._disk.failed(error)
+        except BaseException:  # Ctrl-C between the two files: they do not fit any more
+            self.close()
+            raise
+        return None
+
+    def _open(self, folder: Path) -> tuple[BinaryIO, BinaryIO]:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "what.json").write_text(self.description + "\n", encoding="utf-8")
+        stem = folder / f"{time.time_ns():020}-{os.getpid()}"
+        return stem.with_suffix(".keys").open("xb"), stem.with_suffix(".vectors").open("xb")
+
+
+def _key(text: str) -> bytes:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def _check(key: bytes, vector_D: Vectors) -> int:
+    return zlib.crc32(vector_D.tobytes(), zlib.crc32(key))

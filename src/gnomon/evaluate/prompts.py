@@ -1,0 +1,87 @@
+"""Which prompt goes where: the model's own rules, in mteb's words. No mteb here.
+
+mteb encodes queries and documents apart, and texts of symmetric tasks (STS, clustering, classification, pairs, bitext,
+summaries) as neither. The cards say: e5 takes "query: " on both sides of symmetric tasks; stella its `s2p_query` on the
+queries of retrieval and its `s2s_query` on both sides of symmetric tasks; gte, GIST and multi-qa take none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Literal
+
+from gnomon.errors import InputError
+from gnomon.inputs import check_encodable
+from gnomon.spec import ModelSpec
+
+Side = Literal["query", "document"]
+"""mteb's prompt types."""
+
+OF: dict[Side | None, str] = {"query": "queries", "document": "documents", None: "texts"}
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What is put in front of texts."""
+
+    of: str
+    """ "queries", "documents", or "texts" of a symmetric task."""
+    name: str | None
+    """Its name in the model, or the key it was given under; None for no prompt."""
+    text: str
+
+
+def prompt_for(
+    spec: ModelSpec, *, task: str, kind: str, side: Side | None, given: Mapping[str, str] | None = None
+) -> Prompt:
+    """The prompt of one side of a task.
+
+    The first that is there: one of `given`, by mteb's keys (task-side, task, kind-side, kind, side); one of the model's
+    own under a key that names the task or the kind; the model's rule for that side.
+
+    Args:
+        kind: mteb's task type, such as "Retrieval" or "STS".
+        side: None for the texts of a symmetric task.
+        given: prompts of the caller; they take the place of the model's wherever they have a key.
+    """
+    of, narrow = OF[side], _keys(task, kind, side)
+    keys = [*narrow, side] if side else narrow
+    if given and (name := next((key for key in keys if key in given), None)):
+        return Prompt(of, name, given[name])
+    name = next((key for key in narrow if key in spec.prompts), _by_rule(spec, side))
+    return Prompt(of, name, spec.prompts[name] if name else "")
+
+
+def _by_rule(spec: ModelSpec, side: Side | None) -> str | None:
+    if side == "query":
+        return spec.query_prompt_name()
+    return spec.document_prompt_name if side == "document" else spec.symmetric_prompt_name
+
+
+def _keys(task: str, kind: str, side: Side | None) -> list[str]:
+    """mteb's keys that name the task or its kind, the narrowest first."""
+    return [task, kind] if side is None else [f"{task}-{side}", task, f"{kind}-{side}", kind]
+
+
+def check_keys(given: Mapping[str, str], *, tasks: Sequence[str], kinds: Sequence[str]) -> None:
+    """
+    Raises:
+        InputError: a key that names no side and none of these tasks and kinds (offers the nearest); a prompt that is no
+            text.
+    """
+    names = [*tasks, *kinds]
+    known = ["query", "document", *names, *(f"{name}-{side}" for name in names for side in ("query", "document"))]
+    for key, text in given.items():
+        if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InputError(f"the prompt {key!r} is {text!r}; it must be a text.")
+        check_encodable(text, f"the prompt {key!r}")
+        if key not in known:
+            lower = {each.lower(): each for each in known}
+            near = get_close_matches(key.lower(), lower, 1)
+            hint = f" Did you mean {lower[near[0]]!r}?" if near else ""
+            raise InputError(
+                f"the prompt {key!r} belongs to nothing here: keys are query, document, a task's name or a kind of "
+                f"task ({', '.join(kinds)}), the last two also with -query or -document.{hint}"
+            )

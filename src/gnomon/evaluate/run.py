@@ -1,0 +1,594 @@
+"""Runs tasks and writes results: `evaluate`, what `gnomon evaluate` does."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import platform
+import random
+import warnings
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import monotonic
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from gnomon.encoder import Encoder
+from gnomon.errors import GnomonError, InputError, Notice
+from gnomon.evaluate import searchers
+from gnomon.evaluate.adapter import Asking, MtebEncoder, Tally
+from gnomon.evaluate.cache import VectorCache
+from gnomon.evaluate.intervals import interval
+from gnomon.evaluate.local import read_local
+from gnomon.evaluate.prompts import check_keys
+from gnomon.evaluate.results import Result, read_result, write_result
+from gnomon.evaluate.searchers import Alpha, Bm25Search, Hybrid, Method, Remembered
+from gnomon.evaluate.tasks import check_text, load_mteb, load_task, local_task, tasks_named
+from gnomon.evaluate.units import units_of, watched
+from gnomon.vectorfiles import new_files
+
+RETRIEVAL = ("Retrieval", "Reranking", "InstructionRetrieval", "InstructionReranking")
+RANKED = ("ndcg", "map", "recall", "precision", "mrr", "hit_rate")
+"""mteb's metrics of retrieval, each at the numbers that the task names."""
+
+PACKAGES = ("gnomon", "mteb", "numpy", "scikit-learn", "datasets", "onnxruntime", "openvino", "torch", "bm25s")
+FORMAT = 1
+"""Of the manifest: raised where an older result must not be taken for a new one."""
+
+
+class TasksError(GnomonError, RuntimeError):
+    """Some tasks failed. The results of all others are written.
+
+    Args:
+        message: what happened, task by task.
+        results: those of the others.
+    """
+
+    def __init__(self, message: str, results: Sequence[Result] = ()) -> None:
+        super().__init__(message)
+        self.results = list(results)
+
+
+@dataclass(frozen=True)
+class Bm25Settings:
+    k1: float = 0.9
+    b: float = 0.4
+    alpha: Alpha = "tuned"
+    """Of the hybrid: see `searchers.Hybrid`."""
+
+
+@dataclass(frozen=True)
+class _Scope:
+    """What of the tasks is judged, where that is not all."""
+
+    split: str
+    """Of local data; mteb's tasks say theirs."""
+    subsets: tuple[str, ...]
+    metric: str | None
+
+    def split_of(self, task: Any) -> str | None:
+        return self.split if _is_local(task) else None
+
+    def variant(self, task: Any) -> str:
+        split = self.split_of(task) or "test"
+        said = [f"split {split}" if split != "test" else "", " ".join(self.subsets)]
+        return ", ".join(filter(None, said))
+
+    def metric_of(self, task: Any) -> str:
+        """The one that was asked for, where the task's kind has it."""
+        able = self.metric and task.metadata.type in RETRIEVAL and not task.is_aggregate
+        return self.metric if self.metric and able else task.metadata.main_score
+
+
+def evaluate(
+    encoder: Encoder | None,
+    *,
+    tasks: Sequence[str] = (),
+    data: Sequence[str | Path] = (),
+    output: str | Path = "evaluation",
+    methods: Sequence[Method] = ("dense",),
+    asking: Asking | None = None,
+    curve: Sequence[Asking] = (),
+    bm25: Bm25Settings | None = None,
+    metric: str | None = None,
+    split: str = "test",
+    subsets: Sequence[str] = (),
+    allow_rare_labels: bool = False,
+    cache: str | Path | bool = True,
+    overwrite: bool = False,
+    on_result: Callable[[Result, bool], None] = lambda result, reused: None,
+) -> list[Result]:
+    """Judge a model on tasks of mteb and on local data, by mteb's own protocol.
+
+    What is there already, of the same model, data and settings, is read and not run again.
+
+    Args:
+        encoder: the model; None where `methods` is BM25 alone.
+        tasks: names of mteb's tasks and benchmarks, or of `tasks.SETS`.
+        data: folders or files (`local.read_local`).
+        output: folder of the results (`results`); `mteb.ResultCache(output)` reads it too.
+        methods: of retrieval: "dense", "bm25", their fusion "hybrid" (Mr. TyDi's formula) or "rrf". Other tasks take
+            the model alone.
+        asking: how the model is asked, where that is not its own choice.
+        curve: other ways of asking, each judged as well (`adapter.variants`).
+        metric: of retrieval, in place of each task's main score, by mteb's name: "mrr_at_10", "recall_at_100".
+        split: what is judged in local data. subsets: names of those to run, of every task; none for all.
+        allow_rare_labels: judge local data with labels that are seen once.
+        cache: where vectors are kept: True for OUTPUT/vectors, False for memory alone.
+        overwrite: run again what is there.
+        on_result: called with each result, and whether it was there already.
+
+    Raises:
+        InputError: an unknown task, data that cannot be judged, a setting that the model does not have: before any text
+            is encoded. ExtraError: mteb is not installed.
+        TasksError: some of several tasks failed; all others were run. A single task raises what it raised.
+    """
+    load_mteb()
+    for method in methods or [""]:
+        if method not in get_args(Method):
+            raise InputError(f"method {method!r} is not one of {', '.join(get_args(Method))}.")
+    if encoder is None and set(methods) != {"bm25"}:
+        raise InputError(f"methods {', '.join(methods)} need a model; only bm25 does without.")
+    if not tasks and not data:
+        raise InputError("nothing to judge: name tasks (--tasks), or give folders of data (--data).")
+    if split != "test" and not data:
+        raise InputError(f"split {split!r} is of local data (--data); mteb's tasks are judged on splits of their own.")
+    scope = _Scope(split, tuple(dict.fromkeys(subsets)), metric)
+    listed, scope = _tasks(tasks, data, scope, allow_rare_labels)
+    ways = [asking or Asking(), *curve]
+    for way in ways:
+        check_keys(
+            way.prompts,
+            tasks=[task.metadata.name for task in listed],
+            kinds=sorted({task.metadata.type for task in listed}),
+        )
+    folder = Path(output)
+    with _opened(cache, folder) as vectors:
+        contestants = _contestants(encoder, ways, methods, bm25 or Bm25Settings(), vectors)
+        _check(listed, scope, contestants)
+        _check_folder(folder)
+        return _Run(folder, scope, contestants, overwrite).all(listed, on_result)
+
+
+def _tasks(
+    names: Sequence[str], data: Sequence[str | Path], scope: _Scope, allow_rare_labels: bool
+) -> tuple[list[Any], _Scope]:
+    """All tasks, checked; local ones first, which need no network."""
+    read = [
+        local
+        for place in data
+        for local in read_local(place, split=scope.split, subsets=scope.subsets, allow_rare_labels=allow_rare_labels)
+    ]
+    named, metric = tasks_named(names)
+    if scope.metric is None and not read:
+        scope = _Scope(scope.split, scope.subsets, metric)
+    listed = [local_task(local, scope.split) for local in read] + named
+    seen: set[str] = set()
+    for task in listed:
+        check_text(task)
+        if task.metadata.name in seen:
+            raise InputError(
+                f"two tasks are called {task.metadata.name}; results go by name. Leave one out, or give a folder "
+                'another name in its task.json: {"name": ...}.'
+            )
+        seen.add(task.metadata.name)
+    return listed, scope
+
+
+def _check(tasks: Sequence[Any], scope: _Scope, contestants: Sequence[_Contestant]) -> None:
+    """What of the settings does not fit the tasks."""
+    if not any(contestant.runs(task.metadata.type) for contestant in contestants for task in tasks):
+        kinds = ", ".join(sorted({task.metadata.type for task in tasks}))
+        raise InputError(
+            f"{', '.join(each.method for each in contestants)} judge retrieval, and these tasks are {kinds}."
+        )
+    if scope.metric and not any(task.metadata.type in RETRIEVAL for task in tasks):
+        raise InputError(f"metric {scope.metric!r} is of retrieval, and none of these tasks is.")
+    for task in tasks:
+        name, there = task.metadata.name, task.hf_subsets
+        if lacking := [subset for subset in scope.subsets if subset not in there]:
+            raise InputError(f"{name} has no subset {lacking[0]!r}; it has {', '.join(there)}.")
+        metric = scope.metric_of(task)
+        if metric != task.metadata.main_score and metric not in _metrics(task):
+            raise InputError(f"{name} has no metric {metric!r}; it has {', '.join(_metrics(task))}.")
+        fused = any(each.method == "hybrid" and each.runs(task.metadata.type) for each in contestants)
+        if fused and contestants[0].bm25.alpha == "published":
+            for subset in scope.subsets or there:
+                searchers.published(subset)
+
+
+def _metrics(task: Any) -> list[str]:
+    return [f"{family}_at_{k}" for family in RANKED for k in task.k_values]
+
+
+def _check_folder(folder: Path) -> None:
+    try:
+        (folder / "results").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"no results can be written to {folder}: {error}.") from error
+
+
+def _is_local(task: Any) -> bool:
+    return str(getattr(task.metadata, "dataset", {}).get("path", "")).startswith("local/")
+
+
+def _parts(task: Any) -> list[Any]:
+    """The tasks that have the data: those that an aggregate is made of, or itself."""
+    return list(task.tasks) if task.is_aggregate else [task]
+
+
+@dataclass
+class _Contestant:
+    """One way of running a task."""
+
+    method: Method
+    model: Any
+    """As mteb takes it."""
+    dense: MtebEncoder | None
+    bm25: Bm25Settings
+
+    def runs(self, kind: str) -> bool:
+        if self.method == "dense":
+            return True
+        return kind in RETRIEVAL and (self.method == "bm25" or "Reranking" not in kind)
+
+    def for_task(self, kind: str) -> Any:
+        """The model, with the search that a precision needs."""
+        if self.method == "dense" and self.dense and kind in RETRIEVAL:
+            return _dense_search(self.dense) if self.dense.asking.precision == "binary-rescored" else self.model
+        return self.model
+
+    @property
+    def name(self) -> str:
+        return self.dense.encoder.name if self.dense else "BM25"
+
+    @property
+    def variant(self) -> str:
+        own = self.dense.variant if self.dense else ""
+        words = f"k1 {self.bm25.k1:g}, b {self.bm25.b:g}" if self.bm25 != Bm25Settings(alpha=self.bm25.alpha) else ""
+        fused = {"hybrid": f"with BM25, alpha {self.bm25.alpha}", "rrf": "with BM25, reciprocal ranks"}
+        said = [own, fused.get(self.method, ""), words if self.method != "dense" else ""]
+        return ", ".join(filter(None, said))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        if self.dense:
+            found |= _dense_settings(self.dense)
+        if self.method != "dense":
+            found |= {"bm25_k1": self.bm25.k1, "bm25_b": self.bm25.b}
+        if self.method == "hybrid":
+            found["alpha"] = self.bm25.alpha
+        return found
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that a result depends on beside the task."""
+        said = {key: value for key, value in self.settings.items() if key not in ("engine", "device")}
+        found: dict[str, Any] = {"method": self.method, "settings": said}
+        if self.dense:
+            spec = self.dense.encoder.spec
+            found["fingerprint"] = self.dense.encoder.fingerprint
+            found["prompts"] = [dict(spec.prompts), dict(spec.query_prompt_names), spec.default_prompt_name]
+            found["other prompts"] = dict(self.dense.asking.prompts)
+        return found
+
+
+def _contestants(
+    encoder: Encoder | None, ways: Sequence[Asking], methods: Sequence[Method], bm25: Bm25Settings, cache: VectorCache
+) -> list[_Contestant]:
+    """Every method; the points of a curve, with the model alone. What a wrong setting raises is raised here."""
+    found: list[_Contestant] = []
+    words = Remembered(Bm25Search(k1=bm25.k1, b=bm25.b)) if set(methods) - {"dense"} else None
+    adapters = [MtebEncoder(encoder, way, cache=cache, dims=_dims(way, ways)) for way in ways] if encoder else []
+    if "bm25" in methods:
+        found.append(_Contestant("bm25", words, None, bm25))
+    if adapters:
+        first = adapters[0]
+        search = Remembered(_dense_search(first)) if words else None
+        if "dense" in methods:
+            found.append(_Contestant("dense", first, first, bm25))
+        fused: list[Literal["hybrid", "rrf"]] = [each for each in ("hybrid", "rrf") if each in methods]
+        found.extend(_Contestant(how, Hybrid(words, search, how, alpha=bm25.alpha), first, bm25) for how in fused)
+        found.extend(_Contestant("dense", adapter, adapter, bm25) for adapter in adapters[1:])
+    return found
+
+
+def _dims(way: Asking, ways: Sequence[Asking]) -> list[int]:
+    """Widths that others ask of the same texts, read in the same way."""
+    read = (way.prompts, way.on_truncate, way.max_seq_length)
+    return [each.dim for each in ways if each.dim and read == (each.prompts, each.on_truncate, each.max_seq_length)]
+
+
+def _dense_search(adapter: MtebEncoder) -> Any:
+    from mteb.models.search_wrappers import SearchEncoderWrapper
+
+    backend = searchers.BinaryIndex() if adapter.asking.precision == "binary-rescored" else None
+    model: Any = adapter  # mteb's protocol names its own way to be made, which nothing calls here
+    return SearchEncoderWrapper(model, index_backend=backend)
+
+
+def _dense_settings(adapter: MtebEncoder) -> dict[str, Any]:
+    encoder, asking = adapter.encoder, adapter.asking
+    rope = getattr(encoder.spec.trunk, "rope", None)
+    return {
+        "dim": adapter.width,
+        "truncate_dim": asking.truncate_dim,
+        "normalized": encoder.spec.normalizes,
+        "similarity": encoder.spec.similarity,
+        "max_seq_length": encoder.max_seq_length,
+        "ntk_factor": rope.ntk_factor if rope else None,
+        "long_texts": asking.on_truncate,
+        "precision": asking.precision,
+        "bytes_per_vector": adapter.bytes_per_vector,
+        "engine": encoder.engine.name,
+        "dtype": encoder.dtype,
+        "device": encoder.device,
+    }
+
+
+class _Run:
+    """Tasks times contestants, a task at a time so that its data is loaded once."""
+
+    def __init__(self, folder: Path, scope: _Scope, contestants: Sequence[_Contestant], overwrite: bool) -> None:
+        self.folder, self.scope, self.contestants, self.overwrite = folder, scope, contestants, overwrite
+        self._asked: dict[str, Tally] = {}
+        """What was asked of the model for a task, when it last was asked at all."""
+
+    def all(self, tasks: Sequence[Any], on_result: Callable[[Result, bool], None]) -> list[Result]:
+        found: list[Result] = []
+        failures: dict[str, Exception] = {}
+        for task in tasks:
+            for result, reused in self._outcomes(task, failures):
+                found.append(result)
+                on_result(result, reused)
+        if failures and len(tasks) == 1:
+            raise next(iter(failures.values()))
+        if failures:
+            told = "; ".join(f"{name}: {_said(error)}" for name, error in failures.items())
+            first = next(iter(failures.values()))
+            raise TasksError(f"{len(failures)} of {len(tasks)} tasks failed. {told}", found) from first
+        return found
+
+    def _outcomes(self, task: Any, failures: dict[str, Exception]) -> Generator[tuple[Result, bool]]:
+        try:
+            yield from self.task(task)
+        except Exception as error:  # whatever it is: a night's other tasks are not lost to it
+            failures[task.metadata.name] = error
+
+    def task(self, task: Any) -> Generator[tuple[Result, bool]]:
+        """(result, whether it was there already) of each contestant."""
+        able = [each for each in self.contestants if each.runs(task.metadata.type)]
+        with ExitStack() as stack:
+            loaded = False
+            for contestant in able:
+                path = self._path(contestant, task)
+                if (known := self._known(path, contestant, task)) is not None:
+                    yield known, True
+                    continue
+                if not loaded:
+                    stack.enter_context(_loaded(task, self.scope.subsets))
+                    loaded = True
+                yield self._judge(contestant, task, path), False
+
+    def _path(self, contestant: _Contestant, task: Any) -> Path:
+        meta = contestant.model.mteb_model_meta
+        scope = self.scope.variant(task).replace(", ", "_").replace(" ", "-")
+        revision = f"{meta.revision}{'_' + scope if scope else ''}".replace("/", "-")
+        model = str(meta.name).replace("/", "__").replace(" ", "_")
+        return self.folder / "results" / model / revision / f"{task.metadata.name}.json"
+
+    def _known(self, path: Path, contestant: _Contestant, task: Any) -> Result | None:
+        """What an earlier run wrote, if it is of the same model, data, settings and mteb."""
+        if self.overwrite or not path.is_file():
+            return None
+        try:
+            result = read_result(path)
+        except (InputError, LookupError, TypeError):  # damaged, or of another version
+            return None
+        return result if result.manifest.get("identity") == self._identity(contestant, task) else None
+
+    def _identity(self, contestant: _Contestant, task: Any) -> str:
+        said = {
+            "format": FORMAT,
+            "contestant": contestant.identity,
+            "task": [task.metadata.name, task.metadata.type, [_revision(part) for part in _parts(task)]],
+            "scope": [self.scope.split_of(task), self.scope.subsets, self.scope.metric_of(task)],
+            "mteb": version("mteb"),
+        }
+        return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()[:24]
+
+    def _judge(self, contestant: _Contestant, task: Any, path: Path) -> Result:
+        import mteb
+
+        kind, metric, start = task.metadata.type, self.scope.metric_of(task), monotonic()
+        tally = Tally()
+        if contestant.dense:
+            contestant.dense.tally = tally
+        parts = {part.metadata.name: part for part in _parts(task)}
+        if isinstance(contestant.model, Hybrid):
+            contestant.model.alphas = {}
+            contestant.model.judged = lambda name, subset: parts[name].dataset[subset]
+        for part in parts.values():
+            _seed(part)
+        with TemporaryDirectory() as predictions, _quietly(), watched(task, metric) as queries:
+            judged = mteb.evaluate(
+                contestant.for_task(kind),
+                task,
+                cache=None,
+                co2_tracker=False,
+                show_progress_bar=False,
+                encode_kwargs={"show_progress_bar": None},  # type: ignore[typeddict-item]  # None: our own rule
+                prediction_folder=None if kind in RETRIEVAL else predictions,
+            )
+            if not judged.task_results:
+                raise InputError(f"{task.metadata.name} gave no result: {judged.exceptions}.")
+            scored = judged.task_results[0]
+            files = list(Path(predictions).glob("*.json"))
+            predicted: dict[str, Any] = json.loads(files[0].read_text(encoding="utf-8")) if files else {}
+            units = units_of(task, kind, metric, scored.scores, queries, predicted)
+        for rows in scored.scores.values():
+            for row in rows:
+                if metric not in row:
+                    raise InputError(f"{task.metadata.name} has no metric {metric!r}; it has {_numbers(row)}.")
+        if tally.given:
+            self._asked[task.metadata.name] = tally
+        elif contestant.dense:  # a fusion of what was found, and remembered, for the one before it
+            tally = replace(self._asked[task.metadata.name], encoded=0, seconds=0.0)
+        manifest = self._manifest(contestant, task, tally, monotonic() - start)
+        manifest["intervals"] = [
+            {
+                "split": split,
+                "subset": row["hf_subset"],
+                "interval": asdict(interval([units[split, row["hf_subset"]]]))
+                if (split, row["hf_subset"]) in units
+                else None,
+            }
+            for split, rows in scored.scores.items()
+            for row in rows
+        ]
+        _write_meta(path.parent, contestant.model.mteb_model_meta)
+        path.unlink(missing_ok=True)  # an old one must not stand beside the new manifest, if this is killed now
+        write_result(path, _as_mteb(scored), manifest, units)
+        return read_result(path)
+
+    def _manifest(self, contestant: _Contestant, task: Any, tally: Tally, seconds: float) -> dict[str, Any]:
+        encoder = contestant.dense.encoder if contestant.dense else None
+        metadata = task.metadata
+        settings = contestant.settings
+        if isinstance(contestant.model, Hybrid) and contestant.model.alphas:
+            settings["alphas"] = contestant.model.alphas
+        source = encoder.checkpoint.source if encoder else None
+        return {
+            "gnomon": version("gnomon"),
+            "format": FORMAT,
+            "identity": self._identity(contestant, task),
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "model": {
+                "name": contestant.name,
+                "method": contestant.method,
+                "fingerprint": encoder.fingerprint if encoder else None,
+                "revision": source.revision if source else None,
+            },
+            "variant": ", ".join(filter(None, (contestant.variant, self.scope.variant(task)))),
+            "task": {
+                "name": metadata.name,
+                "kind": metadata.type,
+                "metric": self.scope.metric_of(task),
+                "source": "local" if _is_local(task) else "hub",
+                "dataset": metadata.dataset["path"],
+                "revision": _revision(task),
+            },
+            "settings": settings,
+            "prompts": [asdict(prompt) for prompt in tally.prompts.values()],
+            "texts": {
+                "given": tally.given,
+                "encoded": tally.encoded,
+                "from_cache": tally.from_cache,
+                "cut": tally.cut,
+            },
+            "protocol": {"titles": searchers.TITLES, "ties": searchers.TIES, "seed": task.seed},
+            "versions": _versions(),
+            "seconds": {"total": round(seconds, 3), "encoding": round(tally.seconds, 3)},
+        }
+
+
+@contextmanager
+def _loaded(task: Any, subsets: Sequence[str]) -> Generator[None]:
+    """With its data; benchmarks share their tasks with whoever asks for them, so that all is put back."""
+    all_of = task.hf_subsets
+    if subsets:
+        task.hf_subsets = list(subsets)
+    try:
+        with _quietly():
+            for part in _parts(task):
+                load_task(part)
+        yield
+    finally:
+        task.hf_subsets = all_of
+        with _quietly():
+            for part in _parts(task):
+                if part.data_loaded:
+                    part.unload_data()
+
+
+def _seed(task: Any) -> None:
+    """As when it was made: a task draws on from where it was, so that what was run before it would change its score."""
+    task.rng_state, task.np_rng = random.Random(task.seed), np.random.default_rng(task.seed)
+    random.seed(task.seed)
+    np.random.seed(task.seed)
+
+
+def _revision(task: Any) -> str:
+    return str(task.metadata.dataset["revision"])
+
+
+def _said(error: Exception) -> str:
+    return str(error) if isinstance(error, GnomonError | OSError) else f"{type(error).__name__}: {error}"
+
+
+def _numbers(row: Mapping[str, Any]) -> str:
+    return ", ".join(key for key, value in row.items() if isinstance(value, float) and "nauc" not in key)
+
+
+def _as_mteb(scored: Any) -> str:
+    """The file as mteb writes it."""
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "task.json"
+        scored.to_disk(file)
+        return file.read_text(encoding="utf-8")
+
+
+def _write_meta(folder: Path, meta: Any) -> None:
+    """What `mteb.ResultCache` knows a folder by; its revision is the folder's name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    said = meta.to_dict() | {"revision": folder.name}
+    with new_files(folder / "model_meta.json") as files:
+        files[0].write((json.dumps(said, default=str, indent=2) + "\n").encode())
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+@contextmanager
+def _opened(cache: str | Path | bool, folder: Path) -> Generator[VectorCache]:
+    place = None if cache is False else folder / "vectors" if cache is True else Path(cache)
+    vectors = VectorCache(place)
+    try:
+        yield vectors
+    finally:
+        vectors.close()
+
+
+@contextmanager
+def _quietly() -> Generator[None]:
+    """Without what mteb and its libraries say to developers: bars of their own, logs, warnings."""
+    import datasets
+
+    logger, level = logging.getLogger("mteb"), logging.getLogger("mteb").level
+    bars = datasets.is_progress_bar_enabled()
+    logger.setLevel(logging.CRITICAL)
+    datasets.disable_progress_bars()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("always", Notice)
+            yield
+    finally:
+        logger.setLevel(level)
+        if bars:
+            datasets.enable_progress_bars()

@@ -1,0 +1,172 @@
+"""`gnomon evaluate`, `compare` and `report`, as a user meets them."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from goldens import GIST, GOLDEN, STELLA, require
+
+from gnomon.cli import main
+
+Run = Callable[..., Result]
+
+require(whole_module=True)
+WORDS = ("stone", "river", "window", "quiet engine", "library", "seven ships", "cold soup", "a narrow road")
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs in a folder of its own, where the verbs write."""
+    monkeypatch.chdir(tmp_path)
+
+    def invoke(*args: object) -> Result:
+        return CliRunner(env={"COLUMNS": "100"}).invoke(main, [str(arg) for arg in args])
+
+    return invoke
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    folder = tmp_path / "pairs"
+    folder.mkdir()
+    rows = [
+        {"sentence1": f"{word} {place}", "sentence2": f"{word} {place * place}", "score": place % 4}
+        for place, word in enumerate(WORDS)
+    ]
+    (folder / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    return folder
+
+
+@pytest.fixture
+def questions(tmp_path: Path) -> Path:
+    folder = tmp_path / "questions"
+    (folder / "qrels").mkdir(parents=True)
+    documents = [{"_id": f"d{at}", "title": word, "text": f"all about {word}"} for at, word in enumerate(WORDS)]
+    queries = [{"_id": f"q{at}", "text": f"where is the {word}?"} for at, word in enumerate(WORDS)]
+    for name, rows in (("corpus", documents), ("queries", queries)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    judged = "".join(f"q{at}\td{at}\t1\n" for at in range(len(WORDS)))
+    (folder / "qrels" / "test.tsv").write_text(f"query-id\tcorpus-id\tscore\n{judged}", "utf-8")
+    return folder
+
+
+def test_a_line_a_task_and_files_that_mteb_reads(run: Run, pairs: Path, questions: Path, tmp_path: Path) -> None:
+    ran = run("evaluate", GOLDEN / GIST, "--data", pairs, questions, "--output", "out", "--threads", 1)
+    assert ran.exit_code == 0, ran.stderr
+    lines = ran.stdout.splitlines()
+    assert len(lines) == 2
+    assert "pairs, cosine_spearman, GIST-Embedding-v0" in lines[0]
+    assert "questions, ndcg_at_10" in lines[1]
+    assert "gnomon report out" in ran.stderr
+    files = sorted(path.name for path in (tmp_path / "out" / "results").glob("*/*/*.json"))
+    assert files == ["model_meta.json", "pairs.json", "questions.json"]
+    scored = json.loads(next((tmp_path / "out").rglob("questions.json")).read_text("utf-8"))
+    assert lines[1].startswith(f"{scored['scores']['test'][0]['main_score']:.4f} ")
+    again = run("evaluate", GOLDEN / GIST, "--data", pairs, questions, "--output", "out", "--threads", 1)
+    assert [line.endswith("(was there)") for line in again.stdout.splitlines()] == [True, True]
+
+
+def test_json_lines_hold_what_the_page_shows(run: Run, questions: Path) -> None:
+    ran = run("evaluate", GOLDEN / GIST, "--data", questions, "--methods", "dense", "bm25", "hybrid", "rrf", "--json")
+    assert ran.exit_code == 0, ran.stderr
+    rows = [json.loads(line) for line in ran.stdout.splitlines()]
+    assert [row["method"] for row in rows] == ["bm25", "dense", "hybrid", "rrf"]
+    words = rows[0]
+    assert (words["score"], words["interval"]) == (1.0, {"low": 1.0, "high": 1.0})  # each query's word is in one text
+    assert words["texts"] == {"given": 0, "encoded": 0, "from_cache": 0, "cut": 0}
+    assert rows[1]["texts"]["given"] == 2 * len(WORDS)
+    assert all(Path(row["path"]).is_file() for row in rows)
+
+
+def test_bm25_needs_no_model(run: Run, questions: Path) -> None:
+    ran = run("evaluate", "bm25", "--data", questions, "--k1", 1.2, "--b", 0.75)
+    assert ran.exit_code == 0, ran.stderr
+    assert ran.stdout.startswith("1.0000  1.0000 to 1.0000  questions, ndcg_at_10, BM25 (k1 1.2, b 0.75)")
+
+
+def test_widths_and_precisions_are_judged_beside_the_model(run: Run, pairs: Path) -> None:
+    asked = ("--curve-dims", 256, 64, "--curve-precisions", "int8", "binary", "--curve-lengths", 16)
+    ran = run("evaluate", GOLDEN / STELLA, "--data", pairs, *asked, "--json", "--threads", 1)
+    assert ran.exit_code == 0, ran.stderr
+    models = [json.loads(line)["model"] for line in ran.stdout.splitlines()]
+    assert models[0] == "stella_en_400M_v5"
+    assert len(models) == len(set(models)) == 6
+    assert any("256" in model for model in models)
+    assert sum("int8" in model or "binary" in model for model in models) == 2
+
+
+def test_prompts_of_a_file_take_the_place_of_the_models(run: Run, questions: Path, tmp_path: Path) -> None:
+    (tmp_path / "prompts.json").write_text('{"query": "find: ", "questions-document": "text: "}')
+    ran = run("evaluate", GOLDEN / GIST, "--data", questions, "--prompts", "prompts.json", "--threads", 1)
+    assert ran.exit_code == 0, ran.stderr
+    manifest = json.loads(next((tmp_path / "evaluation").rglob("gnomon/questions.json")).read_text("utf-8"))
+    assert {each["of"]: each["text"] for each in manifest["prompts"]} == {"queries": "find: ", "documents": "text: "}
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        ((), "nothing to judge"),
+        (("--data", "nowhere"), "there is no nowhere"),
+        (("--tasks", "NFCorpsu"), "Did you mean NFCorpus"),
+        (("--data", "questions", "--prompts", "absent.json"), "absent.json"),
+        (("--data", "questions", "--alpha", "much", "--methods", "hybrid"), "'much'"),
+        (("--data", "questions", "--truncate-dim", "9999"), "truncate_dim is 9999"),
+        (("--data", "questions", "--max-seq-length", "9999"), "max_seq_length is 9999"),
+        (("--data", "questions", "--cache", "a", "--no-cache"), "exclude each other"),
+        (("--data", "questions", "--methods", "sparse"), "'sparse' is not one of"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_a_line(run: Run, questions: Path, args: tuple[str, ...], told: str) -> None:
+    ran = run("evaluate", GOLDEN / GIST, *args, "--threads", 1)
+    assert ran.exit_code == 2
+    assert told in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert ran.stdout == ""
+
+
+def test_without_the_extra_the_error_names_it(run: Run, pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mteb", None)
+    ran = run("evaluate", GOLDEN / GIST, "--data", pairs)
+    assert ran.exit_code == 2
+    assert "pip install 'gnomon[evaluate]'" in ran.stderr
+
+
+def test_a_task_of_the_hub_without_a_network(run: Run) -> None:
+    ran = run("evaluate", GOLDEN / GIST, "--tasks", "NFCorpus", "--threads", 1)
+    assert ran.exit_code == 2
+    assert "mteb/nfcorpus" in ran.stderr
+    assert "fetch('NFCorpus')" in ran.stderr
+
+
+def test_two_models_are_compared(run: Run, pairs: Path, questions: Path, tmp_path: Path) -> None:
+    for name in (GIST, STELLA):
+        assert run("evaluate", GOLDEN / name, "--data", pairs, questions, "--threads", 1).exit_code == 0
+    a, b = (next((tmp_path / "evaluation" / "results").glob(f"{name}*")) for name in (GIST, STELLA))
+    ran = run("compare", a, b)
+    assert ran.exit_code == 0, ran.stderr
+    assert "questions" in ran.stdout
+    assert "model.fingerprint" in ran.stdout
+    found = json.loads(run("compare", a, b, "--json").stdout)
+    assert {row["task"] for row in found["rows"]} == {"pairs", "questions"}
+    both = run("compare", tmp_path / "evaluation", b)
+    assert both.exit_code == 2
+    assert "several models" in both.stderr
+
+
+def test_a_page_and_a_table(run: Run, pairs: Path, tmp_path: Path) -> None:
+    assert run("evaluate", GOLDEN / GIST, "--data", pairs, "--threads", 1).exit_code == 0
+    made = run("report", "evaluation")
+    assert made.exit_code == 0, made.stderr
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert page.lower().startswith("<!doctype html>")
+    assert "GIST-Embedding-v0" in page
+    table = run("report", "evaluation", "--markdown", "-")
+    assert table.exit_code == 0
+    assert "| pairs" in table.stdout
+    nothing = run("report", "pairs")
+    assert nothing.exit_code == 2
+    assert "holds no results" in nothing.stderr
