@@ -22,7 +22,7 @@ from gnomon.checkpoint.folder import Checkpoint, read_folder, with_length
 from gnomon.checkpoint.hub import Source, resolve
 from gnomon.engines import Engine, Failure
 from gnomon.engines.choose import Options, Reopen, open_engine
-from gnomon.errors import InputError, Notice, NumericError, WorkerError
+from gnomon.errors import InputError, ModelError, Notice, NumericError, WorkerError
 from gnomon.inputs import Texts, as_texts, check_encodable, whole_number
 from gnomon.packed import pack
 from gnomon.space import Space
@@ -64,7 +64,12 @@ class Encoder:
         self, checkpoint: Checkpoint, options: Options, reading: _Reading | None = None, engine: Engine | None = None
     ) -> None:
         self._checkpoint, self._options, self._reading = checkpoint, options, reading
-        self._tokenizer = Tokenizer(checkpoint.tokenizer, checkpoint.spec.tokenizer)
+        try:
+            self._tokenizer = Tokenizer(checkpoint.tokenizer, checkpoint.spec.tokenizer)
+        except ModelError as error:
+            if reading is None or reading.max_seq_length is None:
+                raise
+            raise InputError(str(error)) from error  # the length is the caller's, not the folder's
         if engine is None:
             engine = open_engine(checkpoint.spec, checkpoint.arrays, options, reopen=self._reopen())
         self._engine = engine
@@ -291,7 +296,7 @@ class Encoder:
         """The same model on the same engine, reading another number of tokens of a text.
 
         Raises:
-            InputError: more than the model has positions for.
+            InputError: more than the model has positions for, or no more than its special tokens.
         """
         reading = replace(self._reading, max_seq_length=length) if self._reading else None
         return Encoder(with_length(self._checkpoint, length), self._options, reading, self._engine)

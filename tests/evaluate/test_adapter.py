@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gnomon import Encoder, heads
-from gnomon.errors import GnomonError, InputError, Notice
+from gnomon.errors import InputError, Notice
 from gnomon.evaluate import adapter as adapting
 from gnomon.evaluate.adapter import Asking, MtebEncoder, Precision, _chunks, stored, variants
 from gnomon.evaluate.cache import VectorCache
@@ -555,7 +555,7 @@ def test_the_bytes_of_a_vector(asking: Asking, size: int) -> None:
     ],
 )
 def test_wrong_settings_fail_at_once(asking: Asking, message: str) -> None:
-    with pytest.raises(GnomonError, match=message):
+    with pytest.raises(InputError, match=message):
         MtebEncoder(load(STELLA), asking)
 
 

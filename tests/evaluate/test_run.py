@@ -340,6 +340,7 @@ def test_what_is_asked_otherwise_is_run_and_stands_beside(judge: Judge, sts: Pat
     ((other, reused),) = judge(load(GIST), sts, **CHANGES[change])
     assert not reused
     assert other.path != first.path
+    assert json.loads((other.path.parent / "model_meta.json").read_text())["revision"] == other.path.parent.name
     assert kept(first) == before
     assert [reused for _, reused in judge(load(GIST), sts)] == [True]
     assert [reused for _, reused in judge(load(GIST), sts, **CHANGES[change])] == [True]
@@ -917,29 +918,27 @@ def named(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return name
 
 
-def test_tasks_are_given_back_as_they_were(named: Callable[..., None], tmp_path: Path) -> None:
-    """mteb's benchmarks share their tasks with whoever asks for them."""
-    task = mocks.MockMultilingualSTSTask()
-    named(sts=task)
-    before = list(task.hf_subsets)
-    assert len(before) == 2
-    for subsets in (before[1:], before[:1], []):
+def test_subsets_of_mtebs_tasks(named: Callable[..., None], tmp_path: Path) -> None:
+    every = list(mocks.MockMultilingualSTSTask().hf_subsets)
+    assert len(every) == 2
+    for subsets in (every[1:], every[:1], []):
+        task = mocks.MockMultilingualSTSTask()
+        named(sts=task)
         (found,) = evaluate(load(GIST), tasks=["sts"], subsets=subsets, output=tmp_path)
-        assert sorted({subset.name for subset in found.subsets}) == sorted(subsets or before)
-        assert task.hf_subsets == before
+        assert sorted({subset.name for subset in found.subsets}) == sorted(subsets or every)
         assert not task.data_loaded
     assert len(read_results(tmp_path)) == 3
     assert found.manifest["task"]["source"] == "hub"
+    with pytest.raises(InputError, match="MockMultilingualSTSTask has no subset 'deu'; it has "):
+        evaluate(load(GIST), tasks=["sts"], subsets=["deu"], output=tmp_path)
 
 
-def test_tasks_are_given_back_after_an_error(named: Callable[..., None], tmp_path: Path) -> None:
-    task = mocks.MockMultilingualSTSTask()
+def test_data_is_let_go_after_an_error(named: Callable[..., None], tmp_path: Path) -> None:
+    task = mocks.MockSTSTask()
     named(sts=task)
-    before = list(task.hf_subsets)
     task._evaluate_subset = None
     with pytest.raises(TypeError):
-        evaluate(load(GIST), tasks=["sts"], subsets=before[:1], output=tmp_path)
-    assert task.hf_subsets == before
+        evaluate(load(GIST), tasks=["sts"], output=tmp_path)
     assert not task.data_loaded
 
 

@@ -313,15 +313,18 @@ def test_other_judgements_of_the_judged_split_change_no_alpha() -> None:
 @pytest.mark.parametrize(
     ("splits", "chosen"),
     [
-        (["dev", "validation", "train"], "dev"),
+        (["train", "validation", "dev"], "dev"),
         (["train", "validation"], "validation"),
         (["train"], "train"),
     ],
 )
 def test_which_split_is_tuned_on(splits: list[str], chosen: str) -> None:
-    empty = {"queries": queries(["x"], "p"), "relevant_docs": {"p0": {"d0": 0}}, "corpus": DOCUMENTS}
-    for others in ([], [name for name in splits if name != chosen]):
-        data = {name: split_of(DEV[2], "p") for name in splits} | dict.fromkeys(others, empty)
+    """The first of dev, validation and train that judges a document of this corpus to be relevant."""
+    nothing = {"queries": queries(["x"], "p"), "relevant_docs": {"p0": {"d0": 0}}, "corpus": DOCUMENTS}
+    elsewhere = nothing | {"relevant_docs": {"p0": {"other": 1}}}
+    others = {name: split_of(DEV[2], "p") if name == chosen else elsewhere for name in splits}
+    passed_over = {name: nothing for name in ("dev", "validation") if name not in splits}
+    for data in (others, others | passed_over):
         search = hybrid(test=split_of(TEST[2], "q"), **data)
         fused(search)
         assert search.alphas == {"default": [tune_alpha(*DEV)]}

@@ -100,6 +100,14 @@ def read_result(path: str | Path) -> Result:
         InputError: not a result, or no manifest beside it.
     """
     file = Path(path)
+    try:
+        return _result(file)
+    except (LookupError, TypeError, AttributeError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise InputError(f"{file} and its manifest are not as gnomon evaluate writes them ({what}).") from error
+
+
+def _result(file: Path) -> Result:
     scores, manifest = _object(file), _object(manifest_path(file), beside=file)
     if "task_name" not in scores or "scores" not in scores:
         raise InputError(f"{file} is not a result of mteb: it has no task_name and scores.")
@@ -143,7 +151,7 @@ def read_results(path: str | Path) -> list[Result]:
 
 
 def write_result(path: Path, scores: str, manifest: Mapping[str, Any], units: Mapping[tuple[str, str], Units]) -> None:
-    """The files of one result. mteb's file comes last: where it is, the other two are.
+    """The files of one result, mteb's last: where there was none and one is, the other two are.
 
     Raises:
         OSError: they cannot be written.

@@ -6,10 +6,9 @@ import hashlib
 import json
 import logging
 import platform
-import random
 import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -17,8 +16,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic
 from typing import Any, Literal, get_args
-
-import numpy as np
 
 from gnomon.encoder import Encoder
 from gnomon.errors import GnomonError, InputError, Notice
@@ -340,7 +337,7 @@ class _Run:
     def __init__(self, folder: Path, scope: _Scope, contestants: Sequence[_Contestant], overwrite: bool) -> None:
         self.folder, self.scope, self.contestants, self.overwrite = folder, scope, contestants, overwrite
         self._asked: dict[str, Tally] = {}
-        """What was asked of the model for a task, when it last was asked at all."""
+        """What was asked of the model for a task, when it first was asked at all."""
 
     def all(self, tasks: Sequence[Any], on_result: Callable[[Result, bool], None]) -> list[Result]:
         found: list[Result] = []
@@ -366,17 +363,22 @@ class _Run:
     def task(self, task: Any) -> Generator[tuple[Result, bool]]:
         """(result, whether it was there already) of each contestant."""
         able = [each for each in self.contestants if each.runs(task.metadata.type)]
-        with ExitStack() as stack:
-            loaded = False
+        if self.scope.subsets:
+            task.hf_subsets = list(self.scope.subsets)
+        try:
             for contestant in able:
                 path = self._path(contestant, task)
                 if (known := self._known(path, contestant, task)) is not None:
                     yield known, True
                     continue
-                if not loaded:
-                    stack.enter_context(_loaded(task, self.scope.subsets))
-                    loaded = True
+                with _quietly():
+                    load_task(task)  # for each, since it also puts the task's random draws back to the start
                 yield self._judge(contestant, task, path), False
+        finally:
+            with _quietly():
+                for part in _parts(task):
+                    if part.data_loaded:
+                        part.unload_data()
 
     def _path(self, contestant: _Contestant, task: Any) -> Path:
         meta = contestant.model.mteb_model_meta
@@ -416,8 +418,6 @@ class _Run:
         if isinstance(contestant.model, Hybrid):
             contestant.model.alphas = {}
             contestant.model.judged = lambda name, subset: parts[name].dataset[subset]
-        for part in parts.values():
-            _seed(part)
         with TemporaryDirectory() as predictions, _quietly(), watched(task, metric) as queries:
             judged = mteb.evaluate(
                 contestant.for_task(kind),
@@ -439,8 +439,8 @@ class _Run:
                 if metric not in row:
                     raise InputError(f"{task.metadata.name} has no metric {metric!r}; it has {_numbers(row)}.")
         if tally.given:
-            self._asked[task.metadata.name] = tally
-        elif contestant.dense:  # a fusion of what was found, and remembered, for the one before it
+            self._asked.setdefault(task.metadata.name, tally)
+        elif contestant.dense:  # a fusion of what was found, and remembered, for one before it
             tally = replace(self._asked[task.metadata.name], encoded=0, seconds=0.0)
         manifest = self._manifest(contestant, task, tally, monotonic() - start)
         manifest["intervals"] = [
@@ -498,32 +498,6 @@ class _Run:
             "versions": _versions(),
             "seconds": {"total": round(seconds, 3), "encoding": round(tally.seconds, 3)},
         }
-
-
-@contextmanager
-def _loaded(task: Any, subsets: Sequence[str]) -> Generator[None]:
-    """With its data; benchmarks share their tasks with whoever asks for them, so that all is put back."""
-    all_of = task.hf_subsets
-    if subsets:
-        task.hf_subsets = list(subsets)
-    try:
-        with _quietly():
-            for part in _parts(task):
-                load_task(part)
-        yield
-    finally:
-        task.hf_subsets = all_of
-        with _quietly():
-            for part in _parts(task):
-                if part.data_loaded:
-                    part.unload_data()
-
-
-def _seed(task: Any) -> None:
-    """As when it was made: a task draws on from where it was, so that what was run before it would change its score."""
-    task.rng_state, task.np_rng = random.Random(task.seed), np.random.default_rng(task.seed)
-    random.seed(task.seed)
-    np.random.seed(task.seed)
 
 
 def _revision(task: Any) -> str:
