@@ -57,6 +57,10 @@ ON_USE = {"onnxruntime", "openvino", "torch", "huggingface_hub", "tqdm", "mteb",
 ON_USE |= {"datasets", "sklearn", "scipy", "bm25s", "regex", "sentence_transformers"}
 """Packages that a module may import inside a function only."""
 
+WHOLE = {"losses", "train", "serve", "search", "evaluate"}
+"""Rooms that are imported on use as a whole, and so may import those packages at their top: extras, and the losses,
+which are functions of tensors and nothing without torch."""
+
 MODULES = sorted(path for path in SOURCE.rglob("*.py") if path.parent != SOURCE or path.name != "__init__.py")
 
 
@@ -115,9 +119,15 @@ def test_no_circle() -> None:
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_runtimes_are_imported_on_use(path: Path) -> None:
     room = name_of(path).split(".")[0]
-    if room in {"train", "serve", "search", "evaluate"} or name_of(path).startswith("engines.torch"):
-        pytest.skip("extras that are imported on use as a whole")
+    if room in WHOLE or name_of(path).startswith("engines.torch"):
+        pytest.skip("imported on use as a whole")
     assert not {name.split(".")[0] for name in imports(path, top_only=True)} & ON_USE
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_losses_are_imported_by_what_needs_torch_anyway(path: Path) -> None:
+    if name_of(path).split(".")[0] not in {"losses", "train"}:
+        assert not any(name.startswith("losses") for name in own(path))
 
 
 @pytest.mark.parametrize("path", [path for path in MODULES if "engines" in path.parts], ids=name_of)
@@ -168,6 +178,16 @@ def test_load_and_encode_import_no_torch(engine: str) -> None:
         "print([n for n in ('torch', 'transformers', 'sentence_transformers', 'pandas', 'tqdm') if n in sys.modules])"
     )
     assert python(code, folder) == "[]"
+
+
+def test_losses_without_torch_name_the_extra() -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from gnomon.errors import ExtraError\n"
+        "try: import gnomon.losses\n"
+        "except ExtraError as error: print(error)"
+    )
+    assert python(code) == 'losses need the package torch, which is not installed: pip install "gnomon[torch]"'
 
 
 def test_public_names_are_the_same_in_every_order() -> None:

@@ -1,0 +1,28 @@
+"""Losses: functions of vectors. None owns a model, and none gathers: whoever calls them does both.
+
+`gnomon.losses` needs torch, and nothing of gnomon that works without torch imports it. The table of all losses, with
+their formulae and where they differ from sentence-transformers: docs/losses.md.
+"""
+
+from __future__ import annotations
+
+from gnomon.errors import ExtraError
+
+try:
+    import torch as _torch  # noqa: F401  # pyright: ignore[reportUnusedImport]
+except ImportError as error:
+    raise ExtraError('losses need the package torch, which is not installed: pip install "gnomon[torch]"') from error
+
+from gnomon.losses.contrastive import GTE, SYMMETRIC, info_nce
+from gnomon.losses.masks import answers_mask, duplicates_mask, text_hashes
+from gnomon.losses.similarity import annealed
+
+__all__ = [
+    "GTE",
+    "SYMMETRIC",
+    "annealed",
+    "answers_mask",
+    "duplicates_mask",
+    "info_nce",
+    "text_hashes",
+]

@@ -1,0 +1,74 @@
+"""What the rows of a contrastive loss are compared with, and where each row's own pair is among it.
+
+B: rows, queries of this rank; D: width; P: positives of all ranks; N: hard negatives of all ranks; C: documents, P + N;
+Q: queries of all ranks.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gnomon.errors import InputError
+
+
+class Candidates(NamedTuple):
+    docs_CD: Tensor
+    """Positives, then negatives."""
+    queries_QD: Tensor
+    targets_B: Tensor
+    """Place of each row's positive."""
+    own_doc_BC: Tensor
+    """True at each row's positive."""
+    own_query_BQ: Tensor
+    """True at each row's query."""
+
+
+def candidates_of(
+    queries_BD: Tensor,
+    positives_PD: Tensor,
+    negatives_ND: Tensor | None,
+    *,
+    start: int,
+    targets_B: Tensor | None,
+    all_queries_QD: Tensor | None,
+) -> Candidates:
+    """Arguments as in `info_nce`.
+
+    Raises:
+        InputError: there are no rows, or not one place a row; candidates end before the last row's.
+    """
+    count = len(queries_BD)
+    if not count:
+        raise InputError("there are no queries: the mean over no rows is not defined; leave empty batches out.")
+    if targets_B is None:
+        targets_B = _following(start, count, positives_PD)
+    elif targets_B.shape != (count,):
+        raise InputError(f"targets_B has the shape {list(targets_B.shape)}; {count} queries need [{count}].")
+    docs_CD = positives_PD if negatives_ND is None else torch.cat([positives_PD, negatives_ND])
+    queries_QD = queries_BD if all_queries_QD is None else all_queries_QD
+    mine_B = _following(0 if all_queries_QD is None else start, count, queries_QD)
+    return Candidates(docs_CD, queries_QD, targets_B, at(targets_B, len(docs_CD)), at(mine_B, len(queries_QD)))
+
+
+def at(places_B: Tensor, count: int) -> Tensor:
+    """[B, count], bool: True in each row's place."""
+    return places_B[:, None] == torch.arange(count, device=places_B.device)
+
+
+def left_out(mask_BC: Tensor | None, own_BC: Tensor, *, itself: bool) -> Tensor:
+    """[B, C]: the mask, with each row's own candidate where that is the row itself, without it where it is its pair."""
+    if mask_BC is None:
+        return own_BC if itself else torch.zeros_like(own_BC)
+    return mask_BC | own_BC if itself else mask_BC & ~own_BC
+
+
+def _following(start: int, count: int, candidates_CD: Tensor) -> Tensor:
+    if not 0 <= start <= len(candidates_CD) - count:
+        raise InputError(
+            f"start {start} and {count} queries need candidates {start} to {start + count - 1}; there are "
+            f"{len(candidates_CD)}. Give those of all ranks, or targets_B."
+        )
+    return torch.arange(start, start + count, device=candidates_CD.device)

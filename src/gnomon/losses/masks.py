@@ -1,0 +1,39 @@
+"""Which candidates are no negatives, because their texts say so: masks from hashes of texts, True where left out.
+
+B: rows, queries of this rank; C: candidates; Q: pairs of all ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from hashlib import blake2b
+
+import torch
+from torch import Tensor
+
+
+def text_hashes(texts: Iterable[str]) -> Tensor:
+    """int64, one a text: equal for equal texts, in every process (Python's own `hash` is not), so that ranks can
+    gather them.
+    """
+    digests = (blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest() for text in texts)
+    return torch.tensor([int.from_bytes(digest, "big", signed=True) for digest in digests], dtype=torch.int64)
+
+
+def duplicates_mask(hashes_B: Tensor, hashes_C: Tensor) -> Tensor:
+    """[B, C], bool: where the texts are equal."""
+    return hashes_B[:, None] == hashes_C
+
+
+def answers_mask(keys_B: Tensor, keys_Q: Tensor, answers_Q: Tensor, candidates_C: Tensor) -> Tensor:
+    """[B, C], bool: where the candidate's text is an answer to a key that is equal to the row's.
+
+    All are hashes. `keys_Q` and `answers_Q` are the pairs of the whole batch, `keys_B` among them. With queries as keys
+    it is the `doc_mask_BC` of the contrastive losses (a positive stands twice, or a query does, with two positives);
+    with positives as keys and queries as answers, `query_mask_BQ`. Memory: Q times C bytes.
+    """
+    keys_K, places_Q = keys_Q.unique(return_inverse=True)
+    pairs, candidates = duplicates_mask(answers_Q, candidates_C).nonzero(as_tuple=True)
+    answers_KC = torch.zeros(len(keys_K), len(candidates_C), dtype=torch.bool, device=keys_K.device)
+    answers_KC[places_Q[pairs], candidates] = True
+    return answers_KC[torch.searchsorted(keys_K, keys_B)]
