@@ -14,15 +14,19 @@ except ImportError as error:
     raise ExtraError('losses need the package torch, which is not installed: pip install "gnomon[torch]"') from error
 
 from gnomon.losses.contrastive import GTE, SYMMETRIC, info_nce
+from gnomon.losses.gist import Blocks, gist, guide_blocks
 from gnomon.losses.masks import answers_mask, duplicates_mask, text_hashes
 from gnomon.losses.similarity import annealed
 
 __all__ = [
     "GTE",
     "SYMMETRIC",
+    "Blocks",
     "annealed",
     "answers_mask",
     "duplicates_mask",
+    "gist",
+    "guide_blocks",
     "info_nce",
     "text_hashes",
 ]

@@ -1,0 +1,123 @@
+"""GIST: InfoNCE in which a guide model says what is no negative.
+
+B: rows, queries of this rank; D: width; P: positives of all ranks; N: hard negatives of all ranks; C: documents, P + N;
+Q: queries of all ranks.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+from gnomon.errors import InputError
+from gnomon.losses.candidates import Candidates, candidates_of, left_out
+from gnomon.losses.similarity import Factor, Similarity, all_pairs, factor_of
+
+MarginStrategy = Literal["absolute", "relative"]
+
+
+class Blocks(NamedTuple):
+    """Similarities of each row to what it is contrasted with."""
+
+    query_to_doc_BC: Tensor
+    query_to_query_BQ: Tensor
+    positive_to_positive_BP: Tensor
+
+
+def gist(
+    queries_BD: Tensor,
+    positives_PD: Tensor,
+    negatives_ND: Tensor | None = None,
+    *,
+    guide: Blocks,
+    scale: Factor | None = None,
+    temperature: Factor | None = None,
+    margin: float = 0.0,
+    margin_strategy: MarginStrategy = "absolute",
+    contrast_anchors: bool = True,
+    contrast_positives: bool = True,
+    similarity: Similarity = "cosine",
+    start: int = 0,
+    targets_B: Tensor | None = None,
+    all_queries_QD: Tensor | None = None,
+    doc_mask_BC: Tensor | None = None,
+    query_mask_BQ: Tensor | None = None,
+) -> Tensor:
+    """GISTEmbed, Solatorio 2024 (2402.16829, and its code).
+
+    The mean over rows b of log Z_b - s(q_b, d_b) / temperature. Z_b adds exp(s / temperature) over four blocks: s(q_b,
+    positives), s(q_b, negatives), s(q_b, queries), s(d_b, positives). A candidate is left out of a block where the
+    guide's similarity there is strictly greater than the guide's s(q_b, d_b), less the margin: its value (absolute), or
+    that share of |s(q_b, d_b)| (relative). The pair itself is never left out; q_b against q_b and d_b against d_b
+    always are.
+
+    Args:
+        guide: the guide's similarities of the same rows and candidates: `guide_blocks`.
+        scale: factor of the similarities, 100 where not given; a tensor is learnt. `temperature` is 1 / scale.
+        contrast_anchors, contrast_positives: whether there is a block of queries, and one of positives.
+        start, targets_B, all_queries_QD, doc_mask_BC, query_mask_BQ: as in `info_nce`. The strict rule keeps a second
+            copy of a positive as a negative, since its similarity is no greater; the masks leave it out.
+
+    Raises:
+        InputError: options that do not exist or do not go together; places that are not there; no rows; a guide of
+            other shapes.
+    """
+    factor = factor_of(scale, temperature, default=100.0)
+    among = candidates_of(
+        queries_BD, positives_PD, negatives_ND, start=start, targets_B=targets_B, all_queries_QD=all_queries_QD
+    )
+    ours = _blocks(queries_BD, positives_PD, among, similarity)
+    _check(margin_strategy, guide, ours)
+    sigma_B1 = guide.query_to_doc_BC.gather(1, among.targets_B[:, None])
+    limit_B1 = sigma_B1 - margin * (sigma_B1.abs() if margin_strategy == "relative" else 1)
+
+    ends = len(positives_PD)
+    own = (among.own_doc_BC, among.own_query_BQ, among.own_doc_BC[:, :ends])
+    masks = (doc_mask_BC, query_mask_BQ, None if doc_mask_BC is None else doc_mask_BC[:, :ends])
+    wanted = (True, contrast_anchors, contrast_positives)
+    scores: list[Tensor] = []
+    for place in (place for place in range(3) if wanted[place]):
+        near, mask = guide[place] > limit_B1, masks[place]
+        out = left_out(near if mask is None else near | mask, own[place], itself=place > 0)
+        scores.append((ours[place] * factor).masked_fill(out, -torch.inf))
+    positive_B = scores[0].gather(1, among.targets_B[:, None]).squeeze(1)
+    return (torch.cat(scores, dim=1).logsumexp(1) - positive_B).mean()
+
+
+@torch.no_grad()
+def guide_blocks(
+    queries_BD: Tensor,
+    positives_PD: Tensor,
+    negatives_ND: Tensor | None = None,
+    *,
+    similarity: Similarity = "cosine",
+    start: int = 0,
+    targets_B: Tensor | None = None,
+    all_queries_QD: Tensor | None = None,
+) -> Blocks:
+    """What `gist` asks of a guide, from the guide's vectors of the same texts. Arguments as there; no gradient."""
+    among = candidates_of(
+        queries_BD, positives_PD, negatives_ND, start=start, targets_B=targets_B, all_queries_QD=all_queries_QD
+    )
+    return _blocks(queries_BD, positives_PD, among, similarity)
+
+
+def _blocks(queries_BD: Tensor, positives_PD: Tensor, among: Candidates, similarity: Similarity) -> Blocks:
+    return Blocks(
+        all_pairs(queries_BD, among.docs_CD, similarity),
+        all_pairs(queries_BD, among.queries_QD, similarity),
+        all_pairs(positives_PD[among.targets_B], positives_PD, similarity),
+    )
+
+
+def _check(margin_strategy: MarginStrategy, guide: Blocks, ours: Blocks) -> None:
+    if margin_strategy not in get_args(MarginStrategy):
+        raise InputError(f"margin_strategy {margin_strategy!r} is not known; it is 'absolute' or 'relative'.")
+    for name, theirs, own in zip(Blocks._fields, guide, ours, strict=True):
+        if theirs.shape != own.shape:
+            raise InputError(
+                f"the guide's {name} has the shape {list(theirs.shape)}, the model's {list(own.shape)}: it must be of "
+                "the same texts. Make it with guide_blocks, with the same start, targets_B and all_queries_QD."
+            )
