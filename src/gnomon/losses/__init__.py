@@ -14,7 +14,9 @@ except ImportError as error:
     raise ExtraError('losses need the package torch, which is not installed: pip install "gnomon[torch]"') from error
 
 from gnomon.losses.contrastive import GTE, SYMMETRIC, info_nce
+from gnomon.losses.distillation import distill_kl, kl_and_contrast, margin_mse
 from gnomon.losses.gist import Blocks, gist, guide_blocks
+from gnomon.losses.graded import cosent, cosine_regression
 from gnomon.losses.masks import answers_mask, duplicates_mask, text_hashes
 from gnomon.losses.similarity import annealed
 
@@ -24,9 +26,14 @@ __all__ = [
     "Blocks",
     "annealed",
     "answers_mask",
+    "cosent",
+    "cosine_regression",
+    "distill_kl",
     "duplicates_mask",
     "gist",
     "guide_blocks",
     "info_nce",
+    "kl_and_contrast",
+    "margin_mse",
     "text_hashes",
 ]

@@ -1,0 +1,109 @@
+"""Distillation from a teacher's scores of query-document pairs, a cross-encoder's for example.
+
+B: queries of this rank; K: documents of each query that the teacher scored; D: width; P: queries of all ranks.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from gnomon.errors import InputError
+from gnomon.losses.contrastive import info_nce
+from gnomon.losses.similarity import Factor, Similarity, each_pair, factor_of
+
+
+def distill_kl(
+    queries_BD: Tensor,
+    docs_BKD: Tensor,
+    teacher_BK: Tensor,
+    *,
+    scale: Factor | None = None,
+    temperature: Factor | None = None,
+    teacher_temperature: float = 1.0,
+    similarity: Similarity = "dot",
+) -> Tensor:
+    """The mean over queries of KL(teacher || student), each a softmax over the query's K documents.
+
+    Student: softmax(scale * s(q, d)), teacher: softmax(score / teacher_temperature). Lin et al. 2020 (2010.11386) and
+    the code of SimLM (2207.02578). It is not multiplied by the square of a temperature (Hinton et al. 2015, 1503.02531,
+    section 2): at 0.01 nothing would be left of it.
+
+    Args:
+        scale: factor of the similarities, 1 where not given; a tensor is learnt. `temperature` is 1 / scale.
+
+    Raises:
+        InputError: scores of another shape; options that cannot be used; no queries.
+    """
+    factor = factor_of(scale, temperature, default=1.0)
+    teacher_factor = factor_of(None, teacher_temperature, default=1.0)
+    scores_BK = _scores(queries_BD, docs_BKD, teacher_BK, similarity) * factor
+    target_BK = teacher_BK.detach().to(scores_BK.dtype) * teacher_factor
+    return F.kl_div(scores_BK.log_softmax(1), target_BK.log_softmax(1), reduction="batchmean", log_target=True)
+
+
+def kl_and_contrast(
+    queries_BD: Tensor,
+    docs_PKD: Tensor,
+    teacher_BK: Tensor,
+    *,
+    alpha: float = 0.2,
+    scale: Factor | None = None,
+    temperature: Factor | None = None,
+    teacher_temperature: float = 1.0,
+    similarity: Similarity = "cosine",
+    start: int = 0,
+    doc_mask_BC: Tensor | None = None,
+) -> Tensor:
+    """`distill_kl` over each query's own documents, plus alpha times `info_nce` over those of all queries.
+
+    E5, Wang et al. 2022 (2212.03533, fine-tuning with labelled data); alpha as in the code of SimLM (2207.02578).
+
+    Args:
+        docs_PKD: documents of the queries of all ranks; docs_PKD[:, 0] are the positives. Row b's are
+            docs_PKD[start + b].
+        scale: factor of the similarities, 100 where not given; a tensor is learnt. `temperature` is 1 / scale.
+        doc_mask_BC: as in `info_nce`; its columns are docs_PKD[:, 0], then docs_PKD[:, 1], and so on.
+
+    Raises:
+        InputError: as the two.
+    """
+    factor = factor_of(scale, temperature, default=100.0)
+    contrast = info_nce(
+        queries_BD,
+        docs_PKD[:, 0],
+        docs_PKD[:, 1:].transpose(0, 1).flatten(0, 1),
+        scale=factor,
+        similarity=similarity,
+        start=start,
+        doc_mask_BC=doc_mask_BC,
+    )
+    own_BKD = docs_PKD[start : start + len(queries_BD)]
+    distilled = distill_kl(
+        queries_BD, own_BKD, teacher_BK, scale=factor, teacher_temperature=teacher_temperature, similarity=similarity
+    )
+    return distilled + alpha * contrast
+
+
+def margin_mse(queries_BD: Tensor, docs_BKD: Tensor, teacher_BK: Tensor, *, similarity: Similarity = "dot") -> Tensor:
+    """The mean of (student's margin - teacher's margin)^2, a margin being the score of a query's first document less
+    that of another. Hofstätter et al. 2020 (2010.02666).
+
+    Raises:
+        InputError: scores of another shape; fewer than two documents; no queries.
+    """
+    scores_BK = _scores(queries_BD, docs_BKD, teacher_BK, similarity)
+    if scores_BK.shape[1] < 2:
+        raise InputError("each query has one document; a margin is between two. Give hard negatives.")
+    off_BK = scores_BK - teacher_BK.detach().to(scores_BK.dtype)
+    return (off_BK[:, :1] - off_BK[:, 1:]).square().mean()
+
+
+def _scores(queries_BD: Tensor, docs_BKD: Tensor, teacher_BK: Tensor, similarity: Similarity) -> Tensor:
+    """[B, K]: the student's."""
+    if teacher_BK.shape != docs_BKD.shape[:2] or len(queries_BD) != len(docs_BKD) or not len(queries_BD):
+        raise InputError(
+            f"the teacher's scores have the shape {list(teacher_BK.shape)}, for {len(queries_BD)} queries and "
+            f"documents of {list(docs_BKD.shape)}: give one score a document, and at least one query."
+        )
+    return each_pair(queries_BD[:, None], docs_BKD, similarity)

@@ -1,0 +1,58 @@
+"""Losses for pairs with a grade: how similar people find them.
+
+B: pairs; D: width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gnomon.errors import InputError
+from gnomon.losses.similarity import Factor, Similarity, each_pair, factor_of
+
+
+def cosent(
+    a_BD: Tensor,
+    b_BD: Tensor,
+    labels_B: Tensor,
+    *,
+    scale: Factor | None = None,
+    temperature: Factor | None = None,
+    similarity: Similarity = "cosine",
+) -> Tensor:
+    """log(1 + the sum of exp(scale * (s_j - s_i)) over all i, j with labels_i > labels_j), s_i of the pair i.
+
+    Huang et al. 2024 (CoSENT, doi 10.1109/TASLP.2024.3402087). 0 where no grades differ. Only the order of
+    the grades counts. Memory: B times B.
+
+    Args:
+        scale: factor of the similarities, 20 where not given; a tensor is learnt. `temperature` is 1 / scale.
+
+    Raises:
+        InputError: not one grade a pair; options that cannot be used; no pairs.
+    """
+    scores_B = _scores(a_BD, b_BD, labels_B, similarity) * factor_of(scale, temperature, default=20.0)
+    excess_BB = scores_B - scores_B[:, None]
+    ordered_BB = labels_B[:, None] > labels_B
+    excess = excess_BB.masked_fill(~ordered_BB, -torch.inf).flatten()
+    return torch.cat([excess.new_zeros(1), excess]).logsumexp(0)
+
+
+def cosine_regression(a_BD: Tensor, b_BD: Tensor, labels_B: Tensor) -> Tensor:
+    """The mean of (cos(a, b) - label)^2. Reimers and Gurevych 2019 (Sentence-BERT, 1908.10084, section 3).
+
+    Raises:
+        InputError: not one grade a pair; no pairs.
+    """
+    scores_B = _scores(a_BD, b_BD, labels_B, "cosine")
+    return (scores_B - labels_B.to(scores_B.dtype)).square().mean()
+
+
+def _scores(a_BD: Tensor, b_BD: Tensor, labels_B: Tensor, similarity: Similarity) -> Tensor:
+    if labels_B.shape != (len(a_BD),) or len(a_BD) != len(b_BD) or not len(a_BD):
+        raise InputError(
+            f"labels of the shape {list(labels_B.shape)} for {len(a_BD)} and {len(b_BD)} vectors: give one label a "
+            "pair, and at least one pair."
+        )
+    return each_pair(a_BD, b_BD, similarity)
