@@ -18,7 +18,15 @@ from gnomon.losses.distillation import distill_kl, kl_and_contrast, margin_mse
 from gnomon.losses.gist import Blocks, gist, guide_blocks
 from gnomon.losses.graded import cosent, cosine_regression
 from gnomon.losses.masks import answers_mask, duplicates_mask, text_hashes
+from gnomon.losses.matryoshka import at_width, matryoshka
 from gnomon.losses.similarity import annealed
+from gnomon.losses.stella import (
+    cosine_distillation,
+    relative_similarity_distillation,
+    similarity_distillation,
+    stella,
+    teacher_vectors,
+)
 
 __all__ = [
     "GTE",
@@ -26,7 +34,9 @@ __all__ = [
     "Blocks",
     "annealed",
     "answers_mask",
+    "at_width",
     "cosent",
+    "cosine_distillation",
     "cosine_regression",
     "distill_kl",
     "duplicates_mask",
@@ -35,5 +45,10 @@ __all__ = [
     "info_nce",
     "kl_and_contrast",
     "margin_mse",
+    "matryoshka",
+    "relative_similarity_distillation",
+    "similarity_distillation",
+    "stella",
+    "teacher_vectors",
     "text_hashes",
 ]
