@@ -589,7 +589,8 @@ def test_a_wrong_width_among_the_others_fails_at_once() -> None:
 def test_the_revision_names_what_is_not_the_models_own(asking: Asking, variant: str, revision: str) -> None:
     adapter = MtebEncoder(load(STELLA), asking)
     assert asking.variant == adapter.variant == variant
-    assert adapter.revision == adapter.mteb_model_meta.revision == adapter.encoder.fingerprint[:12] + revision
+    assert adapter.revision == adapter.mteb_model_meta.revision == adapter.fingerprint[:12] + revision
+    assert adapter.fingerprint == load(STELLA).fingerprint  # the same model, whatever it is asked
     assert (adapter.encoder.fingerprint == load(STELLA).fingerprint) == (asking.max_seq_length is None)
 
 

@@ -117,6 +117,7 @@ class MtebEncoder:
         self.asking = asking or Asking()
         _check_choice("precision", self.asking.precision, get_args(Precision))
         _check_choice("on_truncate", self.asking.on_truncate, get_args(OnLong))
+        self._given = encoder
         length = self.asking.max_seq_length
         self.encoder = encoder if length is None else encoder.with_max_seq_length(length)
         self.cache = cache or VectorCache(None)
@@ -129,6 +130,11 @@ class MtebEncoder:
         self._dims = [*([] if self._width.of_folder else sorted(others)), self._width.head_dim]
         if self.asking.precision.startswith("binary") and self.width % 8:
             raise InputError(f"width {self.width} is not a multiple of 8, as precision binary needs.")
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the model as it was given: how many tokens it is asked to read is a setting, and makes it no other."""
+        return self._given.fingerprint
 
     @property
     def width(self) -> int:
@@ -164,7 +170,7 @@ class MtebEncoder:
     @property
     def revision(self) -> str:
         variant = self.variant.replace(", ", "_").replace(" ", "-")
-        return self.encoder.fingerprint[:FINGERPRINT] + (f"_{variant}" if variant else "")
+        return self.fingerprint[:FINGERPRINT] + (f"_{variant}" if variant else "")
 
     def encode(
         self,

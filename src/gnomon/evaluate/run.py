@@ -24,7 +24,7 @@ from gnomon.evaluate.adapter import Asking, MtebEncoder, Tally
 from gnomon.evaluate.cache import VectorCache
 from gnomon.evaluate.intervals import interval
 from gnomon.evaluate.local import read_local
-from gnomon.evaluate.prompts import check_keys
+from gnomon.evaluate.prompts import OF, check_keys
 from gnomon.evaluate.results import Result, read_result, write_result
 from gnomon.evaluate.searchers import Alpha, Bm25Search, Hybrid, Method, Remembered
 from gnomon.evaluate.tasks import check_text, load_mteb, load_task, local_task, tasks_named
@@ -272,7 +272,7 @@ class _Contestant:
         found: dict[str, Any] = {"method": self.method, "settings": said}
         if self.dense:
             spec = self.dense.encoder.spec
-            found["fingerprint"] = self.dense.encoder.fingerprint
+            found["fingerprint"] = self.dense.fingerprint
             found["prompts"] = [dict(spec.prompts), dict(spec.query_prompt_names), spec.default_prompt_name]
             found["other prompts"] = dict(self.dense.asking.prompts)
         return found
@@ -474,7 +474,7 @@ class _Run:
             "model": {
                 "name": contestant.name,
                 "method": contestant.method,
-                "fingerprint": encoder.fingerprint if encoder else None,
+                "fingerprint": contestant.dense.fingerprint if contestant.dense else None,
                 "revision": source.revision if source else None,
             },
             "variant": ", ".join(filter(None, (contestant.variant, self.scope.variant(task)))),
@@ -487,7 +487,7 @@ class _Run:
                 "revision": _revision(task),
             },
             "settings": settings,
-            "prompts": [asdict(prompt) for prompt in tally.prompts.values()],
+            "prompts": [asdict(tally.prompts[of]) for of in OF.values() if of in tally.prompts],
             "texts": {
                 "given": tally.given,
                 "encoded": tally.encoded,
