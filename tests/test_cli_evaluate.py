@@ -118,6 +118,9 @@ def test_prompts_of_a_file_take_the_place_of_the_models(run: Run, questions: Pat
         (("--data", "questions", "--max-seq-length", "9999"), "max_seq_length is 9999"),
         (("--data", "questions", "--cache", "a", "--no-cache"), "exclude each other"),
         (("--data", "questions", "--methods", "sparse"), "'sparse' is not one of"),
+        (("--data", "questions", "--k1", "1.2"), "--k1 is of BM25 and its fusions"),
+        (("--data", "questions", "--methods", "bm25", "--curve-dims", "16"), "a curve is of the model alone"),
+        (("--data", "questions", "--metric", "mrr@10"), "Did you mean 'mrr_at_10'"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_a_line(run: Run, questions: Path, args: tuple[str, ...], told: str) -> None:
@@ -126,6 +129,37 @@ def test_what_cannot_be_done_is_said_in_a_line(run: Run, questions: Path, args: 
     assert told in ran.stderr
     assert "Traceback" not in ran.stderr
     assert ran.stdout == ""
+
+
+def test_a_model_at_the_end_is_taken_for_data(run: Run) -> None:
+    ran = run("evaluate", "--data", "questions", GOLDEN / GIST)
+    assert ran.exit_code == 2
+    assert "MODEL is missing; it comes first" in ran.stderr
+
+
+@pytest.mark.parametrize("idle", [("--dim", 8), ("--engine", "onnx"), ("--methods", "dense")])
+def test_options_of_a_model_are_none_of_bm25s(run: Run, questions: Path, idle: tuple[object, ...]) -> None:
+    ran = run("evaluate", "bm25", "--data", questions, *idle)
+    assert ran.exit_code == 2
+    assert f"{idle[0]} is of a model, and bm25 is none" in ran.stderr
+
+
+def test_no_request_is_made_where_none_may_be(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from datasets import config
+    from huggingface_hub import constants
+
+    for place in (config, constants):  # the tests' own rule is lifted
+        monkeypatch.setattr(place, "HF_HUB_OFFLINE", False)
+
+    def connect(*address: object) -> None:
+        raise AssertionError(f"a request was made: {address}")
+
+    monkeypatch.setattr("socket.socket.connect", connect)
+    ran = run("evaluate", GOLDEN / GIST, "--tasks", "STSBenchmark", "--local-files-only", "--threads", 1)
+    assert ran.exit_code == 2
+    assert "mteb/stsbenchmark-sts" in ran.stderr
+    assert "a request was made" not in ran.stderr
+    assert not config.HF_HUB_OFFLINE
 
 
 def test_without_the_extra_the_error_names_it(run: Run, pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,6 +201,8 @@ def test_a_page_and_a_table(run: Run, pairs: Path, tmp_path: Path) -> None:
     table = run("report", "evaluation", "--markdown", "-")
     assert table.exit_code == 0
     assert "| pairs" in table.stdout
+    both = run("report", "evaluation", "--markdown", "-", "--output", "a.html")
+    assert "--output is of the page" in both.stderr
     nothing = run("report", "pairs")
     assert nothing.exit_code == 2
     assert "holds no results" in nothing.stderr

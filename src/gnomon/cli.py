@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from gnomon.errors import InputError, Notice
 from gnomon.terminal import columns, cut, lines_of_stdin, matrix, padded, results, said, table, wrapped
@@ -511,7 +512,13 @@ class Listing(click.Command):
                 spread += [option, arg]
             else:
                 spread.append(arg)
-        return super().parse_args(ctx, spread)
+        try:
+            return super().parse_args(ctx, spread)
+        except click.MissingParameter as error:
+            if not isinstance(error.param, click.Argument):
+                raise
+            name = error.param.make_metavar(ctx)
+            raise click.UsageError(f"{name} is missing; it comes first: {ctx.command_path} {name} ...", ctx) from error
 
 
 def _several(name: str, *, metavar: str, help: str, kind: Any = str, **more: Any) -> Callable[[Any], Any]:
@@ -547,7 +554,13 @@ def _several(name: str, *, metavar: str, help: str, kind: Any = str, **more: Any
     show_default=True,
     help="Of stored vectors.",
 )
-@click.option("--on-truncate", type=click.Choice(["cut", "mean"]), default="cut", show_default=True)
+@click.option(
+    "--on-truncate",
+    type=click.Choice(["cut", "mean"]),
+    default="cut",
+    show_default=True,
+    help="For texts longer than the model reads; mean: of overlapping windows.",
+)
 @click.option("--prompts", metavar="FILE", help="JSON of prompts by mteb's keys, in place of the model's.")
 @_several("--curve-dims", metavar="N", help="Judge these widths too.", kind=int)
 @_several(
@@ -567,7 +580,9 @@ def _several(name: str, *, metavar: str, help: str, kind: Any = str, **more: Any
 @_json_option
 @_source_options
 @_run_options
+@click.pass_context
 def evaluate(
+    ctx: click.Context,
     model: str,
     tasks: tuple[str, ...],
     data: tuple[str, ...],
@@ -602,9 +617,13 @@ def evaluate(
     """
     if cache and no_cache:
         raise click.UsageError("--cache and --no-cache exclude each other.")
+    words_alone = model == "bm25" and not Path(model).exists()
+    if words_alone and (idle := _given(ctx, _OF_MODELS) or ("methods" if set(methods) - {"bm25"} else None)):
+        raise click.UsageError(f"--{idle.replace('_', '-')} is of a model, and bm25 is none.")
+    if not words_alone and not set(methods) - {"dense"} and (idle := _given(ctx, ("k1", "b", "alpha"))):
+        raise click.UsageError(f"--{idle} is of BM25 and its fusions; name them with --methods.")
     from gnomon import evaluate as judge
 
-    words_alone = model == "bm25" and not Path(model).exists()
     encoder = None if words_alone else _load(model, load)
     asking = judge.Asking(
         prompts=_read_prompts(prompts) if prompts else {},
@@ -619,7 +638,8 @@ def evaluate(
     def show(result: judge.Result, reused: bool) -> None:
         row = judge.summary(result, reused)
         click.echo(_as_json(row) if as_json else judge.line(row))
-        sys.stdout.flush()
+        if sys.stdout:
+            sys.stdout.flush()
 
     judge.evaluate(
         encoder,
@@ -636,9 +656,23 @@ def evaluate(
         allow_rare_labels=allow_rare_labels,
         cache=cache or not no_cache,
         overwrite=overwrite,
+        local_files_only=load["local_files_only"],
         on_result=show,
     )
     _note(f"the results are in {output}; gnomon report {output} makes a page of them.")
+
+
+_OF_MODELS = (
+    *("dim", "truncate_dim", "precision", "on_truncate", "prompts"),
+    *("curve_dims", "curve_precisions", "curve_lengths"),
+    *("revision", "card", "device", "engine", "dtype", "max_seq_length", "threads"),
+)
+"""Options of `evaluate` that are of no use without a model."""
+
+
+def _given(ctx: click.Context, names: Sequence[str]) -> str | None:
+    """The first of these options that was typed."""
+    return next((name for name in names if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE), None)
 
 
 def _alpha(text: str) -> Any:
@@ -678,11 +712,14 @@ def compare(a: str, b: str, as_json: bool) -> None:
 @click.option("--output", default="report.html", show_default=True, metavar="FILE", help="The page; - for stdout.")
 @click.option("--markdown", metavar="FILE", help="A Markdown table in place of the page; - for stdout.")
 @click.option("--title", default="Evaluation", show_default=True)
-def report(folders: tuple[str, ...], output: str, markdown: str | None, title: str) -> None:
+@click.pass_context
+def report(ctx: click.Context, folders: tuple[str, ...], output: str, markdown: str | None, title: str) -> None:
     """Make one page of results: a table to sort, plots, and how each was run.
 
     It needs no network and holds all it shows.
     """
+    if markdown and (idle := _given(ctx, ("output", "title"))):
+        raise click.UsageError(f"--{idle} is of the page, and --markdown makes a table in its place.")
     from gnomon.evaluate import report as reporting
     from gnomon.evaluate.results import read_results
     from gnomon.vectorfiles import new_files
@@ -695,7 +732,8 @@ def report(folders: tuple[str, ...], output: str, markdown: str | None, title: s
         return
     with new_files(target) as files:
         files[0].write(text.encode())
-    _note(f"{len(results)} results of {len({result.label for result in results})} models are in {target}.")
+    ways, models = {result.label for result in results}, {result.model for result in results}
+    _note(f"{target} holds {len(results)} results: {len(models)} models, run in {len(ways)} ways.")
 
 
 def _note(text: str) -> None:

@@ -1,6 +1,7 @@
 """The page and the table of results: that every number is in its place, and that nothing foreign works."""
 
 import json
+import math
 import random
 import re
 import unicodedata
@@ -18,8 +19,8 @@ import pytest
 from gnomon.errors import InputError
 from gnomon.evaluate.intervals import Units
 from gnomon.evaluate.report import html, markdown
-from gnomon.evaluate.report.sheet import AXES, read
-from gnomon.evaluate.results import Result, read_result, write_result
+from gnomon.evaluate.report.sheet import AXES, averages, read
+from gnomon.evaluate.results import Result, Subset, read_result, write_result
 
 METRICS = {
     "Retrieval": "ndcg_at_10",
@@ -729,3 +730,59 @@ def test_every_score_is_in_markdown(results: list[Result]) -> None:
         interval = result.interval if len(result.subsets) > 1 else result.subsets[0].interval
         told = f" ({interval.low * 100:.2f} to {interval.high * 100:.2f})" if interval else ""
         assert cells[result.task, result.label].replace("**", "") == f"{result.score * 100:.2f}{told}"
+
+
+# ---- the averages of the cards (gte-large-en-v1.5; facts in the shared docs)
+
+MTEB_56 = {
+    "Classification": (12, 77.75),
+    "Clustering": (11, 47.95),
+    "PairClassification": (3, 84.63),
+    "Reranking": (4, 58.50),
+    "Retrieval": (15, 57.91),
+    "STS": (10, 81.43),
+    "Summarization": (1, 30.91),
+}
+LOCO = {
+    "gte-qwen1.5-7b": (87.57, (49.37, 93.10, 99.67, 97.54, 98.21)),
+    "gte-large-v1.5": (86.71, (44.55, 92.61, 99.82, 97.81, 98.74)),
+    "gte-base-v1.5": (87.44, (49.91, 91.78, 99.82, 97.13, 98.58)),
+}
+
+
+def scored(model: str, kind: str, task: str, score: float) -> Result:
+    manifest = {
+        "model": {"name": model, "fingerprint": "f", "method": "dense"},
+        "variant": "",
+        "task": {"revision": "1"},
+        "settings": {},
+        "prompts": [],
+        "protocol": {},
+    }
+    return Result(Path(task), task, kind, "score", (Subset("test", "default", score / 100, None),), {}, manifest)
+
+
+def test_the_average_of_56_tasks_is_that_of_the_card() -> None:
+    results = [
+        scored("gte-large-en-v1.5", kind, f"{kind}{number}", mean)
+        for kind, (count, mean) in MTEB_56.items()
+        for number in range(count)
+    ]
+    found = {average.title: average.cells[0].score for average in averages(read(results))}
+    average = found["Average of all"]
+    assert average == pytest.approx(0.65396, abs=5e-6)  # over tasks, not over kinds
+    assert math.floor(average * 1e4) / 100 == 65.39  # the card cuts, it does not round
+    for kind, (count, mean) in MTEB_56.items():
+        assert count == 1 or found[f"Average, {kind}"] == pytest.approx(mean / 100)
+
+
+def test_the_averages_of_long_documents_are_those_of_the_card() -> None:
+    results = [
+        scored(model, "Retrieval", f"loco{number}", score)
+        for model, (_, scores) in LOCO.items()
+        for number, score in enumerate(scores)
+    ]
+    (average,) = averages(read(results))
+    found = [100 * (cell.score or 0) for cell in average.cells]
+    assert found == pytest.approx([87.578, 86.706, 87.444])
+    assert found == pytest.approx([printed for printed, _ in LOCO.values()], abs=0.01)

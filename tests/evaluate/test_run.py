@@ -315,11 +315,13 @@ def test_what_is_there_is_not_run_again(judge: Judge, sts: Path, beir: Path, enc
     assert overwritten[0][0].manifest["texts"] == {"given": 48, "encoded": 0, "from_cache": 48, "cut": 0}
 
 
-def test_another_engine_is_no_other_result(judge: Judge, sts: Path, encoded: list[str]) -> None:
-    judge(load(GIST), sts)
-    del encoded[:]
-    assert [reused for _, reused in judge(load(GIST, "torch"), sts)] == [True]
-    assert encoded == []
+def test_another_engine_is_run_for_itself(judge: Judge, sts: Path) -> None:
+    ((first, _),) = judge(load(GIST), sts)
+    ((second, reused),) = judge(load(GIST, "torch"), sts)
+    assert not reused
+    assert second.path == first.path
+    assert second.manifest["settings"]["engine"].startswith("torch")
+    assert second.score == pytest.approx(first.score, abs=1e-4)
 
 
 CHANGES: dict[str, dict[str, Any]] = {
@@ -374,11 +376,11 @@ def test_another_model_is_run(judge: Judge, sts: Path, golden_copy: Copy) -> Non
     assert [reused for _, reused in judge(load(GIST), sts)] == [True]
 
 
-@pytest.mark.parametrize("change", ["the model's prompts", "data", "metric", "mteb", "format", "task.json"])
+@pytest.mark.parametrize("change", ["the model's prompts", "data", "mteb", "format", "task.json"])
 def test_what_changes_beneath_a_result_runs_it_again(
     judge: Judge, beir: Path, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encoder, said = load(GIST), dict[str, Any]()
+    encoder = load(GIST)
     ((first, _),) = judge(encoder, beir)
     before = kept(first)
     if change == "the model's prompts":  # not part of the fingerprint
@@ -390,8 +392,6 @@ def test_what_changes_beneath_a_result_runs_it_again(
         rows = read(beir / "corpus.jsonl")
         rows[0]["text"] += " wind"
         write(beir / "corpus.jsonl", rows)
-    elif change == "metric":
-        said["metric"] = "mrr_at_10"
     elif change == "mteb":
         known = running.version
         monkeypatch.setattr(running, "version", lambda name: "9.9" if name == "mteb" else known(name))
@@ -399,11 +399,11 @@ def test_what_changes_beneath_a_result_runs_it_again(
         monkeypatch.setattr(running, "FORMAT", running.FORMAT + 1)
     else:
         (beir / "task.json").write_text(json.dumps({"main_score": "map_at_10"}))
-    ((second, reused),) = judge(encoder, beir, **said)
+    ((second, reused),) = judge(encoder, beir)
     assert not reused
     assert second.path == first.path
     assert kept(first) != before
-    assert [reused for _, reused in judge(encoder, beir, **said)] == [True]
+    assert [reused for _, reused in judge(encoder, beir)] == [True]
     if change == "the model's prompts":
         assert second.manifest["prompts"][0] == {"of": "queries", "name": "query", "text": "find: "}
 
@@ -639,7 +639,7 @@ def test_one_task_that_fails_does_not_lose_the_others(
     judge: Judge, sts: Path, beir: Path, clusters: Path, error: Exception, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failing(monkeypatch, {"sts": error})
-    with pytest.raises(TasksError, match=f"^1 of 3 tasks failed. {said}$") as caught:
+    with pytest.raises(TasksError, match=rf"^1 of 3 tasks failed\.\n{said}$") as caught:
         judge(load(GIST), beir, sts, clusters)
     assert [each.task for each in caught.value.results] == ["search", "clusters"]
     assert all(each.path.is_file() for each in caught.value.results)
@@ -655,7 +655,9 @@ def test_one_task_that_fails_does_not_lose_the_others(
 
 def test_several_that_fail_are_all_named(judge: Judge, sts: Path, beir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     failing(monkeypatch, {"sts": SourceError("no network"), "search": ValueError("odd")})
-    with pytest.raises(TasksError, match=r"^2 of 2 tasks failed. sts: no network; search: ValueError: odd$") as caught:
+    with pytest.raises(
+        TasksError, match=r"^2 of 2 tasks failed\.\nsts: no network\nsearch: ValueError: odd$"
+    ) as caught:
         judge(load(GIST), sts, beir)
     assert caught.value.results == []
 
@@ -754,7 +756,7 @@ def test_what_is_missing_is_asked_for(judge: Judge, beir: Path, sts: Path) -> No
         judge(None, beir, methods=["dense", "bm25"])
     with pytest.raises(InputError, match=r"nothing to judge: name tasks \(--tasks\), or give folders of data"):
         judge(load(GIST))
-    with pytest.raises(InputError, match="bm25 judge retrieval, and these tasks are STS"):
+    with pytest.raises(InputError, match="bm25: of retrieval alone, and these tasks are STS"):
         judge(None, sts, methods=["bm25"])
     with pytest.raises(InputError, match="metric 'mrr_at_10' is of retrieval, and none of these tasks is"):
         judge(load(GIST), sts, metric="mrr_at_10")
@@ -773,9 +775,25 @@ def test_an_output_that_cannot_be_written_fails_before_any_text(
     assert encoded == []
 
 
+def test_another_metric_stands_beside_the_tasks_own(judge: Judge, beir: Path) -> None:
+    ((first, _),) = judge(load(GIST), beir)
+    before = kept(first)
+    ((other, reused),) = judge(load(GIST), beir, metric="mrr_at_10")
+    assert not reused
+    assert (other.metric, other.label) == ("mrr_at_10", f"{GIST} (by mrr_at_10)")
+    assert other.score == other.scores["test"][0]["mrr_at_10"]
+    assert kept(first) == before
+    assert [reused for _, reused in judge(load(GIST), beir)] == [True]
+
+
+def test_a_curve_is_of_the_model(judge: Judge, beir: Path) -> None:
+    with pytest.raises(InputError, match="a curve is of the model alone, and methods are bm25; add dense"):
+        judge(load(GIST), beir, methods=["bm25"], curve=[Asking(truncate_dim=8)])
+
+
 def test_bm25_needs_no_model(judge: Judge, beir: Path, sts: Path) -> None:
-    """What is no retrieval is passed over."""
-    ((found, reused),) = judge(None, beir, sts, methods=["bm25"])
+    with pytest.warns(Notice, match="^sts: left out, since the methods are of retrieval alone"):
+        ((found, reused),) = judge(None, beir, sts, methods=["bm25"])
     assert (found.task, found.model, found.label, found.fingerprint, reused) == ("search", "BM25", "BM25", None, False)
     assert [reused for _, reused in judge(None, beir, methods=["bm25"])] == [True]
     ((other, reused),) = judge(None, beir, methods=["bm25"], bm25=Bm25Settings(k1=2.0))

@@ -352,11 +352,12 @@ def variants(
     Args:
         dims: widths; a head of its own where the model has one (`Encoder.dims`), else a prefix. lengths: tokens.
     """
-    full = encoder.encode([], prompt="", dim=asking.dim).shape[1]
-    heads_of_own = [dim for dim in dims if dim in encoder.dims]
+    judged = encoder.encode([], prompt="", dim=asking.dim, truncate_dim=asking.truncate_dim).shape[1]
+    dims = [dim for dim in dims if dim != judged]
+    of_own = [dim for dim in dims if dim in encoder.dims]
     points = [
-        *(replace(asking, dim=dim) for dim in heads_of_own if dim != full),
-        *(replace(asking, truncate_dim=dim) for dim in dims if dim not in heads_of_own),
+        *(replace(asking, dim=dim, truncate_dim=None) for dim in of_own),
+        *(replace(asking, truncate_dim=dim) for dim in dims if dim not in of_own),
         *(replace(asking, precision=precision) for precision in precisions),
         *(replace(asking, max_seq_length=length) for length in lengths if length != encoder.max_seq_length),
     ]

@@ -11,6 +11,9 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from difflib import get_close_matches
+from functools import partialmethod
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -74,8 +77,12 @@ class _Scope:
         return self.split if _is_local(task) else None
 
     def variant(self, task: Any) -> str:
-        split = self.split_of(task) or "test"
-        said = [f"split {split}" if split != "test" else "", " ".join(self.subsets)]
+        split, metric = self.split_of(task) or "test", self.metric_of(task)
+        said = [
+            f"split {split}" if split != "test" else "",
+            " ".join(self.subsets),
+            f"by {metric}" if metric != task.metadata.main_score else "",
+        ]
         return ", ".join(filter(None, said))
 
     def metric_of(self, task: Any) -> str:
@@ -100,6 +107,7 @@ def evaluate(
     allow_rare_labels: bool = False,
     cache: str | Path | bool = True,
     overwrite: bool = False,
+    local_files_only: bool = False,
     on_result: Callable[[Result, bool], None] = lambda result, reused: None,
 ) -> list[Result]:
     """Judge a model on tasks of mteb and on local data, by mteb's own protocol.
@@ -120,6 +128,7 @@ def evaluate(
         allow_rare_labels: judge local data with labels that are seen once.
         cache: where vectors are kept: True for OUTPUT/vectors, False for memory alone.
         overwrite: run again what is there.
+        local_files_only: make no request for the data of tasks; use the cache.
         on_result: called with each result, and whether it was there already.
 
     Raises:
@@ -133,6 +142,8 @@ def evaluate(
             raise InputError(f"method {method!r} is not one of {', '.join(get_args(Method))}.")
     if encoder is None and set(methods) != {"bm25"}:
         raise InputError(f"methods {', '.join(methods)} need a model; only bm25 does without.")
+    if curve and "dense" not in methods:
+        raise InputError(f"a curve is of the model alone, and methods are {', '.join(methods)}; add dense.")
     if not tasks and not data:
         raise InputError("nothing to judge: name tasks (--tasks), or give folders of data (--data).")
     if split != "test" and not data:
@@ -151,7 +162,8 @@ def evaluate(
         contestants = _contestants(encoder, ways, methods, bm25 or Bm25Settings(), vectors)
         _check(listed, scope, contestants)
         _check_folder(folder)
-        return _Run(folder, scope, contestants, overwrite).all(listed, on_result)
+        with _offline(local_files_only):
+            return _Run(folder, scope, contestants, overwrite).all(listed, on_result)
 
 
 def _tasks(
@@ -184,8 +196,11 @@ def _check(tasks: Sequence[Any], scope: _Scope, contestants: Sequence[_Contestan
     if not any(contestant.runs(task.metadata.type) for contestant in contestants for task in tasks):
         kinds = ", ".join(sorted({task.metadata.type for task in tasks}))
         raise InputError(
-            f"{', '.join(each.method for each in contestants)} judge retrieval, and these tasks are {kinds}."
+            f"{' and '.join(each.method for each in contestants)}: of retrieval alone, and these tasks are {kinds}."
         )
+    alone = [task.metadata.name for task in tasks if not any(each.runs(task.metadata.type) for each in contestants)]
+    if alone:
+        warnings.warn(f"{', '.join(alone)}: left out, since the methods are of retrieval alone.", Notice, stacklevel=3)
     if scope.metric and not any(task.metadata.type in RETRIEVAL for task in tasks):
         raise InputError(f"metric {scope.metric!r} is of retrieval, and none of these tasks is.")
     for task in tasks:
@@ -194,7 +209,9 @@ def _check(tasks: Sequence[Any], scope: _Scope, contestants: Sequence[_Contestan
             raise InputError(f"{name} has no subset {lacking[0]!r}; it has {', '.join(there)}.")
         metric = scope.metric_of(task)
         if metric != task.metadata.main_score and metric not in _metrics(task):
-            raise InputError(f"{name} has no metric {metric!r}; it has {', '.join(_metrics(task))}.")
+            near = get_close_matches(metric, _metrics(task), 1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise InputError(f"{name} has no metric {metric!r}; it has {', '.join(_metrics(task))}.{hint}")
         fused = any(each.method == "hybrid" and each.runs(task.metadata.type) for each in contestants)
         if fused and contestants[0].bm25.alpha == "published":
             for subset in scope.subsets or there:
@@ -233,7 +250,8 @@ class _Contestant:
 
     def runs(self, kind: str) -> bool:
         if self.method == "dense":
-            return True
+            rescored = self.dense is not None and self.dense.asking.precision == "binary-rescored"
+            return kind in RETRIEVAL or not rescored  # elsewhere nothing is searched: it would be "binary" again
         return kind in RETRIEVAL and (self.method == "bm25" or "Reranking" not in kind)
 
     def for_task(self, kind: str) -> Any:
@@ -268,8 +286,7 @@ class _Contestant:
     @property
     def identity(self) -> dict[str, Any]:
         """All that a result depends on beside the task."""
-        said = {key: value for key, value in self.settings.items() if key not in ("engine", "device")}
-        found: dict[str, Any] = {"method": self.method, "settings": said}
+        found: dict[str, Any] = {"method": self.method, "settings": self.settings}
         if self.dense:
             spec = self.dense.encoder.spec
             found["fingerprint"] = self.dense.fingerprint
@@ -349,9 +366,9 @@ class _Run:
         if failures and len(tasks) == 1:
             raise next(iter(failures.values()))
         if failures:
-            told = "; ".join(f"{name}: {_said(error)}" for name, error in failures.items())
+            told = "\n".join(f"{name}: {_said(error)}" for name, error in failures.items())
             first = next(iter(failures.values()))
-            raise TasksError(f"{len(failures)} of {len(tasks)} tasks failed. {told}", found) from first
+            raise TasksError(f"{len(failures)} of {len(tasks)} tasks failed.\n{told}", found) from first
         return found
 
     def _outcomes(self, task: Any, failures: dict[str, Exception]) -> Generator[tuple[Result, bool]]:
@@ -403,13 +420,14 @@ class _Run:
             "contestant": contestant.identity,
             "task": [task.metadata.name, task.metadata.type, [_revision(part) for part in _parts(task)]],
             "scope": [self.scope.split_of(task), self.scope.subsets, self.scope.metric_of(task)],
-            "mteb": version("mteb"),
+            "versions": [version("gnomon"), version("mteb")],
         }
         return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()[:24]
 
     def _judge(self, contestant: _Contestant, task: Any, path: Path) -> Result:
         import mteb
 
+        import_module("sentence_transformers")  # mteb does so on use: seconds that are no task's
         kind, metric, start = task.metadata.type, self.scope.metric_of(task), monotonic()
         tally = Tally()
         if contestant.dense:
@@ -440,8 +458,9 @@ class _Run:
                     raise InputError(f"{task.metadata.name} has no metric {metric!r}; it has {_numbers(row)}.")
         if tally.given:
             self._asked.setdefault(task.metadata.name, tally)
-        elif contestant.dense:  # a fusion of what was found, and remembered, for one before it
-            tally = replace(self._asked[task.metadata.name], encoded=0, seconds=0.0)
+        if isinstance(contestant.model, Hybrid):
+            # what was found is remembered from one before it; and what it is tuned on is no part of what is judged
+            tally = replace(self._asked[task.metadata.name], encoded=tally.encoded, seconds=tally.seconds)
         manifest = self._manifest(contestant, task, tally, monotonic() - start)
         manifest["intervals"] = [
             {
@@ -549,20 +568,39 @@ def _opened(cache: str | Path | bool, folder: Path) -> Generator[VectorCache]:
 
 
 @contextmanager
+def _offline(asked: bool) -> Generator[None]:
+    """As under HF_HUB_OFFLINE=1: no request is made."""
+    places: list[Any] = [import_module("datasets.config"), import_module("huggingface_hub.constants")]
+    before = [place.HF_HUB_OFFLINE for place in places]
+    for place in places:
+        place.HF_HUB_OFFLINE = place.HF_HUB_OFFLINE or asked
+    try:
+        yield
+    finally:
+        for place, was in zip(places, before, strict=True):
+            place.HF_HUB_OFFLINE = was
+
+
+@contextmanager
 def _quietly() -> Generator[None]:
     """Without what mteb and its libraries say to developers: bars of their own, logs, warnings."""
     import datasets
 
-    logger, level = logging.getLogger("mteb"), logging.getLogger("mteb").level
-    bars = datasets.is_progress_bar_enabled()
-    logger.setLevel(logging.CRITICAL)
+    tqdm: Any = import_module("tqdm.auto").tqdm  # mteb's; the encoder's own bar is of tqdm.std
+    loggers = {name: logging.getLogger(name).level for name in ("mteb", "huggingface_hub")}
+    bars, make_bar = datasets.is_progress_bar_enabled(), tqdm.__init__
+    for name in loggers:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     datasets.disable_progress_bars()
+    tqdm.__init__ = partialmethod(make_bar, disable=True)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("always", Notice)
             yield
     finally:
-        logger.setLevel(level)
+        tqdm.__init__ = make_bar
+        for name, level in loggers.items():
+            logging.getLogger(name).setLevel(level)
         if bars:
             datasets.enable_progress_bars()

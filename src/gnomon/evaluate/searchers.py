@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from gnomon import heads
 from gnomon.errors import InputError
 from gnomon.search.bm25 import Bm25
-from gnomon.search.fusion import MR_TYDI_ALPHA, cross_fit, mr_tydi, reciprocal_rank, tune_alpha
+from gnomon.search.fusion import FEWEST, MR_TYDI_ALPHA, cross_fit, mr_tydi, reciprocal_rank, tune_alpha
 
 if TYPE_CHECKING:
     from mteb.abstasks.task_metadata import TaskMetadata
@@ -180,7 +180,7 @@ class Hybrid:
         if self.alpha == "published":
             return dict.fromkeys(sparse, published(subset))
         others = [splits[name] for name in ("dev", "validation", "train") if name in splits and name != split]
-        other = next((data for data in others if self._is_of(data["relevant_docs"])), None)
+        other = next((data for data in others if self._tunes(data["relevant_docs"])), None)
         if other is None:
             return cross_fit(sparse, dense, splits[split]["relevant_docs"])
         count = len(other["queries"])
@@ -188,13 +188,13 @@ class Hybrid:
         relevant = {query: other["relevant_docs"].get(query, {}) for query in asked["id"]}
         return dict.fromkeys(sparse, tune_alpha(*both(asked), relevant))
 
-    def _is_of(self, relevant: Mapping[str, Mapping[str, int]]) -> bool:
-        """Whether a split is judged on this corpus: some sets have a corpus for each split."""
-        return any(
-            grade > 0 and document in self._documents
+    def _tunes(self, relevant: Mapping[str, Mapping[str, int]]) -> bool:
+        """Whether a split has enough queries that are judged on this corpus: some sets have one for each split."""
+        judged = (
+            any(grade > 0 and document in self._documents for document, grade in grades.items())
             for grades in relevant.values()
-            for document, grade in grades.items()
         )
+        return sum(judged) >= FEWEST
 
 
 def published(subset: str) -> float:

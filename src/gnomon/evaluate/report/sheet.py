@@ -145,9 +145,14 @@ class Sheet:
         return [column.cell(row) for column in self.columns]
 
     def name(self, row: Row) -> str:
-        """The task; with its revision where another row is of another one."""
-        revisions = {other.revision for other in self.rows if other.task == row.task}
-        return f"{row.task} (revision {str(row.revision)[:START]})" if len(revisions) > 1 else row.task
+        """The task; with its split or revision where another row is of another one."""
+        alike = [other for other in self.rows if other.task == row.task]
+        splits = [" ".join(dict.fromkeys(split for split, _ in other.subsets)) for other in (row, *alike)]
+        said = [
+            f"split {splits[0]}" if len(set(splits)) > 1 else "",
+            f"revision {str(row.revision)[:START]}" if len({other.revision for other in alike}) > 1 else "",
+        ]
+        return f"{row.task} ({', '.join(filter(None, said))})" if any(said) else row.task
 
     @property
     def by_kind(self) -> list[tuple[str, list[Row]]]:
