@@ -1,4 +1,4 @@
-"""One thread: the tensors of these tests are small, and other tests run beside them."""
+"""One thread in these tests alone: their tensors are small."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
