@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
+from difflib import get_close_matches
 from typing import Any
 
 from gnomon.errors import InputError
@@ -53,6 +54,18 @@ def whole_number(value: Any, name: str, most: int) -> int:
     if not 0 < number <= most:
         raise InputError(f"{name} is {value!r}; it must be a whole number from 1 to {most}.")
     return number
+
+
+def nearest(name: object, known: Iterable[str], most: int = 1) -> list[str]:
+    """Names that were perhaps meant, the nearest first; capitals do not count."""
+    lower = {each.lower(): each for each in known}
+    return [lower[each] for each in get_close_matches(str(name).lower(), lower, most)]
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """The end of a message that offers the nearest name; "" where none is near."""
+    near = nearest(name, known)
+    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def _items(texts: Any) -> list[Any]:

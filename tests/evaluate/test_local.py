@@ -389,7 +389,7 @@ def test_beir_folders_alone_in_a_folder_are_its_subsets(tmp_path: Path) -> None:
     task = only(tmp_path / "help")
     assert (task.name, list(task.subsets)) == ("help", ["cross_de_en", "mono_de"])
     assert list(only(tmp_path / "help", subsets=["mono_de"]).subsets) == ["mono_de"]
-    fails(tmp_path / "help", "has no subset 'mono_en'; it has .*did you mean 'mono_de'", subsets=["mono_en"])
+    fails(tmp_path / "help", "has no subset 'mono_en'; it has .*Did you mean 'mono_de'", subsets=["mono_en"])
     packed(tmp_path / "help" / "mono_de" / "task.json", b'{"name": "German help"}')
     assert [task.name for task in read_local(tmp_path / "help")] == ["cross_de_en", "German help"], "a set of its own"
 
@@ -722,8 +722,8 @@ def test_clustering_in_spite_of_training_rows(tmp_path: Path) -> None:
         ("{", "task.json is not JSON"),
         ("[1]", r"task.json is \[1\]; it must be an object with keys of name, kind, main_score"),
         ("5", "task.json is 5; it must be an object"),
-        ('{"main-score": "x"}', "'main-score' is not among its keys, .*; did you mean 'main_score'?"),
-        ('{"kind": "Sts"}', "kind is 'Sts'; it must be one of Retrieval, .*; did you mean 'STS'?"),
+        ('{"main-score": "x"}', r"'main-score' is not among its keys, .*\. Did you mean 'main_score'?"),
+        ('{"kind": "Sts"}', r"kind is 'Sts'; it must be one of Retrieval, .*\. Did you mean 'STS'?"),
         ('{"kind": ["STS"]}', r'kind is \["STS"\]; it must be one of'),
         (
             '{"kind": "Clustering"}',
@@ -738,7 +738,7 @@ def test_clustering_in_spite_of_training_rows(tmp_path: Path) -> None:
         ('{"max_score": NaN}', "max_score is NaN; it must be a number"),
         ('{"min_score": 5, "max_score": 5}', "min_score is 5 and max_score 5; the first must be less"),
         ('{"main_score": "ndcg_at_10"}', "main_score 'ndcg_at_10' is not one of STS; those are pearson, spearman"),
-        ('{"main_score": "cosine_spearmen"}', "did you mean 'cosine_spearman'"),
+        ('{"main_score": "cosine_spearmen"}', "Did you mean 'cosine_spearman'"),
         ('{"min_score": 1, "max_score": 5}', "test.jsonl, line 2: score 0.5 is outside its scale, 1 to 5; mend it, or"),
         (
             '{"max_score": 2}',

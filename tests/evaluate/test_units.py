@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gnomon.evaluate import units as units_module
 from gnomon.evaluate.intervals import Units
 from gnomon.evaluate.units import reciprocal_rank_at, units_of, watched
 
@@ -474,3 +475,14 @@ def test_reciprocal_ranks_are_mtebs(scores: Mapping[str, float], relevant: Mappi
 
     wanted = mrr({"q": dict(relevant)}, {"q": dict(scores)}, [1, 3, 10])[f"MRR@{k}"][0]
     assert reciprocal_rank_at(scores, relevant, k) == wanted
+
+
+def test_texts_that_do_not_count_leave_the_others_their_names() -> None:
+    """Two models may leave out different ones: they are paired by name."""
+    human = [[1.0, 2.0, 3.0], [1.0, 2.0, 3.0], [2.0, 2.0, 2.0], [3.0, 1.0, 2.0]]
+    found = [[0.1, 0.2, 0.3], [0.5, 0.5, 0.5], [0.1, 0.2, 0.3], [0.1, 0.2, 0.3]]
+    predicted = {"cosine_scores": found, "human_scores": human}
+    units = units_module._of_summaries(None, "cosine_spearman", predicted, ("test", "default"))
+    assert units is not None
+    assert units.ids == ["0", "3"]
+    assert units.values == pytest.approx([1.0, -0.5])

@@ -9,8 +9,9 @@ mteb, torch and scikit-learn come with the extra `gnomon[evaluate]` and are impo
 from __future__ import annotations
 
 from gnomon.evaluate.adapter import Asking, MtebEncoder, variants
+from gnomon.evaluate.contestants import Bm25Settings
 from gnomon.evaluate.results import Result, line, read_results, summary
-from gnomon.evaluate.run import Bm25Settings, TasksError, evaluate
+from gnomon.evaluate.run import TasksError, evaluate
 
 __all__ = [
     "Asking",

@@ -33,7 +33,8 @@ from gnomon.evaluate.rows import (
     scale_of,
     stem,
 )
-from gnomon.evaluate.settings import FILE, MAIN_SCORES, Settings, main_score, nearest, read_settings
+from gnomon.evaluate.settings import FILE, MAIN_SCORES, Settings, main_score, read_settings
+from gnomon.inputs import did_you_mean
 
 __all__ = ["MAIN_SCORES", "Columns", "Judged", "Kind", "LocalTask", "read_local"]
 
@@ -296,8 +297,8 @@ def _row_task(
 
 def _chosen(subsets: Mapping[str, Part], wanted: Sequence[str], place: Path) -> dict[str, Part]:
     if lacking := [name for name in wanted if name not in subsets]:
-        near = nearest(lacking[0], [*subsets])
-        raise InputError(f"{place} has no subset {lacking[0]!r}; it has {', '.join(subsets)}{near}.")
+        near = did_you_mean(lacking[0], subsets)
+        raise InputError(f"{place} has no subset {lacking[0]!r}; it has {', '.join(subsets)}.{near}")
     return {name: subsets[name] for name in wanted or subsets}
 
 

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Literal
 
 from gnomon.errors import InputError
-from gnomon.inputs import check_encodable
+from gnomon.inputs import check_encodable, did_you_mean
 from gnomon.spec import ModelSpec
 
 Side = Literal["query", "document"]
@@ -78,10 +77,7 @@ def check_keys(given: Mapping[str, str], *, tasks: Sequence[str], kinds: Sequenc
             raise InputError(f"the prompt {key!r} is {text!r}; it must be a text.")
         check_encodable(text, f"the prompt {key!r}")
         if key not in known:
-            lower = {each.lower(): each for each in known}
-            near = get_close_matches(key.lower(), lower, 1)
-            hint = f" Did you mean {lower[near[0]]!r}?" if near else ""
             raise InputError(
                 f"the prompt {key!r} belongs to nothing here: keys are query, document, a task's name or a kind of "
-                f"task ({', '.join(kinds)}), the last two also with -query or -document.{hint}"
+                f"task ({', '.join(kinds)}), the last two also with -query or -document.{did_you_mean(key, known)}"
             )

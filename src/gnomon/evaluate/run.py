@@ -4,37 +4,36 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import platform
 import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from difflib import get_close_matches
-from functools import partialmethod
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from gnomon.encoder import Encoder
 from gnomon.errors import GnomonError, InputError, Notice
 from gnomon.evaluate import searchers
-from gnomon.evaluate.adapter import Asking, MtebEncoder, Tally
+from gnomon.evaluate.adapter import Asking, Tally
 from gnomon.evaluate.cache import VectorCache
+from gnomon.evaluate.contestants import RETRIEVAL, Bm25Settings, Contestant, contestants_of
 from gnomon.evaluate.intervals import interval
 from gnomon.evaluate.local import read_local
 from gnomon.evaluate.prompts import OF, check_keys
+from gnomon.evaluate.quiet import offline, quietly
 from gnomon.evaluate.results import Result, read_result, write_result
-from gnomon.evaluate.searchers import Alpha, Bm25Search, Hybrid, Method, Remembered
+from gnomon.evaluate.searchers import Hybrid, Method
 from gnomon.evaluate.tasks import check_text, load_mteb, load_task, local_task, tasks_named
 from gnomon.evaluate.units import units_of, watched
+from gnomon.inputs import did_you_mean
 from gnomon.vectorfiles import new_files
 
-RETRIEVAL = ("Retrieval", "Reranking", "InstructionRetrieval", "InstructionReranking")
 RANKED = ("ndcg", "map", "recall", "precision", "mrr", "hit_rate")
 """mteb's metrics of retrieval, each at the numbers that the task names."""
 
@@ -54,14 +53,6 @@ class TasksError(GnomonError, RuntimeError):
     def __init__(self, message: str, results: Sequence[Result] = ()) -> None:
         super().__init__(message)
         self.results = list(results)
-
-
-@dataclass(frozen=True)
-class Bm25Settings:
-    k1: float = 0.9
-    b: float = 0.4
-    alpha: Alpha = "tuned"
-    """Of the hybrid: see `searchers.Hybrid`."""
 
 
 @dataclass(frozen=True)
@@ -159,10 +150,10 @@ def evaluate(
         )
     folder = Path(output)
     with _opened(cache, folder) as vectors:
-        contestants = _contestants(encoder, ways, methods, bm25 or Bm25Settings(), vectors)
+        contestants = contestants_of(encoder, ways, methods, bm25 or Bm25Settings(), vectors)
         _check(listed, scope, contestants)
         _check_folder(folder)
-        with _offline(local_files_only):
+        with offline(local_files_only):
             return _Run(folder, scope, contestants, overwrite).all(listed, on_result)
 
 
@@ -191,7 +182,7 @@ def _tasks(
     return listed, scope
 
 
-def _check(tasks: Sequence[Any], scope: _Scope, contestants: Sequence[_Contestant]) -> None:
+def _check(tasks: Sequence[Any], scope: _Scope, contestants: Sequence[Contestant]) -> None:
     """What of the settings does not fit the tasks."""
     if not any(contestant.runs(task.metadata.type) for contestant in contestants for task in tasks):
         kinds = ", ".join(sorted({task.metadata.type for task in tasks}))
@@ -209,9 +200,8 @@ def _check(tasks: Sequence[Any], scope: _Scope, contestants: Sequence[_Contestan
             raise InputError(f"{name} has no subset {lacking[0]!r}; it has {', '.join(there)}.")
         metric = scope.metric_of(task)
         if metric != task.metadata.main_score and metric not in _metrics(task):
-            near = get_close_matches(metric, _metrics(task), 1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise InputError(f"{name} has no metric {metric!r}; it has {', '.join(_metrics(task))}.{hint}")
+            near = did_you_mean(metric, _metrics(task))
+            raise InputError(f"{name} has no metric {metric!r}; it has {', '.join(_metrics(task))}.{near}")
         fused = any(each.method == "hybrid" and each.runs(task.metadata.type) for each in contestants)
         if fused and contestants[0].bm25.alpha == "published":
             for subset in scope.subsets or there:
@@ -238,120 +228,10 @@ def _parts(task: Any) -> list[Any]:
     return list(task.tasks) if task.is_aggregate else [task]
 
 
-@dataclass
-class _Contestant:
-    """One way of running a task."""
-
-    method: Method
-    model: Any
-    """As mteb takes it."""
-    dense: MtebEncoder | None
-    bm25: Bm25Settings
-
-    def runs(self, kind: str) -> bool:
-        if self.method == "dense":
-            rescored = self.dense is not None and self.dense.asking.precision == "binary-rescored"
-            return kind in RETRIEVAL or not rescored  # elsewhere nothing is searched: it would be "binary" again
-        return kind in RETRIEVAL and (self.method == "bm25" or "Reranking" not in kind)
-
-    def for_task(self, kind: str) -> Any:
-        """The model, with the search that a precision needs."""
-        if self.method == "dense" and self.dense and kind in RETRIEVAL:
-            return _dense_search(self.dense) if self.dense.asking.precision == "binary-rescored" else self.model
-        return self.model
-
-    @property
-    def name(self) -> str:
-        return self.dense.encoder.name if self.dense else "BM25"
-
-    @property
-    def variant(self) -> str:
-        own = self.dense.variant if self.dense else ""
-        words = f"k1 {self.bm25.k1:g}, b {self.bm25.b:g}" if self.bm25 != Bm25Settings(alpha=self.bm25.alpha) else ""
-        fused = {"hybrid": f"with BM25, alpha {self.bm25.alpha}", "rrf": "with BM25, reciprocal ranks"}
-        said = [own, fused.get(self.method, ""), words if self.method != "dense" else ""]
-        return ", ".join(filter(None, said))
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        if self.dense:
-            found |= _dense_settings(self.dense)
-        if self.method != "dense":
-            found |= {"bm25_k1": self.bm25.k1, "bm25_b": self.bm25.b}
-        if self.method == "hybrid":
-            found["alpha"] = self.bm25.alpha
-        return found
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """All that a result depends on beside the task."""
-        found: dict[str, Any] = {"method": self.method, "settings": self.settings}
-        if self.dense:
-            spec = self.dense.encoder.spec
-            found["fingerprint"] = self.dense.fingerprint
-            found["prompts"] = [dict(spec.prompts), dict(spec.query_prompt_names), spec.default_prompt_name]
-            found["other prompts"] = dict(self.dense.asking.prompts)
-        return found
-
-
-def _contestants(
-    encoder: Encoder | None, ways: Sequence[Asking], methods: Sequence[Method], bm25: Bm25Settings, cache: VectorCache
-) -> list[_Contestant]:
-    """Every method; the points of a curve, with the model alone. What a wrong setting raises is raised here."""
-    found: list[_Contestant] = []
-    words = Remembered(Bm25Search(k1=bm25.k1, b=bm25.b)) if set(methods) - {"dense"} else None
-    adapters = [MtebEncoder(encoder, way, cache=cache, dims=_dims(way, ways)) for way in ways] if encoder else []
-    if "bm25" in methods:
-        found.append(_Contestant("bm25", words, None, bm25))
-    if adapters:
-        first = adapters[0]
-        search = Remembered(_dense_search(first)) if words else None
-        if "dense" in methods:
-            found.append(_Contestant("dense", first, first, bm25))
-        fused: list[Literal["hybrid", "rrf"]] = [each for each in ("hybrid", "rrf") if each in methods]
-        found.extend(_Contestant(how, Hybrid(words, search, how, alpha=bm25.alpha), first, bm25) for how in fused)
-        found.extend(_Contestant("dense", adapter, adapter, bm25) for adapter in adapters[1:])
-    return found
-
-
-def _dims(way: Asking, ways: Sequence[Asking]) -> list[int]:
-    """Widths that others ask of the same texts, read in the same way."""
-    read = (way.prompts, way.on_truncate, way.max_seq_length)
-    return [each.dim for each in ways if each.dim and read == (each.prompts, each.on_truncate, each.max_seq_length)]
-
-
-def _dense_search(adapter: MtebEncoder) -> Any:
-    from mteb.models.search_wrappers import SearchEncoderWrapper
-
-    backend = searchers.BinaryIndex() if adapter.asking.precision == "binary-rescored" else None
-    model: Any = adapter  # mteb's protocol names its own way to be made, which nothing calls here
-    return SearchEncoderWrapper(model, index_backend=backend)
-
-
-def _dense_settings(adapter: MtebEncoder) -> dict[str, Any]:
-    encoder, asking = adapter.encoder, adapter.asking
-    rope = getattr(encoder.spec.trunk, "rope", None)
-    return {
-        "dim": adapter.width,
-        "truncate_dim": asking.truncate_dim,
-        "normalized": encoder.spec.normalizes,
-        "similarity": encoder.spec.similarity,
-        "max_seq_length": encoder.max_seq_length,
-        "ntk_factor": rope.ntk_factor if rope else None,
-        "long_texts": asking.on_truncate,
-        "precision": asking.precision,
-        "bytes_per_vector": adapter.bytes_per_vector,
-        "engine": encoder.engine.name,
-        "dtype": encoder.dtype,
-        "device": encoder.device,
-    }
-
-
 class _Run:
     """Tasks times contestants, a task at a time so that its data is loaded once."""
 
-    def __init__(self, folder: Path, scope: _Scope, contestants: Sequence[_Contestant], overwrite: bool) -> None:
+    def __init__(self, folder: Path, scope: _Scope, contestants: Sequence[Contestant], overwrite: bool) -> None:
         self.folder, self.scope, self.contestants, self.overwrite = folder, scope, contestants, overwrite
         self._asked: dict[str, Tally] = {}
         """What was asked of the model for a task, when it first was asked at all."""
@@ -388,33 +268,33 @@ class _Run:
                 if (known := self._known(path, contestant, task)) is not None:
                     yield known, True
                     continue
-                with _quietly():
+                with quietly():
                     load_task(task)  # for each, since it also puts the task's random draws back to the start
                 yield self._judge(contestant, task, path), False
         finally:
-            with _quietly():
+            with quietly():
                 for part in _parts(task):
                     if part.data_loaded:
                         part.unload_data()
 
-    def _path(self, contestant: _Contestant, task: Any) -> Path:
+    def _path(self, contestant: Contestant, task: Any) -> Path:
         meta = contestant.model.mteb_model_meta
         scope = self.scope.variant(task).replace(", ", "_").replace(" ", "-")
         revision = f"{meta.revision}{'_' + scope if scope else ''}".replace("/", "-")
         model = str(meta.name).replace("/", "__").replace(" ", "_")
         return self.folder / "results" / model / revision / f"{task.metadata.name}.json"
 
-    def _known(self, path: Path, contestant: _Contestant, task: Any) -> Result | None:
+    def _known(self, path: Path, contestant: Contestant, task: Any) -> Result | None:
         """What an earlier run wrote, if it is of the same model, data, settings and mteb."""
         if self.overwrite or not path.is_file():
             return None
         try:
             result = read_result(path)
-        except (InputError, LookupError, TypeError):  # damaged, or of another version
+        except InputError:  # damaged, or of another version
             return None
         return result if result.manifest.get("identity") == self._identity(contestant, task) else None
 
-    def _identity(self, contestant: _Contestant, task: Any) -> str:
+    def _identity(self, contestant: Contestant, task: Any) -> str:
         said = {
             "format": FORMAT,
             "contestant": contestant.identity,
@@ -424,7 +304,7 @@ class _Run:
         }
         return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()[:24]
 
-    def _judge(self, contestant: _Contestant, task: Any, path: Path) -> Result:
+    def _judge(self, contestant: Contestant, task: Any, path: Path) -> Result:
         import mteb
 
         import_module("sentence_transformers")  # mteb does so on use: seconds that are no task's
@@ -436,7 +316,7 @@ class _Run:
         if isinstance(contestant.model, Hybrid):
             contestant.model.alphas = {}
             contestant.model.judged = lambda name, subset: parts[name].dataset[subset]
-        with TemporaryDirectory() as predictions, _quietly(), watched(task, metric) as queries:
+        with TemporaryDirectory() as predictions, quietly(), watched(task, metric) as queries:
             judged = mteb.evaluate(
                 contestant.for_task(kind),
                 task,
@@ -478,7 +358,7 @@ class _Run:
         write_result(path, _as_mteb(scored), manifest, units)
         return read_result(path)
 
-    def _manifest(self, contestant: _Contestant, task: Any, tally: Tally, seconds: float) -> dict[str, Any]:
+    def _manifest(self, contestant: Contestant, task: Any, tally: Tally, seconds: float) -> dict[str, Any]:
         encoder = contestant.dense.encoder if contestant.dense else None
         metadata = task.metadata
         settings = contestant.settings
@@ -565,42 +445,3 @@ def _opened(cache: str | Path | bool, folder: Path) -> Generator[VectorCache]:
         yield vectors
     finally:
         vectors.close()
-
-
-@contextmanager
-def _offline(asked: bool) -> Generator[None]:
-    """As under HF_HUB_OFFLINE=1: no request is made."""
-    places: list[Any] = [import_module("datasets.config"), import_module("huggingface_hub.constants")]
-    before = [place.HF_HUB_OFFLINE for place in places]
-    for place in places:
-        place.HF_HUB_OFFLINE = place.HF_HUB_OFFLINE or asked
-    try:
-        yield
-    finally:
-        for place, was in zip(places, before, strict=True):
-            place.HF_HUB_OFFLINE = was
-
-
-@contextmanager
-def _quietly() -> Generator[None]:
-    """Without what mteb and its libraries say to developers: bars of their own, logs, warnings."""
-    import datasets
-
-    tqdm: Any = import_module("tqdm.auto").tqdm  # mteb's; the encoder's own bar is of tqdm.std
-    loggers = {name: logging.getLogger(name).level for name in ("mteb", "huggingface_hub")}
-    bars, make_bar = datasets.is_progress_bar_enabled(), tqdm.__init__
-    for name in loggers:
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    datasets.disable_progress_bars()
-    tqdm.__init__ = partialmethod(make_bar, disable=True)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("always", Notice)
-            yield
-    finally:
-        tqdm.__init__ = make_bar
-        for name, level in loggers.items():
-            logging.getLogger(name).setLevel(level)
-        if bars:
-            datasets.enable_progress_bars()

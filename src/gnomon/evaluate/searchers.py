@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from gnomon import heads
 from gnomon.errors import InputError
 from gnomon.search.bm25 import Bm25
+from gnomon.search.exact import best
 from gnomon.search.fusion import FEWEST, MR_TYDI_ALPHA, cross_fit, mr_tydi, reciprocal_rank, tune_alpha
 
 if TYPE_CHECKING:
@@ -254,11 +255,11 @@ def _rescored(
     """The agreement of signs, -1 to 1, and for the first of them 2 to 4 by the query's own numbers."""
     signs_D = np.where(query_D > 0, np.float32(1), np.float32(-1))
     scores_N: NDArray[np.float32] = (bits_ND @ signs_D / len(query_D)).astype(np.float32)
-    order_N = np.argsort(-scores_N, kind="stable")[:k]
-    first = order_N[:RESCORED]
+    order_K = best(scores_N, k)
+    first = order_K[:RESCORED]
     scores_N[first] = 3 + heads.similarity("cosine", query_D[None], bits_ND[first])[0]
-    order_N = order_N[np.argsort(-scores_N[order_N], kind="stable")]
-    return scores_N[order_N], order_N
+    order_K = order_K[best(scores_N[order_K], k)]
+    return scores_N[order_K], order_K
 
 
 def _best(run: Mapping[str, float], k: int) -> dict[str, float]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, fields
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, cast, get_args
 
 from gnomon.errors import InputError
 from gnomon.evaluate.rows import Kind, number, shown
+from gnomon.inputs import did_you_mean
 
 FILE = "task.json"
 
@@ -108,11 +108,11 @@ def read_settings(folder: Path) -> Settings:
     found = cast("dict[str, Any]", said)
     for key, value in found.items():
         if key not in RULES:
-            raise InputError(f"{path}: {key!r} is not among its keys, {', '.join(RULES)}{nearest(key, [*RULES])}.")
+            raise InputError(f"{path}: {key!r} is not among its keys, {', '.join(RULES)}.{did_you_mean(key, RULES)}")
         fits, rule = RULES[key]
         if not fits(value):
-            near = nearest(value, KINDS) if key == "kind" else ""
-            raise InputError(f"{path}: {key} is {shown(value)}; it must be {rule}{near}.")
+            near = did_you_mean(value, KINDS) if key == "kind" else ""
+            raise InputError(f"{path}: {key} is {shown(value)}; it must be {rule}.{near}")
     low, high = found.get("min_score"), found.get("max_score")
     if low is not None and high is not None and low >= high:
         raise InputError(f"{path}: min_score is {low:g} and max_score {high:g}; the first must be less.")
@@ -131,14 +131,7 @@ def main_score(settings: Settings, kind: Kind, folder: Path) -> str:
     if score not in METRICS[kind]:
         known = METRICS[kind]
         raise InputError(
-            f"{folder / FILE}: main_score {score!r} is not one of {kind}; those are {', '.join(known)}"
-            f"{nearest(score, known)}."
+            f"{folder / FILE}: main_score {score!r} is not one of {kind}; those are {', '.join(known)}."
+            f"{did_you_mean(score, known)}"
         )
     return score
-
-
-def nearest(name: object, known: Sequence[str]) -> str:
-    """The end of a message that offers the nearest name."""
-    lower = {each.lower(): each for each in known}
-    near = get_close_matches(str(name).lower(), lower, 1)
-    return f"; did you mean {lower[near[0]]!r}?" if near else ""

@@ -6,7 +6,6 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ import numpy as np
 
 from gnomon.errors import ExtraError, GnomonError, InputError, SourceError
 from gnomon.evaluate.local import Columns, Judged, LocalTask
+from gnomon.inputs import nearest
 
 if TYPE_CHECKING:
     from mteb.abstasks.abstask import AbsTask
@@ -87,8 +87,7 @@ def _named(mteb: Any, name: str) -> tuple[list[AbsTask], str | None]:
     if name in benchmarks:
         return _own(benchmarks[name].tasks), None
     everything = [*SETS, *LOCO, *sorted(known), *benchmarks]
-    lower = {each.lower(): each for each in everything}
-    near = [lower[each] for each in get_close_matches(name.lower(), lower, 3, 0.6)]
+    near = nearest(name, everything, 3)
     hint = f"Did you mean {' or '.join(near)}?" if near else "mteb.get_tasks() lists them."
     raise InputError(f"there is no task, benchmark or set {name!r} in mteb or here. {hint}")
 

@@ -164,10 +164,13 @@ def _of_summaries(task: Any, metric: str, predicted: Any, place: Split) -> Units
     if name is None or name not in predicted:
         return None
     pairs = zip(predicted[name], predicted["human_scores"], strict=True)
-    graded = [(np.asarray(found), np.asarray(human)) for found, human in pairs]
     correlate: Callable[..., Any] = spearmanr
-    values = [float(correlate(human, found).statistic) for found, human in graded if np.ptp(human) and np.ptp(found)]
-    return Units("text", "mean", values)
+    values = {
+        str(at): float(correlate(human, found).statistic)
+        for at, (found, human) in enumerate(pairs)
+        if np.ptp(human) and np.ptp(found)
+    }
+    return Units("text", "mean", list(values.values()), ids=list(values))
 
 
 READERS: dict[str, Callable[[Any, str, Any, Split], Units | None]] = {

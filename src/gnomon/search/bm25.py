@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from gnomon.errors import ExtraError, InputError
 from gnomon.inputs import as_texts
+from gnomon.search.exact import best
 
 # Script_Extensions, since Han and kana share ー and 〆; Script elsewhere, since Thai shares the letter ʼ with Latin
 BIGRAM = r"[[\p{scx=Han}\p{scx=Hiragana}\p{scx=Katakana}\p{Hangul}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]&&[\p{L}\p{Nl}]]"
@@ -111,12 +112,8 @@ class Bm25:
 def _best(scores_N: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """The k best of the scores above 0."""
     rows = np.flatnonzero(scores_N)
-    scores = scores_N[rows]
-    if len(rows) > k:  # a partition alone would choose among equals at will
-        able = scores >= np.partition(scores, -k)[-k]
-        rows, scores = rows[able], scores[able]
-    order_K = np.argsort(-scores, kind="stable")[:k]
-    return scores[order_K], rows[order_K]
+    rows_K = rows[best(scores_N[rows], k)]
+    return scores_N[rows_K], rows_K
 
 
 def _folded(text: str) -> str:

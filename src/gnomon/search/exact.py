@@ -1,6 +1,6 @@
 """Exact nearest neighbours in memory: every score is computed, a block at a time.
 
-Q: queries; N: vectors of the corpus; D: width; K: results of a query; C: vectors of a block.
+Q: queries; N: vectors of the corpus; D: width; K: results of a query; C: vectors of a block; M: candidates.
 """
 
 from __future__ import annotations
@@ -62,23 +62,15 @@ def _top(
             raise NumericError(f"a score of rows {start} to {start + len(block_CD) - 1} is NaN; the vectors hold NaN.")
         new_QC = np.broadcast_to(np.arange(start, start + len(block_CD)), scores_QC.shape)
         # rows of earlier blocks come first, so that a stable sort breaks ties by row
-        best_QK, rows_QK = _best(np.hstack([best_QK, scores_QC]), np.hstack([rows_QK, new_QC]), k)
+        scores_QM, rows_QM = np.hstack([best_QK, scores_QC]), np.hstack([rows_QK, new_QC])
+        order_QK = np.stack([best(scores_M, k) for scores_M in scores_QM])
+        best_QK, rows_QK = np.take_along_axis(scores_QM, order_QK, 1), np.take_along_axis(rows_QM, order_QK, 1)
     return best_QK, rows_QK
 
 
-def _best(
-    scores_QM: NDArray[np.float32], rows_QM: NDArray[np.int64], k: int
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """The k best of M candidates, whose rows ascend where scores are equal; all, sorted, where M is k or less."""
-    if scores_QM.shape[1] <= k:
-        order_QK = np.argsort(-scores_QM, axis=1, kind="stable")
-    else:
-        least_Q1 = np.partition(scores_QM, -k, axis=1)[:, [-k]]
-        order_QK = np.stack([_order(scores_M, least, k) for scores_M, least in zip(scores_QM, least_Q1, strict=True)])
-    return np.take_along_axis(scores_QM, order_QK, 1), np.take_along_axis(rows_QM, order_QK, 1)
-
-
-def _order(scores_M: NDArray[np.float32], least: NDArray[np.float32], k: int) -> NDArray[np.int64]:
-    """Places of the k best; a partition alone would choose among equals at will."""
-    able = np.flatnonzero(scores_M >= least)
+def best(scores_M: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+    """Places of the k best scores, best first, equal ones by place; of all, where M is k or less."""
+    able = np.arange(len(scores_M))
+    if len(scores_M) > k:  # a partition alone would choose among equals at will
+        able = np.flatnonzero(scores_M >= np.partition(scores_M, -k)[-k])
     return able[np.argsort(-scores_M[able], kind="stable")[:k]]
