@@ -10,6 +10,7 @@
     │   ├── WeightsError                missing, extra, misshapen or truncated weights
     │   └── UnsafeFileError             a file that would run code, or a path that leaves the model's folder
     ├── SourceError (OSError)           a hub id or package that cannot be reached: offline, unknown, refused
+    ├── CheckpointError (OSError)       a training checkpoint that cannot be written, or is damaged
     ├── ExtraError (ImportError)        an optional dependency is not installed; names the extra
     ├── DeviceMemoryError (MemoryError) one text alone does not fit into the memory of its device
     ├── WorkerError (RuntimeError)      some texts failed in a worker process; holds the vectors of all others
@@ -84,6 +85,10 @@ class UnsafeFileError(ModelError):
 
 class SourceError(GnomonError, OSError):
     """A hub id or package that cannot be reached: offline, unknown or refused."""
+
+
+class CheckpointError(GnomonError, OSError):
+    """A checkpoint of a training run that cannot be written, is damaged or is of another model."""
 
 
 class ExtraError(GnomonError, ImportError):

@@ -56,9 +56,13 @@ class Linear(nn.Module):
         self.dropout = dropout
 
     def forward(self, x_TI: Tensor, residual_TO: Tensor | None = None) -> Tensor:
-        y_TO = self.activate(F.linear(x_TI, self.weight, self.bias))
+        y_TO = self.activate(self.product(x_TI))
         y_TO = F.dropout(y_TO, self.dropout, self.training)
         return y_TO if residual_TO is None else residual_TO + y_TO
+
+    def product(self, x_TI: Tensor) -> Tensor:
+        """`x W^T + b`."""
+        return F.linear(x_TI, self.weight, self.bias)
 
 
 class Embeddings(nn.Module):

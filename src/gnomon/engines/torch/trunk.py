@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from gnomon.engines.torch.attention import Attention, grouped, varlen
 from gnomon.engines.torch.batch import Batch
@@ -27,6 +28,8 @@ class Trunk(nn.Module):
         attention: a form of `attention.py`; `attention.choose` names the fastest (under autocast, for its dtype).
         dropout: of the embeddings and in front of each addition, while training.
         attention_dropout: of the attention weights, while training; the form must have it.
+        gradient_checkpointing: while training, keep each layer's input alone and compute the layer again for its
+            gradient.
     """
 
     def __init__(
@@ -36,6 +39,7 @@ class Trunk(nn.Module):
         attention: Attention = grouped,
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
+        gradient_checkpointing: bool = False,
     ) -> None:
         if attention_dropout and attention is varlen:
             raise InputError(
@@ -43,7 +47,7 @@ class Trunk(nn.Module):
                 "attention_dropout=0."
             )
         super().__init__()
-        self.spec = spec
+        self.spec, self.gradient_checkpointing = spec, gradient_checkpointing
         self.embed = Embeddings(spec, dropout)
         self.layers = nn.ModuleList(Layer(spec, attention, dropout, attention_dropout) for _ in range(spec.layers))
         self.rotary = Rotary(spec.rope, spec.head_size) if spec.rope else None
@@ -79,5 +83,10 @@ class Trunk(nn.Module):
         angles = self.rotary.angles(batch, x_TH.dtype) if self.rotary else None
         *first, last = self.layers
         for layer in first:
-            x_TH = layer(x_TH, batch.spans, angles)
-        return last(x_TH, batch.spans, angles, rows_B)
+            x_TH = self._run(layer, x_TH, batch.spans, angles, None)
+        return self._run(last, x_TH, batch.spans, angles, rows_B)
+
+    def _run(self, layer: nn.Module, *inputs: Any) -> Tensor:
+        if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
+            return checkpoint(layer, *inputs, use_reentrant=False)
+        return layer(*inputs)

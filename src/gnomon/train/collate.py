@@ -1,0 +1,219 @@
+"""Row numbers of a batch -> its texts and their token ids; and batches that are made ahead of the step.
+
+B: rows of a batch on this rank; K: negatives of a row; N: B times K.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Generic, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gnomon.errors import InputError
+from gnomon.packed import Ids
+from gnomon.spec import ModelSpec, StaticSpec
+from gnomon.tokenizer import Tokenizer
+from gnomon.train.index import Index
+from gnomon.train.sampler import Draw, negatives_of, share
+from gnomon.train.settings import DataSource
+
+T = TypeVar("T")
+
+TEXTS_AT_ONCE = 2048
+"""Texts that are tokenised at once: the tokenizer's own account of a token is 80 bytes and more."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A rank's rows of a batch, as texts without their prompts."""
+
+    batch: int
+    source: int
+    name: str
+    """The source's."""
+    rows_B: NDArray[np.int64]
+    queries: list[str]
+    positives: list[str]
+    negatives: list[str]
+    """Row after row."""
+    negatives_per_row: int
+    query_hashes_B: NDArray[np.int64]
+    positive_hashes_B: NDArray[np.int64]
+    negative_hashes_N: NDArray[np.int64]
+    scores: NDArray[np.float64] | None
+    """[B], grades of pairs, or [B, 1 + K], scores of the positive and the negatives."""
+    skipped: int
+    """Rows of the whole batch that were replaced, since a text of theirs was in it."""
+    total: int
+    """Rows of the whole batch, over all ranks."""
+
+    @property
+    def digest(self) -> str:
+        """16 hex characters of which batch this is, and of its rows and texts."""
+        digest = blake2b(f"{self.batch}\0{self.name}\0".encode(), digest_size=8)
+        for numbers in (self.rows_B, self.query_hashes_B, self.positive_hashes_B, self.negative_hashes_N):
+            digest.update(numbers.astype("<i8").tobytes())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Collated:
+    """Rows and their token ids."""
+
+    rows: Rows
+    ids: list[Ids]
+    """Of the queries, then the positives, then the negatives, prompts in front, cut to what the model reads."""
+    prompt_tokens: tuple[int, int]
+    """`Tokenizer.prompt_tokens` of the queries' prompt, and of the documents'."""
+    truncated: int
+    """How many texts were cut."""
+
+
+class Collator:
+    """Reads and tokenises the rows of batches.
+
+    Args:
+        spec: the model's, whose prompts are used where a source gives none; texts of graded pairs get its prompt of
+            symmetric tasks.
+        seed: of the negatives that are drawn; the sampler's.
+    """
+
+    def __init__(
+        self, indexes: Sequence[Index], sources: Sequence[DataSource], spec: ModelSpec, tokenizer: Tokenizer, seed: int
+    ) -> None:
+        self.indexes, self.sources, self.spec = [*indexes], [*sources], spec
+        self.tokenizer, self.seed = tokenizer, seed
+        self.prompts = [_prompts(source, index, spec) for source, index in zip(sources, indexes, strict=True)]
+        self.prompt_tokens = [
+            (tokenizer.prompt_tokens(query), tokenizer.prompt_tokens(document)) for query, document in self.prompts
+        ]
+
+    def rows_at(self, draw: Draw, rank: int = 0, world: int = 1) -> Rows:
+        """The texts of a rank's share of a batch."""
+        index, rows_B = self.indexes[draw.source], share(draw.rows_B, rank, world)
+        number = self.sources[draw.source].num_negatives
+        negatives_BK = negatives_of(index, rows_B, number, seed=self.seed, batch=draw.step)
+        negatives_N = negatives_BK.reshape(-1)
+        return Rows(
+            batch=draw.step,
+            source=draw.source,
+            name=index.name,
+            rows_B=rows_B,
+            queries=index.texts("query", rows_B),
+            positives=index.texts("positive", rows_B),
+            negatives=index.texts("negative", negatives_N) if negatives_N.size else [],
+            negatives_per_row=negatives_BK.shape[1],
+            query_hashes_B=index.hashes("query")[rows_B],
+            positive_hashes_B=index.hashes("positive")[rows_B],
+            negative_hashes_N=index.hashes("negative")[negatives_N] if negatives_N.size else negatives_N,
+            scores=_scores(index, rows_B, negatives_BK),
+            skipped=draw.skipped,
+            total=len(draw.rows_B) // world * world,
+        )
+
+    def collate(self, draw: Draw, rank: int = 0, world: int = 1) -> Collated:
+        """The texts of a rank's share of a batch, and their ids.
+
+        Raises:
+            InputError: a text that the model cannot read; names its file and line.
+        """
+        rows = self.rows_at(draw, rank, world)
+        query, document = self.prompts[draw.source]
+        texts = [query + text for text in rows.queries]
+        texts += [document + text for text in rows.positives]
+        texts += [document + text for text in rows.negatives]
+        ids: list[Ids] = []
+        truncated = 0
+        for start in range(0, len(texts), TEXTS_AT_ONCE):
+            whole = self.tokenizer.ids(texts[start : start + TEXTS_AT_ONCE])
+            self._check(whole, rows, start)
+            cut = [self.tokenizer.cut(ids_T) for ids_T in whole]
+            truncated += sum(len(kept) < len(all_) for kept, all_ in zip(cut, whole, strict=True))
+            ids += cut
+        return Collated(rows, ids, self.prompt_tokens[draw.source], truncated)
+
+    def _check(self, ids: list[Ids], rows: Rows, start: int) -> None:
+        """Each text has tokens, and each of these a row in the embedding table."""
+        most = self.spec.trunk.rows
+        least = 0 if isinstance(self.spec.trunk, StaticSpec) else 1
+        if min(map(len, ids)) >= least and np.concatenate(ids).max(initial=0) < most:
+            return
+        for text, ids_T in enumerate(ids, start):
+            if len(ids_T) < least:
+                raise InputError(f"{self._place(rows, text)}: the text has no tokens for this model; leave it out.")
+            if ids_T.max(initial=0) >= most:
+                raise InputError(
+                    f"{self._place(rows, text)}: the text has token {ids_T.max()}, and the model has vectors for "
+                    f"{most}; the tokenizer was given tokens that the model was not trained with."
+                )
+
+    def _place(self, rows: Rows, text: int) -> str:
+        """Where the text of this number, in the order of `Collated.ids`, comes from."""
+        count = len(rows.rows_B)
+        row = text % count if text < 2 * count else (text - 2 * count) // rows.negatives_per_row
+        return self.indexes[rows.source].place(int(rows.rows_B[row]))
+
+
+class Ahead(Generic[T]):
+    """`make` of start, start + 1, ... up to `stop`, in this order, made in a thread in front of the asking.
+
+    An error is raised where its result is asked for, and is the end. Use it in a `with`: at its end, whatever ended it,
+    what is being made is waited for, and no more is begun.
+    """
+
+    def __init__(self, make: Callable[[int], T], start: int, stop: int, *, depth: int = 4) -> None:
+        self._made, self._depth = (make(number) for number in range(start, stop)), depth
+        self._thread = ThreadPoolExecutor(1, "gnomon-batches")
+        self._under_way: deque[Future[T]] = deque()
+        self._begin()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[T]:
+        return self
+
+    def __next__(self) -> T:
+        if not self._under_way:  # closed
+            raise StopIteration
+        first = self._under_way.popleft()
+        self._begin()
+        return first.result()
+
+    def close(self) -> None:
+        self._under_way.clear()
+        self._depth = 0
+        self._thread.shutdown(cancel_futures=True)
+
+    def _begin(self) -> None:
+        """Let `depth` be under way."""
+        while len(self._under_way) < self._depth:
+            self._under_way.append(self._thread.submit(next, self._made))
+
+
+def _prompts(source: DataSource, index: Index, spec: ModelSpec) -> tuple[str, str]:
+    """In front of the queries, and of the documents."""
+    names = spec.query_prompt_name(), spec.document_prompt_name
+    if index.scores is not None and index.scores.ndim == 1:
+        names = spec.symmetric_prompt_name, spec.symmetric_prompt_name
+    own = [spec.prompts[name] if name is not None else "" for name in names]
+    query, document = source.query_prompt, source.document_prompt
+    return own[0] if query is None else query, own[1] if document is None else document
+
+
+def _scores(index: Index, rows_B: NDArray[np.int64], negatives_BK: NDArray[np.int64]) -> NDArray[np.float64] | None:
+    """Of the rows; a list's are those of the positive and of the negatives that were taken."""
+    if index.scores is None or index.scores.ndim == 1:
+        return None if index.scores is None else index.scores[rows_B]
+    assert index.negative_bounds is not None, "scores of negatives, and no negatives"
+    places_BK = negatives_BK - index.negative_bounds[rows_B][:, None]
+    return np.concatenate([index.scores[rows_B, 0][:, None], index.scores[rows_B[:, None], 1 + places_BK]], axis=1)

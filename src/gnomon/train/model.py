@@ -1,0 +1,144 @@
+"""`Model`: trunk, pooling and heads as one module to be trained; a checkpoint in, a checkpoint out.
+
+B: texts; P: width of a pooled vector; D: width of a vector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from gnomon.checkpoint import families
+from gnomon.checkpoint.folder import Checkpoint
+from gnomon.engines.pooling import pooled_row, pools_one_token
+from gnomon.engines.torch.attention import choose
+from gnomon.engines.torch.batch import Batch, to_device
+from gnomon.engines.torch.heads import Heads, Pooling
+from gnomon.engines.torch.tensors import array_of, tensor_of
+from gnomon.engines.torch.trunk import Trunk
+from gnomon.losses.similarity import full
+from gnomon.packed import Packed
+from gnomon.spec import ModelSpec, PoolingSpec, StaticSpec, dense_heads, head_arrays, trunk_arrays
+from gnomon.train.lora import adapt, merged
+from gnomon.train.settings import LoraSettings
+
+Widths = dict[int, Tensor]
+"""Vectors by their width."""
+
+
+class Model(nn.Module):
+    """What is trained. Its parameters are float32 copies; autocast computes in bfloat16 where that is asked for.
+
+    Args:
+        dropout, attention_dropout: None for what the checkpoint's config says.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        device: torch.device | str = "cpu",
+        dropout: float | None = None,
+        attention_dropout: float | None = None,
+        bf16: bool = False,
+        gradient_checkpointing: bool = False,
+        lora: LoraSettings | None = None,
+    ) -> None:
+        super().__init__()
+        self.checkpoint, self.bf16 = checkpoint, bf16
+        spec = checkpoint.spec
+        self.device = torch.device(device)
+        self.trunk: Trunk | Table
+        if isinstance(spec.trunk, StaticSpec):
+            self.trunk = Table(spec.trunk, checkpoint.arrays)
+        else:
+            hidden, weights = families.dropout(checkpoint.config)
+            weights = weights if attention_dropout is None else attention_dropout
+            computed = torch.bfloat16 if bf16 else torch.float32
+            self.trunk = Trunk.of(
+                spec.trunk,
+                checkpoint.arrays,
+                attention=choose(self.device, computed, spec.trunk.head_size, dropout=weights),
+                dropout=hidden if dropout is None else dropout,
+                attention_dropout=weights,
+                gradient_checkpointing=gradient_checkpointing,
+            )
+            if lora is not None:
+                adapt(self.trunk, lora)
+        self.pooled = Pooled(self.trunk, spec.pooling, self.device)
+        self.heads = Heads.of(spec, checkpoint.arrays)
+        self.float().to(self.device)
+
+    @property
+    def spec(self) -> ModelSpec:
+        return self.checkpoint.spec
+
+    def forward(self, packed: Packed, prompt_tokens: int = 0) -> Tensor:
+        """[B, P]: pooled token states, in front of the heads; float32 under autocast too."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            return self.pooled(packed, prompt_tokens)
+
+    def vectors(self, pooled_BP: Tensor, dims: tuple[int, ...] = ()) -> Widths:
+        """Vectors of the model's full width; or of the widths `dims` that have heads of their own."""
+        return {dim: self.heads(pooled_BP, dim) for dim in dims or (self.spec.full_dim,)}
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """All arrays under our names, low-rank parts merged."""
+        names = trunk_arrays(self.spec.trunk)
+        tensors = merged(self.trunk) if isinstance(self.trunk, Trunk) else self.trunk.state_dict()
+        found = {name: array_of(tensors[name]) for name in names}
+        dense = self.heads.state_dict()
+        for head in dense_heads(self.spec):
+            for name in head_arrays(head):
+                key = f"dense.{head.name.replace('.', '_')}{name.removeprefix(head.name)}"
+                found[name] = array_of(dense[key])
+        return {name: np.array(array) for name, array in found.items()}
+
+    def trained(self, **changes: Any) -> Checkpoint:
+        """The checkpoint with the weights as they are now, and other fields changed."""
+        return replace(self.checkpoint, arrays=self.arrays(), **changes)
+
+
+class Pooled(nn.Module):
+    """Packed texts -> pooled vectors. The last layer computes one token of a text where only that is pooled."""
+
+    def __init__(self, trunk: Trunk | Table, pooling: PoolingSpec, device: torch.device) -> None:
+        super().__init__()
+        self._trunk = [trunk]  # in a list, so that its parameters have one name
+        self.pooling, self.device = Pooling(pooling), device
+        self.one_token = pools_one_token(pooling)
+
+    def forward(self, packed: Packed, prompt_tokens: int) -> Tensor:
+        (trunk,) = self._trunk
+        if isinstance(trunk, Table):
+            return trunk(packed, self.device)
+        batch = Batch.of(packed, trunk.spec, self.device)
+        if not self.one_token:
+            return self.pooling(trunk(batch), packed, prompt_tokens)
+        row_B = packed.bounds[:-1] + pooled_row(self.pooling.pooling, packed, prompt_tokens)
+        return full(trunk(batch, to_device(torch.from_numpy(row_B), self.device)))
+
+
+class Table(nn.Module):
+    """A static table of token vectors; a text is the mean of its own."""
+
+    def __init__(self, spec: StaticSpec, arrays: Mapping[str, NDArray[Any]]) -> None:
+        super().__init__()
+        self.spec = spec
+        self.embed = nn.Module()
+        self.embed.tokens = nn.Parameter(tensor_of(arrays["embed.tokens"]).clone())
+
+    def forward(self, packed: Packed, device: torch.device) -> Tensor:
+        known_T = np.ones(len(packed.ids_T), bool) if self.spec.unk_id is None else packed.ids_T != self.spec.unk_id
+        before = np.concatenate([[0], np.cumsum(known_T)])
+        ids_T, offsets_B = (torch.from_numpy(n).to(device) for n in (packed.ids_T[known_T], before[packed.bounds[:-1]]))
+        tokens = self.embed.tokens
+        assert isinstance(tokens, Tensor)
+        return F.embedding_bag(ids_T, tokens, offsets_B, mode="mean")

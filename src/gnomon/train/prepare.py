@@ -1,0 +1,121 @@
+"""What a recipe names, opened: the sources with their indexes, the mixture, and what becomes of a batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gnomon.errors import InputError
+from gnomon.spec import ModelSpec
+from gnomon.tokenizer import Tokenizer
+from gnomon.train.collate import Collated, Collator, Rows
+from gnomon.train.data import default_name, index_of
+from gnomon.train.index import Index
+from gnomon.train.mixture import lines_of, weights_of
+from gnomon.train.ranks import Ranks
+from gnomon.train.sampler import Draw, Sampler
+from gnomon.train.settings import DataSource, Recipe
+
+GRADED = ("cosent", "cosine_regression")
+TAUGHT = ("kl_and_contrast", "distill_kl", "margin_mse")
+"""Losses of graded pairs, and of a teacher's scores."""
+
+
+@dataclass(frozen=True)
+class Data:
+    indexes: list[Index]
+    weights: NDArray[np.float64]
+    sampler: Sampler
+    collator: Collator
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        return {index.name: index.fingerprint for index in self.indexes}
+
+    def as_written(self, rows: Rows) -> Iterator[dict[str, Any]]:
+        """Rows of a batch, each with the place that it comes from."""
+        index, count = self.indexes[rows.source], rows.negatives_per_row
+        for at, row in enumerate(rows.rows_B.tolist()):
+            told = {"place": index.place(row), "query": rows.queries[at], "positive": rows.positives[at]}
+            negatives = {"negatives": rows.negatives[at * count : (at + 1) * count]} if count else {}
+            score = {} if rows.scores is None else {"score": rows.scores[at].tolist()}
+            yield told | negatives | score
+
+    def held_out(self) -> list[Collated]:
+        """The held-out rows of each source, as one batch each."""
+        found: list[Collated] = []
+        for source in range(len(self.indexes)):
+            rows = self.sampler.held_out_rows(source)
+            if len(rows):
+                found.append(self.collator.collate(Draw(0, source, rows, 0)))
+        return found
+
+
+def open_data(recipe: Recipe, spec: ModelSpec, tokenizer: Tokenizer, ranks: Ranks, progress: bool | None) -> Data:
+    """Index what is not indexed yet, on rank 0; then open it, on every rank.
+
+    Raises:
+        InputError: a source, a row or a mixture that cannot be used; sources that the loss cannot take.
+    """
+    cache = Path(recipe.cache_dir) if recipe.cache_dir else None
+    if not ranks.first:
+        ranks.wait()
+    indexes = [
+        index_of(source, cache, lines=lines_of(recipe.mixture, source), progress=progress) for source in recipe.sources
+    ]
+    if ranks.first:
+        ranks.wait()
+    for source, index in zip(recipe.sources, indexes, strict=True):
+        check_fits(recipe, source, index)
+    indexes = [
+        replace(index, name=source.name or default_name(source))
+        for source, index in zip(recipe.sources, indexes, strict=True)
+    ]
+    weights = weights_of(recipe.sources, [index.rows for index in indexes], recipe.mixture)
+    sampler = Sampler(
+        indexes,
+        weights,
+        batch_size=recipe.batch_size,
+        seed=recipe.seed,
+        duplicates=recipe.duplicates,
+        length_buckets=recipe.length_buckets,
+        held_out=recipe.validation.rows,
+        num_negatives=[source.num_negatives for source in recipe.sources],
+        world=ranks.world,
+    )
+    return Data(indexes, weights, sampler, Collator(indexes, recipe.sources, spec, tokenizer, seed=recipe.seed))
+
+
+def steps_of(recipe: Recipe, indexes: list[Index]) -> int:
+    """Steps of the optimizer of the whole run."""
+    if recipe.max_steps is not None:
+        return recipe.max_steps
+    rows = sum(index.rows - recipe.validation.rows for index in indexes)
+    return max(1, math.ceil(recipe.num_train_epochs * rows / recipe.batch_size / recipe.gradient_accumulation_steps))
+
+
+def check_fits(recipe: Recipe, source: DataSource, index: Index) -> None:
+    """
+    Raises:
+        InputError: rows that the loss cannot use.
+    """
+    name, loss = source.name or default_name(source), recipe.loss.name
+    grades = index.scores is not None and index.scores.ndim == 1
+    if loss in GRADED and (not grades or index.negatives):
+        raise InputError(
+            f"loss {loss!r} takes pairs with a grade, and source {name!r} has "
+            f"{'negatives' if index.negatives else 'none'}: name the column of grades with score=, and no negatives."
+        )
+    if loss in TAUGHT and (index.scores is None or grades):
+        raise InputError(
+            f"loss {loss!r} takes a teacher's scores, a list for each row: the positive's, then the negatives'. Source "
+            f"{name!r} has {'one grade a row' if grades else 'no scores'}: name the column of the lists with score=."
+        )
+    if loss in ("margin_mse", "distill_kl") and not index.negatives:
+        raise InputError(f"loss {loss!r} compares documents of one query, and source {name!r} has no negatives.")

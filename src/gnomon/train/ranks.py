@@ -1,0 +1,144 @@
+"""The processes of one run: which of them this is, and what they tell each other.
+
+torchrun starts them and sets RANK, WORLD_SIZE and LOCAL_RANK; without these there is one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.distributed_c10d import Store
+from torch.distributed.rendezvous import rendezvous
+
+from gnomon.engines.torch.devices import check_device
+from gnomon.errors import GnomonError, WorkerError
+
+WAIT = timedelta(minutes=60)
+"""How long a rank waits for the others: the first start may index data on rank 0."""
+
+REASON = "gnomon/why"
+"""Key of the store under which the rank that failed first says why."""
+
+BUCKET = 1 << 24
+"""Numbers that travel at once."""
+
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    rank: int = 0
+    world: int = 1
+    device: torch.device = CPU
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def gathered(self, rows: Tensor) -> Tensor:
+        """The rows of all ranks, in their order; every rank gives as many. No gradient."""
+        if self.world == 1:
+            return rows.detach()
+        parts = [torch.empty_like(rows) for _ in range(self.world)]
+        dist.all_gather(parts, rows.detach().contiguous())
+        return torch.cat(parts)
+
+    def add_up(self, tensors: Iterable[Tensor]) -> None:
+        """Each becomes its sum over the ranks, in place; they travel in buckets."""
+        if self.world == 1:
+            return
+        for bucket in _buckets([*tensors]):
+            flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
+            dist.all_reduce(flat)
+            for tensor, summed in zip(bucket, flat.split([tensor.numel() for tensor in bucket]), strict=True):
+                tensor.copy_(summed.view_as(tensor))
+
+    def total(self, *numbers: float) -> list[float]:
+        """The sums of numbers over the ranks."""
+        if self.world == 1:
+            return [*numbers]
+        summed = torch.tensor(numbers, dtype=torch.float64 if self.device.type != "mps" else None, device=self.device)
+        dist.all_reduce(summed)
+        return summed.tolist()
+
+    def wait(self) -> None:
+        """Until every rank is here."""
+        self.total(0.0)
+
+
+@contextmanager
+def joined(device: str = "auto") -> Generator[Ranks]:
+    """The ranks of this run, and this one's device. A rank that fails tells the others why, and they end with that.
+
+    Raises:
+        InputError: a device that is not there. WorkerError: another rank has failed; says which, and why.
+    """
+    world, rank = (int(os.environ.get(name, default)) for name, default in (("WORLD_SIZE", "1"), ("RANK", "0")))
+    where = _device(device, int(os.environ.get("LOCAL_RANK", "0")))
+    if world == 1:
+        yield Ranks(device=where)
+        return
+    store, _, _ = next(rendezvous("env://", timeout=WAIT))
+    dist.init_process_group(
+        "nccl" if where.type == "cuda" else "gloo", store=store, rank=rank, world_size=world, timeout=WAIT
+    )
+    try:
+        yield Ranks(rank, world, where)
+    except (Exception, KeyboardInterrupt) as error:
+        told = _told(error, rank, store)
+        if told is error:
+            raise
+        raise told from error
+    finally:
+        with suppress(RuntimeError):  # peers are gone
+            dist.destroy_process_group()
+
+
+def _told(error: BaseException, rank: int, store: Store) -> BaseException:
+    """The error, told to the other ranks; or theirs, where this one comes of a connection that they closed."""
+    lost = isinstance(error, RuntimeError) and not isinstance(error, GnomonError)
+    try:
+        if lost and store.check([REASON]):
+            return WorkerError(f"{store.get(REASON).decode()}. All ranks have ended; mend it and use resume=True.")
+        if not lost:
+            store.set(REASON, f"rank {rank} stopped: {type(error).__name__}: {error}".rstrip("."))
+    except RuntimeError:  # the rank that held the store is gone
+        pass
+    if lost and "onnection" in str(error):
+        return WorkerError(
+            f"rank {rank} lost the connection to another rank, which ended without a word (killed, or out of memory?): "
+            f"{error}. Use resume=True to go on from the last checkpoint."
+        )
+    return error
+
+
+def _device(device: str, local: int) -> torch.device:
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    check_device(device)
+    found = torch.device(device)
+    if found.type == "cuda":
+        found = torch.device("cuda", local if device == "cuda" else found.index)
+        torch.cuda.set_device(found)
+    return found
+
+
+def _buckets(tensors: list[Tensor]) -> Generator[list[Tensor]]:
+    """Tensors of one dtype together, up to BUCKET numbers."""
+    bucket: list[Tensor] = []
+    for tensor in tensors:
+        full = bucket and (sum(each.numel() for each in bucket) + tensor.numel() > BUCKET)
+        if bucket and (full or bucket[0].dtype != tensor.dtype):
+            yield bucket
+            bucket = []
+        bucket.append(tensor)
+    if bucket:
+        yield bucket

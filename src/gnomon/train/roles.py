@@ -1,0 +1,197 @@
+"""Raw values as rows of texts, each column in its role; what cannot be used is named by its line or row."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from math import isfinite
+from typing import Any, TypeVar, cast
+
+import numpy as np
+
+from gnomon.errors import InputError
+from gnomon.textfiles import unfit
+from gnomon.train.readers import Block, Part
+from gnomon.train.settings import DataSource
+from gnomon.train.spool import Rows
+
+T = TypeVar("T")
+
+TASK_TYPE = "task_type"
+
+SHOWN = 40
+"""Characters of a value that a message shows."""
+
+
+class Roles:
+    """Checks the blocks of one source in their order: its rows have to be of one sort."""
+
+    def __init__(self, source: DataSource) -> None:
+        self.source = source
+        names = [source.query, source.positive, *source.negatives, source.score, source.instruction]
+        names.append(TASK_TYPE if source.task_types else None)
+        self.columns = list(dict.fromkeys(name for name in names if name is not None))
+        """Those that are read."""
+        self.task_types: Counter[str] = Counter()
+        """Of all rows, those that are left out too."""
+        self._negatives: int | None = None
+        self._scores: int | None = None
+        """Negatives and scores of the first row; 0 for one grade."""
+
+    def rows(self, file: int, part: Part, block: Block) -> Rows:
+        """
+        Raises:
+            InputError: a value that cannot be used in its role.
+        """
+        source, (lines, values) = self.source, self._selected(block)
+        at = _Place(part, lines)
+        paired = [isinstance(value, list) for value in values[source.query]]
+        names = {"query": source.query, "positive": source.positive}
+        texts = {column: self._texts(at, name, values[name], paired) for column, name in names.items()}
+        if source.instruction:
+            texts["query"] = at.each(self._instructed, values[source.instruction], texts["query"])
+        counts, scores = None, None
+        if source.negatives:
+            known = [values[name] for name in source.negatives]
+            found = at.each(partial(self._negatives_of, part.cells), paired, *known)
+            texts["negative"] = list(chain.from_iterable(found))
+            counts = list(map(len, found))
+        if source.score:
+            needed = [1 + count for count in counts or [0] * len(lines)]
+            scores = np.array(at.each(partial(self._score, part.cells), values[source.score], needed), np.float64)
+        return Rows(file, lines, texts, counts, scores)
+
+    def _selected(self, block: Block) -> Block:
+        """The rows of the task types that were asked for."""
+        if not self.source.task_types:
+            return block
+        found = list(map(str, block.values[TASK_TYPE]))
+        self.task_types.update(found)
+        kept = [row for row, name in enumerate(found) if name in self.source.task_types]
+        values = {name: [column[row] for row in kept] for name, column in block.values.items()}
+        return Block([block.lines[row] for row in kept], values)
+
+    # ---- texts
+
+    def _texts(self, at: _Place, name: str, values: list[Any], paired: list[bool]) -> list[bytes]:
+        try:
+            if all(map(str.strip, values)):
+                return list(map(str.encode, values))
+        except (TypeError, UnicodeEncodeError):  # a list, or no text
+            pass
+        return at.each(partial(self._text, name), values, paired)
+
+    def _text(self, name: str, value: object, pair: bool) -> bytes:
+        """A text by itself or in a list; behind its instruction, where the row holds such pairs."""
+        if not isinstance(value, list):
+            return _encoded(name, value)
+        held = cast("list[object]", value)
+        if len(held) != 1 + pair:
+            wanted = "[instruction, text]" if pair else "one text"
+            raise _UnfitError(f"column {name!r} is a list of {len(held)}, and must be {wanted}")
+        text = _encoded(name, held[-1])
+        return self._instructed(held[0], text) if pair and self.source.instructions == "prepend" else text
+
+    def _instructed(self, instruction: object, text: bytes) -> bytes:
+        if instruction is None or instruction == "":
+            return text
+        lead = _encoded(self.source.instruction or "instruction", instruction)
+        return lead + text if lead[-1:].isspace() else lead + b" " + text
+
+    def _negatives_of(self, cells: bool, pair: bool, *values: object) -> list[bytes]:
+        found: list[bytes] = []
+        for name, value in zip(self.source.negatives, values, strict=True):
+            if value is None or (cells and value == ""):
+                continue
+            held = cast("list[object]", value) if isinstance(value, list) else [value]
+            alone = pair and all(isinstance(each, str) for each in held)  # one [instruction, text], not a list of them
+            found += [self._text(name, each, pair) for each in ([held] if alone and isinstance(value, list) else held)]
+        self._check_count(len(found))
+        return found
+
+    def _check_count(self, count: int) -> None:
+        wanted = self.source.num_negatives
+        self._negatives = count if self._negatives is None else self._negatives
+        if not count:
+            raise _UnfitError(f"no negatives in {', '.join(map(repr, self.source.negatives))}")
+        if wanted is None and count != self._negatives:
+            told = f"{count} negatives, and the first row has {self._negatives}"
+            raise _UnfitError(f"{told}; num_negatives, how many a step takes, lets rows differ")
+        if wanted is not None and count < wanted:
+            raise _UnfitError(f"{count} negatives, fewer than num_negatives, {wanted}")
+
+    # ---- scores
+
+    def _score(self, cells: bool, value: object, needed: int) -> float | list[float]:
+        """A grade, or `needed` scores."""
+        name = self.source.score
+        if cells:
+            try:
+                value = json.loads(str(value))
+            except ValueError:
+                raise _UnfitError(f"column {name!r} is {_shown(value)}, not a number") from None
+        held = cast("list[object]", value) if isinstance(value, list) else None
+        for each in [value] if held is None else held:
+            if not _finite(each):
+                raise _UnfitError(f"column {name!r} holds {_shown(each)}, and must hold finite numbers")
+        width = 0 if held is None else len(held)
+        self._scores = width if self._scores is None else self._scores
+        if held is not None and width != needed:
+            told = f"the positive's and those of {needed - 1} negatives are needed"
+            raise _UnfitError(f"column {name!r} is a list of {width} scores, and {told}")
+        if width != self._scores:
+            told = f"{self._scores} scores" if self._scores else "one grade"
+            raise _UnfitError(
+                f"column {name!r} is {_shown(value)}, and the first row has {told}; all rows need as many"
+            )
+        return cast("float | list[float]", value)
+
+
+class _UnfitError(Exception):
+    """Why a row cannot be used."""
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Rows of a part, to be named in messages."""
+
+    part: Part
+    lines: Sequence[int]
+
+    def each(self, function: Callable[..., T], *columns: Sequence[Any]) -> list[T]:
+        """`function` of each row's values."""
+        found: list[T] = []
+        for row, values in enumerate(zip(*columns, strict=True)):
+            try:
+                found.append(function(*values))
+            except _UnfitError as error:
+                place = f"{self.part.name}, {self.part.unit} {self.lines[row]}"
+                raise InputError(f"{place}: {error}. Mend it, or take it out.") from None
+        return found
+
+
+def _encoded(name: str, text: object) -> bytes:
+    if not isinstance(text, str):
+        raise _UnfitError(f"column {name!r} is {_shown(text)}, not a string")
+    if not text.strip():
+        raise _UnfitError(f"column {name!r} is {'white space alone' if text else 'empty'}")
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise _UnfitError(unfit({name: text}, name)) from None
+
+
+def _finite(value: object) -> bool:
+    try:
+        return type(value) in (int, float) and isfinite(cast(float, value))
+    except OverflowError:  # an int beyond the largest float
+        return False
+
+
+def _shown(value: object) -> str:
+    told = "null" if value is None else repr(value)
+    return told if len(told) <= SHOWN else told[:SHOWN] + "..."

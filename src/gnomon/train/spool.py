@@ -1,0 +1,156 @@
+"""Writes an index, block by block, in memory of one block.
+
+B: rows of a block; N: entries of a column; K: negatives of a row.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gnomon.train.index import BOUNDS, FACTS, HASHES, OWNERS, PLACE, PLACES, SCORES, TEXTS, VERSION, hashes_of
+
+BUFFER = 2**20
+"""Bytes of a file that are written at once."""
+
+COUNTED_AT_ONCE, READ_AT_ONCE = 2**22, 2**17
+"""Hashes that are sorted at once, to count the different ones (32 MiB), and read at once."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows that were checked."""
+
+    file: int
+    """Which of the source's files."""
+    lines: Sequence[int]
+    """[B], in that file."""
+    texts: dict[str, list[bytes]]
+    """In UTF-8, by column; the negatives of the first row, then those of the second, and so on."""
+    counts: list[int] | None
+    """[B], negatives of each row; None where the source has none."""
+    scores: NDArray[np.float64] | None
+    """[B] or [B, 1 + K]"""
+
+
+class Spool:
+    """The files of a new index, in a folder that exists; `finish` makes it an index."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.rows = 0
+        self._least: int | None = None
+        self._score_width: int | None = None
+        self._files: dict[str, _File] = {}
+
+    def add(self, rows: Rows) -> None:
+        if not len(rows.lines):
+            return
+        for column, texts in rows.texts.items():
+            self._file(TEXTS.format(column)).write(b"".join(texts))
+            self._extend(BOUNDS.format(column), list(map(len, texts)))
+            self._file(HASHES.format(column)).write(hashes_of(texts).tobytes())
+        if rows.counts is not None:
+            self._extend(OWNERS, rows.counts)
+            self._least = min(rows.counts) if self._least is None else min(self._least, *rows.counts)
+        if rows.scores is not None:
+            self._file(SCORES).write(rows.scores.tobytes())
+            self._score_width = rows.scores.shape[1] if rows.scores.ndim == 2 else 0
+        places = np.empty(len(rows.lines), PLACE)
+        places["file"], places["line"] = rows.file, rows.lines
+        self._file(PLACES).write(places.tobytes())
+        self.rows += len(rows.lines)
+
+    def finish(self, name: str, files: Sequence[tuple[str, str]]) -> None:
+        """All of it is on the disk when this returns; the facts, which make it an index, are written last."""
+        for file in self._files.values():
+            file.sync()
+        columns = [column for column in ("query", "positive", "negative") if TEXTS.format(column) in self._files]
+        facts = {
+            "version": VERSION,
+            "name": name,
+            "rows": self.rows,
+            "negatives": self._least or 0,
+            "fingerprint": self._fingerprint(),
+            "columns": columns,
+            "distinct": {column: count_distinct(self.folder / HASHES.format(column)) for column in columns},
+            "files": files,
+            "score_width": self._score_width,
+            "sizes": {name: file.size for name, file in self._files.items()},
+        }
+        written = _File(self.folder / FACTS)
+        self._files[FACTS] = written
+        written.write(json.dumps(facts, indent=1).encode())
+        written.sync()
+
+    def close(self) -> None:
+        for file in self._files.values():
+            file.close()
+
+    def _file(self, name: str) -> _File:
+        if name not in self._files:
+            self._files[name] = _File(self.folder / name)
+        return self._files[name]
+
+    def _extend(self, name: str, lengths: list[int]) -> None:
+        """Add to a file of bounds."""
+        file = self._file(name)
+        if not file.size:
+            file.write(np.zeros(1, np.int64).tobytes())
+        bounds = file.end + np.cumsum(lengths, dtype=np.int64)
+        file.end = int(bounds[-1]) if lengths else file.end
+        file.write(bounds.tobytes())
+
+    def _fingerprint(self) -> str:
+        """Hashes follow from the texts, and places say only where those lay."""
+        content = {name: file for name, file in self._files.items() if name != PLACES and not name.endswith(".hashes")}
+        digests = sorted((name, file.digest.hexdigest()) for name, file in content.items())
+        return blake2b(json.dumps([digests, self._score_width]).encode(), digest_size=16).hexdigest()
+
+
+class _File:
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("wb", BUFFER)
+        self.digest = blake2b(digest_size=16)
+        self.size = 0
+        self.end = 0
+        """The last of the bounds it holds, where it holds bounds."""
+
+    def write(self, content: bytes) -> None:
+        self._file.write(content)
+        self.digest.update(content)
+        self.size += len(content)
+
+    def sync(self) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def count_distinct(path: Path) -> int:
+    """Different hashes in a file; in several passes where they are many, each of those with the same first bits."""
+    bits = (path.stat().st_size // 8 // COUNTED_AT_ONCE).bit_length()
+    return sum(len(_different_of(path, part, bits)) for part in range(1 << bits))
+
+
+def _different_of(path: Path, part: int, bits: int) -> NDArray[np.uint64]:
+    found = [np.empty(0, np.uint64)]
+    with path.open("rb") as file:
+        while len(hashes := np.fromfile(file, np.uint64, READ_AT_ONCE)):
+            found.append(_different(hashes[hashes >> np.uint64(64 - bits) == part] if bits else hashes))
+    return _different(np.concatenate(found))
+
+
+def _different(hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Sorts its argument. np.unique takes several times the memory."""
+    hashes.sort()
+    return hashes[np.diff(hashes, prepend=~hashes[:1]) != 0]

@@ -1,0 +1,144 @@
+"""Indexes: any text at once, hashes, places, fingerprints of content; whole or no index."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gnomon.errors import InputError
+from gnomon.train import spool
+from gnomon.train.index import Index, hashes_of, text_hash
+from gnomon.train.spool import Rows, Spool, count_distinct
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
+
+
+def write(folder: Path, blocks: list[Rows], name: str = "pairs") -> Index:
+    folder.mkdir(parents=True)
+    writing = Spool(folder)
+    for block in blocks:
+        writing.add(block)
+    writing.finish(name, [("a.jsonl", "line"), ("b.parquet", "row")])
+    writing.close()
+    return Index.open(folder)
+
+
+def rows(
+    texts: list[tuple[str, str]],
+    negatives: list[list[str]] | None = None,
+    *,
+    scores: list | None = None,
+    file: int = 0,
+    start: int = 1,
+) -> Rows:
+    columns = {
+        "query": [query.encode() for query, _ in texts],
+        "positive": [positive.encode() for _, positive in texts],
+    }
+    if negatives is not None:
+        columns["negative"] = [text.encode() for row in negatives for text in row]
+    counts = None if negatives is None else [len(row) for row in negatives]
+    known = None if scores is None else np.array(scores, np.float64)
+    return Rows(file, range(start, start + len(texts)), columns, counts, known)
+
+
+PAIRS = [("was?", "南瓜の家常"), ("e\u0301 \U0001f383", "ein\nText"), ("was?", "x")]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=12), st.data())
+def test_texts_come_back_in_the_order_asked(
+    tmp_path_factory: pytest.TempPathFactory, pairs: list[tuple[str, str]], data: st.DataObject
+) -> None:
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(pairs)), max_size=3)))
+    blocks = [pairs[start:end] for start, end in zip([0, *cuts], [*cuts, len(pairs)], strict=True)]
+    index = write(tmp_path_factory.mktemp("index") / "x", [rows(block) for block in blocks])
+    order = np.array(data.draw(st.lists(st.integers(0, len(pairs) - 1), max_size=20)), np.int64)
+    for at, column in enumerate(("query", "positive")):
+        assert index.texts(column, order) == [pairs[row][at] for row in order]
+        assert index.hashes(column).tolist() == [text_hash(pair[at]) for pair in pairs]
+        assert index.sizes(column).tolist() == [len(pair[at].encode()) for pair in pairs]
+        assert index.distinct[column] == len({pair[at] for pair in pairs})
+    assert (index.rows, index.negatives, index.columns) == (len(pairs), 0, ("query", "positive"))
+    assert index.negative_bounds is None and index.scores is None
+
+
+def test_negatives_and_scores_belong_to_their_rows(tmp_path: Path) -> None:
+    first = rows(PAIRS[:2], [["a", "b"], ["c", "ä"]], scores=[[1, 2, 3], [4, 5, 6.5]])
+    second = rows(PAIRS[2:], [["d", "e"]], scores=[[7, 8, 9]], file=1, start=7)
+    index = write(tmp_path / "x", [first, second])
+    bounds = index.negative_bounds
+    assert bounds is not None and bounds.tolist() == [0, 2, 4, 6]
+    assert index.texts("negative", np.arange(bounds[1], bounds[2])) == ["c", "ä"]
+    assert index.scores is not None and index.scores.tolist() == [[1, 2, 3], [4, 5, 6.5], [7, 8, 9]]
+    assert (index.negatives, index.columns) == (2, ("query", "positive", "negative"))
+    assert [index.place(row) for row in (1, 2)] == ["a.jsonl, line 2", "b.parquet, row 7"]
+
+
+def test_where_rows_differ_the_least_number_of_negatives_counts(tmp_path: Path) -> None:
+    index = write(tmp_path / "x", [rows(PAIRS, [["a", "b"], ["c"], ["d", "e", "f"]])])
+    assert index.negatives == 1
+    assert index.negative_bounds is not None and index.negative_bounds.tolist() == [0, 2, 3, 6]
+
+
+def test_grades_are_one_a_row(tmp_path: Path) -> None:
+    index = write(tmp_path / "x", [rows(PAIRS, scores=[0.5, 1, 0])])
+    assert index.scores is not None and index.scores.tolist() == [0.5, 1, 0]
+
+
+def test_hashes_are_those_of_the_losses() -> None:
+    text_hashes = pytest.importorskip("gnomon.losses").text_hashes
+    texts = ["", "a", *PAIRS[0], "\ud800"]
+    assert [text_hash(text) for text in texts] == text_hashes(texts).tolist()
+    assert hashes_of([b"a", "ä".encode()]).tolist() == text_hashes(["a", "ä"]).tolist()
+
+
+def test_the_fingerprint_is_that_of_the_content(tmp_path: Path) -> None:
+    whole = write(tmp_path / "a", [rows(PAIRS)])
+    in_parts = write(tmp_path / "b", [rows(PAIRS[:1], file=1, start=9), rows(PAIRS[1:])], "other")
+    shutil.copytree(tmp_path / "a", tmp_path / "copy")
+    same = {index.fingerprint for index in (whole, in_parts, Index.open(tmp_path / "copy"))}
+    others = {
+        write(tmp_path / "c", [rows(PAIRS[::-1])]).fingerprint,
+        write(tmp_path / "d", [rows([("was?南", "瓜の家常"), *PAIRS[1:]])]).fingerprint,
+        write(tmp_path / "e", [rows(PAIRS, scores=[0, 0, 1])]).fingerprint,
+        write(tmp_path / "f", [rows(PAIRS, scores=[[0], [0], [1]])]).fingerprint,
+        write(tmp_path / "g", [rows(PAIRS, [["a"], ["b"], ["c"]])]).fingerprint,
+        write(tmp_path / "h", [rows(PAIRS, [["a"], ["bc"], ["d"]])]).fingerprint,
+        write(tmp_path / "i", [rows(PAIRS, [["a", "b"], ["c"], ["d"]])]).fingerprint,
+    }
+    assert len(same) == 1 and len(others - same) == 7
+
+
+def test_different_texts_are_counted_in_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    hashes = random.integers(-(2**63), 2**63 - 1, 3000)[random.integers(0, 3000, 10_000)]
+    (tmp_path / "hashes").write_bytes(hashes.tobytes())
+    counts = {len(set(hashes.tolist())), count_distinct(tmp_path / "hashes")}
+    monkeypatch.setattr(spool, "COUNTED_AT_ONCE", 700)
+    monkeypatch.setattr(spool, "READ_AT_ONCE", 999)
+    assert {count_distinct(tmp_path / "hashes")} == counts
+
+
+def test_what_is_not_whole_is_no_index(tmp_path: Path) -> None:
+    index = write(tmp_path / "x", [rows(PAIRS)])
+    with pytest.raises(InputError, match=r"is no index of rows .*delete it, and it is made anew"):
+        Index.open(tmp_path)
+    facts = json.loads((tmp_path / "x" / "index.json").read_text())
+    for wrong in ("", "[]", "{}", json.dumps(facts | {"name": None, "else": 1})):
+        (tmp_path / "x" / "index.json").write_text(wrong)
+        with pytest.raises(InputError, match="is no index of rows"):
+            Index.open(tmp_path / "x")
+    (tmp_path / "x" / "index.json").write_text(json.dumps(facts | {"version": 0}))
+    with pytest.raises(InputError, match="another version"):
+        Index.open(tmp_path / "x")
+    (tmp_path / "x" / "index.json").write_text(json.dumps(facts))
+    assert Index.open(tmp_path / "x") == index
+    with (tmp_path / "x" / "query.texts").open("ab") as file:
+        file.truncate(3)
+    with pytest.raises(InputError, match="is not a whole index"):
+        Index.open(tmp_path / "x")

@@ -1,0 +1,374 @@
+"""Batches: a function of their number alone; each row once an epoch, no text twice, none of what is held out."""
+
+from collections import Counter
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_index import fake_index, numbered
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from gnomon.errors import InputError
+from gnomon.train import order
+from gnomon.train import sampler as sampling
+from gnomon.train.sampler import BLOCK, BUCKETED, Sampler, negatives_of, share
+
+SEEDS = st.integers(0, 2**31)
+
+calm = settings(deadline=None, max_examples=50)
+
+
+@st.composite
+def crowded(draw: st.DrawFn, negatives: int | None = None) -> Any:
+    """A source in which many rows have texts in common, across columns too."""
+    rows, pool = draw(st.integers(8, 80)), draw(st.integers(8, 60))
+    rng = np.random.default_rng(draw(SEEDS))
+    texts = [[f"t{number}" for number in side] for side in rng.integers(0, pool, (2, rows))]
+    if negatives is None and draw(st.booleans()):
+        return fake_index(*texts)
+    counts = [negatives or 2] * rows if draw(st.booleans()) else rng.integers(negatives or 2, 6, rows).tolist()
+    return fake_index(*texts, [[f"t{number}" for number in rng.integers(0, 4 * pool, count)] for count in counts])
+
+
+def sampler_of(indexes: list[Any], weights: Any = None, **options: Any) -> Sampler:
+    options = {"batch_size": 4, "seed": 1} | options
+    if "num_negatives" not in options:
+        options["num_negatives"] = [index.negatives or None for index in indexes]
+    return Sampler(indexes, weights or [1.0] * len(indexes), **options)
+
+
+def batch_size_of(draw: st.DataObject, *indexes: Any) -> int:
+    most = min(min(index.rows, index.distinct["query"], index.distinct["positive"]) for index in indexes)
+    return draw.draw(st.integers(1, most), "batch size")
+
+
+def facts(draw: Any) -> tuple[Any, ...]:
+    return draw.step, draw.source, draw.rows_B.tolist(), draw.skipped
+
+
+# ---- a function of the batch's number
+
+
+@calm
+@given(data=st.data(), seed=SEEDS, buckets=st.booleans(), keep=st.booleans())
+def test_a_batch_is_the_same_whenever_it_is_asked_for(
+    data: st.DataObject, seed: int, buckets: bool, keep: bool
+) -> None:
+    indexes = [data.draw(crowded()) for _ in range(data.draw(st.integers(1, 3)))]
+    options = {
+        "batch_size": batch_size_of(data, *indexes),
+        "seed": seed,
+        "length_buckets": buckets,
+        "duplicates": "keep" if keep else "skip",
+    }
+    asked = data.draw(st.lists(st.sampled_from([0, 1, 5, 17, 40, BLOCK - 1, BLOCK, 3 * BLOCK + 7]), min_size=1))
+    one = sampler_of(indexes, **options)
+    in_order = {number: facts(one.batch_at(number)) for number in sorted(asked)}
+    for number in asked:
+        assert facts(one.batch_at(number)) == in_order[number]
+        assert facts(sampler_of(indexes, **options).batch_at(number)) == in_order[number]
+
+
+def test_a_far_batch_costs_no_more_than_a_near_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def counted(places: Any, n: int, key: Any) -> Any:
+        asked.append(len(places))
+        return order.permuted(places, n, key)
+
+    monkeypatch.setattr(sampling, "permuted", counted)
+    sampler_of([numbered(1000)], batch_size=32).batch_at(100_000)
+    assert sum(asked) == 32
+
+
+def test_seeds_and_sources_have_orders_of_their_own() -> None:
+    twins = [numbered(500), numbered(500)]
+    drawn = {
+        tuple(sampler_of([*twins], weights, seed=seed, batch_size=50).batch_at(0).rows_B.tolist())
+        for seed in (1, 2)
+        for weights in ([1, 0], [0, 1])
+    }
+    assert len(drawn) == 4
+
+
+# ---- epochs
+
+
+@calm
+@given(rows=st.integers(4, 60), data=st.data(), seed=SEEDS)
+def test_an_epoch_has_every_row_once(rows: int, data: st.DataObject, seed: int) -> None:
+    """Batches do not end where epochs do: the rows of all batches, end to end, are one epoch after the other."""
+    size, epochs = data.draw(st.integers(1, rows)), 3
+    sampler = sampler_of([numbered(rows)], batch_size=size, seed=seed, duplicates="keep")
+    drawn = np.concatenate([sampler.batch_at(batch).rows_B for batch in range(-(-epochs * rows // size))])
+    orders = [drawn[epoch * rows : (epoch + 1) * rows].tolist() for epoch in range(epochs)]
+    assert all(sorted(one) == [*range(rows)] for one in orders)
+    assert rows < 10 or len({*map(tuple, orders)}) == epochs
+
+
+@calm
+@given(data=st.data(), index=crowded(), seed=SEEDS, buckets=st.booleans())
+def test_only_rows_that_are_replaced_are_missing(data: st.DataObject, index: Any, seed: int, buckets: bool) -> None:
+    options = {"batch_size": batch_size_of(data, index), "seed": seed, "length_buckets": buckets}
+    skips, keeps = (sampler_of([index], duplicates=how, **options) for how in ("skip", "keep"))
+    for batch in range(BUCKETED + 1):
+        drawn, whole = skips.batch_at(batch), keeps.batch_at(batch)
+        remaining = iter(whole.rows_B.tolist())
+        first = drawn.rows_B[: skips.batch_size - drawn.skipped].tolist()
+        assert all(row in remaining for row in first), "not the stream's rows in their order"
+        assert whole.skipped == 0
+        assert len(whole.rows_B) == skips.batch_size >= len(drawn.rows_B)
+
+
+# ---- no text twice
+
+
+def texts_of(index: Any, row: int, entries: list[int]) -> set[str]:
+    at = np.array([row])
+    return {
+        *index.texts("query", at),
+        *index.texts("positive", at),
+        *(index.texts("negative", np.array(entries)) if entries else []),
+    }
+
+
+@calm
+@given(data=st.data(), index=crowded(), seed=SEEDS, batch=st.integers(0, 50))
+def test_no_text_stands_in_two_rows(data: st.DataObject, index: Any, seed: int, batch: int) -> None:
+    drawn = sampler_of([index], batch_size=batch_size_of(data, index), seed=seed).batch_at(batch)
+    negatives_BK = negatives_of(index, drawn.rows_B, index.negatives, seed=seed, batch=batch).tolist()
+    texts = [texts_of(index, row, own) for row, own in zip(drawn.rows_B.tolist(), negatives_BK, strict=True)]
+    assert sum(map(len, texts)) == len(set().union(*texts))
+    assert len(drawn.rows_B) >= 1
+
+
+@calm
+@given(data=st.data(), index=crowded(), seed=SEEDS, batch=st.integers(0, 50))
+def test_rows_are_taken_as_a_slow_twin_takes_them(data: st.DataObject, index: Any, seed: int, batch: int) -> None:
+    size = batch_size_of(data, index)
+    sampler = sampler_of([index], batch_size=size, seed=seed)
+    stream, window = sampler._streams[0], max(64, size)
+
+    def texts(row: int) -> set[str]:
+        entries_BK = negatives_of(index, np.array([row]), index.negatives, seed=seed, batch=batch)
+        return texts_of(index, row, entries_BK[0].tolist())
+
+    kept: list[int] = []
+    skipped = 0
+    for place, row in enumerate(
+        stream.rows_at(batch * size, size, "main").tolist() + stream.rows_at(batch * window, window, "spare").tolist()
+    ):
+        if len(kept) < size and not any(texts(row) & texts(other) for other in kept):
+            kept.append(row)
+        elif place < size:
+            skipped += 1
+    drawn = sampler.batch_at(batch)
+    assert (drawn.rows_B.tolist(), drawn.skipped) == (kept, skipped)
+
+
+def test_a_row_that_repeats_itself_is_kept() -> None:
+    index = fake_index(["a", "b", "c"], ["a", "b", "c"])
+    drawn = sampler_of([index], batch_size=3).batch_at(0)
+    assert sorted(drawn.rows_B.tolist()) == [0, 1, 2]
+    assert drawn.skipped == 0
+
+
+def test_only_negatives_that_are_drawn_count_as_texts() -> None:
+    """Rows that share a negative can stand together, in the batches that do not take it of both."""
+    index = fake_index(["a", "b"], ["c", "d"], [["same", "e"], ["same", "f"]])
+    sampler = sampler_of([index], batch_size=2, num_negatives=[1])
+    lengths = Counter(len(sampler.batch_at(batch).rows_B) for batch in range(200))
+    assert 20 < lengths[1] < 80, "of each the same negative, one time in four"
+    assert lengths[2] == 200 - lengths[1]
+    everything = sampler_of([index], batch_size=2, num_negatives=[None])
+    assert {len(everything.batch_at(batch).rows_B) for batch in range(20)} == {1}
+
+
+def test_a_batch_is_shorter_where_the_spare_rows_do_not_suffice() -> None:
+    rows = 5000
+    index = fake_index([f"q{row}" for row in range(rows)], ["same"] * (rows - 7) + [f"p{row}" for row in range(7)])
+    drawn = [sampler_of([index], batch_size=8).batch_at(batch) for batch in range(20)]
+    assert all(1 <= len(each.rows_B) < 8 for each in drawn)
+    assert all(each.skipped >= 8 - len(each.rows_B) for each in drawn)
+
+
+def test_spare_rows_carry_nothing_over() -> None:
+    """A batch's stand-ins do not depend on how many the batch in front of it took."""
+    index = fake_index([f"q{row % 50}" for row in range(100)], [f"p{row}" for row in range(100)])
+    skipping = sampler_of([index], batch_size=20)
+    drawn = [skipping.batch_at(batch) for batch in range(5)]
+    assert sum(each.skipped for each in drawn) > 0
+    assert [len(each.rows_B) for each in drawn] == [20] * 5
+
+
+# ---- held out
+
+
+@calm
+@given(rows=st.integers(8, 60), seed=SEEDS, data=st.data(), buckets=st.booleans())
+def test_held_out_rows_are_never_drawn(rows: int, seed: int, data: st.DataObject, buckets: bool) -> None:
+    index, held_out = data.draw(st.sampled_from([numbered(rows), fake_index(["a", "b"] * rows, ["c", "d"] * rows)])), 5
+    sampler = sampler_of([index], batch_size=2, seed=seed, held_out=held_out, length_buckets=buckets)
+    held = sampler.held_out_rows(0).tolist()
+    assert len({*held}) == len(held) == held_out
+    drawn = {row for batch in range(index.rows) for row in sampler.batch_at(batch).rows_B.tolist()}
+    assert drawn.isdisjoint(held)
+    if index.distinct["query"] == rows:
+        assert len(drawn) == rows - held_out
+
+
+def test_nothing_is_held_out_unless_asked() -> None:
+    assert sampler_of([numbered(9)]).held_out_rows(0).tolist() == []
+
+
+# ---- the mix
+
+
+@calm
+@given(weights=st.lists(st.integers(0, 20), min_size=1, max_size=6), seed=SEEDS)
+def test_the_realised_mix_is_near_the_asked_one(weights: list[int], seed: int) -> None:
+    assume(any(weights))
+    batches, shares = 20_000, np.array(weights) / sum(weights)
+    found = sampler_of([numbered(4)] * len(weights), weights, seed=seed).realised(batches)
+    assert found.sum() == batches
+    assert (found[shares == 0] == 0).all()
+    assert (np.abs(found - batches * shares) <= 6 * np.sqrt(batches * shares * (1 - shares))).all()
+
+
+@calm
+@given(batches=st.sampled_from([0, 1, 100, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 10]), seed=SEEDS)
+def test_realised_counts_the_sources_of_batches(batches: int, seed: int) -> None:
+    sampler = sampler_of([numbered(4)] * 3, [1, 2, 3], seed=seed)
+    step = max(1, batches // 50)
+    counted = Counter(sampler.source_at(batch) for batch in range(0, batches, step))
+    assert set(counted) <= {0, 1, 2}
+    exact = sampler.realised(batches)
+    assert exact.sum() == batches
+    if step == 1:
+        assert exact.tolist() == [counted[source] for source in range(3)]
+    assert sampler_of([numbered(4)] * 3, [1, 2, 3], seed=seed).realised(batches).tolist() == exact.tolist()
+
+
+def test_each_source_has_its_own_turns() -> None:
+    """The batches of a source, and no others, go on with its stream."""
+    sampler = sampler_of([numbered(40), numbered(60)], [0.3, 0.7], batch_size=5)
+    rows: list[list[int]] = [[], []]
+    for batch in range(60):
+        drawn = sampler.batch_at(batch)
+        assert drawn.source == sampler.source_at(batch)
+        rows[drawn.source] += drawn.rows_B.tolist()
+    assert sorted(rows[1][:30] + rows[1][30:60]) == [*range(60)]
+    assert all(max(Counter(each).values()) - min(Counter(each).values()) <= 1 for each in rows if len(each) >= 60)
+
+
+def test_a_source_of_weight_0_may_be_too_small() -> None:
+    sampler = sampler_of([numbered(1), numbered(9)], [0, 1])
+    assert {sampler.source_at(batch) for batch in range(1000)} == {1}
+
+
+# ---- length buckets
+
+
+@calm
+@given(rows=st.integers(64, 300), seed=SEEDS, window=st.integers(0, 4))
+def test_buckets_are_what_the_stream_has_and_sorted_by_length(rows: int, seed: int, window: int) -> None:
+    rng = np.random.default_rng(seed)
+    index = fake_index(*([letter * size for size in rng.integers(1, 40, rows)] for letter in "qé"))
+    sizes = index.sizes("query") + index.sizes("positive")
+    drawn = {
+        buckets: [
+            sampler_of([index], seed=seed, duplicates="keep", length_buckets=buckets).batch_at(batch).rows_B
+            for batch in range(window * BUCKETED, (window + 1) * BUCKETED)
+        ]
+        for buckets in (False, True)
+    }
+    assert sorted(np.concatenate(drawn[True]).tolist()) == sorted(np.concatenate(drawn[False]).tolist())
+    ranges = sorted((sizes[rows_B].min(), sizes[rows_B].max()) for rows_B in drawn[True])
+    assert all(one[1] <= other[0] for one, other in pairwise(ranges))
+
+
+def test_buckets_come_in_no_order_of_length() -> None:
+    index = fake_index(["q" * row for row in range(1, 65)], ["p"] * 64)
+    sampler = sampler_of([index], duplicates="keep", length_buckets=True)
+    means = [index.sizes("query")[sampler.batch_at(batch).rows_B].mean() for batch in range(2 * BUCKETED)]
+    assert means[:BUCKETED] != sorted(means[:BUCKETED])
+    assert np.argsort(means[:BUCKETED]).tolist() != np.argsort(means[BUCKETED:]).tolist()
+
+
+def test_a_bucket_is_in_no_order_of_length_within() -> None:
+    """So that the share of every rank is alike."""
+    index = fake_index(["q" * row for row in range(1, 1025)], ["p"] * 1024)
+    rows_B = sampler_of([index], batch_size=64, duplicates="keep", length_buckets=True).batch_at(0).rows_B
+    assert rows_B.tolist() != sorted(rows_B.tolist())
+
+
+# ---- ranks
+
+
+@calm
+@given(rows=st.integers(0, 100), world=st.integers(1, 8))
+def test_the_shares_of_the_ranks_are_the_batch(rows: int, world: int) -> None:
+    rows_B = np.arange(rows) * 3
+    shares = [share(rows_B, rank, world).tolist() for rank in range(world)]
+    assert {len(each) for each in shares} == {rows // world}
+    assert [row for each in shares for row in each] == rows_B[: rows // world * world].tolist()
+
+
+# ---- negatives
+
+
+@calm
+@given(counts=st.lists(st.integers(3, 7), min_size=1, max_size=12), number=st.integers(0, 3), seed=SEEDS)
+def test_negatives_are_drawn_of_each_row_and_stay_in_order(counts: list[int], number: int, seed: int) -> None:
+    index = fake_index(["q"] * len(counts), ["p"] * len(counts), [["n"] * count for count in counts])
+    rows_B = np.random.default_rng(seed).permutation(len(counts))
+    drawn = negatives_of(index, rows_B, number, seed=seed, batch=3)
+    assert drawn.shape == (len(counts), number)
+    for row, entries in zip(rows_B.tolist(), drawn.tolist(), strict=True):
+        assert entries == sorted({*entries})
+        assert all(index.negative_bounds[row] <= entry < index.negative_bounds[row + 1] for entry in entries)
+        assert negatives_of(index, np.array([row]), number, seed=seed, batch=3).tolist() == [entries]
+
+
+def test_negatives_are_drawn_evenly_and_anew_for_each_batch() -> None:
+    index = fake_index(["q"] * 2, ["p"] * 2, [["n"] * 5, ["n"] * 7])
+    batches = 2000
+    drawn = np.concatenate(
+        [negatives_of(index, np.arange(2), 2, seed=1, batch=batch).reshape(-1) for batch in range(batches)]
+    )
+    expected = np.repeat([batches * 2 / 5, batches * 2 / 7], [5, 7])
+    assert (np.abs(np.bincount(drawn) - expected) < 5 * np.sqrt(expected)).all()
+
+
+def test_all_negatives_where_no_number_is_given() -> None:
+    index = fake_index(["q"] * 3, ["p"] * 3, [["n"] * 2] * 3)
+    assert negatives_of(index, np.array([2, 0]), None, seed=1, batch=0).tolist() == [[4, 5], [0, 1]]
+    assert negatives_of(numbered(3), np.array([2, 0]), None, seed=1, batch=0).shape == (2, 0)
+
+
+# ---- what cannot be sampled
+
+
+def test_a_source_smaller_than_a_batch_is_refused() -> None:
+    with pytest.raises(InputError, match=r"source 'few' has 3 rows; a batch takes 4: leave the source out"):
+        sampler_of([numbered(9), numbered(3, "few")])
+    with pytest.raises(InputError, match=r"has 9 rows, and 6 of them are held out; a batch takes 4"):
+        sampler_of([numbered(9)], held_out=6)
+    assert len(sampler_of([numbered(9)], held_out=5).batch_at(3).rows_B) <= 4
+
+
+@pytest.mark.parametrize("column", ["query", "positive"])
+def test_a_source_with_too_few_different_texts_is_refused(column: str) -> None:
+    many, few = [f"t{row}" for row in range(9)], ["a", "b", "c"] * 3
+    index = fake_index(few, many) if column == "query" else fake_index(many, few)
+    with pytest.raises(InputError, match=f"3 different texts in its column {column}; a batch takes 4, and none twice"):
+        sampler_of([index])
+    assert len(sampler_of([index], duplicates="keep").batch_at(0).rows_B) == 4
+
+
+def test_ranks_that_cannot_share_a_batch_are_refused() -> None:
+    with pytest.raises(InputError, match="batch_size is 4; 3 ranks share it, so let it be a multiple of 3"):
+        sampler_of([numbered(9)], world=3)
+    sampler_of([numbered(9)], world=2)
