@@ -48,6 +48,7 @@ FLOORS = {
     "export": 5,
     "evaluate": 6,
     "cli": 7,
+    "__main__": 8,
 }
 """First part of a module's name -> its floor. The package's own __init__ is the door and is checked apart."""
 
@@ -60,6 +61,22 @@ ON_USE |= {"datasets", "sklearn", "scipy", "bm25s", "regex", "sentence_transform
 WHOLE = {"losses", "train", "serve", "search", "evaluate"}
 """Rooms that are imported on use as a whole, and so may import those packages at their top: extras, and the losses,
 which are functions of tensors and nothing without torch."""
+
+TORCH_FREE = (
+    "settings",
+    "schema",
+    "rules",
+    "recipe",
+    "card",
+    "data",
+    "index",
+    "order",
+    "mixture",
+    "sampler",
+    "collate",
+    "logs",
+)
+"""Modules of training that do without torch."""
 
 MODULES = sorted(path for path in SOURCE.rglob("*.py") if path.parent != SOURCE or path.name != "__init__.py")
 
@@ -108,7 +125,7 @@ def test_a_module_imports_from_lower_floors_or_its_own_room(path: Path) -> None:
     for name in own(path):
         other = name.split(".")[0] or "encoder"  # the package itself: its public names
         assert FLOORS[other] <= FLOORS[room], f"{name_of(path)} (floor {FLOORS[room]}) imports {name}"
-    if FLOORS[room] >= 5 and room != "cli":
+    if room not in {"cli", "__main__"}:
         assert "cli" not in {name.split(".")[0] for name in own(path)}
 
 
@@ -178,6 +195,12 @@ def test_load_and_encode_import_no_torch(engine: str) -> None:
         "print([n for n in ('torch', 'transformers', 'sentence_transformers', 'pandas', 'tqdm') if n in sys.modules])"
     )
     assert python(code, folder) == "[]"
+
+
+def test_recipes_and_data_need_no_torch() -> None:
+    """Reading, drawing and collating rows; what is wrong in a recipe is told before torch is imported."""
+    names = [f"gnomon.train.{name}" for name in TORCH_FREE if (SOURCE / "train" / f"{name}.py").is_file()]
+    assert python(f"import sys, {', '.join(names)}; print('torch' in sys.modules)") == "False"
 
 
 def test_losses_without_torch_name_the_extra() -> None:

@@ -91,7 +91,7 @@ def test_it_says_what_was_done() -> None:
         "| more |  | 0.2500 |",
         "- 100 steps; the weights are those behind step 80, the best of them.",
         "- The loss was 2.5000 at first and 0.5000 at last.",
-        "- 123,456 tokens in 0.50 hours, by cpu.",
+        "- 123,456 tokens in 30.0 minutes, by cpu.",
         "- Fingerprint of the model that it was trained from: bbbbbbbbbbbbbbbb.",
         "- gnomon 0.1.0, torch 2.13.0.",
     ):
@@ -112,8 +112,8 @@ def test_it_leaves_out_what_there_was_not() -> None:
     ("change", "line"),
     [
         ({"short": 3}, "- 3 batches could not be filled without such rows, and were smaller."),
-        ({"ranks": 4, "device": "H100"}, "- 123,456 tokens in 0.50 hours, by 4 processes on H100."),
-        ({"judged_by": "nDCG@10 of my set"}, "The nDCG@10 of my set, on rows that were held out of training:"),
+        ({"ranks": 4, "device": "H100", "seconds": 5400.0}, "- 123,456 tokens in 1.50 hours, by 4 processes on H100."),
+        ({"judged_by": "nDCG@10 of my set"}, "The nDCG@10 of my set:"),
         (
             {"spec": replace(SPEC, matryoshka_dims=(4, 8))},
             "A text becomes 16 numbers, or their first 4 or 8; texts are",

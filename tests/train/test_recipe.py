@@ -1,9 +1,10 @@
 """Recipes: TOML, names and overrides to settings and back; what is wrong is said by key, value, rule and next move."""
 
 import math
+import re
 import tomllib
 from collections.abc import Callable
-from dataclasses import asdict, fields, is_dataclass, replace
+from dataclasses import MISSING, asdict, fields, is_dataclass, replace
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -16,6 +17,7 @@ from gnomon.errors import InputError
 from gnomon.train import recipe as recipes
 from gnomon.train import rules
 from gnomon.train.recipe import printed, read, shipped, to_toml
+from gnomon.train.schema import keys_of
 from gnomon.train.settings import (
     DataSource,
     LoraSettings,
@@ -166,9 +168,7 @@ def test_one_of_several_sources_has_to_be_named(write: Write) -> None:
 
 
 @settings(max_examples=200)
-@given(
-    st.lists(st.one_of(st.text(), st.builds("{}={}".format, st.sampled_from(recipes._keys()), st.text())), max_size=3)
-)
+@given(st.lists(st.one_of(st.text(), st.builds("{}={}".format, st.sampled_from(keys_of()), st.text())), max_size=3))
 def test_no_override_is_a_fault(overrides: list[str]) -> None:
     try:
         found = read("gist", overrides)
@@ -382,3 +382,23 @@ def test_what_has_no_value_is_left_out() -> None:
     assert missing == {name for name, value in asdict(recipe).items() if value is None}
     assert table["sources"][0]["path"] == ["a"]
     assert math.isclose(table["learning_rate"], 2e-5)
+
+
+def test_the_guide_has_every_key_and_its_default() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "training.md").read_text("utf-8")
+    told = dict(re.findall(r"^\| `([a-z_0-9.]+)` \| (none|`.+?`) \|", text, re.MULTILINE))
+    tables = {
+        "": Recipe,
+        "sources.": DataSource,
+        "mixture.": MixtureSettings,
+        "loss.": LossSettings,
+        "matryoshka.": MatryoshkaSettings,
+        "lora.": LoraSettings,
+        "validation.": ValidationSettings,
+    }
+    known = {f"{key}{field.name}": field.default for key, kind in tables.items() for field in fields(kind)}
+    assert {*told} == {key for key in known if f"{key}." not in tables}
+    for key, shown in told.items():
+        value = None if shown == "none" else tomllib.loads(f"v = {shown.strip('`')}")["v"]
+        default = None if known[key] is MISSING else known[key]
+        assert value == (list(default) if isinstance(default, tuple) else default), key

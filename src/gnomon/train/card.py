@@ -152,7 +152,7 @@ def _data(facts: Facts) -> Iterator[str]:
 def _figures(recipe: Recipe, facts: Facts) -> Iterator[str]:
     if facts.after:
         own = "Spearman correlation of cosine and grade" if recipe.loss.name in GRADED else "mean reciprocal rank at 10"
-        yield f"The {facts.judged_by or own}, on rows that were held out of training:"
+        yield f"The {facts.judged_by or f'{own}, on rows that were held out of training'}:"
         yield ""
         before = {name: f"{score:.4f}" for name, score in facts.before.items()}
         yield from _table(
@@ -167,7 +167,8 @@ def _figures(recipe: Recipe, facts: Facts) -> Iterator[str]:
     if facts.first_loss is not None and facts.last_loss is not None:
         yield f"- The loss was {facts.first_loss:.4f} at first and {facts.last_loss:.4f} at last."
     processes = f"{facts.ranks} processes on {facts.device}" if facts.ranks > 1 else facts.device
-    yield f"- {facts.tokens:,} tokens in {facts.seconds / 3600:.2f} hours, by {processes}."
+    took = f"{facts.seconds / 3600:.2f} hours" if facts.seconds >= 3600 else f"{facts.seconds / 60:.1f} minutes"
+    yield f"- {facts.tokens:,} tokens in {took}, by {processes}."
     yield f"- Fingerprint of the model that it was trained from: {facts.base_fingerprint[:16]}."
     if facts.versions:
         yield f"- {', '.join(f'{package} {version}' for package, version in facts.versions.items())}."

@@ -375,7 +375,7 @@ class Run:
             "rows": sum(each.total for each in rows),
             "tokens": tokens,
             "batch": " ".join(each.digest for each in rows),
-        } | ({"scale": float(self.loss.log_scale.exp())} if self.loss.log_scale is not None else {})
+        } | ({"scale": self.loss.log_scale.exp().item()} if self.loss.log_scale is not None else {})
 
     def _check_finite(self, step: int, loss: float, norm: float, batches: Sequence[Collated]) -> None:
         """

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gnomon.engines.torch.dropout import dropped
 from gnomon.engines.torch.layers import Linear
 from gnomon.engines.torch.trunk import Trunk
 from gnomon.errors import InputError
@@ -38,7 +39,7 @@ class LoraLinear(Linear):
         self.scaling, self.lora_dropout = settings.alpha / settings.r, settings.dropout
 
     def product(self, x_TI: Tensor) -> Tensor:
-        dropped_TI = F.dropout(x_TI, self.lora_dropout, self.training)
+        dropped_TI = dropped(x_TI, self.lora_dropout, self.training)
         added_TO = F.linear(F.linear(dropped_TI, self.lora_a), self.lora_b)
         return super().product(x_TI) + added_TO * self.scaling
 

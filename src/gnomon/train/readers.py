@@ -25,6 +25,9 @@ BLOCK = 2048
 CHUNK = 2**22
 """Characters of a JSON list that are read at once."""
 
+BUFFER = 2**20
+"""Bytes of a Parquet column that are read at once; by default the whole file would be."""
+
 HUB = "hf:"
 """What the name of a data set of the `datasets` library begins with."""
 
@@ -219,7 +222,7 @@ def _entries(path: Path, file: IO[str]) -> Iterator[Row]:
 def _arrow_file(path: Path) -> Generator[Any]:
     arrow = load_arrow()
     try:
-        with path.open("rb") as raw, arrow.parquet.ParquetFile(raw) as file:
+        with path.open("rb") as raw, arrow.parquet.ParquetFile(raw, buffer_size=BUFFER, pre_buffer=False) as file:
             yield file
     except arrow.ArrowException as error:
         raise InputError(f"{path} is not a readable Parquet file ({error}).") from error

@@ -20,8 +20,8 @@ from gnomon.train.index import BOUNDS, FACTS, HASHES, OWNERS, PLACE, PLACES, SCO
 BUFFER = 2**20
 """Bytes of a file that are written at once."""
 
-COUNTED_AT_ONCE, READ_AT_ONCE = 2**22, 2**17
-"""Hashes that are sorted at once, to count the different ones (32 MiB), and read at once."""
+READ_AT_ONCE, COUNTED_AT_ONCE, PASSES = 2**17, 2**21, 64
+"""To count different hashes: how many are read at once, and sorted (16 MiB), in how many passes at most."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ class _File:
 
 def count_distinct(path: Path) -> int:
     """Different hashes in a file; in several passes where they are many, each of those with the same first bits."""
-    bits = (path.stat().st_size // 8 // COUNTED_AT_ONCE).bit_length()
+    bits = min(path.stat().st_size // 8 // COUNTED_AT_ONCE, PASSES - 1).bit_length()
     return sum(len(_different_of(path, part, bits)) for part in range(1 << bits))
 
 

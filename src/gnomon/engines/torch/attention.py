@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gnomon.engines.torch.batch import Spans
+from gnomon.engines.torch.dropout import dropped
 from gnomon.notices import tell_once
 
 Attention = Callable[[Tensor, Tensor, Tensor, Spans, Spans, float], Tensor]
@@ -36,21 +37,25 @@ def plain(q: Tensor, k: Tensor, v: Tensor, q_spans: Spans, k_spans: Spans, dropo
 
 def grouped(q: Tensor, k: Tensor, v: Tensor, q_spans: Spans, k_spans: Spans, dropout: float) -> Tensor:
     """Dense attention for each run of texts of equal length: views of the packed rows, no padding, no mask."""
-    parts: list[Tensor] = []
-    text = 0
-    q_start = 0
-    for start, texts, length in k_spans.runs:
-        q_length = q_spans.lengths[text]
-        rows, q_rows = slice(start, start + texts * length), slice(q_start, q_start + texts * q_length)
-        heads = (
-            values[part].unflatten(0, (texts, -1)).transpose(1, 2)
-            for values, part in ((q, q_rows), (k, rows), (v, rows))
-        )
-        mixed_BHSd = F.scaled_dot_product_attention(*heads, dropout_p=dropout)
-        parts.append(mixed_BHSd.transpose(1, 2).flatten(0, 1))
-        text += texts
-        q_start = q_rows.stop
+    texts = [run.texts for run in k_spans.runs]
+    rows = [run.texts * run.length for run in k_spans.runs]
+    # q has all rows of a text, or one
+    q_rows = rows if q_spans is k_spans else texts
+    # split, not slices: the gradient of a slice is as large as all rows, and filled with zeros
+    sides = zip(q.split(q_rows), k.split(rows), v.split(rows), texts, strict=True)
+    parts = [_dense(*heads, count, dropout) for *heads, count in sides]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _dense(q: Tensor, k: Tensor, v: Tensor, texts: int, dropout: float) -> Tensor:
+    """Attention of texts of equal length, end to end."""
+    q_BHSd, k_BHSd, v_BHSd = (values.unflatten(0, (texts, -1)).transpose(1, 2) for values in (q, k, v))
+    if dropout and q.device.type == "cpu":  # where torch has no kernel with dropout either
+        scores = (q_BHSd * q.shape[-1] ** -0.5) @ k_BHSd.transpose(-1, -2)
+        mixed_BHSd = dropped(scores.softmax(-1), dropout) @ v_BHSd
+    else:
+        mixed_BHSd = F.scaled_dot_product_attention(q_BHSd, k_BHSd, v_BHSd, dropout_p=dropout)
+    return mixed_BHSd.transpose(1, 2).flatten(0, 1)
 
 
 def varlen(q: Tensor, k: Tensor, v: Tensor, q_spans: Spans, k_spans: Spans, dropout: float) -> Tensor:

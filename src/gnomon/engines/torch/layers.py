@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from gnomon.engines.torch.attention import Attention
 from gnomon.engines.torch.batch import Batch, Spans
+from gnomon.engines.torch.dropout import dropped
 from gnomon.spec import Activation, RopeSpec, TrunkSpec
 
 
@@ -57,7 +58,7 @@ class Linear(nn.Module):
 
     def forward(self, x_TI: Tensor, residual_TO: Tensor | None = None) -> Tensor:
         y_TO = self.activate(self.product(x_TI))
-        y_TO = F.dropout(y_TO, self.dropout, self.training)
+        y_TO = dropped(y_TO, self.dropout, self.training)
         return y_TO if residual_TO is None else residual_TO + y_TO
 
     def product(self, x_TI: Tensor) -> Tensor:
@@ -83,7 +84,7 @@ class Embeddings(nn.Module):
             x_TH = x_TH + F.embedding(batch.rows_T, self.positions).to(kind)
         if self.types is not None:
             x_TH = x_TH + self.types[0].to(kind)
-        return F.dropout(self.norm(x_TH), self.dropout, self.training)
+        return dropped(self.norm(x_TH), self.dropout, self.training)
 
 
 class Rotary:

@@ -1,0 +1,108 @@
+"""How long a source of many rows takes to be indexed at a first start, and to be opened at a later one.
+
+    python bench/index.py [--rows 10000000] [--shared FOLDER] [--place FOLDER]
+
+It makes that many (query, positive) rows of short text in parquet files, and runs both starts in processes of their
+own. What it makes, two gigabytes for 10 million rows and their index, is in a temporary folder, deleted behind it.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+import meters
+from texts import Texts
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+RUNS = 50_000
+"""Different runs of words; a text is two of them."""
+ROWS_PER_GROUP, FILES = 100_000, 8
+BATCH = 64
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--rows", type=int, default=10_000_000)
+    arguments.add_argument("--shared", type=Path, default=SHARED, help="the folder with data/")
+    arguments.add_argument("--place", type=Path, help="where the temporary folder is made")
+    arguments.add_argument("--child", type=Path, help=argparse.SUPPRESS)
+    options = arguments.parse_args()
+    if options.child:
+        print(json.dumps(start(options.child)))
+        return
+    with tempfile.TemporaryDirectory(prefix="bench-index-", dir=options.place) as place:
+        made = make(Path(place), options.rows, Texts(options.shared / "data"))
+        print(f"{options.rows:,} rows, {made / options.rows:.0f} bytes of text in each, {FILES} parquet files")
+        for name in ("first start", "later start"):
+            told = alone(Path(place))
+            print(
+                f"{name}: {told['seconds']:.2f} s in index_of, {told['process']:.1f} s of the whole process, "
+                f"{told['imported MiB']:.0f} MiB resident after imports, {told['peak MiB']:.0f} MiB at most; "
+                f"{told['rows']:,} rows, {told['distinct']}"
+            )
+
+
+def make(place: Path, rows: int, texts: Texts) -> int:
+    """Parquet files; returns the bytes of all their texts."""
+    runs, random, total = pa.array(texts.brief(RUNS)), np.random.default_rng(0), 0
+    for number in range(FILES):
+        count = rows * (number + 1) // FILES - rows * number // FILES
+        schema = pa.schema({"query": pa.string(), "positive": pa.string()})
+        with pq.ParquetWriter(place / f"rows-{number}.parquet", schema) as writer:
+            for group in groups(count):
+                columns = [joined(runs, random, group) for _ in schema]
+                total += sum(pc.sum(pc.binary_length(column)).as_py() for column in columns)
+                writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+    return total
+
+
+def groups(rows: int) -> Iterator[int]:
+    while rows:
+        yield (group := min(rows, ROWS_PER_GROUP))
+        rows -= group
+
+
+def joined(runs: Any, random: np.random.Generator, count: int) -> Any:
+    taken = [runs.take(pa.array(random.integers(len(runs), size=count))) for _ in range(2)]
+    return pc.binary_join_element_wise(*taken, " ")
+
+
+def alone(place: Path) -> dict[str, Any]:
+    begin = time.perf_counter()
+    command = [sys.executable, __file__, "--child", str(place)]
+    answer = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
+    return json.loads(answer) | {"process": time.perf_counter() - begin}
+
+
+def start(place: Path) -> dict[str, Any]:
+    """What a run does before its first batch."""
+    from gnomon.train.data import index_of
+    from gnomon.train.settings import DataSource
+
+    imported, begin = meters.resident_mib(), time.perf_counter()
+    index = index_of(DataSource((str(place / "*.parquet"),)), place / "cache")
+    seconds, peak = time.perf_counter() - begin, meters.peak_mib()
+    rows = np.linspace(0, index.rows - 1, BATCH).astype(np.int64)
+    assert all(index.texts("query", rows)) and all(index.texts("positive", rows))
+    return {
+        "seconds": seconds,
+        "imported MiB": imported,
+        "peak MiB": peak,
+        "rows": index.rows,
+        "distinct": dict(index.distinct),
+    }
+
+
+if __name__ == "__main__":
+    main()

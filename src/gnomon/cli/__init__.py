@@ -1,0 +1,372 @@
+"""The command line: thin verbs. Those over texts are here, the others in the modules beside. Nothing imports it.
+
+What is heavy is imported inside the verbs, so that --help is quick. Results go to stdout; notes, errors and progress to
+stderr.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gnomon.cli import judging, models, training
+from gnomon.cli.shared import (
+    json_option,
+    note,
+    prompt_options,
+    run_options,
+    source_options,
+    text_options,
+    to_json,
+    truncate_option,
+)
+from gnomon.cli.shared import load_encoder as _load
+from gnomon.errors import InputError, Notice
+from gnomon.terminal import columns, cut, lines_of_stdin, matrix, padded, results, said, wrapped
+
+if TYPE_CHECKING:
+    from gnomon.encoder import Encoder
+    from gnomon.spec import ModelSpec
+    from gnomon.textfiles import TextFile
+
+FAILED = 2
+"""Exit status of every error; 1 is a verification that did not pass."""
+INTERRUPTED, BROKEN_PIPE = 130, 141
+"""As shells report SIGINT and SIGPIPE."""
+
+
+class Verbs(click.Group):
+    """The group of verbs: turns notices and errors into lines on stderr."""
+
+    def invoke(self, ctx: click.Context) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", Notice)
+            warnings.showwarning = _show_notice
+            try:
+                super().invoke(ctx)
+                if sys.stdout:
+                    sys.stdout.flush()  # here, where a failure can still be told
+                status = 0
+            except (click.ClickException, click.exceptions.Exit, click.Abort):
+                raise
+            except KeyboardInterrupt:
+                click.echo("\ninterrupted", err=True)
+                status = INTERRUPTED
+            except BrokenPipeError:
+                _drop_stdout()
+                status = BROKEN_PIPE
+            except Exception as error:  # the last door: no traceback unless asked for
+                if ctx.params.get("traceback"):
+                    traceback.print_exc()
+                click.echo(f"error: {said(error, self._options_of(ctx))}", err=True)
+                if isinstance(error, OSError):
+                    _drop_stdout()
+                status = FAILED
+        ctx.exit(status)
+
+    def _options_of(self, ctx: click.Context) -> dict[str, str]:
+        """Parameter of the library -> option of the verb that ran: they are called alike here."""
+        verb = self.commands.get(ctx.invoked_subcommand or "")
+        options = [param for param in verb.params if isinstance(param, click.Option)] if verb else []
+        return {option.name: option.opts[0] for option in options if option.name}
+
+
+def _drop_stdout() -> None:
+    """Lets Python end in silence where stdout cannot be written: it would flush it once more."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError, AttributeError):  # no file beneath: closed, or a test's
+        return
+
+
+def _show_notice(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+    """A notice as one line; wrapped in a terminal. What libraries say to developers is not shown."""
+    if not issubclass(category, Notice) and category is not UserWarning:
+        return
+    text = f"note: {' '.join(str(message).split())}"
+    lines = wrapped(text, columns(), 99, indent=6) if sys.stderr.isatty() else [text]
+    click.echo("\n".join(lines), err=True)
+
+
+@click.group(
+    cls=Verbs,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="MODEL is a model's folder, a hub id (intfloat/multilingual-e5-small) or package:NAME, a model in an "
+    "installed package.",
+)
+@click.version_option(package_name="gnomon", message="gnomon %(version)s")
+@click.option("--traceback", is_flag=True, help="Show the Python traceback of an error.")
+def main(traceback: bool) -> None:
+    """Text embeddings: encode, search, judge, train."""
+
+
+# ---- encode
+
+
+@main.command(epilog="OUTPUT.json beside the vectors says which model, prompt and precision they are of.")
+@click.argument("model")
+@click.argument("input")
+@click.argument("output")
+@text_options
+@click.option("--query", "kind", flag_value="query", help="With the model's prompt for queries.")
+@click.option("--document", "kind", flag_value="document", help="With the model's prompt for documents.")
+@click.option("--task", metavar="NAME", help="With --query: chooses among several prompts.")
+@prompt_options
+@click.option("--dim", type=int, metavar="N", help="A width that the model has (gnomon inspect).")
+@click.option("--truncate-dim", type=int, metavar="N", help="Cut to any prefix.")
+@click.option("--normalize", is_flag=True, help="Unit length, also where the model does not normalise.")
+@truncate_option
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "float16", "int8", "uint8", "binary", "ubinary"]),
+    default="float32",
+    show_default=True,
+)
+@click.option("--ranges", metavar="FILE", help="Ranges of int8 and uint8, as written beside earlier vectors.")
+@source_options
+@run_options
+def encode(
+    model: str,
+    input: str,
+    output: str,
+    form: str | None,
+    field: str | None,
+    kind: str | None,
+    task: str | None,
+    prompt: str | None,
+    prompt_name: str | None,
+    dim: int | None,
+    truncate_dim: int | None,
+    normalize: bool,
+    on_truncate: str,
+    precision: Any,
+    ranges: str | None,
+    skip_bad: bool,
+    **load: Any,
+) -> None:
+    """Encode the texts of INPUT into OUTPUT.
+
+    INPUT: .txt (a text a line), .jsonl, .csv, .tsv, also as .gz; .parquet; or - for stdin. OUTPUT: .npy; .jsonl or
+    .parquet, which keep the rows of INPUT; or - for jsonl on stdout.
+    """
+    if task is not None and kind != "query":
+        raise click.UsageError("--task needs --query.")
+    if sum(option is not None for option in (prompt, prompt_name, task)) > 1:
+        raise click.UsageError("--prompt, --prompt-name and --task exclude each other.")
+    if ranges and precision not in ("int8", "uint8"):
+        raise click.UsageError(f"--ranges is of no use to {precision}; it belongs to int8 and uint8.")
+    from gnomon import vectorfiles
+
+    out_form = "jsonl" if output == "-" else vectorfiles.output_form(output)
+    texts = _texts(input, form=form, field=field, skip_bad=skip_bad)
+    if out_form == "parquet":
+        _ = texts.table  # fails here, rather than after the work
+    encoder = _load(model, load)
+    if prompt is None and prompt_name is None:
+        prompt_name = _prompt_name(encoder.spec, kind, task)
+        prompt = "" if prompt_name is None else None
+        if kind is None and prompt_name is None:
+            _note_prompts(encoder, "--query, --document and --prompt-name")
+    asked: dict[str, Any] = {"prompt": prompt, "prompt_name": prompt_name}
+    how: dict[str, Any] = {"dim": dim, "truncate_dim": truncate_dim, "normalize_embeddings": normalize or None}
+    # wrong options fail in these three lines, rather than after the work
+    width = encoder.encode([], **asked, **how).shape[1]
+    limits = vectorfiles.read_ranges(ranges) if ranges else None
+    vectorfiles.check_precision(width, precision, limits)
+    used = encoder.prompts[prompt_name] if prompt_name is not None else prompt or ""
+    too_long = _count_too_long(encoder, texts.texts, used, on_truncate)
+    # `_count_too_long` has said it, in the words of the command line
+    how["on_truncate"] = "silent" if on_truncate == "warn" else on_truncate
+    values, limits = vectorfiles.in_precision(encoder.encode(texts.texts, **asked, **how), precision, limits)
+    if output == "-":
+        vectorfiles.write_jsonl(sys.stdout.buffer, texts, values)
+        return
+    manifest = vectorfiles.origin(encoder, encoder.space(**how)) | {
+        "prompt": used,
+        "precision": precision,
+        "ranges": vectorfiles.ranges_of(output).name if limits is not None else None,
+        "count": len(values),
+        "cut": too_long,
+        "skipped": texts.skipped,
+    }
+    vectorfiles.write_vectors(output, texts, values, limits, manifest)
+
+
+def _count_too_long(encoder: Encoder, texts: Sequence[str], prompt: str, on_truncate: str) -> int:
+    """How many texts are cut; a note of it where that was asked for."""
+    limit = encoder.max_seq_length
+    if limit is None or on_truncate not in ("warn", "silent"):
+        return 0
+    some = 1024  # the report holds every id and offset
+    parts = (texts[start : start + some] for start in range(0, len(texts), some))
+    count = sum(len(encoder.tokenize(part, prompt=prompt).truncated) for part in parts)
+    if count and on_truncate == "warn":
+        those = f"{count} of {len(texts)} texts {'is' if count == 1 else 'are'} longer than {limit} tokens"
+        note(f"{those}: the rest was cut off. --on-truncate mean reads all.")
+    return count
+
+
+def _note_prompts(encoder: Encoder, options: str) -> None:
+    if encoder.prompts:
+        note(f"{encoder.name} has prompts ({', '.join(encoder.prompts)}) and none is added; see {options}.")
+
+
+def _prompt_name(spec: ModelSpec, kind: str | None, task: str | None) -> str | None:
+    """The prompt's name, as `encode_query`, `encode_document` and `encode` choose it."""
+    if kind == "query":
+        return spec.query_prompt_name(task)
+    return spec.document_prompt_name if kind == "document" else spec.default_prompt_name
+
+
+def _texts(path: str, **how: Any) -> TextFile:
+    from gnomon.textfiles import STDIN, read_texts
+
+    if path == STDIN and sys.stdin.isatty():
+        note("reading from the terminal; end with Ctrl-D.")
+    return read_texts(path, **how)
+
+
+# ---- similarity
+
+
+@main.command()
+@click.argument("model")
+@click.argument("texts", nargs=-1, metavar="[TEXT TEXT...]")
+@click.option("--a", "file_a", metavar="FILE", help="With --b: texts to compare line by line.")
+@click.option("--b", "file_b", metavar="FILE")
+@click.option("--a-field", metavar="NAME", help="Field of the text in --a.")
+@click.option("--b-field", metavar="NAME", help="Field of the text in --b.")
+@prompt_options
+@json_option
+@source_options
+@run_options
+def similarity(
+    model: str,
+    texts: tuple[str, ...],
+    file_a: str | None,
+    file_b: str | None,
+    a_field: str | None,
+    b_field: str | None,
+    prompt: str | None,
+    prompt_name: str | None,
+    as_json: bool,
+    **load: Any,
+) -> None:
+    """How alike texts are, by the model's own score.
+
+    Two texts give a number, more a matrix. --a and --b give a number for each pair of lines.
+    """
+    if prompt is not None and prompt_name is not None:
+        raise click.UsageError("--prompt and --prompt-name exclude each other.")
+    if (file_a is None) != (file_b is None) or (file_a is None) == (not texts):
+        raise click.UsageError("give two texts or more, or both --a FILE and --b FILE.")
+    if file_a is not None and file_b is not None:
+        a, b = _texts(file_a, field=a_field).texts, _texts(file_b, field=b_field).texts
+        if len(a) != len(b):
+            raise InputError(f"{file_a} has {len(a)} texts and {file_b} {len(b)}; pairs need as many in both.")
+    elif len(texts) < 2:
+        raise click.UsageError("one text has nothing to be compared with; give two or more.")
+    else:
+        a, b = list(texts), []
+    encoder = _load(model, load)
+    if prompt is None and prompt_name is None and encoder.spec.default_prompt_name is None:
+        _note_prompts(encoder, "--prompt-name")
+        prompt = ""
+    vectors = encoder.encode([*a, *b], prompt=prompt, prompt_name=prompt_name)
+    if b:
+        pairs = zip(vectors[: len(a)], vectors[len(a) :], strict=True)
+        _show_pairs(a, b, [float(encoder.similarity(left, right)[0, 0]) for left, right in pairs], as_json)
+        return
+    scores = encoder.similarity(vectors, vectors).tolist()
+    if as_json:
+        click.echo(to_json({"similarity": encoder.spec.similarity, "texts": a, "scores": scores}))
+    elif len(a) == 2:
+        click.echo(f"{scores[0][1]:.4f}")
+    else:
+        click.echo("\n".join(matrix(a, scores, columns())))
+
+
+def _show_pairs(a: list[str], b: list[str], scores: list[float], as_json: bool) -> None:
+    for left, right, score in zip(a, b, scores, strict=True):
+        if as_json:
+            click.echo(to_json({"a": left, "b": right, "score": score}))
+        else:
+            half = (columns() - 14) // 2
+            click.echo(f"{score:9.4f}  {padded(cut(left, half), half)} | {cut(right, half)}".rstrip())
+
+
+# ---- search
+
+
+@main.command()
+@click.argument("model")
+@click.option("--corpus", required=True, metavar="FILE", help="Texts to search: .txt, .jsonl, .csv (or .gz), .parquet.")
+@click.option("--query", "queries", multiple=True, metavar="TEXT", help="Repeatable. Else from stdin, one a line.")
+@click.option("-k", type=click.IntRange(min=1), default=5, show_default=True, help="Results of a query.")
+@click.option("--task", metavar="NAME", help="Chooses among several prompts for queries.")
+@truncate_option
+@text_options
+@json_option
+@source_options
+@run_options
+def search(
+    model: str,
+    corpus: str,
+    queries: tuple[str, ...],
+    k: int,
+    task: str | None,
+    on_truncate: Any,
+    form: str | None,
+    field: str | None,
+    skip_bad: bool,
+    as_json: bool,
+    **load: Any,
+) -> None:
+    """Search a file: exact, in memory. Without --query, asks in a terminal."""
+    if corpus == "-" and not queries:
+        raise click.UsageError("--corpus - takes standard input; give --query.")
+    from gnomon.search.exact import top_k
+
+    texts = _texts(corpus, form=form, field=field, skip_bad=skip_bad)
+    encoder = _load(model, load)
+    encoder.spec.query_prompt_name(task)  # a wrong task fails here, rather than after the work
+    places = [place for place, text in enumerate(texts.texts) if text.strip()]
+    if not places:
+        raise InputError(f"{corpus} holds empty texts alone.")
+    if empty := len(texts.texts) - len(places):
+        note(f"{empty} empty text{'s' if empty > 1 else ''} of {corpus} {'are' if empty > 1 else 'is'} left out.")
+    documents = [texts.texts[place] for place in places]
+    name = encoder.spec.document_prompt_name
+    _count_too_long(encoder, documents, encoder.prompts[name] if name else "", on_truncate)
+    quietly: Any = "silent" if on_truncate == "warn" else on_truncate
+    corpus_ND = encoder.encode_document(documents, on_truncate=quietly)
+    for query in filter(str.strip, queries or _asked()):
+        query_1D = encoder.encode_query([query], task=task)
+        scores_1K, rows_1K = top_k(query_1D, corpus_ND, k, score=encoder.spec.similarity)
+        found = zip((places[row] for row in rows_1K[0]), scores_1K[0].tolist(), strict=True)
+        hits = [{"row": row, "score": score} | texts.labels(row) | {"text": texts.texts[row]} for row, score in found]
+        if as_json:
+            click.echo(to_json({"query": query, "results": hits}))
+        else:
+            if queries or not sys.stdin.isatty():
+                click.echo("\n".join(wrapped(query, columns(), 2)))
+            click.echo("\n".join(results(hits, columns())) + "\n")
+        sys.stdout.flush()
+
+
+def _asked() -> Iterator[str]:
+    if sys.stdin.isatty():
+        note("type a query; end with Ctrl-D.")
+    return lines_of_stdin("query> ")
+
+
+# ---- the verbs of the other modules
+
+for _verb in (*models.VERBS, *judging.VERBS, training.train):
+    main.add_command(_verb)

@@ -1,0 +1,125 @@
+"""What several verbs share: options, and how a model is opened."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Mapping
+from functools import reduce
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gnomon.errors import Notice
+
+if TYPE_CHECKING:
+    from gnomon.checkpoint.folder import Checkpoint
+    from gnomon.encoder import Encoder
+
+
+def options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda verb: reduce(lambda inner, option: option(inner), reversed(options), verb)
+
+
+source_options = options(
+    click.option("--revision", metavar="REV", help="Branch, tag or commit of a hub id."),
+    click.option("--card", metavar="NAME", help="The published model that this is or was tuned from."),
+    click.option(
+        "--ignore-config-key",
+        "ignore_config_keys",
+        multiple=True,
+        metavar="KEY",
+        help="A key of config.json that gnomon does not know and that changes no vector. Repeatable.",
+    ),
+    click.option("--local-files-only", is_flag=True, help="Make no request; use the cache."),
+)
+threads_option = click.option("--threads", type=int, metavar="N", help="Threads; one a core by default.")
+run_options = options(
+    click.option("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:N, mps, or cuda:0,cuda:1,..."),
+    click.option("--engine", default="auto", metavar="NAME", help="auto, onnx, openvino or torch."),
+    click.option("--dtype", default="auto", metavar="NAME", help="auto, float32, bfloat16, float16 or int8."),
+    click.option("--max-seq-length", type=int, metavar="N", help="Tokens of a text that are read; the model's own."),
+    threads_option,
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+text_options = options(
+    click.option(
+        "--format",
+        "form",
+        type=click.Choice(["txt", "jsonl", "csv", "tsv"]),
+        help="Of stdin (txt), or of a file of another name.",
+    ),
+    click.option("--field", metavar="NAME", help='Field or column of the text; by default the only one, or "text".'),
+    click.option("--skip-bad", is_flag=True, help="Leave broken lines out, and count them."),
+)
+prompt_options = options(
+    click.option("--prompt", metavar="TEXT", help="Put in front of every text."),
+    click.option("--prompt-name", metavar="NAME", help="A prompt of the model, by its name."),
+)
+truncate_option = click.option(
+    "--on-truncate",
+    type=click.Choice(["warn", "error", "silent", "mean"]),
+    default="warn",
+    show_default=True,
+    help="For texts longer than the model reads; mean: of overlapping windows.",
+)
+
+
+def load_encoder(model: str, options: Mapping[str, Any]) -> Encoder:
+    from gnomon.encoder import Encoder
+
+    return Encoder.load(model, **options)
+
+
+def read_model(
+    model: str, *, revision: str | None, local_files_only: bool, card: str | None, ignore_config_keys: tuple[str, ...]
+) -> Checkpoint:
+    """The folder, read; no engine is opened."""
+    from gnomon.checkpoint.folder import read_folder
+    from gnomon.checkpoint.hub import resolve
+
+    source = resolve(model, revision=revision, local_files_only=local_files_only)
+    return read_folder(source, card=card, ignore_config_keys=ignore_config_keys)
+
+
+class Listing(click.Command):
+    """A verb whose options with `multiple` take several values in a row: --tasks A B C."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        several = {
+            name
+            for param in self.params
+            if isinstance(param, click.Option) and param.multiple
+            for name in param.opts
+            if name.startswith("--")
+        }
+        spread: list[str] = []
+        option: str | None = None
+        for arg in args:
+            if arg.startswith("-") and arg != "-":
+                option = arg if arg in several else None
+                if option is None:
+                    spread.append(arg)
+            elif option:
+                spread += [option, arg]
+            else:
+                spread.append(arg)
+        try:
+            return super().parse_args(ctx, spread)
+        except click.MissingParameter as error:
+            if not isinstance(error.param, click.Argument):
+                raise
+            name = error.param.make_metavar(ctx)
+            raise click.UsageError(f"{name} is missing; it comes first: {ctx.command_path} {name} ...", ctx) from error
+
+
+def several(name: str, *, metavar: str, help: str, kind: Any = str, **more: Any) -> Callable[[Any], Any]:
+    return click.option(name, multiple=True, metavar=f"{metavar}...", help=help, type=kind, **more)
+
+
+def note(text: str) -> None:
+    warnings.warn(text, Notice, stacklevel=2)
+
+
+def to_json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,79 @@
+"""The verb that trains."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from gnomon.cli.shared import note
+from gnomon.terminal import table
+
+
+@click.command(
+    epilog="RECIPE is a .toml file, or one that ships: multi-qa, gist, e5-stage2. KEY=VALUE sets any key of it, with "
+    "dots where there are tables: model=my-model sources.path=pairs.jsonl loss.temperature=0.02. On several GPUs: "
+    "torchrun --nproc-per-node 2 -m gnomon train RECIPE ..."
+)
+@click.argument("recipe", required=False)
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--resume", is_flag=True, help="Go on from the last checkpoint in the output folder.")
+@click.option("--overwrite", is_flag=True, help="Replace a run that the output folder holds.")
+@click.option("--print", "show", is_flag=True, help="Print the recipe, every default filled in, and end.")
+@click.option("--certify", "prove", is_flag=True, help="Prove the gradients of every loss on this machine, and end.")
+@click.pass_context
+def train(
+    ctx: click.Context,
+    recipe: str | None,
+    overrides: tuple[str, ...],
+    resume: bool,
+    overwrite: bool,
+    show: bool,
+    prove: bool,
+) -> None:
+    """Train a model by a recipe, and print its folder.
+
+    With --certify the exit status is 0 where all gradients agree, and 1 where one does not.
+    """
+    if sum((resume, overwrite, show, prove)) > 1:
+        raise click.UsageError("--resume, --overwrite, --print and --certify exclude each other.")
+    if prove:
+        if recipe:
+            raise click.UsageError("--certify takes no recipe: it proves every loss.")
+        ctx.exit(0 if _certify() else 1)
+    if recipe is None or ("=" in recipe and not recipe.endswith(".toml")):
+        raise click.UsageError(f"RECIPE is missing; it comes first: {ctx.command_path} RECIPE [KEY=VALUE]...")
+    from gnomon.train import recipe as recipes
+
+    if show:
+        click.echo(recipes.printed(recipe, overrides), nl=False)
+        return
+    asked = recipes.read(recipe, overrides)  # what is wrong in it fails here, before torch is imported
+    from gnomon.train import train as run
+
+    try:
+        folder = run(asked, resume=resume, overwrite=overwrite)
+    except KeyboardInterrupt:
+        from gnomon.train.checkpoints import latest
+
+        if there := latest(Path(asked.output) / "checkpoints"):
+            note(f"the last checkpoint is {there}; the same command with --resume goes on from it.")
+        raise
+    if os.environ.get("RANK", "0") == "0":  # each rank of torchrun comes here
+        click.echo(folder)
+
+
+def _certify() -> bool:
+    """Whether all agree; prints each as it is found."""
+    from gnomon.train.certify import certify
+
+    head = ("loss", "widths", "way", "relative difference", "")
+    found = [*certify()]
+    rows = [
+        (row.loss, row.widths, row.way, f"{row.difference:.1e}", "ok" if row.passed else "DIFFERS") for row in found
+    ]
+    click.echo("\n".join(table([head, *rows])))
+    failed = sum(not row.passed for row in found)
+    click.echo(f"{len(found) - failed} of {len(found)} gradients agree.")
+    return not failed
