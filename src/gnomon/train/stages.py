@@ -263,6 +263,10 @@ class Loss(nn.Module):
         if self.log_scale is not None:
             self.log_scale.clamp_(0, math.log(MOST_SCALE))
 
+    def told(self) -> dict[str, float]:
+        """What the log says of it."""
+        return {} if self.log_scale is None else {"scale": self.log_scale.exp().item()}
+
     def _call(self, call: Call, *vectors: Widths | None) -> Tensor:
         stage: Callable[..., Tensor] = partial(self.row.stage, call)
         if self.widths is None:

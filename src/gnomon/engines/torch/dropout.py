@@ -1,4 +1,4 @@
-"""Dropout. On a CPU four elements share a draw of 64 bits: torch's own takes one draw each, a tenth of a training step."""
+"""Dropout. On a CPU four elements share a draw of 64 bits: with a draw each, it is a tenth of a training step."""
 
 from __future__ import annotations
 
