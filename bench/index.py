@@ -1,12 +1,14 @@
-"""How long a source of many rows takes to be indexed at a first start, and to be opened at a later one.
+"""How long a source of many rows takes to be indexed at a first start, and to be opened at a later one; and whether a
+run that goes on at a late step has the batches that it would have had.
 
     python bench/index.py [--rows 10000000] [--shared FOLDER] [--place FOLDER]
 
-It makes that many (query, positive) rows of short text in parquet files, and runs both starts in processes of their
+It makes that many (query, positive) rows of short text in parquet files, and runs every start in a process of its
 own. What it makes, two gigabytes for 10 million rows and their index, is in a temporary folder, deleted behind it.
 """
 
 import argparse
+import hashlib
 import json
 import subprocess
 import sys
@@ -28,7 +30,8 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 RUNS = 50_000
 """Different runs of words; a text is two of them."""
 ROWS_PER_GROUP, FILES = 100_000, 8
-BATCH = 64
+BATCH, LATE, SOME = 64, 100_000, 100
+"""Rows of a batch; the step that a run goes on from, and how many batches are compared."""
 
 
 def main() -> None:
@@ -37,20 +40,26 @@ def main() -> None:
     arguments.add_argument("--shared", type=Path, default=SHARED, help="the folder with data/")
     arguments.add_argument("--place", type=Path, help="where the temporary folder is made")
     arguments.add_argument("--child", type=Path, help=argparse.SUPPRESS)
+    arguments.add_argument("--before", type=int, help=argparse.SUPPRESS)
     options = arguments.parse_args()
     if options.child:
-        print(json.dumps(start(options.child)))
+        print(json.dumps(start(options.child, options.before)))
         return
     with tempfile.TemporaryDirectory(prefix="bench-index-", dir=options.place) as place:
         made = make(Path(place), options.rows, Texts(options.shared / "data"))
         print(f"{options.rows:,} rows, {made / options.rows:.0f} bytes of text in each, {FILES} parquet files")
-        for name in ("first start", "later start"):
-            told = alone(Path(place))
+        orders: list[str] = []
+        # the one goes on at once, the other has the batches before it too
+        for name, before in (("first start", 0), ("later start", 0), ("uninterrupted", 1_000)):
+            told = alone(Path(place), before)
+            orders.append(told["order"])
             print(
                 f"{name}: {told['seconds']:.2f} s in index_of, {told['process']:.1f} s of the whole process, "
                 f"{told['imported MiB']:.0f} MiB resident after imports, {told['peak MiB']:.0f} MiB at most; "
-                f"{told['rows']:,} rows, {told['distinct']}"
+                f"{told['rows']:,} rows, {told['distinct']}; batch {LATE:,} after {told['batch']:.3f} s"
             )
+        assert len({*orders}) == 1, orders
+        print(f"batches {LATE:,} to {LATE + SOME - 1:,} are the same in all three: {orders[0][:16]}")
 
 
 def make(place: Path, rows: int, texts: Texts) -> int:
@@ -78,29 +87,44 @@ def joined(runs: Any, random: np.random.Generator, count: int) -> Any:
     return pc.binary_join_element_wise(*taken, " ")
 
 
-def alone(place: Path) -> dict[str, Any]:
+def alone(place: Path, before: int) -> dict[str, Any]:
     begin = time.perf_counter()
-    command = [sys.executable, __file__, "--child", str(place)]
+    command = [sys.executable, __file__, "--child", str(place), "--before", str(before)]
     answer = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
     return json.loads(answer) | {"process": time.perf_counter() - begin}
 
 
-def start(place: Path) -> dict[str, Any]:
-    """What a run does before its first batch."""
+def start(place: Path, before: int) -> dict[str, Any]:
+    """What a run does before a batch of a late step, and that batch.
+
+    Args:
+        before: how many of the batches in front of it are made first.
+    """
     from gnomon.train.data import index_of
+    from gnomon.train.sampler import Sampler
     from gnomon.train.settings import DataSource
 
     imported, begin = meters.resident_mib(), time.perf_counter()
     index = index_of(DataSource((str(place / "*.parquet"),)), place / "cache")
-    seconds, peak = time.perf_counter() - begin, meters.peak_mib()
-    rows = np.linspace(0, index.rows - 1, BATCH).astype(np.int64)
-    assert all(index.texts("query", rows)) and all(index.texts("positive", rows))
+    seconds = time.perf_counter() - begin
+    sampler = Sampler([index], [1.0], batch_size=BATCH, seed=42)
+    for batch in range(LATE - before, LATE):
+        sampler.batch_at(batch)
+    begin, order = time.perf_counter(), hashlib.sha256()
+    first = sampler.batch_at(LATE)
+    assert all(index.texts("query", first.rows_B)) and all(index.texts("positive", first.rows_B))
+    took = time.perf_counter() - begin
+    for batch in range(LATE, LATE + SOME):
+        order.update(sampler.batch_at(batch).rows_B.tobytes())
+    peak = meters.peak_mib()
     return {
         "seconds": seconds,
         "imported MiB": imported,
         "peak MiB": peak,
         "rows": index.rows,
         "distinct": dict(index.distinct),
+        "batch": took,
+        "order": order.hexdigest(),
     }
 
 
