@@ -209,14 +209,23 @@ def test_spare_rows_carry_nothing_over() -> None:
 @calm
 @given(rows=st.integers(8, 60), seed=SEEDS, data=st.data(), buckets=st.booleans())
 def test_held_out_rows_are_never_drawn(rows: int, seed: int, data: st.DataObject, buckets: bool) -> None:
-    index, held_out = data.draw(st.sampled_from([numbered(rows), fake_index(["a", "b"] * rows, ["c", "d"] * rows)])), 5
+    twice = fake_index([f"q{row // 2}" for row in range(4 * rows)], [f"p{row}" for row in range(4 * rows)])
+    index, held_out = data.draw(st.sampled_from([numbered(rows), twice])), 5
     sampler = sampler_of([index], batch_size=2, seed=seed, held_out=held_out, length_buckets=buckets)
     held = sampler.held_out_rows(0).tolist()
     assert len({*held}) == len(held) == held_out
     drawn = {row for batch in range(index.rows) for row in sampler.batch_at(batch).rows_B.tolist()}
     assert drawn.isdisjoint(held)
+    hashes = index.hashes("query")
+    assert not {*hashes[[*drawn]].tolist()} & {*hashes[held].tolist()}  # no row that asks what is judged
     if index.distinct["query"] == rows:
         assert len(drawn) == rows - held_out
+
+
+def test_rows_that_are_all_held_out_by_their_texts_are_an_error() -> None:
+    sampler = sampler_of([fake_index(["a", "b"] * 9, ["c", "d"] * 9)], batch_size=2, held_out=5)
+    with pytest.raises(InputError, match="has 0 rows without a text twice, and 1 rank to share it"):
+        sampler.batch_at(0)
 
 
 def test_nothing_is_held_out_unless_asked() -> None:

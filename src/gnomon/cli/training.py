@@ -57,7 +57,7 @@ def train(
     except KeyboardInterrupt:
         from gnomon.train.checkpoints import latest
 
-        if there := latest(Path(asked.output) / "checkpoints"):
+        if there := latest(Path(asked.output).expanduser() / "checkpoints"):
             note(f"the last checkpoint is {there}; the same command with --resume goes on from it.")
         raise
     if os.environ.get("RANK", "0") == "0":  # each rank of torchrun comes here

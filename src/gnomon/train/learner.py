@@ -147,9 +147,13 @@ def declared(spec: ModelSpec, recipe: Recipe) -> ModelSpec:
         spec = replace(spec, matryoshka_dims=tuple(sorted({*recipe.matryoshka.dims} - {spec.full_dim})))
     given = {(source.query_prompt, source.document_prompt) for source in recipe.sources}
     query, document = given.pop() if len(given) == 1 else (None, None)
-    if spec.prompts or not (query or document):
+    if query is None and document is None:
         return spec
-    return replace(spec, prompts={"query": query or "", "document": document or ""})
+    names = spec.query_prompt_name() or "query", spec.document_prompt_name or "document"
+    given = {name: text for name, text in zip(names, (query, document), strict=True) if text is not None}
+    if not spec.prompts and not any(given.values()):
+        return spec
+    return replace(spec, prompts=({} if spec.prompts else {"query": "", "document": ""}) | dict(spec.prompts) | given)
 
 
 def freeze(model: nn.Module, beginnings: Sequence[str]) -> None:

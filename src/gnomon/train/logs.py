@@ -55,7 +55,7 @@ class Log:
         settings: Values | None = None,
     ) -> None:
         self.folder, self.path = folder, folder / "log.jsonl"
-        self._modules = {name: _imported(name) for name in report_to}
+        self._modules = {name: imported(name) for name in report_to}
         self._settings, self._start = dict(settings or {}), 0
         self._boards: list[Board] | None = None
         folder.mkdir(parents=True, exist_ok=True)
@@ -224,7 +224,7 @@ BOARDS: dict[str, Callable[[Any, Path, int, dict[str, Any]], Board]] = {"tensorb
 _MODULES = {"tensorboard": "torch.utils.tensorboard", "wandb": "wandb"}
 
 
-def _imported(name: str) -> Any:
+def imported(name: str) -> Any:
     try:
         return import_module(_MODULES[name])
     except ImportError as error:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -30,13 +31,14 @@ from gnomon.train import checkpoints, validation
 from gnomon.train.card import Facts, SourceFacts, model_card
 from gnomon.train.collate import Ahead, Collated
 from gnomon.train.learner import Learner, declared
-from gnomon.train.logs import Log
+from gnomon.train.logs import Log, imported
 from gnomon.train.optim import learning_rate_at, warmup_of
 from gnomon.train.prepare import open_data, steps_of
 from gnomon.train.process import stopping, torch_as
 from gnomon.train.ranks import Ranks, joined
-from gnomon.train.recipe import to_toml
+from gnomon.train.recipe import plain, to_toml
 from gnomon.train.rules import check
+from gnomon.train.schema import made
 from gnomon.train.settings import Recipe
 from gnomon.train.tally import Tally, counted
 
@@ -45,8 +47,11 @@ Evaluate = Callable[[Encoder], float]
 
 def run(recipe: Recipe, *, resume: bool, overwrite: bool, progress: bool | None, evaluate: Evaluate | None) -> Path:
     """`gnomon.train.train`."""
+    recipe = made(Recipe, plain(recipe), "")  # given in Python, nothing has checked its types
     check(recipe)
-    _check_output(Path(recipe.output), resume=resume, overwrite=overwrite)
+    for board in recipe.report_to:  # before anything is removed
+        imported(board)
+    _check_output(Path(recipe.output).expanduser(), resume=resume, overwrite=overwrite)
     with joined(recipe.device) as ranks, torch_as(recipe, ranks):
         return Run(recipe, ranks, progress=progress, evaluate=evaluate).go(resume=resume)
 
@@ -56,12 +61,13 @@ class Run:
 
     def __init__(self, recipe: Recipe, ranks: Ranks, *, progress: bool | None, evaluate: Evaluate | None) -> None:
         self.recipe, self.ranks, self.evaluate, self.progress = recipe, ranks, evaluate, progress
-        self.output = Path(recipe.output)
+        self._check_evaluate()
+        self.output = Path(recipe.output).expanduser()
         self.base = _base(recipe)
         tokenizer = tokenizers.Tokenizer(self.base.tokenizer, self.base.spec.tokenizer)
         self.fingerprint = fingerprint(self.base.spec, self.base.arrays, tokenizer.canonical())
         self.data = open_data(recipe, self.base.spec, tokenizer, ranks, progress if ranks.first else False)
-        self.total = steps_of(recipe, self.data.indexes)
+        self.total = steps_of(recipe, self.data)
         self.warmup = warmup_of(recipe, self.total)
         self.learner = Learner(recipe, self.base, ranks)
         self.held_out = self.data.held_out()
@@ -134,9 +140,18 @@ class Run:
                 )
         self.tally.scores[str(step)] = scores
         mean = sum(scores.values()) / len(scores)
-        if step and (self.best is None or mean > self.best[1]):
+        if step and not math.isnan(mean) and (self.best is None or mean > self.best[1]):
             self.best = (step, mean)
         return scores
+
+    def _check_evaluate(self) -> None:
+        """
+        Raises:
+            InputError: some ranks have a function and others have none; they would wait for each other.
+        """
+        having = self.ranks.total(float(self.evaluate is not None))[0]
+        if having not in (0, self.ranks.world):
+            raise InputError(f"evaluate is given on {having:.0f} of {self.ranks.world} ranks; give it on every one.")
 
     def _encoder(self) -> Encoder:
         """The model as it is now, as anyone else would use it."""
@@ -158,10 +173,14 @@ class Run:
         self.ranks.wait()
 
     def _facts(self) -> dict[str, Any]:
+        guide = self.learner.guide
         return {
             "recipe": asdict(self.recipe),
             "model": self.fingerprint,
             "data": self.data.fingerprints,
+            "weights": self.data.weights.tolist(),
+            "prompts": [list(pair) for pair in self.data.collator.prompts],
+            "guide": guide.encoder.fingerprint if guide else None,
             "ranks": self.ranks.world,
             "best": self.best,
             "tally": asdict(self.tally),
@@ -180,7 +199,12 @@ class Run:
         differs = checkpoints.compare(then["recipe"], now["recipe"])
         if then["model"] != now["model"]:
             differs.append(f"model: its weights or tokenizer were {then['model'][:12]}, are {now['model'][:12]}")
-        differs += [f"source {name!r}: its rows differ" for name, of in now["data"].items() if then["data"][name] != of]
+        rows = zip(
+            now["data"].items(), then["data"].values(), strict=False
+        )  # in one order; names may be those of files
+        differs += [f"source {name!r}: its rows differ" for (name, own), before in rows if own != before]
+        told = ((what, then.get(what), now[what]) for what in ("weights", "prompts", "guide"))
+        differs += [f"{what}: was {was}, is {is_now}" for what, was, is_now in told if was != is_now]
         if differs:
             raise InputError(
                 f"{path} is of another run: {'; '.join(differs)}. Resume with what it was, or begin anew in another "
@@ -194,6 +218,9 @@ class Run:
         self.learner.load(state.tensors)
         self.tally = Tally(**then["tally"])
         self.best = tuple(then["best"]) if then["best"] else None
+        if self.best and self.best[0] not in checkpoints.steps(self._checkpoints):
+            warn_caller(f"the best checkpoint, of step {self.best[0]}, is gone; the best of those to come is kept.")
+            self.best = None
         return state.step
 
     # ---- the ends
@@ -202,6 +229,8 @@ class Run:
         self.ranks.wait()  # all have looked at the folder
         if self.ranks.first:
             checkpoints.clear(self._checkpoints)
+            for left in ("model", "stopped"):
+                shutil.rmtree(self.output / left, ignore_errors=True)
             self.output.mkdir(parents=True, exist_ok=True)
             (self.output / "recipe.toml").write_text(to_toml(self.recipe), encoding="utf-8")
         if self._validates:
@@ -299,6 +328,7 @@ def _check_output(output: Path, *, resume: bool, overwrite: bool) -> None:
             f"{output} holds a run already; resume=True goes on with it, overwrite=True begins anew, or give another "
             "output."
         )
+    output.mkdir(parents=True, exist_ok=True)  # here, if it cannot be
 
 
 def _base(recipe: Recipe) -> Checkpoint:

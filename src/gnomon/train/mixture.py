@@ -122,7 +122,7 @@ def _of(entries: Sequence[Entry], source: DataSource, path: str) -> Entry:
 
 def _read(path: str) -> list[Entry]:
     try:
-        content: Any = json.loads(Path(path).read_text("utf-8-sig"))
+        content: Any = json.loads(Path(path).expanduser().read_text("utf-8-sig"))
     except OSError as error:
         raise InputError(f"data_config {path} cannot be read: {error.strerror or error}.") from error
     except ValueError as error:

@@ -23,6 +23,7 @@ from gnomon.engines.torch.batch import Batch, to_device
 from gnomon.engines.torch.heads import Heads, Pooling
 from gnomon.engines.torch.tensors import array_of, tensor_of
 from gnomon.engines.torch.trunk import Trunk
+from gnomon.errors import InputError
 from gnomon.losses.similarity import full
 from gnomon.packed import Packed
 from gnomon.spec import ModelSpec, PoolingSpec, StaticSpec, dense_heads, head_arrays, trunk_arrays
@@ -57,6 +58,8 @@ class Model(nn.Module):
         self.device = torch.device(device)
         self.trunk: Trunk | Table
         if isinstance(spec.trunk, StaticSpec):
+            if lora is not None:
+                raise InputError("lora is of linear layers, and this model is a table of token vectors; leave it out.")
             self.trunk = Table(spec.trunk, checkpoint.arrays)
         else:
             hidden, weights = families.dropout(checkpoint.config)

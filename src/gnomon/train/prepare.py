@@ -19,12 +19,9 @@ from gnomon.train.data import default_name, index_of
 from gnomon.train.index import Index
 from gnomon.train.mixture import lines_of, weights_of
 from gnomon.train.ranks import Ranks
+from gnomon.train.rules import GRADED, TEACHER
 from gnomon.train.sampler import Draw, Sampler
 from gnomon.train.settings import DataSource, Recipe
-
-GRADED = ("cosent", "cosine_regression")
-TAUGHT = ("kl_and_contrast", "distill_kl", "margin_mse")
-"""Losses of graded pairs, and of a teacher's scores."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +47,7 @@ class Data:
     def held_out(self) -> list[Collated]:
         """The held-out rows of each source, as one batch each."""
         found: list[Collated] = []
-        for source in range(len(self.indexes)):
+        for source in np.flatnonzero(self.weights).tolist():
             rows = self.sampler.held_out_rows(source)
             if len(rows):
                 found.append(self.collator.collate(Draw(0, source, rows, 0)))
@@ -63,7 +60,7 @@ def open_data(recipe: Recipe, spec: ModelSpec, tokenizer: Tokenizer, ranks: Rank
     Raises:
         InputError: a source, a row or a mixture that cannot be used; sources that the loss cannot take.
     """
-    cache = Path(recipe.cache_dir) if recipe.cache_dir else None
+    cache = Path(recipe.cache_dir).expanduser() if recipe.cache_dir else None
     if not ranks.first:
         ranks.wait()
     indexes = [
@@ -92,11 +89,12 @@ def open_data(recipe: Recipe, spec: ModelSpec, tokenizer: Tokenizer, ranks: Rank
     return Data(indexes, weights, sampler, Collator(indexes, recipe.sources, spec, tokenizer, seed=recipe.seed))
 
 
-def steps_of(recipe: Recipe, indexes: list[Index]) -> int:
+def steps_of(recipe: Recipe, data: Data) -> int:
     """Steps of the optimizer of the whole run."""
     if recipe.max_steps is not None:
         return recipe.max_steps
-    rows = sum(index.rows - recipe.validation.rows for index in indexes)
+    drawn = [index for index, weight in zip(data.indexes, data.weights, strict=True) if weight]
+    rows = sum(index.rows - recipe.validation.rows for index in drawn)
     return max(1, math.ceil(recipe.num_train_epochs * rows / recipe.batch_size / recipe.gradient_accumulation_steps))
 
 
@@ -112,7 +110,7 @@ def check_fits(recipe: Recipe, source: DataSource, index: Index) -> None:
             f"loss {loss!r} takes pairs with a grade, and source {name!r} has "
             f"{'negatives' if index.negatives else 'none'}: name the column of grades with score=, and no negatives."
         )
-    if loss in TAUGHT and (index.scores is None or grades):
+    if loss in TEACHER and (index.scores is None or grades):
         raise InputError(
             f"loss {loss!r} takes a teacher's scores, a list for each row: the positive's, then the negatives'. Source "
             f"{name!r} has {'one grade a row' if grades else 'no scores'}: name the column of the lists with score=."

@@ -20,10 +20,12 @@ from gnomon.train.settings import Recipe
 def torch_as(recipe: Recipe, ranks: Ranks) -> Generator[None]:
     """torch's own settings for a run; as they were behind it."""
     threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    warns = torch.is_deterministic_algorithms_warn_only_enabled()
     setting: Any = deterministic
     filled = setting.fill_uninitialized_memory
     with torch.random.fork_rng(devices=[ranks.device] if ranks.device.type == "cuda" else []):
         try:
+            torch.manual_seed(recipe.seed)  # what is drawn when the model is made is the same on every rank
             if recipe.threads:
                 torch.set_num_threads(recipe.threads)
             if recipe.deterministic:
@@ -32,7 +34,7 @@ def torch_as(recipe: Recipe, ranks: Ranks) -> Generator[None]:
             yield
         finally:
             torch.set_num_threads(threads)
-            torch.use_deterministic_algorithms(strict)
+            torch.use_deterministic_algorithms(strict, warn_only=warns)
             setting.fill_uninitialized_memory = filled
 
 

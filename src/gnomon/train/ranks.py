@@ -6,6 +6,7 @@ torchrun starts them and sets RANK, WORLD_SIZE and LOCAL_RANK; without these the
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -18,10 +19,13 @@ from torch.distributed.distributed_c10d import Store
 from torch.distributed.rendezvous import rendezvous
 
 from gnomon.engines.torch.devices import check_device
-from gnomon.errors import GnomonError, WorkerError
+from gnomon.errors import InputError, WorkerError
 
 WAIT = timedelta(minutes=60)
 """How long a rank waits for the others: the first start may index data on rank 0."""
+
+LINGER = timedelta(seconds=60)
+"""How long rank 0 stays for others to read why the run ends."""
 
 REASON = "gnomon/why"
 """Key of the store under which the rank that failed first says why."""
@@ -86,7 +90,12 @@ def joined(device: str = "auto") -> Generator[Ranks]:
     if world == 1:
         yield Ranks(device=where)
         return
-    store, _, _ = next(rendezvous("env://", timeout=WAIT))
+    try:
+        store, _, _ = next(rendezvous("env://", timeout=WAIT))
+    except ValueError as error:
+        raise InputError(
+            f"WORLD_SIZE is {world}, and {error}. torchrun sets what ranks need: torchrun --nproc-per-node {world} ..."
+        ) from error
     dist.init_process_group(
         "nccl" if where.type == "cuda" else "gloo", store=store, rank=rank, world_size=world, timeout=WAIT
     )
@@ -94,35 +103,60 @@ def joined(device: str = "auto") -> Generator[Ranks]:
         yield Ranks(rank, world, where)
     except (Exception, KeyboardInterrupt) as error:
         told = _told(error, rank, store)
+        _leave(store, rank, world)
         if told is error:
             raise
         raise told from error
     finally:
-        with suppress(RuntimeError):  # peers are gone
-            dist.destroy_process_group()
+        _close()
 
 
 def _told(error: BaseException, rank: int, store: Store) -> BaseException:
     """The error, told to the other ranks; or theirs, where this one comes of a connection that they closed."""
-    lost = isinstance(error, RuntimeError) and not isinstance(error, GnomonError)
-    try:
-        if lost and store.check([REASON]):
-            return WorkerError(f"{store.get(REASON).decode()}. All ranks have ended; mend it and use resume=True.")
+    lost = _is_of_a_connection(error)
+    with suppress(RuntimeError):  # the rank that held the store is gone
         if not lost:
-            store.set(REASON, f"rank {rank} stopped: {type(error).__name__}: {error}".rstrip("."))
-    except RuntimeError:  # the rank that held the store is gone
-        pass
-    if lost and "onnection" in str(error):
-        return WorkerError(
-            f"rank {rank} lost the connection to another rank, which ended without a word (killed, or out of memory?): "
-            f"{error}. Use resume=True to go on from the last checkpoint."
-        )
-    return error
+            store.set(REASON, f"rank {rank} stopped: {type(error).__name__}: {error}".rstrip(".: "))
+        elif store.check([REASON]):
+            return WorkerError(f"{store.get(REASON).decode()}. All ranks have ended; mend it and use resume=True.")
+    if not lost:
+        return error
+    return WorkerError(
+        f"rank {rank} lost the connection to another rank, which ended without a word (killed, or out of memory?): "
+        f"{error}. Use resume=True to go on from the last checkpoint."
+    )
+
+
+def _is_of_a_connection(error: BaseException) -> bool:
+    """gloo's errors are known by their text alone."""
+    return isinstance(error, dist.DistError) or (type(error) is RuntimeError and "/gloo/" in str(error))
+
+
+def _leave(store: Store, rank: int, world: int) -> None:
+    """Close the connections, by which the others learn that something is wrong. The store with the reason lies in rank
+    0, which stays until they have read it.
+    """
+    _close()
+    with suppress(RuntimeError):
+        if store.check([REASON]):
+            store.set(f"{REASON}/{rank}", "read")
+            if rank == 0:
+                store.wait([f"{REASON}/{other}" for other in range(world)], LINGER)
+
+
+def _close() -> None:
+    with suppress(RuntimeError):  # peers are gone
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 def _device(device: str, local: int) -> torch.device:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", device):
+        raise InputError(
+            f"device {device!r} is not auto, cpu, cuda, cuda:N or mps. Several GPUs are ranks of torchrun."
+        )
     check_device(device)
     found = torch.device(device)
     if found.type == "cuda":

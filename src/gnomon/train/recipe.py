@@ -179,7 +179,7 @@ def _plain(table: Mapping[str, Any]) -> Table:
 def _plain_value(value: Any) -> Any:
     if isinstance(value, dict):
         return _plain(cast("Table", value))
-    return [_plain_value(item) for item in cast("tuple[Any, ...]", value)] if isinstance(value, tuple) else value
+    return [_plain_value(item) for item in cast("Sequence[Any]", value)] if isinstance(value, tuple | list) else value
 
 
 def _is_table(value: Any) -> bool:

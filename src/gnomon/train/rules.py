@@ -186,7 +186,18 @@ def _check_together(recipe: Recipe) -> None:
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise InputError(f"two sources are called {twice!r}; give one of them another name.")
     if recipe.loss.directions == "symmetric" and all(source.negatives for source in recipe.sources):
-        raise InputError("loss.directions is 'symmetric', which is of pairs, and every source has negatives.")
+        raise InputError(
+            "loss.directions is 'symmetric', which is of pairs, and every source has negatives; let it be 'one_way'."
+        )
+    contrasts = recipe.loss.name in ("info_nce", "gist")
+    if recipe.batch_size == 1 and contrasts and not all(source.negatives for source in recipe.sources):
+        raise InputError(
+            f"batch_size is 1, and the other rows are the negatives of {recipe.loss.name}; make it larger."
+        )
+    if recipe.validation.rows == 1:
+        raise InputError(
+            "validation.rows is 1: a query would be judged against its own document alone; let it be 0, or more."
+        )
     if recipe.matryoshka is not None:
         _check_widths(recipe.matryoshka)
     if recipe.lora is not None and not recipe.lora.targets:

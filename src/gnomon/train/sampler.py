@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -79,7 +80,7 @@ class Sampler:
                 _check_fills(index, batch_size, held_out, skip=duplicates == "skip")
         self.batch_size, self.seed, self.skips = batch_size, seed, duplicates == "skip"
         self.length_buckets = length_buckets
-        self.indexes = [*indexes]
+        self.indexes, self.world = [*indexes], world
         self.num_negatives = [*num_negatives] if num_negatives else [None] * len(indexes)
         self._streams = [_Stream(index, seed, source, held_out) for source, index in enumerate(indexes)]
         self._until = np.cumsum(shares) / shares.sum()
@@ -94,13 +95,19 @@ class Sampler:
         rows_B = self._bucket(source, turn) if self.length_buckets else self._piece(source, turn, 1)
         if not self.skips:
             return Draw(batch, source, rows_B, 0)
-        taken: set[int] = set()
+        taken = set(self._streams[source].held_out_queries)
         kept = self._new_ones(source, batch, rows_B, taken)
         skipped = self.batch_size - len(kept)
         if skipped:
             count = max(SPARES, self.batch_size)
             spare_S = self._streams[source].rows_at(turn * count, count, "spare")
             kept += self._new_ones(source, batch, spare_S, taken)[:skipped]
+        if len(kept) < self.world:
+            raise InputError(
+                f"batch {batch} of source {self.indexes[source].name!r} has {len(kept)} rows without a text twice, and "
+                f"{self.world} {'rank' if self.world == 1 else 'ranks'} to share it; take out what many rows have in "
+                "common, or let duplicates be 'keep'."
+            )
         return Draw(batch, source, np.array(kept, np.int64), skipped)
 
     def source_at(self, batch: int) -> int:
@@ -135,7 +142,7 @@ class Sampler:
         return self._streams[source].rows_at(turn * count, count, "main")
 
     def _bucket(self, source: int, turn: int) -> RowNumbers:
-        window, place = divmod(turn, BUCKETED)
+        window, place = divmod(turn, self._streams[source].bucketed(self.batch_size))
         at, buckets = self._windows.get(source, (-1, []))
         if at != window:
             buckets = self._buckets(source, window)
@@ -146,9 +153,10 @@ class Sampler:
         """The batches of a window: rows of about one length, in the stream's order again, so that the shares of the
         ranks are alike.
         """
-        rows = self._piece(source, window, BUCKETED)
-        order = np.argsort(self._streams[source].sizes(rows), kind="stable").reshape(BUCKETED, -1)
-        turns = permuted(np.arange(BUCKETED), BUCKETED, (self.seed, "bucket", source, window))
+        count = self._streams[source].bucketed(self.batch_size)
+        rows = self._piece(source, window, count)
+        order = np.argsort(self._streams[source].sizes(rows), kind="stable").reshape(count, -1)
+        turns = permuted(np.arange(count), count, (self.seed, "bucket", source, window))
         return [rows[np.sort(order[at])] for at in turns.tolist()]
 
     def _new_ones(self, source: int, batch: int, rows_B: RowNumbers, taken: set[int]) -> list[int]:
@@ -206,8 +214,17 @@ class _Stream:
             rows[here] = permuted(places[here], self.length, self._key(name, epoch))
         return self._split(rows + self.held_out) if self.held_out else rows
 
+    def bucketed(self, batch_size: int) -> int:
+        """Batches of a window: no more than an epoch has, or equal rows would meet in one batch."""
+        return max(1, min(BUCKETED, self.length // batch_size))
+
     def held_out_rows(self) -> RowNumbers:
         return self._split(np.arange(self.held_out))
+
+    @cached_property
+    def held_out_queries(self) -> frozenset[int]:
+        """Hashes: a row with one of these texts would teach what is judged."""
+        return frozenset(self.index.hashes("query")[self.held_out_rows()].tolist()) if self.held_out else frozenset()
 
     def sizes(self, rows: RowNumbers) -> NDArray[np.int32]:
         """Bytes of query and positive."""
@@ -232,7 +249,7 @@ def _check_fills(index: Index, batch_size: int, held_out: int, *, skip: bool) ->
             f"source {index.name!r} has {index.rows} rows{but}; a batch takes {batch_size}: "
             "leave the source out, give it more rows, or let batch_size be smaller."
         )
-    for column in ("query", "positive") if skip else ():
+    for column in index.columns if skip else ():
         if index.distinct[column] < batch_size:
             raise InputError(
                 f"source {index.name!r} has {index.distinct[column]} different texts in its column {column}; a batch "

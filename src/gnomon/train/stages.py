@@ -287,7 +287,7 @@ class Loss(nn.Module):
         if self.log_scale is not None:
             return {"scale": self.log_scale.exp()}
         warmup = self.settings.scale_warmup_steps
-        scale = max(1.0, annealed(0, self.scale, step=step, steps=warmup)) if warmup else self.scale
+        scale = max(min(1.0, self.scale), annealed(0, self.scale, step=step, steps=warmup)) if warmup else self.scale
         return {"scale": scale}
 
 

@@ -37,7 +37,7 @@ def _score(model: Model, collated: Collated, chunk_tokens: int, ranks: Ranks) ->
     queries_RD, documents_CD = vectors[:count], vectors[count:]
     if rows.scores is not None and rows.scores.ndim == 1:
         similarity_R = (queries_RD * documents_CD[:count]).sum(-1).cpu().double().numpy()
-        return float(np.corrcoef(_ranks(similarity_R), _ranks(rows.scores))[0, 1])
+        return _correlation(_ranks(similarity_R), _ranks(rows.scores))
     texts = np.concatenate([rows.positive_hashes_B, rows.negative_hashes_N])
     return reciprocal_ranks(queries_RD, documents_CD, rows.positive_hashes_B, texts)
 
@@ -71,6 +71,13 @@ def _vectors(model: Model, collated: Collated, chunk_tokens: int, ranks: Ranks) 
         own[texts] = vectors_BD
     gathered = ranks.gathered(own).view(ranks.world, size, -1)
     return gathered.transpose(0, 1).reshape(ranks.world * size, -1)[: len(collated.ids)]
+
+
+def _correlation(x_R: NDArray[np.float64], y_R: NDArray[np.float64]) -> float:
+    """Pearson's; 0 where one of the two does not vary, which has none."""
+    x_R, y_R = x_R - x_R.mean(), y_R - y_R.mean()
+    product = np.linalg.norm(x_R) * np.linalg.norm(y_R)
+    return float(x_R @ y_R / product) if product else 0.0
 
 
 def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:

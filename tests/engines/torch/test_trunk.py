@@ -220,6 +220,67 @@ def test_dropout_keeps_the_mean() -> None:
         torch.testing.assert_close(draws.mean(0), wanted, atol=0.08, rtol=0)
 
 
+@pytest.mark.parametrize("one_token", [False, True])
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("name", ["roberta", "gated, table, tanh", "wide, ntk, gated", "one layer"])
+def test_gradient_checkpointing_gives_the_same_bits(name: str, bf16: bool, one_token: bool) -> None:
+    """With dropout of both kinds: a layer that is computed again draws what it drew, and others what they would."""
+    spec, arrays = model(name)
+    packed = pack(texts(name))
+    rows_B = torch.from_numpy(packed.bounds[:-1]) if one_token else None
+
+    def gradients(again: bool) -> dict[str, torch.Tensor]:
+        trunk = Trunk.of(spec, arrays, dropout=0.2, attention_dropout=0.2, gradient_checkpointing=again).train()
+        torch.manual_seed(3)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            states = trunk(Batch.of(packed, spec), rows_B).float()
+        (states * torch.linspace(-1, 1, states.numel()).view_as(states)).sum().backward()
+        found = {key: parameter.grad for key, parameter in trunk.named_parameters() if parameter.grad is not None}
+        return found | {"the next draw": torch.rand(3)}
+
+    kept, again = gradients(False), gradients(True)
+    assert kept.keys() == again.keys() == trunk_arrays(spec).keys() | {"the next draw"}
+    assert all(torch.equal(kept[key], again[key]) for key in kept)
+
+
+def test_gradient_checkpointing_keeps_the_input_of_a_layer_and_no_more() -> None:
+    """What autograd holds on to, in bytes: beyond the embeddings, one tensor of states a layer."""
+    spec, arrays = model("no types, relu")
+    batch = Batch.of(pack(texts("no types, relu", (40,) * 20)), spec)
+
+    def held(train: bool, again: bool) -> int:
+        trunk = Trunk.of(spec, arrays, dropout=0.1, attention_dropout=0.1, gradient_checkpointing=again).train(train)
+        sizes: dict[int, int] = {}
+
+        def pack_(tensor: torch.Tensor) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            sizes[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack_, lambda tensor: tensor):
+            kept = trunk(batch)
+        owned = {parameter.data_ptr() for parameter in trunk.parameters()}
+        del kept
+        return sum(size for place, size in sizes.items() if place not in owned)
+
+    states = 800 * spec.hidden * 4
+    assert held(train=True, again=False) > 25 * states
+    assert held(train=True, again=True) < 8 * states
+    assert held(train=False, again=True) == held(train=False, again=False), "nothing to save outside training"
+
+
+def test_gradient_checkpointing_is_for_gradients_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec, arrays = model("roberta")
+    batch = Batch.of(pack(texts("roberta")), spec)
+    trunk = Trunk.of(spec, arrays, gradient_checkpointing=True)
+    calls: list[Any] = []
+    monkeypatch.setattr("gnomon.engines.torch.trunk.checkpoint", lambda layer, *inputs, **_: calls.append(layer))
+    with torch.no_grad():
+        trunk.train()(batch)
+    trunk.eval()(batch)
+    assert not calls
+
+
 @settings(max_examples=30, deadline=None)
 @given(lengths=LENGTHS, one=st.booleans())
 def test_grouped_attention_equals_plain(lengths: list[int], one: bool) -> None:

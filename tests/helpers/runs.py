@@ -1,0 +1,122 @@
+"""What tests let processes of their own do: training that is killed, interrupted, or fails on one rank."""
+
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gnomon.checkpoint.folder import read_folder
+from gnomon.checkpoint.hub import resolve
+from gnomon.tokenizer import Tokenizer
+from gnomon.train import checkpoints, loop, stages, train
+from gnomon.train.prepare import open_data
+from gnomon.train.ranks import Ranks
+from gnomon.train.settings import Recipe
+
+ERRORS: dict[str, BaseException] = {
+    "ValueError": ValueError("no such thing"),
+    "RuntimeError": RuntimeError("not enough memory"),
+}
+
+
+@dataclass(frozen=True)
+class Blow:
+    """What ends a run, or tries to."""
+
+    how: str
+    """SIGKILL, SIGINT, or a name of ERRORS."""
+    step: int
+    """In which step; the first is 0."""
+    place: str = "before"
+    """"before" the step, "behind" its update, or "within" the checkpoint behind it, half written."""
+    rank: int | None = None
+    """On which rank; None for all."""
+
+    def fall(self) -> None:
+        if self.rank is not None and self.rank != int(os.environ.get("RANK", "0")):
+            return
+        if self.how in ERRORS:
+            raise ERRORS[self.how]
+        os.kill(os.getpid(), getattr(signal, self.how))
+
+
+def run(recipe: Recipe, resume: bool = False, blow: Blow | None = None) -> str:
+    """Train, and end as asked."""
+    if blow is not None:
+        _prepare(blow)
+    return str(train(recipe, resume=resume, progress=False))
+
+
+def _prepare(blow: Blow) -> None:
+    inner, sync = loop.Run.step, checkpoints._sync
+
+    def step(self: Any, number: int, ahead: Any) -> Any:
+        if number == blow.step and blow.place == "before":
+            blow.fall()
+        told = inner(self, number, ahead)
+        if number == blow.step and blow.place == "behind":
+            blow.fall()
+        return told
+
+    def halfway(folder: Path) -> None:
+        if folder.name.startswith(f".step-{blow.step + 1:08}"):
+            blow.fall()
+        sync(folder)
+
+    loop.Run.step = step
+    if blow.place == "within":
+        checkpoints._sync = halfway
+
+
+def digests(recipe: Recipe, first: int, count: int, rank: int = 0, world: int = 1) -> list[str]:
+    """Of batches, in a process that has trained nothing."""
+    base = read_folder(resolve(recipe.model))
+    tokenizer = Tokenizer(base.tokenizer, base.spec.tokenizer)
+    data = open_data(recipe, base.spec, tokenizer, Ranks(), progress=False)
+    draws = (data.sampler.batch_at(batch) for batch in range(first, first + count))
+    return [data.collator.rows_at(draw, rank, world).digest for draw in draws]
+
+
+def with_evaluate(recipe: Recipe, evaluate: Callable[[Any], float]) -> str:
+    return str(train(recipe, progress=False, evaluate=evaluate))
+
+
+def failing(_: Any) -> float:
+    raise RuntimeError("the set is not there")
+
+
+def width(encoder: Any) -> float:
+    """A score that says on which rank it was made, too."""
+    assert os.environ.get("RANK", "0") == "0"
+    return float(encoder.encode("noon")[0])
+
+
+def with_nan(recipe: Recipe, step: int) -> str:
+    """A loss that is no number on every rank, in one step."""
+    parts = stages.Loss.parts
+
+    def broken(self: Any, vectors: Any, batch: Any) -> Any:
+        for part in parts(self, vectors, batch):
+            yield part * float("nan") if batch.step == step else part
+
+    stages.Loss.parts = broken
+    return run(recipe)
+
+
+def own_end(recipe: Recipe) -> dict[str, bytes]:
+    """All that a rank itself has behind the last step, though it came with random numbers of its own."""
+    torch.manual_seed(int(os.environ["RANK"]))
+    found: dict[str, bytes] = {}
+    finish = loop.Run._finish
+
+    def look(self: Any) -> Any:
+        found.update({name: each.numpy().tobytes() for name, each in self.learner.tensors().items()})
+        return finish(self)
+
+    loop.Run._finish = look
+    run(recipe)
+    return found

@@ -1,0 +1,86 @@
+"""The guide of GIST: vectors of the guide itself, of all ranks, one forward a text."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from goldens import E5, assert_same
+
+from gnomon import Encoder
+from gnomon.tokenizer import Tokenizer
+from gnomon.train.guide import Guide
+from gnomon.train.prepare import open_data
+from gnomon.train.ranks import Ranks
+from gnomon.train.settings import LossSettings
+from processes import in_threads
+from training import bert, checkpoint, recipe_of, rows, saved, write
+
+
+def made(tmp_path: Path, guide: Path, negatives: int) -> tuple[Any, Any]:
+    """A recipe with a guide, and the data of a model that reads other tokens than the guide does."""
+    source = write(tmp_path / "rows.jsonl", rows(30, negatives=negatives))
+    recipe = recipe_of(tmp_path, tmp_path / "out", source, loss=LossSettings("gist", guide=str(guide)))
+    base = checkpoint(bert())
+    return recipe, open_data(recipe, base.spec, Tokenizer(base.tokenizer, base.spec.tokenizer), Ranks(), progress=False)
+
+
+@pytest.mark.filterwarnings("ignore::gnomon.errors.Notice")
+@pytest.mark.parametrize("negatives", [0, 2])
+def test_its_vectors_are_its_encoders(negatives: int, tmp_path: Path, golden_folder: Callable[[str], Path]) -> None:
+    """With the guide's own tokenizer and prompts, which are not the model's."""
+    guide = golden_folder(E5)
+    recipe, data = made(tmp_path, guide, negatives)
+    some = data.collator.rows_at(data.sampler.batch_at(0))
+    queries, positives, others = Guide(recipe, Ranks())(some)
+    encoder = Encoder.load(guide, device="cpu", threads=1)
+    assert_same(queries, encoder.encode_query(some.queries))
+    assert_same(positives, encoder.encode_document(some.positives))
+    assert others.shape == (8 * negatives, queries.shape[1])
+    if negatives:
+        assert_same(others, encoder.encode_document(some.negatives))
+    assert {side.dtype for side in (queries, positives, others)} == {torch.float32}
+    assert not queries.requires_grad
+
+
+def test_prompts_of_the_guide_are_used(tmp_path: Path) -> None:
+    guide = saved(bert(prompts={"query": "where is the ", "document": "old "}), tmp_path / "guide", seed=1)
+    recipe, data = made(tmp_path, guide, 0)
+    some = data.collator.rows_at(data.sampler.batch_at(0))
+    queries, positives, _ = Guide(recipe, Ranks())(some)
+    encoder = Encoder.load(guide, device="cpu", threads=1)
+    assert_same(queries, encoder.encode(["where is the " + text for text in some.queries], prompt=""))
+    assert_same(positives, encoder.encode(["old " + text for text in some.positives], prompt=""))
+
+
+@pytest.mark.parametrize("negatives", [0, 2])
+def test_each_rank_encodes_its_own_and_has_all(negatives: int, tmp_path: Path) -> None:
+    guide = saved(bert(), tmp_path / "guide", seed=1)
+    recipe, data = made(tmp_path, guide, negatives)
+    draw = data.sampler.batch_at(3)
+    whole = Guide(recipe, Ranks())(data.collator.rows_at(draw))
+    counts: list[int] = []
+
+    def rank(ranks: Ranks) -> Any:
+        own = Guide(recipe, ranks)
+        inner = own.encoder.encode_query
+        own.encoder.encode_query = lambda texts, **how: counts.append(len(texts)) or inner(texts, **how)
+        return own(data.collator.rows_at(draw, ranks.rank, ranks.world))
+
+    for found in in_threads(rank):
+        for side, wanted in zip(found, whole, strict=True):
+            assert side.shape == wanted.shape
+            if len(side):
+                assert_same(side, wanted)
+    assert counts == [4, 4]
+
+
+def test_long_texts_are_cut_without_a_word(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    guide = saved(bert(), tmp_path / "guide", seed=1)
+    recipe, data = made(tmp_path, guide, 0)
+    some = data.collator.rows_at(data.sampler.batch_at(0))
+    some.positives[0] = "noon " * 400
+    _, positives, _ = Guide(recipe, Ranks())(some)
+    assert positives.isfinite().all()
+    assert capfd.readouterr().err == ""

@@ -1,0 +1,131 @@
+"""What a recipe names, opened: sources, mixture, batches; and what a loss cannot take."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gnomon.errors import InputError
+from gnomon.tokenizer import Tokenizer
+from gnomon.train.prepare import Data, open_data, steps_of
+from gnomon.train.ranks import Ranks
+from gnomon.train.settings import DataSource, LossSettings, Recipe, ValidationSettings
+from training import bert, checkpoint, graded, recipe_of, rows, taught, write
+
+
+def opened(recipe: Recipe) -> Data:
+    base = checkpoint(bert())
+    return open_data(recipe, base.spec, Tokenizer(base.tokenizer, base.spec.tokenizer), Ranks(), progress=False)
+
+
+@pytest.fixture
+def of(tmp_path: Path) -> Any:
+    """Opens a recipe of sources, each given by its rows and settings."""
+
+    def made(*sources: tuple[list[dict[str, Any]], dict[str, Any]], **changes: Any) -> Data:
+        written = []
+        for place, (lines, settings) in enumerate(sources):
+            source = write(tmp_path / f"rows{place}.jsonl", lines)
+            written.append(DataSource(**{**source.__dict__, **settings}))
+        return opened(recipe_of(tmp_path, tmp_path / "out", *written, **changes))
+
+    return made
+
+
+def test_sources_are_opened_by_name_with_their_weights(of: Any, tmp_path: Path) -> None:
+    data = of((rows(40), {"name": "first", "weight": 3.0}), (rows(30, seed=1), {"weight": 1.0}))
+    assert [index.name for index in data.indexes] == ["first", "rows1"]
+    assert data.weights.tolist() == [0.75, 0.25]
+    assert [*data.fingerprints] == ["first", "rows1"]
+    assert len({*data.fingerprints.values()}) == 2
+    assert {data.collator.collate(data.sampler.batch_at(batch)).rows.name for batch in range(20)} == {"first", "rows1"}
+    assert [*(tmp_path / "cache").iterdir()], "indexes lie where the recipe says"
+
+
+def test_held_out_rows_are_of_every_source_and_never_drawn(of: Any) -> None:
+    sources = ((rows(40), {"name": "a"}), (rows(30, seed=1, negatives=2), {"name": "b"}))
+    data = of(*sources, validation=ValidationSettings(5))
+    held = data.held_out()
+    assert [(each.rows.name, len(each.rows.queries), len(each.rows.negatives)) for each in held] == [
+        ("a", 5, 0),
+        ("b", 5, 10),
+    ]
+    drawn: dict[str, set[int]] = {"a": set(), "b": set()}
+    for batch in range(200):
+        some = data.collator.rows_at(data.sampler.batch_at(batch))
+        drawn[some.name] |= {*some.rows_B.tolist()}
+    for each, whole in zip(held, (40, 30), strict=True):
+        assert drawn[each.rows.name] | {*each.rows.rows_B.tolist()} == {*range(whole)}
+        assert not drawn[each.rows.name] & {*each.rows.rows_B.tolist()}
+    assert of(*sources).held_out() == []
+
+
+@pytest.mark.parametrize(
+    ("lines", "loss"),
+    [
+        (rows(20), LossSettings()),
+        (rows(20, negatives=3), LossSettings()),
+        (graded(20), LossSettings("cosent")),
+        (taught(20, negatives=2), LossSettings("margin_mse")),
+    ],
+    ids=["pairs", "triplets", "graded", "taught"],
+)
+def test_a_batch_is_told_as_it_stands_in_the_file(lines: list[dict[str, Any]], loss: LossSettings, of: Any) -> None:
+    data = of((lines, {}), loss=loss)
+    some = data.collator.rows_at(data.sampler.batch_at(2))
+    told = [*data.as_written(some)]
+    assert len(told) == 8
+    for row, entry in zip(some.rows_B.tolist(), told, strict=True):
+        assert entry.pop("place").endswith(f"rows0.jsonl, line {row + 1}")
+        assert entry == lines[row]
+
+
+@pytest.mark.parametrize(
+    ("changes", "steps"),
+    [
+        ({"max_steps": 7}, 7),
+        ({"max_steps": 7, "num_train_epochs": 99.0}, 7),
+        ({"max_steps": None}, 9),
+        ({"max_steps": None, "num_train_epochs": 2.5}, 22),
+        ({"max_steps": None, "gradient_accumulation_steps": 2}, 5),
+        ({"max_steps": None, "validation": ValidationSettings(8)}, 7),
+        ({"max_steps": None, "num_train_epochs": 0.001}, 1),
+    ],
+)
+def test_steps_are_those_asked_for_or_epochs_of_all_rows(changes: dict[str, Any], steps: int, of: Any) -> None:
+    data = of((rows(40), {}), (rows(30, seed=1), {}), **changes)
+    source = DataSource(("x",))
+    assert steps_of(recipe_of(Path("m"), Path("o"), source, **changes), data) == steps
+
+
+@pytest.mark.parametrize(
+    ("lines", "settings", "loss", "told"),
+    [
+        (rows(20), {}, LossSettings("cosent"), "loss 'cosent' takes pairs with a grade, and source 'rows0' has none"),
+        (
+            taught(20),
+            {},
+            LossSettings("cosine_regression"),
+            "loss 'cosine_regression' takes pairs with a grade, and source 'rows0' has negatives",
+        ),
+        (rows(20, negatives=1), {}, LossSettings("margin_mse"), "'margin_mse' takes a teacher's scores.*has no scores"),
+        (graded(20), {}, LossSettings("kl_and_contrast"), "'kl_and_contrast' takes a teacher's.*has one grade a row"),
+    ],
+)
+def test_rows_that_a_loss_cannot_take_are_refused(
+    lines: list[dict[str, Any]], settings: dict[str, Any], loss: LossSettings, told: str, of: Any
+) -> None:
+    with pytest.raises(InputError, match=told):
+        of((lines, settings), loss=loss)
+
+
+def test_one_of_two_sources_that_does_not_fit_is_named(of: Any) -> None:
+    with pytest.raises(InputError, match="source 'second' has none"):
+        of((graded(20), {}), (rows(20), {"name": "second"}), loss=LossSettings("cosent"))
+
+
+def test_every_row_is_seen_once_an_epoch(of: Any) -> None:
+    data = of((rows(40), {}))
+    drawn = np.concatenate([data.sampler.batch_at(batch).rows_B for batch in range(5)])
+    assert sorted(drawn.tolist()) == [*range(40)]
