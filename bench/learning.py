@@ -32,8 +32,8 @@ TASKS = ("docs", "bilingual")
 FILES = ("docs", "strings", "bible")
 APART = 1000
 FOUR = "strings-de-es-fr-it"
-"""Rows of strings in the four languages that the task is judged on; most others are in scripts that the models' tokenizer
-hardly knows.
+"""Rows of strings in the four languages that the task is judged on. Most others are in scripts that the tokenizer of
+these models hardly knows.
 """
 SETS = (
     "retrieval_faq",

@@ -1,7 +1,6 @@
 """The benches of training and of GIST: arithmetic, planting, counting, pages, and a toy run of each."""
 
 import gzip
-import importlib.util
 import json
 import random
 import sys
@@ -19,15 +18,9 @@ from hypothesis import strategies as st
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bench"))
 
 import gist
+import training
 import training_page
 import training_worker
-
-# under a name of its own: tests/helpers has a training.py too
-place = importlib.util.spec_from_file_location("bench_training", Path(gist.__file__).with_name("training.py"))
-assert place and place.loader
-training: Any = importlib.util.module_from_spec(place)
-sys.modules[place.name] = training
-place.loader.exec_module(training)
 
 WORDS = st.lists(st.text("abcXYZ", min_size=1, max_size=8), min_size=1, max_size=5).map(" ".join)
 

@@ -12,7 +12,7 @@ import torch
 from gnomon.checkpoint.folder import read_folder
 from gnomon.checkpoint.hub import resolve
 from gnomon.tokenizer import Tokenizer
-from gnomon.train import checkpoints, loop, stages, train
+from gnomon.train import checkpoints, learner, loop, stages, train
 from gnomon.train.prepare import open_data
 from gnomon.train.ranks import Ranks
 from gnomon.train.settings import Recipe
@@ -118,5 +118,20 @@ def own_end(recipe: Recipe) -> dict[str, bytes]:
         return finish(self)
 
     loop.Run._finish = look
+    run(recipe)
+    return found
+
+
+def seeds(recipe: Recipe) -> list[int]:
+    """Of every chunk's random numbers on this rank."""
+    found: list[int] = []
+    chunks_of = learner.chunks_of
+
+    def look(*args: Any, **named: Any) -> Any:
+        chunks = chunks_of(*args, **named)
+        found.extend(chunk.seed for chunk in chunks)
+        return chunks
+
+    learner.chunks_of = look
     run(recipe)
     return found

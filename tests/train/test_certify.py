@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from rank_processes import in_threads
 from torch import Tensor
 
 from gnomon.train import certify as module
 from gnomon.train import gradcache, stages
 from gnomon.train.certify import TOLERANCE, Certified, certify
 from gnomon.train.ranks import Ranks
-from processes import in_threads
 
 ALONE = Ranks()
 WAYS = {

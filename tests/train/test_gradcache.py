@@ -13,6 +13,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from little_runs import BERT, bert, checkpoint
+from rank_processes import in_threads
 from torch import Tensor
 
 from gnomon.packed import pack
@@ -22,8 +24,6 @@ from gnomon.train.collate import Collated, Rows
 from gnomon.train.gradcache import Chunk, chunks_of, encoded, gradient, prompt_tokens_of, vectors_of
 from gnomon.train.model import Model
 from gnomon.train.ranks import Ranks
-from processes import in_threads
-from training import BERT, bert, checkpoint
 
 Grads = dict[str, Tensor]
 SHAPES = {

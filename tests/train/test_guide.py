@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import torch
 from goldens import E5, assert_same
+from little_runs import bert, checkpoint, recipe_of, rows, saved, write
+from rank_processes import in_threads
 
 from gnomon import Encoder
 from gnomon.tokenizer import Tokenizer
@@ -14,8 +16,6 @@ from gnomon.train.guide import Guide
 from gnomon.train.prepare import open_data
 from gnomon.train.ranks import Ranks
 from gnomon.train.settings import LossSettings
-from processes import in_threads
-from training import bert, checkpoint, recipe_of, rows, saved, write
 
 
 def made(tmp_path: Path, guide: Path, negatives: int) -> tuple[Any, Any]:

@@ -18,6 +18,22 @@ import numpy as np
 import pytest
 import torch
 from goldens import DISTILBERT, E5, GIST, GTE, STELLA, assert_same
+from little_runs import (
+    BERT,
+    bert,
+    checkpoint,
+    graded,
+    log_of,
+    recipe_of,
+    rows,
+    saved,
+    static,
+    taught,
+    texts,
+    translated,
+    weights,
+    write,
+)
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
@@ -39,22 +55,6 @@ from gnomon.train.settings import (
     MixtureSettings,
     Recipe,
     ValidationSettings,
-)
-from training import (
-    BERT,
-    bert,
-    checkpoint,
-    graded,
-    log_of,
-    recipe_of,
-    rows,
-    saved,
-    static,
-    taught,
-    texts,
-    translated,
-    weights,
-    write,
 )
 
 STILL = {"dropout": 0.0, "attention_dropout": 0.0}
@@ -304,10 +304,14 @@ def test_prompts_of_a_source_stand_in_front(made: Callable[..., Recipe], base: P
         ([("q: ", "d: "), ("other: ", "d: ")], {}, {}),
         ([("q: ", "d: "), (None, None)], {}, {}),
         ([(None, None), (None, None)], {}, {}),
-        ([("q: ", "d: "), ("q: ", "d: ")], {"query": "mine: "}, {"query": "mine: "}),
+        ([("q: ", "d: "), ("q: ", "d: ")], {"query": "mine: "}, {"query": "q: ", "document": "d: "}),
+        ([(None, "d: ")], {"query": "mine: "}, {"query": "mine: ", "document": "d: "}),
+        ([(None, "d: ")], {"query": "mine: ", "passage": "p: "}, {"query": "mine: ", "passage": "d: "}),
+        ([("", None)], {"query": "mine: "}, {}),
+        ([(None, None)], {"query": "mine: "}, {"query": "mine: "}),
     ],
 )
-def test_prompts_are_declared_where_all_sources_give_them_and_the_model_has_none(
+def test_prompts_that_all_sources_give_are_declared(
     prompts: list[Any], own: dict[str, str], declared: dict[str, str], made: Callable[..., Recipe], tmp_path: Path
 ) -> None:
     model = saved(bert(prompts=own), tmp_path / "own")
@@ -621,11 +625,12 @@ def test_a_graded_source_is_judged_by_correlation(made: Callable[..., Recipe]) -
 
 
 def test_a_learnt_scale_is_learnt_logged_and_bounded(made: Callable[..., Recipe]) -> None:
-    recipe = made(loss=LossSettings(learn_scale=True, scale=99.0), learning_rate=0.5, ema_decay=0.9)
+    """The random model is better off with a lower one than 3; no step takes it below 1."""
+    recipe = made(loss=LossSettings(learn_scale=True, scale=3.0), learning_rate=0.5, ema_decay=0.9)
     train(recipe, progress=False)
     scales = [line["scale"] for line in log_of(Path(recipe.output))]
-    assert len({*scales}) > 1
-    assert all(1 <= scale <= 100.001 for scale in scales)
+    assert 1 < scales[0] < 3
+    assert min(scales) == 1
     state = states(recipe)[10].tensors
     assert state["loss.log_scale"].exp().item() == pytest.approx(scales[-1])
 

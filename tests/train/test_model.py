@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from goldens import E5, GIST, GTE, STELLA, assert_same
+from little_runs import BERT, WIDTH, bert, checkpoint, saved, static, texts
 from twin import checkpoint as golden_checkpoint
 
 from gnomon import Encoder
@@ -18,11 +19,11 @@ from gnomon.checkpoint.folder import Checkpoint, read_folder
 from gnomon.checkpoint.hub import resolve
 from gnomon.checkpoint.save import save_folder
 from gnomon.packed import Packed, pack
-from gnomon.spec import PoolingSpec, arrays_of, trunk_arrays
+from gnomon.spec import PoolingSpec, TrunkSpec, arrays_of, trunk_arrays
 from gnomon.tokenizer import Tokenizer
+from gnomon.train.learner import default_chunk_tokens
 from gnomon.train.model import Model
 from gnomon.train.settings import LoraSettings
-from training import BERT, WIDTH, bert, checkpoint, saved, static, texts
 
 pytestmark = pytest.mark.filterwarnings("ignore::gnomon.errors.Notice")
 
@@ -226,3 +227,14 @@ def test_e5_reads_its_sentencepiece_as_the_encoder_does(golden_folder: Callable[
     encoder = Encoder.load(golden_folder(E5), device="cpu", threads=1)
     some = ["query: " + text for text in TEXTS]
     assert_same(vectors(Model(base), packed_of(base, some)), encoder.encode(some, on_truncate="silent"))
+
+
+def test_chunks_are_smaller_for_larger_models() -> None:
+    spec = bert()
+    assert isinstance(spec.trunk, TrunkSpec)
+    wide = replace(spec, trunk=replace(spec.trunk, hidden=768, layers=12, heads=12))
+    larger = replace(wide, trunk=replace(wide.trunk, hidden=1024, layers=240))
+    cpu = torch.device("cpu")
+    assert default_chunk_tokens(wide, cpu) == 2647  # 4 GiB of 44 float32 numbers a token, unit and layer
+    assert default_chunk_tokens(larger, cpu) == 512
+    assert default_chunk_tokens(static(), cpu) == 65_536

@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from little_runs import bert, checkpoint, graded, recipe_of, rows, taught, write
 
 from gnomon.errors import InputError
 from gnomon.tokenizer import Tokenizer
 from gnomon.train.prepare import Data, open_data, steps_of
 from gnomon.train.ranks import Ranks
 from gnomon.train.settings import DataSource, LossSettings, Recipe, ValidationSettings
-from training import bert, checkpoint, graded, recipe_of, rows, taught, write
 
 
 def opened(recipe: Recipe) -> Data:

@@ -8,11 +8,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rank_processes import Ended, in_processes, in_threads
 
 from gnomon.errors import InputError, NumericError
 from gnomon.train import ranks as module
 from gnomon.train.ranks import Ranks, joined
-from processes import Ended, in_processes, in_threads
 
 KINDS = (torch.float32, torch.float64, torch.int64)
 

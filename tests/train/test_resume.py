@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 from goldens import assert_same
+from little_runs import bert, log_of, recipe_of, rows, saved, static, taught, weights, write
+from rank_processes import Ended, in_process, in_processes
 from runs import Blow, digests, run
 
 from gnomon.errors import InputError, Notice
 from gnomon.train import checkpoints, train
 from gnomon.train.settings import LoraSettings, LossSettings, MatryoshkaSettings, Recipe, ValidationSettings
-from processes import Ended, in_process, in_processes
-from training import bert, log_of, recipe_of, rows, saved, static, taught, weights, write
 
 STEPS, SAVED = 12, 4
 TOLD = ("step", "loss", "grad_norm", "learning_rate", "batch", "source", "tokens", "scale", "validation")

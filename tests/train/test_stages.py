@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from little_runs import WIDTH, bert
 from torch import Tensor
 
 from gnomon.errors import InputError
@@ -32,7 +33,6 @@ from gnomon.losses.matryoshka import at_width
 from gnomon.train import stages
 from gnomon.train.settings import LossName, LossSettings, MatryoshkaSettings
 from gnomon.train.stages import STAGES, Batch, Loss, own_heads
-from training import WIDTH, bert
 
 Q = 6
 Sides = tuple[Tensor, Tensor, Tensor]

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from runs import Blow, failing, own_end, run, width, with_evaluate, with_nan
+from little_runs import bert, graded, log_of, recipe_of, rows, saved, taught, weights, write
+from rank_processes import Ended, in_processes
+from runs import Blow, failing, own_end, run, seeds, width, with_evaluate, with_nan
 
 from gnomon.train import checkpoints, train
 from gnomon.train.recipe import to_toml
 from gnomon.train.settings import LoraSettings, LossSettings, MatryoshkaSettings, Recipe, ValidationSettings
-from processes import Ended, in_processes
-from training import bert, graded, log_of, recipe_of, rows, saved, taught, weights, write
 
 STILL = {"dropout": 0.0, "attention_dropout": 0.0, "adam_epsilon": 1e-4}
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -112,6 +112,12 @@ def test_the_ranks_have_the_same_weights_all_along(made: Callable[..., Recipe]) 
     zero, one = (ended.value for ended in in_processes(own_end, recipe, world=2))
     assert zero == one
     assert len(zero) > 20
+
+
+def test_each_rank_and_step_draws_its_own_dropout(made: Callable[..., Recipe]) -> None:
+    zero, one = (ended.value for ended in in_processes(seeds, made("two", max_steps=4, chunk_tokens=30), world=2))
+    assert len(zero) >= 8
+    assert len({*zero, *one}) == len(zero) + len(one)
 
 
 def test_rank_0_judges(made: Callable[..., Recipe]) -> None:

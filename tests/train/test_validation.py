@@ -12,6 +12,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from little_runs import bert, checkpoint, graded, recipe_of, rows, write
+from rank_processes import in_threads
 from scipy.stats import rankdata, spearmanr
 
 from gnomon.packed import pack
@@ -24,8 +26,6 @@ from gnomon.train.prepare import open_data
 from gnomon.train.ranks import Ranks
 from gnomon.train.settings import LossSettings, ValidationSettings
 from gnomon.train.validation import reciprocal_ranks, score
-from processes import in_threads
-from training import bert, checkpoint, graded, recipe_of, rows, write
 
 HELD_OUT = 21
 

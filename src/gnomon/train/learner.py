@@ -25,8 +25,17 @@ from gnomon.train.ranks import Ranks
 from gnomon.train.settings import Recipe
 from gnomon.train.stages import Batch, Loss
 
-CHUNK_TOKENS = {"cpu": 16_384, "cuda": 65_536, "mps": 16_384}
-"""Tokens of a chunk, where a recipe leaves it open."""
+CHUNK_BYTES = 4 << 30
+"""Memory that the activations of a chunk may take, where a recipe leaves its tokens open; of a GPU's, CHUNK_SHARE."""
+CHUNK_SHARE = 0.3
+
+KEPT = 44
+"""Numbers that a layer keeps for its gradient, for each token and unit of its width: 3.3 GB of 16,384 tokens in three
+layers of 384, with dropout, in float32.
+"""
+
+STATIC_TOKENS = 65_536
+"""Of a chunk of a table: nothing is kept but a row a token."""
 
 
 class Learner:
@@ -34,7 +43,7 @@ class Learner:
 
     def __init__(self, recipe: Recipe, base: Checkpoint, ranks: Ranks) -> None:
         self.recipe, self.base, self.ranks = recipe, base, ranks
-        self.chunk_tokens = recipe.chunk_tokens or CHUNK_TOKENS[ranks.device.type]
+        self.chunk_tokens = recipe.chunk_tokens or default_chunk_tokens(base.spec, ranks.device)
         self.model = Model(
             base,
             device=ranks.device,
@@ -139,6 +148,16 @@ class Learner:
         )
         betas = (recipe.adam_beta1, recipe.adam_beta2)
         return torch.optim.AdamW(groups, betas=betas, eps=recipe.adam_epsilon, fused=True)
+
+
+def default_chunk_tokens(spec: ModelSpec, device: torch.device) -> int:
+    """Tokens whose activations fit into CHUNK_BYTES, or into a GPU's share; at least one text of usual length."""
+    if isinstance(spec.trunk, StaticSpec):
+        return STATIC_TOKENS
+    room = CHUNK_BYTES
+    if device.type == "cuda":
+        room = int(CHUNK_SHARE * torch.cuda.get_device_properties(device).total_memory)
+    return max(512, room // (KEPT * 4 * spec.trunk.hidden * spec.trunk.layers))
 
 
 def declared(spec: ModelSpec, recipe: Recipe) -> ModelSpec:

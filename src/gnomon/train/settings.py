@@ -155,7 +155,7 @@ class Recipe:
     matryoshka: MatryoshkaSettings | None = None
     chunk_tokens: int | None = None
     """Tokens that pass the model at once with their activations kept. Larger batches go through GradCache, chunk by
-    chunk, with the same gradient. None: 16,384 on a CPU, 65,536 on a GPU.
+    chunk, with the same gradient. None: as many as take 4 GiB on a CPU, or 30 % of a GPU's memory.
     """
 
     # the optimizer
