@@ -11,6 +11,7 @@ import signal
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -411,6 +412,19 @@ def test_a_gradient_is_clipped(most: float, clipped: bool, made: Callable[..., R
     norm = torch.cat([each.flatten() / 0.1 for each in moments(recipe, 1).values()]).norm().item()
     assert line["grad_norm"] > 1
     assert norm == pytest.approx(most if clipped else line["grad_norm"], rel=1e-4)
+
+
+def test_each_step_moves_by_the_learning_rate_of_the_schedule(made: Callable[..., Recipe]) -> None:
+    """Without its averages a step of Adam is the learning rate, by the sign of the gradient."""
+    adam = {"adam_beta1": 0.0, "adam_beta2": 0.0, "adam_epsilon": 1e-30}
+    recipe = made(max_steps=5, warmup_steps=2, learning_rate=1e-3, save_steps=1, save_total_limit=9, **adam)
+    train(recipe, progress=False)
+    name = "trunk.layers.1.down.weight"
+    found = [torch.from_numpy(checkpoint(bert()).arrays[name.removeprefix("trunk.")])]
+    found += [state.tensors[f"model.{name}"] for state in states(recipe).values()]
+    moved = [(after - before).abs().max().item() for before, after in pairwise(found)]
+    assert moved == pytest.approx([0, 5e-4, 1e-3, 2e-3 / 3, 1e-3 / 3], rel=1e-3)
+    assert moved == pytest.approx([line["learning_rate"] for line in log_of(Path(recipe.output))], rel=1e-3)
 
 
 def test_each_layer_moves_by_its_learning_rate(made: Callable[..., Recipe], base: Path) -> None:

@@ -42,6 +42,9 @@ from gnomon.train.schema import made
 from gnomon.train.settings import Recipe
 from gnomon.train.tally import Tally, counted
 
+ROWS_AHEAD = 16_384
+"""Rows of this rank whose texts and ids may wait for their step."""
+
 Evaluate = Callable[[Encoder], float]
 
 
@@ -80,7 +83,7 @@ class Run:
         each = self.recipe.gradient_accumulation_steps
         with (
             self._log(start) as log,
-            Ahead(self._batch_at, start * each, self.total * each) as ahead,
+            Ahead(self._batch_at, start * each, self.total * each, depth=self._depth) as ahead,
             stopping(self.ranks) as stop,
         ):
             for step in range(start, self.total):
@@ -104,6 +107,11 @@ class Run:
         told = {"loss": loss, "learning_rate": recipe.learning_rate * factor, "grad_norm": norm} | learner.loss.told()
         took = time.monotonic() - began
         return told | self.tally.add(batches, loss, counts, batch_size=recipe.batch_size, seconds=took)
+
+    @property
+    def _depth(self) -> int:
+        """Batches that are made ahead: four small ones, or one that is large, which holds its texts in memory."""
+        return max(1, min(4, ROWS_AHEAD * self.ranks.world // self.recipe.batch_size))
 
     def _batch_at(self, batch: int) -> Collated:
         return self.data.collator.collate(self.data.sampler.batch_at(batch), self.ranks.rank, self.ranks.world)

@@ -43,7 +43,7 @@ def grouped(q: Tensor, k: Tensor, v: Tensor, q_spans: Spans, k_spans: Spans, dro
     q_rows = rows if q_spans is k_spans else texts
     # split, not slices: the gradient of a slice is as large as all rows, and filled with zeros
     sides = zip(q.split(q_rows), k.split(rows), v.split(rows), texts, strict=True)
-    parts = [_dense(*heads, count, dropout) for *heads, count in sides]
+    parts = [_dense(*run, dropout) for run in sides]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
