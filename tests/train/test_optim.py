@@ -144,15 +144,14 @@ def moved(module: nn.Module, seed: int) -> None:
             parameter += torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
 
 
-@pytest.mark.parametrize("warm_up", [False, True])
-def test_the_average_is_that_of_the_formula(warm_up: bool) -> None:
+def test_the_average_is_that_of_the_formula() -> None:
     module = small()
-    ema = Ema(module, 0.9, warm_up=warm_up)
+    ema = Ema(module, 0.9)
     wanted = {name: one.detach().clone() for name, one in module.named_parameters()}
     for step in range(20):
         moved(module, step)
         ema.update()
-        decay = min(0.9, (1 + step) / (10 + step)) if warm_up else 0.9
+        decay = min(0.9, (1 + step) / (10 + step))
         wanted = {name: decay * wanted[name] + (1 - decay) * one.detach() for name, one in module.named_parameters()}
     for name, average in wanted.items():
         torch.testing.assert_close(ema.tensors()[f"ema.{name}"], average, rtol=1e-13, atol=1e-13)
@@ -176,14 +175,23 @@ def test_averages_are_in_the_model_inside_and_the_weights_are_back_behind() -> N
 def test_an_average_goes_on_where_it_was() -> None:
     module = small()
     module[0].weight.requires_grad_(False)
-    ema = Ema(module, 0.9, warm_up=True)
+    ema = Ema(module, 0.9)
     moved(module, 1)
     ema.update()
     kept = {name: tensor.clone() for name, tensor in ema.tensors().items()}
     assert kept.keys() == {"ema.0.bias", "ema.1.weight", "ema.1.bias", "ema.updates"}
-    other = Ema(module, 0.9, warm_up=True)
+    other = Ema(module, 0.9)
     other.load(kept | {"model.0.bias": torch.ones(1)})
     for each in (ema, other):
         each.update()
     for name, tensor in ema.tensors().items():
         assert torch.equal(tensor, other.tensors()[name])
+
+
+def test_parameters_of_the_loss_have_a_rate_of_their_own() -> None:
+    scale = nn.Parameter(torch.tensor(3.0))
+    groups = parameter_groups(
+        nn.Linear(2, 2), learning_rate=1e-5, weight_decay=0.1, layers=0, extra=[scale], extra_learning_rate=1e-3
+    )
+    (own,) = (group for group in groups if any(each is scale for each in group["params"]))
+    assert (own["lr"], own["weight_decay"], len(own["params"])) == (1e-3, 0.0, 1)

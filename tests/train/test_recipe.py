@@ -269,6 +269,10 @@ def test_a_recipe_that_is_not_there_lists_those_that_ship() -> None:
         (["sources.num_negatives=2"], "sources.0.num_negatives is 2, and no columns are given in sources.0.negatives."),
         (["sources.num_negatives=0", "sources.negatives=n"], "sources.0.num_negatives is 0; it must be at least 1."),
         (["batch_size=1"], "batch_size is 1, and the other rows are the negatives of info_nce; make it larger."),
+        (
+            ["loss.learn_scale=true", "loss.temperature=0.005"],
+            "the scale is learnt between 1 and 100, and begins at 200",
+        ),
         (["validation.rows=1"], "validation.rows is 1: a query would be judged against its own document alone"),
         (["sources.weight=-1"], "sources.0.weight is -1.0; it must be at least 0."),
         (["sources.streaming=true"], "sources.0.streaming is of data sets of the hub, path=hf:NAME"),

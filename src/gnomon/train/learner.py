@@ -145,6 +145,7 @@ class Learner:
             layer_decay=recipe.layer_decay,
             layers=0 if isinstance(trunk, StaticSpec) else trunk.layers,
             extra=[*self.loss.parameters()],
+            extra_learning_rate=recipe.loss.scale_learning_rate,
         )
         betas = (recipe.adam_beta1, recipe.adam_beta2)
         return torch.optim.AdamW(groups, betas=betas, eps=recipe.adam_epsilon, fused=True)

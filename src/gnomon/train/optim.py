@@ -28,6 +28,7 @@ def parameter_groups(
     layer_decay: float = 1.0,
     layers: int,
     extra: Sequence[nn.Parameter] = (),
+    extra_learning_rate: float | None = None,
 ) -> list[Group]:
     """Groups for `torch.optim.AdamW`, of all parameters that are learnt, in the order of the model.
 
@@ -38,7 +39,7 @@ def parameter_groups(
         layer_decay: each layer's learning rate over that of the layer above it. The heads and the last layer have the
             whole one, the embeddings lie below layer 0.
         layers: of the trunk; 0 for a static table.
-        extra: parameters of the loss.
+        extra: parameters of the loss; extra_learning_rate: theirs, None for that of the model.
 
     Raises:
         InputError: nothing is learnt.
@@ -48,9 +49,10 @@ def parameter_groups(
         (parameter, _depth(name, layers), weight_decay if parameter.ndim > 1 else 0.0)
         for name, parameter in model.named_parameters()
     ]
-    for parameter, depth, decay in [*placed, *((parameter, 0, 0.0) for parameter in extra)]:
+    rated = [(parameter, learning_rate * layer_decay**depth, decay) for parameter, depth, decay in placed]
+    rated += [(parameter, extra_learning_rate or learning_rate, 0.0) for parameter in extra]
+    for parameter, rate, decay in rated:
         if parameter.requires_grad:
-            rate = learning_rate * layer_decay**depth
             start: Group = {"params": [], "lr": rate, "initial_lr": rate, "weight_decay": decay}
             groups.setdefault((rate, decay), start)["params"].append(parameter)
     if not groups:
@@ -110,19 +112,18 @@ class Ema:
     """`average = d * average + (1 - d) * weights` of all parameters that are learnt; starts at the weights.
 
     Args:
-        decay: d.
-        warm_up: after t updates d is at most (1 + t) / (10 + t), so that a short run forgets where it started.
+        decay: d; after t updates at most (1 + t) / (10 + t), so that a short run forgets where it started.
     """
 
-    def __init__(self, model: nn.Module, decay: float, *, warm_up: bool = False) -> None:
-        self.decay, self.warm_up, self.updates = decay, warm_up, 0
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay, self.updates = decay, 0
         self._learnt = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
         self._averages = {name: parameter.detach().clone() for name, parameter in self._learnt.items()}
 
     @torch.no_grad()
     def update(self) -> None:
         """Take in the weights as they are after a step."""
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates)) if self.warm_up else self.decay
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         for name, parameter in self._learnt.items():
             self._averages[name].lerp_(parameter, 1 - decay)
         self.updates += 1

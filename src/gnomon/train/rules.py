@@ -52,6 +52,7 @@ RANGES: Mapping[type[Any], Mapping[str, str]] = {
         "scale": "(0, inf)",
         "temperature": "(0, inf)",
         "scale_warmup_steps": "[0, inf)",
+        "scale_learning_rate": "(0, inf)",
         "alpha": "[0, inf)",
         "teacher_temperature": "(0, inf)",
         "margin": "[0, inf)",
@@ -71,6 +72,7 @@ ONLY_OF: Mapping[str, tuple[LossName, ...]] = {
     "scale": SCALED,
     "temperature": SCALED,
     "learn_scale": SCALED,
+    "scale_learning_rate": SCALED,
     "scale_warmup_steps": SCALED,
     "directions": ("info_nce",),
     "similarity": (*SCALED, "margin_mse"),
@@ -161,6 +163,12 @@ def _check_loss(loss: LossSettings) -> None:
         raise InputError("loss.scale and loss.temperature are both given; one is 1 / the other, so give one.")
     if loss.learn_scale and loss.scale_warmup_steps:
         raise InputError("loss.learn_scale and loss.scale_warmup_steps are both given; a scale is learnt or scheduled.")
+    scale = loss.scale or (1 / loss.temperature if loss.temperature else 1.0)
+    if loss.learn_scale and not 1 <= scale <= 100:
+        raise InputError(
+            f"the scale is learnt between 1 and 100, and begins at {scale:g} (1 / temperature); begin within, or leave "
+            "loss.learn_scale out."
+        )
     if loss.name == "gist" and not loss.guide:
         raise InputError("the loss gist has no guide; give loss.guide a model's folder, hub id or package:NAME.")
 

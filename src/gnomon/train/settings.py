@@ -72,6 +72,8 @@ class LossSettings:
     temperature: float | None = None
     learn_scale: bool = False
     """Learn log(scale), kept between 1 and 100 after each step (CLIP)."""
+    scale_learning_rate: float | None = None
+    """Of a learnt scale; None for that of the model, at which it hardly moves."""
     scale_warmup_steps: int = 0
     """The scale grows from 1 to its value over these steps (SimLM)."""
     directions: Directions = "one_way"
