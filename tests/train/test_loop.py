@@ -121,6 +121,13 @@ def test_a_run_leaves_its_recipe_log_checkpoints_and_model(made: Callable[..., R
     assert "- 80 rows were seen" in card
 
 
+def test_some_steps_are_logged(made: Callable[..., Recipe]) -> None:
+    """The first, every so many, those that are judged, and the last."""
+    recipe = made(logging_steps=4, validation=ValidationSettings(8, steps=6))
+    train(recipe, progress=False)
+    assert [line["step"] for line in log_of(Path(recipe.output))] == [1, 4, 6, 8, 10]
+
+
 @pytest.mark.filterwarnings("ignore::gnomon.errors.Notice")
 @pytest.mark.parametrize("name", [DISTILBERT, E5, GIST])
 def test_the_model_opens_in_sentence_transformers_with_the_same_vectors(

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -151,6 +152,26 @@ def test_all_others_end_with_the_reason() -> None:
     zero, one, two = in_processes(fail, 1, "ours", world=3)
     assert one.error.startswith("NumericError")
     assert zero.error == two.error == told(1, "ours")
+
+
+@pytest.mark.parametrize(("rank", "reason"), [(0, True), (1, True), (0, False)])
+def test_rank_0_stays_until_all_have_read_the_reason(rank: int, reason: bool) -> None:
+    """It holds the store. Where there is no reason, there is nothing to stay for."""
+    calls: list[Any] = []
+
+    class Store:
+        def check(self, keys: list[str]) -> bool:
+            return reason
+
+        def set(self, key: str, value: str) -> None:
+            calls.append(key)
+
+        def wait(self, keys: list[str], longest: timedelta) -> None:
+            calls.append((keys, longest))
+
+    module._leave(Store(), rank, 3)
+    stays = [([f"{module.REASON}/{other}" for other in range(3)], module.LINGER)] if rank == 0 else []
+    assert calls == ([f"{module.REASON}/{rank}", *stays] if reason else [])
 
 
 @pytest.mark.parametrize("which", [0, 1])

@@ -49,7 +49,7 @@ def batch_of(negatives: int = 0, *, scores: str = "", planted: bool = True, **ch
     queries, positives, others = np.arange(Q), 100 + np.arange(Q), 200 + np.arange(Q * negatives)
     if planted:
         queries[4], positives[5] = queries[1], positives[2]
-        others[:1] = positives[3]
+        others[1:2] = positives[3]
         others[-1:] = positives[4]
     rng = np.random.default_rng(5)
     size = {"": 0, "grades": Q, "teacher": (Q, 1 + negatives)}[scores]
