@@ -230,7 +230,7 @@ def test_what_changes_no_weight_may_change(stopped: Recipe, tmp_path: Path) -> N
 
 def test_what_changes_the_last_digits_is_told(stopped: Recipe, tmp_path: Path) -> None:
     wanted = weights(train(replace(stopped, output=str(tmp_path / "whole")), progress=False))
-    told = "the run goes on, with other last digits than it would have had: chunk_tokens: was None, is 20"
+    told = "other random numbers than it would have had: chunk_tokens: was [0-9]+, is 20"
     with pytest.warns(Notice, match=told):
         found = weights(train(replace(stopped, chunk_tokens=20), progress=False, resume=True))
     assert not all(np.array_equal(array, found[name]) for name, array in wanted.items())
@@ -242,7 +242,7 @@ def test_another_number_of_ranks_is_told_and_ends_near(stopped: Recipe, tmp_path
     two = replace(stopped, output=str(tmp_path / "two"))
     go(two, world=2)
     shutil.rmtree(tmp_path / "two" / "checkpoints" / "step-00000006")
-    with pytest.warns(Notice, match="with other last digits than it would have had: ranks: was 2, is 1"):
+    with pytest.warns(Notice, match="other random numbers than it would have had: ranks: was 2, is 1"):
         found = weights(train(two, progress=False, resume=True))
     embeddings = "embeddings.word_embeddings.weight"
     assert_same(found[embeddings], wanted[embeddings], 1e-3)

@@ -30,13 +30,15 @@ from gnomon.vectorfiles import FULL
 
 FREE = frozenset(
     """
-    output card cache_dir save_steps save_total_limit logging_steps report_to validation.steps validation.keep_best
+    output card cache_dir chunk_tokens save_steps save_total_limit logging_steps report_to validation.steps validation.keep_best
     sources.*.path sources.*.streaming
     """.split()
 )
-"""Keys of a recipe that change no weight. Where the data lie is one: that they are the same, fingerprints tell."""
+"""Keys of a recipe that change no weight, or that the run compares by what came of them: where the data lie by
+fingerprints, chunk_tokens by the number that a None stood for.
+"""
 
-ROUNDING = frozenset("device threads deterministic chunk_tokens gradient_checkpointing".split())
+ROUNDING = frozenset("device threads deterministic gradient_checkpointing".split())
 """Keys that change the last digits alone: the order in which numbers are added."""
 
 _NAME = re.compile(r"step-(\d{8,})(\.new)?")

@@ -71,17 +71,16 @@ def gradient(
     with torch.set_grad_enabled(keep):
         made = [_pooled(model, chunk) for chunk in chunks]
     order = torch.tensor([text for chunk in chunks for text in chunk.texts], device=model.device)
-    leaf_NP = torch.empty_like(torch.cat([pooled.detach() for pooled in made]))
-    leaf_NP[order] = torch.cat([pooled.detach() for pooled in made])
-    leaf_NP.requires_grad_()
+    leaf_NP = torch.cat([pooled.detach() for pooled in made])[order.argsort()].requires_grad_()
+    made = made if keep else []  # the second pass makes them again
 
     loss = _through_heads(model.vectors(leaf_NP, dims), sides, parts, ranks)
 
     assert leaf_NP.grad is not None
-    for chunk, pooled in zip(chunks, made, strict=True):
-        again = pooled if keep else _pooled(model, chunk)
-        if again.requires_grad:
-            again.backward(leaf_NP.grad[chunk.texts].to(again.dtype))
+    for place, chunk in enumerate(chunks):
+        pooled = made[place] if keep else _pooled(model, chunk)
+        if pooled.requires_grad:
+            pooled.backward(leaf_NP.grad[chunk.texts].to(pooled.dtype))
     return loss
 
 

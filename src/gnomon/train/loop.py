@@ -190,6 +190,7 @@ class Run:
             "prompts": [list(pair) for pair in self.data.collator.prompts],
             "guide": guide.encoder.fingerprint if guide else None,
             "ranks": self.ranks.world,
+            "chunk_tokens": self.learner.chunk_tokens,
             "best": self.best,
             "tally": asdict(self.tally),
         }
@@ -207,9 +208,8 @@ class Run:
         differs = checkpoints.compare(then["recipe"], now["recipe"])
         if then["model"] != now["model"]:
             differs.append(f"model: its weights or tokenizer were {then['model'][:12]}, are {now['model'][:12]}")
-        rows = zip(
-            now["data"].items(), then["data"].values(), strict=False
-        )  # in one order; names may be those of files
+        # in one order; names may be those of files
+        rows = zip(now["data"].items(), then["data"].values(), strict=False)
         differs += [f"source {name!r}: its rows differ" for (name, own), before in rows if own != before]
         told = ((what, then.get(what), now[what]) for what in ("weights", "prompts", "guide"))
         differs += [f"{what}: was {was}, is {is_now}" for what, was, is_now in told if was != is_now]
@@ -219,10 +219,13 @@ class Run:
                 "output."
             )
         rounding = checkpoints.compare_rounding(then["recipe"], now["recipe"])
-        if then["ranks"] != now["ranks"]:
-            rounding.append(f"ranks: was {then['ranks']}, is {now['ranks']}")
+        changed = [what for what in ("ranks", "chunk_tokens") if then.get(what) != now[what]]
+        rounding += [f"{what}: was {then.get(what)}, is {now[what]}" for what in changed]
         if rounding:
-            warn_caller(f"the run goes on, with other last digits than it would have had: {'; '.join(rounding)}.")
+            with_dropout = " and, where there is dropout, other random numbers" if changed else ""
+            warn_caller(
+                f"the run goes on, with other last digits{with_dropout} than it would have had: {'; '.join(rounding)}."
+            )
         self.learner.load(state.tensors)
         self.tally = Tally(**then["tally"])
         self.best = tuple(then["best"]) if then["best"] else None

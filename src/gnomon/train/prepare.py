@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,13 @@ from gnomon.errors import InputError
 from gnomon.spec import ModelSpec
 from gnomon.tokenizer import Tokenizer
 from gnomon.train.collate import Collated, Collator, Rows
-from gnomon.train.data import default_name, index_of
+from gnomon.train.data import index_of
 from gnomon.train.index import Index
 from gnomon.train.mixture import lines_of, weights_of
 from gnomon.train.ranks import Ranks
 from gnomon.train.rules import GRADED, TEACHER
 from gnomon.train.sampler import Draw, Sampler
-from gnomon.train.settings import DataSource, Recipe
+from gnomon.train.settings import Recipe
 
 
 @dataclass(frozen=True)
@@ -68,12 +68,8 @@ def open_data(recipe: Recipe, spec: ModelSpec, tokenizer: Tokenizer, ranks: Rank
     ]
     if ranks.first:
         ranks.wait()
-    for source, index in zip(recipe.sources, indexes, strict=True):
-        check_fits(recipe, source, index)
-    indexes = [
-        replace(index, name=source.name or default_name(source))
-        for source, index in zip(recipe.sources, indexes, strict=True)
-    ]
+    for index in indexes:
+        check_fits(recipe, index)
     weights = weights_of(recipe.sources, [index.rows for index in indexes], recipe.mixture)
     sampler = Sampler(
         indexes,
@@ -98,12 +94,12 @@ def steps_of(recipe: Recipe, data: Data) -> int:
     return max(1, math.ceil(recipe.num_train_epochs * rows / recipe.batch_size / recipe.gradient_accumulation_steps))
 
 
-def check_fits(recipe: Recipe, source: DataSource, index: Index) -> None:
+def check_fits(recipe: Recipe, index: Index) -> None:
     """
     Raises:
         InputError: rows that the loss cannot use.
     """
-    name, loss = source.name or default_name(source), recipe.loss.name
+    name, loss = index.name, recipe.loss.name
     grades = index.scores is not None and index.scores.ndim == 1
     if loss in GRADED and (not grades or index.negatives):
         raise InputError(
@@ -115,5 +111,3 @@ def check_fits(recipe: Recipe, source: DataSource, index: Index) -> None:
             f"loss {loss!r} takes a teacher's scores, a list for each row: the positive's, then the negatives'. Source "
             f"{name!r} has {'one grade a row' if grades else 'no scores'}: name the column of the lists with score=."
         )
-    if loss in ("margin_mse", "distill_kl") and not index.negatives:
-        raise InputError(f"loss {loss!r} compares documents of one query, and source {name!r} has no negatives.")

@@ -83,7 +83,8 @@ class Sampler:
         self.indexes, self.world = [*indexes], world
         self.num_negatives = [*num_negatives] if num_negatives else [None] * len(indexes)
         self._streams = [_Stream(index, seed, source, held_out) for source, index in enumerate(indexes)]
-        self._until = np.cumsum(shares) / shares.sum()
+        until = np.cumsum(shares)
+        self._until = until / until[-1]  # ends with 1 exactly, which no draw reaches
         self._before = {0: np.zeros(len(shares), np.int64)}
         self._block = (-1, np.zeros(0, np.int64))
         self._windows: dict[int, tuple[int, list[RowNumbers]]] = {}
