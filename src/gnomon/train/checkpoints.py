@@ -30,8 +30,8 @@ from gnomon.vectorfiles import FULL
 
 FREE = frozenset(
     """
-    output card cache_dir chunk_tokens save_steps save_total_limit logging_steps report_to validation.steps validation.keep_best
-    sources.*.path sources.*.streaming
+    output card cache_dir chunk_tokens save_steps save_total_limit logging_steps report_to
+    validation.steps validation.keep_best sources.*.path sources.*.streaming
     """.split()
 )
 """Keys of a recipe that change no weight, or that the run compares by what came of them: where the data lie by
