@@ -1,6 +1,7 @@
-"""The guide of GIST: vectors of the guide itself, of all ranks, one forward a text."""
+"""A guide or teacher: vectors of that model itself, of all ranks, one forward a text."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from little_runs import bert, checkpoint, recipe_of, rows, saved, write
 from rank_processes import in_threads
 
 from gnomon import Encoder
+from gnomon.errors import InputError
 from gnomon.tokenizer import Tokenizer
 from gnomon.train.guide import Guide
 from gnomon.train.prepare import open_data
@@ -33,7 +35,7 @@ def test_its_vectors_are_its_encoders(negatives: int, tmp_path: Path, golden_fol
     guide = golden_folder(E5)
     recipe, data = made(tmp_path, guide, negatives)
     some = data.collator.rows_at(data.sampler.batch_at(0))
-    queries, positives, others = Guide(recipe, Ranks())(some)
+    queries, positives, others = Guide(recipe, Ranks(), bert())(some)
     encoder = Encoder.load(guide, device="cpu", threads=1)
     assert_same(queries, encoder.encode_query(some.queries))
     assert_same(positives, encoder.encode_document(some.positives))
@@ -48,7 +50,7 @@ def test_prompts_of_the_guide_are_used(tmp_path: Path) -> None:
     guide = saved(bert(prompts={"query": "where is the ", "document": "old "}), tmp_path / "guide", seed=1)
     recipe, data = made(tmp_path, guide, 0)
     some = data.collator.rows_at(data.sampler.batch_at(0))
-    queries, positives, _ = Guide(recipe, Ranks())(some)
+    queries, positives, _ = Guide(recipe, Ranks(), bert())(some)
     encoder = Encoder.load(guide, device="cpu", threads=1)
     assert_same(queries, encoder.encode(["where is the " + text for text in some.queries], prompt=""))
     assert_same(positives, encoder.encode(["old " + text for text in some.positives], prompt=""))
@@ -59,11 +61,11 @@ def test_each_rank_encodes_its_own_and_has_all(negatives: int, tmp_path: Path) -
     guide = saved(bert(), tmp_path / "guide", seed=1)
     recipe, data = made(tmp_path, guide, negatives)
     draw = data.sampler.batch_at(3)
-    whole = Guide(recipe, Ranks())(data.collator.rows_at(draw))
+    whole = Guide(recipe, Ranks(), bert())(data.collator.rows_at(draw))
     counts: list[int] = []
 
     def rank(ranks: Ranks) -> Any:
-        own = Guide(recipe, ranks)
+        own = Guide(recipe, ranks, bert())
         inner = own.encoder.encode_query
         own.encoder.encode_query = lambda texts, **how: counts.append(len(texts)) or inner(texts, **how)
         return own(data.collator.rows_at(draw, ranks.rank, ranks.world))
@@ -81,6 +83,38 @@ def test_long_texts_are_cut_without_a_word(tmp_path: Path, capfd: pytest.Capture
     recipe, data = made(tmp_path, guide, 0)
     some = data.collator.rows_at(data.sampler.batch_at(0))
     some.positives[0] = "noon " * 400
-    _, positives, _ = Guide(recipe, Ranks())(some)
+    _, positives, _ = Guide(recipe, Ranks(), bert())(some)
     assert positives.isfinite().all()
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("negatives", [0, 2])
+def test_translations_learn_the_vector_of_their_query(negatives: int, tmp_path: Path) -> None:
+    """On each rank its own rows', and the documents are not encoded."""
+    teacher = saved(bert(), tmp_path / "teacher", seed=1)
+    recipe, data = made(tmp_path, teacher, negatives)
+    loss = LossSettings("cosine_distillation", teacher=str(teacher), taught="query")
+    recipe = replace(recipe, loss=loss)
+    draw = data.sampler.batch_at(3)
+    queries = torch.from_numpy(Encoder.load(teacher, threads=1).encode(data.collator.rows_at(draw).queries))
+
+    def rank(ranks: Ranks) -> Any:
+        own = Guide(recipe, ranks, bert())
+        own.encoder.encode_document = None
+        return own(data.collator.rows_at(draw, ranks.rank, ranks.world))
+
+    for found in in_threads(rank):
+        assert_same(found[0], queries)
+        assert_same(found[1], queries)
+        assert found[2].shape == (8 * negatives, queries.shape[1])
+        if negatives:
+            assert_same(found[2], queries.repeat_interleave(negatives, 0))
+
+
+@pytest.mark.filterwarnings("ignore::gnomon.errors.Notice")
+def test_a_teacher_of_another_width_is_refused(tmp_path: Path, golden_folder: Callable[[str], Path]) -> None:
+    recipe, _ = made(tmp_path, golden_folder(E5), 0)
+    recipe = replace(recipe, loss=LossSettings("cosine_distillation", teacher=recipe.loss.guide))
+    told = r"the teacher's vectors have \d+ components, the model's \d+; cosine_distillation needs one width\."
+    with pytest.raises(InputError, match=told):
+        Guide(recipe, Ranks(), bert())

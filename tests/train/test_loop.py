@@ -255,6 +255,18 @@ LOSSES: dict[str, tuple[LossSettings, list[dict[str, Any]], Callable[..., Tensor
         rows(60, negatives=1),
         lambda q, p, n, guide, **_: losses.gist(q, p, n, guide=losses.guide_blocks(*guide), temperature=0.1),
     ),
+    "cosine_distillation": (
+        LossSettings("cosine_distillation", teacher="teacher"),
+        rows(60, negatives=1),
+        lambda q, p, n, guide, **_: losses.cosine_distillation(torch.cat([q, p, n]), torch.cat(guide)[:, : q.shape[1]]),
+    ),
+    "cosine_distillation, of the query": (
+        LossSettings("cosine_distillation", teacher="teacher", taught="query"),
+        rows(60, negatives=1),
+        lambda q, p, n, guide, **_: losses.cosine_distillation(
+            torch.cat([q, p, n]), torch.cat([guide[0]] * 3)[:, : q.shape[1]]
+        ),
+    ),
 }
 
 
@@ -266,8 +278,9 @@ def test_the_first_loss_is_that_of_the_encoders_vectors(
 ) -> None:
     """The whole way, against `gnomon.losses` on what `Encoder` gives for the rows of the first batch."""
     settings, lines, plain = LOSSES[name]
-    guide = saved(bert(), tmp_path / "guide", seed=1) if settings.guide else None
-    settings = replace(settings, guide=str(guide)) if guide else settings
+    key = "guide" if settings.guide else "teacher" if settings.teacher else None
+    guide = saved(bert(), tmp_path / "guide", seed=1) if key else None
+    settings = replace(settings, **{key: str(guide)}) if key else settings
     recipe = made(lines, loss=settings, chunk_tokens=chunk_tokens, matryoshka=widths, max_steps=2, **STILL)
     train(recipe, progress=False)
     log = log_of(Path(recipe.output))
@@ -580,6 +593,30 @@ def test_the_moving_average_is_what_is_written_and_judged(made: Callable[..., Re
     assert np.array_equal(written, found[4].tensors["ema.trunk.embed.tokens"].numpy())
     assert not np.array_equal(written, found[4].tensors["model.trunk.embed.tokens"].numpy())
     assert len(judged) == 3, "before, at step 2 and at step 4"
+    assert_same(judged[0], Encoder.load(base).encode([*texts()]))
+    assert_same(judged[2], Encoder.load(folder).encode([*texts()]))
+
+
+@pytest.mark.parametrize("ema", [None, 0.7])
+def test_a_share_of_the_first_weights_is_in_what_is_written_and_judged(
+    ema: float | None, made: Callable[..., Recipe], base: Path
+) -> None:
+    judged: list[np.ndarray] = []
+
+    def look(encoder: Encoder) -> float:
+        judged.append(encoder.encode([*texts()]))
+        return float(len(judged))
+
+    validation = ValidationSettings(steps=1)
+    recipe = made(base_weight=0.75, ema_decay=ema, max_steps=2, validation=validation, freeze=("layers.0.",))
+    folder = train(recipe, progress=False, evaluate=look)
+    first, written = weights(base), weights(folder)
+    learnt = states(recipe)[2].tensors[f"{'ema' if ema else 'model'}.trunk.embed.tokens"].numpy()
+    tokens = "embeddings.word_embeddings.weight"
+    np.testing.assert_allclose(written[tokens], 0.75 * first[tokens] + 0.25 * learnt, rtol=1e-5, atol=1e-7)
+    assert np.abs(written[tokens] - first[tokens]).max() > 1e-4
+    frozen = "encoder.layer.0.attention.self.query.weight"
+    assert np.array_equal(written[frozen], first[frozen])
     assert_same(judged[0], Encoder.load(base).encode([*texts()]))
     assert_same(judged[2], Encoder.load(folder).encode([*texts()]))
 

@@ -15,7 +15,7 @@ from gnomon.engines.torch.heads import Heads
 from gnomon.engines.torch.trunk import Trunk
 from gnomon.errors import InputError
 from gnomon.spec import DenseSpec, ModelSpec, PoolingSpec, TokenizerSpec
-from gnomon.train.optim import Ema, learning_rate_at, parameter_groups, set_learning_rate, warmup_of
+from gnomon.train.optim import Blend, Ema, learning_rate_at, parameter_groups, set_learning_rate, warmup_of
 from gnomon.train.settings import DataSource, Recipe
 
 
@@ -186,6 +186,23 @@ def test_an_average_goes_on_where_it_was() -> None:
         each.update()
     for name, tensor in ema.tensors().items():
         assert torch.equal(tensor, other.tensors()[name])
+
+
+def test_a_blend_is_between_the_first_weights_and_those_of_now() -> None:
+    module = small()
+    module[0].weight.requires_grad_(False)
+    blend = Blend(module, 0.25)
+    first = {name: one.detach().clone() for name, one in module.named_parameters()}
+    moved(module, 1)
+    now = {name: one.detach().clone() for name, one in module.named_parameters()}
+    assert any(not torch.equal(first[name], now[name]) for name in first)
+    with pytest.raises(RuntimeError, match="within"), blend.swap():
+        for name, one in module.named_parameters():
+            wanted = now[name] if name == "0.weight" else 0.25 * first[name] + 0.75 * now[name]
+            torch.testing.assert_close(one, wanted, rtol=1e-12, atol=1e-12)
+        raise RuntimeError("within")
+    for name, one in module.named_parameters():
+        assert torch.equal(one, now[name])
 
 
 def test_parameters_of_the_loss_have_a_rate_of_their_own() -> None:

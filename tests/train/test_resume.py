@@ -24,8 +24,9 @@ TOLD = ("step", "loss", "grad_norm", "learning_rate", "batch", "source", "tokens
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain, with dropout": {},
-    "average, learnt scale, small chunks": {
+    "average, blend, learnt scale": {
         "ema_decay": 0.8,
+        "base_weight": 0.3,
         "loss": LossSettings(learn_scale=True),
         "chunk_tokens": 40,
         "warmup_ratio": 0.3,
@@ -120,7 +121,7 @@ def test_killed_again_and_again_it_ends_with_the_same_bits(variant: str, recipe:
 
 
 @pytest.mark.parametrize(
-    "variant", ["plain, with dropout", "average, learnt scale, small chunks", "two sources, accumulated, widths drawn"]
+    "variant", ["plain, with dropout", "average, blend, learnt scale", "two sources, accumulated, widths drawn"]
 )
 def test_two_ranks_killed_end_with_the_same_bits(variant: str, recipe: Callable[..., Recipe]) -> None:
     """One rank is killed; the other ends by itself, with what happened."""

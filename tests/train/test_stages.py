@@ -58,7 +58,7 @@ def batch_of(negatives: int = 0, *, scores: str = "", planted: bool = True, **ch
         "rows": Q,
         "hashes": tuple(torch.from_numpy(each) for each in (queries, positives, others)),
         "scores": torch.from_numpy(rng.normal(size=size)) if scores else None,
-        "guide": sides_of(negatives, width=5, seed=9),
+        "guide": sides_of(negatives, width=WIDTH + 4, seed=9),
     }
     return Batch(**{**whole, **changes})
 
@@ -106,6 +106,16 @@ def plain_gist(sides: Sides, batch: Batch, **options: Any) -> Tensor:
     blocks = guide_blocks(gq, gp, gn if len(n) else None)
     masks = {"doc_mask_BC": doc_mask, "query_mask_BQ": query_mask}
     return gist(q, p, n if len(n) else None, guide=blocks, **masks, **options)
+
+
+def plain_cosine_distillation(sides: Sides, batch: Batch) -> Tensor:
+    """Text by text; a narrower vector learns the teacher's first components."""
+    pairs = [
+        (s, t[: len(s)])
+        for side, taught in zip(sides, batch.guide or sides, strict=True)
+        for s, t in zip(side, taught, strict=True)
+    ]
+    return sum(1 - (s @ t) / (s.norm() * t.norm()) for s, t in pairs) / len(pairs)
 
 
 Case = tuple[LossSettings, int, str, Callable[[Sides, Batch], Tensor]]
@@ -210,6 +220,18 @@ CASES: dict[str, Case] = {
         0,
         "grades",
         lambda sides, batch: cosine_regression(sides[0], sides[1], batch.scores),
+    ),
+    "cosine_distillation": (
+        LossSettings("cosine_distillation", teacher="t"),
+        0,
+        "",
+        lambda sides, batch: plain_cosine_distillation(sides, batch),
+    ),
+    "cosine_distillation, negatives": (
+        LossSettings("cosine_distillation", teacher="t"),
+        2,
+        "",
+        lambda sides, batch: plain_cosine_distillation(sides, batch),
     ),
 }
 

@@ -113,6 +113,8 @@ def _cases() -> list[Case]:
         ("margin_mse", LossSettings("margin_mse"), 2),
         ("cosent", LossSettings("cosent"), 0),
         ("cosine_regression", LossSettings("cosine_regression"), 0),
+        ("cosine_distillation", LossSettings("cosine_distillation", teacher="given"), 0),
+        ("cosine_distillation, negatives", LossSettings("cosine_distillation", teacher="given"), 2),
     ]
     widths = {"-": None, "prefixes": MatryoshkaSettings((4, 8, WIDTH)), "heads": MatryoshkaSettings((6, WIDTH))}
     return [
@@ -205,7 +207,7 @@ def _batch(case: Case, rows: slice) -> stages.Batch:
     hashes = (queries_Q[rows], 100 + np.arange(ROWS)[rows], 200 + np.arange(ROWS * case.negatives)[own])
     graded = case.settings.name in ("cosent", "cosine_regression")
     scores = rng.uniform(size=ROWS if graded else (ROWS, 1 + case.negatives))[rows]
-    guide = [torch.from_numpy(rng.normal(size=(ROWS * each, 5))) for each in (1, 1, case.negatives)]
+    guide = [torch.from_numpy(rng.normal(size=(ROWS * each, WIDTH))) for each in (1, 1, case.negatives)]
     return stages.Batch(
         start=0,
         rows=rows.stop - rows.start,

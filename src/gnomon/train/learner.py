@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -55,10 +55,11 @@ class Learner:
         )
         freeze(self.model, recipe.freeze)
         self.loss = Loss(recipe.loss, recipe.matryoshka, base.spec, seed=recipe.seed).to(ranks.device)
-        self.guide = Guide(recipe, ranks) if recipe.loss.guide else None
+        self.guide = Guide(recipe, ranks, base.spec) if recipe.loss.guide or recipe.loss.teacher else None
         self.learnt = _learnt(self.model, self.loss)
         self.optimizer = self._optimizer()
         self.ema = optim.Ema(self.model, recipe.ema_decay) if recipe.ema_decay else None
+        self.blend = optim.Blend(self.model, recipe.base_weight) if recipe.base_weight else None
         self.model.train()
 
     def add_gradient(self, collated: Collated, step: int) -> float:
@@ -97,9 +98,14 @@ class Learner:
         if self.ema:
             self.ema.update()
 
-    def averaged(self) -> Any:
-        """Inside, the model has the weights that would be written: the moving average, if there is one."""
-        return self.ema.swap() if self.ema else nullcontext()
+    @contextmanager
+    def averaged(self) -> Generator[None]:
+        """Inside, the model has the weights that would be written: their average, blended with those that they were."""
+        with (
+            self.ema.swap() if self.ema else nullcontext(),
+            self.blend.swap() if self.blend else nullcontext(),
+        ):
+            yield
 
     def written(self, **changes: Any) -> Checkpoint:
         """The checkpoint as it would be written now."""

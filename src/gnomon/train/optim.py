@@ -154,3 +154,32 @@ class Ema:
             weights = parameter.clone()
             parameter.copy_(self._averages[name])
             self._averages[name].copy_(weights)
+
+
+# ---- a share of the weights as they were
+
+
+class Blend:
+    """`w * first + (1 - w) * weights` of all parameters that are learnt, `first` being what they are when it is made.
+
+    Wortsman et al. 2021 (WiSE-FT, 2109.01903).
+    """
+
+    def __init__(self, model: nn.Module, first_weight: float) -> None:
+        self.first_weight = first_weight
+        learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._learnt = [(parameter, parameter.detach().clone()) for parameter in learnt]
+
+    @contextmanager
+    def swap(self) -> Generator[None]:
+        """The blend is in the model's place inside; the weights are back behind, to the bit."""
+        weights = [parameter.detach().clone() for parameter, _ in self._learnt]
+        with torch.no_grad():
+            for parameter, first in self._learnt:
+                parameter.lerp_(first, self.first_weight)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for (parameter, _), before in zip(self._learnt, weights, strict=True):
+                    parameter.copy_(before)

@@ -38,6 +38,7 @@ RANGES: Mapping[type[Any], Mapping[str, str]] = {
         "warmup_ratio": "[0, 1]",
         "gradient_accumulation_steps": "[1, inf)",
         "ema_decay": "(0, 1)",
+        "base_weight": "[0, 1)",
         "max_steps": "[1, inf)",
         "num_train_epochs": "(0, inf)",
         "seed": "[0, inf)",
@@ -79,6 +80,8 @@ ONLY_OF: Mapping[str, tuple[LossName, ...]] = {
     "alpha": ("kl_and_contrast",),
     "teacher_temperature": ("kl_and_contrast", "distill_kl"),
     "guide": ("gist",),
+    "teacher": ("cosine_distillation",),
+    "taught": ("cosine_distillation",),
     "margin": ("gist",),
     "margin_strategy": ("gist",),
     "contrast_anchors": ("gist",),
@@ -169,8 +172,9 @@ def _check_loss(loss: LossSettings) -> None:
             f"the scale is learnt between 1 and 100, and begins at {scale:g} (1 / temperature); begin within, or leave "
             "loss.learn_scale out."
         )
-    if loss.name == "gist" and not loss.guide:
-        raise InputError("the loss gist has no guide; give loss.guide a model's folder, hub id or package:NAME.")
+    for name, key, model in (("gist", "guide", loss.guide), ("cosine_distillation", "teacher", loss.teacher)):
+        if loss.name == name and not model:
+            raise InputError(f"the loss {name} has no {key}; give loss.{key} a model's folder, hub id or package:NAME.")
 
 
 def _check_source(source: DataSource, key: str, loss: LossSettings) -> None:
@@ -208,6 +212,11 @@ def _check_together(recipe: Recipe) -> None:
         )
     if recipe.matryoshka is not None:
         _check_widths(recipe.matryoshka)
+    if recipe.base_weight and recipe.lora is not None:
+        raise InputError(
+            f"base_weight is {recipe.base_weight:g}, and with lora the weights stay as they were; leave it out, and "
+            "take a smaller learning_rate."
+        )
     if recipe.lora is not None and not recipe.lora.targets:
         raise InputError("lora.targets is empty; name linear layers, such as query and value.")
 

@@ -8,7 +8,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-LossName = Literal["info_nce", "gist", "kl_and_contrast", "distill_kl", "margin_mse", "cosent", "cosine_regression"]
+LossName = Literal[
+    "info_nce",
+    "gist",
+    "kl_and_contrast",
+    "distill_kl",
+    "margin_mse",
+    "cosent",
+    "cosine_regression",
+    "cosine_distillation",
+]
 Directions = Literal["one_way", "symmetric", "gte"]
 
 
@@ -84,6 +93,14 @@ class LossSettings:
     teacher_temperature: float = 1.0
     guide: str | None = None
     """Of gist: the guide's folder, hub id or package:NAME."""
+    teacher: str | None = None
+    """Of cosine_distillation: a model whose vectors are learnt, named as `guide` is; it may be the one that is trained,
+    as it was. Narrower vectors (matryoshka) learn their first components.
+    """
+    taught: Literal["own", "query"] = "own"
+    """Of cosine_distillation: what a text learns, the teacher's vector of itself, or of its row's query, whose
+    translations the others are (2004.09813).
+    """
     margin: float = 0.0
     margin_strategy: Literal["absolute", "relative"] = "absolute"
     contrast_anchors: bool = True
@@ -181,6 +198,8 @@ class Recipe:
     """
     ema_decay: float | None = None
     """The model that is written is a moving average of the weights."""
+    base_weight: float = 0.0
+    """Share of the first weights in those that are written: less is learnt, less forgotten (WiSE-FT, 2109.01903)."""
 
     # the run
     max_steps: int | None = None

@@ -25,6 +25,7 @@ from gnomon.losses import (
     annealed,
     answers_mask,
     cosent,
+    cosine_distillation,
     cosine_regression,
     distill_kl,
     gist,
@@ -62,7 +63,7 @@ class Batch:
     scores: Tensor | None = None
     """[Q] grades or [Q, 1 + K] a teacher's scores, of all ranks."""
     guide: tuple[Tensor, Tensor, Tensor] | None = None
-    """The guide's vectors of the same texts, of all ranks."""
+    """The vectors of a guide or teacher of the same texts, of all ranks."""
     step: int = 0
 
     @cached_property
@@ -199,6 +200,17 @@ def _cosine_regression(call: Call, a_QD: Tensor, b_QD: Tensor, negatives_ND: Ten
     return cosine_regression(a_QD[call.rows], b_QD[call.rows], _teacher(call))
 
 
+def _cosine_distillation(call: Call, queries_QD: Tensor, positives_QD: Tensor, negatives_ND: Tensor | None) -> Tensor:
+    assert call.batch.guide is not None
+    rows, each = call.rows, len(call.batch.guide[2]) // len(queries_QD)
+    own = (rows, rows, slice(rows.start * each, rows.stop * each))
+    given = (queries_QD, positives_QD, queries_QD[:0] if negatives_ND is None else negatives_ND)
+    student, teacher = (
+        torch.cat([side[part] for side, part in zip(sides, own, strict=True)]) for sides in (given, call.batch.guide)
+    )
+    return cosine_distillation(student, teacher[:, : student.shape[1]])
+
+
 Stage = Callable[..., Tensor]
 """(call, queries [Q, D], positives [Q, D], negatives [N, D] or None) -> the loss of the call's rows."""
 
@@ -222,6 +234,7 @@ STAGES: dict[LossName, Row] = {
     "margin_mse": Row(_margin_mse, None),
     "cosent": Row(_cosent, 20.0, by_rows=False),
     "cosine_regression": Row(_cosine_regression, None),
+    "cosine_distillation": Row(_cosine_distillation, None),
 }
 
 
