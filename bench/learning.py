@@ -10,18 +10,22 @@ Writes docs/training-results.md.
 import argparse
 import gzip
 import json
+import math
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
+import torch
 
 from gnomon import Encoder
 from gnomon.evaluate import evaluate, line, summary
 from gnomon.evaluate.compare import Comparison, Row, compare
-from gnomon.train import Recipe, train
+from gnomon.train import LossSettings, Recipe, train
 from gnomon.train.recipe import read
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -104,6 +108,33 @@ def keep_apart(folder: Path) -> None:
         manuals = {line: json.loads(line)["source"].replace(":", "-") for line in file}
     for manual in {*manuals.values()}:
         write(folder / f"{manual}.jsonl.gz", [line for line in manuals if manuals[line] == manual])
+    for name in (FOUR, "bible"):
+        if not (folder / f"english-{name}.jsonl.gz").exists():
+            with gzip.open(folder / f"{name}.jsonl.gz", "rt", encoding="utf-8") as file:
+                lines = [*english_first(map(json.loads, file), [json.loads(line)["positive"] for line in manuals])]
+            write(folder / f"english-{name}.jsonl.gz", lines)
+
+
+def english_first(rows: Iterable[dict[str, str]], english: Sequence[str]) -> Iterator[str]:
+    """Lines in which `query` is English and `positive` its translation; the files have them in either order.
+
+    The English side is the one whose groups of three letters are the more usual in English texts.
+    """
+    seen = Counter(group for text in english for group in groups_of_three(text))
+    every = seen.total()
+
+    def usual(text: str) -> float:
+        return fmean(math.log((seen[group] + 0.05) / every) for group in groups_of_three(text))
+
+    for row in rows:
+        query, positive = row["anchor"], row["positive"]
+        if row["lang"] != "en-en" and usual(positive) > usual(query):
+            query, positive = positive, query
+        yield json.dumps({"query": query, "positive": positive}, ensure_ascii=False) + "\n"
+
+
+def groups_of_three(text: str) -> Iterator[str]:
+    return map("".join, zip(*(f"  {text.lower()} "[start:] for start in range(3)), strict=False))
 
 
 def write(path: Path, lines: list[str]) -> None:
@@ -114,9 +145,12 @@ def write(path: Path, lines: list[str]) -> None:
 
 
 def recipe_of(task: str, model: Path, output: Path, folder: Path) -> Recipe:
+    """The recipe of a task, of this model; MODEL is the model itself, other names are models beside it."""
     recipe = read(ROOT / "bench" / "learning" / f"{task}.toml", [f"model={model}", f"output={output}"])
     sources = tuple(replace(each, path=(str(folder / "data" / each.path[0]),)) for each in recipe.sources)
-    return replace(recipe, sources=sources, cache_dir=str(folder / "index"))
+    named = {key: getattr(recipe.loss, key) for key in ("guide", "teacher") if getattr(recipe.loss, key)}
+    beside = {key: str(model if name == "MODEL" else model.parent / name) for key, name in named.items()}
+    return replace(recipe, sources=sources, loss=replace(recipe.loss, **beside), cache_dir=str(folder / "index"))
 
 
 # ---- choosing
@@ -188,15 +222,17 @@ def with_sentence_transformers(recipe: Recipe, target: Path) -> None:
         SentenceTransformerTrainer,
         SentenceTransformerTrainingArguments,
     )
-    from sentence_transformers.losses import MultipleNegativesRankingLoss, MultipleNegativesSymmetricRankingLoss
 
     model = SentenceTransformer(recipe.model, device="cpu")
-    symmetric = recipe.loss.directions == "symmetric"
-    loss = MultipleNegativesSymmetricRankingLoss if symmetric else MultipleNegativesRankingLoss
+    if recipe.max_seq_length:
+        model.max_seq_length = recipe.max_seq_length
+    first = {name: value.clone() for name, value in model.state_dict().items()}
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not (recipe.freeze == ("layers.",) and ".encoder.layer." in name))
     data = {
         Path(source.path[0]).name.partition(".")[0]: load_dataset(
             "json", data_files=source.path[0], split="train"
-        ).select_columns(["anchor", "positive"])
+        ).select_columns([source.query, source.positive])
         for source in recipe.sources
     }
     assert recipe.max_steps is not None
@@ -220,10 +256,41 @@ def with_sentence_transformers(recipe: Recipe, target: Path) -> None:
             dataloader_pin_memory=False,
         ),
         train_dataset=data,
-        loss=loss(model, scale=recipe.loss.scale),
+        loss=loss_of_theirs(model, recipe.loss),
     )
     trainer.train()
+    share = recipe.base_weight
+    model.load_state_dict({name: value.lerp(first[name], share) for name, value in model.state_dict().items()})
     model.save(str(target))
+
+
+def loss_of_theirs(model: Any, settings: LossSettings) -> Any:
+    """Its loss of the same definition; where it has none, one in the form that its trainer takes."""
+    from sentence_transformers import SentenceTransformer, losses
+
+    if settings.name == "gist":
+        assert settings.temperature is not None
+        guide = SentenceTransformer(settings.guide, device="cpu")
+        return losses.GISTEmbedLoss(model, guide, temperature=settings.temperature)
+    assert settings.name == "cosine_distillation"
+    assert settings.taught == "query"
+    return Taught(model, SentenceTransformer(settings.teacher, device="cpu"))
+
+
+class Taught(torch.nn.Module):
+    """1 - cos of both texts of a row and the teacher's vector of the first, which reads the same tokens."""
+
+    def __init__(self, model: Any, teacher: Any) -> None:
+        super().__init__()
+        self.model = model
+        self._teacher = [teacher.eval()]  # in a list: nothing of it is trained
+
+    def forward(self, sentence_features: Any, labels: Any) -> torch.Tensor:
+        (teacher,) = self._teacher
+        with torch.no_grad():
+            wanted = teacher({**next(iter(sentence_features))})["sentence_embedding"]
+        found = [self.model(each)["sentence_embedding"] for each in sentence_features]
+        return torch.cat([1 - torch.cosine_similarity(each, wanted) for each in found]).mean()
 
 
 # ---- the page

@@ -262,7 +262,10 @@ def test_a_recipe_that_is_not_there_lists_those_that_ship() -> None:
             ["loss.name=cosine_distillation"],
             "has no teacher; give loss.teacher a model's folder, hub id or package:NAME.",
         ),
-        (["loss.teacher=t"], "loss.teacher is of cosine_distillation, and the loss is info_nce; take it out"),
+        (
+            ["loss.teacher=t"],
+            "loss.teacher is of kl_and_contrast, distill_kl, cosine_distillation, and the loss is info_nce",
+        ),
         (["loss.taught=query"], "loss.taught is of cosine_distillation, and the loss is info_nce; take it out"),
         (["base_weight=1"], "base_weight is 1.0; it must be at least 0 and below 1."),
         (["base_weight=0.5", "lora.r=4"], "base_weight is 0.5, and with lora the weights stay as they were;"),
@@ -270,7 +273,15 @@ def test_a_recipe_that_is_not_there_lists_those_that_ship() -> None:
         (["loss.name=gist", "loss.guide=g", "loss.directions=gte"], "loss.directions is of info_nce"),
         (["loss.name=margin_mse", "loss.scale=2"], "loss.scale is of info_nce, gist"),
         (["loss.name=cosent"], "sources.0 has no score, and the loss cosent learns from scores; name their column."),
-        (["loss.name=kl_and_contrast"], "sources.0 has no score"),
+        (["loss.name=kl_and_contrast"], "learns from scores; name their column, or a model in loss.teacher."),
+        (
+            ["loss.name=distill_kl", "loss.teacher=t", "sources.score=s"],
+            "sources.0.score is 's', and its scores are those of loss.teacher; leave it out.",
+        ),
+        (
+            ["loss.name=distill_kl", "loss.teacher=t", "batch_size=1"],
+            "batch_size is 1, and the other rows are the negatives of distill_kl",
+        ),
         (["loss.name=distill_kl", "sources.score=s"], "sources.0 has no negatives, and the loss distill_kl compares"),
         (["loss.name=cosent", "sources.score=s", "sources.negatives=n"], "is of graded pairs; leave them out."),
         (["sources.score=s"], "sources.0.score is 's', and the loss info_nce takes no scores; leave it out."),

@@ -108,6 +108,18 @@ def plain_gist(sides: Sides, batch: Batch, **options: Any) -> Tensor:
     return gist(q, p, n if len(n) else None, guide=blocks, **masks, **options)
 
 
+def plain_from_a_teacher(sides: Sides, batch: Batch, scale: float) -> Tensor:
+    """Both ways, a softmax of all cosines at once; the teacher's temperature is 0.3."""
+
+    def kl(ours: Tensor, of: Tensor, theirs: Tensor, among: Tensor) -> Tensor:
+        cosines = torch.cosine_similarity(ours[:, None], of, dim=-1)
+        taught = (torch.cosine_similarity(theirs[:, None], among, dim=-1) / 0.3).softmax(1)
+        return (taught * (taught.log() - (scale * cosines).softmax(1).log())).sum(1).mean()
+
+    (q, p, n), (tq, tp, tn) = sides, batch.guide or sides
+    return (kl(q, torch.cat([p, n]), tq, torch.cat([tp, tn])) + kl(p, q, tp, tq)) / 2
+
+
 def plain_cosine_distillation(sides: Sides, batch: Batch) -> Tensor:
     """Text by text; a narrower vector learns the teacher's first components."""
     pairs = [
@@ -220,6 +232,18 @@ CASES: dict[str, Case] = {
         0,
         "grades",
         lambda sides, batch: cosine_regression(sides[0], sides[1], batch.scores),
+    ),
+    "kl_and_contrast, a teacher": (
+        LossSettings("kl_and_contrast", teacher="t", alpha=0.7, teacher_temperature=0.3, **TEMPERATE),
+        0,
+        "",
+        lambda sides, batch: plain_from_a_teacher(sides, batch, 5.0) + 0.7 * plain_info_nce(sides, batch, **TEMPERATE),
+    ),
+    "distill_kl, a teacher, negatives": (
+        LossSettings("distill_kl", teacher="t", scale=4.0, teacher_temperature=0.3),
+        2,
+        "",
+        lambda sides, batch: plain_from_a_teacher(sides, batch, 4.0),
     ),
     "cosine_distillation": (
         LossSettings("cosine_distillation", teacher="t"),

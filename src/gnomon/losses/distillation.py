@@ -1,6 +1,7 @@
 """Distillation from a teacher's scores of query-document pairs, a cross-encoder's for example.
 
-B: queries of this rank; K: documents of each query that the teacher scored; D: width; P: queries of all ranks.
+B: queries of this rank; K: documents of each query that the teacher scored; D: width; P: queries of all ranks; C:
+documents that all queries are scored with.
 """
 
 from __future__ import annotations
@@ -10,12 +11,12 @@ from torch import Tensor
 
 from gnomon.errors import InputError
 from gnomon.losses.contrastive import info_nce
-from gnomon.losses.similarity import Factor, Similarity, each_pair, factor_of
+from gnomon.losses.similarity import Factor, Similarity, all_pairs, each_pair, factor_of
 
 
 def distill_kl(
     queries_BD: Tensor,
-    docs_BKD: Tensor,
+    docs: Tensor,
     teacher_BK: Tensor,
     *,
     scale: Factor | None = None,
@@ -30,6 +31,7 @@ def distill_kl(
     section 2): at 0.01 nothing would be left of it.
 
     Args:
+        docs: [B, K, D], those of each query; or [C, D], of all queries, with scores [B, C].
         scale: factor of the similarities, 1 where not given; a tensor is learnt. `temperature` is 1 / scale.
 
     Raises:
@@ -37,7 +39,7 @@ def distill_kl(
     """
     factor = factor_of(scale, temperature, default=1.0)
     teacher_factor = factor_of(None, teacher_temperature, default=1.0)
-    scores_BK = _scores(queries_BD, docs_BKD, teacher_BK, similarity) * factor
+    scores_BK = _scores(queries_BD, docs, teacher_BK, similarity) * factor
     target_BK = teacher_BK.detach().to(scores_BK.dtype) * teacher_factor
     return F.kl_div(scores_BK.log_softmax(1), target_BK.log_softmax(1), reduction="batchmean", log_target=True)
 
@@ -99,11 +101,13 @@ def margin_mse(queries_BD: Tensor, docs_BKD: Tensor, teacher_BK: Tensor, *, simi
     return (off_BK[:, :1] - off_BK[:, 1:]).square().mean()
 
 
-def _scores(queries_BD: Tensor, docs_BKD: Tensor, teacher_BK: Tensor, similarity: Similarity) -> Tensor:
+def _scores(queries_BD: Tensor, docs: Tensor, teacher_BK: Tensor, similarity: Similarity) -> Tensor:
     """[B, K]: the student's."""
-    if teacher_BK.shape != docs_BKD.shape[:2] or len(queries_BD) != len(docs_BKD) or not len(queries_BD):
+    shared = docs.ndim == 2
+    wanted = (len(queries_BD), len(docs)) if shared else docs.shape[:2]
+    if teacher_BK.shape != wanted or len(queries_BD) != wanted[0] or not len(queries_BD):
         raise InputError(
             f"the teacher's scores have the shape {list(teacher_BK.shape)}, for {len(queries_BD)} queries and "
-            f"documents of {list(docs_BKD.shape)}: give one score a document, and at least one query."
+            f"documents of {list(docs.shape)}: give one score a document, and at least one query."
         )
-    return each_pair(queries_BD[:, None], docs_BKD, similarity)
+    return all_pairs(queries_BD, docs, similarity) if shared else each_pair(queries_BD[:, None], docs, similarity)

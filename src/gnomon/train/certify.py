@@ -110,6 +110,8 @@ def _cases() -> list[Case]:
         ("gist, negatives, margin", LossSettings("gist", guide="given", margin=0.05, learn_scale=True), 2),
         ("kl_and_contrast", LossSettings("kl_and_contrast", temperature=0.05), 3),
         ("distill_kl", LossSettings("distill_kl", scale=10.0), 3),
+        ("kl_and_contrast, a teacher", LossSettings("kl_and_contrast", teacher="given", temperature=0.05), 0),
+        ("distill_kl, a teacher", LossSettings("distill_kl", teacher="given", scale=10.0, teacher_temperature=0.1), 1),
         ("margin_mse", LossSettings("margin_mse"), 2),
         ("cosent", LossSettings("cosent"), 0),
         ("cosine_regression", LossSettings("cosine_regression"), 0),

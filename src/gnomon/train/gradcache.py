@@ -68,11 +68,17 @@ def gradient(
             is one chunk.
     """
     keep = len(chunks) == 1 if cached is None else not cached
-    with torch.set_grad_enabled(keep):
-        made = [_pooled(model, chunk) for chunk in chunks]
-    order = torch.tensor([text for chunk in chunks for text in chunk.texts], device=model.device)
-    leaf_NP = torch.cat([pooled.detach() for pooled in made])[order.argsort()].requires_grad_()
-    made = made if keep else []  # the second pass makes them again
+    made: list[Tensor] = []
+    leaf_NP: Tensor | None = None
+    for chunk in chunks:
+        with torch.set_grad_enabled(keep):
+            pooled = _pooled(model, chunk)
+        if leaf_NP is None:
+            leaf_NP = pooled.new_empty(sum(sides), pooled.shape[1])
+        leaf_NP[chunk.texts] = pooled.detach()
+        made += [pooled] * keep  # else the second pass makes it again
+    assert leaf_NP is not None
+    leaf_NP.requires_grad_()
 
     loss = _through_heads(model.vectors(leaf_NP, dims), sides, parts, ranks)
 

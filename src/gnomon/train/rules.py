@@ -80,7 +80,7 @@ ONLY_OF: Mapping[str, tuple[LossName, ...]] = {
     "alpha": ("kl_and_contrast",),
     "teacher_temperature": ("kl_and_contrast", "distill_kl"),
     "guide": ("gist",),
-    "teacher": ("cosine_distillation",),
+    "teacher": ("kl_and_contrast", "distill_kl", "cosine_distillation"),
     "taught": ("cosine_distillation",),
     "margin": ("gist",),
     "margin_strategy": ("gist",),
@@ -183,11 +183,16 @@ def _check_source(source: DataSource, key: str, loss: LossSettings) -> None:
         raise InputError(f"{key}.streaming is of data sets of the hub, path=hf:NAME; files are never held in memory.")
     if source.num_negatives is not None and not source.negatives:
         raise InputError(f"{key}.num_negatives is {source.num_negatives}, and no columns are given in {key}.negatives.")
-    if loss.name in (*TEACHER, *GRADED) and source.score is None:
-        raise InputError(f"{key} has no score, and the loss {loss.name} learns from scores; name their column.")
-    if loss.name not in (*TEACHER, *GRADED) and source.score is not None:
-        raise InputError(f"{key}.score is {source.score!r}, and the loss {loss.name} takes no scores; leave it out.")
-    if loss.name in TEACHER and not source.negatives:
+    scored = loss.name in GRADED or (loss.name in TEACHER and not loss.teacher)
+    if scored and source.score is None:
+        or_model = ", or a model in loss.teacher" if loss.name in ONLY_OF["teacher"] else ""
+        raise InputError(
+            f"{key} has no score, and the loss {loss.name} learns from scores; name their column{or_model}."
+        )
+    if not scored and source.score is not None:
+        why = "its scores are those of loss.teacher" if loss.teacher else f"the loss {loss.name} takes no scores"
+        raise InputError(f"{key}.score is {source.score!r}, and {why}; leave it out.")
+    if loss.name in TEACHER and scored and not source.negatives:
         raise InputError(f"{key} has no negatives, and the loss {loss.name} compares each positive with its negatives.")
     if loss.name in GRADED and source.negatives:
         raise InputError(f"{key} has negatives, and the loss {loss.name} is of graded pairs; leave them out.")
@@ -201,7 +206,7 @@ def _check_together(recipe: Recipe) -> None:
         raise InputError(
             "loss.directions is 'symmetric', which is of pairs, and every source has negatives; let it be 'one_way'."
         )
-    contrasts = recipe.loss.name in ("info_nce", "gist")
+    contrasts = recipe.loss.name in ("info_nce", "gist") or (recipe.loss.name in TEACHER and recipe.loss.teacher)
     if recipe.batch_size == 1 and contrasts and not all(source.negatives for source in recipe.sources):
         raise InputError(
             f"batch_size is 1, and the other rows are the negatives of {recipe.loss.name}; make it larger."

@@ -94,8 +94,9 @@ class LossSettings:
     guide: str | None = None
     """Of gist: the guide's folder, hub id or package:NAME."""
     teacher: str | None = None
-    """Of cosine_distillation: a model whose vectors are learnt, named as `guide` is; it may be the one that is trained,
-    as it was. Narrower vectors (matryoshka) learn their first components.
+    """A model, named as `guide` is. Of cosine_distillation: its vectors are learnt; it may be the model as it was, and
+    narrower vectors (matryoshka) learn their first components. Of kl_and_contrast and distill_kl: its cosines in the
+    batch take the place of a column of scores.
     """
     taught: Literal["own", "query"] = "own"
     """Of cosine_distillation: what a text learns, the teacher's vector of itself, or of its row's query, whose

@@ -36,6 +36,7 @@ from gnomon.losses import (
     matryoshka,
 )
 from gnomon.losses.matryoshka import Widths
+from gnomon.losses.similarity import all_pairs
 from gnomon.spec import ModelSpec
 from gnomon.train.settings import LossName, LossSettings, MatryoshkaSettings
 
@@ -156,6 +157,9 @@ def _gist(call: Call, queries_QD: Tensor, positives_QD: Tensor, negatives_ND: Te
 
 
 def _kl_and_contrast(call: Call, queries_QD: Tensor, positives_QD: Tensor, negatives_ND: Tensor | None) -> Tensor:
+    if call.settings.teacher:
+        contrast = _contrastive(call, queries_QD, positives_QD, negatives_ND)
+        return _from_a_teacher(call, queries_QD, positives_QD, negatives_ND) + call.settings.alpha * contrast
     docs_QKD, mask_BC = _of_each(positives_QD, negatives_ND), call.masks["doc_mask_BC"]
     if mask_BC is not None and negatives_ND is not None:
         # the loss counts negatives column by column, a batch holds them row by row
@@ -175,7 +179,32 @@ def _kl_and_contrast(call: Call, queries_QD: Tensor, positives_QD: Tensor, negat
     )
 
 
+def _from_a_teacher(call: Call, queries_QD: Tensor, positives_QD: Tensor, negatives_ND: Tensor | None) -> Tensor:
+    """The scores are the teacher's cosines: of each query with all documents, and of each positive with all queries."""
+    assert call.batch.guide is not None
+    theirs_QD, right_QD, wrong_ND = call.batch.guide
+    docs_CD = positives_QD if negatives_ND is None else torch.cat([positives_QD, negatives_ND])
+    ways = (
+        (queries_QD, docs_CD, theirs_QD, torch.cat([right_QD, wrong_ND])),
+        (positives_QD, queries_QD, right_QD, theirs_QD),
+    )
+    losses = [
+        distill_kl(
+            ours_QD[call.rows],
+            candidates_CD,
+            all_pairs(taught_QD[call.rows], others_CD),
+            teacher_temperature=call.settings.teacher_temperature,
+            **call.factor,
+            **call.similarity,
+        )
+        for ours_QD, candidates_CD, taught_QD, others_CD in ways
+    ]
+    return torch.stack(losses).mean()
+
+
 def _distill_kl(call: Call, queries_QD: Tensor, positives_QD: Tensor, negatives_ND: Tensor | None) -> Tensor:
+    if call.settings.teacher:
+        return _from_a_teacher(call, queries_QD, positives_QD, negatives_ND)
     docs_QKD = _of_each(positives_QD, negatives_ND)
     return distill_kl(
         queries_QD[call.rows],
