@@ -236,6 +236,13 @@ def with_sentence_transformers(recipe: Recipe, target: Path) -> None:
         for source in recipe.sources
     }
     assert recipe.max_steps is not None
+    sizes = np.array([len(rows) for rows in data.values()])
+    if (alpha := recipe.mixture.alpha) != 1:  # it draws by size: as many of each as the mixture would see
+        shares = sizes**alpha / (sizes**alpha).sum() * recipe.max_steps * recipe.batch_size
+        data = {
+            name: rows.shuffle(seed=recipe.seed).select(range(min(len(rows), round(share))))
+            for (name, rows), share in zip(data.items(), shares, strict=True)
+        }
     trainer = SentenceTransformerTrainer(
         model=model,
         args=SentenceTransformerTrainingArguments(
@@ -272,25 +279,36 @@ def loss_of_theirs(model: Any, settings: LossSettings) -> Any:
         assert settings.temperature is not None
         guide = SentenceTransformer(settings.guide, device="cpu")
         return losses.GISTEmbedLoss(model, guide, temperature=settings.temperature)
-    assert settings.name == "cosine_distillation"
-    assert settings.taught == "query"
-    return Taught(model, SentenceTransformer(settings.teacher, device="cpu"))
+    return Taught(model, SentenceTransformer(settings.teacher, device="cpu"), settings)
 
 
 class Taught(torch.nn.Module):
-    """1 - cos of both texts of a row and the teacher's vector of the first, which reads the same tokens."""
+    """Losses of a teacher, written anew from their formulae. The teacher reads the tokens that the model reads."""
 
-    def __init__(self, model: Any, teacher: Any) -> None:
+    def __init__(self, model: Any, teacher: Any, settings: LossSettings) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.settings = model, settings
         self._teacher = [teacher.eval()]  # in a list: nothing of it is trained
 
     def forward(self, sentence_features: Any, labels: Any) -> torch.Tensor:
-        (teacher,) = self._teacher
+        texts = [*sentence_features]
         with torch.no_grad():
-            wanted = teacher({**next(iter(sentence_features))})["sentence_embedding"]
-        found = [self.model(each)["sentence_embedding"] for each in sentence_features]
-        return torch.cat([1 - torch.cosine_similarity(each, wanted) for each in found]).mean()
+            theirs = [self._teacher[0]({**each})["sentence_embedding"] for each in texts]
+        ours = [self.model(each)["sentence_embedding"] for each in texts]
+        if self.settings.name == "cosine_distillation":
+            assert self.settings.taught == "query"
+            return torch.cat([1 - torch.cosine_similarity(each, theirs[0]) for each in ours]).mean()
+        assert self.settings.name == "kl_and_contrast"
+        scale = self.settings.scale or 100.0
+        scores = torch.cosine_similarity(ours[0][:, None], ours[1], dim=-1) * scale
+        taught = torch.cosine_similarity(theirs[0][:, None], theirs[1], dim=-1) / self.settings.teacher_temperature
+        kl = torch.stack([kl_of_rows(taught, scores), kl_of_rows(taught.T, scores.T)]).mean()
+        return kl + self.settings.alpha * torch.nn.functional.cross_entropy(scores, torch.arange(len(scores)))
+
+
+def kl_of_rows(taught: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    wanted = taught.log_softmax(1)
+    return (wanted.exp() * (wanted - scores.log_softmax(1))).sum(1).mean()
 
 
 # ---- the page
