@@ -206,6 +206,12 @@ def by_row(p: Tensor, n: Tensor) -> Tensor:
     return torch.cat([p[:, None], n.view(len(p), -1, p.shape[1])], dim=1)
 
 
+def cosines(a: Tensor, b: Tensor) -> Tensor:
+    return torch.nn.functional.normalize(a) @ torch.nn.functional.normalize(b).T
+
+
+TAUGHT: Any = {"temperature": 0.1, "teacher_temperature": 0.2, "similarity": "cosine"}
+
 LOSSES: dict[str, tuple[LossSettings, list[dict[str, Any]], Callable[..., Tensor]]] = {
     "pairs": (LossSettings(), rows(60), lambda q, p, n, **_: losses.info_nce(q, p)),
     "triplets": (
@@ -254,6 +260,15 @@ LOSSES: dict[str, tuple[LossSettings, list[dict[str, Any]], Callable[..., Tensor
         LossSettings("gist", guide="guide", temperature=0.1),
         rows(60, negatives=1),
         lambda q, p, n, guide, **_: losses.gist(q, p, n, guide=losses.guide_blocks(*guide), temperature=0.1),
+    ),
+    "kl_and_contrast, a teacher": (
+        LossSettings("kl_and_contrast", teacher="teacher", temperature=0.1, teacher_temperature=0.2),
+        rows(60, negatives=1),
+        lambda q, p, n, guide, **_: (
+            0.5 * losses.distill_kl(q, torch.cat([p, n]), cosines(guide[0], torch.cat(guide[1:])), **TAUGHT)
+            + 0.5 * losses.distill_kl(p, q, cosines(guide[1], guide[0]), **TAUGHT)
+            + 0.2 * losses.info_nce(q, p, n, temperature=0.1)
+        ),
     ),
     "cosine_distillation": (
         LossSettings("cosine_distillation", teacher="teacher"),

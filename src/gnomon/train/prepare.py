@@ -19,7 +19,7 @@ from gnomon.train.data import index_of
 from gnomon.train.index import Index
 from gnomon.train.mixture import lines_of, weights_of
 from gnomon.train.ranks import Ranks
-from gnomon.train.rules import GRADED, TEACHER
+from gnomon.train.rules import GRADED, takes_scores
 from gnomon.train.sampler import Draw, Sampler
 from gnomon.train.settings import Recipe
 
@@ -106,7 +106,7 @@ def check_fits(recipe: Recipe, index: Index) -> None:
             f"loss {loss!r} takes pairs with a grade, and source {name!r} has "
             f"{'negatives' if index.negatives else 'none'}: name the column of grades with score=, and no negatives."
         )
-    if loss in TEACHER and (index.scores is None or grades):
+    if takes_scores(recipe.loss) and (index.scores is None or grades):
         raise InputError(
             f"loss {loss!r} takes a teacher's scores, a list for each row: the positive's, then the negatives'. Source "
             f"{name!r} has {'one grade a row' if grades else 'no scores'}: name the column of the lists with score=."

@@ -183,7 +183,7 @@ def _check_source(source: DataSource, key: str, loss: LossSettings) -> None:
         raise InputError(f"{key}.streaming is of data sets of the hub, path=hf:NAME; files are never held in memory.")
     if source.num_negatives is not None and not source.negatives:
         raise InputError(f"{key}.num_negatives is {source.num_negatives}, and no columns are given in {key}.negatives.")
-    scored = loss.name in GRADED or (loss.name in TEACHER and not loss.teacher)
+    scored = loss.name in GRADED or takes_scores(loss)
     if scored and source.score is None:
         or_model = ", or a model in loss.teacher" if loss.name in ONLY_OF["teacher"] else ""
         raise InputError(
@@ -192,10 +192,15 @@ def _check_source(source: DataSource, key: str, loss: LossSettings) -> None:
     if not scored and source.score is not None:
         why = "its scores are those of loss.teacher" if loss.teacher else f"the loss {loss.name} takes no scores"
         raise InputError(f"{key}.score is {source.score!r}, and {why}; leave it out.")
-    if loss.name in TEACHER and scored and not source.negatives:
+    if takes_scores(loss) and not source.negatives:
         raise InputError(f"{key} has no negatives, and the loss {loss.name} compares each positive with its negatives.")
     if loss.name in GRADED and source.negatives:
         raise InputError(f"{key} has negatives, and the loss {loss.name} is of graded pairs; leave them out.")
+
+
+def takes_scores(loss: LossSettings) -> bool:
+    """Whether each row comes with a list of a teacher's scores."""
+    return loss.name in TEACHER and loss.teacher is None
 
 
 def _check_together(recipe: Recipe) -> None:
