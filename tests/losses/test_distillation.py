@@ -61,6 +61,18 @@ def test_kl_of_equal_scores_and_of_one_document_is_nothing() -> None:
     assert distill_kl(queries, docs[:, :1], own[:, :1]).item() == 0
 
 
+@pytest.mark.parametrize("similarity", ["cosine", "dot"])
+def test_documents_of_all_queries_are_those_of_each(similarity: str) -> None:
+    queries, docs, teacher = vectors(3, 4), vectors(5, 4, seed=1), vectors(3, 5, seed=2)
+    options = {"scale": 3.0, "teacher_temperature": 0.4, "similarity": similarity}
+    found = distill_kl(queries, docs, teacher, **options)  # pyright: ignore
+    assert found.item() == pytest.approx(distill_kl(queries, docs.expand(3, 5, 4), teacher, **options).item())  # pyright: ignore
+    with pytest.raises(InputError, match=r"scores have the shape \[3, 4\], for 3 queries and documents of \[5, 4\]"):
+        distill_kl(queries, docs, teacher[:, :4])
+    with pytest.raises(InputError, match="give one score a document"):
+        margin_mse(queries, docs, teacher)
+
+
 @settings(max_examples=60, deadline=None)
 @given(**SIZES, similarity=st.sampled_from(["cosine", "dot"]))
 def test_margins_are_the_twins(rows: int, documents: int, seed: int, similarity: str) -> None:

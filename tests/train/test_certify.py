@@ -33,7 +33,9 @@ def test_every_loss_passes_in_every_way() -> None:
     assert {row.widths for row in found} == {"-", "prefixes", "heads"}
     losses = {row.loss for row in found}
     assert {loss.partition(",")[0] for loss in losses} == {*stages.STAGES}, "every loss that training offers"
-    assert len(found) == len({(row.loss, row.widths, row.way) for row in found}) == len(losses) * 3 * len(WAYS)
+    without_heads = [loss for loss in losses if loss.startswith("cosine_distillation")]
+    cases = len(losses) * 3 - len(without_heads)
+    assert len(found) == len({(row.loss, row.widths, row.way) for row in found}) == cases * len(WAYS)
     assert TOLERANCE == 1e-6
     for row in found:
         assert row.passed, row

@@ -17,7 +17,7 @@ from gnomon.tokenizer import Tokenizer
 from gnomon.train.guide import Guide
 from gnomon.train.prepare import open_data
 from gnomon.train.ranks import Ranks
-from gnomon.train.settings import LossSettings
+from gnomon.train.settings import LossSettings, MatryoshkaSettings
 
 
 def made(tmp_path: Path, guide: Path, negatives: int) -> tuple[Any, Any]:
@@ -88,33 +88,53 @@ def test_long_texts_are_cut_without_a_word(tmp_path: Path, capfd: pytest.Capture
     assert capfd.readouterr().err == ""
 
 
-@pytest.mark.parametrize("negatives", [0, 2])
-def test_translations_learn_the_vector_of_their_query(negatives: int, tmp_path: Path) -> None:
-    """On each rank its own rows', and the documents are not encoded."""
-    teacher = saved(bert(), tmp_path / "teacher", seed=1)
-    recipe, data = made(tmp_path, teacher, negatives)
-    loss = LossSettings("cosine_distillation", teacher=str(teacher), taught="query")
-    recipe = replace(recipe, loss=loss)
+@pytest.mark.parametrize("prompts", [{}, {"query": "where is the ", "document": "old "}])
+def test_translations_learn_the_vector_of_their_query(prompts: dict[str, str], tmp_path: Path) -> None:
+    """As a document, where that is another prompt; on each rank its own rows', and no translation is encoded."""
+    teacher = saved(bert(prompts=prompts), tmp_path / "teacher", seed=1)
+    recipe, data = made(tmp_path, teacher, 0)
+    recipe = replace(recipe, loss=LossSettings("cosine_distillation", teacher=str(teacher), taught="query"))
     draw = data.sampler.batch_at(3)
-    queries = torch.from_numpy(Encoder.load(teacher, threads=1).encode(data.collator.rows_at(draw).queries))
+    asked = data.collator.rows_at(draw).queries
+    encoder = Encoder.load(teacher, threads=1)
+    seen: list[list[str]] = []
 
     def rank(ranks: Ranks) -> Any:
         own = Guide(recipe, ranks, bert())
-        own.encoder.encode_document = None
+        inner = own.encoder.encode_document
+        own.encoder.encode_document = lambda texts, **how: seen.append(texts) or inner(texts, **how)
         return own(data.collator.rows_at(draw, ranks.rank, ranks.world))
 
-    for found in in_threads(rank):
-        assert_same(found[0], queries)
-        assert_same(found[1], queries)
-        assert found[2].shape == (8 * negatives, queries.shape[1])
-        if negatives:
-            assert_same(found[2], queries.repeat_interleave(negatives, 0))
+    for queries, positives, negatives in in_threads(rank):
+        assert_same(queries, encoder.encode_query(asked))
+        assert_same(positives, encoder.encode_document(asked))
+        assert negatives.shape == (0, queries.shape[1])
+    assert sorted(text for texts in seen for text in texts) == (sorted(asked) if prompts else [])
+
+
+def test_a_model_that_cuts_its_vectors_teaches_all_of_them(tmp_path: Path) -> None:
+    spec = replace(bert(), truncate_dim=4)
+    teacher = saved(spec, tmp_path / "teacher", seed=1)
+    recipe, data = made(tmp_path, teacher, 0)
+    recipe = replace(recipe, loss=LossSettings("cosine_distillation", teacher=str(teacher)))
+    some = data.collator.rows_at(data.sampler.batch_at(0))
+    queries, _, _ = Guide(recipe, Ranks(), spec)(some)
+    assert queries.shape[1] == spec.full_dim > 4
+    assert_same(queries, Encoder.load(teacher, threads=1).encode_query(some.queries, dim=spec.full_dim))
+
+
+def test_heads_of_their_own_have_no_teacher(tmp_path: Path) -> None:
+    recipe, _ = made(tmp_path, saved(bert(), tmp_path / "teacher", seed=1), 0)
+    loss = LossSettings("cosine_distillation", teacher=recipe.loss.guide)
+    recipe = replace(recipe, loss=loss, matryoshka=MatryoshkaSettings((6, 16)))
+    with pytest.raises(InputError, match="the widths of this model have heads of their own; leave matryoshka out"):
+        Guide(recipe, Ranks(), bert(wide=(16, 6)))
 
 
 @pytest.mark.filterwarnings("ignore::gnomon.errors.Notice")
 def test_a_teacher_of_another_width_is_refused(tmp_path: Path, golden_folder: Callable[[str], Path]) -> None:
     recipe, _ = made(tmp_path, golden_folder(E5), 0)
     recipe = replace(recipe, loss=LossSettings("cosine_distillation", teacher=recipe.loss.guide))
-    told = r"the teacher's vectors have \d+ components, the model's \d+; cosine_distillation needs one width\."
+    told = r"the teacher's vectors have \d+ components, the model's \d+, and cosine_distillation needs one width\."
     with pytest.raises(InputError, match=told):
         Guide(recipe, Ranks(), bert())

@@ -277,9 +277,9 @@ LOSSES: dict[str, tuple[LossSettings, list[dict[str, Any]], Callable[..., Tensor
     ),
     "cosine_distillation, of the query": (
         LossSettings("cosine_distillation", teacher="teacher", taught="query"),
-        rows(60, negatives=1),
+        rows(60),
         lambda q, p, n, guide, **_: losses.cosine_distillation(
-            torch.cat([q, p, n]), torch.cat([guide[0]] * 3)[:, : q.shape[1]]
+            torch.cat([q, p]), torch.cat([guide[0]] * 2)[:, : q.shape[1]]
         ),
     ),
 }

@@ -266,9 +266,18 @@ def test_a_recipe_that_is_not_there_lists_those_that_ship() -> None:
             ["loss.teacher=t"],
             "loss.teacher is of kl_and_contrast, distill_kl, cosine_distillation, and the loss is info_nce",
         ),
+        (["loss.name=distill_kl", "loss.teacher="], "loss.teacher is empty; give it a value."),
+        (["loss.name=gist", "loss.guide= "], "loss.guide is empty; give it a value."),
+        (
+            ["loss.name=cosine_distillation", "loss.teacher=t", "loss.taught=query", "sources.negatives=n"],
+            "sources.0 has negatives, and with loss.taught='query' every document is a translation of its query;",
+        ),
         (["loss.taught=query"], "loss.taught is of cosine_distillation, and the loss is info_nce; take it out"),
         (["base_weight=1"], "base_weight is 1.0; it must be at least 0 and below 1."),
-        (["base_weight=0.5", "lora.r=4"], "base_weight is 0.5, and with lora the weights stay as they were;"),
+        (
+            ["base_weight=0.5", "lora.r=4"],
+            "base_weight is 0.5, and with lora two factors are learnt, whose blend is no blend of weights;",
+        ),
         (["loss.margin=0.1"], "loss.margin is of gist, and the loss is info_nce"),
         (["loss.name=gist", "loss.guide=g", "loss.directions=gte"], "loss.directions is of info_nce"),
         (["loss.name=margin_mse", "loss.scale=2"], "loss.scale is of info_nce, gist"),
@@ -276,7 +285,7 @@ def test_a_recipe_that_is_not_there_lists_those_that_ship() -> None:
         (["loss.name=kl_and_contrast"], "learns from scores; name their column, or a model in loss.teacher."),
         (
             ["loss.name=distill_kl", "loss.teacher=t", "sources.score=s"],
-            "sources.0.score is 's', and its scores are those of loss.teacher; leave it out.",
+            "sources.0.score is 's', and the scores are those of loss.teacher; leave it out.",
         ),
         (
             ["loss.name=distill_kl", "loss.teacher=t", "batch_size=1"],

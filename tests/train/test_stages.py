@@ -318,6 +318,18 @@ def test_widths_are_the_weighted_sum_of_the_plain_losses(name: str) -> None:
     torch.testing.assert_close(value(loss, own, batch), wanted, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [LossSettings("kl_and_contrast", teacher="t", alpha=0.0), LossSettings("distill_kl", teacher="t", scale=7.0)],
+)
+def test_a_model_that_is_its_own_teacher_has_nothing_to_learn(settings: LossSettings) -> None:
+    """Where no temperature is given: the teacher's is the model's."""
+    sides = sides_of(2, learnt=True)
+    loss = value(loss_of(settings), sides, batch_of(2, guide=tuple(side.detach() for side in sides)))
+    assert loss.item() == pytest.approx(0, abs=1e-9)
+    assert all(grad.abs().max() < 1e-9 for grad in torch.autograd.grad(loss, sides))
+
+
 def test_the_widths_of_a_step_are_drawn_by_seed_and_step() -> None:
     widths = MatryoshkaSettings((2, 4, 8, WIDTH), n_dims_per_step=2)
     sides = sides_of(0)

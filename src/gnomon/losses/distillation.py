@@ -16,7 +16,7 @@ from gnomon.losses.similarity import Factor, Similarity, all_pairs, each_pair, f
 
 def distill_kl(
     queries_BD: Tensor,
-    docs: Tensor,
+    docs_BKD: Tensor,
     teacher_BK: Tensor,
     *,
     scale: Factor | None = None,
@@ -31,7 +31,7 @@ def distill_kl(
     section 2): at 0.01 nothing would be left of it.
 
     Args:
-        docs: [B, K, D], those of each query; or [C, D], of all queries, with scores [B, C].
+        docs_BKD: those of each query; or [C, D], the same ones of all queries, with scores [B, C].
         scale: factor of the similarities, 1 where not given; a tensor is learnt. `temperature` is 1 / scale.
 
     Raises:
@@ -39,7 +39,8 @@ def distill_kl(
     """
     factor = factor_of(scale, temperature, default=1.0)
     teacher_factor = factor_of(None, teacher_temperature, default=1.0)
-    scores_BK = _scores(queries_BD, docs, teacher_BK, similarity) * factor
+    score = _scores_of_all if docs_BKD.ndim == 2 else _scores
+    scores_BK = score(queries_BD, docs_BKD, teacher_BK, similarity) * factor
     target_BK = teacher_BK.detach().to(scores_BK.dtype) * teacher_factor
     return F.kl_div(scores_BK.log_softmax(1), target_BK.log_softmax(1), reduction="batchmean", log_target=True)
 
@@ -101,13 +102,21 @@ def margin_mse(queries_BD: Tensor, docs_BKD: Tensor, teacher_BK: Tensor, *, simi
     return (off_BK[:, :1] - off_BK[:, 1:]).square().mean()
 
 
-def _scores(queries_BD: Tensor, docs: Tensor, teacher_BK: Tensor, similarity: Similarity) -> Tensor:
+def _scores(queries_BD: Tensor, docs_BKD: Tensor, teacher_BK: Tensor, similarity: Similarity) -> Tensor:
     """[B, K]: the student's."""
-    shared = docs.ndim == 2
-    wanted = (len(queries_BD), len(docs)) if shared else docs.shape[:2]
-    if teacher_BK.shape != wanted or len(queries_BD) != wanted[0] or not len(queries_BD):
+    _check(queries_BD, docs_BKD, teacher_BK, docs_BKD.shape[:2])
+    return each_pair(queries_BD[:, None], docs_BKD, similarity)
+
+
+def _scores_of_all(queries_BD: Tensor, docs_CD: Tensor, teacher_BC: Tensor, similarity: Similarity) -> Tensor:
+    """[B, C]: the student's."""
+    _check(queries_BD, docs_CD, teacher_BC, (len(queries_BD), len(docs_CD)))
+    return all_pairs(queries_BD, docs_CD, similarity)
+
+
+def _check(queries_BD: Tensor, docs: Tensor, teacher: Tensor, wanted: tuple[int, ...]) -> None:
+    if teacher.shape != wanted or len(queries_BD) != wanted[0] or not len(queries_BD):
         raise InputError(
-            f"the teacher's scores have the shape {list(teacher_BK.shape)}, for {len(queries_BD)} queries and "
+            f"the teacher's scores have the shape {list(teacher.shape)}, for {len(queries_BD)} queries and "
             f"documents of {list(docs.shape)}: give one score a document, and at least one query."
         )
-    return all_pairs(queries_BD, docs, similarity) if shared else each_pair(queries_BD[:, None], docs, similarity)

@@ -31,10 +31,10 @@ from gnomon.vectorfiles import FULL
 FREE = frozenset(
     """
     output card cache_dir chunk_tokens save_steps save_total_limit logging_steps report_to
-    validation.steps validation.keep_best sources.*.path sources.*.streaming
+    validation.steps validation.keep_best sources.*.path sources.*.streaming loss.guide loss.teacher
     """.split()
 )
-"""Keys of a recipe that change no weight, or that the run compares by what came of them: where the data lie by
+"""Keys of a recipe that change no weight, or that the run compares by what came of them: where data and models lie by
 fingerprints, chunk_tokens by the number that a None stood for.
 """
 

@@ -212,7 +212,8 @@ class Run:
         rows = zip(now["data"].items(), then["data"].values(), strict=False)
         differs += [f"source {name!r}: its rows differ" for (name, own), before in rows if own != before]
         told = ((what, then.get(what), now[what]) for what in ("weights", "prompts", "guide"))
-        differs += [f"{what}: was {was}, is {is_now}" for what, was, is_now in told if was != is_now]
+        names = {"guide": "guide or teacher"}
+        differs += [f"{names.get(what, what)}: was {was}, is {is_now}" for what, was, is_now in told if was != is_now]
         if differs:
             raise InputError(
                 f"{path} is of another run: {'; '.join(differs)}. Resume with what it was, or begin anew in another "

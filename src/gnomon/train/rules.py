@@ -65,9 +65,12 @@ RANGES: Mapping[type[Any], Mapping[str, str]] = {
 """Values that are numbers, or lists of them -> the interval that they must lie in."""
 
 SCALED: tuple[LossName, ...] = ("info_nce", "gist", "kl_and_contrast", "distill_kl", "cosent")
-TEACHER: tuple[LossName, ...] = ("kl_and_contrast", "distill_kl", "margin_mse")
+SCORE_LISTS: tuple[LossName, ...] = ("kl_and_contrast", "distill_kl", "margin_mse")
 GRADED: tuple[LossName, ...] = ("cosent", "cosine_regression")
 CONTRASTIVE: tuple[LossName, ...] = ("info_nce", "gist", "kl_and_contrast")
+"""What the losses learn: from lists of a teacher's scores, or from a teacher's cosines in their place; grades; which
+document belongs to which query.
+"""
 
 ONLY_OF: Mapping[str, tuple[LossName, ...]] = {
     "scale": SCALED,
@@ -145,6 +148,8 @@ def _check_texts(recipe: Recipe) -> None:
     if not recipe.sources:
         raise InputError("sources is empty; a recipe needs at least one, [[sources]] with a path.")
     needed = {"model": recipe.model, "output": recipe.output}
+    others = {"loss.guide": recipe.loss.guide, "loss.teacher": recipe.loss.teacher}
+    needed |= {key: name for key, name in others.items() if name is not None}
     for place, source in enumerate(recipe.sources):
         needed |= {f"sources.{place}.{name}": getattr(source, name) for name in ("query", "positive")}
         needed |= {f"sources.{place}.path": "".join(source.path) if all(map(str.strip, source.path)) else ""}
@@ -190,17 +195,26 @@ def _check_source(source: DataSource, key: str, loss: LossSettings) -> None:
             f"{key} has no score, and the loss {loss.name} learns from scores; name their column{or_model}."
         )
     if not scored and source.score is not None:
-        why = "its scores are those of loss.teacher" if loss.teacher else f"the loss {loss.name} takes no scores"
+        why = (
+            "the scores are those of loss.teacher"
+            if loss.name in SCORE_LISTS
+            else f"the loss {loss.name} takes no scores"
+        )
         raise InputError(f"{key}.score is {source.score!r}, and {why}; leave it out.")
     if takes_scores(loss) and not source.negatives:
         raise InputError(f"{key} has no negatives, and the loss {loss.name} compares each positive with its negatives.")
+    if loss.taught == "query" and source.negatives:
+        raise InputError(
+            f"{key} has negatives, and with loss.taught='query' every document is a translation of its query; leave "
+            "them out."
+        )
     if loss.name in GRADED and source.negatives:
         raise InputError(f"{key} has negatives, and the loss {loss.name} is of graded pairs; leave them out.")
 
 
 def takes_scores(loss: LossSettings) -> bool:
     """Whether each row comes with a list of a teacher's scores."""
-    return loss.name in TEACHER and loss.teacher is None
+    return loss.name in SCORE_LISTS and loss.teacher is None
 
 
 def _check_together(recipe: Recipe) -> None:
@@ -211,7 +225,7 @@ def _check_together(recipe: Recipe) -> None:
         raise InputError(
             "loss.directions is 'symmetric', which is of pairs, and every source has negatives; let it be 'one_way'."
         )
-    contrasts = recipe.loss.name in ("info_nce", "gist") or (recipe.loss.name in TEACHER and recipe.loss.teacher)
+    contrasts = recipe.loss.name in ("info_nce", "gist") or (recipe.loss.name in SCORE_LISTS and recipe.loss.teacher)
     if recipe.batch_size == 1 and contrasts and not all(source.negatives for source in recipe.sources):
         raise InputError(
             f"batch_size is 1, and the other rows are the negatives of {recipe.loss.name}; make it larger."
@@ -224,8 +238,8 @@ def _check_together(recipe: Recipe) -> None:
         _check_widths(recipe.matryoshka)
     if recipe.base_weight and recipe.lora is not None:
         raise InputError(
-            f"base_weight is {recipe.base_weight:g}, and with lora the weights stay as they were; leave it out, and "
-            "take a smaller learning_rate."
+            f"base_weight is {recipe.base_weight:g}, and with lora two factors are learnt, whose blend is no blend of "
+            "weights; leave one of the two out."
         )
     if recipe.lora is not None and not recipe.lora.targets:
         raise InputError("lora.targets is empty; name linear layers, such as query and value.")

@@ -90,7 +90,10 @@ class LossSettings:
     similarity: Literal["cosine", "dot"] = "cosine"
     alpha: float = 0.2
     """Of kl_and_contrast: weight of the contrastive part."""
-    teacher_temperature: float = 1.0
+    teacher_temperature: float | None = None
+    """Divides a teacher's scores. None: 1 where they are a column, the model's temperature where they are cosines of
+    `teacher`.
+    """
     guide: str | None = None
     """Of gist: the guide's folder, hub id or package:NAME."""
     teacher: str | None = None

@@ -171,7 +171,7 @@ def _kl_and_contrast(call: Call, queries_QD: Tensor, positives_QD: Tensor, negat
         docs_QKD,
         _teacher(call),
         alpha=call.settings.alpha,
-        teacher_temperature=call.settings.teacher_temperature,
+        teacher_temperature=call.settings.teacher_temperature or 1.0,
         start=call.rows.start,
         doc_mask_BC=mask_BC,
         **call.factor,
@@ -193,7 +193,7 @@ def _from_a_teacher(call: Call, queries_QD: Tensor, positives_QD: Tensor, negati
             ours_QD[call.rows],
             candidates_CD,
             all_pairs(taught_QD[call.rows], others_CD),
-            teacher_temperature=call.settings.teacher_temperature,
+            teacher_temperature=call.settings.teacher_temperature or 1 / float(call.factor["scale"]),
             **call.factor,
             **call.similarity,
         )
@@ -210,7 +210,7 @@ def _distill_kl(call: Call, queries_QD: Tensor, positives_QD: Tensor, negatives_
         queries_QD[call.rows],
         docs_QKD[call.rows],
         _teacher(call),
-        teacher_temperature=call.settings.teacher_temperature,
+        teacher_temperature=call.settings.teacher_temperature or 1.0,
         **call.factor,
         **call.similarity,
     )
