@@ -3,7 +3,8 @@
     python bench/learning.py MODELS [--output FOLDER] [--choose | --only docs:MODEL:gnomon,... | --report-only]
 
 MODELS is the folder that shared/models/build_models.py writes. Each task's recipe is bench/learning/TASK.toml. The last
-1,000 rows of each training file are kept apart: recipes are chosen on them (--choose). What is there is not run again.
+1,000 rows of each training file are kept apart; recipes are chosen (--choose) on them, and for docs on two manuals that
+are then left out of what is trained on. What is there is not run again.
 Writes docs/training-results.md.
 """
 
@@ -58,8 +59,38 @@ AIMS = {
     },
 }
 """Sets, and their subsets, that a task is to gain on; named in the issue, before anything was run."""
-RATES, FEWER = (3e-5, 1e-4, 3e-4), 60
-"""Learning rates that are tried, in a run of fewer steps."""
+FEWER = {"docs": 60, "bilingual": 150}
+"""Steps of the runs in which recipes are chosen."""
+EMBEDDINGS = ["freeze=['layers.']"]
+VARIANTS = {
+    "docs": {
+        "all weights, info_nce": ["freeze=[]", "learning_rate=1e-4", "loss={name='info_nce', scale=20}"],
+        "all weights, gist": [
+            "freeze=[]",
+            "learning_rate=1e-4",
+            "loss={name='gist', guide='all-MiniLM-L6-v2', temperature=0.01}",
+        ],
+        "all weights": ["freeze=[]", "learning_rate=2e-4"],
+        "embeddings": EMBEDDINGS,
+        "embeddings, the teacher alone": [*EMBEDDINGS, "loss.name=distill_kl", "loss.alpha=none"],
+        "embeddings, the teacher alone, 3e-3": [
+            *EMBEDDINGS,
+            "loss.name=distill_kl",
+            "loss.alpha=none",
+            "learning_rate=3e-3",
+        ],
+    },
+    "bilingual": {
+        "all weights, 1e-4": ["freeze=[]", "learning_rate=1e-4"],
+        "all weights, 3e-4": ["freeze=[]", "learning_rate=3e-4"],
+        "embeddings, 1e-3": [*EMBEDDINGS, "learning_rate=1e-3"],
+        "embeddings, 3e-3": [*EMBEDDINGS, "learning_rate=3e-3"],
+        "embeddings, 3e-3, 400 steps": [*EMBEDDINGS, "learning_rate=3e-3", "max_steps=400"],
+    },
+}
+"""What is tried for each task, each as it is learnt and with half of the first weights."""
+LEFT_OUT = ("docs-postgresql-15", "docs-python-django")
+"""Manuals that the docs task is chosen on."""
 
 
 def main() -> None:
@@ -144,9 +175,9 @@ def write(path: Path, lines: list[str]) -> None:
             file.writelines(lines)
 
 
-def recipe_of(task: str, model: Path, output: Path, folder: Path) -> Recipe:
+def recipe_of(task: str, model: Path, output: Path, folder: Path, changes: Sequence[str] = ()) -> Recipe:
     """The recipe of a task, of this model; MODEL is the model itself, other names are models beside it."""
-    recipe = read(ROOT / "bench" / "learning" / f"{task}.toml", [f"model={model}", f"output={output}"])
+    recipe = read(ROOT / "bench" / "learning" / f"{task}.toml", [f"model={model}", f"output={output}", *changes])
     sources = tuple(replace(each, path=(str(folder / "data" / each.path[0]),)) for each in recipe.sources)
     named = {key: getattr(recipe.loss, key) for key in ("guide", "teacher") if getattr(recipe.loss, key)}
     beside = {key: str(model if name == "MODEL" else model.parent / name) for key, name in named.items()}
@@ -157,34 +188,49 @@ def recipe_of(task: str, model: Path, output: Path, folder: Path) -> Recipe:
 
 
 def choose(models: Path, folder: Path) -> None:
-    """By learning rate, the mean reciprocal rank on the rows kept apart of all files: what is learnt, what is lost."""
-    for task in TASKS:
-        base = models / MODELS[0]
-        print(f"{task} {base.name} untrained", dev_scores(base, folder), flush=True)
-        for rate in RATES:
-            output = folder / "choose" / f"{task}-{rate:g}"
-            if not (output / "model").exists():
-                recipe = recipe_of(task, base, output, folder)
-                train(replace(recipe, learning_rate=rate, max_steps=FEWER, save_steps=FEWER), overwrite=True)
-            print(f"{task} {base.name} {rate:g}", dev_scores(output / "model", folder), flush=True)
+    """By variant, the mean reciprocal rank on rows that it was not trained on: what is learnt, what is lost."""
+    base = models / MODELS[0]
+    for task, variants in VARIANTS.items():
+        print(f"{task}, untrained:", dev_scores(task, base, folder), flush=True)
+        for place, (variant, changes) in enumerate(variants.items()):
+            for share in (0.0, 0.5):
+                output = folder / "choose" / f"{task}-{place}-{share:g}"
+                if not (output / "model").exists():
+                    steps = [f"max_steps={FEWER[task]}", f"base_weight={share}"]
+                    recipe = recipe_of(task, base, output, folder, [*steps, *changes])
+                    kept = (
+                        each
+                        for each in recipe.sources
+                        if Path(each.path[0]).name.partition(".jsonl")[0] not in LEFT_OUT
+                    )
+                    train(replace(recipe, sources=tuple(kept)), overwrite=True)
+                scores = dev_scores(task, output / "model", folder)
+                print(f"{task}, {variant}, {share:g} of the first weights:", scores, flush=True)
 
 
-def dev_scores(model: Path, folder: Path) -> dict[str, float]:
+def dev_scores(task: str, model: Path, folder: Path) -> dict[str, float]:
+    """Of the first 1,000 rows of manuals that are left out, or of the rows of all files that are kept apart."""
     encoder = Encoder.load(model)
-    scores: dict[str, float] = {}
-    for name in FILES:
-        rows = [json.loads(text) for text in (folder / "data" / f"{name}.dev.jsonl").open(encoding="utf-8")]
-        queries, documents = (
-            encoder.encode([row[key] for row in rows], on_truncate="silent") for key in ("anchor", "positive")
-        )
-        similarity = (
-            queries
-            / np.linalg.norm(queries, axis=1)[:, None]
-            @ (documents / np.linalg.norm(documents, axis=1)[:, None]).T
-        )
-        ranks = (similarity >= np.diag(similarity)[:, None]).sum(1)
-        scores[name] = round(float(np.where(ranks <= 10, 1 / ranks, 0).mean()), 4)
-    return scores
+    names = LEFT_OUT if task == "docs" else tuple(f"{name}.dev" for name in FILES)
+    return {name: reciprocal_rank(encoder, rows_of(folder / "data" / name)[:APART]) for name in names}
+
+
+def rows_of(stem: Path) -> list[dict[str, str]]:
+    packed = Path(f"{stem}.jsonl.gz")
+    text = (
+        gzip.decompress(packed.read_bytes()).decode() if packed.exists() else Path(f"{stem}.jsonl").read_text("utf-8")
+    )
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def reciprocal_rank(encoder: Encoder, rows: Sequence[dict[str, str]]) -> float:
+    queries, documents = (
+        encoder.encode([row[key] for row in rows], on_truncate="silent", normalize_embeddings=True)
+        for key in ("anchor", "positive")
+    )
+    similarity = queries @ documents.T
+    ranks = (similarity >= np.diag(similarity)[:, None]).sum(1)
+    return round(float(np.where(ranks <= 10, 1 / ranks, 0).mean()), 4)
 
 
 # ---- running
@@ -314,44 +360,86 @@ def kl_of_rows(taught: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
 # ---- the page
 
 
+TRAINERS = ("gnomon", "sentence-transformers")
+
+
 def page(folder: Path) -> Iterator[str]:
     yield "# Training: figures"
     yield ""
     yield "Written by `python bench/learning.py MODELS`. Scores 0 to 100, before and after; in brackets the 95 %"
-    yield "interval of the difference (paired, as `gnomon compare` has it). Bold: what the task is for."
+    yield "interval of the difference (paired, as `gnomon compare` has it). Bold: what the task is for, named before"
+    yield "anything was run. How the recipes were chosen, and what earlier ones gave: [lab notes](lab-notes.md)."
     for task in TASKS:
-        recipe = read(ROOT / "bench" / "learning" / f"{task}.toml")
-        sources = " and ".join(Path(source.path[0]).name.partition(".")[0] for source in recipe.sources)
-        yield from ["", f"## {task}: trained on {sources}", ""]
-        steps = f"{recipe.max_steps} steps of {recipe.batch_size} pairs, learning rate {recipe.learning_rate:g}"
-        yield f"{steps}, seed {recipe.seed}."
+        yield from ["", f"## {task}", ""]
+        yield f"[bench/learning/{task}.toml](../bench/learning/{task}.toml)."
         for model in MODELS:
-            yield from ["", *task_table(task, model, folder)]
+            yield from ["", *model_part(task, model, folder)]
 
 
-def task_table(task: str, model: str, folder: Path) -> Iterator[str]:
-    base = folder / f"base-{model}" / "judged" / "results"
-    found: dict[str, Comparison] = {}
-    minutes: dict[str, float] = {}
-    for trainer in ("gnomon", "sentence-transformers"):
-        run = folder / f"{task}-{model}-{trainer}"
-        if (run / "judged").exists() and (run / "took.json").exists():
-            found[trainer] = compare(base, run / "judged" / "results")
-            minutes[trainer] = json.loads((run / "took.json").read_text())["minutes"]
-    if not found:
-        yield f"{model}: not run."
+def model_part(task: str, model: str, folder: Path) -> Iterator[str]:
+    runs = {trainer: folder / f"{task}-{model}-{trainer}" for trainer in TRAINERS}
+    runs = {trainer: run for trainer, run in runs.items() if any((run / "judged" / "results").rglob("*.json"))}
+    yield f"### {model}"
+    yield ""
+    if "gnomon" not in runs:
+        yield "Not run."
         return
+    yield from settings_of(read(runs["gnomon"] / "recipe.toml"))
+    minutes = {trainer: json.loads((run / "took.json").read_text())["minutes"] for trainer, run in runs.items()}
     took = ", ".join(f"{trainer} {value:.1f} minutes" for trainer, value in minutes.items())
-    yield f"{model} ({took}):"
+    yield f"On one thread, beside other programs: {took}."
+    base = folder / f"base-{model}" / "judged" / "results"
+    results = {trainer: run / "judged" / "results" for trainer, run in runs.items()}
+    found = {trainer: by_set(compare(base, each)) for trainer, each in results.items()}
+    aims, others = aims_and_others(task, found["gnomon"])
+    beyond = [row for row in aims if row.interval and row.interval.low > 0]
+    yield f"Of {len(aims)} sets and subsets that it is for, {len(beyond)} gain beyond the interval."
+    yield f"Of {len(others)} other sets, the one that loses most: {changed(min(others, key=difference))}; mean of all"
+    yield f"{100 * sum(map(difference, others)) / len(others):+.1f}."
+    if len(results) == 2:
+        between = by_set(compare(*results.values()))
+        apart = [row for row in between.values() if row.interval and not row.interval.low <= 0 <= row.interval.high]
+        names = f": {', '.join(map(changed, apart))}" if apart else ""
+        yield f"sentence-transformers' trainer less ours: {len(apart)} of {len(between)} intervals leave zero out{names}."
     yield ""
     yield f"| set | metric | before | {' | '.join(f'after, {trainer}' for trainer in found)} |"
     yield f"|{'---|' * (3 + len(found))}"
-    rows = {trainer: {(row.task, row.subset): row for row in each.rows} for trainer, each in found.items()}
-    for key, row in rows["gnomon"].items():
-        cells = [after(each.get(key)) for each in rows.values()]
-        name = f"{row.task}, {row.subset}" if row.subset else row.task
-        aimed = row.subset in AIMS[task].get(row.task, [])
-        yield f"| {f'**{name}**' if aimed else name} | {row.metric} | {100 * row.a:.1f} | {' | '.join(cells)} |"
+    for key, row in found["gnomon"].items():
+        cells = [after(each.get(key)) for each in found.values()]
+        name = f"**{name_of(row)}**" if row in aims else name_of(row)
+        yield f"| {name} | {row.metric} | {100 * row.a:.1f} | {' | '.join(cells)} |"
+
+
+def settings_of(recipe: Recipe) -> Iterator[str]:
+    sources = ", ".join(Path(source.path[0]).name.partition(".jsonl")[0] for source in recipe.sources)
+    loss, other = recipe.loss, recipe.loss.teacher or recipe.loss.guide
+    beside = f", teacher {Path(other).name}" if other else ""
+    frozen = ", embeddings alone" if recipe.freeze else ""
+    yield f"{sources}: {recipe.max_steps} steps of {recipe.batch_size} rows, loss {loss.name}{beside}{frozen}, learning"
+    yield f"rate {recipe.learning_rate:g}, {recipe.base_weight:g} of the first weights in the result."
+
+
+def by_set(compared: Comparison) -> dict[tuple[str, str], Row]:
+    return {(row.task, row.subset): row for row in compared.rows}
+
+
+def aims_and_others(task: str, rows: dict[tuple[str, str], Row]) -> tuple[list[Row], list[Row]]:
+    """What the task is for; and the other sets, each as a whole."""
+    aims = [row for row in rows.values() if row.subset in AIMS[task].get(row.task, [])]
+    wholes = {row.task: row for row in reversed(rows.values()) if not row.subset or row.subset == "default"}
+    return aims, [row for name, row in wholes.items() if name not in AIMS[task]]
+
+
+def difference(row: Row) -> float:
+    return row.difference or 0.0
+
+
+def changed(row: Row) -> str:
+    return f"{name_of(row)} {100 * difference(row):+.1f}"
+
+
+def name_of(row: Row) -> str:
+    return f"{row.task}, {row.subset}" if row.subset else row.task
 
 
 def after(row: Row | None) -> str:
