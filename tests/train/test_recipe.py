@@ -418,6 +418,13 @@ def test_what_has_no_value_is_left_out() -> None:
     assert math.isclose(table["learning_rate"], 2e-5)
 
 
+def test_a_recipe_of_the_guide_is_one(write: Write) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "training.md").read_text("utf-8")
+    (shown,) = re.findall(r"^```toml\n(.+?)^```", text, re.MULTILINE | re.DOTALL)
+    found = read(write(shown))
+    assert (found.loss.taught, found.freeze, found.base_weight) == ("query", ("layers.",), 0.6)
+
+
 def test_the_guide_has_every_key_and_its_default() -> None:
     text = (Path(__file__).parents[2] / "docs" / "training.md").read_text("utf-8")
     told = dict(re.findall(r"^\| `([a-z_0-9.]+)` \| (none|`.+?`) \|", text, re.MULTILINE))
