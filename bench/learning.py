@@ -400,7 +400,8 @@ def model_part(task: str, model: str, folder: Path) -> Iterator[str]:
         between = by_set(compare(*results.values()))
         apart = [row for row in between.values() if row.interval and not row.interval.low <= 0 <= row.interval.high]
         names = f": {', '.join(map(changed, apart))}" if apart else ""
-        yield f"sentence-transformers' trainer less ours: {len(apart)} of {len(between)} intervals leave zero out{names}."
+        counts = f"{len(apart)} of {len(between)}"
+        yield f"sentence-transformers' trainer less ours: {counts} intervals leave zero out{names}."
     yield ""
     yield f"| set | metric | before | {' | '.join(f'after, {trainer}' for trainer in found)} |"
     yield f"|{'---|' * (3 + len(found))}"

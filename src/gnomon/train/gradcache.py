@@ -26,6 +26,7 @@ from gnomon.packed import Ids, Packed, pack
 from gnomon.spec import PoolingSpec
 from gnomon.train.collate import Collated
 from gnomon.train.model import Model, Widths
+from gnomon.train.process import give_back
 from gnomon.train.ranks import Ranks
 
 Sides = tuple[int, ...]
@@ -79,9 +80,13 @@ def gradient(
         made += [pooled] * keep  # else the second pass makes it again
     assert leaf_NP is not None
     leaf_NP.requires_grad_()
+    if not keep:
+        give_back()
 
     loss = _through_heads(model.vectors(leaf_NP, dims), sides, parts, ranks)
 
+    if not keep:
+        give_back()
     assert leaf_NP.grad is not None
     for place, chunk in enumerate(chunks):
         pooled = made[place] if keep else _pooled(model, chunk)
