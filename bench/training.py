@@ -87,7 +87,8 @@ def measure(asked: argparse.Namespace, results: Results) -> None:
             start, load = time.perf_counter(), os.getloadavg()[0]
             part = MEASURED[name](bench)
             minutes = (time.perf_counter() - start) / 60
-            found |= about(asked) | {name: part | {"minutes": minutes, "load_before": load, "measured": today()}}
+            told = {"minutes": minutes, "load_before": load, "measured": today(), "threads": asked.threads}
+            found |= about(asked) | {name: part | told}
             asked.results.parent.mkdir(parents=True, exist_ok=True)
             asked.results.write_text(json.dumps(results, indent=1) + "\n")
 
@@ -96,7 +97,6 @@ def about(asked: argparse.Namespace) -> Results:
     cores = len(os.sched_getaffinity(0))
     return {
         "device": {"kind": asked.device, "name": meters.device_name(asked.device), "cores": cores},
-        "threads": asked.threads,
         "python": sys.version.split()[0],
         "versions": {name: version(name) for name in VERSIONS},
     }

@@ -32,7 +32,7 @@ def page(results: Rows) -> Iterator[str]:
 
 def section(found: Rows) -> Iterator[str]:
     device = found["device"]
-    yield f"## {device['name']}, {many(device['cores'], 'core')}, {many(found['threads'], 'thread')}"
+    yield f"## {device['name']}, {many(device['cores'], 'core')}"
     yield ""
     versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
     computed = "float32" if device["kind"] == "cpu" else "bfloat16 autocast on both sides"
@@ -133,7 +133,11 @@ def ratio(found: Rows) -> str:
 
 def told(part: Rows) -> Iterator[str]:
     rounds = f", {many(len(next(iter(part['runs'].values()))), 'round')}" if "runs" in part else ""
-    yield f"Measured {part['measured']}{rounds}, {part['minutes']:.1f} minutes; load before: {part['load_before']:.1f}."
+    threads = many(part["threads"], "thread")
+    yield (
+        f"Measured {part['measured']} with {threads}{rounds}, {part['minutes']:.1f} minutes; load before: "
+        f"{part['load_before']:.1f}."
+    )
     yield ""
 
 

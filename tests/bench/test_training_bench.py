@@ -105,7 +105,7 @@ def test_a_run_is_as_it_was_behind_the_watching() -> None:
 
 def test_the_page_says_what_was_measured() -> None:
     runs = {"gnomon": seen([30.0], [500.0]), "sentence-transformers": seen([20.0], [1000.0])}
-    told = {"minutes": 1.0, "load_before": 0.5, "measured": "today"}
+    told = {"minutes": 1.0, "load_before": 0.5, "measured": "today", "threads": 1}
     part = {
         "model": "M",
         "batch": 64,
@@ -120,7 +120,6 @@ def test_the_page_says_what_was_measured() -> None:
     results = {
         "cpu": {
             "device": {"kind": "cpu", "name": "CPU", "cores": 2},
-            "threads": 1,
             "python": "3",
             "versions": {"torch": "2"},
             "speed": part | told | training.compared(runs),
@@ -128,7 +127,11 @@ def test_the_page_says_what_was_measured() -> None:
         }
     }
     page = "\n".join(training_page.page(results))
-    assert "## CPU, 2 cores, 1 thread" in page and "3 steps in a process, the last 2 timed" in page
+    assert (
+        "## CPU, 2 cores\n" in page
+        and "today with 1 thread, " in page
+        and "3 steps in a process, the last 2 timed" in page
+    )
     assert "Texts of 3 to 256 tokens" in page
     assert "tokens a second 1.50 (1.50), peak memory 0.50 (0.50)" in page
     assert "| 16 | 100 | 10.0 | 100 | 10 | 4.0 | 3.0 |" in page
