@@ -77,7 +77,8 @@ def gradient(
         if leaf_NP is None:
             leaf_NP = pooled.new_empty(sum(sides), pooled.shape[1])
         leaf_NP[chunk.texts] = pooled.detach()
-        made += [pooled] * keep  # else the second pass makes it again
+        if keep:  # else the second pass makes it again
+            made.append(pooled)
     assert leaf_NP is not None
     leaf_NP.requires_grad_()
     if not keep:

@@ -188,7 +188,7 @@ class Run:
             "data": self.data.fingerprints,
             "weights": self.data.weights.tolist(),
             "prompts": [list(pair) for pair in self.data.collator.prompts],
-            "guide": guide.encoder.fingerprint if guide else None,
+            "guide or teacher": guide.encoder.fingerprint if guide else None,
             "ranks": self.ranks.world,
             "chunk_tokens": self.learner.chunk_tokens,
             "best": self.best,
@@ -211,9 +211,8 @@ class Run:
         # in one order; names may be those of files
         rows = zip(now["data"].items(), then["data"].values(), strict=False)
         differs += [f"source {name!r}: its rows differ" for (name, own), before in rows if own != before]
-        told = ((what, then.get(what), now[what]) for what in ("weights", "prompts", "guide"))
-        names = {"guide": "guide or teacher"}
-        differs += [f"{names.get(what, what)}: was {was}, is {is_now}" for what, was, is_now in told if was != is_now]
+        told = ((what, then.get(what), now[what]) for what in ("weights", "prompts", "guide or teacher"))
+        differs += [f"{what}: was {was}, is {is_now}" for what, was, is_now in told if was != is_now]
         if differs:
             raise InputError(
                 f"{path} is of another run: {'; '.join(differs)}. Resume with what it was, or begin anew in another "
