@@ -111,6 +111,12 @@ def test_steps_are_those_asked_for_or_epochs_of_all_rows(changes: dict[str, Any]
         ),
         (rows(20, negatives=1), {}, LossSettings("margin_mse"), "'margin_mse' takes a teacher's scores.*has no scores"),
         (graded(20), {}, LossSettings("kl_and_contrast"), "'kl_and_contrast' takes a teacher's.*has one grade a row"),
+        (
+            [row | {"score": -5 * row["score"]} for row in graded(20)],
+            {},
+            LossSettings("cosine_regression"),
+            "from -1 to 1, and a grade of source 'rows0' is -[1-5].*divide its grades by the highest, or take cosent",
+        ),
     ],
 )
 def test_rows_that_a_loss_cannot_take_are_refused(

@@ -44,6 +44,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "best of held-out rows": {"validation": ValidationSettings(10, steps=3), "save_total_limit": 1},
     "bf16, a teacher": {"bf16": True, "loss": LossSettings("kl_and_contrast", temperature=0.1)},
+    "learns from a model": {"loss": LossSettings("kl_and_contrast", teacher="bert", temperature=0.1)},
     "static": {"model": "static"},
 }
 
@@ -68,6 +69,8 @@ def recipe(folder: Path) -> Callable[..., Recipe]:
             sources = [replace(pairs, weight=2.0), replace(triplets, weight=1.0)]
         elif "teacher" in variant:
             sources = [scored]
+        if (loss := changes.get("loss", LossSettings())).teacher:
+            changes["loss"] = replace(loss, teacher=str(models[loss.teacher]))
         model = models[changes.pop("model", "bert")]
         where = folder / f"{variant} {output}".replace(" ", "-").replace(",", "")
         return recipe_of(model, where, *sources, **changes)
@@ -121,7 +124,13 @@ def test_killed_again_and_again_it_ends_with_the_same_bits(variant: str, recipe:
 
 
 @pytest.mark.parametrize(
-    "variant", ["plain, with dropout", "average, blend, learnt scale", "two sources, accumulated, widths drawn"]
+    "variant",
+    [
+        "plain, with dropout",
+        "average, blend, learnt scale",
+        "two sources, accumulated, widths drawn",
+        "learns from a model",
+    ],
 )
 def test_two_ranks_killed_end_with_the_same_bits(variant: str, recipe: Callable[..., Recipe]) -> None:
     """One rank is killed; the other ends by itself, with what happened."""

@@ -106,6 +106,13 @@ def check_fits(recipe: Recipe, index: Index) -> None:
             f"loss {loss!r} takes pairs with a grade, and source {name!r} has "
             f"{'negatives' if index.negatives else 'none'}: name the column of grades with score=, and no negatives."
         )
+    if loss == "cosine_regression" and index.scores is not None:
+        far = max(index.scores.min(), index.scores.max(), key=abs)
+        if abs(far) > 1:
+            raise InputError(
+                f"loss {loss!r} learns cosines, which lie from -1 to 1, and a grade of source {name!r} is {far:g}: divide "
+                "its grades by the highest, or take cosent, to which only their order matters."
+            )
     if takes_scores(recipe.loss) and (index.scores is None or grades):
         raise InputError(
             f"loss {loss!r} takes a teacher's scores, a list for each row: the positive's, then the negatives'. Source "
