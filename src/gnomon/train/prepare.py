@@ -110,8 +110,8 @@ def check_fits(recipe: Recipe, index: Index) -> None:
         far = max(index.scores.min(), index.scores.max(), key=abs)
         if abs(far) > 1:
             raise InputError(
-                f"loss {loss!r} learns cosines, which lie from -1 to 1, and a grade of source {name!r} is {far:g}: divide "
-                "its grades by the highest, or take cosent, to which only their order matters."
+                f"loss {loss!r} learns cosines, which lie from -1 to 1, and a grade of source {name!r} is {far:g}: "
+                "divide its grades by the highest, or take cosent, to which only their order matters."
             )
     if takes_scores(recipe.loss) and (index.scores is None or grades):
         raise InputError(
