@@ -1,0 +1,168 @@
+"""Rows of `train_pairs/docs` in the forms in which people ask: questions, sentences, and headings of long pages.
+
+    questions   a heading, put as a question -> its section
+    sentences   a sentence of a section -> what else stands there
+    pages       a heading, or a sentence that is cut out -> the text of ten sections of its page
+    asked       a heading that is a question already -> its section
+    topics      the first of `pages` of each text
+
+The first three are for training, the last two for choosing recipes on a manual that is left out. A row of docs is
+"page: section" -> text. Everything here is drawn from a seed, so that it can be made again.
+"""
+
+import random
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+Row = Mapping[str, str]
+Pair = tuple[str, str]
+
+SEED = 11
+SENTENCE = range(40, 300)
+"""Characters of what is taken for a sentence."""
+AROUND = 400
+"""Characters of the text that a sentence is to be found by."""
+PAGE = 2600
+"""Characters of a page, about what 512 tokens hold."""
+SECTIONS = 10
+"""Sections of a page that are read together."""
+FEWEST = 4
+"""Sections that a page must have to count as long."""
+
+OF_THE_PAGE = {
+    ("description", "overview", "introduction", "background", "name", "general"): (
+        "What is {page}?",
+        "What does {page} do?",
+        "What is {page} for?",
+    ),
+    ("usage", "how to use", "using"): ("How do I use {page}?", "How is {page} used?"),
+    ("example", "examples"): ("Is there an example of {page}?", "What does {page} look like in practice?"),
+    ("parameters", "options", "arguments", "module parameters"): (
+        "Which options does {page} have?",
+        "What can I set for {page}?",
+    ),
+}
+"""Headings that say nothing without their page -> questions about it."""
+DOING = (
+    "How do I go about {section}?",
+    "What should I know about {section}?",
+    "Is there a way of {section}?",
+    "What is the best way of {section}?",
+)
+ORDERED = (
+    "How do I {section}?",
+    "How can I {section}?",
+    "How to {section}?",
+    "What do I need in order to {section}?",
+)
+NAMED = (
+    "What is {section}?",
+    "What does {section} mean?",
+    "How do I use {section}?",
+    "How does {section} work?",
+    "How can I find out about {section}?",
+    "Why would I need {section}?",
+    "What about {section} in {page}?",
+    "When should I use {section}?",
+    "What is meant by {section}?",
+    "Where is {section} described?",
+    "What is {section} good for?",
+    "How does {section} behave in {page}?",
+)
+VERBS = frozenset(
+    "add build change check configure convert create debug define disable enable find get handle include install load "
+    "make manage read register remove run select send set specify start stop submit test use write".split()
+)
+
+
+def questions(rows: Sequence[Row]) -> Iterator[Pair]:
+    """The form follows the heading: setting X, set X, X, and those of every page, such as "Usage"."""
+    draw = random.Random(SEED)
+    for row in rows:
+        yield question(row, draw), row["positive"]
+
+
+def question(row: Row, draw: random.Random) -> str:
+    """A heading that is a question stays as it is."""
+    page = page_of(row)
+    section = re.sub(r"^[\d.]+\s+", "", section_of(row)).rstrip(":. ") or page
+    if section.endswith("?"):
+        return section
+    if section != page:
+        for headings, forms in OF_THE_PAGE.items():
+            if section.lower() in headings:
+                return draw.choice(forms).format(page=in_a_sentence(page))
+    first = section.split()[0].lower()
+    forms = DOING if first.endswith("ing") and len(first) > 5 else ORDERED if first in VERBS else NAMED
+    return draw.choice(forms).format(section=in_a_sentence(section), page=page)
+
+
+def sentences(rows: Sequence[Row]) -> Iterator[Pair]:
+    """Up to three of a section that has as many."""
+    draw = random.Random(SEED)
+    for row in rows:
+        found = sentences_of(row["positive"])
+        if len(found) < 3:
+            continue
+        for place in draw.sample(range(len(found)), 3):
+            others = found[:place] + found[place + 1 :]
+            start = draw.randrange(max(1, len(others) - 2))
+            yield found[place], " ".join(others[start:])[:AROUND]
+
+
+def pages(rows: Sequence[Row]) -> Iterator[Pair]:
+    """Many headings are of sections behind what is read of the page, as in a long document."""
+    draw = random.Random(SEED)
+    by_page: defaultdict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        by_page[page_of(row)].append(row)
+    for sections in by_page.values():
+        draw.shuffle(sections)
+        for start in range(0, len(sections), SECTIONS):
+            some = sections[start : start + SECTIONS]
+            if len(some) < FEWEST:
+                continue
+            place = draw.randrange(len(some))
+            texts, cut = [row["positive"] for row in some], sentences_of(some[place]["positive"])[:1]
+            for sentence in cut:
+                texts[place] = texts[place].replace(sentence, "")
+            text = " ".join(texts)[:PAGE]
+            headings = [section_of(row) for row in some]
+            yield from ((query, text) for query in (*cut, *headings) if len(query.split()) > 1)
+
+
+def asked(rows: Sequence[Row]) -> Iterator[Pair]:
+    return ((section_of(row), row["positive"]) for row in rows if row["anchor"].rstrip().endswith("?"))
+
+
+def topics(rows: Sequence[Row]) -> Iterator[Pair]:
+    by_text = {text: query for query, text in reversed([*pages(rows)])}
+    return ((query, text) for text, query in by_text.items())
+
+
+FORMS: dict[str, Callable[[Sequence[Row]], Iterator[Pair]]] = {
+    "questions": questions,
+    "sentences": sentences,
+    "pages": pages,
+    "asked": asked,
+    "topics": topics,
+}
+
+
+def page_of(row: Row) -> str:
+    return row["anchor"].partition(": ")[0]
+
+
+def section_of(row: Row) -> str:
+    """The page's own heading where it has no sections."""
+    return row["anchor"].partition(": ")[2] or row["anchor"]
+
+
+def sentences_of(text: str) -> list[str]:
+    return [each for each in re.split(r"(?<=[.?!])\s+(?=[A-Z])", text) if len(each) in SENTENCE]
+
+
+def in_a_sentence(heading: str) -> str:
+    """Without its capital, where the word has no others."""
+    return heading if not heading.split()[0][1:].islower() else heading[0].lower() + heading[1:]
