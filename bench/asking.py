@@ -93,7 +93,7 @@ def question(row: Row, draw: random.Random) -> str:
         for headings, forms in OF_THE_PAGE.items():
             if section.lower() in headings:
                 return draw.choice(forms).format(page=in_a_sentence(page))
-    first = section.split()[0].lower()
+    first = section.partition(" ")[0].lower()
     forms = DOING if first.endswith("ing") and len(first) > 5 else ORDERED if first in VERBS else NAMED
     return draw.choice(forms).format(section=in_a_sentence(section), page=page)
 
@@ -165,4 +165,4 @@ def sentences_of(text: str) -> list[str]:
 
 def in_a_sentence(heading: str) -> str:
     """Without its capital, where the word has no others."""
-    return heading if not heading.split()[0][1:].islower() else heading[0].lower() + heading[1:]
+    return heading if not heading.partition(" ")[0][1:].islower() else heading[0].lower() + heading[1:]

@@ -1,0 +1,79 @@
+"""The docs task's rows in other forms: what a question says, what is cut out, what is drawn again."""
+
+import random
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bench"))
+
+import asking
+
+FIRST = "The first of them is long enough to be one."
+SECOND = "Another stands behind it and says something else."
+THIRD = "A third one is there for the others to be found by."
+SECTIONS = [
+    {"anchor": f"Locks: part {name}", "positive": f"{FIRST} {SECOND} {THIRD} It is {name}."} for name in "abcdefgh"
+]
+ROWS = st.lists(
+    st.fixed_dictionaries({"anchor": st.text("aB:? .", min_size=1), "positive": st.text("aB. ", min_size=1)}),
+    max_size=20,
+)
+
+
+@pytest.mark.parametrize(
+    ("heading", "questions"),
+    [
+        ("Locks: Usage", {"How do I use locks?", "How is locks used?"}),
+        ("GPIO: Overview", {"What is GPIO?", "What does GPIO do?", "What is GPIO for?"}),
+        ("Locks: Setting the owner", {form.format(section="setting the owner") for form in asking.DOING}),
+        ("Locks: Set the owner", {form.format(section="set the owner") for form in asking.ORDERED}),
+        ("Locks: 3.1 Fair ones:", {form.format(section="fair ones", page="Locks") for form in asking.NAMED}),
+        ("Locks: Who holds one?", {"Who holds one?"}),
+        ("Usage", {form.format(section="usage", page="Usage") for form in asking.NAMED}),
+        ("Locks: 4.", {form.format(section="4", page="Locks") for form in asking.NAMED}),
+    ],
+)
+def test_a_heading_becomes_a_question(heading: str, questions: set[str]) -> None:
+    row = {"anchor": heading, "positive": "text"}
+    assert {asking.question(row, random.Random(seed)) for seed in range(200)} == questions
+
+
+def test_a_sentence_does_not_stand_in_what_it_is_to_be_found_by() -> None:
+    found = [*asking.sentences(SECTIONS[:1])]
+    assert {query for query, _ in found} == {FIRST, SECOND, THIRD}
+    assert all(query not in text and len(text) > 40 for query, text in found)
+    assert [*asking.sentences([{"anchor": "Locks", "positive": f"{FIRST} {SECOND}"}])] == []
+
+
+def test_a_page_is_found_by_headings_and_by_a_sentence_that_is_cut_out() -> None:
+    found = [*asking.pages(SECTIONS)]
+    ((text, *others),) = zip(*({text for _, text in found},), strict=True)
+    assert not others
+    assert sorted(query for query, _ in found) == sorted([FIRST, *(f"part {name}" for name in "abcdefgh")])
+    assert text.count(FIRST) == len(SECTIONS) - 1
+    assert all(f"It is {name}." in text for name in "abcdefgh")
+    assert [*asking.topics(SECTIONS)] == [(FIRST, text)]
+    assert [*asking.pages(SECTIONS[: asking.FEWEST - 1])] == []
+
+
+def test_a_long_page_is_read_ten_sections_at_a_time() -> None:
+    many = [{"anchor": f"Locks: part {place}", "positive": f"Text {place}."} for place in range(25)]
+    texts = [text for _, text in asking.topics(many)]
+    assert sorted(text.count("Text") for text in texts) == [5, 10, 10]
+
+
+def test_only_headings_that_are_questions_are_asked() -> None:
+    rows = [*SECTIONS, {"anchor": "Locks: Who holds one? ", "positive": "Nobody."}]
+    assert [*asking.asked(rows)] == [("Who holds one? ", "Nobody.")]
+
+
+@given(ROWS)
+def test_whatever_the_rows_are_each_form_says_the_same_again(rows: list[dict[str, str]]) -> None:
+    for form in asking.FORMS.values():
+        found = [*form(rows)]
+        assert found == [*form(rows)]
+        assert all(query for query, _ in found)
