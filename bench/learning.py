@@ -247,7 +247,8 @@ def one(task: str, base: Path, trainer: str, folder: Path) -> None:
             train(recipe, overwrite=True)
         else:
             with_sentence_transformers(recipe, run / "model")
-        (run / "took.json").write_text(json.dumps({"minutes": (time.monotonic() - began) / 60}))
+        took = {"minutes": (time.monotonic() - began) / 60, "threads": torch.get_num_threads()}
+        (run / "took.json").write_text(json.dumps(took))
         print(f"{run.name}: {(time.monotonic() - began) / 60:.1f} minutes", flush=True)
     judge(base, folder / f"base-{base.name}")
     judge(run / "model", run)
@@ -387,9 +388,9 @@ def model_part(task: str, model: str, folder: Path) -> Iterator[str]:
         yield "Not run."
         return
     yield from settings_of(read(runs["gnomon"] / "recipe.toml"))
-    minutes = {trainer: json.loads((run / "took.json").read_text())["minutes"] for trainer, run in runs.items()}
-    took = ", ".join(f"{trainer} {value:.1f} minutes" for trainer, value in minutes.items())
-    yield f"On one thread, beside other programs: {took}."
+    took = {trainer: json.loads((run / "took.json").read_text()) for trainer, run in runs.items()}
+    each = (f"{name} {run['minutes']:.1f} minutes (threads: {run['threads']})" for name, run in took.items())
+    yield f"Beside other programs: {', '.join(each)}."
     base = folder / f"base-{model}" / "judged" / "results"
     results = {trainer: run / "judged" / "results" for trainer, run in runs.items()}
     found = {trainer: by_set(compare(base, each)) for trainer, each in results.items()}
