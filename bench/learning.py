@@ -397,8 +397,9 @@ def model_part(task: str, model: str, folder: Path) -> Iterator[str]:
     aims, others = aims_and_others(task, found["gnomon"])
     beyond = [row for row in aims if row.interval and row.interval.low > 0]
     yield f"Of {len(aims)} sets and subsets that it is for, {len(beyond)} gain beyond the interval."
-    yield f"Of {len(others)} other sets, the one that loses most: {changed(min(others, key=difference))}; mean of all"
-    yield f"{100 * sum(map(difference, others)) / len(others):+.1f}."
+    if others:
+        least, mean = changed(min(others, key=difference)), 100 * fmean(map(difference, others))
+        yield f"Of {len(others)} other sets, the one that loses most: {least}; mean of all {mean:+.1f}."
     if len(results) == 2:
         between = by_set(compare(*results.values()))
         apart = [row for row in between.values() if row.interval and not row.interval.low <= 0 <= row.interval.high]
