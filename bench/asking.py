@@ -124,7 +124,8 @@ def pages(rows: Sequence[Row]) -> Iterator[Pair]:
             if len(some) < FEWEST:
                 continue
             place = draw.randrange(len(some))
-            texts, cut = [row["positive"] for row in some], sentences_of(some[place]["positive"])[:1]
+            texts = [row["positive"] for row in some]
+            cut = sentences_of(texts[place])[:1]
             for sentence in cut:
                 texts[place] = texts[place].replace(sentence, "")
             text = " ".join(texts)[:PAGE]
@@ -137,8 +138,11 @@ def asked(rows: Sequence[Row]) -> Iterator[Pair]:
 
 
 def topics(rows: Sequence[Row]) -> Iterator[Pair]:
-    by_text = {text: query for query, text in reversed([*pages(rows)])}
-    return ((query, text) for text, query in by_text.items())
+    seen: set[str] = set()
+    for query, text in pages(rows):
+        if text not in seen:
+            seen.add(text)
+            yield query, text
 
 
 FORMS: dict[str, Callable[[Sequence[Row]], Iterator[Pair]]] = {

@@ -146,16 +146,15 @@ def keep_apart(folder: Path) -> None:
         write(folder / f"{manual}.jsonl.gz", lines)
         rows = [json.loads(line) for line in lines]
         for form, made in FORMS.items():
-            write(folder / f"{manual}-{form}.jsonl.gz", [pair(*each) for each in made(rows)])
+            write(folder / f"{manual}-{form}.jsonl.gz", (pair(*each) for each in made(rows)))
+    english = [json.loads(line)["positive"] for line in manuals]
     for name in (FOUR, "bible"):
-        if not (folder / f"english-{name}.jsonl.gz").exists():
-            with gzip.open(folder / f"{name}.jsonl.gz", "rt", encoding="utf-8") as file:
-                lines = [*english_first(map(json.loads, file), [json.loads(line)["positive"] for line in manuals])]
-            write(folder / f"english-{name}.jsonl.gz", lines)
+        with gzip.open(folder / f"{name}.jsonl.gz", "rt", encoding="utf-8") as file:
+            write(folder / f"english-{name}.jsonl.gz", english_first(map(json.loads, file), english))
 
 
-def in_four(lines: Iterable[str]) -> list[str]:
-    return [line for line in lines if json.loads(line)["lang"].removeprefix("en-") in ("de", "es", "fr", "it")]
+def in_four(lines: Iterable[str]) -> Iterator[str]:
+    return (line for line in lines if json.loads(line)["lang"].removeprefix("en-") in ("de", "es", "fr", "it"))
 
 
 def english_first(rows: Iterable[dict[str, str]], english: Sequence[str]) -> Iterator[str]:
@@ -184,8 +183,8 @@ def groups_of_three(text: str) -> Iterator[str]:
     return map("".join, zip(*(f"  {text.lower()} "[start:] for start in range(3)), strict=False))
 
 
-def write(path: Path, lines: list[str]) -> None:
-    """Once: an index is made anew where a file is."""
+def write(path: Path, lines: Iterable[str]) -> None:
+    """Once: an index is made anew where a file is. Lines are made only where they are written."""
     if not path.exists():
         with gzip.open(path, "wt", encoding="utf-8") as file:
             file.writelines(lines)
