@@ -1,12 +1,10 @@
-"""Rows of `train_pairs/docs` in the forms in which people ask: questions, sentences, and headings of long pages.
+"""Rows of `train_pairs/docs` in the forms in which people ask.
 
-    questions   a heading, put as a question -> its section
-    sentences   a sentence of a section -> what else stands there
-    pages       a heading, or a sentence that is cut out -> the text of ten sections of its page
-    asked       a heading that is a question already -> its section
-    topics      the first of `pages` of each text
+    mixed   headings as they are and as questions, and sentences -> their section, or some of it
+    asked   a heading that is a question already -> its section
+    topics  a sentence that is cut out, or a heading -> the text of ten sections of its page
 
-The first three are for training, the last two for choosing recipes on a manual that is left out. A row of docs is
+The first is for training, the others for choosing recipes on a manual that is left out. A row of docs is
 "page: section" -> text. Everything here is drawn from a seed, so that it can be made again.
 """
 
@@ -14,6 +12,7 @@ import random
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 
 Row = Mapping[str, str]
 Pair = tuple[str, str]
@@ -21,8 +20,8 @@ Pair = tuple[str, str]
 SEED = 11
 SENTENCE = range(40, 300)
 """Characters of what is taken for a sentence."""
-AROUND = 400
-"""Characters of the text that a sentence is to be found by."""
+BEGINNING = 500
+"""Characters of a text that are read, about what 128 tokens hold."""
 PAGE = 2600
 """Characters of a page, about what 512 tokens hold."""
 SECTIONS = 10
@@ -76,13 +75,6 @@ VERBS = frozenset(
 )
 
 
-def questions(rows: Sequence[Row]) -> Iterator[Pair]:
-    """The form follows the heading: setting X, set X, X, and those of every page, such as "Usage"."""
-    draw = random.Random(SEED)
-    for row in rows:
-        yield question(row, draw), row["positive"]
-
-
 def question(row: Row, draw: random.Random) -> str:
     """A heading that is a question stays as it is."""
     page = page_of(row)
@@ -98,21 +90,34 @@ def question(row: Row, draw: random.Random) -> str:
     return draw.choice(forms).format(section=in_a_sentence(section), page=page)
 
 
-def sentences(rows: Sequence[Row]) -> Iterator[Pair]:
-    """Up to three of a section that has as many."""
+def mixed(rows: Sequence[Row]) -> Iterator[Pair]:
+    """Of each section: its heading as a question and as it is, and its beginning; page and heading, and some sentences;
+    up to four of its sentences, each and some of the others."""
     draw = random.Random(SEED)
     for row in rows:
-        found = sentences_of(row["positive"])
-        if len(found) < 3:
-            continue
-        for place in draw.sample(range(len(found)), 3):
-            others = found[:place] + found[place + 1 :]
-            start = draw.randrange(max(1, len(others) - 2))
-            yield found[place], " ".join(others[start:])[:AROUND]
+        text = row["positive"]
+        yield question(row, draw), text[:BEGINNING]
+        yield section_of(row), text[:BEGINNING]
+        parts = re.split(r"(?<=[.?!:])\s+", text)
+        yield row["anchor"], some_of(parts, 3, draw)
+        sentences = [place for place, part in enumerate(parts) if len(part) in SENTENCE]
+        for place in draw.sample(sentences, min(4, len(sentences))):
+            others = parts[:place] + parts[place + 1 :]
+            if others:
+                yield parts[place], some_of(others, draw.choice((1, 2, 3)), draw)
 
 
-def pages(rows: Sequence[Row]) -> Iterator[Pair]:
-    """Many headings are of sections behind what is read of the page, as in a long document."""
+def some_of(parts: Sequence[str], number: int, draw: random.Random) -> str:
+    """So many that stand together."""
+    start = draw.randrange(max(1, len(parts) - 1))
+    return " ".join(parts[start : start + number])[:BEGINNING]
+
+
+def asked(rows: Sequence[Row]) -> Iterator[Pair]:
+    return ((section_of(row), row["positive"]) for row in rows if row["anchor"].rstrip().endswith("?"))
+
+
+def topics(rows: Sequence[Row]) -> Iterator[Pair]:
     draw = random.Random(SEED)
     by_page: defaultdict[str, list[Row]] = defaultdict(list)
     for row in rows:
@@ -128,30 +133,11 @@ def pages(rows: Sequence[Row]) -> Iterator[Pair]:
             cut = sentences_of(texts[place])[:1]
             for sentence in cut:
                 texts[place] = texts[place].replace(sentence, "")
-            text = " ".join(texts)[:PAGE]
-            headings = [section_of(row) for row in some]
-            yield from ((query, text) for query in (*cut, *headings) if len(query.split()) > 1)
+            of_several_words = (each for each in (*cut, *map(section_of, some)) if len(each.split()) > 1)
+            yield from ((query, " ".join(texts)[:PAGE]) for query in islice(of_several_words, 1))
 
 
-def asked(rows: Sequence[Row]) -> Iterator[Pair]:
-    return ((section_of(row), row["positive"]) for row in rows if row["anchor"].rstrip().endswith("?"))
-
-
-def topics(rows: Sequence[Row]) -> Iterator[Pair]:
-    seen: set[str] = set()
-    for query, text in pages(rows):
-        if text not in seen:
-            seen.add(text)
-            yield query, text
-
-
-FORMS: dict[str, Callable[[Sequence[Row]], Iterator[Pair]]] = {
-    "questions": questions,
-    "sentences": sentences,
-    "pages": pages,
-    "asked": asked,
-    "topics": topics,
-}
+FORMS: dict[str, Callable[[Sequence[Row]], Iterator[Pair]]] = {"mixed": mixed, "asked": asked, "topics": topics}
 
 
 def page_of(row: Row) -> str:

@@ -42,22 +42,40 @@ def test_a_heading_becomes_a_question(heading: str, questions: set[str]) -> None
     assert {asking.question(row, random.Random(seed)) for seed in range(200)} == questions
 
 
-def test_a_sentence_does_not_stand_in_what_it_is_to_be_found_by() -> None:
-    found = [*asking.sentences(SECTIONS[:1])]
-    assert {query for query, _ in found} == {FIRST, SECOND, THIRD}
-    assert all(query not in text and len(text) > 40 for query, text in found)
-    assert [*asking.sentences([{"anchor": "Locks", "positive": f"{FIRST} {SECOND}"}])] == []
+def test_a_section_is_asked_for_in_all_forms() -> None:
+    found = [*asking.mixed(SECTIONS[:1])]
+    text = SECTIONS[0]["positive"]
+    assert found[0][0] in {form.format(section="part a", page="Locks") for form in asking.NAMED}
+    assert [query for query, _ in found[1:3]] == ["part a", "Locks: part a"]
+    assert [answer for _, answer in found[:2]] == [text, text]
+    assert {query for query, _ in found[3:]} == {FIRST, SECOND, THIRD}
+    assert all(query not in answer for query, answer in found[3:])
 
 
-def test_a_page_is_found_by_headings_and_by_a_sentence_that_is_cut_out() -> None:
-    found = [*asking.pages(SECTIONS)]
-    ((text, *others),) = zip(*({text for _, text in found},), strict=True)
-    assert not others
-    assert sorted(query for query, _ in found) == sorted([FIRST, *(f"part {name}" for name in "abcdefgh")])
+def test_no_more_is_read_than_the_beginning_of_a_text() -> None:
+    long = {
+        "anchor": "Locks: part a",
+        "positive": " ".join(f"Sentence {number} of a long section." for number in range(99)),
+    }
+    lengths = [len(answer) for _, answer in asking.mixed([long])]
+    assert max(lengths) == lengths[0] == lengths[1] == asking.BEGINNING
+
+
+def test_a_sentence_alone_is_not_asked_for() -> None:
+    found = [*asking.mixed([{"anchor": "Locks: part a", "positive": FIRST}])]
+    assert [answer for _, answer in found] == [FIRST] * 3
+
+
+def test_a_page_is_found_by_a_sentence_that_is_cut_out_or_by_a_heading() -> None:
+    ((query, text),) = asking.topics(SECTIONS)
+    assert query == FIRST
     assert text.count(FIRST) == len(SECTIONS) - 1
     assert all(f"It is {name}." in text for name in "abcdefgh")
-    assert [*asking.topics(SECTIONS)] == [(FIRST, text)]
-    assert [*asking.pages(SECTIONS[: asking.FEWEST - 1])] == []
+    short = [row | {"positive": "Short."} for row in SECTIONS]
+    ((query, text),) = asking.topics(short)
+    assert query in {f"part {name}" for name in "abcdefgh"}
+    assert text == " ".join(["Short."] * len(SECTIONS))
+    assert [*asking.topics(SECTIONS[: asking.FEWEST - 1])] == []
 
 
 def test_a_long_page_is_read_ten_sections_at_a_time() -> None:
