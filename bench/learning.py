@@ -303,7 +303,8 @@ def with_sentence_transformers(recipe: Recipe, target: Path) -> None:
             per_device_train_batch_size=recipe.batch_size,
             learning_rate=recipe.learning_rate,
             warmup_steps=round(recipe.warmup_ratio * recipe.max_steps),
-            lr_scheduler_type="linear",
+            lr_scheduler_type=recipe.lr_scheduler_type,
+            adam_beta2=recipe.adam_beta2,
             max_grad_norm=recipe.max_grad_norm,
             seed=recipe.seed,
             bf16=recipe.bf16,
@@ -392,7 +393,7 @@ def model_part(task: str, model: str, folder: Path) -> Iterator[str]:
     yield from settings_of(read(runs["gnomon"] / "recipe.toml"))
     took = {trainer: json.loads((run / "took.json").read_text()) for trainer, run in runs.items()}
     each = (f"{name} {run['minutes']:.1f} minutes (threads: {run['threads']})" for name, run in took.items())
-    yield f"Beside other programs: {', '.join(each)}."
+    yield f"On two cores that other programs used too: {', '.join(each)}."
     base = folder / f"base-{model}" / "judged" / "results"
     results = {trainer: run / "judged" / "results" for trainer, run in runs.items()}
     found = {trainer: by_set(compare(base, each)) for trainer, each in results.items()}
