@@ -76,7 +76,7 @@ VERBS = frozenset(
 
 
 def question(row: Row, draw: random.Random) -> str:
-    """A heading that is a question stays as it is."""
+    """The form follows the heading: setting X, set X, X, and those of every page, such as "Usage"; a question stays."""
     page = page_of(row)
     section = re.sub(r"^[\d.]+\s+", "", section_of(row)).rstrip(":. ") or page
     if section.endswith("?"):
