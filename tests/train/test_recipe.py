@@ -418,11 +418,12 @@ def test_what_has_no_value_is_left_out() -> None:
     assert math.isclose(table["learning_rate"], 2e-5)
 
 
-def test_a_recipe_of_the_guide_is_one(write: Write) -> None:
+def test_the_recipes_of_the_guide_are_recipes(write: Write) -> None:
     text = (Path(__file__).parents[2] / "docs" / "training.md").read_text("utf-8")
-    (shown,) = re.findall(r"^```toml\n(.+?)^```", text, re.MULTILINE | re.DOTALL)
-    found = read(write(shown))
-    assert (found.loss.taught, found.freeze, found.base_weight) == ("query", ("layers.",), 0.6)
+    shown = re.findall(r"^```toml\n(.+?)^```", text, re.MULTILINE | re.DOTALL)
+    larger, languages = (read(write(recipe)) for recipe in shown)
+    assert (larger.loss.name, larger.loss.alpha, larger.base_weight) == ("kl_and_contrast", 0.1, 0.5)
+    assert (languages.loss.taught, languages.freeze, languages.base_weight) == ("query", ("layers.",), 0.6)
 
 
 def test_the_guide_has_every_key_and_its_default() -> None:
