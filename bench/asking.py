@@ -12,7 +12,6 @@ import random
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import islice
 
 Row = Mapping[str, str]
 Pair = tuple[str, str]
@@ -134,7 +133,8 @@ def topics(rows: Sequence[Row]) -> Iterator[Pair]:
             for sentence in cut:
                 texts[place] = texts[place].replace(sentence, "")
             of_several_words = (each for each in (*cut, *map(section_of, some)) if len(each.split()) > 1)
-            yield from ((query, " ".join(texts)[:PAGE]) for query in islice(of_several_words, 1))
+            if query := next(of_several_words, None):
+                yield query, " ".join(texts)[:PAGE]
 
 
 FORMS: dict[str, Callable[[Sequence[Row]], Iterator[Pair]]] = {"mixed": mixed, "asked": asked, "topics": topics}

@@ -353,7 +353,8 @@ class Taught(torch.nn.Module):
         assert self.settings.name == "kl_and_contrast"
         scale = self.settings.scale or 100.0
         scores = torch.cosine_similarity(ours[0][:, None], ours[1], dim=-1) * scale
-        taught = torch.cosine_similarity(theirs[0][:, None], theirs[1], dim=-1) / self.settings.teacher_temperature
+        taught = torch.cosine_similarity(theirs[0][:, None], theirs[1], dim=-1)
+        taught = taught / self.settings.teacher_temperature if self.settings.teacher_temperature else taught * scale
         kl = torch.stack([kl_of_rows(taught, scores), kl_of_rows(taught.T, scores.T)]).mean()
         return kl + self.settings.alpha * torch.nn.functional.cross_entropy(scores, torch.arange(len(scores)))
 
