@@ -46,6 +46,26 @@ def test_its_vectors_are_its_encoders(negatives: int, tmp_path: Path, golden_fol
     assert not queries.requires_grad
 
 
+@pytest.mark.parametrize(
+    ("bf16", "can", "role", "wanted"),
+    [
+        (True, True, "teacher", "torch, cpu, bfloat16"),
+        (True, True, "guide", "torch, cpu, bfloat16"),
+        (True, False, "teacher", "onnxruntime, float32"),
+        (False, True, "teacher", "onnxruntime, float32"),
+    ],
+)
+def test_it_computes_in_bfloat16_where_the_model_does(
+    bf16: bool, can: bool, role: str, wanted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: can, raising=False)
+    source = write(tmp_path / "rows.jsonl", rows(30))
+    model = str(saved(bert(), tmp_path / "model", seed=1))
+    loss = LossSettings("gist", guide=model) if role == "guide" else LossSettings("distill_kl", teacher=model)
+    recipe = recipe_of(tmp_path, tmp_path / "out", source, loss=loss, bf16=bf16)
+    assert wanted in Guide(recipe, Ranks(), bert()).encoder.engine.name
+
+
 def test_prompts_of_the_guide_are_used(tmp_path: Path) -> None:
     guide = saved(bert(prompts={"query": "where is the ", "document": "old "}), tmp_path / "guide", seed=1)
     recipe, data = made(tmp_path, guide, 0)

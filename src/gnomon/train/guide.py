@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gnomon.encoder import Encoder, Vectors
+from gnomon.engines.torch.devices import dtypes_of
 from gnomon.errors import InputError
 from gnomon.spec import ModelSpec
 from gnomon.train.collate import Rows
@@ -34,7 +35,7 @@ class Guide:
             revision=recipe.revision if itself else None,
             card=recipe.card if itself else None,
             device=str(ranks.device),
-            dtype="float32" if loss.teacher and not recipe.bf16 else "auto",
+            dtype=_dtype(recipe, str(ranks.device)),
             threads=recipe.threads,
         )
         if loss.name == "cosine_distillation":
@@ -60,6 +61,13 @@ class Guide:
 
     def _encoded(self, encode: Callable[..., Vectors], texts: list[str]) -> Tensor:
         return torch.from_numpy(encode(texts, dim=self.dim, on_truncate="silent", show_progress_bar=False))
+
+
+def _dtype(recipe: Recipe, device: str) -> str:
+    """bfloat16 where the model itself computes in it and the device can; what a teacher says is exact otherwise."""
+    if recipe.bf16 and "bfloat16" in dtypes_of(device):
+        return "bfloat16"
+    return "float32" if recipe.loss.teacher else "auto"
 
 
 def _one_prompt(spec: ModelSpec) -> bool:
