@@ -68,7 +68,7 @@ class Model(nn.Module):
             self.trunk = Trunk.of(
                 spec.trunk,
                 checkpoint.arrays,
-                attention=choose(self.device, computed, spec.trunk.head_size, dropout=weights),
+                attention=choose(self.device, computed, spec.trunk.head_size, dropout=weights, learns=True),
                 dropout=hidden if dropout is None else dropout,
                 attention_dropout=weights,
                 gradient_checkpointing=gradient_checkpointing,

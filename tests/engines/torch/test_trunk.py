@@ -5,7 +5,7 @@ T: tokens of a text; H: hidden; B: texts.
 
 import pickle
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 from typing import Any
 
@@ -282,14 +282,37 @@ def test_gradient_checkpointing_is_for_gradients_alone(monkeypatch: pytest.Monke
 
 
 @settings(max_examples=30, deadline=None)
-@given(lengths=LENGTHS, one=st.booleans())
-def test_grouped_attention_equals_plain(lengths: list[int], one: bool) -> None:
+@given(lengths=LENGTHS, one=st.booleans(), short=st.sampled_from([0, 20, 1000]))
+def test_grouped_attention_equals_plain(lengths: list[int], one: bool, short: int) -> None:
+    """And its gradients, with no text, some and all of them spelled out."""
     spans = Spans.of(np.array(lengths), CPU)
     q_spans = spans.one_each if one else spans
     draw = torch.Generator().manual_seed(sum(lengths))
-    k, v = (torch.randn(sum(lengths), 2, 8, dtype=torch.float64, generator=draw) for _ in range(2))
-    q = torch.randn(len(lengths) if one else sum(lengths), 2, 8, dtype=torch.float64, generator=draw)
-    torch.testing.assert_close(grouped(q, k, v, q_spans, spans, 0.0), plain(q, k, v, q_spans, spans, 0.0))
+    rows = (len(lengths) if one else sum(lengths), sum(lengths), sum(lengths))
+    q, k, v = (torch.randn(n, 2, 8, dtype=torch.float64, generator=draw, requires_grad=True) for n in rows)
+
+    def found(form: forms.Attention) -> list[torch.Tensor]:
+        mixed = form(q, k, v, q_spans, spans, 0.0)
+        return [mixed, *torch.autograd.grad(mixed.square().sum(), (q, k, v))]
+
+    for ours, slow in zip(found(partial(forms._by_run, spelled_out=short)), found(plain), strict=True):
+        torch.testing.assert_close(ours, slow)
+
+
+def test_texts_up_to_short_are_spelled_out_to_learn(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def kernel(q: torch.Tensor, *_: torch.Tensor, dropout_p: float) -> torch.Tensor:
+        seen.append(q.shape[2])
+        return q
+
+    monkeypatch.setattr(forms.F, "scaled_dot_product_attention", kernel)
+    spans = Spans.of(np.array([3, forms.SHORT, forms.SHORT + 1]), CPU)
+    q = torch.ones(2 * forms.SHORT + 4, 2, 8)
+    forms.grouped_to_learn(q, q, q, spans, spans, 0.0)
+    assert seen == [forms.SHORT + 1]
+    forms.grouped(q, q, q, spans, spans, 0.0)
+    assert seen[1:] == [3, forms.SHORT, forms.SHORT + 1]
 
 
 @given(lengths=LENGTHS)
@@ -413,6 +436,9 @@ def test_the_form_for_a_gpu(
 def test_the_form_for_a_processor_is_grouped_and_says_nothing() -> None:
     assert forms.choose(CPU, torch.float32, 64) is grouped
     assert forms.choose(CPU, torch.bfloat16, 64, dropout=0.1) is grouped
+    assert forms.choose(CPU, torch.float32, 64, learns=True) is grouped
+    assert forms.choose(CPU, torch.bfloat16, 64, learns=True) is forms.grouped_to_learn
+    assert forms.choose(torch.device("mps"), torch.bfloat16, 64, learns=True) is grouped
 
 
 def test_positions_beyond_the_tables_made_so_far() -> None:

@@ -23,6 +23,12 @@ Attention = Callable[[Tensor, Tensor, Tensor, Spans, Spans, float], Tensor]
 
 HALF = (torch.float16, torch.bfloat16)
 
+SHORT = 256
+"""Tokens up to which the gradient in half precision on a CPU is quicker spelled out: at 16 of them in a sixth of the
+time of torch's own, at 256 in two thirds, at 512 in the same, with heads of 32 (docs/lab-notes.md, 2026-11-22). In
+float32 torch's own is quicker nearly everywhere.
+"""
+
 
 def plain(q: Tensor, k: Tensor, v: Tensor, q_spans: Spans, k_spans: Spans, dropout: float) -> Tensor:
     """Padded, masked, spelled out: the slow twin of the others."""
@@ -37,20 +43,36 @@ def plain(q: Tensor, k: Tensor, v: Tensor, q_spans: Spans, k_spans: Spans, dropo
 
 def grouped(q: Tensor, k: Tensor, v: Tensor, q_spans: Spans, k_spans: Spans, dropout: float) -> Tensor:
     """Dense attention for each run of texts of equal length: views of the packed rows, no padding, no mask."""
+    return _by_run(q, k, v, q_spans, k_spans, dropout, spelled_out=0)
+
+
+def grouped_to_learn(q: Tensor, k: Tensor, v: Tensor, q_spans: Spans, k_spans: Spans, dropout: float) -> Tensor:
+    """`grouped` for gradients in half precision on a CPU: texts up to SHORT tokens are spelled out."""
+    return _by_run(q, k, v, q_spans, k_spans, dropout, spelled_out=SHORT)
+
+
+def _by_run(
+    q: Tensor, k: Tensor, v: Tensor, q_spans: Spans, k_spans: Spans, dropout: float, *, spelled_out: int
+) -> Tensor:
     texts = [run.texts for run in k_spans.runs]
     rows = [run.texts * run.length for run in k_spans.runs]
     # q has all rows of a text, or one
     q_rows = rows if q_spans is k_spans else texts
+    spelled = [run.length <= spelled_out or (dropout > 0 and q.device.type == "cpu") for run in k_spans.runs]
     # split, not slices: the gradient of a slice is as large as all rows, and filled with zeros
-    sides = zip(q.split(q_rows), k.split(rows), v.split(rows), texts, strict=True)
+    sides = zip(q.split(q_rows), k.split(rows), v.split(rows), texts, spelled, strict=True)
     parts = [_dense(*run, dropout) for run in sides]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def _dense(q: Tensor, k: Tensor, v: Tensor, texts: int, dropout: float) -> Tensor:
-    """Attention of texts of equal length, end to end."""
+def _dense(q: Tensor, k: Tensor, v: Tensor, texts: int, spelled: bool, dropout: float) -> Tensor:
+    """Attention of texts of equal length, end to end.
+
+    Args:
+        spelled: keep the scores for the gradient; torch's own kernels do not, and on a CPU have no dropout.
+    """
     q_BHSd, k_BHSd, v_BHSd = (values.unflatten(0, (texts, -1)).transpose(1, 2) for values in (q, k, v))
-    if dropout and q.device.type == "cpu":  # where torch has no kernel with dropout either
+    if spelled:
         scores = (q_BHSd * q.shape[-1] ** -0.5) @ k_BHSd.transpose(-1, -2)
         mixed_BHSd = dropped(scores.softmax(-1), dropout) @ v_BHSd
     else:
@@ -77,10 +99,16 @@ def flash(q: Tensor, k: Tensor, v: Tensor, q_spans: Spans, k_spans: Spans, dropo
     )
 
 
-def choose(device: torch.device, dtype: torch.dtype, head_size: int, *, dropout: float = 0.0) -> Attention:
-    """The fastest form that computes this; on a GPU, a notice tells of what keeps its kernels from it."""
+def choose(
+    device: torch.device, dtype: torch.dtype, head_size: int, *, dropout: float = 0.0, learns: bool = False
+) -> Attention:
+    """The fastest form that computes this; on a GPU, a notice tells of what keeps its kernels from it.
+
+    Args:
+        learns: whether its gradient is asked for.
+    """
     if device.type != "cuda":
-        return grouped
+        return grouped_to_learn if learns and device.type == "cpu" and dtype in HALF else grouped
     why = kernel_refuses(device, dtype, head_size)
     if why is None:
         if has_varlen() and not dropout:
