@@ -1,14 +1,14 @@
-"""Forms of attention that learn on a CPU, with their gradients: torch's own kernel beside spelled out, by length.
+"""Attention that learns on a CPU, forward and backward: `grouped` beside `bucketed`, by length, dtype and dropout.
 
-    python bench/attention.py [--tokens 4096] [--rounds 5]
+    python bench/attention.py [--rounds 7]
 
-Both sides alternate in one process, over the same texts of one length, 12 heads, on as many threads as torch takes.
+Both take turns in one process, over texts of one length, 8,192 tokens of them, or 256 texts of lengths that are drawn
+anew each round, as in training; 12 heads of 32, on as many threads as torch takes. Medians over the rounds.
 """
 
 import argparse
 import statistics
 import time
-from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -17,45 +17,48 @@ import torch
 from gnomon.engines.torch import attention
 from gnomon.engines.torch.batch import Spans
 
-LENGTHS = (16, 64, 128, 256, 512, 1024, 2048)
-HEADS = 12
-FORMS: dict[str, attention.Attention] = {
-    "torch's own": attention.grouped,
-    "spelled out": partial(attention._by_run, spelled_out=max(LENGTHS)),
-}
+LENGTHS = (16, 64, 128, 256)
+TOKENS, HEADS, SIZE = 8192, 12, 32
+FORMS: tuple[attention.Attention, ...] = (attention.grouped, attention.bucketed)
 
 
 def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    asked.add_argument("--tokens", type=int, default=4096)
-    asked.add_argument("--rounds", type=int, default=5)
-    given = asked.parse_args()
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {given.tokens} tokens a batch\n")
-    print("| dtype | head | length | torch's own, ms | spelled out, ms | spelled out over torch's own |")
+    asked.add_argument("--rounds", type=int, default=7)
+    rounds = asked.parse_args().rounds
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads\n")
+    print("| dtype | dropout | tokens of a text | grouped, ms | bucketed, ms | bucketed over grouped |")
     print("|---|---|---|---|---|---|")
     for dtype in (torch.bfloat16, torch.float32):
-        for size in (32, 64):
-            for length in LENGTHS:
-                own, spelled = measured(dtype, size, length, texts=max(1, given.tokens // length), rounds=given.rounds)
-                name = str(dtype).removeprefix("torch.")
-                print(f"| {name} | {size} | {length} | {own:.0f} | {spelled:.0f} | {spelled / own:.2f} |", flush=True)
+        for dropout in (0.0, 0.1):
+            for length in (*LENGTHS, None):
+                grouped, bucketed = measured(dtype, dropout, length, rounds)
+                row = [str(dtype).removeprefix("torch."), dropout, length or "mixed"]
+                row += [f"{grouped:.0f}", f"{bucketed:.0f}", f"{bucketed / grouped:.2f}"]
+                print(f"| {' | '.join(map(str, row))} |", flush=True)
 
 
-def measured(dtype: torch.dtype, size: int, length: int, *, texts: int, rounds: int) -> list[float]:
-    """Milliseconds of each form, forward and backward: medians over rounds in which they take turns."""
-    spans = Spans.of(np.full(texts, length), torch.device("cpu"))
-    q, k, v = (torch.randn(texts * length, HEADS, size, dtype=dtype, requires_grad=True) for _ in range(3))
-
-    def run(form: attention.Attention) -> None:
-        form(q, k, v, spans, spans, 0.0).sum().backward()
-
-    took = [[_milliseconds(partial(run, form)) for form in FORMS.values()] for _ in range(rounds + 1)]
+def measured(dtype: torch.dtype, dropout: float, length: int | None, rounds: int) -> list[float]:
+    """Milliseconds of each form."""
+    drawn = np.random.default_rng(0)
+    took: list[list[float]] = []
+    for _ in range(rounds + 1):
+        lengths = np.full(TOKENS // length, length) if length else _mixed(drawn)
+        spans = Spans.of(lengths, torch.device("cpu"))
+        q, k, v = (torch.randn(lengths.sum(), HEADS, SIZE, dtype=dtype, requires_grad=True) for _ in range(3))
+        took.append([_milliseconds(partial(form, q, k, v, spans, spans, dropout)) for form in FORMS])
     return [statistics.median(each) for each in zip(*took[1:], strict=True)]
 
 
-def _milliseconds(work: Callable[[], None]) -> float:
+def _mixed(drawn: np.random.Generator) -> np.ndarray:
+    """Half queries of 13 tokens, half sections of 55, in the median; in order of length, as batches are."""
+    lengths = np.exp(np.concatenate([drawn.normal(2.6, 0.6, 128), drawn.normal(4.0, 0.7, 128)]))
+    return np.sort(lengths.astype(np.int64).clip(3, 256))
+
+
+def _milliseconds(form: partial[torch.Tensor]) -> float:
     began = time.perf_counter()
-    work()
+    form().sum().backward()
     return (time.perf_counter() - began) * 1e3
 
 

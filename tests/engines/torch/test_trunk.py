@@ -5,7 +5,7 @@ T: tokens of a text; H: hidden; B: texts.
 
 import pickle
 from collections.abc import Callable
-from functools import cache, partial
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from twin import MADE, POOLINGS, assert_same, model, texts, twin_pool, twin_states
 
 from gnomon.engines.torch import attention as forms
-from gnomon.engines.torch.attention import grouped, plain
+from gnomon.engines.torch.attention import bucketed, grouped, plain
 from gnomon.engines.torch.batch import Batch, Spans, position_rows
+from gnomon.engines.torch.buckets import SHORT
 from gnomon.engines.torch.engine import TorchEngine
 from gnomon.engines.torch.heads import Pooling
 from gnomon.engines.torch.tensors import tensor_of, to_arrays
@@ -31,6 +32,7 @@ from gnomon.spec import PoolingSpec, TrunkSpec, trunk_arrays
 
 CPU = torch.device("cpu")
 LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=9)
+LONG = st.lists(st.sampled_from([1, 17, 255, 256, 257, 300]), min_size=1, max_size=4)
 
 
 @cache
@@ -105,6 +107,7 @@ def test_gradients_of_packed_and_plain_agree(name: str, lengths: list[int]) -> N
         return {key: parameter.grad for key, parameter in trunk.named_parameters()}
 
     fast, slow = gradients(grouped), gradients(plain)
+    torch.testing.assert_close(gradients(bucketed), slow, rtol=1e-7, atol=1e-9)
     assert fast.keys() == trunk_arrays(model(name)[0]).keys()
     for key, gradient in fast.items():
         assert gradient is not None, key
@@ -197,7 +200,7 @@ def test_dropout_acts_in_training_alone_and_where_it_is_asked_for() -> None:
         wanted = plainly.eval()(batch)
         assert torch.equal(plainly.train()(batch), wanted)
         for options in ({"dropout": 0.5}, {"attention_dropout": 0.5}):
-            for attention in (grouped, plain):
+            for attention in (grouped, bucketed, plain):
                 trunk = Trunk.of(spec, arrays, attention=attention, **options)
                 torch.testing.assert_close(trunk.eval()(batch), wanted)
                 trunk.train()
@@ -210,12 +213,12 @@ def test_dropout_acts_in_training_alone_and_where_it_is_asked_for() -> None:
 
 
 def test_dropout_keeps_the_mean() -> None:
-    """Inverted dropout of the attention weights, in both forms: the average over many draws is the undropped value."""
+    """Inverted dropout of the attention weights, in every form: the average over many draws is the undropped value."""
     torch.manual_seed(0)
     spans = Spans.of(np.array([3, 3, 2]), CPU)
     q, k, v = (torch.randn(8, 2, 4, dtype=torch.float64) for _ in range(3))
     wanted = plain(q, k, v, spans, spans, 0.0)
-    for form in (grouped, plain):
+    for form in (grouped, bucketed, plain):
         draws = torch.stack([form(q, k, v, spans, spans, 0.3) for _ in range(4000)])
         torch.testing.assert_close(draws.mean(0), wanted, atol=0.08, rtol=0)
 
@@ -281,10 +284,13 @@ def test_gradient_checkpointing_is_for_gradients_alone(monkeypatch: pytest.Monke
     assert not calls
 
 
+@pytest.mark.parametrize("form", [grouped, bucketed])
 @settings(max_examples=30, deadline=None)
-@given(lengths=LENGTHS, one=st.booleans(), short=st.sampled_from([0, 20, 1000]))
-def test_grouped_attention_equals_plain(lengths: list[int], one: bool, short: int) -> None:
-    """And its gradients, with no text, some and all of them spelled out."""
+@given(
+    lengths=LENGTHS | st.lists(st.sampled_from([1, 17, 255, 256, 257, 300]), min_size=1, max_size=4), one=st.booleans()
+)
+def test_attention_equals_plain(form: forms.Attention, lengths: list[int], one: bool) -> None:
+    """And its gradients; in any order, with texts that have a bucket of their own."""
     spans = Spans.of(np.array(lengths), CPU)
     q_spans = spans.one_each if one else spans
     draw = torch.Generator().manual_seed(sum(lengths))
@@ -295,11 +301,11 @@ def test_grouped_attention_equals_plain(lengths: list[int], one: bool, short: in
         mixed = form(q, k, v, q_spans, spans, 0.0)
         return [mixed, *torch.autograd.grad(mixed.square().sum(), (q, k, v))]
 
-    for ours, slow in zip(found(partial(forms._by_run, spelled_out=short)), found(plain), strict=True):
+    for ours, slow in zip(found(form), found(plain), strict=True):
         torch.testing.assert_close(ours, slow)
 
 
-def test_texts_up_to_short_are_spelled_out_to_learn(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_texts_of_a_bucket_are_left_to_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
 
     def kernel(q: torch.Tensor, *_: torch.Tensor, dropout_p: float) -> torch.Tensor:
@@ -307,12 +313,12 @@ def test_texts_up_to_short_are_spelled_out_to_learn(monkeypatch: pytest.MonkeyPa
         return q
 
     monkeypatch.setattr(forms.F, "scaled_dot_product_attention", kernel)
-    spans = Spans.of(np.array([3, forms.SHORT, forms.SHORT + 1]), CPU)
-    q = torch.ones(2 * forms.SHORT + 4, 2, 8)
-    forms.grouped_to_learn(q, q, q, spans, spans, 0.0)
-    assert seen == [forms.SHORT + 1]
-    forms.grouped(q, q, q, spans, spans, 0.0)
-    assert seen[1:] == [3, forms.SHORT, forms.SHORT + 1]
+    spans = Spans.of(np.array([3, SHORT, SHORT + 1]), CPU)
+    q = torch.ones(2 * SHORT + 4, 2, 8)
+    bucketed(q, q, q, spans, spans, 0.0)
+    assert seen == [SHORT + 1]
+    bucketed(q, q, q, spans, spans, 0.5)
+    assert seen == [SHORT + 1]
 
 
 @given(lengths=LENGTHS)
@@ -437,7 +443,7 @@ def test_the_form_for_a_processor_is_grouped_and_says_nothing() -> None:
     assert forms.choose(CPU, torch.float32, 64) is grouped
     assert forms.choose(CPU, torch.bfloat16, 64, dropout=0.1) is grouped
     assert forms.choose(CPU, torch.float32, 64, learns=True) is grouped
-    assert forms.choose(CPU, torch.bfloat16, 64, learns=True) is forms.grouped_to_learn
+    assert forms.choose(CPU, torch.bfloat16, 64, learns=True) is bucketed
     assert forms.choose(torch.device("mps"), torch.bfloat16, 64, learns=True) is grouped
 
 

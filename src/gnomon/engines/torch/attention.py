@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gnomon.engines.torch.batch import Spans
+from gnomon.engines.torch.buckets import SHORT
 from gnomon.engines.torch.dropout import dropped
 from gnomon.notices import tell_once
 
@@ -22,12 +23,6 @@ Attention = Callable[[Tensor, Tensor, Tensor, Spans, Spans, float], Tensor]
 """(q_QHd, k_THd, v_THd, q_spans, k_spans, dropout) -> [Q, H, d]. H here counts heads."""
 
 HALF = (torch.float16, torch.bfloat16)
-
-SHORT = 256
-"""Tokens up to which the gradient in half precision on a CPU is quicker spelled out: at 16 of them in a sixth of the
-time of torch's own, at 256 in two thirds, at 512 in the same, with heads of 32 (docs/lab-notes.md, 2026-11-22). In
-float32 torch's own is quicker nearly everywhere.
-"""
 
 
 def plain(q: Tensor, k: Tensor, v: Tensor, q_spans: Spans, k_spans: Spans, dropout: float) -> Tensor:
@@ -43,41 +38,57 @@ def plain(q: Tensor, k: Tensor, v: Tensor, q_spans: Spans, k_spans: Spans, dropo
 
 def grouped(q: Tensor, k: Tensor, v: Tensor, q_spans: Spans, k_spans: Spans, dropout: float) -> Tensor:
     """Dense attention for each run of texts of equal length: views of the packed rows, no padding, no mask."""
-    return _by_run(q, k, v, q_spans, k_spans, dropout, spelled_out=0)
-
-
-def grouped_to_learn(q: Tensor, k: Tensor, v: Tensor, q_spans: Spans, k_spans: Spans, dropout: float) -> Tensor:
-    """`grouped` for gradients in half precision on a CPU: texts up to SHORT tokens are spelled out."""
-    return _by_run(q, k, v, q_spans, k_spans, dropout, spelled_out=SHORT)
-
-
-def _by_run(
-    q: Tensor, k: Tensor, v: Tensor, q_spans: Spans, k_spans: Spans, dropout: float, *, spelled_out: int
-) -> Tensor:
     texts = [run.texts for run in k_spans.runs]
     rows = [run.texts * run.length for run in k_spans.runs]
     # q has all rows of a text, or one
     q_rows = rows if q_spans is k_spans else texts
-    spelled = [run.length <= spelled_out or (dropout > 0 and q.device.type == "cpu") for run in k_spans.runs]
+    dense = _spelled_out if dropout and q.device.type == "cpu" else _kernel  # torch's own has no dropout there
     # split, not slices: the gradient of a slice is as large as all rows, and filled with zeros
-    sides = zip(q.split(q_rows), k.split(rows), v.split(rows), texts, spelled, strict=True)
-    parts = [_dense(*run, dropout) for run in sides]
+    sides = zip(q.split(q_rows), k.split(rows), v.split(rows), texts, strict=True)
+    parts = [dense(*run, dropout) for run in sides]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def _dense(q: Tensor, k: Tensor, v: Tensor, texts: int, spelled: bool, dropout: float) -> Tensor:
-    """Attention of texts of equal length, end to end.
+def bucketed(q: Tensor, k: Tensor, v: Tensor, q_spans: Spans, k_spans: Spans, dropout: float) -> Tensor:
+    """Dense attention for texts of about one length, padded to it: for gradients in half precision on a CPU.
 
-    Args:
-        spelled: keep the scores for the gradient; torch's own kernels do not, and on a CPU have no dropout.
+    There torch's own gradient of short texts is slow, and a product of a new shape has its kernel compiled first, which
+    takes as long as many products. Longer texts are not padded, and are torch's own.
     """
-    q_BHSd, k_BHSd, v_BHSd = (values.unflatten(0, (texts, -1)).transpose(1, 2) for values in (q, k, v))
-    if spelled:
-        scores = (q_BHSd * q.shape[-1] ** -0.5) @ k_BHSd.transpose(-1, -2)
-        mixed_BHSd = dropped(scores.softmax(-1), dropout) @ v_BHSd
-    else:
-        mixed_BHSd = F.scaled_dot_product_attention(q_BHSd, k_BHSd, v_BHSd, dropout_p=dropout)
-    return mixed_BHSd.transpose(1, 2).flatten(0, 1)
+    buckets, all_rows = k_spans.buckets, q_spans is k_spans
+    places = buckets.places
+    queries = (buckets.spread(q) if all_rows else q).split(places if all_rows else buckets.texts)
+    keys, values = (buckets.spread(side).split(places) for side in (k, v))
+    sides = zip(queries, keys, values, buckets.texts, strict=True)
+    parts = [
+        _spelled_out(*side, dropout, mask) if dropout or length <= SHORT else _kernel(*side, dropout)
+        for side, length, mask in zip(sides, buckets.lengths, buckets.masks, strict=True)
+    ]
+    mixed = torch.cat(parts)
+    return buckets.packed(mixed) if all_rows else mixed
+
+
+def _kernel(q: Tensor, k: Tensor, v: Tensor, texts: int, dropout: float) -> Tensor:
+    """Attention of texts of equal length, end to end, by torch's own kernels."""
+    q_BHSd, k_BHSd, v_BHSd = (_each_text(values, texts) for values in (q, k, v))
+    return _end_to_end(F.scaled_dot_product_attention(q_BHSd, k_BHSd, v_BHSd, dropout_p=dropout))
+
+
+def _spelled_out(q: Tensor, k: Tensor, v: Tensor, texts: int, dropout: float, mask: Tensor | None = None) -> Tensor:
+    """The same, with the scores kept for the gradient; a mask [B, 1, 1, S] is added to them."""
+    q_BHSd, k_BHSd, v_BHSd = (_each_text(values, texts) for values in (q, k, v))
+    scores = (q_BHSd * q.shape[-1] ** -0.5) @ k_BHSd.transpose(-1, -2)
+    if mask is not None:
+        scores = scores + mask.to(scores.dtype)
+    return _end_to_end(dropped(scores.softmax(-1), dropout) @ v_BHSd)
+
+
+def _each_text(values: Tensor, texts: int) -> Tensor:
+    return values.unflatten(0, (texts, -1)).transpose(1, 2)
+
+
+def _end_to_end(values_BHSd: Tensor) -> Tensor:
+    return values_BHSd.transpose(1, 2).flatten(0, 1)
 
 
 def varlen(q: Tensor, k: Tensor, v: Tensor, q_spans: Spans, k_spans: Spans, dropout: float) -> Tensor:
@@ -108,7 +119,7 @@ def choose(
         learns: whether its gradient is asked for.
     """
     if device.type != "cuda":
-        return grouped_to_learn if learns and device.type == "cpu" and dtype in HALF else grouped
+        return bucketed if learns and device.type == "cpu" and dtype in HALF else grouped
     why = kernel_refuses(device, dtype, head_size)
     if why is None:
         if has_varlen() and not dropout:

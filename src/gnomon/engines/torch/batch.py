@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gnomon.engines.torch.buckets import Buckets
 from gnomon.packed import Packed
 from gnomon.spec import TrunkSpec
 
@@ -64,6 +65,11 @@ class Spans:
                 found.append(Run(start, 1, length))
             start += length
         return found
+
+    @cached_property
+    def buckets(self) -> Buckets:
+        """Neighbours of about one length, together, and padded to it."""
+        return Buckets.of(self.lengths, self.bounds.device)
 
 
 @dataclass(frozen=True)
