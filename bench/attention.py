@@ -7,6 +7,7 @@ anew each round, as in training; 12 heads of 32, on as many threads as torch tak
 """
 
 import argparse
+import itertools
 import statistics
 import time
 from functools import partial
@@ -29,13 +30,12 @@ def main() -> None:
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads\n")
     print("| dtype | dropout | tokens of a text | grouped, ms | bucketed, ms | bucketed over grouped |")
     print("|---|---|---|---|---|---|")
-    for dtype in (torch.bfloat16, torch.float32):
-        for dropout in (0.0, 0.1):
-            for length in (*LENGTHS, None):
-                grouped, bucketed = measured(dtype, dropout, length, rounds)
-                row = [str(dtype).removeprefix("torch."), dropout, length or "mixed"]
-                row += [f"{grouped:.0f}", f"{bucketed:.0f}", f"{bucketed / grouped:.2f}"]
-                print(f"| {' | '.join(map(str, row))} |", flush=True)
+    dtypes = (torch.bfloat16, torch.float32)
+    for dtype, dropout, length in itertools.product(dtypes, (0.0, 0.1), (*LENGTHS, None)):
+        grouped, bucketed = measured(dtype, dropout, length, rounds)
+        row = [str(dtype).removeprefix("torch."), dropout, length or "mixed"]
+        row += [f"{grouped:.0f}", f"{bucketed:.0f}", f"{bucketed / grouped:.2f}"]
+        print(f"| {' | '.join(map(str, row))} |", flush=True)
 
 
 def measured(dtype: torch.dtype, dropout: float, length: int | None, rounds: int) -> list[float]:

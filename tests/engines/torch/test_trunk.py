@@ -286,9 +286,7 @@ def test_gradient_checkpointing_is_for_gradients_alone(monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("form", [grouped, bucketed])
 @settings(max_examples=30, deadline=None)
-@given(
-    lengths=LENGTHS | st.lists(st.sampled_from([1, 17, 255, 256, 257, 300]), min_size=1, max_size=4), one=st.booleans()
-)
+@given(lengths=LENGTHS | LONG, one=st.booleans())
 def test_attention_equals_plain(form: forms.Attention, lengths: list[int], one: bool) -> None:
     """And its gradients; in any order, with texts that have a bucket of their own."""
     spans = Spans.of(np.array(lengths), CPU)
@@ -439,7 +437,7 @@ def test_the_form_for_a_gpu(
     )  # said once: a second notice would be an error
 
 
-def test_the_form_for_a_processor_is_grouped_and_says_nothing() -> None:
+def test_the_form_for_a_processor_needs_no_notice() -> None:
     assert forms.choose(CPU, torch.float32, 64) is grouped
     assert forms.choose(CPU, torch.bfloat16, 64, dropout=0.1) is grouped
     assert forms.choose(CPU, torch.float32, 64, learns=True) is grouped

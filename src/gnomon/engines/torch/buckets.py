@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 SHORT = 256
 """Longer texts are a bucket by themselves, or with others of the same length."""
 
 NARROWEST = 16
-"""Widths of lengths that are one bucket: an eighth of the next power of two, and no less than this."""
+"""Lengths of one bucket lie within an eighth of the next power of two, or within this where that is less."""
 
 
 @dataclass(frozen=True)
@@ -40,27 +41,19 @@ class Buckets:
     @classmethod
     def of(cls, lengths: Sequence[int], device: torch.device) -> Buckets:
         """Neighbours of about one length are a bucket, so texts come best in order of length."""
-        bounds = [at for at in range(1, len(lengths)) if _bucket(lengths[at]) != _bucket(lengths[at - 1])]
-        groups = np.split(np.asarray(lengths, np.int64), bounds)
-        starts = np.cumsum([0, *lengths])
-        rows, masks, first = [np.zeros(0, np.int64)], list[Tensor | None](), 0
-        reals = [np.zeros(0, bool)]
-        for lengths_B in groups:
-            places_S = np.arange(lengths_B.max(initial=0))
-            real_BS = places_S < lengths_B[:, None]
-            begin_B = starts[first : first + len(lengths_B)]
-            rows.append((begin_B[:, None] + np.minimum(places_S, lengths_B[:, None] - 1)).ravel())
-            reals.append(real_BS.ravel())
-            masks.append(None if real_BS.all() else _mask(real_BS, device))
-            first += len(lengths_B)
-        rows_P, real_P = np.concatenate(rows), np.concatenate(reals)
+        bounds = [at for at in range(1, len(lengths)) if _widened(lengths[at]) != _widened(lengths[at - 1])]
+        groups = np.split(np.asarray(lengths), bounds)
+        reals = [np.arange(lengths_B.max()) < lengths_B[:, None] for lengths_B in groups]
+        real_P = np.concatenate([real_BS.ravel() for real_BS in reals])
+        # an empty place has the row in front of it
+        rows_P, places_T, empty_E = np.cumsum(real_P) - 1, np.flatnonzero(real_P), np.flatnonzero(~real_P)
         return cls(
-            texts=[len(group) for group in groups],
-            lengths=[int(group.max(initial=0)) for group in groups],
+            texts=[len(real_BS) for real_BS in reals],
+            lengths=[real_BS.shape[1] for real_BS in reals],
             rows_P=torch.from_numpy(rows_P).to(device),
-            places_T=torch.from_numpy(np.flatnonzero(real_P)).to(device),
-            empty_E=torch.from_numpy(np.flatnonzero(~real_P)).to(device),
-            masks=masks,
+            places_T=torch.from_numpy(places_T).to(device),
+            empty_E=torch.from_numpy(empty_E).to(device),
+            masks=[None if real_BS.all() else _mask(real_BS).to(device) for real_BS in reals],
         )
 
     @property
@@ -101,12 +94,11 @@ def _moved(x: Tensor, index: Tensor, empty: Tensor | None) -> Tensor:
     return out if empty is None else out.index_fill_(0, empty, 0)
 
 
-def _bucket(length: int) -> tuple[int, int]:
-    """What texts of one bucket share."""
+def _widened(length: int) -> int:
+    """The most that a text of the same bucket may have."""
     width = max(NARROWEST, (1 << (length - 1).bit_length()) // 8) if length <= SHORT else 1
-    return width, -(-length // width)
+    return -(-length // width) * width
 
 
-def _mask(real_BS: np.ndarray[Any, np.dtype[np.bool_]], device: torch.device) -> Tensor:
-    mask_BS = np.where(real_BS, np.float32(0), np.float32(-np.inf))
-    return torch.from_numpy(mask_BS)[:, None, None].to(device)
+def _mask(real_BS: NDArray[np.bool_]) -> Tensor:
+    return torch.where(torch.from_numpy(real_BS), 0.0, -torch.inf)[:, None, None]
