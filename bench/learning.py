@@ -276,7 +276,9 @@ def with_sentence_transformers(recipe: Recipe, target: Path) -> None:
         SentenceTransformerTrainingArguments,
     )
 
-    model = SentenceTransformer(recipe.model, device="cpu")
+    asked = {"hidden_dropout_prob": recipe.dropout, "attention_probs_dropout_prob": recipe.attention_dropout}
+    dropout = {name: share for name, share in asked.items() if share is not None}
+    model = SentenceTransformer(recipe.model, device="cpu", config_kwargs=dropout)
     if recipe.max_seq_length:
         model.max_seq_length = recipe.max_seq_length
     first = {name: value.clone() for name, value in model.state_dict().items()}
@@ -462,7 +464,9 @@ def settings_of(recipe: Recipe) -> Iterator[str]:
     frozen = ", embeddings alone" if recipe.freeze else ""
     length = f" of at most {recipe.max_seq_length} tokens" if recipe.max_seq_length else ""
     yield f"{sources}: {recipe.max_steps} steps of {recipe.batch_size} rows{length}, loss {loss.name}{beside}{frozen},"
-    yield f"learning rate {recipe.learning_rate:g}, {recipe.base_weight:g} of the first weights in the result."
+    rate = "no dropout, " if recipe.dropout == recipe.attention_dropout == 0 else ""
+    rate += f"learning rate {recipe.learning_rate:g}"
+    yield f"{rate}, {recipe.base_weight:g} of the first weights in the result."
 
 
 def by_set(compared: Comparison) -> dict[tuple[str, str], Row]:
