@@ -71,6 +71,7 @@ VARIANTS = {
         "5e-4": [],
         "5e-4, 0.3 of the first": ["base_weight=0.3"],
         "5e-4, half of the first": ["base_weight=0.5"],
+        "dropout, half of the first": ["dropout=0.1", "attention_dropout=0.1", "base_weight=0.5"],
         "2e-4, half of the first": ["learning_rate=2e-4", "base_weight=0.5"],
         "128 tokens, half of the first": ["max_seq_length=128", "base_weight=0.5"],
         "no contrast, half of the first": ["loss.alpha=0", "base_weight=0.5"],
