@@ -130,6 +130,17 @@ def test_it_says_what_is_special(change: dict, line: str) -> None:
     assert line in model_card(RECIPE, replace(FACTS, **change))
 
 
+@pytest.mark.parametrize(
+    ("loss", "role"),
+    [(LossSettings("gist", guide="./g"), "guide"), (LossSettings("distill_kl", teacher="./g"), "teacher")],
+)
+def test_it_names_what_guided_or_taught(loss: LossSettings, role: str) -> None:
+    card = model_card(replace(RECIPE, loss=loss), replace(FACTS, guide="org/large", guide_fingerprint="d" * 64))
+    assert f"of 2 sources with the loss {loss.name} and the {role} `org/large`, by gnomon." in card
+    assert f"- Fingerprint of the {role}: dddddddddddddddd." in card.splitlines()
+    assert "Fingerprint of the guide" not in model_card(RECIPE, FACTS)
+
+
 def test_graded_pairs_are_judged_otherwise() -> None:
     recipe = replace(RECIPE, loss=LossSettings("cosent"))
     assert "The Spearman correlation of cosine and grade, on rows" in model_card(recipe, FACTS)

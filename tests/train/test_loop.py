@@ -297,7 +297,11 @@ def test_the_first_loss_is_that_of_the_encoders_vectors(
     guide = saved(bert(), tmp_path / "guide", seed=1) if key else None
     settings = replace(settings, **{key: str(guide)}) if key else settings
     recipe = made(lines, loss=settings, chunk_tokens=chunk_tokens, matryoshka=widths, max_steps=2, **STILL)
-    train(recipe, progress=False)
+    folder = train(recipe, progress=False)
+    if guide:
+        card = (folder / "README.md").read_text("utf-8")
+        assert f"the {key} `guide`, by gnomon" in card
+        assert f"Fingerprint of the {key}: {Encoder.load(guide).fingerprint[:16]}." in card
     log = log_of(Path(recipe.output))
     data = data_of(recipe)
     some = data.collator.rows_at(data.sampler.batch_at(0))

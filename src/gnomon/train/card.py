@@ -63,6 +63,9 @@ class Facts:
     """Package -> version."""
     license: str | None = None
     """Of the base."""
+    guide: str | None = None
+    """What guided or taught it, named as the base is."""
+    guide_fingerprint: str = ""
 
 
 def model_card(recipe: Recipe, facts: Facts) -> str:
@@ -103,9 +106,15 @@ def _what(recipe: Recipe, facts: Facts) -> list[str]:
     widths = f", or their first {_listed(spec.matryoshka_dims)}" if spec.matryoshka_dims else ""
     limit = spec.tokenizer.max_seq_length
     read = f" It reads {limit:,} tokens of a text." if limit else ""
-    trained = f"`{facts.base}`, trained on {rows:,} rows of {sources} with the loss {recipe.loss.name}, by gnomon."
+    beside = f" and the {_role(recipe)} `{facts.guide}`" if facts.guide else ""
+    loss = f"the loss {recipe.loss.name}{beside}"
+    trained = f"`{facts.base}`, trained on {rows:,} rows of {sources} with {loss}, by gnomon."
     vectors = f"A text becomes {spec.full_dim} numbers{widths}; texts are compared by {spec.similarity}.{read}"
     return [f"{trained} {vectors}", ""]
+
+
+def _role(recipe: Recipe) -> str:
+    return "guide" if recipe.loss.guide else "teacher"
 
 
 def _use(facts: Facts) -> Iterator[str]:
@@ -170,6 +179,8 @@ def _figures(recipe: Recipe, facts: Facts) -> Iterator[str]:
     took = f"{facts.seconds / 3600:.2f} hours" if facts.seconds >= 3600 else f"{facts.seconds / 60:.1f} minutes"
     yield f"- {facts.tokens:,} tokens in {took}, by {processes}."
     yield f"- Fingerprint of the model that it was trained from: {facts.base_fingerprint[:16]}."
+    if facts.guide:
+        yield f"- Fingerprint of the {_role(recipe)}: {facts.guide_fingerprint[:16]}."
     if facts.versions:
         yield f"- {', '.join(f'{package} {version}' for package, version in facts.versions.items())}."
 

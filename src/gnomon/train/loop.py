@@ -294,7 +294,7 @@ class Run:
         )
 
     def _card(self, chosen: int) -> Facts:
-        tally, base = self.tally, self.base
+        tally, base, guide = self.tally, self.base, self.learner.guide
         drawn = self.data.sampler.realised(self.total * self.recipe.gradient_accumulation_steps)
         sources = zip(self.data.indexes, self.data.weights, drawn, strict=True)
         return Facts(
@@ -323,6 +323,8 @@ class Run:
             judged_by="score of the function that was given" if self.evaluate else None,
             versions={name: version(name) for name in ("gnomon", "torch", "tokenizers")},
             license=base.license,
+            guide=guide.encoder.name if guide else None,
+            guide_fingerprint=guide.encoder.fingerprint if guide else "",
         )
 
 
