@@ -398,6 +398,8 @@ def page(folder: Path) -> Iterator[str]:
     yield "Written by `python bench/learning.py MODELS`. Scores 0 to 100, before and after; in brackets the 95 %"
     yield "interval of the difference (paired, as `gnomon compare` has it). Bold: what the task is for, named before"
     yield "anything was run. How the recipes were chosen, and what earlier ones gave: [lab notes](lab-notes.md)."
+    yield "Minutes are no comparison of speed, which is [elsewhere](training-speed.md): other programs ran beside some"
+    yield "of the runs, and sentence-transformers' on docs had the thresholds of glibc's heap fixed, for less time."
     for task in TASKS:
         yield from ["", f"## {task}", ""]
         yield f"[bench/learning/{task}.toml](../bench/learning/{task}.toml)."
@@ -429,7 +431,7 @@ def model_part(task: str, model: str, folder: Path) -> Iterator[str]:
     yield from settings_of(read(runs["gnomon"] / "recipe.toml"))
     took = {trainer: json.loads((run / "took.json").read_text()) for trainer, run in runs.items()}
     each = (f"{name} {run['minutes']:.1f} minutes (threads: {run['threads']})" for name, run in took.items())
-    yield f"On two cores that other programs used too: {', '.join(each)}."
+    yield f"On two cores: {', '.join(each)}."
     base = folder / f"base-{model}" / "judged" / "results"
     results = {trainer: run / "judged" / "results" for trainer, run in runs.items()}
     found = {trainer: by_set(compare(base, each)) for trainer, each in results.items()}

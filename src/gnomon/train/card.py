@@ -106,9 +106,8 @@ def _what(recipe: Recipe, facts: Facts) -> list[str]:
     widths = f", or their first {_listed(spec.matryoshka_dims)}" if spec.matryoshka_dims else ""
     limit = spec.tokenizer.max_seq_length
     read = f" It reads {limit:,} tokens of a text." if limit else ""
-    beside = f" and the {_role(recipe)} `{facts.guide}`" if facts.guide else ""
-    loss = f"the loss {recipe.loss.name}{beside}"
-    trained = f"`{facts.base}`, trained on {rows:,} rows of {sources} with {loss}, by gnomon."
+    loss = recipe.loss.name + (f" and the {_role(recipe)} `{facts.guide}`" if facts.guide else "")
+    trained = f"`{facts.base}`, trained on {rows:,} rows of {sources} with the loss {loss}, by gnomon."
     vectors = f"A text becomes {spec.full_dim} numbers{widths}; texts are compared by {spec.similarity}.{read}"
     return [f"{trained} {vectors}", ""]
 
