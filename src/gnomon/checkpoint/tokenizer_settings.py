@@ -86,21 +86,26 @@ class SideFiles:
     config: Json
     """tokenizer_config.json, with `overrides` laid over it."""
     special_map: Json
+    """special_tokens_map.json; like the next one, {} where an added_tokens_decoder in the newer file takes its place."""
     added: Json
+    """added_tokens.json"""
     model: Json
     """config.json"""
     overrides: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     @classmethod
     def read(cls, folder: Path, overrides: Mapping[str, Any]) -> SideFiles:
-        config, special_map, added = (read_json(folder / name) for name in SIDE_FILES)
-        return cls(folder, config | dict(overrides), special_map, added, read_json(folder / "config.json"), overrides)
+        config = read_json(folder / SIDE_FILES[0]) | dict(overrides)
+        older = [{} if "added_tokens_decoder" in config else read_json(folder / name) for name in SIDE_FILES[1:]]
+        return cls(folder, config, *older, read_json(folder / "config.json"), overrides)
 
     @classmethod
     def parse(cls, texts: Mapping[str, str], model: Json) -> SideFiles:
         """From the texts of the files, by name."""
-        config, special_map, added = (parse_object(texts.get(name, "{}")) for name in SIDE_FILES)
-        return cls(Path(), config, special_map, added, model)
+        config = parse_object(texts.get(SIDE_FILES[0], "{}"))
+        decoder = "added_tokens_decoder" in config
+        older = [{} if decoder else parse_object(texts.get(name, "{}")) for name in SIDE_FILES[1:]]
+        return cls(Path(), config, *older, model)
 
     @property
     def named_class(self) -> str | None:
@@ -167,7 +172,7 @@ class Settings:
 
 
 def read_settings(files: SideFiles, defaults: Mapping[str, AddedToken]) -> Settings:
-    """As transformers merges them: with an added_tokens_decoder, the two older files are not looked at."""
+    """As transformers merges them, over the tokens of the family."""
     folder, config = files.folder, files.config
     with_decoder = "added_tokens_decoder" in config
     # what a caller lays over the files holds against the older file, too

@@ -162,7 +162,7 @@ def _reads_the_same(tokenizer: Tokenizer, files: SideFiles) -> bool:
     copy = Tokenizer.from_str(tokenizer.to_str())
     family = _family(files)
     fifth, fourth = _read_5(copy, files, family), _read_4(copy, files, family)
-    if isinstance(fifth, str):
+    if isinstance(fifth, str) or _misplaced(tokenizer, files):
         return False
     wanted = _Version(tokenizer, _model_settings(tokenizer)).parts
     return fourth.parts == wanted == fifth.parts
