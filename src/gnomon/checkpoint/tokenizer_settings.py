@@ -86,7 +86,7 @@ class SideFiles:
     config: Json
     """tokenizer_config.json, with `overrides` laid over it."""
     special_map: Json
-    """special_tokens_map.json; like the next one, {} where an added_tokens_decoder in the newer file takes its place."""
+    """special_tokens_map.json; {}, like the next one, where tokenizer_config.json has an added_tokens_decoder."""
     added: Json
     """added_tokens.json"""
     model: Json
