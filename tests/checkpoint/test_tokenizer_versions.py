@@ -62,9 +62,13 @@ def test_a5_side_files_of_every_kind_are_read_as_transformers_5_reads_them_or_a_
         folder = write_folder(Path(place) / "model", files)
         reference = ids_of(folder)
         ids, notices = ours(folder)
-        if files["config.json"].get("transformers_version", "5").startswith("5"):
-            assert ids == reference  # said or not: version 5 is followed
-        assert notices or ids == reference
+        if isinstance(reference, str):
+            # a class that wraps tokenizer.json, without that file: gnomon goes by the model_type
+            assert "tokenizer.json" not in files, reference
+        else:
+            if files["config.json"].get("transformers_version", "5").startswith("5"):
+                assert ids == reference  # said or not: version 5 is followed
+            assert notices or ids == reference
         check_saved(read_tokenizer(folder), folder, files, Path(place) / "saved")
 
 

@@ -188,12 +188,12 @@ KINDS: dict[str, tuple[Callable[[Pick], Json], list[str | None]]] = {
 }
 
 
-def draw_folder(pick: Pick) -> dict[str, Json]:
-    """The JSON files of one folder, by name."""
+def draw_folder(pick: Pick) -> dict[str, Any]:
+    """The files of one folder by name: JSON values and texts."""
     model_type = pick([*KINDS])
     build, classes = KINDS[model_type]
     tokenizer = {"version": "1.0", "truncation": None, "padding": None} | build(pick)
-    own = _own_tokens(pick, tokenizer)
+    own, size = _own_tokens(pick, tokenizer), len(tokenizer["model"]["vocab"])
     name = pick([*classes * 2, "PreTrainedTokenizerFast"])
     config: Json = {"tokenizer_class": name} if name else {}
     bert = model_type in ("bert", "distilbert")
@@ -210,14 +210,26 @@ def draw_folder(pick: Pick) -> dict[str, Json]:
     }.items():
         if pick([False, False, True]):
             config[key] = pick(values)
-    files: dict[str, Json] = {"tokenizer.json": tokenizer, "config.json": {"model_type": model_type}}
+    files: dict[str, Any] = {"tokenizer.json": tokenizer, "config.json": {"model_type": model_type}}
     writer = pick([None, None, "4.8.2", "4.57.6", "5.23.0"])
     if writer:
         files["config.json"]["transformers_version"] = writer
-    _side_tokens(pick, files, config, own)
+    if model_type != "xlm-roberta" and pick([False] * 4 + [True]):
+        _as_vocabulary(files, own)
+    _side_tokens(pick, files, config, own, size)
     if config or pick([False, True]):
         files["tokenizer_config.json"] = config
     return files
+
+
+def _as_vocabulary(files: dict[str, Any], own: list[Json]) -> None:
+    """The files of a folder that is older than tokenizer.json; its added tokens stand in side files alone."""
+    model = files.pop("tokenizer.json")["model"]
+    own[:] = [token for token in own if token["content"] != "<Other>"]
+    if model["type"] == "WordPiece":
+        files["vocab.txt"] = "\n".join(model["vocab"]) + "\n"
+    else:
+        files["vocab.json"], files["merges.txt"] = model["vocab"], "#version: 0.2\n" + "\n".join(model["merges"]) + "\n"
 
 
 def _own_tokens(pick: Pick, tokenizer: Json) -> list[Json]:
@@ -229,9 +241,9 @@ def _own_tokens(pick: Pick, tokenizer: Json) -> list[Json]:
     return tokenizer["added_tokens"]
 
 
-def _side_tokens(pick: Pick, files: dict[str, Json], config: Json, own: list[Json]) -> None:
+def _side_tokens(pick: Pick, files: dict[str, Any], config: Json, own: list[Json], vocabulary_size: int) -> None:
     """Tokens in the files beside: none, or in one of the ways in which versions have written them."""
-    size = len(files["tokenizer.json"]["model"]["vocab"]) + sum(token["content"] == "<Other>" for token in own)
+    size = vocabulary_size + sum(token["content"] == "<Other>" for token in own)
     special = pick([True, False])
     new = {"<ticket>": size, "<extra>": size + 1}
     match pick(["none", "none", "decoder", "decoder of all", "added", "additional", "map", "extra"]):
@@ -261,10 +273,11 @@ def _flags(content: str, special: bool, *, lstrip: bool = False) -> Json:
     return {"content": content, **flags}
 
 
-def write_folder(folder: Path, files: dict[str, Json]) -> Path:
+def write_folder(folder: Path, files: dict[str, Any]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
-        (folder / name).write_text(json.dumps(content, ensure_ascii=False), "utf-8")
+        text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
+        (folder / name).write_text(text, "utf-8")
     return folder
 
 

@@ -15,6 +15,7 @@ from tokenizers import AddedToken, Tokenizer
 from gnomon.checkpoint import tokenizer_versions
 from gnomon.checkpoint.tokenizer_families import FORMS, SAVE_TOKENIZER_JSON, Form
 from gnomon.checkpoint.tokenizer_settings import Settings, SideFiles, blamed_on, read_settings
+from gnomon.checkpoint.tokenizer_versions import Reading
 from gnomon.errors import NotAModelError, UnsupportedError
 
 NOTHING: Mapping[str, Any] = {}
@@ -32,10 +33,11 @@ def read_tokenizer(folder: Path, notices: list[str] | None = None, overrides: Ma
     files = SideFiles.read(folder, overrides)
     if (folder / "tokenizer.json").is_file():
         reading = tokenizer_versions.read(read_tokenizer_json(folder), files)
-        if notices is not None:
-            notices += reading.notices
-        return reading.tokenizer
-    return _without_limits(_build(folder, _find_form(folder), files))
+    else:
+        reading = _build(folder, _find_form(folder), files)
+    if notices is not None:
+        notices += reading.notices
+    return reading.tokenizer
 
 
 def read_tokenizer_json(folder: Path) -> Tokenizer:
@@ -45,10 +47,7 @@ def read_tokenizer_json(folder: Path) -> Tokenizer:
     """
     path = folder / "tokenizer.json"
     with blamed_on(path):
-        return _without_limits(Tokenizer.from_file(str(path)))
-
-
-def _without_limits(tokenizer: Tokenizer) -> Tokenizer:
+        tokenizer = Tokenizer.from_file(str(path))
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
@@ -65,7 +64,7 @@ def _find_form(folder: Path) -> Form:
     )
 
 
-def _build(folder: Path, form: Form, side_files: SideFiles) -> Tokenizer:
+def _build(folder: Path, form: Form, side_files: SideFiles) -> Reading:
     files, family = " + ".join(form.files), form.family
     name = side_files.vocabulary_class or form.assumed
     if name not in family.classes:
@@ -76,13 +75,14 @@ def _build(folder: Path, form: Form, side_files: SideFiles) -> Tokenizer:
         )
     settings = read_settings(side_files, family.tokens)
     with blamed_on(folder / files):
-        tokenizer = form.read([folder / file for file in form.files], settings)
+        vocabulary = form.read([folder / file for file in form.files], settings)
+        tokenizer = tokenizer_versions.copy_vocabulary(vocabulary)
         family.dress(tokenizer, settings)
         _check_frame(tokenizer, settings)
         _add_tokens(tokenizer, settings)
         tokenizer.post_processor = family.frame(tokenizer, settings)
         tokenizer.encode_special_tokens = settings.flag("split_special_tokens", False)
-    return tokenizer
+    return tokenizer_versions.read_vocabulary(vocabulary, tokenizer, side_files, family)
 
 
 def _check_frame(tokenizer: Tokenizer, settings: Settings) -> None:

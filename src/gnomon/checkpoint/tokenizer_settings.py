@@ -18,6 +18,9 @@ Json = dict[str, Any]
 SIDE_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 """The small files that change how a tokenizer reads."""
 
+DECODER = "added_tokens_decoder"
+"""The key of tokenizer_config.json that takes the place of the two older files."""
+
 # The order in which transformers appends the special tokens that a vocabulary lacks.
 ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 EXTRA_KEYS = ("additional_special_tokens", "extra_special_tokens")
@@ -96,16 +99,16 @@ class SideFiles:
     @classmethod
     def read(cls, folder: Path, overrides: Mapping[str, Any]) -> SideFiles:
         config = read_json(folder / SIDE_FILES[0]) | dict(overrides)
-        older = [{} if "added_tokens_decoder" in config else read_json(folder / name) for name in SIDE_FILES[1:]]
-        return cls(folder, config, *older, read_json(folder / "config.json"), overrides)
+        special_map, added = ({} if DECODER in config else read_json(folder / name) for name in SIDE_FILES[1:])
+        return cls(folder, config, special_map, added, read_json(folder / "config.json"), overrides)
 
     @classmethod
     def parse(cls, texts: Mapping[str, str], model: Json) -> SideFiles:
         """From the texts of the files, by name."""
         config = parse_object(texts.get(SIDE_FILES[0], "{}"))
-        decoder = "added_tokens_decoder" in config
-        older = [{} if decoder else parse_object(texts.get(name, "{}")) for name in SIDE_FILES[1:]]
-        return cls(Path(), config, *older, model)
+        older = ("{}" if DECODER in config else texts.get(name, "{}") for name in SIDE_FILES[1:])
+        special_map, added = map(parse_object, older)
+        return cls(Path(), config, special_map, added, model)
 
     @property
     def named_class(self) -> str | None:

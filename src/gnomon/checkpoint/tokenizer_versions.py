@@ -91,12 +91,25 @@ def read(loaded: Tokenizer, files: SideFiles) -> Reading:
     with blamed_on(files.folder / SIDE_FILES[0]):
         fifth, fourth = _read_5(loaded, files, family), _read_4(loaded, files, family)
         chosen = _choose(fourth, fifth, files, notices)
-        if misplaced := _misplaced(chosen, files):
-            notices.append(
-                f"added tokens get the next free ids, as in transformers, which are not the declared ones: "
-                f"{shown(misplaced)}. The tokenizer files may not be of one model."
-            )
+        _mention_misplaced(chosen, files, notices)
     return Reading(chosen, notices)
+
+
+def read_vocabulary(vocabulary: Tokenizer, built: Tokenizer, files: SideFiles, family: Family) -> Reading:
+    """As `read`, for a folder without tokenizer.json: `built` is what version 4 builds on the vocabulary."""
+    notices: list[str] = []
+    with blamed_on(files.folder / SIDE_FILES[0]):
+        fifth = _build_5(copy_vocabulary(vocabulary), files, family, _tokens_of(vocabulary, files, family, version=5))
+        chosen = _choose(_Version(built, _model_settings(built)), fifth, files, notices)
+    return Reading(chosen, notices)
+
+
+def _mention_misplaced(tokenizer: Tokenizer, files: SideFiles, notices: list[str]) -> None:
+    if misplaced := _misplaced(tokenizer, files):
+        notices.append(
+            f"added tokens get the next free ids, as in transformers, which are not the declared ones: "
+            f"{shown(misplaced)}. The tokenizer files may not be of one model."
+        )
 
 
 def _choose(fourth: _Version, fifth: _Version | str, files: SideFiles, notices: list[str]) -> Tokenizer:
@@ -209,31 +222,45 @@ def _bert_normalizer_4(normalizer: Any, files: SideFiles) -> Any:
 
 def _read_5(loaded: Tokenizer, files: SideFiles, family: Family | None) -> _Version | str:
     """A tokenizer on the vocabulary of `loaded`, which stays as it is; or why there is none."""
-    tokenizer = Tokenizer(loaded.model)
     tokens = _tokens_of(loaded, files, family, version=5)
     if family is None:
-        for part in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
+        tokenizer = copy_vocabulary(loaded)
+        for part in ("pre_tokenizer", "post_processor", "decoder"):
             if (value := getattr(loaded, part)) is not None:
                 setattr(tokenizer, part, value)
-        tokenizer.add_tokens([token for _, token in sorted(loaded.get_added_tokens_decoder().items())])
         _add_tokens(tokenizer, tokens, version=5)
-        model_settings = _model_settings(loaded)
-    else:
-        if not isinstance(loaded.model, family.model):
-            holds = type(loaded.model).__name__
-            return f"its class builds a {family.model.__name__}, and tokenizer.json holds a {holds}"
-        settings = _settings(files, tokens.roles)
-        try:
-            if family.keeps_charsmap and (charsmap := _charsmap(loaded)) is not None:
-                tokenizer.normalizer = charsmap
-            family.dress(tokenizer, settings)
-            _add_tokens(tokenizer, tokens, version=5)
-            tokenizer.post_processor = family.frame(tokenizer, settings)
-            model_settings = family.model_settings(settings)
-        except ValueError as error:
-            return str(error)
+        tokenizer.encode_special_tokens = files.flag("split_special_tokens", False)
+        return _Version(tokenizer, _model_settings(loaded))
+    if not isinstance(loaded.model, family.model):
+        holds = type(loaded.model).__name__
+        return f"its class builds a {family.model.__name__}, and tokenizer.json holds a {holds}"
+    tokenizer = Tokenizer(loaded.model)
+    if family.keeps_charsmap and (charsmap := _charsmap(loaded)) is not None:
+        tokenizer.normalizer = charsmap
+    return _build_5(tokenizer, files, family, tokens)
+
+
+def _build_5(tokenizer: Tokenizer, files: SideFiles, family: Family, tokens: _Tokens) -> _Version | str:
+    """What the class builds on a vocabulary; or why it cannot."""
+    settings = _settings(files, tokens.roles)
+    try:
+        family.dress(tokenizer, settings)
+        _add_tokens(tokenizer, tokens, version=5)
+        tokenizer.post_processor = family.frame(tokenizer, settings)
+        model_settings = family.model_settings(settings)
+    except ValueError as error:
+        return str(error)
     tokenizer.encode_special_tokens = files.flag("split_special_tokens", False)
     return _Version(tokenizer, model_settings)
+
+
+def copy_vocabulary(tokenizer: Tokenizer) -> Tokenizer:
+    """Another tokenizer of the same vocabulary, normalizer and added tokens."""
+    copy = Tokenizer(tokenizer.model)
+    if tokenizer.normalizer is not None:
+        copy.normalizer = tokenizer.normalizer
+    copy.add_tokens([token for _, token in sorted(tokenizer.get_added_tokens_decoder().items())])
+    return copy
 
 
 def _settings(files: SideFiles, roles: Mapping[str, str | AddedToken]) -> Settings:
