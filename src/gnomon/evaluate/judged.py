@@ -222,8 +222,8 @@ def _ranked(file: Path, parts: _Parts) -> dict[str, list[str]]:
         found[query] = list(dict.fromkeys(there))
     if missing.documents:
         warn_caller(
-            f"{file}: {len(missing.documents):,} candidates are not in {parts.corpus_name}, "
-            f"{missing.documents[0]!r} the first; they are left out."
+            f"{file} names candidates that are not in {parts.corpus_name}, {missing.documents[0]!r} the first; "
+            f"{len(missing.documents):,} in all, which are left out."
         )
     return found
 
@@ -252,7 +252,8 @@ def _relevant(file: Path, parts: _Parts) -> dict[str, dict[str, int]]:
     _tell_of_missing(file, missing)
     if negative:
         warn_caller(
-            f"{file}: {len(negative):,} scores are below 0, line {negative[0].number} the first; they count as 0."
+            f"{file} has scores below 0, line {negative[0].number} the first, in {len(negative):,} of its lines; they "
+            "count as 0."
         )
     return dict(found)
 
@@ -312,15 +313,16 @@ def _shows_something(grades: Mapping[str, int]) -> bool:
 
 
 def _tell_of_missing(file: Path, missing: _Missing) -> None:
-    if missing.documents:
+    parts, documents, queries = missing.parts, missing.documents, missing.queries
+    if documents:
         warn_caller(
-            f"{file}: {len(missing.documents):,} lines name documents that are not in {missing.parts.corpus_name}, "
-            f"{missing.documents[0]!r} the first. As in mteb, relevant ones count as documents that were not found."
+            f"{file} names documents that are not in {parts.corpus_name}, {documents[0]!r} the first, in "
+            f"{len(documents):,} of its lines. As in mteb, relevant ones count as documents that were not found."
         )
-    if missing.queries:
+    if queries:
         warn_caller(
-            f"{file}: {len(missing.queries):,} lines name queries that are not in {missing.parts.queries_name}, "
-            f"{missing.queries[0]!r} the first; they are left out."
+            f"{file} names queries that are not in {parts.queries_name}, {queries[0]!r} the first, in "
+            f"{len(queries):,} of its lines, which are left out."
         )
 
 
