@@ -6,7 +6,7 @@ qrels may have a header (query-id, corpus-id, score), or none: three fields, or 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -58,6 +58,7 @@ def read_judged(folder: Path, wanted: str, *, allow_missing_ids: bool = False) -
             "Fill it, or name another (--split)."
         )
     _tell_of_nothing_relevant(file, relevant)
+    parts.tell_of_empty(relevant)
     found = {wanted: parts.data(relevant, wanted)}
     for split, others in splits.items():
         if split != wanted and (data := _other_split(parts, split, others)):
@@ -80,6 +81,7 @@ def _other_split(parts: _Parts, split: str, files: Sequence[Path]) -> Judged | N
 class _Parts:
     """Documents, queries and candidates of a folder; what its qrels name is looked up in them."""
 
+    folder: Path
     documents: Mapping[str, tuple[str, str]]
     queries: Mapping[str, str]
     corpus_name: str
@@ -93,10 +95,21 @@ class _Parts:
         documents_file, queries_file = _needed(folder, "corpus"), _needed(folder, "queries")
         documents = {key: (_title(line), line.text("text")) for key, line in _by_id(documents_file)}
         queries = {key: line.text("text") for key, line in _by_id(queries_file)}
-        parts = cls(documents, queries, documents_file.name, queries_file.name, allow_missing_ids)
+        parts = cls(folder, documents, queries, documents_file.name, queries_file.name, allow_missing_ids)
         if ranked_file := _part(folder, "top_ranked"):
             parts.ranked_file, parts.ranked = ranked_file, _ranked(ranked_file, parts)
         return parts
+
+    def tell_of_empty(self, relevant: Iterable[str]) -> None:
+        """A Notice of queries, and of documents, without any text."""
+        queries = [query for query in relevant if not self.queries[query].strip()]
+        documents = [key for key, (title, text) in self.documents.items() if not (text.strip() or title.strip())]
+        for name, empty in ((self.queries_name, queries), (self.corpus_name, documents)):
+            if empty:
+                warn_caller(
+                    f"{self.folder / name} has empty texts, that of {empty[0]!r} the first; {len(empty):,} in all, and "
+                    "they are encoded as they are."
+                )
 
     def data(self, relevant: Mapping[str, Mapping[str, int]], split: str) -> Judged:
         candidates = None

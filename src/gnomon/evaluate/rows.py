@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
 from gnomon.errors import InputError
+from gnomon.notices import warn_caller
 from gnomon.textfiles import Row, load_arrow, read_rows, unfit
 
 Kind = Literal[
@@ -109,17 +110,22 @@ class Line(NamedTuple):
     number: int
     row: Row
 
+    @property
+    def place(self) -> str:
+        return f"{'row' if is_parquet(self.file) else 'line'} {self.number}"
+
     def wrong(self, what: str) -> InputError:
-        unit = "row" if is_parquet(self.file) else "line"
-        return InputError(f"{self.file}, {unit} {self.number}: {what}")
+        return InputError(f"{self.file}, {self.place}: {what}")
 
     def value(self, *names: str) -> Any:
         """Of the field with the first of these names that the row has."""
         return self.row[self._name(names)]
 
     def text(self, *names: str) -> str:
-        """Unicode text of a field: every other value is an error."""
+        """Unicode text of a field; null counts as the empty text, and every other value is an error."""
         name = self._name(names)
+        if self.row[name] is None:
+            return ""
         if reason := unfit(self.row, name):
             raise self.wrong(f"{reason}. Mend it, or take it out.")
         return self.row[name]
@@ -212,6 +218,25 @@ def number(value: object) -> float | None:
     except (ValueError, OverflowError):
         return None
     return found if math.isfinite(found) else None
+
+
+def tell_of_empty(lines: Sequence[Line], fields: Sequence[Sequence[str]]) -> None:
+    """A Notice of rows with an empty text: null, "", or white space alone.
+
+    Args:
+        fields: each: the names under which a field is known.
+    """
+    empty = [line for line in lines if any(_is_empty(line, names) for names in fields)]
+    if empty:
+        warn_caller(
+            f"{empty[0].file} has rows with an empty text, {empty[0].place} the first; {len(empty):,} of "
+            f"{len(lines):,} in all, and they are encoded as they are."
+        )
+
+
+def _is_empty(line: Line, names: Sequence[str]) -> bool:
+    value = next((line.row[name] for name in names if name in line.row), "there is none")
+    return value is None or (isinstance(value, str) and not value.strip())
 
 
 # ---- kinds
@@ -339,6 +364,7 @@ def read_subset(
     Raises:
         InputError: a field that cannot be used, or labels that show nothing.
     """
+    tell_of_empty(splits[split], [ONE, TWO, TEXT, ("query",)])
     if form.kind != "Classification":
         found = {split: form.read(splits[split])}
         if form.kind == "Clustering":
