@@ -19,6 +19,7 @@ from click.testing import CliRunner, Result
 
 from gnomon import Encoder, cli, describe, quantize, vectorfiles
 from gnomon.cli import main
+from gnomon.stream import Stream
 from gnomon.terminal import display_width, matrix
 
 TEXTS = ["a quick brown fox", "lazy dogs sleep", "a quick brown fox", "", "fünf Füchse und ein 日本語 text"]
@@ -261,7 +262,7 @@ def test_encode_quantises(run: Run, gist: Path, texts: Path, tmp_path: Path, pre
 def test_a_wrong_option_fails_before_the_work(
     run: Run, gist: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], message: str
 ) -> None:
-    monkeypatch.setattr(cli, "_count_too_long", lambda *_: pytest.fail("the work began"))
+    monkeypatch.setattr(Stream, "_whole", lambda *_: pytest.fail("the work began"))
     monkeypatch.chdir(tmp_path)
     fails(run("encode", gist, texts, "out.npy", *options), message)
     assert names(tmp_path) == ["in.txt"]
