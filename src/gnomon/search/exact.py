@@ -16,6 +16,9 @@ from gnomon.spec import SimilarityName
 
 Score = SimilarityName | Literal["hamming"]
 
+PACKED = ("uint8", "int8")
+"""Types of packed signs, as `quantize` gives them for "ubinary" and "binary"."""
+
 QUERIES = 256
 """Queries that are scored at once."""
 
@@ -61,7 +64,7 @@ def top_k(
 
 
 def _check_packed(queries: NDArray[np.generic], corpus: NDArray[np.generic]) -> None:
-    if queries.dtype != corpus.dtype or corpus.dtype not in (np.uint8, np.int8):
+    if queries.dtype != corpus.dtype or str(corpus.dtype) not in PACKED:
         raise InputError(
             f'score "hamming" compares packed signs, uint8 or int8 on both sides; these are {queries.dtype} and '
             f'{corpus.dtype}. quantize(vectors, "ubinary") packs them.'
