@@ -120,7 +120,7 @@ def check_not_quantized(*vectors: NDArray[Any]) -> None:
         InputError: int8 or uint8 vectors, whose numbers are steps within ranges, or eight signs to a byte.
     """
     for array in vectors:
-        if array.dtype in (np.int8, np.uint8):
+        if str(array.dtype) in ("int8", "uint8"):
             raise InputError(
                 f"vectors of {array.dtype} are quantized, and no score of them means what it means of floats. Compare "
                 'float vectors, or packed signs by gnomon.search.exact.top_k(..., score="hamming").'
