@@ -14,9 +14,10 @@ import pytest
 
 from gnomon import Encoder
 from gnomon.checkpoint.cards import CARDS
-from gnomon.checkpoint.folder import LENGTH_FILES, Checkpoint, read_folder
+from gnomon.checkpoint.folder import Checkpoint, read_folder
 from gnomon.checkpoint.hub import Source
 from gnomon.checkpoint.modules import DIALECTS, MODULE_TYPES, POOLING_KEYS
+from gnomon.checkpoint.transformer_settings import LENGTH_FILES
 from gnomon.errors import (
     InputError,
     ModelError,

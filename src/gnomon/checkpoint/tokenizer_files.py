@@ -5,9 +5,9 @@ its family; `FORMS`, at the end, lists the forms in the order in which they are 
 """
 
 import json
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokeniz
 from tokenizers.models import BPE, Unigram, WordPiece
 
 from gnomon.checkpoint.sentencepiece import CONTROL, MODEL_TYPE_NAMES, USER_DEFINED, read_sentencepiece
+from gnomon.checkpoint.tokenizer_json import load_tokenizer_json
 from gnomon.errors import GnomonError, NotAModelError, UnsupportedError
 
 SAVE_TOKENIZER_JSON = "load the tokenizer with transformers and save_pretrained it: that writes a tokenizer.json"
@@ -74,6 +75,7 @@ XLM_ROBERTA_SETTINGS = {
 }
 
 Json = dict[str, Any]
+NOTHING: Mapping[str, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -109,20 +111,40 @@ class Form:
     frame: Callable[[Tokenizer, Settings], processors.PostProcessor]
 
 
-def read_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of a model folder, with truncation and padding off.
+def read_tokenizer(folder: Path, notices: list[str] | None = None, overrides: Mapping[str, Any] = NOTHING) -> Tokenizer:
+    """The tokenizer of a model folder, with truncation and padding off. `overrides` lie over tokenizer_config.json.
 
     Raises NotAModelError for missing, broken or contradicting files, UnsupportedError for a family not built here.
     """
     path = folder / "tokenizer.json"
     if path.is_file():
         with _blamed_on(path):
-            tokenizer = Tokenizer.from_file(str(path))
+            tokenizer = _with_overrides(load_tokenizer_json(path), overrides, path)
     else:
-        tokenizer = _build(folder, _find_form(folder))
+        tokenizer = _build(folder, _find_form(folder), overrides)
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
+
+
+_NORMALIZER_KEYS = {
+    "do_lower_case": "lowercase",
+    "strip_accents": "strip_accents",
+    "tokenize_chinese_chars": "handle_chinese_chars",
+}
+
+
+def _with_overrides(tokenizer: Tokenizer, overrides: Mapping[str, Any], path: Path) -> Tokenizer:
+    """With the switches of BertNormalizer set; other overrides are not implemented beside a tokenizer.json."""
+    if not overrides:
+        return tokenizer
+    settings = json.loads(tokenizer.to_str())
+    normalizer = settings["normalizer"]
+    for key, value in overrides.items():
+        if key not in _NORMALIZER_KEYS or not normalizer or normalizer["type"] != "BertNormalizer":
+            raise UnsupportedError(f"{path}: {key} {value!r} is not implemented for this tokenizer.")
+        normalizer[_NORMALIZER_KEYS[key]] = value
+    return Tokenizer.from_str(json.dumps(settings))
 
 
 @contextmanager
@@ -147,7 +169,7 @@ def _find_form(folder: Path) -> Form:
     )
 
 
-def _build(folder: Path, form: Form) -> Tokenizer:
+def _build(folder: Path, form: Form, overrides: Mapping[str, Any]) -> Tokenizer:
     files = " + ".join(form.files)
     name = _tokenizer_class(folder) or form.assumed
     if name not in form.classes:
@@ -156,6 +178,7 @@ def _build(folder: Path, form: Form) -> Tokenizer:
             + SAVE_TOKENIZER_JSON
         )
     settings = _read_settings(folder, form.tokens)
+    settings = replace(settings, config={**settings.config, **overrides})
     with _blamed_on(folder / files):
         tokenizer = form.build([folder / file for file in form.files], settings)
         _check_frame(tokenizer, settings)
@@ -171,7 +194,7 @@ def _read_json(path: Path) -> Json:
     if not path.is_file():
         return {}
     with _blamed_on(path):
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_bytes())  # bytes: a byte order mark is read over
         if not isinstance(content, dict):
             raise ValueError(f"it holds {type(content).__name__}, not an object")
         return content
