@@ -153,7 +153,8 @@ def _read_transformer(
         found, left_out = families.first_layers(found, trunk, config)
         if left_out:
             notices.append(
-                f"{settings.name} asks for {trunk.layers} layers: {left_out} tensors of later layers are left out."
+                f"{settings.name} sets {family.keys['layers']} to {trunk.layers}: "
+                f"the {left_out} tensors of later layers are left out."
             )
     arrays = families.trunk_weights(found, trunk, config, place)
     pooling, rest = PoolingSpec(), modules[1:]
@@ -299,6 +300,8 @@ def _read_settings(folder: Path, config: Json) -> dict[str, Any]:
     # sentence-transformers 5 and later writes empty prompts for "query" and "document": nothing was said
     prompts = {name: text for name, text in named.items() if text}
     similarity = settings.get("similarity_fn_name") or "cosine"
+    if similarity == "cos_sim":  # the name of the function there
+        similarity = "cosine"
     if similarity not in ("cosine", "dot", "euclidean", "manhattan"):
         raise UnsupportedError(
             f"{path}: similarity_fn_name {similarity!r} is not one of cosine, dot, euclidean, manhattan."

@@ -15,7 +15,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokeniz
 from tokenizers.models import BPE, Unigram, WordPiece
 
 from gnomon.checkpoint.sentencepiece import CONTROL, MODEL_TYPE_NAMES, USER_DEFINED, read_sentencepiece
-from gnomon.checkpoint.tokenizer_json import load_tokenizer_json
+from gnomon.checkpoint.tokenizer_json import load_tokenizer_json, utf8_folder
 from gnomon.errors import GnomonError, NotAModelError, UnsupportedError
 
 SAVE_TOKENIZER_JSON = "load the tokenizer with transformers and save_pretrained it: that writes a tokenizer.json"
@@ -179,8 +179,8 @@ def _build(folder: Path, form: Form, overrides: Mapping[str, Any]) -> Tokenizer:
         )
     settings = _read_settings(folder, form.tokens)
     settings = replace(settings, config={**settings.config, **overrides})
-    with _blamed_on(folder / files):
-        tokenizer = form.build([folder / file for file in form.files], settings)
+    with _blamed_on(folder / files), utf8_folder(folder) as place:
+        tokenizer = form.build([place / file for file in form.files], settings)
         _check_frame(tokenizer, settings)
         _add_tokens(tokenizer, settings)
         tokenizer.post_processor = form.frame(tokenizer, settings)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import codecs
 import json
+import tempfile
 from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,20 @@ def load_tokenizer_json(path: Path) -> Tokenizer:
                 "Upgrade it: pip install -U tokenizers."
             ) from error
         raise
+
+
+@contextmanager
+def utf8_folder(folder: Path) -> Generator[Path]:
+    """The folder under a name that the library can open: its own, or where that is not UTF-8 a link for a while."""
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        with tempfile.TemporaryDirectory() as beside:
+            link = Path(beside) / "model"
+            link.symlink_to(folder.absolute(), target_is_directory=True)
+            yield link
+    else:
+        yield folder
 
 
 def _unknown_parts(content: bytes) -> list[str]:
