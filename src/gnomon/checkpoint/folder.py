@@ -30,7 +30,7 @@ from gnomon.checkpoint.modules import (
     read_modules,
     read_pooling,
 )
-from gnomon.checkpoint.tokenizer_files import read_tokenizer
+from gnomon.checkpoint.tokenizer_files import read_tokenizer, read_tokenizer_json
 from gnomon.checkpoint.transformer_settings import NO_LIMIT, TransformerSettings, read_transformer_settings
 from gnomon.checkpoint.weights import read_weights, strict
 from gnomon.errors import ModelError, NotAModelError, UnsupportedError, WeightsError
@@ -188,7 +188,7 @@ def _read_static(source: Source, modules: list[Module], notices: list[str]) -> C
     config = read_json(place / "config.json")
     found = read_weights(place)
     table = _static_table(found, place)
-    tokenizer = read_tokenizer(place)
+    tokenizer = read_tokenizer_json(place)  # the only file that a StaticEmbedding and model2vec look at
     model2vec = config.get("model_type") == "model2vec" or ("embeddings" in found and "embedding_dtype" in config)
     arrays: Arrays = {"embed.tokens": table}
     heads, wide = read_heads(folder, modules[1:], table.shape[1], arrays)
@@ -346,7 +346,7 @@ def _checkpoint(
         for name in TOKENIZER_EXTRAS
         if (content := _own_file(source.folder, place / name)) is not None
     }
-    tokenizer = tokenizer or read_tokenizer(place)
+    tokenizer = tokenizer or read_tokenizer(place, notices)
     rows, tokens = spec.trunk.rows, tokenizer.get_vocab_size(with_added_tokens=False)
     if tokens > rows:
         raise ModelError(

@@ -59,7 +59,7 @@ OWN_DTYPES = (None, "auto", "float32", "torch.float32")
 
 OVERRIDES = frozenset(
     """
-    do_lower_case strip_accents tokenize_chinese_chars add_prefix_space trim_offsets
+    do_lower_case strip_accents tokenize_chinese_chars add_prefix_space trim_offsets split_special_tokens
     bos_token eos_token unk_token sep_token pad_token cls_token mask_token
     additional_special_tokens extra_special_tokens
     """.split()
