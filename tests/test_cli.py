@@ -252,7 +252,6 @@ def test_encode_quantises(run: Run, gist: Path, texts: Path, tmp_path: Path, pre
         (["--truncate-dim", "65"], "truncate_dim is 65; it must be a whole number from 1 to 64."),
         (["--prompt-name", "query"], "prompt name 'query' is not in this model; it has none."),
         (["--query", "--task", "sts"], "task 'sts' is not known to this model"),
-        (["--precision", "binary", "--truncate-dim", "12"], "width 12 is not a multiple of 8"),
         (["--precision", "int8", "--ranges", "in.txt"], "in.txt is not a .npy file of ranges"),
         (["--engine", "tensorrt"], "engine 'tensorrt' is not one of auto, onnx, openvino, torch."),
         (["--threads", "0"], "threads is 0; it must be a whole number from 1 to 1024."),

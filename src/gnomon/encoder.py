@@ -370,8 +370,7 @@ class Encoder:
 
     @property
     def name(self) -> str:
-        source = self._checkpoint.source
-        return source.name or source.folder.name
+        return self._checkpoint.source.title
 
     @property
     def dims(self) -> tuple[int, ...]:

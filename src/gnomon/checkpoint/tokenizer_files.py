@@ -14,6 +14,7 @@ from tokenizers import AddedToken, Tokenizer
 
 from gnomon.checkpoint import tokenizer_versions
 from gnomon.checkpoint.tokenizer_families import FORMS, SAVE_TOKENIZER_JSON, Form
+from gnomon.checkpoint.tokenizer_json import load_tokenizer_json, utf8_folder
 from gnomon.checkpoint.tokenizer_settings import Settings, SideFiles, blamed_on, read_settings
 from gnomon.checkpoint.tokenizer_versions import Reading
 from gnomon.errors import NotAModelError, UnsupportedError
@@ -47,7 +48,7 @@ def read_tokenizer_json(folder: Path) -> Tokenizer:
     """
     path = folder / "tokenizer.json"
     with blamed_on(path):
-        tokenizer = Tokenizer.from_file(str(path))
+        tokenizer = load_tokenizer_json(path)
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
@@ -74,8 +75,8 @@ def _build(folder: Path, form: Form, side_files: SideFiles) -> Reading:
             + SAVE_TOKENIZER_JSON
         )
     settings = read_settings(side_files, family.tokens)
-    with blamed_on(folder / files):
-        vocabulary = form.read([folder / file for file in form.files], settings)
+    with blamed_on(folder / files), utf8_folder(folder) as place:
+        vocabulary = form.read([place / file for file in form.files], settings)
         tokenizer = tokenizer_versions.copy_vocabulary(vocabulary)
         family.dress(tokenizer, settings)
         _check_frame(tokenizer, settings)

@@ -70,10 +70,10 @@ def read_json(path: Path) -> Json:
     if not path.is_file():
         return {}
     with blamed_on(path):
-        return parse_object(path.read_text(encoding="utf-8"))
+        return parse_object(path.read_bytes())  # bytes: a byte order mark is read over
 
 
-def parse_object(text: str) -> Json:
+def parse_object(text: str | bytes) -> Json:
     content = json.loads(text)
     if not isinstance(content, dict):
         raise ValueError(f"it holds {type(content).__name__}, not an object")
