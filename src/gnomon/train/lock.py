@@ -34,7 +34,8 @@ def locked(folder: Path) -> Generator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except (FileExistsError, NotADirectoryError) as error:
-        raise InputError(f"output is {folder}, and {error.filename} is a file. Give the path of a folder.") from error
+        file = next((each for each in (folder, *folder.parents) if each.is_file()), path)
+        raise InputError(f"output is {folder}, and {file} is a file. Give the path of a folder.") from error
     except OSError as error:
         raise InputError(_not_written(folder, error)) from error
     try:

@@ -265,8 +265,8 @@ class Run:
         differs += [f"{what}: was {was}, is {is_now}" for what, was, is_now in told if was != is_now]
         if differs:
             raise InputError(
-                f"{path} is of another run: {'; '.join(differs)}. Resume with what it was, or begin anew in another "
-                "output."
+                f"{path} is of another run: {'; '.join(differs)}. Resume with what it was, or begin anew, in another "
+                "output or with overwrite=True."
             )
         rounding = checkpoints.compare_rounding(then["recipe"], now["recipe"])
         changed = [what for what in ("ranks", "chunk_tokens") if then.get(what) != now[what]]

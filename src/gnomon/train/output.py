@@ -36,8 +36,8 @@ MANIFEST = "written.sha256"
 
 NEW, OLD = ".gnomon-new", ".gnomon-old"
 """A complete run whose parts are moved to OUTPUT; the parts of the run before, until they are removed."""
-DRAFT = ".model.tmp"
-"""The model while it is written."""
+DRAFT, BEGUN = ".model.tmp", ".gnomon-begun.tmp"
+"""The model while it is written; the folder of a run until it has its recipe."""
 
 _NUMBERED = re.compile(r"overwrite-([1-9]\d*)")
 _DRAFTS = re.compile(r"\.\.?model\.tmp(\.\w+\.tmp)?|\.(recipe\.toml|log\.jsonl|written\.sha256)\.tmp")
@@ -128,15 +128,18 @@ def begin(recipe: Recipe, root: Path, number: int) -> None:
     for earlier in _numbers(root):
         if earlier not in saved[-1:]:
             _remove(root, folder_of(root, earlier))
-    folder = folder_of(root, number)
     if number:
-        folder.mkdir()
-    else:
-        checkpoints.clear(folder / CHECKPOINTS)
-        for rows in (folder / STOPPED).glob("*"):
-            if _ROWS.fullmatch(f"{STOPPED}/{rows.name}"):
-                rows.unlink()
-    write_recipe(recipe, folder)
+        beside = root / BEGUN
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir()
+        write_recipe(recipe, beside)
+        beside.rename(folder_of(root, number))
+        return
+    checkpoints.clear(root / CHECKPOINTS)
+    for rows in (root / STOPPED).glob("*"):
+        if _ROWS.fullmatch(f"{STOPPED}/{rows.name}"):
+            rows.unlink()
+    write_recipe(recipe, root)
 
 
 def write_recipe(recipe: Recipe, folder: Path) -> None:
@@ -193,7 +196,10 @@ def settle(root: Path) -> None:
         _remove(root, new)
     with suppress(OSError):  # it holds rows
         (root / STOPPED).rmdir()
-    shutil.rmtree(root / f"{NEW}.tmp", ignore_errors=True)
+    for draft in (f"{NEW}.tmp", BEGUN):
+        shutil.rmtree(root / draft, ignore_errors=True)
+    for name in (RECIPE, LOG, MANIFEST):
+        (root / f".{name}.tmp").unlink(missing_ok=True)
 
 
 def _swap(root: Path, name: str) -> None:
@@ -289,20 +295,24 @@ def _digest(path: Path) -> str:
 
 def _remove(root: Path, folder: Path) -> None:
     """Remove what a run wrote; what it did not write is moved to OUTPUT/kept-N, with a notice."""
-    files = _ours(folder, _files(folder))
-    for path in sorted(files, key=lambda path: path.name == MANIFEST):  # a kill before the last leaves it recognised
+    files = [*_files(folder)]
+    ours = _ours(folder, files)
+    if len(ours) < len(files):
+        folder = _keep(root, folder)
+    for path in sorted(ours, key=lambda path: path.name == MANIFEST):  # a kill before the last leaves it recognised
         (folder / path).unlink(missing_ok=True)
     for inner, _, _ in os.walk(folder, topdown=False):
         with suppress(OSError):  # it is not empty
             Path(inner).rmdir()
-    if os.path.lexists(folder):
+    if len(ours) == len(files) and os.path.lexists(folder):  # something was put there meanwhile
         _keep(root, folder)
 
 
-def _keep(root: Path, path: Path) -> None:
+def _keep(root: Path, path: Path) -> Path:
     number = next(number for number in range(1, 1 << 30) if not os.path.lexists(root / f"kept-{number}"))
-    path.rename(root / f"kept-{number}")
-    warn_caller(f"{root / f'kept-{number}'} holds files that stood where a run had to write and that no run wrote.")
+    kept = path.rename(root / f"kept-{number}")
+    warn_caller(f"{kept} holds files that stood where a run had to write and that no run wrote.")
+    return kept
 
 
 # ---- what a run reads
