@@ -54,7 +54,7 @@ def run(recipe: Recipe, resume: bool = False, blow: Blow | None = None) -> str:
 
 
 def _prepare(blow: Blow) -> None:
-    inner, sync = loop.Run.step, checkpoints._sync
+    inner, sync = loop.Run.step, checkpoints.sync
 
     def step(self: Any, number: int, ahead: Any) -> Any:
         if number == blow.step and blow.place == "before":
@@ -71,7 +71,7 @@ def _prepare(blow: Blow) -> None:
 
     loop.Run.step = step
     if blow.place == "within":
-        checkpoints._sync = halfway
+        checkpoints.sync = halfway
 
 
 # ---- ends at any call of the file system

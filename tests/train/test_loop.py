@@ -915,14 +915,14 @@ def test_c9_a_signal_while_the_run_is_loaded_stops_it_at_once(
 def test_c9_a_signal_within_a_checkpoint_lets_it_be_whole(
     made: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sync = checkpoints._sync
+    sync = checkpoints.sync
 
     def interrupted(folder: Path) -> None:
         if folder.name.startswith(".step-00000004"):
             os.kill(os.getpid(), signal.SIGTERM)
         sync(folder)
 
-    monkeypatch.setattr(checkpoints, "_sync", interrupted)
+    monkeypatch.setattr(checkpoints, "sync", interrupted)
     recipe = made(save_steps=4)
     with pytest.warns(Notice, match="SIGTERM again"), pytest.raises(SystemExit):
         train(recipe, progress=False)

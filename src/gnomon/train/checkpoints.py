@@ -143,7 +143,7 @@ def _write(folder: Path, state: State, arrays: Mapping[str, NDArray[Any]]) -> Pa
             json.dump(said | {"facts": state.facts}, file, indent=1)
             file.flush()
             os.fsync(file.fileno())
-        _sync(beside)
+        sync(beside)
         new = folder / f"{_name(state.step)}.new"
         beside.rename(new)  # it counts from here on, in front of an older one of this step
         return _settle(new)
@@ -159,7 +159,7 @@ def _settle(new: Path) -> Path:
     if path.exists():  # a folder with other files
         path.rename(path.with_name(f"{path.name}.kept-{secrets.token_hex(4)}"))
     new.rename(path)
-    _sync(path.parent)
+    sync(path.parent)
     return path
 
 
@@ -196,7 +196,7 @@ def _sweep(folder: Path) -> None:
         _settle(path)
 
 
-def _sync(folder: Path) -> None:
+def sync(folder: Path) -> None:
     """What a folder holds survives a power failure too."""
     if os.name != "posix":  # others cannot
         return

@@ -83,6 +83,7 @@ def _folder(recipe: Recipe, ranks: Ranks, *, resume: bool, overwrite: bool) -> G
         yield int(ranks.total(0.0)[0])
         return
     with locked(root):
+        output.settle(root)
         output.check_apart(recipe, root)
         number = output.choose(recipe, root, resume=resume, overwrite=overwrite)
         ranks.total(float(number))

@@ -25,6 +25,7 @@ from gnomon.checkpoint.hub import resolve
 from gnomon.errors import GnomonError, InputError
 from gnomon.notices import warn_caller
 from gnomon.train import checkpoints
+from gnomon.train.checkpoints import sync
 from gnomon.train.readers import HUB, matching
 from gnomon.train.recipe import read, to_toml
 from gnomon.train.settings import Recipe
@@ -77,19 +78,18 @@ def check_apart(recipe: Recipe, root: Path) -> None:
 
 
 def choose(recipe: Recipe, root: Path, *, resume: bool, overwrite: bool) -> int:
-    """The number of the run's folder, for `folder_of`: of the one to resume, or of a new one. Nothing is removed yet.
+    """The number of the run's folder, for `folder_of`: of the one to resume, or of a new one. Changes nothing.
 
     Raises:
         InputError: there is a run, or there is none, against what was asked; files that no run wrote are in the way.
     """
-    settle(root)
     runs = [*reversed(_numbers(root)), 0]
     saved = next((number for number in runs if checkpoints.latest(folder_of(root, number) / CHECKPOINTS)), None)
     if resume:
         if saved is None:
             raise InputError(f"{root / CHECKPOINTS} holds no checkpoint to go on from; leave resume=True out.")
         in_the_way = ENTRIES if saved else (MODEL,)
-        _check_strange(root, [path for path in _strangers(root, root) if path.parts[0] in in_the_way])
+        _check_strange(root, [path for path in _in_the_way(root, recipe) if path.parts[0] in in_the_way])
         return saved
     holds = saved is not None or _holds_something(root / MODEL)
     if holds and not overwrite:
@@ -97,7 +97,7 @@ def choose(recipe: Recipe, root: Path, *, resume: bool, overwrite: bool) -> int:
             f"{root} holds a run already; resume=True goes on with it, overwrite=True begins anew, or give another "
             "output."
         )
-    strange = [path for path in _strangers(root, root) if path != Path(RECIPE) or not _says(root / RECIPE, recipe)]
+    strange = _in_the_way(root, recipe)
     if not holds and (root / CHECKPOINTS).is_dir():  # they may be a link to another disk
         strange = [path for path in strange if path != Path(CHECKPOINTS)]
     for number in _numbers(root):
@@ -168,11 +168,13 @@ def finish(root: Path, number: int, write: Callable[[Path], object]) -> Path:
     write(staged / DRAFT)
     files = {f"{MODEL}/{path.as_posix()}": staged / DRAFT / path for path in _files(staged / DRAFT)}
     _register(folder, files)
+    _flush(staged / DRAFT)
     if not number:
         shutil.copyfile(folder / MANIFEST, staged / MANIFEST)
     else:
         (folder / STOPPED).mkdir(exist_ok=True)  # every part of the earlier run has one that takes its place
     staged.rename(root / NEW)
+    sync(root)
     settle(root)
     for earlier in _numbers(root):
         _remove(root, folder_of(root, earlier))
@@ -190,6 +192,7 @@ def settle(root: Path) -> None:
         old.mkdir(exist_ok=True)
         for name in (*ENTRIES, MANIFEST):  # the manifest last: while NEW has it, this is repeated
             _swap(root, name)
+        sync(root)
     if old.is_dir():
         _remove(root, old)
     if new.is_dir():
@@ -252,6 +255,11 @@ def _strangers(root: Path, folder: Path) -> list[Path]:
     return [path for path in files if path not in ours]
 
 
+def _in_the_way(root: Path, recipe: Recipe) -> list[Path]:
+    """Files in OUTPUT that no run wrote and that are not the recipe of this run in other words."""
+    return [path for path in _strangers(root, root) if path != Path(RECIPE) or not _says(root / RECIPE, recipe)]
+
+
 def _files(folder: Path, names: tuple[str, ...] | None = None) -> Iterator[Path]:
     """All below a folder that is no folder, relative to it: links too, which are not followed."""
     for path in sorted(folder.iterdir()) if names is None else (folder / name for name in names):
@@ -283,6 +291,15 @@ def _register(folder: Path, files: dict[str, Path]) -> None:
         file.flush()
         os.fsync(file.fileno())
     beside.replace(folder / MANIFEST)
+
+
+def _flush(folder: Path) -> None:
+    """What a folder holds is on the disk before another one is removed for it."""
+    for path in _files(folder):
+        with (folder / path).open("r+b") as file:
+            os.fsync(file.fileno())
+    for inner, _, _ in os.walk(folder):
+        sync(Path(inner))
 
 
 def _digest(path: Path) -> str:

@@ -71,6 +71,9 @@ def open_data(recipe: Recipe, spec: ModelSpec, tokenizer: Tokenizer, ranks: Rank
     for index in indexes:
         check_fits(recipe, index)
     weights = weights_of(recipe.sources, [index.rows for index in indexes], recipe.mixture)
+    for index, weight in zip(indexes, weights, strict=True):
+        if weight:
+            _check_differs(recipe, index)
     sampler = Sampler(
         indexes,
         weights,
@@ -118,7 +121,6 @@ def check_fits(recipe: Recipe, index: Index) -> None:
             f"loss {loss!r} takes a teacher's scores, a list for each row: the positive's, then the negatives'. Source "
             f"{name!r} has {'one grade a row' if grades else 'no scores'}: name the column of the lists with score=."
         )
-    _check_differs(recipe, index)
 
 
 def _check_differs(recipe: Recipe, index: Index) -> None:
