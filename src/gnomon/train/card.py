@@ -53,6 +53,8 @@ class Facts:
     seconds: float
     device: str
     ranks: int = 1
+    without_gradient: int = 0
+    """Steps whose gradient was 0."""
     first_loss: float | None = None
     last_loss: float | None = None
     before: Scores = field(default_factory=dict[str, float])
@@ -172,6 +174,8 @@ def _figures(recipe: Recipe, facts: Facts) -> Iterator[str]:
         "" if facts.step == facts.steps else f"; the weights are those behind step {facts.step:,}, the best of them"
     )
     yield f"- {facts.steps:,} steps{chosen}."
+    if facts.without_gradient:
+        yield f"- In {facts.without_gradient:,} of them the gradient was 0: their rows taught nothing."
     if facts.first_loss is not None and facts.last_loss is not None:
         yield f"- The loss was {facts.first_loss:.4f} at first and {facts.last_loss:.4f} at last."
     processes = f"{facts.ranks} processes on {facts.device}" if facts.ranks > 1 else facts.device

@@ -71,6 +71,9 @@ def open_data(recipe: Recipe, spec: ModelSpec, tokenizer: Tokenizer, ranks: Rank
     for index in indexes:
         check_fits(recipe, index)
     weights = weights_of(recipe.sources, [index.rows for index in indexes], recipe.mixture)
+    for index, weight in zip(indexes, weights, strict=True):
+        if weight:
+            _check_differs(recipe, index)
     sampler = Sampler(
         indexes,
         weights,
@@ -118,3 +121,25 @@ def check_fits(recipe: Recipe, index: Index) -> None:
             f"loss {loss!r} takes a teacher's scores, a list for each row: the positive's, then the negatives'. Source "
             f"{name!r} has {'one grade a row' if grades else 'no scores'}: name the column of the lists with score=."
         )
+
+
+def _check_differs(recipe: Recipe, index: Index) -> None:
+    """
+    Raises:
+        InputError: rows from which the loss can have no gradient, whatever the model.
+    """
+    name, loss = index.name, recipe.loss
+    if loss.name == "cosent" and index.scores is not None and index.scores.min() == index.scores.max():
+        raise InputError(
+            f"every score of source {name!r} is {index.scores[0]:g}, and the loss cosent learns which pairs have the "
+            "higher score: nothing can be learned. Give rows whose scores differ, or leave the source out."
+        )
+    if loss.name != "info_nce" or not loss.mask_duplicates or loss.directions == "gte" or index.negatives:
+        return
+    for column in ("query", "positive"):
+        if index.distinct[column] == 1:
+            raise InputError(
+                f"every row of source {name!r} has the same {column}, so no document of a batch is a negative of "
+                "another row's query, and nothing can be learned. Give rows whose texts differ, or negatives, or let "
+                "loss.mask_duplicates be false."
+            )

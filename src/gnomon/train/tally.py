@@ -18,6 +18,10 @@ class Tally:
     truncated: int = 0
     short: int = 0
     """Batches that were not full."""
+    without_gradient: int = 0
+    """Steps whose gradient was 0."""
+    idle: int = 0
+    """Steps whose gradient or learning rate was 0: they taught nothing."""
     seconds: float = 0.0
     """In steps."""
     first_loss: float | None = None
