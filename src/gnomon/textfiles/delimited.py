@@ -93,26 +93,26 @@ def parse_csv(lines: Iterable[str], remarks: Remarks | None = None) -> Parsed:
     remarks = remarks or Remarks()
     held, names, size = _Held(lines), list[str](), BLOCK
     while block := held.look(size):
-        records, fault = _records(block)
-        used = records[-1][0] if records else 0
+        ends, rows, fault = _records(block)
+        used = ends[-1] if ends else 0
         if fault and len(block) == size and _is_open(block[used:], ","):  # its end may be in lines that come
-            if not records and sum(map(len, block)) <= LONGEST:
+            if not rows and sum(map(len, block)) <= LONGEST:
                 size *= 2
                 continue
-            fault = None if records else fault
+            fault = None if rows else fault
         text = "".join(block[:used])
         unclear = encoding_fault(text) is not None
         spaced = ', "' in text or '\n "' in text
         size, start = min(BLOCK, 4 * size), 0
-        if names and not unclear and not spaced and used == len(records):  # as nearly always: a record on every line
+        if names and not unclear and not spaced and used == len(rows):  # as nearly always: a record on every line
             width = len(names)
-            for number, (_, cells) in enumerate(records, held.number):
+            for number, cells in enumerate(rows, held.number):
                 if len(cells) == width:
                     yield number, dict(zip(names, cells, strict=False))  # they are of one length
                 elif cells:
                     yield number, Bad(_miscount(cells, names, 1))
-            records, start = [], used
-        for end, cells in records:
+            ends, rows, start = [], [], used
+        for end, cells in zip(ends, rows, strict=True):
             first, number, start = start, held.number + start, end
             lines_used = end - first
             reason = encoding_fault("".join(block[first:end])) if unclear else None
@@ -130,7 +130,7 @@ def parse_csv(lines: Iterable[str], remarks: Remarks | None = None) -> Parsed:
                     start, fault, size = first + 1, None, CAREFUL
                     break
                 continue
-            if lines_used > 1 and _could_be_rows(block[first], block[end - 1], ",", len(names), records):
+            if lines_used > 1 and _could_be_rows(block[first], block[end - 1], ",", len(names), rows):
                 remarks.joined.add(number, number + lines_used - 1)
             if spaced and any(cell[:1] == " " and cell.lstrip(" ")[:1] == '"' for cell in cells):
                 remarks.spaced.add(number)
@@ -143,19 +143,24 @@ def parse_csv(lines: Iterable[str], remarks: Remarks | None = None) -> Parsed:
         held.use(start)
 
 
-def _records(block: list[str]) -> tuple[list[tuple[int, list[str]]], str | None]:
-    """(line after it, cells) of the records at the start of a block, and what is wrong with the next, if it is."""
-    records: list[tuple[int, list[str]]] = []
+def _records(block: list[str]) -> tuple[list[int], list[list[str]], str | None]:
+    """Of the records at the start of a block the lines after them and the cells; and what is wrong with the next, if it
+    is.
+    """
+    ends: list[int] = []
+    rows: list[list[str]] = []
     limit = csv.field_size_limit(sys.maxsize)  # 131,072 characters otherwise, for the whole process
     reader = csv.reader(block, strict=True)
     try:
-        records.extend((reader.line_num, cells) for cells in reader)  # keeps those before a fault
+        for cells in reader:
+            rows.append(cells)
+            ends.append(reader.line_num)
     except csv.Error:
-        start = records[-1][0] if records else 0
-        return records, AFTER if reader.line_num - start == 1 and not _is_open(block[start : start + 1], ",") else OPEN
+        used = ends[-1] if ends else 0
+        return ends, rows, AFTER if reader.line_num - used == 1 and not _is_open(block[used : used + 1], ",") else OPEN
     finally:
         csv.field_size_limit(limit)
-    return records, None
+    return ends, rows, None
 
 
 def _is_open(lines: Sequence[str], delimiter: str) -> bool:
@@ -305,9 +310,7 @@ def _cells_of(line: str, delimiter: str, *, inside: bool = False) -> tuple[list[
         at += 1
 
 
-def _could_be_rows(
-    first: str, last: str, delimiter: str, width: int, around: Sequence[tuple[int, Sequence[str]]]
-) -> bool:
+def _could_be_rows(first: str, last: str, delimiter: str, width: int, around: Sequence[Sequence[str]]) -> bool:
     """Whether the first and the last line of a record look like rows of their own, so that stray quotes may have joined
     them: each has all cells, and numbers in the columns that hold nothing else in the rows around.
     """
@@ -316,7 +319,7 @@ def _could_be_rows(
     alone = [_cells_of(first, delimiter)[0], _cells_of(last, delimiter, inside=True)[0]]
     if any(len(cells) != width for cells in alone):
         return False
-    known = [cells for _, cells in around if len(cells) == width][1:]  # the first may be the header
+    known = [cells for cells in around if len(cells) == width][1:]  # the first may be the header
     if len(known) < EVIDENCE:
         return True
     numeric = [column for column in range(width) if all(row[column].isdigit() for row in known)]

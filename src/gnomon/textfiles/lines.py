@@ -85,20 +85,22 @@ def require_stdin() -> BinaryIO:
 
 def _unpacked(name: str, raw: BinaryIO) -> tuple[BinaryIO, bytes]:
     """The content from its first byte on, without a byte order mark, and the first bytes with it."""
-    for _ in range(2):
-        head = _head(raw)
-        file = cast(BinaryIO, io.BufferedReader(_Joined(head, raw), CHUNK))
-        if head.startswith(GZIP) or name.lower().endswith(".gz"):
-            raw, name = cast(BinaryIO, gzip.GzipFile(fileobj=file)), ""  # the name counts once
-            continue
-        mark = next((mark for mark in MARKS if head.startswith(mark)), b"")
-        if raw.seekable() and raw is not sys.stdin.buffer:
-            file = raw  # read directly, which is faster
-            file.seek(len(mark))
-        else:
-            file.read(len(mark))
-        return file, head
-    raise InputError(f"{name or 'the file'} is packed by gzip twice; unpack it once.")
+    file, head = _from_start(raw)
+    if head.startswith(GZIP) or name.lower().endswith(".gz"):
+        file, head = _from_start(cast(BinaryIO, gzip.GzipFile(fileobj=file)))
+        if head.startswith(GZIP):
+            raise InputError(f"{name} is packed by gzip twice; unpack it once.")
+    file.read(len(next((mark for mark in MARKS if head.startswith(mark)), b"")))
+    return file, head
+
+
+def _from_start(raw: BinaryIO) -> tuple[BinaryIO, bytes]:
+    """What is to be read, from its first byte on, and its first bytes."""
+    head = _head(raw)
+    if raw.seekable() and isinstance(raw, io.BufferedReader) and raw.tell() == len(head):
+        raw.seek(0)  # a file: without a layer between it is read faster
+        return raw, head
+    return cast(BinaryIO, io.BufferedReader(_Joined(head, raw), CHUNK)), head
 
 
 def _head(raw: BinaryIO) -> bytes:
