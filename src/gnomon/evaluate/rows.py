@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
 from gnomon.errors import InputError
-from gnomon.textfiles import Row, form_of, read_rows, unfit
+from gnomon.textfiles import Row, read_rows, unfit
 
 Kind = Literal[
     "Retrieval",
@@ -132,28 +132,9 @@ class Line(NamedTuple):
 def lines_of(file: Path) -> Iterator[Line]:
     """
     Raises:
-        InputError: a line that cannot be read; a .tsv quoted like a .csv. OSError: the file cannot be opened.
+        InputError: a line that cannot be read. OSError: the file cannot be opened.
     """
-    plain = form_of(file) == "tsv"
-    try:
-        for place, row in read_rows(file):
-            line = Line(file, place, row)
-            if plain and (quoted := next(filter(_is_quoted, row.values()), None)):
-                raise line.wrong(
-                    f"{shown(quoted)} is quoted as in .csv, and in .tsv quotes are text. Write the file without them, "
-                    "or as .jsonl."
-                )
-            yield line
-    except InputError as error:
-        if str(file) in str(error):
-            raise
-        raise InputError(f"{file}: {error}") from error  # that of a header does not name its file
-
-
-def _is_quoted(cell: str) -> bool:
-    """Whether a writer of CSV put a cell into quotes, since it has some: "He said ""no""."."""
-    inner = cell[1:-1]
-    return cell[:1] == cell[-1:] == '"' and '""' in inner and '"' not in inner.replace('""', "")
+    return (Line(file, place, row) for place, row in read_rows(file))
 
 
 def shown(value: object) -> str:

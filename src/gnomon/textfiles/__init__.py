@@ -3,7 +3,7 @@
 `lines` unpacks and decodes, `delimited` and `jsonlines` turn lines into rows, `parquet` reads tables, `read` chooses.
 """
 
-from gnomon.textfiles.jsonlines import json_of
+from gnomon.textfiles.jsonlines import json_of, without_member
 from gnomon.textfiles.lines import STDIN, require_stdin
 from gnomon.textfiles.parquet import load_arrow
 from gnomon.textfiles.read import PARSERS, TextFile, form_of, lines_of_stdin, read_rows, read_texts, unfit
@@ -25,4 +25,5 @@ __all__ = [
     "read_texts",
     "require_stdin",
     "unfit",
+    "without_member",
 ]
