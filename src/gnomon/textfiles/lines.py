@@ -150,14 +150,14 @@ def _encoding(name: str, head: bytes) -> tuple[str, str]:
 
 def _wide(sample: bytes) -> str | None:
     """UTF-16 or UTF-32 by its NUL bytes: those of Latin letters, or else of every line end."""
-    for name, step, empty in (
-        ("UTF-32LE", 4, (2, 3)),
-        ("UTF-32BE", 4, (0, 1)),
-        ("UTF-16LE", 2, (1,)),
-        ("UTF-16BE", 2, (0,)),
+    for name, step, empty, filled in (
+        ("UTF-32LE", 4, (2, 3), 0),
+        ("UTF-32BE", 4, (0, 1), 3),
+        ("UTF-16LE", 2, (1,), 0),
+        ("UTF-16BE", 2, (0,), 1),
     ):
         nuls = [sample[place::step].count(0) / max(len(sample[place::step]), 1) for place in range(step)]
-        if all(nuls[place] > 0.7 if place in empty else nuls[place] < 0.7 for place in range(step)):
+        if all(nuls[place] > 0.7 for place in empty) and nuls[filled] < 0.7:
             return name
     ends = [place for place, byte in enumerate(sample) if byte == 10]
     for name, odd, step in (("UTF-16LE", 0, 1), ("UTF-16BE", 1, -1)):
