@@ -765,3 +765,91 @@ def test_notices_are_wrapped_in_a_terminal(monkeypatch: pytest.MonkeyPatch, caps
         capsys.readouterr().out
         == "note: one two one two one two\n      one two one two one two\n      one two one two\n"
     )
+
+
+# ---- streams and consoles, in processes of their own
+
+
+def in_a_shell(command: str, tmp_path: Path, gist: Path, **env: str) -> subprocess.CompletedProcess[bytes]:
+    """`gnomon` and `MODEL` in the command stand for what they say; `tmp_path` is the folder it runs in."""
+    script = command.replace("gnomon", f"{sys.executable} -m gnomon").replace("MODEL", str(gist))
+    return subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path, env={**os.environ, **env}, capture_output=True, timeout=120, check=False
+    )
+
+
+CJK = "南瓜 und Kürbis\nplain words\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        ("gnomon search MODEL --corpus cjk.txt --query words", "plain words"),
+        ("gnomon similarity MODEL 南瓜 Kürbis plain", "K\xfcrbis"),
+        ("gnomon inspect MODEL", "GIST-Embedding-v0"),
+    ],
+)
+def test_b7_a_narrow_console_gets_replacements(command: str, shown: str, tmp_path: Path, gist: Path) -> None:
+    (tmp_path / "cjk.txt").write_text(CJK, "utf-8")
+    result = in_a_shell(command, tmp_path, gist, PYTHONIOENCODING="cp1252")
+    assert result.returncode == 0, result.stderr
+    assert shown in result.stdout.decode("cp1252")
+    assert "Traceback" not in result.stderr.decode("cp1252")
+
+
+def test_b7_json_is_ascii_where_the_console_is_narrow(tmp_path: Path, gist: Path) -> None:
+    (tmp_path / "cjk.txt").write_text(CJK, "utf-8")
+    command = "gnomon search MODEL --corpus cjk.txt --query 南瓜 --json"
+    narrow = in_a_shell(command, tmp_path, gist, PYTHONIOENCODING="cp1252")
+    wide = in_a_shell(command, tmp_path, gist, PYTHONIOENCODING="utf-8")
+    assert narrow.stdout.isascii()
+    assert json.loads(narrow.stdout) == json.loads(wide.stdout.decode())
+    assert "南瓜" in wide.stdout.decode()
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("gnomon encode MODEL - out.npy <&-", "standard input is closed"),
+        ("gnomon search MODEL --corpus cjk.txt <&-", "standard input is closed"),
+        ("gnomon search MODEL --corpus cjk.txt --query words >&-", "standard output is closed"),
+        ("gnomon encode MODEL cjk.txt - >&-", "standard output is closed"),
+        ("gnomon encode MODEL cjk.txt /dev/stdout >&-", "/dev/stdout is closed"),
+    ],
+)
+def test_b8_a_closed_stream_is_an_error_before_the_work(command: str, message: str, tmp_path: Path, gist: Path) -> None:
+    (tmp_path / "cjk.txt").write_text(CJK, "utf-8")
+    # a model that cannot be read shows that nothing was begun
+    result = in_a_shell(command, tmp_path, tmp_path / "no-such-model")
+    assert result.returncode == 2
+    lines = [line for line in result.stderr.decode().splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, result.stderr
+    assert message in lines[0]
+    assert names(tmp_path) == ["cjk.txt"]
+
+
+@pytest.mark.parametrize("name", ["pipe", "pipe.npy"])
+def test_b9_a_pipe_is_written_to_and_stays_a_pipe(name: str, tmp_path: Path, gist: Path) -> None:
+    (tmp_path / "cjk.txt").write_text(CJK, "utf-8")
+    os.mkfifo(tmp_path / name)
+    command = f"cat {name} > copy & gnomon encode MODEL cjk.txt {name}; status=$?; wait; exit $status"
+    result = in_a_shell(command, tmp_path, gist)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / name).is_fifo()
+    assert names(tmp_path) == sorted(["cjk.txt", "copy", name])
+    vectors = Encoder.load(gist).encode(CJK.splitlines())
+    if name.endswith(".npy"):
+        found = np.load(tmp_path / "copy")
+    else:
+        found = [json.loads(line)["embedding"] for line in (tmp_path / "copy").read_text("utf-8").splitlines()]
+    np.testing.assert_allclose(found, vectors, atol=1e-6)
+
+
+def test_b11_an_empty_query_has_an_empty_result_and_a_note(run: Run, gist: Path, texts: Path) -> None:
+    result = run("search", gist, "--corpus", texts, "--query", "", "--query", "fox", "--json")
+    assert result.exit_code == 0
+    first, second = (json.loads(line) for line in result.stdout.splitlines())
+    assert first == {"query": "", "results": []}
+    assert second["query"] == "fox"
+    assert len(second["results"]) == 4  # a text of the five is empty
+    assert "1 of 2 queries is empty, query 1 the first" in result.stderr

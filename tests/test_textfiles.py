@@ -624,7 +624,7 @@ def test_b1_every_line_of_jsonl_and_txt_with_faults_is_kept_or_told_of(
 ) -> None:
     """None stands for a line that cannot be used."""
     if form == "txt":
-        texts = [None if text is None else re.sub(r"[\r\n]", " ", text) for text in texts]
+        texts = [None if text is None else re.sub(r"[\r\n\0]", " ", text) for text in texts]
     bad = {"jsonl": '{"text": "a"', "txt": "\udcff"}[form]
     rows = [bad if text is None else text if form == "txt" else json.dumps({"text": text}) for text in texts]
     path = tmp_path / f"in.{form}"
