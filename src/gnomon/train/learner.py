@@ -150,8 +150,7 @@ class Learner:
     def _batch(self, collated: Collated, step: int) -> Batch:
         """What the loss is told of a batch."""
         rows, device, gathered = collated.rows, self.ranks.device, self.ranks.gathered
-        hashes = (rows.query_hashes_B, rows.positive_hashes_B, rows.negative_hashes_N)
-        queries_Q, positives_Q, negatives_N = (gathered(torch.from_numpy(side).to(device)) for side in hashes)
+        queries_Q, positives_Q, negatives_N = (gathered(torch.from_numpy(side).to(device)) for side in collated.hashes)
         count = len(rows.queries)
         return Batch(
             start=self.ranks.rank * count,

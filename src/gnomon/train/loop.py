@@ -42,14 +42,15 @@ from gnomon.train.learns import (
 from gnomon.train.lock import locked
 from gnomon.train.logs import Log, imported
 from gnomon.train.optim import learning_rate_at, warmup_of
-from gnomon.train.prepare import open_data, steps_of
+from gnomon.train.prepare import open_data, short_batches, steps_of
 from gnomon.train.process import Stop, interrupt, stopping, torch_as
 from gnomon.train.ranks import Ranks, joined
 from gnomon.train.recipe import plain
 from gnomon.train.rules import check
+from gnomon.train.sampler import ORDER
 from gnomon.train.schema import made
 from gnomon.train.settings import Recipe
-from gnomon.train.tally import Tally, counted
+from gnomon.train.tally import Seen, Tally, counted
 from gnomon.vectorfiles import FULL
 
 ROWS_AHEAD = 16_384
@@ -120,7 +121,11 @@ class Run:
             teacher = self.learner.guide.encoder
             check_teacher(recipe, self.base, self.fingerprint, teacher, self.data.collator.prompts)
         self.held_out = self.data.held_out()
-        self.tally = Tally()
+        self.tally, self.seen = Tally(), Seen([index.rows for index in self.data.indexes])
+        self._short = {
+            self.data.indexes[source].name for source, rows in self.data.filled.items() if rows < recipe.batch_size
+        }
+        """Sources of which it was said that their batches are short."""
         self.best: tuple[int, float] | None = None
         """Step and score."""
 
@@ -145,6 +150,7 @@ class Run:
         """Fetch, forward, loss, backward, clip, step; returns what the log says."""
         began, learner, recipe = time.monotonic(), self.learner, self.recipe
         batches = [next(ahead) for _ in range(recipe.gradient_accumulation_steps)]
+        self._tell_of_short(batches)
         loss = sum(learner.add_gradient(batch, step) for batch in batches) / len(batches)
         norm = learner.clip(len(batches))
         loss, *counts = self.ranks.total(loss / self.ranks.world, *counted(batches))
@@ -154,7 +160,17 @@ class Run:
         self._check_gradient(step, norm, factor, batches)
         told = {"loss": loss, "learning_rate": recipe.learning_rate * factor, "grad_norm": norm} | learner.loss.told()
         took = time.monotonic() - began
+        for batch in batches:
+            self.seen.add(batch.rows)
         return told | self.tally.add(batches, loss, counts, batch_size=recipe.batch_size, seconds=took)
+
+    def _tell_of_short(self, batches: Sequence[Collated]) -> None:
+        """At the first short batch of a source, unless it was said before the first step."""
+        for rows in (batch.rows for batch in batches):
+            if rows.total < self.recipe.batch_size and rows.name not in self._short:
+                self._short.add(rows.name)
+                if self.ranks.first:
+                    warn_caller(short_batches(self.recipe, rows.name, rows.total))
 
     @property
     def _depth(self) -> int:
@@ -224,7 +240,8 @@ class Run:
     def _save(self, step: int) -> None:
         if self.ranks.first:
             keep_best = self.best[0] if self.best and self.recipe.validation.keep_best else None
-            state = checkpoints.State(step, self.learner.tensors(), self._facts())
+            seen = {name: torch.from_numpy(bits) for name, bits in self.seen.bits().items()}
+            state = checkpoints.State(step, self.learner.tensors() | seen, self._facts())
             checkpoints.save(self._checkpoints, state, keep=self.recipe.save_total_limit, keep_best=keep_best)
         self.ranks.wait()
 
@@ -235,6 +252,7 @@ class Run:
             "model": self.fingerprint,
             "base": beside_the_weights(self.base),
             "data": self.data.fingerprints,
+            "order of rows": ORDER,
             "weights": self.data.weights.tolist(),
             "prompts": [list(pair) for pair in self.data.collator.prompts],
             "guide or teacher": guide.encoder.fingerprint if guide else None,
@@ -261,7 +279,8 @@ class Run:
         # in one order; names may be those of files
         rows = zip(now["data"].items(), then["data"].values(), strict=False)
         differs += [f"source {name!r}: its rows differ" for (name, own), before in rows if own != before]
-        told = ((what, then.get(what), now[what]) for what in ("weights", "prompts", "guide or teacher"))
+        same = ("order of rows", "weights", "prompts", "guide or teacher")
+        told = ((what, then.get(what), now[what]) for what in same)
         base = then.get("base", now["base"])  # checkpoints have not always had it
         told = (*told, *((f"the model's {what}", base.get(what), now["base"][what]) for what in now["base"]))
         differs += [f"{what}: was {was}, is {is_now}" for what, was, is_now in told if was != is_now]
@@ -282,6 +301,7 @@ class Run:
         if self.ranks.first:
             output.write_recipe(self.recipe, self.folder)
         self.tally = Tally(**then["tally"])
+        self.seen.load({name: tensor.numpy() for name, tensor in state.tensors.items() if name.startswith("seen.")})
         self.best = tuple(then["best"]) if then["best"] else None
         if self.best and self.best[0] not in checkpoints.steps(self._checkpoints):
             warn_caller(f"the best checkpoint, of step {self.best[0]}, is gone; the best of those to come is kept.")
@@ -368,15 +388,25 @@ class Run:
 
     def _card(self, chosen: int) -> Facts:
         tally, base, guide = self.tally, self.base, self.learner.guide
-        drawn = self.data.sampler.realised(self.total * self.recipe.gradient_accumulation_steps)
-        sources = zip(self.data.indexes, self.data.weights, drawn, strict=True)
+        sampler = self.data.sampler
+        drawn = sampler.realised(self.total * self.recipe.gradient_accumulation_steps)
+        sources = zip(self.data.indexes, self.data.weights, drawn, self.seen.counts(), strict=True)
         return Facts(
             spec=declared(base.spec, self.recipe),
             base=base.source.name or base.source.folder.name,
             base_fingerprint=self.fingerprint,
             sources=tuple(
-                SourceFacts(index.name, index.rows, index.fingerprint, float(asked), int(batches))
-                for index, asked, batches in sources
+                SourceFacts(
+                    index.name,
+                    index.rows,
+                    index.fingerprint,
+                    float(asked),
+                    int(batches),
+                    seen=seen,
+                    held_out=len(sampler.held_out_rows(place)) if asked else 0,
+                    kept_apart=sampler.kept_apart(place) if asked else 0,
+                )
+                for place, (index, asked, batches, seen) in enumerate(sources)
             ),
             step=chosen,
             steps=self.total,
@@ -385,6 +415,8 @@ class Run:
             texts=tally.texts,
             truncated=tally.truncated,
             skipped=tally.skipped,
+            replaced=tally.replaced,
+            own_negatives=tally.own_negatives,
             short=tally.short,
             without_gradient=tally.without_gradient,
             seconds=tally.seconds,
