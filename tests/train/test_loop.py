@@ -10,6 +10,7 @@ import re
 import shutil
 import signal
 import threading
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -350,8 +351,6 @@ def test_prompts_of_a_source_stand_in_front(made: Callable[..., Recipe], base: P
     [
         ([("q: ", "d: "), ("q: ", "d: ")], {}, {"query": "q: ", "document": "d: "}),
         ([("q: ", None), ("q: ", None)], {}, {"query": "q: "}),
-        ([("q: ", "d: "), ("other: ", "d: ")], {}, {}),
-        ([("q: ", "d: "), (None, None)], {}, {}),
         ([(None, None), (None, None)], {}, {}),
         ([("q: ", "d: "), ("q: ", "d: ")], {"query": "mine: "}, {"query": "q: ", "document": "d: "}),
         ([(None, "d: ")], {"query": "mine: "}, {"query": "mine: ", "document": "d: "}),
@@ -371,6 +370,63 @@ def test_prompts_that_all_sources_give_are_declared(
         for place, (query, document) in enumerate(prompts)
     ]
     assert Encoder.load(train(replace(recipe, sources=tuple(sources)), progress=False)).prompts == declared
+
+
+@pytest.mark.parametrize(
+    ("prompts", "own", "declared", "told"),
+    [
+        ([("q: ", "d: "), ("other: ", "d: ")], {}, {"document": "d: "}, ["for a query: 'q: ', 'other: '"]),
+        ([("q: ", "d: "), (None, None)], {}, {}, ["for a query: 'q: ', ''", "for a document: 'd: ', ''"]),
+        (
+            [("q: ", None), (None, None)],
+            {"query": "mine: "},
+            {"query": "mine: "},
+            ["for a query: 'q: ', 'mine: '.*keeps its own, 'mine: '"],
+        ),
+        ([("mine: ", None), (None, None)], {"query": "mine: "}, {"query": "mine: "}, []),
+    ],
+)
+def test_c4_prompts_that_agree_are_declared_and_others_told_of(
+    prompts: list[Any], own: dict[str, str], declared: dict[str, str], told: list[str], made: Callable, tmp_path: Path
+) -> None:
+    recipe = made(max_steps=1, model=saved(bert(prompts=own), tmp_path / "own"))
+    (source,) = recipe.sources
+    sources = [
+        replace(source, name=f"s{place}", query_prompt=query, document_prompt=document)
+        for place, (query, document) in enumerate(prompts)
+    ]
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always", Notice)
+        folder = train(replace(recipe, sources=tuple(sources)), progress=False)
+    said = [str(each.message) for each in heard if "different prompts" in str(each.message)]
+    assert len(said) == len(told)
+    for message, pattern in zip(said, told, strict=True):
+        assert re.search(pattern, message)
+    assert Encoder.load(folder).prompts == declared
+
+
+def test_c5_the_prompt_of_graded_pairs_is_that_of_encode(made: Callable[..., Recipe], golden_folder: Callable) -> None:
+    """In gnomon and in sentence-transformers alike."""
+    recipe = made(graded(60), max_steps=1, loss=LossSettings("cosent"), model=str(golden_folder(DISTILBERT)))
+    (source,) = recipe.sources
+    source = replace(source, query_prompt="sts: ", document_prompt="sts: ")
+    folder = train(replace(recipe, sources=(source,)), progress=False)
+    encoder = Encoder.load(folder)
+    assert encoder.spec.default_prompt_name == "default"
+    some = texts()[:4]
+    wanted = encoder.encode(["sts: " + text for text in some], prompt="")
+    np.testing.assert_array_equal(encoder.encode(some), wanted)
+    theirs = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+    assert_same(theirs.encode(some), wanted)
+
+
+def test_c5_two_prompts_of_graded_pairs_are_told_of(made: Callable[..., Recipe]) -> None:
+    recipe = made(graded(60), max_steps=1, loss=LossSettings("cosent"))
+    (source,) = recipe.sources
+    recipe = replace(recipe, sources=(replace(source, query_prompt="a: ", document_prompt="b: "),))
+    with pytest.warns(Notice, match=r"a prompt for each side, so encode\(\) adds none"):
+        folder = train(recipe, progress=False)
+    assert Encoder.load(folder).prompts == {"query": "a: ", "document": "b: "}
 
 
 def test_widths_are_declared_in_the_folder(made: Callable[..., Recipe], tmp_path: Path) -> None:

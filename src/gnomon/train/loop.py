@@ -44,6 +44,7 @@ from gnomon.train.logs import Log, imported
 from gnomon.train.optim import learning_rate_at, warmup_of
 from gnomon.train.prepare import open_data, short_batches, steps_of
 from gnomon.train.process import Stop, interrupt, stopping, torch_as
+from gnomon.train.prompts import undeclared_prompts
 from gnomon.train.ranks import Ranks, joined
 from gnomon.train.recipe import plain
 from gnomon.train.rules import check
@@ -117,6 +118,8 @@ class Run:
         self.learner = Learner(recipe, self.base, ranks)
         if ranks.first:
             check_room(recipe, self.base, self.learner.learnt.values())
+            for told in undeclared_prompts(self.base.spec, recipe):
+                warn_caller(told)
         if self.learner.guide:
             teacher = self.learner.guide.encoder
             check_teacher(recipe, self.base, self.fingerprint, teacher, self.data.collator.prompts)
