@@ -19,7 +19,9 @@ from click.testing import CliRunner, Result
 
 from gnomon import Encoder, cli, describe, quantize, vectorfiles
 from gnomon.cli import main
+from gnomon.stream import Stream
 from gnomon.terminal import display_width, matrix
+from gnomon.tokenizer import Tokenizer
 
 TEXTS = ["a quick brown fox", "lazy dogs sleep", "a quick brown fox", "", "fünf Füchse und ein 日本語 text"]
 LONG = "word " * 200
@@ -260,7 +262,7 @@ def test_encode_quantises(run: Run, gist: Path, texts: Path, tmp_path: Path, pre
 def test_a_wrong_option_fails_before_the_work(
     run: Run, gist: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], message: str
 ) -> None:
-    monkeypatch.setattr(cli, "_count_too_long", lambda *_: pytest.fail("the work began"))
+    monkeypatch.setattr(Stream, "_whole", lambda *_: pytest.fail("the work began"))
     monkeypatch.chdir(tmp_path)
     fails(run("encode", gist, texts, "out.npy", *options), message)
     assert names(tmp_path) == ["in.txt"]
@@ -551,6 +553,30 @@ def test_search_asks_in_a_terminal(gist: Path, corpus: Path) -> None:
     assert "  1   1.000  d1: Title 1\r\n" in shown
     assert process.returncode == 0
     assert stderr.decode().endswith("\nnote: type a query; end with Ctrl-D.\n")
+
+
+@pytest.mark.parametrize("verb", ["encode", "search"])
+def test_b12_every_text_is_tokenised_once(
+    run: Run, gist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    path = tmp_path / "in.txt"
+    path.write_text("one\ntwo\n" + LONG + "\n", "utf-8")
+    read: list[str] = []
+    whole = Tokenizer._encode
+
+    def count(tokenizer: Tokenizer, given: list[str], *, offsets: bool) -> Any:
+        read.extend(given)
+        return whole(tokenizer, given, offsets=offsets)
+
+    monkeypatch.setattr(Tokenizer, "_encode", count)
+    if verb == "encode":
+        result = run("encode", gist, path, tmp_path / "out.npy")
+        assert manifest_of(tmp_path / "out.npy")["cut"] == 1
+    else:
+        result = run("search", gist, "--corpus", path, "--query", "three")
+    assert result.exit_code == 0, result.output
+    assert "1 of 3 texts is longer than 64 tokens" in result.stderr
+    assert [read.count(text) for text in ("one", "two", LONG)] == [1, 1, 1]
 
 
 # ---- similarity

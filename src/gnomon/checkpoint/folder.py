@@ -30,7 +30,8 @@ from gnomon.checkpoint.modules import (
     read_modules,
     read_pooling,
 )
-from gnomon.checkpoint.tokenizer_files import read_tokenizer
+from gnomon.checkpoint.tokenizer_files import read_tokenizer, read_tokenizer_json
+from gnomon.checkpoint.tokenizer_versions import shown
 from gnomon.checkpoint.transformer_settings import NO_LIMIT, TransformerSettings, read_transformer_settings
 from gnomon.checkpoint.weights import read_weights, strict
 from gnomon.errors import ModelError, NotAModelError, UnsupportedError, WeightsError
@@ -188,7 +189,7 @@ def _read_static(source: Source, modules: list[Module], notices: list[str]) -> C
     config = read_json(place / "config.json")
     found = read_weights(place)
     table = _static_table(found, place)
-    tokenizer = read_tokenizer(place)
+    tokenizer = read_tokenizer_json(place)  # the only file that a StaticEmbedding and model2vec look at
     model2vec = config.get("model_type") == "model2vec" or ("embeddings" in found and "embedding_dtype" in config)
     arrays: Arrays = {"embed.tokens": table}
     heads, wide = read_heads(folder, modules[1:], table.shape[1], arrays)
@@ -339,21 +340,31 @@ def _checkpoint(
     place: Path,
     config: Json,
     notices: list[str],
-    tokenizer: Tokenizer | None = None,
+    tokenizer: Tokenizer,
 ) -> Checkpoint:
     extras = {
         name: _text(content)
         for name in TOKENIZER_EXTRAS
         if (content := _own_file(source.folder, place / name)) is not None
     }
-    tokenizer = tokenizer or read_tokenizer(place)
     rows, tokens = spec.trunk.rows, tokenizer.get_vocab_size(with_added_tokens=False)
     if tokens > rows:
         raise ModelError(
             f"{place}: the tokenizer has {tokens} tokens, the embedding table {rows} rows; one is not its."
         )
+    if outside := _tokens_outside(tokenizer, rows):
+        notices.append(
+            f"{len(outside)} added tokens have no row in the embedding table, which has {rows}: {shown(outside)}. "
+            "A text that holds one is an error; resize the table, or take the token out of the tokenizer's files."
+        )
     readme = _own_file(source.folder, source.folder / "README.md")
     return Checkpoint(spec, arrays, tokenizer, config, extras, tuple(notices), source, readme=readme)
+
+
+def _tokens_outside(tokenizer: Tokenizer, rows: int) -> list[str]:
+    """Added tokens past the embedding table."""
+    added = tokenizer.get_added_tokens_decoder()
+    return [f"{token.content} (id {index})" for index, token in sorted(added.items()) if index >= rows]
 
 
 def _with_card(checkpoint: Checkpoint, named: Card | None) -> Checkpoint:
