@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import tokenizers
 
-from gnomon.checkpoint.tokenizer_files import read_tokenizer, read_tokenizer_json
+from gnomon.checkpoint.tokenizer_files import read_tokenizer
+from gnomon.checkpoint.tokenizer_json import load_tokenizer_json
 from gnomon.errors import NotAModelError, UnsupportedError
 
 WORDS = {"[UNK]": 0, "type": 1, "sundial": 2}
@@ -71,4 +72,4 @@ def test_a12_a_file_that_is_not_one_asks_for_the_file(content: str, tmp_path: Pa
 def test_a13_a_byte_order_mark_is_read_over(tmp_path: Path) -> None:
     path = write(tmp_path)
     path.write_bytes(codecs.BOM_UTF8 + path.read_bytes())
-    assert read_tokenizer_json(tmp_path).encode("a sundial").ids == [0, 2]
+    assert load_tokenizer_json(path).encode("a sundial").ids == [0, 2]

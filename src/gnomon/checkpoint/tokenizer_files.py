@@ -6,36 +6,20 @@ tokens (`tokenizer_versions`). Folders older than that file hold a vocabulary an
 
 from __future__ import annotations
 
-import codecs
-import json
-import tempfile
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import tokenizers
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Tokenizer
 
 from gnomon.checkpoint import tokenizer_versions
 from gnomon.checkpoint.tokenizer_families import FORMS, SAVE_TOKENIZER_JSON, Form
+from gnomon.checkpoint.tokenizer_json import load_tokenizer_json, utf8_folder
 from gnomon.checkpoint.tokenizer_settings import Settings, SideFiles, blamed_on, read_settings
 from gnomon.checkpoint.tokenizer_versions import Reading
 from gnomon.errors import NotAModelError, UnsupportedError
 
 NOTHING: Mapping[str, Any] = {}
-
-FORMAT_VERSION = "1.0"
-"""Of tokenizer.json, since it exists."""
-
-SECTIONS: dict[str, Any] = {
-    "normalizer": normalizers,
-    "pre_tokenizer": pre_tokenizers,
-    "post_processor": processors,
-    "decoder": decoders,
-    "model": models,
-}
-"""Section of tokenizer.json -> the module whose classes are the types that it may name."""
 
 
 def read_tokenizer(folder: Path, notices: list[str] | None = None, overrides: Mapping[str, Any] = NOTHING) -> Tokenizer:
@@ -60,64 +44,14 @@ def read_tokenizer(folder: Path, notices: list[str] | None = None, overrides: Ma
 def read_tokenizer_json(folder: Path) -> Tokenizer:
     """The folder's tokenizer.json alone, as StaticEmbedding and model2vec read it, with truncation and padding off.
 
-    Raises NotAModelError for a missing or broken file, UnsupportedError for one of a newer `tokenizers`.
+    Raises NotAModelError for a missing or broken file.
     """
     path = folder / "tokenizer.json"
     with blamed_on(path):
-        # by its bytes: a byte order mark, and a path that is not UTF-8, stop the library itself
-        content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
-        try:
-            tokenizer = Tokenizer.from_buffer(content)  # pyright: ignore[reportUnknownMemberType]
-        except Exception as error:
-            if unknown := _unknown_parts(content):
-                raise UnsupportedError(
-                    f"{path} has {', '.join(unknown)}, which tokenizers {tokenizers.__version__} does not know. "
-                    "Upgrade it: pip install -U tokenizers."
-                ) from error
-            raise
+        tokenizer = load_tokenizer_json(path)
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
-
-
-def _unknown_parts(content: bytes) -> list[str]:
-    """Versions and types that the installed library does not know; none where the file is not JSON at all."""
-    try:
-        settings: Any = json.loads(content)
-    except (ValueError, RecursionError):
-        return []
-    if not isinstance(settings, dict):
-        return []
-    version: Any = settings.get("version")
-    unknown = [f"version {version!r}"] if isinstance(version, str) and version != FORMAT_VERSION else []
-    for section, module in SECTIONS.items():
-        kinds = _types_in(settings.get(section), deep=section != "model")  # a vocabulary may hold the word "type"
-        unknown += [f"a {section} of type {kind!r}" for kind in kinds if not hasattr(module, kind)]
-    return unknown
-
-
-def _types_in(part: Any, *, deep: bool) -> Generator[str]:
-    if isinstance(part, dict):
-        kind: Any = part.get("type")
-        if isinstance(kind, str):
-            yield kind
-    if deep and isinstance(part, dict | list):
-        for inner in part.values() if isinstance(part, dict) else part:
-            yield from _types_in(inner, deep=True)
-
-
-@contextmanager
-def _utf8_folder(folder: Path) -> Generator[Path]:
-    """The folder under a name that the library can open: its own, or where that is not UTF-8 a link for a while."""
-    try:
-        str(folder).encode()
-    except UnicodeEncodeError:
-        with tempfile.TemporaryDirectory() as beside:
-            link = Path(beside) / "model"
-            link.symlink_to(folder.absolute(), target_is_directory=True)
-            yield link
-    else:
-        yield folder
 
 
 def _find_form(folder: Path) -> Form:
@@ -141,7 +75,7 @@ def _build(folder: Path, form: Form, side_files: SideFiles) -> Reading:
             + SAVE_TOKENIZER_JSON
         )
     settings = read_settings(side_files, family.tokens)
-    with blamed_on(folder / files), _utf8_folder(folder) as place:
+    with blamed_on(folder / files), utf8_folder(folder) as place:
         vocabulary = form.read([place / file for file in form.files], settings)
         tokenizer = tokenizer_versions.copy_vocabulary(vocabulary)
         family.dress(tokenizer, settings)

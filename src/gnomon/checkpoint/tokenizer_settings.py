@@ -70,7 +70,7 @@ def read_json(path: Path) -> Json:
     if not path.is_file():
         return {}
     with blamed_on(path):
-        return parse_object(path.read_bytes())  # bytes: a byte order mark, as Windows writes, is read over
+        return parse_object(path.read_bytes())  # bytes: a byte order mark is read over
 
 
 def parse_object(text: str | bytes) -> Json:
