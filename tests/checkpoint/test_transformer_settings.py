@@ -12,7 +12,7 @@ from gnomon import Encoder
 from gnomon.checkpoint.folder import Checkpoint, read_folder
 from gnomon.checkpoint.hub import Source
 from gnomon.checkpoint.transformer_settings import read_transformer_settings
-from gnomon.errors import ModelError, UnsupportedError
+from gnomon.errors import GnomonError, ModelError, UnsupportedError
 
 GIST, E5, DISTILBERT = "GIST-Embedding-v0", "multilingual-e5-small", "multi-qa-distilbert-cos-v1"
 NAME = "sentence_bert_config.json"
@@ -20,7 +20,7 @@ TEXTS = [
     "how do plants make food",
     "",
     "At NOON the Shadow of a GNOMON is shortest.",
-    "naïve café, 東京 — 42!",
+    "naïve café, 東京 — 42! [SEP] more",
     " ".join(f"{n} sundials tell the hour" for n in range(60)),
 ]
 
@@ -50,6 +50,7 @@ def ours(folder: Path) -> np.ndarray:
         (DISTILBERT, {"processor_kwargs": {"strip_accents": False}}),
         (GIST, {"tokenizer_args": {"tokenize_chinese_chars": False}, "do_lower_case": False}),
         (GIST, {"tokenizer_args": {"truncation_side": "left"}}),
+        (GIST, {"tokenizer_args": {"split_special_tokens": True}}),
         (E5, {"tokenizer_args": {"truncation_side": "left"}}),
         (GIST, {"tokenizer_args": {"model_max_length": 12}}),
         (GIST, {"processing_kwargs": {"text": {"max_length": 9}}}),
@@ -196,3 +197,33 @@ def test_a7_a_plain_folder_says_that_the_file_is_obeyed(golden_copy: Callable[..
     (folder / NAME).write_text("{}")
     assert found.spec.tokenizer != read(folder).spec.tokenizer
     assert len(read(folder).notices) == 1
+
+
+def test_a6_padding_on_the_left_is_not_followed_and_said(golden_copy: Callable[..., Path], edit_json: Callable) -> None:
+    """There it moves the positions of BERT, so that a vector depends on the longest text of its batch."""
+    folder = golden_copy(GIST)
+    wanted = read(folder).spec
+    edit_json(folder / NAME, {"tokenizer_args": {"padding_side": "left"}})
+    found = read(folder)
+    assert found.spec == wanted
+    [notice] = found.notices
+    assert "padding_side left" in notice
+    relative = golden_copy("gte-large-en-v1.5")  # rotary positions: only distances count
+    before = read(relative).notices
+    edit_json(relative / NAME, {"tokenizer_args": {"padding_side": "left"}})
+    assert read(relative).notices == before
+
+
+def test_a6_tokens_of_the_file_without_a_row_are_said(golden_copy: Callable[..., Path], edit_json: Callable) -> None:
+    folder = golden_copy(GIST)
+    rows = read(folder).spec.trunk.rows
+    tokens = [f"<t{index}>" for index in range(rows - read(folder).tokenizer.get_vocab_size() + 7)]
+    edit_json(folder / NAME, {"tokenizer_args": {"additional_special_tokens": tokens}})
+    [notice] = [notice for notice in read(folder).notices if "rows" in notice]
+    assert f"{rows} rows" in notice
+    assert f"{tokens[-7]} (id {rows})" in notice
+    assert "and 2 more" in notice
+    with pytest.warns(match=f"{rows} rows"):
+        encoder = Encoder.load(folder)
+    with pytest.raises(GnomonError, match=str(rows + 6)):
+        encoder.encode(f"a {tokens[-1]}", prompt="")

@@ -31,7 +31,8 @@ from gnomon.checkpoint.modules import (
     read_pooling,
 )
 from gnomon.checkpoint.tokenizer_files import read_tokenizer, read_tokenizer_json
-from gnomon.checkpoint.transformer_settings import NO_LIMIT, TransformerSettings, read_transformer_settings
+from gnomon.checkpoint.tokenizer_versions import shown
+from gnomon.checkpoint.transformer_settings import CALL_KEYS, NO_LIMIT, TransformerSettings, read_transformer_settings
 from gnomon.checkpoint.weights import read_weights, strict
 from gnomon.errors import ModelError, NotAModelError, UnsupportedError, WeightsError
 from gnomon.inputs import whole_number
@@ -171,7 +172,7 @@ def _read_transformer(
         tokenizer=_read_tokenizer_spec(place, config, trunk, settings, notices),
         **_read_settings(folder, config),
     )
-    tokenizer = read_tokenizer(place, notices, _without(settings.tokenizer, "truncation_side"))
+    tokenizer = read_tokenizer(place, notices, _without(settings.tokenizer, *CALL_KEYS))
     checkpoint = _checkpoint(source, spec, arrays, place, config, notices, tokenizer)
     mlm_arrays = families.mlm_weights(found, arrays["embed.tokens"], trunk, config)
     return replace(
@@ -271,6 +272,11 @@ def _read_tokenizer_spec(
     side = tokenizer_config.get("truncation_side", "right")
     if side not in ("left", "right"):
         raise ModelError(f"{place}: truncation_side is {side!r}; it must be 'left' or 'right'.")
+    if tokenizer_config.get("padding_side") == "left" and trunk.positions and trunk.pad_id is None:
+        notices.append(
+            "padding_side left is not followed: here no padding moves a text's positions. In sentence-transformers the "
+            "vectors of this model depend on the other texts of the batch."
+        )
     return TokenizerSpec(length, lower_case=settings.lower_case, truncation_side=side)
 
 
@@ -339,21 +345,31 @@ def _checkpoint(
     place: Path,
     config: Json,
     notices: list[str],
-    tokenizer: Tokenizer | None = None,
+    tokenizer: Tokenizer,
 ) -> Checkpoint:
     extras = {
         name: _text(content)
         for name in TOKENIZER_EXTRAS
         if (content := _own_file(source.folder, place / name)) is not None
     }
-    tokenizer = tokenizer or read_tokenizer(place, notices)
     rows, tokens = spec.trunk.rows, tokenizer.get_vocab_size(with_added_tokens=False)
     if tokens > rows:
         raise ModelError(
             f"{place}: the tokenizer has {tokens} tokens, the embedding table {rows} rows; one is not its."
         )
+    if outside := _tokens_outside(tokenizer, rows):
+        notices.append(
+            f"the embedding table has {rows} rows, and none for the added tokens {shown(outside)}. A text that holds "
+            "one is an error. Take them out of the tokenizer's files, or resize the table and train it."
+        )
     readme = _own_file(source.folder, source.folder / "README.md")
     return Checkpoint(spec, arrays, tokenizer, config, extras, tuple(notices), source, readme=readme)
+
+
+def _tokens_outside(tokenizer: Tokenizer, rows: int) -> list[str]:
+    """Added tokens past the embedding table."""
+    added = tokenizer.get_added_tokens_decoder()
+    return [f"{token.content} (id {index})" for index, token in sorted(added.items()) if index >= rows]
 
 
 def _with_card(checkpoint: Checkpoint, named: Card | None) -> Checkpoint:

@@ -180,8 +180,8 @@ def _check_architecture(folder: Path, config: Json) -> None:
     ends = [next((end for end in TASK_HEADS if name.endswith(end)), None) for name in names]
     if ends and (first := ends[0]) and all(ends):
         raise UnsupportedError(
-            f"{folder}: config.json says {names[0]}, and there is no modules.json: {TASK_HEADS[first]}, and is not an "
-            "embedding model. To start from its trunk, save that: AutoModel.from_pretrained(...).save_pretrained(...)."
+            f"{folder} is not an embedding model: config.json says {names[0]}, so {TASK_HEADS[first]}. "
+            "To start from its trunk, save that: AutoModel.from_pretrained(...).save_pretrained(...)."
         )
 
 

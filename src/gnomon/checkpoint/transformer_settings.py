@@ -68,10 +68,12 @@ OVERRIDES = SWITCHES | frozenset(
 )
 """Keys of the tokenizer that take the place of those of tokenizer_config.json."""
 
+CALL_KEYS = ("truncation_side", "padding_side")
+"""Keys of the same kind that do not change the tokenizer, but how a text is truncated and padded."""
+
 TOKENIZER_HARMLESS = HUB_KEYS | frozenset(
-    "use_fast padding_side clean_up_tokenization_spaces chat_template verbose name_or_path".split()
+    "use_fast clean_up_tokenization_spaces chat_template verbose name_or_path".split()
 )
-"""`padding_side`: nothing is padded here; a text's vector is that of the text alone."""
 
 UNREAD = ("max_length", "truncation", "padding", "pad_to_multiple_of", "return_tensors")
 """Keys that act where a tokenizer is called; among those with which it is made, sentence-transformers does not read
@@ -172,7 +174,7 @@ def _section(path: Path, settings: Json, key: str) -> Json:
 
 def _tokenizer_keys(path: Path, section: Json, notices: list[str]) -> Json:
     """The keys that lie over tokenizer_config.json, after all others are checked."""
-    known = {"model_max_length", "truncation_side", "model_input_names", *OVERRIDES, *UNREAD}
+    known = {"model_max_length", "model_input_names", *CALL_KEYS, *OVERRIDES, *UNREAD}
     _check(path, "processor_kwargs.", section, known=known, harmless=TOKENIZER_HARMLESS)
     inputs = section.get("model_input_names") or ["attention_mask"]
     if "attention_mask" not in inputs:
@@ -187,7 +189,7 @@ def _tokenizer_keys(path: Path, section: Json, notices: list[str]) -> Json:
             f"{path.name}: {', '.join(unread)} of the tokenizer changes nothing, as in sentence-transformers; "
             "max_seq_length is the key that cuts texts."
         )
-    return {key: value for key, value in section.items() if key in OVERRIDES or key == "truncation_side"}
+    return {key: value for key, value in section.items() if key in OVERRIDES or key in CALL_KEYS}
 
 
 def _called_length(path: Path, section: Json) -> Any:
