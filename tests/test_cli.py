@@ -7,7 +7,7 @@ import pty
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +19,9 @@ from click.testing import CliRunner, Result
 
 from gnomon import Encoder, cli, describe, quantize, vectorfiles
 from gnomon.cli import main
+from gnomon.stream import Stream
 from gnomon.terminal import display_width, matrix
+from gnomon.tokenizer import Tokenizer
 
 TEXTS = ["a quick brown fox", "lazy dogs sleep", "a quick brown fox", "", "fünf Füchse und ein 日本語 text"]
 LONG = "word " * 200
@@ -232,6 +234,32 @@ def test_encode_quantises(run: Run, gist: Path, texts: Path, tmp_path: Path, pre
     assert np.abs(np.load(tmp_path / "q.npy").astype(int) - expected.values[[1]]).max() <= 1
 
 
+@pytest.mark.parametrize("verb", ["encode", "search"])
+def test_b12_texts_are_tokenised_once(
+    verb: str, run: Run, gist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also to count those that are too long; a text that stands twice counts twice."""
+    long = "water boils at one hundred degrees, " * 30
+    texts = ["one", long, "two", long, long + "."]
+    (tmp_path / "in.txt").write_text("\n".join(texts))
+    read: list[str] = []
+    encode = Tokenizer._encode
+
+    def counted(self: Tokenizer, given: Sequence[str], **how: Any) -> Any:
+        read.extend(given)
+        return encode(self, given, **how)
+
+    monkeypatch.setattr(Tokenizer, "_encode", counted)
+    more = [tmp_path / "out.npy"] if verb == "encode" else ["--query", "what boils"]
+    corpus = [tmp_path / "in.txt"] if verb == "encode" else ["--corpus", tmp_path / "in.txt"]
+    done = run(verb, gist, *corpus, *more)
+    assert done.exit_code == 0, done.stderr
+    assert sorted(text for text in read if text in texts) == sorted({*texts})
+    assert "note: 3 of 5 texts are longer than 64 tokens" in done.stderr
+    if verb == "encode":
+        assert manifest_of(tmp_path / "out.npy")["cut"] == 3
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -261,7 +289,7 @@ def test_encode_quantises(run: Run, gist: Path, texts: Path, tmp_path: Path, pre
 def test_a_wrong_option_fails_before_the_work(
     run: Run, gist: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], message: str
 ) -> None:
-    monkeypatch.setattr(cli, "_count_too_long", lambda *_: pytest.fail("the work began"))
+    monkeypatch.setattr(Stream, "_whole", lambda *_: pytest.fail("the work began"))
     monkeypatch.chdir(tmp_path)
     fails(run("encode", gist, texts, "out.npy", *options), message)
     assert names(tmp_path) == ["in.txt"]

@@ -46,8 +46,8 @@ def ids_of(lengths: list[int]) -> list[np.ndarray]:
 def a_loss(vectors: Mapping[int, tuple[Tensor, ...]], parts: int, start: int = 0, rows: int | None = None) -> Any:
     """A loss in which all vectors meet, in so many parts; of some of the queries. Each part, when it is asked for.
 
-    Its gradient vanishes nowhere: by the first score it is between -2 and -1, and the score is no plain cosine, whose own
-    gradient is zero where two texts are equal.
+    Its gradient vanishes nowhere: by the first score it is between -2 and -1, and the score is no plain cosine, whose
+    own gradient is zero where two texts are equal.
     """
     for dim, (queries_QD, *documents) in vectors.items():
         docs_CD = torch.cat(documents)

@@ -10,7 +10,7 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -33,6 +33,7 @@ from gnomon.terminal import columns, cut, lines_of_stdin, matrix, padded, result
 if TYPE_CHECKING:
     from gnomon.encoder import Encoder
     from gnomon.spec import ModelSpec
+    from gnomon.stream import Encoded
     from gnomon.textfiles import TextFile
 
 FAILED = 2
@@ -180,10 +181,10 @@ def encode(
     limits = vectorfiles.read_ranges(ranges) if ranges else None
     vectorfiles.check_precision(width, precision, limits)
     used = encoder.prompts[prompt_name] if prompt_name is not None else prompt or ""
-    too_long = _count_too_long(encoder, texts.texts, used, on_truncate)
-    # `_count_too_long` has said it, in the words of the command line
     how["on_truncate"] = "silent" if on_truncate == "warn" else on_truncate
-    values, limits = vectorfiles.in_precision(encoder.encode(texts.texts, **asked, **how), precision, limits)
+    encoded = encoder.encode_with_counts(texts.texts, **asked, **how)
+    _note_truncated(encoder, encoded, on_truncate)
+    values, limits = vectorfiles.in_precision(encoded.vectors, precision, limits)
     if output == "-":
         vectorfiles.write_jsonl(sys.stdout.buffer, texts, values)
         return
@@ -192,24 +193,19 @@ def encode(
         "precision": precision,
         "ranges": vectorfiles.ranges_of(output).name if limits is not None else None,
         "count": len(values),
-        "cut": too_long,
+        "cut": len(encoded.truncated),
         "skipped": texts.skipped,
     }
     vectorfiles.write_vectors(output, texts, values, limits, manifest)
 
 
-def _count_too_long(encoder: Encoder, texts: Sequence[str], prompt: str, on_truncate: str) -> int:
-    """How many texts are cut; a note of it where that was asked for."""
-    limit = encoder.max_seq_length
-    if limit is None or on_truncate not in ("warn", "silent"):
-        return 0
-    some = 1024  # the report holds every id and offset
-    parts = (texts[start : start + some] for start in range(0, len(texts), some))
-    count = sum(len(encoder.tokenize(part, prompt=prompt).truncated) for part in parts)
+def _note_truncated(encoder: Encoder, encoded: Encoded, on_truncate: str) -> None:
+    """In the words of the command line: the notice of the library is silenced for it."""
+    count = len(encoded.truncated)
     if count and on_truncate == "warn":
-        those = f"{count} of {len(texts)} texts {'is' if count == 1 else 'are'} longer than {limit} tokens"
+        verb = "is" if count == 1 else "are"
+        those = f"{count} of {len(encoded.counts_B)} texts {verb} longer than {encoder.max_seq_length} tokens"
         note(f"{those}: the rest was cut off. --on-truncate mean reads all.")
-    return count
 
 
 def _note_prompts(encoder: Encoder, options: str) -> None:
@@ -343,9 +339,10 @@ def search(
         note(f"{empty} empty text{'s' if empty > 1 else ''} of {corpus} {'are' if empty > 1 else 'is'} left out.")
     documents = [texts.texts[place] for place in places]
     name = encoder.spec.document_prompt_name
-    _count_too_long(encoder, documents, encoder.prompts[name] if name else "", on_truncate)
     quietly: Any = "silent" if on_truncate == "warn" else on_truncate
-    corpus_ND = encoder.encode_document(documents, on_truncate=quietly)
+    encoded = encoder.encode_with_counts(documents, prompt=encoder.prompts[name] if name else "", on_truncate=quietly)
+    _note_truncated(encoder, encoded, on_truncate)
+    corpus_ND = encoded.vectors
     for query in filter(str.strip, queries or _asked()):
         query_1D = encoder.encode_query([query], task=task)
         scores_1K, rows_1K = top_k(query_1D, corpus_ND, k, score=encoder.spec.similarity)

@@ -67,4 +67,8 @@ class Engine(Protocol):
             InputError: it was closed.
         """
         if self.closed:
-            raise InputError("this model was closed. Load it again with Encoder.load.")
+            raise closed_error()
+
+
+def closed_error() -> InputError:
+    return InputError("this model was closed. Load it again with Encoder.load.")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gnomon.engines import Engine, Vectors
+from gnomon.engines import Engine, Vectors, closed_error
 from gnomon.packed import Packed
 from gnomon.spec import StaticSpec
 
@@ -32,9 +32,10 @@ class StaticEngine(Engine):
 
     @property
     def table(self) -> NDArray[Any]:
-        self.check_open()
-        assert self._table is not None
-        return self._table
+        table = self._table
+        if table is None:
+            raise closed_error()
+        return table
 
     def budget(self, tokens: int) -> int:
         return self.token_budget
