@@ -278,7 +278,6 @@ def test_b12_texts_are_tokenised_once(
         (["--truncate-dim", "65"], "truncate_dim is 65; it must be a whole number from 1 to 64."),
         (["--prompt-name", "query"], "prompt name 'query' is not in this model; it has none."),
         (["--query", "--task", "sts"], "task 'sts' is not known to this model"),
-        (["--precision", "binary", "--truncate-dim", "12"], "width 12 is not a multiple of 8"),
         (["--precision", "int8", "--ranges", "in.txt"], "in.txt is not a .npy file of ranges"),
         (["--engine", "tensorrt"], "engine 'tensorrt' is not one of auto, onnx, openvino, torch."),
         (["--threads", "0"], "threads is 0; it must be a whole number from 1 to 1024."),
@@ -580,6 +579,30 @@ def test_search_asks_in_a_terminal(gist: Path, corpus: Path) -> None:
     assert "  1   1.000  d1: Title 1\r\n" in shown
     assert process.returncode == 0
     assert stderr.decode().endswith("\nnote: type a query; end with Ctrl-D.\n")
+
+
+@pytest.mark.parametrize("verb", ["encode", "search"])
+def test_b12_every_text_is_tokenised_once(
+    run: Run, gist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    path = tmp_path / "in.txt"
+    path.write_text("one\ntwo\n" + LONG + "\n", "utf-8")
+    read: list[str] = []
+    whole = Tokenizer._encode
+
+    def count(tokenizer: Tokenizer, given: list[str], *, offsets: bool) -> Any:
+        read.extend(given)
+        return whole(tokenizer, given, offsets=offsets)
+
+    monkeypatch.setattr(Tokenizer, "_encode", count)
+    if verb == "encode":
+        result = run("encode", gist, path, tmp_path / "out.npy")
+        assert manifest_of(tmp_path / "out.npy")["cut"] == 1
+    else:
+        result = run("search", gist, "--corpus", path, "--query", "three")
+    assert result.exit_code == 0, result.output
+    assert "1 of 3 texts is longer than 64 tokens" in result.stderr
+    assert [read.count(text) for text in ("one", "two", LONG)] == [1, 1, 1]
 
 
 # ---- similarity

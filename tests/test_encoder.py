@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from gnomon import Encoder
+from gnomon import Encoder, quantize
 from gnomon import encoder as encoder_module
 from gnomon.checkpoint.weights import read_weights
 from gnomon.errors import InputError, Notice, NumericError, TruncationError, TruncationNotice
@@ -506,3 +506,13 @@ def test_the_fingerprint_is_of_values(name: str, golden_copy: Copy, tmp_path: Pa
         return array
 
     assert rewritten(golden_copy(name, to=f"flipped/{name}"), flipped).fingerprint != known
+
+
+@pytest.mark.parametrize("precision", ["int8", "ubinary"])
+def test_b13_similarity_of_quantized_vectors_is_refused(precision: Any) -> None:
+    encoder = load(GIST)
+    vectors = encoder.encode(["a", "b"])
+    values = quantize(vectors, precision).values
+    for a, b in ((values, values), (vectors, values), (values[0], vectors)):
+        with pytest.raises(InputError, match=rf"vectors of {values.dtype} are quantized"):
+            encoder.similarity(a, b)

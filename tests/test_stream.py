@@ -482,6 +482,18 @@ def test_progress_counts_texts_without_tokens(bars: list[FakeBar]) -> None:
     assert sum(bars[0].steps) == 1
 
 
+def test_counts_and_truncated_positions_of_equal_texts() -> None:
+    """What `encode_with_counts` gives beside the vectors, for every position, as `tokenize` would tell it."""
+    encoder = load(GIST)
+    texts = ["word " * 200, "a", "word " * 200, "", "a b"]
+    encoded = encoder.encode_with_counts(texts, on_truncate="silent")
+    report = encoder.tokenize(texts)
+    assert encoded.counts_B.tolist() == report.counts
+    assert encoded.truncated == report.truncated == [0, 2]
+    np.testing.assert_array_equal(encoded.vectors, encoder.encode(texts, on_truncate="silent"))
+    assert encoder.encode_with_counts(texts, on_truncate="mean").truncated == []
+
+
 # ---- reading ahead
 
 

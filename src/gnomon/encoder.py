@@ -291,7 +291,12 @@ class Encoder:
         return states
 
     def similarity(self, a_BD: ArrayLike, b_CD: ArrayLike) -> Vectors:
-        """Scores [B, C] by the model's own score function, higher is nearer; one vector [D] counts as [1, D]."""
+        """Scores [B, C] by the model's own score function, higher is nearer; one vector [D] counts as [1, D].
+
+        Raises:
+            InputError: shapes that do not fit; int8 or uint8 vectors, which are quantized.
+        """
+        heads.check_not_quantized(np.asarray(a_BD), np.asarray(b_CD))
         a, b = (np.atleast_2d(np.asarray(vectors, np.float32)) for vectors in (a_BD, b_CD))
         if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
             raise InputError(f"vectors of shapes {a.shape} and {b.shape} cannot be compared; give [B, D] and [C, D].")
@@ -365,8 +370,7 @@ class Encoder:
 
     @property
     def name(self) -> str:
-        source = self._checkpoint.source
-        return source.name or source.folder.name
+        return self._checkpoint.source.title
 
     @property
     def dims(self) -> tuple[int, ...]:

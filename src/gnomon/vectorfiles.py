@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import gnomon
+from gnomon.checkpoint.hub import readable
 from gnomon.errors import InputError
 from gnomon.quantization import VectorPrecision, quantize
 from gnomon.textfiles import Row, TextFile, load_arrow
@@ -114,7 +115,7 @@ def origin(encoder: Encoder, space: Space) -> dict[str, Any]:
     return {
         "gnomon": gnomon.__version__,
         "model": encoder.name,
-        "folder": str(source.folder),
+        "folder": readable(source.folder),
         "revision": source.revision,
         "engine": encoder.engine.name,
         "space": asdict(space),

@@ -144,7 +144,7 @@ class Run:
         else:
             with learner.averaged():
                 scores = validation.score(
-                    learner.model, self.held_out, chunk_tokens=learner.chunk_tokens, ranks=self.ranks
+                    learner.model, self.held_out, chunk_tokens=learner.chunking.chunk, ranks=self.ranks
                 )
         self.tally.scores[str(step)] = scores
         mean = sum(scores.values()) / len(scores)
@@ -190,7 +190,8 @@ class Run:
             "prompts": [list(pair) for pair in self.data.collator.prompts],
             "guide or teacher": guide.encoder.fingerprint if guide else None,
             "ranks": self.ranks.world,
-            "chunk_tokens": self.learner.chunk_tokens,
+            "chunk_tokens": self.learner.chunking.chunk,
+            "one_pass_tokens": self.learner.chunking.one_pass,
             "best": self.best,
             "tally": asdict(self.tally),
         }
@@ -219,7 +220,7 @@ class Run:
                 "output."
             )
         rounding = checkpoints.compare_rounding(then["recipe"], now["recipe"])
-        changed = [what for what in ("ranks", "chunk_tokens") if then.get(what) != now[what]]
+        changed = [what for what in ("ranks", "chunk_tokens", "one_pass_tokens") if then.get(what) != now[what]]
         rounding += [f"{what}: was {then.get(what)}, is {now[what]}" for what in changed]
         if rounding:
             with_dropout = " and, where there is dropout, other random numbers" if changed else ""
