@@ -7,7 +7,7 @@ import pty
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -232,32 +232,6 @@ def test_encode_quantises(run: Run, gist: Path, texts: Path, tmp_path: Path, pre
     assert run(*query, stdin="lazy dogs sleep\n").exit_code == 0
     # the ends of the ranges are values of these texts: alone in its batch, one may fall a step beside
     assert np.abs(np.load(tmp_path / "q.npy").astype(int) - expected.values[[1]]).max() <= 1
-
-
-@pytest.mark.parametrize("verb", ["encode", "search"])
-def test_b12_texts_are_tokenised_once(
-    verb: str, run: Run, gist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Also to count those that are too long; a text that stands twice counts twice."""
-    long = "water boils at one hundred degrees, " * 30
-    texts = ["one", long, "two", long, long + "."]
-    (tmp_path / "in.txt").write_text("\n".join(texts))
-    read: list[str] = []
-    encode = Tokenizer._encode
-
-    def counted(self: Tokenizer, given: Sequence[str], **how: Any) -> Any:
-        read.extend(given)
-        return encode(self, given, **how)
-
-    monkeypatch.setattr(Tokenizer, "_encode", counted)
-    more = [tmp_path / "out.npy"] if verb == "encode" else ["--query", "what boils"]
-    corpus = [tmp_path / "in.txt"] if verb == "encode" else ["--corpus", tmp_path / "in.txt"]
-    done = run(verb, gist, *corpus, *more)
-    assert done.exit_code == 0, done.stderr
-    assert sorted(text for text in read if text in texts) == sorted({*texts})
-    assert "note: 3 of 5 texts are longer than 64 tokens" in done.stderr
-    if verb == "encode":
-        assert manifest_of(tmp_path / "out.npy")["cut"] == 3
 
 
 @pytest.mark.parametrize(
