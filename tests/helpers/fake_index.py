@@ -14,10 +14,11 @@ def fake_index(
     positives: Sequence[str],
     negatives: Sequence[Sequence[str]] | None = None,
     *,
+    grades: Any = None,
     scores: Any = None,
     name: str = "source",
 ) -> Any:
-    """Twin of `gnomon.train.index.Index`."""
+    """Twin of `gnomon.train.index.Index`. `scores`: a list for each row."""
     texts = {"query": [*queries], "positive": [*positives]}
     bounds = None
     if negatives is not None:
@@ -25,14 +26,26 @@ def fake_index(
         bounds = np.cumsum([0, *map(len, negatives)])
     hashes = {column: np.array([text_hash(text) for text in each], np.int64) for column, each in texts.items()}
     sizes = {column: np.array([len(text.encode()) for text in each], np.int64) for column, each in texts.items()}
+
+    def score_lists(rows_B: Any, negatives_BK: Any) -> Any:
+        assert bounds is not None
+        rows = zip(rows_B.tolist(), negatives_BK.tolist(), strict=True)
+        return np.array([[scores[row][0], *(scores[row][1 + each - bounds[row]] for each in own)] for row, own in rows])
+
     return SimpleNamespace(
         name=name,
         rows=len(queries),
+        lines=len(queries),
         negatives=min(map(len, negatives)) if negatives else 0,
         columns=tuple(texts),
         distinct={column: len({*each}) for column, each in texts.items()},
         negative_bounds=bounds,
-        scores=None if scores is None else np.array(scores, np.float64),
+        score_kind="grades" if grades is not None else "lists" if scores is not None else None,
+        grades=None if grades is None else np.array(grades, np.float64),
+        score_lists=score_lists,
+        own_negatives=0,
+        own_negative_entries=np.zeros(0, np.int64),
+        rows_of_negatives=lambda entries: np.searchsorted(bounds, entries, side="right") - 1,
         texts=lambda column, entries: [texts[column][entry] for entry in entries.tolist()],
         hashes=hashes.__getitem__,
         sizes=sizes.__getitem__,

@@ -25,7 +25,10 @@ FACTS = Facts(
     spec=SPEC,
     base="org/base",
     base_fingerprint="b" * 64,
-    sources=(SourceFacts("pairs", 900, "a" * 64, 0.75, 70), SourceFacts("more", 100, "c" * 64, 0.25, 30)),
+    sources=(
+        SourceFacts("pairs", 900, "a" * 64, 0.75, 70, seen=700, held_out=40, kept_apart=12),
+        SourceFacts("more", 100, "c" * 64, 0.25, 30, seen=60, held_out=40),
+    ),
     step=80,
     steps=100,
     rows=3200,
@@ -33,6 +36,7 @@ FACTS = Facts(
     texts=6400,
     truncated=64,
     skipped=7,
+    replaced=5,
     short=0,
     seconds=1800.0,
     device="cpu",
@@ -81,10 +85,11 @@ def test_it_says_what_was_done() -> None:
     for line in (
         "# tuned",
         f"{first} {second}",
-        "| pairs | 900 | 75.00% | 70.00% | aaaaaaaaaaaaaaaa |",
-        "| more | 100 | 25.00% | 30.00% | cccccccccccccccc |",
-        "- 3,200 rows were seen, of one source in each batch.",
-        "- 7 rows were replaced by others, since a text of theirs was in the batch already.",
+        "| pairs | 900 | 700 | 40 | 75.00% | 70.00% | aaaaaaaaaaaaaaaa |",
+        "| more | 100 | 60 | 40 | 25.00% | 30.00% | cccccccccccccccc |",
+        "- 3,200 rows were trained on, of one source in each batch: 760 different ones of 1,000.",
+        "- 80 rows were held out, and 12 more were left out since they have a query of those.",
+        "- 148 rows were never seen.",
         "- 64 of 6,400 texts (1.00%) were longer than the model reads, and were cut.",
         "The mean reciprocal rank at 10, on rows that were held out of training:",
         "| pairs | 0.5000 | 0.7500 |",
@@ -96,13 +101,30 @@ def test_it_says_what_was_done() -> None:
         "- gnomon 0.1.0, torch 2.13.0.",
     ):
         assert line in card.splitlines(), line
+    assert re.search(r"- 7 times a row was left out, since .*: 5 times another took its place, 2 times none\.\n", card)
     assert "prompt" not in card.partition("## Data")[0]
 
 
 def test_it_leaves_out_what_there_was_not() -> None:
-    bare = replace(FACTS, before={}, after={}, first_loss=None, texts=0, truncated=0, step=100, versions={})
+    sources = (SourceFacts("pairs", 900, "a" * 64, 1.0, 70, seen=900), SourceFacts("more", 100, "c" * 64, 0.0, 0))
+    bare = replace(
+        FACTS,
+        sources=sources,
+        skipped=0,
+        replaced=0,
+        before={},
+        after={},
+        first_loss=None,
+        texts=0,
+        truncated=0,
+        step=100,
+        versions={},
+    )
     card = model_card(RECIPE, bare)
-    assert "held out" not in card
+    assert "held out" not in card.replace("| held out |", "")
+    assert "left out" not in card and "negatives were" not in card
+    assert "- 0 rows were never seen." in card
+    assert "900 different ones of 900." in card, "a source that is not drawn does not count"
     assert "The loss" not in card
     assert "- 100 steps." in card
     assert "- 0 of 0 texts were longer" in card
@@ -114,6 +136,10 @@ def test_it_leaves_out_what_there_was_not() -> None:
     ("change", "line"),
     [
         ({"short": 3}, "- 3 batches could not be filled without such rows, and were smaller."),
+        (
+            {"own_negatives": 9},
+            "- 9 negatives were, as the model reads them, the query or the positive of their own row, and were left ou",
+        ),
         ({"ranks": 4, "device": "H100", "seconds": 5400.0}, "- 123,456 tokens in 1.50 hours, by 4 processes on H100."),
         ({"judged_by": "nDCG@10 of my set"}, "The nDCG@10 of my set:"),
         (
@@ -160,4 +186,4 @@ def test_its_recipe_runs_again_and_its_tables_hold_whatever_the_names(
     path.write_bytes(found[2].encode())
     assert read(path) == recipe
     rows = [re.sub(r"\\.", "", line) for line in card.partition("## Recipe")[0].split("\n") if line.startswith("| ")]
-    assert [row.count("|") for row in rows] == [6, 6, 6, 4, 4, 4]
+    assert [row.count("|") for row in rows] == [8, 8, 8, 4, 4, 4]

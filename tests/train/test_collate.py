@@ -136,7 +136,7 @@ def test_a_source_sets_either_prompt() -> None:
 
 
 def test_graded_pairs_are_texts_of_one_sort() -> None:
-    graded = fake_index(["a"], ["b"], scores=[0.5])
+    graded = fake_index(["a"], ["b"], grades=[0.5])
     spec = spec_of(prompts=PROMPTS, query_prompt_names={SYMMETRIC: "same"})
     assert collator_of(graded, spec=spec).prompts == [("s s s ", "s s s ")]
     assert collator_of(graded, spec=spec_of(prompts=PROMPTS)).prompts == [("", "")]
@@ -147,7 +147,7 @@ def test_graded_pairs_are_texts_of_one_sort() -> None:
 
 
 def test_grades_go_with_their_rows() -> None:
-    rows = collator_of(fake_index(["a", "b"], ["c", "d"], scores=[0.25, 0.75])).rows_at(draw_of([1, 0, 1]))
+    rows = collator_of(fake_index(["a", "b"], ["c", "d"], grades=[0.25, 0.75])).rows_at(draw_of([1, 0, 1]))
     assert rows.scores is not None
     assert rows.scores.tolist() == [0.75, 0.25, 0.75]
 

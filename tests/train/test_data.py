@@ -70,8 +70,11 @@ def told(index: Index) -> Rows:
         texts: dict[str, Any] = {column: index.texts(column, entry)[0] for column in ("query", "positive")}
         if bounds is not None:
             texts["negative"] = index.texts("negative", np.arange(bounds[row], bounds[row + 1]))
-        if index.scores is not None:
-            texts["score"] = index.scores[row].tolist()
+        if index.grades is not None:
+            texts["score"] = index.grades[row].tolist()
+        if index.score_kind == "lists" and bounds is not None:
+            entries_BK = np.arange(bounds[row], bounds[row + 1])[None]
+            texts["score"] = index.score_lists(entry, entries_BK)[0].tolist()
         found.append(texts)
     return found
 
@@ -260,7 +263,9 @@ def test_a_column_that_a_later_row_lacks(read: Callable[..., Rows]) -> None:
         ({"positive": None}, "column 'positive' is null, not a string"),
         ({"query": 3}, "column 'query' is 3, not a string"),
         ({"query": ["a"]}, r"column 'query' is a list of 1, and must be \[instruction, text\]"),
-        ({"positive": ["a", "b"]}, "column 'positive' is a list of 2, and must be one text"),
+        ({"positive": []}, "column 'positive' is a list of 0, and must be one text"),
+        ({"positive": ["a", ["b", "c"]]}, "column 'positive' is a list of 2, and must be one text"),
+        ({"positive": ["a", ""]}, "column 'positive' is empty"),
         ({"neg": None}, "no negatives in 'neg'"),
         ({"neg": []}, "no negatives in 'neg'"),
         ({"neg": ["a", ""]}, "column 'neg' is empty"),
@@ -272,13 +277,13 @@ def test_a_column_that_a_later_row_lacks(read: Callable[..., Rows]) -> None:
         ({"score": "0.5"}, "column 'score' holds '0.5', and must hold finite numbers"),
         ({"score": None}, "column 'score' holds null, and must hold finite numbers"),
         ({"score": True}, "column 'score' holds True"),
-        ({"score": [1, 2, float("nan")]}, "column 'score' holds nan"),
+        ({"score": [1, 2, float("nan")]}, "not JSON .NaN"),
         ({"score": [1, 2, 10**400]}, "column 'score' holds 1000"),
         (
             {"score": [1, 2]},
             "column 'score' is a list of 2 scores, and the positive's and those of 2 negatives are needed",
         ),
-        ({"score": 1}, "column 'score' is 1, and the first row has 3 scores"),
+        ({"score": 1}, "column 'score' is 1, and the first row has a list of scores"),
         ({"lead": 3}, "column 'lead' is 3, not a string"),
     ],
 )
@@ -319,6 +324,117 @@ def test_scores_are_grades_or_lists(read: Callable[..., Rows]) -> None:
     assert [row["score"] for row in read(cells, "in.csv", negatives=("neg",), score="score")][1] == [1, 0.5]
     with pytest.raises(InputError, match=r"in.csv, line 2: column 'score' is 'good', not a number"):
         read([row | {"score": "good"} for row in rows], "in.csv", score="score")
+
+
+# ---- several positives, and lists in cells
+
+FLAG: Rows = [
+    {"query": "a", "pos": ["b", "c"], "neg": ["d", "e", "f"], "score": [5, 4, 3, 2, 1]},
+    {"query": "g", "pos": ["h"], "neg": ["i", "j"], "score": [9, 8, 7]},
+]
+"""As FlagEmbedding has them."""
+
+
+@pytest.mark.parametrize("name", ["in.jsonl", "in.parquet", "in.json", "in.csv"])
+def test_c12_a_row_with_several_positives_makes_a_row_of_each(tmp_path: Path, name: str) -> None:
+    written = (
+        FLAG if not name.endswith(".csv") else [{key: json.dumps(each) for key, each in row.items()} for row in FLAG]
+    )
+    written = [row | {"query": plain["query"]} for row, plain in zip(written, FLAG, strict=True)]
+    path = write(tmp_path / name, written)
+    index = index_of(
+        source(path, positive="pos", negatives=("neg",), num_negatives=2, score="score"), tmp_path / "cache"
+    )
+    assert told(index) == [
+        {"query": "a", "positive": "b", "negative": ["d", "e", "f"], "score": [5, 3, 2, 1]},
+        {"query": "a", "positive": "c", "negative": ["d", "e", "f"], "score": [4, 3, 2, 1]},
+        {"query": "g", "positive": "h", "negative": ["i", "j"], "score": [9, 8, 7]},
+    ]
+    assert (index.rows, index.lines, index.negatives) == (3, 2, 2)
+    assert index.place(0) == index.place(1) != index.place(2)
+
+
+def test_c12_scores_of_ragged_negatives_go_with_those_that_a_step_takes(tmp_path: Path) -> None:
+    path = write(tmp_path / "in.jsonl", [*FLAG, {"query": "k", "pos": "l", "neg": ["m", "n"], "score": [0, 0.5, 0.25]}])
+    index = index_of(
+        source(path, positive="pos", negatives=("neg",), num_negatives=1, score="score"), tmp_path / "cache"
+    )
+    entries = {text: at for at, text in enumerate(index.texts("negative", np.arange(10)))}
+    assert [*entries] == ["d", "e", "f", "i", "j", "m", "n"]  # the second row's negatives are its own, entries 3 to 5
+    some = np.array([[9], [2], [7], [3]])
+    assert index.score_lists(np.array([3, 0, 2, 1]), some).tolist() == [[0, 0.25], [5, 1], [9, 7], [4, 3]]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"score": [5, 4, 3, 2]}, "list of 4 scores, and those of 2 positives and those of 3 negatives are needed"),
+        ({"pos": ["b"]}, "list of 5 scores, and the positive's and those of 3 negatives are needed"),
+        ({"neg": ["d"], "score": [5, 4, 3]}, "1 negatives, fewer than num_negatives, 2"),
+    ],
+)
+def test_c12_scores_that_do_not_fit_are_named(read: Callable[..., Rows], row: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=f"line 1: .*{message}"):
+        read([FLAG[0] | row], positive="pos", negatives=("neg",), num_negatives=2, score="score")
+
+
+def test_c12_a_grade_is_that_of_each_positive(read: Callable[..., Rows]) -> None:
+    rows = read(
+        [{"query": "a", "positive": ["b", "c"], "score": 0.5}, {"query": "d", "positive": "e", "score": 1}],
+        score="score",
+    )
+    assert [(row["positive"], row["score"]) for row in rows] == [("b", 0.5), ("c", 0.5), ("e", 1)]
+
+
+def test_c12_several_positives_with_instructions(read: Callable[..., Rows]) -> None:
+    rows = [MEDI[0] | {"pos": [["As well;", "b"], ["Too; ", "h"]]}, MEDI[1]]
+    found = read(rows, "in.json", instructions="prepend")
+    assert [row["positive"] for row in found] == ["As well; b", "Too; h", "e"]
+    assert [row["query"] for row in found] == ["Represent; a", "Represent; a", "d"]
+
+
+LISTS = [["n1", "n 2"], ['a "b", c', "it's"], ["d\\n", "e\n\u00e9"], ["[f]", "g"]]
+
+
+@pytest.mark.parametrize("write_list", [json.dumps, repr], ids=["json", "python"])
+@pytest.mark.parametrize("name", ["in.csv", "in.csv.gz"])
+def test_c13_a_cell_may_hold_a_list(read: Callable[..., Rows], name: str, write_list: Callable[..., str]) -> None:
+    rows = [{"query": f"q{at}", "positive": f"p{at}", "neg": write_list(own)} for at, own in enumerate(LISTS)]
+    assert [row["negative"] for row in read(rows, name, negatives=("neg",))] == LISTS
+    several = [{"query": f"q{at}", "positive": write_list(own)} for at, own in enumerate(LISTS)]
+    assert [row["positive"] for row in read(several, name)] == [text for own in LISTS for text in own]
+
+
+def test_c13_a_list_of_texts_as_pandas_writes_it(tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"query": ["q", "r"], "positive": ["p", "s"], "neg": [["n1", "n2"], ["it's", "b"]]})
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    index = index_of(source(tmp_path / "a.csv", negatives=("neg",)), tmp_path / "cache")
+    assert [row["negative"] for row in told(index)] == [["n1", "n2"], ["it's", "b"]]
+
+
+@pytest.mark.parametrize("cell", ["['n1' 'n2']", '["n1" "n2"]', "['n1'\n 'n2']", '["n1", n2, "n3"]'])
+def test_c13_a_cell_that_only_looks_like_a_list_is_refused(read: Callable[..., Rows], cell: str) -> None:
+    rows = [{"query": "q", "positive": "p", "neg": cell}]
+    with pytest.raises(InputError, match=r"in.csv, line 2: column 'neg' is .*n1.*JSON"):
+        read(rows, "in.csv", negatives=("neg",))
+    assert read(rows, "in.jsonl", negatives=("neg",))[0]["negative"] == [cell]
+
+
+@pytest.mark.parametrize(
+    "cell", ["[1] See the garden. [2]", "[laughs]", "[1, 2]", "[0.5]", "[a]", "['\\d+', see above"]
+)
+def test_c13_other_cells_stay_texts(read: Callable[..., Rows], cell: str) -> None:
+    found = read([{"query": '["q"]', "positive": cell, "neg": cell}], "in.csv", negatives=("neg",))
+    assert found == [{"query": '["q"]', "positive": cell, "negative": [cell]}]
+
+
+def test_c13_an_empty_list_in_a_cell_is_no_negatives(read: Callable[..., Rows]) -> None:
+    rows = [{"query": "q", "positive": "p", "neg": "[]"}]
+    with pytest.raises(InputError, match="line 2: no negatives in 'neg'"):
+        read(rows, "in.csv", negatives=("neg",))
+    with pytest.raises(InputError, match="line 2: column 'neg' is null, not a string"):
+        read([rows[0] | {"neg": '["a", null]'}], "in.csv", negatives=("neg",))
 
 
 def test_an_instruction_is_put_in_front_of_the_query(read: Callable[..., Rows]) -> None:
@@ -402,6 +518,48 @@ def test_a_source_is_read_once(tmp_path: Path, reads: list[str]) -> None:
     write(path, PAIRS[:2])
     assert index_of(source(path), tmp_path / "cache").rows == 2
     assert len(reads) == 5
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv.gz", "a.parquet"])
+def test_c15_other_content_of_the_same_size_and_time_is_found_out(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / name, PAIRS)
+    before, first = path.stat(), index_of(source(path), tmp_path / "cache")
+    content = path.read_bytes()
+    write(path, [PAIRS[0] | {"query": "wie?"}, *PAIRS[1:]])
+    path.write_bytes(path.read_bytes()[: len(content)].ljust(len(content), b"\n")) if name == "a.jsonl" else None
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert told(index_of(source(path), tmp_path / "cache"))[0]["query"] == "wie?"
+    assert told(first)[0]["query"] == "was?"
+
+
+@pytest.mark.parametrize(("size", "times"), [(1000, True), (3_000_000, True), (1000, False), (3_000_000, False)])
+def test_c15_what_tells_files_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, times: bool) -> None:
+    """Where times are as they were, as on a disk that keeps none of changes: a small file by its content, a large one
+    by samples of it.
+    """
+    path = tmp_path / "a.jsonl"
+    content = bytearray(b"x" * size)
+    path.write_bytes(content)
+    status = os.stat_result
+
+    class Frozen:
+        def __init__(self, real: status) -> None:
+            self.st_size, self.st_mtime_ns, self.st_ctime_ns = real.st_size, 1, 1
+
+    if not times:
+        fstat = os.fstat
+        monkeypatch.setattr(readers.os, "fstat", lambda handle: Frozen(fstat(handle)))
+    one = readers._file(path)
+    before = one.identity()
+    assert one.identity() == before
+    found = []
+    for place in (0, size // 3 + size // 200, size - 1):
+        changed = bytearray(content)
+        changed[place] = ord("y")
+        path.write_bytes(changed)
+        os.utime(path, ns=(before[2], before[2]))
+        found.append(one.identity() != before)
+    assert found == ([True] * 3 if times or size == 1000 else [True, False, True])
 
 
 def test_a_damaged_index_is_made_anew(tmp_path: Path, reads: list[str]) -> None:

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import normalizers
 
 from gnomon.errors import InputError
 from gnomon.train import spool
-from gnomon.train.index import Index, hashes_of, text_hash
+from gnomon.train.index import Index, fold, text_hash
 from gnomon.train.spool import Rows, Spool, count_distinct
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
@@ -42,8 +43,9 @@ def rows(
     if negatives is not None:
         columns["negative"] = [text.encode() for row in negatives for text in row]
     counts = None if negatives is None else [len(row) for row in negatives]
-    known = None if scores is None else np.array(scores, np.float64)
-    return Rows(file, range(start, start + len(texts)), columns, counts, known)
+    lists = scores if scores and isinstance(scores[0], list) else None
+    grades = None if scores is None or lists else np.array(scores, np.float64)
+    return Rows(file, range(start, start + len(texts)), columns, counts, grades, lists)
 
 
 PAIRS = [("was?", "南瓜の家常"), ("e\u0301 \U0001f383", "ein\nText"), ("was?", "x")]
@@ -62,9 +64,9 @@ def test_texts_come_back_in_the_order_asked(
         assert index.texts(column, order) == [pairs[row][at] for row in order]
         assert index.hashes(column).tolist() == [text_hash(pair[at]) for pair in pairs]
         assert index.sizes(column).tolist() == [len(pair[at].encode()) for pair in pairs]
-        assert index.distinct[column] == len({pair[at] for pair in pairs})
+        assert index.distinct[column] == len({fold(pair[at].encode()) for pair in pairs})
     assert (index.rows, index.negatives, index.columns) == (len(pairs), 0, ("query", "positive"))
-    assert index.negative_bounds is None and index.scores is None
+    assert index.negative_bounds is None and index.score_kind is None
 
 
 def test_negatives_and_scores_belong_to_their_rows(tmp_path: Path) -> None:
@@ -74,7 +76,10 @@ def test_negatives_and_scores_belong_to_their_rows(tmp_path: Path) -> None:
     bounds = index.negative_bounds
     assert bounds is not None and bounds.tolist() == [0, 2, 4, 6]
     assert index.texts("negative", np.arange(bounds[1], bounds[2])) == ["c", "ä"]
-    assert index.scores is not None and index.scores.tolist() == [[1, 2, 3], [4, 5, 6.5], [7, 8, 9]]
+    entries_BK = np.array([[5], [0], [3]])
+    assert index.score_lists(np.array([2, 0, 1]), entries_BK).tolist() == [[7, 9], [1, 2], [4, 6.5]]
+    assert index.score_lists(np.arange(3), np.arange(6).reshape(3, 2)).tolist() == [[1, 2, 3], [4, 5, 6.5], [7, 8, 9]]
+    assert index.score_kind == "lists" and index.grades is None
     assert (index.negatives, index.columns) == (2, ("query", "positive", "negative"))
     assert [index.place(row) for row in (1, 2)] == ["a.jsonl, line 2", "b.parquet, row 7"]
 
@@ -87,14 +92,58 @@ def test_where_rows_differ_the_least_number_of_negatives_counts(tmp_path: Path) 
 
 def test_grades_are_one_a_row(tmp_path: Path) -> None:
     index = write(tmp_path / "x", [rows(PAIRS, scores=[0.5, 1, 0])])
-    assert index.scores is not None and index.scores.tolist() == [0.5, 1, 0]
+    assert index.grades is not None and index.grades.tolist() == [0.5, 1, 0]
 
 
-def test_hashes_are_those_of_the_losses() -> None:
-    text_hashes = pytest.importorskip("gnomon.losses").text_hashes
-    texts = ["", "a", *PAIRS[0], "\ud800"]
-    assert [text_hash(text) for text in texts] == text_hashes(texts).tolist()
-    assert hashes_of([b"a", "ä".encode()]).tolist() == text_hashes(["a", "ä"]).tolist()
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("Paris", "PARIS", True),
+        ("Paris", " paris\t\n", True),
+        ("Pärîs", "paris", True),
+        ("Pa\u0308ris", "Päris", True),
+        ("PARIS\u200b", "Paris\x00", True),
+        ("Ｐａｒｉｓ", "paris", True),
+        ("南瓜", "南瓜 ", True),
+        ("Straße", "STRASSE", True),
+        ("Paris", "Pariser", False),
+        ("南瓜", "南爪", False),
+        ("a,b", "ab", False),
+        ("?", "!", False),
+        (" ", "\n", False),
+        ("\u0301", "\u0300", False),
+    ],
+)
+def test_c14_texts_fold_alike_but_for_case_accents_and_white_space(one: str, other: str, same: bool) -> None:
+    assert (text_hash(one) == text_hash(other)) == same
+
+
+LETTERS = st.text(
+    st.characters(max_codepoint=0x52F, exclude_categories=["Cn"]) | st.sampled_from("南瓜の家常ﾀﾞダＡ１ｶ"),
+    min_size=1,
+    max_size=20,
+)
+"""Of scripts whose categories are the same in every version of Unicode."""
+
+
+@settings(max_examples=100, deadline=None)
+@given(LETTERS)
+def test_c14_what_an_uncased_tokenizer_reads_alike_folds_alike(text: str) -> None:
+    """After BERT's own normaliser, or the NFKC of sentencepiece, a text folds as it did before."""
+    bert = normalizers.BertNormalizer(lowercase=True)
+    for read in (bert.normalize_str(text), normalizers.NFKC().normalize_str(text)):
+        assert fold(read.encode()) == fold(text.encode()) or not fold(read.encode()).strip()
+
+
+def test_c14_negatives_that_are_their_own_rows_texts_are_noted(tmp_path: Path) -> None:
+    pairs = [("Paris", "France"), ("Rome", "Italy"), ("Oslo", "Norway")]
+    negatives = [["PARIS", "x", "france "], ["Paris", "y"], ["z", "norway", "Rome"]]
+    index = write(tmp_path / "x", [rows(pairs[:1], negatives[:1]), rows(pairs[1:], negatives[1:])])
+    assert index.own_negatives == 3
+    assert index.own_negative_entries.tolist() == [0, 2, 6]
+    assert index.rows_of_negatives(index.own_negative_entries).tolist() == [0, 0, 2]
+    other = write(tmp_path / "y", [rows(pairs, [["a"], ["b"], ["c"]])])
+    assert (other.own_negatives, other.own_negative_entries.tolist()) == (0, [])
 
 
 def test_the_fingerprint_is_that_of_the_content(tmp_path: Path) -> None:

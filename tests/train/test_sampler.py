@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from gnomon.errors import InputError
 from gnomon.train import order
 from gnomon.train import sampler as sampling
-from gnomon.train.sampler import BLOCK, BUCKETED, Sampler, negatives_of, share
+from gnomon.train.sampler import BLOCK, WINDOW, Sampler, negatives_of, share
 
 SEEDS = st.integers(0, 2**31)
 
@@ -45,7 +45,7 @@ def batch_size_of(draw: st.DataObject, *indexes: Any) -> int:
 
 
 def facts(draw: Any) -> tuple[Any, ...]:
-    return draw.step, draw.source, draw.rows_B.tolist(), draw.skipped
+    return draw.step, draw.source, draw.rows_B.tolist(), draw.skipped, draw.replaced
 
 
 # ---- a function of the batch's number
@@ -109,17 +109,24 @@ def test_an_epoch_has_every_row_once(rows: int, data: st.DataObject, seed: int) 
 
 
 @calm
-@given(data=st.data(), index=crowded(), seed=SEEDS, buckets=st.booleans())
-def test_only_rows_that_are_replaced_are_missing(data: st.DataObject, index: Any, seed: int, buckets: bool) -> None:
-    options = {"batch_size": batch_size_of(data, index), "seed": seed, "length_buckets": buckets}
+@given(data=st.data(), index=crowded(), seed=SEEDS, buckets=st.booleans(), world=st.integers(1, 2))
+def test_a_window_has_the_rows_of_its_stream_but_for_those_that_are_counted(
+    data: st.DataObject, index: Any, seed: int, buckets: bool, world: int
+) -> None:
+    """Rows move among the batches of a window; what is missing is skipped, what is new is replaced."""
+    size = batch_size_of(data, index)
+    options = {"batch_size": size, "seed": seed, "length_buckets": buckets}
     skips, keeps = (sampler_of([index], duplicates=how, **options) for how in ("skip", "keep"))
-    for batch in range(BUCKETED + 1):
-        drawn, whole = skips.batch_at(batch), keeps.batch_at(batch)
-        remaining = iter(whole.rows_B.tolist())
-        first = drawn.rows_B[: skips.batch_size - drawn.skipped].tolist()
-        assert all(row in remaining for row in first), "not the stream's rows in their order"
-        assert whole.skipped == 0
-        assert len(whole.rows_B) == skips.batch_size >= len(drawn.rows_B)
+    batches = skips._streams[0].window(size)
+    for window in range(3):
+        span = range(window * batches, (window + 1) * batches)
+        drawn, whole = ([one.batch_at(batch) for batch in span] for one in (skips, keeps))
+        assert all(each.skipped == each.replaced == 0 and len(each.rows_B) == size for each in whole)
+        stream = Counter(row for each in whole for row in each.rows_B.tolist())
+        own = Counter(row for each in drawn for row in each.rows_B[: len(each.rows_B) - each.replaced].tolist())
+        assert own <= stream
+        assert (stream - own).total() == sum(each.skipped for each in drawn)
+        assert all(len(each.rows_B) <= size for each in drawn)
 
 
 # ---- no text twice
@@ -135,13 +142,21 @@ def texts_of(index: Any, row: int, entries: list[int]) -> set[str]:
 
 
 @calm
-@given(data=st.data(), index=crowded(), seed=SEEDS, batch=st.integers(0, 50))
-def test_no_text_stands_in_two_rows(data: st.DataObject, index: Any, seed: int, batch: int) -> None:
-    drawn = sampler_of([index], batch_size=batch_size_of(data, index), seed=seed).batch_at(batch)
-    negatives_BK = negatives_of(index, drawn.rows_B, index.negatives, seed=seed, batch=batch).tolist()
-    texts = [texts_of(index, row, own) for row, own in zip(drawn.rows_B.tolist(), negatives_BK, strict=True)]
-    assert sum(map(len, texts)) == len(set().union(*texts))
-    assert len(drawn.rows_B) >= 1
+@given(data=st.data(), index=crowded(), seed=SEEDS, batch=st.integers(0, 50), masked=st.booleans())
+def test_no_query_or_positive_stands_in_two_rows(
+    data: st.DataObject, index: Any, seed: int, batch: int, masked: bool
+) -> None:
+    """Nor, where the loss masks nothing, as a negative of another row. A negative may well be that of several rows."""
+    drawn = sampler_of([index], batch_size=batch_size_of(data, index), seed=seed, masked=masked).batch_at(batch)
+    rows = drawn.rows_B.tolist()
+    pairs = [texts_of(index, row, []) for row in rows]
+    assert sum(map(len, pairs)) == len(set().union(*pairs))
+    assert len(rows) >= 1
+    if not masked:
+        negatives_BK = negatives_of(index, drawn.rows_B, index.negatives, seed=seed, batch=batch).tolist()
+        negatives = [texts_of(index, row, own) - pair for row, own, pair in zip(rows, negatives_BK, pairs, strict=True)]
+        for place, own in enumerate(negatives):
+            assert not own & set().union(*pairs[:place], *pairs[place + 1 :])
 
 
 @calm
@@ -149,23 +164,38 @@ def test_no_text_stands_in_two_rows(data: st.DataObject, index: Any, seed: int, 
 def test_rows_are_taken_as_a_slow_twin_takes_them(data: st.DataObject, index: Any, seed: int, batch: int) -> None:
     size = batch_size_of(data, index)
     sampler = sampler_of([index], batch_size=size, seed=seed)
-    stream, window = sampler._streams[0], max(64, size)
+    stream, spares = sampler._streams[0], max(64, size)
+    window = min(WINDOW, max(1, index.rows // size))
+    first = batch // window * window
 
-    def texts(row: int) -> set[str]:
-        entries_BK = negatives_of(index, np.array([row]), index.negatives, seed=seed, batch=batch)
-        return texts_of(index, row, entries_BK[0].tolist())
+    def fits(row: int, others: list[int]) -> bool:
+        return not any(texts_of(index, row, []) & texts_of(index, other, []) for other in others)
 
-    kept: list[int] = []
-    skipped = 0
-    for place, row in enumerate(
-        stream.rows_at(batch * size, size, "main").tolist() + stream.rows_at(batch * window, window, "spare").tolist()
-    ):
-        if len(kept) < size and not any(texts(row) & texts(other) for other in kept):
-            kept.append(row)
-        elif place < size:
-            skipped += 1
+    batches: list[list[int]] = [[] for _ in range(window)]
+    moving: list[tuple[int, int]] = []
+    for place in range(window):
+        for row in stream.rows_at((first + place) * size, size, "main").tolist():
+            if fits(row, batches[place]):
+                batches[place].append(row)
+            else:
+                moving.append((place, row))
+    skipped = [0] * window
+    for place, row in moving:
+        for further in range(1, window):
+            other = batches[(place + further) % window]
+            if len(other) < size and fits(row, other):
+                other.append(row)
+                break
+        else:
+            skipped[place] += 1
+    mine = batches[batch - first]
+    before = len(mine)
+    for row in stream.rows_at(batch * spares, spares, "spare").tolist():
+        if len(mine) < size and fits(row, mine):
+            mine.append(row)
     drawn = sampler.batch_at(batch)
-    assert (drawn.rows_B.tolist(), drawn.skipped) == (kept, skipped)
+    assert (drawn.rows_B.tolist(), drawn.skipped) == (mine, skipped[batch - first])
+    assert drawn.replaced == len(mine) - before
 
 
 def test_a_row_that_repeats_itself_is_kept() -> None:
@@ -176,14 +206,53 @@ def test_a_row_that_repeats_itself_is_kept() -> None:
 
 
 def test_only_negatives_that_are_drawn_count_as_texts() -> None:
-    """Rows that share a negative can stand together, in the batches that do not take it of both."""
-    index = fake_index(["a", "b"], ["c", "d"], [["same", "e"], ["same", "f"]])
-    sampler = sampler_of([index], batch_size=2, num_negatives=[1])
+    """Without masks a row whose positive is a negative of another stands beside it where that is not drawn."""
+    index = fake_index(["a", "b"], ["c", "d"], [["d", "e"], ["f", "g"]])
+    sampler = sampler_of([index], batch_size=2, num_negatives=[1], masked=False)
     lengths = Counter(len(sampler.batch_at(batch).rows_B) for batch in range(200))
-    assert 20 < lengths[1] < 80, "of each the same negative, one time in four"
+    assert 70 < lengths[1] < 130, "the one of two negatives, every second time"
     assert lengths[2] == 200 - lengths[1]
-    everything = sampler_of([index], batch_size=2, num_negatives=[None])
-    assert {len(everything.batch_at(batch).rows_B) for batch in range(20)} == {1}
+    for masked, length in ((False, 1), (True, 2)):
+        everything = sampler_of([index], batch_size=2, num_negatives=[None], masked=masked)
+        assert {len(everything.batch_at(batch).rows_B) for batch in range(20)} == {length}
+
+
+def test_c6_rows_that_share_their_negatives_fill_their_batches_and_are_all_seen() -> None:
+    """400 rows with four negatives each of 60 documents, and with positives of 200: each stands in two rows."""
+    rng = np.random.default_rng(0)
+    negatives = [[f"d{each}" for each in rng.choice(60, 4, replace=False)] for _ in range(400)]
+    index = fake_index([f"q{row}" for row in range(400)], [f"d{row % 200}" for row in range(400)], negatives)
+    sampler = sampler_of([index], batch_size=32)
+    drawn = [sampler.batch_at(batch) for batch in range(25)]  # two epochs
+    assert [len(each.rows_B) for each in drawn] == [32] * 25
+    assert sum(each.skipped for each in drawn) == sum(each.replaced for each in drawn) <= 2
+    assert len({row for each in drawn[:13] for row in each.rows_B.tolist()}) >= 398
+    assert sampler.filled(0) == 32
+    among = fake_index([f"q{row}" for row in range(400)], [f"d{row % 60}" for row in range(400)], negatives)
+    assert sampler_of([among], batch_size=32).filled(0) == 32
+    assert 5 < sampler_of([among], batch_size=32, masked=False).filled(0) < 20
+
+
+def test_c6_what_fills_a_batch_is_known_before_it_is_drawn() -> None:
+    """Six positives: no batch holds more rows."""
+    index = fake_index([f"q{row}" for row in range(96)], [f"p{min(row, 7)}" for row in range(96)])
+    sampler = sampler_of([index], batch_size=8, duplicates="skip")
+    drawn = [sampler.batch_at(batch) for batch in range(12)]
+    rows = sum(len(each.rows_B) for each in drawn)
+    assert rows < 96 and sum(each.skipped for each in drawn) == 96 - rows + sum(each.replaced for each in drawn)
+    assert sampler.filled(0) == rows / 12
+    shared = sampler_of([index], batch_size=8, world=4)
+    assert shared.filled(0) == sum(len(each.rows_B) // 4 * 4 for each in drawn) / 12
+    assert sampler_of([index], batch_size=8, duplicates="keep").filled(0) == 8
+
+
+def test_c14_texts_that_an_uncased_model_reads_alike_do_not_stand_together() -> None:
+    names = ["Paris", "PARIS", " pa\u0301ris\n", "Paris\u200b", "Rome", "Oslo", "Bern", "Wien"]
+    index = fake_index(names, [f"p{row}" for row in range(8)])
+    sampler = sampler_of([index], batch_size=4)
+    for batch in range(40):
+        rows = sampler.batch_at(batch).rows_B.tolist()
+        assert len(rows) == 4 and sum(row < 4 for row in rows) <= 1
 
 
 def test_a_batch_is_shorter_where_the_spare_rows_do_not_suffice() -> None:
@@ -196,11 +265,13 @@ def test_a_batch_is_shorter_where_the_spare_rows_do_not_suffice() -> None:
 
 def test_spare_rows_carry_nothing_over() -> None:
     """A batch's stand-ins do not depend on how many the batch in front of it took."""
-    index = fake_index([f"q{row % 50}" for row in range(100)], [f"p{row}" for row in range(100)])
+    index = fake_index([f"q{row % 25}" for row in range(100)], [f"p{row}" for row in range(100)])
     skipping = sampler_of([index], batch_size=20)
     drawn = [skipping.batch_at(batch) for batch in range(5)]
-    assert sum(each.skipped for each in drawn) > 0
+    assert sum(each.replaced for each in drawn) > 0
     assert [len(each.rows_B) for each in drawn] == [20] * 5
+    alone = sampler_of([index], batch_size=20).batch_at(4)
+    assert facts(alone) == facts(drawn[4])
 
 
 # ---- held out
@@ -211,21 +282,77 @@ def test_spare_rows_carry_nothing_over() -> None:
 def test_held_out_rows_are_never_drawn(rows: int, seed: int, data: st.DataObject, buckets: bool) -> None:
     twice = fake_index([f"q{row // 2}" for row in range(4 * rows)], [f"p{row}" for row in range(4 * rows)])
     index, held_out = data.draw(st.sampled_from([numbered(rows), twice])), 5
-    sampler = sampler_of([index], batch_size=2, seed=seed, held_out=held_out, length_buckets=buckets)
+    keep = data.draw(st.sampled_from(["keep", "skip"]))
+    sampler = sampler_of([index], batch_size=2, seed=seed, held_out=held_out, length_buckets=buckets, duplicates=keep)
     held = sampler.held_out_rows(0).tolist()
     assert len({*held}) == len(held) == held_out
     drawn = {row for batch in range(index.rows) for row in sampler.batch_at(batch).rows_B.tolist()}
-    assert drawn.isdisjoint(held)
     hashes = index.hashes("query")
-    assert not {*hashes[[*drawn]].tolist()} & {*hashes[held].tolist()}  # no row that asks what is judged
-    if index.distinct["query"] == rows:
-        assert len(drawn) == rows - held_out
+    asked = {*hashes[held].tolist()}
+    assert drawn == {row for row in range(index.rows) if hashes[row] not in asked}
+    assert len(drawn) == sampler.rows_to_draw(0) == index.rows - held_out - sampler.kept_apart(0)
 
 
-def test_rows_that_are_all_held_out_by_their_texts_are_an_error() -> None:
-    sampler = sampler_of([fake_index(["a", "b"] * 9, ["c", "d"] * 9)], batch_size=2, held_out=5)
-    with pytest.raises(InputError, match="has 0 rows without a text twice, and 1 rank to share it"):
-        sampler.batch_at(0)
+@calm
+@given(data=st.data(), seed=SEEDS, keep=st.booleans(), buckets=st.booleans(), masked=st.booleans())
+def test_c3_no_held_out_query_of_any_source_is_trained_on(
+    data: st.DataObject, seed: int, keep: bool, buckets: bool, masked: bool
+) -> None:
+    """In no column of no row of any source that is drawn, whatever its case; and each other row of an epoch is."""
+    indexes = [data.draw(crowded()) for _ in range(3)]
+    cased = [
+        fake_index(
+            [f"T{text[1:]} " for text in each.texts("query", np.arange(each.rows))],
+            each.texts("positive", np.arange(each.rows)),
+        )
+        for each in indexes[:1]
+    ]
+    indexes = [*cased, *indexes]
+    options: dict[str, Any] = {
+        "batch_size": 1,
+        "seed": seed,
+        "held_out": 3,
+        "duplicates": "keep" if keep else "skip",
+        "masked": masked,
+        "length_buckets": buckets,
+    }
+    try:
+        sampler = sampler_of(indexes, [1.0, 1.0, 1.0, 0.0], **options)
+    except InputError as error:
+        assert "validation.rows" in str(error)
+        return
+    held = {
+        text.strip().lower()
+        for source in range(3)
+        for text in indexes[source].texts("query", sampler.held_out_rows(source))
+    }
+    for source, index in enumerate(indexes[:3]):
+        bounds = index.negative_bounds
+        free = {
+            row
+            for row in range(index.rows)
+            if not held
+            & {
+                text.strip().lower()
+                for text in texts_of(index, row, [] if bounds is None else [*range(bounds[row], bounds[row + 1])])
+            }
+        }
+        drawn = {row for turn in range(index.rows) for row in sampler._draw(turn, source, turn).rows_B.tolist()}
+        assert drawn == free - {*sampler.held_out_rows(source).tolist()}
+        assert sampler.rows_to_draw(source) == len(drawn)
+
+
+def test_c11_a_source_whose_queries_are_all_held_out_names_validation_rows() -> None:
+    index = fake_index([f"q{row % 10}" for row in range(200)], [f"p{row}" for row in range(200)])
+    with pytest.raises(
+        InputError, match=r"200 rows, and 40 .*held out \(validation.rows\); 160 more have a query .* 0 are"
+    ):
+        sampler_of([index], batch_size=8, held_out=40)
+    few = fake_index([f"q{row % 10}" for row in range(200)], [f"p{row}" for row in range(200)])
+    with pytest.raises(
+        InputError, match=r"4 of them .* 7[0-9] more .* 6 different texts in its column query; .* validation.rows"
+    ):
+        sampler_of([few], batch_size=8, held_out=4)
 
 
 def test_nothing_is_held_out_unless_asked() -> None:
@@ -289,7 +416,7 @@ def test_buckets_are_what_the_stream_has_and_sorted_by_length(rows: int, seed: i
     drawn = {
         buckets: [
             sampler_of([index], seed=seed, duplicates="keep", length_buckets=buckets).batch_at(batch).rows_B
-            for batch in range(window * BUCKETED, (window + 1) * BUCKETED)
+            for batch in range(window * WINDOW, (window + 1) * WINDOW)
         ]
         for buckets in (False, True)
     }
@@ -301,9 +428,9 @@ def test_buckets_are_what_the_stream_has_and_sorted_by_length(rows: int, seed: i
 def test_buckets_come_in_no_order_of_length() -> None:
     index = fake_index(["q" * row for row in range(1, 65)], ["p"] * 64)
     sampler = sampler_of([index], duplicates="keep", length_buckets=True)
-    means = [index.sizes("query")[sampler.batch_at(batch).rows_B].mean() for batch in range(2 * BUCKETED)]
-    assert means[:BUCKETED] != sorted(means[:BUCKETED])
-    assert np.argsort(means[:BUCKETED]).tolist() != np.argsort(means[BUCKETED:]).tolist()
+    means = [index.sizes("query")[sampler.batch_at(batch).rows_B].mean() for batch in range(2 * WINDOW)]
+    assert means[:WINDOW] != sorted(means[:WINDOW])
+    assert np.argsort(means[:WINDOW]).tolist() != np.argsort(means[WINDOW:]).tolist()
 
 
 def test_a_bucket_is_in_no_order_of_length_within() -> None:
@@ -363,7 +490,9 @@ def test_all_negatives_where_no_number_is_given() -> None:
 def test_a_source_smaller_than_a_batch_is_refused() -> None:
     with pytest.raises(InputError, match=r"source 'few' has 3 rows; a batch takes 4: leave the source out"):
         sampler_of([numbered(9), numbered(3, "few")])
-    with pytest.raises(InputError, match=r"has 9 rows, and 6 of them are held out; a batch takes 4"):
+    with pytest.raises(
+        InputError, match=r"has 9 rows, and 6 of them are held out \(validation.rows\), 3 are left; a batch takes 4"
+    ):
         sampler_of([numbered(9)], held_out=6)
     assert len(sampler_of([numbered(9)], held_out=5).batch_at(3).rows_B) <= 4
 

@@ -57,9 +57,11 @@ DTYPES = ("torch_dtype", "dtype")
 OWN_DTYPES = (None, "auto", "float32", "torch.float32")
 """Values of a dtype that leave ours as it is."""
 
-OVERRIDES = frozenset(
+SWITCHES = frozenset(
+    "do_lower_case strip_accents tokenize_chinese_chars add_prefix_space trim_offsets split_special_tokens".split()
+)
+OVERRIDES = SWITCHES | frozenset(
     """
-    do_lower_case strip_accents tokenize_chinese_chars add_prefix_space trim_offsets split_special_tokens
     bos_token eos_token unk_token sep_token pad_token cls_token mask_token
     additional_special_tokens extra_special_tokens
     """.split()
@@ -177,6 +179,9 @@ def _tokenizer_keys(path: Path, section: Json, notices: list[str]) -> Json:
         raise UnsupportedError(
             f"{path}: model_input_names {inputs!r} is not implemented; attention_mask is among them."
         )
+    for key in SWITCHES & section.keys():
+        if not isinstance(section[key], bool) and (key, section[key]) != ("strip_accents", None):
+            raise ModelError(f"{path}: {key} of the tokenizer is {section[key]!r}; it must be true or false.")
     if unread := [key for key in UNREAD if section.get(key) is not None]:
         notices.append(
             f"{path.name}: {', '.join(unread)} of the tokenizer changes nothing, as in sentence-transformers; "

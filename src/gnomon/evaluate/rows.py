@@ -178,13 +178,8 @@ def lines_of(file: Path) -> Iterator[Line]:
     Raises:
         InputError: a line that cannot be read. OSError: the file cannot be opened.
     """
-    try:
-        for place, row in _parquet_rows(file) if is_parquet(file) else read_rows(file):
-            yield Line(file, place, row)
-    except InputError as error:
-        if str(file) in str(error):
-            raise
-        raise InputError(f"{file}: {error}") from error  # that of a header does not name its file
+    for place, row in _parquet_rows(file) if is_parquet(file) else read_rows(file):
+        yield Line(file, place, row)
 
 
 def _parquet_rows(file: Path) -> Iterator[tuple[int, Row]]:

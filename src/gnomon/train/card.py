@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gnomon.spec import ModelSpec
 from gnomon.train.recipe import to_toml
-from gnomon.train.rules import GRADED
+from gnomon.train.rules import GRADED, masks
 from gnomon.train.settings import Recipe
 
 Scores = Mapping[str, float]
@@ -25,6 +25,11 @@ class SourceFacts:
     """Its share of the batches, as the mixture asks for it."""
     batches: int
     """How many it gave."""
+    seen: int = 0
+    """Rows that were trained on, each counted once."""
+    held_out: int = 0
+    kept_apart: int = 0
+    """Rows that were never drawn, since they have the query of a held-out row."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +52,18 @@ class Facts:
     truncated: int
     """Texts that were longer than the model reads."""
     skipped: int
-    """Rows that were replaced, since a text of theirs was in the batch."""
+    """Rows that found no batch to stand in, since a text of theirs was there."""
     short: int
     """Batches that could not be filled without such rows."""
     seconds: float
     device: str
+    replaced: int = 0
+    """Rows that were taken in place of those."""
+    own_negatives: int = 0
+    """Negatives that were the query or the positive of their own row."""
     ranks: int = 1
+    without_gradient: int = 0
+    """Steps whose gradient was 0."""
     first_loss: float | None = None
     last_loss: float | None = None
     before: Scores = field(default_factory=dict[str, float])
@@ -75,7 +86,7 @@ def model_card(recipe: Recipe, facts: Facts) -> str:
         ["---", _front_matter(recipe, facts).strip(), "---", "", f"# {name}", ""],
         _what(recipe, facts),
         ["## How to use", "", *_use(facts), ""],
-        ["## Data", "", *_data(facts), ""],
+        ["## Data", "", *_data(recipe, facts), ""],
         ["## Figures", "", *_figures(recipe, facts), ""],
         ["## Recipe", "", *_fenced("toml", to_toml(recipe))],
     ]
@@ -139,21 +150,46 @@ def _encode(what: str, text: str, prompted: bool) -> str:
     return f'{what} = model.encode(["{text}"]{f", prompt={kind}_prompt" if prompted else ""})'
 
 
-def _data(facts: Facts) -> Iterator[str]:
+def _data(recipe: Recipe, facts: Facts) -> Iterator[str]:
     drawn = sum(source.batches for source in facts.sources) or 1
     yield from _table(
-        ("source", "rows", "share asked for", "share drawn", "fingerprint"),
+        ("source", "rows", "seen", "held out", "share asked for", "share drawn", "fingerprint"),
         [
-            (each.name, f"{each.rows:,}", f"{each.asked:.2%}", f"{each.batches / drawn:.2%}", each.fingerprint[:16])
+            (
+                each.name,
+                f"{each.rows:,}",
+                f"{each.seen:,}",
+                f"{each.held_out:,}",
+                f"{each.asked:.2%}",
+                f"{each.batches / drawn:.2%}",
+                each.fingerprint[:16],
+            )
             for each in facts.sources
         ],
     )
     yield ""
     share = f" ({facts.truncated / facts.texts:.2%})" if facts.texts else ""
-    yield f"- {facts.rows:,} rows were seen, of one source in each batch."
-    yield f"- {facts.skipped:,} rows were replaced by others, since a text of theirs was in the batch already."
+    used = [each for each in facts.sources if each.asked]
+    rows, seen, held, apart = (
+        sum(getattr(each, what) for each in used) for what in ("rows", "seen", "held_out", "kept_apart")
+    )
+    yield f"- {facts.rows:,} rows were trained on, of one source in each batch: {seen:,} different ones of {rows:,}."
+    if held:
+        yield f"- {held:,} rows were held out, and {apart:,} more were left out since they have a query of those."
+    yield f"- {rows - seen - held - apart:,} rows were never seen."
+    if facts.skipped:
+        yield (
+            f"- {facts.skipped:,} times a row was left out, since a text of it was in every batch that it could stand "
+            f"in: {facts.replaced:,} times another took its place, {facts.skipped - facts.replaced:,} times none."
+        )
     if facts.short:
         yield f"- {facts.short:,} batches could not be filled without such rows, and were smaller."
+    if facts.own_negatives:
+        fate = "left out of the loss" if masks(recipe.loss) else "trained as negatives"
+        yield (
+            f"- {facts.own_negatives:,} negatives were, as the model reads them, the query or the positive of their "
+            f"own row, and were {fate}."
+        )
     yield f"- {facts.truncated:,} of {facts.texts:,} texts{share} were longer than the model reads, and were cut."
 
 
@@ -172,6 +208,8 @@ def _figures(recipe: Recipe, facts: Facts) -> Iterator[str]:
         "" if facts.step == facts.steps else f"; the weights are those behind step {facts.step:,}, the best of them"
     )
     yield f"- {facts.steps:,} steps{chosen}."
+    if facts.without_gradient:
+        yield f"- In {facts.without_gradient:,} of them the gradient was 0: their rows taught nothing."
     if facts.first_loss is not None and facts.last_loss is not None:
         yield f"- The loss was {facts.first_loss:.4f} at first and {facts.last_loss:.4f} at last."
     processes = f"{facts.ranks} processes on {facts.device}" if facts.ranks > 1 else facts.device

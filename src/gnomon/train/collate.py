@@ -19,7 +19,7 @@ from gnomon.errors import InputError
 from gnomon.packed import Ids
 from gnomon.spec import ModelSpec, StaticSpec
 from gnomon.tokenizer import Tokenizer
-from gnomon.train.index import Index
+from gnomon.train.index import Index, digests_of
 from gnomon.train.sampler import Draw, negatives_of, share
 from gnomon.train.settings import DataSource
 
@@ -48,10 +48,16 @@ class Rows:
     negative_hashes_N: NDArray[np.int64]
     scores: NDArray[np.float64] | None
     """[B], grades of pairs, or [B, 1 + K], scores of the positive and the negatives."""
-    skipped: int
-    """Rows of the whole batch that were replaced, since a text of theirs was in it."""
-    total: int
+    all_rows: NDArray[np.int64]
     """Rows of the whole batch, over all ranks."""
+    skipped: int
+    """Rows that found no batch to stand in, since a text of theirs was there; and those that the ranks cannot share."""
+    replaced: int
+    """Rows of the whole batch that were taken in place of such rows."""
+
+    @property
+    def total(self) -> int:
+        return len(self.all_rows)
 
     @property
     def digest(self) -> str:
@@ -73,6 +79,12 @@ class Collated:
     """`Tokenizer.prompt_tokens` of the queries' prompt, and of the documents'."""
     truncated: int
     """How many texts were cut."""
+    hashes: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
+    """[B], [B], [N] of what the model reads of queries, positives and negatives after their prompts: equal for texts
+    with the same tokens.
+    """
+    own_negatives: int
+    """How many negatives are, by these, the query or the positive of their own row."""
 
 
 class Collator:
@@ -90,6 +102,7 @@ class Collator:
         self.indexes, self.sources, self.spec = [*indexes], [*sources], spec
         self.tokenizer, self.seed = tokenizer, seed
         self.prompts = [_prompts(source, index, spec) for source, index in zip(sources, indexes, strict=True)]
+        self._fronts = {text: self._front(text) for pair in self.prompts for text in pair}
         self.prompt_tokens = [
             (tokenizer.prompt_tokens(query), tokenizer.prompt_tokens(document)) for query, document in self.prompts
         ]
@@ -97,6 +110,7 @@ class Collator:
     def rows_at(self, draw: Draw, rank: int = 0, world: int = 1) -> Rows:
         """The texts of a rank's share of a batch."""
         index, rows_B = self.indexes[draw.source], share(draw.rows_B, rank, world)
+        total = len(draw.rows_B) // world * world
         number = self.sources[draw.source].num_negatives
         negatives_BK = negatives_of(index, rows_B, number, seed=self.seed, batch=draw.step)
         negatives_N = negatives_BK.reshape(-1)
@@ -113,8 +127,9 @@ class Collator:
             positive_hashes_B=index.hashes("positive")[rows_B],
             negative_hashes_N=index.hashes("negative")[negatives_N] if negatives_N.size else negatives_N,
             scores=_scores(index, rows_B, negatives_BK),
-            skipped=draw.skipped,
-            total=len(draw.rows_B) // world * world,
+            all_rows=draw.rows_B[:total],
+            skipped=draw.skipped + len(draw.rows_B) - total,
+            replaced=draw.replaced,
         )
 
     def collate(self, draw: Draw, rank: int = 0, world: int = 1) -> Collated:
@@ -136,7 +151,47 @@ class Collator:
             cut = [self.tokenizer.cut(ids_T) for ids_T in whole]
             truncated += sum(len(kept) < len(all_) for kept, all_ in zip(cut, whole, strict=True))
             ids += cut
-        return Collated(rows, ids, self.prompt_tokens[draw.source], truncated)
+        hashes = self._hashes(ids, rows, draw.source)
+        own = own_negatives(*hashes)
+        return Collated(rows, ids, self.prompt_tokens[draw.source], truncated, hashes, int(own.sum()))
+
+    def own_negatives(self, source: int, entries: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of these negatives are, by tokens, the query or the positive of their own row."""
+        index, (query, document) = self.indexes[source], self.prompts[source]
+        found: list[NDArray[np.bool_]] = []
+        for start in range(0, len(entries), TEXTS_AT_ONCE):
+            some = entries[start : start + TEXTS_AT_ONCE]
+            rows = index.rows_of_negatives(some)
+            sides = (query, index.texts("query", rows)), (document, index.texts("positive", rows))
+            negatives = (document, index.texts("negative", some))
+            queries, positives, others = (self._hashed(prompt, texts) for prompt, texts in (*sides, negatives))
+            found.append(own_negatives(queries, positives, others))
+        return np.concatenate([np.zeros(0, np.bool_), *found])
+
+    def _hashed(self, prompt: str, texts: list[str]) -> NDArray[np.int64]:
+        whole = self.tokenizer.ids([prompt + text for text in texts])
+        return self._hashes_of([self.tokenizer.cut(ids_T) for ids_T in whole], prompt)
+
+    def _hashes(
+        self, ids: list[Ids], rows: Rows, source: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        count, (query, document) = len(rows.queries), self.prompts[source]
+        queries_B, documents_C = self._hashes_of(ids[:count], query), self._hashes_of(ids[count:], document)
+        return queries_B, documents_C[:count], documents_C[count:]
+
+    def _hashes_of(self, ids: list[Ids], prompt: str) -> NDArray[np.int64]:
+        """Of what stands after the prompt, so that a query can equal a document; of all of it, where the prompt's end
+        merged with the text.
+        """
+        front = self._fronts[prompt]
+        size = len(front)
+        raw = (each.tobytes() for each in ids)
+        return digests_of(each[size:] if each.startswith(front) else b"whole" + each for each in raw)
+
+    def _front(self, prompt: str) -> bytes:
+        """The ids that stand in front of every text: special tokens, and the prompt."""
+        ids_T = self.tokenizer.ids([prompt])[0]
+        return ids_T[: max(self.tokenizer.prompt_tokens(prompt), self.tokenizer.front)].tobytes()
 
     def _check(self, ids: list[Ids], rows: Rows, start: int) -> None:
         """Each text has tokens, and each of these a row in the embedding table."""
@@ -200,10 +255,18 @@ class Ahead(Generic[T]):
             self._under_way.append(self._thread.submit(next, self._made))
 
 
+def own_negatives(
+    queries_B: NDArray[np.int64], positives_B: NDArray[np.int64], negatives_N: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """[N]: which negatives have the hash of their own row's query or positive; as many of each row."""
+    each = len(negatives_N) // len(queries_B) if len(queries_B) else 0
+    return (negatives_N == queries_B.repeat(each)) | (negatives_N == positives_B.repeat(each))
+
+
 def _prompts(source: DataSource, index: Index, spec: ModelSpec) -> tuple[str, str]:
     """In front of the queries, and of the documents."""
     names = spec.query_prompt_name(), spec.document_prompt_name
-    if index.scores is not None and index.scores.ndim == 1:
+    if index.score_kind == "grades":
         names = spec.symmetric_prompt_name, spec.symmetric_prompt_name
     own = [spec.prompts[name] if name is not None else "" for name in names]
     query, document = source.query_prompt, source.document_prompt
@@ -212,8 +275,6 @@ def _prompts(source: DataSource, index: Index, spec: ModelSpec) -> tuple[str, st
 
 def _scores(index: Index, rows_B: NDArray[np.int64], negatives_BK: NDArray[np.int64]) -> NDArray[np.float64] | None:
     """Of the rows; a list's are those of the positive and of the negatives that were taken."""
-    if index.scores is None or index.scores.ndim == 1:
-        return None if index.scores is None else index.scores[rows_B]
-    assert index.negative_bounds is not None, "scores of negatives, and no negatives"
-    places_BK = negatives_BK - index.negative_bounds[rows_B][:, None]
-    return np.concatenate([index.scores[rows_B, 0][:, None], index.scores[rows_B[:, None], 1 + places_BK]], axis=1)
+    if index.grades is not None:
+        return index.grades[rows_B]
+    return index.score_lists(rows_B, negatives_BK) if index.score_kind == "lists" else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import unicodedata
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -95,7 +96,8 @@ def _default_cache() -> Path:
 
 def _key(source: DataSource, parts: Sequence[Part], lines: int | None) -> str:
     reading = {name: getattr(source, name) for name in READING}
-    read: list[Any] = [VERSION, reading, lines, [part.identity() for part in parts]]
+    how = [VERSION, unicodedata.unidata_version, reading, lines]  # by Unicode's tables texts are folded
+    read: list[Any] = [*how, [part.identity() for part in parts]]
     return sha256(json.dumps(read).encode()).hexdigest()[:32]
 
 

@@ -1,28 +1,31 @@
 """A source on disk as the sampler needs it: any row at once, hashes of all texts, in memory of a few pages.
 
-A folder holds, of each column, the texts one behind the other in UTF-8, where each begins, and their hashes; beside
+A folder holds, of each column, the texts one after the other in UTF-8, where each begins, and their hashes; beside
 them the scores, and the place of every row in the source's files. `spool` writes it.
 
-N: entries of a column (R of query and positive); R: rows; K: negatives of a row.
+N: entries of a column (R of query and positive); R: rows; B: some rows; K: negatives of a row.
 """
 
 from __future__ import annotations
 
 import json
 import mmap
+import string
+import sys
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gnomon.errors import InputError
 
-VERSION = 1
+VERSION = 2
 """Of the format of the folder, and of how sources are read."""
 
 FACTS = "index.json"
@@ -31,18 +34,52 @@ TEXTS, BOUNDS, HASHES = "{}.texts", "{}.bounds", "{}.hashes"
 OWNERS = "negatives.bounds"
 """int64 [R + 1]"""
 SCORES, PLACES = "scores", "places"
+OWN = "negatives.own"
+"""int64: negatives that are the query or the positive of their own row."""
+
+ScoreKind = Literal["grades", "lists"]
+"""One number for each pair; or a list for each row, the positive's score first, then the negatives'."""
 
 PLACE = np.dtype([("file", "<i4"), ("line", "<i8")])
 
 
+_LOWER = bytes.maketrans(string.ascii_uppercase.encode(), string.ascii_lowercase.encode())
+_BLANK = bytes([*range(33), 127])
+_MARKS = ("Mn", "Me", "Cc", "Cf", "Zs", "Zl", "Zp")
+"""Unicode's categories of accents, of control characters and of white space."""
+
+
+def fold(text: bytes) -> bytes:
+    """A text in UTF-8 without what many tokenizers do not read: case, accents, white space and control characters.
+
+    Texts that an uncased model reads alike fold alike, and so do a few that no model confuses ("a b", "ab").
+    """
+    if text.isascii():
+        return text.translate(_LOWER, _BLANK) or text
+    decoded = unicodedata.normalize("NFKD", text.decode("utf-8", "surrogatepass"))
+    codes = np.frombuffer(decoded.encode("utf-32-le", "surrogatepass"), np.uint32)
+    kept = codes[_read()[codes]].tobytes().decode("utf-32-le", "surrogatepass")
+    return kept.casefold().encode("utf-8", "surrogatepass") or text
+
+
+@cache
+def _read() -> NDArray[np.bool_]:
+    """Of each character, by its code, whether it is none of `_MARKS`."""
+    return np.array([unicodedata.category(chr(code)) not in _MARKS for code in range(sys.maxunicode + 1)])
+
+
 def text_hash(text: str) -> int:
-    """Equal to `gnomon.losses.text_hashes`, without torch."""
     return int(hashes_of([text.encode("utf-8", "surrogatepass")])[0])
 
 
 def hashes_of(encoded: Iterable[bytes]) -> NDArray[np.int64]:
-    """[N], of texts in UTF-8."""
-    digests = b"".join([blake2b(text, digest_size=8).digest() for text in encoded])
+    """[N], of texts in UTF-8: equal where they fold alike."""
+    return digests_of(map(fold, encoded))
+
+
+def digests_of(contents: Iterable[bytes]) -> NDArray[np.int64]:
+    """[N]: 8 bytes of blake2b of each."""
+    digests = b"".join([blake2b(content, digest_size=8).digest() for content in contents])
     return np.frombuffer(digests, ">i8").astype(np.int64)
 
 
@@ -53,6 +90,8 @@ class Index:
     folder: Path
     name: str
     rows: int
+    lines: int
+    """Rows as they stand in the source's files; one with several positives makes several rows here."""
     negatives: int
     """K: how many each row has; where rows differ, the least; 0 for none."""
     fingerprint: str
@@ -60,11 +99,13 @@ class Index:
     columns: tuple[str, ...]
     """"query", "positive" and, if there are any, "negative"."""
     distinct: Mapping[str, int]
-    """Different texts of each column."""
+    """Different texts of each column, by their hashes."""
+    own_negatives: int
+    """How many negatives are, by their hashes, the query or the positive of their own row."""
     files: tuple[tuple[str, str], ...]
     """(path, "line" or "row") of what was read."""
-    score_width: int | None
-    """How many scores a row has; 0 for one grade; None for no scores."""
+    score_kind: ScoreKind | None
+    """None for no scores."""
 
     @classmethod
     def open(cls, folder: Path) -> Index:
@@ -106,12 +147,27 @@ class Index:
         return _mapped(self.folder / OWNERS, np.int64) if "negative" in self.columns else None
 
     @cached_property
-    def scores(self) -> NDArray[np.float64] | None:
-        """[R], grades of pairs, or [R, 1 + K], scores of the positive and the negatives; None where there are none."""
-        if self.score_width is None:
-            return None
-        flat = _mapped(self.folder / SCORES, np.float64)
-        return flat.reshape(self.rows, self.score_width) if self.score_width else flat
+    def own_negative_entries(self) -> NDArray[np.int64]:
+        """Of the column of negatives, those that `own_negatives` counts."""
+        return _mapped(self.folder / OWN, np.int64) if self.own_negatives else np.zeros(0, np.int64)
+
+    def rows_of_negatives(self, entries: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The row that each of these entries of the column of negatives belongs to."""
+        assert self.negative_bounds is not None
+        return np.searchsorted(self.negative_bounds, entries, side="right") - 1
+
+    @property
+    def grades(self) -> NDArray[np.float64] | None:
+        """[R], of pairs; None where they have none."""
+        return self._scores if self.score_kind == "grades" else None
+
+    def score_lists(self, rows_B: NDArray[np.int64], negatives_BK: NDArray[np.int64]) -> NDArray[np.float64]:
+        """[B, 1 + K], scores of each row's positive and of these negatives of it, by their entries."""
+        assert self.negative_bounds is not None, "lists of scores, and no negatives"
+        # the lists stand one after the other: in front of a negative's score stand those of all negatives before it,
+        # and of the positives of all rows up to its own
+        positives_B1 = (self.negative_bounds[rows_B] + rows_B)[:, None]
+        return self._scores[np.concatenate([positives_B1, negatives_BK + rows_B[:, None] + 1], axis=1)]
 
     def place(self, row: int) -> str:
         """Where a row comes from: "pairs.jsonl.gz, line 12"."""
@@ -130,6 +186,10 @@ class Index:
     @cached_property
     def _hashes(self) -> dict[str, NDArray[np.int64]]:
         return {name: _mapped(self.folder / HASHES.format(name), np.int64) for name in self.columns}
+
+    @cached_property
+    def _scores(self) -> NDArray[np.float64]:
+        return _mapped(self.folder / SCORES, np.float64)
 
     @cached_property
     def _places(self) -> NDArray[Any]:

@@ -21,6 +21,7 @@ from gnomon.train.collate import Collated
 from gnomon.train.gradcache import chunks_of, gradient, prompt_tokens_of
 from gnomon.train.guide import Guide
 from gnomon.train.model import Model
+from gnomon.train.prompts import with_prompts
 from gnomon.train.ranks import Ranks
 from gnomon.train.settings import Recipe
 from gnomon.train.stages import Batch, Loss
@@ -150,8 +151,7 @@ class Learner:
     def _batch(self, collated: Collated, step: int) -> Batch:
         """What the loss is told of a batch."""
         rows, device, gathered = collated.rows, self.ranks.device, self.ranks.gathered
-        hashes = (rows.query_hashes_B, rows.positive_hashes_B, rows.negative_hashes_N)
-        queries_Q, positives_Q, negatives_N = (gathered(torch.from_numpy(side).to(device)) for side in hashes)
+        queries_Q, positives_Q, negatives_N = (gathered(torch.from_numpy(side).to(device)) for side in collated.hashes)
         count = len(rows.queries)
         return Batch(
             start=self.ranks.rank * count,
@@ -193,18 +193,10 @@ def chunking_of(recipe: Recipe, spec: ModelSpec, device: torch.device) -> Chunki
 
 
 def declared(spec: ModelSpec, recipe: Recipe) -> ModelSpec:
-    """The spec with what the run has taught the model: widths, and prompts that all sources give and it had not."""
+    """The spec with what the run has taught the model: widths and prompts."""
     if recipe.matryoshka and not spec.wide_heads:
         spec = replace(spec, matryoshka_dims=tuple(sorted({*recipe.matryoshka.dims} - {spec.full_dim})))
-    given = {(source.query_prompt, source.document_prompt) for source in recipe.sources}
-    query, document = given.pop() if len(given) == 1 else (None, None)
-    if query is None and document is None:
-        return spec
-    names = spec.query_prompt_name() or "query", spec.document_prompt_name or "document"
-    given = {name: text for name, text in zip(names, (query, document), strict=True) if text is not None}
-    if not spec.prompts and not any(given.values()):
-        return spec
-    return replace(spec, prompts=({} if spec.prompts else {"query": "", "document": ""}) | dict(spec.prompts) | given)
+    return with_prompts(spec, recipe)
 
 
 def freeze(model: nn.Module, beginnings: Sequence[str]) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
+import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -23,6 +27,9 @@ T = TypeVar("T")
 
 TASK_TYPE = "task_type"
 
+LIST = re.compile(r"""\[\s*(['"]).*\1\s*\]""", re.DOTALL)
+"""What a list of texts looks like."""
+
 SHOWN = 40
 """Characters of a value that a message shows."""
 
@@ -39,31 +46,44 @@ class Roles:
         self.task_types: Counter[str] = Counter()
         """Of all rows, those that are left out too."""
         self._negatives: int | None = None
-        self._scores: int | None = None
-        """Negatives and scores of the first row; 0 for one grade."""
+        """How many the first row has."""
+        self._graded: bool | None = None
+        """Whether the first row has one grade, not a list of scores."""
 
     def rows(self, file: int, part: Part, block: Block) -> Rows:
-        """
+        """A row of texts for each row of the block; where that has several positives, one for each of these.
+
         Raises:
             InputError: a value that cannot be used in its role.
         """
         source, (lines, values) = self.source, self._selected(block)
         at = _Place(part, lines)
         paired = [isinstance(value, list) for value in values[source.query]]
-        names = {"query": source.query, "positive": source.positive}
-        texts = {column: self._texts(at, name, values[name], paired) for column, name in names.items()}
+        texts = {"query": self._texts(at, source.query, values[source.query], paired)}
         if source.instruction:
             texts["query"] = at.each(self._instructed, values[source.instruction], texts["query"])
-        counts, scores = None, None
+        texts["positive"], each = self._positives(at, values[source.positive], paired, part.cells)
+        found = None
         if source.negatives:
             known = [values[name] for name in source.negatives]
             found = at.each(partial(self._negatives_of, part.cells), paired, *known)
-            texts["negative"] = list(chain.from_iterable(found))
-            counts = list(map(len, found))
+        counts = None if found is None else list(map(len, found))
+        grades, scores = None, None
         if source.score:
-            needed = [1 + count for count in counts or [0] * len(lines)]
-            scores = np.array(at.each(partial(self._score, part.cells), values[source.score], needed), np.float64)
-        return Rows(file, lines, texts, counts, scores)
+            needed = counts or [0] * len(lines)
+            scores = at.each(partial(self._scores_of, part.cells), values[source.score], each, needed)
+            if self._graded:
+                grades, scores = np.array(list(chain.from_iterable(scores)), np.float64), None
+        read = len(lines)
+        if sum(each) > read:
+            owners = list(chain.from_iterable([row] * count for row, count in enumerate(each)))
+            lines, texts["query"] = [lines[row] for row in owners], [texts["query"][row] for row in owners]
+            found = None if found is None else [found[row] for row in owners]
+            counts = None if counts is None else [counts[row] for row in owners]
+        if found is not None:
+            texts["negative"] = list(chain.from_iterable(found))
+        lists = None if scores is None else [row for rows in scores for row in cast("list[list[float]]", rows)]
+        return Rows(file, lines, texts, counts, grades, lists, read)
 
     def _selected(self, block: Block) -> Block:
         """The rows of the task types that were asked for."""
@@ -76,6 +96,24 @@ class Roles:
         return Block([block.lines[row] for row in kept], values)
 
     # ---- texts
+
+    def _positives(
+        self, at: _Place, values: list[Any], paired: list[bool], cells: bool
+    ) -> tuple[list[bytes], list[int]]:
+        """The texts, row after row, and how many each row has."""
+        name = self.source.positive
+        if cells:
+            values = at.each(partial(_parsed, name), values)
+        if not any(isinstance(value, list) for value in values):
+            return self._texts(at, name, values, paired), [1] * len(values)
+        found = at.each(partial(self._positives_of, name), values, paired)
+        return list(chain.from_iterable(found)), list(map(len, found))
+
+    def _positives_of(self, name: str, value: object, pair: bool) -> list[bytes]:
+        """Those of a row: of a list of texts, or, where rows hold [instruction, text], of a list of such pairs."""
+        held = cast("list[object]", value) if isinstance(value, list) else []
+        several = held and (not pair or all(isinstance(each, list) for each in held))
+        return [self._text(name, each, pair) for each in (held if several else [value])]
 
     def _texts(self, at: _Place, name: str, values: list[Any], paired: list[bool]) -> list[bytes]:
         try:
@@ -107,6 +145,7 @@ class Roles:
         for name, value in zip(self.source.negatives, values, strict=True):
             if value is None or (cells and value == ""):
                 continue
+            value = _parsed(name, value) if cells else value
             held = cast("list[object]", value) if isinstance(value, list) else [value]
             alone = pair and all(isinstance(each, str) for each in held)  # one [instruction, text], not a list of them
             found += [self._text(name, each, pair) for each in ([held] if alone and isinstance(value, list) else held)]
@@ -126,8 +165,8 @@ class Roles:
 
     # ---- scores
 
-    def _score(self, cells: bool, value: object, needed: int) -> float | list[float]:
-        """A grade, or `needed` scores."""
+    def _scores_of(self, cells: bool, value: object, positives: int, negatives: int) -> list[float] | list[list[float]]:
+        """Of each positive of a row: its grade, or the list of its score and those of all negatives."""
         name = self.source.score
         if cells:
             try:
@@ -138,17 +177,20 @@ class Roles:
         for each in [value] if held is None else held:
             if not _finite(each):
                 raise _UnfitError(f"column {name!r} holds {_shown(each)}, and must hold finite numbers")
-        width = 0 if held is None else len(held)
-        self._scores = width if self._scores is None else self._scores
-        if held is not None and width != needed:
-            told = f"the positive's and those of {needed - 1} negatives are needed"
-            raise _UnfitError(f"column {name!r} is a list of {width} scores, and {told}")
-        if width != self._scores:
-            told = f"{self._scores} scores" if self._scores else "one grade"
+        self._graded = held is None if self._graded is None else self._graded
+        if self._graded != (held is None):
+            first = "one grade" if self._graded else "a list of scores"
             raise _UnfitError(
-                f"column {name!r} is {_shown(value)}, and the first row has {told}; all rows need as many"
+                f"column {name!r} is {_shown(value)}, and the first row has {first}; all rows need the same"
             )
-        return cast("float | list[float]", value)
+        if held is None:
+            return [cast(float, value)] * positives
+        if len(held) != positives + negatives:
+            whose = "the positive's" if positives == 1 else f"those of {positives} positives"
+            told = f"{whose} and those of {negatives} negatives are needed"
+            raise _UnfitError(f"column {name!r} is a list of {len(held)} scores, and {told}")
+        scores = cast("list[float]", held)
+        return [[score, *scores[positives:]] for score in scores[:positives]]
 
 
 class _UnfitError(Exception):
@@ -172,6 +214,32 @@ class _Place:
                 place = f"{self.part.name}, {self.part.unit} {self.lines[row]}"
                 raise InputError(f"{place}: {error}. Mend it, or take it out.") from None
         return found
+
+
+def _parsed(name: str, cell: Any) -> Any:
+    """A cell of CSV, or the list of texts that it holds: as JSON, or as Python writes one (so does pandas)."""
+    if not (cell.startswith("[") and cell.rstrip().endswith("]")):
+        return cell
+    for read in (json.loads, _literal):
+        with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+            found = read(cell.strip())
+            if found == [] or any(isinstance(each, str) for each in found):
+                return found
+    if LIST.fullmatch(cell.strip()):
+        raise _UnfitError(
+            f"column {name!r} is {_shown(cell)}, which looks like a list of texts and is not JSON; write it as JSON, "
+            "or the rows as .jsonl"
+        )
+    return cell
+
+
+def _literal(cell: str) -> list[object]:
+    """What Python wrote so; "['a' 'b']", a list of one text for Python, is numpy's writing of two."""
+    with warnings.catch_warnings(action="ignore"):  # of escapes that Python does not know
+        found = ast.literal_eval(cell)
+    if repr(found) != cell:
+        raise ValueError("not written by Python")
+    return found
 
 
 def _encoded(name: str, text: object) -> bytes:

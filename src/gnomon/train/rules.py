@@ -217,6 +217,11 @@ def takes_scores(loss: LossSettings) -> bool:
     return loss.name in SCORE_LISTS and loss.teacher is None
 
 
+def masks(loss: LossSettings) -> bool:
+    """Whether documents that answer a query are left out of its negatives."""
+    return loss.name in CONTRASTIVE and loss.mask_duplicates
+
+
 def _check_together(recipe: Recipe) -> None:
     names = [source.name or default_name(source) for source in recipe.sources]
     if twice := next((name for name in names if names.count(name) > 1), None):

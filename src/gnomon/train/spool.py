@@ -10,12 +10,26 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gnomon.train.index import BOUNDS, FACTS, HASHES, OWNERS, PLACE, PLACES, SCORES, TEXTS, VERSION, hashes_of
+from gnomon.train.index import (
+    BOUNDS,
+    FACTS,
+    HASHES,
+    OWN,
+    OWNERS,
+    PLACE,
+    PLACES,
+    SCORES,
+    TEXTS,
+    VERSION,
+    ScoreKind,
+    hashes_of,
+)
 
 BUFFER = 2**20
 """Bytes of a file that are written at once."""
@@ -36,8 +50,12 @@ class Rows:
     """In UTF-8, by column; the negatives of the first row, then those of the second, and so on."""
     counts: list[int] | None
     """[B], negatives of each row; None where the source has none."""
-    scores: NDArray[np.float64] | None
-    """[B] or [B, 1 + K]"""
+    grades: NDArray[np.float64] | None = None
+    """[B]"""
+    score_lists: list[list[float]] | None = None
+    """[B], each of 1 + K"""
+    read: int | None = None
+    """Rows of the file that they come from, where these are not as many."""
 
 
 class Spool:
@@ -45,28 +63,44 @@ class Spool:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.rows = 0
+        self.rows = self.lines = 0
         self._least: int | None = None
-        self._score_width: int | None = None
+        self._score_kind: ScoreKind | None = None
+        self._negatives = self._own = 0
         self._files: dict[str, _File] = {}
 
     def add(self, rows: Rows) -> None:
         if not len(rows.lines):
             return
+        hashes = {column: hashes_of(texts) for column, texts in rows.texts.items()}
         for column, texts in rows.texts.items():
             self._file(TEXTS.format(column)).write(b"".join(texts))
             self._extend(BOUNDS.format(column), list(map(len, texts)))
-            self._file(HASHES.format(column)).write(hashes_of(texts).tobytes())
+            self._file(HASHES.format(column)).write(hashes[column].tobytes())
         if rows.counts is not None:
             self._extend(OWNERS, rows.counts)
             self._least = min(rows.counts) if self._least is None else min(self._least, *rows.counts)
-        if rows.scores is not None:
-            self._file(SCORES).write(rows.scores.tobytes())
-            self._score_width = rows.scores.shape[1] if rows.scores.ndim == 2 else 0
+            self._add_own(hashes, rows.counts)
+        if rows.grades is not None:
+            self._score_kind = "grades"
+            self._file(SCORES).write(rows.grades.tobytes())
+        if rows.score_lists is not None:
+            self._score_kind = "lists"
+            self._file(SCORES).write(np.fromiter(chain.from_iterable(rows.score_lists), np.float64).tobytes())
         places = np.empty(len(rows.lines), PLACE)
         places["file"], places["line"] = rows.file, rows.lines
         self._file(PLACES).write(places.tobytes())
         self.rows += len(rows.lines)
+        self.lines += len(rows.lines) if rows.read is None else rows.read
+
+    def _add_own(self, hashes: dict[str, NDArray[np.int64]], counts: list[int]) -> None:
+        """Note the negatives that are the query or the positive of their row."""
+        query_N, positive_N = (np.repeat(hashes[side], counts) for side in ("query", "positive"))
+        own = np.flatnonzero((hashes["negative"] == query_N) | (hashes["negative"] == positive_N))
+        if len(own):
+            self._file(OWN).write((own + self._negatives).tobytes())
+        self._own += len(own)
+        self._negatives += len(query_N)
 
     def finish(self, name: str, files: Sequence[tuple[str, str]]) -> None:
         """All of it is on the disk when this returns; the facts, which make it an index, are written last."""
@@ -77,12 +111,14 @@ class Spool:
             "version": VERSION,
             "name": name,
             "rows": self.rows,
+            "lines": self.lines,
             "negatives": self._least or 0,
             "fingerprint": self._fingerprint(),
             "columns": columns,
             "distinct": {column: count_distinct(self.folder / HASHES.format(column)) for column in columns},
+            "own_negatives": self._own,
             "files": files,
-            "score_width": self._score_width,
+            "score_kind": self._score_kind,
             "sizes": {name: file.size for name, file in self._files.items()},
         }
         written = _File(self.folder / FACTS)
@@ -110,9 +146,10 @@ class Spool:
 
     def _fingerprint(self) -> str:
         """Hashes follow from the texts, and places say only where those lay."""
-        content = {name: file for name, file in self._files.items() if name != PLACES and not name.endswith(".hashes")}
+        apart = (PLACES, OWN, *(HASHES.format(column) for column in ("query", "positive", "negative")))
+        content = {name: file for name, file in self._files.items() if name not in apart}
         digests = sorted((name, file.digest.hexdigest()) for name, file in content.items())
-        return blake2b(json.dumps([digests, self._score_width]).encode(), digest_size=16).hexdigest()
+        return blake2b(json.dumps([digests, self._score_kind]).encode(), digest_size=16).hexdigest()
 
 
 class _File:

@@ -28,6 +28,7 @@ from gnomon.losses import (
     cosine_distillation,
     cosine_regression,
     distill_kl,
+    duplicates_mask,
     gist,
     guide_blocks,
     info_nce,
@@ -60,7 +61,7 @@ class Batch:
     rows: int
     """Rows of this rank."""
     hashes: tuple[Tensor, Tensor, Tensor]
-    """[Q], [Q], [N] of the texts of all ranks: queries, positives, negatives."""
+    """[Q], [Q], [N] of the texts of all ranks: queries, positives, negatives (`Collated.hashes`)."""
     scores: Tensor | None = None
     """[Q] grades or [Q, 1 + K] a teacher's scores, of all ranks."""
     guide: tuple[Tensor, Tensor, Tensor] | None = None
@@ -69,19 +70,23 @@ class Batch:
 
     @cached_property
     def repeats(self) -> bool:
-        """Whether a text stands twice among the queries or among the documents."""
+        """Whether a query or a positive stands twice, or is a negative: a negative may well stand in several rows."""
         queries_Q, positives_Q, negatives_N = self.hashes
-        return any(len(side.unique()) < len(side) for side in (queries_Q, torch.cat([positives_Q, negatives_N])))
+        pairs = torch.cat([queries_Q, positives_Q])
+        return len(pairs.unique()) < len(pairs) or bool(torch.isin(negatives_N, pairs).any())
 
     def masks(self, rows: slice) -> Masks:
-        """What is no negative of some rows, since it answers an equal query elsewhere: of documents, and of queries."""
+        """What is no negative of some rows, of documents and of queries: what answers an equal query elsewhere, and
+        what is the row's query, or positive, itself.
+        """
         if not self.repeats:
             return {"doc_mask_BC": None, "query_mask_BQ": None}
         queries_Q, positives_Q, negatives_N = self.hashes
         docs_C = torch.cat([positives_Q, negatives_N])
         return {
-            "doc_mask_BC": _answers(queries_Q, positives_Q, docs_C, rows),
-            "query_mask_BQ": _answers(positives_Q, queries_Q, queries_Q, rows),
+            "doc_mask_BC": _answers(queries_Q, positives_Q, docs_C, rows) | duplicates_mask(queries_Q[rows], docs_C),
+            "query_mask_BQ": _answers(positives_Q, queries_Q, queries_Q, rows)
+            | duplicates_mask(positives_Q[rows], queries_Q),
         }
 
 

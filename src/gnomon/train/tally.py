@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gnomon.train.collate import Collated
+import numpy as np
+from numpy.typing import NDArray
+
+from gnomon.train.collate import Collated, Rows
 
 
 @dataclass
@@ -15,9 +18,18 @@ class Tally:
     texts: int = 0
     tokens: int = 0
     skipped: int = 0
+    """Rows that found no batch to stand in, since a text of theirs was there."""
+    replaced: int = 0
+    """Rows that were taken in place of such rows."""
+    own_negatives: int = 0
+    """Negatives that were the query or the positive of their own row."""
     truncated: int = 0
     short: int = 0
     """Batches that were not full."""
+    without_gradient: int = 0
+    """Steps whose gradient was 0."""
+    idle: int = 0
+    """Steps whose gradient or learning rate was 0: they taught nothing."""
     seconds: float = 0.0
     """In steps."""
     first_loss: float | None = None
@@ -33,10 +45,12 @@ class Tally:
         Args:
             counts: those of `counted`, of all ranks.
         """
-        tokens, texts, truncated = (round(count) for count in counts)
+        tokens, texts, truncated, own_negatives = (round(count) for count in counts)
         rows = [batch.rows for batch in batches]
         self.rows += sum(each.total for each in rows)
         self.skipped += sum(each.skipped for each in rows)
+        self.replaced += sum(each.replaced for each in rows)
+        self.own_negatives += own_negatives
         self.short += sum(each.total < batch_size for each in rows)
         self.tokens, self.texts, self.truncated = self.tokens + tokens, self.texts + texts, self.truncated + truncated
         self.seconds += seconds
@@ -50,7 +64,30 @@ class Tally:
         }
 
 
-def counted(batches: Sequence[Collated]) -> tuple[float, float, float]:
-    """Tokens, texts, and texts that were cut, of this rank."""
+class Seen:
+    """Which rows of each source a run has trained on, by all ranks."""
+
+    def __init__(self, rows: Sequence[int]) -> None:
+        self._rows = [np.zeros(count, np.bool_) for count in rows]
+
+    def add(self, rows: Rows) -> None:
+        self._rows[rows.source][rows.all_rows] = True
+
+    def counts(self) -> list[int]:
+        return [int(source.sum()) for source in self._rows]
+
+    def bits(self) -> dict[str, NDArray[np.uint8]]:
+        """A bit for each row, by flat names."""
+        return {f"seen.{place}": np.packbits(source) for place, source in enumerate(self._rows)}
+
+    def load(self, bits: Mapping[str, NDArray[np.uint8]]) -> None:
+        """What `bits` gave."""
+        for place, source in enumerate(self._rows):
+            source[:] = np.unpackbits(bits[f"seen.{place}"], count=len(source)).astype(np.bool_)
+
+
+def counted(batches: Sequence[Collated]) -> tuple[float, float, float, float]:
+    """Tokens, texts, texts that were cut, and negatives that were their row's query or positive, of this rank."""
     lengths = [len(ids) for batch in batches for ids in batch.ids]
-    return float(sum(lengths)), float(len(lengths)), float(sum(batch.truncated for batch in batches))
+    truncated, own = sum(batch.truncated for batch in batches), sum(batch.own_negatives for batch in batches)
+    return float(sum(lengths)), float(len(lengths)), float(truncated), float(own)

@@ -38,8 +38,8 @@ def _score(model: Model, collated: Collated, chunk_tokens: int, ranks: Ranks) ->
     if rows.scores is not None and rows.scores.ndim == 1:
         similarity_R = (queries_RD * documents_CD[:count]).sum(-1).cpu().double().numpy()
         return _correlation(_ranks(similarity_R), _ranks(rows.scores))
-    texts = np.concatenate([rows.positive_hashes_B, rows.negative_hashes_N])
-    return reciprocal_ranks(queries_RD, documents_CD, rows.positive_hashes_B, texts)
+    _, positives_R, negatives_N = collated.hashes
+    return reciprocal_ranks(queries_RD, documents_CD, positives_R, np.concatenate([positives_R, negatives_N]))
 
 
 def reciprocal_ranks(
