@@ -24,7 +24,8 @@ from safetensors.numpy import save_file
 from gnomon import Encoder, quantize
 from gnomon import encoder as encoder_module
 from gnomon.checkpoint.weights import read_weights
-from gnomon.errors import InputError, Notice, NumericError, TruncationError
+from gnomon.errors import InputError, Notice, NumericError, TruncationError, TruncationNotice
+from gnomon.packed import pack
 
 TEXTS = ["The library opens at nine.", "", "quick sort", "Привет, 南瓜 ❤️", "a", "quick sort", "a paragraph " * 12]
 LONG = "water boils at one hundred degrees, ice melts at none, " * 40
@@ -345,6 +346,43 @@ def test_device_and_dtype_are_settled(options: dict[str, str], device: str, dtyp
     assert (encoder.device, encoder.dtype) == (device, dtype)
     copy = pickle.loads(pickle.dumps(encoder))
     assert (copy.device, copy.dtype) == (device, dtype)
+
+
+def test_b12_what_was_read_comes_with_the_vectors() -> None:
+    """As the tokenizer counts it, of every text that was given, equal ones too."""
+    texts = ["a", LONG, "quick sort", LONG, "", "quick sort"]
+    prompt = "query: "
+    encoder = load(GIST)
+    report = encoder.tokenize(texts, prompt=prompt)
+    found = encoder.encode_with_counts(texts, prompt=prompt, on_truncate="silent")
+    assert found.counts_B.tolist() == report.counts
+    assert found.counts_B[1] > 64
+    assert found.truncated == report.truncated == [1, 3]
+    assert np.array_equal(found.vectors, encoder.encode(texts, prompt=prompt, on_truncate="silent"))
+    assert encoder.encode_with_counts(texts, prompt=prompt, on_truncate="mean").truncated == []
+    one = encoder.encode_with_counts("quick sort")
+    assert (one.vectors.shape, one.counts_B.tolist(), one.truncated) == ((64,), encoder.tokenize("quick sort").counts, [])
+    none = encoder.encode_with_counts([])
+    assert (none.vectors.shape, none.counts_B.tolist(), none.truncated) == ((0, 64), [], [])
+    with pytest.warns(TruncationNotice) as told:
+        encoder.encode_with_counts(texts)
+    assert told[0].message.texts == (1,)  # pyright: ignore
+
+
+@pytest.mark.parametrize("engine", ["onnx", "torch", "openvino"])
+def test_a_closed_encoder_says_so(engine: str) -> None:
+    pytest.importorskip({"onnx": "onnxruntime"}.get(engine, engine))
+    with Encoder.load(GOLDEN / GIST, device="cpu", engine=engine, threads=1) as encoder:
+        copy = pickle.loads(pickle.dumps(encoder))
+        wanted = encoder.encode(["a"])
+    for call in (encoder.encode, encoder.encode_tokens):
+        for texts in (["a"], []):
+            with pytest.raises(InputError, match=r"was closed\. Load it again"):
+                call(texts)
+    with pytest.raises(InputError, match="was closed"):
+        encoder.engine.pool(pack([np.array([1])]), 0)
+    assert_same(copy.encode(["a"]), wanted)
+    assert_same(pickle.loads(pickle.dumps(encoder)).encode(["a"]), wanted)
 
 
 # ---- threads, processes, files
