@@ -361,7 +361,11 @@ def test_b12_what_was_read_comes_with_the_vectors() -> None:
     assert np.array_equal(found.vectors, encoder.encode(texts, prompt=prompt, on_truncate="silent"))
     assert encoder.encode_with_counts(texts, prompt=prompt, on_truncate="mean").truncated == []
     one = encoder.encode_with_counts("quick sort")
-    assert (one.vectors.shape, one.counts_B.tolist(), one.truncated) == ((64,), encoder.tokenize("quick sort").counts, [])
+    assert (one.vectors.shape, one.counts_B.tolist(), one.truncated) == (
+        (64,),
+        encoder.tokenize("quick sort").counts,
+        [],
+    )
     none = encoder.encode_with_counts([])
     assert (none.vectors.shape, none.counts_B.tolist(), none.truncated) == ((0, 64), [], [])
     with pytest.warns(TruncationNotice) as told:

