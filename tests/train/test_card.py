@@ -152,6 +152,10 @@ def test_it_leaves_out_what_there_was_not() -> None:
             'queries = model.encode(["where is the key?"], prompt=query_',
         ),
         ({"spec": replace(SPEC, prompts={"query": "q: "})}, 'documents = model.encode(["The key is at the desk."])'),
+        (
+            {"spec": replace(SPEC, prompts={"query": "q: ", "default": "s: "}, default_prompt_name="default")},
+            'documents = model.encode(["The key is at the desk."], prompt="")',
+        ),
     ],
 )
 def test_it_says_what_is_special(change: dict, line: str) -> None:

@@ -40,6 +40,8 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
 from gnomon import Encoder, losses
+from gnomon.checkpoint.folder import read_folder
+from gnomon.checkpoint.hub import resolve
 from gnomon.errors import InputError, Notice, NumericError
 from gnomon.spec import PoolingSpec
 from gnomon.tokenizer import Tokenizer
@@ -49,6 +51,7 @@ from gnomon.train.learner import Learner
 from gnomon.train.prepare import Data, open_data
 from gnomon.train.ranks import Ranks
 from gnomon.train.recipe import read
+from gnomon.train.sampler import Draw
 from gnomon.train.settings import (
     DataSource,
     LoraSettings,
@@ -343,8 +346,7 @@ def test_prompts_of_a_source_stand_in_front(made: Callable[..., Recipe], base: P
     [
         ([("q: ", "d: "), ("q: ", "d: ")], {}, {"query": "q: ", "document": "d: "}),
         ([("q: ", None), ("q: ", None)], {}, {"query": "q: "}),
-        ([("q: ", "d: "), ("other: ", "d: ")], {}, {}),
-        ([("q: ", "d: "), (None, None)], {}, {}),
+        ([("q: ", None), ("q: ", "")], {}, {"query": "q: "}),
         ([(None, None), (None, None)], {}, {}),
         ([("q: ", "d: "), ("q: ", "d: ")], {"query": "mine: "}, {"query": "q: ", "document": "d: "}),
         ([(None, "d: ")], {"query": "mine: "}, {"query": "mine: ", "document": "d: "}),
@@ -364,6 +366,109 @@ def test_prompts_that_all_sources_give_are_declared(
         for place, (query, document) in enumerate(prompts)
     ]
     assert Encoder.load(train(replace(recipe, sources=tuple(sources)), progress=False)).prompts == declared
+
+
+@pytest.mark.parametrize(
+    ("prompts", "own", "declared", "told"),
+    [
+        (
+            [("q: ", "d: "), ("other: ", "d: ")],
+            {},
+            {"document": "d: "},
+            ["queries: 'q: ' .s0., 'other: ' .s1.. .*without"],
+        ),
+        ([("q: ", "d: "), ("q: ", None)], {}, {"query": "q: "}, ["documents: 'd: ' .s0., '' .s1."]),
+        ([("q: ", "d: "), (None, None)], {}, {}, ["queries: 'q: '", "documents: 'd: '"]),
+        (
+            [("q: ", "d: "), (None, "d: ")],
+            {"query": "mine: "},
+            {"query": "mine: ", "document": "d: "},
+            ["queries: 'q: ' .s0., 'mine: ' .s1.. .*keeps its own, 'mine: '"],
+        ),
+    ],
+)
+def test_c4_prompts_that_agree_in_part_are_kept_in_part_and_the_rest_is_told(
+    prompts: list[Any],
+    own: dict[str, str],
+    declared: dict[str, str],
+    told: list[str],
+    made: Callable[..., Recipe],
+    tmp_path: Path,
+) -> None:
+    recipe = made(max_steps=1, model=saved(bert(prompts=own), tmp_path / "own"))
+    (source,) = recipe.sources
+    sources = tuple(
+        replace(source, name=f"s{place}", query_prompt=query, document_prompt=document)
+        for place, (query, document) in enumerate(prompts)
+    )
+    with pytest.warns(Notice) as caught:
+        folder = train(replace(recipe, sources=sources), progress=False)
+    assert Encoder.load(folder).prompts == declared
+    assert len(caught) == len(told)
+    for notice, wanted in zip(caught, told, strict=True):
+        assert re.search(f"in front of {wanted}", str(notice.message))
+
+
+def test_c4_a_source_that_is_not_drawn_has_no_say(made: Callable[..., Recipe]) -> None:
+    recipe = made(max_steps=1)
+    (source,) = recipe.sources
+    sources = (replace(source, query_prompt="q: ", weight=1.0), replace(source, name="idle", weight=0.0))
+    assert Encoder.load(train(replace(recipe, sources=sources), progress=False)).prompts == {"query": "q: "}
+
+
+def test_c5_one_prompt_on_both_sides_of_graded_pairs_is_the_default_prompt(
+    tmp_path: Path, golden_folder: Callable[[str], Path]
+) -> None:
+    """The texts of the trained model are read as they were in training, by both libraries."""
+    source = replace(write(tmp_path / "rows.jsonl", graded(40)), query_prompt="same: ", document_prompt="same: ")
+    recipe = recipe_of(golden_folder(DISTILBERT), tmp_path / "out", source, max_steps=3, loss=LossSettings("cosent"))
+    folder = train(recipe, progress=False)
+    ours = Encoder.load(folder, device="cpu", threads=1)
+    theirs = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+    some = [*texts()]
+    wanted = theirs.encode(["same: " + text for text in some], prompt="")
+    assert np.abs(wanted - theirs.encode(some, prompt="")).max() > 1e-3
+    for model in (ours, theirs):
+        for encode in (model.encode, model.encode_query, model.encode_document):
+            assert_same(encode(some), wanted)
+    read = data_of(recipe, read_folder(resolve(recipe.model))).collator
+    first = read.collate(Draw(0, 0, np.arange(4)))
+    assert [ids.tolist() for ids in first.ids[:4]] == [
+        ids.tolist() for ids in ours.tokenize(first.rows.queries, prompt_name=ours.spec.default_prompt_name).ids
+    ]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "own", "declared", "default"),
+    [
+        ([("s: ", "s: ")], {}, {"query": "s: ", "document": "s: ", "default": "s: "}, "default"),
+        ([("a: ", "b: ")], {}, {"query": "a: ", "document": "b: "}, None),
+        ([("s: ", None)], {}, {"query": "s: "}, None),
+        ([(None, None)], {"query": "q: "}, {"query": "q: "}, None),
+        (
+            [("s: ", "s: ")],
+            {"query": "q: ", "default": "mine: "},
+            {"query": "q: ", "default": "mine: ", "document": "s: ", "symmetric": "s: "},
+            "symmetric",
+        ),
+    ],
+)
+def test_c5_prompts_of_graded_pairs(
+    prompts: list[Any],
+    own: dict[str, str],
+    declared: dict[str, str],
+    default: str | None,
+    tmp_path: Path,
+) -> None:
+    model = saved(bert(prompts=own), tmp_path / "own")
+    source = write(tmp_path / "rows.jsonl", graded(40))
+    sources = [
+        replace(source, name=f"s{place}", query_prompt=query, document_prompt=document)
+        for place, (query, document) in enumerate(prompts)
+    ]
+    loss = LossSettings("cosent")
+    encoder = Encoder.load(train(recipe_of(model, tmp_path / "out", *sources, max_steps=1, loss=loss), progress=False))
+    assert (dict(encoder.prompts), encoder.spec.default_prompt_name) == (declared, default)
 
 
 def test_widths_are_declared_in_the_folder(made: Callable[..., Recipe], tmp_path: Path) -> None:

@@ -134,8 +134,10 @@ def _use(facts: Facts) -> Iterator[str]:
         "",
         'model = SentenceTransformer("this-folder")',
         *(f"{kind}_prompt = {prompt!r}" for kind, prompt in prompts.items()),
-        _encode("queries", "where is the key?", "query" in prompts),
-        _encode("documents", "The key is at the desk.", "document" in prompts),
+        *(
+            _encode(kind, text, prompted=kind in prompts, default=spec.default_prompt_name is not None)
+            for kind, text in (("query", "where is the key?"), ("document", "The key is at the desk."))
+        ),
         "print(model.similarity(queries, documents))",
     ]
     yield from _fenced("python", "\n".join(code))
@@ -143,9 +145,10 @@ def _use(facts: Facts) -> Iterator[str]:
     yield "Or without torch: `gnomon.Encoder.load(...)`, with `encode_query` and `encode_document`."
 
 
-def _encode(what: str, text: str, prompted: bool) -> str:
-    kind = "query" if what == "queries" else "document"
-    return f'{what} = model.encode(["{text}"]{f", prompt={kind}_prompt" if prompted else ""})'
+def _encode(kind: str, text: str, *, prompted: bool, default: bool) -> str:
+    """A line of code; without a prompt of its kind a text gets none, the model's default neither."""
+    prompt = f", prompt={kind}_prompt" if prompted else ', prompt=""' if default else ""
+    return f'{"queries" if kind == "query" else "documents"} = model.encode(["{text}"]{prompt})'
 
 
 def _data(recipe: Recipe, facts: Facts) -> Iterator[str]:

@@ -39,10 +39,15 @@ STATIC_TOKENS = 65_536
 
 
 class Learner:
-    """What a recipe makes of a checkpoint."""
+    """What a recipe makes of a checkpoint.
 
-    def __init__(self, recipe: Recipe, base: Checkpoint, ranks: Ranks) -> None:
+    Args:
+        spec: of the model that is written; None for that of the checkpoint, with the widths that are learnt.
+    """
+
+    def __init__(self, recipe: Recipe, base: Checkpoint, ranks: Ranks, spec: ModelSpec | None = None) -> None:
         self.recipe, self.base, self.ranks = recipe, base, ranks
+        self.spec = spec or declared(base.spec, recipe)
         self.chunk_tokens = recipe.chunk_tokens or default_chunk_tokens(base.spec, ranks.device)
         self.model = Model(
             base,
@@ -110,7 +115,7 @@ class Learner:
     def written(self, **changes: Any) -> Checkpoint:
         """The checkpoint as it would be written now."""
         with self.averaged():
-            return self.model.trained(spec=declared(self.base.spec, self.recipe), **changes)
+            return self.model.trained(spec=self.spec, **changes)
 
     def tensors(self) -> dict[str, Tensor]:
         """All of its state, by flat names."""
@@ -167,18 +172,10 @@ def default_chunk_tokens(spec: ModelSpec, device: torch.device) -> int:
 
 
 def declared(spec: ModelSpec, recipe: Recipe) -> ModelSpec:
-    """The spec with what the run has taught the model: widths, and prompts that all sources give and it had not."""
+    """The spec with the widths that the run teaches the model."""
     if recipe.matryoshka and not spec.wide_heads:
-        spec = replace(spec, matryoshka_dims=tuple(sorted({*recipe.matryoshka.dims} - {spec.full_dim})))
-    given = {(source.query_prompt, source.document_prompt) for source in recipe.sources}
-    query, document = given.pop() if len(given) == 1 else (None, None)
-    if query is None and document is None:
-        return spec
-    names = spec.query_prompt_name() or "query", spec.document_prompt_name or "document"
-    given = {name: text for name, text in zip(names, (query, document), strict=True) if text is not None}
-    if not spec.prompts and not any(given.values()):
-        return spec
-    return replace(spec, prompts=({} if spec.prompts else {"query": "", "document": ""}) | dict(spec.prompts) | given)
+        return replace(spec, matryoshka_dims=tuple(sorted({*recipe.matryoshka.dims} - {spec.full_dim})))
+    return spec
 
 
 def freeze(model: nn.Module, beginnings: Sequence[str]) -> None:

@@ -35,6 +35,7 @@ from gnomon.train.logs import Log, imported
 from gnomon.train.optim import learning_rate_at, warmup_of
 from gnomon.train.prepare import open_data, short_batches, steps_of
 from gnomon.train.process import stopping, torch_as
+from gnomon.train.prompts import with_prompts
 from gnomon.train.ranks import Ranks, joined
 from gnomon.train.recipe import plain, to_toml
 from gnomon.train.rules import check
@@ -73,7 +74,10 @@ class Run:
         self.data = open_data(recipe, self.base.spec, tokenizer, ranks, progress if ranks.first else False)
         self.total = steps_of(recipe, self.data)
         self.warmup = warmup_of(recipe, self.total)
-        self.learner = Learner(recipe, self.base, ranks)
+        spec, notices = with_prompts(declared(self.base.spec, recipe), self.data.prompts)
+        for notice in notices if ranks.first else ():
+            warn_caller(notice)
+        self.learner = Learner(recipe, self.base, ranks, spec)
         self.held_out = self.data.held_out()
         self.tally, self.seen = Tally(), Seen([index.rows for index in self.data.indexes])
         self._short = {
@@ -320,7 +324,7 @@ class Run:
         drawn = sampler.realised(self.total * self.recipe.gradient_accumulation_steps)
         sources = zip(self.data.indexes, self.data.weights, drawn, self.seen.counts(), strict=True)
         return Facts(
-            spec=declared(base.spec, self.recipe),
+            spec=self.learner.spec,
             base=base.source.name or base.source.folder.name,
             base_fingerprint=self.fingerprint,
             sources=tuple(

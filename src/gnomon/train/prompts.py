@@ -1,0 +1,88 @@
+"""The prompts that a trained model is written with: those that stood in front of its texts in training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from gnomon.spec import SYMMETRIC, ModelSpec
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What a source puts in front of its texts."""
+
+    source: str
+    query: str
+    document: str
+    graded: bool
+    """Whether its rows are graded pairs."""
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether both texts of a pair are of one sort."""
+        return self.graded and self.query == self.document
+
+
+def with_prompts(spec: ModelSpec, used: Sequence[Prompts]) -> tuple[ModelSpec, list[str]]:
+    """The model's spec with the prompts that all sources agree about, and what is to be said where they do not.
+
+    Queries and documents are those of pairs and triplets. A prompt on both sides of graded pairs becomes the default
+    prompt, which `encode` uses; where nothing else was trained, and the model has no other, also that of queries and
+    documents.
+    """
+    pairs, graded = [each for each in used if not each.symmetric], [each for each in used if each.symmetric]
+    query, document, symmetric = spec.query_prompt_name(), spec.document_prompt_name, spec.symmetric_prompt_name
+    notices: list[str] = []
+
+    def agreed(what: str, texts: Iterable[tuple[str, str]], own: str | None) -> str | None:
+        """The text that is not the model's own already; None where there is nothing to change."""
+        sources: dict[str, list[str]] = {}
+        for source, text in texts:
+            sources.setdefault(text, []).append(source)
+        if len(sources) > 1:
+            notices.append(_differ(what, sources, own))
+        text = next(iter(sources)) if len(sources) == 1 else None
+        return None if text == (own or "") else text
+
+    def of(name: str | None) -> str | None:
+        return None if name is None else spec.prompts[name]
+
+    new = {
+        query or "query": agreed("queries", ((each.source, each.query) for each in pairs), of(query)),
+        document or "document": agreed("documents", ((each.source, each.document) for each in pairs), of(document)),
+    }
+    default = agreed("texts of graded pairs", ((each.source, each.query) for each in graded), of(symmetric))
+    if default and not pairs:
+        new |= {name: default for name, own in (("query", query), ("document", document)) if own is None}
+    spec = _with(spec, {name: text for name, text in new.items() if text is not None})
+    return (spec if default is None else _with_default(spec, default)), notices
+
+
+def _with(spec: ModelSpec, new: dict[str, str]) -> ModelSpec:
+    if not new:
+        return spec
+    first = {} if spec.prompts else {"query": "", "document": ""}  # as sentence-transformers writes them
+    return replace(spec, prompts=first | dict(spec.prompts) | new)
+
+
+def _with_default(spec: ModelSpec, text: str) -> ModelSpec:
+    """The spec whose texts of one sort have this prompt; "" for none."""
+    tasks = {task: name for task, name in spec.query_prompt_names.items() if task != SYMMETRIC}
+    if not text:
+        return replace(spec, default_prompt_name=None, query_prompt_names=tasks)
+    name = spec.symmetric_prompt_name
+    if name is None or name in (spec.query_prompt_name(), spec.document_prompt_name, *tasks.values()):
+        name = next(each for each in ("default", "symmetric", "pairs") if each not in spec.prompts)
+    tasks |= {SYMMETRIC: name} if SYMMETRIC in spec.query_prompt_names else {}
+    spec = _with(spec, {name: text})
+    return replace(spec, default_prompt_name=name, query_prompt_names=tasks)
+
+
+def _differ(what: str, sources: dict[str, list[str]], own: str | None) -> str:
+    listed = ", ".join(f"{text!r} ({', '.join(names)})" for text, names in sources.items())
+    keeps = f"keeps its own, {own!r}" if own else "is written without one"
+    return (
+        f"the sources put different prompts in front of {what}: {listed}. The model {keeps}. Give all sources the "
+        "same, or encode with prompt=."
+    )
