@@ -10,6 +10,7 @@ import re
 import shutil
 import signal
 import threading
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -22,6 +23,7 @@ import torch
 from goldens import DISTILBERT, E5, GIST, GTE, STELLA, assert_same
 from little_runs import (
     BERT,
+    WORDS,
     bert,
     checkpoint,
     graded,
@@ -51,7 +53,7 @@ from gnomon.train.learner import Learner
 from gnomon.train.prepare import Data, open_data
 from gnomon.train.ranks import Ranks
 from gnomon.train.recipe import read
-from gnomon.train.sampler import Draw
+from gnomon.train.sampler import Draw, Sampler
 from gnomon.train.settings import (
     DataSource,
     LoraSettings,
@@ -982,3 +984,177 @@ def test_pooling_of_several_modes_and_no_normalize_is_trained(made: Callable[...
     folder = train(recipe, progress=False)
     theirs = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
     assert_same(Encoder.load(folder).encode([*texts()]), theirs.encode([*texts()], show_progress_bar=False))
+
+
+# ---- what is held out, left out and counted
+
+
+def seen_by(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> list[Rows]:
+    """The rows of every batch that a run trains on."""
+    found: list[Rows] = []
+    add = Learner.add_gradient
+
+    def noted(self: Learner, collated: Any, step: int) -> float:
+        found.append(collated.rows)
+        return add(self, collated, step)
+
+    monkeypatch.setattr(Learner, "add_gradient", noted)
+    train(recipe, progress=False)
+    return found
+
+
+@pytest.mark.parametrize("duplicates", ["keep", "skip"])
+def test_c3_no_held_out_query_is_trained_on_from_any_source(
+    duplicates: Any, tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows that stand twice, in other case, and the other way round in a second source."""
+    some = rows(40)
+    first = write(tmp_path / "first.jsonl", [*some, *some])
+    turned = [{"query": row["positive"], "positive": row["query"].upper() + " "} for row in some]
+    second = write(tmp_path / "second.jsonl", [*turned, *rows(40, seed=5)])
+    recipe = recipe_of(
+        base, tmp_path / "out", first, second, duplicates=duplicates, validation=ValidationSettings(10), max_steps=60
+    )
+    data = data_of(recipe)
+    held = {text.lower().strip() for each in data.held_out() for text in each.rows.queries}
+    assert len(held) > 12
+    trained = seen_by(recipe, monkeypatch)
+    texts_ = {text.lower().strip() for each in trained for text in (*each.queries, *each.positives)}
+    assert len(trained) == 60 and not held & texts_
+    card = (tmp_path / "out" / "model" / "README.md").read_text("utf-8")
+    apart = [data.sampler.kept_apart(source) for source in range(2)]
+    assert min(apart) > 0
+    assert f"- 20 rows were held out, and {sum(apart)} more were left out since they have a query of those." in card
+
+
+def test_c6_short_batches_are_told_of_and_epochs_count_rows(tmp_path: Path, base: Path) -> None:
+    """Twelve of 96 rows have a positive of their own, all others the same one."""
+    lines = [row | {"positive": "noon"} if at >= 12 else row for at, row in enumerate(rows(96))]
+    source = write(tmp_path / "few.jsonl", lines)
+    recipe = recipe_of(base, tmp_path / "out", source, batch_size=12, max_steps=None, logging_steps=1)
+    data = data_of_quietly(recipe)
+    mean = sum(len(data.sampler.batch_at(batch).rows_B) for batch in range(8)) / 8
+    steps = -int(-96 // mean)
+    assert 6 < mean < 11 and steps > 8
+    with pytest.warns(Notice, match=rf"source 'few': batches hold {mean:.3g} rows of 12, .* take {steps} such"):
+        train(recipe, progress=False)
+    log = log_of(tmp_path / "out")
+    drawn = [data.sampler.batch_at(batch) for batch in range(steps)]
+    rows_ = sum(len(each.rows_B) for each in drawn)
+    assert (len(log), sum(line["rows"] for line in log)) == (steps, rows_)
+    assert abs(rows_ - 96) <= 12
+    card = (tmp_path / "out" / "model" / "README.md").read_text("utf-8")
+    seen = len({row for each in drawn for row in each.rows_B.tolist()})
+    skipped, replaced = sum(each.skipped for each in drawn), sum(each.replaced for each in drawn)
+    assert f"- {rows_} rows were trained on, of one source in each batch: {seen} different ones of 96." in card
+    assert f"- {96 - seen} rows were never seen." in card
+    assert f"- {skipped} times a row was left out" in card
+    assert f"{replaced} times another took its place, {skipped - replaced} times none." in card
+    assert f"- {sum(len(each.rows_B) < 12 for each in drawn)} batches could not be filled" in card
+
+
+def data_of_quietly(recipe: Recipe) -> Data:
+    with warnings.catch_warnings(action="ignore"):
+        return data_of(recipe)
+
+
+def test_c6_the_first_short_batch_is_told_of_once(tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the batches that are drawn beforehand were full."""
+    monkeypatch.setattr(Sampler, "filled", lambda self, source: 8.0)
+    lines = [row | {"positive": f"noon {WORDS[min(at, 7)]}"} for at, row in enumerate(rows(40))]
+    recipe = recipe_of(base, tmp_path / "out", write(tmp_path / "few.jsonl", lines))
+    with pytest.warns(Notice, match=r"source 'few': batches hold \d rows of 8") as caught:
+        train(recipe, progress=False)
+    assert len(caught) == 1
+
+
+def test_c6_what_was_seen_is_counted_over_a_resume(tmp_path: Path, base: Path) -> None:
+    source = write(tmp_path / "some.jsonl", rows(100))
+    recipe = recipe_of(base, tmp_path / "out", source, max_steps=9, save_steps=3)
+    with pytest.raises(RuntimeError, match="no more"), pytest.MonkeyPatch.context() as patch:
+        step = loop.Run.step
+
+        def stops(self: Any, number: int, ahead: Any) -> Any:
+            if number == 5:
+                raise RuntimeError("no more")
+            return step(self, number, ahead)
+
+        patch.setattr(loop.Run, "step", stops)
+        train(recipe, progress=False)
+    card = (train(recipe, resume=True, progress=False) / "README.md").read_text("utf-8")
+    assert "- 72 rows were trained on, of one source in each batch: 72 different ones of 100." in card
+    assert "- 28 rows were never seen." in card
+
+
+def test_c11_queries_that_are_all_held_out_name_validation_rows(tmp_path: Path, base: Path) -> None:
+    lines = [row | {"query": f"q {WORDS[at % 10]}"} for at, row in enumerate(rows(200))]
+    source = write(tmp_path / "few.jsonl", lines)
+    with pytest.raises(
+        InputError, match=r"'few' has 200 rows, and 40 .*validation.rows.* 160 more .* 0 are left"
+    ) as error:
+        train(recipe_of(base, tmp_path / "out", source, validation=ValidationSettings(40)), progress=False)
+    assert "let validation.rows or batch_size be smaller" in str(error.value)
+
+
+def test_c12_rows_with_several_positives_are_told_of(tmp_path: Path, base: Path) -> None:
+    lines = [{"query": row["query"], "pos": [row["positive"], f"{row['positive']} noon"]} for row in rows(20)]
+    source = replace(write(tmp_path / "flag.jsonl", lines), positive="pos")
+    with pytest.warns(Notice, match=r"source 'flag': .*positives.* 40 rows of 20"):
+        train(recipe_of(base, tmp_path / "out", source, max_steps=2), progress=False)
+
+
+@pytest.mark.parametrize("mask", [True, False])
+def test_c14_negatives_that_are_their_rows_own_texts_are_counted_and_masked(
+    mask: bool, tmp_path: Path, golden_folder: Callable[[str], Path]
+) -> None:
+    """An uncased model reads PARIS as Paris: a loss that leaves them out is that of other negatives."""
+    lines = [row | {"negatives": [row["negatives"][0]]} for row in rows(8, negatives=1)]
+    for at, own in enumerate(("query", "positive")):
+        lines[at]["negatives"] = [lines[at][own].upper() + " "]
+    source = write(tmp_path / "rows.jsonl", lines)
+    loss = LossSettings(mask_duplicates=mask)
+    recipe = recipe_of(golden_folder(DISTILBERT), tmp_path / "out", source, max_steps=1, loss=loss, **STILL)
+    fate = "left out of the loss" if mask else "trained as negatives"
+    with pytest.warns(
+        Notice, match=rf"source 'rows': 2 negatives are, .*{fate}.* The first is in .*rows.jsonl, line 1"
+    ):
+        folder = train(recipe, progress=False)
+    card = (folder / "README.md").read_text("utf-8")
+    assert re.search(rf"- 2 negatives were, .* own row, and were {fate}", card)
+    some = data_of_quietly(recipe).collator.rows_at(Draw(0, 0, np.arange(8)))
+    encoder = Encoder.load(recipe.model, device="cpu", threads=1)
+    q, p, n = (
+        torch.from_numpy(encoder.encode(side, prompt="")) for side in (some.queries, some.positives, some.negatives)
+    )
+    apart = torch.zeros(8, 16, dtype=torch.bool)
+    if mask:
+        apart[0, 8] = apart[1, 9] = True
+    (line,) = log_of(tmp_path / "out")
+    assert line["loss"] == pytest.approx(losses.info_nce(q, p, n, doc_mask_BC=apart).item(), rel=1e-4)
+
+
+def test_c14_a_cased_model_tells_them_apart(tmp_path: Path, base: Path) -> None:
+    """The words of the little model are lower case: in capitals they are unknown to it, and all alike."""
+    lines = rows(8, negatives=1)
+    lines[0]["negatives"] = [lines[0]["positive"].title()]
+    recipe = recipe_of(base, tmp_path / "out", write(tmp_path / "rows.jsonl", lines), max_steps=1)
+    data = data_of(recipe)
+    assert data.indexes[0].own_negatives == 1
+    card = (train(recipe, progress=False) / "README.md").read_text("utf-8")
+    assert "own row" not in card
+
+
+def test_c15_a_run_reads_a_file_again_whose_content_changed(tmp_path: Path, base: Path) -> None:
+    """Of the same size and the same time."""
+    lines = rows(40)
+    source = write(tmp_path / "rows.jsonl", lines)
+    recipe = recipe_of(base, tmp_path / "out", source, max_steps=1)
+    before = data_of(recipe).fingerprints
+    path = tmp_path / "rows.jsonl"
+    status = path.stat()
+    write(path, [*lines[1:], lines[0]])
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (status.st_size, status.st_mtime_ns)
+    after = data_of(recipe)
+    assert after.fingerprints != before
+    assert after.indexes[0].texts("query", np.array([0])) == [lines[1]["query"]]
