@@ -440,6 +440,27 @@ def test_c5_one_prompt_on_both_sides_of_graded_pairs_is_the_default_prompt(
     ]
 
 
+def test_c4_a_model_that_was_trained_without_its_prompts_uses_none(
+    tmp_path: Path, golden_folder: Callable[[str], Path]
+) -> None:
+    """Though its card names a model of whose prompts this library knows."""
+    source = replace(write(tmp_path / "rows.jsonl", rows(40)), query_prompt="", document_prompt="")
+    recipe = recipe_of(golden_folder(E5), tmp_path / "out", source, max_steps=1, card="multilingual-e5-small")
+    with warnings.catch_warnings(action="ignore"):
+        folder = train(recipe, progress=False)
+    card = (folder / "README.md").read_text("utf-8")
+    (folder / "README.md").write_text(
+        card.replace("---\n", "---\nbase_model: intfloat/multilingual-e5-small\n", 1), "utf-8"
+    )
+    encoder = Encoder.load(folder, device="cpu", threads=1)
+    some = [*texts()]
+    wanted = encoder.encode(some, prompt="")
+    assert_same(encoder.encode_query(some), wanted)
+    assert_same(encoder.encode_document(some), wanted)
+    assert_same(encoder.encode(some), wanted)
+    assert_same(SentenceTransformer(str(folder), device="cpu", local_files_only=True).encode_query(some), wanted)
+
+
 @pytest.mark.parametrize(
     ("prompts", "own", "declared", "default"),
     [
@@ -1036,7 +1057,7 @@ def test_c6_short_batches_are_told_of_and_epochs_count_rows(tmp_path: Path, base
     mean = sum(len(data.sampler.batch_at(batch).rows_B) for batch in range(8)) / 8
     steps = -int(-96 // mean)
     assert 6 < mean < 11 and steps > 8
-    with pytest.warns(Notice, match=rf"source 'few': batches hold {mean:.3g} rows of 12, .* take {steps} such"):
+    with pytest.warns(Notice, match=rf"source 'few': batches hold {mean:.3g} rows of 12, .* takes {steps} such"):
         train(recipe, progress=False)
     log = log_of(tmp_path / "out")
     drawn = [data.sampler.batch_at(batch) for batch in range(steps)]
@@ -1045,12 +1066,12 @@ def test_c6_short_batches_are_told_of_and_epochs_count_rows(tmp_path: Path, base
     assert abs(rows_ - 96) <= 12
     card = (tmp_path / "out" / "model" / "README.md").read_text("utf-8")
     seen = len({row for each in drawn for row in each.rows_B.tolist()})
-    skipped, replaced = sum(each.skipped for each in drawn), sum(each.replaced for each in drawn)
+    replaced, missing = sum(each.replaced for each in drawn), 12 * steps - rows_
     assert f"- {rows_} rows were trained on, of one source in each batch: {seen} different ones of 96." in card
     assert f"- {96 - seen} rows were never seen." in card
-    assert f"- {skipped} times a row was left out" in card
-    assert f"{replaced} times another took its place, {skipped - replaced} times none." in card
-    assert f"- {sum(len(each.rows_B) < 12 for each in drawn)} batches could not be filled" in card
+    assert f"- {replaced + missing} rows could not stand where they were due" in card
+    assert f": {replaced} were replaced by other rows, {missing} by none." in card
+    assert f"- {sum(len(each.rows_B) < 12 for each in drawn)} batches were short" in card
 
 
 def data_of_quietly(recipe: Recipe) -> Data:

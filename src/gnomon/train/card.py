@@ -51,14 +51,14 @@ class Facts:
     texts: int
     truncated: int
     """Texts that were longer than the model reads."""
-    skipped: int
-    """Rows that found no batch to stand in, since a text of theirs was there."""
     short: int
-    """Batches that could not be filled without such rows."""
+    """Batches that could not be filled without texts that stand twice."""
     seconds: float
     device: str
     replaced: int = 0
-    """Rows that were taken in place of those."""
+    """Rows that stood in for others, of which a text was in the batch already."""
+    missing: int = 0
+    """Rows by which batches were short."""
     own_negatives: int = 0
     """Negatives that were the query or the positive of their own row."""
     ranks: int = 1
@@ -178,13 +178,13 @@ def _data(recipe: Recipe, facts: Facts) -> Iterator[str]:
     if held:
         yield f"- {held:,} rows were held out, and {apart:,} more were left out since they have a query of those."
     yield f"- {rows - seen - held - apart:,} rows were never seen."
-    if facts.skipped:
+    if facts.replaced or facts.missing:
         yield (
-            f"- {facts.skipped:,} times a row was left out, since a text of it was in every batch that it could stand "
-            f"in: {facts.replaced:,} times another took its place, {facts.skipped - facts.replaced:,} times none."
+            f"- {facts.replaced + facts.missing:,} rows could not stand where they were due, since a text of theirs "
+            f"was in the batch: {facts.replaced:,} were replaced by other rows, {facts.missing:,} by none."
         )
     if facts.short:
-        yield f"- {facts.short:,} batches could not be filled without such rows, and were smaller."
+        yield f"- {facts.short:,} batches were short for that reason."
     if facts.own_negatives:
         fate = "left out of the loss" if masks(recipe.loss) else "trained as negatives"
         yield (

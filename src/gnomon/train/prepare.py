@@ -135,7 +135,7 @@ def short_batches(recipe: Recipe, name: str, rows: float, *, epoch: int | None =
     Args:
         rows: of a batch. epoch: steps of the run, where they were counted by epochs.
     """
-    longer = f" {recipe.num_train_epochs:g} epochs of all rows take {epoch:,} such steps." if epoch else ""
+    longer = f" num_train_epochs={recipe.num_train_epochs:g} takes {epoch:,} such steps." if epoch else ""
     negatives = "" if masks(recipe.loss) else ", or negatives that are another's query or positive"
     return (
         f"source {name!r}: batches hold {rows:.3g} rows of {recipe.batch_size}, since too many rows have a query or "
