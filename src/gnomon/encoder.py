@@ -431,7 +431,7 @@ class Encoder:
 
     def _tell_of_prompts(self) -> None:
         key = str(self._checkpoint.source.folder)
-        if not self.prompts or self.spec.default_prompt_name or key in _told:
+        if not any(self.prompts.values()) or self.spec.default_prompt_name or key in _told:
             return
         _told.add(key)
         warnings.warn(

@@ -23,6 +23,7 @@ import torch
 from goldens import DISTILBERT, E5, GIST, GTE, STELLA, assert_same
 from little_runs import (
     BERT,
+    WORDS,
     bert,
     checkpoint,
     graded,
@@ -41,6 +42,8 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
 from gnomon import Encoder, losses
+from gnomon.checkpoint.folder import read_folder
+from gnomon.checkpoint.hub import resolve
 from gnomon.errors import InputError, Notice, NumericError
 from gnomon.spec import PoolingSpec
 from gnomon.tokenizer import Tokenizer
@@ -50,6 +53,7 @@ from gnomon.train.learner import Learner
 from gnomon.train.prepare import Data, open_data
 from gnomon.train.ranks import Ranks
 from gnomon.train.recipe import read
+from gnomon.train.sampler import Draw, Sampler
 from gnomon.train.settings import (
     DataSource,
     LoraSettings,
@@ -351,6 +355,7 @@ def test_prompts_of_a_source_stand_in_front(made: Callable[..., Recipe], base: P
     [
         ([("q: ", "d: "), ("q: ", "d: ")], {}, {"query": "q: ", "document": "d: "}),
         ([("q: ", None), ("q: ", None)], {}, {"query": "q: "}),
+        ([("q: ", None), ("q: ", "")], {}, {"query": "q: "}),
         ([(None, None), (None, None)], {}, {}),
         ([("q: ", "d: "), ("q: ", "d: ")], {"query": "mine: "}, {"query": "q: ", "document": "d: "}),
         ([(None, "d: ")], {"query": "mine: "}, {"query": "mine: ", "document": "d: "}),
@@ -375,58 +380,125 @@ def test_prompts_that_all_sources_give_are_declared(
 @pytest.mark.parametrize(
     ("prompts", "own", "declared", "told"),
     [
-        ([("q: ", "d: "), ("other: ", "d: ")], {}, {"document": "d: "}, ["for a query: 'q: ', 'other: '"]),
-        ([("q: ", "d: "), (None, None)], {}, {}, ["for a query: 'q: ', ''", "for a document: 'd: ', ''"]),
         (
-            [("q: ", None), (None, None)],
-            {"query": "mine: "},
-            {"query": "mine: "},
-            ["for a query: 'q: ', 'mine: '.*keeps its own, 'mine: '"],
+            [("q: ", "d: "), ("other: ", "d: ")],
+            {},
+            {"document": "d: "},
+            ["queries: 'q: ' .s0., 'other: ' .s1.. .*without"],
         ),
-        ([("mine: ", None), (None, None)], {"query": "mine: "}, {"query": "mine: "}, []),
+        ([("q: ", "d: "), ("q: ", None)], {}, {"query": "q: "}, ["documents: 'd: ' .s0., '' .s1."]),
+        ([("q: ", "d: "), (None, None)], {}, {}, ["queries: 'q: '", "documents: 'd: '"]),
+        (
+            [("q: ", "d: "), (None, "d: ")],
+            {"query": "mine: "},
+            {"query": "mine: ", "document": "d: "},
+            ["queries: 'q: ' .s0., 'mine: ' .s1.. .*keeps its own, 'mine: '"],
+        ),
     ],
 )
-def test_c4_prompts_that_agree_are_declared_and_others_told_of(
-    prompts: list[Any], own: dict[str, str], declared: dict[str, str], told: list[str], made: Callable, tmp_path: Path
+def test_c4_prompts_that_agree_in_part_are_kept_in_part_and_the_rest_is_told(
+    prompts: list[Any],
+    own: dict[str, str],
+    declared: dict[str, str],
+    told: list[str],
+    made: Callable[..., Recipe],
+    tmp_path: Path,
 ) -> None:
     recipe = made(max_steps=1, model=saved(bert(prompts=own), tmp_path / "own"))
     (source,) = recipe.sources
+    sources = tuple(
+        replace(source, name=f"s{place}", query_prompt=query, document_prompt=document)
+        for place, (query, document) in enumerate(prompts)
+    )
+    with pytest.warns(Notice) as caught:
+        folder = train(replace(recipe, sources=sources), progress=False)
+    assert Encoder.load(folder).prompts == declared
+    assert len(caught) == len(told)
+    for notice, wanted in zip(caught, told, strict=True):
+        assert re.search(f"in front of {wanted}", str(notice.message))
+
+
+def test_c4_a_source_that_is_not_drawn_has_no_say(made: Callable[..., Recipe]) -> None:
+    recipe = made(max_steps=1)
+    (source,) = recipe.sources
+    sources = (replace(source, query_prompt="q: ", weight=1.0), replace(source, name="idle", weight=0.0))
+    assert Encoder.load(train(replace(recipe, sources=sources), progress=False)).prompts == {"query": "q: "}
+
+
+def test_c5_one_prompt_on_both_sides_of_graded_pairs_is_the_default_prompt(
+    tmp_path: Path, golden_folder: Callable[[str], Path]
+) -> None:
+    """The texts of the trained model are read as they were in training, by both libraries."""
+    source = replace(write(tmp_path / "rows.jsonl", graded(40)), query_prompt="same: ", document_prompt="same: ")
+    recipe = recipe_of(golden_folder(DISTILBERT), tmp_path / "out", source, max_steps=3, loss=LossSettings("cosent"))
+    folder = train(recipe, progress=False)
+    ours = Encoder.load(folder, device="cpu", threads=1)
+    theirs = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+    some = [*texts()]
+    wanted = theirs.encode(["same: " + text for text in some], prompt="")
+    assert np.abs(wanted - theirs.encode(some, prompt="")).max() > 1e-3
+    for model in (ours, theirs):
+        for encode in (model.encode, model.encode_query, model.encode_document):
+            assert_same(encode(some), wanted)
+    read = data_of(recipe, read_folder(resolve(recipe.model))).collator
+    first = read.collate(Draw(0, 0, np.arange(4)))
+    assert [ids.tolist() for ids in first.ids[:4]] == [
+        ids.tolist() for ids in ours.tokenize(first.rows.queries, prompt_name=ours.spec.default_prompt_name).ids
+    ]
+
+
+def test_c4_a_model_that_was_trained_without_its_prompts_uses_none(
+    tmp_path: Path, golden_folder: Callable[[str], Path]
+) -> None:
+    """Though its card names a model of whose prompts this library knows."""
+    source = replace(write(tmp_path / "rows.jsonl", rows(40)), query_prompt="", document_prompt="")
+    recipe = recipe_of(golden_folder(E5), tmp_path / "out", source, max_steps=1, card="multilingual-e5-small")
+    with warnings.catch_warnings(action="ignore"):
+        folder = train(recipe, progress=False)
+    card = (folder / "README.md").read_text("utf-8")
+    (folder / "README.md").write_text(
+        card.replace("---\n", "---\nbase_model: intfloat/multilingual-e5-small\n", 1), "utf-8"
+    )
+    encoder = Encoder.load(folder, device="cpu", threads=1)
+    some = [*texts()]
+    wanted = encoder.encode(some, prompt="")
+    assert_same(encoder.encode_query(some), wanted)
+    assert_same(encoder.encode_document(some), wanted)
+    assert_same(encoder.encode(some), wanted)
+    assert_same(SentenceTransformer(str(folder), device="cpu", local_files_only=True).encode_query(some), wanted)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "own", "declared", "default"),
+    [
+        ([("s: ", "s: ")], {}, {"query": "s: ", "document": "s: ", "default": "s: "}, "default"),
+        ([("a: ", "b: ")], {}, {"query": "a: ", "document": "b: "}, None),
+        ([("s: ", None)], {}, {"query": "s: "}, None),
+        ([(None, None)], {"query": "q: "}, {"query": "q: "}, None),
+        (
+            [("s: ", "s: ")],
+            {"query": "q: ", "default": "mine: "},
+            {"query": "q: ", "default": "mine: ", "document": "s: ", "symmetric": "s: "},
+            "symmetric",
+        ),
+    ],
+)
+def test_c5_prompts_of_graded_pairs(
+    prompts: list[Any],
+    own: dict[str, str],
+    declared: dict[str, str],
+    default: str | None,
+    tmp_path: Path,
+) -> None:
+    model = saved(bert(prompts=own), tmp_path / "own")
+    source = write(tmp_path / "rows.jsonl", graded(40))
     sources = [
         replace(source, name=f"s{place}", query_prompt=query, document_prompt=document)
         for place, (query, document) in enumerate(prompts)
     ]
-    with warnings.catch_warnings(record=True) as heard:
-        warnings.simplefilter("always", Notice)
-        folder = train(replace(recipe, sources=tuple(sources)), progress=False)
-    said = [str(each.message) for each in heard if "different prompts" in str(each.message)]
-    assert len(said) == len(told)
-    for message, pattern in zip(said, told, strict=True):
-        assert re.search(pattern, message)
-    assert Encoder.load(folder).prompts == declared
-
-
-def test_c5_the_prompt_of_graded_pairs_is_that_of_encode(made: Callable[..., Recipe], golden_folder: Callable) -> None:
-    """In gnomon and in sentence-transformers alike."""
-    recipe = made(graded(60), max_steps=1, loss=LossSettings("cosent"), model=str(golden_folder(DISTILBERT)))
-    (source,) = recipe.sources
-    source = replace(source, query_prompt="sts: ", document_prompt="sts: ")
-    folder = train(replace(recipe, sources=(source,)), progress=False)
-    encoder = Encoder.load(folder)
-    assert encoder.spec.default_prompt_name == "default"
-    some = texts()[:4]
-    wanted = encoder.encode(["sts: " + text for text in some], prompt="")
-    np.testing.assert_array_equal(encoder.encode(some), wanted)
-    theirs = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
-    assert_same(theirs.encode(some), wanted)
-
-
-def test_c5_two_prompts_of_graded_pairs_are_told_of(made: Callable[..., Recipe]) -> None:
-    recipe = made(graded(60), max_steps=1, loss=LossSettings("cosent"))
-    (source,) = recipe.sources
-    recipe = replace(recipe, sources=(replace(source, query_prompt="a: ", document_prompt="b: "),))
-    with pytest.warns(Notice, match=r"a prompt for each side, so encode\(\) adds none"):
-        folder = train(recipe, progress=False)
-    assert Encoder.load(folder).prompts == {"query": "a: ", "document": "b: "}
+    loss = LossSettings("cosent")
+    encoder = Encoder.load(train(recipe_of(model, tmp_path / "out", *sources, max_steps=1, loss=loss), progress=False))
+    assert (dict(encoder.prompts), encoder.spec.default_prompt_name) == (declared, default)
 
 
 def test_widths_are_declared_in_the_folder(made: Callable[..., Recipe], tmp_path: Path) -> None:
@@ -1122,3 +1194,177 @@ def test_pooling_of_several_modes_and_no_normalize_is_trained(made: Callable[...
     folder = train(recipe, progress=False)
     theirs = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
     assert_same(Encoder.load(folder).encode([*texts()]), theirs.encode([*texts()], show_progress_bar=False))
+
+
+# ---- what is held out, left out and counted
+
+
+def seen_by(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> list[Rows]:
+    """The rows of every batch that a run trains on."""
+    found: list[Rows] = []
+    add = Learner.add_gradient
+
+    def noted(self: Learner, collated: Any, step: int) -> float:
+        found.append(collated.rows)
+        return add(self, collated, step)
+
+    monkeypatch.setattr(Learner, "add_gradient", noted)
+    train(recipe, progress=False)
+    return found
+
+
+@pytest.mark.parametrize("duplicates", ["keep", "skip"])
+def test_c3_no_held_out_query_is_trained_on_from_any_source(
+    duplicates: Any, tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows that stand twice, in other case, and the other way round in a second source."""
+    some = rows(40)
+    first = write(tmp_path / "first.jsonl", [*some, *some])
+    turned = [{"query": row["positive"], "positive": row["query"].upper() + " "} for row in some]
+    second = write(tmp_path / "second.jsonl", [*turned, *rows(40, seed=5)])
+    recipe = recipe_of(
+        base, tmp_path / "out", first, second, duplicates=duplicates, validation=ValidationSettings(10), max_steps=60
+    )
+    data = data_of(recipe)
+    held = {text.lower().strip() for each in data.held_out() for text in each.rows.queries}
+    assert len(held) > 12
+    trained = seen_by(recipe, monkeypatch)
+    texts_ = {text.lower().strip() for each in trained for text in (*each.queries, *each.positives)}
+    assert len(trained) == 60 and not held & texts_
+    card = (tmp_path / "out" / "model" / "README.md").read_text("utf-8")
+    apart = [data.sampler.kept_apart(source) for source in range(2)]
+    assert min(apart) > 0
+    assert f"- 20 rows were held out, and {sum(apart)} more were left out since they have a query of those." in card
+
+
+def test_c6_short_batches_are_told_of_and_epochs_count_rows(tmp_path: Path, base: Path) -> None:
+    """Twelve of 96 rows have a positive of their own, all others the same one."""
+    lines = [row | {"positive": "noon"} if at >= 12 else row for at, row in enumerate(rows(96))]
+    source = write(tmp_path / "few.jsonl", lines)
+    recipe = recipe_of(base, tmp_path / "out", source, batch_size=12, max_steps=None, logging_steps=1)
+    data = data_of_quietly(recipe)
+    mean = sum(len(data.sampler.batch_at(batch).rows_B) for batch in range(8)) / 8
+    steps = -int(-96 // mean)
+    assert 6 < mean < 11 and steps > 8
+    with pytest.warns(Notice, match=rf"source 'few': batches hold {mean:.3g} rows of 12, .* takes {steps} such"):
+        train(recipe, progress=False)
+    log = log_of(tmp_path / "out")
+    drawn = [data.sampler.batch_at(batch) for batch in range(steps)]
+    rows_ = sum(len(each.rows_B) for each in drawn)
+    assert (len(log), sum(line["rows"] for line in log)) == (steps, rows_)
+    assert abs(rows_ - 96) <= 12
+    card = (tmp_path / "out" / "model" / "README.md").read_text("utf-8")
+    seen = len({row for each in drawn for row in each.rows_B.tolist()})
+    replaced, missing = sum(each.replaced for each in drawn), 12 * steps - rows_
+    assert f"- {rows_} rows were trained on, of one source in each batch: {seen} different ones of 96." in card
+    assert f"- {96 - seen} rows were never seen." in card
+    assert f"- {replaced + missing} rows could not stand where they were due" in card
+    assert f": {replaced} were replaced by other rows, {missing} by none." in card
+    assert f"- {sum(len(each.rows_B) < 12 for each in drawn)} batches were short" in card
+
+
+def data_of_quietly(recipe: Recipe) -> Data:
+    with warnings.catch_warnings(action="ignore"):
+        return data_of(recipe)
+
+
+def test_c6_the_first_short_batch_is_told_of_once(tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the batches that are drawn beforehand were full."""
+    monkeypatch.setattr(Sampler, "filled", lambda self, source: 8.0)
+    lines = [row | {"positive": f"noon {WORDS[min(at, 7)]}"} for at, row in enumerate(rows(40))]
+    recipe = recipe_of(base, tmp_path / "out", write(tmp_path / "few.jsonl", lines))
+    with pytest.warns(Notice, match=r"source 'few': batches hold \d rows of 8") as caught:
+        train(recipe, progress=False)
+    assert len(caught) == 1
+
+
+def test_c6_what_was_seen_is_counted_over_a_resume(tmp_path: Path, base: Path) -> None:
+    source = write(tmp_path / "some.jsonl", rows(100))
+    recipe = recipe_of(base, tmp_path / "out", source, max_steps=9, save_steps=3)
+    with pytest.raises(RuntimeError, match="no more"), pytest.MonkeyPatch.context() as patch:
+        step = loop.Run.step
+
+        def stops(self: Any, number: int, ahead: Any) -> Any:
+            if number == 5:
+                raise RuntimeError("no more")
+            return step(self, number, ahead)
+
+        patch.setattr(loop.Run, "step", stops)
+        train(recipe, progress=False)
+    card = (train(recipe, resume=True, progress=False) / "README.md").read_text("utf-8")
+    assert "- 72 rows were trained on, of one source in each batch: 72 different ones of 100." in card
+    assert "- 28 rows were never seen." in card
+
+
+def test_c11_queries_that_are_all_held_out_name_validation_rows(tmp_path: Path, base: Path) -> None:
+    lines = [row | {"query": f"q {WORDS[at % 10]}"} for at, row in enumerate(rows(200))]
+    source = write(tmp_path / "few.jsonl", lines)
+    with pytest.raises(
+        InputError, match=r"'few' has 200 rows, and 40 .*validation.rows.* 160 more .* 0 are left"
+    ) as error:
+        train(recipe_of(base, tmp_path / "out", source, validation=ValidationSettings(40)), progress=False)
+    assert "let validation.rows or batch_size be smaller" in str(error.value)
+
+
+def test_c12_rows_with_several_positives_are_told_of(tmp_path: Path, base: Path) -> None:
+    lines = [{"query": row["query"], "pos": [row["positive"], f"{row['positive']} noon"]} for row in rows(20)]
+    source = replace(write(tmp_path / "flag.jsonl", lines), positive="pos")
+    with pytest.warns(Notice, match=r"source 'flag': .*positives.* 40 rows of 20"):
+        train(recipe_of(base, tmp_path / "out", source, max_steps=2), progress=False)
+
+
+@pytest.mark.parametrize("mask", [True, False])
+def test_c14_negatives_that_are_their_rows_own_texts_are_counted_and_masked(
+    mask: bool, tmp_path: Path, golden_folder: Callable[[str], Path]
+) -> None:
+    """An uncased model reads PARIS as Paris: a loss that leaves them out is that of other negatives."""
+    lines = [row | {"negatives": [row["negatives"][0]]} for row in rows(8, negatives=1)]
+    for at, own in enumerate(("query", "positive")):
+        lines[at]["negatives"] = [lines[at][own].upper() + " "]
+    source = write(tmp_path / "rows.jsonl", lines)
+    loss = LossSettings(mask_duplicates=mask)
+    recipe = recipe_of(golden_folder(DISTILBERT), tmp_path / "out", source, max_steps=1, loss=loss, **STILL)
+    fate = "left out of the loss" if mask else "trained as negatives"
+    with pytest.warns(
+        Notice, match=rf"source 'rows': 2 negatives are, .*{fate}.* The first is in .*rows.jsonl, line 1"
+    ):
+        folder = train(recipe, progress=False)
+    card = (folder / "README.md").read_text("utf-8")
+    assert re.search(rf"- 2 negatives were, .* own row, and were {fate}", card)
+    some = data_of_quietly(recipe).collator.rows_at(Draw(0, 0, np.arange(8)))
+    encoder = Encoder.load(recipe.model, device="cpu", threads=1)
+    q, p, n = (
+        torch.from_numpy(encoder.encode(side, prompt="")) for side in (some.queries, some.positives, some.negatives)
+    )
+    apart = torch.zeros(8, 16, dtype=torch.bool)
+    if mask:
+        apart[0, 8] = apart[1, 9] = True
+    (line,) = log_of(tmp_path / "out")
+    assert line["loss"] == pytest.approx(losses.info_nce(q, p, n, doc_mask_BC=apart).item(), rel=1e-4)
+
+
+def test_c14_a_cased_model_tells_them_apart(tmp_path: Path, base: Path) -> None:
+    """The words of the little model are lower case: in capitals they are unknown to it, and all alike."""
+    lines = rows(8, negatives=1)
+    lines[0]["negatives"] = [lines[0]["positive"].title()]
+    recipe = recipe_of(base, tmp_path / "out", write(tmp_path / "rows.jsonl", lines), max_steps=1)
+    data = data_of(recipe)
+    assert data.indexes[0].own_negatives == 1
+    card = (train(recipe, progress=False) / "README.md").read_text("utf-8")
+    assert "own row" not in card
+
+
+def test_c15_a_run_reads_a_file_again_whose_content_changed(tmp_path: Path, base: Path) -> None:
+    """Of the same size and the same time."""
+    lines = rows(40)
+    source = write(tmp_path / "rows.jsonl", lines)
+    recipe = recipe_of(base, tmp_path / "out", source, max_steps=1)
+    before = data_of(recipe).fingerprints
+    path = tmp_path / "rows.jsonl"
+    status = path.stat()
+    write(path, [*lines[1:], lines[0]])
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (status.st_size, status.st_mtime_ns)
+    after = data_of(recipe)
+    assert after.fingerprints != before
+    assert after.indexes[0].texts("query", np.array([0])) == [lines[1]["query"]]

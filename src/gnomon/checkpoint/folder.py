@@ -303,8 +303,12 @@ def _read_settings(folder: Path, config: Json) -> dict[str, Any]:
     named = settings.get("prompts") or {}
     if not isinstance(named, dict) or not all(isinstance(text, str | None) for text in named.values()):
         raise ModelError(f"{path}: prompts is {named!r}; it must map names to texts.")
-    # sentence-transformers 5 and later writes empty prompts for "query" and "document": nothing was said
-    prompts = {name: text for name, text in named.items() if text}
+    tasks = settings.get("query_prompt_names") or {}
+    if not isinstance(tasks, dict) or not all(isinstance(name, str) for name in tasks.values()):
+        raise ModelError(f"{path}: query_prompt_names is {tasks!r}; it must map tasks to names of prompts.")
+    # sentence-transformers 5 and later writes empty prompts for "query" and "document": nothing was said, unless the
+    # model was trained without the prompts that its tasks name
+    prompts = {name: text or "" for name, text in named.items() if text or name in tasks.values()}
     similarity = settings.get("similarity_fn_name") or "cosine"
     if similarity == "cos_sim":  # the name of the function there
         similarity = "cosine"
@@ -317,9 +321,6 @@ def _read_settings(folder: Path, config: Json) -> dict[str, Any]:
         raise ModelError(
             f"{path}: default_prompt_name {default!r} is not among the prompts {', '.join(prompts) or '(none)'}."
         )
-    tasks = settings.get("query_prompt_names") or {}
-    if not isinstance(tasks, dict) or not all(isinstance(name, str) for name in tasks.values()):
-        raise ModelError(f"{path}: query_prompt_names is {tasks!r}; it must map tasks to names of prompts.")
     truncate_dim = settings.get("truncate_dim")
     if truncate_dim is not None and not _is_size(truncate_dim):
         raise ModelError(f"{path}: truncate_dim is {truncate_dim!r}; it must be a positive integer.")

@@ -50,10 +50,8 @@ class Rows:
     """[B], grades of pairs, or [B, 1 + K], scores of the positive and the negatives."""
     all_rows: NDArray[np.int64]
     """Rows of the whole batch, over all ranks."""
-    skipped: int
-    """Rows that found no batch to stand in, since a text of theirs was there; and those that the ranks cannot share."""
     replaced: int
-    """Rows of the whole batch that were taken in place of such rows."""
+    """Rows of the whole batch that stand in for others, of which a text was there already."""
 
     @property
     def total(self) -> int:
@@ -128,7 +126,6 @@ class Collator:
             negative_hashes_N=index.hashes("negative")[negatives_N] if negatives_N.size else negatives_N,
             scores=_scores(index, rows_B, negatives_BK),
             all_rows=draw.rows_B[:total],
-            skipped=draw.skipped + len(draw.rows_B) - total,
             replaced=draw.replaced,
         )
 

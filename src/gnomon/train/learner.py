@@ -21,7 +21,6 @@ from gnomon.train.collate import Collated
 from gnomon.train.gradcache import chunks_of, gradient, prompt_tokens_of
 from gnomon.train.guide import Guide
 from gnomon.train.model import Model
-from gnomon.train.prompts import with_prompts
 from gnomon.train.ranks import Ranks
 from gnomon.train.settings import Recipe
 from gnomon.train.stages import Batch, Loss
@@ -59,10 +58,15 @@ class Chunking:
 
 
 class Learner:
-    """What a recipe makes of a checkpoint."""
+    """What a recipe makes of a checkpoint.
 
-    def __init__(self, recipe: Recipe, base: Checkpoint, ranks: Ranks) -> None:
+    Args:
+        spec: of the model that is written; None for that of the checkpoint, with the widths that are learnt.
+    """
+
+    def __init__(self, recipe: Recipe, base: Checkpoint, ranks: Ranks, spec: ModelSpec | None = None) -> None:
         self.recipe, self.base, self.ranks = recipe, base, ranks
+        self.spec = spec or declared(base.spec, recipe)
         self.chunking = chunking_of(recipe, base.spec, ranks.device)
         self.model = Model(
             base,
@@ -131,7 +135,7 @@ class Learner:
     def written(self, **changes: Any) -> Checkpoint:
         """The checkpoint as it would be written now."""
         with self.averaged():
-            return self.model.trained(spec=declared(self.base.spec, self.recipe), **changes)
+            return self.model.trained(spec=self.spec, **changes)
 
     def tensors(self) -> dict[str, Tensor]:
         """All of its state, by flat names."""
@@ -193,10 +197,10 @@ def chunking_of(recipe: Recipe, spec: ModelSpec, device: torch.device) -> Chunki
 
 
 def declared(spec: ModelSpec, recipe: Recipe) -> ModelSpec:
-    """The spec with what the run has taught the model: widths and prompts."""
+    """The spec with the widths that the run teaches the model."""
     if recipe.matryoshka and not spec.wide_heads:
-        spec = replace(spec, matryoshka_dims=tuple(sorted({*recipe.matryoshka.dims} - {spec.full_dim})))
-    return with_prompts(spec, recipe)
+        return replace(spec, matryoshka_dims=tuple(sorted({*recipe.matryoshka.dims} - {spec.full_dim})))
+    return spec
 
 
 def freeze(model: nn.Module, beginnings: Sequence[str]) -> None:

@@ -44,7 +44,7 @@ from gnomon.train.logs import Log, imported
 from gnomon.train.optim import learning_rate_at, warmup_of
 from gnomon.train.prepare import open_data, short_batches, steps_of
 from gnomon.train.process import Stop, interrupt, stopping, torch_as
-from gnomon.train.prompts import undeclared_prompts
+from gnomon.train.prompts import with_prompts
 from gnomon.train.ranks import Ranks, joined
 from gnomon.train.recipe import plain
 from gnomon.train.rules import check
@@ -115,11 +115,12 @@ class Run:
         self.data = open_data(recipe, self.base.spec, tokenizer, ranks, progress if ranks.first else False)
         self.total = steps_of(recipe, self.data)
         self.warmup = warmup_of(recipe, self.total)
-        self.learner = Learner(recipe, self.base, ranks)
+        spec, notices = with_prompts(declared(self.base.spec, recipe), self.data.prompts)
+        for notice in notices if ranks.first else ():
+            warn_caller(notice)
+        self.learner = Learner(recipe, self.base, ranks, spec)
         if ranks.first:
             check_room(recipe, self.base, self.learner.learnt.values())
-            for told in undeclared_prompts(self.base.spec, recipe):
-                warn_caller(told)
         if self.learner.guide:
             teacher = self.learner.guide.encoder
             check_teacher(recipe, self.base, self.fingerprint, teacher, self.data.collator.prompts)
@@ -395,7 +396,7 @@ class Run:
         drawn = sampler.realised(self.total * self.recipe.gradient_accumulation_steps)
         sources = zip(self.data.indexes, self.data.weights, drawn, self.seen.counts(), strict=True)
         return Facts(
-            spec=declared(base.spec, self.recipe),
+            spec=self.learner.spec,
             base=base.source.name or base.source.folder.name,
             base_fingerprint=self.fingerprint,
             sources=tuple(
@@ -417,8 +418,8 @@ class Run:
             tokens=tally.tokens,
             texts=tally.texts,
             truncated=tally.truncated,
-            skipped=tally.skipped,
             replaced=tally.replaced,
+            missing=tally.missing,
             own_negatives=tally.own_negatives,
             short=tally.short,
             without_gradient=tally.without_gradient,

@@ -20,6 +20,7 @@ from gnomon.train.collate import Collated, Collator, Rows
 from gnomon.train.data import index_of
 from gnomon.train.index import Index
 from gnomon.train.mixture import lines_of, weights_of
+from gnomon.train.prompts import Prompts
 from gnomon.train.ranks import Ranks
 from gnomon.train.rules import CONTRASTIVE, GRADED, masks, takes_scores
 from gnomon.train.sampler import Draw, Sampler
@@ -39,6 +40,16 @@ class Data:
     @property
     def fingerprints(self) -> dict[str, str]:
         return {index.name: index.fingerprint for index in self.indexes}
+
+    @property
+    def prompts(self) -> list[Prompts]:
+        """Of the sources that are drawn."""
+        return [
+            Prompts(
+                self.indexes[source].name, *self.collator.prompts[source], self.indexes[source].score_kind == "grades"
+            )
+            for source in np.flatnonzero(self.weights).tolist()
+        ]
 
     @cached_property
     def filled(self) -> dict[int, float]:
@@ -127,7 +138,7 @@ def short_batches(recipe: Recipe, name: str, rows: float, *, epoch: int | None =
     Args:
         rows: of a batch. epoch: steps of the run, where they were counted by epochs.
     """
-    longer = f" {recipe.num_train_epochs:g} epochs of all rows take {epoch:,} such steps." if epoch else ""
+    longer = f" num_train_epochs={recipe.num_train_epochs:g} takes {epoch:,} such steps." if epoch else ""
     negatives = "" if masks(recipe.loss) else ", or negatives that are another's query or positive"
     return (
         f"source {name!r}: batches hold {rows:.3g} rows of {recipe.batch_size}, since too many rows have a query or "

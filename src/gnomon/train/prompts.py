@@ -1,73 +1,88 @@
-"""Prompts that a run trains with, as the model that it writes declares them: whoever encodes with it uses the same."""
+"""The prompts that a trained model is written with: those that stood in front of its texts in training."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
-from gnomon.spec import ModelSpec
-from gnomon.train.rules import GRADED
-from gnomon.train.settings import Recipe
-
-SIDES = ("query", "document")
-DEFAULT = "default"
-"""The name of the prompt for texts that are neither queries nor documents, where the model has none."""
+from gnomon.spec import SYMMETRIC, ModelSpec
 
 
-def with_prompts(spec: ModelSpec, recipe: Recipe) -> ModelSpec:
-    """The spec with the prompts that all sources have in common and the model had not.
+@dataclass(frozen=True)
+class Prompts:
+    """What a source puts in front of its texts."""
 
-    Graded pairs that have one prompt on both sides give it to every text: it becomes the default prompt.
+    source: str
+    query: str
+    document: str
+    graded: bool
+    """Whether its rows are graded pairs."""
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether both texts of a pair are of one sort."""
+        return self.graded and self.query == self.document
+
+
+def with_prompts(spec: ModelSpec, used: Sequence[Prompts]) -> tuple[ModelSpec, list[str]]:
+    """The model's spec with the prompts that all sources agree about, and what is to be said where they do not.
+
+    Queries and documents are those of pairs and triplets. A prompt on both sides of graded pairs becomes the default
+    prompt, which `encode` uses; where nothing else was trained, and the model has no other, also that of queries and
+    documents.
     """
-    sides = _used(spec, recipe)
-    both = {text for texts in sides.values() for text in texts}
-    if recipe.loss.name in GRADED and len(both) == 1:
-        (text,) = both
-        name = spec.symmetric_prompt_name or DEFAULT
-        if spec.prompts.get(spec.symmetric_prompt_name or "", "") == text:
-            return spec
-        return replace(spec, prompts={**spec.prompts, name: text}, default_prompt_name=name)
-    names = _names(spec)
-    new = {names[side]: texts[0] for side, texts in sides.items() if len({*texts}) == 1}
-    new = {name: text for name, text in new.items() if spec.prompts.get(name, "") != text}
+    pairs, graded = [each for each in used if not each.symmetric], [each for each in used if each.symmetric]
+    query, document, symmetric = spec.query_prompt_name(), spec.document_prompt_name, spec.symmetric_prompt_name
+    notices: list[str] = []
+
+    def agreed(what: str, texts: Iterable[tuple[str, str]], own: str | None) -> str | None:
+        """The text that is not the model's own already; None where there is nothing to change."""
+        sources: dict[str, list[str]] = {}
+        for source, text in texts:
+            sources.setdefault(text, []).append(source)
+        if len(sources) > 1:
+            notices.append(_differ(what, sources, own))
+        text = next(iter(sources)) if len(sources) == 1 else None
+        return None if text == (own or "") else text
+
+    def of(name: str | None) -> str | None:
+        return None if name is None else spec.prompts[name]
+
+    new = {
+        query or "query": agreed("queries", ((each.source, each.query) for each in pairs), of(query)),
+        document or "document": agreed("documents", ((each.source, each.document) for each in pairs), of(document)),
+    }
+    default = agreed("texts of graded pairs", ((each.source, each.query) for each in graded), of(symmetric))
+    if default and not pairs:
+        new |= {name: default for name, own in (("query", query), ("document", document)) if own is None}
+    spec = _with(spec, {name: text for name, text in new.items() if text is not None})
+    return (spec if default is None else _with_default(spec, default)), notices
+
+
+def _with(spec: ModelSpec, new: dict[str, str]) -> ModelSpec:
     if not new:
         return spec
-    # a model without prompts gets both, so that the side without one is known to have none
-    first = {} if spec.prompts else dict.fromkeys(SIDES, "")
+    first = {} if spec.prompts else {"query": "", "document": ""}  # as sentence-transformers writes them
     return replace(spec, prompts=first | dict(spec.prompts) | new)
 
 
-def undeclared_prompts(spec: ModelSpec, recipe: Recipe) -> list[str]:
-    """What is to be said of prompts that the model cannot declare, in sentences."""
-    told: list[str] = []
-    for side, texts in _used(spec, recipe).items():
-        if len({*texts}) > 1:
-            listed = ", ".join(repr(text) for text in dict.fromkeys(texts))
-            own = spec.prompts.get(_names(spec)[side])
-            keeps = f"keeps its own, {own!r}" if own else "declares none"
-            told.append(
-                f"the sources have different prompts for a {side}: {listed}. The trained model {keeps}. Encode with "
-                "prompt=, or give every source the same."
-            )
-    sides = _used(spec, recipe)
-    if recipe.loss.name in GRADED and not told and sides["query"][:1] != sides["document"][:1]:
-        told.append(
-            "graded pairs were given a prompt for each side, so encode() adds none to their texts: use encode_query "
-            "and encode_document, or give both sides the same prompt."
-        )
-    return told
+def _with_default(spec: ModelSpec, text: str) -> ModelSpec:
+    """The spec whose texts of one sort have this prompt; "" for none."""
+    tasks = {task: name for task, name in spec.query_prompt_names.items() if task != SYMMETRIC}
+    if not text:
+        return replace(spec, default_prompt_name=None, query_prompt_names=tasks)
+    name = spec.symmetric_prompt_name
+    if name is None or name in (spec.query_prompt_name(), spec.document_prompt_name, *tasks.values()):
+        name = next(each for each in ("default", "symmetric", "pairs") if each not in spec.prompts)
+    tasks |= {SYMMETRIC: name} if SYMMETRIC in spec.query_prompt_names else {}
+    spec = _with(spec, {name: text})
+    return replace(spec, default_prompt_name=name, query_prompt_names=tasks)
 
 
-def _used(spec: ModelSpec, recipe: Recipe) -> dict[str, Sequence[str]]:
-    """Side -> the prompt that each source puts in front of its texts."""
-    names = _names(spec)
-    if recipe.loss.name in GRADED:
-        names = dict.fromkeys(SIDES, spec.symmetric_prompt_name)
-    own = {side: spec.prompts.get(name, "") if name else "" for side, name in names.items()}
-    given = {side: [getattr(source, f"{side}_prompt") for source in recipe.sources] for side in SIDES}
-    return {side: [own[side] if text is None else text for text in texts] for side, texts in given.items()}
-
-
-def _names(spec: ModelSpec) -> dict[str, str]:
-    """Side -> the name of its prompt in the model."""
-    return {"query": spec.query_prompt_name() or "query", "document": spec.document_prompt_name or "document"}
+def _differ(what: str, sources: dict[str, list[str]], own: str | None) -> str:
+    listed = ", ".join(f"{text!r} ({', '.join(names)})" for text, names in sources.items())
+    keeps = f"keeps its own, {own!r}" if own else "is written without one"
+    return (
+        f"the sources put different prompts in front of {what}: {listed}. The model {keeps}. Give all sources the "
+        "same, or encode with prompt=."
+    )
