@@ -181,7 +181,7 @@ def encode(
     if precision in ("int8", "uint8") and not ranges and (output == "-" or vectorfiles.is_stream(output)):
         note(f"the ranges of {precision} are written beside a file, and {output} is none; a query cannot be compared.")
     texts = _texts(input, form=form, field=field, skip_bad=skip_bad)
-    _note_empty(texts, "such a text is encoded as it is; --skip-bad leaves it out.")
+    _note_empty(texts, "An empty text is encoded as it is; --skip-bad leaves it out.")
     if out_form == "parquet":
         _ = texts.table  # fails here, rather than after the work
     encoder = _load(model, load)
@@ -251,7 +251,7 @@ def _texts(path: str, **how: Any) -> TextFile:
 
 def _note_empty(texts: TextFile, what: str) -> None:
     if found := texts.describe_empty():
-        note(f"{found}; {what}")
+        note(f"{found}. {what}")
 
 
 # ---- similarity
@@ -291,7 +291,7 @@ def similarity(
     if file_a is not None and file_b is not None:
         files = _texts(file_a, field=a_field), _texts(file_b, field=b_field)
         for file in files:
-            _note_empty(file, "such a text is compared as it is.")
+            _note_empty(file, "An empty text is compared as it is.")
         a, b = (file.texts for file in files)
         if len(a) != len(b):
             raise InputError(f"{file_a} has {len(a)} texts and {file_b} {len(b)}; pairs need as many in both.")
@@ -367,7 +367,7 @@ def search(
     places = [place for place, text in enumerate(texts.texts) if text.strip()]
     if not places:
         raise InputError(f"{corpus} holds empty texts alone.")
-    _note_empty(texts, "such a text is left out: it is no result of any query.")
+    _note_empty(texts, "An empty text is left out: it is no result of any query.")
     documents = [texts.texts[place] for place in places]
     name = encoder.spec.document_prompt_name
     _count_too_long(encoder, documents, encoder.prompts[name] if name else "", on_truncate)
