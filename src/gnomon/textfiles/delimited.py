@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 from gnomon.errors import InputError
-from gnomon.textfiles.rows import Bad, Parsed, Remarks, encoding_fault
+from gnomon.textfiles.rows import Bad, Parsed, Remarks, Spans, encoding_fault
 
 BLOCK = 1024
 """Lines that are parsed at once."""
@@ -80,6 +80,40 @@ class _Held:
         return self._lines[place] if place < len(self._lines) else None
 
 
+class _Doubt:
+    """Whether quotes join what the file's writer kept apart: notes rows over several lines that may be several rows.
+
+    Where they do, a stray quote shifts what is inside of cells and what is outside, until a quote is out of place: in a
+    line that is bad, or within a cell that has no quotes around it. The rows over several lines before such a line are
+    in doubt, unless a cell in quotes has shown since that all is well.
+    """
+
+    def __init__(self, joined: Spans) -> None:
+        self._joined = joined
+        self.since = 0
+        """First line of the rows over several lines that nothing has confirmed; 0 where there are none."""
+
+    def of_several(self, first: int, last: int, doubtful: bool) -> None:
+        self.since = self.since or first
+        if doubtful:
+            self._joined.add(self.since, last)
+
+    def of_one(self, line: str, number: int, delimiter: str) -> None:
+        if self.since and '"' in line:
+            if _cells_of(line, delimiter)[2]:
+                self._note(number)
+            elif '"' in line.replace('""', ""):
+                self.since = 0
+
+    def of_bad(self, line: str, number: int) -> None:
+        if self.since and '"' in line:
+            self._note(number)
+
+    def _note(self, last: int) -> None:
+        self._joined.add(self.since, last)
+        self.since = 0
+
+
 # ---- CSV
 
 
@@ -91,7 +125,7 @@ def parse_csv(lines: Iterable[str], remarks: Remarks | None = None) -> Parsed:
         InputError: a header that cannot be used.
     """
     remarks = remarks or Remarks()
-    held, names, size = _Held(lines), list[str](), BLOCK
+    held, names, size, doubt = _Held(lines), list[str](), BLOCK, _Doubt(remarks.joined)
     while block := held.look(size):
         ends, rows, fault = _records(block)
         used = ends[-1] if ends else 0
@@ -104,7 +138,7 @@ def parse_csv(lines: Iterable[str], remarks: Remarks | None = None) -> Parsed:
         unclear = encoding_fault(text) is not None
         spaced = ', "' in text or '\n "' in text
         size, start = min(BLOCK, 4 * size), 0
-        if names and not unclear and not spaced and used == len(rows):  # as nearly always: a record on every line
+        if names and used == len(rows) and not (unclear or spaced or doubt.since):  # as nearly always
             width = len(names)
             for number, cells in enumerate(rows, held.number):
                 if len(cells) == width:
@@ -125,19 +159,25 @@ def parse_csv(lines: Iterable[str], remarks: Remarks | None = None) -> Parsed:
                 continue
             if reason or len(cells) != len(names):
                 if cells:
+                    doubt.of_bad(block[first], number)
                     yield number, Bad(reason or _miscount(cells, names, lines_used))
                 if lines_used > 1:  # its other lines may be whole by themselves
                     start, fault, size = first + 1, None, CAREFUL
                     break
                 continue
-            if lines_used > 1 and _could_be_rows(block[first], block[end - 1], ",", len(names), rows):
-                remarks.joined.add(number, number + lines_used - 1)
+            if lines_used > 1:
+                lines_of_row = block[first:end]
+                doubtful = _could_be_rows(lines_of_row, ",", len(names), rows) or _has_misplaced(lines_of_row, ",")
+                doubt.of_several(number, number + lines_used - 1, doubtful)
+            else:
+                doubt.of_one(block[first], number, ",")
             if spaced and any(cell[:1] == " " and cell.lstrip(" ")[:1] == '"' for cell in cells):
                 remarks.spaced.add(number)
             yield number, dict(zip(names, cells, strict=True))
         if fault:
             if not names:
                 raise _header_error(held.number + start, fault)
+            doubt.of_bad(block[start], held.number + start)
             yield held.number + start, Bad(fault)
             start, size = start + 1, CAREFUL
         held.use(start)
@@ -165,7 +205,18 @@ def _records(block: list[str]) -> tuple[list[int], list[list[str]], str | None]:
 
 def _is_open(lines: Sequence[str], delimiter: str) -> bool:
     """Whether the record that begins in the first of these lines goes on after the last."""
-    inside = False
+    return _scan(lines, delimiter)[0]
+
+
+def _has_misplaced(lines: Sequence[str], delimiter: str) -> bool:
+    """Whether a record over several lines has a quote in a cell that has none around it."""
+    outer = sum(line.replace('""', "").count('"') for line in lines)
+    return outer != 2 and _scan(lines, delimiter)[1]  # two are those of one cell
+
+
+def _scan(lines: Sequence[str], delimiter: str) -> tuple[bool, bool]:
+    """Whether a record is open after these lines, and whether it has a quote in a cell that has none around it."""
+    inside = misplaced = False
     for line in lines:
         at = 0
         while True:
@@ -175,15 +226,17 @@ def _is_open(lines: Sequence[str], delimiter: str) -> bool:
                     break
                 at, inside = at + 1, False
                 if line[at : at + 1] != delimiter:
-                    return False  # it ends here, or text follows
+                    return False, misplaced  # it ends here, or text follows
                 at += 1
             if line.startswith('"', at):
                 at, inside = at + 1, True
                 continue
-            at = line.find(delimiter, at) + 1
-            if not at:
-                return False
-    return inside
+            end = line.find(delimiter, at)
+            misplaced = misplaced or '"' in line[at : end if end >= 0 else len(line)]
+            if end < 0:
+                return False, misplaced
+            at = end + 1
+    return inside, misplaced
 
 
 def _miscount(cells: Sequence[str], names: Sequence[str], lines: int) -> str:
@@ -202,7 +255,7 @@ def parse_tsv(lines: Iterable[str], remarks: Remarks | None = None) -> Parsed:
         InputError: a header that cannot be used.
     """
     remarks = remarks or Remarks()
-    held, names = _Held(lines), list[str]()
+    held, names, doubt = _Held(lines), list[str](), _Doubt(remarks.joined)
     while block := held.look(BLOCK):
         start = 0
         text = "".join(block)
@@ -221,7 +274,7 @@ def parse_tsv(lines: Iterable[str], remarks: Remarks | None = None) -> Parsed:
             if '"' not in line:
                 cells = line.rstrip("\r\n").split("\t")
             else:
-                cells, count = _quoted(held, start, number, len(names), remarks)
+                cells, count = _quoted(held, start, number, len(names), remarks, doubt)
             start += count
             if reason:
                 if not names:
@@ -240,19 +293,22 @@ def parse_tsv(lines: Iterable[str], remarks: Remarks | None = None) -> Parsed:
         held.use(start)
 
 
-def _quoted(held: _Held, start: int, number: int, width: int, remarks: Remarks) -> tuple[list[str], int]:
+def _quoted(held: _Held, start: int, number: int, width: int, remarks: Remarks, doubt: _Doubt) -> tuple[list[str], int]:
     """Cells of a line that holds quotes, and how many lines they take."""
     line = next(held.ahead(start))
     cells, unquoted, literal = _cells_of(line, "\t")
     if width and literal and _is_open([line], "\t") and (found := _over_lines(held, start, width)):
         several, count = found
-        last = list(islice(held.ahead(start), count))[-1]
-        if width == 1 or not _could_be_rows(line, last, "\t", width, []):
-            if width == 1:
-                remarks.joined.add(number, number + count - 1)
+        lines = list(islice(held.ahead(start), count))
+        if width == 1 or not _could_be_rows(lines, "\t", width, []):
+            doubt.of_several(number, number + count - 1, width == 1 or _has_misplaced(lines, "\t"))
             remarks.unquoted.add(number)
             return several, count
         remarks.separate.add(number, number + count - 1)
+    if len(cells) == width:
+        doubt.of_one(line, number, "\t")
+    else:
+        doubt.of_bad(line, number)
     if unquoted:
         remarks.unquoted.add(number)
     if literal:
@@ -310,10 +366,11 @@ def _cells_of(line: str, delimiter: str, *, inside: bool = False) -> tuple[list[
         at += 1
 
 
-def _could_be_rows(first: str, last: str, delimiter: str, width: int, around: Sequence[Sequence[str]]) -> bool:
+def _could_be_rows(lines: Sequence[str], delimiter: str, width: int, around: Sequence[Sequence[str]]) -> bool:
     """Whether the first and the last line of a record look like rows of their own, so that stray quotes may have joined
     them: each has all cells, and numbers in the columns that hold nothing else in the rows around.
     """
+    first, last = lines[0], lines[-1]
     if first.count(delimiter) < width - 1 or last.count(delimiter) < width - 1:
         return False
     alone = [_cells_of(first, delimiter)[0], _cells_of(last, delimiter, inside=True)[0]]

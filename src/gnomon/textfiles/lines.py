@@ -43,6 +43,9 @@ OTHERS = {
 }
 """First bytes -> what such a file is; no text begins so."""
 
+FEW, MANY = 0.3, 0.7
+"""Parts of bytes that are NUL: less than in any letter's place, and more than in text that happens to hold some."""
+
 SAMPLE = 4096
 """Bytes that show whether a file without a byte order mark is UTF-16 or UTF-32."""
 
@@ -57,14 +60,15 @@ def open_lines(path: str | Path) -> Generator[Iterator[str]]:
     Raises:
         InputError: standard input is closed; the file is not whole, or not text. OSError: it cannot be opened.
     """
-    name = "standard input" if str(path) == STDIN else str(path)
+    from_stdin = str(path) == STDIN
+    name = "standard input" if from_stdin else str(path)
     with ExitStack() as stack:
-        raw = require_stdin() if str(path) == STDIN else stack.enter_context(Path(path).open("rb", CHUNK))
+        raw = require_stdin() if from_stdin else stack.enter_context(Path(path).open("rb", CHUNK))
         try:
             unpacked, head = _unpacked(name, raw)
             text = io.TextIOWrapper(unpacked, *_encoding(name, head), newline="")
             stack.callback(text.detach)  # it would close standard input
-            yield iter(text) if raw is sys.stdin.buffer else stack.enter_context(_bar(text, raw))
+            yield iter(text) if from_stdin else stack.enter_context(_bar(text, raw))
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise InputError(f"{name} is not a whole gzip file ({error}); fetch or pack it again.") from error
         except UnicodeDecodeError as error:
@@ -157,11 +161,13 @@ def _wide(sample: bytes) -> str | None:
         ("UTF-16BE", 2, (0,)),
     ):
         nuls = [sample[place::step].count(0) / max(len(sample[place::step]), 1) for place in range(step)]
-        if all(nuls[place] > 0.7 if place in empty else nuls[place] < 0.7 for place in range(step)):
+        if len(sample) > step and all(
+            nuls[place] > MANY if place in empty else nuls[place] < FEW for place in range(step)
+        ):
             return name
     ends = [place for place, byte in enumerate(sample) if byte == 10]
     for name, odd, step in (("UTF-16LE", 0, 1), ("UTF-16BE", 1, -1)):
-        if ends and all(end % 2 == odd and sample[end + step : end + step + 1] == b"\0" for end in ends):
+        if len(ends) > 1 and all(end % 2 == odd and sample[end + step : end + step + 1] == b"\0" for end in ends):
             return name
     return None
 

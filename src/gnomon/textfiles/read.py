@@ -232,7 +232,7 @@ class _Texts:
         if self._form in ("csv", "tsv") and self._wanted is None and field != "text":
             warn_caller(
                 f"{self._file.name}: the first line, {field!r}, is taken as the header and not as a text. If it is a "
-                "text, put a header above it; if not, field= (--field) with this name says so."
+                "text, put a header above it; if it is not, name it as the field (--field)."
             )
         return field
 

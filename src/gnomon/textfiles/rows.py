@@ -50,9 +50,15 @@ class Spans:
 
     count: int = 0
     longest: list[Span] = field(default_factory=list[Span])
+    _first: int = 0
 
     def add(self, first: int, last: int) -> None:
-        self.count += 1
+        """A span; a longer one with the same first line takes the place of what was added last."""
+        if first == self._first:
+            self.longest = [span for span in self.longest if span[0] != first]
+        else:
+            self.count += 1
+        self._first = first
         self.longest = sorted([*self.longest, (first, last)], key=lambda span: span[0] - span[1])[:SHOWN]
 
     def __str__(self) -> str:
