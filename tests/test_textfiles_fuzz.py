@@ -31,6 +31,10 @@ PLAIN = st.text(st.sampled_from("ab 1.é日🎃'\\" + ODD), max_size=6)
 RICH = st.text(st.sampled_from('ab 1é日,\t;"\n\r' + ODD), max_size=8)
 
 
+STRAY = ("open", "close", "middle", "after")
+"""Faults that put a quote out of place."""
+
+
 @dataclass
 class Written:
     """A row as it stands in the file."""
@@ -53,20 +57,31 @@ def written_cell(cell: str, delimiter: str, always: bool) -> str:
 
 @st.composite
 def tables(draw: Callable[..., Any], delimiter: str) -> tuple[list[str], list[Written], bytes]:
-    """Names of the columns, rows, and the bytes of the file."""
+    """Names of the columns, rows, and the bytes of the file.
+
+    Stray quotes are as many as they like, or cells may begin with a line end or a delimiter, where one stray quote can
+    shift what is quoted: two may make up for one another there, as the docs say.
+    """
     width = draw(st.integers(1, 4))
     tagged = draw(st.integers(0, width - 1))
     names = [f"c{column}" for column in range(width)]
     lead = draw(st.sampled_from(["", "d"]))
     faults = ["none", "none", "open", "close", "middle", "after", "fewer", "more", "byte", "blank"]
     found: list[Written] = []
+    shifts, strays = draw(st.booleans()), 0
     for number in range(draw(st.integers(1, 9))):
         fault = draw(st.sampled_from(faults))
         if (fault == "fewer" and width == 1) or (fault == "blank" and width == 1):
             fault = "none"
-        # what follows a fault in a row over several lines is not the row's first line: see the docs
+        # a faulty row is of one line: the others of its lines would be read as rows
         kind = RICH if fault in ("none", "blank") else PLAIN
         cells = [draw(kind) for _ in names]
+        if fault in STRAY:
+            if shifts and strays:
+                fault = "none"
+            strays += 1
+        elif not shifts:
+            cells = [cell.lstrip("\r\n" + delimiter) for cell in cells]
         cells[tagged] = f"{lead}{number}" if width > 1 else f"{lead}{number}{cells[tagged]}"
         always = draw(st.booleans())
         out = [written_cell(cell, delimiter, always and fault in ("none", "blank")) for cell in cells]
@@ -104,7 +119,7 @@ def assembled(draw: Callable[..., Any], names: list[str], found: list[Written], 
     line = 2
     for row in found:
         row.first = line
-        line += len(END.findall(row.text + end))
+        line += len(END.findall(row.text + end)) if end == "\r" else (row.text + end).count("\n")
         row.last = line - 1
         whole += end + row.text
     whole += end if draw(st.booleans()) else ""

@@ -36,10 +36,17 @@ CELLS = {
 }
 """Delimiter -> a cell in quotes that are well formed, or one whose quotes are text."""
 
+RECORDS = {
+    end: re.compile(rf"(?:{cell})(?:{end}(?:{cell}))*+[\r\n]*")
+    for end, cell in ((end, rf'"{INSIDE.pattern}"|[^"{end}\r\n]*+') for end in ",\t")
+}
+"""Delimiter -> a record without a quote in a cell that has none around it."""
+
 NAMES = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
 
 OPEN = "a quote opens a cell and none closes it"
 AFTER = "text after the closing quote of a cell"
+RETURN = "a carriage return in a cell without quotes around it"
 
 
 class _Held:
@@ -197,26 +204,22 @@ def _records(block: list[str]) -> tuple[list[int], list[list[str]], str | None]:
             ends.append(reader.line_num)
     except csv.Error:
         used = ends[-1] if ends else 0
-        return ends, rows, AFTER if reader.line_num - used == 1 and not _is_open(block[used : used + 1], ",") else OPEN
+        return ends, rows, _fault(block[used : reader.line_num])
     finally:
         csv.field_size_limit(limit)
     return ends, rows, None
 
 
+def _fault(lines: Sequence[str]) -> str:
+    """What is wrong with a record of which the csv module read these lines."""
+    if _is_open(lines[:1], ","):
+        return OPEN
+    return RETURN if RECORDS[","].match(lines[0]) and "\r" in lines[0].rstrip("\r\n") else AFTER
+
+
 def _is_open(lines: Sequence[str], delimiter: str) -> bool:
     """Whether the record that begins in the first of these lines goes on after the last."""
-    return _scan(lines, delimiter)[0]
-
-
-def _has_misplaced(lines: Sequence[str], delimiter: str) -> bool:
-    """Whether a record over several lines has a quote in a cell that has none around it."""
-    outer = sum(line.replace('""', "").count('"') for line in lines)
-    return outer != 2 and _scan(lines, delimiter)[1]  # two are those of one cell
-
-
-def _scan(lines: Sequence[str], delimiter: str) -> tuple[bool, bool]:
-    """Whether a record is open after these lines, and whether it has a quote in a cell that has none around it."""
-    inside = misplaced = False
+    inside = False
     for line in lines:
         at = 0
         while True:
@@ -226,17 +229,20 @@ def _scan(lines: Sequence[str], delimiter: str) -> tuple[bool, bool]:
                     break
                 at, inside = at + 1, False
                 if line[at : at + 1] != delimiter:
-                    return False, misplaced  # it ends here, or text follows
+                    return False  # it ends here, or text follows
                 at += 1
             if line.startswith('"', at):
                 at, inside = at + 1, True
                 continue
-            end = line.find(delimiter, at)
-            misplaced = misplaced or '"' in line[at : end if end >= 0 else len(line)]
-            if end < 0:
-                return False, misplaced
-            at = end + 1
-    return inside, misplaced
+            at = line.find(delimiter, at) + 1
+            if not at:
+                return False
+    return inside
+
+
+def _has_misplaced(lines: Sequence[str], delimiter: str) -> bool:
+    """Whether a record has a quote in a cell that has none around it."""
+    return RECORDS[delimiter].fullmatch("".join(lines)) is None
 
 
 def _miscount(cells: Sequence[str], names: Sequence[str], lines: int) -> str:
@@ -342,6 +348,7 @@ def _cells_of(line: str, delimiter: str, *, inside: bool = False) -> tuple[list[
     Args:
         inside: the line begins within a quoted cell, whose closing quote counts as text.
     """
+    line = line.removesuffix("\n").removesuffix("\r")
     cells: list[str] = []
     unquoted = literal = False
     at = 0
