@@ -467,9 +467,10 @@ def test_a_fault_of_ours_is_one_line_and_traceback_shows_it(
 START = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from gnomon.cli import main; main()"
 
 
-def start(*args: object, code: str = START, **how: Any) -> subprocess.Popen[bytes]:
+def start(*args: object, code: str = START, encoding: str = "utf-8", **how: Any) -> subprocess.Popen[bytes]:
     # buffered, as users have it: what is left in a buffer at the end is where a broken pipe shows
-    env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"} | {"COLUMNS": "80"}
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    env |= {"COLUMNS": "80", "PYTHONIOENCODING": encoding}
     return subprocess.Popen([sys.executable, "-c", code, *map(str, args)], stderr=subprocess.PIPE, env=env, **how)
 
 
@@ -513,6 +514,126 @@ def test_a_full_stdout_is_an_error(gist: Path, texts: Path, verb: str) -> None:
         process = start(verb, gist, *([texts, "-"] if verb == "encode" else ["a", "b"]), stdout=full)
         _, stderr = process.communicate()
     assert (process.returncode, stderr) == (2, b"error: No space left on device\n")
+
+
+CJK = "東京タワー is tall \U0001f5fc\nplain words\n"
+
+
+@pytest.mark.parametrize(
+    ("verb", "shown"),
+    [
+        (["search", "--corpus", "in.txt", "--query", "tower"], b"????? is tall ?"),
+        (["similarity", "東京", "plain", "caf\u00e9"], b"caf\xe9"),
+        (["similarity", "--a", "in.txt", "--b", "in.txt"], b"????? is tall ?             | ????? is tall ?\n"),
+        (
+            ["search", "--corpus", "in.txt", "--query", "tower", "--json"],
+            rb"\u6771\u4eac\u30bf\u30ef\u30fc is tall \ud83d\uddfc",
+        ),
+        (["similarity", "東京", "plain", "--json"], rb"\u6771\u4eac"),
+        (["inspect", "--json"], rb"\u6771"),
+        (["inspect"], b"folder:"),
+        (["save", "new 東"], b"new ?"),
+    ],
+)
+def test_b7_a_console_of_few_letters_gets_replacements_and_json_in_ascii(
+    gist: Path, tmp_path: Path, verb: list[str], shown: bytes
+) -> None:
+    (tmp_path / "in.txt").write_text(CJK, "utf-8")
+    model = tmp_path / "東"
+    model.symlink_to(gist)
+    process = start(verb[0], model, *verb[1:], stdout=subprocess.PIPE, cwd=tmp_path, encoding="cp1252")
+    stdout, stderr = process.communicate()
+    assert (process.returncode, stderr) == (0, b"")
+    assert shown in stdout
+    assert "--json" not in verb or stdout.isascii()
+
+
+CLOSED = """
+import os, sys
+for number in sys.argv.pop(1): os.close(int(number))
+os.execv(sys.executable, [sys.executable, "-m", "gnomon", *sys.argv[1:]])
+"""
+
+
+@pytest.mark.parametrize(
+    ("closed", "args", "message"),
+    [
+        ("0", ["encode", "MODEL", "-", "out.npy"], "standard input is closed"),
+        ("02", ["encode", "MODEL", "-", "out.npy"], ""),
+        ("0", ["search", "MODEL", "--corpus", "in.txt"], "standard input is closed"),
+        ("1", ["search", "MODEL", "--corpus", "in.txt", "--query", "a"], "standard output is closed"),
+        ("1", ["similarity", "MODEL", "a", "b"], "standard output is closed"),
+        ("1", ["inspect", "MODEL"], "standard output is closed"),
+        ("1", ["encode", "MODEL", "in.txt", "-"], "standard output is closed"),
+        ("1", ["encode", "MODEL", "in.txt", "/dev/stdout"], "/dev/stdout is closed"),
+    ],
+)
+def test_b8_a_stream_that_is_closed_is_an_error_before_the_work(
+    texts: Path, tmp_path: Path, closed: str, args: list[str], message: str
+) -> None:
+    process = start(closed, *args, code=CLOSED, stdout=subprocess.PIPE, cwd=tmp_path)  # MODEL is not there: no work
+    stdout, stderr = process.communicate()
+    assert (process.returncode, stdout) == (2, b"")
+    assert stderr.decode().startswith(f"error: {message}" if message else "")
+    assert names(tmp_path) == ["in.txt"]
+
+
+@pytest.mark.parametrize("closed", ["0", "1", "2", "012"])
+def test_b8_a_stream_that_is_not_needed_may_be_closed(gist: Path, texts: Path, tmp_path: Path, closed: str) -> None:
+    process = start(closed, "encode", gist, "in.txt", "out.npy", code=CLOSED, stdout=subprocess.PIPE, cwd=tmp_path)
+    _, stderr = process.communicate()
+    assert process.returncode == 0, stderr
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), Encoder.load(gist).encode(TEXTS))
+
+
+def test_b9_encode_writes_to_a_pipe_and_to_open_files(run: Run, gist: Path, texts: Path, tmp_path: Path) -> None:
+    expected = run("encode", gist, texts, "-").stdout_bytes
+    process = start("encode", gist, texts, "/dev/stdout", stdout=subprocess.PIPE)
+    assert (process.communicate()[0], process.returncode) == (expected, 0)
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    process = start("encode", gist, texts, fifo)
+    assert fifo.read_bytes() == expected
+    process.communicate()
+    assert (process.returncode, names(tmp_path)) == (0, ["fifo", "in.txt"])
+    told = run("encode", gist, texts, "-", "--precision", "int8")
+    assert "the ranges of int8 are written beside a file" in told.stderr
+
+
+def test_b5_empty_texts_are_told_of_by_line(run: Run, gist: Path, tmp_path: Path) -> None:
+    path = tmp_path / "pdnan.csv"
+    path.write_text("text,n\na,1\n,2\n,3\nb,4\n")
+    told = run("encode", gist, path, tmp_path / "out.npy")
+    assert told.stderr.startswith(
+        f"note: 2 of 4 texts of {path} are empty (lines 3, 4). An empty text is encoded as it is"
+    )
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), Encoder.load(gist).encode(["a", "", "", "b"]))
+    left_out = run("encode", gist, path, tmp_path / "out.npy", "--skip-bad")
+    assert "2 lines left out, 2 texts kept" in left_out.stderr
+    assert (manifest_of(tmp_path / "out.npy")["count"], manifest_of(tmp_path / "out.npy")["skipped"]) == (2, 2)
+    searched = run("search", gist, "--corpus", path, "--query", "a", "--json")
+    assert [hit["row"] for hit in json.loads(searched.stdout)["results"]] == [0, 3]
+    assert "are empty (lines 3, 4). An empty text is left out" in searched.stderr
+
+
+def test_b11_an_empty_query_has_an_empty_result(run: Run, gist: Path, corpus: Path) -> None:
+    search = ["search", gist, "--corpus", corpus, "-k", 1]
+    result = run(*search, "--query", "", "--query", "lazy", "--query", " ", "--json")
+    found = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [(each["query"], len(each["results"])) for each in found] == [("", 0), ("lazy", 1), (" ", 0)]
+    assert "note: 2 of 3 queries are empty, query 1 the first" in result.stderr
+    shown = run(*search, "--query", "", "--query", "lazy")
+    assert shown.stdout.split("\n")[:4] == ["", "", "", "lazy"]
+
+
+def test_b1_counts_and_vectors_are_those_of_the_good_rows(run: Run, gist: Path, tmp_path: Path) -> None:
+    path = tmp_path / "in.csv"
+    path.write_text('id,text\n1,a quick brown fox\n2,"an open quote\n3,lazy dogs sleep\n4,a cat\n')
+    fails(run("encode", gist, path, tmp_path / "out.npy"), "in.csv, line 3: a quote opens a cell and none closes it")
+    told = run("encode", gist, path, tmp_path / "out.npy", "--skip-bad")
+    assert "1 line left out, 3 texts kept (line 3: " in told.stderr
+    expected = Encoder.load(gist).encode(["a quick brown fox", "lazy dogs sleep", "a cat"])
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), expected)
 
 
 HEAVY = ("numpy", "onnxruntime", "tokenizers", "onnx", "huggingface_hub", "tqdm", "pyarrow")

@@ -1,14 +1,13 @@
 """Text in columns, and errors in the words of the command line."""
 
 import io
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from gnomon import terminal
 from gnomon.errors import InputError
-from gnomon.terminal import cut, display_width, lines_of_stdin, matrix, results, said, table, wrapped
+from gnomon.terminal import cut, display_width, matrix, prepare_streams, results, said, table, takes_any_text, wrapped
 
 
 @pytest.mark.parametrize(
@@ -78,10 +77,20 @@ def test_results_show_rank_score_label_and_the_start_of_the_text() -> None:
     ]
 
 
-def test_lines_of_stdin_that_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    stdin = SimpleNamespace(isatty=lambda: False, buffer=io.BytesIO("fünf\r\n\nb".encode()))
-    monkeypatch.setattr(terminal.sys, "stdin", stdin)
-    assert list(lines_of_stdin("> ")) == ["fünf", "", "b"]
+def test_b7_standard_output_takes_any_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    for encoding, written in (("cp1252", b"caf\xe9 ?? \xff ?"), ("utf-8", "café 日本 ".encode() + b"\xff ?")):
+        raw = io.BytesIO()
+        monkeypatch.setattr(terminal.sys, "stdout", io.TextIOWrapper(raw, encoding))
+        prepare_streams()
+        print("café 日本 \udcff \ud83c", end="", flush=True)  # a byte of a file name, and half a surrogate pair
+        assert raw.getvalue() == written
+        assert takes_any_text(terminal.sys.stdout) == (encoding == "utf-8")
+    raw = io.BytesIO()
+    monkeypatch.setattr(terminal.sys, "stdout", io.TextIOWrapper(raw, "cp1252", "backslashreplace"))
+    prepare_streams()
+    print("日", end="", flush=True)  # as the user asked for
+    assert raw.getvalue() == b"\\u65e5"
+    assert not takes_any_text(None)
 
 
 OPTIONS = {"on_truncate": "--on-truncate", "dtype": "--dtype", "skip_bad": "--skip-bad", "form": "--format"}

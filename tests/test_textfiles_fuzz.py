@@ -198,13 +198,13 @@ def check_commands(path: Path, field: str, kept: list[str], bad: set[int]) -> No
             assert len(list(read_rows(path))) == len(kept)
 
 
-@settings(max_examples=3000, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(tables(","), st.integers(1, 12))
 def test_csv_rows_that_are_kept_and_reported_are_all(table: Any, block: int) -> None:
     check("csv", *table, block)
 
 
-@settings(max_examples=3000, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(tables("\t"), st.integers(1, 12))
 def test_tsv_rows_that_are_kept_and_reported_are_all(table: Any, block: int) -> None:
     check("tsv", *table, block)
