@@ -468,9 +468,10 @@ def test_a_fault_of_ours_is_one_line_and_traceback_shows_it(
 START = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from gnomon.cli import main; main()"
 
 
-def start(*args: object, code: str = START, **how: Any) -> subprocess.Popen[bytes]:
+def start(*args: object, code: str = START, encoding: str = "utf-8", **how: Any) -> subprocess.Popen[bytes]:
     # buffered, as users have it: what is left in a buffer at the end is where a broken pipe shows
-    env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"} | {"COLUMNS": "80"}
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    env |= {"COLUMNS": "80", "PYTHONIOENCODING": encoding}
     return subprocess.Popen([sys.executable, "-c", code, *map(str, args)], stderr=subprocess.PIPE, env=env, **how)
 
 
@@ -514,6 +515,126 @@ def test_a_full_stdout_is_an_error(gist: Path, texts: Path, verb: str) -> None:
         process = start(verb, gist, *([texts, "-"] if verb == "encode" else ["a", "b"]), stdout=full)
         _, stderr = process.communicate()
     assert (process.returncode, stderr) == (2, b"error: No space left on device\n")
+
+
+CJK = "東京タワー is tall \U0001f5fc\nplain words\n"
+
+
+@pytest.mark.parametrize(
+    ("verb", "shown"),
+    [
+        (["search", "--corpus", "in.txt", "--query", "tower"], b"????? is tall ?"),
+        (["similarity", "東京", "plain", "caf\u00e9"], b"caf\xe9"),
+        (["similarity", "--a", "in.txt", "--b", "in.txt"], b"????? is tall ?             | ????? is tall ?\n"),
+        (
+            ["search", "--corpus", "in.txt", "--query", "tower", "--json"],
+            rb"\u6771\u4eac\u30bf\u30ef\u30fc is tall \ud83d\uddfc",
+        ),
+        (["similarity", "東京", "plain", "--json"], rb"\u6771\u4eac"),
+        (["inspect", "--json"], rb"\u6771"),
+        (["inspect"], b"folder:"),
+        (["save", "new 東"], b"new ?"),
+    ],
+)
+def test_b7_a_console_of_few_letters_gets_replacements_and_json_in_ascii(
+    gist: Path, tmp_path: Path, verb: list[str], shown: bytes
+) -> None:
+    (tmp_path / "in.txt").write_text(CJK, "utf-8")
+    model = tmp_path / "東"
+    model.symlink_to(gist)
+    process = start(verb[0], model, *verb[1:], stdout=subprocess.PIPE, cwd=tmp_path, encoding="cp1252")
+    stdout, stderr = process.communicate()
+    assert (process.returncode, stderr) == (0, b"")
+    assert shown in stdout
+    assert "--json" not in verb or stdout.isascii()
+
+
+CLOSED = """
+import os, sys
+for number in sys.argv.pop(1): os.close(int(number))
+os.execv(sys.executable, [sys.executable, "-m", "gnomon", *sys.argv[1:]])
+"""
+
+
+@pytest.mark.parametrize(
+    ("closed", "args", "message"),
+    [
+        ("0", ["encode", "MODEL", "-", "out.npy"], "standard input is closed"),
+        ("02", ["encode", "MODEL", "-", "out.npy"], ""),
+        ("0", ["search", "MODEL", "--corpus", "in.txt"], "standard input is closed"),
+        ("1", ["search", "MODEL", "--corpus", "in.txt", "--query", "a"], "standard output is closed"),
+        ("1", ["similarity", "MODEL", "a", "b"], "standard output is closed"),
+        ("1", ["inspect", "MODEL"], "standard output is closed"),
+        ("1", ["encode", "MODEL", "in.txt", "-"], "standard output is closed"),
+        ("1", ["encode", "MODEL", "in.txt", "/dev/stdout"], "/dev/stdout is closed"),
+    ],
+)
+def test_b8_a_stream_that_is_closed_is_an_error_before_the_work(
+    texts: Path, tmp_path: Path, closed: str, args: list[str], message: str
+) -> None:
+    process = start(closed, *args, code=CLOSED, stdout=subprocess.PIPE, cwd=tmp_path)  # MODEL is not there: no work
+    stdout, stderr = process.communicate()
+    assert (process.returncode, stdout) == (2, b"")
+    assert stderr.decode().startswith(f"error: {message}" if message else "")
+    assert names(tmp_path) == ["in.txt"]
+
+
+@pytest.mark.parametrize("closed", ["0", "1", "2", "012"])
+def test_b8_a_stream_that_is_not_needed_may_be_closed(gist: Path, texts: Path, tmp_path: Path, closed: str) -> None:
+    process = start(closed, "encode", gist, "in.txt", "out.npy", code=CLOSED, stdout=subprocess.PIPE, cwd=tmp_path)
+    _, stderr = process.communicate()
+    assert process.returncode == 0, stderr
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), Encoder.load(gist).encode(TEXTS))
+
+
+def test_b9_encode_writes_to_a_pipe_and_to_open_files(run: Run, gist: Path, texts: Path, tmp_path: Path) -> None:
+    expected = run("encode", gist, texts, "-").stdout_bytes
+    process = start("encode", gist, texts, "/dev/stdout", stdout=subprocess.PIPE)
+    assert (process.communicate()[0], process.returncode) == (expected, 0)
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    process = start("encode", gist, texts, fifo)
+    assert fifo.read_bytes() == expected
+    process.communicate()
+    assert (process.returncode, names(tmp_path)) == (0, ["fifo", "in.txt"])
+    told = run("encode", gist, texts, "-", "--precision", "int8")
+    assert "the ranges of int8 are written beside a file" in told.stderr
+
+
+def test_b5_empty_texts_are_told_of_by_line(run: Run, gist: Path, tmp_path: Path) -> None:
+    path = tmp_path / "pdnan.csv"
+    path.write_text("text,n\na,1\n,2\n,3\nb,4\n")
+    told = run("encode", gist, path, tmp_path / "out.npy")
+    assert told.stderr.startswith(
+        f"note: 2 of 4 texts of {path} are empty (lines 3, 4). An empty text is encoded as it is"
+    )
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), Encoder.load(gist).encode(["a", "", "", "b"]))
+    left_out = run("encode", gist, path, tmp_path / "out.npy", "--skip-bad")
+    assert "2 lines left out, 2 texts kept" in left_out.stderr
+    assert (manifest_of(tmp_path / "out.npy")["count"], manifest_of(tmp_path / "out.npy")["skipped"]) == (2, 2)
+    searched = run("search", gist, "--corpus", path, "--query", "a", "--json")
+    assert [hit["row"] for hit in json.loads(searched.stdout)["results"]] == [0, 3]
+    assert "are empty (lines 3, 4). An empty text is left out" in searched.stderr
+
+
+def test_b11_an_empty_query_has_an_empty_result(run: Run, gist: Path, corpus: Path) -> None:
+    search = ["search", gist, "--corpus", corpus, "-k", 1]
+    result = run(*search, "--query", "", "--query", "lazy", "--query", " ", "--json")
+    found = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [(each["query"], len(each["results"])) for each in found] == [("", 0), ("lazy", 1), (" ", 0)]
+    assert "note: 2 of 3 queries are empty, query 1 the first" in result.stderr
+    shown = run(*search, "--query", "", "--query", "lazy")
+    assert shown.stdout.split("\n")[:4] == ["", "", "", "lazy"]
+
+
+def test_b1_counts_and_vectors_are_those_of_the_good_rows(run: Run, gist: Path, tmp_path: Path) -> None:
+    path = tmp_path / "in.csv"
+    path.write_text('id,text\n1,a quick brown fox\n2,"an open quote\n3,lazy dogs sleep\n4,a cat\n')
+    fails(run("encode", gist, path, tmp_path / "out.npy"), "in.csv, line 3: a quote opens a cell and none closes it")
+    told = run("encode", gist, path, tmp_path / "out.npy", "--skip-bad")
+    assert "1 line left out, 3 texts kept (line 3: " in told.stderr
+    expected = Encoder.load(gist).encode(["a quick brown fox", "lazy dogs sleep", "a cat"])
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), expected)
 
 
 HEAVY = ("numpy", "onnxruntime", "tokenizers", "onnx", "huggingface_hub", "tqdm", "pyarrow")
@@ -765,91 +886,3 @@ def test_notices_are_wrapped_in_a_terminal(monkeypatch: pytest.MonkeyPatch, caps
         capsys.readouterr().out
         == "note: one two one two one two\n      one two one two one two\n      one two one two\n"
     )
-
-
-# ---- streams and consoles, in processes of their own
-
-
-def in_a_shell(command: str, tmp_path: Path, gist: Path, **env: str) -> subprocess.CompletedProcess[bytes]:
-    """`gnomon` and `MODEL` in the command stand for what they say; `tmp_path` is the folder it runs in."""
-    script = command.replace("gnomon", f"{sys.executable} -m gnomon").replace("MODEL", str(gist))
-    return subprocess.run(
-        ["bash", "-c", script], cwd=tmp_path, env={**os.environ, **env}, capture_output=True, timeout=120, check=False
-    )
-
-
-CJK = "南瓜 und Kürbis\nplain words\n"
-
-
-@pytest.mark.parametrize(
-    ("command", "shown"),
-    [
-        ("gnomon search MODEL --corpus cjk.txt --query words", "plain words"),
-        ("gnomon similarity MODEL 南瓜 Kürbis plain", "K\xfcrbis"),
-        ("gnomon inspect MODEL", "GIST-Embedding-v0"),
-    ],
-)
-def test_b7_a_narrow_console_gets_replacements(command: str, shown: str, tmp_path: Path, gist: Path) -> None:
-    (tmp_path / "cjk.txt").write_text(CJK, "utf-8")
-    result = in_a_shell(command, tmp_path, gist, PYTHONIOENCODING="cp1252")
-    assert result.returncode == 0, result.stderr
-    assert shown in result.stdout.decode("cp1252")
-    assert "Traceback" not in result.stderr.decode("cp1252")
-
-
-def test_b7_json_is_ascii_where_the_console_is_narrow(tmp_path: Path, gist: Path) -> None:
-    (tmp_path / "cjk.txt").write_text(CJK, "utf-8")
-    command = "gnomon search MODEL --corpus cjk.txt --query 南瓜 --json"
-    narrow = in_a_shell(command, tmp_path, gist, PYTHONIOENCODING="cp1252")
-    wide = in_a_shell(command, tmp_path, gist, PYTHONIOENCODING="utf-8")
-    assert narrow.stdout.isascii()
-    assert json.loads(narrow.stdout) == json.loads(wide.stdout.decode())
-    assert "南瓜" in wide.stdout.decode()
-
-
-@pytest.mark.parametrize(
-    ("command", "message"),
-    [
-        ("gnomon encode MODEL - out.npy <&-", "standard input is closed"),
-        ("gnomon search MODEL --corpus cjk.txt <&-", "standard input is closed"),
-        ("gnomon search MODEL --corpus cjk.txt --query words >&-", "standard output is closed"),
-        ("gnomon encode MODEL cjk.txt - >&-", "standard output is closed"),
-        ("gnomon encode MODEL cjk.txt /dev/stdout >&-", "/dev/stdout is closed"),
-    ],
-)
-def test_b8_a_closed_stream_is_an_error_before_the_work(command: str, message: str, tmp_path: Path, gist: Path) -> None:
-    (tmp_path / "cjk.txt").write_text(CJK, "utf-8")
-    # a model that cannot be read shows that nothing was begun
-    result = in_a_shell(command, tmp_path, tmp_path / "no-such-model")
-    assert result.returncode == 2
-    lines = [line for line in result.stderr.decode().splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1, result.stderr
-    assert message in lines[0]
-    assert names(tmp_path) == ["cjk.txt"]
-
-
-@pytest.mark.parametrize("name", ["pipe", "pipe.npy"])
-def test_b9_a_pipe_is_written_to_and_stays_a_pipe(name: str, tmp_path: Path, gist: Path) -> None:
-    (tmp_path / "cjk.txt").write_text(CJK, "utf-8")
-    os.mkfifo(tmp_path / name)
-    command = f"cat {name} > copy & gnomon encode MODEL cjk.txt {name}; status=$?; wait; exit $status"
-    result = in_a_shell(command, tmp_path, gist)
-    assert result.returncode == 0, result.stderr
-    assert (tmp_path / name).is_fifo()
-    assert names(tmp_path) == sorted(["cjk.txt", "copy", name])
-    vectors = Encoder.load(gist).encode(CJK.splitlines())
-    if name.endswith(".npy"):
-        found = np.load(tmp_path / "copy")
-    else:
-        found = [json.loads(line)["embedding"] for line in (tmp_path / "copy").read_text("utf-8").splitlines()]
-    np.testing.assert_allclose(found, vectors, atol=1e-6)
-
-
-def test_b11_an_empty_query_has_an_empty_result_and_a_note(run: Run, gist: Path, texts: Path) -> None:
-    result = run("search", gist, "--corpus", texts, "--query", "", "--query", "fox", "--json")
-    assert result.exit_code == 0
-    first, second = (json.loads(line) for line in result.stdout.splitlines())
-    assert first == {"query": "", "results": []}
-    assert second["query"] == "fox"
-    assert len(second["results"]) == 4  # a text of the five is empty
-    assert "1 of 2 queries is empty, query 1 the first" in result.stderr

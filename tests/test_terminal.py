@@ -1,10 +1,13 @@
 """Text in columns, and errors in the words of the command line."""
 
+import io
+
 import numpy as np
 import pytest
 
+from gnomon import terminal
 from gnomon.errors import InputError
-from gnomon.terminal import cut, display_width, matrix, results, said, table, wrapped
+from gnomon.terminal import cut, display_width, matrix, prepare_streams, results, said, table, takes_any_text, wrapped
 
 
 @pytest.mark.parametrize(
@@ -72,6 +75,22 @@ def test_results_show_rank_score_label_and_the_start_of_the_text() -> None:
         "  2  -0.500  short",
         "  3   0.000  ",
     ]
+
+
+def test_b7_standard_output_takes_any_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    for encoding, written in (("cp1252", b"caf\xe9 ?? \xff ?"), ("utf-8", "café 日本 ".encode() + b"\xff ?")):
+        raw = io.BytesIO()
+        monkeypatch.setattr(terminal.sys, "stdout", io.TextIOWrapper(raw, encoding))
+        prepare_streams()
+        print("café 日本 \udcff \ud83c", end="", flush=True)  # a byte of a file name, and half a surrogate pair
+        assert raw.getvalue() == written
+        assert takes_any_text(terminal.sys.stdout) == (encoding == "utf-8")
+    raw = io.BytesIO()
+    monkeypatch.setattr(terminal.sys, "stdout", io.TextIOWrapper(raw, "cp1252", "backslashreplace"))
+    prepare_streams()
+    print("日", end="", flush=True)  # as the user asked for
+    assert raw.getvalue() == b"\\u65e5"
+    assert not takes_any_text(None)
 
 
 OPTIONS = {"on_truncate": "--on-truncate", "dtype": "--dtype", "skip_bad": "--skip-bad", "form": "--format"}

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from gnomon.textfiles import TextFile
 from gnomon.vectorfiles import (
     check_precision,
     in_precision,
+    is_stream,
     new_files,
     origin,
     output_form,
@@ -58,6 +60,58 @@ def test_jsonl_keeps_half_a_surrogate_pair_of_another_field() -> None:
     out = io.BytesIO()
     write_jsonl(out, TextFile("in", ["a"], rows=[{"text": "a", "x": "\ud83c"}]), np.ones((1, 1), np.float32))
     assert out.getvalue() == b'{"text": "a", "x": "\\ud83c", "embedding": [1.0]}\n'
+
+
+def test_b6_a_row_of_json_stands_as_it_was_written(tmp_path: Path) -> None:
+    sources = [
+        '{"text":"a","x":1e400,"p":0.10, "z":-0 }',
+        '{"text": "b", "embedding": [9], "e": "\\u00e9"}',
+        '{"embedding":1}',
+    ]
+    out = io.BytesIO()
+    write_jsonl(out, TextFile("in", ["a", "b", ""], sources=sources), np.ones((3, 1), np.float32))
+    assert out.getvalue().decode().splitlines() == [
+        '{"text":"a","x":1e400,"p":0.10, "z":-0, "embedding": [1.0]}',
+        '{"text": "b", "e": "\\u00e9", "embedding": [1.0]}',
+        '{"embedding": [1.0]}',
+    ]
+    table = pa.table({"text": ["a"], "score": [float("nan")]})
+    out = io.BytesIO()
+    write_jsonl(out, TextFile("in", ["a"], source_table=table), np.ones((1, 1), np.float32))
+    assert out.getvalue() == b'{"text": "a", "score": null, "embedding": [1.0]}\n'
+
+
+@pytest.mark.parametrize("name", ["out.npy", "out.jsonl", "out.parquet", "pipe"])
+def test_b9_a_pipe_is_written_to_and_stays_one(tmp_path: Path, name: str) -> None:
+    fifo, values = tmp_path / name, np.arange(6, dtype=np.float32).reshape(2, 3)
+    os.mkfifo(fifo)
+    texts = TextFile("in", ["a", "b"])
+    assert output_form(fifo) == (fifo.suffix[1:] or "jsonl")
+    with ThreadPoolExecutor() as pool:
+        found = pool.submit(fifo.read_bytes)
+        write_vectors(fifo, texts, values, values[:2], {"model": "m"})
+        content = found.result()
+    write_vectors(tmp_path / f"plain.{output_form(fifo)}", texts, values, None, {})
+    assert content == (tmp_path / f"plain.{output_form(fifo)}").read_bytes()
+    assert fifo.is_fifo()
+    assert not list(tmp_path.glob(f"{name}.*"))  # no manifest, no ranges, no draft
+
+
+def test_b9_an_open_file_is_written_to_by_its_number(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    with path.open("wb") as file:
+        file.write(b"before\n")
+        file.flush()
+        write_vectors(f"/dev/fd/{file.fileno()}", TextFile("in", ["a"]), np.ones((1, 1), np.float32), None, {})
+        file.write(b"after\n")
+        number = file.fileno()
+    assert path.read_bytes() == b'before\n{"text": "a", "embedding": [1.0]}\nafter\n'
+    with pytest.raises(InputError, match=f"/dev/fd/{number} is closed"):
+        output_form(f"/dev/fd/{number}")
+    assert is_stream("/dev/stdout")
+    assert is_stream("/proc/self/fd/1")
+    assert not is_stream(path)
+    assert not is_stream(tmp_path / "none")
 
 
 def test_parquet_holds_every_field_of_the_rows(tmp_path: Path) -> None:

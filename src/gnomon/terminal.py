@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
-from typing import Any
+from typing import Any, cast
 
 from gnomon.errors import GnomonError
 
@@ -112,13 +112,16 @@ def lines_of_terminal(prompt: str) -> Iterator[str]:
 def prepare_streams() -> None:
     """Make standard output take any text: what its encoding lacks becomes "?", and a file name its own bytes.
 
-    The numbers of closed streams are taken, so that no file gets one and receives what libraries print.
+    The numbers of closed streams are taken, so that no file gets one and receives what libraries print; what goes to
+    standard error, where that is closed, goes nowhere.
     """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free, which is this one
+    if cast(Any, sys.stderr) is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115  # open as long as the process
     codecs.register_error(REPLACE, _replaced)
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors=REPLACE)

@@ -11,7 +11,17 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from gnomon.cli.shared import Listing, json_option, load_encoder, note, run_options, several, source_options, to_json
+from gnomon.cli.shared import (
+    Listing,
+    json_option,
+    load_encoder,
+    note,
+    require_stdout,
+    run_options,
+    several,
+    source_options,
+    to_json,
+)
 from gnomon.errors import InputError
 from gnomon.terminal import columns
 
@@ -220,11 +230,13 @@ def report(ctx: click.Context, folders: tuple[str, ...], output: str, markdown: 
     from gnomon.evaluate.results import read_results
     from gnomon.vectorfiles import new_files
 
-    results = [result for folder in folders for result in read_results(folder)]
     target = markdown or output
+    if target == "-":
+        require_stdout()
+    results = [result for folder in folders for result in read_results(folder)]
     text = reporting.markdown(results) if markdown else reporting.html(results, title=title)
     if target == "-":
-        click.echo(text, nl=False)
+        sys.stdout.buffer.write(text.encode())  # UTF-8, as the page says, whatever the console shows
         return
     with new_files(target) as files:
         files[0].write(text.encode())

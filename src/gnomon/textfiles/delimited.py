@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 from gnomon.errors import InputError
-from gnomon.textfiles.rows import Bad, Parsed, Remarks, encoding_fault
+from gnomon.textfiles.rows import Bad, Parsed, Remarks, Spans, encoding_fault
 
 BLOCK = 1024
 """Lines that are parsed at once."""
@@ -36,10 +36,17 @@ CELLS = {
 }
 """Delimiter -> a cell in quotes that are well formed, or one whose quotes are text."""
 
+RECORDS = {
+    end: re.compile(rf"(?:{cell})(?:{end}(?:{cell}))*+[\r\n]*")
+    for end, cell in ((end, rf'"{INSIDE.pattern}"|[^"{end}\r\n]*+') for end in ",\t")
+}
+"""Delimiter -> a record without a quote in a cell that has none around it."""
+
 NAMES = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
 
 OPEN = "a quote opens a cell and none closes it"
 AFTER = "text after the closing quote of a cell"
+RETURN = "a carriage return in a cell without quotes around it"
 
 
 class _Held:
@@ -80,6 +87,40 @@ class _Held:
         return self._lines[place] if place < len(self._lines) else None
 
 
+class _Doubt:
+    """Whether quotes join what the file's writer kept apart: notes rows over several lines that may be several rows.
+
+    Where they do, a stray quote shifts what is inside of cells and what is outside, until a quote is out of place: in a
+    line that is bad, or within a cell that has no quotes around it. The rows over several lines before such a line are
+    in doubt, unless a cell in quotes has shown since that all is well.
+    """
+
+    def __init__(self, joined: Spans) -> None:
+        self._joined = joined
+        self.since = 0
+        """First line of the rows over several lines that nothing has confirmed; 0 where there are none."""
+
+    def of_several(self, first: int, last: int, doubtful: bool) -> None:
+        self.since = self.since or first
+        if doubtful:
+            self._joined.add(self.since, last)
+
+    def of_one(self, line: str, number: int, delimiter: str) -> None:
+        if self.since and '"' in line:
+            if _cells_of(line, delimiter)[2]:
+                self._note(number)
+            elif '"' in line.replace('""', ""):
+                self.since = 0
+
+    def of_bad(self, line: str, number: int) -> None:
+        if self.since and '"' in line:
+            self._note(number)
+
+    def _note(self, last: int) -> None:
+        self._joined.add(self.since, last)
+        self.since = 0
+
+
 # ---- CSV
 
 
@@ -91,7 +132,7 @@ def parse_csv(lines: Iterable[str], remarks: Remarks | None = None) -> Parsed:
         InputError: a header that cannot be used.
     """
     remarks = remarks or Remarks()
-    held, names, size = _Held(lines), list[str](), BLOCK
+    held, names, size, doubt = _Held(lines), list[str](), BLOCK, _Doubt(remarks.joined)
     while block := held.look(size):
         ends, rows, fault = _records(block)
         used = ends[-1] if ends else 0
@@ -104,7 +145,7 @@ def parse_csv(lines: Iterable[str], remarks: Remarks | None = None) -> Parsed:
         unclear = encoding_fault(text) is not None
         spaced = ', "' in text or '\n "' in text
         size, start = min(BLOCK, 4 * size), 0
-        if names and not unclear and not spaced and used == len(rows):  # as nearly always: a record on every line
+        if names and used == len(rows) and not (unclear or spaced or doubt.since):  # as nearly always
             width = len(names)
             for number, cells in enumerate(rows, held.number):
                 if len(cells) == width:
@@ -125,19 +166,25 @@ def parse_csv(lines: Iterable[str], remarks: Remarks | None = None) -> Parsed:
                 continue
             if reason or len(cells) != len(names):
                 if cells:
+                    doubt.of_bad(block[first], number)
                     yield number, Bad(reason or _miscount(cells, names, lines_used))
                 if lines_used > 1:  # its other lines may be whole by themselves
                     start, fault, size = first + 1, None, CAREFUL
                     break
                 continue
-            if lines_used > 1 and _could_be_rows(block[first], block[end - 1], ",", len(names), rows):
-                remarks.joined.add(number, number + lines_used - 1)
+            if lines_used > 1:
+                lines_of_row = block[first:end]
+                doubtful = _could_be_rows(lines_of_row, ",", len(names), rows) or _has_misplaced(lines_of_row, ",")
+                doubt.of_several(number, number + lines_used - 1, doubtful)
+            else:
+                doubt.of_one(block[first], number, ",")
             if spaced and any(cell[:1] == " " and cell.lstrip(" ")[:1] == '"' for cell in cells):
                 remarks.spaced.add(number)
             yield number, dict(zip(names, cells, strict=True))
         if fault:
             if not names:
                 raise _header_error(held.number + start, fault)
+            doubt.of_bad(block[start], held.number + start)
             yield held.number + start, Bad(fault)
             start, size = start + 1, CAREFUL
         held.use(start)
@@ -157,10 +204,17 @@ def _records(block: list[str]) -> tuple[list[int], list[list[str]], str | None]:
             ends.append(reader.line_num)
     except csv.Error:
         used = ends[-1] if ends else 0
-        return ends, rows, AFTER if reader.line_num - used == 1 and not _is_open(block[used : used + 1], ",") else OPEN
+        return ends, rows, _fault(block[used : reader.line_num])
     finally:
         csv.field_size_limit(limit)
     return ends, rows, None
+
+
+def _fault(lines: Sequence[str]) -> str:
+    """What is wrong with a record of which the csv module read these lines."""
+    if _is_open(lines[:1], ","):
+        return OPEN
+    return RETURN if RECORDS[","].match(lines[0]) and "\r" in lines[0].rstrip("\r\n") else AFTER
 
 
 def _is_open(lines: Sequence[str], delimiter: str) -> bool:
@@ -186,6 +240,11 @@ def _is_open(lines: Sequence[str], delimiter: str) -> bool:
     return inside
 
 
+def _has_misplaced(lines: Sequence[str], delimiter: str) -> bool:
+    """Whether a record has a quote in a cell that has none around it."""
+    return RECORDS[delimiter].fullmatch("".join(lines)) is None
+
+
 def _miscount(cells: Sequence[str], names: Sequence[str], lines: int) -> str:
     over = f" over {lines:,} lines" if lines > 1 else ""
     return f"{len(cells)} fields{over}, and the header has {len(names)}"
@@ -202,7 +261,7 @@ def parse_tsv(lines: Iterable[str], remarks: Remarks | None = None) -> Parsed:
         InputError: a header that cannot be used.
     """
     remarks = remarks or Remarks()
-    held, names = _Held(lines), list[str]()
+    held, names, doubt = _Held(lines), list[str](), _Doubt(remarks.joined)
     while block := held.look(BLOCK):
         start = 0
         text = "".join(block)
@@ -221,7 +280,7 @@ def parse_tsv(lines: Iterable[str], remarks: Remarks | None = None) -> Parsed:
             if '"' not in line:
                 cells = line.rstrip("\r\n").split("\t")
             else:
-                cells, count = _quoted(held, start, number, len(names), remarks)
+                cells, count = _quoted(held, start, number, len(names), remarks, doubt)
             start += count
             if reason:
                 if not names:
@@ -240,19 +299,22 @@ def parse_tsv(lines: Iterable[str], remarks: Remarks | None = None) -> Parsed:
         held.use(start)
 
 
-def _quoted(held: _Held, start: int, number: int, width: int, remarks: Remarks) -> tuple[list[str], int]:
+def _quoted(held: _Held, start: int, number: int, width: int, remarks: Remarks, doubt: _Doubt) -> tuple[list[str], int]:
     """Cells of a line that holds quotes, and how many lines they take."""
     line = next(held.ahead(start))
     cells, unquoted, literal = _cells_of(line, "\t")
     if width and literal and _is_open([line], "\t") and (found := _over_lines(held, start, width)):
         several, count = found
-        last = list(islice(held.ahead(start), count))[-1]
-        if width == 1 or not _could_be_rows(line, last, "\t", width, []):
-            if width == 1:
-                remarks.joined.add(number, number + count - 1)
+        lines = list(islice(held.ahead(start), count))
+        if width == 1 or not _could_be_rows(lines, "\t", width, []):
+            doubt.of_several(number, number + count - 1, width == 1 or _has_misplaced(lines, "\t"))
             remarks.unquoted.add(number)
             return several, count
         remarks.separate.add(number, number + count - 1)
+    if len(cells) == width:
+        doubt.of_one(line, number, "\t")
+    else:
+        doubt.of_bad(line, number)
     if unquoted:
         remarks.unquoted.add(number)
     if literal:
@@ -286,6 +348,7 @@ def _cells_of(line: str, delimiter: str, *, inside: bool = False) -> tuple[list[
     Args:
         inside: the line begins within a quoted cell, whose closing quote counts as text.
     """
+    line = line.removesuffix("\n").removesuffix("\r")
     cells: list[str] = []
     unquoted = literal = False
     at = 0
@@ -310,10 +373,11 @@ def _cells_of(line: str, delimiter: str, *, inside: bool = False) -> tuple[list[
         at += 1
 
 
-def _could_be_rows(first: str, last: str, delimiter: str, width: int, around: Sequence[Sequence[str]]) -> bool:
+def _could_be_rows(lines: Sequence[str], delimiter: str, width: int, around: Sequence[Sequence[str]]) -> bool:
     """Whether the first and the last line of a record look like rows of their own, so that stray quotes may have joined
     them: each has all cells, and numbers in the columns that hold nothing else in the rows around.
     """
+    first, last = lines[0], lines[-1]
     if first.count(delimiter) < width - 1 or last.count(delimiter) < width - 1:
         return False
     alone = [_cells_of(first, delimiter)[0], _cells_of(last, delimiter, inside=True)[0]]

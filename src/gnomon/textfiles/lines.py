@@ -1,10 +1,11 @@
-"""Bytes of a file or of standard input -> lines of text: unpacked, decoded, split at LF, CRLF and CR alike."""
+"""Bytes of a file or of standard input -> lines of text: unpacked, decoded, split at the file's own line ends."""
 
 from __future__ import annotations
 
 import gzip
 import io
 import os
+import re
 import sys
 import zlib
 from collections.abc import Generator, Iterable, Iterator
@@ -43,6 +44,14 @@ OTHERS = {
 }
 """First bytes -> what such a file is; no text begins so."""
 
+LONG_LINE = 1 << 24
+"""Bytes in which the first line end is looked for."""
+
+FIRST_END = re.compile("\r?\n|\r")
+
+FEW, MANY = 0.3, 0.7
+"""Parts of bytes that are NUL: less than in any letter's place, and more than in text that happens to hold some."""
+
 SAMPLE = 4096
 """Bytes that show whether a file without a byte order mark is UTF-16 or UTF-32."""
 
@@ -57,14 +66,16 @@ def open_lines(path: str | Path) -> Generator[Iterator[str]]:
     Raises:
         InputError: standard input is closed; the file is not whole, or not text. OSError: it cannot be opened.
     """
-    name = "standard input" if str(path) == STDIN else str(path)
+    from_stdin = str(path) == STDIN
+    name = "standard input" if from_stdin else str(path)
     with ExitStack() as stack:
-        raw = require_stdin() if str(path) == STDIN else stack.enter_context(Path(path).open("rb", CHUNK))
+        raw = require_stdin() if from_stdin else stack.enter_context(Path(path).open("rb", CHUNK))
         try:
             unpacked, head = _unpacked(name, raw)
-            text = io.TextIOWrapper(unpacked, *_encoding(name, head), newline="")
+            encoding, errors = _encoding(name, head)
+            text = io.TextIOWrapper(unpacked, encoding, errors, newline=_newline(head.decode(encoding, "replace")))
             stack.callback(text.detach)  # it would close standard input
-            yield iter(text) if raw is sys.stdin.buffer else stack.enter_context(_bar(text, raw))
+            yield iter(text) if from_stdin else stack.enter_context(_bar(text, raw))
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise InputError(f"{name} is not a whole gzip file ({error}); fetch or pack it again.") from error
         except UnicodeDecodeError as error:
@@ -104,11 +115,27 @@ def _from_start(raw: BinaryIO) -> tuple[BinaryIO, bytes]:
 
 
 def _head(raw: BinaryIO) -> bytes:
-    """As many first bytes as come at once, but enough to know a byte order mark."""
-    head = b""
-    while len(head) < 4 and (more := _read_some(raw, SAMPLE)):
-        head += more
-    return head
+    """First bytes, enough to know a byte order mark and the first line end."""
+    parts = [b""]
+    size = 0
+    while size < LONG_LINE and (size < 4 or not _has_line(parts[-1])) and (more := _read_some(raw, SAMPLE)):
+        parts = [b"".join(parts) + more] if size < SAMPLE else [*parts, more]
+        size += len(more)
+    return b"".join(parts)
+
+
+def _has_line(part: bytes) -> bool:
+    """Whether a line ends in it before its last byte, which may be the first half of a line end."""
+    return b"\n" in part or b"\r" in part[:-1]
+
+
+def _newline(head: str) -> str:
+    """How lines end, as `open` calls it: at LF, after a CR or not; or at CR too, where that ends the first line.
+
+    In a file whose first line ends in LF or CRLF, a CR by itself is text: pandas leaves it without quotes in a cell.
+    """
+    first = FIRST_END.search(head)
+    return "" if first is None or first[0] == "\r" else "\n"
 
 
 def _read_some(raw: BinaryIO, size: int) -> bytes:
@@ -150,18 +177,18 @@ def _encoding(name: str, head: bytes) -> tuple[str, str]:
 
 def _wide(sample: bytes) -> str | None:
     """UTF-16 or UTF-32 by its NUL bytes: those of Latin letters, or else of every line end."""
-    for name, step, empty, filled in (
+    for name, step, empty, full in (
         ("UTF-32LE", 4, (2, 3), 0),
         ("UTF-32BE", 4, (0, 1), 3),
         ("UTF-16LE", 2, (1,), 0),
         ("UTF-16BE", 2, (0,), 1),
     ):
         nuls = [sample[place::step].count(0) / max(len(sample[place::step]), 1) for place in range(step)]
-        if all(nuls[place] > 0.7 for place in empty) and nuls[filled] < 0.7:
+        if len(sample) > step and nuls[full] < FEW and all(nuls[place] > MANY for place in empty):
             return name
     ends = [place for place, byte in enumerate(sample) if byte == 10]
     for name, odd, step in (("UTF-16LE", 0, 1), ("UTF-16BE", 1, -1)):
-        if ends and all(end % 2 == odd and sample[end + step : end + step + 1] == b"\0" for end in ends):
+        if len(ends) > 1 and all(end % 2 == odd and sample[end + step : end + step + 1] == b"\0" for end in ends):
             return name
     return None
 

@@ -155,7 +155,7 @@ def lines_of_stdin() -> Iterator[str]:
         for number, line in enumerate(lines, 1):
             if fault := encoding_fault(line):
                 raise InputError(f"standard input, line {number}: {fault}. Write it in UTF-8.")
-            yield line.rstrip("\r\n")
+            yield line.removesuffix("\n").removesuffix("\r")
 
 
 def unfit(row: Row, field: str) -> str | None:
@@ -232,7 +232,7 @@ class _Texts:
         if self._form in ("csv", "tsv") and self._wanted is None and field != "text":
             warn_caller(
                 f"{self._file.name}: the first line, {field!r}, is taken as the header and not as a text. If it is a "
-                "text, put a header above it; if not, field= (--field) with this name says so."
+                "text, put a header above it; if it is not, name it as the field (--field)."
             )
         return field
 
@@ -353,8 +353,12 @@ def _read_parquet(name: str, path: Path, wanted: str | None, skip_bad: bool) -> 
 
 def _txt(lines: Iterable[str], remarks: Remarks | None = None) -> Parsed:
     """Every line is a text, an empty one too."""
+    returns = (remarks or Remarks()).returns
     for number, line in enumerate(lines, 1):
-        yield number, {"text": line.rstrip("\r\n")}
+        text = line.removesuffix("\n").removesuffix("\r")
+        if "\r" in text:
+            returns.add(number)
+        yield number, {"text": text}
 
 
 PARSERS: dict[str, Callable[[Iterable[str], Remarks | None], Parsed]] = {

@@ -50,9 +50,15 @@ class Spans:
 
     count: int = 0
     longest: list[Span] = field(default_factory=list[Span])
+    _first: int = 0
 
     def add(self, first: int, last: int) -> None:
-        self.count += 1
+        """A span; a longer one with the same first line takes the place of what was added last."""
+        if first == self._first:
+            self.longest = [span for span in self.longest if span[0] != first]
+        else:
+            self.count += 1
+        self._first = first
         self.longest = sorted([*self.longest, (first, last)], key=lambda span: span[0] - span[1])[:SHOWN]
 
     def __str__(self) -> str:
@@ -62,7 +68,7 @@ class Spans:
 
 @dataclass
 class Remarks:
-    """What a reader of CSV or TSV had to decide. It is no error, and the caller is told of it once per file."""
+    """What a reader had to decide. It is no error, and the caller is told of it once per file."""
 
     joined: Spans = field(default_factory=Spans)
     """Rows over several lines of which the first and the last could be rows of their own."""
@@ -76,6 +82,8 @@ class Remarks:
     """Lines of a TSV with quotes that are text, which no writer of quoted cells leaves."""
     spaced: Places = field(default_factory=Places)
     """Lines of a CSV with a space before a quote, which makes the quote text."""
+    returns: Places = field(default_factory=Places)
+    """Lines of plain text that hold a carriage return."""
 
     def tell(self, name: str) -> None:
         """A Notice for each sort of remark."""
@@ -100,6 +108,11 @@ class Remarks:
             warn_caller(
                 f"{name}: a space stands before a quote in {self.spaced}, which makes the quote text. Take the space "
                 "out if the quotes belong around the cell."
+            )
+        if self.returns.count:
+            warn_caller(
+                f"{name}: a carriage return stands in {self.returns}, and is text there: the file's lines end in LF. "
+                "If it should end a line, convert the file (dos2unix, or tr '\\r' '\\n')."
             )
 
 
