@@ -261,7 +261,7 @@ class _Means:
 @contextmanager
 def _progress(total: int, show: bool | None) -> Generator[Callable[[float], object]]:
     """A bar on stderr, once the work has taken two seconds; None shows it in a terminal only."""
-    if show is False or (show is None and not sys.stderr.isatty()):
+    if show is False or (show is None and not (sys.stderr and sys.stderr.isatty())):
         yield lambda count: None
         return
     from tqdm import tqdm

@@ -277,10 +277,10 @@ def parse_tsv(lines: Iterable[str], remarks: Remarks | None = None) -> Parsed:
         while start < len(block):
             line, number, count = block[start], held.number + start, 1
             reason = encoding_fault(line)
-            if '"' not in line:
+            if reason or '"' not in line:
                 cells = line.rstrip("\r\n").split("\t")
             else:
-                cells, count = _quoted(held, start, number, len(names), remarks, doubt)
+                cells, count, reason = _quoted(held, start, number, len(names), remarks, doubt)
             start += count
             if reason:
                 if not names:
@@ -299,18 +299,26 @@ def parse_tsv(lines: Iterable[str], remarks: Remarks | None = None) -> Parsed:
         held.use(start)
 
 
-def _quoted(held: _Held, start: int, number: int, width: int, remarks: Remarks, doubt: _Doubt) -> tuple[list[str], int]:
-    """Cells of a line that holds quotes, and how many lines they take."""
+def _quoted(
+    held: _Held, start: int, number: int, width: int, remarks: Remarks, doubt: _Doubt
+) -> tuple[list[str], int, str | None]:
+    """Cells of a line that holds quotes, how many lines they take, and why they cannot be used."""
     line = next(held.ahead(start))
     cells, unquoted, literal = _cells_of(line, "\t")
     if width and literal and _is_open([line], "\t") and (found := _over_lines(held, start, width)):
         several, count = found
         lines = list(islice(held.ahead(start), count))
         if width == 1 or not _could_be_rows(lines, "\t", width, []):
+            if fault := encoding_fault("".join(several)):
+                fault += f", in a cell that goes on to line {number + count - 1:,}"
+                return several, 1, fault  # its other lines may be whole by themselves
             doubt.of_several(number, number + count - 1, width == 1 or _has_misplaced(lines, "\t"))
             remarks.unquoted.add(number)
-            return several, count
+            return several, count, None
         remarks.separate.add(number, number + count - 1)
+    bare = line.rstrip("\r\n").split("\t")
+    if len(cells) != width == len(bare):  # two quotes that are text stand around a tab
+        cells, unquoted, literal = bare, False, True
     if len(cells) == width:
         doubt.of_one(line, number, "\t")
     else:
@@ -319,7 +327,7 @@ def _quoted(held: _Held, start: int, number: int, width: int, remarks: Remarks, 
         remarks.unquoted.add(number)
     if literal:
         remarks.literal.add(number)
-    return cells, 1
+    return cells, 1, None
 
 
 def _over_lines(held: _Held, start: int, width: int) -> tuple[list[str], int] | None:
@@ -333,8 +341,6 @@ def _over_lines(held: _Held, start: int, width: int) -> tuple[list[str], int] | 
     finally:
         csv.field_size_limit(limit)
     if reader.line_num == 1 or len(cells) != width:
-        return None
-    if any(encoding_fault(cell) for cell in cells):
         return None
     return cells, reader.line_num
 

@@ -153,7 +153,7 @@ def shown(values: Values) -> str:
 
 
 def _bar(total: int, progress: bool | None) -> Any:
-    if not (sys.stderr.isatty() if progress is None else progress):
+    if not ((sys.stderr and sys.stderr.isatty()) if progress is None else progress):
         return None
     from tqdm import tqdm
 
