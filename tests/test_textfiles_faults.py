@@ -48,8 +48,9 @@ WILD = st.sampled_from(ODD) | st.text(st.characters(exclude_categories=["Cs"]), 
 COLUMNS = [["text"], ["id", "text"], ["id", "text", "note"]]
 
 
-def split_lines(text: str) -> list[str]:
-    return list(io.StringIO(text, newline=""))
+def split_lines(text: str, end: str) -> list[str]:
+    """As a file is read whose first line ends so: a CR by itself is text where lines end otherwise."""
+    return list(io.StringIO(text, newline="" if end == "\r" else "\n"))
 
 
 @dataclass
@@ -74,7 +75,7 @@ class Written:
 
     def write(self, text: str, row: dict[str, str] | None) -> None:
         first = self.lines + 1
-        self.lines += len(split_lines(text))
+        self.lines += len(split_lines(text, self.end))
         self.content += text
         self.records.append(Record(first, self.lines, row))
 
@@ -153,7 +154,9 @@ def parsed(parse: Callable[..., Any], content: str) -> Read:
     remarks = Remarks(joined=AllSpans(), separate=AllSpans())
     kept: dict[int, dict[str, Any]] = {}
     bad: list[int] = []
-    for line, row in parse(split_lines(content), remarks):
+    end = re.search(r"\r\n|\r|\n", content)
+    assert end, "there is a header"
+    for line, row in parse(split_lines(content, end[0]), remarks):
         if isinstance(row, Bad):
             bad.append(line)
         else:
