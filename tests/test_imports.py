@@ -72,6 +72,7 @@ TORCH_FREE = (
     "index",
     "order",
     "mixture",
+    "prompts",
     "sampler",
     "collate",
     "logs",

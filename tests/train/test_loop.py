@@ -10,6 +10,7 @@ import re
 import shutil
 import signal
 import threading
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -41,7 +42,8 @@ from torch import Tensor
 
 from gnomon import Encoder, losses
 from gnomon.errors import InputError, Notice, NumericError
-from gnomon.spec import PoolingSpec
+from gnomon.evaluate.prompts import prompt_for
+from gnomon.spec import SYMMETRIC, PoolingSpec
 from gnomon.tokenizer import Tokenizer
 from gnomon.train import checkpoints, loop, stages, train
 from gnomon.train.collate import Rows
@@ -343,8 +345,6 @@ def test_prompts_of_a_source_stand_in_front(made: Callable[..., Recipe], base: P
     [
         ([("q: ", "d: "), ("q: ", "d: ")], {}, {"query": "q: ", "document": "d: "}),
         ([("q: ", None), ("q: ", None)], {}, {"query": "q: "}),
-        ([("q: ", "d: "), ("other: ", "d: ")], {}, {}),
-        ([("q: ", "d: "), (None, None)], {}, {}),
         ([(None, None), (None, None)], {}, {}),
         ([("q: ", "d: "), ("q: ", "d: ")], {"query": "mine: "}, {"query": "q: ", "document": "d: "}),
         ([(None, "d: ")], {"query": "mine: "}, {"query": "mine: ", "document": "d: "}),
@@ -364,6 +364,209 @@ def test_prompts_that_all_sources_give_are_declared(
         for place, (query, document) in enumerate(prompts)
     ]
     assert Encoder.load(train(replace(recipe, sources=tuple(sources)), progress=False)).prompts == declared
+
+
+def trained_with(prompts: list[Any], recipe: Recipe) -> Encoder:
+    (source,) = recipe.sources
+    sources = [
+        replace(source, name=f"s{place}", query_prompt=query, document_prompt=document)
+        for place, (query, document) in enumerate(prompts)
+    ]
+    return Encoder.load(train(replace(recipe, sources=tuple(sources)), progress=False))
+
+
+@pytest.mark.parametrize(
+    ("prompts", "own", "said", "declared"),
+    [
+        ([("q: ", "d: "), ("other: ", "d: ")], {}, ["query_prompt: 'q: ' (s0), 'other: ' (s1)"], {"document": "d: "}),
+        (
+            [("q: ", "d: "), (None, None)],
+            {},
+            ["query_prompt: 'q: ' (s0), '' (s1)", "document_prompt: 'd: ' (s0), '' (s1)"],
+            {},
+        ),
+        (
+            [("q: ", "d: "), ("q: ", None)],
+            {"query": "mine: "},
+            ["document_prompt: 'd: ' (s0), '' (s1)"],
+            {"query": "q: "},
+        ),
+        ([("mine: ", "d: "), (None, "d: ")], {"query": "mine: "}, [], {"query": "mine: ", "document": "d: "}),
+        (
+            [("q: ", None), (None, None), ("q: ", None)],
+            {"query": "mine: "},
+            ["query_prompt: 'q: ' (s0), 'mine: ' (s1). "],
+            {"query": "mine: "},
+        ),
+    ],
+)
+def test_c4_what_agrees_of_the_sources_prompts_is_declared_and_the_rest_is_said(
+    prompts: list[Any],
+    own: dict[str, str],
+    said: list[str],
+    declared: dict[str, str],
+    made: Callable[..., Recipe],
+    tmp_path: Path,
+) -> None:
+    recipe = made(max_steps=1, model=saved(bert(prompts=own), tmp_path / "own"))
+    with warnings.catch_warnings(record=True) as notices:
+        warnings.simplefilter("always")
+        assert trained_with(prompts, recipe).prompts == declared
+    told = [str(each.message) for each in notices if each.category is Notice]
+    assert len(told) == len(said)
+    for notice, words in zip(told, said, strict=True):
+        assert words in notice
+        assert repr(own.get("query" if "query_prompt" in words else "document", "")) in notice.partition(". ")[2]
+
+
+@pytest.mark.parametrize(
+    ("own", "prompts", "default"),
+    [
+        ({}, {"query": "same: ", "document": "same: "}, "query"),
+        (
+            {"prompts": {"query": "q: "}},
+            {"query": "q: ", "symmetric": "same: "},
+            "symmetric",
+        ),
+        (
+            {"prompts": {"query": "q: ", "sts": "s: "}, "query_prompt_names": {SYMMETRIC: "sts"}},
+            {"query": "q: ", "sts": "s: ", "symmetric": "same: "},
+            "symmetric",
+        ),
+        (
+            {"prompts": {"query": "q: ", "sts": "same: "}, "query_prompt_names": {SYMMETRIC: "sts"}},
+            {"query": "q: ", "sts": "same: "},
+            "sts",
+        ),
+    ],
+    ids=["none", "query", "another", "the same"],
+)
+def test_c5_one_prompt_on_both_sides_of_graded_pairs_is_the_default(
+    own: dict[str, Any], prompts: dict[str, str], default: str, made: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    """Here and in sentence-transformers; and STS is evaluated with it."""
+    recipe = made(graded(40), max_steps=2, model=saved(bert(**own), tmp_path / "own"), loss=LossSettings("cosent"))
+    ours = trained_with([("same: ", "same: ")], recipe)
+    assert (ours.prompts, ours.spec.default_prompt_name) == (prompts, default)
+    some = [*texts()]
+    wanted = ours.encode(some, prompt="same: ")
+    assert np.abs(wanted - ours.encode(some, prompt="")).max() > 1e-3
+    assert_same(ours.encode(some), wanted)
+    theirs = SentenceTransformer(str(Path(recipe.output) / "model"), device="cpu")
+    assert_same(np.asarray(theirs.encode(some)), wanted)
+    assert prompt_for(ours.spec, task="STSBenchmark", kind="STS", side=None).text == "same: "
+    if not own:
+        assert_same(ours.encode_query(some), wanted)
+        assert_same(np.asarray(theirs.encode_document(some)), wanted)
+
+
+def test_c5_graded_pairs_without_a_prompt_leave_no_default(made: Callable[..., Recipe], tmp_path: Path) -> None:
+    model = saved(bert(prompts={"query": "q: ", "sts": "s: "}, default_prompt_name="sts"), tmp_path / "own")
+    recipe = made(graded(40), max_steps=1, model=model, loss=LossSettings("cosent"))
+    ours = trained_with([("", "")], recipe)
+    assert (ours.prompts, ours.spec.default_prompt_name) == ({"query": "q: ", "sts": "s: "}, None)
+    kept = trained_with([(None, None)], replace(recipe, output=str(tmp_path / "kept")))
+    assert (kept.prompts, kept.spec.default_prompt_name) == ({"query": "q: ", "sts": "s: "}, "sts")
+
+
+def test_c5_two_prompts_of_graded_pairs_are_those_of_queries_and_documents(made: Callable[..., Recipe]) -> None:
+    recipe = made(graded(40), max_steps=1, loss=LossSettings("cosent"))
+    ours = trained_with([("q: ", "d: ")], recipe)
+    assert (ours.prompts, ours.spec.default_prompt_name) == ({"query": "q: ", "document": "d: "}, None)
+
+
+def test_c6_short_batches_are_said_at_once_and_the_card_counts_what_was_seen(made: Callable[..., Recipe]) -> None:
+    """400 rows with four negatives each out of 60 documents, which are left in the loss, wherever they stand."""
+    rng = np.random.default_rng(0)
+    documents = [row["positive"] for row in rows(60, seed=5)]
+    lines = [
+        {"query": row["query"], "positive": documents[at % 60], "negatives": [documents[(at + d) % 60] for d in (1, 2)]}
+        for at, row in enumerate(rows(120))
+    ]
+    lines = [lines[at] for at in rng.permutation(120)]
+    loss = LossSettings(mask_duplicates=False)
+    recipe = made(lines, batch_size=32, max_steps=None, num_train_epochs=2, loss=loss)
+    with pytest.warns(
+        Notice, match=r"'rows': batches hold \d+(\.\d)? rows of 32.*negatives.*2 epochs .* take \d+ "
+    ) as told:
+        folder = train(recipe, progress=False)
+    assert len([each for each in told if "batches hold" in str(each.message)]) == 1
+    log, card = log_of(Path(recipe.output)), (folder / "README.md").read_text("utf-8")
+    trained = sum(line["rows"] for line in log)
+    assert max(line["rows"] for line in log) < 32
+    assert trained == pytest.approx(240, rel=0.1), "epochs are counted in rows"
+    with warnings.catch_warnings(action="ignore"):
+        drawn = [data_of(recipe).sampler.batch_at(batch) for batch in range(len(log))]
+    seen = len({row for each in drawn for row in each.rows_B.tolist()})
+    assert [len(each.rows_B) for each in drawn] == [line["rows"] for line in log]
+    assert f"- {trained} rows were trained on, of one source in each batch: {seen} different ones of 120." in card
+    assert f"- {120 - seen} rows were never seen." in card
+    assert f"- {sum(each.skipped for each in drawn)} times a row was left out" in card
+    assert f"- {sum(each.replaced for each in drawn)} times another row" in card
+    assert f"- {len(log)} batches could not be filled" in card
+    assert seen >= 100
+
+
+def test_c6_rows_that_share_their_negatives_are_all_trained_on(made: Callable[..., Recipe]) -> None:
+    """The loss leaves out a negative that answers the query, so nothing keeps these rows apart but their positives."""
+    documents = [row["positive"] for row in rows(60, seed=5)]
+    lines = [
+        {"query": row["query"], "positive": documents[at % 60], "negatives": [documents[(at + d) % 60] for d in (1, 2)]}
+        for at, row in enumerate(rows(120))
+    ]
+    recipe = made(lines, batch_size=24, max_steps=None)
+    card = (train(recipe, progress=False) / "README.md").read_text("utf-8")
+    assert [line["rows"] for line in log_of(Path(recipe.output))] == [24] * 5
+    seen = re.search(r"- 120 rows were trained on, of one source in each batch: (\d+) different ones of 120\.", card)
+    assert seen and int(seen[1]) >= 116
+    assert f"- {120 - int(seen[1])} rows were never seen." in card
+
+
+@pytest.mark.parametrize("duplicates", ["keep", "skip"])
+def test_c3_no_held_out_query_is_trained_on_and_the_card_counts_them(
+    duplicates: Any, made: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    """Every row stands twice, and once more in another source, whose positive it is."""
+    some = rows(40)
+    turned = [{"query": row["positive"], "positive": row["query"].upper()} for row in some]
+    other = replace(write(tmp_path / "turned.jsonl", turned + rows(40, seed=9)), name="turned")
+    recipe = made([*some, *some], duplicates=duplicates, validation=ValidationSettings(5), max_steps=40)
+    recipe = replace(recipe, sources=(*recipe.sources, other))
+    card = (train(recipe, progress=False) / "README.md").read_text("utf-8")
+    data = data_of(recipe)
+    held = {text.lower() for each in data.held_out() for text in each.rows.queries}
+    assert len(held) >= 9
+    trained = [data.collator.rows_at(data.sampler.batch_at(batch)) for batch in range(40)]
+    assert not held & {text.lower() for each in trained for text in each.queries + each.positives}
+    apart = [data.sampler.kept_apart(source) for source in (0, 1)]
+    assert f"- 10 rows were held out, and {sum(apart)} more were left out since they have a query of those." in card
+    assert min(apart) >= 4
+
+
+def test_c14_own_negatives_are_found_by_tokens_said_and_counted(made: Callable[..., Recipe], tmp_path: Path) -> None:
+    """Of 40 rows one has its query as a negative, one its positive; the model tells case apart, so a third is none."""
+    lines = rows(40, negatives=2)
+    lines[3]["negatives"][0] = "  ".join(lines[3]["query"].split())
+    lines[7]["negatives"][1] = lines[7]["positive"]
+    lines[9]["negatives"][1] = lines[9]["positive"].title()
+    recipe = made(lines, max_steps=None)
+    with pytest.warns(Notice, match=r"'rows': 2 negatives are.* left out of the loss.*rows40.jsonl, line 4\."):
+        folder = train(recipe, progress=False)
+    card = (folder / "README.md").read_text("utf-8")
+    assert re.search(r"- 2 negatives were, .* own row, and were left out of the loss\.\n", card)
+    recipe = replace(recipe, output=str(tmp_path / "kept"), loss=LossSettings(mask_duplicates=False))
+    with pytest.warns(Notice, match=r"'rows': 2 negatives are.* trained as negatives"):
+        folder = train(recipe, progress=False)
+    assert "own row, and were trained as negatives." in (folder / "README.md").read_text("utf-8")
+
+
+def test_c12_rows_with_several_positives_are_said(made: Callable[..., Recipe]) -> None:
+    lines = [row | {"positive": [row["positive"], f"old {row['positive']}"]} for row in rows(20)]
+    recipe = made(lines, max_steps=None)
+    with pytest.warns(Notice, match="'rows': .*40 rows of 20"):
+        folder = train(recipe, progress=False)
+    assert len(log_of(Path(recipe.output))) == 5
+    assert "| rows | 40 |" in (folder / "README.md").read_text("utf-8")
 
 
 def test_widths_are_declared_in_the_folder(made: Callable[..., Recipe], tmp_path: Path) -> None:

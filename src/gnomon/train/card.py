@@ -58,7 +58,7 @@ class Facts:
     seconds: float
     device: str
     replaced: int = 0
-    """Rows that were taken in place of those."""
+    """Rows that were drawn in the place of such rows, or of rows that moved to another batch."""
     own_negatives: int = 0
     """Negatives that were the query or the positive of their own row."""
     ranks: int = 1
@@ -178,10 +178,12 @@ def _data(recipe: Recipe, facts: Facts) -> Iterator[str]:
     if facts.skipped:
         yield (
             f"- {facts.skipped:,} times a row was left out, since a text of it was in every batch that it could stand "
-            f"in: {facts.replaced:,} times another took its place, {facts.skipped - facts.replaced:,} times none."
+            "in."
         )
+    if facts.replaced:
+        yield f"- {facts.replaced:,} times another row was drawn in the place of one that stands elsewhere, or nowhere."
     if facts.short:
-        yield f"- {facts.short:,} batches could not be filled without such rows, and were smaller."
+        yield f"- {facts.short:,} batches could not be filled without a text twice, and were smaller."
     if facts.own_negatives:
         fate = "left out of the loss" if masks(recipe.loss) else "trained as negatives"
         yield (

@@ -20,6 +20,7 @@ from gnomon.packed import Ids
 from gnomon.spec import ModelSpec, StaticSpec
 from gnomon.tokenizer import Tokenizer
 from gnomon.train.index import Index, digests_of
+from gnomon.train.prompts import prompts_of
 from gnomon.train.sampler import Draw, negatives_of, share
 from gnomon.train.settings import DataSource
 
@@ -101,7 +102,10 @@ class Collator:
     ) -> None:
         self.indexes, self.sources, self.spec = [*indexes], [*sources], spec
         self.tokenizer, self.seed = tokenizer, seed
-        self.prompts = [_prompts(source, index, spec) for source, index in zip(sources, indexes, strict=True)]
+        self.prompts = [
+            prompts_of(source, spec, graded=index.score_kind == "grades")
+            for source, index in zip(sources, indexes, strict=True)
+        ]
         self._fronts = {text: self._front(text) for pair in self.prompts for text in pair}
         self.prompt_tokens = [
             (tokenizer.prompt_tokens(query), tokenizer.prompt_tokens(document)) for query, document in self.prompts
@@ -261,16 +265,6 @@ def own_negatives(
     """[N]: which negatives have the hash of their own row's query or positive; as many of each row."""
     each = len(negatives_N) // len(queries_B) if len(queries_B) else 0
     return (negatives_N == queries_B.repeat(each)) | (negatives_N == positives_B.repeat(each))
-
-
-def _prompts(source: DataSource, index: Index, spec: ModelSpec) -> tuple[str, str]:
-    """In front of the queries, and of the documents."""
-    names = spec.query_prompt_name(), spec.document_prompt_name
-    if index.score_kind == "grades":
-        names = spec.symmetric_prompt_name, spec.symmetric_prompt_name
-    own = [spec.prompts[name] if name is not None else "" for name in names]
-    query, document = source.query_prompt, source.document_prompt
-    return own[0] if query is None else query, own[1] if document is None else document
 
 
 def _scores(index: Index, rows_B: NDArray[np.int64], negatives_BK: NDArray[np.int64]) -> NDArray[np.float64] | None:

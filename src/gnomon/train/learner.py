@@ -21,6 +21,7 @@ from gnomon.train.collate import Collated
 from gnomon.train.gradcache import chunks_of, gradient, prompt_tokens_of
 from gnomon.train.guide import Guide
 from gnomon.train.model import Model
+from gnomon.train.prompts import with_prompts
 from gnomon.train.ranks import Ranks
 from gnomon.train.settings import Recipe
 from gnomon.train.stages import Batch, Loss
@@ -167,18 +168,10 @@ def default_chunk_tokens(spec: ModelSpec, device: torch.device) -> int:
 
 
 def declared(spec: ModelSpec, recipe: Recipe) -> ModelSpec:
-    """The spec with what the run has taught the model: widths, and prompts that all sources give and it had not."""
+    """The spec with what the run has taught the model: widths and prompts."""
     if recipe.matryoshka and not spec.wide_heads:
         spec = replace(spec, matryoshka_dims=tuple(sorted({*recipe.matryoshka.dims} - {spec.full_dim})))
-    given = {(source.query_prompt, source.document_prompt) for source in recipe.sources}
-    query, document = given.pop() if len(given) == 1 else (None, None)
-    if query is None and document is None:
-        return spec
-    names = spec.query_prompt_name() or "query", spec.document_prompt_name or "document"
-    given = {name: text for name, text in zip(names, (query, document), strict=True) if text is not None}
-    if not spec.prompts and not any(given.values()):
-        return spec
-    return replace(spec, prompts=({} if spec.prompts else {"query": "", "document": ""}) | dict(spec.prompts) | given)
+    return with_prompts(spec, recipe)
 
 
 def freeze(model: nn.Module, beginnings: Sequence[str]) -> None:

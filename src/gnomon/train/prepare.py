@@ -20,6 +20,7 @@ from gnomon.train.collate import Collated, Collator, Rows
 from gnomon.train.data import index_of
 from gnomon.train.index import Index
 from gnomon.train.mixture import lines_of, weights_of
+from gnomon.train.prompts import notes_on_prompts
 from gnomon.train.ranks import Ranks
 from gnomon.train.rules import CONTRASTIVE, GRADED, masks, takes_scores
 from gnomon.train.sampler import Draw, Sampler
@@ -100,6 +101,8 @@ def open_data(recipe: Recipe, spec: ModelSpec, tokenizer: Tokenizer, ranks: Rank
     )
     data = Data(indexes, weights, sampler, Collator(indexes, recipe.sources, spec, tokenizer, seed=recipe.seed))
     if ranks.first:
+        for note in notes_on_prompts(spec, recipe):
+            warn_caller(note)
         _tell_of_own_negatives(recipe, data)
         _tell_of_short_batches(recipe, data)
     return data

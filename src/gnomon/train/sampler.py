@@ -36,7 +36,7 @@ SPARES = 64
 """
 SCANNED = 1 << 22
 """Hashes that are searched at once."""
-PROBED = 16_384
+PROBED = 4096
 """Rows of a source, about, whose batches `Sampler.filled` draws."""
 COUNTED = 1 << 21
 """Rows of a source whose different texts are counted anew where some of them are held out."""
