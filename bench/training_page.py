@@ -1,5 +1,6 @@
 """docs/training-speed.md, from the results of `training.py`. All that is said is read from the numbers."""
 
+import statistics
 from collections.abc import Iterator
 from typing import Any
 
@@ -38,7 +39,7 @@ def section(found: Rows) -> Iterator[str]:
     computed = "float32" if device["kind"] == "cpu" else "bfloat16 autocast on both sides"
     yield f"Python {found['python']}, {versions}; {computed}."
     yield ""
-    for name, lines in (("speed", speed), ("cache", cache), ("memory", memory)):
+    for name, lines in (("speed", speed), ("cache", cache), ("memory", memory), ("defaults", defaults)):
         if name in found:
             yield from lines(found[name])
 
@@ -73,6 +74,28 @@ def memory(part: Rows) -> Iterator[str]:
     head = ["batch", "tokens", "seconds", "peak MiB", "more, MiB", "vectors, MiB", "more vectors, MiB"]
     head += ["on the GPU, MiB", "more there, MiB"] if gpu else []
     yield from table(head, [memory_row(row, first, gpu=gpu) for row in part["curve"]])
+    yield from told(part)
+
+
+def defaults(part: Rows) -> Iterator[str]:
+    yield f"### As each trainer comes: {part['model']}, headings and sections"
+    yield ""
+    yield (
+        f"Texts cut to {part['sizes'][0]['length']} tokens, each run a process of its own. gnomon's default was "
+        f"chunk_tokens {part['former']:,} before. sentence-transformers is its trainer with "
+        "MultipleNegativesRankingLoss (left out where a batch has too many texts for it); cached, with "
+        "CachedMultipleNegativesRankingLoss and its own mini_batch_size of 32."
+    )
+    yield ""
+    lines: list[list[str]] = []
+    for size in part["sizes"]:
+        for name, runs in size["runs"].items():
+            steps = size["steps"]
+            seconds = statistics.median(run["seconds"] / steps for run in runs)
+            peak = statistics.median(run["peak_mib"] for run in runs)
+            tokens = sum(runs[0]["tokens"]) // steps
+            lines.append([f"{size['batch']:,}", name, f"{tokens:,}", f"{seconds:.1f}", f"{peak:,.0f}"])
+    yield from table(["batch", "trainer", "tokens a step", "seconds a step", "peak MiB"], lines)
     yield from told(part)
 
 

@@ -1,4 +1,6 @@
-"""Shared by all tests: where the golden folders are, writable copies of them, and what "the same vector" means."""
+"""Shared by all tests: where the golden folders are, writable copies of them, what "the same vector" means, and which
+examples property tests draw.
+"""
 
 import json
 import os
@@ -11,6 +13,38 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported: no 
 
 import pytest
 from goldens import GOLDEN, NAMES, assert_same, require
+from hypothesis import HealthCheck, is_hypothesis_test, settings
+
+# No limit of time anywhere: a busy machine is no fault.
+_UNTIMED: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow], "print_blob": True}
+settings.register_profile("same", derandomize=True, database=None, **_UNTIMED)
+"""The default: the same examples in every run, on every machine, in CI as by hand."""
+settings.register_profile("random", derandomize=False, **_UNTIMED)
+"""Other examples in every run, or those of `--hypothesis-seed`. What fails is kept in .hypothesis and tried first."""
+settings.load_profile("same")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    times = "Let each property test try N times as many examples."
+    parser.addoption("--times-examples", type=int, default=1, metavar="N", help=times)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A seed would change nothing in the profile that has none."""
+    if config.getoption("--hypothesis-seed") is not None:
+        settings.load_profile("random")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests that set their own number of examples, or of health checks, get these beside the profile's."""
+    times = config.getoption("--times-examples")
+    for test in {item.function for item in items if isinstance(item, pytest.Function) and is_hypothesis_test(item.obj)}:
+        own: settings = test._hypothesis_internal_use_settings  # where hypothesis' own plugin for pytest reads them
+        test._hypothesis_internal_use_settings = settings(
+            own,
+            max_examples=own.max_examples * times,
+            suppress_health_check={*own.suppress_health_check, HealthCheck.too_slow},
+        )
 
 
 def _golden(name: str) -> Path:

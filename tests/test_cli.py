@@ -19,7 +19,9 @@ from click.testing import CliRunner, Result
 
 from gnomon import Encoder, cli, describe, quantize, vectorfiles
 from gnomon.cli import main
+from gnomon.stream import Stream
 from gnomon.terminal import display_width, matrix
+from gnomon.tokenizer import Tokenizer
 
 TEXTS = ["a quick brown fox", "lazy dogs sleep", "a quick brown fox", "", "fünf Füchse und ein 日本語 text"]
 LONG = "word " * 200
@@ -78,13 +80,20 @@ def fails(result: Result, message: str, code: int = 2) -> None:
     assert message in lines[0]
 
 
+def runs_quietly(result: Result) -> None:
+    """Nothing on stdout, and on stderr nothing but that the fourth of TEXTS is empty."""
+    lines = result.stderr.splitlines()
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert [line for line in lines if not line.startswith("note: 1 of 5 texts of ")] == []
+
+
 # ---- encode
 
 
 def test_encode_writes_the_encoders_vectors_and_a_manifest(run: Run, gist: Path, texts: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.npy"
     result = run("encode", gist, texts, out)
-    assert (result.exit_code, result.output) == (0, "")
+    runs_quietly(result)
     encoder = Encoder.load(gist)
     np.testing.assert_array_equal(np.load(out), encoder.encode(TEXTS))
     manifest = manifest_of(out)
@@ -106,7 +115,7 @@ def test_encode_keeps_the_rows_in_jsonl_and_parquet(run: Run, gist: Path, corpus
     rows = [json.loads(line) for line in corpus.read_text("utf-8").splitlines()]
     vectors = Encoder.load(gist).encode(TEXTS)
     printed = run("encode", gist, corpus, "-")
-    assert (printed.exit_code, printed.stderr) == (0, "")
+    assert (printed.exit_code, printed.stderr.count("note: ")) == (0, 1)
     assert run("encode", gist, corpus, tmp_path / "out.jsonl").exit_code == 0
     assert run("encode", gist, corpus, tmp_path / "out.parquet").exit_code == 0
     assert (tmp_path / "out.jsonl").read_bytes() == printed.stdout_bytes
@@ -173,12 +182,13 @@ def test_the_default_prompt_is_that_of_encode_alone(
     changes = {"prompts": {"note": "Note: "}, "default_prompt_name": "note"}
     edit_json(model / "config_sentence_transformers.json", changes)
     result = run("encode", model, texts, out, *options)
-    assert (result.exit_code, result.output) == (0, "")
+    runs_quietly(result)
     np.testing.assert_array_equal(np.load(out), getattr(Encoder.load(model), method)(TEXTS))
     assert manifest_of(out)["prompt"] == prompt
 
 
 def test_encode_says_that_a_model_with_prompts_gets_none(run: Run, stella: Path, texts: Path, tmp_path: Path) -> None:
+    texts.write_text("\n".join(filter(None, TEXTS)), "utf-8")
     bare = run("encode", stella, texts, tmp_path / "out.npy")
     assert bare.stderr == (
         "note: stella_en_400M_v5 has prompts (s2p_query, s2s_query) and none is added; see --query, --document and "
@@ -250,7 +260,6 @@ def test_encode_quantises(run: Run, gist: Path, texts: Path, tmp_path: Path, pre
         (["--truncate-dim", "65"], "truncate_dim is 65; it must be a whole number from 1 to 64."),
         (["--prompt-name", "query"], "prompt name 'query' is not in this model; it has none."),
         (["--query", "--task", "sts"], "task 'sts' is not known to this model"),
-        (["--precision", "binary", "--truncate-dim", "12"], "width 12 is not a multiple of 8"),
         (["--precision", "int8", "--ranges", "in.txt"], "in.txt is not a .npy file of ranges"),
         (["--engine", "tensorrt"], "engine 'tensorrt' is not one of auto, onnx, openvino, torch."),
         (["--threads", "0"], "threads is 0; it must be a whole number from 1 to 1024."),
@@ -261,7 +270,7 @@ def test_encode_quantises(run: Run, gist: Path, texts: Path, tmp_path: Path, pre
 def test_a_wrong_option_fails_before_the_work(
     run: Run, gist: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], message: str
 ) -> None:
-    monkeypatch.setattr(cli, "_count_too_long", lambda *_: pytest.fail("the work began"))
+    monkeypatch.setattr(Stream, "_whole", lambda *_: pytest.fail("the work began"))
     monkeypatch.chdir(tmp_path)
     fails(run("encode", gist, texts, "out.npy", *options), message)
     assert names(tmp_path) == ["in.txt"]
@@ -334,7 +343,7 @@ def test_encode_runs_where_it_is_told(
 
     monkeypatch.setattr(cli, "_load", spied)
     result = run("encode", gist, texts, tmp_path / "out.npy", *options)
-    assert (result.exit_code, result.output) == (0, "")
+    runs_quietly(result)
     np.testing.assert_allclose(np.load(tmp_path / "out.npy"), Encoder.load(gist).encode(TEXTS), atol=1e-6)
     onnx = "onnx graph, onnxruntime, float32"
     engine = "torch, cpu, float32, grouped attention" if "torch" in options else onnx
@@ -440,7 +449,7 @@ def test_an_output_is_replaced_only_by_a_whole_one(
     fails(run("encode", gist, texts, out), f"{out} was not written: the disk is full ({tmp_path}). Nothing was left")
     monkeypatch.setattr(vectorfiles, "write_npy", lambda file, values: broken(file, values, KeyboardInterrupt()))
     stopped = run("encode", gist, texts, out)
-    assert (stopped.exit_code, stopped.stderr.strip()) == (130, "interrupted")
+    assert (stopped.exit_code, stopped.stderr.splitlines()[-1]) == (130, "interrupted")
     assert {name: (tmp_path / name).read_bytes() for name in names(tmp_path)} == before
 
 
@@ -493,7 +502,7 @@ def test_a_disk_that_takes_no_more_is_told_by_the_system_itself(gist: Path, text
     process = start("encode", gist, texts, tmp_path / "out.npy", code=code)
     _, stderr = process.communicate()
     assert process.returncode == 2
-    assert stderr.decode().startswith(f"error: {tmp_path / 'out.npy'} was not written: it grew too large")
+    assert f"\nerror: {tmp_path / 'out.npy'} was not written: it grew too large" in stderr.decode()
     assert names(tmp_path) == ["in.txt"]
 
 
@@ -554,6 +563,30 @@ def test_search_asks_in_a_terminal(gist: Path, corpus: Path) -> None:
     assert stderr.decode().endswith("\nnote: type a query; end with Ctrl-D.\n")
 
 
+@pytest.mark.parametrize("verb", ["encode", "search"])
+def test_b12_every_text_is_tokenised_once(
+    run: Run, gist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    path = tmp_path / "in.txt"
+    path.write_text("one\ntwo\n" + LONG + "\n", "utf-8")
+    read: list[str] = []
+    whole = Tokenizer._encode
+
+    def count(tokenizer: Tokenizer, given: list[str], *, offsets: bool) -> Any:
+        read.extend(given)
+        return whole(tokenizer, given, offsets=offsets)
+
+    monkeypatch.setattr(Tokenizer, "_encode", count)
+    if verb == "encode":
+        result = run("encode", gist, path, tmp_path / "out.npy")
+        assert manifest_of(tmp_path / "out.npy")["cut"] == 1
+    else:
+        result = run("search", gist, "--corpus", path, "--query", "three")
+    assert result.exit_code == 0, result.output
+    assert "1 of 3 texts is longer than 64 tokens" in result.stderr
+    assert [read.count(text) for text in ("one", "two", LONG)] == [1, 1, 1]
+
+
 # ---- similarity
 
 
@@ -597,7 +630,7 @@ def test_similarity_of_too_little_is_a_usage_error(run: Run, args: list[str]) ->
 
 def test_search_shows_rank_score_id_and_text(run: Run, gist: Path, corpus: Path) -> None:
     result = run("search", gist, "--corpus", corpus, "--query", "a quick brown fox", "-k", 3)
-    assert result.stderr == f"note: 1 empty text of {corpus} is left out.\n"
+    assert result.stderr.startswith(f"note: 1 of 5 texts of {corpus} is empty (line 4). ")
     lines = result.stdout.splitlines()
     assert lines[:5] == [
         "a quick brown fox",
@@ -625,10 +658,12 @@ def test_search_results_are_those_of_the_encoder(run: Run, stella: Path, corpus:
 def test_search_takes_queries_from_stdin(run: Run, gist: Path, corpus: Path) -> None:
     result = run("search", gist, "--corpus", corpus, "--json", stdin=b"lazy dogs sleep\n\na quick brown fox\r\n")
     found = [json.loads(line) for line in result.stdout.splitlines()]
-    assert [(row["query"], row["results"][0]["id"]) for row in found] == [
-        ("lazy dogs sleep", "d1"),
-        ("a quick brown fox", "d0"),
+    assert [(row["query"], [hit["id"] for hit in row["results"][:1]]) for row in found] == [
+        ("lazy dogs sleep", ["d1"]),
+        ("", []),
+        ("a quick brown fox", ["d0"]),
     ]
+    assert "1 of 3 queries is empty, query 2 the first" in result.stderr
 
 
 def test_search_of_an_empty_corpus_is_an_error(run: Run, gist: Path, corpus: Path) -> None:
@@ -730,3 +765,91 @@ def test_notices_are_wrapped_in_a_terminal(monkeypatch: pytest.MonkeyPatch, caps
         capsys.readouterr().out
         == "note: one two one two one two\n      one two one two one two\n      one two one two\n"
     )
+
+
+# ---- streams and consoles, in processes of their own
+
+
+def in_a_shell(command: str, tmp_path: Path, gist: Path, **env: str) -> subprocess.CompletedProcess[bytes]:
+    """`gnomon` and `MODEL` in the command stand for what they say; `tmp_path` is the folder it runs in."""
+    script = command.replace("gnomon", f"{sys.executable} -m gnomon").replace("MODEL", str(gist))
+    return subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path, env={**os.environ, **env}, capture_output=True, timeout=120, check=False
+    )
+
+
+CJK = "南瓜 und Kürbis\nplain words\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        ("gnomon search MODEL --corpus cjk.txt --query words", "plain words"),
+        ("gnomon similarity MODEL 南瓜 Kürbis plain", "K\xfcrbis"),
+        ("gnomon inspect MODEL", "GIST-Embedding-v0"),
+    ],
+)
+def test_b7_a_narrow_console_gets_replacements(command: str, shown: str, tmp_path: Path, gist: Path) -> None:
+    (tmp_path / "cjk.txt").write_text(CJK, "utf-8")
+    result = in_a_shell(command, tmp_path, gist, PYTHONIOENCODING="cp1252")
+    assert result.returncode == 0, result.stderr
+    assert shown in result.stdout.decode("cp1252")
+    assert "Traceback" not in result.stderr.decode("cp1252")
+
+
+def test_b7_json_is_ascii_where_the_console_is_narrow(tmp_path: Path, gist: Path) -> None:
+    (tmp_path / "cjk.txt").write_text(CJK, "utf-8")
+    command = "gnomon search MODEL --corpus cjk.txt --query 南瓜 --json"
+    narrow = in_a_shell(command, tmp_path, gist, PYTHONIOENCODING="cp1252")
+    wide = in_a_shell(command, tmp_path, gist, PYTHONIOENCODING="utf-8")
+    assert narrow.stdout.isascii()
+    assert json.loads(narrow.stdout) == json.loads(wide.stdout.decode())
+    assert "南瓜" in wide.stdout.decode()
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("gnomon encode MODEL - out.npy <&-", "standard input is closed"),
+        ("gnomon search MODEL --corpus cjk.txt <&-", "standard input is closed"),
+        ("gnomon search MODEL --corpus cjk.txt --query words >&-", "standard output is closed"),
+        ("gnomon encode MODEL cjk.txt - >&-", "standard output is closed"),
+        ("gnomon encode MODEL cjk.txt /dev/stdout >&-", "/dev/stdout is closed"),
+    ],
+)
+def test_b8_a_closed_stream_is_an_error_before_the_work(command: str, message: str, tmp_path: Path, gist: Path) -> None:
+    (tmp_path / "cjk.txt").write_text(CJK, "utf-8")
+    # a model that cannot be read shows that nothing was begun
+    result = in_a_shell(command, tmp_path, tmp_path / "no-such-model")
+    assert result.returncode == 2
+    lines = [line for line in result.stderr.decode().splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, result.stderr
+    assert message in lines[0]
+    assert names(tmp_path) == ["cjk.txt"]
+
+
+@pytest.mark.parametrize("name", ["pipe", "pipe.npy"])
+def test_b9_a_pipe_is_written_to_and_stays_a_pipe(name: str, tmp_path: Path, gist: Path) -> None:
+    (tmp_path / "cjk.txt").write_text(CJK, "utf-8")
+    os.mkfifo(tmp_path / name)
+    command = f"cat {name} > copy & gnomon encode MODEL cjk.txt {name}; status=$?; wait; exit $status"
+    result = in_a_shell(command, tmp_path, gist)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / name).is_fifo()
+    assert names(tmp_path) == sorted(["cjk.txt", "copy", name])
+    vectors = Encoder.load(gist).encode(CJK.splitlines())
+    if name.endswith(".npy"):
+        found = np.load(tmp_path / "copy")
+    else:
+        found = [json.loads(line)["embedding"] for line in (tmp_path / "copy").read_text("utf-8").splitlines()]
+    np.testing.assert_allclose(found, vectors, atol=1e-6)
+
+
+def test_b11_an_empty_query_has_an_empty_result_and_a_note(run: Run, gist: Path, texts: Path) -> None:
+    result = run("search", gist, "--corpus", texts, "--query", "", "--query", "fox", "--json")
+    assert result.exit_code == 0
+    first, second = (json.loads(line) for line in result.stdout.splitlines())
+    assert first == {"query": "", "results": []}
+    assert second["query"] == "fox"
+    assert len(second["results"]) == 4  # a text of the five is empty
+    assert "1 of 2 queries is empty, query 1 the first" in result.stderr

@@ -81,6 +81,52 @@ def test_json_lines_hold_what_the_page_shows(run: Run, questions: Path) -> None:
     assert all(Path(row["path"]).is_file() for row in rows)
 
 
+def test_d5_json_of_a_score_that_is_not_defined_is_json(run: Run, pairs: Path, questions: Path) -> None:
+    rows = [{"sentence1": word, "sentence2": word, "score": at % 4} for at, word in enumerate(WORDS)]
+    (pairs / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    ran = run("evaluate", GOLDEN / GIST, "--data", pairs, questions, "--threads", 1, "--json")
+    assert ran.exit_code == 0, ran.stderr
+    first, second = [
+        json.loads(line, parse_constant=lambda name: pytest.fail(name)) for line in ran.stdout.splitlines()
+    ]
+    assert (first["score"], first["subsets"], first["interval"]) == (None, {"default": None}, None)
+    assert first["reason"].startswith("the model gives all 8 pairs the score 1")
+    assert second["score"] is not None and second["reason"] is None
+    ran = run("evaluate", GOLDEN / GIST, "--data", pairs, "--threads", 1)
+    assert ran.stdout.startswith("n/a ")
+    assert "the model gives all 8 pairs the score 1" in ran.stdout
+    ran = run("report", "evaluation", "--markdown", "-")
+    assert ran.exit_code == 0, ran.stderr
+    assert "n/a" in ran.stdout and "nan" not in ran.stdout
+
+
+def test_d3_missing_ids_pass_where_they_may(run: Run, questions: Path) -> None:
+    with (questions / "qrels" / "test.tsv").open("a", encoding="utf-8") as file:
+        file.write("q0\tgone\t1\nq99\td0\t1\n")
+    ran = run("evaluate", "bm25", "--data", questions)
+    assert ran.exit_code == 2
+    assert "line 10: there is no document 'gone'" in ran.stderr and "--allow-missing-ids" in ran.stderr
+    ran = run("evaluate", "bm25", "--data", questions, "--allow-missing-ids", "--json")
+    assert ran.exit_code == 0, ran.stderr
+    # of 8 queries, one finds one of its two documents: 1 / (1 + 1 / log2(3)) = 0.61315
+    assert json.loads(ran.stdout)["score"] == pytest.approx((7 + 0.61315) / 8, abs=1e-5)
+    assert "'gone' the first, in 1 of its lines" in ran.stderr
+    assert "'q99' the first, in 1 of its lines" in ran.stderr
+
+
+def test_d9_a_subset_that_is_nowhere_is_named(run: Run, questions: Path, pairs: Path) -> None:
+    for name in ("de", "en"):
+        (pairs / f"{name}.jsonl").write_bytes((pairs / "test.jsonl").read_bytes())
+    (pairs / "test.jsonl").unlink()
+    ran = run("evaluate", GOLDEN / GIST, "--data", questions, pairs, "--subsets", "ed", "--threads", 1)
+    assert ran.exit_code == 2
+    assert "no subset 'ed'; they have default, de, en" in ran.stderr
+    ran = run("evaluate", GOLDEN / GIST, "--data", questions, pairs, "--subsets", "de", "--threads", 1, "--json")
+    assert ran.exit_code == 0, ran.stderr
+    assert [list(json.loads(line)["subsets"]) for line in ran.stdout.splitlines()] == [["default"], ["de"]]
+    assert "questions has no subsets, so all of it is evaluated" in ran.stderr
+
+
 def test_bm25_needs_no_model(run: Run, questions: Path) -> None:
     ran = run("evaluate", "bm25", "--data", questions, "--k1", 1.2, "--b", 0.75)
     assert ran.exit_code == 0, ran.stderr

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from little_runs import bert, recipe_of, rows, saved, write
 
 from gnomon.cli import main
 from gnomon.errors import InputError
-from gnomon.train.recipe import printed, read
+from gnomon.train.recipe import printed, read, to_toml
 
 Run = Callable[..., Result]
 
@@ -111,17 +112,50 @@ def test_a_run_that_is_there_names_the_options(run: Run, monkeypatch: pytest.Mon
     assert ran.stderr == "error: out holds a run already; --resume goes on with it, --overwrite begins anew.\n"
 
 
+@pytest.mark.parametrize("option", [None, "--resume", "--overwrite"])
 @pytest.mark.parametrize("saved", [True, False])
-def test_ctrl_c_says_where_the_checkpoint_is(run: Run, monkeypatch: pytest.MonkeyPatch, saved: bool) -> None:
+@pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt(), 130), (SystemExit(143), 143)])
+def test_c9_a_stop_says_where_the_checkpoint_is(
+    run: Run, monkeypatch: pytest.MonkeyPatch, error: BaseException, status: int, saved: bool, option: str | None
+) -> None:
     def train(recipe: Any, **how: Any) -> Path:
-        raise KeyboardInterrupt
+        raise error
 
     monkeypatch.setattr("gnomon.train.train", train)
     there = Path("out/checkpoints/step-00000500")
-    monkeypatch.setattr("gnomon.train.checkpoints.latest", lambda folder: there if saved else None)
-    ran = run("mine.toml")
-    note = f"note: the last checkpoint is {there}; the same command with --resume goes on from it.\n" if saved else ""
-    assert (ran.exit_code, ran.stdout, ran.stderr) == (130, "", f"{note}\ninterrupted\n")
+    monkeypatch.setattr("gnomon.train.output.latest", lambda folder: there if saved else None)
+    ran = run("mine.toml", *filter(None, [option]))
+    how = "--resume in place of --overwrite" if option == "--overwrite" else "--resume"
+    note = f"note: the last checkpoint is {there}; the same command with {how} goes on from it.\n" if saved else ""
+    end = "\ninterrupted\n" if status == 130 else ""
+    assert (ran.exit_code, ran.stdout, ran.stderr) == (status, "", f"{note}{end}")
+
+
+def test_c9_sigterm_ends_the_process_with_143_behind_a_checkpoint(tmp_path: Path) -> None:
+    """As schedulers send it to `gnomon train`, in the third step."""
+    source = write(tmp_path / "pairs.jsonl", rows(40))
+    recipe = recipe_of(saved(bert(), tmp_path / "base"), tmp_path / "out", source)
+    (tmp_path / "mine.toml").write_text(to_toml(recipe), "utf-8")
+    code = (
+        "import os, signal, sys\n"
+        "from gnomon.cli import main\n"
+        "from gnomon.train import loop\n"
+        "step = loop.Run.step\n"
+        "def stopped(self, number, ahead):\n"
+        "    if number == 2: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    return step(self, number, ahead)\n"
+        "loop.Run.step = stopped\n"
+        "main(sys.argv[1:], prog_name='gnomon')"
+    )
+    command = [sys.executable, "-c", code, "train", str(tmp_path / "mine.toml")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    there = tmp_path / "out" / "checkpoints" / "step-00000003"
+    assert (done.returncode, done.stdout) == (143, ""), done.stderr
+    assert done.stderr.splitlines()[-2:] == [
+        "note: this step is finished and saved, then the run stops; SIGTERM again stops at once.",
+        f"note: the last checkpoint is {there}; the same command with --resume goes on from it.",
+    ]
+    assert (there / "facts.json").is_file()
 
 
 @pytest.mark.parametrize(

@@ -183,6 +183,7 @@ def test_a_model_that_lower_cases_for_its_tokenizer_is_saved_the_same_either_way
     folder = golden_copy(GIST)
     normalizer = json.loads((folder / "tokenizer.json").read_text("utf-8"))["normalizer"]
     edit_json(folder / "tokenizer.json", {"normalizer": normalizer | {"lowercase": False}})
+    edit_json(folder / "tokenizer_config.json", {"do_lower_case": False})
     edit_json(folder / "sentence_bert_config.json", {"do_lower_case": True})
     encoder = Encoder.load(folder)
     by_parts = save_folder(read_folder(Source(folder, None, None)), tmp_path / "parts")

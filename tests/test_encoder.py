@@ -21,10 +21,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from gnomon import Encoder
+from gnomon import Encoder, quantize
 from gnomon import encoder as encoder_module
 from gnomon.checkpoint.weights import read_weights
-from gnomon.errors import InputError, Notice, NumericError, TruncationError
+from gnomon.errors import InputError, Notice, NumericError, TruncationError, TruncationNotice
+from gnomon.packed import pack
 
 TEXTS = ["The library opens at nine.", "", "quick sort", "Привет, 南瓜 ❤️", "a", "quick sort", "a paragraph " * 12]
 LONG = "water boils at one hundred degrees, ice melts at none, " * 40
@@ -347,6 +348,47 @@ def test_device_and_dtype_are_settled(options: dict[str, str], device: str, dtyp
     assert (copy.device, copy.dtype) == (device, dtype)
 
 
+def test_b12_what_was_read_comes_with_the_vectors() -> None:
+    """As the tokenizer counts it, of every text that was given, equal ones too."""
+    texts = ["a", LONG, "quick sort", LONG, "", "quick sort"]
+    prompt = "query: "
+    encoder = load(GIST)
+    report = encoder.tokenize(texts, prompt=prompt)
+    found = encoder.encode_with_counts(texts, prompt=prompt, on_truncate="silent")
+    assert found.counts_B.tolist() == report.counts
+    assert found.counts_B[1] > 64
+    assert found.truncated == report.truncated == [1, 3]
+    assert np.array_equal(found.vectors, encoder.encode(texts, prompt=prompt, on_truncate="silent"))
+    assert encoder.encode_with_counts(texts, prompt=prompt, on_truncate="mean").truncated == []
+    one = encoder.encode_with_counts("quick sort")
+    assert (one.vectors.shape, one.counts_B.tolist(), one.truncated) == (
+        (64,),
+        encoder.tokenize("quick sort").counts,
+        [],
+    )
+    none = encoder.encode_with_counts([])
+    assert (none.vectors.shape, none.counts_B.tolist(), none.truncated) == ((0, 64), [], [])
+    with pytest.warns(TruncationNotice) as told:
+        encoder.encode_with_counts(texts)
+    assert told[0].message.texts == (1,)  # pyright: ignore
+
+
+@pytest.mark.parametrize("engine", ["onnx", "torch", "openvino"])
+def test_a_closed_encoder_says_so(engine: str) -> None:
+    pytest.importorskip({"onnx": "onnxruntime"}.get(engine, engine))
+    with Encoder.load(GOLDEN / GIST, device="cpu", engine=engine, threads=1) as encoder:
+        copy = pickle.loads(pickle.dumps(encoder))
+        wanted = encoder.encode(["a"])
+    for call in (encoder.encode, encoder.encode_tokens):
+        for texts in (["a"], []):
+            with pytest.raises(InputError, match=r"was closed\. Load it again"):
+                call(texts)
+    with pytest.raises(InputError, match="was closed"):
+        encoder.engine.pool(pack([np.array([1])]), 0)
+    assert_same(copy.encode(["a"]), wanted)
+    assert_same(pickle.loads(pickle.dumps(encoder)).encode(["a"]), wanted)
+
+
 # ---- threads, processes, files
 
 
@@ -468,3 +510,13 @@ def test_the_fingerprint_is_of_values(name: str, golden_copy: Copy, tmp_path: Pa
         return array
 
     assert rewritten(golden_copy(name, to=f"flipped/{name}"), flipped).fingerprint != known
+
+
+@pytest.mark.parametrize("precision", ["int8", "ubinary"])
+def test_b13_similarity_of_quantized_vectors_is_refused(precision: Any) -> None:
+    encoder = load(GIST)
+    vectors = encoder.encode(["a", "b"])
+    values = quantize(vectors, precision).values
+    for a, b in ((values, values), (vectors, values), (values[0], vectors)):
+        with pytest.raises(InputError, match=rf"vectors of {values.dtype} are quantized"):
+            encoder.similarity(a, b)

@@ -72,7 +72,6 @@ TORCH_FREE = (
     "index",
     "order",
     "mixture",
-    "prompts",
     "sampler",
     "collate",
     "logs",

@@ -468,15 +468,30 @@ def test_a_notice_names_texts_of_all_windows() -> None:
     texts = ["a b c" if at % 1000 == 7 or at > count - 3 else "a" for at in range(count)]
     request = Request(texts, range(10, 10 + 3 * count, 3), 5 * count, "", "warn", False)
     with pytest.warns(TruncationNotice) as told:
-        assert sum(len(batch) for batch, _ in stream_of.pooled(request)) == count
+        counts_B = np.zeros(count, np.int64)
+        assert sum(len(batch) for batch, _ in stream_of.pooled(request, counts_B)) == count
+        stream_of.warn_of_truncation(request, counts_B)
+    assert counts_B.tolist() == [3 if text != "a" else 1 for text in texts]
     assert len(told) == 1
     assert told[0].message.texts == tuple(10 + 3 * at for at, text in enumerate(texts) if text != "a")  # pyright: ignore
 
 
 def test_progress_counts_texts_without_tokens(bars: list[FakeBar]) -> None:
     request = Request([""], [0], 1, "", "silent", True)
-    assert [texts for texts, _ in static("a b").pooled(request)] == [[0]]
+    assert [texts for texts, _ in static("a b").pooled(request, np.zeros(1, np.int64))] == [[0]]
     assert sum(bars[0].steps) == 1
+
+
+def test_counts_and_truncated_positions_of_equal_texts() -> None:
+    """What `encode_with_counts` gives beside the vectors, for every position, as `tokenize` would tell it."""
+    encoder = load(GIST)
+    texts = ["word " * 200, "a", "word " * 200, "", "a b"]
+    encoded = encoder.encode_with_counts(texts, on_truncate="silent")
+    report = encoder.tokenize(texts)
+    assert encoded.counts_B.tolist() == report.counts
+    assert encoded.truncated == report.truncated == [0, 2]
+    np.testing.assert_array_equal(encoded.vectors, encoder.encode(texts, on_truncate="silent"))
+    assert encoder.encode_with_counts(texts, on_truncate="mean").truncated == []
 
 
 # ---- reading ahead

@@ -1,14 +1,10 @@
 """Text in columns, and errors in the words of the command line."""
 
-import io
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
-from gnomon import terminal
 from gnomon.errors import InputError
-from gnomon.terminal import cut, display_width, lines_of_stdin, matrix, results, said, table, wrapped
+from gnomon.terminal import cut, display_width, matrix, results, said, table, wrapped
 
 
 @pytest.mark.parametrize(
@@ -76,12 +72,6 @@ def test_results_show_rank_score_label_and_the_start_of_the_text() -> None:
         "  2  -0.500  short",
         "  3   0.000  ",
     ]
-
-
-def test_lines_of_stdin_that_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    stdin = SimpleNamespace(isatty=lambda: False, buffer=io.BytesIO("fünf\r\n\nb".encode()))
-    monkeypatch.setattr(terminal.sys, "stdin", stdin)
-    assert list(lines_of_stdin("> ")) == ["fünf", "", "b"]
 
 
 OPTIONS = {"on_truncate": "--on-truncate", "dtype": "--dtype", "skip_bad": "--skip-bad", "form": "--format"}

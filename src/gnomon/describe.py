@@ -9,6 +9,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from gnomon.checkpoint.folder import Checkpoint
+from gnomon.checkpoint.hub import readable
 from gnomon.spec import StaticSpec, arrays_of, dense_heads, fingerprint
 from gnomon.terminal import wrapped
 from gnomon.tokenizer import Tokenizer
@@ -28,8 +29,8 @@ def facts_of(checkpoint: Checkpoint, fidelity: Fidelity | None = None) -> dict[s
     tokenizer = Tokenizer(checkpoint.tokenizer, spec.tokenizer)
     card = checkpoint.card
     return {
-        "model": source.name or source.folder.name,
-        "folder": str(source.folder),
+        "model": source.title,
+        "folder": readable(source.folder),
         "revision": source.revision,
         "architecture": "static table" if static else checkpoint.config.get("model_type", "encoder"),
         "trunk": {"rows": trunk.rows, "hidden": trunk.hidden}

@@ -27,7 +27,7 @@ from gnomon.inputs import Texts, as_texts, check_encodable, whole_number
 from gnomon.packed import pack
 from gnomon.space import Space
 from gnomon.spec import HeadSpec, ModelSpec, fingerprint
-from gnomon.stream import OnTruncate, Request, Stream
+from gnomon.stream import Encoded, OnTruncate, Request, Stream
 from gnomon.tokenizer import Tokenizer, TokenReport
 
 Vectors = NDArray[np.float32]
@@ -170,6 +170,25 @@ class Encoder:
             self._tell_of_prompts()
         prompt = self._prompt(prompt, prompt_name)
         finish = self._finisher(dim, truncate_dim, normalize_embeddings)
+        return self._encode(texts, prompt, [finish], on_truncate, show_progress_bar)[0].vectors
+
+    def encode_with_counts(
+        self,
+        texts: Texts,
+        *,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        dim: int | None = None,
+        truncate_dim: int | None = None,
+        normalize_embeddings: bool | None = None,
+        on_truncate: OnTruncate = "warn",
+        show_progress_bar: bool | None = None,
+    ) -> Encoded:
+        """As `encode`, with the tokens of each text and the positions of those that were truncated: for callers who
+        would else tokenise twice, or read a warning. Says nothing of prompts.
+        """
+        prompt = self._prompt(prompt, prompt_name)
+        finish = self._finisher(dim, truncate_dim, normalize_embeddings)
         return self._encode(texts, prompt, [finish], on_truncate, show_progress_bar)[0]
 
     def encode_query(
@@ -196,7 +215,7 @@ class Encoder:
             raise InputError(f"task {task!r} chooses a prompt; give it without prompt and prompt_name.")
         prompt = self._prompt(prompt, prompt_name)
         finish = self._finisher(dim, truncate_dim, normalize_embeddings)
-        return self._encode(texts, prompt, [finish], on_truncate, show_progress_bar)[0]
+        return self._encode(texts, prompt, [finish], on_truncate, show_progress_bar)[0].vectors
 
     def encode_document(
         self,
@@ -216,7 +235,7 @@ class Encoder:
             prompt = "" if prompt_name is None else None
         prompt = self._prompt(prompt, prompt_name)
         finish = self._finisher(dim, truncate_dim, normalize_embeddings)
-        return self._encode(texts, prompt, [finish], on_truncate, show_progress_bar)[0]
+        return self._encode(texts, prompt, [finish], on_truncate, show_progress_bar)[0].vectors
 
     def encode_dims(
         self,
@@ -240,8 +259,8 @@ class Encoder:
             self._tell_of_prompts()
         prompt = self._prompt(prompt, prompt_name)
         finishers = {dim: self._finisher(dim, None, normalize_embeddings) for dim in widths}  # each width once
-        vectors = self._encode(texts, prompt, list(finishers.values()), on_truncate, show_progress_bar)
-        return dict(zip(finishers, vectors, strict=True))
+        encoded = self._encode(texts, prompt, list(finishers.values()), on_truncate, show_progress_bar)
+        return {dim: each.vectors for dim, each in zip(finishers, encoded, strict=True)}
 
     def encode_tokens(
         self,
@@ -264,13 +283,20 @@ class Encoder:
         prompt = self._prompt(prompt, prompt_name)
         request = Request(listed, range(len(listed)), len(listed), prompt, on_truncate, show_progress_bar)
         states: list[Vectors] = [np.zeros((0, self.spec.trunk.hidden), np.float32)] * len(listed)
-        for text, states_TH in self._stream.states(request):
+        counts_B = np.zeros(len(listed), np.int64)
+        for text, states_TH in self._stream.states(request, counts_B):
             self._check_finite(states_TH, [text] * len(states_TH), request)
             states[text] = states_TH
+        self._stream.warn_of_truncation(request, counts_B)
         return states
 
     def similarity(self, a_BD: ArrayLike, b_CD: ArrayLike) -> Vectors:
-        """Scores [B, C] by the model's own score function, higher is nearer; one vector [D] counts as [1, D]."""
+        """Scores [B, C] by the model's own score function, higher is nearer; one vector [D] counts as [1, D].
+
+        Raises:
+            InputError: shapes that do not fit; int8 or uint8 vectors, which are quantized.
+        """
+        heads.check_not_quantized(np.asarray(a_BD), np.asarray(b_CD))
         a, b = (np.atleast_2d(np.asarray(vectors, np.float32)) for vectors in (a_BD, b_CD))
         if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
             raise InputError(f"vectors of shapes {a.shape} and {b.shape} cannot be compared; give [B, D] and [C, D].")
@@ -280,6 +306,19 @@ class Encoder:
         """What the model reads of each text: ids, offsets, counts, and where it was cut."""
         prompt = self._prompt(prompt, prompt_name)
         return self._tokenizer.report([prompt + text for text in as_texts(texts)])
+
+    def close(self) -> None:
+        """End the engine: its worker processes, and the memory of its weights. It encodes nothing after that.
+
+        Also at the end of `with Encoder.load(...) as encoder:`. What `with_max_seq_length` gave has the same engine.
+        """
+        self._engine.close()
+
+    def __enter__(self) -> Encoder:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def save(self, folder: str | Path, *, dialect: str = "classic", overwrite: bool = False) -> Path:
         """Write a folder that sentence-transformers opens, with the same vectors; returns its path.
@@ -331,8 +370,7 @@ class Encoder:
 
     @property
     def name(self) -> str:
-        source = self._checkpoint.source
-        return source.name or source.folder.name
+        return self._checkpoint.source.title
 
     @property
     def dims(self) -> tuple[int, ...]:
@@ -355,12 +393,12 @@ class Encoder:
     @property
     def device(self) -> str:
         """What it runs on: "cpu", "cuda:0", or several with commas between them."""
-        return self._options.settled().device
+        return self._engine.device
 
     @property
     def dtype(self) -> str:
         """What it computes in: "float32", "bfloat16", "float16" or "int8"."""
-        return self._options.settled().dtype
+        return self._engine.dtype
 
     @property
     def threads(self) -> int | None:
@@ -393,7 +431,7 @@ class Encoder:
 
     def _tell_of_prompts(self) -> None:
         key = str(self._checkpoint.source.folder)
-        if not self.prompts or self.spec.default_prompt_name or key in _told:
+        if not any(self.prompts.values()) or self.spec.default_prompt_name or key in _told:
             return
         _told.add(key)
         warnings.warn(
@@ -426,37 +464,41 @@ class Encoder:
         finishers: Sequence[_Finisher],
         on_truncate: OnTruncate,
         show_progress_bar: bool | None,
-    ) -> list[Vectors]:
+    ) -> list[Encoded]:
+        """For each finisher."""
         _check_on_truncate(on_truncate)
         listed = as_texts(texts)
-        first_of: dict[str, int] = {}
-        for position, text in enumerate(listed):
-            first_of.setdefault(text, position)
-        positions = list(first_of.values())
-        request = Request(list(first_of), positions, len(listed), prompt, on_truncate, show_progress_bar)
+        row_of: dict[str, int] = {}  # among different texts
+        rows_B = np.array([row_of.setdefault(text, len(row_of)) for text in listed], np.int64)
+        positions_R = np.unique(rows_B, return_index=True)[1]  # where each stands first
+        request = Request(list(row_of), positions_R.tolist(), len(listed), prompt, on_truncate, show_progress_bar)
         # filled, so that all of the memory is taken now: it does not grow later, and too little is known at once
         outs = [np.full((len(listed), finish.width), np.nan, np.float32) for finish in finishers]
         lost: dict[str, list[int]] = {}
-        for rows, pooled_BD in self._stream.pooled(request):
+        counts_R = np.zeros(len(row_of), np.int64)
+        for rows, pooled_BD in self._stream.pooled(request, counts_R):
             if isinstance(pooled_BD, Failure):
                 lost.setdefault(pooled_BD.why, []).extend(rows)
                 continue
-            places = [positions[row] for row in rows]
+            places = positions_R[rows]
             for finish, out_BD in zip(finishers, outs, strict=True):
                 vectors_BD = finish(pooled_BD)
                 self._check_finite(vectors_BD, rows, request)
                 out_BD[places] = vectors_BD
-        copies = [(at, first_of[text]) for at, text in enumerate(listed) if first_of[text] != at]
-        if copies:
-            to, source = np.array(copies).T
+        self._stream.warn_of_truncation(request, counts_R)
+        firsts_B = positions_R[rows_B]
+        copies = np.flatnonzero(firsts_B != np.arange(len(listed)))
+        if len(copies):
             for out_BD in outs:
-                out_BD[to] = out_BD[source]
+                out_BD[copies] = out_BD[firsts_B[copies]]
         if lost:
-            by_cause = {why: {request.texts[row] for row in rows} for why, rows in lost.items()}
             raise _worker_error(
-                {why: [at for at, text in enumerate(listed) if text in gone] for why, gone in by_cause.items()}, outs
+                {why: np.flatnonzero(np.isin(rows_B, rows)).tolist() for why, rows in lost.items()}, outs
             )
-        return [out_BD[0] for out_BD in outs] if isinstance(texts, str) else outs
+        counts_B = counts_R[rows_B]
+        truncated = self._stream.truncated(request, counts_B)
+        vectors = [out_BD[0] for out_BD in outs] if isinstance(texts, str) else outs
+        return [Encoded(each, counts_B, truncated) for each in vectors]
 
     def _check_finite(self, vectors_BD: Vectors, rows: Sequence[int], request: Request) -> None:
         finite_B = np.isfinite(vectors_BD).all(axis=-1)

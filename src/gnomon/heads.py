@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gnomon.errors import InputError
 from gnomon.spec import Activation, DenseSpec, HeadSpec, ModelSpec, SimilarityName
 
 Vectors = NDArray[np.float32]
@@ -111,3 +112,16 @@ def _dense(head: DenseSpec, arrays: Mapping[str, NDArray[Any]], x_BD: Vectors) -
 
 def _float32(array: NDArray[Any]) -> Vectors:
     return np.asarray(array, dtype=np.float32)
+
+
+def check_not_quantized(*vectors: NDArray[Any]) -> None:
+    """
+    Raises:
+        InputError: int8 or uint8 vectors, whose numbers are steps within ranges, or eight signs to a byte.
+    """
+    for array in vectors:
+        if str(array.dtype) in ("int8", "uint8"):
+            raise InputError(
+                f"vectors of {array.dtype} are quantized, and no score of them means what it means of floats. Compare "
+                'float vectors, or packed signs by gnomon.search.exact.top_k(..., score="hamming").'
+            )

@@ -18,8 +18,8 @@ VectorPrecision = Literal["float16", "int8", "uint8", "binary", "ubinary"]
 
 
 class Quantized(NamedTuple):
-    """`values`: [B, D], or [B, D / 8] for the binary ones. `ranges`: [2, D], lowest and highest of each component; None
-    where unused.
+    """`values`: [B, D], or [B, ceil(D / 8)] for the binary ones. `ranges`: [2, D], lowest and highest of each
+    component; None where unused.
     """
 
     values: NDArray[Any]
@@ -32,7 +32,7 @@ def quantize(vectors_BD: ArrayLike, precision: VectorPrecision, ranges: ArrayLik
     Args:
         vectors_BD: float vectors [B, D], or one [D].
         precision: "float16"; "int8" or "uint8" (256 steps between the ranges); "binary" or "ubinary" (the signs, 8 to a
-            byte; "binary" is "ubinary" minus 128).
+            byte, zeros after the last one; "binary" is "ubinary" minus 128).
         ranges: [2, D] of an earlier call, for int8 and uint8; None takes them from these vectors.
 
     Raises:
@@ -52,8 +52,6 @@ def quantize(vectors_BD: ArrayLike, precision: VectorPrecision, ranges: ArrayLik
         raise InputError(f"ranges are of no use to {precision}; they belong to int8 and uint8.")
     if precision == "float16":
         return Quantized(_float16(vectors), None)
-    if vectors.shape[-1] % 8:
-        raise InputError(f"width {vectors.shape[-1]} is not a multiple of 8, as {precision} needs.")
     bits = np.packbits(vectors > 0, axis=-1)
     return Quantized(bits if precision == "ubinary" else (bits.astype(np.int16) - 128).astype(np.int8), None)
 

@@ -11,7 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
@@ -72,29 +72,16 @@ class _Window:
         return self.texts * sum(len(self.ids[entry]) for entry in batch) / self.tokens
 
 
-@dataclass
-class _Long:
-    """Texts longer than the model reads."""
+@dataclass(frozen=True)
+class Encoded:
+    """Vectors, and what was found out about their texts on the way."""
 
-    limit: int
-    texts: list[int] = field(default_factory=list[int])
-    """Where the caller gave them."""
-    most_tokens: int = 0
-    position: int = 0
-
-    def add(self, whole: list[Ids], positions: Sequence[int]) -> None:
-        for ids_T, position in zip(whole, positions, strict=True):
-            if len(ids_T) > self.limit:
-                self.texts.append(position)
-                if len(ids_T) > self.most_tokens:
-                    self.most_tokens, self.position = len(ids_T), position
-
-    def sentence(self, request: Request) -> str:
-        texts = "texts" if request.given == len(request.texts) else "different texts"
-        return (
-            f"{len(self.texts)} of {len(request.texts)} {texts} are longer than {self.limit} tokens; "
-            f"the longest, text {self.position}, has {self.most_tokens:,}"
-        )
+    vectors: Vectors
+    """As `Encoder.encode` returns them."""
+    counts_B: Ids
+    """Tokens of each text before any was cut off, special tokens and the prompt included."""
+    truncated: list[int]
+    """Positions of the texts of which something was cut off, equal texts each time; ascending."""
 
 
 @dataclass(frozen=True)
@@ -105,18 +92,22 @@ class Stream:
     tokenizer: Tokenizer
     engine: Engine
 
-    def pooled(self, request: Request) -> Iterator[tuple[list[int], Vectors | Failure]]:
+    def pooled(self, request: Request, counts_B: Ids) -> Iterator[tuple[list[int], Vectors | Failure]]:
         """(texts, their pooled vectors), in the order in which they are done. Vectors of texts that are read in pieces
         are means over the pieces.
+
+        Args:
+            counts_B: is filled with the tokens of each text, whole.
 
         Raises:
             TruncationError: on_truncate="error" and a text that is too long; before anything is computed.
         """
+        self.engine.check_open()
         prompt_tokens = 0 if self.spec.pooling.include_prompt else self.tokenizer.prompt_tokens(request.prompt)
         under_way: deque[tuple[_Window, list[int], _Means]] = deque()
 
         def packs() -> Iterator[Packed]:
-            for window in self._windows(request):
+            for window in self._windows(request, counts_B):
                 means = _Means(window)
                 for batch in self._batches(window, request):
                     under_way.append((window, batch, means))
@@ -128,10 +119,11 @@ class Stream:
                 yield from means.failed(batch, result) if isinstance(result, Failure) else means.done(batch, result)
                 advance(window.share(batch))
 
-    def states(self, request: Request) -> Iterator[tuple[int, Vectors]]:
-        """(text, its token states [T, H]), in the order in which they are done."""
+    def states(self, request: Request, counts_B: Ids) -> Iterator[tuple[int, Vectors]]:
+        """(text, its token states [T, H]), in the order in which they are done; `counts_B` as in `pooled`."""
+        self.engine.check_open()
         with _progress(len(request.texts), request.show_progress_bar) as advance:
-            for window in self._windows(request):
+            for window in self._windows(request, counts_B):
                 for batch in self._batches(window, request):
                     packed = pack([window.ids[entry] for entry in batch])
                     texts_TH = split(self.engine.states(packed), packed)
@@ -143,26 +135,51 @@ class Stream:
         lengths = [len(ids_T) for ids_T in window.ids]
         return batches(lengths, self.engine.budget(expected), padded=self.engine.pads)
 
-    def _windows(self, request: Request) -> Iterator[_Window]:
-        """Windows of texts, each tokenised while the one before it is worked on."""
+    def truncated(self, request: Request, counts_B: Ids) -> list[int]:
+        """Which of the texts lose something."""
         limit = self.spec.tokenizer.max_seq_length
-        long = None if limit is None or request.on_truncate in ("mean", "silent") else _Long(limit)
+        if limit is None or request.on_truncate == "mean":
+            return []
+        return np.flatnonzero(counts_B > limit).tolist()
+
+    def warn_of_truncation(self, request: Request, counts_B: Ids) -> None:
+        """The notice of one call, once all of its texts are read."""
+        cut = self.truncated(request, counts_B)
+        if cut and request.on_truncate == "warn":
+            told = f"{self._of_long(request, counts_B)}: the rest of each was cut off. (on_truncate='mean' reads all.)"
+            warn_caller(TruncationNotice(told, [request.positions[text] for text in cut]))
+
+    def _windows(self, request: Request, counts_B: Ids) -> Iterator[_Window]:
+        """Windows of texts, each tokenised while the one before it is worked on."""
         starts = range(0, len(request.texts), TEXTS_AT_ONCE)
-        if long and request.on_truncate == "error" and len(starts) > 1:
-            self._refuse_long(request, starts, long)
+        refuses = request.on_truncate == "error"
+        if refuses and len(starts) > 1:  # a reading of its own, before all work: what is refused is refused early
+            for start, whole in self._ahead(request, starts):
+                counts_B[start : start + len(whole)] = [*map(len, whole)]
+            self._refuse_long(request, counts_B)
         for start, whole in self._ahead(request, starts):
-            if long:
-                long.add(whole, request.positions[start : start + len(whole)])
-                if long.texts and start == starts[-1]:
-                    _tell(long, request)
+            counts_B[start : start + len(whole)] = [*map(len, whole)]
+            if refuses:
+                self._refuse_long(request, counts_B)
             yield self._window(request, start, whole)
 
-    def _refuse_long(self, request: Request, starts: range, long: _Long) -> None:
-        """A reading of its own, in front of all work: what is refused is refused early."""
-        for start, whole in self._ahead(request, starts):
-            long.add(whole, request.positions[start : start + len(whole)])
-        if long.texts:
-            _tell(long, request)
+    def _refuse_long(self, request: Request, counts_B: Ids) -> None:
+        """
+        Raises:
+            TruncationError: a text is too long.
+        """
+        if self.truncated(request, counts_B):
+            way = "Shorten them, or let on_truncate= be 'mean', 'warn' or 'silent'."
+            raise TruncationError(f"{self._of_long(request, counts_B)}. {way}")
+
+    def _of_long(self, request: Request, counts_B: Ids) -> str:
+        texts = "texts" if request.given == len(request.texts) else "different texts"
+        longest = int(np.argmax(counts_B))
+        return (
+            f"{len(self.truncated(request, counts_B))} of {len(request.texts)} {texts} are longer than "
+            f"{self.spec.tokenizer.max_seq_length} tokens; the longest, text {request.positions[longest]}, has "
+            f"{counts_B[longest]:,}"
+        )
 
     def _ahead(self, request: Request, starts: range) -> Iterator[tuple[int, list[Ids]]]:
         """(start, ids of whole texts) of each window; the next one is read in a thread."""
@@ -239,18 +256,6 @@ class _Means:
         self.tokens[text] += new_tokens
         self.left[text] -= 1
         return not self.left[text]
-
-
-def _tell(long: _Long, request: Request) -> None:
-    """
-    Raises:
-        TruncationError: where the request refuses long texts.
-    """
-    what = long.sentence(request)
-    if request.on_truncate == "error":
-        raise TruncationError(f"{what}. Shorten them, or let on_truncate= be 'mean', 'warn' or 'silent'.")
-    told = f"{what}: the rest of each was cut off. (on_truncate='mean' reads all.)"
-    warn_caller(TruncationNotice(told, long.texts))
 
 
 @contextmanager

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
+import io
+import os
 import re
 import shutil
 import sys
@@ -94,11 +97,8 @@ def results(hits: Sequence[Mapping[str, Any]], width: int) -> Iterator[str]:
         yield from ((" " * len(lead) if at else lead) + line for at, line in enumerate(lines or [""]))
 
 
-def lines_of_stdin(prompt: str) -> Iterator[str]:
-    """Lines of standard input; of a terminal, behind a prompt, until Ctrl-D."""
-    if not sys.stdin.isatty():
-        yield from (line.decode().rstrip("\r\n") for line in sys.stdin.buffer)
-        return
+def lines_of_terminal(prompt: str) -> Iterator[str]:
+    """Lines that are typed after a prompt, until Ctrl-D."""
     with suppress(ImportError):
         import_module("readline")  # input() then has a line to edit, and a history
     while True:
@@ -107,6 +107,40 @@ def lines_of_stdin(prompt: str) -> Iterator[str]:
         except EOFError:
             print()
             return
+
+
+def prepare_streams() -> None:
+    """Make standard output take any text: what its encoding lacks becomes "?", and a file name its own bytes.
+
+    The numbers of closed streams are taken, so that no file gets one and receives what libraries print.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free, which is this one
+    codecs.register_error(REPLACE, _replaced)
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors=REPLACE)
+
+
+def takes_any_text(stream: object) -> bool:
+    """Whether a stream's encoding has every character."""
+    name = getattr(stream, "encoding", None) or "ascii"
+    return codecs.lookup(name).name.startswith(("utf-8", "utf-16", "utf-32"))
+
+
+REPLACE = "gnomon-replace"
+"""Name of the error handler of `prepare_streams`."""
+
+
+def _replaced(error: UnicodeError) -> tuple[str | bytes, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    code = ord(error.object[error.start])
+    if 0xDC80 <= code <= 0xDCFF:  # a byte of a file name that is not UTF-8
+        return bytes([code - 0xDC00]), error.start + 1
+    return "?", error.start + 1
 
 
 def _printable(text: str) -> str:

@@ -130,6 +130,8 @@ class Tokenizer:
         first, *rest = (settings["normalizer"] or {}).get("normalizers") or [None]
         if first == {"type": "Lowercase"} and any(map(_lower_cases, rest)):
             settings["normalizer"] = rest[0] if len(rest) == 1 else settings["normalizer"] | {"normalizers": rest}
+        if self.raw.encode_special_tokens:  # no part of that JSON
+            settings["split_special_tokens"] = True
         return json.dumps(settings, sort_keys=True, ensure_ascii=False)
 
     def _prompt_end(self, ids_T: Ids, prompt: str) -> int:
@@ -174,7 +176,9 @@ def _lower_case(raw: RawTokenizer) -> RawTokenizer:
     if _lower_cases(own):
         return raw
     parts = [{"type": "Lowercase"}, *([own] if own else [])]
-    return RawTokenizer.from_str(json.dumps(settings | {"normalizer": {"type": "Sequence", "normalizers": parts}}))
+    lowered = RawTokenizer.from_str(json.dumps(settings | {"normalizer": {"type": "Sequence", "normalizers": parts}}))
+    lowered.encode_special_tokens = raw.encode_special_tokens
+    return lowered
 
 
 def _lower_cases(normalizer: dict[str, Any] | None) -> bool:

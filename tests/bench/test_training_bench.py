@@ -257,6 +257,23 @@ def test_a_toy_memory_curve(toy: Callable[..., dict[str, Any]]) -> None:
     assert sum(curve[1]["tokens"]) > sum(curve[0]["tokens"])
 
 
+def test_toy_defaults_are_measured_by_batch_with_each_trainer(toy: Callable[..., dict[str, Any]], data: Path) -> None:
+    pytest.importorskip("accelerate", reason="sentence-transformers' trainer needs accelerate")
+    sizes = ["--default-batches", "4,8", "--default-steps", "2", "--default-length", "32", "--plain-up-to", "4"]
+    found = toy("--part", "defaults", "--former-chunk-tokens", "64", *sizes)["defaults"]
+    small, large = found["sizes"]
+    ours = ["gnomon", "gnomon, chunk_tokens 64"]
+    assert [*small["runs"]] == [*ours, "sentence-transformers", "sentence-transformers, cached"]
+    assert [*large["runs"]] == [*ours, "sentence-transformers, cached"], "its plain loss takes memory with the batch"
+    for size in (small, large):
+        losses = [runs[0]["loss"] for runs in size["runs"].values()]
+        assert losses == pytest.approx([losses[0]] * len(losses), rel=1e-4)
+        assert len({tuple(runs[0]["tokens"]) for runs in size["runs"].values()}) == 1
+        assert all(runs[0]["peak_mib"] > 0 for runs in size["runs"].values())
+    rows = [line for line in (data / "page.md").read_text().split("\n") if line.startswith(("| 4 |", "| 8 |"))]
+    assert [line.split(" | ")[1] for line in rows] == [*small["runs"], *large["runs"]]
+
+
 def test_toy_comparisons_see_the_same_tokens_and_the_same_loss(toy: Callable[..., dict[str, Any]]) -> None:
     pytest.importorskip("accelerate", reason="sentence-transformers' trainer needs accelerate")
     sizes = ["--batch", "8", "--steps", "3", "--warm", "1", "--rounds", "1"]

@@ -117,6 +117,72 @@ def test_an_unknown_key_without_a_value_passes(empty: Any) -> None:
     assert read_trunk({**BERT, "rescale_layers": empty}) == read_trunk(BERT)
 
 
+HARMLESS: dict[str, Any] = {
+    "fp16": False,
+    "_commit_hash": "8b3219a92973c328a8e22fadcfa821b5dc75636a",
+    "transformers.js_config": {"dtype": "q8", "use_external_data_format": {"model.onnx": 1}},
+    "layerdrop": 0.0,
+    "model_max_length": 512,
+    "is_causal": False,
+    "use_bidirectional_attention": True,
+    "name_or_path": "somewhere",
+    "unsloth_version": "2026.1",
+    "use_flash_attn": True,
+    "eos_token_ids": 0,
+    "summary_use_proj": True,
+    "do_lower_case": True,
+    "encoder_repetition_penalty": 1.0,
+}
+
+
+@pytest.mark.parametrize("base", [BERT, NEW, DISTILBERT, {**BERT, "model_type": "roberta"}], ids=str)
+def test_a14_keys_that_change_nothing_are_read_over(base: dict) -> None:
+    assert read_trunk({**base, **HARMLESS}) == read_trunk(base)
+
+
+@pytest.mark.parametrize(("key", "value"), [("is_causal", True), ("use_bidirectional_attention", False)])
+def test_a14_attention_in_one_direction_is_refused(key: str, value: Any) -> None:
+    with pytest.raises(UnsupportedError, match=f"{key} {value}"):
+        read_trunk({**BERT, key: value})
+
+
+def test_a14_an_embedding_size_is_that_of_the_states_or_refused() -> None:
+    assert read_trunk({**BERT, "embedding_size": 32}) == read_trunk(BERT)
+    with pytest.raises(UnsupportedError, match=r"'embedding_size' \(16\)"):
+        read_trunk({**BERT, "embedding_size": 16})
+
+
+@pytest.mark.parametrize("name", ["BertConfig", "RobertaConfig", "XLMRobertaConfig", "DistilBertConfig"])
+def test_a14_every_default_of_transformers_is_read(name: str) -> None:
+    """A config with every attribute that the installed transformers has, and what it drops of generation."""
+    transformers = pytest.importorskip("transformers")
+    written = json.loads(getattr(transformers, name)().to_json_string(use_diff=False))
+    found = read_trunk(written)
+    assert (found.hidden, found.vocab_size) == (768, written["vocab_size"])
+    generation = transformers.GenerationConfig()._get_default_generation_params()
+    assert read_trunk(generation | written) == found
+    smallest = {"model_type": written["model_type"]}
+    assert read_trunk(smallest).vocab_size == written["vocab_size"]
+
+
+def test_a14_the_common_names_of_distilbert_sizes_are_read(
+    golden_copy: Callable[..., Path], edit_json: Callable, tmp_path: Path
+) -> None:
+    folder = golden_copy("multi-qa-distilbert-cos-v1")
+    encoder = Encoder.load(folder)
+    own = json.loads((folder / "config.json").read_text())
+    common = {"hidden_size": own["dim"], "num_hidden_layers": own["n_layers"], "num_attention_heads": own["n_heads"]}
+    edit_json(folder / "config.json", common)
+    assert Encoder.load(folder).fingerprint == encoder.fingerprint
+    edit_json(folder / "config.json", drop=("dim", "n_layers", "n_heads"))
+    again = Encoder.load(folder)
+    assert again.fingerprint == encoder.fingerprint
+    assert Encoder.load(again.save(tmp_path / "saved")).fingerprint == encoder.fingerprint
+    edit_json(folder / "config.json", {"n_layers": own["n_layers"] + 1})
+    with pytest.raises(ModelError, match=f"n_layers and its other name say .*{own['n_layers'] + 1}"):
+        Encoder.load(folder)
+
+
 def test_keys_of_speed_do_nothing_and_no_code_of_the_folder_runs(
     golden_copy: Callable[..., Path], golden_folder: Callable[[str], Path], edit_json: Callable, assert_near: Callable
 ) -> None:
@@ -152,6 +218,10 @@ def _renamed(folder: Path, rename: Callable[[str], str], *, also: dict[str, np.n
         ("GIST-Embedding-v0", "0.auto_model.bert."),
         ("GIST-Embedding-v0", "auto_model."),
         ("GIST-Embedding-v0", "model."),
+        ("GIST-Embedding-v0", "_orig_mod."),  # A13
+        ("GIST-Embedding-v0", "_orig_mod.module.bert."),
+        ("GIST-Embedding-v0", "module._orig_mod."),
+        ("GIST-Embedding-v0", "_orig_mod.0.model."),
         ("gte-large-en-v1.5", "new."),
         ("gte-large-en-v1.5", "module.new."),
         ("multi-qa-distilbert-cos-v1", "distilbert."),
@@ -170,6 +240,41 @@ def test_a_prefix_does_not_matter(name: str, prefix: str, golden_copy: Callable[
     saved = load_file(prefixed.save(tmp_path / "saved") / "model.safetensors")
     assert {tensor for tensor in saved if "pooler" in tensor} == pooler
     assert not any(tensor.startswith(prefix) or "predictions" in tensor for tensor in saved)
+
+
+@pytest.mark.parametrize("prefix", ["base_model.model.", "_orig_mod.base_model.model.bert."])
+def test_a13_a_peft_model_that_was_not_merged_is_named(prefix: str, golden_copy: Callable[..., Path]) -> None:
+    folder = golden_copy("GIST-Embedding-v0")
+    _renamed(folder, lambda name: prefix + name)
+    with pytest.raises(WeightsError, match=r"base_model\.model\..*PEFT.*merge_and_unload"):
+        Encoder.load(folder)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int64", "uint8", "bool"])
+def test_a9_whole_numbers_are_no_weights(dtype: str, golden_copy: Callable[..., Path]) -> None:
+    folder = golden_copy("GIST-Embedding-v0")
+    arrays = load_file(folder / "model.safetensors")
+    name = "encoder.layer.1.output.dense.weight"
+    arrays[name] = np.round(arrays[name] * 10).astype(dtype)
+    save_file(arrays, folder / "model.safetensors")
+    with pytest.raises(WeightsError, match=rf"1 tensors.*{re.escape(name)} \({dtype}\)"):
+        Encoder.load(folder)
+
+
+def test_a9_whole_numbers_are_no_weights_of_a_dense_layer(golden_copy: Callable[..., Path]) -> None:
+    folder = golden_copy("stella_en_400M_v5")
+    path = folder / "2_Dense_512" / "model.safetensors"
+    save_file({name: array.astype(np.int8) for name, array in load_file(path).items()}, path)
+    with pytest.raises(WeightsError, match=r"2_Dense_512: 2 tensors.*linear\.weight \(int8\)"):
+        Encoder.load(folder)
+
+
+def test_a9_buffers_of_whole_numbers_are_read_over(golden_copy: Callable[..., Path]) -> None:
+    folder = golden_copy("GIST-Embedding-v0")
+    wanted = Encoder.load(folder).fingerprint
+    arrays = load_file(folder / "model.safetensors")
+    save_file(arrays | {"embeddings.position_ids": np.arange(64)[None]}, folder / "model.safetensors")
+    assert Encoder.load(folder).fingerprint == wanted
 
 
 def test_gamma_and_beta_are_the_weight_and_bias_of_a_norm(golden_copy: Callable[..., Path]) -> None:

@@ -1,9 +1,11 @@
 """Folders: every dialect of one model is one spec; what is missing, broken or unknown is an error that says what."""
 
+import codecs
 import json
 import os
 import pickle
 import shutil
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -14,9 +16,10 @@ import pytest
 
 from gnomon import Encoder
 from gnomon.checkpoint.cards import CARDS
-from gnomon.checkpoint.folder import LENGTH_FILES, Checkpoint, read_folder
+from gnomon.checkpoint.folder import Checkpoint, read_folder
 from gnomon.checkpoint.hub import Source
 from gnomon.checkpoint.modules import DIALECTS, MODULE_TYPES, POOLING_KEYS
+from gnomon.checkpoint.transformer_settings import LENGTH_FILES
 from gnomon.errors import (
     InputError,
     ModelError,
@@ -31,6 +34,7 @@ from gnomon.spec import POOLING_MODES, DenseSpec, NormalizeSpec, PoolingSpec
 GIST, E5, STELLA = "GIST-Embedding-v0", "multilingual-e5-small", "stella_en_400M_v5"
 E5_PROMPTS = {"query": "query: ", "document": "passage: "}
 CLASSIC = "sentence_transformers.models."
+NEW_MODULES = "sentence_transformers.sentence_transformer.modules."
 
 
 def read(folder: Path, *, name: str | None = None, card: str | None = None) -> Checkpoint:
@@ -59,7 +63,10 @@ def test_no_folder_and_an_empty_folder(tmp_path: Path) -> None:
 
 NO_MODULES = ["", "{", "null", "3", '"x"', '{"idx": 0}', "[]", "[1]", "[[]]", "[" * 100_000, b"\xff\xfe[]"]
 NO_MODULES += ['[{"path": ""}]', f'[{{"type": "{CLASSIC}Dense"}}]']
-NO_MODULES += ['[{"idx": "b", "path": "", "type": "x"}, {"idx": 0, "path": "", "type": "x"}]']
+NO_MODULES += [
+    f'[{{"name": "0", "path": "", "type": "{CLASSIC}Transformer"}}, {{"name": "0", "path": "", "type": "x"}}]'
+]
+NO_MODULES += [f'[{{"idx": 0, "path": "", "type": "{CLASSIC}Dropout"}}]']
 
 
 @pytest.mark.parametrize("text", NO_MODULES, ids=lambda text: str(text[:24]))
@@ -221,6 +228,77 @@ def test_a_pickle_that_calls_a_function_is_refused_and_calls_nothing(golden_copy
     assert not marker.exists()
 
 
+@pytest.mark.parametrize(
+    ("architectures", "does"),
+    [
+        (["BertForSequenceClassification"], "scores"),
+        (["XLMRobertaForSequenceClassification"], "scores"),
+        (["DistilBertForTokenClassification"], "labels tokens"),
+        (["BertForQuestionAnswering"], "finds answers"),
+        (["RobertaForMultipleChoice"], "chooses"),
+        (["RobertaForCausalLM"], "generates"),
+        (["BertLMHeadModel"], "generates"),
+        (["BertForTokenClassification", "BertForSequenceClassification"], "labels tokens"),
+    ],
+)
+def test_a8_a_plain_folder_tuned_for_another_task_is_refused(
+    architectures: list[str], does: str, golden_copy: Callable[..., Path], edit_json: Callable
+) -> None:
+    folder = golden_copy(GIST)
+    edit_json(folder / "config.json", {"architectures": architectures})
+    assert read(folder).spec.heads == (NormalizeSpec(),)  # saved by sentence-transformers: an embedder
+    (folder / "modules.json").unlink()
+    with pytest.raises(UnsupportedError, match=does) as caught:
+        read(folder)
+    assert architectures[0] in str(caught.value)
+    assert "AutoModel" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "architectures",
+    [None, [], ["BertModel"], ["BertForMaskedLM"], ["BertForPreTraining"], ["NewModel", "NewForTokenClassification"]],
+)
+def test_a8_a_base_model_still_loads(architectures: Any, golden_copy: Callable[..., Path], edit_json: Callable) -> None:
+    folder = golden_copy(GIST)
+    (folder / "modules.json").unlink()
+    edit_json(folder / "config.json", {"architectures": architectures})
+    assert read(folder).spec.pooling.modes == ("mean",)
+
+
+@pytest.mark.parametrize("modules", [True, False])
+@pytest.mark.parametrize("kind", ["SparseEncoder", "CrossEncoder", "MultiVectorEncoder", "ColBERT", "Later"])
+def test_a8_another_kind_of_model_is_named(
+    kind: str, modules: bool, golden_copy: Callable[..., Path], edit_json: Callable
+) -> None:
+    folder = golden_copy(GIST)
+    settings = folder / "config_sentence_transformers.json"
+    edit_json(settings, {"model_type": "SentenceTransformer"})
+    assert read(folder).spec.heads == (NormalizeSpec(),)
+    edit_json(settings, {"model_type": kind})
+    if not modules:
+        (folder / "modules.json").unlink()
+    with pytest.raises(UnsupportedError, match=rf"model_type '{kind}': this is a {kind}, which"):
+        read(folder)
+
+
+@pytest.mark.parametrize(
+    ("kind", "module"),
+    [
+        ("SparseEncoder", "sparse_encoder.models.SpladePooling"),
+        ("CrossEncoder", "cross_encoder.modules.logit_score.LogitScore"),
+        ("MultiVectorEncoder", "multi_vector_encoder.modules.multi_vector_mask.MultiVectorMask"),
+    ],
+)
+def test_a8_a_module_of_another_kind_of_model_tells_it(
+    kind: str, module: str, golden_copy: Callable[..., Path]
+) -> None:
+    folder = golden_copy(GIST)
+    write_modules(folder, (f"{CLASSIC}Transformer", ""), (f"sentence_transformers.{module}", "1_Pooling"))
+    with pytest.raises(UnsupportedError, match=f"this is a {kind}, which") as caught:
+        read(folder)
+    assert module in str(caught.value)
+
+
 # ---- dialects
 
 
@@ -287,14 +365,15 @@ def test_the_names_of_types_are_those_that_were_published() -> None:
     assert published.items() <= MODULE_TYPES.items()
 
 
-def test_modules_are_read_by_idx_and_may_lie_in_folders(golden_copy: Callable[..., Path]) -> None:
+def test_a14_modules_are_read_in_the_order_of_the_file_and_may_lie_in_folders(golden_copy: Callable[..., Path]) -> None:
+    """As sentence-transformers, which does not look at idx."""
     folder = golden_copy(GIST)
     wanted = read(folder).spec
     trunk = folder / "0_Transformer"
     trunk.mkdir()
     for name in ("config.json", "model.safetensors", "tokenizer.json", "sentence_bert_config.json"):
         (folder / name).rename(trunk / name)
-    rows = [("Normalize", "2_Normalize", 2), ("Transformer", "0_Transformer", 0), ("Pooling", "1_Pooling/", 1)]
+    rows = [("Transformer", "0_Transformer", 7), ("Pooling", "1_Pooling/", 1), ("Normalize", "2_Normalize", 0)]
     listed = [{"idx": idx, "name": str(idx), "path": path, "type": CLASSIC + kind} for kind, path, idx in rows]
     (folder / "modules.json").write_text(json.dumps(listed))
     assert read(folder).spec == wanted
@@ -315,6 +394,80 @@ def test_both_dialects_of_pooling(
     new = {"embedding_dimension": 64, "pooling_mode": modes[0] if len(modes) == 1 else list(modes)}
     path.write_text(json.dumps(new | {"include_prompt": include_prompt}))
     assert read(folder).spec == found
+
+
+@pytest.mark.parametrize("kind", ["sentence_transformers.models.Dropout", f"{NEW_MODULES}dropout.Dropout"])
+def test_a14_a_dropout_is_left_out_and_said(kind: str, golden_copy: Callable[..., Path], tmp_path: Path) -> None:
+    folder = golden_copy(GIST)
+    wanted = read(folder).spec
+    rows = [(f"{CLASSIC}Transformer", ""), (f"{CLASSIC}Pooling", "1_Pooling"), (kind, "2_Dropout")]
+    write_modules(folder, *rows, (f"{CLASSIC}Normalize", "3_Normalize"))
+    found = read(folder)
+    assert found.spec == wanted
+    [notice] = found.notices
+    assert "Dropout" in notice
+
+
+def test_a14_another_name_of_cosine(golden_copy: Callable[..., Path], edit_json: Callable) -> None:
+    folder = golden_copy(GIST)
+    path = folder / "config_sentence_transformers.json"
+    edit_json(path, {"similarity_fn_name": "cos_sim"})
+    assert read(folder).spec.similarity == "cosine"
+    edit_json(path, {"similarity_fn_name": "dot_score"})  # sentence-transformers 6.2 takes cosine for it
+    with pytest.raises(UnsupportedError, match="'dot_score' is not one of cosine, dot"):
+        read(folder)
+
+
+# ---- encodings and names
+
+
+JSON_FILES = (
+    "config.json",
+    "modules.json",
+    "config_sentence_transformers.json",
+    "sentence_bert_config.json",
+    "1_Pooling/config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "tokenizer.json",
+)
+
+
+@pytest.mark.filterwarnings("ignore::gnomon.errors.Notice")
+@pytest.mark.parametrize("name", JSON_FILES)
+def test_a13_json_with_a_byte_order_mark_is_read(name: str, golden_copy: Callable[..., Path], tmp_path: Path) -> None:
+    folder = golden_copy(GIST)
+    wanted = Encoder.load(folder)
+    assert (folder / name).is_file()
+    (folder / name).write_bytes(codecs.BOM_UTF8 + (folder / name).read_bytes())
+    found = Encoder.load(folder)
+    assert found.fingerprint == wanted.fingerprint
+    np.testing.assert_array_equal(found.encode("A naïve sundial"), wanted.encode("A naïve sundial"))
+    saved = found.save(tmp_path / "saved")
+    assert not [path for path in saved.rglob("*.json") if path.read_bytes().startswith(codecs.BOM_UTF8)]
+
+
+def test_a13_json_as_windows_redirects_it_is_read(golden_copy: Callable[..., Path]) -> None:
+    folder = golden_copy(GIST)
+    wanted = read(folder).spec
+    (folder / "modules.json").write_text((folder / "modules.json").read_text(), "utf-16")
+    assert read(folder).spec == wanted
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there may a name be any bytes")
+@pytest.mark.parametrize("files", [("tokenizer.json",), ("vocab.txt",)])
+def test_a13_a_folder_whose_name_is_not_utf_8(
+    files: tuple[str, ...], golden_copy: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = golden_copy(GIST)
+    for name in {"tokenizer.json", "vocab.txt"} - {*files}:
+        (folder / name).unlink()
+    wanted = Encoder.load(folder).encode("A naïve sundial")
+    named = folder.rename(Path(os.fsdecode(os.fsencode(tmp_path) + b"/mod\xe8le")))
+    found = Encoder.load(named)
+    np.testing.assert_array_equal(found.encode("A naïve sundial"), wanted)
+    assert found.name == "mod\ufffdle"
+    assert (found.save(named.with_name(named.name + "2")) / "config.json").is_file()
 
 
 def test_the_heads_of_stella(golden_copy: Callable[..., Path]) -> None:
@@ -404,6 +557,10 @@ def _name_or_path(folder: Path, text: str) -> None:
         ("base_model", lambda folder: _only_readme(folder, f"---\nbase_model:\n- intfloat/{E5}\n---\ntext\n"), None),
         ("heading", lambda folder: _only_readme(folder, f"---\nlicense: mit\n---\n\n## {E5}\n\n## Usage\n"), None),
         ("heading", lambda folder: _only_readme(folder, "# Multilingual-E5-small\n\ntext"), None),
+        ("heading", lambda folder: _only_readme(folder, f"\ufeffHello\r\n\r\n# {E5} #\r\n"), None),
+        ("heading", lambda folder: _only_readme(folder, f"<!-- # mine -->\n\n{E5}\n=====\n\n# Usage\n"), None),
+        ("base_model", lambda folder: _only_readme(folder, f"---\nbase_model: ['intfloat/{E5}'] # it\n---\n"), None),
+        ("base_model", lambda folder: _only_readme(folder, f"---\nbase_model:\n  - '{E5}'\ntags: [a]\n---\n"), None),
     ],
 )
 def test_the_prompts_of_a_known_model_are_supplied_with_a_notice(
@@ -419,6 +576,40 @@ def test_the_prompts_of_a_known_model_are_supplied_with_a_notice(
     assert known_by in notice
     assert "'query: '" in notice
     assert "'passage: '" in notice
+
+
+@pytest.mark.parametrize(
+    "readme",
+    [
+        f"We tuned.\nbase_model: intfloat/{E5} was tried\n",
+        f"---\nlicense: mit\n---\n\n# Mine\n\nbase_model: {E5}\n",
+        f"---\nlicense: mit\n# base_model: {E5}\n---\n# Mine\n",
+        f"# Mine\n\n```python\n# {E5}\nload()\n```\n",
+        f"```yaml\n# {E5}\nbase_model: {E5}\n```\n\n# Mine\n",
+        f"~~~\n# {E5}\n",
+        f"# Mine\n\ntext\n\n## {E5}\n\nthe baseline\n",
+        f"Mine\n====\n\n# {E5}\n",
+        f"<!--\n# {E5}\n-->\n# Mine\n",
+        f"# Better than {E5}\n",
+        f"#{E5}\n",
+        f"---\nbase_model:\n- intfloat/{E5}\n- mine/other\n---\n# A merge\n",
+        f"---\nbase_model: mine/other\ndatasets:\n- {E5}\n---\n# Mine\n",
+        f"text\n\n---\nbase_model: {E5}\n---\n# Mine\n",
+    ],
+)
+def test_a10_other_places_of_a_readme_name_no_model(readme: str, golden_copy: Callable[..., Path]) -> None:
+    folder = golden_copy(E5, "renamed")
+    _only_readme(folder, readme)
+    found = read(folder)
+    assert (found.card, dict(found.spec.prompts), found.notices) == (None, {}, ())
+
+
+def test_a10_the_licence_is_that_of_the_front_matter(golden_copy: Callable[..., Path]) -> None:
+    folder = golden_copy(GIST)
+    _only_readme(folder, "---\ntags:\n- a\nlicense: 'apache-2.0'\n---\n# Mine\n")
+    assert read(folder).license == "apache-2.0"
+    _only_readme(folder, "# Mine\n\n---\nlicense: mit\n---\n")
+    assert read(folder).license is None
 
 
 def test_a_folder_is_known_by_its_name_or_by_card(

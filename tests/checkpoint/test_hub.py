@@ -9,7 +9,7 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from huggingface_hub.utils import close_session
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gnomon.checkpoint.hub import Source, needed, resolve
+from gnomon.checkpoint.hub import BARE_IDS, ORGANISATION, Source, needed, resolve
 from gnomon.errors import InputError, NotAModelError, SourceError, UnsafeFileError
 
 # as dunzhang/stella_en_400M_v5 lists its files, shortened
@@ -220,6 +220,148 @@ def test_a_repo_without_our_weights_is_refused_before_any_download(hub: FakeHub,
     with pytest.raises(NotAModelError, match=r"org/tiny has no model\.safetensors .* it has config\.json, onnx/model"):
         load(tmp_path)
     assert hub.fetched() == set()
+
+
+# ---- names
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Callable[..., Path]:
+    """Adds a snapshot of a repo to the hub cache, as the client lays it out; returns the repo's folder."""
+
+    def add(name: str, revision: str = "1" * 40, ref: str | None = "main") -> Path:
+        repo = tmp_path / "cache" / f"models--{name.replace('/', '--')}"
+        write(*(repo / "snapshots" / revision / file for file in ("config.json", "model.safetensors")))
+        if ref:
+            (repo / "refs").mkdir(exist_ok=True)
+            (repo / "refs" / ref).write_text(revision)
+        return repo
+
+    return add
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ("all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2"),
+        ("paraphrase-multilingual-MiniLM-L12-v2", "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2"),
+        ("bert-base-uncased", "bert-base-uncased"),
+        ("BERT-base-uncased", "BERT-base-uncased"),
+        ("xlm-roberta-large", "xlm-roberta-large"),
+        ("intfloat/e5-small", "intfloat/e5-small"),
+    ],
+)
+def test_a11_a_name_without_an_organisation_is_that_of_sentence_transformers(
+    given: str, name: str, cache: Callable[..., Path], tmp_path: Path, no_network: object
+) -> None:
+    repo = cache(name)
+    assert load(tmp_path, given, local_files_only=True) == Source(repo / "snapshots" / ("1" * 40), name, "1" * 40)
+
+
+def test_a11_the_advice_for_a_short_name_works(tmp_path: Path, no_network: object) -> None:
+    with pytest.raises(SourceError, match="hf download sentence-transformers/all-MiniLM-L6-v2 --revision main"):
+        load(tmp_path, "all-MiniLM-L6-v2", local_files_only=True)
+
+
+def test_a11_a_folder_comes_before_a_short_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "all-MiniLM-L6-v2").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert resolve("all-MiniLM-L6-v2") == Source(tmp_path / "all-MiniLM-L6-v2", None, None)
+
+
+def test_a11_the_names_are_those_of_sentence_transformers() -> None:
+    misc = pytest.importorskip("sentence_transformers.util.misc")
+    assert {*misc.ORIGINAL_TRANSFORMER_MODELS} == BARE_IDS
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    assert sentence_transformers.SentenceTransformer.default_huggingface_organization == ORGANISATION
+
+
+@pytest.mark.parametrize(
+    ("address", "revision"),
+    [
+        ("https://huggingface.co/org/tiny", "main"),
+        ("https://huggingface.co/org/tiny/", "main"),
+        ("http://www.huggingface.co/org/tiny?library=sentence-transformers#usage", "main"),
+        ("HTTPS://HuggingFace.co/org/tiny", "main"),
+        ("huggingface.co/org/tiny", "main"),
+        ("hf.co/org/tiny", "main"),
+        ("https://huggingface.co/org/tiny/tree/main", "main"),
+        ("https://huggingface.co/org/tiny/tree/v2", "v2"),
+        ("https://huggingface.co/org/tiny/tree/refs%2Fpr%2F3", "refs/pr/3"),
+        ("https://huggingface.co/org/tiny/blob/v2/config.json", "v2"),
+        ("https://huggingface.co/org/tiny/resolve/v2/1_Pooling/config.json?download=true", "v2"),
+    ],
+)
+def test_a11_an_address_of_the_hub_is_its_model(
+    address: str, revision: str, cache: Callable[..., Path], tmp_path: Path, no_network: object
+) -> None:
+    commits = {ref: letter * 40 for ref, letter in (("main", "a"), ("v2", "b"), ("refs/pr/3", "c"))}
+    for ref, sha in commits.items():
+        (tmp_path / "cache" / "models--org--tiny" / "refs" / ref).parent.mkdir(parents=True, exist_ok=True)
+        cache("org/tiny", sha, ref)
+    found = load(tmp_path, address, local_files_only=True)
+    assert (found.name, found.revision) == ("org/tiny", commits[revision])
+    assert load(tmp_path, address, local_files_only=True, revision=revision) == found
+    if revision != "main":
+        with pytest.raises(InputError, match="revision 'main' is not that of the address"):
+            load(tmp_path, address, local_files_only=True, revision="main")
+
+
+def test_a11_an_address_takes_a_revision_beside_it(
+    cache: Callable[..., Path], tmp_path: Path, no_network: object
+) -> None:
+    cache("org/tiny", "b" * 40, "v2")
+    found = load(tmp_path, "https://huggingface.co/org/tiny", local_files_only=True, revision="v2")
+    assert found.revision == "b" * 40
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://huggingface.co",
+        "https://huggingface.co/",
+        "https://huggingface.co/datasets/org/rows",
+        "https://huggingface.co/spaces/org/app",
+        "https://huggingface.co/org/tiny/discussions/3",
+        "https://huggingface.co/org/tiny/tree/main/onnx",
+        "https://example.com/org/tiny",
+        "https://github.com/org/tiny",
+    ],
+)
+def test_a11_an_address_of_something_else_is_refused(address: str, no_network: object) -> None:
+    with pytest.raises(InputError, match="is no address of a model") as caught:
+        resolve(address)
+    assert address in str(caught.value)
+    assert "ORG/NAME" in str(caught.value) or "a hub id" in str(caught.value)
+
+
+def test_a11_an_address_is_that_of_the_endpoint_too(hub: FakeHub, tmp_path: Path) -> None:
+    sha = hub.push(STELLA)
+    assert load(tmp_path, f"{hub.url}/org/tiny").revision == sha
+    assert hub.fetched() == WANTED
+
+
+def test_a11_a_repo_of_the_hub_cache_is_a_source(cache: Callable[..., Path], no_network: object) -> None:
+    repo = cache("org/tiny", "a" * 40)
+    cache("org/tiny", "b" * 40, "v2")
+    first = Source(repo / "snapshots" / ("a" * 40), "org/tiny", "a" * 40)
+    assert resolve(repo) == resolve(str(repo)) == resolve(repo / "snapshots") == first
+    assert resolve(repo, revision="v2") == resolve(repo, revision="b" * 40)
+    assert resolve(repo, revision="v2").revision == "b" * 40
+    (repo / "refs" / "main").unlink()
+    with pytest.raises(NotAModelError, match=f"no copy of revision main. Its snapshots: {'a' * 40}, {'b' * 40}"):
+        resolve(repo)
+    with pytest.raises(NotAModelError, match="no copy of revision v3"):
+        resolve(repo, revision="v3")
+    with pytest.raises(NotAModelError, match="no copy of revision"):
+        resolve(repo, revision="../../..")
+
+
+def test_a11_the_only_snapshot_of_a_repo_needs_no_ref(cache: Callable[..., Path], no_network: object) -> None:
+    repo = cache("org/tiny", "a" * 40, ref=None)
+    assert resolve(repo).revision == "a" * 40
+    with pytest.raises(NotAModelError, match="no copy of revision v2"):
+        resolve(repo, revision="v2")
 
 
 # ---- offline

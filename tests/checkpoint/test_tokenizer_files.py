@@ -246,13 +246,14 @@ def test_special_tokens_map_and_added_tokens_are_honoured(tmp_path: Path, key: s
     edit_json(tmp_path / "added_tokens.json", **{"Zebra": n + 1, "<doc>": n})
     mask = {"content": "[MASK]", "lstrip": True, "rstrip": False, "normalized": False, "single_word": False}
     edit_json(tmp_path / "special_tokens_map.json", mask_token=mask, **{key: ["<doc>"]})
+    text = "a <doc> zebra Zebra x [MASK] <DOC>"
+    reference = transformers_class("BertTokenizerFast").from_pretrained(tmp_path).backend_tokenizer
+    assert_same(read_tokenizer(tmp_path), reference, text)
+    # version 4 makes the tokens special under both keys, version 5 under the newer one alone
+    edit_json(tmp_path / "config.json", model_type="bert", transformers_version="4.57.6")
     built = read_tokenizer(tmp_path)
-    text = "a <doc> zebra Zebra x [MASK] <DOC>"  # special, so <DOC> is another word
-    assert built.encode(text).ids.count(n) == 1
+    assert built.encode(text).ids.count(n) == 1  # special, so <DOC> is another word
     assert built.encode(text).ids.count(n + 1) == 2  # not special, so it is looked for in the lower-cased text
-    # transformers 4 reads the older key as we do; 5 makes no difference to special tokens only under the newer one
-    if key == "extra_special_tokens":
-        assert_same(built, transformers_class("BertTokenizerFast").from_pretrained(tmp_path).backend_tokenizer, text)
 
 
 def test_older_files_are_not_looked_at_beside_an_added_tokens_decoder(tmp_path: Path) -> None:
@@ -313,10 +314,11 @@ ROBERTA_CONFIGS = {
 @pytest.fixture(scope="module", params=ROBERTA_CONFIGS)
 def roberta(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Tokenizer, Tokenizer]:
     folder = tmp_path_factory.mktemp("roberta")
-    # transformers 5 lost the lstrip of an unwritten <mask>, which 4 has: the mask is written out for it
+    # version 5 lost the lstrip of an unwritten <mask>, which 4 has: the mask is written out for the reference
     roberta_folder(folder, **ROBERTA_CONFIGS[request.param], mask_token=MASK)
     reference = transformers_class("RobertaTokenizerFast").from_pretrained(folder)
     edit_json(folder / "tokenizer_config.json", mask_token="DROP")
+    edit_json(folder / "config.json", model_type="roberta", transformers_version="4.57.6")
     return read_tokenizer(folder), reference.backend_tokenizer
 
 

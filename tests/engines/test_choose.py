@@ -287,8 +287,8 @@ def test_a_gpu_without_torch_is_told_of_once(
 ) -> None:
     monkeypatch.setattr(choose, "gpu_in_machine", lambda: True)
     told = 'this machine has a GPU, and torch is not installed: running on the CPU. pip install "gnomon[torch]"'
-    assert told_by(lambda: Options.check(**FINE | option)) == [(told, __file__)]
-    assert told_by(lambda: Options.check(**FINE | option)) == []
+    assert told_by(lambda: Options.check(**FINE | option).settled()) == [(told, __file__)]
+    assert told_by(lambda: Options.check(**FINE | option).settled()) == []
     assert Options.check(**FINE | option).settled() == Options("onnx", "float32", "cpu")
 
 
@@ -297,8 +297,8 @@ def test_a_gpu_that_torch_cannot_use_is_told_of_once(gpus: Gpus) -> None:
 
     gpus(seen=False)
     told = f"this machine has a GPU that torch {torch.__version__} cannot use: running on the CPU."
-    assert told_by(lambda: Options.check(**FINE)) == [(told, __file__)]
-    assert told_by(lambda: Options.check(**FINE)) == []
+    assert told_by(lambda: Options.check(**FINE).settled()) == [(told, __file__)]
+    assert told_by(lambda: Options.check(**FINE).settled()) == []
 
 
 @pytest.mark.parametrize("option", [{"device": "cpu"}, {"engine": "onnx"}, {"engine": "openvino"}, {"dtype": "int8"}])
@@ -336,7 +336,7 @@ def test_torch_that_is_blocked_is_missing(monkeypatch: pytest.MonkeyPatch) -> No
     for name in [name for name in sys.modules if name.startswith("gnomon.engines.torch")]:
         monkeypatch.delitem(sys.modules, name)
     assert not choose.has_torch()
-    assert len(told_by(lambda: Options.check(**FINE | {"engine": "auto"}))) == 1
+    assert len(told_by(lambda: Options.check(**FINE | {"engine": "auto"}).settled())) == 1
     with pytest.raises(ExtraError) as caught:
         Options.check(**FINE | {"engine": "torch"})
     assert str(caught.value) == NO_TORCH
@@ -467,13 +467,39 @@ def test_the_torch_engine_gets_what_was_settled(options: Options, dtype: str, th
 
 
 @pytest.mark.parametrize(
-    "options", [Options(), Options(dtype="int8"), Options("openvino"), Options("torch", "bfloat16")]
+    ("options", "changes_nothing"),
+    [
+        (Options(), []),
+        (Options("torch", "float32", "cpu"), []),
+        (Options(dtype="int8"), ["dtype 'int8'"]),
+        (Options("torch", "bfloat16", "cuda:0,cuda:1"), ["device 'cuda:0,cuda:1'", "dtype 'bfloat16'"]),
+    ],
 )
-def test_a_static_table_runs_without_a_runtime(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_static_table_runs_without_a_runtime_and_says_where(
+    options: Options, changes_nothing: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a machine with a GPU too, of which nothing is said: it is not asked."""
+    tell_once.cache_clear()
+    monkeypatch.setattr(choose, "gpu_in_machine", lambda: True)
     for package in ("onnxruntime", "openvino", "torch"):
         monkeypatch.setitem(sys.modules, package, None)
-    engine = open_engine(spec(StaticSpec(4, 2)), {"embed.tokens": np.ones((4, 2), np.float32)}, options)
-    assert isinstance(engine, StaticEngine)
+    opened: list[Any] = []
+
+    def open_it() -> None:
+        table = {"embed.tokens": np.ones((4, 2), np.float32)}
+        opened.append(open_engine(spec(StaticSpec(4, 2)), table, options))
+
+    told = [message for message, _ in told_by(open_it)]
+    assert isinstance(opened[0], StaticEngine)
+    assert (opened[0].device, opened[0].dtype) == ("cpu", "float32")
+    assert len(told) == len(changes_nothing)
+    assert all(f"{words} changes nothing" in message for words, message in zip(changes_nothing, told, strict=True))
+
+
+def test_what_is_left_open_needs_no_look_at_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether the model needs a runtime at all is known once it is read."""
+    monkeypatch.setattr(choose, "gpu_in_machine", lambda: pytest.fail("the machine was asked"))
+    assert Options.check(**FINE | {"threads": 3}) == Options(threads=3)
 
 
 def test_saturation_is_measured_once() -> None:

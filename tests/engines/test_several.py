@@ -42,13 +42,14 @@ FAKES = '''
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 import numpy as np
 from gnomon import Encoder
 from gnomon.engines import Engine
 from gnomon.packed import split
 
-BREAK, KILL, LEAVE, PRINT, MEET, RELEASE = 101, 102, 103, 104, 105, 106
+BREAK, KILL, LEAVE, PRINT, MEET, RELEASE, HANG = 101, 102, 103, 104, 105, 106, 107
 
 
 class Fake(Engine):
@@ -84,6 +85,15 @@ class Fake(Engine):
     def on_104(self):
         print("a library speaks", flush=True)
         os.write(1, b"and its compiled part")
+
+    def on_107(self):
+        """Hangs, and takes no request to end."""
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.alarm(120)
+        with (self.folder / "hangs").open("wb", buffering=0) as fifo:
+            fifo.write(b"x")
+            while True:
+                time.sleep(60)
 
     def on_105(self):
         signal.alarm(30)  # ends this process where nobody comes
@@ -543,6 +553,138 @@ def test_closing_leaves_no_process_behind(fakes: Any, tmp_path: Path) -> None:
     gc.collect()
     for pid in pids:
         assert_gone(pid)
+
+
+def test_closing_ends_the_workers_and_the_rest_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    load(GIST)
+    with Encoder.load(GOLDEN / GIST, device=["cpu", "cpu"], threads=1) as encoder:
+        shorter = encoder.with_max_seq_length(20)
+        assert encoder.encode(TEXTS).shape == (len(TEXTS), 64)
+        pids = processes(encoder.engine)
+    for pid in pids:
+        assert_gone(pid)
+    encoder.close()
+    for call in (encoder.encode, encoder.encode_query, encoder.encode_dims, encoder.encode_tokens, shorter.encode):
+        with pytest.raises(InputError, match=r"was closed\. Load it again"):
+            call(["a"])
+    with pytest.raises(InputError, match="was closed"):
+        encoder.engine.budget(100)
+    assert encoder.tokenize("a b").counts == [4]
+    assert (encoder.device, encoder.dtype) == ("cpu,cpu", "float32")
+
+
+def test_what_runs_while_it_is_closed_fails_and_starts_nothing(two: SeveralEngines, tmp_path: Path) -> None:
+    """One batch is under way, others wait for a worker."""
+    os.mkfifo(tmp_path / "fifo")
+    started: list[int] = processes(two)
+    crew = two._crew()
+    with ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(crew.ask, "pool", of(105)) for _ in range(4)]
+        with crew.changed:
+            crew.changed.wait_for(lambda: len(crew.busy) == 2, 30)
+        two.close()
+        whys = [each.result(30).why for each in asked]
+    assert all("was closed" in why for why in whys)
+    for pid in {*started, *(worker.process.pid for worker in crew.workers)}:
+        assert_gone(pid)
+
+
+@pytest.mark.parametrize("how", ["stopped", "deaf"])
+def test_a_worker_that_does_not_end_is_killed(
+    fakes: Any, tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(several, "CLOSING", 0.05)
+    os.mkfifo(tmp_path / "hangs")
+    engine = SeveralEngines([(name, partial(fakes.Fake, tmp_path)) for name in ("left", "right")])
+    pids, crew = processes(engine), engine._crew()
+    if how == "stopped":
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+    else:
+        asked = crew.threads.submit(partial(crew.ask, "pool", of(107)))
+        with (tmp_path / "hangs").open("rb") as fifo:
+            assert fifo.read(1) == b"x"
+    engine.close()
+    for pid in pids:
+        assert_gone(pid)
+    if how == "deaf":
+        assert "was closed" in asked.result(30).why  # pyright: ignore
+
+
+def test_a_worker_that_hangs_in_what_nobody_wants_is_killed_when_it_is_needed(
+    fakes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(several, "PATIENCE", 0.05)
+    os.mkfifo(tmp_path / "hangs")
+    engine = SeveralEngines([("here", partial(fakes.Fake, tmp_path))])
+    results = engine.pool_each([of(1), of(107), of(2), of(3)])
+    assert next(results)[0][0] == 1  # pyright: ignore
+    with (tmp_path / "hangs").open("rb") as fifo:
+        assert fifo.read(1) == b"x"
+        results.close()  # pyright: ignore
+        assert [row[0][0] for row in engine.pool_each([of(4), of(5)])] == [4, 5]  # pyright: ignore
+        assert fifo.read() == b"", "it is gone"
+
+
+HUNG = """
+import os, signal, sys, threading
+from functools import partial
+from pathlib import Path
+import gnomon_test_fakes as fakes
+import numpy as np
+from gnomon.engines import several
+from gnomon.packed import pack
+several.CLOSING = 0.05
+folder = Path(sys.argv[1])
+engine = several.SeveralEngines([(name, partial(fakes.Fake, folder)) for name in ("left", "right")])
+hanging = engine.pool_each(pack([np.array([token])]) for token in (107, 1, 2, 3, 4, 5, 6, 7))
+MAIN = threading.main_thread().ident
+
+def tell():
+    # Python itself can lose a lock to a Ctrl-C that comes while it is taken, so it comes while results are waited for
+    while "{at}" and sys._current_frames()[MAIN].f_code.co_name != "{at}":
+        pass
+    print(os.getpid(), flush=True)
+
+threading.Thread(target=tell, daemon=True).start()
+{then}
+"""
+
+
+@pytest.mark.parametrize(
+    ("then", "send", "code", "error"),
+    [
+        ("list(hanging)", signal.SIGINT, -signal.SIGINT, "KeyboardInterrupt"),
+        ("list(hanging)", signal.SIGKILL, -signal.SIGKILL, ""),
+        ("list(hanging)", signal.SIGTERM, -signal.SIGTERM, ""),
+        ("engine._crew().threads.submit(partial(next, hanging)); sys.stdin.read()", None, 0, ""),
+    ],
+    ids=["Ctrl-C", "killed", "terminated", "the end"],
+)
+def test_a_worker_that_hangs_keeps_no_process_and_outlives_none(
+    fakes: Any, tmp_path: Path, then: str, send: signal.Signals | None, code: int, error: str
+) -> None:
+    """The end of the pipe that the worker has open says that it is gone; it ignores a request to end."""
+    os.mkfifo(tmp_path / "hangs")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, sys.path))}
+    child = subprocess.Popen(
+        [sys.executable, "-c", HUNG.format(then=then, at="wait" if send else ""), tmp_path],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    assert child.stdout
+    assert int(child.stdout.readline()) == child.pid
+    with (tmp_path / "hangs").open("rb") as fifo:
+        assert fifo.read(1) == b"x"
+        if send is not None:
+            child.send_signal(send)
+        errors = child.communicate(timeout=60)[1]
+        assert fifo.read() == b""
+    assert child.returncode == code
+    assert errors.strip().rpartition("\n")[2] == error
 
 
 def test_an_encoder_that_goes_takes_its_workers_with_it() -> None:

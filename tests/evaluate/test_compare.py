@@ -337,7 +337,7 @@ def test_json_holds_what_the_rows_hold_and_no_nan(write: Callable[..., Path]) ->
     as_read = json.loads(json.dumps(as_json(found), allow_nan=False))
     sts, tested = as_read["rows"]
     assert (sts["a"], sts["b"], sts["difference"], sts["p_value"]) == (None, 1.0, None, None)
-    assert "the spearman of the first is not defined" in sts["reason"]
+    assert "the score in a is not defined" in sts["reason"]
     row = row_of(found, "t")
     assert tested["interval"] == {"low": row.interval.low, "high": row.interval.high}
     assert (tested["corrected"], tested["significant"]) == (row.corrected, row.significant)

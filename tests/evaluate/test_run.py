@@ -27,7 +27,9 @@ from gnomon.evaluate import adapter as adapting
 from gnomon.evaluate import run as running
 from gnomon.evaluate.adapter import _chunks
 from gnomon.evaluate.cache import RECORD, VectorCache
-from gnomon.evaluate.results import manifest_path, read_result, units_path
+from gnomon.evaluate.compare import as_json, compare, lines
+from gnomon.evaluate.report import html
+from gnomon.evaluate.results import line, manifest_path, read_result, summary, units_path
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*(_ARRAY_API|SwigPy|swig):DeprecationWarning")
 require(whole_module=True)
@@ -708,6 +710,140 @@ def test_two_tasks_of_one_name_are_refused(judge: Judge, sts: Path, tmp_path: Pa
         judge(load(GIST), sts, tmp_path / "elsewhere" / "sts")
     (tmp_path / "elsewhere" / "sts" / "task.json").write_text('{"name": "other"}')
     assert [each.task for each, _ in judge(load(GIST), sts, tmp_path / "elsewhere" / "sts")] == ["sts", "other"]
+
+
+# ---- data that trips the scoring
+
+
+def test_d1_grades_below_zero_lose_no_set(judge: Judge, beir: Path, sts: Path) -> None:
+    qrels = (beir / "qrels" / "test.tsv").read_text().replace("test0\td000\t1", "test0\td000\t-2")
+    (beir / "qrels" / "test.tsv").write_text(qrels)
+    with pytest.warns(Notice) as told:
+        found = judge(load(GIST), beir, sts)
+    assert [each.task for each, _ in found] == ["search", "sts"]
+    assert any("has scores below 0, line 2 the first, in 1 of its lines" in str(each.message) for each in told)
+    own = found[0][0].units["test", "default"]
+    assert dict(zip(own.ids or (), own.values, strict=True))["test0"] == 0
+
+
+def test_d2_identical_ids_are_another_run_and_in_the_manifest(judge: Judge, beir: Path) -> None:
+    queries, texts = read(beir / "queries.jsonl"), {row["_id"]: row["text"] for row in read(beir / "corpus.jsonl")}
+    write(beir / "queries.jsonl", [*queries, {"_id": "d004", "text": texts["d004"]}])
+    with (beir / "qrels" / "test.tsv").open("a") as file:
+        file.write("d004\td005\t1\n")
+    with pytest.warns(Notice, match="1 of 25 queries have the id of a document"):
+        (as_is, _), *_ = judge(load(GIST), beir)
+    assert as_is.units, "read before they are replaced"
+    (beir / "task.json").write_text('{"ignore_identical_ids": true}')
+    (ignoring, reused), *_ = judge(load(GIST), beir)
+    assert not reused
+    protocols = [each.manifest["protocol"]["ignore_identical_ids"] for each in (as_is, ignoring)]
+    assert protocols == [False, True]
+    assert as_is.manifest["task"]["revision"] != ignoring.manifest["task"]["revision"]
+    values = [
+        dict(zip(each.units["test", "default"].ids or (), each.units["test", "default"].values, strict=True))
+        for each in (as_is, ignoring)
+    ]
+    assert values[0]["d004"] < values[1]["d004"]
+    assert {query: value for query, value in values[0].items() if query != "d004"} == {
+        query: value for query, value in values[1].items() if query != "d004"
+    }
+
+
+def test_d3_a_set_whose_qrels_name_absent_documents(judge: Judge, beir: Path) -> None:
+    whole = judge(load(GIST), beir)[0][0].units["test", "default"]
+    with (beir / "qrels" / "test.tsv").open("a") as file:
+        file.write("test0\tgone\t1\n")
+    with pytest.raises(InputError, match=r"no document 'gone'.*--allow-missing-ids"):
+        judge(load(GIST), beir)
+    with pytest.warns(Notice, match="'gone' the first, in 1 of its lines"):
+        (found, reused), *_ = judge(load(GIST), beir, allow_missing_ids=True)
+    assert not reused
+    values = found.units["test", "default"].values
+    ideal = 1 + 1 / np.log2(3)
+    assert values[0] == pytest.approx(whole.values[0] / ideal, abs=1e-6)
+    assert values[1:] == whole.values[1:]
+
+
+ONE_SCORE = [{"sentence1": f"the {word}", "sentence2": f"the {word}", "score": at % 3} for at, word in enumerate(WORDS)]
+
+
+@pytest.mark.parametrize("subset", [False, True])
+def test_d5_a_score_that_is_not_defined_is_null_with_the_reason(judge: Judge, tmp_path: Path, subset: bool) -> None:
+    write(tmp_path / "odd" / "a.jsonl", ONE_SCORE)
+    if subset:
+        write(tmp_path / "odd" / "b.jsonl", [row | {"sentence2": WORDS[at]} for at, row in enumerate(ONE_SCORE)])
+    ((result, _),) = judge(load(GIST), tmp_path / "odd")
+    row = json.loads(json.dumps(summary(result, reused=False), allow_nan=False))
+    reason = f"the model gives all {len(WORDS)} pairs the score 1; a correlation needs scores that differ"
+    assert (row["score"], row["interval"]) == (None, None)
+    assert row["reason"] == result.undefined == (f"a: {reason}" if subset else reason)
+    if subset:
+        assert row["subsets"]["a"] is None
+        assert -1 <= row["subsets"]["b"] <= 1
+    assert line(row).startswith("n/a ")
+    assert line(row).endswith(row["reason"])
+    json.loads(manifest_path(result.path).read_text(), parse_constant=lambda name: pytest.fail(name))
+    other = summary(judge(load(E5), tmp_path / "odd", output=tmp_path / "b")[0][0], reused=False)
+    assert other["reason"]
+    found = compare(tmp_path / "out", tmp_path / "b")
+    assert found.rows[0].difference is None
+    assert "is not defined: the model gives all" in found.rows[0].reason
+    shown = "\n".join(lines(found, 100))
+    assert "n/a" in shown
+    assert "nan" not in shown
+    json.dumps(as_json(found), allow_nan=False)
+    assert "n/a" in html(read_results(tmp_path / "out"))
+
+
+def test_d5_a_score_that_is_defined_has_no_reason(judge: Judge, sts: Path) -> None:
+    ((result, _),) = judge(load(GIST), sts)
+    assert (summary(result, reused=False)["reason"], result.undefined, result.manifest["undefined"]) == (None, "", [])
+
+
+def test_d5_a_correlation_of_rounding_is_told_of(judge: Judge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "odd" / "test.jsonl", ONE_SCORE)
+    inner = MtebEncoder.encode
+
+    def encode(self: Any, inputs: Any, **said: Any) -> Any:
+        vectors_ND = inner(self, inputs, **said)
+        return vectors_ND + np.random.default_rng(len(inputs.dataset)).normal(0, 1e-6, vectors_ND.shape) * seen.pop()
+
+    seen = [1, 0]
+    monkeypatch.setattr(MtebEncoder, "encode", encode)
+    with pytest.warns(Notice, match="odd .*the scores of all pairs lie within .* rounding decides their order"):
+        ((result, _),) = judge(load(GIST), tmp_path / "odd")
+    assert not np.isnan(result.score)
+
+
+@pytest.mark.parametrize("subsets", [["fr"], ["de", "fr"]])
+def test_d9_subsets_apply_to_the_sets_that_have_them(
+    judge: Judge, sts: Path, beir: Path, tmp_path: Path, subsets: list[str]
+) -> None:
+    write(tmp_path / "other" / "es.jsonl", ONE_SCORE[:4])
+    write(tmp_path / "other" / "it.jsonl", ONE_SCORE[4:8])
+    with pytest.warns(Notice) as told:
+        found = judge(load(GIST), beir, sts, tmp_path / "other", subsets=subsets)
+    assert {each.task: [subset.name for subset in each.subsets] for each, _ in found} == {
+        "search": ["default"],
+        "sts": subsets,
+    }
+    messages = " ".join(str(each.message) for each in told)
+    assert "search has no subsets, so all of it is evaluated" in messages
+    assert f"other is left out: it has none of the subsets {', '.join(subsets)}, but es, it" in messages
+    assert found[0][0].manifest["variant"] == ""
+    assert found[1][0].manifest["variant"] == " ".join(subsets)
+    assert judge(load(GIST), beir)[0][1], "all of a set is the same result, whatever others were asked for"
+    with pytest.raises(InputError, match=r"other, search, sts have no subset 'frr'.*Did you mean 'fr'"):
+        judge(load(GIST), tmp_path / "other", beir, sts, subsets=["fr", "frr"])
+
+
+def test_d6_training_rows_beside_test_rows_are_learned_from(judge: Judge, tmp_path: Path) -> None:
+    rows = [{"text": f"{word} {at}", "label": bool(at % 2)} for at, word in enumerate(WORDS * 2)]
+    write(tmp_path / "topics" / "training.jsonl", rows)
+    write(tmp_path / "topics" / "test.jsonl", [row | {"label": str(row["label"])} for row in rows[:8]])
+    ((result, _),) = judge(load(GIST), tmp_path / "topics")
+    assert (result.kind, result.metric) == ("Classification", "accuracy")
 
 
 # ---- settings that are wrong, before any text

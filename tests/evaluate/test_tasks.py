@@ -23,11 +23,11 @@ from scipy.stats import spearmanr
 from sklearn.metrics import average_precision_score, f1_score
 from threadpoolctl import threadpool_limits
 
-from gnomon.errors import InputError, SourceError
+from gnomon.errors import InputError, Notice, SourceError
 from gnomon.evaluate import evaluate
 from gnomon.evaluate.local import LocalTask, read_local
 from gnomon.evaluate.settings import METRICS
-from gnomon.evaluate.tasks import LOCO, SETS, check_text, fetch, load_task, local_task, tasks_named
+from gnomon.evaluate.tasks import LOCO, SETS, check_text, fetch, load_task, local_task, mended_parts, tasks_named
 
 NEAR = 2e-5
 """mteb rounds what it writes."""
@@ -205,6 +205,56 @@ def test_retrieval(tmp_path: Path) -> None:
     assert 0 < row["ndcg_at_10"] < 1
 
 
+def test_d1_the_score_with_grades_below_zero_is_that_with_zero(tmp_path: Path) -> None:
+    documents, queries, relevant = beir(tmp_path, random.Random(1))
+    grades = {query: dict.fromkeys(each, -2) if query == "q0" else each for query, each in relevant.items()}
+    grades["q1"] = {key: grade - (grade == 0) for key, grade in grades["q1"].items()}
+    lines = [f"{query} 0 {key} {grade}\n" for query, each in grades.items() for key, grade in each.items()]
+    (tmp_path / "qrels" / "test.tsv").write_text("".join(lines), "utf-8")
+    with pytest.warns(Notice):
+        row = judge_local(only(tmp_path))
+    runs = {query: {key: cosine(text, each) for key, each in documents.items()} for query, text in queries.items()}
+    relevant["q0"] = dict.fromkeys(relevant["q0"], 0)
+    for metric, measure in {"ndcg_at_10": "ndcg_cut.10", "map_at_10": "map_cut.10"}.items():
+        assert row[metric] == pytest.approx(ndcg(relevant, runs, measure), abs=NEAR)
+
+
+def test_d2_a_query_that_is_a_document_is_left_out_as_mteb_does(tmp_path: Path) -> None:
+    documents, _, relevant = beir(tmp_path, random.Random(2))
+    asked = {f"d{place}": f"q{place}" for place in range(8)}  # each document that is a query has grades of its own
+    write(tmp_path / "queries.jsonl", [{"_id": key, "text": documents[key]} for key in asked])
+    relevant = {key: relevant[query] | {key: 0} for key, query in asked.items()}
+    lines = [f"{query} 0 {key} {grade}\n" for query, each in relevant.items() for key, grade in each.items()]
+    (tmp_path / "qrels" / "test.tsv").write_text("".join(lines), "utf-8")
+    runs = {query: {key: cosine(documents[query], each) for key, each in documents.items()} for query in asked}
+    with pytest.warns(Notice, match="8 of 8 queries have the id of a document"):
+        as_is = judge_local(only(tmp_path))
+    (tmp_path / "task.json").write_text('{"ignore_identical_ids": true}')
+    ignoring = judge_local(only(tmp_path))
+    without = {query: {key: score for key, score in run.items() if key != query} for query, run in runs.items()}
+    assert as_is["ndcg_at_10"] == pytest.approx(ndcg(relevant, runs, "ndcg_cut.10"), abs=NEAR)
+    assert ignoring["ndcg_at_10"] == pytest.approx(ndcg(relevant, without, "ndcg_cut.10"), abs=NEAR)
+    assert ignoring["ndcg_at_10"] > as_is["ndcg_at_10"] + 0.01
+
+
+def test_d3_absent_documents_count_in_the_ideal_ranking_as_in_mteb(tmp_path: Path) -> None:
+    documents, queries, relevant = beir(tmp_path, random.Random(3))
+    relevant["q0"] |= {"gone": 3}
+    relevant["q1"] = {"lost": 1}
+    relevant["q2"] |= {"away": 0}
+    lines = [f"{query} 0 {key} {grade}\n" for query, each in relevant.items() for key, grade in each.items()]
+    (tmp_path / "qrels" / "test.tsv").write_text("q77 0 d1 1\n" + "".join(lines), "utf-8")
+    with pytest.warns(Notice) as told:
+        (local,) = read_local(tmp_path, allow_missing_ids=True)
+    assert "'gone' the first, in 3 of its lines" in str(told[0].message)
+    assert "'q77' the first, in 1 of its lines" in str(told[1].message)
+    row = judge_local(local)
+    runs = {query: {key: cosine(text, each) for key, each in documents.items()} for query, text in queries.items()}
+    for metric, measure in {"ndcg_at_10": "ndcg_cut.10", "recall_at_100": "recall.100"}.items():
+        assert row[metric] == pytest.approx(ndcg(relevant, runs, measure), abs=NEAR)
+    assert row["recall_at_100"] == pytest.approx((3 / 4 + 0 + 6) / 8, abs=NEAR)
+
+
 def test_reranking_of_a_beir_folder_with_candidates(tmp_path: Path) -> None:
     draw = random.Random(2)
     documents, queries, relevant = beir(tmp_path, draw)
@@ -304,7 +354,7 @@ def apart(labels: Sequence[Any], times: int) -> Rows:
     ] * times
 
 
-@pytest.mark.parametrize("labels", [["no", "yes"], [3, 4], ["a", "b", "c"]])
+@pytest.mark.parametrize("labels", [["no", "yes"], [3, 4], ["a", "b", "c"], [True, False], [1.0, 0.0]])
 def test_classification_of_whatever_labels(tmp_path: Path, labels: list[Any]) -> None:
     """Of two labels mteb computes an average precision too, which is of 0 and 1 alone."""
     write(tmp_path / "train.jsonl", apart(labels, 4))
@@ -450,6 +500,49 @@ def test_a_task_made_of_others_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
         wanted.append(ndcg(data["relevant_docs"], {"q": run}, "ndcg_cut.10"))
         part.unload_data()
     assert row["ndcg_at_10"] == pytest.approx(np.mean(wanted), abs=NEAR)
+
+
+def graded(grade: int) -> Callable[..., None]:
+    """`load_data` of a task with a query whose highest grade is this, and another of grades -1 and 1."""
+
+    def load_data(self: Any, num_proc: int | None = None, **said: Any) -> None:
+        split = {
+            "corpus": Dataset.from_dict({"id": ["a", "b"], "title": ["", ""], "text": WORDS[:2]}),
+            "queries": Dataset.from_dict({"id": ["q", "r"], "text": WORDS[:2]}),
+            "relevant_docs": {"q": {"a": grade, "b": -3}, "r": {"a": -1, "b": 1}},
+            "top_ranked": None,
+        }
+        self.dataset, self.data_loaded = {"default": {"test": split}}, True
+
+    return load_data
+
+
+def test_d1_grades_below_zero_of_mtebs_own_tasks_count_as_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(AbsTaskRetrieval, "load_data", graded(-2))
+    (task,), _ = tasks_named(["NFCorpus"])
+    with pytest.warns(Notice, match="NFCorpus: 3 grades of its qrels are below 0; they count as 0"):
+        load_task(task)
+    assert task.dataset["default"]["test"]["relevant_docs"] == {"q": {"a": 0, "b": 0}, "r": {"a": 0, "b": 1}}
+    (row,) = judge(task)
+    assert row["ndcg_at_10"] == pytest.approx(0.5, abs=NEAR)
+
+
+def test_d1_the_parts_of_a_task_are_mended_whenever_they_are_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(AbsTaskRetrieval, "load_data", graded(-2))
+    (task,), _ = tasks_named(["CQADupstackRetrieval"])
+    part = task.metadata.tasks[0]
+    with mended_parts(task), pytest.warns(Notice, match="3 grades of its qrels are below 0"):
+        part.load_data()
+    assert part.dataset["default"]["test"]["relevant_docs"]["q"] == {"a": 0, "b": 0}
+    part.unload_data()
+    assert "load_data" not in vars(part)
+
+
+def test_d1_a_grade_that_trec_eval_cannot_count_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(AbsTaskRetrieval, "load_data", graded(2**31))
+    (task,), _ = tasks_named(["NFCorpus"])
+    with pytest.raises(InputError, match="NFCorpus: query 'q' has a document of grade 2,147,483,648; 1,000,000 is"):
+        load_task(task)
 
 
 def test_reranking_without_its_candidates_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 
 from gnomon.checkpoint.folder import read_folder
 from gnomon.checkpoint.hub import resolve
+from gnomon.errors import Notice
 from gnomon.tokenizer import Tokenizer
 from gnomon.train import checkpoints, learner, loop, stages, train
 from gnomon.train.prepare import open_data
@@ -52,7 +54,7 @@ def run(recipe: Recipe, resume: bool = False, blow: Blow | None = None) -> str:
 
 
 def _prepare(blow: Blow) -> None:
-    inner, sync = loop.Run.step, checkpoints._sync
+    inner, sync = loop.Run.step, checkpoints.sync
 
     def step(self: Any, number: int, ahead: Any) -> Any:
         if number == blow.step and blow.place == "before":
@@ -69,7 +71,83 @@ def _prepare(blow: Blow) -> None:
 
     loop.Run.step = step
     if blow.place == "within":
-        checkpoints._sync = halfway
+        checkpoints.sync = halfway
+
+
+# ---- ends at any call of the file system
+
+
+CALLS = ("rename", "replace", "unlink", "mkdir", "rmdir", "fsync")
+
+
+@dataclass(frozen=True)
+class End:
+    """What happens to a run, beside what it does itself."""
+
+    kill_at: int | None = None
+    """The call of CALLS in its output, counted from 0, at which it is killed."""
+    after: bool = False
+    """Whether the call is still done."""
+    signals: tuple[int, ...] = ()
+    """What is sent to it within `step`."""
+    nan: bool = False
+    """Whether the loss of `step` is NaN."""
+    plants: tuple[tuple[str, str], ...] = ()
+    """Path and content of files that someone writes within `step`, where their folder is; OUTPUT.planted says so."""
+    step: int = 0
+
+
+def run_to(recipe: Recipe, how: dict[str, bool], end: End) -> tuple[str, int]:
+    """Train as far as `end` lets it; returns the model's folder and how many calls there were."""
+    calls = _counted(Path(recipe.output), end)
+    inner, parts = loop.Run.step, stages.Loss.parts
+
+    def step(self: Any, number: int, ahead: Any) -> Any:
+        if number == end.step:
+            for path, content in end.plants:
+                if Path(path).parent.is_dir():
+                    Path(path).write_text(content, "utf-8")
+                    with Path(f"{recipe.output}.planted").open("a", encoding="utf-8") as file:
+                        file.write(content)
+            for each in end.signals:
+                os.kill(os.getpid(), each)
+        return inner(self, number, ahead)
+
+    def broken(self: Any, vectors: Any, batch: Any) -> Any:
+        for part in parts(self, vectors, batch):
+            yield part * float("nan") if batch.step == end.step else part
+
+    loop.Run.step = step
+    if end.nan:
+        stages.Loss.parts = broken
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Notice)
+        return str(train(recipe, progress=False, **how)), len(calls)
+
+
+def _counted(output: Path, end: End) -> list[str]:
+    """Counts calls of the file system in a folder, and kills this process at one of them."""
+    calls: list[str] = []
+
+    def counting(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*args: Any, **named: Any) -> Any:
+            here = str(args[0]).startswith(f"{output}/") or name == "fsync" or named.get("dir_fd") is not None
+            if here:
+                calls.append(name)
+            at = here and len(calls) - 1 == end.kill_at
+            if at and not end.after:
+                os.kill(os.getpid(), signal.SIGKILL)
+            try:
+                return call(*args, **named)
+            finally:
+                if at:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        return counted
+
+    for name in CALLS:
+        setattr(os, name, counting(name, getattr(os, name)))
+    return calls
 
 
 def digests(recipe: Recipe, first: int, count: int, rank: int = 0, world: int = 1) -> list[str]:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from gnomon import heads
 from gnomon.errors import InputError, NumericError
+from gnomon.quantization import quantize
 from gnomon.search import exact
 from gnomon.search.exact import top_k
 
@@ -87,3 +88,39 @@ def test_nan_is_an_error_and_never_a_result() -> None:
     corpus[1, 1] = np.nan
     with pytest.raises(NumericError, match="rows 0 to 2 is NaN"):
         top_k(np.eye(3), corpus, 1)
+
+
+# ---- quantized vectors
+
+
+@pytest.mark.parametrize("precision", ["ubinary", "binary"])
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 5), st.integers(1, 40), st.integers(1, 50), st.integers(0, 2**32 - 1), st.sampled_from([6, 400]))
+def test_b13_hamming_of_packed_signs_counts_the_signs_that_differ(
+    precision: str, q: int, n: int, k: int, seed: int, cells: int
+) -> None:
+    random = np.random.default_rng(seed)
+    queries, corpus = (random.normal(size=(count, 24)).astype(np.float32) for count in (q, n))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exact, "CELLS", cells)
+        packed = (quantize(vectors, precision).values for vectors in (queries, corpus))
+        scores_QK, rows_QK = top_k(*packed, k, score="hamming")
+    differing = [[int(((query > 0) != (row > 0)).sum()) for row in corpus] for query in queries]
+    for scores_K, rows_K, counts in zip(scores_QK.tolist(), rows_QK.tolist(), differing, strict=True):
+        assert rows_K == sorted(range(n), key=lambda row, of=counts: (of[row], row))[:k]
+        assert scores_K == [-counts[row] for row in rows_K]
+
+
+@pytest.mark.parametrize("precision", ["int8", "uint8", "binary", "ubinary"])
+def test_b13_a_score_of_quantized_vectors_is_refused(precision: str) -> None:
+    vectors = np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32)
+    packed = quantize(vectors, precision).values
+    with pytest.raises(InputError, match=rf"vectors of {packed.dtype} are quantized.*hamming"):
+        top_k(packed, packed, 2)
+
+
+def test_b13_hamming_takes_packed_signs_alone() -> None:
+    floats, bits = np.zeros((2, 8), np.float32), np.zeros((2, 8), np.uint8)
+    for queries, corpus in ((floats, floats), (bits, floats), (bits, bits.astype(np.int8))):
+        with pytest.raises(InputError, match=r"uint8 or int8 on both sides; these are .*ubinary"):
+            top_k(queries, corpus, 1, score="hamming")

@@ -35,8 +35,8 @@ FACTS = Facts(
     tokens=123_456,
     texts=6400,
     truncated=64,
-    skipped=7,
     replaced=5,
+    missing=2,
     short=0,
     seconds=1800.0,
     device="cpu",
@@ -101,7 +101,7 @@ def test_it_says_what_was_done() -> None:
         "- gnomon 0.1.0, torch 2.13.0.",
     ):
         assert line in card.splitlines(), line
-    assert re.search(r"\n- 7 times a row was left out, .*\n- 5 times another row was drawn ", card)
+    assert re.search(r"- 7 rows could not stand .*: 5 were replaced by other rows, 2 by none\.\n", card)
     assert "prompt" not in card.partition("## Data")[0]
 
 
@@ -110,8 +110,8 @@ def test_it_leaves_out_what_there_was_not() -> None:
     bare = replace(
         FACTS,
         sources=sources,
-        skipped=0,
         replaced=0,
+        missing=0,
         before={},
         after={},
         first_loss=None,
@@ -122,7 +122,7 @@ def test_it_leaves_out_what_there_was_not() -> None:
     )
     card = model_card(RECIPE, bare)
     assert "held out" not in card.replace("| held out |", "")
-    assert "left out" not in card and "negatives were" not in card
+    assert "replaced" not in card and "left out" not in card and "negatives were" not in card
     assert "- 0 rows were never seen." in card
     assert "900 different ones of 900." in card, "a source that is not drawn does not count"
     assert "The loss" not in card
@@ -135,7 +135,7 @@ def test_it_leaves_out_what_there_was_not() -> None:
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        ({"short": 3}, "- 3 batches could not be filled without a text twice, and were smaller."),
+        ({"short": 3}, "- 3 batches were short for that reason."),
         (
             {"own_negatives": 9},
             "- 9 negatives were, as the model reads them, the query or the positive of their own row, and were left ou",
@@ -152,6 +152,10 @@ def test_it_leaves_out_what_there_was_not() -> None:
             'queries = model.encode(["where is the key?"], prompt=query_',
         ),
         ({"spec": replace(SPEC, prompts={"query": "q: "})}, 'documents = model.encode(["The key is at the desk."])'),
+        (
+            {"spec": replace(SPEC, prompts={"query": "q: ", "default": "s: "}, default_prompt_name="default")},
+            'documents = model.encode(["The key is at the desk."], prompt="")',
+        ),
     ],
 )
 def test_it_says_what_is_special(change: dict, line: str) -> None:

@@ -149,11 +149,11 @@ POINTS = {
         "weights._write_atomically = torn"
     ),
     "in front of the facts": "checkpoints.json.dump = die",
-    "in front of the rename": "checkpoints._sync = die",
+    "in front of the rename": "checkpoints.sync = die",
     "in front of the removal": "checkpoints._discard = die",
     "within the removal": (
-        "def torn(path, **_):\n    if path.exists():\n        (path / 'facts.json').unlink()\n        die()\n"
-        "shutil.rmtree = torn"
+        "def torn(path):\n    if path.exists():\n        (path / 'facts.json').unlink()\n        die()\n"
+        "checkpoints._remove = torn"
     ),
 }
 

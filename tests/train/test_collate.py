@@ -48,8 +48,8 @@ def collator_of(index: Any, source: DataSource = PLAIN, spec: ModelSpec | None =
     return Collator([index], [source], spec or spec_of(), options.get("tokenizer") or tokenizer_of(), seed=1)
 
 
-def draw_of(rows: list[int], *, step: int = 5, skipped: int = 0) -> Draw:
-    return Draw(step, 0, np.array(rows, np.int64), skipped)
+def draw_of(rows: list[int], *, step: int = 5, replaced: int = 0) -> Draw:
+    return Draw(step, 0, np.array(rows, np.int64), replaced)
 
 
 TEXTS = st.lists(st.sampled_from(WORDS), min_size=1, max_size=12).map(" ".join)
@@ -93,11 +93,11 @@ def test_a_batch_is_what_a_slow_twin_reads(index: Any, prompted: bool, at_once: 
 
 def test_hashes_and_facts_go_with_the_rows() -> None:
     index = fake_index(["a", "b", "c"], ["d", "e", "f"], [["g"], ["h"], ["i"]], name="letters")
-    rows = collator_of(index).rows_at(draw_of([2, 0], skipped=1))
+    rows = collator_of(index).rows_at(draw_of([2, 0], replaced=1))
     assert rows.query_hashes_B.tolist() == index.hashes("query")[[2, 0]].tolist()
     assert rows.positive_hashes_B.tolist() == index.hashes("positive")[[2, 0]].tolist()
     assert rows.negative_hashes_N.tolist() == index.hashes("negative")[[2, 0]].tolist()
-    assert (rows.batch, rows.source, rows.name, rows.skipped, rows.total, rows.scores) == (5, 0, "letters", 1, 2, None)
+    assert (rows.batch, rows.source, rows.name, rows.replaced, rows.total, rows.scores) == (5, 0, "letters", 1, 2, None)
 
 
 @given(rows=st.integers(1, 30), world=st.integers(1, 4))
@@ -205,7 +205,7 @@ def test_a_digest_tells_batches_rows_and_texts_apart() -> None:
     ]
     assert len({rows.digest for rows in drawn}) == len(drawn)
     assert all(len(rows.digest) == 16 and int(rows.digest, 16) >= 0 for rows in drawn)
-    assert collator_of(index).rows_at(draw_of([0, 1], skipped=9)).digest == drawn[0].digest
+    assert collator_of(index).rows_at(draw_of([0, 1], replaced=9)).digest == drawn[0].digest
 
 
 # ---- on an index on disk
@@ -306,11 +306,16 @@ def test_closing_twice_is_closing() -> None:
 
 
 INTERRUPTED = """
-import os, signal
+import os, signal, sys, threading
 from gnomon.train.collate import Ahead
+
+MAIN = threading.main_thread().ident
 
 def make(number):
     if number == 5:
+        # as Ctrl-C nearly always finds it; Python itself can lose a lock to one that comes while it is taken
+        while sys._current_frames()[MAIN].f_code.co_name != "wait":
+            pass
         os.kill(os.getpid(), signal.SIGINT)
     return number
 

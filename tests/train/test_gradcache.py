@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from little_runs import BERT, bert, checkpoint
 from rank_processes import in_threads
@@ -44,13 +44,18 @@ def ids_of(lengths: list[int]) -> list[np.ndarray]:
 
 
 def a_loss(vectors: Mapping[int, tuple[Tensor, ...]], parts: int, start: int = 0, rows: int | None = None) -> Any:
-    """A loss in which all vectors meet, in so many parts; of some of the queries. Each part, when it is asked for."""
+    """A loss in which all vectors meet, in so many parts; of some of the queries. Each part, when it is asked for.
+
+    Its gradient vanishes nowhere: by the first score it is between -2 and -1, and the score is no plain cosine, whose
+    own gradient is zero where two texts are equal.
+    """
     for dim, (queries_QD, *documents) in vectors.items():
         docs_CD = torch.cat(documents)
+        weights_D = torch.linspace(1, 2, queries_QD.shape[1], dtype=queries_QD.dtype)
         places = range(start, start + (len(queries_QD) if rows is None else rows))
         for part in range(parts):
-            scores = queries_QD[[*places[part::parts]]] @ docs_CD.T
-            yield (scores.logsumexp(1) - scores[:, :1].square().sum(1)).sum() / dim
+            scores = (queries_QD[[*places[part::parts]]] * weights_D) @ docs_CD.T
+            yield (scores.logsumexp(1) - 2 * scores[:, 0]).sum() / dim
 
 
 def grads(model: Model) -> Grads:
@@ -71,7 +76,8 @@ def assert_near(found: Grads, wanted: Grads) -> None:
         torch.testing.assert_close(
             found[name], grad, rtol=1e-9, atol=1e-10, msg=lambda told, name=name: f"{name}: {told}"
         )
-    assert max(grad.abs().max().item() for grad in wanted.values()) > 1e-3
+    # of 3,000 batches, a third of them one pair, some of equal texts, the least was 4.6e-3
+    assert max(grad.abs().max().item() for grad in wanted.values()) > 1e-6, "nothing was compared"
 
 
 @st.composite
@@ -94,6 +100,21 @@ def batches(draw: st.DrawFn) -> dict[str, Any]:
     parts=st.integers(1, 6),
     cached=st.sampled_from([True, False, None]),
 )
+@example(
+    batch={"ids": [np.array([56]), np.array([3, 45, 31, 18, 44, 39, 39, 39, 38, 26, 19])]}
+    | {"prompts": [0, 0], "sides": (1, 1, 0)},
+    shape="mean",
+    chunk_tokens=80,
+    parts=1,
+    cached=True,
+)
+@example(
+    batch={"ids": [np.array([5])] * 2, "prompts": [0, 0], "sides": (1, 1, 0)},
+    shape="mean",
+    chunk_tokens=80,
+    parts=1,
+    cached=True,
+)
 def test_the_gradient_is_that_of_one_graph(
     batch: dict[str, Any], shape: str, chunk_tokens: int, parts: int, cached: bool | None
 ) -> None:
@@ -111,7 +132,7 @@ def test_the_gradient_is_that_of_one_graph(
 
     loss = gradient(model, chunks, sides, told, ranks=Ranks(), dims=dims, cached=cached)
     assert_near(grads(model), wanted)
-    assert loss == pytest.approx(sum(losses), rel=1e-12)
+    assert loss == pytest.approx(sum(losses), abs=1e-12 * sum(map(abs, losses)))
 
 
 @settings(max_examples=25, deadline=None)
@@ -342,7 +363,7 @@ def _seeded(chunks: list[Chunk]) -> Iterator[Chunk]:
 
 def collated(queries: int, positives: int, prompt_tokens: tuple[int, int]) -> Collated:
     none = np.zeros(0, np.int64)
-    rows = Rows(0, 0, "s", none, ["q"] * queries, ["p"] * positives, [], 0, none, none, none, None, none, 0, 0)
+    rows = Rows(0, 0, "s", none, ["q"] * queries, ["p"] * positives, [], 0, none, none, none, None, none, 0)
     return Collated(rows, ids_of([2] * (queries + positives)), prompt_tokens, 0, (none, none, none), 0)
 
 

@@ -184,6 +184,13 @@ def test_tensorboard_gets_every_number(tmp_path: Path, tensorboard: type[Writer]
     assert writer.closed
 
 
+def test_boards_keep_their_files_where_they_are_told(tmp_path: Path, tensorboard: type[Writer]) -> None:
+    with Log(tmp_path / "overwrite-1", boards=tmp_path, total=20, report_to=["tensorboard"]) as log:
+        log.record(1, {"loss": 1.0})
+    assert [writer.folder for writer in tensorboard.made] == [tmp_path / "tensorboard"]
+    assert [path.name for path in tmp_path.iterdir()] == ["overwrite-1"]
+
+
 def test_tensorboard_hides_what_lies_behind_a_resume(tmp_path: Path, tensorboard: type[Writer]) -> None:
     with Log(tmp_path, total=20, report_to=["tensorboard"]) as log:
         log.rewind(7)

@@ -23,6 +23,7 @@ import torch
 from goldens import DISTILBERT, E5, GIST, GTE, STELLA, assert_same
 from little_runs import (
     BERT,
+    WORDS,
     bert,
     checkpoint,
     graded,
@@ -41,9 +42,10 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
 from gnomon import Encoder, losses
+from gnomon.checkpoint.folder import read_folder
+from gnomon.checkpoint.hub import resolve
 from gnomon.errors import InputError, Notice, NumericError
-from gnomon.evaluate.prompts import prompt_for
-from gnomon.spec import SYMMETRIC, PoolingSpec
+from gnomon.spec import PoolingSpec
 from gnomon.tokenizer import Tokenizer
 from gnomon.train import checkpoints, loop, stages, train
 from gnomon.train.collate import Rows
@@ -51,6 +53,7 @@ from gnomon.train.learner import Learner
 from gnomon.train.prepare import Data, open_data
 from gnomon.train.ranks import Ranks
 from gnomon.train.recipe import read
+from gnomon.train.sampler import Draw, Sampler
 from gnomon.train.settings import (
     DataSource,
     LoraSettings,
@@ -105,7 +108,14 @@ def test_a_run_leaves_its_recipe_log_checkpoints_and_model(made: Callable[..., R
     folder = train(recipe, progress=False)
     output = Path(recipe.output)
     assert folder == output / "model"
-    assert sorted(path.name for path in output.iterdir()) == ["checkpoints", "log.jsonl", "model", "recipe.toml"]
+    assert sorted(path.name for path in output.iterdir()) == [
+        ".gnomon-lock",
+        "checkpoints",
+        "log.jsonl",
+        "model",
+        "recipe.toml",
+        "written.sha256",
+    ]
     assert read(str(output / "recipe.toml"), []) == recipe
     assert [*states(recipe)] == [8, 10]
     log = log_of(output)
@@ -345,6 +355,7 @@ def test_prompts_of_a_source_stand_in_front(made: Callable[..., Recipe], base: P
     [
         ([("q: ", "d: "), ("q: ", "d: ")], {}, {"query": "q: ", "document": "d: "}),
         ([("q: ", None), ("q: ", None)], {}, {"query": "q: "}),
+        ([("q: ", None), ("q: ", "")], {}, {"query": "q: "}),
         ([(None, None), (None, None)], {}, {}),
         ([("q: ", "d: "), ("q: ", "d: ")], {"query": "mine: "}, {"query": "q: ", "document": "d: "}),
         ([(None, "d: ")], {"query": "mine: "}, {"query": "mine: ", "document": "d: "}),
@@ -366,207 +377,128 @@ def test_prompts_that_all_sources_give_are_declared(
     assert Encoder.load(train(replace(recipe, sources=tuple(sources)), progress=False)).prompts == declared
 
 
-def trained_with(prompts: list[Any], recipe: Recipe) -> Encoder:
-    (source,) = recipe.sources
-    sources = [
-        replace(source, name=f"s{place}", query_prompt=query, document_prompt=document)
-        for place, (query, document) in enumerate(prompts)
-    ]
-    return Encoder.load(train(replace(recipe, sources=tuple(sources)), progress=False))
-
-
 @pytest.mark.parametrize(
-    ("prompts", "own", "said", "declared"),
+    ("prompts", "own", "declared", "told"),
     [
-        ([("q: ", "d: "), ("other: ", "d: ")], {}, ["query_prompt: 'q: ' (s0), 'other: ' (s1)"], {"document": "d: "}),
         (
-            [("q: ", "d: "), (None, None)],
+            [("q: ", "d: "), ("other: ", "d: ")],
             {},
-            ["query_prompt: 'q: ' (s0), '' (s1)", "document_prompt: 'd: ' (s0), '' (s1)"],
-            {},
+            {"document": "d: "},
+            ["queries: 'q: ' .s0., 'other: ' .s1.. .*without"],
         ),
+        ([("q: ", "d: "), ("q: ", None)], {}, {"query": "q: "}, ["documents: 'd: ' .s0., '' .s1."]),
+        ([("q: ", "d: "), (None, None)], {}, {}, ["queries: 'q: '", "documents: 'd: '"]),
         (
-            [("q: ", "d: "), ("q: ", None)],
+            [("q: ", "d: "), (None, "d: ")],
             {"query": "mine: "},
-            ["document_prompt: 'd: ' (s0), '' (s1)"],
-            {"query": "q: "},
-        ),
-        ([("mine: ", "d: "), (None, "d: ")], {"query": "mine: "}, [], {"query": "mine: ", "document": "d: "}),
-        (
-            [("q: ", None), (None, None), ("q: ", None)],
-            {"query": "mine: "},
-            ["query_prompt: 'q: ' (s0), 'mine: ' (s1). "],
-            {"query": "mine: "},
+            {"query": "mine: ", "document": "d: "},
+            ["queries: 'q: ' .s0., 'mine: ' .s1.. .*keeps its own, 'mine: '"],
         ),
     ],
 )
-def test_c4_what_agrees_of_the_sources_prompts_is_declared_and_the_rest_is_said(
+def test_c4_prompts_that_agree_in_part_are_kept_in_part_and_the_rest_is_told(
     prompts: list[Any],
     own: dict[str, str],
-    said: list[str],
     declared: dict[str, str],
+    told: list[str],
     made: Callable[..., Recipe],
     tmp_path: Path,
 ) -> None:
     recipe = made(max_steps=1, model=saved(bert(prompts=own), tmp_path / "own"))
-    with warnings.catch_warnings(record=True) as notices:
-        warnings.simplefilter("always")
-        assert trained_with(prompts, recipe).prompts == declared
-    told = [str(each.message) for each in notices if each.category is Notice]
-    assert len(told) == len(said)
-    for notice, words in zip(told, said, strict=True):
-        assert words in notice
-        assert repr(own.get("query" if "query_prompt" in words else "document", "")) in notice.partition(". ")[2]
+    (source,) = recipe.sources
+    sources = tuple(
+        replace(source, name=f"s{place}", query_prompt=query, document_prompt=document)
+        for place, (query, document) in enumerate(prompts)
+    )
+    with pytest.warns(Notice) as caught:
+        folder = train(replace(recipe, sources=sources), progress=False)
+    assert Encoder.load(folder).prompts == declared
+    assert len(caught) == len(told)
+    for notice, wanted in zip(caught, told, strict=True):
+        assert re.search(f"in front of {wanted}", str(notice.message))
+
+
+def test_c4_a_source_that_is_not_drawn_has_no_say(made: Callable[..., Recipe]) -> None:
+    recipe = made(max_steps=1)
+    (source,) = recipe.sources
+    sources = (replace(source, query_prompt="q: ", weight=1.0), replace(source, name="idle", weight=0.0))
+    assert Encoder.load(train(replace(recipe, sources=sources), progress=False)).prompts == {"query": "q: "}
+
+
+def test_c5_one_prompt_on_both_sides_of_graded_pairs_is_the_default_prompt(
+    tmp_path: Path, golden_folder: Callable[[str], Path]
+) -> None:
+    """The texts of the trained model are read as they were in training, by both libraries."""
+    source = replace(write(tmp_path / "rows.jsonl", graded(40)), query_prompt="same: ", document_prompt="same: ")
+    recipe = recipe_of(golden_folder(DISTILBERT), tmp_path / "out", source, max_steps=3, loss=LossSettings("cosent"))
+    folder = train(recipe, progress=False)
+    ours = Encoder.load(folder, device="cpu", threads=1)
+    theirs = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+    some = [*texts()]
+    wanted = theirs.encode(["same: " + text for text in some], prompt="")
+    assert np.abs(wanted - theirs.encode(some, prompt="")).max() > 1e-3
+    for model in (ours, theirs):
+        for encode in (model.encode, model.encode_query, model.encode_document):
+            assert_same(encode(some), wanted)
+    read = data_of(recipe, read_folder(resolve(recipe.model))).collator
+    first = read.collate(Draw(0, 0, np.arange(4)))
+    assert [ids.tolist() for ids in first.ids[:4]] == [
+        ids.tolist() for ids in ours.tokenize(first.rows.queries, prompt_name=ours.spec.default_prompt_name).ids
+    ]
+
+
+def test_c4_a_model_that_was_trained_without_its_prompts_uses_none(
+    tmp_path: Path, golden_folder: Callable[[str], Path]
+) -> None:
+    """Though its card names a model of whose prompts this library knows."""
+    source = replace(write(tmp_path / "rows.jsonl", rows(40)), query_prompt="", document_prompt="")
+    recipe = recipe_of(golden_folder(E5), tmp_path / "out", source, max_steps=1, card="multilingual-e5-small")
+    with warnings.catch_warnings(action="ignore"):
+        folder = train(recipe, progress=False)
+    card = (folder / "README.md").read_text("utf-8")
+    (folder / "README.md").write_text(
+        card.replace("---\n", "---\nbase_model: intfloat/multilingual-e5-small\n", 1), "utf-8"
+    )
+    encoder = Encoder.load(folder, device="cpu", threads=1)
+    some = [*texts()]
+    wanted = encoder.encode(some, prompt="")
+    assert_same(encoder.encode_query(some), wanted)
+    assert_same(encoder.encode_document(some), wanted)
+    assert_same(encoder.encode(some), wanted)
+    assert_same(SentenceTransformer(str(folder), device="cpu", local_files_only=True).encode_query(some), wanted)
 
 
 @pytest.mark.parametrize(
-    ("own", "prompts", "default"),
+    ("prompts", "own", "declared", "default"),
     [
-        ({}, {"query": "same: ", "document": "same: "}, "query"),
+        ([("s: ", "s: ")], {}, {"query": "s: ", "document": "s: ", "default": "s: "}, "default"),
+        ([("a: ", "b: ")], {}, {"query": "a: ", "document": "b: "}, None),
+        ([("s: ", None)], {}, {"query": "s: "}, None),
+        ([(None, None)], {"query": "q: "}, {"query": "q: "}, None),
         (
-            {"prompts": {"query": "q: "}},
-            {"query": "q: ", "symmetric": "same: "},
+            [("s: ", "s: ")],
+            {"query": "q: ", "default": "mine: "},
+            {"query": "q: ", "default": "mine: ", "document": "s: ", "symmetric": "s: "},
             "symmetric",
-        ),
-        (
-            {"prompts": {"query": "q: ", "sts": "s: "}, "query_prompt_names": {SYMMETRIC: "sts"}},
-            {"query": "q: ", "sts": "s: ", "symmetric": "same: "},
-            "symmetric",
-        ),
-        (
-            {"prompts": {"query": "q: ", "sts": "same: "}, "query_prompt_names": {SYMMETRIC: "sts"}},
-            {"query": "q: ", "sts": "same: "},
-            "sts",
         ),
     ],
-    ids=["none", "query", "another", "the same"],
 )
-def test_c5_one_prompt_on_both_sides_of_graded_pairs_is_the_default(
-    own: dict[str, Any], prompts: dict[str, str], default: str, made: Callable[..., Recipe], tmp_path: Path
+def test_c5_prompts_of_graded_pairs(
+    prompts: list[Any],
+    own: dict[str, str],
+    declared: dict[str, str],
+    default: str | None,
+    tmp_path: Path,
 ) -> None:
-    """Here and in sentence-transformers; and STS is evaluated with it."""
-    recipe = made(graded(40), max_steps=2, model=saved(bert(**own), tmp_path / "own"), loss=LossSettings("cosent"))
-    ours = trained_with([("same: ", "same: ")], recipe)
-    assert (ours.prompts, ours.spec.default_prompt_name) == (prompts, default)
-    some = [*texts()]
-    wanted = ours.encode(some, prompt="same: ")
-    assert np.abs(wanted - ours.encode(some, prompt="")).max() > 1e-3
-    assert_same(ours.encode(some), wanted)
-    theirs = SentenceTransformer(str(Path(recipe.output) / "model"), device="cpu")
-    assert_same(np.asarray(theirs.encode(some)), wanted)
-    assert prompt_for(ours.spec, task="STSBenchmark", kind="STS", side=None).text == "same: "
-    if not own:
-        assert_same(ours.encode_query(some), wanted)
-        assert_same(np.asarray(theirs.encode_document(some)), wanted)
-
-
-def test_c5_graded_pairs_without_a_prompt_leave_no_default(made: Callable[..., Recipe], tmp_path: Path) -> None:
-    model = saved(bert(prompts={"query": "q: ", "sts": "s: "}, default_prompt_name="sts"), tmp_path / "own")
-    recipe = made(graded(40), max_steps=1, model=model, loss=LossSettings("cosent"))
-    ours = trained_with([("", "")], recipe)
-    assert (ours.prompts, ours.spec.default_prompt_name) == ({"query": "q: ", "sts": "s: "}, None)
-    kept = trained_with([(None, None)], replace(recipe, output=str(tmp_path / "kept")))
-    assert (kept.prompts, kept.spec.default_prompt_name) == ({"query": "q: ", "sts": "s: "}, "sts")
-
-
-def test_c5_two_prompts_of_graded_pairs_are_those_of_queries_and_documents(made: Callable[..., Recipe]) -> None:
-    recipe = made(graded(40), max_steps=1, loss=LossSettings("cosent"))
-    ours = trained_with([("q: ", "d: ")], recipe)
-    assert (ours.prompts, ours.spec.default_prompt_name) == ({"query": "q: ", "document": "d: "}, None)
-
-
-def test_c6_short_batches_are_said_at_once_and_the_card_counts_what_was_seen(made: Callable[..., Recipe]) -> None:
-    """400 rows with four negatives each out of 60 documents, which are left in the loss, wherever they stand."""
-    rng = np.random.default_rng(0)
-    documents = [row["positive"] for row in rows(60, seed=5)]
-    lines = [
-        {"query": row["query"], "positive": documents[at % 60], "negatives": [documents[(at + d) % 60] for d in (1, 2)]}
-        for at, row in enumerate(rows(120))
+    model = saved(bert(prompts=own), tmp_path / "own")
+    source = write(tmp_path / "rows.jsonl", graded(40))
+    sources = [
+        replace(source, name=f"s{place}", query_prompt=query, document_prompt=document)
+        for place, (query, document) in enumerate(prompts)
     ]
-    lines = [lines[at] for at in rng.permutation(120)]
-    loss = LossSettings(mask_duplicates=False)
-    recipe = made(lines, batch_size=32, max_steps=None, num_train_epochs=2, loss=loss)
-    with pytest.warns(
-        Notice, match=r"'rows': batches hold \d+(\.\d)? rows of 32.*negatives.*2 epochs .* take \d+ "
-    ) as told:
-        folder = train(recipe, progress=False)
-    assert len([each for each in told if "batches hold" in str(each.message)]) == 1
-    log, card = log_of(Path(recipe.output)), (folder / "README.md").read_text("utf-8")
-    trained = sum(line["rows"] for line in log)
-    assert max(line["rows"] for line in log) < 32
-    assert trained == pytest.approx(240, rel=0.1), "epochs are counted in rows"
-    with warnings.catch_warnings(action="ignore"):
-        drawn = [data_of(recipe).sampler.batch_at(batch) for batch in range(len(log))]
-    seen = len({row for each in drawn for row in each.rows_B.tolist()})
-    assert [len(each.rows_B) for each in drawn] == [line["rows"] for line in log]
-    assert f"- {trained} rows were trained on, of one source in each batch: {seen} different ones of 120." in card
-    assert f"- {120 - seen} rows were never seen." in card
-    assert f"- {sum(each.skipped for each in drawn)} times a row was left out" in card
-    assert f"- {sum(each.replaced for each in drawn)} times another row" in card
-    assert f"- {len(log)} batches could not be filled" in card
-    assert seen >= 100
-
-
-def test_c6_rows_that_share_their_negatives_are_all_trained_on(made: Callable[..., Recipe]) -> None:
-    """The loss leaves out a negative that answers the query, so nothing keeps these rows apart but their positives."""
-    documents = [row["positive"] for row in rows(60, seed=5)]
-    lines = [
-        {"query": row["query"], "positive": documents[at % 60], "negatives": [documents[(at + d) % 60] for d in (1, 2)]}
-        for at, row in enumerate(rows(120))
-    ]
-    recipe = made(lines, batch_size=24, max_steps=None)
-    card = (train(recipe, progress=False) / "README.md").read_text("utf-8")
-    assert [line["rows"] for line in log_of(Path(recipe.output))] == [24] * 5
-    seen = re.search(r"- 120 rows were trained on, of one source in each batch: (\d+) different ones of 120\.", card)
-    assert seen and int(seen[1]) >= 116
-    assert f"- {120 - int(seen[1])} rows were never seen." in card
-
-
-@pytest.mark.parametrize("duplicates", ["keep", "skip"])
-def test_c3_no_held_out_query_is_trained_on_and_the_card_counts_them(
-    duplicates: Any, made: Callable[..., Recipe], tmp_path: Path
-) -> None:
-    """Every row stands twice, and once more in another source, whose positive it is."""
-    some = rows(40)
-    turned = [{"query": row["positive"], "positive": row["query"].upper()} for row in some]
-    other = replace(write(tmp_path / "turned.jsonl", turned + rows(40, seed=9)), name="turned")
-    recipe = made([*some, *some], duplicates=duplicates, validation=ValidationSettings(5), max_steps=40)
-    recipe = replace(recipe, sources=(*recipe.sources, other))
-    card = (train(recipe, progress=False) / "README.md").read_text("utf-8")
-    data = data_of(recipe)
-    held = {text.lower() for each in data.held_out() for text in each.rows.queries}
-    assert len(held) >= 9
-    trained = [data.collator.rows_at(data.sampler.batch_at(batch)) for batch in range(40)]
-    assert not held & {text.lower() for each in trained for text in each.queries + each.positives}
-    apart = [data.sampler.kept_apart(source) for source in (0, 1)]
-    assert f"- 10 rows were held out, and {sum(apart)} more were left out since they have a query of those." in card
-    assert min(apart) >= 4
-
-
-def test_c14_own_negatives_are_found_by_tokens_said_and_counted(made: Callable[..., Recipe], tmp_path: Path) -> None:
-    """Of 40 rows one has its query as a negative, one its positive; the model tells case apart, so a third is none."""
-    lines = rows(40, negatives=2)
-    lines[3]["negatives"][0] = "  ".join(lines[3]["query"].split())
-    lines[7]["negatives"][1] = lines[7]["positive"]
-    lines[9]["negatives"][1] = lines[9]["positive"].title()
-    recipe = made(lines, max_steps=None)
-    with pytest.warns(Notice, match=r"'rows': 2 negatives are.* left out of the loss.*rows40.jsonl, line 4\."):
-        folder = train(recipe, progress=False)
-    card = (folder / "README.md").read_text("utf-8")
-    assert re.search(r"- 2 negatives were, .* own row, and were left out of the loss\.\n", card)
-    recipe = replace(recipe, output=str(tmp_path / "kept"), loss=LossSettings(mask_duplicates=False))
-    with pytest.warns(Notice, match=r"'rows': 2 negatives are.* trained as negatives"):
-        folder = train(recipe, progress=False)
-    assert "own row, and were trained as negatives." in (folder / "README.md").read_text("utf-8")
-
-
-def test_c12_rows_with_several_positives_are_said(made: Callable[..., Recipe]) -> None:
-    lines = [row | {"positive": [row["positive"], f"old {row['positive']}"]} for row in rows(20)]
-    recipe = made(lines, max_steps=None)
-    with pytest.warns(Notice, match="'rows': .*40 rows of 20"):
-        folder = train(recipe, progress=False)
-    assert len(log_of(Path(recipe.output))) == 5
-    assert "| rows | 40 |" in (folder / "README.md").read_text("utf-8")
+    loss = LossSettings("cosent")
+    encoder = Encoder.load(train(recipe_of(model, tmp_path / "out", *sources, max_steps=1, loss=loss), progress=False))
+    assert (dict(encoder.prompts), encoder.spec.default_prompt_name) == (declared, default)
 
 
 def test_widths_are_declared_in_the_folder(made: Callable[..., Recipe], tmp_path: Path) -> None:
@@ -630,6 +562,7 @@ def test_a_data_config_says_which_lines_and_how_often(made: Callable[..., Recipe
 # ---- the gradient and the optimizer
 
 
+@pytest.mark.filterwarnings("ignore:.*weights of the one that it started from:gnomon.errors.Notice")
 def test_the_gradient_of_a_step_is_the_mean_of_its_batches(made: Callable[..., Recipe]) -> None:
     """Seen in the first moments, with dropout; a learning rate of next to nothing keeps the weights where they are."""
     changes = {"learning_rate": 1e-30, "max_grad_norm": 0.0, "save_steps": 1, "lr_scheduler_type": "constant"}
@@ -851,19 +784,19 @@ SCORES = [0.1, 0.3, 0.9, 0.9, 0.2, 0.5]
 
 @pytest.mark.parametrize("keep_best", [True, False])
 @pytest.mark.parametrize("ema", [None, 0.5])
-def test_the_best_step_is_kept_and_written(keep_best: bool, ema: float | None, made: Callable[..., Recipe]) -> None:
-    """Of equals the first; the last n checkpoints beside it."""
+def test_c16_the_best_step_is_kept_and_written(keep_best: bool, ema: float | None, made: Callable[..., Recipe]) -> None:
+    """Of equals the last (C16), which has learned from more rows; the last n checkpoints beside it."""
     scores = iter(SCORES)
     validation = ValidationSettings(steps=2, keep_best=keep_best)
     recipe = made(save_total_limit=2, ema_decay=ema, validation=validation)
     folder = train(recipe, progress=False, evaluate=lambda _: next(scores))
-    assert [*states(recipe)] == ([4, 8, 10] if keep_best else [8, 10])
-    chosen = 4 if keep_best else 10
+    assert [*states(recipe)] == ([6, 8, 10] if keep_best else [8, 10])
+    chosen = 6 if keep_best else 10
     name = "ema.trunk.embed.tokens" if ema else "model.trunk.embed.tokens"
     written = weights(folder)["embeddings.word_embeddings.weight"]
     assert np.array_equal(written, states(recipe)[chosen].tensors[name].numpy())
     card = (folder / "README.md").read_text("utf-8")
-    assert ("the weights are those behind step 4, the best of them" in card) is keep_best
+    assert ("the weights are those behind step 6, the best of them" in card) is keep_best
     assert "score of the function that was given" in card
     assert f"| evaluate | 0.1000 | {'0.9000' if keep_best else '0.5000'} |" in card
     log = log_of(Path(recipe.output))
@@ -1029,35 +962,47 @@ def test_going_on_with_a_run_that_is_done_writes_its_model_again(made: Callable[
     assert (Path(recipe.output) / "log.jsonl").read_bytes() == log
 
 
-# ---- Ctrl-C
+# ---- signals
 
 
-def interrupted_at(steps: dict[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """So many times Ctrl-C within a step, by its number."""
+def interrupted_at(steps: dict[int, tuple[int, ...]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Signals within a step, by its number."""
     inner = loop.Run.step
 
     def step(self: Any, number: int, ahead: Any) -> Any:
-        for _ in range(steps.pop(number, 0)):
-            os.kill(os.getpid(), signal.SIGINT)
+        for each in steps.pop(number, ()):
+            os.kill(os.getpid(), each)
         return inner(self, number, ahead)
 
     monkeypatch.setattr(loop.Run, "step", step)
 
 
+STOPS: dict[str, tuple[int, type[BaseException], Any]] = {
+    "Ctrl-C": (signal.SIGINT, KeyboardInterrupt, None),
+    "SIGTERM": (signal.SIGTERM, SystemExit, 143),
+    "SIGHUP": (signal.SIGHUP, SystemExit, 129),
+}
+"""Name -> signal, what is raised, exit status."""
+
+
+@pytest.mark.parametrize("name", STOPS)
 @pytest.mark.parametrize("validated", [False, True])
-def test_ctrl_c_saves_the_last_step_and_the_run_goes_on_from_there(
-    validated: bool, made: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
+def test_c9_a_signal_saves_the_last_step_and_the_run_goes_on_from_there(
+    validated: bool, name: str, made: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    number, error, status = STOPS[name]
     validation = ValidationSettings(8, steps=3) if validated else ValidationSettings()
-    whole, recipe = (made(output=name, validation=validation) for name in ("whole", "out"))
+    whole, recipe = (made(output=where, validation=validation) for where in ("whole", "out"))
     wanted = weights(train(whole, progress=False))
-    interrupted_at({4: 1}, monkeypatch)
-    handler = signal.getsignal(signal.SIGINT)
-    told = "this step is finished and saved, then the run stops; Ctrl-C again stops at once"
-    with pytest.warns(Notice, match=told), pytest.raises(KeyboardInterrupt):
+    interrupted_at({4: (number,)}, monkeypatch)
+    handler = signal.getsignal(number)
+    told = f"this step is finished and saved, then the run stops; {name} again stops at once"
+    with pytest.warns(Notice, match=told), pytest.raises(error) as raised:
         train(recipe, progress=False)
-    assert signal.getsignal(signal.SIGINT) is handler
-    assert [*states(recipe)] == ([3, 5] if validated else [5])
+    assert getattr(raised.value, "code", None) == status
+    assert signal.getsignal(number) is handler
+    best = [step for step, _ in [states(recipe)[5].facts["best"] or (5, 0)]]
+    assert [*states(recipe)] == sorted({*best, 5})
     assert [line["step"] for line in log_of(Path(recipe.output))] == [1, 2, 3, 4, 5]
     found = weights(train(recipe, progress=False, resume=True))
     assert all(np.array_equal(array, found[name]) for name, array in wanted.items())
@@ -1066,12 +1011,181 @@ def test_ctrl_c_saves_the_last_step_and_the_run_goes_on_from_there(
     assert next(logs) == next(logs)
 
 
-def test_a_second_ctrl_c_stops_at_once(made: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch) -> None:
-    interrupted_at({4: 2}, monkeypatch)
+@pytest.mark.parametrize("name", STOPS)
+def test_c9_a_second_signal_stops_at_once(
+    name: str, made: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number, error, _ = STOPS[name]
+    interrupted_at({4: (number, number)}, monkeypatch)
     recipe = made(save_steps=3)
-    with pytest.warns(Notice, match="Ctrl-C again stops at once"), pytest.raises(KeyboardInterrupt):
+    with pytest.warns(Notice, match=f"{name} again stops at once"), pytest.raises(error):
         train(recipe, progress=False)
     assert [*states(recipe)] == [3]
+
+
+@pytest.mark.parametrize("where", ["open_data", "Learner"])
+def test_c9_a_signal_while_the_run_is_loaded_stops_it_at_once(
+    where: str, made: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner = getattr(loop, where)
+
+    def interrupted(*args: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return inner(*args)
+
+    recipe = made()
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, where, interrupted)
+        with pytest.raises(SystemExit) as raised:
+            train(recipe, progress=False)
+    assert raised.value.code == 143
+    assert [path.name for path in Path(recipe.output).iterdir()] == [".gnomon-lock"]
+    train(recipe, progress=False)
+
+
+def test_c9_a_signal_within_a_checkpoint_lets_it_be_whole(
+    made: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync = checkpoints.sync
+
+    def interrupted(folder: Path) -> None:
+        if folder.name.startswith(".step-00000004"):
+            os.kill(os.getpid(), signal.SIGTERM)
+        sync(folder)
+
+    monkeypatch.setattr(checkpoints, "sync", interrupted)
+    recipe = made(save_steps=4)
+    with pytest.warns(Notice, match="SIGTERM again"), pytest.raises(SystemExit):
+        train(recipe, progress=False)
+    assert [*states(recipe)] == [4, 5]
+
+
+def test_c9_a_signal_while_the_model_is_written_lets_it_be_whole(
+    made: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = loop.save_folder
+
+    def interrupted(*args: Any) -> Path:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return save(*args)
+
+    monkeypatch.setattr(loop, "save_folder", interrupted)
+    with pytest.warns(Notice, match="the model is written, then the run stops; SIGTERM again stops at once"):
+        folder = train(made(), progress=False)
+    assert Encoder.load(folder).encode("noon").any()
+
+
+def test_c9_what_nohup_has_ignored_stays_ignored(made: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        interrupted_at({4: (signal.SIGHUP,)}, monkeypatch)
+        assert train(made(), progress=False)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+# ---- runs that can learn nothing
+
+
+@pytest.mark.parametrize("changes", [{"warmup_steps": 1}, {"warmup_ratio": 1.0}])
+def test_c7_a_learning_rate_of_0_in_every_step_is_refused(changes: dict[str, Any], made: Callable[..., Recipe]) -> None:
+    with pytest.raises(InputError, match="the learning rate is 0 in every step: warmup_steps is 1 of 1"):
+        train(made(max_steps=1, **changes), progress=False)
+
+
+def test_c7_one_step_with_a_share_of_warm_up_learns(made: Callable[..., Recipe], base: Path) -> None:
+    recipe = made(max_steps=1, warmup_ratio=0.1)
+    found, before = weights(train(recipe, progress=False)), weights(base)
+    assert log_of(Path(recipe.output))[0]["learning_rate"] == 1e-3
+    assert np.abs(found["embeddings.word_embeddings.weight"] - before["embeddings.word_embeddings.weight"]).max() > 1e-4
+
+
+ONE_QUERY = [row | {"query": "noon"} for row in rows(40)]
+ONE_POSITIVE = [row | {"positive": "noon"} for row in rows(40)]
+ONE_GRADE = [row | {"score": 0.5} for row in graded(40)]
+
+
+@pytest.mark.parametrize(
+    ("lines", "changes", "told"),
+    [
+        (ONE_GRADE, {"loss": LossSettings("cosent")}, "every score of source 'rows' is 0.5, and the loss cosent"),
+        (ONE_QUERY, {"duplicates": "keep"}, "every row of source 'rows' has the same query"),
+        (ONE_QUERY, {"duplicates": "keep", "loss": LossSettings(directions="symmetric")}, "has the same query"),
+        (ONE_POSITIVE, {"duplicates": "keep"}, "every row of source 'rows' has the same positive"),
+    ],
+)
+def test_c7_rows_that_can_teach_nothing_are_refused(
+    lines: list[dict[str, Any]], changes: dict[str, Any], told: str, made: Callable[..., Recipe]
+) -> None:
+    with pytest.raises(InputError, match=f"{told}.*nothing can be learned"):
+        train(made(lines, **changes), progress=False)
+
+
+@pytest.mark.parametrize(
+    ("lines", "changes"),
+    [
+        (ONE_QUERY, {"loss": LossSettings(mask_duplicates=False)}),
+        (ONE_QUERY, {"loss": LossSettings(directions="gte")}),
+        (ONE_POSITIVE, {"loss": LossSettings(directions="gte")}),
+        ([row | {"query": "noon"} for row in rows(40, negatives=1)], {}),
+        (ONE_GRADE, {"loss": LossSettings("cosine_regression")}),
+    ],
+)
+def test_c7_rows_that_teach_something_are_not(
+    lines: list[dict[str, Any]], changes: dict[str, Any], made: Callable[..., Recipe]
+) -> None:
+    recipe = made(lines, duplicates="keep", max_steps=2, **changes)
+    train(recipe, progress=False)
+    assert all(line["grad_norm"] > 1e-6 for line in log_of(Path(recipe.output)))
+
+
+@pytest.mark.parametrize("loss", ["cosine_distillation", "distill_kl"])
+def test_c7_a_model_that_is_its_own_teacher_is_refused(loss: Any, made: Callable[..., Recipe], base: Path) -> None:
+    """By whatever path, without dropout; with it, or with other prompts or a shorter length, there is something."""
+    other = shutil.copytree(base, base.parent / "again")
+    recipe = made(loss=LossSettings(loss, teacher=str(other)), max_steps=2, **STILL)
+    with pytest.raises(InputError, match=f"the model itself, and without dropout the loss {loss} is at its least"):
+        train(recipe, progress=False)
+    prompted = tuple(replace(source, query_prompt="where is ") for source in recipe.sources)
+    for number, changes in enumerate(({"dropout": 0.1}, {"max_seq_length": 4}, {"sources": prompted})):
+        one = replace(recipe, output=f"{recipe.output}{number}", **changes)
+        train(one, progress=False)
+        assert log_of(Path(one.output))[0]["grad_norm"] > 1e-3
+
+
+def test_c7_a_step_without_a_gradient_is_told_and_counted(made: Callable[..., Recipe], tmp_path: Path) -> None:
+    """A source of two queries, whose batches of two rows are of one at times; two more sources always teach."""
+    halves = [row | {"query": f"{('noon', 'light')[at % 2]}"} for at, row in enumerate(rows(40))]
+    two = replace(write(tmp_path / "two.jsonl", halves), name="two")
+    recipe = made(duplicates="keep", batch_size=2, max_steps=12)
+    recipe = replace(recipe, sources=(two,))
+    with pytest.warns(Notice, match=r"source 'two': the gradient of the loss info_nce is 0, so the 2 rows of") as seen:
+        folder = train(recipe, progress=False)
+    assert len(seen) == 1
+    without = [line["step"] for line in log_of(Path(recipe.output)) if line["grad_norm"] == 0]
+    assert 2 <= len(without) <= 10
+    assert str(seen[0].message).startswith(f"step {without[0]}, ")
+    card = (folder / "README.md").read_text("utf-8")
+    assert f"- In {len(without)} of them the gradient was 0: their rows taught nothing." in card
+
+
+def test_c7_a_run_that_learned_nothing_writes_no_model(made: Callable[..., Recipe], base: Path, tmp_path: Path) -> None:
+    """A guide that leaves every negative out; the model of the earlier run stays."""
+    earlier = weights(train(made(), progress=False))
+    guide = saved(bert(), tmp_path / "guide", seed=1)
+    gist = LossSettings("gist", guide=str(guide), margin=5.0)
+    recipe = made(loss=gist, max_steps=3)
+    told = r"nothing was learned in 3 steps: in each of them the gradient or the learning rate was 0 .* The guide may"
+    with pytest.warns(Notice, match="the gradient of the loss gist is 0"), pytest.raises(NumericError, match=told):
+        train(recipe, progress=False, overwrite=True)
+    found = weights(Path(recipe.output) / "model")
+    assert all(np.array_equal(array, found[name]) for name, array in earlier.items())
+
+
+def test_c7_a_model_that_is_as_it_was_is_told(made: Callable[..., Recipe], base: Path) -> None:
+    with pytest.warns(Notice, match="has the weights of the one that it started from: nothing was learned"):
+        folder = train(made(max_steps=2, learning_rate=1e-30), progress=False)
+    assert all(np.array_equal(array, weights(folder)[name]) for name, array in weights(base).items())
 
 
 def test_pooling_of_several_modes_and_no_normalize_is_trained(made: Callable[..., Recipe], tmp_path: Path) -> None:
@@ -1080,3 +1194,177 @@ def test_pooling_of_several_modes_and_no_normalize_is_trained(made: Callable[...
     folder = train(recipe, progress=False)
     theirs = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
     assert_same(Encoder.load(folder).encode([*texts()]), theirs.encode([*texts()], show_progress_bar=False))
+
+
+# ---- what is held out, left out and counted
+
+
+def seen_by(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> list[Rows]:
+    """The rows of every batch that a run trains on."""
+    found: list[Rows] = []
+    add = Learner.add_gradient
+
+    def noted(self: Learner, collated: Any, step: int) -> float:
+        found.append(collated.rows)
+        return add(self, collated, step)
+
+    monkeypatch.setattr(Learner, "add_gradient", noted)
+    train(recipe, progress=False)
+    return found
+
+
+@pytest.mark.parametrize("duplicates", ["keep", "skip"])
+def test_c3_no_held_out_query_is_trained_on_from_any_source(
+    duplicates: Any, tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows that stand twice, in other case, and the other way round in a second source."""
+    some = rows(40)
+    first = write(tmp_path / "first.jsonl", [*some, *some])
+    turned = [{"query": row["positive"], "positive": row["query"].upper() + " "} for row in some]
+    second = write(tmp_path / "second.jsonl", [*turned, *rows(40, seed=5)])
+    recipe = recipe_of(
+        base, tmp_path / "out", first, second, duplicates=duplicates, validation=ValidationSettings(10), max_steps=60
+    )
+    data = data_of(recipe)
+    held = {text.lower().strip() for each in data.held_out() for text in each.rows.queries}
+    assert len(held) > 12
+    trained = seen_by(recipe, monkeypatch)
+    texts_ = {text.lower().strip() for each in trained for text in (*each.queries, *each.positives)}
+    assert len(trained) == 60 and not held & texts_
+    card = (tmp_path / "out" / "model" / "README.md").read_text("utf-8")
+    apart = [data.sampler.kept_apart(source) for source in range(2)]
+    assert min(apart) > 0
+    assert f"- 20 rows were held out, and {sum(apart)} more were left out since they have a query of those." in card
+
+
+def test_c6_short_batches_are_told_of_and_epochs_count_rows(tmp_path: Path, base: Path) -> None:
+    """Twelve of 96 rows have a positive of their own, all others the same one."""
+    lines = [row | {"positive": "noon"} if at >= 12 else row for at, row in enumerate(rows(96))]
+    source = write(tmp_path / "few.jsonl", lines)
+    recipe = recipe_of(base, tmp_path / "out", source, batch_size=12, max_steps=None, logging_steps=1)
+    data = data_of_quietly(recipe)
+    mean = sum(len(data.sampler.batch_at(batch).rows_B) for batch in range(8)) / 8
+    steps = -int(-96 // mean)
+    assert 6 < mean < 11 and steps > 8
+    with pytest.warns(Notice, match=rf"source 'few': batches hold {mean:.3g} rows of 12, .* takes {steps} such"):
+        train(recipe, progress=False)
+    log = log_of(tmp_path / "out")
+    drawn = [data.sampler.batch_at(batch) for batch in range(steps)]
+    rows_ = sum(len(each.rows_B) for each in drawn)
+    assert (len(log), sum(line["rows"] for line in log)) == (steps, rows_)
+    assert abs(rows_ - 96) <= 12
+    card = (tmp_path / "out" / "model" / "README.md").read_text("utf-8")
+    seen = len({row for each in drawn for row in each.rows_B.tolist()})
+    replaced, missing = sum(each.replaced for each in drawn), 12 * steps - rows_
+    assert f"- {rows_} rows were trained on, of one source in each batch: {seen} different ones of 96." in card
+    assert f"- {96 - seen} rows were never seen." in card
+    assert f"- {replaced + missing} rows could not stand where they were due" in card
+    assert f": {replaced} were replaced by other rows, {missing} by none." in card
+    assert f"- {sum(len(each.rows_B) < 12 for each in drawn)} batches were short" in card
+
+
+def data_of_quietly(recipe: Recipe) -> Data:
+    with warnings.catch_warnings(action="ignore"):
+        return data_of(recipe)
+
+
+def test_c6_the_first_short_batch_is_told_of_once(tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the batches that are drawn beforehand were full."""
+    monkeypatch.setattr(Sampler, "filled", lambda self, source: 8.0)
+    lines = [row | {"positive": f"noon {WORDS[min(at, 7)]}"} for at, row in enumerate(rows(40))]
+    recipe = recipe_of(base, tmp_path / "out", write(tmp_path / "few.jsonl", lines))
+    with pytest.warns(Notice, match=r"source 'few': batches hold \d rows of 8") as caught:
+        train(recipe, progress=False)
+    assert len(caught) == 1
+
+
+def test_c6_what_was_seen_is_counted_over_a_resume(tmp_path: Path, base: Path) -> None:
+    source = write(tmp_path / "some.jsonl", rows(100))
+    recipe = recipe_of(base, tmp_path / "out", source, max_steps=9, save_steps=3)
+    with pytest.raises(RuntimeError, match="no more"), pytest.MonkeyPatch.context() as patch:
+        step = loop.Run.step
+
+        def stops(self: Any, number: int, ahead: Any) -> Any:
+            if number == 5:
+                raise RuntimeError("no more")
+            return step(self, number, ahead)
+
+        patch.setattr(loop.Run, "step", stops)
+        train(recipe, progress=False)
+    card = (train(recipe, resume=True, progress=False) / "README.md").read_text("utf-8")
+    assert "- 72 rows were trained on, of one source in each batch: 72 different ones of 100." in card
+    assert "- 28 rows were never seen." in card
+
+
+def test_c11_queries_that_are_all_held_out_name_validation_rows(tmp_path: Path, base: Path) -> None:
+    lines = [row | {"query": f"q {WORDS[at % 10]}"} for at, row in enumerate(rows(200))]
+    source = write(tmp_path / "few.jsonl", lines)
+    with pytest.raises(
+        InputError, match=r"'few' has 200 rows, and 40 .*validation.rows.* 160 more .* 0 are left"
+    ) as error:
+        train(recipe_of(base, tmp_path / "out", source, validation=ValidationSettings(40)), progress=False)
+    assert "let validation.rows or batch_size be smaller" in str(error.value)
+
+
+def test_c12_rows_with_several_positives_are_told_of(tmp_path: Path, base: Path) -> None:
+    lines = [{"query": row["query"], "pos": [row["positive"], f"{row['positive']} noon"]} for row in rows(20)]
+    source = replace(write(tmp_path / "flag.jsonl", lines), positive="pos")
+    with pytest.warns(Notice, match=r"source 'flag': .*positives.* 40 rows of 20"):
+        train(recipe_of(base, tmp_path / "out", source, max_steps=2), progress=False)
+
+
+@pytest.mark.parametrize("mask", [True, False])
+def test_c14_negatives_that_are_their_rows_own_texts_are_counted_and_masked(
+    mask: bool, tmp_path: Path, golden_folder: Callable[[str], Path]
+) -> None:
+    """An uncased model reads PARIS as Paris: a loss that leaves them out is that of other negatives."""
+    lines = [row | {"negatives": [row["negatives"][0]]} for row in rows(8, negatives=1)]
+    for at, own in enumerate(("query", "positive")):
+        lines[at]["negatives"] = [lines[at][own].upper() + " "]
+    source = write(tmp_path / "rows.jsonl", lines)
+    loss = LossSettings(mask_duplicates=mask)
+    recipe = recipe_of(golden_folder(DISTILBERT), tmp_path / "out", source, max_steps=1, loss=loss, **STILL)
+    fate = "left out of the loss" if mask else "trained as negatives"
+    with pytest.warns(
+        Notice, match=rf"source 'rows': 2 negatives are, .*{fate}.* The first is in .*rows.jsonl, line 1"
+    ):
+        folder = train(recipe, progress=False)
+    card = (folder / "README.md").read_text("utf-8")
+    assert re.search(rf"- 2 negatives were, .* own row, and were {fate}", card)
+    some = data_of_quietly(recipe).collator.rows_at(Draw(0, 0, np.arange(8)))
+    encoder = Encoder.load(recipe.model, device="cpu", threads=1)
+    q, p, n = (
+        torch.from_numpy(encoder.encode(side, prompt="")) for side in (some.queries, some.positives, some.negatives)
+    )
+    apart = torch.zeros(8, 16, dtype=torch.bool)
+    if mask:
+        apart[0, 8] = apart[1, 9] = True
+    (line,) = log_of(tmp_path / "out")
+    assert line["loss"] == pytest.approx(losses.info_nce(q, p, n, doc_mask_BC=apart).item(), rel=1e-4)
+
+
+def test_c14_a_cased_model_tells_them_apart(tmp_path: Path, base: Path) -> None:
+    """The words of the little model are lower case: in capitals they are unknown to it, and all alike."""
+    lines = rows(8, negatives=1)
+    lines[0]["negatives"] = [lines[0]["positive"].title()]
+    recipe = recipe_of(base, tmp_path / "out", write(tmp_path / "rows.jsonl", lines), max_steps=1)
+    data = data_of(recipe)
+    assert data.indexes[0].own_negatives == 1
+    card = (train(recipe, progress=False) / "README.md").read_text("utf-8")
+    assert "own row" not in card
+
+
+def test_c15_a_run_reads_a_file_again_whose_content_changed(tmp_path: Path, base: Path) -> None:
+    """Of the same size and the same time."""
+    lines = rows(40)
+    source = write(tmp_path / "rows.jsonl", lines)
+    recipe = recipe_of(base, tmp_path / "out", source, max_steps=1)
+    before = data_of(recipe).fingerprints
+    path = tmp_path / "rows.jsonl"
+    status = path.stat()
+    write(path, [*lines[1:], lines[0]])
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (status.st_size, status.st_mtime_ns)
+    after = data_of(recipe)
+    assert after.fingerprints != before
+    assert after.indexes[0].texts("query", np.array([0])) == [lines[1]["query"]]

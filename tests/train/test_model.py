@@ -21,9 +21,9 @@ from gnomon.checkpoint.save import save_folder
 from gnomon.packed import Packed, pack
 from gnomon.spec import PoolingSpec, TrunkSpec, arrays_of, trunk_arrays
 from gnomon.tokenizer import Tokenizer
-from gnomon.train.learner import default_chunk_tokens
+from gnomon.train.learner import Chunking, chunking_of
 from gnomon.train.model import Model
-from gnomon.train.settings import LoraSettings
+from gnomon.train.settings import LoraSettings, Recipe
 
 pytestmark = pytest.mark.filterwarnings("ignore::gnomon.errors.Notice")
 
@@ -229,12 +229,18 @@ def test_e5_reads_its_sentencepiece_as_the_encoder_does(golden_folder: Callable[
     assert_same(vectors(Model(base), packed_of(base, some)), encoder.encode(some, on_truncate="silent"))
 
 
-def test_chunks_are_smaller_for_larger_models() -> None:
-    spec = bert()
+def test_a_batch_that_fits_passes_at_once_and_a_larger_one_in_small_chunks() -> None:
+    spec, cpu = bert(), torch.device("cpu")
     assert isinstance(spec.trunk, TrunkSpec)
-    wide = replace(spec, trunk=replace(spec.trunk, hidden=768, layers=12, heads=12))
-    larger = replace(wide, trunk=replace(wide.trunk, hidden=1024, layers=240))
-    cpu = torch.device("cpu")
-    assert default_chunk_tokens(wide, cpu) == 2647  # 4 GiB of 44 float32 numbers a token, unit and layer
-    assert default_chunk_tokens(larger, cpu) == 512
-    assert default_chunk_tokens(static(), cpu) == 65_536
+    recipe = Recipe(model="m", output="o", sources=())
+    small = replace(spec, trunk=replace(spec.trunk, hidden=384, layers=3, heads=12))
+    base = replace(spec, trunk=replace(spec.trunk, hidden=768, layers=12, heads=12))
+    large = replace(spec, trunk=replace(spec.trunk, hidden=1024, layers=240))
+    # 2 GiB of 22 float32 numbers for each token, unit and layer
+    assert chunking_of(recipe, small, cpu) == Chunking(one_pass=21_183, chunk=4096)
+    assert chunking_of(recipe, base, cpu) == Chunking(2647, 2647)
+    assert chunking_of(recipe, large, cpu) == Chunking(512, 512)
+    assert chunking_of(recipe, static(), cpu) == Chunking(65_536, 65_536)
+    assert chunking_of(replace(recipe, chunk_tokens=1000), small, cpu) == Chunking(1000, 1000)
+    chunking = Chunking(one_pass=100, chunk=10)
+    assert [chunking.chunk_for(tokens) for tokens in (1, 100, 101)] == [100, 100, 10]

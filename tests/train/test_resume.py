@@ -17,6 +17,7 @@ from runs import Blow, digests, run
 
 from gnomon.errors import InputError, Notice
 from gnomon.train import checkpoints, train
+from gnomon.train.recipe import read
 from gnomon.train.settings import LoraSettings, LossSettings, MatryoshkaSettings, Recipe, ValidationSettings
 
 STEPS, SAVED = 12, 4
@@ -156,11 +157,14 @@ def test_the_next_batches_are_the_same_in_a_fresh_process(recipe: Callable[..., 
         assert in_process(digests, one, 7, 100, rank, 2).value == digests(one, 7, 100, rank, 2)
 
 
-def test_ctrl_c_on_one_rank_stops_both_behind_a_checkpoint(recipe: Callable[..., Recipe]) -> None:
-    wanted, found = recipe("plain, with dropout", "whole on two again"), recipe("plain, with dropout", "stopped on two")
+@pytest.mark.parametrize(("signal_", "error"), [("SIGINT", "KeyboardInterrupt: "), ("SIGTERM", "SystemExit: 143")])
+def test_c9_a_signal_to_one_rank_stops_both_behind_a_checkpoint(
+    signal_: str, error: str, recipe: Callable[..., Recipe]
+) -> None:
+    wanted, found = (recipe("plain, with dropout", f"{name} on two {signal_}") for name in ("whole", "stopped"))
     go(wanted, world=2)
-    ended = in_processes(run, found, False, Blow("SIGINT", 5, rank=1), world=2)
-    assert [each.error for each in ended] == ["KeyboardInterrupt: "] * 2
+    ended = in_processes(run, found, False, Blow(signal_, 5, rank=1), world=2)
+    assert [each.error for each in ended] == [error] * 2
     assert [*checkpoints.steps(Path(found.output) / "checkpoints")] == [4, 6]
     go(found, world=2, resume=True)
     assert_same_end(found, wanted)
@@ -193,9 +197,54 @@ def test_another_recipe_is_refused_with_what_differs(stopped: Recipe) -> None:
         "seed: was 42, is 43",
     ):
         assert difference in told
-    assert told.endswith(". Resume with what it was, or begin anew in another output.")
+    assert told.endswith(". Resume with what it was, or begin anew, in another output or with overwrite=True.")
     assert "model" not in told.partition(" is of another run: ")[2]
     assert train(stopped, progress=False, resume=True)
+
+
+@pytest.mark.parametrize("how", ["moved", "relative", "link"])
+def test_c10_the_base_model_may_lie_elsewhere(
+    how: str, stopped: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is known by its fingerprint; the recipe in the output then says where it was last."""
+    whole = replace(stopped, output=str(tmp_path / "whole"))
+    wanted = (train(whole, progress=False) / "model.safetensors").read_bytes()
+    monkeypatch.chdir(tmp_path)
+    place = tmp_path / "elsewhere"
+    place.symlink_to(stopped.model) if how == "link" else Path(stopped.model).rename(place)
+    moved = replace(stopped, model="elsewhere" if how == "relative" else str(place))
+    assert (train(moved, progress=False, resume=True) / "model.safetensors").read_bytes() == wanted
+    assert read(Path(stopped.output) / "recipe.toml") == moved
+
+
+def test_c10_a_teacher_may_lie_elsewhere(tmp_path: Path) -> None:
+    model, teacher = saved(bert(), tmp_path / "bert"), saved(bert(), tmp_path / "teacher", seed=3)
+    loss = LossSettings("cosine_distillation", teacher=str(teacher))
+    one = recipe_of(model, tmp_path / "out", write(tmp_path / "pairs.jsonl", rows(60)), loss=loss)
+    one = replace(one, max_steps=4, save_steps=2)
+    wanted = (train(one, progress=False) / "model.safetensors").read_bytes()
+    shutil.rmtree(tmp_path / "out" / "checkpoints" / "step-00000004")
+    moved = replace(one, loss=replace(loss, teacher=str(teacher.rename(tmp_path / "moved"))))
+    assert (train(moved, progress=False, resume=True) / "model.safetensors").read_bytes() == wanted
+    other = replace(loss, teacher=str(saved(bert(), tmp_path / "other", seed=4)))
+    with pytest.raises(InputError, match="is of another run: guide or teacher: was"):
+        train(replace(one, loss=other), progress=False, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "told"),
+    [
+        ("sentence_bert_config.json", {"max_seq_length": 9}, "max_seq_length: was 20, is 9"),
+        ("config.json", {"hidden_dropout_prob": 0.3}, r"dropout: was \[0.1, 0.1\], is \[0.3, 0.1\]"),
+        ("config_sentence_transformers.json", {"prompts": {"query": "q: "}}, "prompts: was {}, is {'query': 'q: '}"),
+    ],
+)
+def test_c10_what_is_no_part_of_the_fingerprint_is_compared_too(
+    file: str, changes: dict[str, Any], told: str, stopped: Recipe, edit_json: Callable[..., Any]
+) -> None:
+    edit_json(Path(stopped.model) / file, changes)
+    with pytest.raises(InputError, match=f"is of another run: .*the model's {told}"):
+        train(stopped, progress=False, resume=True)
 
 
 def test_another_model_is_refused(stopped: Recipe) -> None:

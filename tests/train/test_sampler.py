@@ -45,7 +45,7 @@ def batch_size_of(draw: st.DataObject, *indexes: Any) -> int:
 
 
 def facts(draw: Any) -> tuple[Any, ...]:
-    return draw.step, draw.source, draw.rows_B.tolist(), draw.skipped, draw.replaced
+    return draw.step, draw.source, draw.rows_B.tolist(), draw.replaced
 
 
 # ---- a function of the batch's number
@@ -113,7 +113,7 @@ def test_an_epoch_has_every_row_once(rows: int, data: st.DataObject, seed: int) 
 def test_a_window_has_the_rows_of_its_stream_but_for_those_that_are_counted(
     data: st.DataObject, index: Any, seed: int, buckets: bool, world: int
 ) -> None:
-    """Rows move among the batches of a window; what is missing is skipped, what is new is replaced."""
+    """Rows move among the batches of a window; what is missing is replaced, or makes a batch shorter."""
     size = batch_size_of(data, index)
     options = {"batch_size": size, "seed": seed, "length_buckets": buckets}
     skips, keeps = (sampler_of([index], duplicates=how, **options) for how in ("skip", "keep"))
@@ -121,11 +121,11 @@ def test_a_window_has_the_rows_of_its_stream_but_for_those_that_are_counted(
     for window in range(3):
         span = range(window * batches, (window + 1) * batches)
         drawn, whole = ([one.batch_at(batch) for batch in span] for one in (skips, keeps))
-        assert all(each.skipped == each.replaced == 0 and len(each.rows_B) == size for each in whole)
+        assert all(each.replaced == 0 and len(each.rows_B) == size for each in whole)
         stream = Counter(row for each in whole for row in each.rows_B.tolist())
         own = Counter(row for each in drawn for row in each.rows_B[: len(each.rows_B) - each.replaced].tolist())
         assert own <= stream
-        assert (stream - own).total() == sum(each.skipped for each in drawn)
+        assert (stream - own).total() == sum(size - len(each.rows_B) + each.replaced for each in drawn)
         assert all(len(each.rows_B) <= size for each in drawn)
 
 
@@ -179,30 +179,26 @@ def test_rows_are_taken_as_a_slow_twin_takes_them(data: st.DataObject, index: An
                 batches[place].append(row)
             else:
                 moving.append((place, row))
-    skipped = [0] * window
     for place, row in moving:
         for further in range(1, window):
             other = batches[(place + further) % window]
             if len(other) < size and fits(row, other):
                 other.append(row)
                 break
-        else:
-            skipped[place] += 1
     mine = batches[batch - first]
     before = len(mine)
     for row in stream.rows_at(batch * spares, spares, "spare").tolist():
         if len(mine) < size and fits(row, mine):
             mine.append(row)
     drawn = sampler.batch_at(batch)
-    assert (drawn.rows_B.tolist(), drawn.skipped) == (mine, skipped[batch - first])
-    assert drawn.replaced == len(mine) - before
+    assert (drawn.rows_B.tolist(), drawn.replaced) == (mine, len(mine) - before)
 
 
 def test_a_row_that_repeats_itself_is_kept() -> None:
     index = fake_index(["a", "b", "c"], ["a", "b", "c"])
     drawn = sampler_of([index], batch_size=3).batch_at(0)
     assert sorted(drawn.rows_B.tolist()) == [0, 1, 2]
-    assert drawn.skipped == 0
+    assert drawn.replaced == 0
 
 
 def test_only_negatives_that_are_drawn_count_as_texts() -> None:
@@ -225,7 +221,7 @@ def test_c6_rows_that_share_their_negatives_fill_their_batches_and_are_all_seen(
     sampler = sampler_of([index], batch_size=32)
     drawn = [sampler.batch_at(batch) for batch in range(25)]  # two epochs
     assert [len(each.rows_B) for each in drawn] == [32] * 25
-    assert sum(each.skipped for each in drawn) == sum(each.replaced for each in drawn) <= 2
+    assert sum(each.replaced for each in drawn) <= 2
     assert len({row for each in drawn[:13] for row in each.rows_B.tolist()}) >= 398
     assert sampler.filled(0) == 32
     among = fake_index([f"q{row}" for row in range(400)], [f"d{row % 60}" for row in range(400)], negatives)
@@ -239,7 +235,7 @@ def test_c6_what_fills_a_batch_is_known_before_it_is_drawn() -> None:
     sampler = sampler_of([index], batch_size=8, duplicates="skip")
     drawn = [sampler.batch_at(batch) for batch in range(12)]
     rows = sum(len(each.rows_B) for each in drawn)
-    assert rows < 96 and sum(each.skipped for each in drawn) == 96 - rows + sum(each.replaced for each in drawn)
+    assert 12 * 4 < rows < 96
     assert sampler.filled(0) == rows / 12
     shared = sampler_of([index], batch_size=8, world=4)
     assert shared.filled(0) == sum(len(each.rows_B) // 4 * 4 for each in drawn) / 12
@@ -260,7 +256,6 @@ def test_a_batch_is_shorter_where_the_spare_rows_do_not_suffice() -> None:
     index = fake_index([f"q{row}" for row in range(rows)], ["same"] * (rows - 7) + [f"p{row}" for row in range(7)])
     drawn = [sampler_of([index], batch_size=8).batch_at(batch) for batch in range(20)]
     assert all(1 <= len(each.rows_B) < 8 for each in drawn)
-    assert all(each.skipped >= 8 - len(each.rows_B) for each in drawn)
 
 
 def test_spare_rows_carry_nothing_over() -> None:

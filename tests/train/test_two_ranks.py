@@ -102,7 +102,7 @@ def test_two_ranks_have_the_gradient_and_the_weights_of_one(variant: str, made: 
     tallies = [
         checkpoints.load(checkpoints.steps(Path(each.output) / "checkpoints")[10]).facts["tally"] for each in (one, two)
     ]
-    for key in ("rows", "texts", "tokens", "skipped", "truncated", "short"):
+    for key in ("rows", "texts", "tokens", "replaced", "missing", "truncated", "short"):
         assert tallies[0][key] == tallies[1][key], key
 
 

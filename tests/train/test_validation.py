@@ -105,7 +105,8 @@ def test_the_score_of_graded_pairs_is_spearmans_correlation(ties: bool, tmp_path
 
 
 def test_a_correlation_with_equal_grades_is_none(tmp_path: Path) -> None:
-    (collated,) = held_out(tmp_path, bert(), [line | {"score": 1.0} for line in rows(40)])
+    lines = [line | {"score": 1.0} for line in rows(40)]
+    (collated,) = held_out(tmp_path, bert(), lines, loss=LossSettings("cosine_regression"))
     assert score(Model(checkpoint(bert())), [collated], chunk_tokens=50, ranks=Ranks()) == {"rows": 0.0}
 
 

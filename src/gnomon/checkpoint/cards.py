@@ -96,10 +96,45 @@ def _by_name(name: str) -> Card | None:
     return None
 
 
+def front_matter(readme: str) -> list[str]:
+    """The lines between the two `---` with which a README may begin."""
+    lines = readme.splitlines()
+    if not lines or lines[0].rstrip() != "---":
+        return []
+    ends = [index for index, line in enumerate(lines) if index and line.rstrip() == "---"]
+    return lines[1 : ends[0]] if ends else []
+
+
 def _readme_names(readme: str) -> dict[str, str]:
+    """What a README says that the model is: the only base_model of its front matter, and its first heading."""
+    head = front_matter(readme)
     names: dict[str, str] = {}
-    if base := re.search(r"^base_model:\s*\n?\s*-?\s*[\"']?([\w./-]+)", readme, re.MULTILINE):
-        names["base_model in its README"] = base.group(1)
-    if heading := re.search(r"^#+\s+([\w./-]+)\s*$", readme, re.MULTILINE):
-        names["the heading of its README"] = heading.group(1)
+    if len(bases := _base_models(head)) == 1:
+        names["base_model in its README"] = bases[0]
+    body = "\n".join(readme.splitlines()[len(head) + 2 :] if head else readme.splitlines())
+    body = re.sub(r"<!--.*?-->", "", body, flags=re.DOTALL)
+    body = re.sub(r"^ {0,3}(```+|~~~+).*?(^ {0,3}\1[`~]*\s*$|\Z)", "", body, flags=re.DOTALL | re.MULTILINE)
+    first = re.search(r"^ {0,3}#{1,6}[ \t]+(.*?)[ \t#]*$|^(\S.*)\n {0,3}(?:=+|-+)[ \t]*$", body, re.MULTILINE)
+    heading = (first[1] or first[2] or "").strip() if first else ""
+    if re.fullmatch(r"[\w./-]+", heading):
+        names["the heading of its README"] = heading
     return names
+
+
+def _base_models(head: list[str]) -> list[str]:
+    """The names under `base_model:`, on its line (one, or several in brackets) or in the list below."""
+    at = next((index for index, line in enumerate(head) if line.startswith("base_model:")), None)
+    if at is None:
+        return []
+    inline = _without_comment(head[at].partition(":")[2])
+    below: list[str] = []
+    for line in head[at + 1 :]:
+        if not (item := re.match(r"\s*-\s+(.*)|\s+(\S.*)", line)):
+            break
+        below.append(_without_comment(item[1] or item[2]))
+    names = inline.strip("[]").split(",") if inline else below
+    return [bare for name in names if (bare := name.strip().strip("\"'"))]
+
+
+def _without_comment(text: str) -> str:
+    return re.sub(r"(^|\s)#.*", "", text).strip()

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gnomon.checkpoint.weights import strict
+from gnomon.checkpoint.weights import check_floating, is_whole, strict
 from gnomon.errors import ModelError, UnsupportedError, WeightsError
 from gnomon.spec import Activation, MlmSpec, RopeSpec, TrunkSpec, trunk_arrays
 
@@ -59,9 +59,21 @@ HARMLESS = frozenset(
     exponential_decay_length_penalty suppress_tokens begin_suppress_tokens matryoshka_dims matryoshka_dimensions
     output_past xla_device _num_labels tie_encoder_decoder summary_type is_composition generator_hidden_size
     past gradient_checkpointing_kwargs license
+    name_or_path _commit_hash _auto_class trust_remote_code cache_dir transformers.js_config
+    unsloth_version unsloth_fixed unsloth_tag
+    fp16 bf16 fp32 use_flash_attn _flash_attn_2_enabled _attn_implementation_internal _experts_implementation
+    experts_implementation _output_attentions tie_last_hidden_states add_pooling_layer
+    layerdrop encoder_layerdrop decoder_layerdrop classifier_dropout_prob embedding_dropout mlm_probability
+    model_max_length max_seq_length do_lower_case padding_side
+    summary_use_proj summary_activation summary_proj_to_labels summary_first_dropout summary_last_dropout
+    eos_token_ids bos_token_ids unk_token_id
+    encoder_repetition_penalty epsilon_cutoff eta_cutoff assistant_confidence_threshold assistant_lookbehind
+    num_assistant_tokens num_assistant_tokens_schedule target_lookbehind
     """.split()
 )
-"""Config keys that do not change the vectors of a model at inference."""
+"""Config keys that do not change the vectors of a model at inference: transformers drops them, keeps them as facts, or
+reads them for training, for generation and for speed. Lengths and casing are read from the tokenizer's files.
+"""
 
 FIXED: dict[str, tuple[Any, ...]] = {
     "is_decoder": (False,),
@@ -71,6 +83,8 @@ FIXED: dict[str, tuple[Any, ...]] = {
     "pruned_heads": ({}, None),
     "quantization_config": (None,),
     "adapters": (None, {}),
+    "is_causal": (False, None),
+    "use_bidirectional_attention": (True, None),
 }
 """Config keys of which only these values leave the result as we compute it."""
 
@@ -88,7 +102,8 @@ class Family:
     `defaults`: values of absent keys. `ignored`, `fixed`, `extra`: keys that do not matter here, that must hold one of
     some values, and that `build` turns into further fields. `names_unless`: a config key that is false -> names that
     replace. `mlm`: our arrays of the masked-language-model head -> their names, the first that is there is read and
-    all are written. `mlm_activation`: its activation, where it is not the trunk's. `dropout`: keys of the probabilities
+    all are written. `mlm_activation`: its activation, where it is not the trunk's. `aliases`: further
+    names of config keys. `dropout`: keys of the probabilities
     for hidden states and for attention.
     """
 
@@ -103,6 +118,7 @@ class Family:
     names_unless: Mapping[str, Names] = field(default_factory=dict[str, Names])
     mlm: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     mlm_activation: Activation | None = None
+    aliases: Mapping[str, str] = field(default_factory=dict[str, str])
     dropout: tuple[str, str] = ("hidden_dropout_prob", "attention_probs_dropout_prob")
 
 
@@ -163,6 +179,9 @@ _BERT_DEFAULTS = {
 }
 
 _LEGACY_NORM = (".gamma", ".weight"), (".beta", ".bias")
+_WRAPPERS = ("module.", "_orig_mod.", "auto_model.", "0.auto_model.", "0.model.", "model.")
+"""In front of names: DataParallel, torch.compile, and modules of sentence-transformers saved as one state dict."""
+_PEFT = "base_model.model."
 _HEADS = ("pooler.", "cls.", "lm_head.", "vocab_", "classifier.", "pre_classifier.", "qa_outputs.", "mlm_head")
 _BUFFERS = ("position_ids", "token_type_ids", "rotary_emb.inv_freq", "rotary_emb.cos_cached", "rotary_emb.sin_cached")
 
@@ -204,12 +223,12 @@ def _is_positive(value: Any) -> bool:
     return isinstance(value, int | float) and value > 0
 
 
-def _roberta_family(prefix: str) -> Family:
+def _roberta_family(prefix: str, vocab_size: int) -> Family:
     return Family(
         keys=_BERT_KEYS,
         names=_BERT_NAMES,
         prefixes=(f"{prefix}.", ""),
-        defaults={**_BERT_DEFAULTS, "layer_norm_eps": 1e-12, "pad_token_id": 1},
+        defaults={**_BERT_DEFAULTS, "vocab_size": vocab_size, "layer_norm_eps": 1e-12, "pad_token_id": 1},
         fixed={"position_embedding_type": ("absolute",)},
         extra=("pad_token_id",),
         build=_roberta,
@@ -233,8 +252,8 @@ FAMILIES: dict[str, Family] = {
             "cls.predictions.bias",
         ),
     ),
-    "roberta": _roberta_family("roberta"),
-    "xlm-roberta": _roberta_family("roberta"),
+    "roberta": _roberta_family("roberta", 50265),
+    "xlm-roberta": _roberta_family("roberta", 30522),
     "distilbert": Family(
         keys={
             "vocab_size": "vocab_size",
@@ -269,6 +288,7 @@ FAMILIES: dict[str, Family] = {
             "attention_dropout": 0.1,
         },
         ignored=("pad_token_id",),
+        aliases={"hidden_size": "dim", "num_attention_heads": "n_heads", "num_hidden_layers": "n_layers"},
         mlm=_mlm("vocab_transform", "vocab_layer_norm", "vocab_projector"),
         dropout=("dropout", "attention_dropout"),
     ),
@@ -323,7 +343,7 @@ def read_trunk(config: Config, *, ignore_config_keys: tuple[str, ...] = ()) -> T
         ModelError: sizes that cannot be.
     """
     family = family_of(config)
-    _check_keys(family, config, ignore_config_keys)
+    check_keys(family, config, ignore_config_keys)
     merged = {**family.defaults, **config}
     fields: dict[str, Any] = {ours: merged[theirs] for ours, theirs in family.keys.items()} | family.build(merged)
     name = fields["activation"]
@@ -347,6 +367,57 @@ def family_of(config: Config) -> Family:
     return FAMILIES[kind]
 
 
+def own_keys(section: Config, family: Family) -> dict[str, Any]:
+    """Keys of a config under the family's own names.
+
+    Raises:
+        ModelError: one thing under two names, with two values.
+    """
+    keys: dict[str, Any] = {}
+    for key, value in section.items():
+        own = family.aliases.get(key, key)
+        if keys.setdefault(own, value) != value:
+            raise ModelError(f"config.json: {own} and its other name say {keys[own]!r} and {value!r}; leave one out.")
+    return keys
+
+
+def check_keys(family: Family, config: Config, ignored_by_caller: tuple[str, ...], where: str = "config.json") -> None:
+    """Every key is read, or holds a value that changes nothing, or is known not to matter.
+
+    Raises:
+        UnsupportedError: a key or value that would change the result.
+    """
+    fixed = {**FIXED, **family.fixed}
+    known = {*family.keys.values(), *family.extra, *family.ignored, *HARMLESS, *ignored_by_caller}
+    for key, value in config.items():
+        if key in fixed:
+            if value not in fixed[key]:
+                allowed = ", ".join(repr(choice) for choice in fixed[key])
+                raise UnsupportedError(f"{where}: {key} {value!r} is not implemented; it may be {allowed}.")
+        elif key == "embedding_size" and value == config.get(family.keys["hidden"]):
+            continue  # no projection between them
+        elif key not in known and not (value is None or (isinstance(value, str | list | dict) and not value)):
+            raise UnsupportedError(
+                f"{where}: key {key!r} ({value!r}) is not known and may change the vectors. If you know that it "
+                f"does not, load with ignore_config_keys=[{key!r}] (--ignore-config-key {key})."
+            )
+
+
+def first_layers(
+    found: Mapping[str, NDArray[Any]], trunk: TrunkSpec, config: Config
+) -> tuple[dict[str, NDArray[Any]], int]:
+    """The tensors without those of layers behind the trunk's last, and how many these are."""
+    starts = {theirs.partition("{i}")[0] for theirs in _patterns(config) if "{i}" in theirs}
+
+    def is_later(name: str) -> bool:
+        numbers = [name.removeprefix(start).partition(".")[0] for start in starts if name.startswith(start)]
+        return any(number.isdigit() and int(number) >= trunk.layers for number in numbers)
+
+    bare = _bare(found, config)
+    kept = {name: array for name, array in bare.items() if not is_later(name)}
+    return kept, len(bare) - len(kept)
+
+
 def trunk_weights(
     found: Mapping[str, NDArray[Any]], trunk: TrunkSpec, config: Config, where: Path
 ) -> dict[str, NDArray[Any]]:
@@ -359,7 +430,13 @@ def trunk_weights(
         raise WeightsError(f"{where}: the config says {trunk.layers} layers, and the weights are {len(found)} tensors.")
     blocks = _blocks(trunk, config)
     bare = _bare(found, config)
+    if wrapped := [name for name in bare if name.startswith(_PEFT)]:
+        raise WeightsError(
+            f"{where}: {len(wrapped)} names begin with {_PEFT}: this is a PEFT model whose adapter was not merged. "
+            "Call merge_and_unload() on it, and save what that returns."
+        )
     arrays = strict(bare, _their_shapes(blocks, trunk), ignored=_ignorable, where=str(where))
+    check_floating(arrays, where)
     return {
         name: part
         for theirs, ours in blocks.items()
@@ -388,7 +465,7 @@ def mlm_weights(
     if shapes.keys() - named.keys() - ({"mlm.decoder.weight"} if tied else set()):
         return {}
     head = {ours: bare[theirs] for ours, theirs in named.items()}
-    if any(array.shape != shapes[ours] for ours, array in head.items()):
+    if any(array.shape != shapes[ours] or is_whole(array) for ours, array in head.items()):
         return {}
     if tied and "mlm.decoder.weight" in head and _are_same(head["mlm.decoder.weight"], tokens):
         del head["mlm.decoder.weight"]
@@ -435,21 +512,6 @@ def with_mlm(
     return {prefix + name: array for name, array in theirs.items()} | head
 
 
-def _check_keys(family: Family, config: Config, ignored_by_caller: tuple[str, ...]) -> None:
-    fixed = {**FIXED, **family.fixed}
-    known = {*family.keys.values(), *family.extra, *family.ignored, *HARMLESS, *ignored_by_caller}
-    for key, value in config.items():
-        if key in fixed:
-            if value not in fixed[key]:
-                allowed = ", ".join(repr(choice) for choice in fixed[key])
-                raise UnsupportedError(f"config.json: {key} {value!r} is not implemented; it may be {allowed}.")
-        elif key not in known and not (value is None or (isinstance(value, str | list | dict) and not value)):
-            raise UnsupportedError(
-                f"config.json: key {key!r} ({value!r}) is not known and may change the vectors. If you know that it "
-                f"does not, load with ignore_config_keys=[{key!r}] (--ignore-config-key {key})."
-            )
-
-
 def _check_sizes(trunk: TrunkSpec) -> None:
     sizes = {name: getattr(trunk, name) for name in ("vocab_size", "hidden", "layers", "heads", "inner")}
     for name, size in sizes.items():
@@ -471,16 +533,22 @@ def _check_sizes(trunk: TrunkSpec) -> None:
         raise ModelError(f"config.json: head size {trunk.head_size} is odd; rotary positions pair components.")
 
 
-def _blocks(trunk: TrunkSpec, config: Config) -> dict[str, tuple[str, ...]]:
-    """Their tensors of this trunk -> the arrays of ours that each holds."""
-    family, shapes = family_of(config), trunk_arrays(trunk)
+def _patterns(config: Config) -> dict[str, tuple[str, ...]]:
+    """The family's `names`, with those that a key of this config replaces."""
+    family = family_of(config)
     patterns = dict(family.names)
     for key, names in family.names_unless.items():
         if config.get(key) is False:
             replaced = {ours for theirs in names.values() for ours in theirs}
             patterns = {theirs: ours for theirs, ours in patterns.items() if not replaced & {*ours}} | dict(names)
+    return patterns
+
+
+def _blocks(trunk: TrunkSpec, config: Config) -> dict[str, tuple[str, ...]]:
+    """Their tensors of this trunk -> the arrays of ours that each holds."""
+    shapes = trunk_arrays(trunk)
     blocks: dict[str, tuple[str, ...]] = {}
-    for theirs, ours in patterns.items():
+    for theirs, ours in _patterns(config).items():
         for index in range(trunk.layers) if "{i}" in theirs else (0,):
             filled = tuple(name.replace("{i}", str(index)) for name in ours)
             if filled[0] in shapes:
@@ -536,7 +604,7 @@ def _strip_prefix(found: dict[str, NDArray[Any]], prefixes: tuple[str, ...]) -> 
 
 def _modern(name: str) -> str:
     """LayerNorm.gamma and .beta of TensorFlow's days -> .weight and .bias; wrappers of old fine-tunes taken off."""
-    for wrapper in ("module.", "auto_model.", "0.auto_model.", "model."):
+    while wrapper := next((wrapper for wrapper in _WRAPPERS if name.startswith(wrapper)), ""):
         name = name.removeprefix(wrapper)
     for old, new in _LEGACY_NORM:
         if name.endswith(old):

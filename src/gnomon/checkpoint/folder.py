@@ -6,19 +6,20 @@ folder is run: module and activation classes are rows of tables, `auto_map` is r
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from gnomon.checkpoint import families
-from gnomon.checkpoint.cards import Card, card_named, recognise
+from gnomon.checkpoint.cards import Card, card_named, front_matter, recognise
 from gnomon.checkpoint.hub import Source
 from gnomon.checkpoint.modules import (
     Arrays,
@@ -29,7 +30,9 @@ from gnomon.checkpoint.modules import (
     read_modules,
     read_pooling,
 )
-from gnomon.checkpoint.tokenizer_files import read_tokenizer
+from gnomon.checkpoint.tokenizer_files import read_tokenizer, read_tokenizer_json
+from gnomon.checkpoint.tokenizer_versions import shown
+from gnomon.checkpoint.transformer_settings import CALL_KEYS, NO_LIMIT, TransformerSettings, read_transformer_settings
 from gnomon.checkpoint.weights import read_weights, strict
 from gnomon.errors import ModelError, NotAModelError, UnsupportedError, WeightsError
 from gnomon.inputs import whole_number
@@ -42,16 +45,8 @@ from gnomon.spec import (
     TrunkSpec,
 )
 
-LENGTH_FILES = tuple(
-    f"sentence_{name}_config.json"
-    for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
-)
-
 TOKENIZER_EXTRAS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 """Small files beside tokenizer.json that other libraries read; kept as they are."""
-
-NO_LIMIT = 10**9
-"""transformers writes 1e30 into model_max_length for "no limit"."""
 
 
 @dataclass(frozen=True)
@@ -142,8 +137,26 @@ def _read_transformer(
     config = read_json(place / "config.json")
     if not config:
         raise NotAModelError(f"{place} has no config.json.")
+    settings = read_transformer_settings(place)
+    notices += settings.notices
+    if settings.acting and not (folder / "modules.json").is_file():
+        notices.append(
+            f"{settings.name} is obeyed ({', '.join(settings.acting)}), though there is no modules.json; "
+            "sentence-transformers does not read it then."
+        )
+    family = families.family_of(config)
+    changes = families.own_keys(settings.config, family)
+    families.check_keys(family, changes, ignored, f"{settings.name}: config_kwargs")
+    config = families.own_keys(config, family) | changes
     trunk = families.read_trunk(config, ignore_config_keys=ignored)
     found = read_weights(place)
+    if family.keys["layers"] in changes:
+        found, left_out = families.first_layers(found, trunk, config)
+        if left_out:
+            notices.append(
+                f"{settings.name} sets {family.keys['layers']} to {trunk.layers}: "
+                f"the {left_out} tensors of later layers are left out."
+            )
     arrays = families.trunk_weights(found, trunk, config, place)
     pooling, rest = PoolingSpec(), modules[1:]
     if rest and rest[0].kind == "Pooling":
@@ -156,12 +169,15 @@ def _read_transformer(
         pooling=pooling,
         heads=heads,
         wide_heads=wide,
-        tokenizer=_read_tokenizer_spec(place, config, trunk, notices),
+        tokenizer=_read_tokenizer_spec(place, config, trunk, settings, notices),
         **_read_settings(folder, config),
     )
+    tokenizer = read_tokenizer(place, notices, _without(settings.tokenizer, *CALL_KEYS))
+    checkpoint = _checkpoint(source, spec, arrays, place, config, notices, tokenizer)
     mlm_arrays = families.mlm_weights(found, arrays["embed.tokens"], trunk, config)
     return replace(
-        _checkpoint(source, spec, arrays, place, config, notices),
+        checkpoint,
+        extras=_with_overrides(checkpoint.extras, settings.tokenizer),
         kept_arrays=families.kept_arrays(found, config),
         mlm=families.mlm_spec(mlm_arrays, trunk, config),
         mlm_arrays=mlm_arrays,
@@ -173,7 +189,7 @@ def _read_static(source: Source, modules: list[Module], notices: list[str]) -> C
     config = read_json(place / "config.json")
     found = read_weights(place)
     table = _static_table(found, place)
-    tokenizer = read_tokenizer(place)
+    tokenizer = read_tokenizer_json(place)  # the only file that a StaticEmbedding and model2vec look at
     model2vec = config.get("model_type") == "model2vec" or ("embeddings" in found and "embedding_dtype" in config)
     arrays: Arrays = {"embed.tokens": table}
     heads, wide = read_heads(folder, modules[1:], table.shape[1], arrays)
@@ -232,10 +248,11 @@ def _unk_id(tokenizer: Tokenizer) -> int | None:
     return tokenizer.token_to_id(token) if token else None
 
 
-def _read_tokenizer_spec(place: Path, config: Json, trunk: TrunkSpec, notices: list[str]) -> TokenizerSpec:
-    settings = next((read_json(place / name) for name in LENGTH_FILES if (place / name).is_file()), {})
-    tokenizer_config = read_json(place / "tokenizer_config.json")
-    length = settings.get("max_seq_length")
+def _read_tokenizer_spec(
+    place: Path, config: Json, trunk: TrunkSpec, settings: TransformerSettings, notices: list[str]
+) -> TokenizerSpec:
+    tokenizer_config = read_json(place / "tokenizer_config.json") | settings.tokenizer
+    length = settings.max_seq_length
     if length is None:
         limits = (tokenizer_config.get("model_max_length"), config.get("max_position_embeddings"), trunk.max_tokens)
         if wrong := [limit for limit in limits if limit is not None and not isinstance(limit, int | float)]:
@@ -243,6 +260,8 @@ def _read_tokenizer_spec(place: Path, config: Json, trunk: TrunkSpec, notices: l
                 f"{place}: a length is {wrong[0]!r}; model_max_length and max_position_embeddings are numbers."
             )
         length = min((int(limit) for limit in limits if limit and limit < NO_LIMIT), default=None)
+    elif isinstance(length, int | float) and length >= NO_LIMIT:
+        length = trunk.max_tokens  # said without a number: no notice
     if length is not None and not _is_size(length):
         raise ModelError(f"{place}: max_seq_length is {length!r}; it must be a positive integer.")
     if length is not None and trunk.max_tokens is not None and length > trunk.max_tokens:
@@ -251,12 +270,30 @@ def _read_tokenizer_spec(place: Path, config: Json, trunk: TrunkSpec, notices: l
         )
         length = trunk.max_tokens
     side = tokenizer_config.get("truncation_side", "right")
-    return TokenizerSpec(
-        length, lower_case=bool(settings.get("do_lower_case")), truncation_side="left" if side == "left" else "right"
-    )
+    if side not in ("left", "right"):
+        raise ModelError(f"{place}: truncation_side is {side!r}; it must be 'left' or 'right'.")
+    if tokenizer_config.get("padding_side") == "left" and trunk.positions and trunk.pad_id is None:
+        notices.append(
+            "padding_side left is not followed: here no padding moves a text's positions. In sentence-transformers the "
+            "vectors of this model depend on the other texts of the batch."
+        )
+    return TokenizerSpec(length, lower_case=settings.lower_case, truncation_side=side)
 
 
-def _is_size(value: Any) -> bool:
+def _without(section: Json, *keys: str) -> Json:
+    return {key: value for key, value in section.items() if key not in keys}
+
+
+def _with_overrides(extras: Mapping[str, str], overrides: Json) -> Mapping[str, str]:
+    """The small tokenizer files with `overrides` in tokenizer_config.json, so that a saved folder keeps them."""
+    if not overrides:
+        return extras
+    name = "tokenizer_config.json"
+    config = json.loads(extras.get(name, "{}")) | overrides
+    return {**extras, name: json.dumps(config, indent=2, ensure_ascii=False) + "\n"}
+
+
+def _is_size(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
@@ -266,9 +303,15 @@ def _read_settings(folder: Path, config: Json) -> dict[str, Any]:
     named = settings.get("prompts") or {}
     if not isinstance(named, dict) or not all(isinstance(text, str | None) for text in named.values()):
         raise ModelError(f"{path}: prompts is {named!r}; it must map names to texts.")
-    # sentence-transformers 5 and later writes empty prompts for "query" and "document": nothing was said
-    prompts = {name: text for name, text in named.items() if text}
+    tasks = settings.get("query_prompt_names") or {}
+    if not isinstance(tasks, dict) or not all(isinstance(name, str) for name in tasks.values()):
+        raise ModelError(f"{path}: query_prompt_names is {tasks!r}; it must map tasks to names of prompts.")
+    # sentence-transformers 5 and later writes empty prompts for "query" and "document": nothing was said, unless the
+    # model was trained without the prompts that its tasks name
+    prompts = {name: text or "" for name, text in named.items() if text or name in tasks.values()}
     similarity = settings.get("similarity_fn_name") or "cosine"
+    if similarity == "cos_sim":  # the name of the function there
+        similarity = "cosine"
     if similarity not in ("cosine", "dot", "euclidean", "manhattan"):
         raise UnsupportedError(
             f"{path}: similarity_fn_name {similarity!r} is not one of cosine, dot, euclidean, manhattan."
@@ -278,9 +321,6 @@ def _read_settings(folder: Path, config: Json) -> dict[str, Any]:
         raise ModelError(
             f"{path}: default_prompt_name {default!r} is not among the prompts {', '.join(prompts) or '(none)'}."
         )
-    tasks = settings.get("query_prompt_names") or {}
-    if not isinstance(tasks, dict) or not all(isinstance(name, str) for name in tasks.values()):
-        raise ModelError(f"{path}: query_prompt_names is {tasks!r}; it must map tasks to names of prompts.")
     truncate_dim = settings.get("truncate_dim")
     if truncate_dim is not None and not _is_size(truncate_dim):
         raise ModelError(f"{path}: truncate_dim is {truncate_dim!r}; it must be a positive integer.")
@@ -306,27 +346,37 @@ def _checkpoint(
     place: Path,
     config: Json,
     notices: list[str],
-    tokenizer: Tokenizer | None = None,
+    tokenizer: Tokenizer,
 ) -> Checkpoint:
     extras = {
-        name: content.decode("utf-8", "replace")
+        name: _text(content)
         for name in TOKENIZER_EXTRAS
         if (content := _own_file(source.folder, place / name)) is not None
     }
-    tokenizer = tokenizer or read_tokenizer(place)
     rows, tokens = spec.trunk.rows, tokenizer.get_vocab_size(with_added_tokens=False)
     if tokens > rows:
         raise ModelError(
             f"{place}: the tokenizer has {tokens} tokens, the embedding table {rows} rows; one is not its."
         )
+    if outside := _tokens_outside(tokenizer, rows):
+        notices.append(
+            f"the embedding table has {rows} rows, and none for the added tokens {shown(outside)}. A text that holds "
+            "one is an error. Take them out of the tokenizer's files, or resize the table and train it."
+        )
     readme = _own_file(source.folder, source.folder / "README.md")
     return Checkpoint(spec, arrays, tokenizer, config, extras, tuple(notices), source, readme=readme)
+
+
+def _tokens_outside(tokenizer: Tokenizer, rows: int) -> list[str]:
+    """Added tokens past the embedding table."""
+    added = tokenizer.get_added_tokens_decoder()
+    return [f"{token.content} (id {index})" for index, token in sorted(added.items()) if index >= rows]
 
 
 def _with_card(checkpoint: Checkpoint, named: Card | None) -> Checkpoint:
     """The checkpoint with what its card supplies, and a notice of every use."""
     source, spec = checkpoint.source, checkpoint.spec
-    readme = (checkpoint.readme or b"").decode("utf-8", "replace")
+    readme = _text(checkpoint.readme or b"")
     ways = {
         "its hub id": source.name,
         "_name_or_path in its config": checkpoint.config.get("_name_or_path"),
@@ -364,7 +414,12 @@ def _own_file(folder: Path, path: Path) -> bytes | None:
     return real.read_bytes() if inside and real.is_file() else None
 
 
+def _text(content: bytes) -> str:
+    """Without a mark of the encoding at the start, which other libraries refuse."""
+    encoding = json.detect_encoding(content) if content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8"
+    return content.decode(encoding, "replace").removeprefix("\ufeff")
+
+
 def _license(readme: str) -> str | None:
-    head = readme.split("---")[1:2]
-    rows = [row.partition(":")[2].strip() for row in "".join(head).splitlines() if row.startswith("license:")]
-    return rows[0] if rows else None
+    rows = [line.partition(":")[2].strip() for line in front_matter(readme) if line.startswith("license:")]
+    return rows[0].strip("\"'") or None if rows else None

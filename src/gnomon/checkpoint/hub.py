@@ -12,12 +12,38 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 from gnomon.errors import GnomonError, InputError, NotAModelError, Notice, SourceError, UnsafeFileError
 
 SOURCES = (
     'a folder ("./my-model"), a hub id ("intfloat/multilingual-e5-small") or an installed package ("package:NAME")'
 )
+ORGANISATION = "sentence-transformers"
+"""Of hub ids without one, as in sentence-transformers, but for `BARE_IDS`."""
+BARE_IDS = frozenset(
+    """
+    albert-base-v1 albert-base-v2 albert-large-v1 albert-large-v2 albert-xlarge-v1 albert-xlarge-v2 albert-xxlarge-v1
+    albert-xxlarge-v2 bert-base-cased bert-base-cased-finetuned-mrpc bert-base-chinese bert-base-german-cased
+    bert-base-german-dbmdz-cased bert-base-german-dbmdz-uncased bert-base-multilingual-cased
+    bert-base-multilingual-uncased bert-base-uncased bert-large-cased bert-large-cased-whole-word-masking
+    bert-large-cased-whole-word-masking-finetuned-squad bert-large-uncased bert-large-uncased-whole-word-masking
+    bert-large-uncased-whole-word-masking-finetuned-squad camembert-base ctrl distilbert-base-cased
+    distilbert-base-cased-distilled-squad distilbert-base-german-cased distilbert-base-multilingual-cased
+    distilbert-base-uncased distilbert-base-uncased-distilled-squad distilbert-base-uncased-finetuned-sst-2-english
+    distilgpt2 distilroberta-base gpt2 gpt2-large gpt2-medium gpt2-xl openai-gpt roberta-base
+    roberta-base-openai-detector roberta-large roberta-large-mnli roberta-large-openai-detector t5-11b t5-3b t5-base
+    t5-large t5-small transfo-xl-wt103 xlm-clm-ende-1024 xlm-clm-enfr-1024 xlm-mlm-100-1280 xlm-mlm-17-1280
+    xlm-mlm-en-2048 xlm-mlm-ende-1024 xlm-mlm-enfr-1024 xlm-mlm-enro-1024 xlm-mlm-tlm-xnli15-1024 xlm-mlm-xnli15-1024
+    xlm-roberta-base xlm-roberta-large xlm-roberta-large-finetuned-conll02-dutch
+    xlm-roberta-large-finetuned-conll02-spanish xlm-roberta-large-finetuned-conll03-english
+    xlm-roberta-large-finetuned-conll03-german xlnet-base-cased xlnet-large-cased
+    """.split()
+)
+"""Ids that the hub has without an organisation. Source: `ORIGINAL_TRANSFORMER_MODELS` of sentence-transformers 6.2."""
+HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
+OF_A_REVISION = ("tree", "blob", "resolve", "raw", "commit", "commits")
+"""Parts of the hub's addresses after which a revision stands."""
 DEPTH = 3  # levels below a package's folder in which its model is looked for
 
 # Weights in order of preference; one form is read from a folder. An index belongs to its shards.
@@ -44,6 +70,16 @@ class Source:
     name: str | None  # hub id, as given or read off a hub cache path; or package:NAME
     revision: str | None  # commit hash: the name of the snapshot's folder
 
+    @property
+    def title(self) -> str:
+        """What to call the model: its id, or the name of its folder."""
+        return self.name or readable(self.folder.name)
+
+
+def readable(path: Path | str) -> str:
+    """A path as text that can be written: bytes of its name that are not UTF-8 become U+FFFD."""
+    return os.fsencode(path).decode("utf-8", "replace")
+
 
 def resolve(
     source: str | os.PathLike[str],
@@ -62,14 +98,51 @@ def resolve(
         raise InputError(f"the source is {source!r}; give a folder, a hub id or package:NAME, as a str or a path.")
     text = os.fspath(source)
     is_package = isinstance(source, str) and text.startswith("package:")
+    if address := _read_address(text) if isinstance(source, str) else None:
+        name, there = address
+        if None not in (there, revision) and there != revision:
+            raise InputError(f"revision {revision!r} is not that of the address {text!r}; give one of them")
+        return _from_hub(name, there or revision or "main", cache_dir, token, local_files_only)
     folder = None if is_package else _folder(text, must_exist=not isinstance(source, str))
-    if revision is not None and (is_package or folder):
+    repo = _cached_repo(folder) if folder else None
+    if revision is not None and (is_package or (folder and not repo)):
         raise InputError(f"revision {revision!r} needs a hub id, and {text!r} is local: leave revision out")
     if is_package:
         return Source(_from_package(text.removeprefix("package:")), text, None)
     if folder:
-        return _from_folder(folder)
+        return _from_folder(_snapshot(repo, revision) if repo else folder)
     return _from_hub(text, "main" if revision is None else revision, cache_dir, token, local_files_only)
+
+
+# ---- addresses
+
+
+def _read_address(text: str) -> tuple[str, str | None] | None:
+    """Hub id and revision of a page of the hub, as copied from a browser; None for what is no address."""
+    scheme, host, path = "", *text.partition("/")[::2]
+    if found := re.match(r"(https?)://([^/?#]*)(.*)", text, re.IGNORECASE):
+        scheme, host, path = found.groups()
+    if host.lower() not in _hosts(scheme) or (not scheme and Path(text).exists()):
+        if scheme:
+            raise InputError(f"{text[:200]!r} is no address of a model on {HOSTS[0]}; a source is {SOURCES}")
+        return None
+    parts = [unquote(part) for part in re.split(r"[?#]", path)[0].split("/") if part]
+    at = next((index for index in (1, 2) if parts[index : index + 1] and parts[index] in OF_A_REVISION), len(parts))
+    name, rest = parts[:at], parts[at + 1 :]
+    deeper = rest[1:] if parts[at : at + 1] == ["tree"] else []
+    if not 1 <= len(name) <= 2 or name[0] in ("datasets", "spaces", "collections") or deeper:
+        raise InputError(
+            f"{text[:200]!r} is no address of a model; it is https://{HOSTS[0]}/ORG/NAME, or the id ORG/NAME"
+        )
+    return "/".join(name), rest[0] if rest else None
+
+
+def _hosts(scheme: str) -> tuple[str, ...]:
+    if not scheme:
+        return HOSTS
+    from huggingface_hub import constants
+
+    return (*HOSTS, constants.ENDPOINT.partition("://")[2].partition("/")[0])
 
 
 # ---- folders
@@ -99,6 +172,28 @@ def _from_folder(folder: Path) -> Source:
     if folder.parent.name != "snapshots" or not repo.startswith("models--"):
         return Source(folder, None, None)
     return Source(folder, repo.removeprefix("models--").replace("--", "/"), folder.name)
+
+
+def _cached_repo(folder: Path) -> Path | None:
+    """The folder of a whole repo in the hub cache, models--ORG--NAME, where `folder` is that or its snapshots/."""
+    repo = folder.parent if folder.name == "snapshots" else folder
+    return repo if repo.name.startswith("models--") and (repo / "snapshots").is_dir() else None
+
+
+def _snapshot(repo: Path, revision: str | None) -> Path:
+    """The snapshot of a revision in the folder of a repo: of main, or the only one."""
+    snapshots = sorted(path.name for path in (repo / "snapshots").iterdir() if path.is_dir())
+    ref = repo / "refs" / (revision or "main")
+    named = ref.read_text().strip() if ref.is_file() and ref.resolve().is_relative_to(repo.resolve()) else revision
+    if named is None and len(snapshots) == 1:
+        named = snapshots[0]
+    if named not in snapshots:
+        listed = ", ".join(snapshots) or "none"
+        raise NotAModelError(
+            f"{repo} is a repo of the hub cache, and has no copy of revision {revision or 'main'}. "
+            f"Its snapshots: {listed}. Give one of {repo / 'snapshots'}, or the hub id."
+        )
+    return repo / "snapshots" / named
 
 
 # ---- packages
@@ -199,9 +294,12 @@ def _has_weights(files: Sequence[str]) -> bool:
 
 
 def _from_hub(name: str, revision: str, cache_dir: str | Path | None, token: str | bool | None, local: bool) -> Source:
+    """By a hub id; one without an organisation is of `ORGANISATION`."""
     from huggingface_hub import constants
 
     _check_id(name, revision)
+    if "/" not in name and name.lower() not in BARE_IDS:
+        name = f"{ORGANISATION}/{name}"
     if local or constants.HF_HUB_OFFLINE:
         return _cached(name, revision, cache_dir, "local_files_only=True" if local else "HF_HUB_OFFLINE is set")
     try:

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from numpy.typing import NDArray
 
-from gnomon.checkpoint.weights import read_weights, strict
+from gnomon.checkpoint.weights import check_floating, read_weights, strict
 from gnomon.errors import ModelError, NotAModelError, UnsafeFileError, UnsupportedError
 from gnomon.spec import (
     POOLING_MODES,
@@ -37,7 +37,13 @@ _FILE_OF = {
     "StaticEmbedding": "sentence_transformers.sentence_transformer.modules.static_embedding",
 }
 
+_DROPOUT = "sentence_transformers.sentence_transformer.modules.dropout.Dropout"
+"""Changes nothing but training: read over, with a notice."""
+
 MODULE_TYPES: dict[str, str] = {
+    "sentence_transformers.models.Dropout": "Dropout",
+    "sentence_transformers.models.Dropout.Dropout": "Dropout",
+    _DROPOUT: "Dropout",
     **{f"sentence_transformers.models.{kind}": kind for kind in _FILE_OF},
     **{f"sentence_transformers.models.{kind}.{kind}": kind for kind in _FILE_OF},
     **{f"{file}.{kind}": kind for kind, file in _FILE_OF.items()},
@@ -81,6 +87,32 @@ DENSE_ACTIVATIONS: dict[str, Activation] = {
 }
 
 
+OTHER_MODELS = {
+    "CrossEncoder": "scores pairs of texts and gives no vector of a text",
+    "SparseEncoder": "gives a weight to each word of a vocabulary, not a vector of fixed dimension",
+    "MultiVectorEncoder": "gives a vector to each token, not one to a text",
+    "ColBERT": "gives a vector to each token, not one to a text",
+}
+"""`model_type` of config_sentence_transformers.json -> what such a model does in place of embedding a text."""
+
+OTHER_PACKAGES = {
+    "sentence_transformers.cross_encoder.": "CrossEncoder",
+    "sentence_transformers.sparse_encoder.": "SparseEncoder",
+    "sentence_transformers.multi_vector_encoder.": "MultiVectorEncoder",
+}
+"""Start of a module's type -> the model that it is a part of."""
+
+TASK_HEADS = {
+    "ForSequenceClassification": "it gives scores to a text or a pair of texts (a classifier or a reranker)",
+    "ForTokenClassification": "it labels tokens",
+    "ForQuestionAnswering": "it finds answers in a text",
+    "ForMultipleChoice": "it chooses among answers",
+    "ForCausalLM": "it generates text",
+    "LMHeadModel": "it generates text",
+}
+"""End of an architecture's name -> what it was tuned for. Not a masked language model: embedders start as one."""
+
+
 @dataclass(frozen=True)
 class Module:
     kind: str
@@ -96,7 +128,7 @@ def read_json(path: Path) -> Json:
     if not path.is_file():
         return {}
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_bytes())  # bytes: a byte order mark, as Windows writes, is read over
     except (ValueError, RecursionError) as error:
         raise NotAModelError(f"{path} is not readable JSON ({error}); fetch the model again.") from error
     if not isinstance(value, dict):
@@ -105,36 +137,73 @@ def read_json(path: Path) -> Json:
 
 
 def read_modules(folder: Path, notices: list[str]) -> list[Module]:
+    """The modules of a folder, in order; of one without modules.json those that are assumed.
+
+    Raises:
+        NotAModelError, UnsupportedError, UnsafeFileError: no model, another kind of model, a path out of the folder.
+    """
+    settings = folder / "config_sentence_transformers.json"
+    kind = read_json(settings).get("model_type")
+    if kind not in (None, "SentenceTransformer"):
+        raise _other_model(str(kind), f"{settings} says model_type {kind!r}")
     path = folder / "modules.json"
     if path.is_file():
-        return _listed_modules(folder, path)
+        listed = _listed_modules(folder, path)
+        acting = [module for module in listed if module.kind != "Dropout"]
+        if len(acting) < len(listed):
+            notices.append("A Dropout of modules.json is left out, in training and save too: it changes no vector.")
+        if not acting:
+            raise NotAModelError(f"{path} lists no module that gives vectors.")
+        return acting
     config = read_json(folder / "config.json")
     if config.get("model_type") == "model2vec":
         normalize = [Module("Normalize", folder)] if config.get("normalize") else []
         return [Module("StaticEmbedding", folder), *normalize]
     if not config:
         raise NotAModelError(f"{folder} is not a model: it has neither modules.json nor config.json.")
+    _check_architecture(folder, config)
     notices.append(
         "No modules.json: read as a plain Hugging Face checkpoint, with mean pooling and without normalisation."
     )
     return [Module("Transformer", folder)]
 
 
+def _other_model(kind: str, by: str) -> UnsupportedError:
+    does = OTHER_MODELS.get(kind, "is not an embedder of texts")
+    return UnsupportedError(f"{by}: this is a {kind}, which {does}. Give an embedding model, a SentenceTransformer.")
+
+
+def _check_architecture(folder: Path, config: Json) -> None:
+    """A folder without modules.json is no embedder where every class that it names was tuned for something else."""
+    named = config.get("architectures") or []
+    names = [str(name) for name in named] if isinstance(named, list) else [str(named)]
+    ends = [next((end for end in TASK_HEADS if name.endswith(end)), None) for name in names]
+    if ends and (first := ends[0]) and all(ends):
+        raise UnsupportedError(
+            f"{folder} is not an embedding model: config.json says {names[0]}, so {TASK_HEADS[first]}. "
+            "To start from its trunk, save that: AutoModel.from_pretrained(...).save_pretrained(...)."
+        )
+
+
 def _listed_modules(folder: Path, path: Path) -> list[Module]:
+    """In the order of the file, as sentence-transformers reads them: `idx` is not looked at."""
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-        pairs = [(row["type"], row["path"]) for row in sorted(rows, key=lambda row: row.get("idx", 0))]
+        rows = json.loads(path.read_bytes())
+        pairs = [(row["type"], row["path"]) for row in rows]
+        names = [name for row in rows if (name := row.get("name")) is not None]
+        if len({*names}) < len(names):
+            raise ValueError(f"two modules of one name among {names}")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise NotAModelError(
             f"{path} is not a list of modules with type and path ({error!r}); fetch the model again."
         ) from error
-    if not pairs:
-        raise NotAModelError(f"{path} lists no module.")
     return [Module(_kind(name, path), _inside(folder, place, path)) for name, place in pairs]
 
 
 def _kind(name: Any, path: Path) -> str:
     kind = MODULE_TYPES.get(name) if isinstance(name, str) else None
+    if kind is None and (other := [model for start, model in OTHER_PACKAGES.items() if str(name).startswith(start)]):
+        raise _other_model(other[0], f"{path} lists {name}")
     if kind is None:
         raise UnsupportedError(f"{path}: module type {name!r} is not implemented; gnomon has {', '.join(_FILE_OF)}.")
     return kind
@@ -261,6 +330,7 @@ def _read_dense(folder: Path, place: Path, width: int, arrays: Arrays) -> DenseS
     }
     shapes = head_arrays(head)
     found = strict(read_weights(place), {theirs[ours]: shape for ours, shape in shapes.items()}, where=str(place))
+    check_floating(found, place)
     arrays |= {ours: found[theirs[ours]] for ours in shapes}
     return head
 

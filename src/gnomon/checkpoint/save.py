@@ -18,6 +18,7 @@ from tokenizers import Tokenizer
 from gnomon.checkpoint import families
 from gnomon.checkpoint.folder import Checkpoint
 from gnomon.checkpoint.modules import DENSE_ACTIVATIONS, DIALECTS, POOLING_KEYS
+from gnomon.checkpoint.tokenizer_versions import faithful_side_files
 from gnomon.checkpoint.weights import write_safetensors
 from gnomon.errors import InputError
 from gnomon.spec import DenseSpec, ModelSpec, StaticSpec, dense_heads
@@ -90,11 +91,12 @@ def _transformer_files(checkpoint: Checkpoint, dialect: str) -> dict[str, Writer
     spec = checkpoint.spec
     assert not isinstance(spec.trunk, StaticSpec)
     theirs = families.foreign_arrays(checkpoint.arrays, spec.trunk, checkpoint.config) | dict(checkpoint.kept_arrays)
+    side_files = faithful_side_files(checkpoint.tokenizer, checkpoint.extras, checkpoint.config)
     return {
         "config.json": _json(checkpoint.config),
         "model.safetensors": _weights(families.with_mlm(theirs, checkpoint.mlm_arrays, checkpoint.config)),
         "tokenizer.json": _text(checkpoint.tokenizer.to_str(pretty=True)),
-        **{name: _text(text) for name, text in checkpoint.extras.items()},
+        **{name: _text(text) for name, text in side_files.items()},
         "sentence_bert_config.json": _json(
             {"max_seq_length": spec.tokenizer.max_seq_length, "do_lower_case": spec.tokenizer.lower_case}
         ),

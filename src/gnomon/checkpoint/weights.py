@@ -3,6 +3,7 @@
 Safetensors are read and written here; `.bin` files are read by `pickles`.
 """
 
+import codecs
 import json
 import math
 import os
@@ -66,7 +67,7 @@ def _read_shards(index: Path, *, read: Callable[[Path], Arrays]) -> Arrays:
 
 
 def _weight_map(index: Path) -> dict[str, str]:
-    parsed = _json_object(index, index.read_bytes())
+    parsed = _json_object(index, index.read_bytes().removeprefix(codecs.BOM_UTF8))
     weight_map: object = parsed.get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
         raise damaged(index, 'a "weight_map" of tensor names to file names', type(weight_map).__name__)
@@ -214,6 +215,20 @@ def strict(
             "check that both are of one model and revision"
         )
     return {name: found[name] for name in wanted}
+
+
+def is_whole(array: NDArray[Any]) -> bool:
+    """Whether it holds whole numbers or truth values; bfloat16 and the floats of 8 bits do not."""
+    return array.dtype.kind in "iub"
+
+
+def check_floating(arrays: Arrays, where: Path) -> None:
+    """Raises WeightsError where a tensor to compute with holds whole numbers: without scales they mean nothing."""
+    if whole := [f"{name} ({array.dtype})" for name, array in arrays.items() if is_whole(array)]:
+        raise WeightsError(
+            f"{where}: {len(whole)} tensors hold whole numbers: {_some(whole)}. Weights are floats; these are "
+            "quantised, without their scales. Get the model in float32, float16 or bfloat16."
+        )
 
 
 # ---- shared

@@ -10,7 +10,7 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,6 +20,7 @@ from gnomon.cli.shared import (
     json_option,
     note,
     prompt_options,
+    require_stdout,
     run_options,
     source_options,
     text_options,
@@ -28,15 +29,18 @@ from gnomon.cli.shared import (
 )
 from gnomon.cli.shared import load_encoder as _load
 from gnomon.errors import InputError, Notice
-from gnomon.terminal import columns, cut, lines_of_stdin, matrix, padded, results, said, wrapped
+from gnomon.terminal import columns, cut, lines_of_terminal, matrix, padded, prepare_streams, results, said, wrapped
 
 if TYPE_CHECKING:
     from gnomon.encoder import Encoder
     from gnomon.spec import ModelSpec
+    from gnomon.stream import Encoded
     from gnomon.textfiles import TextFile
 
 FAILED = 2
 """Exit status of every error; 1 is a verification that did not pass."""
+PRINTING = {"similarity", "search", "inspect", "verify", "compare"}
+"""Verbs whose results go to stdout alone."""
 INTERRUPTED, BROKEN_PIPE = 130, 141
 """As shells report SIGINT and SIGPIPE."""
 
@@ -44,7 +48,16 @@ INTERRUPTED, BROKEN_PIPE = 130, 141
 class Verbs(click.Group):
     """The group of verbs: turns notices and errors into lines on stderr."""
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        found = super().resolve_command(ctx, args)
+        if found[0] in PRINTING and not {"-h", "--help"} & set(args):
+            require_stdout()  # rather than after the work
+        return found
+
     def invoke(self, ctx: click.Context) -> None:
+        prepare_streams()
         with warnings.catch_warnings():
             warnings.simplefilter("always", Notice)
             warnings.showwarning = _show_notice
@@ -153,7 +166,7 @@ def encode(
     """Encode the texts of INPUT into OUTPUT.
 
     INPUT: .txt (a text a line), .jsonl, .csv, .tsv, also as .gz; .parquet; or - for stdin. OUTPUT: .npy; .jsonl or
-    .parquet, which keep the rows of INPUT; or - for jsonl on stdout.
+    .parquet, which keep the rows of INPUT; or - for jsonl on stdout. A pipe or device is written to as it is.
     """
     if task is not None and kind != "query":
         raise click.UsageError("--task needs --query.")
@@ -163,8 +176,13 @@ def encode(
         raise click.UsageError(f"--ranges is of no use to {precision}; it belongs to int8 and uint8.")
     from gnomon import vectorfiles
 
+    if output == "-":
+        require_stdout()
     out_form = "jsonl" if output == "-" else vectorfiles.output_form(output)
+    if precision in ("int8", "uint8") and not ranges and (output == "-" or vectorfiles.is_stream(output)):
+        note(f"the ranges of {precision} are written beside a file, and {output} is none; a query cannot be compared.")
     texts = _texts(input, form=form, field=field, skip_bad=skip_bad)
+    _note_empty(texts, "An empty text is encoded as it is; --skip-bad leaves it out.")
     if out_form == "parquet":
         _ = texts.table  # fails here, rather than after the work
     encoder = _load(model, load)
@@ -180,10 +198,10 @@ def encode(
     limits = vectorfiles.read_ranges(ranges) if ranges else None
     vectorfiles.check_precision(width, precision, limits)
     used = encoder.prompts[prompt_name] if prompt_name is not None else prompt or ""
-    too_long = _count_too_long(encoder, texts.texts, used, on_truncate)
-    # `_count_too_long` has said it, in the words of the command line
     how["on_truncate"] = "silent" if on_truncate == "warn" else on_truncate
-    values, limits = vectorfiles.in_precision(encoder.encode(texts.texts, **asked, **how), precision, limits)
+    encoded = encoder.encode_with_counts(texts.texts, **asked, **how)
+    _note_truncated(encoder, encoded, on_truncate)
+    values, limits = vectorfiles.in_precision(encoded.vectors, precision, limits)
     if output == "-":
         vectorfiles.write_jsonl(sys.stdout.buffer, texts, values)
         return
@@ -192,24 +210,19 @@ def encode(
         "precision": precision,
         "ranges": vectorfiles.ranges_of(output).name if limits is not None else None,
         "count": len(values),
-        "cut": too_long,
+        "cut": len(encoded.truncated),
         "skipped": texts.skipped,
     }
     vectorfiles.write_vectors(output, texts, values, limits, manifest)
 
 
-def _count_too_long(encoder: Encoder, texts: Sequence[str], prompt: str, on_truncate: str) -> int:
-    """How many texts are cut; a note of it where that was asked for."""
-    limit = encoder.max_seq_length
-    if limit is None or on_truncate not in ("warn", "silent"):
-        return 0
-    some = 1024  # the report holds every id and offset
-    parts = (texts[start : start + some] for start in range(0, len(texts), some))
-    count = sum(len(encoder.tokenize(part, prompt=prompt).truncated) for part in parts)
+def _note_truncated(encoder: Encoder, encoded: Encoded, on_truncate: str) -> None:
+    """In the words of the command line: the notice of the library is silenced for it."""
+    count = len(encoded.truncated)
     if count and on_truncate == "warn":
-        those = f"{count} of {len(texts)} texts {'is' if count == 1 else 'are'} longer than {limit} tokens"
+        verb = "is" if count == 1 else "are"
+        those = f"{count} of {len(encoded.counts_B)} texts {verb} longer than {encoder.max_seq_length} tokens"
         note(f"{those}: the rest was cut off. --on-truncate mean reads all.")
-    return count
 
 
 def _note_prompts(encoder: Encoder, options: str) -> None:
@@ -225,11 +238,16 @@ def _prompt_name(spec: ModelSpec, kind: str | None, task: str | None) -> str | N
 
 
 def _texts(path: str, **how: Any) -> TextFile:
-    from gnomon.textfiles import STDIN, read_texts
+    from gnomon.textfiles import STDIN, read_texts, require_stdin
 
-    if path == STDIN and sys.stdin.isatty():
+    if path == STDIN and require_stdin().isatty():
         note("reading from the terminal; end with Ctrl-D.")
     return read_texts(path, **how)
+
+
+def _note_empty(texts: TextFile, what: str) -> None:
+    if found := texts.describe_empty():
+        note(f"{found}. {what}")
 
 
 # ---- similarity
@@ -267,7 +285,10 @@ def similarity(
     if (file_a is None) != (file_b is None) or (file_a is None) == (not texts):
         raise click.UsageError("give two texts or more, or both --a FILE and --b FILE.")
     if file_a is not None and file_b is not None:
-        a, b = _texts(file_a, field=a_field).texts, _texts(file_b, field=b_field).texts
+        files = _texts(file_a, field=a_field), _texts(file_b, field=b_field)
+        for file in files:
+            _note_empty(file, "An empty text is compared as it is.")
+        a, b = (file.texts for file in files)
         if len(a) != len(b):
             raise InputError(f"{file_a} has {len(a)} texts and {file_b} {len(b)}; pairs need as many in both.")
     elif len(texts) < 2:
@@ -332,38 +353,57 @@ def search(
     if corpus == "-" and not queries:
         raise click.UsageError("--corpus - takes standard input; give --query.")
     from gnomon.search.exact import top_k
+    from gnomon.textfiles import require_stdin
 
+    if not queries:
+        require_stdin()  # rather than after the work
     texts = _texts(corpus, form=form, field=field, skip_bad=skip_bad)
     encoder = _load(model, load)
     encoder.spec.query_prompt_name(task)  # a wrong task fails here, rather than after the work
     places = [place for place, text in enumerate(texts.texts) if text.strip()]
     if not places:
         raise InputError(f"{corpus} holds empty texts alone.")
-    if empty := len(texts.texts) - len(places):
-        note(f"{empty} empty text{'s' if empty > 1 else ''} of {corpus} {'are' if empty > 1 else 'is'} left out.")
+    _note_empty(texts, "An empty text is left out: it is no result of any query.")
     documents = [texts.texts[place] for place in places]
     name = encoder.spec.document_prompt_name
-    _count_too_long(encoder, documents, encoder.prompts[name] if name else "", on_truncate)
     quietly: Any = "silent" if on_truncate == "warn" else on_truncate
-    corpus_ND = encoder.encode_document(documents, on_truncate=quietly)
-    for query in filter(str.strip, queries or _asked()):
-        query_1D = encoder.encode_query([query], task=task)
-        scores_1K, rows_1K = top_k(query_1D, corpus_ND, k, score=encoder.spec.similarity)
-        found = zip((places[row] for row in rows_1K[0]), scores_1K[0].tolist(), strict=True)
-        hits = [{"row": row, "score": score} | texts.labels(row) | {"text": texts.texts[row]} for row, score in found]
+    encoded = encoder.encode_with_counts(documents, prompt=encoder.prompts[name] if name else "", on_truncate=quietly)
+    _note_truncated(encoder, encoded, on_truncate)
+    corpus_ND = encoded.vectors
+    in_terminal = not queries and sys.stdin.isatty()
+    count, empty = 0, list[int]()
+    for count, query in enumerate(queries or _queries_of_stdin(in_terminal), 1):
+        hits: list[dict[str, Any]] = []
+        if query.strip():
+            query_1D = encoder.encode_query([query], task=task)
+            scores_1K, rows_1K = top_k(query_1D, corpus_ND, k, score=encoder.spec.similarity)
+            found = zip((places[row] for row in rows_1K[0]), scores_1K[0].tolist(), strict=True)
+            hits = [
+                {"row": row, "score": score} | texts.labels(row) | {"text": texts.texts[row]} for row, score in found
+            ]
+        elif in_terminal:
+            continue
+        else:
+            empty.append(count)
         if as_json:
             click.echo(to_json({"query": query, "results": hits}))
         else:
-            if queries or not sys.stdin.isatty():
+            if not in_terminal:
                 click.echo("\n".join(wrapped(query, columns(), 2)))
             click.echo("\n".join(results(hits, columns())) + "\n")
         sys.stdout.flush()
+    if empty:
+        those = f"{len(empty):,} of {count:,} queries {'is' if len(empty) == 1 else 'are'} empty"
+        note(f"{those}, query {empty[0]} the first; an empty query has no results.")
 
 
-def _asked() -> Iterator[str]:
-    if sys.stdin.isatty():
-        note("type a query; end with Ctrl-D.")
-    return lines_of_stdin("query> ")
+def _queries_of_stdin(in_terminal: bool) -> Iterator[str]:
+    if not in_terminal:
+        from gnomon.textfiles import lines_of_stdin
+
+        return lines_of_stdin()
+    note("type a query; end with Ctrl-D.")
+    return lines_of_terminal("query> ")
 
 
 # ---- the verbs of the other modules

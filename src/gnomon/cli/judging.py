@@ -23,7 +23,7 @@ from gnomon.terminal import columns
 )
 @click.argument("model")
 @several("--tasks", metavar="NAME", help="Tasks or benchmarks of mteb; mteb-eng-56, mr-tydi or loco.")
-@several("--data", metavar="FOLDER", help="Your own sets: BEIR folders; .jsonl, .tsv or .csv files of rows.")
+@several("--data", metavar="FOLDER", help="Your own sets: BEIR folders; .jsonl, .tsv, .csv or .parquet rows.")
 @click.option("--output", default="evaluation", show_default=True, metavar="FOLDER", help="Where the results go.")
 @several(
     "--methods",
@@ -63,8 +63,11 @@ from gnomon.terminal import columns
 @several("--curve-lengths", metavar="N", help="Judge these lengths too.", kind=int)
 @click.option("--metric", metavar="NAME", help="Of retrieval, in place of each task's own: mrr_at_10, recall_at_100.")
 @click.option("--split", default="test", show_default=True, metavar="NAME", help="Of local data.")
-@several("--subsets", metavar="NAME", help="Languages or directions; all by default.")
+@several("--subsets", metavar="NAME", help="Languages or directions, where a set has them; all by default.")
 @click.option("--allow-rare-labels", is_flag=True, help="Judge local data with labels that are seen once.")
+@click.option(
+    "--allow-missing-ids", is_flag=True, help="Judge local data whose qrels name absent queries or documents."
+)
 @click.option("--cache", metavar="FOLDER", help="Where vectors are kept; OUTPUT/vectors by default.")
 @click.option("--no-cache", is_flag=True, help="Keep no vectors on disk.")
 @click.option("--overwrite", is_flag=True, help="Run again what is there.")
@@ -94,6 +97,7 @@ def evaluate(
     split: str,
     subsets: tuple[str, ...],
     allow_rare_labels: bool,
+    allow_missing_ids: bool,
     cache: str | None,
     no_cache: bool,
     overwrite: bool,
@@ -145,6 +149,7 @@ def evaluate(
         split=split,
         subsets=subsets,
         allow_rare_labels=allow_rare_labels,
+        allow_missing_ids=allow_missing_ids,
         cache=cache or not no_cache,
         overwrite=overwrite,
         local_files_only=load["local_files_only"],

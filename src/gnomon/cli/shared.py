@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from functools import reduce
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from gnomon.errors import Notice
+from gnomon.errors import InputError, Notice
+from gnomon.terminal import takes_any_text
+from gnomon.textfiles.jsonlines import json_of
 
 if TYPE_CHECKING:
     from gnomon.checkpoint.folder import Checkpoint
@@ -49,8 +51,12 @@ text_options = options(
         type=click.Choice(["txt", "jsonl", "csv", "tsv"]),
         help="Of stdin (txt), or of a file of another name.",
     ),
-    click.option("--field", metavar="NAME", help='Field or column of the text; by default the only one, or "text".'),
-    click.option("--skip-bad", is_flag=True, help="Leave broken lines out, and count them."),
+    click.option(
+        "--field",
+        metavar="NAME",
+        help='Field or column of the text; by default the only one, or "text". body.text: a field in a field.',
+    ),
+    click.option("--skip-bad", is_flag=True, help="Leave broken lines and empty texts out, and count them."),
 )
 prompt_options = options(
     click.option("--prompt", metavar="TEXT", help="Put in front of every text."),
@@ -122,4 +128,11 @@ def note(text: str) -> None:
 
 
 def to_json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    """Valid JSON, in ASCII alone where standard output does not take every character."""
+    return json_of(value, ascii_only=not takes_any_text(sys.stdout))
+
+
+def require_stdout() -> None:
+    """Raise InputError where standard output is closed."""
+    if cast(Any, sys.stdout) is None or sys.stdout.closed:
+        raise InputError("standard output is closed, and the results go there; let it be a file, or /dev/null.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -19,7 +20,9 @@ from gnomon.terminal import table
 @click.argument("recipe", required=False)
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in the output folder.")
-@click.option("--overwrite", is_flag=True, help="Replace a run that the output folder holds.")
+@click.option(
+    "--overwrite", is_flag=True, help="Replace a run that the output folder holds, once the new model is complete."
+)
 @click.option("--print", "show", is_flag=True, help="Print the recipe, every default filled in, and end.")
 @click.option("--certify", "prove", is_flag=True, help="Prove the gradients of every loss on this machine, and end.")
 @click.pass_context
@@ -34,7 +37,8 @@ def train(
 ) -> None:
     """Train a model by a recipe, and print its folder.
 
-    With --certify the exit status is 0 where all gradients agree, and 1 where one does not.
+    Ctrl-C and SIGTERM save the step before they end the run, with exit status 130 and 143. With --certify the exit
+    status is 0 where all gradients agree, and 1 where one does not.
     """
     if sum((resume, overwrite, show, prove)) > 1:
         raise click.UsageError("--resume, --overwrite, --print and --certify exclude each other.")
@@ -54,11 +58,13 @@ def train(
 
     try:
         folder = run(asked, resume=resume, overwrite=overwrite)
-    except KeyboardInterrupt:
-        from gnomon.train.checkpoints import latest
+    except (KeyboardInterrupt, SystemExit):  # Ctrl-C, SIGTERM, SIGHUP
+        from gnomon.train.output import latest
 
-        if there := latest(Path(asked.output).expanduser() / "checkpoints"):
-            note(f"the last checkpoint is {there}; the same command with --resume goes on from it.")
+        with suppress(OSError):  # the terminal is gone
+            if there := latest(Path(asked.output).expanduser()):
+                how = "--resume in place of --overwrite" if overwrite else "--resume"
+                note(f"the last checkpoint is {there}; the same command with {how} goes on from it.")
         raise
     if os.environ.get("RANK", "0") == "0":  # each rank of torchrun comes here
         click.echo(folder)

@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from gnomon.errors import InputError
 from gnomon.packed import Packed
 
 Vectors = NDArray[np.float32]
@@ -25,8 +26,13 @@ class Engine(Protocol):
     """What encode, serve, search and evaluate see of a runtime. Safe to call from several threads."""
 
     name: str
+    device: str = "cpu"
+    """What it runs on: "cpu", "cuda:0", or several with commas between them."""
+    dtype: str = "float32"
+    """What it computes in: "float32", "bfloat16", "float16" or "int8"."""
     pads: bool = True
     """Whether a batch costs its longest text times the number of its texts."""
+    closed: bool = False
 
     def budget(self, tokens: int) -> int:
         """Tokens of a batch that runs well, where there are `tokens` in all; padding counts if the engine pads."""
@@ -50,3 +56,19 @@ class Engine(Protocol):
     def explain(self, packed: Packed) -> str:
         """Why a text has NaN or infinity in its vector."""
         return "the weights are damaged, or overflow in this dtype"
+
+    def close(self) -> None:
+        """End its processes and let go of its memory; it computes nothing after that. A second time does nothing."""
+        self.closed = True
+
+    def check_open(self) -> None:
+        """
+        Raises:
+            InputError: it was closed.
+        """
+        if self.closed:
+            raise closed_error()
+
+
+def closed_error() -> InputError:
+    return InputError("this model was closed. Load it again with Encoder.load.")

@@ -74,7 +74,8 @@ class Options:
                 raise InputError(f"{what} {value!r} is not one of {', '.join(('auto', *choices))}.")
         number = None if threads is None else whole_number(threads, "threads", MOST_THREADS)
         options = cls(engine, dtype, ",".join(names), number)
-        options.settled()
+        if options != cls(threads=number):  # what is left open is never wrong, and a static model needs none of it
+            options.settled()
         return options
 
     @property
@@ -115,12 +116,15 @@ class Options:
 def open_engine(
     spec: ModelSpec, arrays: Mapping[str, NDArray[Any]], options: Options, *, reopen: Reopen | None = None
 ) -> Engine:
-    """The engine for a model. A static table needs no runtime, whatever was asked for.
+    """The engine for a model. A static table needs no runtime, whatever was asked for; a notice says so.
 
     Args:
         reopen: opens this model in another process, which several devices need.
     """
     if isinstance(spec.trunk, StaticSpec):
+        for what, asked, used in (("device", options.device, "cpu"), ("dtype", options.dtype, "float32")):
+            if asked not in ("auto", used):
+                tell_once(f"{what} {asked!r} changes nothing: a static model is a table, summed on the CPU in float32.")
         return StaticEngine(spec.trunk, arrays)
     settled = options.settled()
     if len(settled.devices) > 1:

@@ -63,6 +63,7 @@ class OnnxEngine(Engine):
         self.open_session = RUNTIMES[runtime]
         self.plain_rotary = runtime == "openvino"
         self.name = f"onnx graph, {runtime}, {precision}"
+        self.dtype = "float32" if precision == "float32" else "int8"
         self._sessions: dict[tuple[int, Output], Session] = {}
         self._locks: dict[int, threading.Lock] = {}
 
@@ -81,6 +82,10 @@ class OnnxEngine(Engine):
         """Open the session for vectors now, not at the first text."""
         self._session("pooled")
 
+    def close(self) -> None:
+        super().close()
+        self._sessions.clear()
+
     def graph(self, output: Output) -> Graph:
         """The graph that this engine runs, for export."""
         return lower(
@@ -96,6 +101,7 @@ class OnnxEngine(Engine):
         """This process's session: a runtime's threads do not survive a fork, so a child opens its own."""
         process = os.getpid()
         with self._locks.setdefault(process, threading.Lock()):
+            self.check_open()
             if (process, output) not in self._sessions:
                 self._sessions[process, output] = self.open_session(self.graph(output), self.threads)
             return self._sessions[process, output]

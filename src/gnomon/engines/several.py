@@ -1,7 +1,8 @@
 """Several devices: one worker process for each, batches handed to whichever is free, results in order.
 
 A batch that fails is reported and the others go on; a worker that dies is started again. The processes are plain
-children over pipes, so a script that uses them needs no `if __name__ == "__main__"`.
+children over pipes, so a script that uses them needs no `if __name__ == "__main__"`. Nothing waits for a worker without
+a limit when this process ends, or closes its engine; and a worker ends when its parent is gone.
 """
 
 from __future__ import annotations
@@ -13,15 +14,19 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import warnings
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
+from operator import methodcaller
+from queue import SimpleQueue
 from typing import IO, Any
 
-from gnomon.engines import Engine, Failure, Vectors
+from gnomon.engines import Engine, Failure, Vectors, closed_error
 from gnomon.errors import GnomonError, Notice, WorkerError
 from gnomon.notices import tell_once
 from gnomon.packed import Packed
@@ -31,6 +36,15 @@ AHEAD = 2
 
 FIRST_BUDGET = 1024
 """Until a worker has told its own."""
+
+CLOSING = 2.0
+"""Seconds that workers have to end by themselves before they are killed, and that those are waited for."""
+
+PATIENCE = 10.0
+"""Seconds that a call waits for a worker which is busy with what nobody wants any more, before that one is killed."""
+
+WATCH = 1.0
+"""Seconds between two looks of a worker whether its parent is still there."""
 
 Opener = Callable[[], Engine]
 
@@ -48,9 +62,10 @@ class SeveralEngines(Engine):
     def __init__(self, openers: Sequence[tuple[str, Opener]]) -> None:
         self.openers = openers
         self._crews: dict[int, _Crew] = {}
-        self._lock = threading.Lock()
+        self._locks: dict[int, threading.Lock] = {}
         crew = self._crew()
         self.name = f"{len(openers)} workers: {', '.join(worker.name for worker in crew.workers)}"
+        self.device, self.dtype = ",".join(device for device, _ in openers), crew.workers[0].dtype
         self.pads = crew.workers[0].pads
         self._budget = FIRST_BUDGET
 
@@ -68,18 +83,30 @@ class SeveralEngines(Engine):
         crew = self._crew()
         crew.recall()
         asked: deque[Future[Any]] = deque()
-        for packed in batches:
-            asked.append(crew.threads.submit(crew.ask, "pool", packed, prompt_tokens))
-            if len(asked) >= AHEAD * len(self.openers):
+        unwanted = threading.Event()
+        try:
+            for packed in batches:
+                asked.append(crew.threads.submit(partial(crew.ask, "pool", packed, prompt_tokens, unwanted=unwanted)))
+                if len(asked) >= AHEAD * len(self.openers):
+                    yield asked.popleft().result()
+            while asked:
                 yield asked.popleft().result()
-        while asked:
-            yield asked.popleft().result()
+        finally:  # Ctrl-C, or whoever asked has stopped
+            unwanted.set()
+            for each in asked:
+                each.cancel()
 
     def states(self, packed: Packed) -> Vectors:
         return self._whole("states", packed)
 
     def explain(self, packed: Packed) -> str:
         return self._whole("explain", packed)
+
+    def close(self) -> None:
+        super().close()
+        crew = self._crews.pop(os.getpid(), None)
+        if crew is not None:
+            crew.close()
 
     def _whole(self, method: str, *arguments: Any) -> Any:
         crew = self._crew()
@@ -91,8 +118,9 @@ class SeveralEngines(Engine):
 
     def _crew(self) -> _Crew:
         """This process's workers: after a fork, a child starts its own."""
-        with self._lock:
-            process = os.getpid()
+        process = os.getpid()
+        with self._locks.setdefault(process, threading.Lock()):  # one that was held during a fork stays so in the child
+            self.check_open()
             if process not in self._crews:
                 self._crews[process] = _Crew(self.openers)
             return self._crews[process]
@@ -102,25 +130,37 @@ class _Crew:
     """Workers: who is free, and who cannot be started."""
 
     def __init__(self, openers: Sequence[tuple[str, Opener]]) -> None:
-        self.threads = ThreadPoolExecutor(len(openers), "gnomon-device")
-        self.workers = list(self.threads.map(_Worker, *zip(*openers, strict=True)))
+        self.threads = _Threads(len(openers))
+        started = [self.threads.submit(partial(_Worker, *each)) for each in openers]
+        self.workers: list[_Worker] = [each.result() for each in started]
         self.free = list(self.workers)
+        self.busy: dict[_Worker, threading.Event | None] = {}
         self.away: dict[_Worker, str] = {}
+        self.closed = False
         self.changed = threading.Condition()
 
     def recall(self) -> None:
-        """A new call: who could not be started may try again."""
+        """A new call: who could not be started may try again, and who is busy with an earlier call that was given up
+        has a limit of time where all others are busy too: it may hang.
+        """
         with self.changed:
             self.free += self.away
             self.away.clear()
             self.changed.notify_all()
+            if not self.changed.wait_for(lambda: self.free or not self._given_up(), PATIENCE):
+                for worker in self._given_up():
+                    worker.process.kill()
 
-    def ask(self, method: str, *arguments: Any) -> Any:
-        """What a worker's engine answers, or a Failure; one that cannot be started leaves the work to the others."""
+    def ask(self, method: str, *arguments: Any, unwanted: threading.Event | None = None) -> Any:
+        """What a worker's engine answers, or a Failure; one that cannot be started leaves the work to the others.
+
+        Args:
+            unwanted: set when nobody waits for the answer any more.
+        """
         while True:
-            worker = self._take()
+            worker = self._take(unwanted)
             if worker is None:
-                return Failure("; ".join(dict.fromkeys(self.away.values())))
+                return Failure("; ".join(dict.fromkeys(self.away.values())) or str(closed_error()))
             why = None
             try:
                 return worker.ask(method, *arguments)
@@ -128,17 +168,73 @@ class _Crew:
                 why = str(error)
             finally:
                 with self.changed:
+                    del self.busy[worker]
                     if why is None:
                         self.free.append(worker)
                     else:
                         self.away[worker] = why
                     self.changed.notify_all()
 
-    def _take(self) -> _Worker | None:
+    def close(self) -> None:
+        """End the workers, all at once; what they were busy with fails."""
+        with self.changed:
+            self.closed = True
+            self.changed.notify_all()
+        for worker in self.workers:
+            worker.closed = True
+        _stop([worker.process for worker in self.workers])
+        for worker in self.workers:
+            worker.end()
+        self.threads.dismiss()
+
+    def _take(self, unwanted: threading.Event | None) -> _Worker | None:
         """A free worker, waited for; None where no worker is left."""
         with self.changed:
-            self.changed.wait_for(lambda: self.free or len(self.away) == len(self.workers))
-            return self.free.pop(0) if self.free else None
+            self.changed.wait_for(lambda: self.closed or self.free or len(self.away) == len(self.workers))
+            if self.closed or not self.free:
+                return None
+            worker = self.free.pop(0)
+            self.busy[worker] = unwanted
+            return worker
+
+    def _given_up(self) -> list[_Worker]:
+        return [worker for worker, unwanted in self.busy.items() if unwanted is not None and unwanted.is_set()]
+
+
+class _Threads:
+    """Threads that make calls in turn.
+
+    Those of concurrent.futures are waited for when the interpreter ends, and so is a worker that hangs.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._calls: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
+        for number in range(count):
+            name = f"gnomon-device_{number}"
+            threading.Thread(target=_make_calls, args=(self._calls,), name=name, daemon=True).start()
+        self.dismiss = weakref.finalize(self, _dismiss, self._calls, count)
+        self.dismiss.atexit = False
+
+    def submit(self, call: Callable[[], Any]) -> Future[Any]:
+        future: Future[Any] = Future()
+        self._calls.put((future, call))
+        return future
+
+
+def _make_calls(calls: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None]) -> None:
+    while (following := calls.get()) is not None:
+        future, call = following
+        if future.set_running_or_notify_cancel():
+            try:
+                future.set_result(call())
+            except BaseException as error:
+                future.set_exception(error)
+        del following, future, call  # else what was called lives until the next call
+
+
+def _dismiss(calls: SimpleQueue[Any], count: int) -> None:
+    for _ in range(count):
+        calls.put(None)
 
 
 class _CannotStartError(WorkerError):
@@ -150,6 +246,7 @@ class _Worker:
 
     def __init__(self, device: str, opener: Opener) -> None:
         self.device, self.opener = device, opener
+        self.closed = False
         self._start()
 
     def ask(self, method: str, *arguments: Any) -> Any:
@@ -158,16 +255,20 @@ class _Worker:
             _CannotStartError: the process had ended, and another could not open its engine.
         """
         if self.process.poll() is not None:
-            self._close()
+            self.end()
             self._start()
         try:
             self._send((method, arguments))
             return self._receive()
         except (EOFError, OSError, pickle.UnpicklingError):
             return Failure(self._ending())
+        except ValueError:
+            if not self.closed:
+                raise
+            return Failure(self._ending())  # its pipes are closed
         except BaseException:  # Ctrl-C: its answer would be taken for the next one's
             self.process.kill()
-            self.process.wait()
+            _gone(self.process, CLOSING)
             raise
 
     def _start(self) -> None:
@@ -175,6 +276,8 @@ class _Worker:
         Raises:
             _CannotStartError: the worker could not open its engine.
         """
+        if self.closed:
+            raise _CannotStartError(str(closed_error()))
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-c", WORKER.format(path=[place for place in sys.path if type(place) is str])],
@@ -184,16 +287,19 @@ class _Worker:
         )
         assert self.process.stdin and self.process.stdout
         self.input, self.output = self.process.stdin, self.process.stdout
-        self._close = weakref.finalize(self, _end, self.process, self.input, self.output, self.errors)
+        self.end = weakref.finalize(self, _end, os.getpid(), self.process, self.input, self.output, self.errors)
+        if self.closed:  # while it was started: `_Crew.close` may not have seen this process
+            self.end()
+            raise _CannotStartError(str(closed_error()))
         try:
             self._send((self.device, self.opener))
             answer = self._receive()
         except (EOFError, OSError):
             raise _CannotStartError(self._ending()) from None
         if isinstance(answer, Failure):
-            self.process.wait()  # it has ended, so that the next call starts another
+            _stop([self.process])  # it ends by itself, so that the next call starts another
             raise _CannotStartError(answer.why)
-        self.name, self.pads, notices = answer
+        self.name, self.pads, self.dtype, notices = answer
         for notice in notices:
             tell_once(notice)
 
@@ -205,16 +311,21 @@ class _Worker:
         return pickle.load(self.output)
 
     def _ending(self) -> str:
-        code = self.process.wait()
+        if self.closed:
+            return str(closed_error())
+        if not _gone(self.process, CLOSING):
+            _stop([self.process])
+        code = self.process.returncode
         self.errors.seek(0)
         last = self.errors.read().decode(errors="replace").strip().rpartition("\n")[2]
-        how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+        how = f"was killed by signal {-code}" if code and code < 0 else f"ended with code {code}"
         return f"the worker on {self.device} {how}" + (f" ({last})" if last else "")
 
 
 def work() -> None:
     """A worker: opens its engine, answers until its input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; its end closes our input
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print goes to stderr
     asked = sys.stdin.buffer
@@ -231,7 +342,8 @@ def work() -> None:
     with warnings.catch_warnings(record=True) as told:
         engine = attempt(opener)
     notices = [str(one.message) for one in told if issubclass(one.category, Notice)]  # the parent's to give
-    _answer(answers, engine if isinstance(engine, Failure) else (engine.name, engine.pads, notices))
+    facts = engine if isinstance(engine, Failure) else (engine.name, engine.pads, engine.dtype, notices)
+    _answer(answers, facts)
     while not isinstance(engine, Failure):
         try:
             method, arguments = pickle.load(asked)
@@ -245,10 +357,39 @@ def _answer(answers: IO[bytes], what: object) -> None:
     answers.flush()
 
 
-def _end(process: subprocess.Popen[bytes], *pipes: IO[bytes]) -> None:
+def _end_with_parent(parent: int) -> None:
+    """A parent that was killed tells nobody; where this process is idle its input ends, else it would compute on."""
+    while os.getppid() == parent:
+        time.sleep(WATCH)
+    os._exit(0)
+
+
+def _end(owner: int, process: subprocess.Popen[bytes], *pipes: IO[bytes]) -> None:
     """End it and see it out. Closing its input would not do: a forked child of ours may hold that too."""
-    process.terminate()
-    process.wait()
+    if os.getpid() != owner:
+        return
+    _stop([process])
+    if process.returncode is None:
+        return  # the thread that reads its answers holds the pipe: closing that would wait for it
     for pipe in pipes:
         with suppress(OSError):  # what was not read by a worker that died is not written
             pipe.close()
+
+
+def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """End processes and see them out; those that are not gone in time are killed."""
+    running = [process for process in processes if process.poll() is None]
+    for end in (methodcaller("terminate"), methodcaller("kill")):
+        for process in running:
+            end(process)
+        until = time.monotonic() + CLOSING
+        running = [process for process in running if not _gone(process, until - time.monotonic())]
+
+
+def _gone(process: subprocess.Popen[bytes], seconds: float) -> bool:
+    """Whether it ends in so many seconds."""
+    try:
+        process.wait(max(0.0, seconds))
+    except subprocess.TimeoutExpired:
+        return False
+    return True

@@ -1,16 +1,22 @@
-"""A table of token vectors: lookup and mean, in numpy. No runtime needed."""
+"""A table of token vectors: lookup and mean, in numpy. No runtime needed.
+
+T: tokens of all texts; B: texts; D: dimensions.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gnomon.engines import Engine, Vectors
+from gnomon.engines import Engine, Vectors, closed_error
 from gnomon.packed import Packed
 from gnomon.spec import StaticSpec
+
+CELLS = 1 << 16
+"""Numbers of the table that are looked up at once: half a megabyte in float64, so that they stay in a core's cache."""
 
 
 class StaticEngine(Engine):
@@ -22,24 +28,50 @@ class StaticEngine(Engine):
 
     def __init__(self, spec: StaticSpec, arrays: Mapping[str, NDArray[Any]]) -> None:
         self.unk_id = spec.unk_id
-        self.table = arrays["embed.tokens"]
+        self._table: NDArray[Any] | None = arrays["embed.tokens"]
+
+    @property
+    def table(self) -> NDArray[Any]:
+        table = self._table
+        if table is None:
+            raise closed_error()
+        return table
 
     def budget(self, tokens: int) -> int:
         return self.token_budget
 
     def pool(self, packed: Packed, prompt_tokens: int = 0) -> Vectors:
-        counted_T = packed.ids_T != self.unk_id if self.unk_id is not None else np.ones(len(packed.ids_T), bool)
-        lengths_B = packed.lengths_B
-        states_TD = self.states(packed).astype(np.float64) * counted_T[:, None]
-        sums_BD = np.zeros((len(lengths_B), self.table.shape[1]))
-        filled = lengths_B > 0  # reduceat would give an empty text its neighbour's token
-        if filled.any():
-            starts = packed.bounds[:-1][filled]
-            sums_BD[filled] = np.add.reduceat(states_TD, starts)
-            counts_B = np.zeros(len(lengths_B))
-            counts_B[filled] = np.add.reduceat(counted_T.astype(np.float64), starts)
-            sums_BD /= np.maximum(counts_B, 1)[:, None]
+        table, ids_T, bounds = self.table, packed.ids_T, packed.bounds
+        if self.unk_id is not None:
+            counted_T = ids_T != self.unk_id
+            ids_T, bounds = ids_T[counted_T], np.concatenate([[0], np.cumsum(counted_T)])[bounds]
+        lengths_B = np.diff(bounds)
+        filled = np.flatnonzero(lengths_B)  # reduceat would give an empty text its neighbour's token
+        sums_BD = np.zeros((len(lengths_B), table.shape[1]))
+        some = max(1, CELLS // table.shape[1])
+        for texts in _runs(filled, bounds, some):
+            starts, end = bounds[texts], bounds[texts[-1] + 1]
+            # a text of more tokens than that is alone, and its parts are added one after the other
+            for first in range(starts[0], end, some):
+                states_TD = table[ids_T[first : min(first + some, end)]].astype(np.float64)
+                sums_BD[texts] += np.add.reduceat(states_TD, starts - first if first == starts[0] else [0])
+        sums_BD /= np.maximum(lengths_B, 1)[:, None]
         return sums_BD.astype(np.float32)
 
     def states(self, packed: Packed) -> Vectors:
         return np.asarray(self.table[packed.ids_T], dtype=np.float32)
+
+    def close(self) -> None:
+        super().close()
+        self._table = None
+
+
+def _runs(texts_B: NDArray[np.int64], bounds: NDArray[np.int64], tokens: int) -> Iterator[NDArray[np.int64]]:
+    """Neighbours among these texts, with at most so many tokens together, or one text of more."""
+    ends_B = bounds[texts_B + 1]
+    at = 0
+    while at < len(texts_B):
+        start = bounds[texts_B[at]]
+        stop = max(at + 1, int(np.searchsorted(ends_B, start + tokens, side="right")))
+        yield texts_B[at:stop]
+        at = stop

@@ -18,7 +18,7 @@ from gnomon.terminal import cut, table, wrapped
 ALPHA = 0.05
 """Of a star, over all tasks together."""
 
-LEFT_OUT = frozenset({"identity", "date", "seconds", "texts.encoded", "texts.from_cache", "intervals"})
+LEFT_OUT = frozenset({"identity", "date", "seconds", "texts.encoded", "texts.from_cache", "intervals", "undefined"})
 """Fields of a manifest that say nothing about how a task was run, or nothing that the others do not say (identity)."""
 
 NUMBERS = 52
@@ -45,6 +45,7 @@ class Row:
     kind: str
     metric: str
     a: float
+    """NaN where the score is not defined."""
     b: float
     difference: float | None = None
     """b less a; None where the scores are not of the same thing."""
@@ -181,6 +182,10 @@ def _mismatch(a: Result, b: Result) -> str:
 def _tested(a: Result, b: Result, subset: str, keys: Sequence[tuple[str, str]]) -> Row:
     score_a, score_b = (sum(_scores(result)[key] for key in keys) / len(keys) for result in (a, b))
     row = Row(a.task, subset, a.kind, a.metric, score_a, score_b)
+    for side, result in (("a", a), ("b", b)):
+        if nan := [key for key in keys if isnan(_scores(result)[key])]:
+            of_subset = f" of subset {nan[0][1]}" if len(keys) > 1 else ""
+            return replace(row, reason=f"the score{of_subset} in {side} is not defined: {_why(result, nan[0])}")
     difference = score_b - score_a
     if missing := [key for key in keys if key not in a.units or key not in b.units]:
         reason = f"what the score of subset {missing[0][1]} is made of is not stored on both sides"
@@ -190,6 +195,12 @@ def _tested(a: Result, b: Result, subset: str, keys: Sequence[tuple[str, str]]) 
     except InputError as error:
         return replace(row, reason=str(error))
     return replace(row, difference=difference, interval=found.interval, p_value=found.p_value)
+
+
+def _why(result: Result, key: tuple[str, str]) -> str:
+    """Why the score of a subset is not defined."""
+    listed = {(each["split"], each["subset"]): each["reason"] for each in result.manifest.get("undefined", ())}
+    return listed.get(key, f"{result.metric} is not a number on this data")
 
 
 def _scores(result: Result) -> dict[tuple[str, str], float]:
@@ -263,7 +274,11 @@ def _cells(row: Row) -> tuple[str, ...]:
     interval = "" if row.interval is None else f"{row.interval.low:+.4f} {row.interval.high:+.4f}"
     p_value = "none" if row.p_value is None else f"{row.p_value:.4f}{' *' if row.significant else ''}"
     difference = "" if row.difference is None else f"{row.difference:+.4f}"
-    return f"{row.a:.4f}", f"{row.b:.4f}", difference, interval, p_value
+    return _score(row.a), _score(row.b), difference, interval, p_value
+
+
+def _score(score: float) -> str:
+    return "n/a" if isnan(score) else f"{score:.4f}"
 
 
 def _notes(comparison: Comparison) -> list[str]:

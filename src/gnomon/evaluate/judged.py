@@ -6,14 +6,15 @@ qrels may have a header (query-id, corpus-id, score), or none: three fields, or 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
 from gnomon.errors import InputError
-from gnomon.evaluate.rows import Judged, Line, is_rows, lines_of, listed, number, shown, stem
+from gnomon.evaluate.rows import Judged, Line, lines_of, number, row_files, shown, split_name, stem
 from gnomon.notices import warn_caller
-from gnomon.textfiles import form_of, read_texts
+from gnomon.textfiles import read_texts
 
 QUERY = ("query-id", "query_id", "qid")
 DOCUMENT = ("corpus-id", "corpus_id", "docid", "doc_id", "pid")
@@ -30,40 +31,131 @@ def is_beir(folder: Path) -> bool:
     return sum([_qrels_folder(folder).is_dir(), *(bool(_parts(folder, part)) for part in ("corpus", "queries"))]) > 1
 
 
-def read_judged(folder: Path, wanted: str) -> dict[str, Judged]:
-    """{split: data}: the one that is judged first, then the others, which fusion may be tuned on.
+def read_judged(folder: Path, wanted: str, *, allow_missing_ids: bool = False) -> dict[str, Judged]:
+    """{split: data}: the one that is evaluated first, then the others, which fusion may be tuned on.
+
+    Another split that cannot be used is left out with a Notice.
+
+    Args:
+        allow_missing_ids: let qrels and candidates name queries and documents that are not in the set. Such relevant
+            documents stay in the ideal ranking, as in mteb; such queries and candidates are left out. Both are counted
+            in a Notice.
 
     Raises:
         InputError: a part or split that lacks, an empty split, a line that cannot be used, an id that is not there.
     """
-    documents_file, queries_file = _needed(folder, "corpus"), _needed(folder, "queries")
     splits = _splits(folder)
-    if wanted not in splits:
+    files = splits.get(wanted)
+    if files is None:
         has = ", ".join(splits) or "none; a split is a file like test.tsv"
         raise InputError(f"{_qrels_folder(folder)} has no split {wanted!r}; it has {has}. --split names another.")
-    documents = {key: (_title(line), line.text("text")) for key, line in _by_id(documents_file)}
-    queries = {key: line.text("text") for key, line in _by_id(queries_file)}
-    ranked_file = _part(folder, "top_ranked")
-    ranked = _ranked(ranked_file, documents, documents_file.name) if ranked_file else None
-    found: dict[str, Judged] = {}
-    for split in (wanted, *(other for other in splits if other != wanted)):
-        relevant = _relevant(splits[split], documents, queries, (documents_file.name, queries_file.name))
-        if not any(_shows_something(grades) for grades in relevant.values()):
-            if split == wanted:
-                raise InputError(
-                    f"{splits[split]} is an empty split: it names no relevant document (score 1 or more), so nothing "
-                    "can be judged. Fill it, or name another (--split)."
-                )
-            continue
-        if split == wanted:
-            _tell_of_nothing_relevant(splits[split], relevant)
-        candidates = None
-        if ranked is not None:
-            if lacking := [query for query in relevant if query not in ranked]:
-                raise InputError(f"{ranked_file} has no candidates for query {lacking[0]!r}, which {split} judges.")
-            candidates = {query: ranked[query] for query in relevant}
-        found[split] = Judged(documents, {query: queries[query] for query in relevant}, relevant, candidates)
+    file = _only(files)
+    parts = _Parts.read(folder, allow_missing_ids)
+    relevant = _relevant(file, parts)
+    if not any(_shows_something(grades) for grades in relevant.values()):
+        raise InputError(
+            f"{file} is an empty split: it names no relevant document (score 1 or more), so nothing can be judged. "
+            "Fill it, or name another (--split)."
+        )
+    _tell_of_nothing_relevant(file, relevant)
+    parts.tell_of_empty(relevant)
+    found = {wanted: parts.data(relevant, wanted)}
+    for split, others in splits.items():
+        if split != wanted and (data := _other_split(parts, split, others)):
+            found[split] = data
     return found
+
+
+def _other_split(parts: _Parts, split: str, files: Sequence[Path]) -> Judged | None:
+    """A split that is not evaluated; None where it shows nothing, or cannot be used, which a Notice says."""
+    try:
+        relevant = _relevant(_only(files), parts)
+        useful = any(_shows_something(grades) for grades in relevant.values())
+        return parts.data(relevant, split) if useful else None
+    except (InputError, OSError) as error:
+        warn_caller(f"the split {split} is not evaluated and cannot be used to tune fusion. {error}")
+        return None
+
+
+@dataclass
+class _Parts:
+    """Documents, queries and candidates of a folder; what its qrels name is looked up in them."""
+
+    folder: Path
+    documents: Mapping[str, tuple[str, str]]
+    queries: Mapping[str, str]
+    corpus_name: str
+    queries_name: str
+    allow_missing_ids: bool
+    ranked_file: Path | None = None
+    ranked: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
+
+    @classmethod
+    def read(cls, folder: Path, allow_missing_ids: bool) -> _Parts:
+        documents_file, queries_file = _needed(folder, "corpus"), _needed(folder, "queries")
+        documents = {key: (_title(line), line.text("text")) for key, line in _by_id(documents_file)}
+        queries = {key: line.text("text") for key, line in _by_id(queries_file)}
+        parts = cls(folder, documents, queries, documents_file.name, queries_file.name, allow_missing_ids)
+        if ranked_file := _part(folder, "top_ranked"):
+            parts.ranked_file, parts.ranked = ranked_file, _ranked(ranked_file, parts)
+        return parts
+
+    def tell_of_empty(self, relevant: Iterable[str]) -> None:
+        """A Notice of queries, and of documents, without any text."""
+        queries = [query for query in relevant if not self.queries[query].strip()]
+        documents = [key for key, (title, text) in self.documents.items() if not (text.strip() or title.strip())]
+        for name, empty in ((self.queries_name, queries), (self.corpus_name, documents)):
+            if empty:
+                warn_caller(
+                    f"{self.folder / name} has empty texts, that of {empty[0]!r} the first; {len(empty):,} in all, and "
+                    "they are encoded as they are."
+                )
+
+    def data(self, relevant: Mapping[str, Mapping[str, int]], split: str) -> Judged:
+        candidates = None
+        if self.ranked_file is not None:
+            if lacking := [query for query in relevant if query not in self.ranked]:
+                raise InputError(
+                    f"{self.ranked_file} has no candidates for query {lacking[0]!r}, which {split} judges."
+                )
+            candidates = {query: self.ranked[query] for query in relevant}
+        return Judged(self.documents, {query: self.queries[query] for query in relevant}, relevant, candidates)
+
+
+@dataclass
+class _Missing:
+    """Lines that name what is not in the set."""
+
+    parts: _Parts
+    documents: list[str] = field(default_factory=list[str])
+    queries: list[str] = field(default_factory=list[str])
+
+    def document(self, line: Line, document: str) -> bool:
+        """Whether there is none of this id.
+
+        Raises:
+            InputError: there is none, and that may not be.
+        """
+        if document in self.parts.documents:
+            return False
+        if not self.parts.allow_missing_ids:
+            raise line.wrong(_absent("document", document, self.parts.corpus_name))
+        self.documents.append(document)
+        return True
+
+    def query(self, line: Line, query: str) -> bool:
+        if query in self.parts.queries:
+            return False
+        if not self.parts.allow_missing_ids:
+            raise line.wrong(_absent("query", query, self.parts.queries_name))
+        self.queries.append(query)
+        return True
+
+
+def _absent(what: str, key: str, where: str) -> str:
+    return (
+        f"there is no {what} {key!r} in {where}; add it there, take the line out, or let it pass (--allow-missing-ids)."
+    )
 
 
 # ---- parts
@@ -74,15 +166,13 @@ def _qrels_folder(folder: Path) -> Path:
 
 
 def _parts(folder: Path, name: str) -> list[Path]:
-    return [file for file in listed(folder) if stem(file).lower() == name and is_rows(file)]
+    return [file for file in row_files(folder) if stem(file).lower() == name]
 
 
 def _part(folder: Path, name: str) -> Path | None:
     """The file of a name, in whichever format."""
     found = _parts(folder, name)
-    if len(found) > 1:
-        raise InputError(f"{folder} has {found[0].name} and {found[1].name}; take one out.")
-    return found[0] if found else None
+    return _only(found) if found else None
 
 
 def _needed(folder: Path, name: str) -> Path:
@@ -92,16 +182,21 @@ def _needed(folder: Path, name: str) -> Path:
     return found
 
 
-def _splits(folder: Path) -> dict[str, Path]:
+def _splits(folder: Path) -> dict[str, list[Path]]:
+    """{split: its files}, which must be one where the split is used."""
     place = _qrels_folder(folder)
     if not place.is_dir():
         raise InputError(f"{folder} has no folder qrels; {LAYOUT}")
-    found: dict[str, Path] = {}
-    for file in filter(is_rows, listed(place)):
-        if stem(file) in found:
-            raise InputError(f"{place} has {found[stem(file)].name} and {file.name}; take one out.")
-        found[stem(file)] = file
+    found: dict[str, list[Path]] = {}
+    for file in row_files(place):
+        found.setdefault(split_name(stem(file)), []).append(file)
     return found
+
+
+def _only(files: Sequence[Path]) -> Path:
+    if len(files) > 1:
+        raise InputError(f"{files[0].parent} has {files[0].name} and {files[1].name}; take one out.")
+    return files[0]
 
 
 # ---- documents and queries
@@ -120,59 +215,83 @@ def _by_id(file: Path) -> Iterator[tuple[str, Line]]:
 
 
 def _title(line: Line) -> str:
-    return "" if line.row.get("title") is None else line.text("title")
+    return "" if line.row.get("title") in (None, "") else line.text("title")
 
 
-def _ranked(file: Path, documents: Mapping[str, object], corpus: str) -> dict[str, list[str]]:
+def _ranked(file: Path, parts: _Parts) -> dict[str, list[str]]:
     """{query: documents} of rows {"query-id": ..., "corpus-ids": [...]}."""
     found: dict[str, list[str]] = {}
+    missing = _Missing(parts)
     for line in lines_of(file):
         query, value = line.identifier(*QUERY), line.value("corpus-ids", "corpus_ids")
         if not isinstance(value, list) or not value:
             raise line.wrong(f"corpus-ids is {shown(value)}; it must be a list of document ids (in .jsonl).")
         ids = [str(each) for each in cast("list[object]", value)]
-        if lacking := [each for each in ids if each not in documents]:
-            raise line.wrong(f"there is no document {lacking[0]!r} in {corpus}; add it there, or take it out.")
+        there = [each for each in ids if not missing.document(line, each)]
+        if not there:
+            raise line.wrong(f"none of the candidates of query {query!r} is in {parts.corpus_name}; take it out.")
         if query in found:
             raise line.wrong(f"query {query!r} has candidates in a line before; put them into one.")
-        found[query] = list(dict.fromkeys(ids))
+        found[query] = list(dict.fromkeys(there))
+    if missing.documents:
+        warn_caller(
+            f"{file} names candidates that are not in {parts.corpus_name}, {missing.documents[0]!r} the first; "
+            f"{len(missing.documents):,} in all, which are left out."
+        )
     return found
 
 
 # ---- qrels
 
 
-def _relevant(
-    file: Path, documents: Mapping[str, object], queries: Mapping[str, str], names: tuple[str, str]
-) -> dict[str, dict[str, int]]:
-    """{query: {document: grade}}"""
-    corpus, asked = names
+def _relevant(file: Path, parts: _Parts) -> dict[str, dict[str, int]]:
+    """{query: {document: grade}}; grades below 0 count as 0: trec_eval crashes where a query has no others."""
     found: defaultdict[str, dict[str, int]] = defaultdict(dict)
+    missing, negative = _Missing(parts), list[Line]()
     for line in _qrels(file):
         query, document = line.identifier(*QUERY), line.identifier(*DOCUMENT)
-        if query not in queries:
-            raise line.wrong(f"there is no query {query!r} in {asked}; add it there, or take the line out.")
-        if document not in documents:
-            raise line.wrong(f"there is no document {document!r} in {corpus}; add it there, or take the line out.")
         value = line.value(*GRADE)
-        said = number(value)
-        if said is None or said != int(said) or abs(said) > MAX_GRADE:
+        grade = number(value)
+        if grade is None or grade != int(grade) or grade > MAX_GRADE:
             raise line.wrong(f"the score is {shown(value)}; it must be a whole number, {MAX_GRADE:,} at most.")
-        if found[query].setdefault(document, int(said)) != said:
-            before = found[query][document]
-            raise line.wrong(
-                f"{query!r} and {document!r} had score {before} before, and now {int(said)}; take one out."
-            )
+        if missing.query(line, query):
+            continue
+        missing.document(line, document)
+        if grade < 0:
+            negative.append(line)
+        grade = max(int(grade), 0)
+        if (before := found[query].setdefault(document, grade)) != grade:
+            raise line.wrong(f"{query!r} and {document!r} had score {before} before, and now {grade}; take one out.")
+    _tell_of_missing(file, missing)
+    if negative:
+        warn_caller(
+            f"{file} has scores below 0, line {negative[0].number} the first, in {len(negative):,} of its lines; they "
+            "count as 0."
+        )
     return dict(found)
 
 
 def _qrels(file: Path) -> Iterator[Line]:
     """Rows with one of the names of each field, whatever the file has or lacks for a header."""
-    for place, line in enumerate(_table(file) if form_of(file) == "tsv" else lines_of(file)):
-        if not place and not all(any(name in line.row for name in names) for names in (QUERY, DOCUMENT, GRADE)):
+    bare = file.name.lower().removesuffix(".gz").endswith(".tsv") and not _has_header(file)
+    for place, line in enumerate(_table(file) if bare else lines_of(file)):
+        if not place and not _are_named(line.row):
             has = ", ".join(line.row)
             raise InputError(f"{file}: the fields are {has}; those of qrels are {QUERY[0]}, {DOCUMENT[0]}, {GRADE[0]}.")
         yield line
+
+
+def _has_header(file: Path) -> bool:
+    """Whether a .tsv begins with the names of qrels, parted by tabs: then it is read as every other .tsv is."""
+    try:
+        first = next(lines_of(file), None)
+    except InputError:  # `_table` says what is wrong
+        return False
+    return first is not None and _are_named(first.row)
+
+
+def _are_named(fields: Mapping[str, object]) -> bool:
+    return all(any(name in fields for name in names) for names in (QUERY, DOCUMENT, GRADE))
 
 
 def _table(file: Path) -> Iterator[Line]:
@@ -204,6 +323,20 @@ def _names(first: list[str]) -> list[str]:
 
 def _shows_something(grades: Mapping[str, int]) -> bool:
     return any(grade > 0 for grade in grades.values())
+
+
+def _tell_of_missing(file: Path, missing: _Missing) -> None:
+    parts, documents, queries = missing.parts, missing.documents, missing.queries
+    if documents:
+        warn_caller(
+            f"{file} names documents that are not in {parts.corpus_name}, {documents[0]!r} the first, in "
+            f"{len(documents):,} of its lines. As in mteb, relevant ones count as documents that were not found."
+        )
+    if queries:
+        warn_caller(
+            f"{file} names queries that are not in {parts.queries_name}, {queries[0]!r} the first, in "
+            f"{len(queries):,} of its lines, which are left out."
+        )
 
 
 def _tell_of_nothing_relevant(file: Path, relevant: Mapping[str, Mapping[str, int]]) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -31,6 +32,7 @@ class Subset:
     split: str
     name: str
     score: float
+    """NaN where it is not defined (`Result.undefined`)."""
     interval: Interval | None
     """95 %, by bootstrap; None where the score is not made of units that are at hand."""
 
@@ -53,8 +55,17 @@ class Result:
 
     @property
     def score(self) -> float:
-        """The mean over splits and subsets, as mteb takes it."""
+        """The mean over splits and subsets, as mteb takes it; NaN where one of them is not defined."""
         return sum(subset.score for subset in self.subsets) / len(self.subsets)
+
+    @property
+    def undefined(self) -> str:
+        """Why the score is not defined; "" where it is."""
+        if not math.isnan(self.score):
+            return ""
+        listed = self.manifest.get("undefined", [])
+        parts = [each["reason"] if len(self.subsets) == 1 else f"{each['subset']}: {each['reason']}" for each in listed]
+        return "; ".join(parts) or f"{self.metric} is not a number on this data"
 
     @property
     def model(self) -> str:
@@ -117,7 +128,12 @@ def _result(file: Path) -> Result:
     if lacking:
         raise InputError(f"{file}: subset {lacking[0]!r} has no {metric}, which its manifest names.")
     subsets = [
-        Subset(split, each["hf_subset"], each[metric], _interval(intervals.get((split, each["hf_subset"]))))
+        Subset(
+            split,
+            each["hf_subset"],
+            math.nan if each[metric] is None else each[metric],
+            _interval(intervals.get((split, each["hf_subset"]))),
+        )
         for split, listed in scores["scores"].items()
         for each in listed
     ]
@@ -187,16 +203,17 @@ def one_model(results: Sequence[Result], place: str | Path) -> Sequence[Result]:
 
 
 def summary(result: Result, reused: bool) -> dict[str, Any]:
-    """What a run says of one result."""
+    """What a run says of one result; None, with the reason, where a score is not defined."""
     return {
         "task": result.task,
         "model": result.label,
         "method": result.manifest["model"]["method"],
         "kind": result.kind,
         "metric": result.metric,
-        "score": result.score,
+        "score": _number(result.score),
+        "reason": result.undefined or None,
         "interval": asdict(result.interval) if result.interval else None,
-        "subsets": {subset.name: subset.score for subset in result.subsets},
+        "subsets": {subset.name: _number(subset.score) for subset in result.subsets},
         "seconds": result.manifest["seconds"]["total"],
         "texts": result.manifest["texts"],
         "reused": reused,
@@ -213,7 +230,14 @@ def line(row: Mapping[str, Any]) -> str:
     told = "was there" if row["reused"] else f"{row['seconds']:.1f} s"
     if row["texts"]["cut"]:
         told += f", {row['texts']['cut']:,} of {row['texts']['given']:,} texts cut"
-    return f"{row['score']:.4f}  {span:16}  {', '.join(filter(None, parts))} ({told})"
+    score = "n/a   " if row["score"] is None else f"{row['score']:.4f}"
+    reason = f": {row['reason']}" if row["reason"] else ""
+    return f"{score}  {span:16}  {', '.join(filter(None, parts))} ({told}){reason}"
+
+
+def _number(score: float) -> float | None:
+    """As JSON has it, which knows no NaN."""
+    return None if math.isnan(score) else score
 
 
 def _interval(found: Mapping[str, float] | None) -> Interval | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
 from gnomon.errors import InputError
-from gnomon.textfiles import Row, form_of, read_rows, unfit
+from gnomon.notices import warn_caller
+from gnomon.textfiles import Row, load_arrow, read_rows, unfit
 
 Kind = Literal[
     "Retrieval",
@@ -30,6 +32,10 @@ Kind = Literal[
 
 SUFFIXES = (".jsonl", ".tsv", ".csv")
 """Of files of rows, each also with .gz."""
+PARQUET = ".parquet"
+
+SPLIT_NAMES = {"training": "train", "development": "dev", "testing": "test"}
+"""Other names of a split -> its name here. "val", "valid" and "validation" stay what they are."""
 
 SHOWN = 60
 """Characters of a value that a message shows."""
@@ -67,17 +73,34 @@ def is_rows(file: Path) -> bool:
     Raises:
         InputError: it is a link to nothing.
     """
-    if not file.name.lower().removesuffix(".gz").endswith(SUFFIXES) or file.is_dir():
+    name = file.name.lower()
+    if not (name.removesuffix(".gz").endswith(SUFFIXES) or name.endswith(PARQUET)) or file.is_dir():
         return False
     if not file.exists():
         raise InputError(f"{file} is a link to nothing; mend it, or take it out.")
     return True
 
 
+def row_files(folder: Path) -> list[Path]:
+    """Files of rows in a folder, by name; a .parquet only where no other has its name: it may hold their vectors."""
+    files = [file for file in listed(folder) if is_rows(file)]
+    others = {stem(file).lower() for file in files if not is_parquet(file)}
+    return [file for file in files if not is_parquet(file) or stem(file).lower() not in others]
+
+
+def is_parquet(file: Path) -> bool:
+    return file.name.lower().endswith(PARQUET)
+
+
 def stem(file: Path) -> str:
     """A file's name without its format."""
     name = file.name[: -len(".gz")] if file.name.lower().endswith(".gz") else file.name
     return name.rpartition(".")[0]
+
+
+def split_name(name: str) -> str:
+    """The name of a split, where it has several: "training" is "train"."""
+    return SPLIT_NAMES.get(name.lower(), name)
 
 
 class Line(NamedTuple):
@@ -87,16 +110,22 @@ class Line(NamedTuple):
     number: int
     row: Row
 
+    @property
+    def place(self) -> str:
+        return f"{'row' if is_parquet(self.file) else 'line'} {self.number}"
+
     def wrong(self, what: str) -> InputError:
-        return InputError(f"{self.file}, line {self.number}: {what}")
+        return InputError(f"{self.file}, {self.place}: {what}")
 
     def value(self, *names: str) -> Any:
         """Of the field with the first of these names that the row has."""
         return self.row[self._name(names)]
 
     def text(self, *names: str) -> str:
-        """Unicode text of a field: every other value is an error."""
+        """Unicode text of a field; null counts as the empty text, and every other value is an error."""
         name = self._name(names)
+        if self.row[name] is None:
+            return ""
         if reason := unfit(self.row, name):
             raise self.wrong(f"{reason}. Mend it, or take it out.")
         return self.row[name]
@@ -120,7 +149,22 @@ class Line(NamedTuple):
             raise self.wrong(f"{names[0]} is {shown(value)}; it must be a text or a whole number.")
         if isinstance(value, str):
             self.text(*names)
+            if "\0" in value:  # trec_eval reads to there: two ids become one, or the process ends
+                raise self.wrong(f"{names[0]} is {shown(value)}; a NUL character cannot be part of an id. Take it out.")
         return str(value)
+
+    def label(self) -> str:
+        """A label: a text, a whole number, true or false. 1, 1.0 and "1.0" are one label; so are true and "True"."""
+        value = self.value(*LABEL)
+        if isinstance(value, bool) or (isinstance(value, str) and value.lower() in ("true", "false")):
+            return str(value).lower()
+        if isinstance(value, float) and value.is_integer():
+            return str(int(value))
+        if isinstance(value, str) and (whole := re.fullmatch(r"([+-]?\d+)\.0+", value)):  # as pandas writes 1 into .csv
+            return whole[1]
+        if not isinstance(value, str | int) or value == "":
+            raise self.wrong(f"{LABEL[0]} is {shown(value)}; it must be a text, a whole number, true or false.")
+        return self.text(*LABEL) if isinstance(value, str) else str(value)
 
     def _name(self, names: Sequence[str]) -> str:
         found = next((name for name in names if name in self.row), None)
@@ -132,33 +176,29 @@ class Line(NamedTuple):
 def lines_of(file: Path) -> Iterator[Line]:
     """
     Raises:
-        InputError: a line that cannot be read; a .tsv quoted like a .csv. OSError: the file cannot be opened.
+        InputError: a line that cannot be read. OSError: the file cannot be opened.
     """
-    plain = form_of(file) == "tsv"
+    for place, row in _parquet_rows(file) if is_parquet(file) else read_rows(file):
+        yield Line(file, place, row)
+
+
+def _parquet_rows(file: Path) -> Iterator[tuple[int, Row]]:
+    """(row number from 1, row)"""
+    arrow = load_arrow()
+    place = 1
     try:
-        for place, row in read_rows(file):
-            line = Line(file, place, row)
-            if plain and (quoted := next(filter(_is_quoted, row.values()), None)):
-                raise line.wrong(
-                    f"{shown(quoted)} is quoted as in .csv, and in .tsv quotes are text. Write the file without them, "
-                    "or as .jsonl."
-                )
-            yield line
-    except InputError as error:
-        if str(file) in str(error):
-            raise
-        raise InputError(f"{file}: {error}") from error  # that of a header does not name its file
-
-
-def _is_quoted(cell: str) -> bool:
-    """Whether a writer of CSV put a cell into quotes, since it has some: "He said ""no""."."""
-    inner = cell[1:-1]
-    return cell[:1] == cell[-1:] == '"' and '""' in inner and '"' not in inner.replace('""', "")
+        with file.open("rb") as raw, arrow.parquet.ParquetFile(raw) as table:
+            for batch in table.iter_batches():
+                for row in batch.to_pylist():
+                    yield place, row
+                    place += 1
+    except (arrow.ArrowException, UnicodeDecodeError) as error:
+        raise InputError(f"{file} is not a readable Parquet file ({error}); fetch or write it again.") from error
 
 
 def shown(value: object) -> str:
     """A value as a message shows it."""
-    text = repr(value) if isinstance(value, str) else json.dumps(value)
+    text = repr(value) if isinstance(value, str) else json.dumps(value, default=str)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
@@ -173,6 +213,25 @@ def number(value: object) -> float | None:
     except (ValueError, OverflowError):
         return None
     return found if math.isfinite(found) else None
+
+
+def tell_of_empty(lines: Sequence[Line], fields: Sequence[Sequence[str]]) -> None:
+    """A Notice of rows with an empty text: null, "", or white space alone.
+
+    Args:
+        fields: each: the names under which a field is known.
+    """
+    empty = [line for line in lines if any(_is_empty(line, names) for names in fields)]
+    if empty:
+        warn_caller(
+            f"{empty[0].file} has rows with an empty text, {empty[0].place} the first; {len(empty):,} of "
+            f"{len(lines):,} in all, and they are encoded as they are."
+        )
+
+
+def _is_empty(line: Line, names: Sequence[str]) -> bool:
+    value = next((line.row[name] for name in names if name in line.row), "there is none")
+    return value is None or (isinstance(value, str) and not value.strip())
 
 
 # ---- kinds
@@ -210,11 +269,12 @@ def _graded_pairs(lines: Sequence[Line]) -> Columns:
 def _labelled_pairs(lines: Sequence[Line]) -> Columns:
     labels: list[int] = []
     for line in lines:
-        value = line.value(*LABEL)
-        found = float(value) if isinstance(value, bool) else number(value)
+        label = line.label()
+        found = {"true": 1, "false": 0}.get(label, number(label))
         if found not in (0, 1):
             raise line.wrong(
-                f"the label is {shown(value)}; that of a pair is 1 (alike) or 0, and a grade is called score."
+                f"the label is {shown(line.value(*LABEL))}; that of a pair is 1 or true (alike), or 0 or false, and a "
+                "grade is called score."
             )
         labels.append(int(found))
     _not_alike(lines, "label", labels, "pairs of both sorts are needed")
@@ -232,11 +292,11 @@ def _translations(lines: Sequence[Line]) -> Columns:
 
 
 def _classified(lines: Sequence[Line]) -> Columns:
-    return {"text": [line.text(*TEXT) for line in lines], "label": [line.identifier(*LABEL) for line in lines]}
+    return {"text": [line.text(*TEXT) for line in lines], "label": [line.label() for line in lines]}
 
 
 def _clustered(lines: Sequence[Line]) -> Columns:
-    return {"sentences": [line.text(*TEXT) for line in lines], "labels": [line.identifier(*LABEL) for line in lines]}
+    return {"sentences": [line.text(*TEXT) for line in lines], "labels": [line.label() for line in lines]}
 
 
 def _summaries(lines: Sequence[Line]) -> Columns:
@@ -299,6 +359,7 @@ def read_subset(
     Raises:
         InputError: a field that cannot be used, or labels that show nothing.
     """
+    tell_of_empty(splits[split], [ONE, TWO, TEXT, ("query",)])
     if form.kind != "Classification":
         found = {split: form.read(splits[split])}
         if form.kind == "Clustering":
@@ -307,9 +368,9 @@ def read_subset(
     learned = splits["train"]
     found = {name: form.read(splits[name]) for name in ("train", split)}
     _check_labels(learned, "in train", allow_rare_labels)
-    known = {line.identifier(*LABEL) for line in learned}
+    known = {line.label() for line in learned}
     for line in splits[split]:
-        if (label := line.identifier(*LABEL)) not in known:
+        if (label := line.label()) not in known:
             raise line.wrong(
                 f"label {label!r} is not in train, so it cannot be learned; add texts of it, or take this out."
             )
@@ -318,7 +379,7 @@ def read_subset(
 
 def _check_labels(lines: Sequence[Line], where: str, allow_rare: bool) -> None:
     """A label that is there once can neither be learned nor be clustered."""
-    labels = [line.identifier(*LABEL) for line in lines]
+    labels = [line.label() for line in lines]
     counts = Counter(labels)
     _not_alike(lines, "label", labels, "two are needed")
     once = [label for label, count in counts.items() if count == 1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import platform
 import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -23,15 +24,17 @@ from gnomon.evaluate import searchers
 from gnomon.evaluate.adapter import Asking, Tally
 from gnomon.evaluate.cache import VectorCache
 from gnomon.evaluate.contestants import RETRIEVAL, Bm25Settings, Contestant, contestants_of
-from gnomon.evaluate.intervals import interval
-from gnomon.evaluate.local import read_local
+from gnomon.evaluate.intervals import Units, interval
+from gnomon.evaluate.local import SubsetChoice, read_local
 from gnomon.evaluate.prompts import OF, check_keys
 from gnomon.evaluate.quiet import offline, quietly
 from gnomon.evaluate.results import Result, read_result, write_result
+from gnomon.evaluate.rows import split_name
 from gnomon.evaluate.searchers import Hybrid, Method
-from gnomon.evaluate.tasks import check_text, load_mteb, load_task, local_task, tasks_named
-from gnomon.evaluate.units import units_of, watched
+from gnomon.evaluate.tasks import check_text, load_mteb, load_task, local_task, mended_parts, tasks_named
+from gnomon.evaluate.units import spread_of_noise, units_of, watched, why_undefined
 from gnomon.inputs import did_you_mean
+from gnomon.notices import warn_caller
 from gnomon.vectorfiles import new_files
 
 RANKED = ("ndcg", "map", "recall", "precision", "mrr", "hit_rate")
@@ -62,7 +65,12 @@ class _Scope:
     split: str
     """Of local data; mteb's tasks say theirs."""
     subsets: tuple[str, ...]
+    """Names that were asked for; a task has some of them, or no subsets at all."""
     metric: str | None
+
+    def subsets_of(self, task: Any) -> list[str]:
+        """Those of the task, of what was asked for; none where that is all of it."""
+        return [subset for subset in self.subsets if subset in task.hf_subsets]
 
     def split_of(self, task: Any) -> str | None:
         return self.split if _is_local(task) else None
@@ -71,7 +79,7 @@ class _Scope:
         split, metric = self.split_of(task) or "test", self.metric_of(task)
         said = [
             f"split {split}" if split != "test" else "",
-            " ".join(self.subsets),
+            " ".join(self.subsets_of(task)),
             f"by {metric}" if metric != task.metadata.main_score else "",
         ]
         return ", ".join(filter(None, said))
@@ -96,6 +104,7 @@ def evaluate(
     split: str = "test",
     subsets: Sequence[str] = (),
     allow_rare_labels: bool = False,
+    allow_missing_ids: bool = False,
     cache: str | Path | bool = True,
     overwrite: bool = False,
     local_files_only: bool = False,
@@ -115,8 +124,11 @@ def evaluate(
         asking: how the model is asked, where that is not its own choice.
         curve: other ways of asking, each judged as well (`adapter.variants`).
         metric: of retrieval, in place of each task's main score, by mteb's name: "mrr_at_10", "recall_at_100".
-        split: what is judged in local data. subsets: names of those to run, of every task; none for all.
+        split: what is judged in local data.
+        subsets: names of those to run, in every task that has one of them; none for all. A task without subsets is run
+            whole; one that has only others is left out. Both are told.
         allow_rare_labels: judge local data with labels that are seen once.
+        allow_missing_ids: judge local data whose qrels name queries or documents that are not there.
         cache: where vectors are kept: True for OUTPUT/vectors, False for memory alone.
         overwrite: run again what is there.
         local_files_only: make no request for the data of tasks; use the cache.
@@ -139,8 +151,9 @@ def evaluate(
         raise InputError("nothing to judge: name tasks (--tasks), or give folders of data (--data).")
     if split != "test" and not data:
         raise InputError(f"split {split!r} is of local data (--data); mteb's tasks are judged on splits of their own.")
-    scope = _Scope(split, tuple(dict.fromkeys(subsets)), metric)
-    listed, scope = _tasks(tasks, data, scope, allow_rare_labels)
+    scope = _Scope(split_name(split), tuple(dict.fromkeys(subsets)), metric)
+    how = {"allow_rare_labels": allow_rare_labels, "allow_missing_ids": allow_missing_ids}
+    listed, scope = _tasks(tasks, data, scope, how)
     ways = [asking or Asking(), *curve]
     for way in ways:
         check_keys(
@@ -158,15 +171,18 @@ def evaluate(
 
 
 def _tasks(
-    names: Sequence[str], data: Sequence[str | Path], scope: _Scope, allow_rare_labels: bool
+    names: Sequence[str], data: Sequence[str | Path], scope: _Scope, how: Mapping[str, bool]
 ) -> tuple[list[Any], _Scope]:
-    """All tasks, checked; local ones first, which need no network."""
-    read = [
-        local
-        for place in data
-        for local in read_local(place, split=scope.split, subsets=scope.subsets, allow_rare_labels=allow_rare_labels)
-    ]
+    """All tasks, checked; local ones first, which need no network.
+
+    Args:
+        how: what local data may hold, as `read_local` takes it.
+    """
+    choice = SubsetChoice(scope.subsets)
+    read = [local for place in data for local in read_local(place, split=scope.split, subsets=choice, **how)]
     named, metric = tasks_named(names)
+    named = [task for task in named if choice.of(task.metadata.name, task.hf_subsets)]
+    choice.check()
     if scope.metric is None and not read:
         scope = _Scope(scope.split, scope.subsets, metric)
     listed = [local_task(local, scope.split) for local in read] + named
@@ -195,16 +211,14 @@ def _check(tasks: Sequence[Any], scope: _Scope, contestants: Sequence[Contestant
     if scope.metric and not any(task.metadata.type in RETRIEVAL for task in tasks):
         raise InputError(f"metric {scope.metric!r} is of retrieval, and none of these tasks is.")
     for task in tasks:
-        name, there = task.metadata.name, task.hf_subsets
-        if lacking := [subset for subset in scope.subsets if subset not in there]:
-            raise InputError(f"{name} has no subset {lacking[0]!r}; it has {', '.join(there)}.")
+        name = task.metadata.name
         metric = scope.metric_of(task)
         if metric != task.metadata.main_score and metric not in _metrics(task):
             near = did_you_mean(metric, _metrics(task))
             raise InputError(f"{name} has no metric {metric!r}; it has {', '.join(_metrics(task))}.{near}")
         fused = any(each.method == "hybrid" and each.runs(task.metadata.type) for each in contestants)
         if fused and contestants[0].bm25.alpha == "published":
-            for subset in scope.subsets or there:
+            for subset in scope.subsets_of(task) or task.hf_subsets:
                 searchers.published(subset)
 
 
@@ -221,6 +235,11 @@ def _check_folder(folder: Path) -> None:
 
 def _is_local(task: Any) -> bool:
     return str(getattr(task.metadata, "dataset", {}).get("path", "")).startswith("local/")
+
+
+def _ignores_identical_ids(task: Any) -> bool:
+    """Whether the document with a query's own id is left out of its results, in any of its parts."""
+    return any(getattr(part, "ignore_identical_ids", False) for part in _parts(task))
 
 
 def _parts(task: Any) -> list[Any]:
@@ -260,8 +279,8 @@ class _Run:
     def task(self, task: Any) -> Generator[tuple[Result, bool]]:
         """(result, whether it was there already) of each contestant."""
         able = [each for each in self.contestants if each.runs(task.metadata.type)]
-        if self.scope.subsets:
-            task.hf_subsets = list(self.scope.subsets)
+        if subsets := self.scope.subsets_of(task):
+            task.hf_subsets = subsets
         try:
             for contestant in able:
                 path = self._path(contestant, task)
@@ -299,9 +318,11 @@ class _Run:
             "format": FORMAT,
             "contestant": contestant.identity,
             "task": [task.metadata.name, task.metadata.type, [_revision(part) for part in _parts(task)]],
-            "scope": [self.scope.split_of(task), self.scope.subsets, self.scope.metric_of(task)],
+            "scope": [self.scope.split_of(task), self.scope.subsets_of(task), self.scope.metric_of(task)],
             "versions": [version("gnomon"), version("mteb")],
         }
+        if isinstance(contestant.model, Hybrid) and _ignores_identical_ids(task):
+            said["fused without identical ids"] = True  # before, such documents were fused, and left out afterwards
         return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()[:24]
 
     def _judge(self, contestant: Contestant, task: Any, path: Path) -> Result:
@@ -316,7 +337,8 @@ class _Run:
         if isinstance(contestant.model, Hybrid):
             contestant.model.alphas = {}
             contestant.model.judged = lambda name, subset: parts[name].dataset[subset]
-        with TemporaryDirectory() as predictions, quietly(), watched(task, metric) as queries:
+            contestant.model.ignores_identical_ids = lambda name: _ignores_identical_ids(parts[name])
+        with TemporaryDirectory() as predictions, quietly(), mended_parts(task), watched(task, metric) as queries:
             judged = mteb.evaluate(
                 contestant.for_task(kind),
                 task,
@@ -342,17 +364,21 @@ class _Run:
             # what was found is remembered from one before it; and what it is tuned on is no part of what is judged
             tally = replace(self._asked[task.metadata.name], encoded=tally.encoded, seconds=tally.seconds)
         manifest = self._manifest(contestant, task, tally, monotonic() - start)
+        places = [((split, row["hf_subset"]), row[metric]) for split, rows in scored.scores.items() for row in rows]
         manifest["intervals"] = [
-            {
-                "split": split,
-                "subset": row["hf_subset"],
-                "interval": asdict(interval([units[split, row["hf_subset"]]]))
-                if (split, row["hf_subset"]) in units
-                else None,
-            }
-            for split, rows in scored.scores.items()
-            for row in rows
+            {"split": place[0], "subset": place[1], "interval": _interval(units.get(place))} for place, _ in places
         ]
+        manifest["undefined"] = [
+            {"split": place[0], "subset": place[1], "reason": why_undefined(kind, metric, predicted, place)}
+            for place, score in places
+            if math.isnan(score)
+        ]
+        for place, _ in places:
+            if spread := spread_of_noise(kind, metric, predicted, place):
+                warn_caller(
+                    f"{task.metadata.name} ({place[1]}): the scores of all pairs lie within {spread:.1g}, so that "
+                    "rounding decides their order and with it the correlation. The model sees no difference here."
+                )
         _write_meta(path.parent, contestant.model.mteb_model_meta)
         path.unlink(missing_ok=True)  # an old one must not stand beside the new manifest, if this is killed now
         write_result(path, _as_mteb(scored), manifest, units)
@@ -393,10 +419,17 @@ class _Run:
                 "from_cache": tally.from_cache,
                 "cut": tally.cut,
             },
-            "protocol": {"titles": searchers.TITLES, "ties": searchers.TIES, "seed": task.seed},
+            "protocol": {"titles": searchers.TITLES, "ties": searchers.TIES, "seed": task.seed}
+            | ({"ignore_identical_ids": _ignores_identical_ids(task)} if metadata.type in RETRIEVAL else {}),
             "versions": _versions(),
             "seconds": {"total": round(seconds, 3), "encoding": round(tally.seconds, 3)},
         }
+
+
+def _interval(units: Units | None) -> dict[str, float] | None:
+    """As the manifest holds it; None where no resample has a score."""
+    found = interval([units]) if units else None
+    return asdict(found) if found and not math.isnan(found.low) else None
 
 
 def _revision(task: Any) -> str:

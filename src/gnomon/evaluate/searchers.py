@@ -36,6 +36,9 @@ that nDCG@10 looks at, as is usual."""
 TUNED_ON = 1000
 """Queries of another split that are enough to choose one number by."""
 
+TUNING_SPLITS = ("dev", "validation", "valid", "val", "train")
+"""Splits that alpha may be tuned on, the first that is there."""
+
 TITLES = "title and text with a blank between, stripped, as mteb joins them"
 TIES = "equal scores by document id, descending, as in trec_eval and mteb"
 
@@ -129,6 +132,8 @@ class Hybrid:
         """{subset: the alphas that were used}; the run empties it before each task."""
         self.judged: Callable[[str, str], Mapping[str, Any]] = lambda task, subset: {}
         """(task, subset) -> {split: mteb's data of it}; set by the run."""
+        self.ignores_identical_ids: Callable[[str], bool] = lambda task: False
+        """Whether a task leaves the document with a query's own id out of its results; set by the run."""
         self._documents: set[str] = set()
 
     @property
@@ -149,11 +154,15 @@ class Hybrid:
     def search(self, queries: Any, *, top_k: int, hf_subset: str, hf_split: str, **said: Any) -> Runs:
         """{query: {document: score}} of the best of both; equal scores by id, as in `TIES`."""
 
+        ignore = self.ignores_identical_ids(said["task_metadata"].name)
+
         def both(asked: Any) -> tuple[Runs, Runs]:
             found = [
                 each.search(asked, top_k=top_k, hf_subset=hf_subset, hf_split=hf_split, **said)
                 for each in (self.sparse, self.dense)
             ]
+            if ignore:  # before fusion: it would stretch the scale of both lists, and count when alpha is chosen
+                found = [_without_identical_ids(runs) for runs in found]
             return found[0], found[1]
 
         sparse, dense = both(queries)
@@ -180,7 +189,7 @@ class Hybrid:
             return dict.fromkeys(sparse, float(self.alpha))
         if self.alpha == "published":
             return dict.fromkeys(sparse, published(subset))
-        others = [splits[name] for name in ("dev", "validation", "train") if name in splits and name != split]
+        others = [splits[name] for name in TUNING_SPLITS if name in splits and name != split]
         other = next((data for data in others if self._tunes(data["relevant_docs"])), None)
         if other is None:
             return cross_fit(sparse, dense, splits[split]["relevant_docs"])
@@ -260,6 +269,10 @@ def _rescored(
     scores_N[first] = 3 + heads.similarity("cosine", query_D[None], bits_ND[first])[0]
     order_K = order_K[best(scores_N[order_K], k)]
     return scores_N[order_K], order_K
+
+
+def _without_identical_ids(runs: Runs) -> Runs:
+    return {query: {key: score for key, score in run.items() if key != query} for query, run in runs.items()}
 
 
 def _best(run: Mapping[str, float], k: int) -> dict[str, float]:

@@ -1,5 +1,4 @@
-"""task.json beside the files of an evaluation set: its name, kind, score, languages and scale, where they are not what
-is assumed."""
+"""task.json beside the files of an evaluation set: what of it is not as is assumed."""
 
 from __future__ import annotations
 
@@ -61,6 +60,11 @@ class Settings:
     min_score: float | None = None
     max_score: float | None = None
     """The scale of graded pairs and summaries; None takes it from the data."""
+    ignore_identical_ids: bool | None = None
+    """Leave the document with a query's own id out of its results, as mteb does for ArguAna, Quora and others. None
+    leaves nothing out, with a Notice where there are such documents."""
+    allow_missing_ids: bool = False
+    """Let qrels name queries and documents that are not in the set."""
 
 
 def _is_name(value: object) -> bool:
@@ -76,6 +80,10 @@ def _is_number(value: object) -> bool:
     return not isinstance(value, str) and number(value) is not None
 
 
+def _is_bool(value: object) -> bool:
+    return isinstance(value, bool)
+
+
 LANGUAGE = "[a-z]{3}-[A-Z][a-z]{3}"
 KINDS: tuple[Kind, ...] = get_args(Kind)
 RULES: dict[str, tuple[Callable[[object], bool], str]] = {
@@ -85,6 +93,8 @@ RULES: dict[str, tuple[Callable[[object], bool], str]] = {
     "languages": (_are_languages, 'a list of languages with their scripts, such as ["eng-Latn"]'),
     "min_score": (_is_number, "a number"),
     "max_score": (_is_number, "a number"),
+    "ignore_identical_ids": (_is_bool, "true or false"),
+    "allow_missing_ids": (_is_bool, "true or false"),
 }
 """Key of task.json -> what its value must be."""
 assert list(RULES) == [each.name for each in fields(Settings)]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,7 @@ import numpy as np
 from gnomon.errors import ExtraError, GnomonError, InputError, SourceError
 from gnomon.evaluate.local import Columns, Judged, LocalTask
 from gnomon.inputs import nearest
+from gnomon.notices import warn_caller
 
 if TYPE_CHECKING:
     from mteb.abstasks.abstask import AbsTask
@@ -27,6 +30,9 @@ LOCO = {
 }
 """The five sets of gte's card -> `dataset` in LoCoV1 (arXiv 2402.07440)."""
 LOCO_DOCUMENTS, LOCO_QUERIES = "hazyresearch/LoCoV1-Documents", "hazyresearch/LoCoV1-Queries"
+
+GRADE_LIMIT = 1_000_000
+"""trec_eval holds a table as long as the highest grade, and counts it in 32 bits."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +134,7 @@ def load_task(task: AbsTask) -> None:
     of_name = f"the data of {name} ({f'{LOCO_DOCUMENTS} and {LOCO_QUERIES}' if name in LOCO else path})"
     own = "A folder of your own data needs none (--data)."
     try:
-        task.load_data()
+        _load_data(task, task.load_data)
     except (GnomonError, MemoryError):
         raise
     except Exception as error:  # of the hub, the cache and the network, and of the task with what it got from them
@@ -143,6 +149,47 @@ def load_task(task: AbsTask) -> None:
             f"{of_name} came without the candidates of its queries, and all documents would be searched: mteb finds "
             f"candidates on the hub alone, not in the cache. Run it where there is a network. {own}"
         )
+
+
+@contextmanager
+def mended_parts(task: AbsTask) -> Generator[None]:
+    """Within, the tasks that a task is made of, which mteb loads in turn, are loaded as `load_task` loads one."""
+    parts: list[Any] = getattr(task.metadata, "tasks", [])
+    for part in parts:
+        part.load_data = partial(_load_data, part, part.load_data)
+    try:
+        yield
+    finally:
+        for part in parts:
+            del part.load_data
+
+
+def _load_data(task: AbsTask, load: Callable[..., None], *said: Any, **more: Any) -> None:
+    load(*said, **more)
+    if hasattr(task, "convert_v1_dataset_format_to_v2"):  # a task with qrels
+        _mend_grades(task)
+
+
+def _mend_grades(task: Any) -> None:
+    """Grades below 0 become 0, with a Notice: trec_eval crashes, and the process with it, where a query has no others.
+
+    Raises:
+        InputError: a grade that trec_eval has no room for.
+    """
+    task.convert_v1_dataset_format_to_v2(None)
+    below = 0
+    for relevant in (data["relevant_docs"] for splits in task.dataset.values() for data in splits.values()):
+        for query, grades in relevant.items():
+            if grades and max(grades.values()) > GRADE_LIMIT:
+                raise InputError(
+                    f"{task.metadata.name}: query {query!r} has a document of grade {max(grades.values()):,}; "
+                    f"{GRADE_LIMIT:,} is the most that trec_eval can count. Leave the task out."
+                )
+            if grades and min(grades.values()) < 0:
+                below += sum(grade < 0 for grade in grades.values())
+                relevant[query] = {document: max(grade, 0) for document, grade in grades.items()}
+    if below:
+        warn_caller(f"{task.metadata.name}: {below:,} grades of its qrels are below 0; they count as 0.")
 
 
 def fetch(name: str) -> None:
@@ -239,6 +286,8 @@ def local_task(local: LocalTask, split: str) -> AbsTask:
             self.data_loaded = True
 
     settings: dict[str, Any] = {"metadata": metadata, "load_data": load_data}
+    if local.ignore_identical_ids:
+        settings["ignore_identical_ids"] = True
     if local.scale:
         settings["min_score"], settings["max_score"] = local.scale
     if local.kind == "Clustering":

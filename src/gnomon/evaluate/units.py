@@ -23,6 +23,17 @@ Values = dict[str, float]
 AGREE = 1e-5
 """mteb rounds the scores of retrieval to five digits."""
 
+NOISE = 1e-5
+"""Scores of pairs that differ by less may have another order with another engine."""
+
+STS_SCORES = {
+    "cosine": "cosine_scores",
+    "manhattan": "manhattan_distances",
+    "euclidean": "euclidean_distances",
+    "": "similarity_scores",
+}
+"""First part of a metric of STS -> mteb's name of the scores that it correlates."""
+
 TREC = {"ndcg": "ndcg_cut", "map": "map_cut", "recall": "recall", "precision": "P"}
 """mteb's name of a metric -> trec_eval's"""
 
@@ -87,6 +98,31 @@ def units_of(
             if units is not None and len(units.values) and abs(units.score() - row[metric]) <= AGREE:
                 found[place] = units
     return found
+
+
+def why_undefined(kind: str, metric: str, predictions: Mapping[str, Any], place: Split) -> str:
+    """Why mteb has no number for a score."""
+    predicted = _predicted(predictions, place)
+    values = _of_sts(metric, predicted) if kind == "STS" else []
+    if values and min(values) == max(values):
+        what = f"the model gives all {len(values):,} pairs the score {values[0]:.4g}"
+        return f"{what}; a correlation needs scores that differ"
+    if kind == "Summarization" and predicted and not predicted["human_scores"]:
+        what = "the summaries of each text have one score, by the model or by people"
+        return f"{what}; a correlation needs scores that differ"
+    return f"{metric} is not a number on this data, as mteb computes it"
+
+
+def spread_of_noise(kind: str, metric: str, predictions: Mapping[str, Any], place: Split) -> float | None:
+    """How far apart the scores of graded pairs are, where that may be rounding alone; else None."""
+    values = _of_sts(metric, _predicted(predictions, place)) if kind == "STS" else []
+    spread = max(values) - min(values) if values else 0.0
+    return spread if 0 < spread <= NOISE * max(map(abs, values)) else None
+
+
+def _of_sts(metric: str, predicted: Any) -> list[float]:
+    front, _, _ = metric.rpartition("_")
+    return predicted.get(STS_SCORES.get(front)) or [] if predicted else []
 
 
 def _predicted(predictions: Mapping[str, Any], place: Split) -> Any:

@@ -1,12 +1,13 @@
 """BM25 over the words of any language, with no model and no list of stop words.
 
-N: documents; P: postings, one a word and document that holds it; V: distinct words; K: results of a query.
+N: documents; P: postings, one per word and document that holds it; V: distinct words; K: results of a query.
 """
 
 from __future__ import annotations
 
 import math
 import unicodedata
+from array import array
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
@@ -43,12 +44,19 @@ def words(text: str) -> list[str]:
     Raises:
         ExtraError: the package regex is not installed.
     """
+    return _split(text, [])
+
+
+def _split(text: str, letters: list[str]) -> list[str]:
+    """`words`; the letters of the scripts that are read as bigrams go to `letters`."""
     found: list[str] = []
     for run, word in _compiled(RUN_OR_WORD).findall(_folded(text)):
         if word:
             found.append(word)
         else:
-            found += _bigrams(run)
+            of_run: list[str] = _compiled(LETTER).findall(run)
+            letters += of_run
+            found += [first + second for first, second in pairwise(of_run)] or of_run
     return found
 
 
@@ -62,6 +70,10 @@ class Bm25:
 
     with df the documents that hold the word, of N, and tf its count in this one. A word counts as often as the query
     holds it. Lengths are in words; documents without words count in N and in the mean.
+
+    A query of nothing but single letters, of the scripts that are read as bigrams, finds them inside longer runs too:
+    df and tf then count the letter wherever it stands. (Counted so in longer queries, they cost more than they find:
+    nDCG@10 on the Korean pages .802, and .804 without.)
 
     Args:
         k1, b: 0.9 and 0.4 are the defaults of Anserini, and with it of the BM25 that Mr. TyDi reports.
@@ -78,8 +90,17 @@ class Bm25:
             raise InputError(f"b is {b}; it must be from 0 to 1.")
         index = _package("bm25s").BM25(k1=k1, b=b, method="lucene", backend="numpy", csc_backend="numpy")
         columns: dict[str, int] = {}
-        columns_of = [[columns.setdefault(word, len(columns)) for word in words(text)] for text in as_texts(documents)]
+        columns_of: list[list[int]] = []
+        self._letters: dict[str, _LetterPostings] = {}
+        for row, text in enumerate(as_texts(documents)):
+            letters: list[str] = []
+            columns_of.append([columns.setdefault(word, len(columns)) for word in _split(text, letters)])
+            for letter, times in Counter(letters).items():
+                self._letters.setdefault(letter, _LetterPostings()).add(row, times)
         self._columns, self._count = columns, len(columns_of)
+        lengths_N = np.array([len(each) for each in columns_of], np.float64)
+        # the part of the divisor that is the document's own; without words there is no mean, and nothing is scored
+        self._norms_N = k1 * (1 - b + b * lengths_N / lengths_N.mean()) if columns else lengths_N
         if columns:  # without any, bm25s would divide by a mean length of 0
             # not `index`, which writes to the log
             found = index.build_index_from_ids(list(columns.values()), columns_of, show_progress=False)
@@ -101,12 +122,37 @@ class Bm25:
 
     def _scores(self, query: str) -> NDArray[np.float32]:
         scores_N = np.zeros(self._count, np.float32)
-        for word, times in Counter(words(query)).items():
+        letters: list[str] = []
+        found = _split(query, letters)
+        if found == letters:
+            for letter, times in Counter(letters).items():
+                if (postings := self._letters.get(letter)) is not None:
+                    rows_P, scores_P = postings.scores(self._norms_N)
+                    scores_N[rows_P] += times * scores_P
+            return scores_N
+        for word, times in Counter(found).items():
             if (column := self._columns.get(word)) is not None:
                 some = slice(self._starts_V[column], self._starts_V[column + 1])
                 # a word has one posting a document, so that no row is in here twice
                 scores_N[self._rows_P[some]] += times * self._scores_P[some]
         return scores_N
+
+
+class _LetterPostings:
+    """How often each document holds one letter, inside longer runs and alone."""
+
+    def __init__(self) -> None:
+        self._rows, self._counts = array("i"), array("i")
+
+    def add(self, row: int, count: int) -> None:
+        self._rows.append(row)
+        self._counts.append(count)
+
+    def scores(self, norms_N: NDArray[np.float64]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """Rows [P], and the letter's score in each."""
+        rows_P, tf_P = np.array(self._rows, np.int32), np.array(self._counts, np.float64)
+        idf = math.log(1 + (len(norms_N) - len(rows_P) + 0.5) / (len(rows_P) + 0.5))
+        return rows_P, (idf * tf_P / (tf_P + norms_N[rows_P])).astype(np.float32)
 
 
 def _best(scores_N: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -120,11 +166,6 @@ def _folded(text: str) -> str:
     # casefold undoes some compositions, so that NFKC comes again
     folded = unicodedata.normalize("NFKC", _compiled(IGNORABLE).sub("", text)).casefold()
     return unicodedata.normalize("NFKC", folded)
-
-
-def _bigrams(run: str) -> list[str]:
-    letters = _compiled(LETTER).findall(run)
-    return [first + second for first, second in pairwise(letters)] or letters
 
 
 @cache

@@ -5,7 +5,7 @@ Q: queries; N: vectors of the corpus; D: width; K: results of a query; C: vector
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,6 +13,11 @@ from numpy.typing import ArrayLike, NDArray
 from gnomon import heads
 from gnomon.errors import InputError, NumericError
 from gnomon.spec import SimilarityName
+
+Score = SimilarityName | Literal["hamming"]
+
+PACKED = ("uint8", "int8")
+"""Types of packed signs, as `quantize` gives them for "ubinary" and "binary"."""
 
 QUERIES = 256
 """Queries that are scored at once."""
@@ -22,42 +27,69 @@ CELLS = 1 << 22
 
 
 def top_k(
-    queries_QD: ArrayLike, corpus_ND: ArrayLike, k: int, *, score: SimilarityName = "cosine"
+    queries_QD: ArrayLike, corpus_ND: ArrayLike, k: int, *, score: Score = "cosine"
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """The k best rows of a corpus for each query: (scores [Q, K], rows [Q, K]), best first, equal scores by row.
 
     K is k, or N if that is less.
 
     Args:
-        score: a model's own (`encoder.spec.similarity`); higher is nearer, distances count negative.
+        score: a model's own (`encoder.spec.similarity`), or "hamming" for vectors whose signs are packed eight to a
+            byte (`quantize` to "ubinary" or "binary"): the number of signs that differ. Higher is nearer, distances
+            count negative.
 
     Raises:
-        InputError: shapes that do not fit, a k below 1, an unknown score. NumericError: NaN in a score.
+        InputError: shapes that do not fit, a k below 1, an unknown score, int8 or uint8 vectors with another score than
+            "hamming".
+        NumericError: NaN in a score.
     """
     queries, corpus = np.asarray(queries_QD), np.asarray(corpus_ND)
     if queries.ndim != 2 or corpus.ndim != 2 or queries.shape[1] != corpus.shape[1]:
         raise InputError(f"queries {queries.shape} and corpus {corpus.shape} do not fit; give [Q, D] and [N, D].")
     if k < 1:
         raise InputError(f"k is {k}; it must be at least 1.")
-    if score not in get_args(SimilarityName):
-        raise InputError(f"score {score!r} is not one of {', '.join(get_args(SimilarityName))}.")
+    if score not in (names := (*get_args(SimilarityName), "hamming")):
+        raise InputError(f"score {score!r} is not one of {', '.join(names)}.")
+    if score == "hamming":
+        _check_packed(queries, corpus)
+    else:
+        heads.check_not_quantized(queries, corpus)
+        queries = queries.astype(np.float32, copy=False)
     width = min(k, len(corpus))
     scores_QK, rows_QK = np.empty((len(queries), width), np.float32), np.empty((len(queries), width), np.int64)
     for start in range(0, len(queries) if width else 0, QUERIES):
         some = slice(start, start + QUERIES)
-        scores_QK[some], rows_QK[some] = _top(queries[some].astype(np.float32), corpus, width, score)
+        scores_QK[some], rows_QK[some] = _top(queries[some], corpus, width, score)
     return scores_QK, rows_QK
 
 
+def _check_packed(queries: NDArray[np.generic], corpus: NDArray[np.generic]) -> None:
+    if queries.dtype != corpus.dtype or str(corpus.dtype) not in PACKED:
+        raise InputError(
+            f'score "hamming" compares packed signs, uint8 or int8 on both sides; these are {queries.dtype} and '
+            f'{corpus.dtype}. quantize(vectors, "ubinary") packs them.'
+        )
+
+
+def _hamming(queries_QD: NDArray[np.generic], corpus_CD: NDArray[np.generic]) -> NDArray[np.float32]:
+    """Scores [Q, C]: signs that differ, negative. The offset of int8 flips the same bit on both sides."""
+    differing_QCD = np.bitwise_xor(queries_QD.view(np.uint8)[:, None], corpus_CD.view(np.uint8)[None])
+    return -np.bitwise_count(differing_QCD).sum(axis=-1, dtype=np.float32)
+
+
 def _top(
-    queries_QD: NDArray[np.float32], corpus_ND: NDArray[np.generic], k: int, score: SimilarityName
+    queries_QD: NDArray[np.generic], corpus_ND: NDArray[np.generic], k: int, score: Score
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     count = len(queries_QD)
     best_QK, rows_QK = np.empty((count, 0), np.float32), np.empty((count, 0), np.int64)
-    step = max(1, CELLS // max(count, corpus_ND.shape[1], 1))
+    cells = count * corpus_ND.shape[1] if score == "hamming" else max(count, corpus_ND.shape[1])
+    step = max(1, CELLS // max(cells, 1))
     for start in range(0, len(corpus_ND), step):
-        block_CD = corpus_ND[start : start + step].astype(np.float32)
-        scores_QC = heads.similarity(score, queries_QD, block_CD)
+        block_CD = corpus_ND[start : start + step]
+        if score == "hamming":
+            scores_QC = _hamming(queries_QD, block_CD)
+        else:
+            scores_QC = heads.similarity(score, queries_QD.astype(np.float32), block_CD.astype(np.float32))
         if np.isnan(scores_QC).any():
             raise NumericError(f"a score of rows {start} to {start + len(block_CD) - 1} is NaN; the vectors hold NaN.")
         new_QC = np.broadcast_to(np.arange(start, start + len(block_CD)), scores_QC.shape)

@@ -52,17 +52,20 @@ def train(
 
     Args:
         resume: go on from the last checkpoint in OUTPUT, to the same weights as without the stop.
-        overwrite: begin anew where OUTPUT holds a run.
+        overwrite: begin anew where OUTPUT holds a run, which stays until the new model is complete.
         progress: a bar on stderr; None for one in a terminal.
         evaluate: called with the model as it is, on rank 0, as often as `recipe.validation` says; higher is better. In
             place of the score on held-out rows.
 
     Raises:
-        InputError: a recipe, a source or a row that cannot be used; a run in OUTPUT that is not this one.
+        InputError: a recipe, a source or a row that cannot be used; a run in OUTPUT that is not this one; files there
+            that no run wrote, in the places of a run's; another run that writes there now; no room for a checkpoint.
         ModelError, SourceError: the model cannot be read. ExtraError: an optional package is not there.
-        NumericError: the loss is no longer finite; its rows are in OUTPUT/stopped.
-        CheckpointError: a checkpoint cannot be written or read. WorkerError: another rank has failed.
-        KeyboardInterrupt: Ctrl-C, behind a checkpoint of the last step.
+        NumericError: the loss is no longer finite, and its rows are in OUTPUT/stopped; or no step had a gradient and a
+            learning rate, and there is no model to write.
+        CheckpointError: a checkpoint or the model cannot be written or read. WorkerError: another rank has failed.
+        KeyboardInterrupt: Ctrl-C, behind a checkpoint of the last step. SystemExit: the same of SIGTERM (143) and
+            SIGHUP (129).
     """
     try:
         import torch as _torch  # noqa: F401  # pyright: ignore[reportUnusedImport]

@@ -51,17 +51,19 @@ class Facts:
     texts: int
     truncated: int
     """Texts that were longer than the model reads."""
-    skipped: int
-    """Rows that found no batch to stand in, since a text of theirs was there."""
     short: int
-    """Batches that could not be filled without such rows."""
+    """Batches that could not be filled without texts that stand twice."""
     seconds: float
     device: str
     replaced: int = 0
-    """Rows that were drawn in the place of such rows, or of rows that moved to another batch."""
+    """Rows that stood in for others, of which a text was in the batch already."""
+    missing: int = 0
+    """Rows by which batches were short."""
     own_negatives: int = 0
     """Negatives that were the query or the positive of their own row."""
     ranks: int = 1
+    without_gradient: int = 0
+    """Steps whose gradient was 0."""
     first_loss: float | None = None
     last_loss: float | None = None
     before: Scores = field(default_factory=dict[str, float])
@@ -134,8 +136,10 @@ def _use(facts: Facts) -> Iterator[str]:
         "",
         'model = SentenceTransformer("this-folder")',
         *(f"{kind}_prompt = {prompt!r}" for kind, prompt in prompts.items()),
-        _encode("queries", "where is the key?", "query" in prompts),
-        _encode("documents", "The key is at the desk.", "document" in prompts),
+        *(
+            _encode(kind, text, prompted=kind in prompts, default=spec.default_prompt_name is not None)
+            for kind, text in (("query", "where is the key?"), ("document", "The key is at the desk."))
+        ),
         "print(model.similarity(queries, documents))",
     ]
     yield from _fenced("python", "\n".join(code))
@@ -143,9 +147,10 @@ def _use(facts: Facts) -> Iterator[str]:
     yield "Or without torch: `gnomon.Encoder.load(...)`, with `encode_query` and `encode_document`."
 
 
-def _encode(what: str, text: str, prompted: bool) -> str:
-    kind = "query" if what == "queries" else "document"
-    return f'{what} = model.encode(["{text}"]{f", prompt={kind}_prompt" if prompted else ""})'
+def _encode(kind: str, text: str, *, prompted: bool, default: bool) -> str:
+    """A line of code; without a prompt of its kind a text gets none, the model's default neither."""
+    prompt = f", prompt={kind}_prompt" if prompted else ', prompt=""' if default else ""
+    return f'{"queries" if kind == "query" else "documents"} = model.encode(["{text}"]{prompt})'
 
 
 def _data(recipe: Recipe, facts: Facts) -> Iterator[str]:
@@ -175,15 +180,13 @@ def _data(recipe: Recipe, facts: Facts) -> Iterator[str]:
     if held:
         yield f"- {held:,} rows were held out, and {apart:,} more were left out since they have a query of those."
     yield f"- {rows - seen - held - apart:,} rows were never seen."
-    if facts.skipped:
+    if facts.replaced or facts.missing:
         yield (
-            f"- {facts.skipped:,} times a row was left out, since a text of it was in every batch that it could stand "
-            "in."
+            f"- {facts.replaced + facts.missing:,} rows could not stand where they were due, since a text of theirs "
+            f"was in the batch: {facts.replaced:,} were replaced by other rows, {facts.missing:,} by none."
         )
-    if facts.replaced:
-        yield f"- {facts.replaced:,} times another row was drawn in the place of one that stands elsewhere, or nowhere."
     if facts.short:
-        yield f"- {facts.short:,} batches could not be filled without a text twice, and were smaller."
+        yield f"- {facts.short:,} batches were short for that reason."
     if facts.own_negatives:
         fate = "left out of the loss" if masks(recipe.loss) else "trained as negatives"
         yield (
@@ -208,6 +211,8 @@ def _figures(recipe: Recipe, facts: Facts) -> Iterator[str]:
         "" if facts.step == facts.steps else f"; the weights are those behind step {facts.step:,}, the best of them"
     )
     yield f"- {facts.steps:,} steps{chosen}."
+    if facts.without_gradient:
+        yield f"- In {facts.without_gradient:,} of them the gradient was 0: their rows taught nothing."
     if facts.first_loss is not None and facts.last_loss is not None:
         yield f"- The loss was {facts.first_loss:.4f} at first and {facts.last_loss:.4f} at last."
     processes = f"{facts.ranks} processes on {facts.device}" if facts.ranks > 1 else facts.device

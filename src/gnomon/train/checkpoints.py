@@ -9,7 +9,6 @@ import json
 import os
 import re
 import secrets
-import shutil
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -30,8 +29,8 @@ from gnomon.vectorfiles import FULL
 
 FREE = frozenset(
     """
-    output card cache_dir chunk_tokens save_steps save_total_limit logging_steps report_to
-    validation.steps validation.keep_best sources.*.path sources.*.streaming loss.guide loss.teacher
+    model revision card output cache_dir chunk_tokens save_steps save_total_limit logging_steps report_to
+    validation.steps validation.keep_best sources.*.path sources.*.streaming mixture.data_config loss.guide loss.teacher
     """.split()
 )
 """Keys of a recipe that change no weight, or that the run compares by what came of them: where data and models lie by
@@ -144,12 +143,12 @@ def _write(folder: Path, state: State, arrays: Mapping[str, NDArray[Any]]) -> Pa
             json.dump(said | {"facts": state.facts}, file, indent=1)
             file.flush()
             os.fsync(file.fileno())
-        _sync(beside)
+        sync(beside)
         new = folder / f"{_name(state.step)}.new"
         beside.rename(new)  # it counts from here on, in front of an older one of this step
         return _settle(new)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        _remove(beside)
 
 
 def _settle(new: Path) -> Path:
@@ -157,17 +156,32 @@ def _settle(new: Path) -> Path:
     path = new.with_suffix("")
     if path.exists():
         _discard(path)
+    if path.exists():  # a folder with other files
+        path.rename(path.with_name(f"{path.name}.kept-{secrets.token_hex(4)}"))
     new.rename(path)
-    _sync(path.parent)
+    sync(path.parent)
     return path
 
 
 def _discard(path: Path) -> None:
-    """Remove a checkpoint; at no time is a part of it taken for one. One that cannot be removed stays."""
+    """Remove a checkpoint; at no time is a part of it taken for one. One that cannot be removed stays, and so does what
+    else lies in its folder.
+    """
     gone = _hidden(path)
     with suppress(OSError):
-        path.rename(gone)
-        shutil.rmtree(gone, ignore_errors=True)
+        if {each.name for each in path.iterdir()} <= {_TENSORS, _FACTS}:
+            path.rename(gone)
+            path = gone
+        _remove(path)
+
+
+def _remove(folder: Path) -> None:
+    """What `_write` writes into a folder, and the folder, unless it holds something else."""
+    with suppress(OSError):
+        (folder / _FACTS).unlink(missing_ok=True)  # first: it is no checkpoint from here on
+        for path in (folder / _TENSORS, *folder.glob(f".{_TENSORS}.*.tmp")):
+            path.unlink(missing_ok=True)
+        folder.rmdir()
 
 
 def _hidden(path: Path) -> Path:
@@ -177,12 +191,12 @@ def _hidden(path: Path) -> Path:
 def _sweep(folder: Path) -> None:
     """What a killed process left."""
     for path in folder.glob(".step-*.tmp"):
-        shutil.rmtree(path, ignore_errors=True)
+        _remove(path)
     for path in folder.glob("step-*.new"):
         _settle(path)
 
 
-def _sync(folder: Path) -> None:
+def sync(folder: Path) -> None:
     """What a folder holds survives a power failure too."""
     if os.name != "posix":  # others cannot
         return

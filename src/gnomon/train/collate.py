@@ -20,7 +20,6 @@ from gnomon.packed import Ids
 from gnomon.spec import ModelSpec, StaticSpec
 from gnomon.tokenizer import Tokenizer
 from gnomon.train.index import Index, digests_of
-from gnomon.train.prompts import prompts_of
 from gnomon.train.sampler import Draw, negatives_of, share
 from gnomon.train.settings import DataSource
 
@@ -51,10 +50,8 @@ class Rows:
     """[B], grades of pairs, or [B, 1 + K], scores of the positive and the negatives."""
     all_rows: NDArray[np.int64]
     """Rows of the whole batch, over all ranks."""
-    skipped: int
-    """Rows that found no batch to stand in, since a text of theirs was there; and those that the ranks cannot share."""
     replaced: int
-    """Rows of the whole batch that were taken in place of such rows."""
+    """Rows of the whole batch that stand in for others, of which a text was there already."""
 
     @property
     def total(self) -> int:
@@ -102,10 +99,7 @@ class Collator:
     ) -> None:
         self.indexes, self.sources, self.spec = [*indexes], [*sources], spec
         self.tokenizer, self.seed = tokenizer, seed
-        self.prompts = [
-            prompts_of(source, spec, graded=index.score_kind == "grades")
-            for source, index in zip(sources, indexes, strict=True)
-        ]
+        self.prompts = [_prompts(source, index, spec) for source, index in zip(sources, indexes, strict=True)]
         self._fronts = {text: self._front(text) for pair in self.prompts for text in pair}
         self.prompt_tokens = [
             (tokenizer.prompt_tokens(query), tokenizer.prompt_tokens(document)) for query, document in self.prompts
@@ -132,7 +126,6 @@ class Collator:
             negative_hashes_N=index.hashes("negative")[negatives_N] if negatives_N.size else negatives_N,
             scores=_scores(index, rows_B, negatives_BK),
             all_rows=draw.rows_B[:total],
-            skipped=draw.skipped + len(draw.rows_B) - total,
             replaced=draw.replaced,
         )
 
@@ -265,6 +258,16 @@ def own_negatives(
     """[N]: which negatives have the hash of their own row's query or positive; as many of each row."""
     each = len(negatives_N) // len(queries_B) if len(queries_B) else 0
     return (negatives_N == queries_B.repeat(each)) | (negatives_N == positives_B.repeat(each))
+
+
+def _prompts(source: DataSource, index: Index, spec: ModelSpec) -> tuple[str, str]:
+    """In front of the queries, and of the documents."""
+    names = spec.query_prompt_name(), spec.document_prompt_name
+    if index.score_kind == "grades":
+        names = spec.symmetric_prompt_name, spec.symmetric_prompt_name
+    own = [spec.prompts[name] if name is not None else "" for name in names]
+    query, document = source.query_prompt, source.document_prompt
+    return own[0] if query is None else query, own[1] if document is None else document
 
 
 def _scores(index: Index, rows_B: NDArray[np.int64], negatives_BK: NDArray[np.int64]) -> NDArray[np.float64] | None:

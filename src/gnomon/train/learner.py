@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -21,30 +21,53 @@ from gnomon.train.collate import Collated
 from gnomon.train.gradcache import chunks_of, gradient, prompt_tokens_of
 from gnomon.train.guide import Guide
 from gnomon.train.model import Model
-from gnomon.train.prompts import with_prompts
 from gnomon.train.ranks import Ranks
 from gnomon.train.settings import Recipe
 from gnomon.train.stages import Batch, Loss
 
-CHUNK_BYTES = 4 << 30
-"""Memory that the activations of a chunk may take, where a recipe leaves its tokens open; of a GPU's, CHUNK_SHARE."""
-CHUNK_SHARE = 0.3
+PASS_BYTES = 2 << 30
+"""Memory that the activations of a batch may take in one pass, where a recipe leaves chunk_tokens open; of a GPU's,
+PASS_SHARE.
+"""
+PASS_SHARE = 0.15
 
-KEPT = 44
-"""Numbers that a layer keeps for its gradient, for each token and unit of its width: 3.3 GB of 16,384 tokens in three
-layers of 384, with dropout, in float32.
+CPU_CHUNK = 4096
+"""Tokens of a chunk on a CPU, where a batch does not fit in one pass: larger chunks were slower, and take more memory
+(docs/training-speed.md).
+"""
+
+KEPT = 22
+"""Numbers of float32 that a layer takes for its gradient, for each token and unit of its width, with dropout: 14 are
+kept of texts of 128 tokens, the rest is room to compute in.
 """
 
 STATIC_TOKENS = 65_536
 """Of a chunk of a table: nothing is kept but a row a token."""
 
 
-class Learner:
-    """What a recipe makes of a checkpoint."""
+@dataclass(frozen=True)
+class Chunking:
+    """How a batch passes the model: at once, if it has at most `one_pass` tokens, else in chunks of `chunk` tokens."""
 
-    def __init__(self, recipe: Recipe, base: Checkpoint, ranks: Ranks) -> None:
+    one_pass: int
+    chunk: int
+
+    def chunk_for(self, tokens: int) -> int:
+        """Tokens of a chunk, for a batch of so many."""
+        return self.one_pass if tokens <= self.one_pass else self.chunk
+
+
+class Learner:
+    """What a recipe makes of a checkpoint.
+
+    Args:
+        spec: of the model that is written; None for that of the checkpoint, with the widths that are learnt.
+    """
+
+    def __init__(self, recipe: Recipe, base: Checkpoint, ranks: Ranks, spec: ModelSpec | None = None) -> None:
         self.recipe, self.base, self.ranks = recipe, base, ranks
-        self.chunk_tokens = recipe.chunk_tokens or default_chunk_tokens(base.spec, ranks.device)
+        self.spec = spec or declared(base.spec, recipe)
+        self.chunking = chunking_of(recipe, base.spec, ranks.device)
         self.model = Model(
             base,
             device=ranks.device,
@@ -65,11 +88,11 @@ class Learner:
 
     def add_gradient(self, collated: Collated, step: int) -> float:
         """The gradient of this rank's share of a batch, added to the parameters; its loss."""
-        rows = collated.rows
+        rows, tokens = collated.rows, sum(map(len, collated.ids))
         chunks = chunks_of(
             collated.ids,
             prompt_tokens_of(collated, self.base.spec.pooling),
-            chunk_tokens=self.chunk_tokens,
+            chunk_tokens=self.chunking.chunk_for(tokens),
             seed=(self.recipe.seed, rows.batch, self.ranks.rank),
         )
         return gradient(
@@ -79,6 +102,7 @@ class Learner:
             partial(self.loss.parts, batch=self._batch(collated, step)),
             ranks=self.ranks,
             dims=self.loss.dims,
+            cached=tokens > self.chunking.one_pass and len(chunks) > 1,
         )
 
     def clip(self, batches: int) -> float:
@@ -111,7 +135,7 @@ class Learner:
     def written(self, **changes: Any) -> Checkpoint:
         """The checkpoint as it would be written now."""
         with self.averaged():
-            return self.model.trained(spec=declared(self.base.spec, self.recipe), **changes)
+            return self.model.trained(spec=self.spec, **changes)
 
     def tensors(self) -> dict[str, Tensor]:
         """All of its state, by flat names."""
@@ -157,21 +181,26 @@ class Learner:
         return torch.optim.AdamW(groups, betas=betas, eps=recipe.adam_epsilon, fused=True)
 
 
-def default_chunk_tokens(spec: ModelSpec, device: torch.device) -> int:
-    """Tokens whose activations fit into CHUNK_BYTES, or into a GPU's share; at least one text of usual length."""
+def chunking_of(recipe: Recipe, spec: ModelSpec, device: torch.device) -> Chunking:
+    """The recipe's chunk_tokens, or the default: a batch whose activations fit into PASS_BYTES, or into a GPU's share,
+    passes at once; on a CPU a larger one passes in small chunks, on a GPU in chunks of that size.
+    """
+    if recipe.chunk_tokens:
+        return Chunking(recipe.chunk_tokens, recipe.chunk_tokens)
     if isinstance(spec.trunk, StaticSpec):
-        return STATIC_TOKENS
-    room = CHUNK_BYTES
+        return Chunking(STATIC_TOKENS, STATIC_TOKENS)
+    room = PASS_BYTES
     if device.type == "cuda":
-        room = int(CHUNK_SHARE * torch.cuda.get_device_properties(device).total_memory)
-    return max(512, room // (KEPT * 4 * spec.trunk.hidden * spec.trunk.layers))
+        room = int(PASS_SHARE * torch.cuda.get_device_properties(device).total_memory)
+    fits = max(512, room // (KEPT * 4 * spec.trunk.hidden * spec.trunk.layers))
+    return Chunking(fits, fits if device.type == "cuda" else min(fits, CPU_CHUNK))
 
 
 def declared(spec: ModelSpec, recipe: Recipe) -> ModelSpec:
-    """The spec with what the run has taught the model: widths and prompts."""
+    """The spec with the widths that the run teaches the model."""
     if recipe.matryoshka and not spec.wide_heads:
-        spec = replace(spec, matryoshka_dims=tuple(sorted({*recipe.matryoshka.dims} - {spec.full_dim})))
-    return with_prompts(spec, recipe)
+        return replace(spec, matryoshka_dims=tuple(sorted({*recipe.matryoshka.dims} - {spec.full_dim})))
+    return spec
 
 
 def freeze(model: nn.Module, beginnings: Sequence[str]) -> None:

@@ -36,6 +36,7 @@ class Log:
     """FOLDER/log.jsonl, a line for each `record`; beside it the bar and the boards. Of one process: rank 0.
 
     Args:
+        boards: where the boards keep their files; None for `folder`.
         total: steps of the run.
         report_to: names of `BOARDS`.
         progress: whether there is a bar on stderr; None for a terminal only.
@@ -49,12 +50,13 @@ class Log:
         self,
         folder: Path,
         *,
+        boards: Path | None = None,
         total: int,
         report_to: Sequence[str] = (),
         progress: bool | None = None,
         settings: Values | None = None,
     ) -> None:
-        self.folder, self.path = folder, folder / "log.jsonl"
+        self.folder, self.path = boards or folder, folder / "log.jsonl"
         self._modules = {name: imported(name) for name in report_to}
         self._settings, self._start = dict(settings or {}), 0
         self._boards: list[Board] | None = None
@@ -67,7 +69,7 @@ class Log:
         lines = self.path.read_bytes().splitlines(keepends=True)
         kept = [line for line in lines if step and _step_of(line) <= step]
         if len(kept) < len(lines):
-            beside = self.path.with_suffix(".tmp")
+            beside = self.path.with_name(".log.jsonl.tmp")
             beside.write_bytes(b"".join(kept))
             self._close_file()
             beside.replace(self.path)

@@ -1,21 +1,21 @@
 """The loop: `run` opens what a recipe names; `Run.step` is a step.
 
-OUTPUT holds recipe.toml, log.jsonl, checkpoints/, model/, and stopped/, the rows of a loss that was not finite.
+What a run leaves in its output, and when: `output`.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from gnomon import tokenizer as tokenizers
@@ -24,24 +24,35 @@ from gnomon.checkpoint.hub import resolve
 from gnomon.checkpoint.save import save_folder
 from gnomon.encoder import Encoder
 from gnomon.engines.choose import Options
-from gnomon.errors import InputError, NumericError
+from gnomon.errors import CheckpointError, InputError, NumericError
 from gnomon.notices import warn_caller
 from gnomon.spec import fingerprint
-from gnomon.train import checkpoints, validation
+from gnomon.train import checkpoints, output, validation
 from gnomon.train.card import Facts, SourceFacts, model_card
 from gnomon.train.collate import Ahead, Collated
 from gnomon.train.learner import Learner, declared
+from gnomon.train.learns import (
+    NO_GRADIENT,
+    beside_the_weights,
+    check_room,
+    check_teacher,
+    nothing_learned,
+    without_gradient,
+)
+from gnomon.train.lock import locked
 from gnomon.train.logs import Log, imported
 from gnomon.train.optim import learning_rate_at, warmup_of
 from gnomon.train.prepare import open_data, short_batches, steps_of
-from gnomon.train.process import stopping, torch_as
+from gnomon.train.process import Stop, interrupt, stopping, torch_as
+from gnomon.train.prompts import with_prompts
 from gnomon.train.ranks import Ranks, joined
-from gnomon.train.recipe import plain, to_toml
+from gnomon.train.recipe import plain
 from gnomon.train.rules import check
 from gnomon.train.sampler import ORDER
 from gnomon.train.schema import made
 from gnomon.train.settings import Recipe
 from gnomon.train.tally import Seen, Tally, counted
+from gnomon.vectorfiles import FULL
 
 ROWS_AHEAD = 16_384
 """Rows of this rank whose texts and ids may wait for their step."""
@@ -53,27 +64,66 @@ def run(recipe: Recipe, *, resume: bool, overwrite: bool, progress: bool | None,
     """`gnomon.train.train`."""
     recipe = made(Recipe, plain(recipe), "")  # given in Python, nothing has checked its types
     check(recipe)
-    for board in recipe.report_to:  # before anything is removed
+    if resume and overwrite:
+        raise InputError("resume=True and overwrite=True exclude each other: a run goes on, or begins anew.")
+    for board in recipe.report_to:
         imported(board)
-    _check_output(Path(recipe.output).expanduser(), resume=resume, overwrite=overwrite)
-    with joined(recipe.device) as ranks, torch_as(recipe, ranks):
-        return Run(recipe, ranks, progress=progress, evaluate=evaluate).go(resume=resume)
+    with (
+        joined(recipe.device) as ranks,
+        stopping(ranks) as stop,
+        _folder(recipe, ranks, resume=resume, overwrite=overwrite) as number,
+        torch_as(recipe, ranks),
+    ):
+        return Run(recipe, ranks, stop, number=number, progress=progress, evaluate=evaluate).go(resume=resume)
+
+
+@contextmanager
+def _folder(recipe: Recipe, ranks: Ranks, *, resume: bool, overwrite: bool) -> Generator[int]:
+    """The number of the run's folder (`output.folder_of`). Rank 0 holds the output for this run and says the number."""
+    root = Path(recipe.output).expanduser()
+    if not ranks.first:
+        yield int(ranks.total(0.0)[0])
+        return
+    with locked(root):
+        output.settle(root)
+        output.check_apart(recipe, root)
+        number = output.choose(recipe, root, resume=resume, overwrite=overwrite)
+        ranks.total(float(number))
+        yield number
 
 
 class Run:
     """One run, from its first step or from a checkpoint."""
 
-    def __init__(self, recipe: Recipe, ranks: Ranks, *, progress: bool | None, evaluate: Evaluate | None) -> None:
-        self.recipe, self.ranks, self.evaluate, self.progress = recipe, ranks, evaluate, progress
+    def __init__(
+        self,
+        recipe: Recipe,
+        ranks: Ranks,
+        stop: Stop,
+        *,
+        number: int,
+        progress: bool | None,
+        evaluate: Evaluate | None,
+    ) -> None:
+        self.recipe, self.ranks, self.stop, self.evaluate, self.progress = recipe, ranks, stop, evaluate, progress
         self._check_evaluate()
-        self.output = Path(recipe.output).expanduser()
+        self.root, self.number = Path(recipe.output).expanduser(), number
+        self.folder = output.folder_of(self.root, number)
         self.base = _base(recipe)
         tokenizer = tokenizers.Tokenizer(self.base.tokenizer, self.base.spec.tokenizer)
         self.fingerprint = fingerprint(self.base.spec, self.base.arrays, tokenizer.canonical())
         self.data = open_data(recipe, self.base.spec, tokenizer, ranks, progress if ranks.first else False)
         self.total = steps_of(recipe, self.data)
         self.warmup = warmup_of(recipe, self.total)
-        self.learner = Learner(recipe, self.base, ranks)
+        spec, notices = with_prompts(declared(self.base.spec, recipe), self.data.prompts)
+        for notice in notices if ranks.first else ():
+            warn_caller(notice)
+        self.learner = Learner(recipe, self.base, ranks, spec)
+        if ranks.first:
+            check_room(recipe, self.base, self.learner.learnt.values())
+        if self.learner.guide:
+            teacher = self.learner.guide.encoder
+            check_teacher(recipe, self.base, self.fingerprint, teacher, self.data.collator.prompts)
         self.held_out = self.data.held_out()
         self.tally, self.seen = Tally(), Seen([index.rows for index in self.data.indexes])
         self._short = {
@@ -89,15 +139,16 @@ class Run:
         with (
             self._log(start) as log,
             Ahead(self._batch_at, start * each, self.total * each, depth=self._depth) as ahead,
-            stopping(self.ranks) as stop,
+            self.stop.saving("this step is finished and saved"),
         ):
             for step in range(start, self.total):
                 facts = self.step(step, ahead)
-                stops = bool(self.ranks.total(float(stop.is_set()))[0])  # all ranks at the same step
-                self._after(step + 1, facts, log, stops=stops)
-                if stops:
-                    raise KeyboardInterrupt
-        return self._finish()
+                signal = self.stop.of_any_rank()  # all ranks stop at the same step
+                self._after(step + 1, facts, log, stops=bool(signal))
+                if signal:
+                    interrupt(signal)
+        with self.stop.saving("the model is written"):
+            return self._finish()
 
     def step(self, step: int, ahead: Iterator[Collated]) -> dict[str, Any]:
         """Fetch, forward, loss, backward, clip, step; returns what the log says."""
@@ -110,6 +161,7 @@ class Run:
         self._check_finite(step, loss, norm, batches)
         factor = learning_rate_at(step, total=self.total, warmup=self.warmup, scheduler=recipe.lr_scheduler_type)
         learner.update(factor)
+        self._check_gradient(step, norm, factor, batches)
         told = {"loss": loss, "learning_rate": recipe.learning_rate * factor, "grad_norm": norm} | learner.loss.told()
         took = time.monotonic() - began
         for batch in batches:
@@ -160,12 +212,12 @@ class Run:
         else:
             with learner.averaged():
                 scores = validation.score(
-                    learner.model, self.held_out, chunk_tokens=learner.chunk_tokens, ranks=self.ranks
+                    learner.model, self.held_out, chunk_tokens=learner.chunking.chunk, ranks=self.ranks
                 )
         self.tally.scores[str(step)] = scores
         mean = sum(scores.values()) / len(scores)
-        if step and not math.isnan(mean) and (self.best is None or mean > self.best[1]):
-            self.best = (step, mean)
+        if step and not math.isnan(mean) and (self.best is None or mean >= self.best[1]):
+            self.best = (step, mean)  # of equals the last, which has learned from more rows
         return scores
 
     def _check_evaluate(self) -> None:
@@ -187,7 +239,7 @@ class Run:
 
     @property
     def _checkpoints(self) -> Path:
-        return self.output / "checkpoints"
+        return self.folder / output.CHECKPOINTS
 
     def _save(self, step: int) -> None:
         if self.ranks.first:
@@ -202,13 +254,15 @@ class Run:
         return {
             "recipe": asdict(self.recipe),
             "model": self.fingerprint,
+            "base": beside_the_weights(self.base),
             "data": self.data.fingerprints,
             "order of rows": ORDER,
             "weights": self.data.weights.tolist(),
             "prompts": [list(pair) for pair in self.data.collator.prompts],
             "guide or teacher": guide.encoder.fingerprint if guide else None,
             "ranks": self.ranks.world,
-            "chunk_tokens": self.learner.chunk_tokens,
+            "chunk_tokens": self.learner.chunking.chunk,
+            "one_pass_tokens": self.learner.chunking.one_pass,
             "best": self.best,
             "tally": asdict(self.tally),
         }
@@ -229,17 +283,18 @@ class Run:
         # in one order; names may be those of files
         rows = zip(now["data"].items(), then["data"].values(), strict=False)
         differs += [f"source {name!r}: its rows differ" for (name, own), before in rows if own != before]
-        told = (
-            (what, then.get(what), now[what]) for what in ("order of rows", "weights", "prompts", "guide or teacher")
-        )
+        same = ("order of rows", "weights", "prompts", "guide or teacher")
+        told = ((what, then.get(what), now[what]) for what in same)
+        base = then.get("base", now["base"])  # checkpoints have not always had it
+        told = (*told, *((f"the model's {what}", base.get(what), now["base"][what]) for what in now["base"]))
         differs += [f"{what}: was {was}, is {is_now}" for what, was, is_now in told if was != is_now]
         if differs:
             raise InputError(
-                f"{path} is of another run: {'; '.join(differs)}. Resume with what it was, or begin anew in another "
-                "output."
+                f"{path} is of another run: {'; '.join(differs)}. Resume with what it was, or begin anew, in another "
+                "output or with overwrite=True."
             )
         rounding = checkpoints.compare_rounding(then["recipe"], now["recipe"])
-        changed = [what for what in ("ranks", "chunk_tokens") if then.get(what) != now[what]]
+        changed = [what for what in ("ranks", "chunk_tokens", "one_pass_tokens") if then.get(what) != now[what]]
         rounding += [f"{what}: was {then.get(what)}, is {now[what]}" for what in changed]
         if rounding:
             with_dropout = " and, where there is dropout, other random numbers" if changed else ""
@@ -247,6 +302,8 @@ class Run:
                 f"the run goes on, with other last digits{with_dropout} than it would have had: {'; '.join(rounding)}."
             )
         self.learner.load(state.tensors)
+        if self.ranks.first:
+            output.write_recipe(self.recipe, self.folder)
         self.tally = Tally(**then["tally"])
         self.seen.load({name: tensor.numpy() for name, tensor in state.tensors.items() if name.startswith("seen.")})
         self.best = tuple(then["best"]) if then["best"] else None
@@ -258,34 +315,44 @@ class Run:
     # ---- the ends
 
     def _begin(self) -> int:
-        self.ranks.wait()  # all have looked at the folder
         if self.ranks.first:
-            checkpoints.clear(self._checkpoints)
-            for left in ("model", "stopped"):
-                shutil.rmtree(self.output / left, ignore_errors=True)
-            self.output.mkdir(parents=True, exist_ok=True)
-            (self.output / "recipe.toml").write_text(to_toml(self.recipe), encoding="utf-8")
+            output.begin(self.recipe, self.root, self.number)
         if self._validates:
             self._validate(0)
         return 0
 
     def _finish(self) -> Path:
         """The best model, or the last, as a folder."""
-        chosen, target = self.total, self.output / "model"
+        if self.tally.idle >= self.total:
+            raise NumericError(nothing_learned(self.recipe, self.total, self.folder / output.LOG))
+        chosen = self.total
         if self.best and self.recipe.validation.keep_best and self.best[0] != self.total:
             chosen = self.best[0]
             self.learner.load(checkpoints.load(checkpoints.steps(self._checkpoints)[chosen]).tensors)
         if self.ranks.first:
             card = model_card(self.recipe, self._card(chosen))
-            save_folder(self.learner.written(readme=card.encode()), target, overwrite=True)
+            model = self.learner.written(readme=card.encode())
+            if all(np.array_equal(array, self.base.arrays[name]) for name, array in model.arrays.items()):
+                warn_caller(
+                    "the model that is written has the weights of the one that it started from: nothing was learned. A "
+                    "higher learning_rate or more steps may help."
+                )
+            try:
+                output.finish(self.root, self.number, lambda folder: save_folder(model, folder))
+            except OSError as error:
+                raise CheckpointError(
+                    f"the model was not written: {FULL.get(error.errno or 0, str(error))}. Make room in {self.root}, "
+                    f"then use resume=True: the last checkpoint is {output.latest(self.root)}."
+                ) from error
         self.ranks.wait()
-        return target
+        return self.root / output.MODEL
 
     def _log(self, start: int) -> Any:
         if not self.ranks.first:
             return nullcontext()
         log = Log(
-            self.output,
+            self.folder,
+            boards=self.root,
             total=self.total,
             report_to=self.recipe.report_to,
             progress=self.progress,
@@ -301,7 +368,7 @@ class Run:
         """
         if math.isfinite(loss) and math.isfinite(norm):
             return
-        path = self.output / "stopped" / f"step-{step + 1:08}-rank-{self.ranks.rank}.jsonl"
+        path = self.folder / output.STOPPED / f"step-{step + 1:08}-rank-{self.ranks.rank}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
         rows = [row for batch in batches for row in self.data.as_written(batch.rows)]
         path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
@@ -314,13 +381,22 @@ class Run:
             "higher temperature or a smaller max_grad_norm may help; so may bf16=False."
         )
 
+    def _check_gradient(self, step: int, norm: float, factor: float, batches: Sequence[Collated]) -> None:
+        """Count steps that can teach nothing; a notice of the first without a gradient."""
+        without = norm < NO_GRADIENT
+        if without and not self.tally.without_gradient and self.ranks.first:
+            names = ", ".join(dict.fromkeys(batch.rows.name for batch in batches))
+            warn_caller(without_gradient(self.recipe, step, names, sum(batch.rows.total for batch in batches)))
+        self.tally.without_gradient += without
+        self.tally.idle += without or not factor
+
     def _card(self, chosen: int) -> Facts:
         tally, base, guide = self.tally, self.base, self.learner.guide
         sampler = self.data.sampler
         drawn = sampler.realised(self.total * self.recipe.gradient_accumulation_steps)
         sources = zip(self.data.indexes, self.data.weights, drawn, self.seen.counts(), strict=True)
         return Facts(
-            spec=declared(base.spec, self.recipe),
+            spec=self.learner.spec,
             base=base.source.name or base.source.folder.name,
             base_fingerprint=self.fingerprint,
             sources=tuple(
@@ -342,10 +418,11 @@ class Run:
             tokens=tally.tokens,
             texts=tally.texts,
             truncated=tally.truncated,
-            skipped=tally.skipped,
             replaced=tally.replaced,
+            missing=tally.missing,
             own_negatives=tally.own_negatives,
             short=tally.short,
+            without_gradient=tally.without_gradient,
             seconds=tally.seconds,
             device=_device_name(self.ranks.device),
             ranks=self.ranks.world,
@@ -359,22 +436,6 @@ class Run:
             guide=guide.encoder.name if guide else None,
             guide_fingerprint=guide.encoder.fingerprint if guide else "",
         )
-
-
-def _check_output(output: Path, *, resume: bool, overwrite: bool) -> None:
-    """
-    Raises:
-        InputError: there is a run, or there is none, against what was asked.
-    """
-    there = checkpoints.latest(output / "checkpoints")
-    if resume and there is None:
-        raise InputError(f"{output / 'checkpoints'} holds no checkpoint to go on from; leave resume=True out.")
-    if not (resume or overwrite) and (there or (output / "model").exists()):
-        raise InputError(
-            f"{output} holds a run already; resume=True goes on with it, overwrite=True begins anew, or give another "
-            "output."
-        )
-    output.mkdir(parents=True, exist_ok=True)  # here, if it cannot be
 
 
 def _base(recipe: Recipe) -> Checkpoint:

@@ -28,7 +28,7 @@ from gnomon.losses.similarity import full
 from gnomon.packed import Packed
 from gnomon.spec import ModelSpec, PoolingSpec, StaticSpec, dense_heads, head_arrays, trunk_arrays
 from gnomon.train.lora import adapt, merged
-from gnomon.train.settings import LoraSettings
+from gnomon.train.settings import LoraSettings, Recipe
 
 Widths = dict[int, Tensor]
 """Vectors by their width."""
@@ -62,14 +62,13 @@ class Model(nn.Module):
                 raise InputError("lora is of linear layers, and this model is a table of token vectors; leave it out.")
             self.trunk = Table(spec.trunk, checkpoint.arrays)
         else:
-            hidden, weights = families.dropout(checkpoint.config)
-            weights = weights if attention_dropout is None else attention_dropout
+            hidden, weights = _dropout(checkpoint, dropout, attention_dropout)
             computed = torch.bfloat16 if bf16 else torch.float32
             self.trunk = Trunk.of(
                 spec.trunk,
                 checkpoint.arrays,
                 attention=choose(self.device, computed, spec.trunk.head_size, dropout=weights, learns=True),
-                dropout=hidden if dropout is None else dropout,
+                dropout=hidden,
                 attention_dropout=weights,
                 gradient_checkpointing=gradient_checkpointing,
             )
@@ -107,6 +106,18 @@ class Model(nn.Module):
     def trained(self, **changes: Any) -> Checkpoint:
         """The checkpoint with the weights as they are now, and other fields changed."""
         return replace(self.checkpoint, arrays=self.arrays(), **changes)
+
+
+def dropout_of(checkpoint: Checkpoint, recipe: Recipe | None = None) -> tuple[float, float]:
+    """Of token states and of attention weights: the recipe's, or else the model's own; none in a table."""
+    if isinstance(checkpoint.spec.trunk, StaticSpec):
+        return 0.0, 0.0
+    return _dropout(checkpoint, recipe and recipe.dropout, recipe and recipe.attention_dropout)
+
+
+def _dropout(checkpoint: Checkpoint, hidden: float | None, attention: float | None) -> tuple[float, float]:
+    own_hidden, own_attention = families.dropout(checkpoint.config)
+    return own_hidden if hidden is None else hidden, own_attention if attention is None else attention
 
 
 class Pooled(nn.Module):

@@ -73,16 +73,25 @@ def _depth(name: str, layers: int) -> int:
 
 
 def warmup_of(recipe: Recipe, total: int) -> int:
-    """Steps of warm-up of a run of `total` steps.
+    """Steps of warm-up of a run of `total` steps. A share is rounded up, as transformers does; the only step of a run,
+    which would then have a learning rate of 0, is a step of warm-up where the share is all.
 
     Raises:
-        InputError: more than the run has.
+        InputError: more than the run has; a learning rate of 0 in every step.
     """
-    warmup = recipe.warmup_steps or math.ceil(recipe.warmup_ratio * total)
+    share = math.ceil(recipe.warmup_ratio * total) if total > 1 else int(recipe.warmup_ratio)
+    warmup = recipe.warmup_steps or share
     if warmup > total:
         raise InputError(
             f"warmup_steps {warmup} is more than the {total} steps of this run, so its learning rate would never be "
             f"reached; let it be at most {total}, or 0 with a warmup_ratio."
+        )
+    if not any(
+        learning_rate_at(step, total=total, warmup=warmup, scheduler=recipe.lr_scheduler_type) for step in range(total)
+    ):
+        raise InputError(
+            f"the learning rate is 0 in every step: warmup_steps is {warmup} of {total}, and warm-up begins at 0. Let "
+            "warmup_steps and warmup_ratio be 0, or max_steps be larger."
         )
     return warmup
 

@@ -20,7 +20,7 @@ from gnomon.train.collate import Collated, Collator, Rows
 from gnomon.train.data import index_of
 from gnomon.train.index import Index
 from gnomon.train.mixture import lines_of, weights_of
-from gnomon.train.prompts import notes_on_prompts
+from gnomon.train.prompts import Prompts
 from gnomon.train.ranks import Ranks
 from gnomon.train.rules import CONTRASTIVE, GRADED, masks, takes_scores
 from gnomon.train.sampler import Draw, Sampler
@@ -40,6 +40,16 @@ class Data:
     @property
     def fingerprints(self) -> dict[str, str]:
         return {index.name: index.fingerprint for index in self.indexes}
+
+    @property
+    def prompts(self) -> list[Prompts]:
+        """Of the sources that are drawn."""
+        return [
+            Prompts(
+                self.indexes[source].name, *self.collator.prompts[source], self.indexes[source].score_kind == "grades"
+            )
+            for source in np.flatnonzero(self.weights).tolist()
+        ]
 
     @cached_property
     def filled(self) -> dict[int, float]:
@@ -87,6 +97,9 @@ def open_data(recipe: Recipe, spec: ModelSpec, tokenizer: Tokenizer, ranks: Rank
                 f"{index.lines:,}."
             )
     weights = weights_of(recipe.sources, [index.rows for index in indexes], recipe.mixture)
+    for index, weight in zip(indexes, weights, strict=True):
+        if weight:
+            _check_differs(recipe, index)
     sampler = Sampler(
         indexes,
         weights,
@@ -101,8 +114,6 @@ def open_data(recipe: Recipe, spec: ModelSpec, tokenizer: Tokenizer, ranks: Rank
     )
     data = Data(indexes, weights, sampler, Collator(indexes, recipe.sources, spec, tokenizer, seed=recipe.seed))
     if ranks.first:
-        for note in notes_on_prompts(spec, recipe):
-            warn_caller(note)
         _tell_of_own_negatives(recipe, data)
         _tell_of_short_batches(recipe, data)
     return data
@@ -127,7 +138,7 @@ def short_batches(recipe: Recipe, name: str, rows: float, *, epoch: int | None =
     Args:
         rows: of a batch. epoch: steps of the run, where they were counted by epochs.
     """
-    longer = f" {recipe.num_train_epochs:g} epochs of all rows take {epoch:,} such steps." if epoch else ""
+    longer = f" num_train_epochs={recipe.num_train_epochs:g} takes {epoch:,} such steps." if epoch else ""
     negatives = "" if masks(recipe.loss) else ", or negatives that are another's query or positive"
     return (
         f"source {name!r}: batches hold {rows:.3g} rows of {recipe.batch_size}, since too many rows have a query or "
@@ -183,3 +194,26 @@ def check_fits(recipe: Recipe, index: Index) -> None:
             f"loss {loss!r} takes a teacher's scores, a list for each row: the positive's, then the negatives'. Source "
             f"{name!r} has {'one grade a row' if grades else 'no scores'}: name the column of the lists with score=."
         )
+
+
+def _check_differs(recipe: Recipe, index: Index) -> None:
+    """
+    Raises:
+        InputError: rows from which the loss can have no gradient, whatever the model.
+    """
+    name, loss = index.name, recipe.loss
+    grades = index.grades
+    if loss.name == "cosent" and grades is not None and grades.min() == grades.max():
+        raise InputError(
+            f"every score of source {name!r} is {grades[0]:g}, and the loss cosent learns which pairs have the "
+            "higher score: nothing can be learned. Give rows whose scores differ, or leave the source out."
+        )
+    if loss.name != "info_nce" or not loss.mask_duplicates or loss.directions == "gte" or index.negatives:
+        return
+    for column in ("query", "positive"):
+        if index.distinct[column] == 1:
+            raise InputError(
+                f"every row of source {name!r} has the same {column}, so no document of a batch is a negative of "
+                "another row's query, and nothing can be learned. Give rows whose texts differ, or negatives, or let "
+                "loss.mask_duplicates be false."
+            )

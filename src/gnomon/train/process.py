@@ -1,4 +1,4 @@
-"""What a run changes in its process, and puts back: torch's settings, and what Ctrl-C does."""
+"""What a run changes in its process, and puts back: torch's settings, and what signals do."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import signal
 import sys
 import threading
 from collections.abc import Generator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, suppress
+from typing import Any, NoReturn
 
 import torch
 from torch.utils import deterministic
@@ -40,30 +40,78 @@ def torch_as(recipe: Recipe, ranks: Ranks) -> Generator[None]:
             setting.fill_uninitialized_memory = filled
 
 
-@contextmanager
-def stopping(ranks: Ranks) -> Generator[threading.Event]:
-    """Set by the first Ctrl-C, so that the step ends and is saved; the second stops at once.
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+"""What stops a run: Ctrl-C; what schedulers, containers and `kill` send; a terminal that is closed."""
 
-    Under torchrun every rank gets it from the terminal and once more from torchrun: there the second does nothing.
+
+class Stop:
+    """Whether a signal has asked the run to stop.
+
+    Inside `saving` the first signal waits until what has begun is saved, and the second stops at once. Elsewhere there
+    is nothing to save, and the first stops at once. Under torchrun every rank gets a signal from the terminal and once
+    more from torchrun: there the second does nothing.
     """
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
 
-    def stop(*_: Any) -> None:
-        if event.is_set() and ranks.world == 1:
-            raise KeyboardInterrupt
-        if not event.is_set() and ranks.first:
-            again = "; Ctrl-C again stops at once" if ranks.world == 1 else ""
-            warn_caller(f"this step is finished and saved, then the run stops{again}.")
-        event.set()
+    def __init__(self, ranks: Ranks) -> None:
+        self.ranks = ranks
+        self._asked, self._first = 0, ""
 
-    before = signal.signal(signal.SIGINT, stop)
+    @contextmanager
+    def saving(self, first: str) -> Generator[None]:
+        """Args: first: what is done before the run stops, for the notice."""
+        self._first = first
+        try:
+            yield
+        finally:
+            self._first = ""
+
+    def of_any_rank(self) -> int:
+        """The signal that some rank has got, the same on every rank; 0 for none."""
+        counts = self.ranks.total(*(float(self._asked == number) for number in SIGNALS))
+        return next((int(number) for number, count in zip(SIGNALS, counts, strict=True) if count), 0)
+
+    def receive(self, number: int, _: Any = None) -> None:
+        """The handler of the signals."""
+        if not self._first or (self._asked and self.ranks.world == 1):
+            interrupt(number)
+        if not self._asked:
+            self._asked = number
+            self._say(number)
+
+    def _say(self, number: int) -> None:
+        if not self.ranks.first:
+            return
+        name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+        again = f"; {name} again stops at once" if self.ranks.world == 1 else ""
+        with suppress(OSError, RuntimeError):  # the terminal is gone; the signal came within a write to it
+            warn_caller(f"{self._first}, then the run stops{again}.")
+
+
+def interrupt(number: int) -> NoReturn:
+    """
+    Raises:
+        KeyboardInterrupt: for Ctrl-C. SystemExit: for other signals, with the status by which shells report them.
+    """
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    raise SystemExit(128 + number)
+
+
+@contextmanager
+def stopping(ranks: Ranks) -> Generator[Stop]:
+    """Inside, signals stop the run as `Stop` says; in the main thread alone, which gets them."""
+    stop = Stop(ranks)
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in SIGNALS:
+            ignored = number != signal.SIGINT and signal.getsignal(number) is signal.SIG_IGN  # nohup
+            if not ignored and signal.getsignal(number) is not None:
+                before[number] = signal.signal(number, stop.receive)
     try:
-        yield event
+        yield stop
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def give_back() -> None:

@@ -101,7 +101,7 @@ def joined(device: str = "auto") -> Generator[Ranks]:
     )
     try:
         yield Ranks(rank, world, where)
-    except (Exception, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt, SystemExit) as error:
         told = _told(error, rank, store)
         _leave(store, rank, world)
         if told is error:

@@ -58,11 +58,8 @@ class Roles:
         """
         source, (lines, values) = self.source, self._selected(block)
         at = _Place(part, lines)
-        queries = values[source.query]
-        if part.cells:
-            queries = at.each(partial(_parsed, source.query), queries)
-        paired = [isinstance(value, list) for value in queries]
-        texts = {"query": self._texts(at, source.query, queries, paired)}
+        paired = [isinstance(value, list) for value in values[source.query]]
+        texts = {"query": self._texts(at, source.query, values[source.query], paired)}
         if source.instruction:
             texts["query"] = at.each(self._instructed, values[source.instruction], texts["query"])
         texts["positive"], each = self._positives(at, values[source.positive], paired, part.cells)
@@ -221,7 +218,7 @@ class _Place:
 
 def _parsed(name: str, cell: Any) -> Any:
     """A cell of CSV, or the list of texts that it holds: as JSON, or as Python writes one (so does pandas)."""
-    if not (isinstance(cell, str) and cell.startswith("[") and cell.rstrip().endswith("]")):
+    if not (cell.startswith("[") and cell.rstrip().endswith("]")):
         return cell
     for read in (json.loads, _literal):
         with suppress(ValueError, SyntaxError, RecursionError, MemoryError):

@@ -36,7 +36,7 @@ SPARES = 64
 """
 SCANNED = 1 << 22
 """Hashes that are searched at once."""
-PROBED = 4096
+PROBED = 16_384
 """Rows of a source, about, whose batches `Sampler.filled` draws."""
 COUNTED = 1 << 21
 """Rows of a source whose different texts are counted anew where some of them are held out."""
@@ -50,10 +50,8 @@ class Draw:
     """The batch's number."""
     source: int
     rows_B: RowNumbers
-    skipped: int = 0
-    """Rows of this piece of the stream that no batch takes, since a text of theirs is in each already."""
     replaced: int = 0
-    """Spare rows that this batch took instead."""
+    """Spare rows in place of those that cannot stand in it, since a text of theirs is there already."""
 
 
 class Sampler:
@@ -108,8 +106,8 @@ class Sampler:
         self._before = {0: np.zeros(len(shares), np.int64)}
         self._block = (-1, np.zeros(0, np.int64))
         self._windows: dict[int, tuple[int, list[RowNumbers]]] = {}
-        self._moves: dict[int, tuple[int, list[_Place]]] = {}
-        """The last window of each source; not state, but work saved."""
+        self._moves: dict[int, tuple[int, list[list[int]]]] = {}
+        """Of each source the last window, and what its rows moved to; not state, but work saved."""
 
     def batch_at(self, batch: int) -> Draw:
         source = self.source_at(batch)
@@ -158,14 +156,13 @@ class Sampler:
         rows_B = self._own(source, turn)
         if not self.skips or (self.masked and self._differ(source, rows_B)):
             return Draw(batch, source, rows_B)
-        kept, skipped = self._new_ones(source, rows_B, _Texts()), 0
+        kept = self._new_ones(source, rows_B, _Texts())
         if len(kept) < len(rows_B):
             window, place = divmod(turn, self._streams[source].window(self.batch_size))
-            kept, skipped = self._moved(source, window)[place]
+            kept = self._moved(source, window)[place]
         texts = _Texts()
         if not self.masked:
-            without = self._new_ones(source, np.array(kept, np.int64), texts, batch=batch)
-            kept, skipped = without, skipped + len(kept) - len(without)
+            kept = self._new_ones(source, np.array(kept, np.int64), texts, batch=batch)
         replaced: list[int] = []
         if len(kept) < self.batch_size:
             if self.masked:
@@ -174,7 +171,7 @@ class Sampler:
             spare_S = self._streams[source].rows_at(turn * count, count, "spare")
             replaced = self._new_ones(source, spare_S, texts, batch=None if self.masked else batch)
             replaced = replaced[: self.batch_size - len(kept)]
-        return Draw(batch, source, np.array(kept + replaced, np.int64), skipped, len(replaced))
+        return Draw(batch, source, np.array(kept + replaced, np.int64), len(replaced))
 
     def _counted(self, sources: NDArray[np.int64]) -> NDArray[np.int64]:
         return np.bincount(sources, minlength=len(self.indexes))
@@ -215,20 +212,19 @@ class Sampler:
         turns = permuted(np.arange(count), count, (self.seed, "bucket", source, window))
         return [rows[np.sort(order[at])] for at in turns.tolist()]
 
-    def _moved(self, source: int, window: int) -> list[_Place]:
-        """Of each batch of a window, the rows that it takes, and how many of its own rows no batch takes."""
+    def _moved(self, source: int, window: int) -> list[list[int]]:
+        """Of each batch of a window, the rows that it takes; some may be in no batch."""
         at, places = self._moves.get(source, (-1, []))
         if at != window:
             places = self._move(source, window)
             self._moves[source] = (window, places)
         return places
 
-    def _move(self, source: int, window: int) -> list[_Place]:
+    def _move(self, source: int, window: int) -> list[list[int]]:
         count = self._streams[source].window(self.batch_size)
         own = [self._own(source, turn) for turn in range(window * count, (window + 1) * count)]
         texts = [_Texts() for _ in own]
         kept = [self._new_ones(source, rows_B, known) for rows_B, known in zip(own, texts, strict=True)]
-        left = [0] * count
         for place, (rows_B, stay) in enumerate(zip(own, map(deque, kept), strict=True)):
             # those that stay are some of them in the same order; a row may stand twice where one epoch ends
             moves = [not (stay and row == stay[0] and stay.popleft() == row) for row in rows_B.tolist()]
@@ -237,11 +233,9 @@ class Sampler:
                 others = ((place + further) % count for further in range(1, count))
                 room = (other for other in others if len(kept[other]) < self.batch_size)
                 taker = next((other for other in room if texts[other].take(pair)), None)
-                if taker is None:
-                    left[place] += 1
-                else:
+                if taker is not None:
                     kept[taker].append(row)
-        return [*zip(kept, left, strict=True)]
+        return kept
 
     def _differ(self, source: int, rows_B: RowNumbers) -> bool:
         """Whether all queries and positives are different texts."""
@@ -267,9 +261,6 @@ class Sampler:
             return zip(pairs, repeat([]), strict=False)
         negatives_BK = negatives_of(index, rows_B, self.num_negatives[source], seed=self.seed, batch=batch)
         return zip(pairs, index.hashes("negative")[negatives_BK].tolist(), strict=True)
-
-
-_Place = tuple[list[int], int]
 
 
 class _Texts:

@@ -17,15 +17,19 @@ class Tally:
     rows: int = 0
     texts: int = 0
     tokens: int = 0
-    skipped: int = 0
-    """Rows that found no batch to stand in, since a text of theirs was there."""
     replaced: int = 0
-    """Rows that were taken in place of such rows."""
+    """Rows that stood in for others, of which a text was in the batch already."""
+    missing: int = 0
+    """Rows by which batches were not full."""
     own_negatives: int = 0
     """Negatives that were the query or the positive of their own row."""
     truncated: int = 0
     short: int = 0
     """Batches that were not full."""
+    without_gradient: int = 0
+    """Steps whose gradient was 0."""
+    idle: int = 0
+    """Steps whose gradient or learning rate was 0: they taught nothing."""
     seconds: float = 0.0
     """In steps."""
     first_loss: float | None = None
@@ -44,8 +48,8 @@ class Tally:
         tokens, texts, truncated, own_negatives = (round(count) for count in counts)
         rows = [batch.rows for batch in batches]
         self.rows += sum(each.total for each in rows)
-        self.skipped += sum(each.skipped for each in rows)
         self.replaced += sum(each.replaced for each in rows)
+        self.missing += sum(batch_size - each.total for each in rows)
         self.own_negatives += own_negatives
         self.short += sum(each.total < batch_size for each in rows)
         self.tokens, self.texts, self.truncated = self.tokens + tokens, self.texts + texts, self.truncated + truncated

@@ -31,8 +31,11 @@ def test_rows_go_there_and_back(lengths: list[int]) -> None:
 def test_gradients_go_the_way_back(lengths: list[int]) -> None:
     """As those of torch's own indexing would; nothing comes of empty places."""
     buckets = Buckets.of(lengths, CPU)
-    x_TH = torch.randn(sum(lengths), 2, dtype=torch.float64, requires_grad=True)
-    there_PH = torch.randn(sum(buckets.places), 2, dtype=torch.float64, requires_grad=True)
+    draw = torch.Generator().manual_seed(1)
+    x_TH, there_PH = (
+        torch.randn(rows, 2, dtype=torch.float64, generator=draw, requires_grad=True)
+        for rows in (sum(lengths), sum(buckets.places))
+    )
     (there_PH * buckets.spread(x_TH)).sum().backward()
     assert x_TH.grad is not None
     assert torch.equal(x_TH.grad, there_PH.detach()[buckets.places_T])

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from goldens import NAMES
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from twin import MADE, POOLINGS, assert_same, model, texts, twin_pool, twin_states
 
@@ -93,9 +93,13 @@ def test_the_last_layer_for_one_token_of_each_text(name: str) -> None:
 @pytest.mark.parametrize("name", [*NAMES, *MADE])
 @settings(max_examples=5, deadline=None)
 @given(lengths=st.lists(st.integers(1, 12), min_size=1, max_size=5))
+@example(lengths=[9, 2, 1, 1, 8])
 def test_gradients_of_packed_and_plain_agree(name: str, lengths: list[int]) -> None:
     """By every parameter, in float64, through a pooling of both kinds; and each parameter that acts has one."""
-    ids = texts(name, tuple(lengths))
+    draw = np.random.default_rng(sum(lengths))
+    # no token twice in a text: a rotary model gives equal tokens alone equal states, and which of them is the highest
+    # would be a matter of rounding
+    ids = [draw.permutation(model(name)[0].vocab_size)[:length] for length in lengths]
     packed = pack(ids)
     pooling = Pooling(PoolingSpec(("cls", "max", "weightedmean")))
 
@@ -267,7 +271,7 @@ def test_gradient_checkpointing_keeps_the_input_of_a_layer_and_no_more() -> None
         return sum(size for place, size in sizes.items() if place not in owned)
 
     states = 800 * spec.hidden * 4
-    assert held(train=True, again=False) > 25 * states
+    assert held(train=True, again=False) > 20 * states
     assert held(train=True, again=True) < 8 * states
     assert held(train=False, again=True) == held(train=False, again=False), "nothing to save outside training"
 

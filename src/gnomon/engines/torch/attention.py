@@ -14,9 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gnomon.engines.torch import recompute
 from gnomon.engines.torch.batch import Spans
 from gnomon.engines.torch.buckets import SHORT
-from gnomon.engines.torch.dropout import dropped
+from gnomon.engines.torch.dropout import draw_kept
 from gnomon.notices import tell_once
 
 Attention = Callable[[Tensor, Tensor, Tensor, Spans, Spans, float], Tensor]
@@ -75,12 +76,10 @@ def _kernel(q: Tensor, k: Tensor, v: Tensor, texts: int, dropout: float) -> Tens
 
 
 def _spelled_out(q: Tensor, k: Tensor, v: Tensor, texts: int, dropout: float, mask: Tensor | None = None) -> Tensor:
-    """The same, with the scores kept for the gradient; a mask [B, 1, 1, S] is added to them."""
+    """The same, spelled out: for dropout, and for gradients in half precision. A mask [B, 1, 1, S] is added."""
     q_BHSd, k_BHSd, v_BHSd = (_each_text(values, texts) for values in (q, k, v))
-    scores = (q_BHSd * q.shape[-1] ** -0.5) @ k_BHSd.transpose(-1, -2)
-    if mask is not None:
-        scores = scores + mask.to(scores.dtype)
-    return _end_to_end(dropped(scores.softmax(-1), dropout) @ v_BHSd)
+    kept, factor = draw_kept((*q_BHSd.shape[:-1], k_BHSd.shape[-2]), dropout) if dropout else (None, 1.0)
+    return _end_to_end(recompute.attention(q_BHSd, k_BHSd, v_BHSd, mask, kept, factor))
 
 
 def _each_text(values: Tensor, texts: int) -> Tensor:

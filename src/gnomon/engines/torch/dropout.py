@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from gnomon.engines.torch.recompute import thinned
 
 STEPS = 1 << 16
 """A probability is rounded to a multiple of 1 / STEPS."""
@@ -16,7 +21,13 @@ def dropped(x: Tensor, p: float, training: bool = True) -> Tensor:
         return x
     if x.device.type != "cpu":
         return F.dropout(x, p)
+    return thinned(x, *draw_kept(x.shape, p))
+
+
+def draw_kept(shape: Sequence[int], p: float) -> tuple[Tensor, float]:
+    """Which elements are kept, on a CPU, and what those are multiplied by."""
     share = min(max(round(p * STEPS), 1), STEPS - 1)
-    bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(1 << 63), None)
-    kept = bits.view(torch.int16)[: x.numel()].view(x.shape) >= share - STEPS // 2
-    return x * kept.to(x.dtype).mul_(STEPS / (STEPS - share))
+    count = math.prod(shape)
+    bits = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(1 << 63), None)
+    kept = bits.view(torch.int16)[:count].view(*shape) >= share - STEPS // 2
+    return kept, STEPS / (STEPS - share)

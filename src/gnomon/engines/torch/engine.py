@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from gnomon.engines import Engine, Vectors
+from gnomon.engines import Engine, Vectors, closed_error
 from gnomon.engines.pooling import pooled_row, pools_one_token
 from gnomon.engines.torch import attention as forms
 from gnomon.engines.torch import budget as budgets
@@ -79,20 +79,28 @@ class TorchEngine(Engine):
         threads: int | None = None,
         attention: forms.Attention | None = None,
     ) -> None:
-        self.device, self.dtype, self.threads = _with_index(torch.device(device)), dtype, threads
+        self.place, self.dtype, self.threads = _with_index(torch.device(device)), dtype, threads
+        self.device = str(self.place)
         kind: torch.dtype = getattr(torch, dtype)
-        form = attention or forms.choose(self.device, kind, trunk.head_size)
+        form = attention or forms.choose(self.place, kind, trunk.head_size)
         self.one_token = pools_one_token(pooling)
-        self.trunk = Trunk.of(trunk, arrays, attention=form, share=True)
-        prepare(self.trunk, device=self.device, dtype=kind, one_token=self.one_token)
+        self._trunk: Trunk | None = Trunk.of(trunk, arrays, attention=form, share=True)
+        prepare(self._trunk, device=self.place, dtype=kind, one_token=self.one_token)
         self.pooling = Pooling(pooling)
-        self.name = f"torch, {self.device}, {dtype}, {form.__name__} attention"
+        self.name = f"torch, {self.place}, {dtype}, {form.__name__} attention"
         self._budget: int | None = None
         self._process = os.getpid()
-        self._copying = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+        self._copying = torch.cuda.Stream(self.place) if self.place.type == "cuda" else None
+
+    @property
+    def trunk(self) -> Trunk:
+        trunk = self._trunk
+        if trunk is None:
+            raise closed_error()
+        return trunk
 
     def budget(self, tokens: int) -> int:
-        sizes = budgets.SIZES[self.device.type]
+        sizes = budgets.SIZES[self.place.type]
         if self._budget is None and (tokens < sizes.worth or os.getpid() != self._process):
             return sizes.default
         if self._budget is None:
@@ -143,6 +151,12 @@ class TorchEngine(Engine):
             return f"{found[0]} goes beyond float16, whose largest number is 65,504; use dtype='bfloat16'"
         return f"{found[0]} is the first layer whose result is not finite in {self.dtype}; are its weights damaged?"
 
+    def close(self) -> None:
+        super().close()
+        self._trunk = None
+        if self.place.type == "cuda" and os.getpid() == self._process:
+            torch.cuda.empty_cache()
+
     def _pooled(self, prompt_tokens: int) -> Work:
         def work(packed: Packed) -> Tensor:
             batch, rows_B = self._send(packed, prompt_tokens)
@@ -156,12 +170,12 @@ class TorchEngine(Engine):
         """The batch on the device; with it, the row of the one token of each text that is pooled, if it is one."""
         rows_B = None
         with torch.cuda.stream(self._copying) if self._copying else nullcontext():
-            batch = Batch.of(packed, self.trunk.spec, self.device)
+            batch = Batch.of(packed, self.trunk.spec, self.place)
             if self.one_token and prompt_tokens is not None:
                 row_B = packed.bounds[:-1] + pooled_row(self.pooling.pooling, packed, prompt_tokens)
-                rows_B = to_device(torch.from_numpy(row_B), self.device)
+                rows_B = to_device(torch.from_numpy(row_B), self.place)
         if self._copying:
-            computing = torch.cuda.current_stream(self.device)
+            computing = torch.cuda.current_stream(self.place)
             computing.wait_stream(self._copying)
             for tensor in (*batch.tensors, rows_B):
                 if tensor is not None:
@@ -180,7 +194,7 @@ class TorchEngine(Engine):
         texts = len(packed.bounds) - 1
         if texts == 1:
             raise DeviceMemoryError(
-                f"a text of {len(packed.ids_T):,} tokens does not fit into the memory of {self.device} beside the "
+                f"a text of {len(packed.ids_T):,} tokens does not fit into the memory of {self.place} beside the "
                 "model; free memory there, use dtype='bfloat16', or cut the text (a smaller max_seq_length)."
             )
         self._learn(len(packed.ids_T) // 2)
@@ -189,34 +203,34 @@ class TorchEngine(Engine):
 
     def _start(self, work: Work, packed: Packed) -> _Started | None:
         """Begin a batch; None where it does not fit in memory."""
-        if self.device.type == "cuda" and os.getpid() != self._process:
+        if self.place.type == "cuda" and os.getpid() != self._process:
             raise InputError("a model on a GPU cannot be used after a fork; load it in the new process.")
         try:
             with torch.inference_mode(), self._here(), self._own_threads():
                 values = work(packed).float()
-                if self.device.type != "cuda":
+                if self.place.type != "cuda":
                     return _Started(values.cpu(), None)
                 arrived = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
                 arrived.copy_(values, non_blocking=True)
                 done = torch.cuda.Event()
-                done.record(torch.cuda.current_stream(self.device))
+                done.record(torch.cuda.current_stream(self.place))
                 return _Started(arrived, done)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
         # out here the traceback, and with it what it held on the device, is gone
-        if self.device.type == "cuda":
+        if self.place.type == "cuda":
             torch.cuda.empty_cache()
         return None
 
     def _learn(self, tokens: int) -> None:
         """Later batches are of at most so many tokens, since twice as many did not fit; but not of a handful."""
-        sizes = budgets.SIZES[self.device.type]
+        sizes = budgets.SIZES[self.place.type]
         self._budget = max(min(self._budget or sizes.default, tokens), sizes.tried[0] // 8)
 
     def _here(self) -> AbstractContextManager[object]:
         """Makes the engine's GPU the current one, so that nothing touches another."""
-        return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
+        return torch.cuda.device(self.place) if self.place.type == "cuda" else nullcontext()
 
     @contextmanager
     def _own_threads(self) -> Generator[None]:
@@ -226,7 +240,7 @@ class TorchEngine(Engine):
         """
         before = torch.get_num_threads()
         wanted = self.threads if os.getpid() == self._process else 1
-        if wanted is None or wanted == before or self.device.type != "cpu":
+        if wanted is None or wanted == before or self.place.type != "cpu":
             yield
             return
         torch.set_num_threads(wanted)
@@ -236,7 +250,7 @@ class TorchEngine(Engine):
             torch.set_num_threads(before)
 
     def _measure(self) -> int:
-        sizes = budgets.SIZES[self.device.type]
+        sizes = budgets.SIZES[self.place.type]
         return budgets.measure(self._layer_seconds, sizes.tried, sizes.default)
 
     def _layer_seconds(self, tokens: int) -> float | None:
@@ -246,13 +260,13 @@ class TorchEngine(Engine):
         took: list[float] = []
         try:
             with torch.inference_mode(), self._here(), self._own_threads():
-                spans = Spans.of(lengths_B, self.device)
-                x_TH = torch.ones(int(lengths_B.sum()), spec.hidden, dtype=self.trunk.dtype, device=self.device)
+                spans = Spans.of(lengths_B, self.place)
+                x_TH = torch.ones(int(lengths_B.sum()), spec.hidden, dtype=self.trunk.dtype, device=self.place)
                 for _ in range(3):  # the first warms up
                     start = time.perf_counter()
                     self.trunk.layers[0](x_TH, spans, None)
-                    if self.device.type == "cuda":
-                        torch.cuda.synchronize(self.device)
+                    if self.place.type == "cuda":
+                        torch.cuda.synchronize(self.place)
                     took.append(time.perf_counter() - start)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
@@ -262,8 +276,8 @@ class TorchEngine(Engine):
 
     def _key(self) -> str:
         spec = self.trunk.spec
-        if self.device.type == "cuda":
-            device = torch.cuda.get_device_name(self.device)
+        if self.place.type == "cuda":
+            device = torch.cuda.get_device_name(self.place)
         else:
             cores = self.threads or torch.get_num_threads()
             device = f"{processor()} {torch.backends.cpu.get_cpu_capability()} {cores} threads"

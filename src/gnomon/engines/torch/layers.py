@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from gnomon.engines.torch.attention import Attention
 from gnomon.engines.torch.batch import Batch, Spans
 from gnomon.engines.torch.dropout import dropped
+from gnomon.engines.torch.recompute import linear_of
 from gnomon.spec import Activation, RopeSpec, TrunkSpec
 
 
@@ -153,7 +154,13 @@ class Layer(nn.Module):
         q_spans = spans if rows_B is None else spans.one_each
         mixed_QHd = self.attend(q, k, v, q_spans, spans, self.attention_dropout if self.training else 0.0)
         x_QH = self.attn_norm(self.out(mixed_QHd.flatten(1), x_QH))
-        return self.mlp_norm(self.down(self.widen(x_QH), x_QH))
+        return self.mlp_norm(self.feed_forward(x_QH))
+
+    def feed_forward(self, x_QH: Tensor) -> Tensor:
+        if not (self.training and type(self.down) is Linear):
+            return self.down(self.widen(x_QH), x_QH)
+        y_QH = linear_of(self.joined, self.down.weight, self.down.bias, *self.widened(x_QH))
+        return x_QH + dropped(y_QH, self.down.dropout)
 
     def project(self, x_QH: Tensor, x_TH: Tensor) -> Sequence[Tensor]:
         if self.qkv is not None:
@@ -162,6 +169,15 @@ class Layer(nn.Module):
 
     def widen(self, x_QH: Tensor) -> Tensor:
         return self.up(x_QH) if self.gate is None else self.up(x_QH) * self.gate(x_QH)
+
+    def widened(self, x_QH: Tensor) -> Sequence[Tensor]:
+        """What `widen` is computed of, by `joined`."""
+        return (self.up.product(x_QH),) if self.gate is None else (self.up.product(x_QH), self.gate.product(x_QH))
+
+    def joined(self, up_QI: Tensor, gate_QI: Tensor | None = None) -> Tensor:
+        if self.gate is None or gate_QI is None:
+            return self.up.activate(up_QI)
+        return up_QI * self.gate.activate(gate_QI)
 
     def heads(self, x_TH: Tensor) -> Tensor:
         return x_TH.unflatten(-1, (-1, self.head_size))

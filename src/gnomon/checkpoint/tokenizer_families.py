@@ -1,0 +1,239 @@
+"""Tokenizer families of transformers: what a class builds from a vocabulary, and the files that it can be read from.
+
+`FORMS`, at the end, lists the forms of folders without a tokenizer.json, in the order in which they are looked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers, processors
+from tokenizers.models import BPE, Unigram, WordPiece
+
+from gnomon.checkpoint.sentencepiece import CONTROL, MODEL_TYPE_NAMES, USER_DEFINED, read_sentencepiece
+from gnomon.checkpoint.tokenizer_settings import Settings
+from gnomon.errors import UnsupportedError
+
+SAVE_TOKENIZER_JSON = "load the tokenizer with transformers and save_pretrained it: that writes a tokenizer.json"
+
+BERT_TOKENS = {
+    "unk_token": AddedToken("[UNK]", special=True),
+    "sep_token": AddedToken("[SEP]", special=True),
+    "pad_token": AddedToken("[PAD]", special=True),
+    "cls_token": AddedToken("[CLS]", special=True),
+    "mask_token": AddedToken("[MASK]", special=True),
+}
+ROBERTA_TOKENS = {
+    "bos_token": AddedToken("<s>", special=True),
+    "eos_token": AddedToken("</s>", special=True),
+    "unk_token": AddedToken("<unk>", special=True),
+    "sep_token": AddedToken("</s>", special=True),
+    "pad_token": AddedToken("<pad>", special=True),
+    "cls_token": AddedToken("<s>", special=True),
+    # the mask takes the space before it, so that it stands for a word as the vocabulary spells one
+    "mask_token": AddedToken("<mask>", lstrip=True, special=True),
+}
+
+# The settings of a SentencePiece model that the XLM-R mapping is right for.
+XLM_ROBERTA_SETTINGS = {
+    "model_type": 1,
+    "byte_fallback": 0,
+    "unk_id": 0,
+    "bos_id": 1,
+    "eos_id": 2,
+    "add_dummy_prefix": 1,
+    "remove_extra_whitespaces": 1,
+    "escape_whitespaces": 1,
+}
+
+
+@dataclass(frozen=True)
+class Family:
+    """What a class of transformers builds from a vocabulary, whatever file that is in."""
+
+    classes: tuple[str, ...]
+    tokens: dict[str, AddedToken]
+    model: type[Any]
+    model_settings: Callable[[Settings], dict[str, Any]]
+    """Of the vocabulary's model, beside the vocabulary; as `tokenizers` writes them in JSON."""
+    dress: Callable[[Tokenizer, Settings], None]
+    """Sets pre-tokenizer and decoder, and the normalizer where the class has one of its own."""
+    frame: Callable[[Tokenizer, Settings], processors.PostProcessor]
+    """The special tokens around a text."""
+    keeps_charsmap: bool = False
+    """The normalizer is the file's compiled character map, and nothing else of the file's."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """One way to write a tokenizer without tokenizer.json: its files and how to read the vocabulary."""
+
+    files: tuple[str, ...]
+    family: Family
+    assumed: str | None  # the class where the folder names none
+    read: Callable[[list[Path], Settings], Tokenizer]
+
+
+def _with_id(tokenizer: Tokenizer, text: str) -> tuple[str, int]:
+    index = tokenizer.token_to_id(text)
+    assert index is not None, text  # every role has been added
+    return text, index
+
+
+# ---- WordPiece: vocab.txt
+
+
+def _wordpiece_settings(settings: Settings) -> dict[str, Any]:
+    return {
+        "unk_token": settings.text("unk_token"),
+        "continuing_subword_prefix": "##",
+        "max_input_chars_per_word": 100,
+    }
+
+
+def _read_wordpiece(paths: list[Path], settings: Settings) -> Tokenizer:
+    vocab = WordPiece.read_file(str(paths[0]))
+    return Tokenizer(WordPiece(vocab, **_wordpiece_settings(settings)))
+
+
+def _dress_bert(tokenizer: Tokenizer, settings: Settings) -> None:
+    if tokenizer.token_to_id(unk := settings.text("unk_token")) is None:  # WordPiece would fail at an unknown word
+        raise ValueError(f"it does not hold {unk!r}, the unk_token, so it is not this model's vocabulary")
+    tokenizer.normalizer = normalizers.BertNormalizer(
+        clean_text=True,
+        handle_chinese_chars=settings.flag("tokenize_chinese_chars", True),
+        strip_accents=settings.strip_accents,
+        lowercase=settings.flag("do_lower_case", True),
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece(prefix="##")
+
+
+def _frame_bert(tokenizer: Tokenizer, settings: Settings) -> processors.PostProcessor:
+    cls, sep = settings.text("cls_token"), settings.text("sep_token")
+    return processors.TemplateProcessing(
+        single=[f"{cls}:0", "$A:0", f"{sep}:0"],
+        pair=[f"{cls}:0", "$A:0", f"{sep}:0", "$B:1", f"{sep}:1"],
+        special_tokens=[_with_id(tokenizer, cls), _with_id(tokenizer, sep)],
+    )
+
+
+# ---- byte-level BPE: vocab.json and merges.txt
+
+
+def _bpe_settings(settings: Settings) -> dict[str, Any]:
+    return {
+        "dropout": None,
+        "unk_token": None,
+        "continuing_subword_prefix": "",
+        "end_of_word_suffix": "",
+        "fuse_unk": False,
+        "byte_fallback": False,
+        "ignore_merges": False,
+    }
+
+
+def _read_bpe(paths: list[Path], settings: Settings) -> Tokenizer:
+    vocab, merges = BPE.read_file(str(paths[0]), str(paths[1]))
+    return Tokenizer(BPE(vocab, merges, continuing_subword_prefix="", end_of_word_suffix="", fuse_unk=False))
+
+
+def _dress_roberta(tokenizer: Tokenizer, settings: Settings) -> None:
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=settings.flag("add_prefix_space", False))
+    tokenizer.decoder = decoders.ByteLevel()
+
+
+def _frame_roberta(tokenizer: Tokenizer, settings: Settings) -> processors.PostProcessor:
+    cls, sep = settings.text("cls_token"), settings.text("sep_token")
+    return processors.RobertaProcessing(
+        _with_id(tokenizer, sep),
+        _with_id(tokenizer, cls),
+        trim_offsets=settings.flag("trim_offsets", True),
+        add_prefix_space=settings.flag("add_prefix_space", False),
+    )
+
+
+# ---- SentencePiece unigrams
+
+
+def _unigram_settings(settings: Settings) -> dict[str, Any]:
+    return {"unk_id": 3, "byte_fallback": False}
+
+
+def _read_xlm_roberta(paths: list[Path], settings: Settings) -> Tokenizer:
+    """Ids as in fairseq: its four special tokens first, so that every piece is one above its place in the file."""
+    model = read_sentencepiece(paths[0])
+    _check_xlm_roberta(paths[0], model.settings)
+    head = [(settings.text(role), 0.0) for role in ("bos_token", "pad_token", "eos_token", "unk_token")]
+    pieces = model.pieces[3:]  # the file's own unk, bos and eos
+    body = [(piece.text, piece.score) for piece in pieces]
+    tokenizer = Tokenizer(Unigram([*head, *body, (settings.text("mask_token"), 0.0)], unk_id=3, byte_fallback=False))
+    if model.charsmap:
+        tokenizer.normalizer = normalizers.Precompiled(model.charsmap)
+    marked = [piece for piece in pieces if piece.kind in (CONTROL, USER_DEFINED)]  # matched in the text as they stand
+    tokenizer.add_tokens([AddedToken(piece.text, normalized=False, special=piece.kind == CONTROL) for piece in marked])
+    return tokenizer
+
+
+def _dress_xlm_roberta(tokenizer: Tokenizer, settings: Settings) -> None:
+    prepend_scheme = "always" if settings.flag("add_prefix_space", True) else "never"
+    metaspace = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme=prepend_scheme)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), metaspace])
+    tokenizer.decoder = decoders.Metaspace(replacement="▁", prepend_scheme=prepend_scheme)
+
+
+def _check_xlm_roberta(path: Path, values: dict[str, int]) -> None:
+    for name, served in XLM_ROBERTA_SETTINGS.items():
+        if values[name] != served:
+            kind = f" ({MODEL_TYPE_NAMES.get(values[name], 'unknown')})" if name == "model_type" else ""
+            raise UnsupportedError(
+                f"{path}: {name} is {values[name]}{kind}, and only {served} is built here; {SAVE_TOKENIZER_JSON}"
+            )
+
+
+def _frame_xlm_roberta(tokenizer: Tokenizer, settings: Settings) -> processors.PostProcessor:
+    bos, eos = settings.text("bos_token"), settings.text("eos_token")
+    return processors.TemplateProcessing(
+        single=[bos, "$A", eos],
+        pair=[bos, "$A", eos, eos, "$B", eos],
+        special_tokens=[_with_id(tokenizer, bos), _with_id(tokenizer, eos)],
+    )
+
+
+BERT = Family(
+    ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "MobileBertTokenizer", "ConvBertTokenizer"),
+    BERT_TOKENS,
+    WordPiece,
+    _wordpiece_settings,
+    _dress_bert,
+    _frame_bert,
+)
+ROBERTA = Family(
+    ("RobertaTokenizer", "LongformerTokenizer", "BartTokenizer"),
+    ROBERTA_TOKENS,
+    BPE,
+    _bpe_settings,
+    _dress_roberta,
+    _frame_roberta,
+)
+XLM_ROBERTA = Family(
+    ("XLMRobertaTokenizer",),
+    ROBERTA_TOKENS,
+    Unigram,
+    _unigram_settings,
+    _dress_xlm_roberta,
+    _frame_xlm_roberta,
+    keeps_charsmap=True,
+)
+FAMILIES = (BERT, ROBERTA, XLM_ROBERTA)
+
+FORMS = (
+    Form(("vocab.txt",), BERT, BERT.classes[0], _read_wordpiece),
+    Form(("vocab.json", "merges.txt"), ROBERTA, ROBERTA.classes[0], _read_bpe),
+    Form(("sentencepiece.bpe.model",), XLM_ROBERTA, XLM_ROBERTA.classes[0], _read_xlm_roberta),
+    Form(("spiece.model",), XLM_ROBERTA, None, _read_xlm_roberta),
+    Form(("tokenizer.model",), XLM_ROBERTA, None, _read_xlm_roberta),
+)

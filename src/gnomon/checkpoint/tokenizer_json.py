@@ -1,0 +1,87 @@
+"""tokenizer.json -> `tokenizers.Tokenizer`; what a newer library wrote is named as such."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+from gnomon.errors import UnsupportedError
+
+VERSION = "1.0"
+"""Of the format, since it exists."""
+
+SECTIONS: dict[str, Any] = {
+    "normalizer": normalizers,
+    "pre_tokenizer": pre_tokenizers,
+    "post_processor": processors,
+    "decoder": decoders,
+    "model": models,
+}
+"""Section of the file -> the module whose classes are the types that it may name."""
+
+
+def load_tokenizer_json(path: Path) -> Tokenizer:
+    """The file, by its bytes: a byte order mark, and a path that is not UTF-8, stop the library itself.
+
+    Raises:
+        UnsupportedError: the file names what the installed tokenizers does not know. Exception: the library's own, for
+            any other file that it cannot read.
+    """
+    content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+    try:
+        return Tokenizer.from_buffer(content)  # pyright: ignore[reportUnknownMemberType]
+    except Exception as error:
+        if unknown := _unknown_parts(content):
+            raise UnsupportedError(
+                f"{path} has {', '.join(unknown)}, which tokenizers {tokenizers.__version__} does not know. "
+                "Upgrade it: pip install -U tokenizers."
+            ) from error
+        raise
+
+
+@contextmanager
+def utf8_folder(folder: Path) -> Generator[Path]:
+    """The folder under a name that the library can open: its own, or where that is not UTF-8 a link for a while."""
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        with tempfile.TemporaryDirectory() as beside:
+            link = Path(beside) / "model"
+            link.symlink_to(folder.absolute(), target_is_directory=True)
+            yield link
+    else:
+        yield folder
+
+
+def _unknown_parts(content: bytes) -> list[str]:
+    """Versions and types that the installed library does not know; none where the file is not JSON at all."""
+    try:
+        settings: Any = json.loads(content)
+    except (ValueError, RecursionError):
+        return []
+    if not isinstance(settings, dict):
+        return []
+    version: Any = settings.get("version")
+    unknown = [f"version {version!r}"] if isinstance(version, str) and version != VERSION else []
+    for section, module in SECTIONS.items():
+        kinds = _types_in(settings.get(section), deep=section != "model")  # a vocabulary may hold the word "type"
+        unknown += [f"a {section} of type {kind!r}" for kind in kinds if not hasattr(module, kind)]
+    return unknown
+
+
+def _types_in(part: Any, *, deep: bool) -> Generator[str]:
+    if isinstance(part, dict):
+        kind: Any = part.get("type")
+        if isinstance(kind, str):
+            yield kind
+    if deep and isinstance(part, dict | list):
+        for inner in part.values() if isinstance(part, dict) else part:
+            yield from _types_in(inner, deep=True)

@@ -1,0 +1,226 @@
+"""The JSON files beside a vocabulary or a tokenizer.json, and what they say, as transformers reads them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken
+
+from gnomon.errors import GnomonError, NotAModelError
+
+Json = dict[str, Any]
+
+SIDE_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+"""The small files that change how a tokenizer reads."""
+
+DECODER = "added_tokens_decoder"
+"""The key of tokenizer_config.json that takes the place of the two older files."""
+
+# The order in which transformers appends the special tokens that a vocabulary lacks.
+ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+EXTRA_KEYS = ("additional_special_tokens", "extra_special_tokens")
+TOKEN_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
+
+NO_CLASS = ("PreTrainedTokenizer", "TokenizersBackend")
+"""Class names that say nothing about the family; both take tokenizer.json as it is."""
+
+# Without a tokenizer_class, the model_type tells families whose files carry the names of another family's.
+MODEL_TYPES = {
+    "xlm-roberta": "XLMRobertaTokenizer",
+    "xlm-roberta-xl": "XLMRobertaTokenizer",
+    "albert": "AlbertTokenizer",
+    "camembert": "CamembertTokenizer",
+    "clip": "CLIPTokenizer",
+    "deberta": "DebertaTokenizer",
+    "deberta-v2": "DebertaV2Tokenizer",
+    "gpt2": "GPT2Tokenizer",
+    "mbart": "MBartTokenizer",
+    "mpnet": "MPNetTokenizer",
+    "qwen2": "Qwen2Tokenizer",
+    "qwen3": "Qwen2Tokenizer",
+    "t5": "T5Tokenizer",
+    "xlnet": "XLNetTokenizer",
+}
+DEFAULT_CLASSES = MODEL_TYPES | {
+    "bert": "BertTokenizer",
+    "distilbert": "DistilBertTokenizer",
+    "roberta": "RobertaTokenizer",
+}
+"""The class that transformers takes for a model_type, where no file names one."""
+
+
+@contextmanager
+def blamed_on(path: Path) -> Generator[None, None, None]:
+    """Any error inside becomes a NotAModelError that names the file: `tokenizers` raises bare Exceptions."""
+    try:
+        yield
+    except GnomonError:
+        raise
+    except Exception as error:
+        raise NotAModelError(f"{path} cannot be used: {error}; fetch the file again or save it anew") from error
+
+
+def read_json(path: Path) -> Json:
+    """The object in a JSON file; {} where there is no file."""
+    if not path.is_file():
+        return {}
+    with blamed_on(path):
+        return parse_object(path.read_bytes())  # bytes: a byte order mark is read over
+
+
+def parse_object(text: str | bytes) -> Json:
+    content = json.loads(text)
+    if not isinstance(content, dict):
+        raise ValueError(f"it holds {type(content).__name__}, not an object")
+    return content
+
+
+@dataclass(frozen=True)
+class SideFiles:
+    """The side files of one folder, parsed."""
+
+    folder: Path
+    """For messages."""
+    config: Json
+    """tokenizer_config.json, with `overrides` laid over it."""
+    special_map: Json
+    """special_tokens_map.json; {}, like the next one, where tokenizer_config.json has an added_tokens_decoder."""
+    added: Json
+    """added_tokens.json"""
+    model: Json
+    """config.json"""
+    overrides: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    @classmethod
+    def read(cls, folder: Path, overrides: Mapping[str, Any]) -> SideFiles:
+        config = read_json(folder / SIDE_FILES[0]) | dict(overrides)
+        special_map, added = ({} if DECODER in config else read_json(folder / name) for name in SIDE_FILES[1:])
+        return cls(folder, config, special_map, added, read_json(folder / "config.json"), overrides)
+
+    @classmethod
+    def parse(cls, texts: Mapping[str, str], model: Json) -> SideFiles:
+        """From the texts of the files, by name."""
+        config = parse_object(texts.get(SIDE_FILES[0], "{}"))
+        older = ("{}" if DECODER in config else texts.get(name, "{}") for name in SIDE_FILES[1:])
+        special_map, added = map(parse_object, older)
+        return cls(Path(), config, special_map, added, model)
+
+    @property
+    def named_class(self) -> str | None:
+        """The tokenizer class without "Fast", as some file names it; None where none does."""
+        name = self.config.get("tokenizer_class") or self.model.get("tokenizer_class")
+        return str(name).removesuffix("Fast") if name else None
+
+    @property
+    def vocabulary_class(self) -> str | None:
+        """The class for a folder without tokenizer.json: a name that says nothing gives way to the model_type."""
+        for name in (self.config.get("tokenizer_class"), self.model.get("tokenizer_class")):
+            if name and str(name).removesuffix("Fast") not in NO_CLASS:
+                return str(name).removesuffix("Fast")
+        return MODEL_TYPES.get(str(self.model.get("model_type")))
+
+    @property
+    def json_class(self) -> str | None:
+        """The class for a folder with a tokenizer.json; None for one that takes it as it is."""
+        name = self.named_class or DEFAULT_CLASSES.get(str(self.model.get("model_type")))
+        return None if name in NO_CLASS else name
+
+    @property
+    def writer(self) -> int | None:
+        """The major version of transformers that wrote these files, 4 (or older) or 5; None where no file says it."""
+        if "backend" in self.config or isinstance(self.config.get("extra_special_tokens"), list):
+            return 5  # keys that version 4 does not write
+        major = str(self.model.get("transformers_version") or "").partition(".")[0]
+        return max(4, min(5, int(major))) if major.isdigit() else None
+
+    def flag(self, name: str, default: bool) -> bool:
+        """
+        Raises:
+            ValueError: neither true nor false.
+        """
+        value = self.config.get(name, default)
+        if not isinstance(value, bool):
+            raise ValueError(f"tokenizer_config.json says that {name} is {value!r}; it can be true or false")
+        return value
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the side files say, for a tokenizer that is built: `roles` in the order of ROLES, `declared` by the id that
+    each must have.
+    """
+
+    files: SideFiles
+    roles: dict[str, AddedToken]
+    declared: dict[int, AddedToken]
+    extra: list[AddedToken]
+
+    def text(self, role: str) -> str:
+        if role not in self.roles:
+            raise ValueError(f"tokenizer_config.json sets {role} to null, and this tokenizer cannot do without it")
+        return self.roles[role].content
+
+    def flag(self, name: str, default: bool) -> bool:
+        return self.files.flag(name, default)
+
+    @property
+    def strip_accents(self) -> bool | None:
+        """None for as `do_lower_case` says."""
+        return None if self.files.config.get("strip_accents") is None else self.flag("strip_accents", False)
+
+
+def read_settings(files: SideFiles, defaults: Mapping[str, AddedToken]) -> Settings:
+    """As transformers merges them, over the tokens of the family."""
+    folder, config = files.folder, files.config
+    with_decoder = "added_tokens_decoder" in config
+    # what a caller lays over the files holds against the older file, too
+    special_map = {key: value for key, value in files.special_map.items() if not files.overrides.get(key)}
+    sources = [("tokenizer_config.json", config)]
+    sources += [] if with_decoder else [("special_tokens_map.json", special_map)]
+    tokens: dict[str, AddedToken | None] = {**defaults}
+    extra: list[AddedToken] = []
+    for name, content in sources:
+        with blamed_on(folder / name):
+            tokens |= {role: _role_token(content[role], defaults.get(role)) for role in ROLES if role in content}
+            extra += [parse_token(value) for key in EXTRA_KEYS for value in listed(content.get(key))]
+    roles = {role: token for role in ROLES if (token := tokens.get(role))}
+    special = {token.content for token in (*roles.values(), *extra)}
+    if not with_decoder:
+        with blamed_on(folder / "added_tokens.json"):
+            declared = {int(key): AddedToken(text, special=text in special) for text, key in files.added.items()}
+        return Settings(files, roles, declared, extra)
+    with blamed_on(folder / "tokenizer_config.json"):
+        declared = {int(key): parse_token(value, special) for key, value in config["added_tokens_decoder"].items()}
+    return Settings(files, roles, declared, extra)
+
+
+def listed(value: Any) -> list[Any]:
+    """The tokens of a list or of a mapping from names to tokens."""
+    return list(value.values()) if isinstance(value, dict) else list(value or [])
+
+
+def _role_token(value: Any, default: AddedToken | None) -> AddedToken | None:
+    """The token of a role; a bare string is stripped around as the family's own, null takes the role away."""
+    if isinstance(value, str):
+        return AddedToken(value, lstrip=default is not None and default.lstrip, special=True)
+    return None if value is None else parse_token(value)
+
+
+def parse_token(value: Any, special: Sequence[str] | set[str] | None = None) -> AddedToken:
+    """A token written as a string or as {"content": ...}; special if it says so or is in `special` (None: all).
+
+    Raises:
+        ValueError: neither of the two.
+    """
+    content = value if isinstance(value, str) else value.get("content") if isinstance(value, dict) else None
+    if not isinstance(content, str):
+        raise ValueError(f'a token is a string or {{"content": ...}}, not {value!r}')
+    flags = {} if isinstance(value, str) else {flag: value[flag] for flag in TOKEN_FLAGS if flag in value}
+    if special is None or content in special:
+        flags["special"] = True
+    return AddedToken(content, **flags)

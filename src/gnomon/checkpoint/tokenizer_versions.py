@@ -1,0 +1,493 @@
+"""A tokenizer.json beside its side files, as versions 4 and 5 of transformers read the two together.
+
+Version 4 takes tokenizer.json and changes in it what the side files say otherwise: case and accents (BERT), the prefix
+space, added tokens. Version 5 takes the vocabulary of tokenizer.json alone where a family has a class of its own, and
+builds the rest from the side files. Both readings are made and compared part by part. Where they agree, which is
+nearly always, there is one tokenizer. Where they differ, the version that wrote the folder is followed, or version 5
+where no file names one, with a notice.
+
+Source: transformers 4.57.6 (tokenization_utils_fast.py, models/*/tokenization_*_fast.py) and 5.23.0
+(tokenization_utils_tokenizers.py, models/*/tokenization_*.py).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from tokenizers import AddedToken, Tokenizer, normalizers, pre_tokenizers
+from tokenizers.models import Unigram
+
+from gnomon.checkpoint.tokenizer_families import BERT, FAMILIES, ROBERTA, XLM_ROBERTA, Family
+from gnomon.checkpoint.tokenizer_settings import (
+    EXTRA_KEYS,
+    ROLES,
+    SIDE_FILES,
+    Json,
+    Settings,
+    SideFiles,
+    blamed_on,
+    parse_token,
+)
+
+ACTING_KEYS = (
+    *ROLES,
+    *EXTRA_KEYS,
+    "added_tokens_decoder",
+    "do_lower_case",
+    "strip_accents",
+    "tokenize_chinese_chars",
+    "add_prefix_space",
+    "split_special_tokens",
+    "backend",
+    "tokenizer_class",
+)
+"""Keys of tokenizer_config.json that change how a tokenizer.json is read."""
+
+
+NAMES_SHOWN = 5
+"""Added tokens that a notice spells out."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A tokenizer, and what a caller should know about how it was read, in sentences."""
+
+    tokenizer: Tokenizer
+    notices: list[str]
+
+
+@dataclass(frozen=True)
+class _Version:
+    """How one version reads the files; the model's settings apart, since both readings share one model."""
+
+    tokenizer: Tokenizer
+    model_settings: Json
+    rematched: tuple[str, ...] = ()
+    """Added tokens that the tokenizers library before 0.23 looks for in other letters (version 4 only)."""
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        return _parts(self.tokenizer) | {"vocabulary settings": self.model_settings}
+
+
+def read(loaded: Tokenizer, files: SideFiles) -> Reading:
+    """The tokenizer that the folder means. `loaded` is tokenizer.json, and is used up.
+
+    Raises:
+        NotAModelError: side files that cannot be read.
+    """
+    family, name = _family(files), files.json_class
+    notices: list[str] = []
+    if family is None and name is not None:
+        notices.append(
+            f"tokenizer_class {name} is not known here: tokenizer.json is read as it is, with the added tokens of the "
+            "files beside it."
+        )
+    with blamed_on(files.folder / SIDE_FILES[0]):
+        fifth, fourth = _read_5(loaded, files, family), _read_4(loaded, files, family)
+        chosen = _choose(fourth, fifth, files, notices)
+        _mention_misplaced(chosen, files, notices)
+    return Reading(chosen, notices)
+
+
+def read_vocabulary(vocabulary: Tokenizer, built: Tokenizer, files: SideFiles, family: Family) -> Reading:
+    """As `read`, for a folder without tokenizer.json: `built` is what version 4 builds on the vocabulary."""
+    notices: list[str] = []
+    with blamed_on(files.folder / SIDE_FILES[0]):
+        fifth = _build_5(copy_vocabulary(vocabulary), files, family, _tokens_of(vocabulary, files, family, version=5))
+        chosen = _choose(_Version(built, _model_settings(built)), fifth, files, notices)
+    return Reading(chosen, notices)
+
+
+def _mention_misplaced(tokenizer: Tokenizer, files: SideFiles, notices: list[str]) -> None:
+    if misplaced := _misplaced(tokenizer, files):
+        notices.append(
+            f"added tokens get the next free ids, as in transformers, which are not the declared ones: "
+            f"{shown(misplaced)}. The tokenizer files may not be of one model."
+        )
+
+
+def _choose(fourth: _Version, fifth: _Version | str, files: SideFiles, notices: list[str]) -> Tokenizer:
+    if isinstance(fifth, str):
+        notices.append(f"transformers 5 cannot read this tokenizer ({fifth}); it is read as version 4 reads it.")
+        return fourth.tokenizer
+    differing = [name for name, part in fourth.parts.items() if part != fifth.parts[name]]
+    writer = files.writer
+    if fourth.rematched and (writer == 4 or not differing):
+        notices.append(
+            f"the added tokens {shown(fourth.rematched)} are looked for in the case that the side files set; the "
+            "tokenizers library before 0.23 looked for them in that of tokenizer.json."
+        )
+    if not differing:
+        return fourth.tokenizer
+    reason = f"version {writer} wrote them and is followed" if writer else "no file names a version, so 5 is followed"
+    notices.append(
+        f"versions 4 and 5 of transformers read these tokenizer files differently ({', '.join(differing)}): {reason}. "
+        "gnomon save writes a folder that both read in this way."
+    )
+    return fourth.tokenizer if writer == 4 else _with_model_settings(fifth)
+
+
+def shown(names: Sequence[str]) -> str:
+    """The first names of a list, and how many more there are."""
+    more = len(names) - NAMES_SHOWN
+    return ", ".join(names[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _misplaced(tokenizer: Tokenizer, files: SideFiles) -> list[str]:
+    """Added tokens whose id is another than the side files say."""
+    if "added_tokens_decoder" in files.config:
+        declared = {_text(value): int(key) for key, value in files.config["added_tokens_decoder"].items()}
+    else:
+        declared = {text: int(index) for text, index in files.added.items()}
+    ids = {text: tokenizer.token_to_id(text) for text in declared}
+    return [f"{text} has id {ids[text]}, not {declared[text]}" for text in declared if ids[text] != declared[text]]
+
+
+def faithful_side_files(tokenizer: Tokenizer, texts: Mapping[str, str], model: Json) -> dict[str, str]:
+    """Side files to write beside `tokenizer` as tokenizer.json, so that both versions of transformers read just that:
+    those of `texts` where they do no harm, else a tokenizer_config.json whose class takes tokenizer.json as it is.
+    """
+    files = SideFiles.parse(texts, model)
+    if _reads_the_same(tokenizer, files):
+        return dict(texts)
+    known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
+    kept = {key: value for key, value in files.config.items() if key not in ACTING_KEYS and not key.endswith("_token")}
+    named = files.config | files.special_map
+    roles = {role: _text(named[role]) for role in ROLES if named.get(role)}
+    kept |= {role: text for role, text in roles.items() if text in known}
+    if family := _family(files):  # without a token to pad with, a batch of texts is an error there
+        pad = roles.get("pad_token", family.tokens["pad_token"].content)
+        if tokenizer.token_to_id(pad) is not None:
+            kept["pad_token"] = pad
+    state = _state(tokenizer.pre_tokenizer)
+    if state and "add_prefix_space" in state:
+        kept["add_prefix_space"] = state["add_prefix_space"]
+    if tokenizer.encode_special_tokens:
+        kept["split_special_tokens"] = True
+    kept["tokenizer_class"] = "PreTrainedTokenizerFast"
+    written = {SIDE_FILES[0]: json.dumps(kept, indent=2, ensure_ascii=False) + "\n"}
+    # a pad token that was a plain word of the vocabulary becomes a special one, which a text may not hold
+    assert kept.get("pad_token", "") not in known or _reads_the_same(tokenizer, SideFiles.parse(written, model))
+    return written
+
+
+def _reads_the_same(tokenizer: Tokenizer, files: SideFiles) -> bool:
+    copy = Tokenizer.from_str(tokenizer.to_str())
+    family = _family(files)
+    fifth, fourth = _read_5(copy, files, family), _read_4(copy, files, family)
+    if isinstance(fifth, str) or _misplaced(tokenizer, files):
+        return False
+    wanted = _Version(tokenizer, _model_settings(tokenizer)).parts
+    return fourth.parts == wanted == fifth.parts
+
+
+def _family(files: SideFiles) -> Family | None:
+    return next((family for family in FAMILIES if files.json_class in family.classes), None)
+
+
+# ---- version 4
+
+
+def _read_4(loaded: Tokenizer, files: SideFiles, family: Family | None) -> _Version:
+    """Changes `loaded`."""
+    _add_tokens(loaded, _tokens_of(loaded, files, family, version=4), version=4)
+    rematched: tuple[str, ...] = ()
+    if family is BERT and (before := loaded.normalizer) is not None:
+        loaded.normalizer = after = _bert_normalizer_4(before, files)
+        texts = [token.content for token in loaded.get_added_tokens_decoder().values() if token.normalized]
+        rematched = tuple(text for text in texts if before.normalize_str(text) != after.normalize_str(text))
+    state = _state(loaded.pre_tokenizer)
+    prefix_space = files.flag("add_prefix_space", False)
+    if state and state["type"] == "ByteLevel" and state["add_prefix_space"] != prefix_space:
+        loaded.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space, use_regex=state["use_regex"])
+    loaded.encode_special_tokens = files.flag("split_special_tokens", False)
+    return _Version(loaded, _model_settings(loaded), rematched)
+
+
+def _bert_normalizer_4(normalizer: Any, files: SideFiles) -> Any:
+    """A BertNormalizer takes the settings of the side files; any other stays as it is."""
+    state = cast(Json, _state(normalizer))
+    wanted: Json = {
+        "handle_chinese_chars": files.flag("tokenize_chinese_chars", True),
+        "strip_accents": _settings(files, {}).strip_accents,
+        "lowercase": files.flag("do_lower_case", True),
+    }
+    if state["type"] != "BertNormalizer" or all(state[key] == value for key, value in wanted.items()):
+        return normalizer
+    return normalizers.BertNormalizer(clean_text=state["clean_text"], **wanted)
+
+
+# ---- version 5
+
+
+def _read_5(loaded: Tokenizer, files: SideFiles, family: Family | None) -> _Version | str:
+    """A tokenizer on the vocabulary of `loaded`, which stays as it is; or why there is none."""
+    tokens = _tokens_of(loaded, files, family, version=5)
+    if family is None:
+        tokenizer = copy_vocabulary(loaded)
+        for part in ("pre_tokenizer", "post_processor", "decoder"):
+            if (value := getattr(loaded, part)) is not None:
+                setattr(tokenizer, part, value)
+        _add_tokens(tokenizer, tokens, version=5)
+        tokenizer.encode_special_tokens = files.flag("split_special_tokens", False)
+        return _Version(tokenizer, _model_settings(loaded))
+    if not isinstance(loaded.model, family.model):
+        holds = type(loaded.model).__name__
+        return f"its class builds a {family.model.__name__}, and tokenizer.json holds a {holds}"
+    tokenizer = Tokenizer(loaded.model)
+    if family.keeps_charsmap and (charsmap := _charsmap(loaded)) is not None:
+        tokenizer.normalizer = charsmap
+    return _build_5(tokenizer, files, family, tokens)
+
+
+def _build_5(tokenizer: Tokenizer, files: SideFiles, family: Family, tokens: _Tokens) -> _Version | str:
+    """What the class builds on a vocabulary; or why it cannot."""
+    settings = _settings(files, tokens.roles)
+    try:
+        family.dress(tokenizer, settings)
+        _add_tokens(tokenizer, tokens, version=5)
+        tokenizer.post_processor = family.frame(tokenizer, settings)
+        model_settings = family.model_settings(settings)
+    except ValueError as error:
+        return str(error)
+    tokenizer.encode_special_tokens = files.flag("split_special_tokens", False)
+    return _Version(tokenizer, model_settings)
+
+
+def copy_vocabulary(tokenizer: Tokenizer) -> Tokenizer:
+    """Another tokenizer of the same vocabulary, normalizer and added tokens."""
+    copy = Tokenizer(tokenizer.model)
+    if tokenizer.normalizer is not None:
+        copy.normalizer = tokenizer.normalizer
+    copy.add_tokens([token for _, token in sorted(tokenizer.get_added_tokens_decoder().items())])
+    return copy
+
+
+def _settings(files: SideFiles, roles: Mapping[str, str | AddedToken]) -> Settings:
+    return Settings(files, {role: _as_token(token) for role, token in roles.items() if role in ROLES}, {}, [])
+
+
+def _charsmap(loaded: Tokenizer) -> Any:
+    """The first compiled character map of the file's normalizer, or None."""
+    state = _state(loaded.normalizer)
+    parts = [] if state is None else state["normalizers"] if state["type"] == "Sequence" else [state]
+    found = next((part for part in parts if part["type"] == "Precompiled"), None)
+    return Tokenizer.from_str(json.dumps(EMPTY | {"normalizer": found})).normalizer if found else None
+
+
+def _with_model_settings(version: _Version) -> Tokenizer:
+    """The tokenizer, its model set as this version sets it."""
+    tokenizer = version.tokenizer
+    if _model_settings(tokenizer) == version.model_settings:
+        return tokenizer
+    content = json.loads(tokenizer.to_str())
+    changed = Tokenizer.from_str(json.dumps(content | {"model": content["model"] | version.model_settings}))
+    changed.encode_special_tokens = tokenizer.encode_special_tokens
+    return changed
+
+
+EMPTY: Json = {
+    "version": "1.0",
+    "truncation": None,
+    "padding": None,
+    "added_tokens": [],
+    "normalizer": None,
+    "pre_tokenizer": None,
+    "post_processor": None,
+    "decoder": None,
+    "model": {"type": "WordLevel", "vocab": {}, "unk_token": ""},
+}
+"""The smallest tokenizer.json, to build a part with."""
+
+
+# ---- added tokens
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    """What the side files say about tokens: strings stay strings, as transformers gives them other flags."""
+
+    roles: dict[str, str | AddedToken]
+    """By role, then by the names that version 5 takes from keys that end in _token."""
+    declared: dict[int, AddedToken]
+    extra: list[str | AddedToken]
+
+
+def _tokens_of(loaded: Tokenizer, files: SideFiles, family: Family | None, *, version: int) -> _Tokens:
+    with_decoder = "added_tokens_decoder" in files.config
+    older = {} if with_decoder else {k: v for k, v in files.special_map.items() if not files.overrides.get(k)}
+    config = files.config | older
+    names = [*ROLES]
+    if version == 5:
+        names += [key for key, value in config.items() if key.endswith("_token") and isinstance(value, str)]
+    given = {name: config[name] for name in dict.fromkeys(names) if name in config}
+    extra, special_extra = (_extra_tokens_5 if version == 5 else _extra_tokens_4)(files.config, older)
+    if with_decoder:
+        declared = {int(key): parse_token(value, ()) for key, value in config["added_tokens_decoder"].items()}
+    else:
+        named = [value for role, value in given.items() if role in ROLES and value]
+        special = {_text(value) for value in (*named, *special_extra)}
+        declared = {
+            int(index): AddedToken(text, normalized=text not in special, special=text in special)
+            for text, index in files.added.items()
+        }
+        declared |= loaded.get_added_tokens_decoder()
+    by_text = {token.content: token for token in declared.values()}
+    roles: dict[str, str | AddedToken] = {
+        role: token.content for role, token in (family.tokens if family else {}).items()
+    }
+    for name, value in given.items():
+        if value is None:
+            roles.pop(name, None)
+        else:
+            own = by_text.get(_text(value)) if name in ROLES else None
+            roles[name] = own or _plain(value)
+    mapping = config.get("extra_special_tokens")
+    if isinstance(mapping, dict):
+        roles |= {name: _plain(value) for name, value in mapping.items()}
+    if version == 4 and family in (ROBERTA, XLM_ROBERTA) and isinstance(mask := roles.get("mask_token"), str):
+        roles["mask_token"] = AddedToken(mask, lstrip=True, normalized=family is XLM_ROBERTA)
+    return _Tokens(roles, declared, extra)
+
+
+def _extra_tokens_4(config: Json, older: Json) -> tuple[list[str | AddedToken], list[str | AddedToken]]:
+    """Special tokens without a role, and those of them that make a token of added_tokens.json special."""
+    lists = [config.get("additional_special_tokens"), older.get("additional_special_tokens")]
+    tokens = [_plain(value) for values in lists for value in values or []]
+    return tokens, tokens
+
+
+def _extra_tokens_5(config: Json, older: Json) -> tuple[list[str | AddedToken], list[str | AddedToken]]:
+    """As `_extra_tokens_4`: what the older file calls "additional" counts only where the newer one has none."""
+    extra = config.get("extra_special_tokens") or config.get("additional_special_tokens") or []
+    extra = [] if isinstance(extra, dict) else [*extra]
+    more = older.get("extra_special_tokens") or []
+    extra += [] if isinstance(more, dict) else more
+    special = [_plain(value) for value in extra]
+    additional = [] if "extra_special_tokens" in config or extra else older.get("additional_special_tokens") or []
+    return special + [_plain(value) for value in additional], special
+
+
+def _plain(value: Any) -> str | AddedToken:
+    return value if isinstance(value, str) else parse_token(value)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else value.content if isinstance(value, AddedToken) else value["content"]
+
+
+def _as_token(value: str | AddedToken) -> AddedToken:
+    return AddedToken(value, special=True) if isinstance(value, str) else value
+
+
+def _add_tokens(tokenizer: Tokenizer, tokens: _Tokens, *, version: int) -> None:
+    """By declared id, then by role, then the rest; what is there with other flags takes the declared ones."""
+    there = tokenizer.get_added_tokens_decoder()
+    same = {repr(token) for token in there.values()}
+    adding = [token for _, token in sorted(tokens.declared.items()) if repr(token) not in same]
+    known = {token.content for token in (*there.values(), *adding)}
+    for value in (*tokens.roles.values(), *tokens.extra):
+        # version 4 compares strings alone: a token with flags of its own is added once more, and takes its flags along
+        if _text(value) not in known or (version == 4 and isinstance(value, AddedToken)):
+            known.add(_text(value))
+            adding.append(_as_token(value))
+    special = {_text(value) for value in (*tokens.roles.values(), *(tokens.extra if version == 4 else ()))}
+    for token in adding:
+        token.special = token.special or token.content in special
+    tokenizer.add_tokens(adding)
+
+
+# ---- what a reading is, part by part
+
+
+def _state(part: Any) -> Json | None:
+    return None if part is None else cast(Json, json.loads(part.__getstate__()))
+
+
+def _parts(tokenizer: Tokenizer) -> dict[str, Any]:
+    """What decides the ids of one text, in a form in which equal parts are equal values."""
+    added = {
+        token.content: (index, token.single_word, token.lstrip, token.rstrip, token.normalized)
+        for index, token in tokenizer.get_added_tokens_decoder().items()
+    }
+    split: set[str] = set()  # the only place where "special" changes ids
+    if tokenizer.encode_special_tokens:
+        split = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
+    pre_tokenizer = _state(tokenizer.pre_tokenizer)
+    if pre_tokenizer:
+        pre_tokenizer.pop("trim_offsets", None)  # changes offsets alone
+    return {
+        "normalizer": _normalizer(_state(tokenizer.normalizer)),
+        "pre-tokenizer": pre_tokenizer,
+        "special tokens around a text": _frame(_state(tokenizer.post_processor)),
+        "added tokens": (added, split),
+    }
+
+
+MODEL_SETTINGS = {
+    "WordPiece": ("unk_token", "continuing_subword_prefix", "max_input_chars_per_word"),
+    "BPE": (
+        "dropout",
+        "unk_token",
+        "continuing_subword_prefix",
+        "end_of_word_suffix",
+        "fuse_unk",
+        "byte_fallback",
+        "ignore_merges",
+    ),
+    "WordLevel": ("unk_token",),
+}
+UNIGRAM_HEAD, UNIGRAM_TAIL = re.compile(rb'"unk_id":(\w+)'), re.compile(rb'"byte_fallback":(\w+)\}$')
+
+
+def _model_settings(tokenizer: Tokenizer) -> Json:
+    """What a vocabulary's model holds beside the vocabulary."""
+    model = tokenizer.model
+    if isinstance(model, Unigram):  # gives them in JSON alone, which is megabytes long
+        state = model.__getstate__()
+        unk_id, fallback = UNIGRAM_HEAD.search(state[:100]), UNIGRAM_TAIL.search(state[-100:])
+        assert unk_id and fallback, "a Unigram in a form that is not known"
+        return {"unk_id": json.loads(unk_id[1]), "byte_fallback": json.loads(fallback[1])}
+    values = {name: getattr(model, name) for name in MODEL_SETTINGS[type(model).__name__]}
+    affixes = ("continuing_subword_prefix", "end_of_word_suffix")
+    return {name: "" if value is None and name in affixes else value for name, value in values.items()}
+
+
+def _normalizer(state: Json | None) -> Json | None:
+    if state is None:
+        return None
+    if state["type"] == "Sequence":
+        parts = [part for part in map(_normalizer, state["normalizers"]) if part is not None]
+        return parts[0] if len(parts) == 1 else {"normalizers": parts} if parts else None
+    if state["type"] == "BertNormalizer" and state["strip_accents"] is None:
+        return state | {"strip_accents": state["lowercase"]}
+    return state
+
+
+def _frame(state: Json | None) -> Any:
+    """Ids before and after a text; the whole state where it is of another kind."""
+    if state is None or state["type"] == "ByteLevel":
+        return [], []
+    if state["type"] in ("BertProcessing", "RobertaProcessing"):
+        return [state["cls"][1]], [state["sep"][1]]
+    if state["type"] == "Sequence":
+        frames = [_frame(part) for part in state["processors"]]
+        if not all(isinstance(frame, tuple) for frame in frames):
+            return state
+        return [i for frame in reversed(frames) for i in frame[0]], [i for frame in frames for i in frame[1]]
+    if state["type"] != "TemplateProcessing":
+        return state
+    before: list[int] = []
+    after: list[int] = []
+    place = before
+    for piece in state["single"]:
+        if "Sequence" in piece:
+            place = after
+        else:
+            place += state["special_tokens"][piece["SpecialToken"]["id"]]["ids"]
+    return before, after

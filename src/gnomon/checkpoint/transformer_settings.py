@@ -1,0 +1,221 @@
+"""sentence_bert_config.json, under each of its names: how sentence-transformers loads the trunk and its tokenizer.
+
+Every key is obeyed, or known to change nothing, or an error that names it. Source of what each key does:
+sentence-transformers 6.2, `base/modules/transformer.py`, `Transformer._load_init_kwargs` and `__init__`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gnomon.checkpoint.modules import Json, read_json
+from gnomon.errors import ModelError, UnsupportedError
+
+LENGTH_FILES = tuple(
+    f"sentence_{name}_config.json"
+    for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+"""In the order in which sentence-transformers looks for them; the first that says something counts."""
+
+NO_LIMIT = 10**9
+"""transformers writes 1e30 into model_max_length for "no limit"."""
+
+OLD_NAMES = {"model_args": "model_kwargs", "tokenizer_args": "processor_kwargs", "config_args": "config_kwargs"}
+
+HUB_KEYS = frozenset(
+    """
+    cache_dir token use_auth_token revision code_revision local_files_only force_download resume_download proxies
+    subfolder trust_remote_code _from_auto _from_pipeline _commit_hash
+    """.split()
+)
+"""Where files come from. Whoever loads the model says that, in sentence-transformers too, and no code is ever run."""
+
+ONLY = {
+    "transformer_task": (None, "feature-extraction"),
+    "module_output_name": (None, "token_embeddings"),
+    "modality_config": (None, {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}),
+    "query_length": (None,),
+    "document_length": (None,),
+    "query_expansion": (None,),
+    "tokenizer_name_or_path": (None,),
+}
+"""Keys of the file of which only these values give the vectors that we compute."""
+
+HARMLESS = HUB_KEYS | {"unpad_inputs", "backend"}
+
+MODEL_HARMLESS = HUB_KEYS | frozenset(
+    """
+    attn_implementation add_pooling_layer use_cache device_map low_cpu_mem_usage max_memory offload_folder
+    offload_state_dict offload_buffers use_safetensors weights_only ignore_mismatched_sizes
+    """.split()
+)
+
+DTYPES = ("torch_dtype", "dtype")
+OWN_DTYPES = (None, "auto", "float32", "torch.float32")
+"""Values of a dtype that leave ours as it is."""
+
+SWITCHES = frozenset(
+    "do_lower_case strip_accents tokenize_chinese_chars add_prefix_space trim_offsets split_special_tokens".split()
+)
+OVERRIDES = SWITCHES | frozenset(
+    """
+    bos_token eos_token unk_token sep_token pad_token cls_token mask_token
+    additional_special_tokens extra_special_tokens
+    """.split()
+)
+"""Keys of the tokenizer that take the place of those of tokenizer_config.json."""
+
+CALL_KEYS = ("truncation_side", "padding_side")
+"""Keys of the same kind that do not change the tokenizer, but how a text is truncated and padded."""
+
+TOKENIZER_HARMLESS = HUB_KEYS | frozenset(
+    "use_fast clean_up_tokenization_spaces chat_template verbose name_or_path".split()
+)
+
+UNREAD = ("max_length", "truncation", "padding", "pad_to_multiple_of", "return_tensors")
+"""Keys that act where a tokenizer is called; among those with which it is made, sentence-transformers does not read
+them either.
+"""
+
+CALL_ONLY = {
+    "truncation": (None, True, "longest_first", "only_first"),
+    "add_special_tokens": (None, True),
+    "return_attention_mask": (None, True),
+    "return_tensors": (None, "pt"),
+}
+CALL_HARMLESS = frozenset(
+    "padding padding_side pad_to_multiple_of return_token_type_ids logits_to_keep verbose".split()
+)
+OTHER_INPUTS = frozenset("audio image video chat_template".split())
+"""Sections of `processing_kwargs` for inputs that are not plain text."""
+
+
+@dataclass(frozen=True)
+class TransformerSettings:
+    """What the file changes. `config` and `tokenizer` lie over config.json and tokenizer_config.json."""
+
+    name: str | None = None
+    """Of the file that counted; None where there is none."""
+    max_seq_length: Any = None
+    """Unchecked: it depends on the trunk what it may be."""
+    lower_case: bool = False
+    config: Json = field(default_factory=dict[str, Any])
+    tokenizer: Json = field(default_factory=dict[str, Any])
+    acting: tuple[str, ...] = ()
+    """The keys that change something, with their values, for people."""
+    notices: tuple[str, ...] = ()
+
+
+def read_transformer_settings(place: Path) -> TransformerSettings:
+    """What the file in the trunk's folder says; nothing where there is none.
+
+    Raises:
+        NotAModelError: not a JSON object. ModelError: a value that cannot be. UnsupportedError: a key or value that
+            would change the vectors and is not implemented.
+    """
+    found = ((name, content) for name in LENGTH_FILES if (content := read_json(place / name)))
+    name, content = next(found, (None, {}))
+    if name is None:
+        return TransformerSettings()
+    path = place / name
+    settings = _renamed(path, content)
+    notices: list[str] = []
+    sections = {key: _section(path, settings, key) for key in (*OLD_NAMES.values(), "processing_kwargs")}
+    _check(path, "", settings, only=ONLY, known={*sections, "max_seq_length", "do_lower_case"}, harmless=HARMLESS)
+    model, tokenizer = sections["model_kwargs"], sections["processor_kwargs"]
+    _check(path, "model_kwargs.", model, known=DTYPES, harmless=MODEL_HARMLESS)
+    kept = _tokenizer_keys(path, tokenizer, notices)
+    config = {key: value for key, value in sections["config_kwargs"].items() if key not in HUB_KEYS}
+    if "model_type" in config:
+        raise UnsupportedError(f"{path}: config_kwargs.model_type is not implemented; config.json says the model_type.")
+    for section in (model, config):
+        notices += [
+            f"{name}: {key} {section[key]!r} is left to whoever loads the model; give it as dtype= (--dtype)."
+            for key in DTYPES
+            if section.get(key) not in OWN_DTYPES
+        ]
+    lower = settings.get("do_lower_case") or False
+    if lower not in (False, True):
+        raise ModelError(f"{path}: do_lower_case is {lower!r}; it must be true or false.")
+    length = _called_length(path, sections["processing_kwargs"])
+    if length is None:
+        length = settings.get("max_seq_length")
+        length = (tokenizer["model_max_length"] or NO_LIMIT) if "model_max_length" in tokenizer else length
+    acting = {"max_seq_length": length, "do_lower_case": lower or None, **config, **kept}
+    return TransformerSettings(
+        name,
+        length,
+        bool(lower),
+        {key: value for key, value in config.items() if key not in DTYPES},
+        kept,
+        tuple(f"{key} {value!r}" for key, value in acting.items() if value is not None),
+        tuple(notices),
+    )
+
+
+def _renamed(path: Path, content: Json) -> Json:
+    """With today's names of the sections."""
+    for old, new in OLD_NAMES.items():
+        if content.get(old) and content.get(new):
+            raise UnsupportedError(f"{path}: {old} and {new} are two names of one thing; leave one of them out.")
+    empty_old = {key for key in OLD_NAMES if key in content and not content[key]}
+    return {OLD_NAMES.get(key, key): value for key, value in content.items() if key not in empty_old}
+
+
+def _section(path: Path, settings: Json, key: str) -> Json:
+    value = settings.get(key) or {}
+    if not isinstance(value, dict):
+        raise ModelError(f"{path}: {key} is {value!r}; it must map names to values.")
+    return value
+
+
+def _tokenizer_keys(path: Path, section: Json, notices: list[str]) -> Json:
+    """The keys that lie over tokenizer_config.json, after all others are checked."""
+    known = {"model_max_length", "model_input_names", *CALL_KEYS, *OVERRIDES, *UNREAD}
+    _check(path, "processor_kwargs.", section, known=known, harmless=TOKENIZER_HARMLESS)
+    inputs = section.get("model_input_names") or ["attention_mask"]
+    if "attention_mask" not in inputs:
+        raise UnsupportedError(
+            f"{path}: model_input_names {inputs!r} is not implemented; attention_mask is among them."
+        )
+    for key in SWITCHES & section.keys():
+        if not isinstance(section[key], bool) and (key, section[key]) != ("strip_accents", None):
+            raise ModelError(f"{path}: {key} of the tokenizer is {section[key]!r}; it must be true or false.")
+    if unread := [key for key in UNREAD if section.get(key) is not None]:
+        notices.append(
+            f"{path.name}: {', '.join(unread)} of the tokenizer changes nothing, as in sentence-transformers; "
+            "max_seq_length is the key that cuts texts."
+        )
+    return {key: value for key, value in section.items() if key in OVERRIDES or key in CALL_KEYS}
+
+
+def _called_length(path: Path, section: Json) -> Any:
+    """`max_length` of `processing_kwargs`, with which the tokenizer is called; `common` is laid over `text`."""
+    _check(path, "processing_kwargs.", section, known=("text", "common"), harmless=OTHER_INPUTS)
+    merged = {**_section(path, section, "text"), **_section(path, section, "common")}
+    _check(path, "processing_kwargs.text.", merged, only=CALL_ONLY, known=("max_length",), harmless=CALL_HARMLESS)
+    return merged.get("max_length")
+
+
+def _check(
+    path: Path,
+    where: str,
+    section: Json,
+    *,
+    only: Mapping[str, tuple[Any, ...]] | None = None,
+    known: Collection[str] = (),
+    harmless: Collection[str] = (),
+) -> None:
+    for key, value in section.items():
+        if only and key in only:
+            if not any(value == allowed and type(value) is type(allowed) for allowed in only[key]):
+                allowed = ", ".join(repr(choice) for choice in only[key] if choice is not None) or "null"
+                raise UnsupportedError(f"{path}: {where}{key} {value!r} is not implemented; it may be {allowed}.")
+        elif key not in known and key not in harmless and value not in (None, "", [], {}):
+            raise UnsupportedError(
+                f"{path}: {where}{key} ({value!r}) is not known and may change the vectors. "
+                "Take it out of the file if you know that it does not."
+            )

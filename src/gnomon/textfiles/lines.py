@@ -1,0 +1,187 @@
+"""Bytes of a file or of standard input -> lines of text: unpacked, decoded, split at LF, CRLF and CR alike."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import sys
+import zlib
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from gnomon.errors import InputError
+
+STDIN = "-"
+"""The name that stands for standard input."""
+
+BAR_DELAY = 2.0
+"""Seconds of reading before a progress bar is shown."""
+
+CHUNK = 1 << 16
+"""Bytes that are unpacked and decoded at once."""
+
+MARKS = {
+    b"\xef\xbb\xbf": "utf-8",
+    b"\xff\xfe\x00\x00": "utf-32-le",
+    b"\x00\x00\xfe\xff": "utf-32-be",
+    b"\xff\xfe": "utf-16-le",
+    b"\xfe\xff": "utf-16-be",
+}
+"""Byte order mark -> encoding; that of UTF-32 begins like that of UTF-16."""
+
+GZIP = b"\x1f\x8b"
+
+OTHERS = {
+    b"PK\x03\x04": "a zip archive or an Excel workbook",
+    b"PAR1\x15": "a Parquet file",
+    b"BZh91AY&SY": "packed by bzip2",
+    b"\xfd7zXZ\x00": "packed by xz",
+    b"\x28\xb5\x2f\xfd": "packed by zstd",
+}
+"""First bytes -> what such a file is; no text begins so."""
+
+SAMPLE = 4096
+"""Bytes that show whether a file without a byte order mark is UTF-16 or UTF-32."""
+
+
+@contextmanager
+def open_lines(path: str | Path) -> Generator[Iterator[str]]:
+    """Lines of a file or of standard input with their ends; a bar after two seconds in a terminal.
+
+    What is gzip by its first bytes is unpacked. A byte order mark goes. Bytes that are not UTF-8 become surrogates,
+    which `encoding_fault` finds.
+
+    Raises:
+        InputError: standard input is closed; the file is not whole, or not text. OSError: it cannot be opened.
+    """
+    name = "standard input" if str(path) == STDIN else str(path)
+    with ExitStack() as stack:
+        raw = require_stdin() if str(path) == STDIN else stack.enter_context(Path(path).open("rb", CHUNK))
+        try:
+            unpacked, head = _unpacked(name, raw)
+            text = io.TextIOWrapper(unpacked, *_encoding(name, head), newline="")
+            stack.callback(text.detach)  # it would close standard input
+            yield iter(text) if raw is sys.stdin.buffer else stack.enter_context(_bar(text, raw))
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise InputError(f"{name} is not a whole gzip file ({error}); fetch or pack it again.") from error
+        except UnicodeDecodeError as error:
+            what = error.encoding.upper()
+            raise InputError(f"{name} is not whole {what} ({error.reason}); fetch or write it again.") from error
+
+
+def require_stdin() -> BinaryIO:
+    """Standard input.
+
+    Raises:
+        InputError: it is closed.
+    """
+    if sys.stdin is None or sys.stdin.closed:  # pyright: ignore[reportUnnecessaryComparison]: with <&- it is None
+        raise InputError("standard input is closed, and texts are read from it; give a file, or pipe them in.")
+    return cast(BinaryIO, sys.stdin.buffer)
+
+
+def _unpacked(name: str, raw: BinaryIO) -> tuple[BinaryIO, bytes]:
+    """The content from its first byte on, without a byte order mark, and the first bytes with it."""
+    file, head = _from_start(raw)
+    if head.startswith(GZIP) or name.lower().endswith(".gz"):
+        file, head = _from_start(cast(BinaryIO, gzip.GzipFile(fileobj=file)))
+        if head.startswith(GZIP):
+            raise InputError(f"{name} is packed by gzip twice; unpack it once.")
+    file.read(len(next((mark for mark in MARKS if head.startswith(mark)), b"")))
+    return file, head
+
+
+def _from_start(raw: BinaryIO) -> tuple[BinaryIO, bytes]:
+    """What is to be read, from its first byte on, and its first bytes."""
+    head = _head(raw)
+    if raw.seekable() and isinstance(raw, io.BufferedReader) and raw.tell() == len(head):
+        raw.seek(0)  # a file: without a layer between it is read faster
+        return raw, head
+    return cast(BinaryIO, io.BufferedReader(_Joined(head, raw), CHUNK)), head
+
+
+def _head(raw: BinaryIO) -> bytes:
+    """As many first bytes as come at once, but enough to know a byte order mark."""
+    head = b""
+    while len(head) < 4 and (more := _read_some(raw, SAMPLE)):
+        head += more
+    return head
+
+
+def _read_some(raw: BinaryIO, size: int) -> bytes:
+    """What is there, rather than all of `size`: a pipe may be slow."""
+    return cast(Any, raw).read1(size)
+
+
+class _Joined(io.RawIOBase):
+    """Bytes that were read already, and the rest."""
+
+    def __init__(self, head: bytes, rest: BinaryIO) -> None:
+        self.head, self.rest, self.ended = head, rest, False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        size = len(buffer)
+        if self.head:
+            some, self.head = self.head[:size], self.head[size:]
+        else:
+            some = b"" if self.ended else _read_some(self.rest, size)
+            self.ended = not some  # a terminal would go on after its Ctrl-D
+        buffer[: len(some)] = some
+        return len(some)
+
+
+def _encoding(name: str, head: bytes) -> tuple[str, str]:
+    """Encoding, and how faults of it are carried on."""
+    if what := next((what for start, what in OTHERS.items() if head.startswith(start)), None):
+        raise InputError(f"{name} is {what}, and not the text that its name or --format says; unpack or convert it.")
+    encoding = next((encoding for mark, encoding in MARKS.items() if head.startswith(mark)), None)
+    if encoding is None and (likely := _wide(head[:SAMPLE])):
+        raise InputError(
+            f"{name} looks like {likely} without a byte order mark; convert it to UTF-8 (iconv -f {likely} -t UTF-8)."
+        )
+    return (encoding, "surrogatepass") if encoding and encoding != "utf-8" else ("utf-8", "surrogateescape")
+
+
+def _wide(sample: bytes) -> str | None:
+    """UTF-16 or UTF-32 by its NUL bytes: those of Latin letters, or else of every line end."""
+    for name, step, empty, filled in (
+        ("UTF-32LE", 4, (2, 3), 0),
+        ("UTF-32BE", 4, (0, 1), 3),
+        ("UTF-16LE", 2, (1,), 0),
+        ("UTF-16BE", 2, (0,), 1),
+    ):
+        nuls = [sample[place::step].count(0) / max(len(sample[place::step]), 1) for place in range(step)]
+        if all(nuls[place] > 0.7 for place in empty) and nuls[filled] < 0.7:
+            return name
+    ends = [place for place, byte in enumerate(sample) if byte == 10]
+    for name, odd, step in (("UTF-16LE", 0, 1), ("UTF-16BE", 1, -1)):
+        if ends and all(end % 2 == odd and sample[end + step : end + step + 1] == b"\0" for end in ends):
+            return name
+    return None
+
+
+@contextmanager
+def _bar(lines: Iterable[str], raw: BinaryIO) -> Generator[Iterator[str]]:
+    if not (sys.stderr and sys.stderr.isatty()):
+        yield iter(lines)
+        return
+    from tqdm import tqdm
+
+    size = os.fstat(raw.fileno()).st_size or None
+    with tqdm(total=size, desc="reading", unit="B", unit_scale=True, delay=BAR_DELAY, leave=False) as bar:
+
+        def watched() -> Iterator[str]:
+            seen = 0
+            for number, line in enumerate(lines):
+                yield line
+                if number % 1000 == 0 and size:
+                    bar.update(raw.tell() - seen)
+                    seen = raw.tell()
+
+        yield watched()

@@ -1,0 +1,75 @@
+"""Parquet: a column of texts, and the table that it stands in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, cast
+
+from gnomon.errors import ExtraError, InputError
+
+
+def load_arrow() -> Any:
+    """pyarrow with its Parquet part, imported on use."""
+    try:
+        import_module("pyarrow.parquet")
+    except ImportError as error:
+        raise ExtraError("Parquet files need pyarrow, which is not installed: pip install 'gnomon[parquet]'") from error
+    return import_module("pyarrow")
+
+
+def read_column(
+    path: Path, choose: Callable[[list[str], list[str]], str], bad: Callable[[int, str], None]
+) -> tuple[list[str | None], Sequence[int], Any]:
+    """The texts of a column, None for null, the numbers of their rows from 1, and the table. Rows that are not UTF-8
+    are given to `bad` and left out.
+
+    Args:
+        choose: the column among those that there are, or a field in one of them: "body.text".
+        bad: (number of a row, why it cannot be used)
+
+    Raises:
+        InputError: not a Parquet file; a column that holds no strings. ExtraError: pyarrow is not installed.
+    """
+    arrow = load_arrow()
+    try:
+        with path.open("rb") as file:
+            table = arrow.parquet.read_table(file)
+    except arrow.ArrowException as error:
+        raise InputError(f"{path} is not a readable Parquet file ({error}).") from error
+    name = choose(table.column_names, _nested(arrow, table.schema))
+    column = _column(table, name)
+    kind = column.type.value_type if arrow.types.is_dictionary(column.type) else column.type
+    if str(kind) not in ("string", "large_string", "string_view"):
+        raise InputError(f"{path}: column {name!r} holds {column.type}; texts must be strings.")
+    try:
+        return column.to_pylist(), range(1, len(column) + 1), table
+    except UnicodeDecodeError:
+        texts, rows = list[str | None](), list[int]()
+        for row, value in enumerate(column, 1):
+            try:
+                texts.append(cast("str | None", value.as_py()))
+                rows.append(row)
+            except UnicodeDecodeError as error:
+                bad(row, f"not UTF-8 (byte 0x{error.object[error.start]:02x})")
+        return texts, rows, table.take([row - 1 for row in rows])
+
+
+def _nested(arrow: Any, fields: Any, lead: str = "") -> list[str]:
+    """Paths of the fields in columns of structs."""
+    found: list[str] = []
+    for each in fields:
+        path = f"{lead}{each.name}."
+        if arrow.types.is_struct(each.type):
+            inner = [each.type.field(place) for place in range(each.type.num_fields)]
+            found += [path + field.name for field in inner] + _nested(arrow, inner, path)
+    return found
+
+
+def _column(table: Any, name: str) -> Any:
+    if name in table.column_names:
+        return table.column(name)
+    compute = import_module("pyarrow.compute")
+    top = next(each for each in table.column_names if name.startswith(f"{each}."))
+    return compute.struct_field(table.column(top), name.removeprefix(f"{top}.").split("."))

@@ -1,0 +1,124 @@
+"""What every reader of a format yields: numbered rows, lines that cannot be used, and remarks on what was read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from gnomon.notices import warn_caller
+
+Row = dict[str, Any]
+
+SHOWN = 3
+"""Lines that a message spells out."""
+
+
+class Bad(NamedTuple):
+    """Why a line cannot be used."""
+
+    reason: str
+
+
+Parsed = Iterator[tuple[int, Row | Bad]]
+"""(line number, row)"""
+
+Span = tuple[int, int]
+"""First and last line."""
+
+
+@dataclass
+class Places:
+    """How many lines there are of a sort, and the first of them."""
+
+    count: int = 0
+    first: list[int] = field(default_factory=list[int])
+
+    def add(self, line: int) -> None:
+        self.count += 1
+        if len(self.first) < SHOWN:
+            self.first.append(line)
+
+    def __str__(self) -> str:
+        more = f" and {self.count - SHOWN:,} more" if self.count > SHOWN else ""
+        return f"line{'' if self.count == 1 else 's'} {', '.join(map(str, self.first))}{more}"
+
+
+@dataclass
+class Spans:
+    """How many rows go over several lines, and the longest of them: one that a stray quote made stands out."""
+
+    count: int = 0
+    longest: list[Span] = field(default_factory=list[Span])
+
+    def add(self, first: int, last: int) -> None:
+        self.count += 1
+        self.longest = sorted([*self.longest, (first, last)], key=lambda span: span[0] - span[1])[:SHOWN]
+
+    def __str__(self) -> str:
+        more = f" and {self.count - SHOWN:,} more" if self.count > SHOWN else ""
+        return f"lines {', '.join(f'{first} to {last}' for first, last in self.longest)}{more}"
+
+
+@dataclass
+class Remarks:
+    """What a reader of CSV or TSV had to decide. It is no error, and the caller is told of it once per file."""
+
+    joined: Spans = field(default_factory=Spans)
+    """Rows over several lines of which the first and the last could be rows of their own."""
+    separate: Spans = field(default_factory=Spans)
+    """Lines of a TSV that were read as rows, though quotes could join them into one."""
+    header: Spans = field(default_factory=Spans)
+    """A header that goes over several lines."""
+    unquoted: Places = field(default_factory=Places)
+    """Lines of a TSV with cells whose quotes were taken off."""
+    literal: Places = field(default_factory=Places)
+    """Lines of a TSV with quotes that are text, which no writer of quoted cells leaves."""
+    spaced: Places = field(default_factory=Places)
+    """Lines of a CSV with a space before a quote, which makes the quote text."""
+
+    def tell(self, name: str) -> None:
+        """A Notice for each sort of remark."""
+        if self.header.count:
+            warn_caller(f"{name}: the header goes over {self.header}, as its quotes say. {MISSING}")
+        if self.joined.count:
+            warn_caller(
+                f"{name}: {counted(self.joined.count, 'row')} may be several that stray quotes joined ({self.joined}). "
+                f"Each was read as one, as its quotes say. {MISSING}"
+            )
+        if self.separate.count:
+            warn_caller(
+                f"{name}: a quote opens in the first and closes in the last of {self.separate}. Each line was read as "
+                "a row, with quotes as text. Write the file as .jsonl to leave no doubt."
+            )
+        if self.unquoted.count and self.literal.count:
+            warn_caller(
+                f"{name}: quotes around cells were taken off in {self.unquoted}, and quotes are text in "
+                f"{self.literal}. Write the file as .jsonl if they should be text everywhere."
+            )
+        if self.spaced.count:
+            warn_caller(
+                f"{name}: a space stands before a quote in {self.spaced}, which makes the quote text. Take the space "
+                "out if the quotes belong around the cell."
+            )
+
+
+MISSING = "If that is wrong, a quote is missing or too many in the first of these lines."
+
+
+def counted(count: int, unit: str) -> str:
+    return f"{count:,} {unit}{'' if count == 1 else 's'}"
+
+
+def encoding_fault(text: str) -> str | None:
+    """Why decoded text is not Unicode text, or None."""
+    if text.isascii():
+        return None
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        code = ord(text[error.start])
+        if 0xDC80 <= code <= 0xDCFF:  # a byte that `surrogateescape` carried here
+            return f"not UTF-8 (byte 0x{code - 0xDC00:02x})"
+        return f"half a surrogate pair, \\u{code:04x}, which is not Unicode text"
+    return None

@@ -1,0 +1,103 @@
+"""One run writes to an output folder at a time. A process that ends, however it ends, leaves no lock that holds."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from gnomon.errors import InputError
+from gnomon.notices import warn_caller
+from gnomon.vectorfiles import FULL
+
+LOCK = ".gnomon-lock"
+"""The file in an output folder that is locked. It says which process holds it, and stays when the run ends."""
+
+_FAR = 1 << 30
+"""Windows locks bytes, and no one may read those: one far behind the text is locked."""
+
+
+@contextmanager
+def locked(folder: Path) -> Generator[None]:
+    """Holds `folder`, which is made where it is missing, for this run alone.
+
+    Raises:
+        InputError: another run holds it; it is a file, or cannot be written to.
+    """
+    path = folder / LOCK
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except (FileExistsError, NotADirectoryError) as error:
+        file = next((each for each in (folder, *folder.parents) if each.is_file()), path)
+        raise InputError(f"output is {folder}, and {file} is a file. Give the path of a folder.") from error
+    except OSError as error:
+        raise InputError(_not_written(folder, error)) from error
+    try:
+        if not _lock(handle):
+            raise InputError(
+                f"output {folder} is held by another run, {_holder(handle)}. Wait until it ends, stop it, or give "
+                "another output."
+            )
+        with _told(folder, handle):
+            yield
+    finally:
+        os.close(handle)  # which unlocks
+
+
+@contextmanager
+def _told(folder: Path, handle: int) -> Generator[None]:
+    """Inside, the file says who holds it."""
+    began = datetime.now(UTC).astimezone().isoformat(sep=" ", timespec="seconds")
+    try:
+        os.ftruncate(handle, 0)
+        os.lseek(handle, 0, os.SEEK_SET)
+        os.write(handle, f"process {os.getpid()} on {socket.gethostname()}, since {began}".encode())
+    except OSError as error:
+        raise InputError(_not_written(folder, error)) from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            os.ftruncate(handle, 0)
+
+
+def _holder(handle: int) -> str:
+    os.lseek(handle, 0, os.SEEK_SET)
+    return os.read(handle, 1000).decode("utf-8", "replace").strip() or "which has just begun"
+
+
+def _not_written(folder: Path, error: OSError) -> str:
+    why = FULL.get(error.errno or 0, error.strerror or str(error))
+    return f"output {folder} cannot be written to: {why}. Make room or change its permissions, or give another output."
+
+
+def _lock(handle: int) -> bool:
+    """Whether this process has the lock now. A file system without locks gives it to everyone, with a notice."""
+    try:
+        _lock_at_once(handle)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES, errno.EDEADLK):
+            return False
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL):
+            raise
+        warn_caller("the file system of output has no locks: see to it that no other run writes to the same folder.")
+    return True
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock_at_once(handle: int) -> None:
+        os.lseek(handle, _FAR, os.SEEK_SET)
+        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+else:
+    import fcntl
+
+    def _lock_at_once(handle: int) -> None:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

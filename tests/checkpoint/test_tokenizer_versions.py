@@ -1,0 +1,349 @@
+"""A tokenizer.json with side files: the reference is transformers 5.23, which reads the same folder."""
+
+# ruff: noqa: E402  what may be absent is looked for before it is imported
+
+import json
+import shutil
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tokenizer_cases import TEXTS, added, bert_json, draw_folder, ids_of, roberta_json, write_folder, xlm_roberta_json
+from tokenizers import Tokenizer
+
+pytest.importorskip("transformers")
+SentenceTransformer = pytest.importorskip("sentence_transformers").SentenceTransformer
+
+from gnomon import Encoder
+from gnomon.checkpoint.tokenizer_files import read_tokenizer
+from gnomon.checkpoint.tokenizer_settings import SIDE_FILES
+from gnomon.checkpoint.tokenizer_versions import faithful_side_files
+from gnomon.errors import NotAModelError, Notice
+
+GIST, DISTILBERT, E5 = "GIST-Embedding-v0", "multi-qa-distilbert-cos-v1", "multilingual-e5-small"
+Json = dict[str, Any]
+
+
+def first(options: Any) -> Any:
+    return options[0]
+
+
+def ours(folder: Path, **overrides: Any) -> tuple[list[list[int]], list[str]]:
+    """Ids of TEXTS, and what was said about reading them."""
+    notices: list[str] = []
+    tokenizer = read_tokenizer(folder, notices, overrides)
+    return [tokenizer.encode(text).ids for text in TEXTS], notices
+
+
+def check_saved(tokenizer: Tokenizer, folder: Path, files: dict[str, Json], target: Path) -> None:
+    """The written side files: transformers reads the tokenizer that we have, and so do we, without a word."""
+    texts = {name: (folder / name).read_text("utf-8") for name in SIDE_FILES if (folder / name).is_file()}
+    model = files["config.json"]
+    write_folder(target, {"config.json": model})
+    (target / "tokenizer.json").write_text(tokenizer.to_str(), "utf-8")
+    for name, text in faithful_side_files(tokenizer, texts, model).items():
+        (target / name).write_text(text, "utf-8")
+    wanted = [tokenizer.encode(text).ids for text in TEXTS]
+    assert ours(target) == (wanted, [])
+    assert ids_of(target) == wanted
+
+
+@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.data())
+def test_a5_side_files_of_every_kind_are_read_as_transformers_5_reads_them_or_a_notice_says_so(data: Any) -> None:
+    files = draw_folder(lambda options: data.draw(st.sampled_from(options)))
+    with TemporaryDirectory() as place:
+        folder = write_folder(Path(place) / "model", files)
+        reference = ids_of(folder)
+        ids, notices = ours(folder)
+        if isinstance(reference, str):
+            # a class that wraps tokenizer.json, without that file: gnomon goes by the model_type
+            assert "tokenizer.json" not in files, reference
+        else:
+            if files["config.json"].get("transformers_version", "5").startswith("5"):
+                assert ids == reference  # said or not: version 5 is followed
+            assert notices or ids == reference
+        check_saved(read_tokenizer(folder), folder, files, Path(place) / "saved")
+
+
+# ---- A1: case, accents, Chinese characters
+
+
+BERT_SETTINGS: list[Json] = [
+    {"do_lower_case": False},
+    {"strip_accents": False},
+    {"tokenize_chinese_chars": False},
+    {"do_lower_case": False, "strip_accents": True},
+]
+
+
+def assert_as_sentence_transformers(folder: Path, assert_near: Callable[..., None], saved: Path) -> Encoder:
+    texts = ["Hello World", "café Naïve RÉSUMÉ", "漢字 kana日本", "a <ticket> and < ticket >"]
+    encoder = Encoder.load(folder)
+    wanted = SentenceTransformer(str(folder), device="cpu", local_files_only=True).encode(texts)
+    assert_near(encoder.encode(texts, prompt=""), wanted)
+    again = SentenceTransformer(str(encoder.save(saved)), device="cpu", local_files_only=True)
+    assert_near(again.encode(texts), wanted)
+    assert Encoder.load(saved).fingerprint == encoder.fingerprint
+    return encoder
+
+
+@pytest.mark.parametrize("changes", BERT_SETTINGS, ids=json.dumps)
+@pytest.mark.parametrize("name", [GIST, DISTILBERT])
+def test_a1_a4_case_and_accents_follow_the_side_files(
+    name: str,
+    changes: Json,
+    golden_copy: Callable[..., Path],
+    edit_json: Callable[..., Json],
+    assert_near: Callable[..., None],
+    tmp_path: Path,
+) -> None:
+    folder = golden_copy(name)
+    before = Encoder.load(folder)
+    edit_json(folder / "tokenizer_config.json", changes)
+    encoder = assert_as_sentence_transformers(folder, assert_near, tmp_path / "saved")
+    assert encoder.fingerprint != before.fingerprint
+    text = "漢字日本" if "tokenize_chinese_chars" in changes else "CAFÉ"
+    if name == DISTILBERT:  # the other lower-cases before its tokenizer
+        assert not np.allclose(encoder.encode(text, prompt=""), before.encode(text, prompt=""), atol=1e-3)
+
+
+def test_a1_a_cased_tokenizer_json_without_the_key_is_lower_cased(
+    golden_copy: Callable[..., Path], edit_json: Callable[..., Json], assert_near: Callable[..., None], tmp_path: Path
+) -> None:
+    folder = golden_copy(GIST)
+    content = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+    content["normalizer"]["lowercase"] = False
+    (folder / "tokenizer.json").write_text(json.dumps(content), "utf-8")
+    edit_json(folder / "tokenizer_config.json", drop=("do_lower_case",))
+    encoder = assert_as_sentence_transformers(folder, assert_near, tmp_path / "saved")
+    np.testing.assert_array_equal(encoder.encode("NOON"), encoder.encode("noon"))
+
+
+def test_a1_a_class_that_takes_tokenizer_json_as_it_is(tmp_path: Path) -> None:
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "do_lower_case": False}
+    files = {"tokenizer.json": bert_json(first), "config.json": {"model_type": "bert"}, "tokenizer_config.json": config}
+    folder = write_folder(tmp_path, files)
+    ids, notices = ours(folder)
+    assert not notices
+    assert ids == ids_of(folder)
+    assert read_tokenizer(folder).encode("Hello").tokens == ["[CLS]", "hello", "[SEP]"]
+
+
+# ---- A2: added tokens
+
+
+def with_a_new_token(folder: Path, edit_json: Callable[..., Json], where: str) -> int:
+    """A token <ticket> past the vocabulary, named in one of the ways in use; its id."""
+    index = Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab_size()
+    config = folder / "tokenizer_config.json"
+    if where == "added_tokens_decoder":
+        decoder = json.loads(config.read_text("utf-8"))["added_tokens_decoder"]
+        token = {key: value for key, value in added(index, "<ticket>").items() if key != "id"}
+        edit_json(config, {where: decoder | {str(index): token}})
+        return index
+    edit_json(config, drop=("added_tokens_decoder",))
+    if where == "added_tokens.json":
+        edit_json(folder / where, {"<ticket>": index})
+    else:
+        edit_json(config, {where: ["<ticket>"]})
+    return index
+
+
+WAYS = ["added_tokens_decoder", "added_tokens.json", "additional_special_tokens", "extra_special_tokens"]
+
+
+@pytest.mark.parametrize("where", WAYS)
+def test_a2_a_token_that_only_a_side_file_names_is_one_token(
+    where: str, golden_copy: Callable[..., Path], edit_json: Callable[..., Json], tmp_path: Path
+) -> None:
+    folder = golden_copy(GIST)
+    index = with_a_new_token(folder, edit_json, where)
+    tokenizer = read_tokenizer(folder)
+    assert tokenizer.encode("<ticket>").ids[1:-1] == [index]
+    ids, _ = ours(folder)
+    assert ids == ids_of(folder)
+    check_saved(tokenizer, folder, {"config.json": json.loads((folder / "config.json").read_text())}, tmp_path / "to")
+
+
+def test_a2_a_table_of_the_new_size_gives_the_vectors_of_sentence_transformers(
+    golden_copy: Callable[..., Path], edit_json: Callable[..., Json], assert_near: Callable[..., None], tmp_path: Path
+) -> None:
+    folder = golden_copy(GIST)  # its table has more rows than its tokenizer has tokens
+    before = Encoder.load(folder)
+    index = with_a_new_token(folder, edit_json, "added_tokens_decoder")
+    if index >= before.spec.trunk.rows:
+        resize_table(folder, index + 1)
+    encoder = assert_as_sentence_transformers(folder, assert_near, tmp_path / "saved")
+    assert encoder.fingerprint != before.fingerprint
+
+
+def resize_table(folder: Path, rows: int) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    arrays = load_file(folder / "model.safetensors")
+    name = "embeddings.word_embeddings.weight"
+    table = arrays[name]
+    fresh = np.random.default_rng(0).normal(size=(rows - len(table), table.shape[1])).astype(table.dtype)
+    save_file(arrays | {name: np.concatenate([table, fresh])}, folder / "model.safetensors", {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    (folder / "config.json").write_text(json.dumps(config | {"vocab_size": rows}), "utf-8")
+
+
+def test_a2_an_id_that_is_not_the_declared_one_is_said(tmp_path: Path) -> None:
+    tokenizer = bert_json(first)
+    size = len(tokenizer["model"]["vocab"])
+    token = {key: value for key, value in added(0, "<ticket>").items() if key != "id"}
+    config = {"tokenizer_class": "BertTokenizer", "added_tokens_decoder": {str(size + 5): token}}
+    folder = write_folder(
+        tmp_path, {"tokenizer.json": tokenizer, "config.json": {"model_type": "bert"}, "tokenizer_config.json": config}
+    )
+    ids, notices = ours(folder)
+    assert ids == ids_of(folder)
+    assert any(f"<ticket> has id {size}, not {size + 5}" in notice for notice in notices)
+
+
+def test_a2_a_side_file_that_is_broken_is_named(tmp_path: Path) -> None:
+    files = {"tokenizer.json": bert_json(first), "config.json": {"model_type": "bert"}}
+    folder = write_folder(tmp_path, files)
+    (folder / "tokenizer_config.json").write_text('{"additional_special_tokens": [3]}')
+    with pytest.raises(NotAModelError, match=r"tokenizer_config\.json.*3"):
+        read_tokenizer(folder)
+    (folder / "tokenizer_config.json").write_text('{"do_lower_case": "no"}')
+    with pytest.raises(NotAModelError, match="do_lower_case is 'no'"):
+        read_tokenizer(folder)
+
+
+# ---- A3: the prefix space
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_a3_the_prefix_space_follows_the_side_file(wanted: bool, tmp_path: Path) -> None:
+    tokenizer = roberta_json(first)
+    tokenizer["pre_tokenizer"]["add_prefix_space"] = not wanted
+    config = {"tokenizer_class": "RobertaTokenizer", "add_prefix_space": wanted}
+    files = {"tokenizer.json": tokenizer, "config.json": {"model_type": "roberta"}, "tokenizer_config.json": config}
+    folder = write_folder(tmp_path / "model", files)
+    assert ours(folder) == (ids_of(folder), [])
+    tokens = read_tokenizer(folder).encode("hello").tokens[1:-1]
+    assert tokens == (["Ġhello"] if wanted else ["hello"])
+    check_saved(read_tokenizer(folder), folder, files, tmp_path / "saved")
+
+
+# ---- A5: what versions 4 and 5 read differently
+
+
+def version_case(change: str) -> dict[str, Json]:
+    config: Json = {}
+    if change in ("add_prefix_space", "post_processor of XLM-R"):
+        tokenizer, model, config["tokenizer_class"] = xlm_roberta_json(first), "xlm-roberta", "XLMRobertaTokenizer"
+    else:
+        tokenizer, model, config["tokenizer_class"] = bert_json(first), "bert", "BertTokenizer"
+    match change:
+        case "add_prefix_space":
+            config["add_prefix_space"] = False
+        case "sep_token":
+            config["sep_token"] = "[BOS]"
+        case "normalizer":
+            tokenizer["normalizer"] = {"type": "NFC"}
+        case "max_input_chars_per_word":
+            tokenizer["model"]["max_input_chars_per_word"] = 10
+        case _:
+            tokenizer["post_processor"] = None
+    return {"tokenizer.json": tokenizer, "config.json": {"model_type": model}, "tokenizer_config.json": config}
+
+
+CHANGES = [
+    "add_prefix_space",
+    "sep_token",
+    "normalizer",
+    "max_input_chars_per_word",
+    "post_processor",
+    "post_processor of XLM-R",
+]
+IDS_OF_4 = {
+    "add_prefix_space": ["▁hello"],
+    "sep_token": ["hello"],
+    "normalizer": ["hello"],
+    "max_input_chars_per_word": ["hello"],
+}
+"""What version 4 reads of "hello", without the tokens around it; written down from a run of 4.57.6."""
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a5_version_5_is_followed_where_no_file_names_one(change: str, tmp_path: Path) -> None:
+    files = version_case(change)
+    folder = write_folder(tmp_path / "model", files)
+    ids, notices = ours(folder)
+    assert ids == ids_of(folder)
+    assert len(notices) == 1
+    assert "no file names a version" in notices[0]
+    check_saved(read_tokenizer(folder), folder, files, tmp_path / "saved")
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a5_the_version_that_wrote_the_folder_is_followed(change: str, tmp_path: Path) -> None:
+    files = version_case(change)
+    files["config.json"]["transformers_version"] = "4.57.6"
+    folder = write_folder(tmp_path / "model", files)
+    ids, notices = ours(folder)
+    assert len(notices) == 1
+    assert "version 4 wrote them and is followed" in notices[0]
+    # version 4 takes tokenizer.json as it is in each of these
+    assert ids == [Tokenizer.from_file(str(folder / "tokenizer.json")).encode(text).ids for text in TEXTS]
+    assert ids != ids_of(folder)
+    check_saved(read_tokenizer(folder), folder, files, tmp_path / "saved")
+
+
+def test_a5_a_folder_that_version_5_wrote_says_so(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    files = version_case("normalizer")
+    write_folder(tmp_path / "model", files)
+    transformers.AutoTokenizer.from_pretrained(str(tmp_path / "model")).save_pretrained(str(tmp_path / "saved"))
+    shutil.copyfile(tmp_path / "model" / "config.json", tmp_path / "saved" / "config.json")
+    ids, notices = ours(tmp_path / "saved")
+    assert not notices  # version 5 writes what it read, and both read that alike
+    assert ids == ids_of(tmp_path / "model")
+    shutil.copyfile(tmp_path / "model" / "tokenizer.json", tmp_path / "saved" / "tokenizer.json")
+    ids, notices = ours(tmp_path / "saved")
+    assert ids == ids_of(tmp_path / "saved")
+    assert "version 5 wrote them" in notices[0]
+
+
+def test_a5_the_notice_is_given_by_load(
+    golden_copy: Callable[..., Path], edit_json: Callable[..., Json], tmp_path: Path
+) -> None:
+    folder = golden_copy(E5)
+    edit_json(folder / "tokenizer_config.json", {"add_prefix_space": False})
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always", Notice)
+        encoder = Encoder.load(folder)
+    assert any("versions 4 and 5 of transformers" in str(warning.message) for warning in heard)
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always", Notice)
+        Encoder.load(encoder.save(tmp_path / "saved"))
+    assert not any("versions 4 and 5" in str(warning.message) for warning in heard)
+
+
+def test_special_tokens_in_a_text_are_split_where_the_side_file_says_so(tmp_path: Path) -> None:
+    config = {"tokenizer_class": "BertTokenizer", "split_special_tokens": True}
+    files = {"tokenizer.json": bert_json(first), "config.json": {"model_type": "bert"}, "tokenizer_config.json": config}
+    folder = write_folder(tmp_path / "model", files)
+    assert ours(folder) == (ids_of(folder), [])
+    assert len(read_tokenizer(folder).encode("[MASK]").ids) > 3
+
+
+def test_overrides_are_laid_over_the_file(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = {"tokenizer_class": "BertTokenizer", "do_lower_case": True}
+    files = {"tokenizer.json": bert_json(first), "config.json": {"model_type": "bert"}, "tokenizer_config.json": config}
+    folder = write_folder(tmp_path, files)
+    theirs = transformers.AutoTokenizer.from_pretrained(str(folder), do_lower_case=False)
+    ids, _ = ours(folder, do_lower_case=False)
+    assert ids == [theirs(text)["input_ids"] for text in TEXTS]
