@@ -59,7 +59,7 @@ def fold(text: bytes) -> bytes:
     decoded = unicodedata.normalize("NFKD", text.decode("utf-8", "surrogatepass"))
     codes = np.frombuffer(decoded.encode("utf-32-le", "surrogatepass"), np.uint32)
     kept = codes[_read()[codes]].tobytes().decode("utf-32-le", "surrogatepass")
-    return kept.casefold().encode("utf-8", "surrogatepass") or text
+    return (kept or decoded).casefold().encode("utf-8", "surrogatepass")
 
 
 @cache

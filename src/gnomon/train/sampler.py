@@ -36,7 +36,7 @@ SPARES = 64
 """
 SCANNED = 1 << 22
 """Hashes that are searched at once."""
-PROBED = 16_384
+PROBED = 4096
 """Rows of a source, about, whose batches `Sampler.filled` draws."""
 
 
