@@ -169,8 +169,8 @@ class Recipe:
     batch_size: int = 32
     """Rows of a batch, over all ranks."""
     duplicates: Literal["skip", "keep"] = "skip"
-    """Of losses that contrast rows: whether a row moves to another batch, or is replaced, if its query or positive is in
-    the batch already.
+    """Of losses that contrast rows: whether a row moves to another batch, or is replaced, if its query or positive is
+    in the batch already.
     """
     length_buckets: bool = False
     """Batches of texts of about one length, within windows of 16 batches."""
