@@ -425,8 +425,16 @@ def test_c13_a_cell_that_only_looks_like_a_list_is_refused(read: Callable[..., R
     "cell", ["[1] See the garden. [2]", "[laughs]", "[1, 2]", "[0.5]", "[a]", "['\\d+', see above"]
 )
 def test_c13_other_cells_stay_texts(read: Callable[..., Rows], cell: str) -> None:
-    found = read([{"query": '["q"]', "positive": cell, "neg": cell}], "in.csv", negatives=("neg",))
-    assert found == [{"query": '["q"]', "positive": cell, "negative": [cell]}]
+    found = read([{"query": cell, "positive": cell, "neg": cell}], "in.csv", negatives=("neg",))
+    assert found == [{"query": cell, "positive": cell, "negative": [cell]}]
+
+
+def test_c13_a_query_in_a_cell_may_have_its_instruction(read: Callable[..., Rows]) -> None:
+    rows = [{"query": '["Represent;", "a"]', "positive": '["As well;", "b"]'}]
+    assert read(rows, "in.csv") == [{"query": "a", "positive": "b"}]
+    assert read(rows, "in.csv", instructions="prepend") == [{"query": "Represent; a", "positive": "As well; b"}]
+    with pytest.raises(InputError, match=r"line 2: column 'query' is a list of 1, and must be \[instruction, text\]"):
+        read([{"query": '["q"]', "positive": "p"}], "in.csv")
 
 
 def test_c13_an_empty_list_in_a_cell_is_no_negatives(read: Callable[..., Rows]) -> None:

@@ -106,6 +106,7 @@ def test_grades_are_one_a_row(tmp_path: Path) -> None:
         ("Ｐａｒｉｓ", "paris", True),
         ("南瓜", "南瓜 ", True),
         ("Straße", "STRASSE", True),
+        ("\u00a8", "\x1f \u0308", True),
         ("Paris", "Pariser", False),
         ("南瓜", "南爪", False),
         ("a,b", "ab", False),

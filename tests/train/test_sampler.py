@@ -284,8 +284,11 @@ def test_held_out_rows_are_never_drawn(rows: int, seed: int, data: st.DataObject
     drawn = {row for batch in range(index.rows) for row in sampler.batch_at(batch).rows_B.tolist()}
     hashes = index.hashes("query")
     asked = {*hashes[held].tolist()}
-    assert drawn == {row for row in range(index.rows) if hashes[row] not in asked}
-    assert len(drawn) == sampler.rows_to_draw(0) == index.rows - held_out - sampler.kept_apart(0)
+    free = {row for row in range(index.rows) if hashes[row] not in asked}
+    assert drawn <= free
+    if keep == "keep" or index is not twice:  # else a row may be replaced by another, in each of the two epochs
+        assert drawn == free
+    assert len(free) == sampler.rows_to_draw(0) == index.rows - held_out - sampler.kept_apart(0)
 
 
 @calm

@@ -13,7 +13,7 @@ import mmap
 import string
 import sys
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from hashlib import blake2b
@@ -45,36 +45,49 @@ PLACE = np.dtype([("file", "<i4"), ("line", "<i8")])
 
 _LOWER = bytes.maketrans(string.ascii_uppercase.encode(), string.ascii_lowercase.encode())
 _BLANK = bytes([*range(33), 127])
-_MARKS = ("Mn", "Me", "Cc", "Cf", "Zs", "Zl", "Zp")
-"""Unicode's categories of accents, of control characters and of white space."""
+_BLANKS = ("Cc", "Cf", "Zs", "Zl", "Zp")
+_MARKS = ("Mn", "Me", *_BLANKS)
+"""Unicode's categories of control characters and of white space; those and accents."""
 
 
 def fold(text: bytes) -> bytes:
     """A text in UTF-8 without what many tokenizers do not read: case, accents, white space and control characters.
 
-    Texts that an uncased model reads alike fold alike, and so do a few that no model confuses ("a b", "ab").
+    Texts that an uncased model reads alike fold alike, and so do a few that no model confuses ("a b", "ab"). Accents
+    stay in a text that has nothing else.
     """
     if text.isascii():
         return text.translate(_LOWER, _BLANK) or text
     decoded = unicodedata.normalize("NFKD", text.decode("utf-8", "surrogatepass"))
-    codes = np.frombuffer(decoded.encode("utf-32-le", "surrogatepass"), np.uint32)
-    kept = codes[_read()[codes]].tobytes().decode("utf-32-le", "surrogatepass")
-    return kept.casefold().encode("utf-8", "surrogatepass") or text
+    kept = _without(_MARKS, decoded) or _without(_BLANKS, decoded) or decoded
+    return kept.casefold().encode("utf-8", "surrogatepass")
+
+
+def _without(categories: tuple[str, ...], text: str) -> str:
+    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+    return codes[_none_of(categories)[codes]].tobytes().decode("utf-32-le", "surrogatepass")
 
 
 @cache
-def _read() -> NDArray[np.bool_]:
-    """Of each character, by its code, whether it is none of `_MARKS`."""
-    return np.array([unicodedata.category(chr(code)) not in _MARKS for code in range(sys.maxunicode + 1)])
+def _none_of(categories: tuple[str, ...]) -> NDArray[np.bool_]:
+    """Of each character, by its code, whether it is of none of these categories."""
+    return np.array([unicodedata.category(chr(code)) not in categories for code in range(sys.maxunicode + 1)])
 
 
 def text_hash(text: str) -> int:
     return int(hashes_of([text.encode("utf-8", "surrogatepass")])[0])
 
 
-def hashes_of(encoded: Iterable[bytes]) -> NDArray[np.int64]:
+def hashes_of(encoded: Sequence[bytes]) -> NDArray[np.int64]:
     """[N], of texts in UTF-8: equal where they fold alike."""
-    return digests_of(map(fold, encoded))
+    if not encoded:
+        return np.zeros(0, np.int64)
+    # ASCII at once, which is faster; the byte 0xff is in no text
+    folded = b"\xff".join(encoded).translate(_LOWER, _BLANK).split(b"\xff")
+    for at, text in enumerate(encoded):
+        if not text.isascii() or not folded[at]:
+            folded[at] = fold(text)
+    return digests_of(folded)
 
 
 def digests_of(contents: Iterable[bytes]) -> NDArray[np.int64]:

@@ -58,8 +58,11 @@ class Roles:
         """
         source, (lines, values) = self.source, self._selected(block)
         at = _Place(part, lines)
-        paired = [isinstance(value, list) for value in values[source.query]]
-        texts = {"query": self._texts(at, source.query, values[source.query], paired)}
+        queries = values[source.query]
+        if part.cells:
+            queries = at.each(partial(_parsed, source.query), queries)
+        paired = [isinstance(value, list) for value in queries]
+        texts = {"query": self._texts(at, source.query, queries, paired)}
         if source.instruction:
             texts["query"] = at.each(self._instructed, values[source.instruction], texts["query"])
         texts["positive"], each = self._positives(at, values[source.positive], paired, part.cells)

@@ -36,10 +36,8 @@ SPARES = 64
 """
 SCANNED = 1 << 22
 """Hashes that are searched at once."""
-PROBED = 16_384
+PROBED = 4096
 """Rows of a source, about, whose batches `Sampler.filled` draws."""
-COUNTED = 1 << 21
-"""Rows of a source whose different texts are counted anew where some of them are held out."""
 
 
 @dataclass(frozen=True)
@@ -329,9 +327,10 @@ class _Stream:
             rows[here] = permuted(places[here], self.length, (*self._key, name, epoch))
         return self._drawn(rows)
 
-    def distinct(self, column: str) -> int:
-        """Different texts of a column of the rows that may be drawn; of all rows, where they are many."""
-        if self.length == self.index.rows or self.length > COUNTED:
+    def distinct(self, column: str, *, least: int) -> int:
+        """Different texts of a column of the rows that may be drawn; at least `least` are not counted exactly."""
+        surely = self.index.distinct[column] - len(self._steps)
+        if surely >= least or not len(self._steps):
             return self.index.distinct[column]
         return len(np.unique(self.index.hashes(column)[self._drawn(np.arange(self.length))]))
 
@@ -391,7 +390,7 @@ def _check_fills(stream: _Stream, batch_size: int, *, skip: bool) -> None:
             f"leave the source out, give it more rows, or let {smaller} be smaller."
         )
     for column in ("query", "positive") if skip else ():
-        if (distinct := stream.distinct(column)) < batch_size:
+        if (distinct := stream.distinct(column, least=batch_size)) < batch_size:
             raise InputError(
                 f"source {index.name!r} has {index.rows} rows{but}; what is left has {distinct} different texts in its "
                 f"column {column}; a batch takes {batch_size}, and none twice: let {smaller} be smaller, or duplicates "

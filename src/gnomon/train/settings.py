@@ -38,6 +38,8 @@ class DataSource:
     query: str = "query"
     """The column of the query (the anchor; the first text of a graded pair)."""
     positive: str = "positive"
+    """The column of the document (the second text of a graded pair); a row with a list of several makes a row of each.
+    """
     negatives: tuple[str, ...] = ()
     """Columns of hard negatives; each holds a text or a list of texts."""
     num_negatives: int | None = None
@@ -110,7 +112,7 @@ class LossSettings:
     contrast_anchors: bool = True
     contrast_positives: bool = True
     mask_duplicates: bool = True
-    """Texts that are answers to an equal query elsewhere in the batch are no negatives of it."""
+    """Texts that answer an equal query elsewhere in the batch, or are the query, are no negatives of it."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ class ValidationSettings:
     """Pairs that are held out of the training rows, and how well each query finds its own document among them."""
 
     rows: int = 0
-    """How many rows of each source are held out (never drawn); 0 for no validation."""
+    """How many rows of each source are held out; no row with a query of theirs is trained on. 0 for no validation."""
     steps: int | None = None
     """How often; None for as often as a checkpoint is saved."""
     keep_best: bool = True
@@ -167,7 +169,9 @@ class Recipe:
     batch_size: int = 32
     """Rows of a batch, over all ranks."""
     duplicates: Literal["skip", "keep"] = "skip"
-    """Whether a row with a text that is in the batch already is replaced by another."""
+    """Of losses that contrast rows: whether a row moves to another batch, or is replaced, if its query or positive is
+    in the batch already.
+    """
     length_buckets: bool = False
     """Batches of texts of about one length, within windows of 16 batches."""
     cache_dir: str | None = None
