@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 Vectors = NDArray[np.float32]
 Precision = Literal["float32", "float16", "int8", "binary", "binary-rescored"]
-BYTES = {"float32": 4.0, "float16": 2.0, "int8": 1.0, "binary": 1 / 8, "binary-rescored": 1 / 8}
+BITS = {"float32": 32, "float16": 16, "int8": 8, "binary": 1, "binary-rescored": 1}
 """Of a component."""
 
 CHUNK = 1 << 20
@@ -128,8 +128,6 @@ class MtebEncoder:
         others = {dim for dim in dims if heads.chain(encoder.spec, dim)[1] is None} - {self._width.head_dim}
         # a prefix that the folder names has no width in `encode_dims`, where another head may have that one
         self._dims = [*([] if self._width.of_folder else sorted(others)), self._width.head_dim]
-        if self.asking.precision.startswith("binary") and self.width % 8:
-            raise InputError(f"width {self.width} is not a multiple of 8, as precision binary needs.")
 
     @property
     def fingerprint(self) -> str:
@@ -143,8 +141,10 @@ class MtebEncoder:
 
     @property
     def bytes_per_vector(self) -> int:
-        """What a store holds of one document, without any index."""
-        return int(self.width * BYTES[self.asking.precision])
+        """What a store holds of one document, without any index; the last byte of bits may be filled up, as `quantize`
+        does.
+        """
+        return -(-self.width * BITS[self.asking.precision] // 8)
 
     @property
     def mteb_model_meta(self) -> ModelMeta:
