@@ -97,11 +97,19 @@ def quoted_row(cells: list[str], delimiter: str, end: str, quoting: Any) -> str:
 CSV_FAULTS = {
     "open": '"stray',
     "after": '"a"b',
+    "loose": '"a, 5""',
+    "loose at the start": '""a, b"',
     "many": "a,b,c,d",
     "bytes": "\udcff",
     "bytes in a cell": '"two\nli\udcffnes"',
 }
-TSV_FAULTS = {"many": "a\tb\tc\td", "bytes": "\udcff", "bytes in a cell": '"two\nli\udcffnes"'}
+TSV_FAULTS = {
+    "loose": '"a\t5""',
+    "loose at the start": '""a\tb"',
+    "many": "a\tb\tc\td",
+    "bytes": "\udcff",
+    "bytes in a cell": '"two\nli\udcffnes"',
+}
 
 
 @st.composite

@@ -10,10 +10,11 @@ import csv
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from itertools import islice
 
 from gnomon.errors import InputError
-from gnomon.textfiles.rows import Bad, Parsed, Remarks, Spans, encoding_fault
+from gnomon.textfiles.rows import Bad, Parsed, Remarks, Spans, counted, encoding_fault
 
 BLOCK = 1024
 """Lines that are parsed at once."""
@@ -30,11 +31,8 @@ EVIDENCE = 8
 INSIDE = re.compile(r'[^"]*+(?:""[^"]*+)*+')
 """What follows an opening quote, up to the closing one."""
 
-CELLS = {
-    delimiter: re.compile(rf'"({INSIDE.pattern})"(?=[{delimiter}\r\n]|\Z)|([^{delimiter}\r\n]*+)')
-    for delimiter in ",\t"
-}
-"""Delimiter -> a cell in quotes that are well formed, or one whose quotes are text."""
+CELLS = {end: re.compile(rf'"({INSIDE.pattern})"(?={end}|\Z)|([^{end}]*+)') for end in ",\t"}
+"""Delimiter -> a cell of one line: in quotes that are well formed, or with quotes that are text."""
 
 RECORDS = {
     end: re.compile(rf"(?:{cell})(?:{end}(?:{cell}))*+[\r\n]*")
@@ -44,9 +42,14 @@ RECORDS = {
 
 NAMES = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
 
+LOOSE_CELLS = {end: re.compile(rf'".*?"(?={end}|\Z)|[^{end}]*+', re.DOTALL) for end in ",\t"}
+"""Delimiter -> a cell of one line whose writer put quotes around some cells and doubled none: `"a 5" disk, new"`."""
+
 OPEN = "a quote opens a cell and none closes it"
 AFTER = "text after the closing quote of a cell"
-RETURN = "a carriage return in a cell without quotes around it"
+
+RETURN = re.compile(r"\r(?![\r\n]*\Z)")
+"""A carriage return within a line: those at its end are a part of the line end, as \\r\\r\\n is."""
 
 
 class _Held:
@@ -153,28 +156,36 @@ def parse_csv(lines: Iterable[str], remarks: Remarks | None = None) -> Parsed:
                 elif cells:
                     yield number, Bad(_miscount(cells, names, 1))
             ends, rows, start = [], [], used
+        row_like = _RowLike(",", len(names), rows)
         for end, cells in zip(ends, rows, strict=True):
             first, number, start = start, held.number + start, end
             lines_used = end - first
+            if not cells:
+                continue
             reason = encoding_fault("".join(block[first:end])) if unclear else None
-            if not names and cells:
+            if not names:
                 if reason:
                     raise _header_error(number, reason)
                 names = _header(cells, ",")
+                row_like = _RowLike(",", len(names), rows)
                 if lines_used > 1:
                     remarks.header.add(number, number + lines_used - 1)
                 continue
+            lines_of_row = block[first:end]
+            doubtful = lines_used > 1 and _may_be_joined(lines_of_row, row_like)
+            if reason and len(cells) == len(names):
+                reason += _further(number, lines_used, apart=doubtful)
+                if not doubtful:
+                    yield number, Bad(reason)
+                    continue
             if reason or len(cells) != len(names):
-                if cells:
-                    doubt.of_bad(block[first], number)
-                    yield number, Bad(reason or _miscount(cells, names, lines_used))
+                doubt.of_bad(block[first], number)
+                yield number, Bad(reason or _miscount(cells, names, lines_used))
                 if lines_used > 1:  # its other lines may be whole by themselves
                     start, fault, size = first + 1, None, CAREFUL
                     break
                 continue
             if lines_used > 1:
-                lines_of_row = block[first:end]
-                doubtful = _could_be_rows(lines_of_row, ",", len(names), rows) or _has_misplaced(lines_of_row, ",")
                 doubt.of_several(number, number + lines_used - 1, doubtful)
             else:
                 doubt.of_one(block[first], number, ",")
@@ -196,25 +207,30 @@ def _records(block: list[str]) -> tuple[list[int], list[list[str]], str | None]:
     """
     ends: list[int] = []
     rows: list[list[str]] = []
+    lines, returns = _without_returns(block)
     limit = csv.field_size_limit(sys.maxsize)  # 131,072 characters otherwise, for the whole process
-    reader = csv.reader(block, strict=True)
+    reader = csv.reader(lines, strict=True)
     try:
         for cells in reader:
-            rows.append(cells)
+            rows.append([cell.replace(returns, "\r") for cell in cells] if returns else cells)
             ends.append(reader.line_num)
     except csv.Error:
         used = ends[-1] if ends else 0
-        return ends, rows, _fault(block[used : reader.line_num])
+        return ends, rows, OPEN if _is_open(block[used : used + 1], ",") else AFTER
     finally:
         csv.field_size_limit(limit)
     return ends, rows, None
 
 
-def _fault(lines: Sequence[str]) -> str:
-    """What is wrong with a record of which the csv module read these lines."""
-    if _is_open(lines[:1], ","):
-        return OPEN
-    return RETURN if RECORDS[","].match(lines[0]) and "\r" in lines[0].rstrip("\r\n") else AFTER
+def _without_returns(block: list[str]) -> tuple[list[str], str]:
+    """The lines with another character for each carriage return that ends no line, which the csv module would refuse in
+    a cell without quotes; and that character, "" where there is no such return.
+    """
+    if not any("\r" in line and RETURN.search(line) for line in block):
+        return block, ""
+    there = set("".join(block))
+    unused = next(chr(code) for code in range(0xE000, 0x110000) if chr(code) not in there)
+    return [RETURN.sub(unused, line) for line in block], unused
 
 
 def _is_open(lines: Sequence[str], delimiter: str) -> bool:
@@ -240,14 +256,19 @@ def _is_open(lines: Sequence[str], delimiter: str) -> bool:
     return inside
 
 
-def _has_misplaced(lines: Sequence[str], delimiter: str) -> bool:
-    """Whether a record has a quote in a cell that has none around it."""
-    return RECORDS[delimiter].fullmatch("".join(lines)) is None
-
-
 def _miscount(cells: Sequence[str], names: Sequence[str], lines: int) -> str:
     over = f" over {lines:,} lines" if lines > 1 else ""
-    return f"{len(cells)} fields{over}, and the header has {len(names)}"
+    return f"{counted(len(cells), 'field')}{over}, and the header has {len(names)}"
+
+
+def _further(number: int, lines: int, *, apart: bool) -> str:
+    """What is added to the fault of a record over several lines: it is left out as a whole, or its first line is and
+    the others are read `apart`.
+    """
+    if lines == 1:
+        return ""
+    until = f", in a row that its quotes let go on to line {number + lines - 1:,}"
+    return f"{until} (line {number} is left out, and the others are read by themselves)" if apart else until
 
 
 # ---- TSV
@@ -308,11 +329,12 @@ def _quoted(
     if width and literal and _is_open([line], "\t") and (found := _over_lines(held, start, width)):
         several, count = found
         lines = list(islice(held.ahead(start), count))
-        if width == 1 or not _could_be_rows(lines, "\t", width, []):
+        row_like = _RowLike("\t", width)
+        if width == 1 or not (row_like(lines[0]) and row_like(lines[-1], inside=True)):
+            doubtful = _may_be_joined(lines, row_like)
             if fault := encoding_fault("".join(several)):
-                fault += f", in a cell that goes on to line {number + count - 1:,}"
-                return several, 1, fault  # its other lines may be whole by themselves
-            doubt.of_several(number, number + count - 1, width == 1 or _has_misplaced(lines, "\t"))
+                return several, 1 if doubtful else count, fault + _further(number, count, apart=doubtful)
+            doubt.of_several(number, number + count - 1, doubtful)
             remarks.unquoted.add(number)
             return several, count, None
         remarks.separate.add(number, number + count - 1)
@@ -354,7 +376,7 @@ def _cells_of(line: str, delimiter: str, *, inside: bool = False) -> tuple[list[
     Args:
         inside: the line begins within a quoted cell, whose closing quote counts as text.
     """
-    line = line.removesuffix("\n").removesuffix("\r")
+    line = line.rstrip("\r\n")
     cells: list[str] = []
     unquoted = literal = False
     at = 0
@@ -379,21 +401,50 @@ def _cells_of(line: str, delimiter: str, *, inside: bool = False) -> tuple[list[
         at += 1
 
 
-def _could_be_rows(lines: Sequence[str], delimiter: str, width: int, around: Sequence[Sequence[str]]) -> bool:
-    """Whether the first and the last line of a record look like rows of their own, so that stray quotes may have joined
-    them: each has all cells, and numbers in the columns that hold nothing else in the rows around.
+def _loose_cells_of(line: str, delimiter: str) -> list[str]:
+    """Cells of one line by itself, with their quotes, as a writer who doubles none would mean them."""
+    line = line.rstrip("\r\n")
+    cells: list[str] = []
+    at = 0
+    while True:
+        cell = LOOSE_CELLS[delimiter].match(line, at)
+        assert cell, "the pattern matches an empty cell"
+        cells.append(cell[0])
+        at = cell.end()
+        if line[at : at + 1] != delimiter:
+            return cells
+        at += 1
+
+
+class _RowLike:
+    """Whether a line looks like a row: it has all cells, and numbers in the columns that hold nothing else around."""
+
+    def __init__(self, delimiter: str, width: int, around: Sequence[Sequence[str]] = ()) -> None:
+        self.delimiter, self.width = delimiter, width
+        self._around = around
+
+    def __call__(self, line: str, *, inside: bool = False) -> bool:
+        """inside: the line begins within a quoted cell."""
+        if line.count(self.delimiter) < self.width - 1:
+            return False
+        ways = (_cells_of(line, self.delimiter, inside=inside)[0], _loose_cells_of(line, self.delimiter))
+        return any(
+            len(cells) == self.width and all(cells[at].strip('"').isdigit() for at in self._numeric) for cells in ways
+        )
+
+    @cached_property
+    def _numeric(self) -> list[int]:
+        known = [cells for cells in self._around if len(cells) == self.width][1:]  # the first may be the header
+        return [at for at in range(self.width) if all(row[at].isdigit() for row in known)] if known[EVIDENCE:] else []
+
+
+def _may_be_joined(lines: Sequence[str], row_like: _RowLike) -> bool:
+    """Whether stray quotes may have made one record of these lines: the first and another look like rows of their own,
+    or a quote is out of place.
     """
-    first, last = lines[0], lines[-1]
-    if first.count(delimiter) < width - 1 or last.count(delimiter) < width - 1:
-        return False
-    alone = [_cells_of(first, delimiter)[0], _cells_of(last, delimiter, inside=True)[0]]
-    if any(len(cells) != width for cells in alone):
-        return False
-    known = [cells for cells in around if len(cells) == width][1:]  # the first may be the header
-    if len(known) < EVIDENCE:
+    if row_like(lines[0]) and (row_like(lines[-1], inside=True) or any(map(row_like, lines[1:-1]))):
         return True
-    numeric = [column for column in range(width) if all(row[column].isdigit() for row in known)]
-    return all(cells[column].strip('"').isdigit() for cells in alone for column in numeric)
+    return RECORDS[row_like.delimiter].fullmatch("".join(lines)) is None
 
 
 def _header(cells: list[str], delimiter: str) -> list[str]:
