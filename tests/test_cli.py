@@ -144,7 +144,6 @@ def test_encode_reads_stdin(run: Run, gist: Path) -> None:
         (["--prompt-name", "s2s_query"], "encode", {"prompt_name": "s2s_query"}, "s2s_query"),
         (["--query", "--truncate-dim", "40"], "encode_query", {"truncate_dim": 40}, "s2p_query"),
         (["--prompt", "Find: ", "--normalize"], "encode", {"prompt": "Find: ", "normalize_embeddings": True}, "Find: "),
-        (["--query", "--prompt", ""], "encode_query", {"prompt": ""}, ""),
         (["--prompt", "", "--on-truncate", "mean"], "encode", {"prompt": "", "on_truncate": "mean"}, ""),
     ],
 )
@@ -486,6 +485,21 @@ def test_ctrl_c_ends_in_silence_with_130(gist: Path, tmp_path: Path) -> None:
     assert names(tmp_path) == ["in.txt"]
 
 
+@pytest.mark.parametrize("library", ["click", "onnxruntime"])  # while the verbs are imported, and within one of them
+def test_ctrl_c_within_an_import_waits_for_its_end(gist: Path, texts: Path, tmp_path: Path, library: str) -> None:
+    fake = tmp_path / "fake" / f"{library}.py"
+    fake.parent.mkdir()
+    fake.write_text(
+        "import os, pathlib, signal\nos.kill(os.getpid(), signal.SIGINT)\n"
+        f"pathlib.Path({str(tmp_path / 'whole')!r}).touch()\n"
+    )
+    code = f"import sys; sys.path.insert(0, {str(fake.parent)!r}); from gnomon.__main__ import main; main()"
+    process = start("encode", gist, texts, tmp_path / "out.npy", code=code)
+    _, stderr = process.communicate()
+    assert (process.returncode, stderr.splitlines()[-1]) == (130, b"interrupted")
+    assert names(tmp_path) == ["fake", "in.txt", "whole"]
+
+
 def test_a_broken_pipe_ends_in_silence(gist: Path, texts: Path) -> None:
     texts.write_text("the same text\n" * 300)  # far more than a pipe holds
     process = start("encode", gist, texts, "-", stdout=subprocess.PIPE)
@@ -515,6 +529,33 @@ def test_a_full_stdout_is_an_error(gist: Path, texts: Path, verb: str) -> None:
         process = start(verb, gist, *([texts, "-"] if verb == "encode" else ["a", "b"]), stdout=full)
         _, stderr = process.communicate()
     assert (process.returncode, stderr) == (2, b"error: No space left on device\n")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+def test_b8_help_that_cannot_be_written_is_an_error_and_a_full_stderr_stops_nothing(
+    gist: Path, texts: Path, tmp_path: Path
+) -> None:
+    with Path("/dev/full").open("wb") as full:
+        for option in ("--help", "--version"):
+            process = start(option, stdout=full)
+            assert (process.communicate()[1], process.returncode) == (b"error: No space left on device\n", 2)
+        code = f"import os; os.dup2({full.fileno()}, 2); {START}"
+        for source, status in ((texts, 0), ("missing.txt", 2)):
+            process = start("encode", gist, source, tmp_path / "out.npy", code=code, pass_fds=[full.fileno()])
+            process.communicate()
+            assert process.returncode == status
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), Encoder.load(gist).encode(TEXTS))
+
+
+def test_b7_texts_of_the_command_line_are_utf8_in_any_locale(gist: Path) -> None:
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    code = (
+        f"import os; os.execve(sys.executable, [sys.executable, '-c', {START!r}, *sys.argv[1:]], os.environ | {locale})"
+    )
+    process = start(
+        "similarity", gist, "東京", "東京", "--prompt", "検索: ", code=f"import sys; {code}", stdout=subprocess.PIPE
+    )
+    assert process.communicate() == (b"1.0000\n", b"")
 
 
 CJK = "東京タワー is tall \U0001f5fc\nplain words\n"
@@ -625,6 +666,30 @@ def test_b11_an_empty_query_has_an_empty_result(run: Run, gist: Path, corpus: Pa
     assert "note: 2 of 3 queries are empty, query 1 the first" in result.stderr
     shown = run(*search, "--query", "", "--query", "lazy")
     assert shown.stdout.split("\n")[:4] == ["", "", "", "lazy"]
+
+
+def test_skip_bad_leaves_bad_queries_out_too(run: Run, gist: Path, corpus: Path) -> None:
+    asked = b"lazy\nbad\xff\nfox\n"
+    fails_at = run("search", gist, "--corpus", corpus, "--json", stdin=asked)
+    assert "standard input, line 2: not UTF-8 (byte 0xff)" in fails_at.stderr.splitlines()[-1]
+    told = run("search", gist, "--corpus", corpus, "--json", "--skip-bad", stdin=asked)
+    assert [json.loads(line)["query"] for line in told.stdout.splitlines()] == ["lazy", "fox"]
+    assert "standard input, line 2: not UTF-8 (byte 0xff). It is left out." in told.stderr
+
+
+@pytest.mark.parametrize(
+    "options", [["--query", "--document"], ["--query", "--prompt", "x"], ["--document", "--prompt-name", "query"]]
+)
+def test_a_text_has_one_prompt(run: Run, gist: Path, texts: Path, options: list[str]) -> None:
+    result = run("encode", gist, texts, "-", *options)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "--query, --document, --prompt and --prompt-name exclude each other" in result.stderr
+
+
+def test_standard_input_is_one_side_of_a_similarity(run: Run, gist: Path) -> None:
+    result = run("similarity", gist, "--a", "-", "--b", "-", stdin="a\n")
+    assert result.exit_code == 2
+    assert "--a - and --b - both take standard input" in result.stderr
 
 
 def test_b1_counts_and_vectors_are_those_of_the_good_rows(run: Run, gist: Path, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ FLOORS = {
     "batching": 1,
     "packed": 1,
     "notices": 1,
+    "interrupts": 1,
     "kept": 1,
     "inputs": 1,
     "heads": 1,

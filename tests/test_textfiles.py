@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import sys
+from decimal import Decimal
 from pathlib import Path
 
 import pyarrow as pa
@@ -170,7 +171,7 @@ def test_a_row_of_parquet_that_is_not_utf8_is_a_broken_row(tmp_path: Path) -> No
     path = tmp_path / "in.parquet"
     texts = pa.Array.from_buffers(pa.string(), 3, pa.array([b"a", b"\xe9", b"c"], pa.binary()).buffers())
     pq.write_table(pa.table({"text": texts, "n": [1, 2, 3]}), path)
-    with pytest.raises(InputError, match=r"row 2: not UTF-8 .byte 0xe9."):
+    with pytest.raises(InputError, match=r"row 2: column 'text' is not UTF-8 .byte 0xe9."):
         read_texts(path)
     with pytest.warns(Notice, match="1 row left out, 2 texts kept"):
         found = read_texts(path, skip_bad=True)
@@ -386,7 +387,7 @@ def test_b1_a_bad_record_costs_its_own_line_alone(tmp_path: Path, changes: dict[
 
 def test_b1_rows_that_stray_quotes_may_have_joined_are_named(tmp_path: Path) -> None:
     path = write(tmp_path / "in.csv", numbered({2: '"open', 500: 'closed"', 700: '"two\nlines, ""all\nright"""'}))
-    with pytest.warns(Notice, match=r"in.csv: 1 row may be several that stray quotes joined \(lines 3 to 501\)"):
+    with pytest.warns(Notice, match="in.csv: stray quotes may have made one row of several, in lines 3 to 501"):
         found = read_texts(path)
     assert len(found.texts) == 1000 - 498
     assert found.texts[1].startswith("open\n3,row 3\n")
@@ -404,8 +405,59 @@ def test_b1_a_cell_of_several_lines_that_looks_like_no_rows_is_kept_without_a_wo
 
 def test_b1_a_stray_quote_that_shifts_what_is_quoted_is_named(tmp_path: Path) -> None:
     path = write(tmp_path / "in.csv", 'id,text\n0,"open\n"\nx",1\n2,b\n')  # of rows 0 and ("\nx", 1)
-    with pytest.warns(Notice, match=r"1 row may be several that stray quotes joined \(lines 2 to 4\)"):
+    with pytest.warns(Notice, match="stray quotes may have made one row of several, in lines 2 to 4"):
         assert read_texts(path).texts == ["open\n", "1", "b"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "lines"),
+    [
+        # quotes around a cell with a comma, none doubled, and another quote later
+        ("in.csv", 'id,text\n1,"the screen, 5""\n2,b\n3,12"\n', "lines 2 to 4"),
+        ("in.csv", 'id,text\n1,"open\n2,b\n3,""open, x row"\n4,c\n', "lines 2 to 4"),
+        ("in.csv", 'id,text\na,"open\nb,text\n"\n', "lines 2 to 4"),
+        ("in.csv", 'text\n"the screen, 5""\nsecond\nthird 5"\n', "lines 2 to 4"),
+        ("in.tsv", 'text\n"the screen\t5""\nsecond\nthird 5"\n', "lines 2 to 4"),
+    ],
+)
+def test_b1_rows_that_quotes_without_doubled_ones_join_are_named(
+    tmp_path: Path, name: str, content: str, lines: str
+) -> None:
+    with pytest.warns(Notice, match=f"made one row of several, in {lines}. They were read as the quotes say"):
+        read_texts(write(tmp_path / name, content))
+
+
+def test_b1_a_tsv_with_quotes_without_doubled_ones_is_read_line_by_line(tmp_path: Path) -> None:
+    path = write(tmp_path / "in.tsv", 'id\ttext\n1\t"the screen\t5""\n2\tb\n3\t12"\n')
+    with pytest.warns(Notice) as told:
+        assert read_texts(path, skip_bad=True).texts == ["b", '12"']
+    assert "a quote opens in the first and closes in the last of lines 2 to 4" in str(told[0].message)
+    assert "1 line left out, 2 texts kept (line 2: 3 fields, and the header has 2)" in str(told[1].message)
+
+
+def test_b1_a_bad_byte_leaves_the_whole_of_its_row_out(tmp_path: Path) -> None:
+    for name, end in (("in.csv", ","), ("in.tsv", "\t")):
+        path = write(
+            tmp_path / name, f'id{end}text\n1{end}"x\n\udcff\ny"\n2{end}ok\n'.encode("utf-8", "surrogateescape")
+        )
+        with pytest.warns(Notice, match="1 line left out, 1 text kept .line 2: not UTF-8 .*let go on to line 4"):
+            assert read_texts(path, skip_bad=True).texts == ["ok"]
+    # what may be several rows is read by lines, and the message says so
+    path = write(path.with_suffix(".csv"), b'text\n"x\n\xff\ny"\nok\n')
+    with pytest.warns(
+        Notice, match=r"line 2: .* go on to line 4 \(line 2 is left out, and the others are read by themselv"
+    ):
+        assert read_texts(path, skip_bad=True).texts == ['y"', "ok"]
+
+
+@pytest.mark.parametrize("lead", ["\n", "\r\n\r\n", "\ufeff\n"])
+@pytest.mark.parametrize("form", ["csv", "tsv", "jsonl"])
+def test_b1_empty_lines_before_the_first_row_are_passed_over(tmp_path: Path, lead: str, form: str) -> None:
+    content = {"csv": "id,text\n1,a\n", "tsv": "id\ttext\n1\ta\n", "jsonl": '{"text": "a"}\n'}[form]
+    assert read_texts(write(tmp_path / f"in.{form}", lead + content)).texts == ["a"]
+    if "\r" not in lead:
+        with pytest.raises(InputError, match="holds no texts"):
+            read_texts(write(tmp_path / f"in.{form}", lead))
 
 
 def test_b1_how_far_a_row_may_go_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -466,7 +518,9 @@ def test_b3_tsv_written_by_pandas_is_read_as_written(tmp_path: Path) -> None:
         frame.to_csv(tmp_path / "in.tsv", sep="\t", index=False, quoting=quoting)
         assert read_texts(tmp_path / "in.tsv").texts == texts
         assert [row["text"] for _, row in read_rows(tmp_path / "in.tsv")] == texts
-    with pytest.warns(Notice, match="1 row may be several.*lines 4 to 5"):  # in one column, any line could be a row
+    with pytest.warns(
+        Notice, match="made one row of several, in lines 4 to 5"
+    ):  # in one column, any line could be a row
         path = write(tmp_path / "in.tsv", 'text\n"She said ""hi"" to me"\nplain\n"two\nlines"\n')
         assert read_texts(path).texts == ['She said "hi" to me', "plain", "two\nlines"]
 
@@ -583,9 +637,55 @@ def test_b8_standard_input_that_is_closed_is_an_error(monkeypatch: pytest.Monkey
     assert read_texts(write(tmp_path / "in.txt", "a")).texts == ["a"]
 
 
+def test_the_field_of_json_lines_is_that_of_all_rows(tmp_path: Path) -> None:
+    rows = [{"id": "doc-1"}, {"id": "doc-2", "text": "hello"}]
+    path = write(tmp_path / "in.jsonl", jsonl(rows))
+    with pytest.raises(InputError, match="a row with the field 'id' alone, line 1, and one with 'id', 'text', line 2"):
+        read_texts(path)
+    assert read_texts(path, field="id").texts == ["doc-1", "doc-2"]
+    assert read_texts(write(path, jsonl([{"t": "a"}, {"t": "b"}]))).texts == ["a", "b"]
+
+
+def test_a_member_that_stands_twice_is_a_bad_line(tmp_path: Path) -> None:
+    path = write(tmp_path / "in.jsonl", '{"text": "a", "text": "b"}\n{"text": "c"}\n')
+    with pytest.raises(InputError, match=r"line 1: not JSON .it has 'text' twice"):
+        read_texts(path)
+
+
+def test_b6_a_number_of_any_length_stays_as_it_was_written(tmp_path: Path) -> None:
+    path = write(tmp_path / "in.jsonl", '{"text": "a", "n": ' + "1" * 5000 + "}\n")
+    found = read_texts(path)
+    assert found.sources == [path.read_text("utf-8").strip()]
+    assert found.row(0)["n"] == Decimal("1" * 5000)
+
+
+def test_b4_a_header_alone_is_told_of(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no texts: its only line, 'one text', is taken as the header"):
+        read_texts(write(tmp_path / "in.csv", "one text\n"))
+
+
+def test_a_bad_byte_in_any_column_of_parquet_is_a_broken_row(tmp_path: Path) -> None:
+    pieces = pa.Array.from_buffers(pa.string(), 3, pa.array([b"a", b"b", b"\xe9"], pa.binary()).buffers())
+    path = tmp_path / "in.parquet"
+    inner = pa.StructArray.from_arrays([pieces], ["deep"])
+    pq.write_table(pa.table({"text": ["x", "y", "z"], "other": pieces, "in": inner}), path)
+    with pytest.raises(InputError, match=r"row 3: column 'other' is not UTF-8 .byte 0xe9."):
+        read_texts(path, field="text")
+    with pytest.warns(Notice, match="1 row left out, 2 texts kept"):
+        found = read_texts(path, field="text", skip_bad=True)
+    assert (found.texts, found.table.num_rows) == (["x", "y"], 2)
+
+
 def test_lines_of_stdin_come_one_by_one_and_a_wrong_one_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("fünf\r\n\nb\n".encode() + b"\xe9\n")))
     found = lines_of_stdin()
     assert [next(found) for _ in range(3)] == ["fünf", "", "b"]
     with pytest.raises(InputError, match="standard input, line 4: not UTF-8"):
         next(found)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a\n\xe9\nb\rc\n")))
+    with pytest.warns(Notice) as told:
+        assert list(lines_of_stdin(skip_bad=True)) == ["a", "b\rc"]
+    assert [str(each.message)[:50] for each in told] == [
+        "standard input, line 2: not UTF-8 (byte 0xe9). It is"[:50],
+        "standard input: a carriage return stands in line 3, and"[:50],
+    ]

@@ -1,6 +1,23 @@
-"""python -m gnomon: the command line."""
+"""The command `gnomon`, and `python -m gnomon`."""
 
-from gnomon.cli import main
+import sys
+
+from gnomon import interrupts
+
+
+def main() -> None:
+    """Run the command line. Ctrl-C is answered from here on, while the verbs are imported too."""
+    interrupts.watch()
+    try:
+        from gnomon.cli import main as run
+
+        run()
+    except (KeyboardInterrupt, Exception) as error:
+        if not (interrupts.came() or isinstance(error, KeyboardInterrupt)):
+            raise
+        print("\ninterrupted", file=sys.stderr)
+        sys.exit(130)
+
 
 if __name__ == "__main__":
     main()

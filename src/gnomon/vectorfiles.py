@@ -93,12 +93,12 @@ def output_form(path: str | Path) -> str:
     """
     target = Path(path)
     form = target.suffix.lower().removeprefix(".")
+    if target.is_dir():
+        raise InputError(f"{path} is a folder; give the name of a file.")
     if form not in ("npy", "jsonl", "parquet"):
         if not is_stream(path):
             raise InputError(f"{path}: vectors are written as .npy, .jsonl or .parquet, or to - (jsonl).")
         form = "jsonl"
-    if target.is_dir():
-        raise InputError(f"{path} is a folder; give the name of a file.")
     if is_stream(path):
         _check_stream(path)
     elif not target.parent.is_dir():

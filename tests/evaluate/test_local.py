@@ -379,7 +379,7 @@ def test_d4_what_classification_learns_from_must_be_whole(tmp_path: Path) -> Non
     packed(tmp_path / "train.jsonl", b"{")
     fails(tmp_path, "train.jsonl, line 1: not JSON")
     packed(tmp_path / "train.jsonl", b'{"anchor": "a", "positive": "b"}')
-    fails(tmp_path, "train.jsonl: the fields anchor, positive are of no kind")
+    fails(tmp_path, "train.jsonl: the fields 'anchor', 'positive' are of no kind")
 
 
 def test_d3_qrels_may_name_what_is_not_there(tmp_path: Path) -> None:
@@ -555,7 +555,7 @@ def test_a_relative_place_has_the_name_of_its_folder(tmp_path: Path, monkeypatch
         ({"README.md": "#", "data.parquet": "PAR1"}, "data.parquet is not a readable Parquet file"),
         (
             {"test.jsonl": '{"premise": "a", "hypothesis": "b"}\n'},
-            "test.jsonl: the fields premise, hypothesis are of no kind",
+            "test.jsonl: the fields 'premise', 'hypothesis' are of no kind",
         ),
         (
             {"pairs/train.jsonl": '{"anchor": "a", "positive": "b"}\n'},
@@ -575,7 +575,7 @@ def test_nothing_to_judge_says_what_is_known(tmp_path: Path, files: dict[str, st
 
 
 def test_places_that_are_none(tmp_path: Path) -> None:
-    fails(tmp_path / "nowhere", "there is no .*/nowhere; give a folder in BEIR layout")
+    fails(tmp_path / "nowhere", "there is no '.*/nowhere'; give a folder in BEIR layout")
     fails(packed(tmp_path / "README.md", b"#"), "README.md is no file of rows. What is known")
     fails(packed(tmp_path / "in.tsv", b"text\ttext\na\tb\n"), "in.tsv: the header names 'text' twice")
 

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gnomon.errors import ExtraError, InputError, SourceError
+from gnomon.errors import ExtraError, InputError, Notice, SourceError
 from gnomon.train import data, readers
 from gnomon.train.data import default_name, index_of
 from gnomon.train.index import Index
@@ -202,7 +202,7 @@ def test_paths_that_are_none(
         ("a.jsonl", b'["a", "b"]\n', "a.jsonl, line 1: a JSON list; every line must be an object"),
         ("a.jsonl", b'{"query": "\xff", "positive": "b"}\n', r"a.jsonl, line 1: not UTF-8 \(byte 0xff\)"),
         ("a.jsonl", b'{"query": "\\ud800", "positive": "b"}\n', "a.jsonl, line 1: field 'query' has half a surrogate"),
-        ("a.csv", b"query,positive\na\n", "a.csv, line 2: 1 fields, and the header has 2"),
+        ("a.csv", b"query,positive\na\n", "a.csv, line 2: 1 field, and the header has 2"),
         ("a.csv.gz", b"query,positive\n", "a.csv.gz is not a whole gzip file"),
         ("a.parquet", b"nothing", "a.parquet is not a readable Parquet file"),
         ("a.json", b'{"query": "a"}', "a.json is no JSON list of rows; .* named .jsonl"),
@@ -212,6 +212,14 @@ def test_paths_that_are_none(
         ("a.json", b'[{"query": "a", "positive": "b"}, 1]', "a.json, row 2: a JSON int; every row must be an object"),
         ("a.json", b'[{"query": "\xff", "positive": "b"}]', "a.json, row 1: not UTF-8"),
         ("a.json", b"[]", r"a \(.*a.json\) holds no rows"),
+        (
+            "a.json",
+            b'[{"query": "a", "positive": "b"}] [{"query"',
+            r"something follows the list of 1 rows \('\[\{.query",
+        ),
+        ("a.json", b'[{"query": "a", "positive": "b"}] x', "a.json: something follows the list of 1 rows"),
+        ("a.json", b'[{"query": "a", "positive": "b"} {}]', "a.json, row 2: not JSON .a comma parts the rows"),
+        ("a.json", b'[{"query": "a", "positive": "b"},,{}]', "a.json, row 2: not JSON"),
         ("a.jsonl", b"\n", r"a \(.*a.jsonl\) holds no rows"),
         ("a.csv", b"query,positive\n", r"a \(.*a.csv\) holds no rows"),
     ],
@@ -244,14 +252,38 @@ def test_of_a_parquet_file_other_columns_are_not_read(tmp_path: Path) -> None:
 # ---- roles
 
 
+def test_a_json_list_may_be_packed_and_may_begin_with_a_mark(tmp_path: Path) -> None:
+    content = '[\n{"query": "a", "positive": "b"} ,\n {"query": "c", "positive": "d"}\n]\n'
+    for name, packed in {
+        "packed.json": gzip.compress(content.encode()),
+        "packed.json.gz": gzip.compress(content.encode()),
+        "marked.json": content.encode("utf-16"),
+    }.items():
+        (tmp_path / name).write_bytes(packed)
+        assert index_of(DataSource((str(tmp_path / name),)), tmp_path / "cache").rows == 2
+
+
+def test_b1_each_run_is_told_what_the_readers_had_to_say(tmp_path: Path) -> None:
+    path = tmp_path / "in.csv"
+    path.write_text('query,positive\na,"b\nc,d"\ne,f\n')
+    for _ in range(2):  # the second finds the index
+        with pytest.warns(Notice, match="in.csv: stray quotes may have made one row of several, in lines 2 to 3"):
+            index_of(DataSource((str(path),)), tmp_path / "cache")
+    path.write_text('query,positive\na,"b\nc,d"\ne\n')
+    with pytest.warns(Notice, match="lines 2 to 3"), pytest.raises(InputError, match="line 4: 1 field, and"):
+        index_of(DataSource((str(path),)), tmp_path / "cache")
+
+
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.parquet", "a.json"])
 def test_a_missing_column_is_named_with_the_nearest(read: Callable[..., Rows], name: str) -> None:
-    with pytest.raises(InputError, match=r"no column 'positve'; there are query, positive.* Did you mean 'positive'\?"):
+    with pytest.raises(
+        InputError, match=r"no column 'positve'; there are 'query', 'positive'.* Did you mean 'positive'\?"
+    ):
         read(PAIRS, name, positive="positve")
 
 
 def test_a_column_that_a_later_row_lacks(read: Callable[..., Rows]) -> None:
-    with pytest.raises(InputError, match=r"in.jsonl, line 2: no column 'positive'; there are query"):
+    with pytest.raises(InputError, match=r"in.jsonl, line 2: no column 'positive'; there are 'query'"):
         read([PAIRS[0], {"query": "b"}])
 
 
@@ -485,7 +517,7 @@ def test_task_types_select_rows(tmp_path: Path, read: Callable[..., Rows], monke
         InputError, match=r"in: no row has task_type 'fevr'; there are nq, fever. Did you mean 'fever'\?"
     ):
         read(MEDI, "in.json", task_types=("nq", "fevr"))
-    with pytest.raises(InputError, match="no column 'task_type'; there are query, positive"):
+    with pytest.raises(InputError, match="no column 'task_type'; there are 'query', 'positive'"):
         read(PAIRS, "in.jsonl", task_types=("nq",))
 
 
@@ -705,7 +737,7 @@ def test_a_data_set_that_cannot_be_read(tmp_path: Path, hub: str, streaming: boo
         of(hub + ":other")
     with pytest.raises(SourceError, match=r"nowhere \(train\) cannot be read: "):
         of(f"hf:{tmp_path}/nowhere")
-    with pytest.raises(InputError, match=r"set \(train\): no column 'anchor'; there are query, positive"):
+    with pytest.raises(InputError, match=r"set \(train\): no column 'anchor'; there are 'query', 'positive'"):
         of(hub, query="anchor")
 
 

@@ -45,8 +45,8 @@ def save_folder(
     if dialect not in DIALECTS:
         raise InputError(f"dialect {dialect!r} is not one of {', '.join(DIALECTS)}.")
     target = Path(folder).expanduser().absolute()
-    if target.is_file():
-        raise InputError(f"{target} is a file; give a folder.")
+    if target.exists() and not target.is_dir():
+        raise InputError(f"{target} is {'a file' if target.is_file() else 'no folder'}; give a folder.")
     if target.is_dir() and any(target.iterdir()) and not overwrite:
         raise InputError(f"{target} is not empty; give a new folder, or overwrite=True (--overwrite).")
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gnomon import interrupts
 from gnomon.cli import judging, models, training
 from gnomon.cli.shared import (
+    TEXT,
     json_option,
     note,
     prompt_options,
@@ -28,12 +30,11 @@ from gnomon.cli.shared import (
     truncate_option,
 )
 from gnomon.cli.shared import load_encoder as _load
-from gnomon.errors import InputError, Notice
+from gnomon.errors import GnomonError, InputError, Notice
 from gnomon.terminal import columns, cut, lines_of_terminal, matrix, padded, prepare_streams, results, said, wrapped
 
 if TYPE_CHECKING:
     from gnomon.encoder import Encoder
-    from gnomon.spec import ModelSpec
     from gnomon.stream import Encoded
     from gnomon.textfiles import TextFile
 
@@ -48,6 +49,15 @@ INTERRUPTED, BROKEN_PIPE = 130, 141
 class Verbs(click.Group):
     """The group of verbs: turns notices and errors into lines on stderr."""
 
+    def main(self, *args: Any, **more: Any) -> Any:
+        prepare_streams()
+        try:
+            return super().main(*args, **more)
+        except OSError as error:  # --help or --version could not be written
+            _tell(f"error: {said(error, {})}")
+            _drop(sys.stdout)
+            sys.exit(FAILED)
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
@@ -57,7 +67,6 @@ class Verbs(click.Group):
         return found
 
     def invoke(self, ctx: click.Context) -> None:
-        prepare_streams()
         with warnings.catch_warnings():
             warnings.simplefilter("always", Notice)
             warnings.showwarning = _show_notice
@@ -69,18 +78,19 @@ class Verbs(click.Group):
             except (click.ClickException, click.exceptions.Exit, click.Abort):
                 raise
             except KeyboardInterrupt:
-                click.echo("\ninterrupted", err=True)
+                _tell("\ninterrupted")
                 status = INTERRUPTED
             except BrokenPipeError:
-                _drop_stdout()
+                _drop(sys.stdout)
                 status = BROKEN_PIPE
             except Exception as error:  # the last door: no traceback unless asked for
                 if ctx.params.get("traceback"):
                     traceback.print_exc()
-                click.echo(f"error: {said(error, self._options_of(ctx))}", err=True)
+                interrupted = interrupts.came() and not isinstance(error, GnomonError)
+                _tell("\ninterrupted" if interrupted else f"error: {said(error, self._options_of(ctx))}")
                 if isinstance(error, OSError):
-                    _drop_stdout()
-                status = FAILED
+                    _drop(sys.stdout)
+                status = INTERRUPTED if interrupted else FAILED
         ctx.exit(status)
 
     def _options_of(self, ctx: click.Context) -> dict[str, str]:
@@ -90,10 +100,18 @@ class Verbs(click.Group):
         return {option.name: option.opts[0] for option in options if option.name}
 
 
-def _drop_stdout() -> None:
-    """Lets Python end in silence where stdout cannot be written: it would flush it once more."""
+def _tell(text: str) -> None:
+    """A line on stderr; where that cannot be written, the work goes on and the exit status tells."""
     try:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        click.echo(text, err=True)
+    except OSError:
+        _drop(sys.stderr)
+
+
+def _drop(stream: Any) -> None:
+    """Lets Python end in silence where a stream cannot be written: it would flush it once more."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     except (OSError, ValueError, AttributeError):  # no file beneath: closed, or a test's
         return
 
@@ -104,7 +122,7 @@ def _show_notice(message: Warning | str, category: type[Warning], *place: Any, *
         return
     text = f"note: {' '.join(str(message).split())}"
     lines = wrapped(text, columns(), 99, indent=6) if sys.stderr.isatty() else [text]
-    click.echo("\n".join(lines), err=True)
+    _tell("\n".join(lines))
 
 
 @click.group(
@@ -127,8 +145,8 @@ def main(traceback: bool) -> None:
 @click.argument("input")
 @click.argument("output")
 @text_options
-@click.option("--query", "kind", flag_value="query", help="With the model's prompt for queries.")
-@click.option("--document", "kind", flag_value="document", help="With the model's prompt for documents.")
+@click.option("--query", "as_query", is_flag=True, help="With the model's prompt for queries.")
+@click.option("--document", "as_document", is_flag=True, help="With the model's prompt for documents.")
 @click.option("--task", metavar="NAME", help="With --query: chooses among several prompts.")
 @prompt_options
 @click.option("--dim", type=int, metavar="N", help="A width that the model has (gnomon inspect).")
@@ -150,7 +168,8 @@ def encode(
     output: str,
     form: str | None,
     field: str | None,
-    kind: str | None,
+    as_query: bool,
+    as_document: bool,
     task: str | None,
     prompt: str | None,
     prompt_name: str | None,
@@ -168,10 +187,10 @@ def encode(
     INPUT: .txt (a text a line), .jsonl, .csv, .tsv, also as .gz; .parquet; or - for stdin. OUTPUT: .npy; .jsonl or
     .parquet, which keep the rows of INPUT; or - for jsonl on stdout. A pipe or device is written to as it is.
     """
-    if task is not None and kind != "query":
+    if task is not None and not as_query:
         raise click.UsageError("--task needs --query.")
-    if sum(option is not None for option in (prompt, prompt_name, task)) > 1:
-        raise click.UsageError("--prompt, --prompt-name and --task exclude each other.")
+    if sum((as_query, as_document, prompt is not None, prompt_name is not None)) > 1:
+        raise click.UsageError("--query, --document, --prompt and --prompt-name exclude each other.")
     if ranges and precision not in ("int8", "uint8"):
         raise click.UsageError(f"--ranges is of no use to {precision}; it belongs to int8 and uint8.")
     from gnomon import vectorfiles
@@ -187,9 +206,11 @@ def encode(
         _ = texts.table  # fails here, rather than after the work
     encoder = _load(model, load)
     if prompt is None and prompt_name is None:
-        prompt_name = _prompt_name(encoder.spec, kind, task)
+        spec = encoder.spec
+        prompt_name = spec.document_prompt_name if as_document else spec.default_prompt_name
+        prompt_name = spec.query_prompt_name(task) if as_query else prompt_name
         prompt = "" if prompt_name is None else None
-        if kind is None and prompt_name is None:
+        if not (as_query or as_document) and prompt_name is None:
             _note_prompts(encoder, "--query, --document and --prompt-name")
     asked: dict[str, Any] = {"prompt": prompt, "prompt_name": prompt_name}
     how: dict[str, Any] = {"dim": dim, "truncate_dim": truncate_dim, "normalize_embeddings": normalize or None}
@@ -230,13 +251,6 @@ def _note_prompts(encoder: Encoder, options: str) -> None:
         note(f"{encoder.name} has prompts ({', '.join(encoder.prompts)}) and none is added; see {options}.")
 
 
-def _prompt_name(spec: ModelSpec, kind: str | None, task: str | None) -> str | None:
-    """The prompt's name, as `encode_query`, `encode_document` and `encode` choose it."""
-    if kind == "query":
-        return spec.query_prompt_name(task)
-    return spec.document_prompt_name if kind == "document" else spec.default_prompt_name
-
-
 def _texts(path: str, **how: Any) -> TextFile:
     from gnomon.textfiles import STDIN, read_texts, require_stdin
 
@@ -255,7 +269,7 @@ def _note_empty(texts: TextFile, what: str) -> None:
 
 @main.command()
 @click.argument("model")
-@click.argument("texts", nargs=-1, metavar="[TEXT TEXT...]")
+@click.argument("texts", nargs=-1, type=TEXT, metavar="[TEXT TEXT...]")
 @click.option("--a", "file_a", metavar="FILE", help="With --b: texts to compare line by line.")
 @click.option("--b", "file_b", metavar="FILE")
 @click.option("--a-field", metavar="NAME", help="Field of the text in --a.")
@@ -284,6 +298,8 @@ def similarity(
         raise click.UsageError("--prompt and --prompt-name exclude each other.")
     if (file_a is None) != (file_b is None) or (file_a is None) == (not texts):
         raise click.UsageError("give two texts or more, or both --a FILE and --b FILE.")
+    if file_a == "-" == file_b:
+        raise click.UsageError("--a - and --b - both take standard input; let one be a file.")
     if file_a is not None and file_b is not None:
         files = _texts(file_a, field=a_field), _texts(file_b, field=b_field)
         for file in files:
@@ -327,8 +343,12 @@ def _show_pairs(a: list[str], b: list[str], scores: list[float], as_json: bool) 
 
 @main.command()
 @click.argument("model")
-@click.option("--corpus", required=True, metavar="FILE", help="Texts to search: .txt, .jsonl, .csv (or .gz), .parquet.")
-@click.option("--query", "queries", multiple=True, metavar="TEXT", help="Repeatable. Else from stdin, one a line.")
+@click.option(
+    "--corpus", required=True, metavar="FILE", help="Texts to search: .txt, .jsonl, .csv, .tsv (or .gz), .parquet."
+)
+@click.option(
+    "--query", "queries", multiple=True, type=TEXT, metavar="TEXT", help="Repeatable. Else from stdin, one a line."
+)
 @click.option("-k", type=click.IntRange(min=1), default=5, show_default=True, help="Results of a query.")
 @click.option("--task", metavar="NAME", help="Chooses among several prompts for queries.")
 @truncate_option
@@ -372,7 +392,7 @@ def search(
     corpus_ND = encoded.vectors
     in_terminal = not queries and sys.stdin.isatty()
     count, empty = 0, list[int]()
-    for count, query in enumerate(queries or _queries_of_stdin(in_terminal), 1):
+    for count, query in enumerate(queries or _queries_of_stdin(in_terminal, skip_bad), 1):
         hits: list[dict[str, Any]] = []
         if query.strip():
             query_1D = encoder.encode_query([query], task=task)
@@ -397,11 +417,11 @@ def search(
         note(f"{those}, query {empty[0]} the first; an empty query has no results.")
 
 
-def _queries_of_stdin(in_terminal: bool) -> Iterator[str]:
+def _queries_of_stdin(in_terminal: bool, skip_bad: bool) -> Iterator[str]:
     if not in_terminal:
         from gnomon.textfiles import lines_of_stdin
 
-        return lines_of_stdin()
+        return lines_of_stdin(skip_bad=skip_bad)
     note("type a query; end with Ctrl-D.")
     return lines_of_terminal("query> ")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -13,10 +14,26 @@ import click
 from gnomon.errors import InputError, Notice
 from gnomon.terminal import takes_any_text
 from gnomon.textfiles.jsonlines import json_of
+from gnomon.textfiles.rows import encoding_fault
 
 if TYPE_CHECKING:
     from gnomon.checkpoint.folder import Checkpoint
     from gnomon.encoder import Encoder
+
+
+class _Text(click.ParamType[str]):
+    """A text. Where the locale lacks its characters (LC_ALL=C), its bytes are taken as UTF-8."""
+
+    name = "text"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return value if encoding_fault(value) is None else os.fsencode(value).decode()
+        except UnicodeError:
+            return self.fail(f"{value!r} is not UTF-8 text.", param, ctx)
+
+
+TEXT = _Text()
 
 
 def options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -59,7 +76,7 @@ text_options = options(
     click.option("--skip-bad", is_flag=True, help="Leave broken lines and empty texts out, and count them."),
 )
 prompt_options = options(
-    click.option("--prompt", metavar="TEXT", help="Put in front of every text."),
+    click.option("--prompt", type=TEXT, metavar="TEXT", help="Put in front of every text."),
     click.option("--prompt-name", metavar="NAME", help="A prompt of the model, by its name."),
 )
 truncate_option = click.option(

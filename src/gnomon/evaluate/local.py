@@ -162,7 +162,7 @@ def read_local(
     """
     path = Path(place)
     if not path.exists():
-        raise InputError(f"there is no {place}; give a folder in BEIR layout, or of .jsonl, .csv or .tsv files.")
+        raise InputError(f"there is no {str(place)!r}; give a folder in BEIR layout, or of .jsonl, .csv or .tsv files.")
     passed: list[str] = []
     found = _find(path, passed) if path.is_dir() else [_alone(path)]
     if not found:
@@ -364,7 +364,7 @@ def _forms(found: _Found, lines: Mapping[Path, Sequence[Line]], *, learned: bool
             forms = [form for form in forms if form.kind != ("Clustering" if learned else "Classification")]
         if not forms:
             needs = f"not those of {wanted}, which {FILE} says it is" if wanted else "of no kind"
-            raise InputError(f"{file}: the fields {', '.join(fields)} are {needs}. {KNOWN}")
+            raise InputError(f"{file}: the fields {', '.join(map(repr, fields))} are {needs}. {KNOWN}")
         kinds[file] = forms
         common = [form for form in common if form in forms]
     if not common:

@@ -158,7 +158,9 @@ def read_results(path: str | Path) -> list[Result]:
     if place.is_file():
         return [read_result(place)]
     if not place.is_dir():
-        raise InputError(f"there is no {place}; give a folder that gnomon evaluate wrote, or a file TASK.json of one.")
+        raise InputError(
+            f"there is no {str(place)!r}; give a folder that gnomon evaluate wrote, or a file TASK.json of one."
+        )
     files = [file.parent.parent / file.name for file in sorted(place.rglob(f"{MANIFESTS}/*.json"))]
     results = [read_result(file) for file in files if file.is_file()]
     if not results:
@@ -250,7 +252,7 @@ def _object(path: Path, beside: Path | None = None) -> dict[str, Any]:
     except FileNotFoundError:
         if beside is not None and beside.is_file():
             raise InputError(f"{beside} has no manifest at {path}: gnomon evaluate did not write it.") from None
-        raise InputError(f"there is no {path}.") from None
+        raise InputError(f"there is no {str(path)!r}.") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read as JSON ({error}).") from error
     if not isinstance(found, dict):

@@ -166,7 +166,7 @@ def parse_csv(lines: Iterable[str], remarks: Remarks | None = None) -> Parsed:
             if not names:
                 if reason:
                     raise _header_error(number, reason)
-                names = _header(cells, ",")
+                remarks.columns = names = _header(cells, ",")
                 row_like = _RowLike(",", len(names), rows)
                 if lines_used > 1:
                     remarks.header.add(number, number + lines_used - 1)
@@ -310,7 +310,7 @@ def parse_tsv(lines: Iterable[str], remarks: Remarks | None = None) -> Parsed:
             elif cells == [""] and count == 1 and '"' not in line:
                 continue
             elif not names:
-                names = _header(cells, "\t")
+                remarks.columns = names = _header(cells, "\t")
                 if count > 1:
                     remarks.header.add(number, number + count - 1)
             elif len(cells) == len(names):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator
+from decimal import Decimal
 from typing import Any, NoReturn, cast
 
 from gnomon.textfiles.rows import Bad, Parsed, Remarks, Row, encoding_fault
@@ -17,8 +18,25 @@ def _refuse(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number of JSON; write null, or leave the field out")
 
 
-DECODER = json.JSONDecoder(parse_constant=_refuse)
-"""Python's own reads NaN and Infinity too, which other readers of JSON refuse."""
+def _whole(digits: str) -> int | Decimal:
+    """Python's int refuses numbers of thousands of digits."""
+    try:
+        return int(digits)
+    except ValueError:
+        return Decimal(digits)
+
+
+def _members(pairs: list[tuple[str, Any]]) -> Row:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"it has {twice!r} twice, and readers of JSON differ in which of them they take")
+    return row
+
+
+DECODER = json.JSONDecoder(parse_constant=_refuse, parse_int=_whole, object_pairs_hook=_members)
+"""Python's own reads NaN and Infinity too, which other readers of JSON refuse, and the last of members of one name."""
 
 
 def parse_jsonl(lines: Iterable[str], remarks: Remarks | None = None) -> Parsed:
@@ -39,7 +57,7 @@ def parse_with_source(lines: Iterable[str]) -> Iterator[tuple[int, Row | Bad, st
             row = DECODER.decode(text)
         except (ValueError, RecursionError) as error:
             what = f"{error.msg}, character {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else str(error)
-            yield number, Bad(f"not JSON ({what})"), text
+            yield number, Bad(f"not JSON ({what}); every line is an object by itself"), text
             continue
         if isinstance(row, dict):
             yield number, cast(Row, row), text

@@ -58,7 +58,18 @@ SAMPLE = 4096
 
 @contextmanager
 def open_lines(path: str | Path) -> Generator[Iterator[str]]:
-    """Lines of a file or of standard input with their ends; a bar after two seconds in a terminal.
+    """Lines of a file or of standard input with their ends, as `open_text`; a bar after two seconds in a terminal."""
+    with _opened(path) as (text, raw):
+        if str(path) == STDIN:
+            yield iter(text)
+        else:
+            with _bar(text, raw) as lines:
+                yield lines
+
+
+@contextmanager
+def open_text(path: str | Path) -> Generator[io.TextIOWrapper]:
+    """A file or standard input, as text.
 
     What is gzip by its first bytes is unpacked. A byte order mark goes. Bytes that are not UTF-8 become surrogates,
     which `encoding_fault` finds.
@@ -66,6 +77,13 @@ def open_lines(path: str | Path) -> Generator[Iterator[str]]:
     Raises:
         InputError: standard input is closed; the file is not whole, or not text. OSError: it cannot be opened.
     """
+    with _opened(path) as (text, _):
+        yield text
+
+
+@contextmanager
+def _opened(path: str | Path) -> Generator[tuple[io.TextIOWrapper, BinaryIO]]:
+    """The text, and the file as it is."""
     from_stdin = str(path) == STDIN
     name = "standard input" if from_stdin else str(path)
     with ExitStack() as stack:
@@ -75,7 +93,7 @@ def open_lines(path: str | Path) -> Generator[Iterator[str]]:
             encoding, errors = _encoding(name, head)
             text = io.TextIOWrapper(unpacked, encoding, errors, newline=_newline(head.decode(encoding, "replace")))
             stack.callback(text.detach)  # it would close standard input
-            yield iter(text) if from_stdin else stack.enter_context(_bar(text, raw))
+            yield text, raw
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise InputError(f"{name} is not a whole gzip file ({error}); fetch or pack it again.") from error
         except UnicodeDecodeError as error:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from gnomon.errors import ExtraError, InputError
 
@@ -22,8 +22,8 @@ def load_arrow() -> Any:
 def read_column(
     path: Path, choose: Callable[[list[str], list[str]], str], bad: Callable[[int, str], None]
 ) -> tuple[list[str | None], Sequence[int], Any]:
-    """The texts of a column, None for null, the numbers of their rows from 1, and the table. Rows that are not UTF-8
-    are given to `bad` and left out.
+    """The texts of a column, None for null, the numbers of their rows from 1, and the table. Rows that are not UTF-8,
+    in whichever column, are given to `bad` and left out.
 
     Args:
         choose: the column among those that there are, or a field in one of them: "body.text".
@@ -43,17 +43,36 @@ def read_column(
     kind = column.type.value_type if arrow.types.is_dictionary(column.type) else column.type
     if str(kind) not in ("string", "large_string", "string_view"):
         raise InputError(f"{path}: column {name!r} holds {column.type}; texts must be strings.")
-    try:
+    faults = _faults(arrow, table)
+    if not faults:
         return column.to_pylist(), range(1, len(column) + 1), table
-    except UnicodeDecodeError:
-        texts, rows = list[str | None](), list[int]()
-        for row, value in enumerate(column, 1):
-            try:
-                texts.append(cast("str | None", value.as_py()))
-                rows.append(row)
-            except UnicodeDecodeError as error:
-                bad(row, f"not UTF-8 (byte 0x{error.object[error.start]:02x})")
-        return texts, rows, table.take([row - 1 for row in rows])
+    for row, reason in faults.items():
+        bad(row + 1, reason)
+    whole = [row for row in range(len(table)) if row not in faults]
+    return column.take(whole).to_pylist(), [row + 1 for row in whole], table.take(whole)
+
+
+def _faults(arrow: Any, table: Any) -> dict[int, str]:
+    """Row -> why it is no Unicode text, in whichever column."""
+    try:
+        table.validate(full=True)
+    except arrow.ArrowException:
+        return dict(_bad_rows(table, 0, len(table)))
+    return {}
+
+
+def _bad_rows(table: Any, start: int, stop: int) -> Iterator[tuple[int, str]]:
+    for name in table.column_names:
+        try:
+            table.column(name).slice(start, stop - start).to_pylist()
+        except UnicodeDecodeError as error:
+            if stop - start == 1:
+                yield start, f"column {name!r} is not UTF-8 (byte 0x{error.object[error.start]:02x})"
+            else:
+                middle = (start + stop) // 2
+                yield from _bad_rows(table, start, middle)
+                yield from _bad_rows(table, middle, stop)
+            return
 
 
 def _nested(arrow: Any, fields: Any, lead: str = "") -> list[str]:

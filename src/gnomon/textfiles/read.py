@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +17,7 @@ from gnomon.textfiles.delimited import parse_csv, parse_tsv
 from gnomon.textfiles.jsonlines import DECODER, parse_jsonl, parse_with_source
 from gnomon.textfiles.lines import STDIN, open_lines
 from gnomon.textfiles.parquet import load_arrow, read_column
-from gnomon.textfiles.rows import SHOWN, Bad, Parsed, Remarks, Row, counted, encoding_fault
+from gnomon.textfiles.rows import SHOWN, UTF8, Bad, Parsed, Remarks, Row, counted, encoding_fault
 
 EMPTY = "the text is empty"
 
@@ -116,15 +117,14 @@ def read_texts(
         raise InputError(f"format {found!r} is not one of {', '.join(PARSERS)}.")
     remarks = Remarks()
     texts = _Texts(name, found, field, skip_bad)
-    with open_lines(path) as lines:
+    with open_lines(path) as lines, _told(remarks, name):
         if found == "jsonl":
             for line, row, source in parse_with_source(lines):
                 texts.add(line, row, source)
         else:
             for line, row in _named(name, PARSERS[found](lines, remarks)):
                 texts.add(line, row)
-    remarks.tell(name)
-    return texts.result()
+    return texts.result(remarks.columns)
 
 
 def read_rows(path: str | Path) -> Iterator[tuple[int, Row]]:
@@ -137,25 +137,35 @@ def read_rows(path: str | Path) -> Iterator[tuple[int, Row]]:
     if form not in ("jsonl", "csv", "tsv"):
         raise InputError(f"{path}: rows are read from .jsonl, .csv and .tsv, each also as .gz.")
     remarks = Remarks()
-    with open_lines(path) as lines:
+    with open_lines(path) as lines, _told(remarks, str(path)):
         for line, row in _named(str(path), PARSERS[form](lines, remarks)):
             if isinstance(row, Bad):
                 raise InputError(f"{path}, line {line}: {row.reason}. Mend it, or take it out.")
             yield line, row
-    remarks.tell(str(path))
 
 
-def lines_of_stdin() -> Iterator[str]:
+def lines_of_stdin(*, skip_bad: bool = False) -> Iterator[str]:
     """Lines of standard input as they come, without their ends.
+
+    Args:
+        skip_bad: leave out a line that is not UTF-8, with a Notice.
 
     Raises:
         InputError: it is closed; a line that is not UTF-8, by its number.
     """
+    remarks = Remarks()
     with open_lines(STDIN) as lines:
-        for number, line in enumerate(lines, 1):
-            if fault := encoding_fault(line):
-                raise InputError(f"standard input, line {number}: {fault}. Write it in UTF-8.")
-            yield line.removesuffix("\n").removesuffix("\r")
+        for number, row in _txt(lines, remarks):
+            if not (fault := encoding_fault(row["text"])):
+                yield row["text"]
+            elif skip_bad:
+                warn_caller(f"standard input, line {number}: {fault}. It is left out.")
+            else:
+                raise InputError(
+                    f"standard input, line {number}: {fault}. Write it in UTF-8, or leave such lines out with "
+                    "skip_bad=True (--skip-bad)."
+                )
+    remarks.tell("standard input")
 
 
 def unfit(row: Row, field: str) -> str | None:
@@ -167,6 +177,8 @@ def form_of(path: str | Path) -> str:
     """The format of an input, by its name."""
     if str(path) == STDIN:
         return "txt"
+    if Path(path).is_dir():
+        raise InputError(f"{path} is a folder; give a file of texts.")
     suffixes = [suffix.lower() for suffix in Path(path).suffixes]
     if suffixes[-1:] == [".gz"]:
         suffixes.pop()
@@ -194,6 +206,8 @@ class _Texts:
             self._file.sources = []
         self._bad = _BadRows(name, self._file.unit, skip_bad)
         self._field: str | None = None
+        self._only, self._since = False, 0
+        """Whether the field was chosen since it is the only one of its row, and that row's line."""
         self._unicode = form in ("csv", "tsv")  # their readers have seen to it
 
     def add(self, line: int, row: Row | Bad, source: str = "") -> None:
@@ -202,6 +216,13 @@ class _Texts:
             return
         if self._field is None:
             self._field = self._choose(row)
+            self._only = self._wanted is None and self._form == "jsonl" and self._field != "text"
+            self._since = line
+        if self._only and len(row) > 1:  # a row with other fields: which of them has the text?
+            raise InputError(
+                f"{self._file.name} has a row with the field {self._field!r} alone, line {self._since}, and one with "
+                f"{', '.join(map(repr, row))}, line {line}; name the text's, field= (--field)."
+            )
         text: Any = row.get(self._field)
         if type(text) is not str or not (self._unicode or text.isascii()):  # the others need no look
             text, reason = _text_of(row, self._field)
@@ -219,7 +240,14 @@ class _Texts:
         if self._file.sources is not None:
             self._file.sources.append(source)
 
-    def result(self) -> TextFile:
+    def result(self, columns: Sequence[str] = ()) -> TextFile:
+        """columns: that the header of a CSV or TSV names."""
+        if columns and not self._file.texts and not self._bad.count:
+            names = ", ".join(map(repr, columns))
+            raise InputError(
+                f"{self._file.name} holds no texts: its only line, {names}, is taken as the header. If it is a text, "
+                "put a header above it."
+            )
         self._bad.tell(len(self._file.texts))
         self._file.skipped = self._bad.count
         return self._file
@@ -247,8 +275,9 @@ class _BadRows:
 
     def add(self, place: int, reason: str) -> None:
         if not self.skip:
+            cure = "Convert the file (iconv -f LATIN1 -t UTF-8, if it is Latin-1)" if UTF8 in reason else "Mend it"
             raise InputError(
-                f"{self.name}, {self.unit} {place}: {reason}. Mend it, or leave such {self.unit}s out with "
+                f"{self.name}, {self.unit} {place}: {reason}. {cure}, or leave such {self.unit}s out with "
                 "skip_bad=True (--skip-bad)."
             )
         self.count += 1
@@ -351,7 +380,7 @@ def _read_parquet(name: str, path: Path, wanted: str | None, skip_bad: bool) -> 
 # ---- formats
 
 
-def _txt(lines: Iterable[str], remarks: Remarks | None = None) -> Parsed:
+def _txt(lines: Iterable[str], remarks: Remarks | None = None) -> Iterator[tuple[int, Row]]:
     """Every line is a text, an empty one too."""
     returns = (remarks or Remarks()).returns
     for number, line in enumerate(lines, 1):
@@ -368,6 +397,17 @@ PARSERS: dict[str, Callable[[Iterable[str], Remarks | None], Parsed]] = {
     "tsv": parse_tsv,
 }
 """Format -> its reader. The first line of a CSV or TSV is its header."""
+
+
+@contextmanager
+def _told(remarks: Remarks, name: str) -> Generator[None]:
+    """What was remarked is told at the end, and before an error: a stray quote may be why a later line is bad."""
+    try:
+        yield
+    except InputError:
+        remarks.tell(name)
+        raise
+    remarks.tell(name)
 
 
 def _named(name: str, parsed: Parsed) -> Parsed:

@@ -70,8 +70,10 @@ class Spans:
 class Remarks:
     """What a reader had to decide. It is no error, and the caller is told of it once per file."""
 
+    columns: list[str] = field(default_factory=list[str])
+    """Names in the header of a CSV or TSV."""
     joined: Spans = field(default_factory=Spans)
-    """Rows over several lines of which the first and the last could be rows of their own."""
+    """Lines with rows over several lines that may be several rows each."""
     separate: Spans = field(default_factory=Spans)
     """Lines of a TSV that were read as rows, though quotes could join them into one."""
     header: Spans = field(default_factory=Spans)
@@ -91,8 +93,8 @@ class Remarks:
             warn_caller(f"{name}: the header goes over {self.header}, as its quotes say. {MISSING}")
         if self.joined.count:
             warn_caller(
-                f"{name}: {counted(self.joined.count, 'row')} may be several that stray quotes joined ({self.joined}). "
-                f"Each was read as one, as its quotes say. {MISSING}"
+                f"{name}: stray quotes may have made one row of several, in {self.joined}. They were read as the "
+                f"quotes say. {MISSING}"
             )
         if self.separate.count:
             warn_caller(
@@ -123,6 +125,10 @@ def counted(count: int, unit: str) -> str:
     return f"{count:,} {unit}{'' if count == 1 else 's'}"
 
 
+UTF8 = "not UTF-8"
+"""What is said of text with bytes of another encoding."""
+
+
 def encoding_fault(text: str) -> str | None:
     """Why decoded text is not Unicode text, or None."""
     if text.isascii():
@@ -132,6 +138,6 @@ def encoding_fault(text: str) -> str | None:
     except UnicodeEncodeError as error:
         code = ord(text[error.start])
         if 0xDC80 <= code <= 0xDCFF:  # a byte that `surrogateescape` carried here
-            return f"not UTF-8 (byte 0x{code - 0xDC00:02x})"
+            return f"{UTF8} (byte 0x{code - 0xDC00:02x})"
         return f"half a surrogate pair, \\u{code:04x}, which is not Unicode text"
     return None

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import unicodedata
+import warnings
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -16,8 +17,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from gnomon.errors import InputError
+from gnomon.errors import InputError, Notice
 from gnomon.inputs import did_you_mean
+from gnomon.notices import warn_caller
 from gnomon.train.index import VERSION, Index
 from gnomon.train.readers import HUB, Block, Part, matching, parts_of
 from gnomon.train.roles import Roles
@@ -63,6 +65,8 @@ def index_of(
         _remove_stale(folder.parent)
         with FileLock(_lock(folder)):
             index = _opened(folder) or _build(source, parts, folder, lines, progress)
+    for notice in index.notices:  # of whoever read the files: each run is told
+        warn_caller(notice)
     return replace(index, name=source.name)
 
 
@@ -112,7 +116,7 @@ def _opened(folder: Path) -> Index | None:
 
 def _build(source: DataSource, parts: Sequence[Part], folder: Path, lines: int | None, progress: bool | None) -> Index:
     roles = Roles(source)
-    with _draft(folder, source.name) as draft:
+    with _draft(folder, source.name) as draft, _collected() as notices:
         spool = Spool(draft)
         try:
             for file, part, block in _shown(_blocks(parts, roles.columns, lines), parts, lines, source.name, progress):
@@ -122,10 +126,33 @@ def _build(source: DataSource, parts: Sequence[Part], folder: Path, lines: int |
                 raise InputError(f"{source.name} ({', '.join(part.name for part in parts)}) holds no rows.")
             if _key(source, parts, lines) != folder.name:
                 raise InputError(f"a file of {source.name} changed while it was read; start again.")
-            spool.finish(source.name, [(part.name, part.unit) for part in parts])
+            spool.finish(source.name, [(part.name, part.unit) for part in parts], notices)
         finally:
             spool.close()
     return Index.open(folder)
+
+
+@contextmanager
+def _collected() -> Generator[list[str]]:
+    """Notices inside come on a list in place of being shown. Where an error ends it, they are shown."""
+    told: list[str] = []
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", Notice)
+            show = warnings.showwarning
+
+            def collect(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+                if issubclass(category, Notice):
+                    told.append(str(message))
+                else:
+                    show(message, category, *place, **more)
+
+            warnings.showwarning = collect
+            yield told
+    except BaseException:
+        for message in told:
+            warn_caller(message)
+        raise
 
 
 def _blocks(parts: Sequence[Part], columns: Sequence[str], lines: int | None) -> Iterator[tuple[int, Part, Block]]:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from gnomon.errors import InputError
 
-VERSION = 2
+VERSION = 3
 """Of the format of the folder, and of how sources are read."""
 
 FACTS = "index.json"
@@ -119,6 +119,8 @@ class Index:
     """(path, "line" or "row") of what was read."""
     score_kind: ScoreKind | None
     """None for no scores."""
+    notices: tuple[str, ...]
+    """What the readers of the files had to say."""
 
     @classmethod
     def open(cls, folder: Path) -> Index:
@@ -131,6 +133,7 @@ class Index:
             version, sizes = facts.pop("version"), facts.pop("sizes")
             whole = version == VERSION and all((folder / name).stat().st_size == size for name, size in sizes.items())
             facts["columns"], facts["files"] = tuple(facts["columns"]), tuple(map(tuple, facts["files"]))
+            facts["notices"] = tuple(facts["notices"])
             index = cls(folder, **facts)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{folder} is no index of rows ({error!r}); delete it, and it is made anew.") from error

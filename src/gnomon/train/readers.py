@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -13,13 +12,15 @@ from hashlib import sha256
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, NamedTuple, Protocol
+from typing import IO, Any, NamedTuple, Protocol, cast
 
 import numpy as np
 
 from gnomon.errors import ExtraError, InputError, SourceError
 from gnomon.inputs import did_you_mean
 from gnomon.textfiles import load_arrow, read_rows
+from gnomon.textfiles.jsonlines import BLANK, DECODER
+from gnomon.textfiles.lines import open_text
 
 Row = Mapping[str, Any]
 
@@ -39,7 +40,7 @@ HUB = "hf:"
 """What the name of a data set of the `datasets` library begins with."""
 
 PATTERN = re.compile(r"[*?[]")
-BETWEEN = re.compile(r"[\s,]*")
+BLANKS = re.compile(f"[{BLANK}]*")
 
 
 class Block(NamedTuple):
@@ -175,7 +176,7 @@ def _rows(path: Path, columns: Sequence[str]) -> Iterator[Block]:
 
 
 def _json_list(path: Path, columns: Sequence[str]) -> Iterator[Block]:
-    with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
+    with open_text(path) as file:
         yield from _blocks(f"{path}, row", enumerate(_entries(path, file), 1), columns)
 
 
@@ -190,7 +191,7 @@ def _parquet(path: Path, columns: Sequence[str]) -> Iterator[Block]:
 
 
 FORMS = {
-    ".json": Form(_json_list, "row"),
+    **{f".json{packed}": Form(_json_list, "row") for packed in ("", ".gz")},
     ".parquet": Form(_parquet, "row"),
     **{f".jsonl{packed}": Form(_rows, "line") for packed in ("", ".gz")},
     **{f".{cut}sv{packed}": Form(_rows, "line", cells=True) for cut in "ct" for packed in ("", ".gz")},
@@ -210,21 +211,31 @@ def _blocks(place: str, numbered: Iterable[tuple[int, Row]], columns: Sequence[s
 def _require(place: str, columns: Sequence[str], there: Sequence[str]) -> None:
     for name in columns:
         if name not in there:
-            raise InputError(f"{place}: no column {name!r}; there are {', '.join(there)}.{did_you_mean(name, there)}")
+            listed = ", ".join(map(repr, there)) or "none"
+            raise InputError(
+                f"{place}: no column {name!r}; there are {listed}.{did_you_mean(name, there)} The keys query, positive "
+                "and negatives of a source name its columns (sources.query=NAME)."
+            )
 
 
 def _entries(path: Path, file: IO[str]) -> Iterator[Row]:
-    """Entries of a JSON list of objects, one after the other: the whole of it may not fit in memory."""
-    decode = json.JSONDecoder().raw_decode
-    text, at, number, size = file.read(CHUNK).lstrip(), 1, 1, CHUNK
+    """Entries of a JSON list of objects, one after the other: the whole of it may not fit in memory.
+
+    Raises:
+        InputError: something else than such a list, or something after it.
+    """
+    decode = DECODER.raw_decode
+    text, at, number, size = file.read(CHUNK).lstrip(BLANK), 1, 1, CHUNK
     if not text.startswith("["):
         raise InputError(f"{path} is no JSON list of rows; a file with an object on every line is named .jsonl.")
     while True:
-        at = BETWEEN.match(text, at).end()  # pyright: ignore[reportOptionalMemberAccess]: it matches ""
-        if text.startswith("]", at):
-            return
+        between = _after_entry(text, at, first=number == 1)
+        if between is not None and text.startswith("]", between):
+            break
         try:
-            row, at = decode(text, at)
+            if between is None:
+                raise ValueError("a comma parts the rows, and ] ends the list")
+            row, end = decode(text, between)
         except (ValueError, RecursionError) as error:  # at the end of what was read, mostly
             more = file.read(size)
             if not more:
@@ -233,8 +244,30 @@ def _entries(path: Path, file: IO[str]) -> Iterator[Row]:
             continue
         if not isinstance(row, dict):
             raise InputError(f"{path}, row {number}: a JSON {type(row).__name__}; every row must be an object.")
-        yield row
-        number, size = number + 1, CHUNK
+        yield cast(Row, row)
+        at, number, size = end, number + 1, CHUNK
+    rest = text[between + 1 :]
+    while not (found := rest.strip(BLANK)) and (rest := file.read(CHUNK)):
+        pass
+    if found:
+        raise InputError(
+            f"{path}: something follows the list of {number - 1:,} rows ({found[:20]!r}). Make one list of it, or a "
+            "file for each."
+        )
+
+
+def _after_entry(text: str, at: int, *, first: bool) -> int | None:
+    """Where the next entry of a list, or its end, begins; None where neither may."""
+    at = _skip_blank(text, at)
+    if first or text.startswith("]", at):
+        return at
+    return _skip_blank(text, at + 1) if text.startswith(",", at) else None
+
+
+def _skip_blank(text: str, at: int) -> int:
+    found = BLANKS.match(text, at)
+    assert found, "the pattern matches nothing, too"
+    return found.end()
 
 
 @contextmanager

@@ -102,7 +102,7 @@ class Spool:
         self._own += len(own)
         self._negatives += len(query_N)
 
-    def finish(self, name: str, files: Sequence[tuple[str, str]]) -> None:
+    def finish(self, name: str, files: Sequence[tuple[str, str]], notices: Sequence[str] = ()) -> None:
         """All of it is on the disk when this returns; the facts, which make it an index, are written last."""
         for file in self._files.values():
             file.sync()
@@ -119,6 +119,7 @@ class Spool:
             "own_negatives": self._own,
             "files": files,
             "score_kind": self._score_kind,
+            "notices": notices,
             "sizes": {name: file.size for name, file in self._files.items()},
         }
         written = _File(self.folder / FACTS)
