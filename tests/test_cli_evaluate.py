@@ -156,7 +156,7 @@ def test_prompts_of_a_file_take_the_place_of_the_models(run: Run, questions: Pat
     ("args", "told"),
     [
         ((), "nothing to judge"),
-        (("--data", "nowhere"), "there is no nowhere"),
+        (("--data", "nowhere"), "there is no 'nowhere'"),
         (("--tasks", "NFCorpsu"), "Did you mean NFCorpus"),
         (("--data", "questions", "--prompts", "absent.json"), "absent.json"),
         (("--data", "questions", "--alpha", "much", "--methods", "hybrid"), "'much'"),

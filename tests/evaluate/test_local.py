@@ -689,7 +689,7 @@ def test_files_of_several_kinds_are_not_mixed(tmp_path: Path) -> None:
     )
     assert [only(tmp_path / name).kind for name in ("sts.jsonl", "topics.jsonl")] == ["STS", "Clustering"]
     write(tmp_path / "topics.jsonl", [{"a": 1}])
-    fails(tmp_path, "topics.jsonl: the fields a are of no kind")
+    fails(tmp_path, "topics.jsonl: the fields 'a' are of no kind")
 
 
 # ---- rows that cannot be judged
@@ -986,7 +986,7 @@ def test_clustering_in_spite_of_training_rows(tmp_path: Path) -> None:
         ('{"kind": ["STS"]}', r'kind is \["STS"\]; it must be one of'),
         (
             '{"kind": "Clustering"}',
-            "the fields sentence1, sentence2, score are not those of Clustering, which task.json",
+            "the fields 'sentence1', 'sentence2', 'score' are not those of Clustering, which task.json",
         ),
         ('{"name": "a/b"}', "name is 'a/b'; it must be a text without slashes"),
         ('{"name": ".."}', "name is '..'; it must be"),
