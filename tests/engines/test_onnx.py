@@ -3,6 +3,8 @@
 T: tokens of a text; H: hidden; N: heads; d: head size; B: texts.
 """
 
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -12,7 +14,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from goldens import NAMES
+from goldens import DISTILBERT, GOLDEN, NAMES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_np
@@ -85,6 +87,23 @@ def test_openvino_equals_onnxruntime(name: str, modes: Any) -> None:
     assert_same(theirs.pool(packed, 2), engine(name, pooling).pool(packed, 2))
     if len(modes) > 1:
         assert_same(theirs.states(packed), engine(name, pooling).states(packed))
+
+
+def test_a_signal_after_several_openvino_engines_is_handled() -> None:
+    """Each of OpenVINO's cores took the stack for signals along when it was freed: here the first, then the second."""
+    pytest.importorskip("openvino")
+    code = """
+import faulthandler, gc, signal, sys
+faulthandler.enable()
+from gnomon import Encoder
+first, second = (Encoder.load(sys.argv[1], engine="openvino") for _ in range(2))
+first.close(); del first; gc.collect()
+second.close(); del second; gc.collect()
+signal.signal(signal.SIGINT, lambda *_: print("handled"))
+signal.raise_signal(signal.SIGINT)
+"""
+    ended = subprocess.run([sys.executable, "-c", code, GOLDEN / DISTILBERT], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "handled\n", "")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -10,6 +10,7 @@ import os
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -169,18 +170,25 @@ class _OrtSession:
         return self._session.run(None, feed)[0]  # pyright: ignore[reportReturnType]
 
 
+@cache
+def _openvino_core() -> Any:
+    """One for the process, which is never freed. Each has a stack on which this thread's signals are handled, and takes
+    it along when it is freed: after several, Ctrl-C ended the process by a fault of memory (OpenVINO 2026.4).
+    """
+    try:
+        import openvino
+    except ImportError as error:
+        raise ExtraError('the package openvino is not installed; pip install "gnomon[openvino]"') from error
+    return openvino.Core()
+
+
 class _OpenVinoSession:
     def __init__(self, graph: Graph, threads: int | None) -> None:
-        try:
-            import openvino
-        except ImportError as error:
-            raise ExtraError('the package openvino is not installed; pip install "gnomon[openvino]"') from error
-        core = openvino.Core()
         settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"}
         if threads:
             settings["INFERENCE_NUM_THREADS"] = threads
         with tempfile.TemporaryDirectory(prefix="gnomon-") as folder:
-            self._compiled = core.compile_model(write_graph(graph, Path(folder)), "CPU", settings)
+            self._compiled = _openvino_core().compile_model(write_graph(graph, Path(folder)), "CPU", settings)
         self.inputs = frozenset(node.any_name for node in self._compiled.inputs)
 
     def __call__(self, feed: Feed) -> Vectors:
