@@ -174,10 +174,11 @@ def parse_csv(lines: Iterable[str], remarks: Remarks | None = None) -> Parsed:
             lines_of_row = block[first:end]
             doubtful = lines_used > 1 and _may_be_joined(lines_of_row, row_like)
             if reason and len(cells) == len(names):
-                reason += _further(number, lines_used, apart=doubtful)
+                reason += _further(number, lines_used)
                 if not doubtful:
                     yield number, Bad(reason)
                     continue
+                reason += f" (line {number} is left out, and the others are read by themselves)"
             if reason or len(cells) != len(names):
                 doubt.of_bad(block[first], number)
                 yield number, Bad(reason or _miscount(cells, names, lines_used))
@@ -261,14 +262,9 @@ def _miscount(cells: Sequence[str], names: Sequence[str], lines: int) -> str:
     return f"{counted(len(cells), 'field')}{over}, and the header has {len(names)}"
 
 
-def _further(number: int, lines: int, *, apart: bool) -> str:
-    """What is added to the fault of a record over several lines: it is left out as a whole, or its first line is and
-    the others are read `apart`.
-    """
-    if lines == 1:
-        return ""
-    until = f", in a row that its quotes let go on to line {number + lines - 1:,}"
-    return f"{until} (line {number} is left out, and the others are read by themselves)" if apart else until
+def _further(number: int, lines: int) -> str:
+    """What is added to the fault of a record that goes over several lines."""
+    return f", in a row that its quotes let go on to line {number + lines - 1:,}" if lines > 1 else ""
 
 
 # ---- TSV
@@ -330,10 +326,11 @@ def _quoted(
         several, count = found
         lines = list(islice(held.ahead(start), count))
         row_like = _RowLike("\t", width)
-        if width == 1 or not (row_like(lines[0]) and row_like(lines[-1], inside=True)):
-            doubtful = _may_be_joined(lines, row_like)
-            if fault := encoding_fault("".join(several)):
-                return several, 1 if doubtful else count, fault + _further(number, count, apart=doubtful)
+        fault, doubtful = encoding_fault("".join(several)), _may_be_joined(lines, row_like)
+        apart = width > 1 and row_like(lines[0]) and row_like(lines[-1], inside=True)
+        if fault and not doubtful:
+            return several, count, fault + _further(number, count)
+        if not (fault or apart):
             doubt.of_several(number, number + count - 1, doubtful)
             remarks.unquoted.add(number)
             return several, count, None
