@@ -3,6 +3,7 @@
 B: rows of a batch; D: width of a vector.
 """
 
+import importlib
 import json
 import os
 import random
@@ -10,6 +11,7 @@ import re
 import shutil
 import signal
 import threading
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -1041,6 +1043,89 @@ def test_c9_a_signal_while_the_run_is_loaded_stops_it_at_once(
     assert raised.value.code == 143
     assert [path.name for path in Path(recipe.output).iterdir()] == [".gnomon-lock"]
     train(recipe, progress=False)
+
+
+def a_module(folder: Path, name: str, code: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / f"{name}.py").write_text(code, "utf-8")
+    monkeypatch.syspath_prepend(str(folder))
+
+
+@pytest.mark.parametrize("name", STOPS)
+def test_c9_a_signal_within_an_import_is_raised_when_that_is_over(
+    name: str, made: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The module is whole, and the run ends before its first step."""
+    number, error, status = STOPS[name]
+    a_module(
+        tmp_path, f"lazy_{name.replace('-', '_')}", f"import os\nos.kill(os.getpid(), {number})\nx = 1", monkeypatch
+    )
+    inner, found = loop.open_data, []
+
+    def interrupted(*args: Any) -> Any:
+        found.append(importlib.import_module(f"lazy_{name.replace('-', '_')}").x)
+        time.sleep(5)
+        return inner(*args)
+
+    recipe = made()
+    monkeypatch.setattr(loop, "open_data", interrupted)
+    began = time.monotonic()
+    with pytest.raises(error) as raised:
+        train(recipe, progress=False)
+    assert (getattr(raised.value, "code", None), found) == (status, [1])
+    assert time.monotonic() - began < 4
+    assert not states(recipe)
+
+
+def test_c9_a_run_within_an_import_stops_at_once(
+    made: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a script does that trains where it is imported: only imports that the run began are waited for."""
+    inner, recipe = loop.open_data, made()
+
+    def interrupted(*args: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("it goes on")
+
+    monkeypatch.setattr(loop, "open_data", interrupted)
+    monkeypatch.setattr(loop, "trains_now", lambda: train(recipe, progress=False), raising=False)
+    a_module(tmp_path, "trains", "from gnomon.train import loop\nloop.trains_now()", monkeypatch)
+    with pytest.raises(SystemExit) as raised:
+        importlib.import_module("trains")
+    assert raised.value.code == 143
+    assert inner is not loop.open_data
+
+
+@pytest.mark.parametrize("error", [None, AttributeError("partially initialized module"), RecursionError()])
+def test_c9_a_signal_whose_exception_is_lost_stops_the_run_all_the_same(
+    error: Exception | None, made: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Swallowed, or turned into another error: by what was under way."""
+    inner, recipe = loop.open_data, made()
+
+    def interrupted(*args: Any) -> Any:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except SystemExit:
+            if error is not None:
+                raise error from None
+        return inner(*args)
+
+    monkeypatch.setattr(loop, "open_data", interrupted)
+    with pytest.raises(SystemExit) as raised:
+        train(recipe, progress=False)
+    assert raised.value.code == 143
+    assert raised.value.__cause__ is error
+    assert not states(recipe)
+
+
+def test_c9_an_error_of_the_step_in_which_a_signal_came_is_told(
+    made: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the signal waits for the step, and that fails by itself."""
+    broken_at(4, monkeypatch)
+    interrupted_at({4: (signal.SIGTERM,)}, monkeypatch)
+    with pytest.warns(Notice, match="SIGTERM again"), pytest.raises(NumericError, match="step 5"):
+        train(made(), progress=False)
 
 
 def test_c9_a_signal_within_a_checkpoint_lets_it_be_whole(

@@ -43,7 +43,7 @@ from gnomon.train.lock import locked
 from gnomon.train.logs import Log, imported
 from gnomon.train.optim import learning_rate_at, warmup_of
 from gnomon.train.prepare import open_data, short_batches, steps_of
-from gnomon.train.process import Stop, interrupt, stopping, torch_as
+from gnomon.train.process import Stop, meaning_of, stopping, torch_as
 from gnomon.train.prompts import with_prompts
 from gnomon.train.ranks import Ranks, joined
 from gnomon.train.recipe import plain
@@ -146,7 +146,7 @@ class Run:
                 signal = self.stop.of_any_rank()  # all ranks stop at the same step
                 self._after(step + 1, facts, log, stops=bool(signal))
                 if signal:
-                    interrupt(signal)
+                    raise meaning_of(signal)
         with self.stop.saving("the model is written"):
             return self._finish()
 
