@@ -1348,9 +1348,9 @@ def test_c6_short_batches_are_told_of_and_epochs_count_rows(tmp_path: Path, base
     assert f"- {sum(len(each.rows_B) < 12 for each in drawn)} batches were short" in card
 
 
-def data_of_quietly(recipe: Recipe) -> Data:
+def data_of_quietly(recipe: Recipe, model: Any = None) -> Data:
     with warnings.catch_warnings(action="ignore"):
-        return data_of(recipe)
+        return data_of(recipe, model)
 
 
 def test_c6_the_first_short_batch_is_told_of_once(tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1426,6 +1426,55 @@ def test_c14_negatives_that_are_their_rows_own_texts_are_counted_and_masked(
         apart[0, 8] = apart[1, 9] = True
     (line,) = log_of(tmp_path / "out")
     assert line["loss"] == pytest.approx(losses.info_nce(q, p, n, doc_mask_BC=apart).item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("mask", [True, False])
+@pytest.mark.parametrize("duplicates", ["skip", "keep"])
+def test_c12_c14_a_negative_that_is_another_positive_of_its_row_is_counted_and_masked(
+    duplicates: Any, mask: bool, tmp_path: Path, golden_folder: Callable[[str], Path]
+) -> None:
+    """Of 40 rows with two positives each, whose first negative is the second positive in other letters."""
+    lines = [
+        {"query": f"q {word}", "pos": [f"alpha {word}", f"beta {word}"], "n": [f"BETA {word}", f"gamma {word}"]}
+        for word in WORDS[:40]
+    ]
+    source = replace(write(tmp_path / "rows.jsonl", lines), positive="pos", negatives=("n",))
+    model, loss = golden_folder(DISTILBERT), LossSettings(mask_duplicates=mask)
+    recipe = recipe_of(model, tmp_path / "out", source, max_steps=10, loss=loss, duplicates=duplicates, **STILL)
+    fate = "left out of the loss" if mask else "trained as negatives"
+    with warnings.catch_warnings(record=True, action="always") as caught:
+        folder = train(recipe, progress=False)
+    told = [str(each.message) for each in caught if "80 negatives" in str(each.message)]
+    assert len(told) == 1
+    assert re.match(rf"source 'rows': 80 negatives are, .*{fate}.* in .*rows.jsonl, line 1\.", told[0])
+    card = (folder / "README.md").read_text("utf-8")
+    assert "- 80 rows were trained on, of one source in each batch: 80 different ones of 80." in card
+    assert re.search(rf"- 80 negatives were, .* own row, and were {fate}", card)
+    data = data_of_quietly(recipe, read_folder(resolve(recipe.model)))
+    batch = data.collator.collate(data.sampler.batch_at(0))
+    some = batch.rows
+    assert batch.own_N.tolist() == [True, False] * 8
+    encoder = Encoder.load(recipe.model, device="cpu", threads=1)
+    q, p, n = (
+        torch.from_numpy(encoder.encode(side, prompt="")) for side in (some.queries, some.positives, some.negatives)
+    )
+    answers = [each.casefold() for each in (*some.positives, *some.negatives)]
+    apart = torch.tensor(
+        [[mask and text in (f"alpha {q[2:]}", f"beta {q[2:]}") for text in answers] for q in some.queries]
+    )
+    first = log_of(tmp_path / "out")[0]
+    assert first["loss"] == pytest.approx(losses.info_nce(q, p, n, doc_mask_BC=apart).item(), rel=1e-4)
+
+
+def test_c12_c14_a_cased_model_tells_other_positives_apart(tmp_path: Path, base: Path) -> None:
+    lines = [{"query": row["query"], "pos": [row["positive"], row["query"]]} for row in rows(8)]
+    for at, row in enumerate(lines):
+        row["n"] = [row["pos"][1].title() if at else row["pos"][0]]
+    source = replace(write(tmp_path / "rows.jsonl", lines), positive="pos", negatives=("n",))
+    data = data_of_quietly(recipe_of(base, tmp_path / "out", source))
+    index = data.indexes[0]
+    assert (index.rows, index.own_negatives) == (16, 16)
+    assert data.collator.own_negatives(0, index.own_negative_entries).tolist() == [True] * 2 + [False] * 14
 
 
 def test_c14_a_cased_model_tells_them_apart(tmp_path: Path, base: Path) -> None:

@@ -165,7 +165,7 @@ def _tell_of_own_negatives(recipe: Recipe, data: Data) -> None:
             fate = "are left out of the loss" if masks(recipe.loss) else "are trained as negatives all the same"
             first = index.place(int(index.rows_of_negatives(own[:1])[0]))
             warn_caller(
-                f"source {index.name!r}: {more}{len(own):,} negatives are, as the model reads them, the query or the "
+                f"source {index.name!r}: {more}{len(own):,} negatives are, as the model reads them, the query or a "
                 f"positive of their own row, and {fate}. The first is in {first}."
             )
 
