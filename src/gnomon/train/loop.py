@@ -305,9 +305,11 @@ class Run:
         if self.ranks.first:
             output.write_recipe(self.recipe, self.folder)
         self.tally = Tally(**then["tally"])
+        self.tally.rename(dict(zip(then["data"], now["data"], strict=False)))
         self.seen.load({name: tensor.numpy() for name, tensor in state.tensors.items() if name.startswith("seen.")})
         self.best = tuple(then["best"]) if then["best"] else None
-        if self.best and self.best[0] not in checkpoints.steps(self._checkpoints):
+        gone = self.best and self.best[0] not in checkpoints.steps(self._checkpoints)
+        if self.best and gone and self.recipe.validation.keep_best:
             warn_caller(f"the best checkpoint, of step {self.best[0]}, is gone; the best of those to come is kept.")
             self.best = None
         return state.step

@@ -63,6 +63,13 @@ class Tally:
             "batch": " ".join(each.digest for each in rows),
         }
 
+    def rename(self, names: Mapping[str, str]) -> None:
+        """Sources that have other names since: names may be those of files."""
+        self.scores = {
+            step: {names.get(name, name): score for name, score in scores.items()}
+            for step, scores in self.scores.items()
+        }
+
 
 class Seen:
     """Which rows of each source a run has trained on, by all ranks."""
