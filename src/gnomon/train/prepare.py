@@ -206,7 +206,8 @@ def _check_differs(recipe: Recipe, index: Index) -> None:
     if loss.name == "cosent" and grades is not None and grades.min() == grades.max():
         raise InputError(
             f"every score of source {name!r} is {grades[0]:g}, and the loss cosent learns which pairs have the "
-            "higher score: nothing can be learned. Give rows whose scores differ, or leave the source out."
+            "higher score: nothing can be learned. Give rows whose scores differ"
+            f"{', or leave the source out' if len(recipe.sources) > 1 else ''}."
         )
     if loss.name != "info_nce" or not loss.mask_duplicates or loss.directions == "gte" or index.negatives:
         return
