@@ -85,9 +85,11 @@ def _folder(recipe: Recipe, ranks: Ranks, *, resume: bool, overwrite: bool) -> G
         yield int(ranks.total(0.0)[0])
         return
     with locked(root):
-        output.settle(root)
+        with output.accessible(root):
+            output.settle(root)
         output.check_apart(recipe, root)
-        number = output.choose(recipe, root, resume=resume, overwrite=overwrite)
+        with output.accessible(root):
+            number = output.choose(recipe, root, resume=resume, overwrite=overwrite)
         ranks.total(float(number))
         yield number
 
@@ -341,6 +343,8 @@ class Run:
                 )
             try:
                 output.finish(self.root, self.number, lambda folder: save_folder(model, folder))
+            except CheckpointError:
+                raise
             except OSError as error:
                 raise CheckpointError(
                     f"the model was not written: {FULL.get(error.errno or 0, str(error))}. Make room in {self.root}, "
