@@ -1206,6 +1206,14 @@ def test_c7_rows_that_can_teach_nothing_are_refused(
         train(made(lines, **changes), progress=False)
 
 
+def test_c7_a_source_is_left_out_where_there_are_others(made: Callable[..., Recipe]) -> None:
+    one = made(ONE_GRADE, loss=LossSettings("cosent"))
+    for recipe in (one, replace(one, sources=(one.sources[0], replace(one.sources[0], name="same")))):
+        with pytest.raises(InputError, match="Give rows whose scores differ") as raised:
+            train(recipe, progress=False)
+        assert ("leave the source out" in str(raised.value)) is (recipe is not one)
+
+
 @pytest.mark.parametrize(
     ("lines", "changes"),
     [
@@ -1229,8 +1237,16 @@ def test_c7_a_model_that_is_its_own_teacher_is_refused(loss: Any, made: Callable
     """By whatever path, without dropout; with it, or with other prompts or a shorter length, there is something."""
     other = shutil.copytree(base, base.parent / "again")
     recipe = made(loss=LossSettings(loss, teacher=str(other)), max_steps=2, **STILL)
-    with pytest.raises(InputError, match=f"the model itself, and without dropout the loss {loss} is at its least"):
+    with pytest.raises(
+        InputError, match=f"the model itself, and without dropout the loss {loss} is at its least"
+    ) as raised:
         train(recipe, progress=False)
+    hint, value = {
+        "cosine_distillation": ("loss.taught='query'", {"taught": "query"}),
+        "distill_kl": ("loss.teacher_temperature", {"teacher_temperature": 0.5}),
+    }[loss]
+    assert hint in str(raised.value)
+    train(replace(recipe, loss=replace(recipe.loss, **value), output=f"{recipe.output}-hint"), progress=False)
     prompted = tuple(replace(source, query_prompt="where is ") for source in recipe.sources)
     for number, changes in enumerate(({"dropout": 0.1}, {"max_seq_length": 4}, {"sources": prompted})):
         one = replace(recipe, output=f"{recipe.output}{number}", **changes)
