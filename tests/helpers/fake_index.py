@@ -16,9 +16,14 @@ def fake_index(
     *,
     grades: Any = None,
     scores: Any = None,
+    lines: Sequence[int] | None = None,
+    own: Sequence[int] = (),
     name: str = "source",
 ) -> Any:
-    """Twin of `gnomon.train.index.Index`. `scores`: a list for each row."""
+    """Twin of `gnomon.train.index.Index`. `scores`: a list for each row; `lines`: where each is from; `own`: negatives
+    that are texts of their own row.
+    """
+    lines = lines or range(1, len(queries) + 1)
     texts = {"query": [*queries], "positive": [*positives]}
     bounds = None
     if negatives is not None:
@@ -35,7 +40,7 @@ def fake_index(
     return SimpleNamespace(
         name=name,
         rows=len(queries),
-        lines=len(queries),
+        lines=len({*lines}),
         negatives=min(map(len, negatives)) if negatives else 0,
         columns=tuple(texts),
         distinct={column: len({*each}) for column, each in texts.items()},
@@ -43,13 +48,13 @@ def fake_index(
         score_kind="grades" if grades is not None else "lists" if scores is not None else None,
         grades=None if grades is None else np.array(grades, np.float64),
         score_lists=score_lists,
-        own_negatives=0,
-        own_negative_entries=np.zeros(0, np.int64),
+        own_negatives=len(own),
+        own_negative_entries=np.array(own, np.int64),
         rows_of_negatives=lambda entries: np.searchsorted(bounds, entries, side="right") - 1,
         texts=lambda column, entries: [texts[column][entry] for entry in entries.tolist()],
         hashes=hashes.__getitem__,
         sizes=sizes.__getitem__,
-        place=lambda row: f"{name}.jsonl, line {row + 1}",
+        place=lambda row: f"{name}.jsonl, line {lines[row]}",
     )
 
 

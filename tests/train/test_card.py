@@ -138,7 +138,7 @@ def test_it_leaves_out_what_there_was_not() -> None:
         ({"short": 3}, "- 3 batches were short for that reason."),
         (
             {"own_negatives": 9},
-            "- 9 negatives were, as the model reads them, the query or the positive of their own row, and were left ou",
+            "- 9 negatives were, as the model reads them, the query or a positive of their own row, and were left ou",
         ),
         ({"ranks": 4, "device": "H100", "seconds": 5400.0}, "- 123,456 tokens in 1.50 hours, by 4 processes on H100."),
         ({"judged_by": "nDCG@10 of my set"}, "The nDCG@10 of my set:"),

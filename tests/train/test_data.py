@@ -445,7 +445,47 @@ def test_c13_a_list_of_texts_as_pandas_writes_it(tmp_path: Path) -> None:
     assert [row["negative"] for row in told(index)] == [["n1", "n2"], ["it's", "b"]]
 
 
-@pytest.mark.parametrize("cell", ["['n1' 'n2']", '["n1" "n2"]', "['n1'\n 'n2']", '["n1", n2, "n3"]'])
+@pytest.mark.parametrize("cell", [' ["n1", "n2"]', '["n1", "n2"] ', "\t['n1', 'n2']\n", '\xa0[ "n1" ,"n2" ]'])
+def test_c13_space_around_a_list_is_no_part_of_it(read: Callable[..., Rows], cell: str) -> None:
+    rows = [{"query": "q", "positive": "p", "neg": cell}]
+    assert read(rows, "in.csv", negatives=("neg",)) == [{"query": "q", "positive": "p", "negative": ["n1", "n2"]}]
+
+
+@pytest.mark.parametrize("write_list", [json.dumps, repr], ids=["json", "python"])
+def test_c13_a_cell_may_hold_texts_with_instructions(read: Callable[..., Rows], write_list: Callable[..., str]) -> None:
+    """MEDI's rows, written as CSV."""
+    values = {"query": ["i:", "q"], "pos": ["j:", "p"], "neg": [["j:", "n1"], ["k:", "n2"]]}
+    rows = [{name: write_list(value) for name, value in values.items()}]
+    roles = {"positive": "pos", "negatives": ("neg",)}
+    assert read(rows, "in.csv", **roles) == read([values], "in.jsonl", **roles)
+    assert read(rows, "in.csv", **roles) == [{"query": "q", "positive": "p", "negative": ["n1", "n2"]}]
+    lead = read(rows, "in.csv", instructions="prepend", **roles)
+    assert lead == [{"query": "i: q", "positive": "j: p", "negative": ["j: n1", "k: n2"]}]
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "['n1' 'n2']",
+        '["n1" "n2"]',
+        "['n1'\n 'n2']",
+        '["n1", n2, "n3"]',
+        "['n1', nan]",
+        "[nan, 'n1']",
+        "['n1', <NA>]",
+        '["n1", "n2",]',
+        '["n1", "n2"',
+        '["n1", "n2',
+        '["n1",',
+        "['n1'",
+        "('n1', 'n2')",
+        "('n1',)",
+        "[“n1”, “n2”]",
+        "[‘n1’, ‘n2’]",
+        "[['i' 'n1']\n ['i' 'n2']]",
+        '[["i", "n1"], ["i", "n2"',
+    ],
+)
 def test_c13_a_cell_that_only_looks_like_a_list_is_refused(read: Callable[..., Rows], cell: str) -> None:
     rows = [{"query": "q", "positive": "p", "neg": cell}]
     with pytest.raises(InputError, match=r"in.csv, line 2: column 'neg' is .*n1.*JSON"):
@@ -454,7 +494,29 @@ def test_c13_a_cell_that_only_looks_like_a_list_is_refused(read: Callable[..., R
 
 
 @pytest.mark.parametrize(
-    "cell", ["[1] See the garden. [2]", "[laughs]", "[1, 2]", "[0.5]", "[a]", "['\\d+', see above"]
+    "cell",
+    [
+        "[1] See the garden. [2]",
+        "[laughs]",
+        "[1, 2]",
+        "[0.5]",
+        "[a]",
+        "['\\d+', see above",
+        '[sic] he said "no"',
+        '(see "x")',
+        '("no", he said)',
+        '("no")',
+        '["no", he said',
+        "['Twas the night",
+        "['Twas the night', she began.",
+        '["Yes"] and ["No"] are answers',
+        "[“Yes” or “no”] is asked",
+        "(nan)",
+        "[nan]",
+        "(",
+        "[",
+        "[]]",
+    ],
 )
 def test_c13_other_cells_stay_texts(read: Callable[..., Rows], cell: str) -> None:
     found = read([{"query": cell, "positive": cell, "neg": cell}], "in.csv", negatives=("neg",))

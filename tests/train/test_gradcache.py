@@ -363,8 +363,9 @@ def _seeded(chunks: list[Chunk]) -> Iterator[Chunk]:
 
 def collated(queries: int, positives: int, prompt_tokens: tuple[int, int]) -> Collated:
     none = np.zeros(0, np.int64)
-    rows = Rows(0, 0, "s", none, ["q"] * queries, ["p"] * positives, [], 0, none, none, none, None, none, 0)
-    return Collated(rows, ids_of([2] * (queries + positives)), prompt_tokens, 0, (none, none, none), 0)
+    rows = Rows(0, 0, "s", none, ["q"] * queries, ["p"] * positives, [], 0, none, none, none, none, None, none, 0)
+    ids = ids_of([2] * (queries + positives))
+    return Collated(rows, ids, prompt_tokens, 0, (none, none, none), np.zeros(0, np.bool_))
 
 
 @pytest.mark.parametrize(("included", "wanted"), [(True, [0] * 5), (False, [4, 4, 2, 2, 2])])

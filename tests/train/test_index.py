@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -145,6 +146,15 @@ def test_c14_negatives_that_are_their_own_rows_texts_are_noted(tmp_path: Path) -
     assert index.rows_of_negatives(index.own_negative_entries).tolist() == [0, 0, 2]
     other = write(tmp_path / "y", [rows(pairs, [["a"], ["b"], ["c"]])])
     assert (other.own_negatives, other.own_negative_entries.tolist()) == (0, [])
+
+
+def test_c14_a_negative_that_is_another_positive_of_its_row_is_noted(tmp_path: Path) -> None:
+    """Lines of a file with two positives and one: rows of one line have the same negatives."""
+    pairs = [("Paris", "France"), ("Paris", "Seine"), ("Rome", "Italy"), ("Oslo", "Norway"), ("Oslo", "Fjord")]
+    negatives = [["SEINE", "Italy"], ["SEINE", "Italy"], ["Norway", "france"], ["fjord ", "Paris"], ["fjord ", "Paris"]]
+    block = replace(rows(pairs, negatives), lines=[1, 1, 2, 3, 3], read=3)
+    index = write(tmp_path / "x", [block, block])
+    assert index.own_negative_entries.tolist() == [0, 2, 6, 8, 10, 12, 16, 18]
 
 
 def test_the_fingerprint_is_that_of_the_content(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 B: rows of a batch; D: width of a vector.
 """
 
+import importlib
 import json
 import os
 import random
@@ -10,6 +11,7 @@ import re
 import shutil
 import signal
 import threading
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -1039,8 +1041,91 @@ def test_c9_a_signal_while_the_run_is_loaded_stops_it_at_once(
         with pytest.raises(SystemExit) as raised:
             train(recipe, progress=False)
     assert raised.value.code == 143
-    assert [path.name for path in Path(recipe.output).iterdir()] == [".gnomon-lock"]
+    assert not Path(recipe.output).exists()
     train(recipe, progress=False)
+
+
+def a_module(folder: Path, name: str, code: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / f"{name}.py").write_text(code, "utf-8")
+    monkeypatch.syspath_prepend(str(folder))
+
+
+@pytest.mark.parametrize("name", STOPS)
+def test_c9_a_signal_within_an_import_is_raised_when_that_is_over(
+    name: str, made: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The module is whole, and the run ends before its first step."""
+    number, error, status = STOPS[name]
+    a_module(
+        tmp_path, f"lazy_{name.replace('-', '_')}", f"import os\nos.kill(os.getpid(), {number})\nx = 1", monkeypatch
+    )
+    inner, found = loop.open_data, []
+
+    def interrupted(*args: Any) -> Any:
+        found.append(importlib.import_module(f"lazy_{name.replace('-', '_')}").x)
+        time.sleep(5)
+        return inner(*args)
+
+    recipe = made()
+    monkeypatch.setattr(loop, "open_data", interrupted)
+    began = time.monotonic()
+    with pytest.raises(error) as raised:
+        train(recipe, progress=False)
+    assert (getattr(raised.value, "code", None), found) == (status, [1])
+    assert time.monotonic() - began < 4
+    assert not states(recipe)
+
+
+def test_c9_a_run_within_an_import_stops_at_once(
+    made: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a script does that trains where it is imported: only imports that the run began are waited for."""
+    inner, recipe = loop.open_data, made()
+
+    def interrupted(*args: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("it goes on")
+
+    monkeypatch.setattr(loop, "open_data", interrupted)
+    monkeypatch.setattr(loop, "trains_now", lambda: train(recipe, progress=False), raising=False)
+    a_module(tmp_path, "trains", "from gnomon.train import loop\nloop.trains_now()", monkeypatch)
+    with pytest.raises(SystemExit) as raised:
+        importlib.import_module("trains")
+    assert raised.value.code == 143
+    assert inner is not loop.open_data
+
+
+@pytest.mark.parametrize("error", [None, AttributeError("partially initialized module"), RecursionError()])
+def test_c9_a_signal_whose_exception_is_lost_stops_the_run_all_the_same(
+    error: Exception | None, made: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Swallowed, or turned into another error: by what was under way."""
+    inner, recipe = loop.open_data, made()
+
+    def interrupted(*args: Any) -> Any:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except SystemExit:
+            if error is not None:
+                raise error from None
+        return inner(*args)
+
+    monkeypatch.setattr(loop, "open_data", interrupted)
+    with pytest.raises(SystemExit) as raised:
+        train(recipe, progress=False)
+    assert raised.value.code == 143
+    assert raised.value.__cause__ is error
+    assert not states(recipe)
+
+
+def test_c9_an_error_of_the_step_in_which_a_signal_came_is_told(
+    made: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the signal waits for the step, and that fails by itself."""
+    broken_at(4, monkeypatch)
+    interrupted_at({4: (signal.SIGTERM,)}, monkeypatch)
+    with pytest.warns(Notice, match="SIGTERM again"), pytest.raises(NumericError, match="step 5"):
+        train(made(), progress=False)
 
 
 def test_c9_a_signal_within_a_checkpoint_lets_it_be_whole(
@@ -1121,6 +1206,14 @@ def test_c7_rows_that_can_teach_nothing_are_refused(
         train(made(lines, **changes), progress=False)
 
 
+def test_c7_a_source_is_left_out_where_there_are_others(made: Callable[..., Recipe]) -> None:
+    one = made(ONE_GRADE, loss=LossSettings("cosent"))
+    for recipe in (one, replace(one, sources=(one.sources[0], replace(one.sources[0], name="same")))):
+        with pytest.raises(InputError, match="Give rows whose scores differ") as raised:
+            train(recipe, progress=False)
+        assert ("leave the source out" in str(raised.value)) is (recipe is not one)
+
+
 @pytest.mark.parametrize(
     ("lines", "changes"),
     [
@@ -1144,8 +1237,16 @@ def test_c7_a_model_that_is_its_own_teacher_is_refused(loss: Any, made: Callable
     """By whatever path, without dropout; with it, or with other prompts or a shorter length, there is something."""
     other = shutil.copytree(base, base.parent / "again")
     recipe = made(loss=LossSettings(loss, teacher=str(other)), max_steps=2, **STILL)
-    with pytest.raises(InputError, match=f"the model itself, and without dropout the loss {loss} is at its least"):
+    with pytest.raises(
+        InputError, match=f"the model itself, and without dropout the loss {loss} is at its least"
+    ) as raised:
         train(recipe, progress=False)
+    hint, value = {
+        "cosine_distillation": ("loss.taught='query'", {"taught": "query"}),
+        "distill_kl": ("loss.teacher_temperature", {"teacher_temperature": 0.5}),
+    }[loss]
+    assert hint in str(raised.value)
+    train(replace(recipe, loss=replace(recipe.loss, **value), output=f"{recipe.output}-hint"), progress=False)
     prompted = tuple(replace(source, query_prompt="where is ") for source in recipe.sources)
     for number, changes in enumerate(({"dropout": 0.1}, {"max_seq_length": 4}, {"sources": prompted})):
         one = replace(recipe, output=f"{recipe.output}{number}", **changes)
@@ -1263,9 +1364,9 @@ def test_c6_short_batches_are_told_of_and_epochs_count_rows(tmp_path: Path, base
     assert f"- {sum(len(each.rows_B) < 12 for each in drawn)} batches were short" in card
 
 
-def data_of_quietly(recipe: Recipe) -> Data:
+def data_of_quietly(recipe: Recipe, model: Any = None) -> Data:
     with warnings.catch_warnings(action="ignore"):
-        return data_of(recipe)
+        return data_of(recipe, model)
 
 
 def test_c6_the_first_short_batch_is_told_of_once(tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1341,6 +1442,55 @@ def test_c14_negatives_that_are_their_rows_own_texts_are_counted_and_masked(
         apart[0, 8] = apart[1, 9] = True
     (line,) = log_of(tmp_path / "out")
     assert line["loss"] == pytest.approx(losses.info_nce(q, p, n, doc_mask_BC=apart).item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("mask", [True, False])
+@pytest.mark.parametrize("duplicates", ["skip", "keep"])
+def test_c12_c14_a_negative_that_is_another_positive_of_its_row_is_counted_and_masked(
+    duplicates: Any, mask: bool, tmp_path: Path, golden_folder: Callable[[str], Path]
+) -> None:
+    """Of 40 rows with two positives each, whose first negative is the second positive in other letters."""
+    lines = [
+        {"query": f"q {word}", "pos": [f"alpha {word}", f"beta {word}"], "n": [f"BETA {word}", f"gamma {word}"]}
+        for word in WORDS[:40]
+    ]
+    source = replace(write(tmp_path / "rows.jsonl", lines), positive="pos", negatives=("n",))
+    model, loss = golden_folder(DISTILBERT), LossSettings(mask_duplicates=mask)
+    recipe = recipe_of(model, tmp_path / "out", source, max_steps=10, loss=loss, duplicates=duplicates, **STILL)
+    fate = "left out of the loss" if mask else "trained as negatives"
+    with warnings.catch_warnings(record=True, action="always") as caught:
+        folder = train(recipe, progress=False)
+    told = [str(each.message) for each in caught if "80 negatives" in str(each.message)]
+    assert len(told) == 1
+    assert re.match(rf"source 'rows': 80 negatives are, .*{fate}.* in .*rows.jsonl, line 1\.", told[0])
+    card = (folder / "README.md").read_text("utf-8")
+    assert "- 80 rows were trained on, of one source in each batch: 80 different ones of 80." in card
+    assert re.search(rf"- 80 negatives were, .* own row, and were {fate}", card)
+    data = data_of_quietly(recipe, read_folder(resolve(recipe.model)))
+    batch = data.collator.collate(data.sampler.batch_at(0))
+    some = batch.rows
+    assert batch.own_N.tolist() == [True, False] * 8
+    encoder = Encoder.load(recipe.model, device="cpu", threads=1)
+    q, p, n = (
+        torch.from_numpy(encoder.encode(side, prompt="")) for side in (some.queries, some.positives, some.negatives)
+    )
+    answers = [each.casefold() for each in (*some.positives, *some.negatives)]
+    apart = torch.tensor(
+        [[mask and text in (f"alpha {q[2:]}", f"beta {q[2:]}") for text in answers] for q in some.queries]
+    )
+    first = log_of(tmp_path / "out")[0]
+    assert first["loss"] == pytest.approx(losses.info_nce(q, p, n, doc_mask_BC=apart).item(), rel=1e-4)
+
+
+def test_c12_c14_a_cased_model_tells_other_positives_apart(tmp_path: Path, base: Path) -> None:
+    lines = [{"query": row["query"], "pos": [row["positive"], row["query"]]} for row in rows(8)]
+    for at, row in enumerate(lines):
+        row["n"] = [row["pos"][1].title() if at else row["pos"][0]]
+    source = replace(write(tmp_path / "rows.jsonl", lines), positive="pos", negatives=("n",))
+    data = data_of_quietly(recipe_of(base, tmp_path / "out", source))
+    index = data.indexes[0]
+    assert (index.rows, index.own_negatives) == (16, 16)
+    assert data.collator.own_negatives(0, index.own_negative_entries).tolist() == [True] * 2 + [False] * 14
 
 
 def test_c14_a_cased_model_tells_them_apart(tmp_path: Path, base: Path) -> None:

@@ -267,6 +267,144 @@ def test_c2_a_recipe_of_ones_own_stays(other: dict[str, Any], recipe: Callable[.
     assert (tmp_path / "own" / "recipe.toml").read_text("utf-8") == text
 
 
+def test_c2_a_recipe_of_ones_own_stays_where_a_run_is_overwritten(done: Recipe, wanted: Wanted) -> None:
+    root = Path(done.output)
+    text = f"# mine\n{to_toml(second(done))}"
+    (root / "recipe.toml").write_text(text, "utf-8")
+    for _ in range(2):
+        train(second(done), progress=False, overwrite=True)
+        assert (root / "recipe.toml").read_text("utf-8") == text
+        assert not [*root.glob("kept-*")]
+    assert files_of(root / "model") == wanted[2]
+
+
+@pytest.mark.parametrize("how", [{"overwrite": True}, {"resume": True}])
+@pytest.mark.parametrize("end", ["a thesis", "a thesis\n", '{"loss": 1}', "{"])
+def test_c2_a_text_at_the_end_of_the_log_is_named_and_stays(end: str, how: dict[str, bool], done: Recipe) -> None:
+    """With a line's end or without. A record that was cut short is no one's text."""
+    log = Path(done.output) / "log.jsonl"
+    whole = log.read_bytes()
+    for torn in (b"", b'{"st', b'{"step": 4, "lo', b"\0\0\0") if end == "{" else ():
+        log.write_bytes(whole + torn)
+        assert train(done, progress=False, **how)
+        assert log.read_bytes().count(b"\n") == whole.count(b"\n")
+    if end != "{":
+        log.write_bytes(whole + end.encode())
+        with pytest.raises(InputError, match=r"that no run wrote, or that were changed since: log\.jsonl\. A run"):
+            train(done, progress=False, **how)
+        assert log.read_bytes() == whole + end.encode()
+
+
+@pytest.mark.parametrize("content", [b"mine", b"\xff\xfe", b"", b"0123  model/config.json\n"])
+def test_c2_someones_own_written_sha256_is_named_and_stays(
+    content: bytes, done: Recipe, recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    for one in (replace(recipe("own"), output=str(tmp_path)), done):
+        path = Path(one.output) / "written.sha256"
+        path.write_bytes(content)
+        before = tree(Path(one.output))
+        for how in ({}, {"overwrite": True}) if one is not done else ({"overwrite": True}, {"resume": True}):
+            with pytest.raises(InputError, match=r"that no run wrote, or that were changed since: .*written\.sha256"):
+                train(one, progress=False, **how)
+        assert tree(Path(one.output)) == before
+
+
+def test_c2_a_run_of_an_earlier_version_is_named_as_such(done: Recipe) -> None:
+    (Path(done.output) / "written.sha256").unlink()
+    told = r"Runs of earlier versions of gnomon have no written\.sha256, .* Move them to another place"
+    with pytest.raises(InputError, match=told):
+        train(second(done), progress=False, overwrite=True)
+
+
+def test_checkpoints_on_another_disk_are_written_through_a_link(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    """A run that overwrites names the link, and what to do."""
+    one = replace(recipe("linked"), output=str(tmp_path / "linked"))
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "checkpoints").symlink_to(tmp_path / "disk")
+    train(one, progress=False)
+    assert [*checkpoints.steps(tmp_path / "disk")] == [2, 4]
+    train(one, progress=False, resume=True)
+    with pytest.raises(InputError, match=rf"checkpoints is a link to {tmp_path / 'disk'}\. .* Remove the link"):
+        train(second(one), progress=False, overwrite=True)
+    (tmp_path / "linked" / "checkpoints").unlink()
+    train(second(one), progress=False, overwrite=True)
+    assert [*checkpoints.steps(tmp_path / "disk")] == [2, 4]
+
+
+# ---- what cannot be replaced
+
+
+@pytest.mark.parametrize("name", ["model", "checkpoints", "log.jsonl", "written.sha256"])
+def test_a_run_that_cannot_take_the_earlier_ones_place_is_complete(
+    name: str, done: Recipe, wanted: Wanted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error says where the new model is, and so does the next command, which ends it once it can."""
+    root, rename = Path(done.output), os.rename
+
+    def refused(source: Any, target: Any, **named: Any) -> None:
+        if Path(source) == root / name:
+            raise PermissionError(errno.EACCES, "Permission denied", str(source))
+        rename(source, target, **named)
+
+    there = root / "model" if name in ("log.jsonl", "written.sha256", "checkpoints") else root / ".gnomon-new/model"
+    why = f"Permission denied ({root / name})"
+    told = f"the new model is complete in {there}. It could not take its place in {root}: {why}."
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", refused)
+        for how in ({"overwrite": True}, {"overwrite": True}, {"resume": True}, {}):
+            with pytest.raises(CheckpointError, match="next command on this folder completes it") as raised:
+                train(second(done), progress=False, **how)
+            assert str(raised.value).startswith(told)
+            assert files_of(there) == wanted[2]
+    with pytest.raises(InputError, match="holds a run already"):
+        train(second(done), progress=False)
+    assert files_of(root / "model") == wanted[2]
+    assert {path.name for path in root.iterdir()} == {*output.ENTRIES, output.MANIFEST, lock.LOCK} - {"stopped"}
+
+
+def test_what_is_left_of_the_earlier_run_and_cannot_be_removed_is_told(
+    done: Recipe, wanted: Wanted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, unlink = Path(done.output), os.unlink
+
+    def refused(path: Any, **named: Any) -> None:
+        if f"{output.OLD}/checkpoints/step-00000004" in str(path):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        unlink(path, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", refused)
+        with pytest.warns(Notice, match=r"\.gnomon-old is left of an earlier run and cannot be removed: Permission"):
+            assert train(second(done), progress=False, overwrite=True) == root / "model"
+    assert files_of(root / "model") == wanted[2]
+    assert (root / output.OLD / "checkpoints" / "step-00000004").is_dir()
+    train(second(done), progress=False, resume=True)
+    assert not (root / output.OLD).exists()
+
+
+@pytest.mark.parametrize("name", ["", "model", "model/1_Pooling", "checkpoints", "checkpoints/step-00000004"])
+@pytest.mark.parametrize("how", [{"overwrite": True}, {"resume": True}])
+def test_what_cannot_be_replaced_is_told_before_the_first_step(
+    how: dict[str, bool], name: str, done: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, before = Path(done.output), tree(Path(done.output))
+    monkeypatch.setattr(os, "access", lambda path, _: Path(path) != root / name)
+    with pytest.raises(InputError, match="Change its permissions") as raised:
+        train(done, progress=False, **how)
+    assert str(raised.value).startswith(f"output {root} cannot be written to: {root / name} is read-only.")
+    assert tree(root) == before
+
+
+def test_an_output_that_cannot_be_read_is_told(done: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(path: Path) -> str:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(output, "_digest", refused)
+    with pytest.raises(InputError, match=r"^output .* cannot be used: Permission denied \(.*model.*\)\. Change its"):
+        train(done, progress=False, overwrite=True)
+
+
 # ---- a folder that is held, or cannot be written to
 
 
@@ -310,6 +448,50 @@ def test_c8_where_there_are_no_locks_a_notice_says_so(
         train(recipe("unlocked"), progress=False)
 
 
+def test_a_folder_that_was_made_for_a_run_that_is_refused_is_removed(
+    recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    """With those above it that were made; one that was there stays."""
+    (tmp_path / "there").mkdir()
+    for where in (tmp_path / "runs" / "new", tmp_path / "there"):
+        one = replace(recipe("few"), output=str(where), batch_size=100)
+        for _ in range(2):
+            with pytest.raises(InputError, match="has 60 rows; a batch takes 100"):
+                train(one, progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+
+
+def test_c8_a_lock_that_is_removed_while_it_is_waited_for_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One run ends, and removes its folder, between another's opening of the file and its locking."""
+    folder, at_once, gone = tmp_path / "out", lock._lock_at_once, [1, 2]
+
+    def late(handle: int) -> None:
+        if gone:
+            gone.pop()
+            (folder / lock.LOCK).unlink()
+            folder.rmdir()
+        at_once(handle)
+
+    monkeypatch.setattr(lock, "_lock_at_once", late)
+    with lock.locked(folder):
+        assert (folder / lock.LOCK).read_text("utf-8").startswith(f"process {os.getpid()} on ")
+        with pytest.raises(InputError, match=f"is held by another run, process {os.getpid()} on "), lock.locked(folder):
+            pass
+        assert folder.is_dir()
+    assert not folder.exists()
+
+
+def test_an_output_that_is_a_link_to_nothing_is_refused(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    for name in ("link", "link/below"):
+        one = replace(recipe("link"), output=str(tmp_path / name))
+        with pytest.raises(InputError, match=rf"link is a link to {tmp_path / 'gone'}, which is not there\. Make that"):
+            train(one, progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["link"]
+
+
 def test_an_output_that_is_a_file_is_refused(recipe: Callable[..., Recipe], folder: Path) -> None:
     (folder / "file").write_text("x", "utf-8")
     for name in ("file", "file/below"):
@@ -347,7 +529,7 @@ def test_a_disk_without_room_for_a_checkpoint_is_told_before_the_first_step(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 10**9 - 2_000_000, 2_000_000))
     with pytest.raises(InputError, match=r"full has 2 MB free, and a checkpoint with the model takes [3-9] MB\."):
         train(one, progress=False)
-    assert [path.name for path in Path(one.output).iterdir()] == [lock.LOCK]
+    assert not Path(one.output).exists()
 
 
 def test_a_disk_that_is_full_at_the_end_leaves_the_earlier_model(

@@ -1,8 +1,10 @@
 """A run that is killed and goes on ends where it would have ended, to the bit; and what does not go on is told."""
 
 import random
+import re
 import shutil
 import signal
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -52,13 +54,17 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("runs")
+    """With the models."""
+    made = tmp_path_factory.mktemp("runs")
+    saved(bert(), made / "bert")
+    saved(static(), made / "static")
+    return made
 
 
 @pytest.fixture(scope="module")
 def recipe(folder: Path) -> Callable[..., Recipe]:
     """A variant with an output of its own."""
-    models = {"bert": saved(bert(), folder / "bert"), "static": saved(static(), folder / "static")}
+    models = {name: folder / name for name in ("bert", "static")}
     pairs = write(folder / "pairs.jsonl", rows(90))
     triplets = replace(write(folder / "triplets.jsonl", rows(60, negatives=3, seed=1)), num_negatives=2)
     scored = replace(write(folder / "scored.jsonl", taught(60)), num_negatives=1)
@@ -276,6 +282,42 @@ def test_data_that_were_moved_are_the_same(name: str, tmp_path: Path, folder: Pa
     there = Path(source.path[0]).rename(tmp_path / "moved.jsonl")
     moved = replace(one, sources=(replace(source, path=(str(there),)),))
     assert (train(moved, progress=False, resume=True) / "model.safetensors").read_bytes() == wanted
+
+
+def test_c10_the_card_has_the_score_before_under_the_new_name_of_the_file(tmp_path: Path, folder: Path) -> None:
+    """Of two sources that are called after their files, in one order; one file is renamed."""
+    sources = tuple(
+        replace(write(tmp_path / f"{name}.jsonl", rows(40, seed=at)), name="") for at, name in enumerate("ab")
+    )
+    validation = ValidationSettings(8, keep_best=False)
+    one = recipe_of(folder / "bert", tmp_path / "out", *sources, max_steps=4, save_steps=2, validation=validation)
+    card = (train(one, progress=False) / "README.md").read_text("utf-8")
+    wanted = re.findall(r"^\| [ab] \| (0\.\d+) \| (0\.\d+) \|$", card, re.MULTILINE)
+    assert len(wanted) == 2
+    shutil.rmtree(tmp_path / "out" / "checkpoints" / "step-00000004")
+    there = (tmp_path / "b.jsonl").rename(tmp_path / "moved.jsonl")
+    moved = replace(one, sources=(sources[0], replace(sources[1], path=(str(there),))))
+    card = (train(moved, progress=False, resume=True) / "README.md").read_text("utf-8")
+    assert re.findall(r"^\| (?:a|moved) \| (0\.\d+) \| (0\.\d+) \|$", card, re.MULTILINE) == wanted
+
+
+@pytest.mark.parametrize("keep_best", [True, False])
+def test_a_best_checkpoint_that_is_gone_is_told_of_where_it_matters(
+    keep_best: bool, tmp_path: Path, folder: Path
+) -> None:
+    source = write(tmp_path / "pairs.jsonl", rows(40))
+    validation = ValidationSettings(8, steps=1, keep_best=keep_best)
+    one = recipe_of(folder / "bert", tmp_path / "out", source, max_steps=4, save_steps=2, validation=validation)
+    scores = iter([0.0, 1.0, 0.5, 0.5, 0.5])
+    train(one, progress=False, evaluate=lambda _: next(scores))
+    for step in (1, 4):
+        shutil.rmtree(tmp_path / "out" / "checkpoints" / f"step-{step:08}", ignore_errors=True)
+    with warnings.catch_warnings(record=True, action="always") as caught:
+        train(one, progress=False, resume=True, evaluate=lambda _: 0.5)
+    told = [str(each.message) for each in caught]
+    assert told == (
+        ["the best checkpoint, of step 1, is gone; the best of those to come is kept."] if keep_best else []
+    )
 
 
 def test_what_changes_no_weight_may_change(stopped: Recipe, tmp_path: Path) -> None:

@@ -488,6 +488,8 @@ def test_all_negatives_where_no_number_is_given() -> None:
 def test_a_source_smaller_than_a_batch_is_refused() -> None:
     with pytest.raises(InputError, match=r"source 'few' has 3 rows; a batch takes 4: leave the source out"):
         sampler_of([numbered(9), numbered(3, "few")])
+    with pytest.raises(InputError, match=r"source 'few' has 3 rows; a batch takes 4: give it more rows, or let batch_"):
+        sampler_of([numbered(3, "few")])
     with pytest.raises(
         InputError, match=r"has 9 rows, and 6 of them are held out \(validation.rows\), 3 are left; a batch takes 4"
     ):

@@ -65,11 +65,14 @@ def batch_of(negatives: int = 0, *, scores: str = "", planted: bool = True, **ch
 
 def masks_of(batch: Batch) -> tuple[Tensor, Tensor]:
     """What is no negative of a row: [Q, C], documents that answer an equal query, or are it; [Q, Q], queries of an
-    equal document, or that are it.
+    equal document, or that are it. A negative that is its row's own answers its query.
     """
     queries, positives, negatives = (side.tolist() for side in batch.hashes)
     docs = positives + negatives
     pairs = [*zip(queries, positives, strict=True)]
+    own = [] if batch.own_N is None else batch.own_N.tolist()
+    each = len(negatives) // len(queries)
+    pairs += [(queries[at // each], negatives[at]) for at, is_own in enumerate(own) if is_own]
     doc_mask = [[q == d or any((q, d) == pair for pair in pairs) for d in docs] for q in queries]
     query_mask = [[q == p or any((q, p) == pair for pair in pairs) for q in queries] for p in positives]
     return torch.tensor(doc_mask), torch.tensor(query_mask)
@@ -354,20 +357,25 @@ def test_the_widths_of_a_step_are_drawn_by_seed_and_step() -> None:
 @settings(max_examples=100, deadline=None)
 @given(
     rows=st.lists(st.tuples(st.integers(0, 4), st.integers(3, 7)), min_size=1, max_size=8),
-    negatives=st.lists(st.integers(3, 9), max_size=6),
+    each=st.integers(0, 2),
     data=st.data(),
 )
-def test_masks_are_those_of_loops(rows: list[tuple[int, int]], negatives: list[int], data: st.DataObject) -> None:
+def test_masks_are_those_of_loops(rows: list[tuple[int, int]], each: int, data: st.DataObject) -> None:
     start = data.draw(st.integers(0, len(rows) - 1))
     stop = data.draw(st.integers(start + 1, len(rows)))
+    count = each * len(rows)
+    negatives = data.draw(st.lists(st.integers(3, 9), min_size=count, max_size=count))
+    own = data.draw(st.none() | st.lists(st.sampled_from([False, False, True]), min_size=count, max_size=count))
     columns = ([q for q, _ in rows], [p for _, p in rows], negatives)
-    batch = Batch(start, stop - start, tuple(torch.tensor(each, dtype=torch.int64) for each in columns))
+    hashes = tuple(torch.tensor(column, dtype=torch.int64) for column in columns)
+    batch = Batch(start, stop - start, hashes, None if own is None else torch.tensor(own, dtype=torch.bool))
     doc_mask, query_mask = masks_of(batch)
     found = batch.masks(slice(start, stop))
     if found["doc_mask_BC"] is None:
         pairs = columns[0] + columns[1]
         assert len({*pairs}) == len(pairs)
         assert not {*negatives} & {*pairs}
+        assert not any(own or ())
         assert torch.equal(doc_mask, torch.eye(len(rows), len(rows) + len(negatives), dtype=torch.bool))
         assert torch.equal(query_mask, torch.eye(len(rows), dtype=torch.bool))
     else:

@@ -60,7 +60,7 @@ class Facts:
     missing: int = 0
     """Rows by which batches were short."""
     own_negatives: int = 0
-    """Negatives that were the query or the positive of their own row."""
+    """Negatives that were the query or a positive of their own row."""
     ranks: int = 1
     without_gradient: int = 0
     """Steps whose gradient was 0."""
@@ -190,7 +190,7 @@ def _data(recipe: Recipe, facts: Facts) -> Iterator[str]:
     if facts.own_negatives:
         fate = "left out of the loss" if masks(recipe.loss) else "trained as negatives"
         yield (
-            f"- {facts.own_negatives:,} negatives were, as the model reads them, the query or the positive of their "
+            f"- {facts.own_negatives:,} negatives were, as the model reads them, the query or a positive of their "
             f"own row, and were {fate}."
         )
     yield f"- {facts.truncated:,} of {facts.texts:,} texts{share} were longer than the model reads, and were cut."

@@ -46,6 +46,8 @@ class Rows:
     query_hashes_B: NDArray[np.int64]
     positive_hashes_B: NDArray[np.int64]
     negative_hashes_N: NDArray[np.int64]
+    entries_N: NDArray[np.int64]
+    """Of the negatives, in the index."""
     scores: NDArray[np.float64] | None
     """[B], grades of pairs, or [B, 1 + K], scores of the positive and the negatives."""
     all_rows: NDArray[np.int64]
@@ -81,8 +83,12 @@ class Collated:
     """[B], [B], [N] of what the model reads of queries, positives and negatives after their prompts: equal for texts
     with the same tokens.
     """
-    own_negatives: int
-    """How many negatives are, by these, the query or the positive of their own row."""
+    own_N: NDArray[np.bool_]
+    """[N]: which negatives are, by these, the query or a positive of their own row, as that stands in its file."""
+
+    @property
+    def own_negatives(self) -> int:
+        return int(self.own_N.sum())
 
 
 class Collator:
@@ -124,6 +130,7 @@ class Collator:
             query_hashes_B=index.hashes("query")[rows_B],
             positive_hashes_B=index.hashes("positive")[rows_B],
             negative_hashes_N=index.hashes("negative")[negatives_N] if negatives_N.size else negatives_N,
+            entries_N=negatives_N,
             scores=_scores(index, rows_B, negatives_BK),
             all_rows=draw.rows_B[:total],
             replaced=draw.replaced,
@@ -149,11 +156,11 @@ class Collator:
             truncated += sum(len(kept) < len(all_) for kept, all_ in zip(cut, whole, strict=True))
             ids += cut
         hashes = self._hashes(ids, rows, draw.source)
-        own = own_negatives(*hashes)
-        return Collated(rows, ids, self.prompt_tokens[draw.source], truncated, hashes, int(own.sum()))
+        own_N = own_negatives(*hashes) | self._other_positives(draw.source, rows.entries_N, hashes[2])
+        return Collated(rows, ids, self.prompt_tokens[draw.source], truncated, hashes, own_N)
 
     def own_negatives(self, source: int, entries: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which of these negatives are, by tokens, the query or the positive of their own row."""
+        """Which of these negatives are, by tokens, the query or a positive of their own row (`Collated.own_N`)."""
         index, (query, document) = self.indexes[source], self.prompts[source]
         found: list[NDArray[np.bool_]] = []
         for start in range(0, len(entries), TEXTS_AT_ONCE):
@@ -162,8 +169,30 @@ class Collator:
             sides = (query, index.texts("query", rows)), (document, index.texts("positive", rows))
             negatives = (document, index.texts("negative", some))
             queries, positives, others = (self._hashed(prompt, texts) for prompt, texts in (*sides, negatives))
-            found.append(own_negatives(queries, positives, others))
+            found.append(own_negatives(queries, positives, others) | self._other_positives(source, some, others))
         return np.concatenate([np.zeros(0, np.bool_), *found])
+
+    def _other_positives(
+        self, source: int, entries_N: NDArray[np.int64], hashes_N: NDArray[np.int64]
+    ) -> NDArray[np.bool_]:
+        """Which of these negatives are, by tokens, a positive of another row that was made of the same row of a file.
+        The index knows which are as texts: only those are compared.
+
+        Args:
+            hashes_N: theirs, by tokens.
+        """
+        index, (_, document) = self.indexes[source], self.prompts[source]
+        own_N, known = np.zeros(len(entries_N), np.bool_), index.own_negative_entries
+        if index.rows == index.lines or not len(known):
+            return own_N
+        alike = np.flatnonzero(known[np.searchsorted(known, entries_N).clip(max=len(known) - 1)] == entries_N)
+        if len(alike):
+            made = _made_together(index, index.rows_of_negatives(entries_N[alike]))
+            counts = [*map(len, made)]
+            hashes = self._hashed(document, index.texts("positive", np.concatenate(made)))
+            equal = hashes == hashes_N[alike].repeat(counts)
+            own_N[alike] = np.logical_or.reduceat(equal, np.cumsum([0, *counts[:-1]]))
+        return own_N
 
     def _hashed(self, prompt: str, texts: list[str]) -> NDArray[np.int64]:
         whole = self.tokenizer.ids([prompt + text for text in texts])
@@ -258,6 +287,24 @@ def own_negatives(
     """[N]: which negatives have the hash of their own row's query or positive; as many of each row."""
     each = len(negatives_N) // len(queries_B) if len(queries_B) else 0
     return (negatives_N == queries_B.repeat(each)) | (negatives_N == positives_B.repeat(each))
+
+
+def _made_together(index: Index, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Of each of these rows, those that were made of the same row of a file, one for each of its positives, itself too:
+    they stand side by side.
+    """
+    found: list[range] = []
+    for row in rows.tolist():
+        if not (found and row in found[-1]):
+            place, first, stop = index.place(row), row, row + 1
+            while first and index.place(first - 1) == place:
+                first -= 1
+            while stop < index.rows and index.place(stop) == place:
+                stop += 1
+            found.append(range(first, stop))
+        else:
+            found.append(found[-1])
+    return [np.array(each) for each in found]
 
 
 def _prompts(source: DataSource, index: Index, spec: ModelSpec) -> tuple[str, str]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -155,12 +156,16 @@ class Learner:
     def _batch(self, collated: Collated, step: int) -> Batch:
         """What the loss is told of a batch."""
         rows, device, gathered = collated.rows, self.ranks.device, self.ranks.gathered
-        queries_Q, positives_Q, negatives_N = (gathered(torch.from_numpy(side).to(device)) for side in collated.hashes)
+        queries_Q, positives_Q, negatives_N, own_N = (
+            gathered(torch.from_numpy(side).to(device))
+            for side in (*collated.hashes, collated.own_N.astype(np.int64))  # gloo gathers no bool
+        )
         count = len(rows.queries)
         return Batch(
             start=self.ranks.rank * count,
             rows=count,
             hashes=(queries_Q, positives_Q, negatives_N),
+            own_N=own_N.bool(),
             scores=None if rows.scores is None else gathered(torch.from_numpy(rows.scores).float().to(device)),
             guide=self.guide(rows) if self.guide else None,
             step=step,

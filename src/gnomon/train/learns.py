@@ -32,6 +32,12 @@ _HINTS: Mapping[LossName, str] = {
 }
 """Loss -> why its gradient may be 0."""
 
+_OF_ITSELF: Mapping[LossName, str] = {
+    "cosine_distillation": ", or loss.taught='query' with translations",
+    "distill_kl": ", or another loss.teacher_temperature",
+}
+"""Loss -> how a model can be its own teacher."""
+
 
 def without_gradient(recipe: Recipe, step: int, source: str, rows: int) -> str:
     """What is said of the first step whose gradient is 0."""
@@ -91,8 +97,7 @@ def check_teacher(
     if same_texts and same_length and not any((*dropout_of(base, recipe), recipe.lora and recipe.lora.dropout)):
         raise InputError(
             f"loss.teacher is {loss.teacher}, the model itself, and without dropout the loss {loss.name} is at its "
-            "least before the first step: nothing can be learned. Give another teacher, or loss.taught='query' with "
-            "translations."
+            f"least before the first step: nothing can be learned. Give another teacher{_OF_ITSELF.get(loss.name, '')}."
         )
 
 

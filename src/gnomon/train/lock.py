@@ -6,7 +6,7 @@ import errno
 import os
 import socket
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,36 +18,76 @@ from gnomon.vectorfiles import FULL
 LOCK = ".gnomon-lock"
 """The file in an output folder that is locked. It says which process holds it, and stays when the run ends."""
 
+_TRIES = 10
+
 _FAR = 1 << 30
 """Windows locks bytes, and no one may read those: one far behind the text is locked."""
 
 
 @contextmanager
 def locked(folder: Path) -> Generator[None]:
-    """Holds `folder`, which is made where it is missing, for this run alone.
+    """Holds `folder`, which is made where it is missing, for this run alone. Where it was made, and nothing was written
+    in it, it is removed again.
 
     Raises:
-        InputError: another run holds it; it is a file, or cannot be written to.
+        InputError: another run holds it; it is a file or a link to nothing, or cannot be written to.
     """
-    path = folder / LOCK
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    handle = _opened(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    except (FileExistsError, NotADirectoryError) as error:
-        file = next((each for each in (folder, *folder.parents) if each.is_file()), path)
-        raise InputError(f"output is {folder}, and {file} is a file. Give the path of a folder.") from error
-    except OSError as error:
-        raise InputError(_not_written(folder, error)) from error
-    try:
-        if not _lock(handle):
-            raise InputError(
-                f"output {folder} is held by another run, {_holder(handle)}. Wait until it ends, stop it, or give "
-                "another output."
-            )
         with _told(folder, handle):
             yield
     finally:
+        if made:
+            _remove_if_empty(folder, made)  # while it is locked
         os.close(handle)  # which unlocks
+
+
+def _opened(folder: Path) -> int:
+    """The lock file, locked. A run that ends may remove it after this one has opened it: then it is made once more."""
+    for _ in range(_TRIES):
+        handle = _open(folder)
+        try:
+            if not _lock(handle):
+                raise InputError(
+                    f"output {folder} is held by another run, {_holder(handle)}. Wait until it ends, stop it, or give "
+                    "another output."
+                )
+            if os.fstat(handle).st_nlink:
+                return handle
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)
+    raise InputError(f"output {folder} is removed again and again. Give another output.")
+
+
+def _open(folder: Path) -> int:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):  # a run that ends has just removed it
+            return os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        folder.mkdir(parents=True, exist_ok=True)
+        return os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    except (FileExistsError, NotADirectoryError) as error:
+        for each in (folder, *folder.parents):
+            if each.is_symlink() and not each.exists():
+                raise InputError(
+                    f"output is {folder}, and {each} is a link to {each.readlink()}, which is not there. Make that "
+                    "folder, or give another output."
+                ) from error
+        file = next((each for each in (folder, *folder.parents) if each.is_file()), folder / LOCK)
+        raise InputError(f"output is {folder}, and {file} is a file. Give the path of a folder.") from error
+    except OSError as error:
+        raise InputError(_not_written(folder, error)) from error
+
+
+def _remove_if_empty(folder: Path, made: Sequence[Path]) -> None:
+    with suppress(OSError):  # it is not empty; or the system removes no open files
+        if [*folder.iterdir()] == [folder / LOCK]:
+            (folder / LOCK).unlink()
+            for each in made:
+                each.rmdir()
 
 
 @contextmanager

@@ -43,7 +43,7 @@ from gnomon.train.lock import locked
 from gnomon.train.logs import Log, imported
 from gnomon.train.optim import learning_rate_at, warmup_of
 from gnomon.train.prepare import open_data, short_batches, steps_of
-from gnomon.train.process import Stop, interrupt, stopping, torch_as
+from gnomon.train.process import Stop, meaning_of, stopping, torch_as
 from gnomon.train.prompts import with_prompts
 from gnomon.train.ranks import Ranks, joined
 from gnomon.train.recipe import plain
@@ -85,9 +85,11 @@ def _folder(recipe: Recipe, ranks: Ranks, *, resume: bool, overwrite: bool) -> G
         yield int(ranks.total(0.0)[0])
         return
     with locked(root):
-        output.settle(root)
+        with output.accessible(root):
+            output.settle(root)
         output.check_apart(recipe, root)
-        number = output.choose(recipe, root, resume=resume, overwrite=overwrite)
+        with output.accessible(root):
+            number = output.choose(recipe, root, resume=resume, overwrite=overwrite)
         ranks.total(float(number))
         yield number
 
@@ -146,7 +148,7 @@ class Run:
                 signal = self.stop.of_any_rank()  # all ranks stop at the same step
                 self._after(step + 1, facts, log, stops=bool(signal))
                 if signal:
-                    interrupt(signal)
+                    raise meaning_of(signal)
         with self.stop.saving("the model is written"):
             return self._finish()
 
@@ -305,9 +307,11 @@ class Run:
         if self.ranks.first:
             output.write_recipe(self.recipe, self.folder)
         self.tally = Tally(**then["tally"])
+        self.tally.rename(dict(zip(then["data"], now["data"], strict=False)))
         self.seen.load({name: tensor.numpy() for name, tensor in state.tensors.items() if name.startswith("seen.")})
         self.best = tuple(then["best"]) if then["best"] else None
-        if self.best and self.best[0] not in checkpoints.steps(self._checkpoints):
+        gone = self.best and self.best[0] not in checkpoints.steps(self._checkpoints)
+        if self.best and gone and self.recipe.validation.keep_best:
             warn_caller(f"the best checkpoint, of step {self.best[0]}, is gone; the best of those to come is kept.")
             self.best = None
         return state.step
@@ -339,6 +343,8 @@ class Run:
                 )
             try:
                 output.finish(self.root, self.number, lambda folder: save_folder(model, folder))
+            except CheckpointError:
+                raise
             except OSError as error:
                 raise CheckpointError(
                     f"the model was not written: {FULL.get(error.errno or 0, str(error))}. Make room in {self.root}, "

@@ -15,20 +15,21 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from hashlib import file_digest
 from pathlib import Path
 
 from gnomon.checkpoint.hub import resolve
-from gnomon.errors import GnomonError, InputError
+from gnomon.errors import CheckpointError, GnomonError, InputError
 from gnomon.notices import warn_caller
 from gnomon.train import checkpoints
 from gnomon.train.checkpoints import sync
 from gnomon.train.readers import HUB, matching
 from gnomon.train.recipe import read, to_toml
 from gnomon.train.settings import Recipe
+from gnomon.vectorfiles import FULL
 
 MODEL, CHECKPOINTS, STOPPED, LOG, RECIPE = "model", "checkpoints", "stopped", "log.jsonl", "recipe.toml"
 ENTRIES = (MODEL, CHECKPOINTS, STOPPED, LOG, RECIPE)
@@ -47,11 +48,34 @@ _CHECKPOINT = re.compile(
     r"(facts\.json|state\.safetensors|\.state\.safetensors\.[0-9a-f]{8}\.tmp)"
 )
 _ROWS = re.compile(r"stopped/step-\d{8,}-rank-\d+\.jsonl")
+_DIGEST = re.compile(r"([0-9a-f]{64})  (.+)")
+"""A line of written.sha256."""
+_RECORD = b'{"step": '
+"""What a line of log.jsonl begins with."""
+_EARLIER = (
+    f" Runs of earlier versions of gnomon have no {MANIFEST}, so their files are not recognised as a run's and stay."
+)
 _SHOWN = 5
 """Files that a message names."""
 
 
 # ---- before a run
+
+
+@contextmanager
+def accessible(root: Path) -> Generator[None]:
+    """
+    Raises:
+        InputError: inside, a file or folder of the output could not be read or changed.
+    """
+    try:
+        yield
+    except GnomonError:
+        raise
+    except OSError as error:
+        raise InputError(
+            f"output {root} cannot be used: {_why(error)}. Change its permissions, or give another output."
+        ) from error
 
 
 def check_apart(recipe: Recipe, root: Path) -> None:
@@ -81,15 +105,21 @@ def choose(recipe: Recipe, root: Path, *, resume: bool, overwrite: bool) -> int:
     """The number of the run's folder, for `folder_of`: of the one to resume, or of a new one. Changes nothing.
 
     Raises:
-        InputError: there is a run, or there is none, against what was asked; files that no run wrote are in the way.
+        InputError: there is a run, or there is none, against what was asked; files that no run wrote are in the way, or
+            what has to be replaced cannot be.
     """
     runs = [*reversed(_numbers(root)), 0]
     saved = next((number for number in runs if checkpoints.latest(folder_of(root, number) / CHECKPOINTS)), None)
     if resume:
         if saved is None:
             raise InputError(f"{root / CHECKPOINTS} holds no checkpoint to go on from; leave resume=True out.")
-        in_the_way = ENTRIES if saved else (MODEL,)
-        _check_strange(root, [path for path in _in_the_way(root, recipe) if path.parts[0] in in_the_way])
+        in_the_way = (*ENTRIES, MANIFEST) if saved else (MODEL, MANIFEST)
+        strange = [path for path in _in_the_way(root, recipe) if path.parts[0] in in_the_way]
+        log = folder_of(root, saved) / LOG
+        if log.is_file() and not _is_log(log):  # the run cuts off what was said behind its checkpoint
+            strange.append(log.relative_to(root))
+        _check_strange(root, [*dict.fromkeys(strange)])
+        _check_replaceable(root)
         return saved
     holds = saved is not None or _holds_something(root / MODEL)
     if holds and not overwrite:
@@ -104,6 +134,7 @@ def choose(recipe: Recipe, root: Path, *, resume: bool, overwrite: bool) -> int:
         folder = folder_of(root, number)
         strange += [folder.relative_to(root) / path for path in _strangers(root, folder)]
     _check_strange(root, strange)
+    _check_replaceable(root)
     taken = [int(name[1]) for path in root.iterdir() if (name := _NUMBERED.fullmatch(path.name))]
     return 1 + max(taken, default=0) if holds else 0
 
@@ -127,7 +158,7 @@ def begin(recipe: Recipe, root: Path, number: int) -> None:
     saved = [each for each in _numbers(root) if checkpoints.latest(folder_of(root, each) / CHECKPOINTS)]
     for earlier in _numbers(root):
         if earlier not in saved[-1:]:
-            _remove(root, folder_of(root, earlier))
+            _clear(root, folder_of(root, earlier))
     if number:
         beside = root / BEGUN
         shutil.rmtree(beside, ignore_errors=True)
@@ -157,6 +188,9 @@ def finish(root: Path, number: int, write: Callable[[Path], object]) -> Path:
     """Let `write` make the model, and put the run in the place of the earlier one; returns the model's folder.
 
     Killed before the model is complete, the earlier run is as it was; killed later, `settle` ends it.
+
+    Raises:
+        OSError: the model cannot be written. CheckpointError: it is complete, and cannot take its place.
     """
     folder = folder_of(root, number)
     staged = folder if number else root / f"{NEW}.tmp"
@@ -173,36 +207,53 @@ def finish(root: Path, number: int, write: Callable[[Path], object]) -> Path:
         shutil.copyfile(folder / MANIFEST, staged / MANIFEST)
     else:
         (folder / STOPPED).mkdir(exist_ok=True)  # every part of the earlier run has one that takes its place
+    if not _is_ours(root, Path(RECIPE), _manifest(root)) and _says(root / RECIPE, staged / RECIPE):
+        (staged / RECIPE).unlink()  # someone's own stays
     staged.rename(root / NEW)
-    sync(root)
     settle(root)
     for earlier in _numbers(root):
-        _remove(root, folder_of(root, earlier))
+        _clear(root, folder_of(root, earlier))
     return root / MODEL
 
 
 def settle(root: Path) -> None:
-    """Put a complete run in its place, where one was killed while it did so, and remove what it leaves."""
+    """Put a complete run in its place, where one was killed while it did so, and remove what it leaves.
+
+    Raises:
+        CheckpointError: it cannot take its place.
+    """
     new, old = root / NEW, root / OLD
     if (new / MANIFEST).is_file():
-        if (new / DRAFT).is_dir():
-            if os.path.lexists(new / MODEL):
-                _keep(root, new / MODEL)
-            (new / DRAFT).rename(new / MODEL)
-        old.mkdir(exist_ok=True)
-        for name in (*ENTRIES, MANIFEST):  # the manifest last: while NEW has it, this is repeated
-            _swap(root, name)
-        sync(root)
-    if old.is_dir():
-        _remove(root, old)
-    if new.is_dir():
-        _remove(root, new)
+        try:
+            _place(root)
+        except OSError as error:
+            model = next(filter(Path.is_dir, (new / DRAFT, new / MODEL, root / MODEL)), new)
+            raise CheckpointError(
+                f"the new model is complete in {model}. It could not take its place in {root}: {_why(error)}. Make "
+                "room or change the permissions, and the next command on this folder completes it."
+            ) from error
+    for left in (old, new):
+        if left.is_dir():
+            _clear(root, left)
     with suppress(OSError):  # it holds rows
         (root / STOPPED).rmdir()
     for draft in (f"{NEW}.tmp", BEGUN):
         shutil.rmtree(root / draft, ignore_errors=True)
     for name in (RECIPE, LOG, MANIFEST):
         (root / f".{name}.tmp").unlink(missing_ok=True)
+
+
+def _place(root: Path) -> None:
+    new = root / NEW
+    sync(root)
+    if (new / DRAFT).is_dir():
+        if os.path.lexists(new / MODEL):
+            _keep(root, new / MODEL)
+        (new / DRAFT).rename(new / MODEL)
+    (root / OLD).mkdir(exist_ok=True)
+    for name in (*ENTRIES, MANIFEST):  # the manifest last: while NEW has it, this is repeated
+        _swap(root, name)
+    sync(root)
 
 
 def _swap(root: Path, name: str) -> None:
@@ -230,34 +281,37 @@ def _is_ours(folder: Path, path: Path, digests: dict[str, set[str]]) -> bool:
     name, full = path.as_posix(), folder / path
     if full.is_symlink() or not full.is_file():
         return False
-    if name == MANIFEST or _DRAFTS.fullmatch(path.parts[0]):
+    if name == MANIFEST:
+        return bool(digests)
+    if _DRAFTS.fullmatch(path.parts[0]):
         return True
     if path.parts[0] == MODEL or name == RECIPE:
         return name in digests and _digest(full) in digests[name]
     if name == LOG:
-        return (folder / MANIFEST).is_file() and _is_log(full)
+        return bool(digests) and _is_log(full)
     return bool(_CHECKPOINT.fullmatch(name) or _ROWS.fullmatch(name))
 
 
 def _is_log(path: Path) -> bool:
     """Whether each line is a record; the last may have been cut short."""
-    lines = path.read_bytes().split(b"\n")[:-1]
+    *lines, last = path.read_bytes().split(b"\n")
+    torn = last.strip(b"\0")  # what some file systems leave behind a power failure
     try:
-        return all("step" in json.loads(line) for line in lines)
+        return all("step" in json.loads(line) for line in lines) and torn[: len(_RECORD)] == _RECORD[: len(torn)]
     except (ValueError, TypeError, RecursionError):
         return False
 
 
 def _strangers(root: Path, folder: Path) -> list[Path]:
     """Files that no run wrote: where a run writes in OUTPUT, and everywhere in a folder of a run of its own."""
-    files = list(_files(folder, ENTRIES if folder == root else None))
+    files = list(_files(folder, (MANIFEST, *ENTRIES) if folder == root else None))
     ours = {*_ours(folder, files)}
     return [path for path in files if path not in ours]
 
 
 def _in_the_way(root: Path, recipe: Recipe) -> list[Path]:
     """Files in OUTPUT that no run wrote and that are not the recipe of this run in other words."""
-    return [path for path in _strangers(root, root) if path != Path(RECIPE) or not _says(root / RECIPE, recipe)]
+    return [path for path in _strangers(root, root) if path != Path(RECIPE) or not _is_recipe(root / RECIPE, recipe)]
 
 
 def _files(folder: Path, names: tuple[str, ...] | None = None) -> Iterator[Path]:
@@ -270,12 +324,16 @@ def _files(folder: Path, names: tuple[str, ...] | None = None) -> Iterator[Path]
 
 
 def _manifest(folder: Path) -> dict[str, set[str]]:
-    """Path -> digests that it had."""
+    """Path -> digests that it had; nothing, where there is none, or a file of that name that no run wrote."""
     found: dict[str, set[str]] = {}
-    with suppress(FileNotFoundError):
-        for line in (folder / MANIFEST).read_text("utf-8").splitlines():
-            digest, _, name = line.partition("  ")
-            found.setdefault(name, set()).add(digest)
+    try:
+        lines = (folder / MANIFEST).read_text("utf-8").splitlines()
+    except (FileNotFoundError, UnicodeDecodeError):
+        return found
+    for line in lines:
+        if (parts := _DIGEST.fullmatch(line)) is None:
+            return {}
+        found.setdefault(parts[2], set()).add(parts[1])
     return found
 
 
@@ -325,6 +383,22 @@ def _remove(root: Path, folder: Path) -> None:
         _keep(root, folder)
 
 
+def _clear(root: Path, folder: Path) -> None:
+    """`_remove`, with a notice of what cannot be removed."""
+    try:
+        _remove(root, folder)
+    except OSError as error:
+        warn_caller(
+            f"{folder} is left of an earlier run and cannot be removed: {_why(error)}. It harms nothing. Change the "
+            "permissions, and the next command on this folder removes it."
+        )
+
+
+def _why(error: OSError) -> str:
+    why = FULL.get(error.errno or 0, error.strerror or str(error))
+    return f"{why} ({error.filename})" if error.filename else why
+
+
 def _keep(root: Path, path: Path) -> Path:
     number = next(number for number in range(1, 1 << 30) if not os.path.lexists(root / f"kept-{number}"))
     kept = path.rename(root / f"kept-{number}")
@@ -353,10 +427,17 @@ def _is_written_to(file: Path, root: Path) -> bool:
     return any(_inside(file.expanduser(), folder / name) for folder in folders for name in ENTRIES)
 
 
-def _says(path: Path, recipe: Recipe) -> bool:
+def _is_recipe(path: Path, recipe: Recipe) -> bool:
     """Whether a file is this recipe in other words."""
     with suppress(InputError, OSError):
         return replace(read(path), output=recipe.output) == recipe
+    return False
+
+
+def _says(path: Path, other: Path) -> bool:
+    """Whether two files are one recipe in other words."""
+    with suppress(InputError, OSError):
+        return _is_recipe(path, read(other))
     return False
 
 
@@ -373,9 +454,31 @@ def _holds_something(path: Path) -> bool:
 def _check_strange(root: Path, strange: list[Path]) -> None:
     if not strange:
         return
+    place = root / CHECKPOINTS
+    if Path(CHECKPOINTS) in strange and place.is_symlink():
+        raise InputError(
+            f"{place} is a link to {place.readlink()}. A run writes its checkpoints through it, but does not remove "
+            "those of another run there. Remove the link, and the folder that it leads to if you do not need it; or "
+            "give another output, which may have such a link too."
+        )
     names = ", ".join(path.as_posix() for path in strange[:_SHOWN])
     more = f" and {len(strange) - _SHOWN} more" if len(strange) > _SHOWN else ""
+    earlier = "" if os.path.lexists(root / MANIFEST) or not (root / LOG).is_file() else _EARLIER
     raise InputError(
         f"{root} has files in the places of a run that no run wrote, or that were changed since: {names}{more}. A run "
-        "removes what runs wrote and nothing else. Move them to another place, or give another output."
+        f"removes what runs wrote and nothing else.{earlier} Move them to another place, or give another output."
     )
+
+
+def _check_replaceable(root: Path) -> None:
+    """
+    Raises:
+        InputError: a folder in which a run has to write, or that it has to move or remove, may not be written to.
+    """
+    inside = (Path(at) / name for part in (*ENTRIES, OLD) for at, names, _ in os.walk(root / part) for name in names)
+    for folder in (root, *(root / part for part in (*ENTRIES, OLD)), *inside):
+        if folder.is_dir() and not os.access(folder, os.W_OK | os.X_OK):
+            raise InputError(
+                f"output {root} cannot be written to: {folder} is read-only. Change its permissions, or give another "
+                "output."
+            )

@@ -165,7 +165,7 @@ def _tell_of_own_negatives(recipe: Recipe, data: Data) -> None:
             fate = "are left out of the loss" if masks(recipe.loss) else "are trained as negatives all the same"
             first = index.place(int(index.rows_of_negatives(own[:1])[0]))
             warn_caller(
-                f"source {index.name!r}: {more}{len(own):,} negatives are, as the model reads them, the query or the "
+                f"source {index.name!r}: {more}{len(own):,} negatives are, as the model reads them, the query or a "
                 f"positive of their own row, and {fate}. The first is in {first}."
             )
 
@@ -206,7 +206,8 @@ def _check_differs(recipe: Recipe, index: Index) -> None:
     if loss.name == "cosent" and grades is not None and grades.min() == grades.max():
         raise InputError(
             f"every score of source {name!r} is {grades[0]:g}, and the loss cosent learns which pairs have the "
-            "higher score: nothing can be learned. Give rows whose scores differ, or leave the source out."
+            "higher score: nothing can be learned. Give rows whose scores differ"
+            f"{', or leave the source out' if len(recipe.sources) > 1 else ''}."
         )
     if loss.name != "info_nce" or not loss.mask_duplicates or loss.directions == "gte" or index.negatives:
         return

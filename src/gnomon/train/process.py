@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import inspect
 import signal
 import sys
 import threading
+from _thread import interrupt_main
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
-from typing import Any, NoReturn
+from types import FrameType
+from typing import Any
 
 import torch
 from torch.utils import deterministic
@@ -43,6 +46,9 @@ def torch_as(recipe: Recipe, ranks: Ranks) -> Generator[None]:
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 """What stops a run: Ctrl-C; what schedulers, containers and `kill` send; a terminal that is closed."""
 
+AGAIN = 0.05
+"""Seconds after which a signal that came within an import is looked at again."""
+
 
 class Stop:
     """Whether a signal has asked the run to stop.
@@ -50,15 +56,27 @@ class Stop:
     Inside `saving` the first signal waits until what has begun is saved, and the second stops at once. Elsewhere there
     is nothing to save, and the first stops at once. Under torchrun every rank gets a signal from the terminal and once
     more from torchrun: there the second does nothing.
+
+    A module that is being imported is left half made by an exception, which then ends as some other error or as none:
+    a signal within an import is raised when that is over.
     """
 
     def __init__(self, ranks: Ranks) -> None:
         self.ranks = ranks
-        self._asked, self._first = 0, ""
+        self._asked, self._at_once, self._first = 0, 0, ""
+        self._outside = _imports(inspect.currentframe())
+        self._later: threading.Timer | None = None
+        self._closed = False
 
     @contextmanager
     def saving(self, first: str) -> Generator[None]:
-        """Args: first: what is done before the run stops, for the notice."""
+        """Args: first: what is done before the run stops, for the notice.
+
+        Raises:
+            KeyboardInterrupt, SystemExit: a signal came before, and whatever was under way has swallowed it.
+        """
+        if self._at_once:
+            raise meaning_of(self._at_once)
         self._first = first
         try:
             yield
@@ -70,13 +88,43 @@ class Stop:
         counts = self.ranks.total(*(float(self._asked == number) for number in SIGNALS))
         return next((int(number) for number, count in zip(SIGNALS, counts, strict=True) if count), 0)
 
-    def receive(self, number: int, _: Any = None) -> None:
+    def receive(self, number: int, frame: FrameType | None = None) -> None:
         """The handler of the signals."""
+        if self._closed:
+            return
         if not self._first or (self._asked and self.ranks.world == 1):
-            interrupt(number)
-        if not self._asked:
+            self._asked = self._at_once = number  # first: the exception may be swallowed
+            if _imports(frame) <= self._outside:
+                raise meaning_of(number)
+            self._receive_later(number)
+        elif not self._asked:
             self._asked = number
             self._say(number)
+
+    def close(self) -> None:
+        """No signal is raised from here on."""
+        self._closed = True
+        if self._later is not None:
+            self._later.cancel()
+            self._later.join()
+
+    @contextmanager
+    def as_asked(self) -> Generator[None]:
+        """An error inside, after a signal that stops the run at once, is what that signal means."""
+        try:
+            yield
+        except Exception as error:
+            if self._at_once:
+                raise meaning_of(self._at_once) from error
+            raise
+
+    def _receive_later(self, number: int) -> None:
+        """Send the signal again in a moment."""
+        if self._later is not None:
+            self._later.cancel()
+        self._later = threading.Timer(AGAIN, _send, (number,))
+        self._later.daemon = True
+        self._later.start()
 
     def _say(self, number: int) -> None:
         if not self.ranks.first:
@@ -87,14 +135,27 @@ class Stop:
             warn_caller(f"{self._first}, then the run stops{again}.")
 
 
-def interrupt(number: int) -> NoReturn:
-    """
-    Raises:
-        KeyboardInterrupt: for Ctrl-C. SystemExit: for other signals, with the status by which shells report them.
-    """
-    if number == signal.SIGINT:
-        raise KeyboardInterrupt
-    raise SystemExit(128 + number)
+def meaning_of(number: int) -> BaseException:
+    """KeyboardInterrupt for Ctrl-C; SystemExit for other signals, with the status by which shells report them."""
+    return KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)
+
+
+def _send(number: int) -> None:
+    """A signal to the main thread, which ends what that waits for too, where the system can."""
+    main = threading.main_thread().ident
+    if sys.platform != "win32" and main is not None:
+        signal.pthread_kill(main, number)
+    else:
+        interrupt_main(signal.Signals(number))
+
+
+def _imports(frame: FrameType | None) -> int:
+    """How many calls of the import system are under way."""
+    count = 0
+    while frame is not None:
+        count += frame.f_code.co_filename.startswith("<frozen importlib")
+        frame = frame.f_back
+    return count
 
 
 @contextmanager
@@ -108,8 +169,10 @@ def stopping(ranks: Ranks) -> Generator[Stop]:
             if not ignored and signal.getsignal(number) is not None:
                 before[number] = signal.signal(number, stop.receive)
     try:
-        yield stop
+        with stop.as_asked():
+            yield stop
     finally:
+        stop.close()
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -27,8 +27,18 @@ T = TypeVar("T")
 
 TASK_TYPE = "task_type"
 
-LIST = re.compile(r"""\[\s*(['"]).*\1\s*\]""", re.DOTALL)
-"""What a list of texts looks like."""
+_TEXT = r"""(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|“[^”]*”|‘[^’]*’)"""
+_NONE = r"(?:nan|NaN|None|null|<NA>)"
+_BEGUN = r"""(?:"[^"]*|'[^']*|“[^”]*|‘[^’]*)"""
+LISTS = (
+    r"""\[[\s\[]*(['"]).*\1[\s\]]*\]""",  # begins and ends with a quote
+    rf"\[[\s\[]*(?:{_NONE}\s*,\s*)*{_TEXT}(?:[\s,\[\]]|{_TEXT}|{_NONE})*+{_BEGUN}?",  # or has no other words; cut short
+    rf"\(\s*{_TEXT}\s*,(?:[\s,]|{_TEXT}|{_NONE})*+\)",
+)
+"""What a list of texts looks like, as JSON, Python, pandas, numpy or a person writes it. A text that begins with a
+bracket has words beside those in quotes.
+"""
+LIST = re.compile("|".join(LISTS), re.DOTALL)
 
 SHOWN = 40
 """Characters of a value that a message shows."""
@@ -220,20 +230,29 @@ class _Place:
 
 
 def _parsed(name: str, cell: Any) -> Any:
-    """A cell of CSV, or the list of texts that it holds: as JSON, or as Python writes one (so does pandas)."""
-    if not (cell.startswith("[") and cell.rstrip().endswith("]")):
+    """A cell of CSV, or the list of texts or of [instruction, text] that it holds: as JSON, or as Python writes one (so
+    does pandas).
+    """
+    bare = cell.strip()
+    if not bare.startswith(("[", "(")):
         return cell
     for read in (json.loads, _literal):
         with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
-            found = read(cell.strip())
-            if found == [] or any(isinstance(each, str) for each in found):
+            found = read(bare)
+            if found == [] or _has_text(found):
                 return found
-    if LIST.fullmatch(cell.strip()):
+    if LIST.fullmatch(bare):
         raise _UnfitError(
             f"column {name!r} is {_shown(cell)}, which looks like a list of texts and is not JSON; write it as JSON, "
             "or the rows as .jsonl"
         )
     return cell
+
+
+def _has_text(value: object) -> bool:
+    """Whether it is a list with a text, or with a list that has one."""
+    held = cast("list[object]", value) if isinstance(value, list) else []
+    return any(isinstance(each, str) or _has_text(each) for each in held)
 
 
 def _literal(cell: str) -> list[object]:

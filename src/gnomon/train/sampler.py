@@ -98,7 +98,7 @@ class Sampler:
         self._streams = _streams(indexes, shares > 0, seed, held_out)
         for stream, share_ in zip(self._streams, shares, strict=True):
             if share_:
-                _check_fills(stream, batch_size, skip=self.skips)
+                _check_fills(stream, batch_size, skip=self.skips, others=len(indexes) > 1)
         until = np.cumsum(shares)
         self._until = until / until[-1]  # ends with 1 exactly, which no draw reaches
         self._before = {0: np.zeros(len(shares), np.int64)}
@@ -377,7 +377,7 @@ def rows_with(index: Index, hashes: NDArray[np.int64]) -> RowNumbers:
     return np.unique(np.concatenate(found))
 
 
-def _check_fills(stream: _Stream, batch_size: int, *, skip: bool) -> None:
+def _check_fills(stream: _Stream, batch_size: int, *, skip: bool, others: bool) -> None:
     index, held, left = stream.index, len(stream.held_out_rows), stream.length
     also = index.rows - held - left
     but = f", and {held} of them are held out (validation.rows)" if held else ""
@@ -386,8 +386,7 @@ def _check_fills(stream: _Stream, batch_size: int, *, skip: bool) -> None:
     if left < batch_size:
         raise InputError(
             f"source {index.name!r} has {index.rows} rows{but}{f', {left} are left' if held else ''}; a batch takes "
-            f"{batch_size}: "
-            f"leave the source out, give it more rows, or let {smaller} be smaller."
+            f"{batch_size}: {'leave the source out, ' if others else ''}give it more rows, or let {smaller} be smaller."
         )
     for column in ("query", "positive") if skip else ():
         if (distinct := stream.distinct(column, least=batch_size)) < batch_size:

@@ -37,6 +37,9 @@ BUFFER = 2**20
 READ_AT_ONCE, COUNTED_AT_ONCE, PASSES = 2**17, 2**21, 64
 """To count different hashes: how many are read at once, and sorted (16 MiB), in how many passes at most."""
 
+ODD = np.int64(-7046029254386353131)
+"""Times a number of few bits, it is one of many bits: to compare pairs of hash and number."""
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -80,7 +83,7 @@ class Spool:
         if rows.counts is not None:
             self._extend(OWNERS, rows.counts)
             self._least = min(rows.counts) if self._least is None else min(self._least, *rows.counts)
-            self._add_own(hashes, rows.counts)
+            self._add_own(hashes, rows.counts, rows.lines)
         if rows.grades is not None:
             self._score_kind = "grades"
             self._file(SCORES).write(rows.grades.tobytes())
@@ -93,10 +96,14 @@ class Spool:
         self.rows += len(rows.lines)
         self.lines += len(rows.lines) if rows.read is None else rows.read
 
-    def _add_own(self, hashes: dict[str, NDArray[np.int64]], counts: list[int]) -> None:
-        """Note the negatives that are the query or the positive of their row."""
-        query_N, positive_N = (np.repeat(hashes[side], counts) for side in ("query", "positive"))
-        own = np.flatnonzero((hashes["negative"] == query_N) | (hashes["negative"] == positive_N))
+    def _add_own(self, hashes: dict[str, NDArray[np.int64]], counts: list[int], lines: Sequence[int]) -> None:
+        """Note the negatives that are the query or a positive of their row, as that stands in the file: where it has
+        several positives, any of them.
+        """
+        places_B = np.cumsum(np.diff(lines, prepend=lines[0]) != 0) * ODD
+        query_N, place_N = np.repeat(hashes["query"], counts), np.repeat(places_B, counts)
+        positive_N = np.isin(hashes["negative"] + place_N, hashes["positive"] + places_B)
+        own = np.flatnonzero((hashes["negative"] == query_N) | positive_N)
         if len(own):
             self._file(OWN).write((own + self._negatives).tobytes())
         self._own += len(own)

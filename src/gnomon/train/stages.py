@@ -62,6 +62,8 @@ class Batch:
     """Rows of this rank."""
     hashes: tuple[Tensor, Tensor, Tensor]
     """[Q], [Q], [N] of the texts of all ranks: queries, positives, negatives (`Collated.hashes`)."""
+    own_N: Tensor | None = None
+    """[N] bool: which negatives are the query or a positive of their own row, of all ranks; None for none."""
     scores: Tensor | None = None
     """[Q] grades or [Q, 1 + K] a teacher's scores, of all ranks."""
     guide: tuple[Tensor, Tensor, Tensor] | None = None
@@ -73,19 +75,32 @@ class Batch:
         """Whether a query or a positive stands twice, or is a negative: a negative may well stand in several rows."""
         queries_Q, positives_Q, negatives_N = self.hashes
         pairs = torch.cat([queries_Q, positives_Q])
+        if self.own_N is not None and self.own_N.any():
+            return True
         return len(pairs.unique()) < len(pairs) or bool(torch.isin(negatives_N, pairs).any())
 
+    @cached_property
+    def pairs(self) -> tuple[Tensor, Tensor]:
+        """What belongs together, queries and documents: the rows', and rows with negatives that are their own."""
+        queries_Q, positives_Q, negatives_N = self.hashes
+        if self.own_N is None:
+            return queries_Q, positives_Q
+        own = self.own_N.nonzero()[:, 0]
+        owners = own // (len(negatives_N) // len(queries_Q) or 1)
+        return torch.cat([queries_Q, queries_Q[owners]]), torch.cat([positives_Q, negatives_N[own]])
+
     def masks(self, rows: slice) -> Masks:
-        """What is no negative of some rows, of documents and of queries: what answers an equal query elsewhere, and
-        what is the row's query, or positive, itself.
+        """What is no negative of some rows, of documents and of queries: what answers an equal query, and what is the
+        row's query, or positive, itself.
         """
         if not self.repeats:
             return {"doc_mask_BC": None, "query_mask_BQ": None}
         queries_Q, positives_Q, negatives_N = self.hashes
         docs_C = torch.cat([positives_Q, negatives_N])
+        keys, answers = self.pairs
         return {
-            "doc_mask_BC": _answers(queries_Q, positives_Q, docs_C, rows) | duplicates_mask(queries_Q[rows], docs_C),
-            "query_mask_BQ": _answers(positives_Q, queries_Q, queries_Q, rows)
+            "doc_mask_BC": _answers(queries_Q[rows], keys, answers, docs_C) | duplicates_mask(queries_Q[rows], docs_C),
+            "query_mask_BQ": _answers(positives_Q[rows], answers, keys, queries_Q)
             | duplicates_mask(positives_Q[rows], queries_Q),
         }
 
@@ -368,10 +383,10 @@ def _joined(vectors: Mapping[int, tuple[Tensor, ...]], side: int) -> Widths:
     return {dim: sides[side] for dim, sides in vectors.items()}
 
 
-def _answers(keys_Q: Tensor, answers_Q: Tensor, candidates_C: Tensor, rows: slice) -> Tensor:
+def _answers(keys_B: Tensor, keys: Tensor, answers: Tensor, candidates_C: Tensor) -> Tensor:
     """`answers_mask` of some rows: only pairs with their keys count, which bounds its memory."""
-    here_Q = torch.isin(keys_Q, keys_Q[rows])
-    return answers_mask(keys_Q[rows], keys_Q[here_Q], answers_Q[here_Q], candidates_C)
+    here = torch.isin(keys, keys_B)
+    return answers_mask(keys_B, keys[here], answers[here], candidates_C)
 
 
 def _owners(positives_QD: Tensor, negatives_ND: Tensor | None) -> Tensor | None:

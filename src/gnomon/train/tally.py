@@ -22,7 +22,7 @@ class Tally:
     missing: int = 0
     """Rows by which batches were not full."""
     own_negatives: int = 0
-    """Negatives that were the query or the positive of their own row."""
+    """Negatives that were the query or a positive of their own row."""
     truncated: int = 0
     short: int = 0
     """Batches that were not full."""
@@ -63,6 +63,13 @@ class Tally:
             "batch": " ".join(each.digest for each in rows),
         }
 
+    def rename(self, names: Mapping[str, str]) -> None:
+        """Sources that have other names since: names may be those of files."""
+        self.scores = {
+            step: {names.get(name, name): score for name, score in scores.items()}
+            for step, scores in self.scores.items()
+        }
+
 
 class Seen:
     """Which rows of each source a run has trained on, by all ranks."""
@@ -87,7 +94,7 @@ class Seen:
 
 
 def counted(batches: Sequence[Collated]) -> tuple[float, float, float, float]:
-    """Tokens, texts, texts that were cut, and negatives that were their row's query or positive, of this rank."""
+    """Of this rank: tokens, texts, texts that were cut, and negatives that were texts of their own row."""
     lengths = [len(ids) for batch in batches for ids in batch.ids]
     truncated, own = sum(batch.truncated for batch in batches), sum(batch.own_negatives for batch in batches)
     return float(sum(lengths)), float(len(lengths)), float(truncated), float(own)
