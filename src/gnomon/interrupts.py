@@ -7,7 +7,7 @@ import signal
 from types import FrameType
 
 AGAIN = 0.05
-"""Seconds until an interrupt that came within an import is looked at again."""
+"""Seconds until a signal that came within an import is looked at again."""
 
 _IMPORTS = "<frozen importlib"
 """How Python calls the files of its own import system."""
@@ -28,7 +28,7 @@ def came() -> bool:
 def _interrupt(number: int, frame: FrameType | None) -> None:
     global _came
     _came = True
-    if _imports(frame) and hasattr(signal, "setitimer"):  # Windows has none
+    if imports(frame) and hasattr(signal, "setitimer"):  # Windows has none
         signal.signal(signal.SIGALRM, _interrupt)
         signal.setitimer(signal.ITIMER_REAL, AGAIN)
         atexit.register(signal.setitimer, signal.ITIMER_REAL, 0)  # an alarm without a handler kills
@@ -36,9 +36,10 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _imports(frame: FrameType | None) -> bool:
+def imports(frame: FrameType | None) -> int:
+    """How many calls of the import system are under way."""
+    count = 0
     while frame is not None:
-        if frame.f_code.co_filename.startswith(_IMPORTS):
-            return True
+        count += frame.f_code.co_filename.startswith(_IMPORTS)
         frame = frame.f_back
-    return False
+    return count

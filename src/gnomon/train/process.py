@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch.utils import deterministic
 
+from gnomon.interrupts import AGAIN, imports
 from gnomon.notices import warn_caller
 from gnomon.train.ranks import Ranks
 from gnomon.train.settings import Recipe
@@ -46,9 +47,6 @@ def torch_as(recipe: Recipe, ranks: Ranks) -> Generator[None]:
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 """What stops a run: Ctrl-C; what schedulers, containers and `kill` send; a terminal that is closed."""
 
-AGAIN = 0.05
-"""Seconds after which a signal that came within an import is looked at again."""
-
 
 class Stop:
     """Whether a signal has asked the run to stop.
@@ -64,7 +62,7 @@ class Stop:
     def __init__(self, ranks: Ranks) -> None:
         self.ranks = ranks
         self._asked, self._at_once, self._first = 0, 0, ""
-        self._outside = _imports(inspect.currentframe())
+        self._outside = imports(inspect.currentframe())
         self._later: threading.Timer | None = None
         self._closed = False
 
@@ -94,7 +92,7 @@ class Stop:
             return
         if not self._first or (self._asked and self.ranks.world == 1):
             self._asked = self._at_once = number  # first: the exception may be swallowed
-            if _imports(frame) <= self._outside:
+            if imports(frame) <= self._outside:
                 raise meaning_of(number)
             self._receive_later(number)
         elif not self._asked:
@@ -147,15 +145,6 @@ def _send(number: int) -> None:
         signal.pthread_kill(main, number)
     else:
         interrupt_main(signal.Signals(number))
-
-
-def _imports(frame: FrameType | None) -> int:
-    """How many calls of the import system are under way."""
-    count = 0
-    while frame is not None:
-        count += frame.f_code.co_filename.startswith("<frozen importlib")
-        frame = frame.f_back
-    return count
 
 
 @contextmanager
