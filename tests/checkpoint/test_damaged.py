@@ -142,6 +142,26 @@ def test_a_table_without_rows_and_columns(
 
 
 @KINDS
+@pytest.mark.parametrize("dtype", ["int64", "int32", "int16", "uint8", "bool"])
+def test_a9_a_table_of_whole_numbers_without_scales(
+    dtype: str, name: str, config: dict | None, static: Callable[..., Path]
+) -> None:
+    with pytest.raises(WeightsError, match=rf"{name} \({dtype}\)"):
+        read(static({name: TABLE.astype(dtype)}, config))
+
+
+@KINDS
+def test_a9_a_table_may_be_int8_and_its_weights_may_not(
+    name: str, config: dict | None, static: Callable[..., Path]
+) -> None:
+    folder = static({name: TABLE.astype(np.int8)}, config)
+    np.testing.assert_allclose(Encoder.load(folder).encode("the hour"), TABLE.astype(np.int8)[5:7].mean(axis=0))
+    save_file({name: TABLE.astype(np.int8), "weights": np.ones(7, np.int8)}, folder / "model.safetensors")
+    with pytest.raises(WeightsError, match=r"weights \(int8\)"):
+        read(folder)
+
+
+@KINDS
 def test_a_table_shorter_than_the_vocabulary(name: str, config: dict | None, static: Callable[..., Path]) -> None:
     with pytest.raises(ModelError, match="the tokenizer has 7 tokens, the embedding table 5 rows"):
         read(static({name: TABLE[:5].copy()}, config))
