@@ -13,7 +13,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer
 
 from gnomon.checkpoint import tokenizer_versions
-from gnomon.checkpoint.tokenizer_families import FORMS, SAVE_TOKENIZER_JSON, Form
+from gnomon.checkpoint.tokenizer_families import CLASSES, FORMS, SAVE_TOKENIZER_JSON, Form
 from gnomon.checkpoint.tokenizer_json import load_tokenizer_json, utf8_folder
 from gnomon.checkpoint.tokenizer_settings import Settings, SideFiles, blamed_on, read_settings
 from gnomon.checkpoint.tokenizer_versions import Reading
@@ -68,10 +68,10 @@ def _find_form(folder: Path) -> Form:
 def _build(folder: Path, form: Form, side_files: SideFiles) -> Reading:
     files, family = " + ".join(form.files), form.family
     name = side_files.vocabulary_class or form.assumed
-    if name not in family.classes:
-        classes = ", ".join(family.classes)
+    classes = {name: fifth for name, (fourth, fifth) in CLASSES.items() if fourth is family}
+    if name not in classes:
         raise UnsupportedError(
-            f"{folder}: {name or 'no tokenizer_class'} with {files} is not built here, only {classes}; "
+            f"{folder}: {name or 'no tokenizer_class'} with {files} is not built here, only {', '.join(classes)}; "
             + SAVE_TOKENIZER_JSON
         )
     settings = read_settings(side_files, family.tokens)
@@ -81,9 +81,10 @@ def _build(folder: Path, form: Form, side_files: SideFiles) -> Reading:
         family.dress(tokenizer, settings)
         _check_frame(tokenizer, settings)
         _add_tokens(tokenizer, settings)
+        assert family.frame, "without a tokenizer.json there is no other frame"
         tokenizer.post_processor = family.frame(tokenizer, settings)
         tokenizer.encode_special_tokens = settings.flag("split_special_tokens", False)
-    return tokenizer_versions.read_vocabulary(vocabulary, tokenizer, side_files, family)
+    return tokenizer_versions.read_vocabulary(vocabulary, tokenizer, side_files, classes[name])
 
 
 def _check_frame(tokenizer: Tokenizer, settings: Settings) -> None:

@@ -26,7 +26,9 @@ ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_t
 EXTRA_KEYS = ("additional_special_tokens", "extra_special_tokens")
 TOKEN_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
-NO_CLASS = ("PreTrainedTokenizer", "TokenizersBackend")
+BACKEND = "TokenizersBackend"
+"""A class of version 5 alone."""
+NO_CLASS = ("PreTrainedTokenizer", BACKEND)
 """Class names that say nothing about the family; both take tokenizer.json as it is."""
 
 # Without a tokenizer_class, the model_type tells families whose files carry the names of another family's.
@@ -133,8 +135,9 @@ class SideFiles:
     @property
     def writer(self) -> int | None:
         """The major version of transformers that wrote these files, 4 (or older) or 5; None where no file says it."""
-        if "backend" in self.config or isinstance(self.config.get("extra_special_tokens"), list):
-            return 5  # keys that version 4 does not write
+        extra_list = isinstance(self.config.get("extra_special_tokens"), list)
+        if self.named_class == BACKEND or "backend" in self.config or extra_list:
+            return 5  # what version 4 does not write
         major = str(self.model.get("transformers_version") or "").partition(".")[0]
         return max(4, min(5, int(major))) if major.isdigit() else None
 
