@@ -305,6 +305,46 @@ def test_a2_a_side_file_that_is_broken_is_named(tmp_path: Path) -> None:
         read_tokenizer(folder)
 
 
+BROKEN_SIDE_FILES = [
+    (
+        "tokenizer_config.json",
+        {"additional_special_tokens": "<ticket>"},
+        "additional_special_tokens is '<ticket>'.*list",
+    ),
+    ("tokenizer_config.json", {"additional_special_tokens": {"a": "<a>"}}, "additional_special_tokens is {.*list of"),
+    ("tokenizer_config.json", {"extra_special_tokens": "<ticket>"}, "extra_special_tokens is '<ticket>'.*map names"),
+    ("tokenizer_config.json", {"extra_special_tokens": {"a": 3}}, "extra_special_tokens: a token is .* not 3"),
+    ("tokenizer_config.json", {"added_tokens_decoder": ["<ticket>"]}, "added_tokens_decoder is .'<ticket>'.*map ids"),
+    ("tokenizer_config.json", {"added_tokens_decoder": None}, "added_tokens_decoder is None"),
+    ("tokenizer_config.json", {"added_tokens_decoder": {"x": "<ticket>"}}, "added_tokens_decoder has the id 'x'"),
+    ("tokenizer_config.json", {"added_tokens_decoder": {"9": 7}}, "added_tokens_decoder, id 9: .* not 7"),
+    ("tokenizer_config.json", {"sep_token": {"content": "[SEP]", "lstrip": "no"}}, "sep_token: lstrip of .* is 'no'"),
+    ("tokenizer_config.json", {"mask_token": False}, "mask_token: .* not False"),
+    ("tokenizer_config.json", {"tokenizer_class": ["BertTokenizer"]}, "tokenizer_class is .'BertTokenizer'"),
+    ("special_tokens_map.json", {"additional_special_tokens": "<ticket>"}, "additional_special_tokens is '<ticket>'"),
+    ("special_tokens_map.json", {"additional_special_tokens": 7}, "additional_special_tokens is 7.*list of tokens"),
+    ("special_tokens_map.json", {"additional_special_tokens": [3]}, "additional_special_tokens: .* not 3"),
+    ("special_tokens_map.json", {"cls_token": 5}, "cls_token: a token is a string .* not 5"),
+    ("special_tokens_map.json", {"cls_token": {"lstrip": True}}, "cls_token: a token is a string"),
+    ("added_tokens.json", {"<ticket>": "abc"}, "the id of '<ticket>' is 'abc'.*whole number"),
+    ("added_tokens.json", {"<ticket>": None}, "the id of '<ticket>' is None"),
+    ("added_tokens.json", {"<ticket>": -1}, "the id of '<ticket>' is -1"),
+    ("added_tokens.json", ["<ticket>"], "it holds list, not an object"),
+]
+
+
+@pytest.mark.parametrize("form", ["tokenizer.json", "vocab.txt"])
+@pytest.mark.parametrize(("name", "content", "words"), BROKEN_SIDE_FILES)
+def test_a2_the_side_file_that_is_broken_is_blamed(
+    name: str, content: Json, words: str, form: str, tmp_path: Path
+) -> None:
+    tokenizer = bert_json(first)
+    whole = tokenizer if form == "tokenizer.json" else "\n".join(tokenizer["model"]["vocab"])
+    folder = write_folder(tmp_path, {form: whole, "config.json": {"model_type": "bert"}, name: content})
+    with pytest.raises(NotAModelError, match=rf"{name} cannot be used: .*{words}"):
+        read_tokenizer(folder)
+
+
 # ---- A3: the prefix space
 
 

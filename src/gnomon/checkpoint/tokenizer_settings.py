@@ -82,6 +82,58 @@ def parse_object(text: str | bytes) -> Json:
     return content
 
 
+def _read_side_file(path: Path) -> Json:
+    content = read_json(path)
+    with blamed_on(path):
+        if path.name == SIDE_FILES[2]:
+            _check_ids(content)
+        else:
+            check_tokens(content)
+    return content
+
+
+def _check_ids(added: Json) -> None:
+    for text, index in added.items():
+        if isinstance(index, bool) or not isinstance(index, int) or index < 0:
+            raise ValueError(f"the id of {text!r} is {index!r}; it must be a whole number")
+
+
+def check_tokens(config: Json) -> None:
+    """That every key of tokenizer_config.json or special_tokens_map.json that names tokens holds tokens.
+
+    Raises:
+        ValueError: it holds something else; names the key and the value.
+    """
+    name = config.get("tokenizer_class")
+    if name is not None and not isinstance(name, str):
+        raise ValueError(f"tokenizer_class is {name!r}; it must be a name")
+    for role in ROLES:
+        if config.get(role) is not None:
+            _check_token(role, config[role])
+    for key in EXTRA_KEYS:
+        value = config.get(key)
+        mapped = isinstance(value, dict) and key == "extra_special_tokens"
+        if value is not None and not mapped and not isinstance(value, list):
+            forms = "a list of tokens" + (", or map names to tokens" if key == "extra_special_tokens" else "")
+            raise ValueError(f"{key} is {value!r}; it must be {forms}")
+        for token in listed(value):
+            _check_token(key, token)
+    decoder = config.get(DECODER, {})
+    if not isinstance(decoder, dict):
+        raise ValueError(f"{DECODER} is {decoder!r}; it must map ids to tokens")
+    for index, token in decoder.items():
+        if not (index.isascii() and index.isdigit()):
+            raise ValueError(f"{DECODER} has the id {index!r}; it must be a whole number")
+        _check_token(f"{DECODER}, id {index}", token)
+
+
+def _check_token(key: str, value: Any) -> None:
+    try:
+        parse_token(value)
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from error
+
+
 @dataclass(frozen=True)
 class SideFiles:
     """The side files of one folder, parsed."""
@@ -100,8 +152,8 @@ class SideFiles:
 
     @classmethod
     def read(cls, folder: Path, overrides: Mapping[str, Any]) -> SideFiles:
-        config = read_json(folder / SIDE_FILES[0]) | dict(overrides)
-        special_map, added = ({} if DECODER in config else read_json(folder / name) for name in SIDE_FILES[1:])
+        config = _read_side_file(folder / SIDE_FILES[0]) | dict(overrides)
+        special_map, added = ({} if DECODER in config else _read_side_file(folder / name) for name in SIDE_FILES[1:])
         return cls(folder, config, special_map, added, read_json(folder / "config.json"), overrides)
 
     @classmethod
@@ -218,12 +270,15 @@ def parse_token(value: Any, special: Sequence[str] | set[str] | None = None) -> 
     """A token written as a string or as {"content": ...}; special if it says so or is in `special` (None: all).
 
     Raises:
-        ValueError: neither of the two.
+        ValueError: neither of the two; a flag that is neither true nor false.
     """
     content = value if isinstance(value, str) else value.get("content") if isinstance(value, dict) else None
     if not isinstance(content, str):
         raise ValueError(f'a token is a string or {{"content": ...}}, not {value!r}')
     flags = {} if isinstance(value, str) else {flag: value[flag] for flag in TOKEN_FLAGS if flag in value}
+    for flag, given in flags.items():
+        if not isinstance(given, bool):
+            raise ValueError(f"{flag} of the token {content!r} is {given!r}; it can be true or false")
     if special is None or content in special:
         flags["special"] = True
     return AddedToken(content, **flags)
