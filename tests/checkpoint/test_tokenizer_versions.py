@@ -305,6 +305,29 @@ def test_a2_a_side_file_that_is_broken_is_named(tmp_path: Path) -> None:
         read_tokenizer(folder)
 
 
+@pytest.mark.parametrize("where", ["tokenizer.json", "added_tokens_decoder"])
+def test_a2_tokens_that_the_normalizer_makes_the_same_are_read_alike_in_every_load(where: str, tmp_path: Path) -> None:
+    tokenizer = bert_json(first)
+    size = len(tokenizer["model"]["vocab"])
+    texts = ["<ticket>", "<TICKET>", "<Ticket>", "<b>"]
+    tokens = [added(size + place, text, normalized=True, special=False) for place, text in enumerate(texts)]
+    config: Json = {"tokenizer_class": "BertTokenizer"}
+    if where == "tokenizer.json":
+        tokenizer["added_tokens"] += tokens
+    else:
+        config[where] = {str(token.pop("id")): token for token in tokens}
+    files = {"tokenizer.json": tokenizer, "config.json": {"model_type": "bert"}, "tokenizer_config.json": config}
+    folder = write_folder(tmp_path / "model", files)
+    for _ in range(12):
+        notices: list[str] = []
+        tokens_read = read_tokenizer(folder, notices).encode("<TICKET> <ticket> <Ticket> <tickeT> <B>").ids[1:-1]
+        assert tokens_read == [size + 1, size, size + 2, size, size + 3]
+    [notice] = notices
+    assert "'<TICKET>' like '<ticket>', '<Ticket>' like '<ticket>'" in notice
+    assert '"normalized": false' in notice
+    check_saved(read_tokenizer(folder), folder, files, tmp_path / "saved")
+
+
 BROKEN_SIDE_FILES = [
     (
         "tokenizer_config.json",

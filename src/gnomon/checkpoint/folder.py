@@ -30,7 +30,7 @@ from gnomon.checkpoint.modules import (
     read_modules,
     read_pooling,
 )
-from gnomon.checkpoint.tokenizer_files import read_tokenizer, read_tokenizer_json
+from gnomon.checkpoint.tokenizer_files import read_static_tokenizer, read_tokenizer
 from gnomon.checkpoint.tokenizer_versions import shown
 from gnomon.checkpoint.transformer_settings import CALL_KEYS, NO_LIMIT, TransformerSettings, read_transformer_settings
 from gnomon.checkpoint.weights import check_floating, read_weights, strict
@@ -189,7 +189,7 @@ def _read_static(source: Source, modules: list[Module], notices: list[str]) -> C
     config = read_json(place / "config.json")
     found = read_weights(place)
     table = _static_table(found, place)
-    tokenizer = read_tokenizer_json(place)  # the only file that a StaticEmbedding and model2vec look at
+    tokenizer = read_static_tokenizer(place, notices)  # the only file that a StaticEmbedding and model2vec look at
     model2vec = config.get("model_type") == "model2vec" or ("embeddings" in found and "embedding_dtype" in config)
     arrays: Arrays = {"embed.tokens": table}
     heads, wide = read_heads(folder, modules[1:], table.shape[1], arrays)

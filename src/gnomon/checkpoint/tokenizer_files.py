@@ -15,8 +15,8 @@ from tokenizers import AddedToken, Tokenizer
 from gnomon.checkpoint import tokenizer_versions
 from gnomon.checkpoint.tokenizer_families import CLASSES, FORMS, SAVE_TOKENIZER_JSON, Form
 from gnomon.checkpoint.tokenizer_json import load_tokenizer_json, utf8_folder
-from gnomon.checkpoint.tokenizer_settings import Settings, SideFiles, blamed_on, read_settings
-from gnomon.checkpoint.tokenizer_versions import Reading
+from gnomon.checkpoint.tokenizer_settings import TOKEN_FLAGS, Settings, SideFiles, blamed_on, read_settings
+from gnomon.checkpoint.tokenizer_versions import Reading, shown
 from gnomon.errors import NotAModelError, UnsupportedError
 
 NOTHING: Mapping[str, Any] = {}
@@ -33,25 +33,61 @@ def read_tokenizer(folder: Path, notices: list[str] | None = None, overrides: Ma
     """
     files = SideFiles.read(folder, overrides)
     if (folder / "tokenizer.json").is_file():
-        reading = tokenizer_versions.read(read_tokenizer_json(folder), files)
+        reading = tokenizer_versions.read(_read_json(folder), files)
     else:
         reading = _build(folder, _find_form(folder), files)
+    said = [*reading.notices, *_separate_alike(reading.tokenizer)]
     if notices is not None:
-        notices += reading.notices
+        notices += said
     return reading.tokenizer
 
 
-def read_tokenizer_json(folder: Path) -> Tokenizer:
+def read_static_tokenizer(folder: Path, notices: list[str]) -> Tokenizer:
     """The folder's tokenizer.json alone, as StaticEmbedding and model2vec read it, with truncation and padding off.
 
-    Raises NotAModelError for a missing or broken file.
+    `notices` and errors as in `read_tokenizer`.
     """
+    tokenizer = _read_json(folder)
+    notices += _separate_alike(tokenizer)
+    return tokenizer
+
+
+def _read_json(folder: Path) -> Tokenizer:
     path = folder / "tokenizer.json"
     with blamed_on(path):
         tokenizer = load_tokenizer_json(path)
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
+
+
+def _separate_alike(tokenizer: Tokenizer) -> list[str]:
+    """Changes added tokens that the normalizer makes one text; returns what to say about it.
+
+    The library looks for them in the normalized text, and which of them it finds is up to the order of a hash map,
+    another in each load. Here the first stays as it is, and the others are looked for in the text as it was written.
+    """
+    if (normalizer := tokenizer.normalizer) is None:
+        return []
+    first: dict[str, str] = {}
+    later: list[AddedToken] = []
+    pairs: list[str] = []
+    for _, token in sorted(tokenizer.get_added_tokens_decoder().items()):
+        if token.normalized:
+            before = first.setdefault(normalizer.normalize_str(token.content), token.content)
+            if before != token.content:
+                flags = {flag: getattr(token, flag) for flag in TOKEN_FLAGS}
+                later.append(AddedToken(token.content, **(flags | {"normalized": False})))
+                pairs.append(f"{token.content!r} like {before!r}")
+    if not later:
+        return []
+    tokenizer.add_tokens(later)
+    notice = (
+        f"the normalizer makes added tokens the same: {shown(pairs)}. transformers takes one of the two by chance, "
+        "another in each load. Here a text gets the former of a pair where it is spelled just so, and the latter in "
+        'all other spellings. To settle it, set "normalized": false for the former, or take it out.'
+    )
+    return [notice]
 
 
 def _find_form(folder: Path) -> Form:
