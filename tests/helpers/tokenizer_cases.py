@@ -335,6 +335,7 @@ def write_folder(folder: Path, files: dict[str, Any]) -> Path:
 
 def ids_of(folder: Path) -> list[list[int]] | str:
     """What the installed transformers gives for TEXTS, or the error."""
+    import transformers.models.dpr.tokenization_dpr_fast  # noqa: F401  once a DPR class is loaded, it is not found
     from transformers import AutoTokenizer
 
     try:

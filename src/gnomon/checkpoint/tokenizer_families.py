@@ -15,7 +15,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokeniz
 from tokenizers.models import BPE, Unigram, WordPiece
 
 from gnomon.checkpoint.sentencepiece import CONTROL, MODEL_TYPE_NAMES, USER_DEFINED, read_sentencepiece
-from gnomon.checkpoint.tokenizer_settings import Settings
+from gnomon.checkpoint.tokenizer_settings import OWN_FAST, Settings
 from gnomon.errors import UnsupportedError
 
 SAVE_TOKENIZER_JSON = "load the tokenizer with transformers and save_pretrained it: that writes a tokenizer.json"
@@ -240,6 +240,8 @@ def _frame_xlm_roberta(tokenizer: Tokenizer, settings: Settings) -> processors.P
 
 
 BERT = Family(BERT_TOKENS, WordPiece, _wordpiece_settings, _dress_bert, _frame_bert)
+BERT_AS_IT_IS = replace(BERT, keeps_json=True)
+DPR = replace(BERT, dress=_dress_dpr)
 ROBERTA = Family(ROBERTA_TOKENS, BPE, _bpe_settings, _dress_roberta, _frame_roberta)
 XLM_ROBERTA = Family(
     ROBERTA_TOKENS, Unigram, _unigram_settings, _dress_xlm_roberta, _frame_xlm_roberta, keeps_charsmap=True
@@ -255,10 +257,11 @@ CLASSES: dict[str, tuple[Family, Family | None]] = {
     "LxmertTokenizer": (BERT, BERT),
     "MobileBertTokenizer": (BERT, BERT),
     "SqueezeBertTokenizer": (BERT, BERT),
-    "ConvBertTokenizer": (BERT, replace(BERT, keeps_json=True)),
-    "DPRContextEncoderTokenizer": (BERT, replace(BERT, dress=_dress_dpr)),
-    "DPRQuestionEncoderTokenizer": (BERT, replace(BERT, dress=_dress_dpr)),
-    "DPRReaderTokenizer": (BERT, replace(BERT, dress=_dress_dpr)),
+    "ConvBertTokenizer": (BERT, BERT_AS_IT_IS),
+    "DPRContextEncoderTokenizer": (BERT, DPR),
+    "DPRQuestionEncoderTokenizer": (BERT, DPR),
+    "DPRReaderTokenizer": (BERT, DPR),
+    **dict.fromkeys(OWN_FAST, (BERT, BERT_AS_IT_IS)),
     "RealmTokenizer": (BERT, None),
     "RetriBertTokenizer": (BERT, None),
     "RobertaTokenizer": (ROBERTA, ROBERTA),

@@ -31,6 +31,9 @@ BACKEND = "TokenizersBackend"
 NO_CLASS = ("PreTrainedTokenizer", BACKEND)
 """Class names that say nothing about the family; both take tokenizer.json as it is."""
 
+OWN_FAST = tuple(f"DPR{part}TokenizerFast" for part in ("ContextEncoder", "QuestionEncoder", "Reader"))
+"""Classes that version 5 does not read as those without "Fast"."""
+
 # Without a tokenizer_class, the model_type tells families whose files carry the names of another family's.
 MODEL_TYPES = {
     "xlm-roberta": "XLMRobertaTokenizer",
@@ -168,14 +171,14 @@ class SideFiles:
     def named_class(self) -> str | None:
         """The tokenizer class without "Fast", as some file names it; None where none does."""
         name = self.config.get("tokenizer_class") or self.model.get("tokenizer_class")
-        return str(name).removesuffix("Fast") if name else None
+        return _bare_name(str(name)) if name else None
 
     @property
     def vocabulary_class(self) -> str | None:
         """The class for a folder without tokenizer.json: a name that says nothing gives way to the model_type."""
         for name in (self.config.get("tokenizer_class"), self.model.get("tokenizer_class")):
-            if name and str(name).removesuffix("Fast") not in NO_CLASS:
-                return str(name).removesuffix("Fast")
+            if name and _bare_name(str(name)) not in NO_CLASS:
+                return _bare_name(str(name))
         return MODEL_TYPES.get(str(self.model.get("model_type")))
 
     @property
@@ -202,6 +205,10 @@ class SideFiles:
         if not isinstance(value, bool):
             raise ValueError(f"tokenizer_config.json says that {name} is {value!r}; it can be true or false")
         return value
+
+
+def _bare_name(name: str) -> str:
+    return name if name in OWN_FAST else name.removesuffix("Fast")
 
 
 @dataclass(frozen=True)

@@ -431,8 +431,8 @@ def _as_token(value: str | AddedToken) -> AddedToken:
 def _add_tokens(tokenizer: Tokenizer, tokens: _Tokens, *, version: int) -> None:
     """By declared id, then by role, then the rest; what is there with other flags takes the declared ones."""
     there = tokenizer.get_added_tokens_decoder()
-    same = {repr(token) for token in there.values()}
-    adding = [token for _, token in sorted(tokens.declared.items()) if repr(token) not in same]
+    # those that are there alike, too: one that a role names becomes special
+    adding = [token for _, token in sorted(tokens.declared.items())]
     known = {token.content for token in (*there.values(), *adding)}
     for value in (*tokens.roles.values(), *tokens.extra):
         # version 4 compares strings alone: a token with flags of its own is added once more, and takes its flags along
