@@ -450,6 +450,27 @@ def test_a5_the_version_that_wrote_the_folder_is_followed(change: str, tmp_path:
     check_saved(read_tokenizer(folder), folder, files, tmp_path / "saved")
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_a5_the_mask_of_roberta_that_no_role_names_takes_the_space_before_it_in_version_4(
+    named: bool, tmp_path: Path
+) -> None:
+    model = roberta_json(first)["model"]
+    mask = {key: value for key, value in added(4, "<mask>").items() if key != "id"}
+    config: Json = {"tokenizer_class": "RobertaTokenizer", "added_tokens_decoder": {"4": mask}}
+    files = {
+        "vocab.json": model["vocab"],
+        "merges.txt": "#version: 0.2\n" + "\n".join(model["merges"]) + "\n",
+        "config.json": {"model_type": "roberta"},
+        "tokenizer_config.json": config | ({"mask_token": "<mask>"} if named else {}),
+    }
+    apart = ["a", "Ġ", "<mask>"]
+    for version, tokens in {"4.57.6": apart if named else ["a", " <mask>"], "5.23.0": apart}.items():
+        files["config.json"]["transformers_version"] = version
+        folder = write_folder(tmp_path / version, files)
+        assert read_tokenizer(folder).encode("a <mask>").tokens[1:-1] == tokens  # of 4, from a run of 4.57.6
+    assert ours(folder)[0] == ids_of(folder)
+
+
 def test_a5_a_folder_that_version_5_wrote_says_so(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     files = version_case("normalizer")

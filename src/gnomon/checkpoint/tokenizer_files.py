@@ -138,6 +138,10 @@ def _add_tokens(tokenizer: Tokenizer, settings: Settings) -> None:
     declared = [token for _, token in sorted(settings.declared.items(), key=lambda item: item[0])]
     for token in (*declared, *settings.roles.values(), *settings.extra):
         tokens.setdefault(token.content, token)
+    named = settings.files.config | settings.files.special_map
+    for role, token in settings.roles.items():
+        if token.lstrip and role not in named:  # the family's own mask is added once more, and takes its flags along
+            tokens[token.content] = token
     tokenizer.add_tokens(list(tokens.values()))
     for expected, token in settings.declared.items():
         index = tokenizer.token_to_id(token.content)
