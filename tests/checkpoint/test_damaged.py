@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 
 from gnomon import Encoder
 from gnomon.checkpoint.folder import Checkpoint, read_folder
@@ -139,6 +139,41 @@ def test_a_table_without_rows_and_columns(
 ) -> None:
     with pytest.raises(WeightsError, match="a table has rows and columns"):
         read(static({name: np.ascontiguousarray(table)}, config))
+
+
+@KINDS
+@pytest.mark.parametrize("dtype", ["int64", "int32", "int16", "uint8", "bool"])
+def test_a9_a_table_of_whole_numbers_without_scales(
+    dtype: str, name: str, config: dict | None, static: Callable[..., Path]
+) -> None:
+    with pytest.raises(WeightsError, match=rf"{name} \({dtype}\)"):
+        read(static({name: TABLE.astype(dtype)}, config))
+
+
+@KINDS
+def test_a9_a_table_may_be_int8_and_its_weights_may_not(
+    name: str, config: dict | None, static: Callable[..., Path]
+) -> None:
+    folder = static({name: TABLE.astype(np.int8)}, config)
+    np.testing.assert_allclose(Encoder.load(folder).encode("the hour"), TABLE.astype(np.int8)[5:7].mean(axis=0))
+    save_file({name: TABLE.astype(np.int8), "weights": np.ones(7, np.int8)}, folder / "model.safetensors")
+    with pytest.raises(WeightsError, match=r"weights \(int8\)"):
+        read(folder)
+
+
+@KINDS
+def test_a2_tokens_of_a_static_model_that_the_normalizer_makes_the_same(
+    name: str, config: dict | None, static: Callable[..., Path]
+) -> None:
+    folder = static({name: np.concatenate([TABLE, TABLE[:1]])}, config)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.add_tokens([AddedToken("HOUR", normalized=True), AddedToken("hour", normalized=True)])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    for _ in range(8):
+        found = read(folder)
+        assert found.tokenizer.encode("HOUR Hour hour").tokens == ["HOUR", "hour", "hour"]
+        assert any("'HOUR' like 'hour'" in notice for notice in found.notices)
 
 
 @KINDS

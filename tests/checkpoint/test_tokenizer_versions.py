@@ -14,13 +14,25 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tokenizer_cases import TEXTS, added, bert_json, draw_folder, ids_of, roberta_json, write_folder, xlm_roberta_json
+from tokenizer_cases import (
+    KINDS,
+    TEXTS,
+    UNKNOWN,
+    added,
+    bert_json,
+    draw_folder,
+    ids_of,
+    roberta_json,
+    write_folder,
+    xlm_roberta_json,
+)
 from tokenizers import Tokenizer
 
 pytest.importorskip("transformers")
 SentenceTransformer = pytest.importorskip("sentence_transformers").SentenceTransformer
 
 from gnomon import Encoder
+from gnomon.checkpoint.tokenizer_families import CLASSES
 from gnomon.checkpoint.tokenizer_files import read_tokenizer
 from gnomon.checkpoint.tokenizer_settings import SIDE_FILES
 from gnomon.checkpoint.tokenizer_versions import faithful_side_files
@@ -62,13 +74,17 @@ def test_a5_side_files_of_every_kind_are_read_as_transformers_5_reads_them_or_a_
         folder = write_folder(Path(place) / "model", files)
         reference = ids_of(folder)
         ids, notices = ours(folder)
+        name = files.get("tokenizer_config.json", {}).get("tokenizer_class")
+        unknown = any(name in names for names in UNKNOWN.values())
         if isinstance(reference, str):
-            # a class that wraps tokenizer.json, without that file: gnomon goes by the model_type
-            assert "tokenizer.json" not in files, reference
+            # a class that wraps tokenizer.json, or is gone, without that file: gnomon goes by the model_type
+            assert "tokenizer.json" not in files or unknown, reference
         else:
-            if files["config.json"].get("transformers_version", "5").startswith("5"):
+            version = "5" if name == "TokenizersBackend" else files["config.json"].get("transformers_version", "5")
+            if version.startswith("5") and not unknown:
                 assert ids == reference  # said or not: version 5 is followed
             assert notices or ids == reference
+        assert unknown == any("is not known here" in notice for notice in notices)
         check_saved(read_tokenizer(folder), folder, files, Path(place) / "saved")
 
 
@@ -112,6 +128,75 @@ def test_a1_a4_case_and_accents_follow_the_side_files(
     text = "漢字日本" if "tokenize_chinese_chars" in changes else "CAFÉ"
     if name == DISTILBERT:  # the other lower-cases before its tokenizer
         assert not np.allclose(encoder.encode(text, prompt=""), before.encode(text, prompt=""), atol=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore:versions 4 and 5")
+@pytest.mark.parametrize("name", ["SqueezeBertTokenizer", "LayoutLMTokenizer", "LxmertTokenizer", "ConvBertTokenizer"])
+def test_a1_a4_every_class_of_bert_obeys_the_side_files(
+    name: str,
+    golden_copy: Callable[..., Path],
+    edit_json: Callable[..., Json],
+    assert_near: Callable[..., None],
+    tmp_path: Path,
+) -> None:
+    folder = golden_copy(DISTILBERT)
+    lower = Encoder.load(folder).encode("cafe", prompt="")
+    edit_json(folder / "tokenizer_config.json", {"tokenizer_class": name, "do_lower_case": False})
+    edit_json(folder / "config.json", drop=("transformers_version",))
+    encoder = assert_as_sentence_transformers(folder, assert_near, tmp_path / "saved")
+    # version 5 does not find the class ConvBertTokenizer and takes the normalizer of tokenizer.json
+    assert np.allclose(encoder.encode("CAFE", prompt=""), lower, atol=1e-5) == (name == "ConvBertTokenizer")
+
+
+BERT_CLASS_IDS = {
+    "SqueezeBertTokenizer": (["World"], ["World"]),
+    "ConvBertTokenizer": (["World"], ["world"]),
+    "RealmTokenizer": (["World"], ["world"]),
+    "RetriBertTokenizer": (["World"], ["world"]),
+    "DPRQuestionEncoderTokenizer": (["World"], ["world"]),
+    "DPRReaderTokenizerFast": (["World"], ["world"]),
+}
+"""Class -> tokens of "World" under `do_lower_case` false beside an uncased tokenizer.json, in versions 4 and 5; of 4,
+from a run of 4.57.6.
+"""
+
+
+@pytest.mark.parametrize("version", [4, 5])
+@pytest.mark.parametrize("name", BERT_CLASS_IDS)
+def test_a1_a5_a_class_that_the_versions_read_differently(name: str, version: int, tmp_path: Path) -> None:
+    config = {"tokenizer_class": name, "do_lower_case": False}
+    model = {"model_type": "bert", "transformers_version": f"{version}.9.0"}
+    files = {"tokenizer.json": bert_json(first), "config.json": model, "tokenizer_config.json": config}
+    folder = write_folder(tmp_path / "model", files)
+    by_4, by_5 = BERT_CLASS_IDS[name]
+    tokenizer = read_tokenizer(folder)
+    assert tokenizer.encode("World").tokens[1:-1] == (by_4 if version == 4 else by_5)
+    ids, notices = ours(folder)
+    assert (ids == ids_of(folder)) == (version == 5 or by_4 == by_5)
+    assert [f"version {version} wrote them" in notice for notice in notices] == [True] * (by_4 != by_5)
+    check_saved(tokenizer, folder, files, tmp_path / "saved")
+
+
+@pytest.mark.parametrize("name", ["MPNetTokenizer", "SplinterTokenizer", "NoSuchTokenizer"])
+def test_a1_a4_a_class_that_is_not_known_is_said_and_not_kept(name: str, tmp_path: Path) -> None:
+    config = {"tokenizer_class": name, "do_lower_case": False}
+    files = {"tokenizer.json": bert_json(first), "config.json": {"model_type": "bert"}, "tokenizer_config.json": config}
+    folder = write_folder(tmp_path / "model", files)
+    ids, notices = ours(folder)
+    [notice] = notices
+    assert f"{name} is not known here" in notice
+    assert "may read this folder in another way" in notice
+    assert (ids == ids_of(folder)) == (name == "NoSuchTokenizer")
+    tokenizer = read_tokenizer(folder)
+    assert tokenizer.encode("World").tokens[1:-1] == ["world"]
+    written = faithful_side_files(tokenizer, {"tokenizer_config.json": json.dumps(config)}, {"model_type": "bert"})
+    saved = json.loads(written["tokenizer_config.json"])
+    assert (saved["tokenizer_class"], saved["pad_token"]) == ("PreTrainedTokenizerFast", "[PAD]")
+    check_saved(tokenizer, folder, files, tmp_path / "saved")
+
+
+def test_a1_every_class_that_is_known_is_drawn_above() -> None:
+    assert set(CLASSES) <= {name for _, _, names in KINDS.values() for name in names}
 
 
 def test_a1_a_cased_tokenizer_json_without_the_key_is_lower_cased(
@@ -220,14 +305,78 @@ def test_a2_a_side_file_that_is_broken_is_named(tmp_path: Path) -> None:
         read_tokenizer(folder)
 
 
+@pytest.mark.parametrize("where", ["tokenizer.json", "added_tokens_decoder"])
+def test_a2_tokens_that_the_normalizer_makes_the_same_are_read_alike_in_every_load(where: str, tmp_path: Path) -> None:
+    tokenizer = bert_json(first)
+    size = len(tokenizer["model"]["vocab"])
+    texts = ["<ticket>", "<TICKET>", "<Ticket>", "<b>"]
+    tokens = [added(size + place, text, normalized=True, special=False) for place, text in enumerate(texts)]
+    config: Json = {"tokenizer_class": "BertTokenizer"}
+    if where == "tokenizer.json":
+        tokenizer["added_tokens"] += tokens
+    else:
+        config[where] = {str(token.pop("id")): token for token in tokens}
+    files = {"tokenizer.json": tokenizer, "config.json": {"model_type": "bert"}, "tokenizer_config.json": config}
+    folder = write_folder(tmp_path / "model", files)
+    for _ in range(12):
+        notices: list[str] = []
+        tokens_read = read_tokenizer(folder, notices).encode("<TICKET> <ticket> <Ticket> <tickeT> <B>").ids[1:-1]
+        assert tokens_read == [size + 1, size, size + 2, size, size + 3]
+    [notice] = notices
+    assert "'<TICKET>' like '<ticket>', '<Ticket>' like '<ticket>'" in notice
+    assert '"normalized": false' in notice
+    check_saved(read_tokenizer(folder), folder, files, tmp_path / "saved")
+
+
+BROKEN_SIDE_FILES = [
+    (
+        "tokenizer_config.json",
+        {"additional_special_tokens": "<ticket>"},
+        "additional_special_tokens is '<ticket>'.*list",
+    ),
+    ("tokenizer_config.json", {"additional_special_tokens": {"a": "<a>"}}, "additional_special_tokens is {.*list of"),
+    ("tokenizer_config.json", {"extra_special_tokens": "<ticket>"}, "extra_special_tokens is '<ticket>'.*map names"),
+    ("tokenizer_config.json", {"extra_special_tokens": {"a": 3}}, "extra_special_tokens: a token is .* not 3"),
+    ("tokenizer_config.json", {"added_tokens_decoder": ["<ticket>"]}, "added_tokens_decoder is .'<ticket>'.*map ids"),
+    ("tokenizer_config.json", {"added_tokens_decoder": None}, "added_tokens_decoder is None"),
+    ("tokenizer_config.json", {"added_tokens_decoder": {"x": "<ticket>"}}, "added_tokens_decoder has the id 'x'"),
+    ("tokenizer_config.json", {"added_tokens_decoder": {"9": 7}}, "added_tokens_decoder, id 9: .* not 7"),
+    ("tokenizer_config.json", {"sep_token": {"content": "[SEP]", "lstrip": "no"}}, "sep_token: lstrip of .* is 'no'"),
+    ("tokenizer_config.json", {"mask_token": False}, "mask_token: .* not False"),
+    ("tokenizer_config.json", {"tokenizer_class": ["BertTokenizer"]}, "tokenizer_class is .'BertTokenizer'"),
+    ("special_tokens_map.json", {"additional_special_tokens": "<ticket>"}, "additional_special_tokens is '<ticket>'"),
+    ("special_tokens_map.json", {"additional_special_tokens": 7}, "additional_special_tokens is 7.*list of tokens"),
+    ("special_tokens_map.json", {"additional_special_tokens": [3]}, "additional_special_tokens: .* not 3"),
+    ("special_tokens_map.json", {"cls_token": 5}, "cls_token: a token is a string .* not 5"),
+    ("special_tokens_map.json", {"cls_token": {"lstrip": True}}, "cls_token: a token is a string"),
+    ("added_tokens.json", {"<ticket>": "abc"}, "the id of '<ticket>' is 'abc'.*whole number"),
+    ("added_tokens.json", {"<ticket>": None}, "the id of '<ticket>' is None"),
+    ("added_tokens.json", {"<ticket>": -1}, "the id of '<ticket>' is -1"),
+    ("added_tokens.json", ["<ticket>"], "it holds list, not an object"),
+]
+
+
+@pytest.mark.parametrize("form", ["tokenizer.json", "vocab.txt"])
+@pytest.mark.parametrize(("name", "content", "words"), BROKEN_SIDE_FILES)
+def test_a2_the_side_file_that_is_broken_is_blamed(
+    name: str, content: Json, words: str, form: str, tmp_path: Path
+) -> None:
+    tokenizer = bert_json(first)
+    whole = tokenizer if form == "tokenizer.json" else "\n".join(tokenizer["model"]["vocab"])
+    folder = write_folder(tmp_path, {form: whole, "config.json": {"model_type": "bert"}, name: content})
+    with pytest.raises(NotAModelError, match=rf"{name} cannot be used: .*{words}"):
+        read_tokenizer(folder)
+
+
 # ---- A3: the prefix space
 
 
 @pytest.mark.parametrize("wanted", [True, False])
-def test_a3_the_prefix_space_follows_the_side_file(wanted: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["RobertaTokenizer", "LEDTokenizer", "MvpTokenizer", "GPT2Tokenizer"])
+def test_a3_the_prefix_space_follows_the_side_file(name: str, wanted: bool, tmp_path: Path) -> None:
     tokenizer = roberta_json(first)
     tokenizer["pre_tokenizer"]["add_prefix_space"] = not wanted
-    config = {"tokenizer_class": "RobertaTokenizer", "add_prefix_space": wanted}
+    config = {"tokenizer_class": name, "add_prefix_space": wanted}
     files = {"tokenizer.json": tokenizer, "config.json": {"model_type": "roberta"}, "tokenizer_config.json": config}
     folder = write_folder(tmp_path / "model", files)
     assert ours(folder) == (ids_of(folder), [])
@@ -301,6 +450,27 @@ def test_a5_the_version_that_wrote_the_folder_is_followed(change: str, tmp_path:
     check_saved(read_tokenizer(folder), folder, files, tmp_path / "saved")
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_a5_the_mask_of_roberta_that_no_role_names_takes_the_space_before_it_in_version_4(
+    named: bool, tmp_path: Path
+) -> None:
+    model = roberta_json(first)["model"]
+    mask = {key: value for key, value in added(4, "<mask>").items() if key != "id"}
+    config: Json = {"tokenizer_class": "RobertaTokenizer", "added_tokens_decoder": {"4": mask}}
+    files = {
+        "vocab.json": model["vocab"],
+        "merges.txt": "#version: 0.2\n" + "\n".join(model["merges"]) + "\n",
+        "config.json": {"model_type": "roberta"},
+        "tokenizer_config.json": config | ({"mask_token": "<mask>"} if named else {}),
+    }
+    apart = ["a", "Ġ", "<mask>"]
+    for version, tokens in {"4.57.6": apart if named else ["a", " <mask>"], "5.23.0": apart}.items():
+        files["config.json"]["transformers_version"] = version
+        folder = write_folder(tmp_path / version, files)
+        assert read_tokenizer(folder).encode("a <mask>").tokens[1:-1] == tokens  # of 4, from a run of 4.57.6
+    assert ours(folder)[0] == ids_of(folder)
+
+
 def test_a5_a_folder_that_version_5_wrote_says_so(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     files = version_case("normalizer")
@@ -314,6 +484,21 @@ def test_a5_a_folder_that_version_5_wrote_says_so(tmp_path: Path) -> None:
     ids, notices = ours(tmp_path / "saved")
     assert ids == ids_of(tmp_path / "saved")
     assert "version 5 wrote them" in notices[0]
+
+
+def test_a5_a_class_of_version_5_alone_says_that_version_5_wrote_the_folder(tmp_path: Path) -> None:
+    tokenizer = roberta_json(first)
+    config = {"tokenizer_class": "TokenizersBackend", "add_prefix_space": True}
+    model = {"model_type": "roberta", "transformers_version": "4.57.6"}
+    files = {"tokenizer.json": tokenizer, "config.json": model, "tokenizer_config.json": config}
+    folder = write_folder(tmp_path / "model", files)
+    ids, notices = ours(folder)
+    assert ids == ids_of(folder)
+    assert read_tokenizer(folder).encode("hello").tokens[1:-1] == ["hello"]
+    assert ["version 5 wrote them" in notice for notice in notices] == [True]
+    check_saved(read_tokenizer(folder), folder, files, tmp_path / "saved")
+    saved = json.loads((tmp_path / "saved" / "tokenizer_config.json").read_text("utf-8"))
+    assert saved["tokenizer_class"] == "PreTrainedTokenizerFast"  # version 4 does not know the other
 
 
 def test_a5_the_notice_is_given_by_load(
@@ -337,6 +522,19 @@ def test_special_tokens_in_a_text_are_split_where_the_side_file_says_so(tmp_path
     folder = write_folder(tmp_path / "model", files)
     assert ours(folder) == (ids_of(folder), [])
     assert len(read_tokenizer(folder).encode("[MASK]").ids) > 3
+
+
+def test_a_token_that_a_key_names_is_special_though_tokenizer_json_says_it_is_not(tmp_path: Path) -> None:
+    tokenizer = roberta_json(first)
+    tokenizer["added_tokens"].append(added(len(tokenizer["model"]["vocab"]), "<extra>", special=False))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "split_special_tokens": True, "extra_token": "<extra>"}
+    model = {"model_type": "roberta", "transformers_version": "4.57.6"}
+    files = {"tokenizer.json": tokenizer, "config.json": model, "tokenizer_config.json": config}
+    folder = write_folder(tmp_path / "model", files)
+    ids, notices = ours(folder)
+    assert ids != ids_of(folder)  # version 5 splits it, version 4 knows no such key
+    assert "added tokens" in notices[0]
+    check_saved(read_tokenizer(folder), folder, files, tmp_path / "saved")
 
 
 def test_overrides_are_laid_over_the_file(tmp_path: Path) -> None:

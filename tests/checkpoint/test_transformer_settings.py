@@ -141,6 +141,7 @@ def test_a6_a_key_that_cannot_be_obeyed_is_named(
         ({"tokenizer_args": {"truncation_side": "middle"}}, "truncation_side is 'middle'"),
         ({"tokenizer_args": {"do_lower_case": "no"}}, "do_lower_case of the tokenizer is 'no'"),
         ({"tokenizer_args": {"add_prefix_space": None}}, "add_prefix_space of the tokenizer is None"),
+        ({"tokenizer_args": {"additional_special_tokens": "<a>"}}, "additional_special_tokens is '<a>'"),
         ({"config_args": {"num_hidden_layers": 0}}, "layers is 0"),
     ],
 )

@@ -298,6 +298,8 @@ BAD_BEIR: list[tuple[str, str, str]] = [
     ("qrels/test.tsv", "q1\td1\t2147483648\n", r"line 1: the score is '2147483648'"),
     ("qrels/test.tsv", "q1\td1\t1_0\nq1\td1\t1\n", r"the fields are q1, d1, 1_0; those of qrels are query-id"),
     ("qrels/test.tsv", "q1\td1\t1\nq1\td1\t2\n", r"line 2: 'q1' and 'd1' had score 1 before, and now 2; take one out"),
+    ("qrels/test.tsv", "q1\td1\t1\nq1\td1\t-1\n", r"line 2: 'q1' and 'd1' had score 1 before, and now -1; take one"),
+    ("qrels/test.tsv", "q1\td1\t-2\nq1\td1\t3\n", r"line 2: 'q1' and 'd1' had score -2 before, and now 3; take one"),
     ("qrels/test.tsv", "q1\td1\t1\nq1\td1\n", r"line 2: 2 fields, and 3 in the first line"),
     ("qrels/test.tsv", "query\tdocument\nq1\td1\n", r"test.tsv: the fields are query, document; those of qrels are"),
     ("qrels/test.csv", "a,b,c\n1,2,3\n", r"qrels has test.csv and test.tsv; take one out"),

@@ -27,6 +27,7 @@ TEXTS = [
     "hello<extra>world <EXTRA> hello <extra>",
     "ﬁ ½ Ａ",
     "an <Other> <other> <OTHER>x",
+    "<MASK> <Mask>x <mask>y a<s>b",
 ]
 
 CHARACTERS = [*"abcdefghijklmnopqrstuvwxyzHWNRSTÉéïü<>[]/漢字日本"]
@@ -180,23 +181,68 @@ def xlm_roberta_json(pick: Pick) -> Json:
     }
 
 
-KINDS: dict[str, tuple[Callable[[Pick], Json], list[str | None]]] = {
-    "bert": (bert_json, ["BertTokenizer", "BertTokenizerFast", "DistilBertTokenizer", None]),
-    "distilbert": (bert_json, ["DistilBertTokenizer", "DistilBertTokenizerFast", "BertTokenizer", None]),
-    "roberta": (roberta_json, ["RobertaTokenizer", "RobertaTokenizerFast", None]),
-    "xlm-roberta": (xlm_roberta_json, ["XLMRobertaTokenizer", "XLMRobertaTokenizerFast", None]),
+def herbert_json(pick: Pick) -> Json:
+    merges = [("h", "e"), ("l", "l"), ("he", "ll"), ("hell", "o</w>"), ("t", "i"), ("ti", "c")]
+    letters = [*CHARACTERS, *(c + "</w>" for c in CHARACTERS)]
+    words = [*FAIRSEQ_SPECIAL, *letters, *(a + b for a, b in merges)]
+    vocab = {word: index for index, word in enumerate(dict.fromkeys(words))}
+    bert = {
+        "type": "BertNormalizer",
+        "clean_text": True,
+        "handle_chinese_chars": True,
+        "strip_accents": False,
+        "lowercase": pick([False, False, True]),
+    }
+    return {
+        "added_tokens": [added(index, text) for index, text in enumerate(FAIRSEQ_SPECIAL)],
+        "normalizer": bert,
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "post_processor": pick([{"type": "BertProcessing", "sep": ["</s>", 2], "cls": ["<s>", 0]}] * 3 + [None]),
+        "decoder": {"type": "BPEDecoder", "suffix": "</w>"},
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": pick(["<unk>", "<unk>", None]),
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": "</w>",
+            "fuse_unk": False,
+            "vocab": vocab,
+            "merges": [" ".join(pair) for pair in merges],
+        },
+    }
+
+
+BERT_CLASSES = [
+    *("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "LayoutLMTokenizer", "LxmertTokenizer"),
+    *("MobileBertTokenizer", "SqueezeBertTokenizer", "ConvBertTokenizer", "DPRContextEncoderTokenizer"),
+    *("DPRQuestionEncoderTokenizer", "DPRReaderTokenizer", "RealmTokenizer", "RetriBertTokenizer"),
+]
+ROBERTA_CLASSES = ["RobertaTokenizer", "BartTokenizer", "LEDTokenizer", "LongformerTokenizer", "MvpTokenizer"]
+WRAPPERS = ["PreTrainedTokenizerFast", "TokenizersBackend"]
+UNKNOWN = {"bert": ["SplinterTokenizer", "MPNetTokenizer"], "roberta": ["Qwen2Tokenizer", "NoSuchTokenizer"]}
+"""Classes that gnomon says it does not know."""
+
+# Kind -> model_type, tokenizer.json, classes.
+KINDS: dict[str, tuple[str, Callable[[Pick], Json], list[str | None]]] = {
+    "bert": ("bert", bert_json, ["BertTokenizer", "BertTokenizerFast", "DistilBertTokenizer", None]),
+    "bert classes": ("bert", bert_json, [*BERT_CLASSES, *(name + "Fast" for name in BERT_CLASSES)]),
+    "distilbert": ("distilbert", bert_json, ["DistilBertTokenizer", "DistilBertTokenizerFast", "BertTokenizer", None]),
+    "roberta": ("roberta", roberta_json, [*ROBERTA_CLASSES, *(name + "Fast" for name in ROBERTA_CLASSES), None]),
+    "gpt2": ("roberta", roberta_json, ["GPT2Tokenizer", "GPT2TokenizerFast"]),
+    "herbert": ("bert", herbert_json, ["HerbertTokenizer", "HerbertTokenizerFast"]),
+    "xlm-roberta": ("xlm-roberta", xlm_roberta_json, ["XLMRobertaTokenizer", "XLMRobertaTokenizerFast", None]),
 }
 
 
 def draw_folder(pick: Pick) -> dict[str, Any]:
     """The files of one folder by name: JSON values and texts."""
-    model_type = pick([*KINDS])
-    build, classes = KINDS[model_type]
+    kind = pick([*KINDS])
+    model_type, build, classes = KINDS[kind]
     tokenizer = {"version": "1.0", "truncation": None, "padding": None} | build(pick)
     own, size = _own_tokens(pick, tokenizer), len(tokenizer["model"]["vocab"])
-    name = pick([*classes * 2, "PreTrainedTokenizerFast"])
+    name = pick([*classes * 2, *WRAPPERS, *UNKNOWN.get(kind, ())])
     config: Json = {"tokenizer_class": name} if name else {}
-    bert = model_type in ("bert", "distilbert")
+    bert = build is bert_json
     for key, values in {
         "do_lower_case": [True, False],
         "strip_accents": [None, True, False],
@@ -207,6 +253,8 @@ def draw_folder(pick: Pick) -> dict[str, Any]:
         "mask_token": ["[MASK]"] if bert else ["<mask>"],
         "split_special_tokens": [False, False, True],
         "extra_token": ["<extra>"],
+        "add_bos_token": [False, True],
+        "add_eos_token": [False, True],
     }.items():
         if pick([False, False, True]):
             config[key] = pick(values)
@@ -214,7 +262,11 @@ def draw_folder(pick: Pick) -> dict[str, Any]:
     writer = pick([None, None, "4.8.2", "4.57.6", "5.23.0"])
     if writer:
         files["config.json"]["transformers_version"] = writer
-    if model_type != "xlm-roberta" and pick([False] * 4 + [True]):
+    if (
+        kind not in ("gpt2", "herbert", "xlm-roberta")
+        and name not in UNKNOWN.get(kind, ())
+        and pick([False] * 4 + [True])
+    ):
         _as_vocabulary(files, own)
     _side_tokens(pick, files, config, own, size)
     if config or pick([False, True]):
@@ -283,6 +335,7 @@ def write_folder(folder: Path, files: dict[str, Any]) -> Path:
 
 def ids_of(folder: Path) -> list[list[int]] | str:
     """What the installed transformers gives for TEXTS, or the error."""
+    import transformers.models.dpr.tokenization_dpr_fast  # noqa: F401  once a DPR class is loaded, it is not found
     from transformers import AutoTokenizer
 
     try:

@@ -5,6 +5,7 @@ Facts: the models' cards. Only prompts are supplied, since only they change vect
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -105,6 +106,15 @@ def front_matter(readme: str) -> list[str]:
     return lines[1 : ends[0]] if ends else []
 
 
+HEADING = re.compile(
+    r"^ {0,3}#{1,6}[ \t]+(.*?)[ \t#]*$"  # a line that begins with #
+    r"|^ {0,3}(\S.*)\n {0,3}(?:=+|-+)[ \t]*$"  # a line that is underlined
+    r"|<h[1-6]\b[^>]*>((?s:.*?))(?:</h[1-6]\s*>|\n[ \t]*\n|\Z)",  # HTML
+    re.MULTILINE | re.IGNORECASE,
+)
+"""A heading of Markdown; one of the groups holds its text."""
+
+
 def _readme_names(readme: str) -> dict[str, str]:
     """What a README says that the model is: the only base_model of its front matter, and its first heading."""
     head = front_matter(readme)
@@ -114,8 +124,8 @@ def _readme_names(readme: str) -> dict[str, str]:
     body = "\n".join(readme.splitlines()[len(head) + 2 :] if head else readme.splitlines())
     body = re.sub(r"<!--.*?-->", "", body, flags=re.DOTALL)
     body = re.sub(r"^ {0,3}(```+|~~~+).*?(^ {0,3}\1[`~]*\s*$|\Z)", "", body, flags=re.DOTALL | re.MULTILINE)
-    first = re.search(r"^ {0,3}#{1,6}[ \t]+(.*?)[ \t#]*$|^(\S.*)\n {0,3}(?:=+|-+)[ \t]*$", body, re.MULTILINE)
-    heading = (first[1] or first[2] or "").strip() if first else ""
+    first = HEADING.search(body)
+    heading = html.unescape(re.sub(r"<[^>]*>", "", "".join(filter(None, first.groups())))).strip() if first else ""
     if re.fullmatch(r"[\w./-]+", heading):
         names["the heading of its README"] = heading
     return names

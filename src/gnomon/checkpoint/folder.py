@@ -30,10 +30,10 @@ from gnomon.checkpoint.modules import (
     read_modules,
     read_pooling,
 )
-from gnomon.checkpoint.tokenizer_files import read_tokenizer, read_tokenizer_json
+from gnomon.checkpoint.tokenizer_files import read_static_tokenizer, read_tokenizer
 from gnomon.checkpoint.tokenizer_versions import shown
 from gnomon.checkpoint.transformer_settings import CALL_KEYS, NO_LIMIT, TransformerSettings, read_transformer_settings
-from gnomon.checkpoint.weights import read_weights, strict
+from gnomon.checkpoint.weights import check_floating, read_weights, strict
 from gnomon.errors import ModelError, NotAModelError, UnsupportedError, WeightsError
 from gnomon.inputs import whole_number
 from gnomon.spec import (
@@ -189,7 +189,7 @@ def _read_static(source: Source, modules: list[Module], notices: list[str]) -> C
     config = read_json(place / "config.json")
     found = read_weights(place)
     table = _static_table(found, place)
-    tokenizer = read_tokenizer_json(place)  # the only file that a StaticEmbedding and model2vec look at
+    tokenizer = read_static_tokenizer(place, notices)  # the only file that a StaticEmbedding and model2vec look at
     model2vec = config.get("model_type") == "model2vec" or ("embeddings" in found and "embedding_dtype" in config)
     arrays: Arrays = {"embed.tokens": table}
     heads, wide = read_heads(folder, modules[1:], table.shape[1], arrays)
@@ -225,6 +225,10 @@ def _static_table(found: Arrays, place: Path) -> NDArray[Any]:
     table, mapping, weights = found[name], found.get("mapping"), found.get("weights")
     if table.ndim != 2:
         raise WeightsError(f"{place}: {name} has shape {list(table.shape)}; a table has rows and columns.")
+    floats = {name: table, **({} if weights is None else {"weights": weights})}
+    if table.dtype == np.int8:  # model2vec writes such tables, and computes with them as they are
+        del floats[name]
+    check_floating(floats, place)
     rows = len(table) if mapping is None else mapping.size
     wanted = {name: table.shape, "mapping": (rows,), "weights": (rows,)}
     strict(found, {key: shape for key, shape in wanted.items() if key in found}, where=str(place))

@@ -1,12 +1,13 @@
 """Tokenizer families of transformers: what a class builds from a vocabulary, and the files that it can be read from.
 
-`FORMS`, at the end, lists the forms of folders without a tokenizer.json, in the order in which they are looked for.
+`CLASSES`, at the end, lists the classes; `FORMS` the forms of folders without a tokenizer.json, in the order in which
+they are looked for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokeniz
 from tokenizers.models import BPE, Unigram, WordPiece
 
 from gnomon.checkpoint.sentencepiece import CONTROL, MODEL_TYPE_NAMES, USER_DEFINED, read_sentencepiece
-from gnomon.checkpoint.tokenizer_settings import Settings
+from gnomon.checkpoint.tokenizer_settings import OWN_FAST, Settings
 from gnomon.errors import UnsupportedError
 
 SAVE_TOKENIZER_JSON = "load the tokenizer with transformers and save_pretrained it: that writes a tokenizer.json"
@@ -37,6 +38,9 @@ ROBERTA_TOKENS = {
     "mask_token": AddedToken("<mask>", lstrip=True, special=True),
 }
 
+HERBERT_TOKENS = {role: AddedToken(ROBERTA_TOKENS[role].content, special=True) for role in BERT_TOKENS}
+GPT2_TOKENS = {role: AddedToken("<|endoftext|>", special=True) for role in ("bos_token", "eos_token", "unk_token")}
+
 # The settings of a SentencePiece model that the XLM-R mapping is right for.
 XLM_ROBERTA_SETTINGS = {
     "model_type": 1,
@@ -54,17 +58,18 @@ XLM_ROBERTA_SETTINGS = {
 class Family:
     """What a class of transformers builds from a vocabulary, whatever file that is in."""
 
-    classes: tuple[str, ...]
     tokens: dict[str, AddedToken]
     model: type[Any]
     model_settings: Callable[[Settings], dict[str, Any]]
     """Of the vocabulary's model, beside the vocabulary; as `tokenizers` writes them in JSON."""
     dress: Callable[[Tokenizer, Settings], None]
     """Sets pre-tokenizer and decoder, and the normalizer where the class has one of its own."""
-    frame: Callable[[Tokenizer, Settings], processors.PostProcessor]
-    """The special tokens around a text."""
+    frame: Callable[[Tokenizer, Settings], processors.PostProcessor] | None
+    """The special tokens around a text; None where those of tokenizer.json stay."""
     keeps_charsmap: bool = False
     """The normalizer is the file's compiled character map, and nothing else of the file's."""
+    keeps_json: bool = False
+    """All of a tokenizer.json stays but the special tokens around a text."""
 
 
 @dataclass(frozen=True)
@@ -102,14 +107,18 @@ def _read_wordpiece(paths: list[Path], settings: Settings) -> Tokenizer:
 def _dress_bert(tokenizer: Tokenizer, settings: Settings) -> None:
     if tokenizer.token_to_id(unk := settings.text("unk_token")) is None:  # WordPiece would fail at an unknown word
         raise ValueError(f"it does not hold {unk!r}, the unk_token, so it is not this model's vocabulary")
-    tokenizer.normalizer = normalizers.BertNormalizer(
+    tokenizer.normalizer = _bert_normalizer(settings, lowercase=settings.flag("do_lower_case", True))
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece(prefix="##")
+
+
+def _bert_normalizer(settings: Settings, *, lowercase: bool) -> normalizers.Normalizer:
+    return normalizers.BertNormalizer(
         clean_text=True,
         handle_chinese_chars=settings.flag("tokenize_chinese_chars", True),
         strip_accents=settings.strip_accents,
-        lowercase=settings.flag("do_lower_case", True),
+        lowercase=lowercase,
     )
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece(prefix="##")
 
 
 def _frame_bert(tokenizer: Tokenizer, settings: Settings) -> processors.PostProcessor:
@@ -119,6 +128,12 @@ def _frame_bert(tokenizer: Tokenizer, settings: Settings) -> processors.PostProc
         pair=[f"{cls}:0", "$A:0", f"{sep}:0", "$B:1", f"{sep}:1"],
         special_tokens=[_with_id(tokenizer, cls), _with_id(tokenizer, sep)],
     )
+
+
+def _dress_dpr(tokenizer: Tokenizer, settings: Settings) -> None:
+    """As version 5: the class keeps `do_lower_case` to itself, so that every text is lower-cased."""
+    _dress_bert(tokenizer, settings)
+    tokenizer.normalizer = _bert_normalizer(settings, lowercase=True)
 
 
 # ---- byte-level BPE: vocab.json and merges.txt
@@ -154,6 +169,24 @@ def _frame_roberta(tokenizer: Tokenizer, settings: Settings) -> processors.PostP
         trim_offsets=settings.flag("trim_offsets", True),
         add_prefix_space=settings.flag("add_prefix_space", False),
     )
+
+
+# ---- BPE of words that end in </w>: HerBERT
+
+
+def _herbert_settings(settings: Settings) -> dict[str, Any]:
+    return _bpe_settings(settings) | {"unk_token": settings.text("unk_token"), "end_of_word_suffix": "</w>"}
+
+
+def _dress_herbert(tokenizer: Tokenizer, settings: Settings) -> None:
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False, strip_accents=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.BPEDecoder(suffix="</w>")
+
+
+def _frame_herbert(tokenizer: Tokenizer, settings: Settings) -> processors.PostProcessor:
+    """The ids are constants of the class, whatever the tokens are."""
+    return processors.BertProcessing((settings.text("sep_token"), 2), (settings.text("cls_token"), 0))
 
 
 # ---- SentencePiece unigrams
@@ -203,37 +236,51 @@ def _frame_xlm_roberta(tokenizer: Tokenizer, settings: Settings) -> processors.P
     )
 
 
-BERT = Family(
-    ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "MobileBertTokenizer", "ConvBertTokenizer"),
-    BERT_TOKENS,
-    WordPiece,
-    _wordpiece_settings,
-    _dress_bert,
-    _frame_bert,
-)
-ROBERTA = Family(
-    ("RobertaTokenizer", "LongformerTokenizer", "BartTokenizer"),
-    ROBERTA_TOKENS,
-    BPE,
-    _bpe_settings,
-    _dress_roberta,
-    _frame_roberta,
-)
+# ---- classes
+
+
+BERT = Family(BERT_TOKENS, WordPiece, _wordpiece_settings, _dress_bert, _frame_bert)
+BERT_AS_IT_IS = replace(BERT, keeps_json=True)
+DPR = replace(BERT, dress=_dress_dpr)
+ROBERTA = Family(ROBERTA_TOKENS, BPE, _bpe_settings, _dress_roberta, _frame_roberta)
 XLM_ROBERTA = Family(
-    ("XLMRobertaTokenizer",),
-    ROBERTA_TOKENS,
-    Unigram,
-    _unigram_settings,
-    _dress_xlm_roberta,
-    _frame_xlm_roberta,
-    keeps_charsmap=True,
+    ROBERTA_TOKENS, Unigram, _unigram_settings, _dress_xlm_roberta, _frame_xlm_roberta, keeps_charsmap=True
 )
-FAMILIES = (BERT, ROBERTA, XLM_ROBERTA)
+GPT2 = Family(GPT2_TOKENS, BPE, _bpe_settings, _dress_roberta, None)
+HERBERT = Family(HERBERT_TOKENS, BPE, _herbert_settings, _dress_herbert, _frame_herbert)
+
+CLASSES: dict[str, tuple[Family, Family | None]] = {
+    "BertTokenizer": (BERT, BERT),
+    "DistilBertTokenizer": (BERT, BERT),
+    "ElectraTokenizer": (BERT, BERT),
+    "LayoutLMTokenizer": (BERT, BERT),
+    "LxmertTokenizer": (BERT, BERT),
+    "MobileBertTokenizer": (BERT, BERT),
+    "SqueezeBertTokenizer": (BERT, BERT),
+    "ConvBertTokenizer": (BERT, BERT_AS_IT_IS),
+    "DPRContextEncoderTokenizer": (BERT, DPR),
+    "DPRQuestionEncoderTokenizer": (BERT, DPR),
+    "DPRReaderTokenizer": (BERT, DPR),
+    **dict.fromkeys(OWN_FAST, (BERT, BERT_AS_IT_IS)),
+    "RealmTokenizer": (BERT, None),
+    "RetriBertTokenizer": (BERT, None),
+    "RobertaTokenizer": (ROBERTA, ROBERTA),
+    "BartTokenizer": (ROBERTA, ROBERTA),
+    "LEDTokenizer": (ROBERTA, ROBERTA),
+    "LongformerTokenizer": (ROBERTA, ROBERTA),
+    "MvpTokenizer": (ROBERTA, ROBERTA),
+    "XLMRobertaTokenizer": (XLM_ROBERTA, XLM_ROBERTA),
+    "GPT2Tokenizer": (GPT2, GPT2),
+    "HerbertTokenizer": (HERBERT, HERBERT),
+}
+"""Tokenizer class -> how versions 4 and 5 of transformers read it. None: version 5 has no such class, and takes a
+tokenizer.json as it is.
+"""
 
 FORMS = (
-    Form(("vocab.txt",), BERT, BERT.classes[0], _read_wordpiece),
-    Form(("vocab.json", "merges.txt"), ROBERTA, ROBERTA.classes[0], _read_bpe),
-    Form(("sentencepiece.bpe.model",), XLM_ROBERTA, XLM_ROBERTA.classes[0], _read_xlm_roberta),
+    Form(("vocab.txt",), BERT, "BertTokenizer", _read_wordpiece),
+    Form(("vocab.json", "merges.txt"), ROBERTA, "RobertaTokenizer", _read_bpe),
+    Form(("sentencepiece.bpe.model",), XLM_ROBERTA, "XLMRobertaTokenizer", _read_xlm_roberta),
     Form(("spiece.model",), XLM_ROBERTA, None, _read_xlm_roberta),
     Form(("tokenizer.model",), XLM_ROBERTA, None, _read_xlm_roberta),
 )

@@ -26,8 +26,13 @@ ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_t
 EXTRA_KEYS = ("additional_special_tokens", "extra_special_tokens")
 TOKEN_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
-NO_CLASS = ("PreTrainedTokenizer", "TokenizersBackend")
+BACKEND = "TokenizersBackend"
+"""A class of version 5 alone."""
+NO_CLASS = ("PreTrainedTokenizer", BACKEND)
 """Class names that say nothing about the family; both take tokenizer.json as it is."""
+
+OWN_FAST = tuple(f"DPR{part}TokenizerFast" for part in ("ContextEncoder", "QuestionEncoder", "Reader"))
+"""Classes that version 5 does not read as those without "Fast"."""
 
 # Without a tokenizer_class, the model_type tells families whose files carry the names of another family's.
 MODEL_TYPES = {
@@ -80,6 +85,58 @@ def parse_object(text: str | bytes) -> Json:
     return content
 
 
+def _read_side_file(path: Path) -> Json:
+    content = read_json(path)
+    with blamed_on(path):
+        if path.name == SIDE_FILES[2]:
+            _check_ids(content)
+        else:
+            check_tokens(content)
+    return content
+
+
+def _check_ids(added: Json) -> None:
+    for text, index in added.items():
+        if isinstance(index, bool) or not isinstance(index, int) or index < 0:
+            raise ValueError(f"the id of {text!r} is {index!r}; it must be a whole number")
+
+
+def check_tokens(config: Json) -> None:
+    """That every key of tokenizer_config.json or special_tokens_map.json that names tokens holds tokens.
+
+    Raises:
+        ValueError: it holds something else; names the key and the value.
+    """
+    name = config.get("tokenizer_class")
+    if name is not None and not isinstance(name, str):
+        raise ValueError(f"tokenizer_class is {name!r}; it must be a name")
+    for role in ROLES:
+        if config.get(role) is not None:
+            _check_token(role, config[role])
+    for key in EXTRA_KEYS:
+        value = config.get(key)
+        mapped = isinstance(value, dict) and key == "extra_special_tokens"
+        if value is not None and not mapped and not isinstance(value, list):
+            forms = "a list of tokens" + (", or map names to tokens" if key == "extra_special_tokens" else "")
+            raise ValueError(f"{key} is {value!r}; it must be {forms}")
+        for token in listed(value):
+            _check_token(key, token)
+    decoder = config.get(DECODER, {})
+    if not isinstance(decoder, dict):
+        raise ValueError(f"{DECODER} is {decoder!r}; it must map ids to tokens")
+    for index, token in decoder.items():
+        if not (index.isascii() and index.isdigit()):
+            raise ValueError(f"{DECODER} has the id {index!r}; it must be a whole number")
+        _check_token(f"{DECODER}, id {index}", token)
+
+
+def _check_token(key: str, value: Any) -> None:
+    try:
+        parse_token(value)
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from error
+
+
 @dataclass(frozen=True)
 class SideFiles:
     """The side files of one folder, parsed."""
@@ -98,8 +155,8 @@ class SideFiles:
 
     @classmethod
     def read(cls, folder: Path, overrides: Mapping[str, Any]) -> SideFiles:
-        config = read_json(folder / SIDE_FILES[0]) | dict(overrides)
-        special_map, added = ({} if DECODER in config else read_json(folder / name) for name in SIDE_FILES[1:])
+        config = _read_side_file(folder / SIDE_FILES[0]) | dict(overrides)
+        special_map, added = ({} if DECODER in config else _read_side_file(folder / name) for name in SIDE_FILES[1:])
         return cls(folder, config, special_map, added, read_json(folder / "config.json"), overrides)
 
     @classmethod
@@ -114,14 +171,14 @@ class SideFiles:
     def named_class(self) -> str | None:
         """The tokenizer class without "Fast", as some file names it; None where none does."""
         name = self.config.get("tokenizer_class") or self.model.get("tokenizer_class")
-        return str(name).removesuffix("Fast") if name else None
+        return _bare_name(str(name)) if name else None
 
     @property
     def vocabulary_class(self) -> str | None:
         """The class for a folder without tokenizer.json: a name that says nothing gives way to the model_type."""
         for name in (self.config.get("tokenizer_class"), self.model.get("tokenizer_class")):
-            if name and str(name).removesuffix("Fast") not in NO_CLASS:
-                return str(name).removesuffix("Fast")
+            if name and _bare_name(str(name)) not in NO_CLASS:
+                return _bare_name(str(name))
         return MODEL_TYPES.get(str(self.model.get("model_type")))
 
     @property
@@ -133,8 +190,9 @@ class SideFiles:
     @property
     def writer(self) -> int | None:
         """The major version of transformers that wrote these files, 4 (or older) or 5; None where no file says it."""
-        if "backend" in self.config or isinstance(self.config.get("extra_special_tokens"), list):
-            return 5  # keys that version 4 does not write
+        extra_list = isinstance(self.config.get("extra_special_tokens"), list)
+        if self.named_class == BACKEND or "backend" in self.config or extra_list:
+            return 5  # what version 4 does not write
         major = str(self.model.get("transformers_version") or "").partition(".")[0]
         return max(4, min(5, int(major))) if major.isdigit() else None
 
@@ -147,6 +205,10 @@ class SideFiles:
         if not isinstance(value, bool):
             raise ValueError(f"tokenizer_config.json says that {name} is {value!r}; it can be true or false")
         return value
+
+
+def _bare_name(name: str) -> str:
+    return name if name in OWN_FAST else name.removesuffix("Fast")
 
 
 @dataclass(frozen=True)
@@ -215,12 +277,15 @@ def parse_token(value: Any, special: Sequence[str] | set[str] | None = None) -> 
     """A token written as a string or as {"content": ...}; special if it says so or is in `special` (None: all).
 
     Raises:
-        ValueError: neither of the two.
+        ValueError: neither of the two; a flag that is neither true nor false.
     """
     content = value if isinstance(value, str) else value.get("content") if isinstance(value, dict) else None
     if not isinstance(content, str):
         raise ValueError(f'a token is a string or {{"content": ...}}, not {value!r}')
     flags = {} if isinstance(value, str) else {flag: value[flag] for flag in TOKEN_FLAGS if flag in value}
+    for flag, given in flags.items():
+        if not isinstance(given, bool):
+            raise ValueError(f"{flag} of the token {content!r} is {given!r}; it can be true or false")
     if special is None or content in special:
         flags["special"] = True
     return AddedToken(content, **flags)

@@ -21,8 +21,9 @@ from typing import Any, cast
 from tokenizers import AddedToken, Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import Unigram
 
-from gnomon.checkpoint.tokenizer_families import BERT, FAMILIES, ROBERTA, XLM_ROBERTA, Family
+from gnomon.checkpoint.tokenizer_families import BERT, CLASSES, ROBERTA, XLM_ROBERTA, Family
 from gnomon.checkpoint.tokenizer_settings import (
+    BACKEND,
     EXTRA_KEYS,
     ROLES,
     SIDE_FILES,
@@ -80,25 +81,30 @@ def read(loaded: Tokenizer, files: SideFiles) -> Reading:
     Raises:
         NotAModelError: side files that cannot be read.
     """
-    family, name = _family(files), files.json_class
+    fourth, fifth = _families(files)
     notices: list[str] = []
-    if family is None and name is not None:
-        notices.append(
-            f"tokenizer_class {name} is not known here: tokenizer.json is read as it is, with the added tokens of the "
-            "files beside it."
-        )
     with blamed_on(files.folder / SIDE_FILES[0]):
-        fifth, fourth = _read_5(loaded, files, family), _read_4(loaded, files, family)
-        chosen = _choose(fourth, fifth, files, notices)
+        # version 5 first: version 4 uses up `loaded`
+        by_5, by_4 = _read_5(loaded, files, fifth), _read_4(loaded, files, fourth)
+        if _is_unknown(files):
+            chosen = _choose_unknown(by_4, by_5, files, notices)
+        else:
+            chosen = _choose(by_4, by_5, files, notices)
         _mention_misplaced(chosen, files, notices)
     return Reading(chosen, notices)
 
 
-def read_vocabulary(vocabulary: Tokenizer, built: Tokenizer, files: SideFiles, family: Family) -> Reading:
-    """As `read`, for a folder without tokenizer.json: `built` is what version 4 builds on the vocabulary."""
+def read_vocabulary(vocabulary: Tokenizer, built: Tokenizer, files: SideFiles, family: Family | None) -> Reading:
+    """As `read`, for a folder without tokenizer.json: `built` is what version 4 builds on the vocabulary, `family` what
+    version 5 builds (None: nothing).
+    """
     notices: list[str] = []
     with blamed_on(files.folder / SIDE_FILES[0]):
-        fifth = _build_5(copy_vocabulary(vocabulary), files, family, _tokens_of(vocabulary, files, family, version=5))
+        if family is None:
+            fifth = f"it has no class {files.vocabulary_class}"
+        else:
+            tokens = _tokens_of(vocabulary, files, family, version=5)
+            fifth = _build_5(copy_vocabulary(vocabulary), files, family, tokens)
         chosen = _choose(_Version(built, _model_settings(built)), fifth, files, notices)
     return Reading(chosen, notices)
 
@@ -132,6 +138,17 @@ def _choose(fourth: _Version, fifth: _Version | str, files: SideFiles, notices: 
     return fourth.tokenizer if writer == 4 else _with_model_settings(fifth)
 
 
+def _choose_unknown(fourth: _Version, fifth: _Version | str, files: SideFiles, notices: list[str]) -> Tokenizer:
+    """For a class that is in no table here: what the version does with a class that says nothing."""
+    assert not isinstance(fifth, str), "nothing is built"
+    notices.append(
+        f"tokenizer_class {files.json_class} is not known here: tokenizer.json is read as it is, with the added tokens "
+        "of the files beside it. transformers may read this folder in another way, and its vectors may differ. "
+        "gnomon save writes a folder that every version reads as it is read here."
+    )
+    return (fourth if files.writer == 4 else fifth).tokenizer
+
+
 def shown(names: Sequence[str]) -> str:
     """The first names of a list, and how many more there are."""
     more = len(names) - NAMES_SHOWN
@@ -153,17 +170,16 @@ def faithful_side_files(tokenizer: Tokenizer, texts: Mapping[str, str], model: J
     those of `texts` where they do no harm, else a tokenizer_config.json whose class takes tokenizer.json as it is.
     """
     files = SideFiles.parse(texts, model)
-    if _reads_the_same(tokenizer, files):
+    of_both = files.named_class != BACKEND and not _is_unknown(files)
+    if of_both and _reads_the_same(tokenizer, files):
         return dict(texts)
     known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
     kept = {key: value for key, value in files.config.items() if key not in ACTING_KEYS and not key.endswith("_token")}
     named = files.config | files.special_map
     roles = {role: _text(named[role]) for role in ROLES if named.get(role)}
     kept |= {role: text for role, text in roles.items() if text in known}
-    if family := _family(files):  # without a token to pad with, a batch of texts is an error there
-        pad = roles.get("pad_token", family.tokens["pad_token"].content)
-        if tokenizer.token_to_id(pad) is not None:
-            kept["pad_token"] = pad
+    if pad := _padding(tokenizer, files, roles.get("pad_token")):
+        kept["pad_token"] = pad
     state = _state(tokenizer.pre_tokenizer)
     if state and "add_prefix_space" in state:
         kept["add_prefix_space"] = state["add_prefix_space"]
@@ -176,18 +192,33 @@ def faithful_side_files(tokenizer: Tokenizer, texts: Mapping[str, str], model: J
     return written
 
 
+def _padding(tokenizer: Tokenizer, files: SideFiles, named: str | None) -> str | None:
+    """A token to pad with: without one, a batch of texts is an error in transformers."""
+    family, _ = _families(files)
+    own = family.tokens.get("pad_token") if family else None
+    by_id = tokenizer.get_added_tokens_decoder().get(files.model.get("pad_token_id", -1))
+    texts = (named, own and own.content, "[PAD]", "<pad>", by_id and by_id.content)
+    return next((text for text in texts if text and tokenizer.token_to_id(text) is not None), None)
+
+
 def _reads_the_same(tokenizer: Tokenizer, files: SideFiles) -> bool:
     copy = Tokenizer.from_str(tokenizer.to_str())
-    family = _family(files)
-    fifth, fourth = _read_5(copy, files, family), _read_4(copy, files, family)
+    families = _families(files)
+    fifth, fourth = _read_5(copy, files, families[1]), _read_4(copy, files, families[0])
     if isinstance(fifth, str) or _misplaced(tokenizer, files):
         return False
     wanted = _Version(tokenizer, _model_settings(tokenizer)).parts
     return fourth.parts == wanted == fifth.parts
 
 
-def _family(files: SideFiles) -> Family | None:
-    return next((family for family in FAMILIES if files.json_class in family.classes), None)
+def _families(files: SideFiles) -> tuple[Family | None, Family | None]:
+    """How versions 4 and 5 read the class; None for one that takes tokenizer.json as it is."""
+    return CLASSES.get(files.json_class or "", (None, None))
+
+
+def _is_unknown(files: SideFiles) -> bool:
+    """Whether the class is one of which nothing is known here."""
+    return files.json_class is not None and files.json_class not in CLASSES
 
 
 # ---- version 4
@@ -228,21 +259,32 @@ def _bert_normalizer_4(normalizer: Any, files: SideFiles) -> Any:
 def _read_5(loaded: Tokenizer, files: SideFiles, family: Family | None) -> _Version | str:
     """A tokenizer on the vocabulary of `loaded`, which stays as it is; or why there is none."""
     tokens = _tokens_of(loaded, files, family, version=5)
-    if family is None:
-        tokenizer = copy_vocabulary(loaded)
-        for part in ("pre_tokenizer", "post_processor", "decoder"):
-            if (value := getattr(loaded, part)) is not None:
-                setattr(tokenizer, part, value)
-        _add_tokens(tokenizer, tokens, version=5)
-        tokenizer.encode_special_tokens = files.flag("split_special_tokens", False)
-        return _Version(tokenizer, _model_settings(loaded))
+    if family is None or family.keeps_json:
+        return _as_it_is_5(loaded, files, family, tokens)
     if not isinstance(loaded.model, family.model):
         holds = type(loaded.model).__name__
         return f"its class builds a {family.model.__name__}, and tokenizer.json holds a {holds}"
     tokenizer = Tokenizer(loaded.model)
     if family.keeps_charsmap and (charsmap := _charsmap(loaded)) is not None:
         tokenizer.normalizer = charsmap
+    if family.frame is None and loaded.post_processor is not None:
+        tokenizer.post_processor = loaded.post_processor
     return _build_5(tokenizer, files, family, tokens)
+
+
+def _as_it_is_5(loaded: Tokenizer, files: SideFiles, family: Family | None, tokens: _Tokens) -> _Version | str:
+    tokenizer = copy_vocabulary(loaded)
+    for part in ("pre_tokenizer", "post_processor", "decoder"):
+        if (value := getattr(loaded, part)) is not None:
+            setattr(tokenizer, part, value)
+    _add_tokens(tokenizer, tokens, version=5)
+    if family and family.frame:
+        try:
+            tokenizer.post_processor = family.frame(tokenizer, _settings(files, tokens.roles))
+        except ValueError as error:
+            return str(error)
+    tokenizer.encode_special_tokens = files.flag("split_special_tokens", False)
+    return _Version(tokenizer, _model_settings(loaded))
 
 
 def _build_5(tokenizer: Tokenizer, files: SideFiles, family: Family, tokens: _Tokens) -> _Version | str:
@@ -251,7 +293,8 @@ def _build_5(tokenizer: Tokenizer, files: SideFiles, family: Family, tokens: _To
     try:
         family.dress(tokenizer, settings)
         _add_tokens(tokenizer, tokens, version=5)
-        tokenizer.post_processor = family.frame(tokenizer, settings)
+        if family.frame:
+            tokenizer.post_processor = family.frame(tokenizer, settings)
         model_settings = family.model_settings(settings)
     except ValueError as error:
         return str(error)
@@ -388,8 +431,8 @@ def _as_token(value: str | AddedToken) -> AddedToken:
 def _add_tokens(tokenizer: Tokenizer, tokens: _Tokens, *, version: int) -> None:
     """By declared id, then by role, then the rest; what is there with other flags takes the declared ones."""
     there = tokenizer.get_added_tokens_decoder()
-    same = {repr(token) for token in there.values()}
-    adding = [token for _, token in sorted(tokens.declared.items()) if repr(token) not in same]
+    # those that are there alike, too: one that a role names becomes special
+    adding = [token for _, token in sorted(tokens.declared.items())]
     known = {token.content for token in (*there.values(), *adding)}
     for value in (*tokens.roles.values(), *tokens.extra):
         # version 4 compares strings alone: a token with flags of its own is added once more, and takes its flags along

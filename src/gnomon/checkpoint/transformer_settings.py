@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gnomon.checkpoint.modules import Json, read_json
+from gnomon.checkpoint.tokenizer_settings import blamed_on, check_tokens
 from gnomon.errors import ModelError, UnsupportedError
 
 LENGTH_FILES = tuple(
@@ -184,6 +185,8 @@ def _tokenizer_keys(path: Path, section: Json, notices: list[str]) -> Json:
     for key in SWITCHES & section.keys():
         if not isinstance(section[key], bool) and (key, section[key]) != ("strip_accents", None):
             raise ModelError(f"{path}: {key} of the tokenizer is {section[key]!r}; it must be true or false.")
+    with blamed_on(path):
+        check_tokens(section)
     if unread := [key for key in UNREAD if section.get(key) is not None]:
         notices.append(
             f"{path.name}: {', '.join(unread)} of the tokenizer changes nothing, as in sentence-transformers; "

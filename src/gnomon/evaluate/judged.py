@@ -247,6 +247,7 @@ def _ranked(file: Path, parts: _Parts) -> dict[str, list[str]]:
 def _relevant(file: Path, parts: _Parts) -> dict[str, dict[str, int]]:
     """{query: {document: grade}}; grades below 0 count as 0: trec_eval crashes where a query has no others."""
     found: defaultdict[str, dict[str, int]] = defaultdict(dict)
+    written: dict[tuple[str, str], int] = {}  # for the message: as the file has them
     missing, negative = _Missing(parts), list[Line]()
     for line in _qrels(file):
         query, document = line.identifier(*QUERY), line.identifier(*DOCUMENT)
@@ -259,9 +260,12 @@ def _relevant(file: Path, parts: _Parts) -> dict[str, dict[str, int]]:
         missing.document(line, document)
         if grade < 0:
             negative.append(line)
-        grade = max(int(grade), 0)
-        if (before := found[query].setdefault(document, grade)) != grade:
-            raise line.wrong(f"{query!r} and {document!r} had score {before} before, and now {grade}; take one out.")
+        before = written.setdefault((query, document), int(grade))
+        if (counted := max(int(grade), 0)) != max(before, 0):
+            raise line.wrong(
+                f"{query!r} and {document!r} had score {before} before, and now {int(grade)}; take one out."
+            )
+        found[query][document] = counted
     _tell_of_missing(file, missing)
     if negative:
         warn_caller(
