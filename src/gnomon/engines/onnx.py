@@ -11,6 +11,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -175,15 +176,17 @@ def _openvino_core() -> Any:
     """One for the process, which is never freed. Each has a stack on which this thread's signals are handled, and takes
     it along when it is freed: after several, Ctrl-C ended the process by a fault of memory (OpenVINO 2026.4).
     """
-    try:
-        import openvino
-    except ImportError as error:
-        raise ExtraError('the package openvino is not installed; pip install "gnomon[openvino]"') from error
+    import openvino
+
     return openvino.Core()
 
 
 class _OpenVinoSession:
     def __init__(self, graph: Graph, threads: int | None) -> None:
+        try:
+            import_module("openvino")
+        except ImportError as error:
+            raise ExtraError('the package openvino is not installed; pip install "gnomon[openvino]"') from error
         settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"}
         if threads:
             settings["INFERENCE_NUM_THREADS"] = threads
