@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -977,6 +977,15 @@ def interrupted_at(steps: dict[int, tuple[int, ...]], monkeypatch: pytest.Monkey
         return inner(self, number, ahead)
 
     monkeypatch.setattr(loop.Run, "step", step)
+
+
+@pytest.fixture(autouse=True)
+def as_in_a_terminal() -> Iterator[None]:
+    """Signals do what they do in a terminal, where the tests run under nohup, too."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 STOPS: dict[str, tuple[int, type[BaseException], Any]] = {
