@@ -89,6 +89,7 @@ def measure(asked: argparse.Namespace, results: Results) -> None:
             part = MEASURED[name](bench)
             minutes = (time.perf_counter() - start) / 60
             told = {"minutes": minutes, "load_before": load, "measured": today(), "threads": asked.threads}
+            told |= {"machine": about(asked)["device"]["name"]}  # parts may be measured on several
             found |= about(asked) | {name: part | told}
             asked.results.parent.mkdir(parents=True, exist_ok=True)
             asked.results.write_text(json.dumps(results, indent=1) + "\n")

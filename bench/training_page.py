@@ -20,8 +20,8 @@ at 1.0, dropout as the model's config says. Each run is a process of its own, an
 - Peak memory: the highest resident memory of the process from its start to the end of its last step. On a GPU also the
   most that tensors took there.
 - Figures are medians over the rounds, with the lowest and the highest in brackets. Ratios are gnomon's figure over
-  sentence-transformers': of the medians, and in brackets the median of the rounds' ratios. They are of this machine,
-  these models and these texts.
+  sentence-transformers': of the medians, and in brackets the median of the rounds' ratios. They are of the machine
+  that each part names, these models and these texts.
 """
 
 
@@ -33,7 +33,7 @@ def page(results: Rows) -> Iterator[str]:
 
 def section(found: Rows) -> Iterator[str]:
     device = found["device"]
-    yield f"## {device['name']}, {many(device['cores'], 'core')}"
+    yield f"## {'CPU' if device['kind'] == 'cpu' else device['name']}, {many(device['cores'], 'core')}"
     yield ""
     versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
     computed = "float32" if device["kind"] == "cpu" else "bfloat16 autocast on both sides"
@@ -158,8 +158,8 @@ def told(part: Rows) -> Iterator[str]:
     rounds = f", {many(len(next(iter(part['runs'].values()))), 'round')}" if "runs" in part else ""
     threads = many(part["threads"], "thread")
     yield (
-        f"Measured {part['measured']} with {threads}{rounds}, {part['minutes']:.1f} minutes; load before: "
-        f"{part['load_before']:.1f}."
+        f"Measured {part['measured']} on {part['machine']}, with {threads}{rounds}, {part['minutes']:.1f} minutes; "
+        f"load before: {part['load_before']:.1f}."
     )
     yield ""
 

@@ -105,7 +105,7 @@ def test_a_run_is_as_it_was_behind_the_watching() -> None:
 
 def test_the_page_says_what_was_measured() -> None:
     runs = {"gnomon": seen([30.0], [500.0]), "sentence-transformers": seen([20.0], [1000.0])}
-    told = {"minutes": 1.0, "load_before": 0.5, "measured": "today", "threads": 1}
+    told = {"minutes": 1.0, "load_before": 0.5, "measured": "today", "threads": 1, "machine": "an abacus"}
     part = {
         "model": "M",
         "batch": 64,
@@ -129,7 +129,7 @@ def test_the_page_says_what_was_measured() -> None:
     page = "\n".join(training_page.page(results))
     assert (
         "## CPU, 2 cores\n" in page
-        and "today with 1 thread, " in page
+        and "today on an abacus, with 1 thread, " in page
         and "3 steps in a process, the last 2 timed" in page
     )
     assert "Texts of 3 to 256 tokens" in page
