@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import signal
+from collections.abc import Callable
 from types import FrameType
 
 AGAIN = 0.05
@@ -28,12 +29,24 @@ def came() -> bool:
 def _interrupt(number: int, frame: FrameType | None) -> None:
     global _came
     _came = True
-    if imports(frame) and hasattr(signal, "setitimer"):  # Windows has none
-        signal.signal(signal.SIGALRM, _interrupt)
-        signal.setitimer(signal.ITIMER_REAL, AGAIN)
-        atexit.register(signal.setitimer, signal.ITIMER_REAL, 0)  # an alarm without a handler kills
-        return
-    raise KeyboardInterrupt
+    if not (imports(frame) and later(_interrupt, number)):
+        raise KeyboardInterrupt
+
+
+def later(handler: Callable[[int, FrameType | None], object], number: int) -> bool:
+    """Call a handler of a signal once more in a moment. False where the system has no timer for it (Windows)."""
+    if not hasattr(signal, "setitimer"):
+        return False
+    signal.signal(signal.SIGALRM, lambda _, frame: handler(number, frame))
+    signal.setitimer(signal.ITIMER_REAL, AGAIN)
+    atexit.register(forget)  # an alarm without a handler ends the process
+    return True
+
+
+def forget() -> None:
+    """What `later` promised is not done."""
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def imports(frame: FrameType | None) -> int:

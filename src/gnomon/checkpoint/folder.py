@@ -225,10 +225,8 @@ def _static_table(found: Arrays, place: Path) -> NDArray[Any]:
     table, mapping, weights = found[name], found.get("mapping"), found.get("weights")
     if table.ndim != 2:
         raise WeightsError(f"{place}: {name} has shape {list(table.shape)}; a table has rows and columns.")
-    floats = {name: table, **({} if weights is None else {"weights": weights})}
-    if table.dtype == np.int8:  # model2vec writes such tables, and computes with them as they are
-        del floats[name]
-    check_floating(floats, place)
+    floats = {} if table.dtype == np.int8 else {name: table}  # model2vec writes such tables, and computes with them so
+    check_floating(floats | ({} if weights is None else {"weights": weights}), place)
     rows = len(table) if mapping is None else mapping.size
     wanted = {name: table.shape, "mapping": (rows,), "weights": (rows,)}
     strict(found, {key: shape for key, shape in wanted.items() if key in found}, where=str(place))

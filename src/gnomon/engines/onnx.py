@@ -11,7 +11,6 @@ import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -172,26 +171,24 @@ class _OrtSession:
 
 
 @cache
-def _openvino_core() -> Any:
+def _only(core: type[Any]) -> Any:
     """One for the process, which is never freed. Each has a stack on which this thread's signals are handled, and takes
     it along when it is freed: after several, Ctrl-C ended the process by a fault of memory (OpenVINO 2026.4).
     """
-    import openvino
-
-    return openvino.Core()
+    return core()
 
 
 class _OpenVinoSession:
     def __init__(self, graph: Graph, threads: int | None) -> None:
         try:
-            import_module("openvino")
+            import openvino
         except ImportError as error:
             raise ExtraError('the package openvino is not installed; pip install "gnomon[openvino]"') from error
         settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"}
         if threads:
             settings["INFERENCE_NUM_THREADS"] = threads
         with tempfile.TemporaryDirectory(prefix="gnomon-") as folder:
-            self._compiled = _openvino_core().compile_model(write_graph(graph, Path(folder)), "CPU", settings)
+            self._compiled = _only(openvino.Core).compile_model(write_graph(graph, Path(folder)), "CPU", settings)
         self.inputs = frozenset(node.any_name for node in self._compiled.inputs)
 
     def __call__(self, feed: Feed) -> Vectors:

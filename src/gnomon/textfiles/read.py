@@ -275,7 +275,8 @@ class _BadRows:
 
     def add(self, place: int, reason: str) -> None:
         if not self.skip:
-            cure = "Convert the file (iconv -f LATIN1 -t UTF-8, if it is Latin-1)" if UTF8 in reason else "Mend it"
+            encoded = self.unit == "line" and reason.startswith(UTF8)
+            cure = "Convert the file (iconv -f LATIN1 -t UTF-8, if it is Latin-1)" if encoded else "Mend it"
             raise InputError(
                 f"{self.name}, {self.unit} {place}: {reason}. {cure}, or leave such {self.unit}s out with "
                 "skip_bad=True (--skip-bad)."
@@ -401,7 +402,7 @@ PARSERS: dict[str, Callable[[Iterable[str], Remarks | None], Parsed]] = {
 
 @contextmanager
 def _told(remarks: Remarks, name: str) -> Generator[None]:
-    """What was remarked is told at the end, and before an error: a stray quote may be why a later line is bad."""
+    """Gives the remarks as notices at the end. Before an error too: a stray quote may be the cause of a bad line."""
     try:
         yield
     except InputError:

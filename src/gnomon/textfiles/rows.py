@@ -68,7 +68,7 @@ class Spans:
 
 @dataclass
 class Remarks:
-    """What a reader had to decide. It is no error, and the caller is told of it once per file."""
+    """Choices that a reader made where a file can be read in two ways. Not errors: each kind is one notice per file."""
 
     columns: list[str] = field(default_factory=list[str])
     """Names in the header of a CSV or TSV."""

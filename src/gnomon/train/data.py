@@ -65,7 +65,7 @@ def index_of(
         _remove_stale(folder.parent)
         with FileLock(_lock(folder)):
             index = _opened(folder) or _build(source, parts, folder, lines, progress)
-    for notice in index.notices:  # of whoever read the files: each run is told
+    for notice in index.notices:  # given in each run, not only in the one that reads the files
         warn_caller(notice)
     return replace(index, name=source.name)
 

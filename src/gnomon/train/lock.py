@@ -46,7 +46,8 @@ def locked(folder: Path) -> Generator[None]:
 def _opened(folder: Path) -> int:
     """The lock file, locked. A run that ends may remove it after this one has opened it: then it is made once more."""
     for _ in range(_TRIES):
-        handle = _open(folder)
+        if (handle := _open(folder)) is None:
+            continue
         try:
             if not _lock(handle):
                 raise InputError(
@@ -62,13 +63,13 @@ def _opened(folder: Path) -> int:
     raise InputError(f"output {folder} is removed again and again. Give another output.")
 
 
-def _open(folder: Path) -> int:
+def _open(folder: Path) -> int | None:
+    """None where a run that ends has just removed the folder."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with suppress(FileNotFoundError):  # a run that ends has just removed it
-            return os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-        folder.mkdir(parents=True, exist_ok=True)
         return os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    except FileNotFoundError:
+        return None
     except (FileExistsError, NotADirectoryError) as error:
         for each in (folder, *folder.parents):
             if each.is_symlink() and not each.exists():

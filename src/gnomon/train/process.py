@@ -7,7 +7,6 @@ import inspect
 import signal
 import sys
 import threading
-from _thread import interrupt_main
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -16,7 +15,7 @@ from typing import Any
 import torch
 from torch.utils import deterministic
 
-from gnomon.interrupts import AGAIN, imports
+from gnomon.interrupts import forget, imports, later
 from gnomon.notices import warn_caller
 from gnomon.train.ranks import Ranks
 from gnomon.train.settings import Recipe
@@ -63,7 +62,6 @@ class Stop:
         self.ranks = ranks
         self._asked, self._at_once, self._first = 0, 0, ""
         self._outside = imports(inspect.currentframe())
-        self._later: threading.Timer | None = None
         self._closed = False
 
     @contextmanager
@@ -92,9 +90,8 @@ class Stop:
             return
         if not self._first or (self._asked and self.ranks.world == 1):
             self._asked = self._at_once = number  # first: the exception may be swallowed
-            if imports(frame) <= self._outside:
+            if not (imports(frame) > self._outside and later(self.receive, number)):
                 raise meaning_of(number)
-            self._receive_later(number)
         elif not self._asked:
             self._asked = number
             self._say(number)
@@ -102,9 +99,7 @@ class Stop:
     def close(self) -> None:
         """No signal is raised from here on."""
         self._closed = True
-        if self._later is not None:
-            self._later.cancel()
-            self._later.join()
+        forget()
 
     @contextmanager
     def as_asked(self) -> Generator[None]:
@@ -115,14 +110,6 @@ class Stop:
             if self._at_once:
                 raise meaning_of(self._at_once) from error
             raise
-
-    def _receive_later(self, number: int) -> None:
-        """Send the signal again in a moment."""
-        if self._later is not None:
-            self._later.cancel()
-        self._later = threading.Timer(AGAIN, _send, (number,))
-        self._later.daemon = True
-        self._later.start()
 
     def _say(self, number: int) -> None:
         if not self.ranks.first:
@@ -136,15 +123,6 @@ class Stop:
 def meaning_of(number: int) -> BaseException:
     """KeyboardInterrupt for Ctrl-C; SystemExit for other signals, with the status by which shells report them."""
     return KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)
-
-
-def _send(number: int) -> None:
-    """A signal to the main thread, which ends what that waits for too, where the system can."""
-    main = threading.main_thread().ident
-    if sys.platform != "win32" and main is not None:
-        signal.pthread_kill(main, number)
-    else:
-        interrupt_main(signal.Signals(number))
 
 
 @contextmanager
