@@ -383,33 +383,30 @@ def _cells_of(line: str, delimiter: str, *, inside: bool = False) -> tuple[list[
         if line[at : at + 1] != delimiter:
             return cells, unquoted, literal
         at += 1
-    while True:
-        cell = CELLS[delimiter].match(line, at)
-        assert cell, "the pattern matches an empty cell"
+    for cell in _matched(CELLS[delimiter], line, delimiter, at):
         if cell[1] is not None:
             cells.append(cell[1].replace('""', '"'))
             unquoted = True
         else:
             cells.append(cell[2])
             literal = literal or '"' in cell[2]
-        at = cell.end()
-        if line[at : at + 1] != delimiter:
-            return cells, unquoted, literal
-        at += 1
+    return cells, unquoted, literal
 
 
 def _loose_cells_of(line: str, delimiter: str) -> list[str]:
     """Cells of one line by itself, with their quotes, as a writer who doubles none would mean them."""
-    line = line.rstrip("\r\n")
-    cells: list[str] = []
-    at = 0
+    return [cell[0] for cell in _matched(LOOSE_CELLS[delimiter], line.rstrip("\r\n"), delimiter)]
+
+
+def _matched(pattern: re.Pattern[str], line: str, delimiter: str, at: int = 0) -> Iterator[re.Match[str]]:
+    """Cell after cell, from a place on, up to one that no delimiter follows."""
     while True:
-        cell = LOOSE_CELLS[delimiter].match(line, at)
+        cell = pattern.match(line, at)
         assert cell, "the pattern matches an empty cell"
-        cells.append(cell[0])
+        yield cell
         at = cell.end()
         if line[at : at + 1] != delimiter:
-            return cells
+            return
         at += 1
 
 
