@@ -180,7 +180,7 @@ def test_names_by_default(path: str, name: str) -> None:
         (("gone.jsonl",), "gone.jsonl is not there; a path begins in the current folder, "),
         (("*.parquet",), r"no file matches '\*.parquet'"),
         ((".",), r"\. is a folder; name its files"),
-        (("in.txt",), r"in.txt: rows are read from .jsonl, .csv and .tsv"),
+        (("in.txt",), r"in.txt: rows are read from .jsonl, .csv, .tsv and MEDI"),
         (("in.parquet.gz",), r"in.parquet.gz: rows are read from"),
         ((), "a source needs a path"),
     ],
@@ -261,6 +261,9 @@ def test_a_json_list_may_be_packed_and_may_begin_with_a_mark(tmp_path: Path) -> 
     }.items():
         (tmp_path / name).write_bytes(packed)
         assert index_of(DataSource((str(tmp_path / name),)), tmp_path / "cache").rows == 2
+    (tmp_path / "medi.json.gz").write_bytes(gzip.compress(json.dumps(MEDI).encode()))
+    found = index_of(DataSource((str(tmp_path / "medi.json.gz"),)), tmp_path / "cache")
+    assert found.columns == ("query", "positive", "negative")  # by MEDI's own names
 
 
 def test_b1_each_run_is_told_what_the_readers_had_to_say(tmp_path: Path) -> None:

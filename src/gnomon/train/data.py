@@ -84,7 +84,7 @@ def _as_medi(source: DataSource, parts: Sequence[Part]) -> DataSource:
     """MEDI's names of columns, where its rows are read and no others were given."""
     default = DataSource(())
     given = any(getattr(source, name) != getattr(default, name) for name in ("query", "positive", "negatives"))
-    if not given and parts[0].name.lower().endswith(".json"):
+    if not given and parts[0].name.lower().endswith((".json", ".json.gz")):
         with suppress(InputError):  # of a list of other rows
             next(parts[0].blocks(["pos"]), None)
             return replace(source, positive="pos", negatives=("neg",))

@@ -168,7 +168,9 @@ def _file(path: Path) -> File:
     for end, form in FORMS.items():
         if path.name.lower().endswith(end):
             return File(path, form)
-    raise InputError(f"{path}: rows are read from .jsonl, .csv and .tsv (each also as .gz), .parquet and MEDI's .json.")
+    raise InputError(
+        f"{path}: rows are read from .jsonl, .csv, .tsv and MEDI's .json (each also as .gz), and .parquet."
+    )
 
 
 def _rows(path: Path, columns: Sequence[str]) -> Iterator[Block]:

@@ -26,7 +26,7 @@ class DataSource:
     """Rows of one sort: pairs, or triplets, or graded pairs; a batch holds rows of one source alone."""
 
     path: tuple[str, ...]
-    """Files (.jsonl, .csv, .tsv, each also as .gz; .parquet; MEDI's .json), patterns of them, or one data set of the
+    """Files (.jsonl, .csv, .tsv, MEDI's .json, each also as .gz; .parquet), patterns of them, or one data set of the
     `datasets` library as "hf:NAME" or "hf:NAME:CONFIG".
     """
     name: str = ""
