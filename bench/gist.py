@@ -34,8 +34,8 @@ from gnomon.evaluate.compare import compare
 from gnomon.evaluate.intervals import Units, paired
 from gnomon.losses import guide_blocks
 from gnomon.train import DataSource, LossSettings, Recipe, train
-from gnomon.train.collate import Rows
-from gnomon.train.guide import Guide
+from gnomon.train.data.collate import Rows
+from gnomon.train.objectives.teacher import Guide
 from learning import keep_apart
 from training_worker import Seen, watched
 

@@ -100,9 +100,9 @@ def start(place: Path, before: int) -> dict[str, Any]:
     Args:
         before: how many of the batches in front of it are made first.
     """
-    from gnomon.train.data import index_of
-    from gnomon.train.sampler import Sampler
-    from gnomon.train.settings import DataSource
+    from gnomon.train.data.build import index_of
+    from gnomon.train.data.sampler import Sampler
+    from gnomon.train.recipe.schema import DataSource
 
     imported, begin = meters.resident_mib(), time.perf_counter()
     index = index_of(DataSource((str(place / "*.parquet"),)), place / "cache")

@@ -30,9 +30,9 @@ from gnomon import Encoder
 from gnomon.evaluate import evaluate, line, summary
 from gnomon.evaluate.compare import Comparison, Row, compare
 from gnomon.train import DataSource, LossSettings, Recipe, train
-from gnomon.train.mixture import weights_of
-from gnomon.train.recipe import read
-from gnomon.train.validation import reciprocal_ranks
+from gnomon.train.data.mixture import weights_of
+from gnomon.train.objectives.validation import reciprocal_ranks
+from gnomon.train.recipe.toml import read
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data"

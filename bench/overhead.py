@@ -22,8 +22,8 @@ import numpy as np
 
 from gnomon import Encoder
 from gnomon.evaluate import MtebEncoder, evaluate
-from gnomon.evaluate.local import read_local
-from gnomon.evaluate.tasks import load_task, local_task
+from gnomon.evaluate.local.find import read_local
+from gnomon.evaluate.mteb.tasks import load_task, local_task
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

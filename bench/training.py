@@ -243,8 +243,8 @@ def opened(job: Job) -> tuple[Any, Any]:
     from gnomon.checkpoint.folder import read_folder
     from gnomon.checkpoint.hub import resolve
     from gnomon.tokenizer import Tokenizer
-    from gnomon.train.prepare import open_data
-    from gnomon.train.ranks import Ranks
+    from gnomon.train.data.prepare import open_data
+    from gnomon.train.distributed import Ranks
 
     recipe = recipe_of(job)
     base = read_folder(resolve(recipe.model), max_seq_length=recipe.max_seq_length)

@@ -105,7 +105,7 @@ def with_gnomon(job: Job, seen: Seen) -> None:
 @contextmanager
 def watched(seen: Seen) -> Generator[None]:
     """Inside, steps of a run of gnomon are marked."""
-    from gnomon.train.loop import Run
+    from gnomon.train.trainer import Run
 
     step = Run.step
 

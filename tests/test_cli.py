@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 
-from gnomon import Encoder, cli, describe, quantize, vectorfiles
+from gnomon import Encoder, cli, describe, quantize, vector_files
 from gnomon.cli import main
-from gnomon.stream import Stream
+from gnomon.pipeline import Stream
 from gnomon.terminal import display_width, matrix
 from gnomon.tokenizer import Tokenizer
 
@@ -311,9 +311,9 @@ def test_a_gpu_that_is_missing_is_told_of_with_those_that_are_there(
 def test_torch_that_is_missing_is_one_line(
     run: Run, gist: Path, texts: Path, monkeypatch: pytest.MonkeyPatch, options: list[str]
 ) -> None:
-    from gnomon.engines import choose
+    from gnomon.engines import select
 
-    monkeypatch.setattr(choose, "has_torch", lambda: False)
+    monkeypatch.setattr(select, "has_torch", lambda: False)
     fails(run("encode", gist, texts, "-", *options), 'the package torch is not installed; pip install "gnomon[torch]"')
 
 
@@ -363,8 +363,8 @@ def test_workers_that_cannot_open_are_one_line(
 def test_a_batch_that_fails_is_told_in_the_words_of_the_command_line(
     run: Run, gist: Path, texts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gnomon.engines import Failure
-    from gnomon.engines.onnx import OnnxEngine
+    from gnomon.engines.onnx.engine import OnnxEngine
+    from gnomon.engines.protocol import Failure
 
     failed = Failure("on cuda:1: it burnt")
     monkeypatch.setattr(OnnxEngine, "pool_each", lambda self, batches, prompt: (failed for _ in batches))
@@ -444,9 +444,9 @@ def test_an_output_is_replaced_only_by_a_whole_one(
         raise error
 
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    monkeypatch.setattr(vectorfiles, "write_npy", lambda file, values: broken(file, values, full))
+    monkeypatch.setattr(vector_files, "write_npy", lambda file, values: broken(file, values, full))
     fails(run("encode", gist, texts, out), f"{out} was not written: the disk is full ({tmp_path}). Nothing was left")
-    monkeypatch.setattr(vectorfiles, "write_npy", lambda file, values: broken(file, values, KeyboardInterrupt()))
+    monkeypatch.setattr(vector_files, "write_npy", lambda file, values: broken(file, values, KeyboardInterrupt()))
     stopped = run("encode", gist, texts, out)
     assert (stopped.exit_code, stopped.stderr.splitlines()[-1]) == (130, "interrupted")
     assert {name: (tmp_path / name).read_bytes() for name in names(tmp_path)} == before
@@ -455,7 +455,7 @@ def test_an_output_is_replaced_only_by_a_whole_one(
 def test_a_fault_of_ours_is_one_line_and_traceback_shows_it(
     run: Run, gist: Path, texts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vectorfiles, "write_jsonl", lambda *_: {}["missing"])
+    monkeypatch.setattr(vector_files, "write_jsonl", lambda *_: {}["missing"])
     fails(
         run("encode", gist, texts, "-"), "KeyError: 'missing' (a fault of gnomon; gnomon --traceback VERB shows where)"
     )

@@ -13,7 +13,7 @@ from little_runs import bert, recipe_of, rows, saved, write
 
 from gnomon.cli import main
 from gnomon.errors import InputError
-from gnomon.train.recipe import printed, read, to_toml
+from gnomon.train.recipe.toml import printed, read, to_toml
 
 Run = Callable[..., Result]
 
@@ -123,7 +123,7 @@ def test_c9_a_stop_says_where_the_checkpoint_is(
 
     monkeypatch.setattr("gnomon.train.train", train)
     there = Path("out/checkpoints/step-00000500")
-    monkeypatch.setattr("gnomon.train.output.latest", lambda folder: there if saved else None)
+    monkeypatch.setattr("gnomon.train.output_folder.latest", lambda folder: there if saved else None)
     ran = run("mine.toml", *filter(None, [option]))
     how = "--resume in place of --overwrite" if option == "--overwrite" else "--resume"
     note = f"note: the last checkpoint is {there}; the same command with {how} goes on from it.\n" if saved else ""
@@ -183,7 +183,9 @@ def test_certify_prints_a_table(
     def row(widths: str, off: float) -> SimpleNamespace:
         return SimpleNamespace(loss="gist", widths=widths, way="GradCache", difference=off, passed=off < 1e-6)
 
-    monkeypatch.setattr("gnomon.train.certify.certify", lambda: iter([row("-", 0.0), row("prefixes", difference)]))
+    monkeypatch.setattr(
+        "gnomon.train.gradient_check.certify", lambda: iter([row("-", 0.0), row("prefixes", difference)])
+    )
     ran = run("--certify")
     assert ran.exit_code == status
     lines = ran.stdout.splitlines()

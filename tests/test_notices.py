@@ -38,7 +38,7 @@ def test_a_call_from_here_points_here() -> None:
 
 
 @pytest.mark.parametrize("code", [DIRECT, DEEP, LAZY])
-@pytest.mark.parametrize("name", ["gnomon", "gnomon.stream", "gnomon.engines.torch.engine"])
+@pytest.mark.parametrize("name", ["gnomon", "gnomon.pipeline", "gnomon.engines.torch.engine"])
 def test_frames_of_the_package_are_passed_over(name: str, code: str) -> None:
     inner = inside("gnomon.inner", code, g=warn_caller)
     outer = inside(name, code, g=inner)

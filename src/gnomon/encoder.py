@@ -17,17 +17,17 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gnomon import heads
+from gnomon import modules
 from gnomon.checkpoint.folder import Checkpoint, read_folder, with_length
 from gnomon.checkpoint.hub import Source, resolve
-from gnomon.engines import Engine, Failure
-from gnomon.engines.choose import Options, Reopen, open_engine
+from gnomon.engines.protocol import Engine, Failure
+from gnomon.engines.select import Options, Reopen, open_engine
 from gnomon.errors import InputError, ModelError, Notice, NumericError, WorkerError
 from gnomon.inputs import Texts, as_texts, check_encodable, whole_number
 from gnomon.packed import pack
+from gnomon.pipeline import Encoded, OnTruncate, Request, Stream
 from gnomon.space import Space
 from gnomon.spec import HeadSpec, ModelSpec, fingerprint
-from gnomon.stream import Encoded, OnTruncate, Request, Stream
 from gnomon.tokenizer import Tokenizer, TokenReport
 
 Vectors = NDArray[np.float32]
@@ -296,11 +296,11 @@ class Encoder:
         Raises:
             InputError: shapes that do not fit; int8 or uint8 vectors, which are quantized.
         """
-        heads.check_not_quantized(np.asarray(a_BD), np.asarray(b_CD))
+        modules.check_not_quantized(np.asarray(a_BD), np.asarray(b_CD))
         a, b = (np.atleast_2d(np.asarray(vectors, np.float32)) for vectors in (a_BD, b_CD))
         if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
             raise InputError(f"vectors of shapes {a.shape} and {b.shape} cannot be compared; give [B, D] and [C, D].")
-        return heads.similarity(self.spec.similarity, a, b)
+        return modules.similarity(self.spec.similarity, a, b)
 
     def tokenize(self, texts: Texts, *, prompt: str | None = None, prompt_name: str | None = None) -> TokenReport:
         """What the model reads of each text: ids, offsets, counts, and where it was cut."""
@@ -354,7 +354,7 @@ class Encoder:
         return Space(
             fingerprint=self.fingerprint,
             dim=finish.width,
-            cut_from=heads.width(finish.layers, self.spec.pooled_dim) if finish.prefix else None,
+            cut_from=modules.width(finish.layers, self.spec.pooled_dim) if finish.prefix else None,
             normalized=self.spec.normalizes or finish.normalize,
             long_texts="mean" if on_truncate == "mean" else "cut",
         )
@@ -448,8 +448,8 @@ class Encoder:
             )
         if normalize not in (None, True, False):
             raise InputError(f"normalize_embeddings is {normalize!r}; it may be True, False or None.")
-        layers, prefix = heads.chain(self.spec, None if dim is None else int(dim))
-        full = heads.width(layers, self.spec.pooled_dim)
+        layers, prefix = modules.chain(self.spec, None if dim is None else int(dim))
+        full = modules.width(layers, self.spec.pooled_dim)
         if truncate_dim is not None:
             most = int(dim or full)
             cut = whole_number(truncate_dim, "truncate_dim", most)
@@ -526,10 +526,10 @@ class _Finisher:
     arrays: Mapping[str, NDArray[Any]]
 
     def __call__(self, pooled_BD: Vectors) -> Vectors:
-        vectors_BD = heads.apply(self.layers, self.arrays, pooled_BD)
+        vectors_BD = modules.apply(self.layers, self.arrays, pooled_BD)
         if self.prefix is not None:
             vectors_BD = vectors_BD[:, : self.prefix]
-        return heads.normalize(vectors_BD) if self.normalize else vectors_BD
+        return modules.normalize(vectors_BD) if self.normalize else vectors_BD
 
 
 def _unpickle(reading: _Reading, options: Options) -> Encoder:

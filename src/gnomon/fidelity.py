@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gnomon import heads, kept
+from gnomon import files, modules
 from gnomon.checkpoint.folder import Checkpoint
 from gnomon.encoder import Encoder
-from gnomon.engines.choose import Options, int8_saturates
+from gnomon.engines.select import Options, int8_saturates
 from gnomon.errors import InputError
 from gnomon.spec import StaticSpec, fingerprint
 
@@ -49,17 +49,17 @@ def report(checkpoint: Checkpoint, *, threads: int | None = None, cache_folder: 
     if path and (before := _kept(path)):
         return before
     exact, rough = (_vectors(checkpoint, dtype, threads) for dtype in ("float32", "int8"))
-    cosines = (heads.normalize(exact) * heads.normalize(rough)).sum(axis=-1)
+    cosines = (modules.normalize(exact) * modules.normalize(rough)).sum(axis=-1)
     found = Fidelity(float(cosines.min()), float(cosines.mean()), len(cosines), _precision())
     if path:
-        kept.write(path, asdict(found))
+        files.write(path, asdict(found))
     return found
 
 
 def _kept(path: Path) -> Fidelity | None:
     """What was measured before; None if nothing was, or the file is damaged."""
     try:
-        return replace(Fidelity(**kept.read(path)), cached=True)
+        return replace(Fidelity(**files.read(path)), cached=True)
     except TypeError:
         return None
 

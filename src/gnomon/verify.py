@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from gnomon.checkpoint.cards import card_named
+from gnomon.checkpoint.known_models import card_named
 from gnomon.errors import InputError
 
 if TYPE_CHECKING:

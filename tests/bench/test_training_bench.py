@@ -94,7 +94,7 @@ def test_mini_batches_are_filled_up_to_their_own_longest_text() -> None:
 
 
 def test_a_run_is_as_it_was_behind_the_watching() -> None:
-    from gnomon.train.loop import Run
+    from gnomon.train.trainer import Run
 
     step = Run.step
     with pytest.raises(KeyError), training_worker.watched(training_worker.Seen("cpu")):

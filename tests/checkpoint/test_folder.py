@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from gnomon import Encoder
-from gnomon.checkpoint.cards import CARDS
 from gnomon.checkpoint.folder import Checkpoint, read_folder
 from gnomon.checkpoint.hub import Source
-from gnomon.checkpoint.modules import DIALECTS, MODULE_TYPES, POOLING_KEYS
+from gnomon.checkpoint.known_models import CARDS
+from gnomon.checkpoint.modules_json import DIALECTS, MODULE_TYPES, POOLING_KEYS
 from gnomon.checkpoint.transformer_settings import LENGTH_FILES
 from gnomon.errors import (
     InputError,

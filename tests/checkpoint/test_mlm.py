@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, models
 from gnomon.checkpoint.families import dropout
 from gnomon.checkpoint.folder import Checkpoint, read_folder
 from gnomon.checkpoint.hub import resolve
-from gnomon.checkpoint.modules import DIALECTS
+from gnomon.checkpoint.modules_json import DIALECTS
 from gnomon.checkpoint.save import save_folder
 from gnomon.errors import ModelError
 from gnomon.spec import MlmSpec, fingerprint

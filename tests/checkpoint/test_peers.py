@@ -24,7 +24,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling, StaticEm
 from torch import nn
 
 from gnomon import Encoder
-from gnomon.checkpoint.modules import DIALECTS
+from gnomon.checkpoint.modules_json import DIALECTS
 from gnomon.checkpoint.weights import read_weights
 from gnomon.spec import POOLING_MODES
 

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_np
 from twin import MADE, POOLINGS, assert_same, model, texts, twin_pool, twin_states, with_pooling
 
-from gnomon.engines.onnx import OnnxEngine, write_graph
-from gnomon.engines.onnx_graph import lower, quantize_weight
+from gnomon.engines.onnx.engine import OnnxEngine, write_graph
+from gnomon.engines.onnx.graph import lower, quantize_weight
 from gnomon.engines.pooling import first_pooled
 from gnomon.packed import Packed, pack, split
 from gnomon.spec import POOLING_MODES, PoolingSpec

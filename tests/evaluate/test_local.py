@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gnomon.errors import InputError, Notice
-from gnomon.evaluate.local import Judged, LocalTask, read_local
-from gnomon.evaluate.settings import METRICS
-from gnomon.textfiles import read_rows
+from gnomon.evaluate.local.find import Judged, LocalTask, read_local
+from gnomon.evaluate.local.task_json import METRICS
+from gnomon.text_files import read_rows
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 
@@ -1021,7 +1021,7 @@ def test_task_json_of_a_folder_of_sets_is_an_error(tmp_path: Path) -> None:
 
 
 def test_every_main_score_is_one_that_mteb_computes() -> None:
-    from gnomon.evaluate.local import MAIN_SCORES
+    from gnomon.evaluate.local.find import MAIN_SCORES
 
     assert METRICS.keys() == MAIN_SCORES.keys()
     assert all(score in METRICS[kind] for kind, score in MAIN_SCORES.items())

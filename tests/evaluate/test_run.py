@@ -23,11 +23,11 @@ from goldens import E5, GIST, GOLDEN, STELLA, load, require
 from gnomon import Encoder
 from gnomon.errors import GnomonError, InputError, Notice, SourceError
 from gnomon.evaluate import Asking, Bm25Settings, MtebEncoder, Result, TasksError, evaluate, read_results, variants
-from gnomon.evaluate import adapter as adapting
 from gnomon.evaluate import run as running
-from gnomon.evaluate.adapter import _chunks
 from gnomon.evaluate.cache import RECORD, VectorCache
 from gnomon.evaluate.compare import as_json, compare, lines
+from gnomon.evaluate.mteb import encoder as adapting
+from gnomon.evaluate.mteb.encoder import _chunks
 from gnomon.evaluate.report import html
 from gnomon.evaluate.results import line, manifest_path, read_result, summary, units_path
 
@@ -186,8 +186,8 @@ def test_results_are_mtebs_own(judge: Judge, sts: Path, beir: Path, tmp_path: Pa
 
 
 def test_a_score_is_mtebs_with_the_same_adapter(judge: Judge, sts: Path) -> None:
-    from gnomon.evaluate.local import read_local
-    from gnomon.evaluate.tasks import local_task
+    from gnomon.evaluate.local.find import read_local
+    from gnomon.evaluate.mteb.tasks import local_task
 
     ((result, _),) = judge(load(E5), sts)
     with warnings.catch_warnings():

@@ -25,9 +25,9 @@ from threadpoolctl import threadpool_limits
 
 from gnomon.errors import InputError, Notice, SourceError
 from gnomon.evaluate import evaluate
-from gnomon.evaluate.local import LocalTask, read_local
-from gnomon.evaluate.settings import METRICS
-from gnomon.evaluate.tasks import LOCO, SETS, check_text, fetch, load_task, local_task, mended_parts, tasks_named
+from gnomon.evaluate.local.find import LocalTask, read_local
+from gnomon.evaluate.local.task_json import METRICS
+from gnomon.evaluate.mteb.tasks import LOCO, SETS, check_text, fetch, load_task, local_task, mended_parts, tasks_named
 
 NEAR = 2e-5
 """mteb rounds what it writes."""
@@ -446,7 +446,8 @@ def test_no_network_and_no_cache_says_how_to_get_the_data(
     told = str(found.value)
     assert told.startswith(f"the data of {asked} ({source}) could not be loaded (ConnectionError: Couldn't reach '")
     assert (
-        f"python -c \"from gnomon.evaluate.tasks import fetch; fetch('{asked}')\" gets it into the cache (HF_H" in told
+        f"python -c \"from gnomon.evaluate.mteb.tasks import fetch; fetch('{asked}')\" gets it into the cache (HF_H"
+        in told
     )
     assert told.endswith("A folder of your own data needs none (--data).")
 

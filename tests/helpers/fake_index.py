@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from gnomon.train.index import text_hash
+from gnomon.train.data.dataset import text_hash
 
 
 def fake_index(
@@ -20,7 +20,7 @@ def fake_index(
     own: Sequence[int] = (),
     name: str = "source",
 ) -> Any:
-    """Twin of `gnomon.train.index.Index`. `scores`: a list for each row; `lines`: where each is from; `own`: negatives
+    """Twin of `gnomon.train.data.dataset.Index`. `scores`: a list for each row; `lines`: where each is from; `own`: negatives
     that are texts of their own row.
     """
     lines = lines or range(1, len(queries) + 1)

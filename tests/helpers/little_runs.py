@@ -25,7 +25,7 @@ from gnomon.spec import (
     TrunkSpec,
     arrays_of,
 )
-from gnomon.train.settings import DataSource, Recipe
+from gnomon.train.recipe.schema import DataSource, Recipe
 
 WORDS = (
     "sundial gnomon shadow noon hour light wall garden bronze plate angle north south latitude star moon river bridge "

@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gnomon.train.ranks import Ranks
+from gnomon.train.distributed import Ranks
 
 LONGEST = 300.0
 """Seconds after which a process that has not ended is taken for one that hangs."""
 
 
-PRELOADED = ["gnomon.train.loop", "torch._dynamo", "torch.fx.experimental.symbolic_shapes", "tomlkit", "pytest"]
+PRELOADED = ["gnomon.train.trainer", "torch._dynamo", "torch.fx.experimental.symbolic_shapes", "tomlkit", "pytest"]
 """What a run imports, here or on its way."""
 
 

@@ -14,10 +14,11 @@ from gnomon.checkpoint.folder import read_folder
 from gnomon.checkpoint.hub import resolve
 from gnomon.errors import Notice
 from gnomon.tokenizer import Tokenizer
-from gnomon.train import checkpoints, learner, loop, stages, train
-from gnomon.train.prepare import open_data
-from gnomon.train.ranks import Ranks
-from gnomon.train.settings import Recipe
+from gnomon.train import checkpoints, state, train, trainer
+from gnomon.train.data.prepare import open_data
+from gnomon.train.distributed import Ranks
+from gnomon.train.objectives import contrastive
+from gnomon.train.recipe.schema import Recipe
 
 ERRORS: dict[str, BaseException] = {
     "ValueError": ValueError("no such thing"),
@@ -54,7 +55,7 @@ def run(recipe: Recipe, resume: bool = False, blow: Blow | None = None) -> str:
 
 
 def _prepare(blow: Blow) -> None:
-    inner, sync = loop.Run.step, checkpoints.sync
+    inner, sync = trainer.Run.step, checkpoints.sync
 
     def step(self: Any, number: int, ahead: Any) -> Any:
         if number == blow.step and blow.place == "before":
@@ -69,7 +70,7 @@ def _prepare(blow: Blow) -> None:
             blow.fall()
         sync(folder)
 
-    loop.Run.step = step
+    trainer.Run.step = step
     if blow.place == "within":
         checkpoints.sync = halfway
 
@@ -100,7 +101,7 @@ class End:
 def run_to(recipe: Recipe, how: dict[str, bool], end: End) -> tuple[str, int]:
     """Train as far as `end` lets it; returns the model's folder and how many calls there were."""
     calls = _counted(Path(recipe.output), end)
-    inner, parts = loop.Run.step, stages.Loss.parts
+    inner, parts = trainer.Run.step, contrastive.Loss.parts
 
     def step(self: Any, number: int, ahead: Any) -> Any:
         if number == end.step:
@@ -117,9 +118,9 @@ def run_to(recipe: Recipe, how: dict[str, bool], end: End) -> tuple[str, int]:
         for part in parts(self, vectors, batch):
             yield part * float("nan") if batch.step == end.step else part
 
-    loop.Run.step = step
+    trainer.Run.step = step
     if end.nan:
-        stages.Loss.parts = broken
+        contrastive.Loss.parts = broken
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Notice)
         return str(train(recipe, progress=False, **how)), len(calls)
@@ -175,13 +176,13 @@ def width(encoder: Any) -> float:
 
 def with_nan(recipe: Recipe, step: int) -> str:
     """A loss that is no number on every rank, in one step."""
-    parts = stages.Loss.parts
+    parts = contrastive.Loss.parts
 
     def broken(self: Any, vectors: Any, batch: Any) -> Any:
         for part in parts(self, vectors, batch):
             yield part * float("nan") if batch.step == step else part
 
-    stages.Loss.parts = broken
+    contrastive.Loss.parts = broken
     return run(recipe)
 
 
@@ -189,13 +190,13 @@ def own_end(recipe: Recipe) -> dict[str, bytes]:
     """All that a rank itself has behind the last step, though it came with random numbers of its own."""
     torch.manual_seed(int(os.environ["RANK"]))
     found: dict[str, bytes] = {}
-    finish = loop.Run._finish
+    finish = trainer.Run._finish
 
     def look(self: Any) -> Any:
         found.update({name: each.numpy().tobytes() for name, each in self.learner.tensors().items()})
         return finish(self)
 
-    loop.Run._finish = look
+    trainer.Run._finish = look
     run(recipe)
     return found
 
@@ -203,13 +204,13 @@ def own_end(recipe: Recipe) -> dict[str, bytes]:
 def seeds(recipe: Recipe) -> list[int]:
     """Of every chunk's random numbers on this rank."""
     found: list[int] = []
-    chunks_of = learner.chunks_of
+    chunks_of = state.chunks_of
 
     def look(*args: Any, **named: Any) -> Any:
         chunks = chunks_of(*args, **named)
         found.extend(chunk.seed for chunk in chunks)
         return chunks
 
-    learner.chunks_of = look
+    state.chunks_of = look
     run(recipe)
     return found

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gnomon import heads
+from gnomon import modules
 from gnomon.errors import InputError, NumericError
 from gnomon.quantization import quantize
 from gnomon.search import exact
@@ -16,7 +16,7 @@ SCORES = ("cosine", "dot", "euclidean", "manhattan")
 
 def sorted_by_score(queries: np.ndarray, corpus: np.ndarray, k: int, score: str) -> tuple[list, list]:
     """The slow twin: Python's sort of (-score, row)."""
-    scores = heads.similarity(score, queries, corpus).tolist()
+    scores = modules.similarity(score, queries, corpus).tolist()
     best = [sorted(range(len(corpus)), key=lambda row, of=of: (-of[row], row))[:k] for of in scores]
     return [[of[row] for row in rows] for of, rows in zip(scores, best, strict=True)], best
 

@@ -33,7 +33,7 @@ from gnomon.train.checkpoints import (
     save,
     steps,
 )
-from gnomon.train.settings import DataSource, LoraSettings, Recipe
+from gnomon.train.recipe.schema import DataSource, LoraSettings, Recipe
 
 TENSORS = {
     "model.weight": torch.randn(5, 3, generator=torch.Generator().manual_seed(1)),

@@ -19,11 +19,11 @@ from tokenizers import models, pre_tokenizers, processors
 from gnomon.errors import InputError
 from gnomon.spec import SYMMETRIC, ModelSpec, PoolingSpec, StaticSpec, TokenizerSpec, TrunkSpec
 from gnomon.tokenizer import Tokenizer
-from gnomon.train import collate as collating
-from gnomon.train.collate import Ahead, Collator
-from gnomon.train.data import index_of
-from gnomon.train.sampler import Draw, Sampler, negatives_of
-from gnomon.train.settings import DataSource
+from gnomon.train.data import collate as collating
+from gnomon.train.data.build import index_of
+from gnomon.train.data.collate import Ahead, Collator
+from gnomon.train.data.sampler import Draw, Sampler, negatives_of
+from gnomon.train.recipe.schema import DataSource
 
 WORDS = [chr(ord("a") + at) for at in range(26)]
 TRUNK = TrunkSpec(vocab_size=28, hidden=8, layers=1, heads=1, inner=8, positions=32)
@@ -340,6 +340,6 @@ def test_a_process_ends_in_any_case(code: str, told: str) -> None:
 
 
 def test_making_batches_needs_no_torch() -> None:
-    code = "import sys, gnomon.train.collate, gnomon.train.mixture; print('torch' in sys.modules)"
+    code = "import sys, gnomon.train.data.collate, gnomon.train.data.mixture; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.stdout.strip(), done.stderr) == ("False", "")

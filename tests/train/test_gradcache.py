@@ -19,11 +19,11 @@ from torch import Tensor
 
 from gnomon.packed import pack
 from gnomon.spec import PoolingSpec
-from gnomon.train import gradcache
-from gnomon.train.collate import Collated, Rows
-from gnomon.train.gradcache import Chunk, chunks_of, encoded, gradient, prompt_tokens_of, vectors_of
+from gnomon.train.data.collate import Collated, Rows
+from gnomon.train.distributed import Ranks
 from gnomon.train.model import Model
-from gnomon.train.ranks import Ranks
+from gnomon.train.objectives import gradcache
+from gnomon.train.objectives.gradcache import Chunk, chunks_of, encoded, gradient, prompt_tokens_of, vectors_of
 
 Grads = dict[str, Tensor]
 SHAPES = {

@@ -17,7 +17,7 @@ from gnomon.packed import pack
 from gnomon.spec import trunk_arrays
 from gnomon.train.lora import LoraLinear, adapt, merged
 from gnomon.train.optim import parameter_groups
-from gnomon.train.settings import LoraSettings
+from gnomon.train.recipe.schema import LoraSettings
 
 CPU = torch.device("cpu")
 ALL = ("query", "key", "value", "out", "up", "down")

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gnomon.errors import InputError
-from gnomon.train.mixture import lines_of, weights_of
-from gnomon.train.settings import DataSource, MixtureSettings
+from gnomon.train.data.mixture import lines_of, weights_of
+from gnomon.train.recipe.schema import DataSource, MixtureSettings
 
 
 def sources_of(*weights: float | None) -> list[DataSource]:

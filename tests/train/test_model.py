@@ -21,9 +21,9 @@ from gnomon.checkpoint.save import save_folder
 from gnomon.packed import Packed, pack
 from gnomon.spec import PoolingSpec, TrunkSpec, arrays_of, trunk_arrays
 from gnomon.tokenizer import Tokenizer
-from gnomon.train.learner import Chunking, chunking_of
 from gnomon.train.model import Model
-from gnomon.train.settings import LoraSettings, Recipe
+from gnomon.train.recipe.schema import LoraSettings, Recipe
+from gnomon.train.state import Chunking, chunking_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::gnomon.errors.Notice")
 

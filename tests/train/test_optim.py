@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from torch import nn
 from twin import model
 
-from gnomon.engines.torch.heads import Heads
+from gnomon.engines.torch.modules import Heads
 from gnomon.engines.torch.trunk import Trunk
 from gnomon.errors import InputError
 from gnomon.spec import DenseSpec, ModelSpec, PoolingSpec, TokenizerSpec
 from gnomon.train.optim import Blend, Ema, learning_rate_at, parameter_groups, set_learning_rate, warmup_of
-from gnomon.train.settings import DataSource, Recipe
+from gnomon.train.recipe.schema import DataSource, Recipe
 
 
 @pytest.fixture

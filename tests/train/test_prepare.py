@@ -9,9 +9,9 @@ from little_runs import bert, checkpoint, graded, recipe_of, rows, taught, write
 
 from gnomon.errors import InputError
 from gnomon.tokenizer import Tokenizer
-from gnomon.train.prepare import Data, open_data, steps_of
-from gnomon.train.ranks import Ranks
-from gnomon.train.settings import DataSource, LossSettings, Recipe, ValidationSettings
+from gnomon.train.data.prepare import Data, open_data, steps_of
+from gnomon.train.distributed import Ranks
+from gnomon.train.recipe.schema import DataSource, LossSettings, Recipe, ValidationSettings
 
 
 def opened(recipe: Recipe) -> Data:

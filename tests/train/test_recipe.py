@@ -14,11 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gnomon.errors import InputError
-from gnomon.train import recipe as recipes
-from gnomon.train import rules
-from gnomon.train.recipe import printed, read, shipped, to_toml
-from gnomon.train.schema import keys_of
-from gnomon.train.settings import (
+from gnomon.train.recipe import checks
+from gnomon.train.recipe import toml as recipes
+from gnomon.train.recipe.parse import keys_of
+from gnomon.train.recipe.schema import (
     DataSource,
     LoraSettings,
     LossSettings,
@@ -27,6 +26,7 @@ from gnomon.train.settings import (
     Recipe,
     ValidationSettings,
 )
+from gnomon.train.recipe.toml import printed, read, shipped, to_toml
 
 SMALL = 'model = "m"\noutput = "out"\n[[sources]]\npath = "pairs.jsonl"\n'
 
@@ -324,12 +324,12 @@ def test_a_recipe_that_makes_no_sense(write: Write, overrides: list[str], messag
 
 def test_the_rules_know_every_key() -> None:
     """A number without a range, or a range of a key that is gone, would be found here."""
-    for kind, ranges in rules.RANGES.items():
+    for kind, ranges in checks.RANGES.items():
         numbers = {name for name, hint in get_type_hints(kind).items() if _numeric(hint)}
         assert {*ranges} == numbers - {"n_dims_per_step"}, kind  # has a rule of its own
-    assert {*rules.ONLY_OF} == {field.name for field in fields(LossSettings)} - {"name"}
+    assert {*checks.ONLY_OF} == {field.name for field in fields(LossSettings)} - {"name"}
     assert {*get_args(get_type_hints(LossSettings)["name"])} == {
-        name for names in rules.ONLY_OF.values() for name in names
+        name for names in checks.ONLY_OF.values() for name in names
     } | {"cosine_regression"}
 
 

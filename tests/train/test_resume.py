@@ -19,8 +19,8 @@ from runs import Blow, digests, run
 
 from gnomon.errors import InputError, Notice
 from gnomon.train import checkpoints, train
-from gnomon.train.recipe import read
-from gnomon.train.settings import LoraSettings, LossSettings, MatryoshkaSettings, Recipe, ValidationSettings
+from gnomon.train.recipe.schema import LoraSettings, LossSettings, MatryoshkaSettings, Recipe, ValidationSettings
+from gnomon.train.recipe.toml import read
 
 STEPS, SAVED = 12, 4
 TOLD = ("step", "loss", "grad_norm", "learning_rate", "batch", "source", "tokens", "scale", "validation")

@@ -11,9 +11,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from gnomon.errors import InputError
-from gnomon.train import order
-from gnomon.train import sampler as sampling
-from gnomon.train.sampler import BLOCK, WINDOW, Sampler, negatives_of, share
+from gnomon.train.data import permutation
+from gnomon.train.data import sampler as sampling
+from gnomon.train.data.sampler import BLOCK, WINDOW, Sampler, negatives_of, share
 
 SEEDS = st.integers(0, 2**31)
 
@@ -76,7 +76,7 @@ def test_a_far_batch_costs_no_more_than_a_near_one(monkeypatch: pytest.MonkeyPat
 
     def counted(places: Any, n: int, key: Any) -> Any:
         asked.append(len(places))
-        return order.permuted(places, n, key)
+        return permutation.permuted(places, n, key)
 
     monkeypatch.setattr(sampling, "permuted", counted)
     sampler_of([numbered(1000)], batch_size=32).batch_at(100_000)

@@ -18,8 +18,8 @@ from rank_processes import Ended, in_processes
 from runs import Blow, failing, own_end, run, seeds, width, with_evaluate, with_nan
 
 from gnomon.train import checkpoints, train
-from gnomon.train.recipe import to_toml
-from gnomon.train.settings import LoraSettings, LossSettings, MatryoshkaSettings, Recipe, ValidationSettings
+from gnomon.train.recipe.schema import LoraSettings, LossSettings, MatryoshkaSettings, Recipe, ValidationSettings
+from gnomon.train.recipe.toml import to_toml
 
 STILL = {"dropout": 0.0, "attention_dropout": 0.0, "adam_epsilon": 1e-4}
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -19,13 +19,13 @@ from scipy.stats import rankdata, spearmanr
 from gnomon.packed import pack
 from gnomon.spec import PoolingSpec
 from gnomon.tokenizer import Tokenizer
-from gnomon.train import validation
-from gnomon.train.collate import Collated
+from gnomon.train.data.collate import Collated
+from gnomon.train.data.prepare import open_data
+from gnomon.train.distributed import Ranks
 from gnomon.train.model import Model
-from gnomon.train.prepare import open_data
-from gnomon.train.ranks import Ranks
-from gnomon.train.settings import LossSettings, ValidationSettings
-from gnomon.train.validation import reciprocal_ranks, score
+from gnomon.train.objectives import validation
+from gnomon.train.objectives.validation import reciprocal_ranks, score
+from gnomon.train.recipe.schema import LossSettings, ValidationSettings
 
 HELD_OUT = 21
 

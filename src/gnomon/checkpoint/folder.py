@@ -19,17 +19,9 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from gnomon.checkpoint import families
-from gnomon.checkpoint.cards import Card, card_named, front_matter, recognise
 from gnomon.checkpoint.hub import Source
-from gnomon.checkpoint.modules import (
-    Arrays,
-    Json,
-    Module,
-    read_heads,
-    read_json,
-    read_modules,
-    read_pooling,
-)
+from gnomon.checkpoint.known_models import Card, card_named, front_matter, recognise
+from gnomon.checkpoint.modules_json import Arrays, Json, Module, read_heads, read_json, read_modules, read_pooling
 from gnomon.checkpoint.tokenizer_files import read_static_tokenizer, read_tokenizer
 from gnomon.checkpoint.tokenizer_versions import shown
 from gnomon.checkpoint.transformer_settings import CALL_KEYS, NO_LIMIT, TransformerSettings, read_transformer_settings

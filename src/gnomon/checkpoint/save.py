@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 
 from gnomon.checkpoint import families
 from gnomon.checkpoint.folder import Checkpoint
-from gnomon.checkpoint.modules import DENSE_ACTIVATIONS, DIALECTS, POOLING_KEYS
+from gnomon.checkpoint.modules_json import DENSE_ACTIVATIONS, DIALECTS, POOLING_KEYS
 from gnomon.checkpoint.tokenizer_versions import faithful_side_files
 from gnomon.checkpoint.weights import write_safetensors
 from gnomon.errors import InputError

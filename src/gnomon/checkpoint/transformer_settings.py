@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gnomon.checkpoint.modules import Json, read_json
+from gnomon.checkpoint.modules_json import Json, read_json
 from gnomon.checkpoint.tokenizer_settings import blamed_on, check_tokens
 from gnomon.errors import ModelError, UnsupportedError
 

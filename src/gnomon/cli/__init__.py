@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gnomon import interrupts
-from gnomon.cli import judging, models, training
+from gnomon.cli import evaluation, models, training
 from gnomon.cli.shared import (
     TEXT,
     json_option,
@@ -35,8 +35,8 @@ from gnomon.terminal import columns, cut, lines_of_terminal, matrix, padded, pre
 
 if TYPE_CHECKING:
     from gnomon.encoder import Encoder
-    from gnomon.stream import Encoded
-    from gnomon.textfiles import TextFile
+    from gnomon.pipeline import Encoded
+    from gnomon.text_files import TextFile
 
 FAILED = 2
 """Exit status of every error; 1 is a verification that did not pass."""
@@ -193,12 +193,12 @@ def encode(
         raise click.UsageError("--query, --document, --prompt and --prompt-name exclude each other.")
     if ranges and precision not in ("int8", "uint8"):
         raise click.UsageError(f"--ranges is of no use to {precision}; it belongs to int8 and uint8.")
-    from gnomon import vectorfiles
+    from gnomon import vector_files
 
     if output == "-":
         require_stdout()
-    out_form = "jsonl" if output == "-" else vectorfiles.output_form(output)
-    if precision in ("int8", "uint8") and not ranges and (output == "-" or vectorfiles.is_stream(output)):
+    out_form = "jsonl" if output == "-" else vector_files.output_form(output)
+    if precision in ("int8", "uint8") and not ranges and (output == "-" or vector_files.is_stream(output)):
         note(f"the ranges of {precision} are written beside a file, and {output} is none; a query cannot be compared.")
     texts = _texts(input, form=form, field=field, skip_bad=skip_bad)
     _note_empty(texts, "An empty text is encoded as it is; --skip-bad leaves it out.")
@@ -216,25 +216,25 @@ def encode(
     how: dict[str, Any] = {"dim": dim, "truncate_dim": truncate_dim, "normalize_embeddings": normalize or None}
     # wrong options fail in these three lines, rather than after the work
     width = encoder.encode([], **asked, **how).shape[1]
-    limits = vectorfiles.read_ranges(ranges) if ranges else None
-    vectorfiles.check_precision(width, precision, limits)
+    limits = vector_files.read_ranges(ranges) if ranges else None
+    vector_files.check_precision(width, precision, limits)
     used = encoder.prompts[prompt_name] if prompt_name is not None else prompt or ""
     how["on_truncate"] = "silent" if on_truncate == "warn" else on_truncate
     encoded = encoder.encode_with_counts(texts.texts, **asked, **how)
     _note_truncated(encoder, encoded, on_truncate)
-    values, limits = vectorfiles.in_precision(encoded.vectors, precision, limits)
+    values, limits = vector_files.in_precision(encoded.vectors, precision, limits)
     if output == "-":
-        vectorfiles.write_jsonl(sys.stdout.buffer, texts, values)
+        vector_files.write_jsonl(sys.stdout.buffer, texts, values)
         return
-    manifest = vectorfiles.origin(encoder, encoder.space(**how)) | {
+    manifest = vector_files.origin(encoder, encoder.space(**how)) | {
         "prompt": used,
         "precision": precision,
-        "ranges": vectorfiles.ranges_of(output).name if limits is not None else None,
+        "ranges": vector_files.ranges_of(output).name if limits is not None else None,
         "count": len(values),
         "cut": len(encoded.truncated),
         "skipped": texts.skipped,
     }
-    vectorfiles.write_vectors(output, texts, values, limits, manifest)
+    vector_files.write_vectors(output, texts, values, limits, manifest)
 
 
 def _note_truncated(encoder: Encoder, encoded: Encoded, on_truncate: str) -> None:
@@ -252,7 +252,7 @@ def _note_prompts(encoder: Encoder, options: str) -> None:
 
 
 def _texts(path: str, **how: Any) -> TextFile:
-    from gnomon.textfiles import STDIN, read_texts, require_stdin
+    from gnomon.text_files import STDIN, read_texts, require_stdin
 
     if path == STDIN and require_stdin().isatty():
         note("reading from the terminal; end with Ctrl-D.")
@@ -373,7 +373,7 @@ def search(
     if corpus == "-" and not queries:
         raise click.UsageError("--corpus - takes standard input; give --query.")
     from gnomon.search.exact import top_k
-    from gnomon.textfiles import require_stdin
+    from gnomon.text_files import require_stdin
 
     if not queries:
         require_stdin()  # rather than after the work
@@ -419,7 +419,7 @@ def search(
 
 def _queries_of_stdin(in_terminal: bool, skip_bad: bool) -> Iterator[str]:
     if not in_terminal:
-        from gnomon.textfiles import lines_of_stdin
+        from gnomon.text_files import lines_of_stdin
 
         return lines_of_stdin(skip_bad=skip_bad)
     note("type a query; end with Ctrl-D.")
@@ -428,5 +428,5 @@ def _queries_of_stdin(in_terminal: bool, skip_bad: bool) -> Iterator[str]:
 
 # ---- the verbs of the other modules
 
-for _verb in (*models.VERBS, *judging.VERBS, training.train):
+for _verb in (*models.VERBS, *evaluation.VERBS, training.train):
     main.add_command(_verb)

@@ -70,7 +70,7 @@ def verify(ctx: click.Context, model: str, **load: Any) -> None:
 def save(model: str, folder: str, dialect: str, overwrite: bool, **read: Any) -> None:
     """Write a model as a folder that sentence-transformers opens."""
     from gnomon.checkpoint.save import save_folder
-    from gnomon.vectorfiles import said_if_full
+    from gnomon.vector_files import said_if_full
 
     with said_if_full(Path(folder).absolute()):
         click.echo(save_folder(read_model(model, **read), folder, dialect=dialect, overwrite=overwrite))

@@ -13,8 +13,8 @@ import click
 
 from gnomon.errors import InputError, Notice
 from gnomon.terminal import takes_any_text
-from gnomon.textfiles.jsonlines import json_of
-from gnomon.textfiles.rows import encoding_fault
+from gnomon.text_files.json_lines import json_of
+from gnomon.text_files.rows import encoding_fault
 
 if TYPE_CHECKING:
     from gnomon.checkpoint.folder import Checkpoint

@@ -48,7 +48,7 @@ def train(
         ctx.exit(0 if _certify() else 1)
     if recipe is None or ("=" in recipe and not recipe.endswith(".toml")):
         raise click.UsageError(f"RECIPE is missing; it comes first: {ctx.command_path} RECIPE [KEY=VALUE]...")
-    from gnomon.train import recipe as recipes
+    from gnomon.train.recipe import toml as recipes
 
     if show:
         click.echo(recipes.printed(recipe, overrides), nl=False)
@@ -59,7 +59,7 @@ def train(
     try:
         folder = run(asked, resume=resume, overwrite=overwrite)
     except (KeyboardInterrupt, SystemExit):  # Ctrl-C, SIGTERM, SIGHUP
-        from gnomon.train.output import latest
+        from gnomon.train.output_folder import latest
 
         with suppress(OSError):  # the terminal is gone
             if there := latest(Path(asked.output).expanduser()):
@@ -72,7 +72,7 @@ def train(
 
 def _certify() -> bool:
     """Whether all agree; prints each as it is found."""
-    from gnomon.train.certify import certify
+    from gnomon.train.gradient_check import certify
 
     head = ("loss", "widths", "way", "relative difference", "")
     found = [*certify()]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gnomon.engines import Engine, Vectors, closed_error
+from gnomon.engines.protocol import Engine, Vectors, closed_error
 from gnomon.packed import Packed
 from gnomon.spec import StaticSpec
 

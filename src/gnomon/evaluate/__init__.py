@@ -8,10 +8,10 @@ mteb, torch and scikit-learn come with the extra `gnomon[evaluate]` and are impo
 
 from __future__ import annotations
 
-from gnomon.evaluate.adapter import Asking, MtebEncoder, variants
-from gnomon.evaluate.contestants import Bm25Settings
+from gnomon.evaluate.mteb.encoder import Asking, MtebEncoder, variants
 from gnomon.evaluate.results import Result, line, read_results, summary
 from gnomon.evaluate.run import TasksError, evaluate
+from gnomon.evaluate.systems import Bm25Settings
 
 __all__ = [
     "Asking",

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gnomon.errors import Notice
-from gnomon.vectorfiles import FULL
+from gnomon.vector_files import FULL
 
 Vectors = NDArray[np.float32]
 

@@ -174,7 +174,7 @@ def write_result(path: Path, scores: str, manifest: Mapping[str, Any], units: Ma
     Raises:
         OSError: they cannot be written.
     """
-    from gnomon.vectorfiles import new_files
+    from gnomon.vector_files import new_files
 
     manifest_path(path).parent.mkdir(parents=True, exist_ok=True)
     listed = [{"split": split, "subset": subset} | asdict(each) for (split, subset), each in units.items()]

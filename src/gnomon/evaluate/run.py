@@ -20,22 +20,22 @@ from typing import Any, get_args
 
 from gnomon.encoder import Encoder
 from gnomon.errors import GnomonError, InputError, Notice
-from gnomon.evaluate import searchers
-from gnomon.evaluate.adapter import Asking, Tally
 from gnomon.evaluate.cache import VectorCache
-from gnomon.evaluate.contestants import RETRIEVAL, Bm25Settings, Contestant, contestants_of
 from gnomon.evaluate.intervals import Units, interval
-from gnomon.evaluate.local import SubsetChoice, read_local
+from gnomon.evaluate.local.find import SubsetChoice, read_local
+from gnomon.evaluate.local.rows import split_name
+from gnomon.evaluate.mteb import search as mteb_search
+from gnomon.evaluate.mteb.encoder import Asking, Tally
+from gnomon.evaluate.mteb.quiet import offline, quietly
+from gnomon.evaluate.mteb.search import Hybrid, Method
+from gnomon.evaluate.mteb.tasks import check_text, load_mteb, load_task, local_task, mended_parts, tasks_named
+from gnomon.evaluate.per_query import spread_of_noise, units_of, watched, why_undefined
 from gnomon.evaluate.prompts import OF, check_keys
-from gnomon.evaluate.quiet import offline, quietly
 from gnomon.evaluate.results import Result, read_result, write_result
-from gnomon.evaluate.rows import split_name
-from gnomon.evaluate.searchers import Hybrid, Method
-from gnomon.evaluate.tasks import check_text, load_mteb, load_task, local_task, mended_parts, tasks_named
-from gnomon.evaluate.units import spread_of_noise, units_of, watched, why_undefined
+from gnomon.evaluate.systems import RETRIEVAL, Bm25Settings, Contestant, contestants_of
 from gnomon.inputs import did_you_mean
 from gnomon.notices import warn_caller
-from gnomon.vectorfiles import new_files
+from gnomon.vector_files import new_files
 
 RANKED = ("ndcg", "map", "recall", "precision", "mrr", "hit_rate")
 """mteb's metrics of retrieval, each at the numbers that the task names."""
@@ -219,7 +219,7 @@ def _check(tasks: Sequence[Any], scope: _Scope, contestants: Sequence[Contestant
         fused = any(each.method == "hybrid" and each.runs(task.metadata.type) for each in contestants)
         if fused and contestants[0].bm25.alpha == "published":
             for subset in scope.subsets_of(task) or task.hf_subsets:
-                searchers.published(subset)
+                mteb_search.published(subset)
 
 
 def _metrics(task: Any) -> list[str]:
@@ -419,7 +419,7 @@ class _Run:
                 "from_cache": tally.from_cache,
                 "cut": tally.cut,
             },
-            "protocol": {"titles": searchers.TITLES, "ties": searchers.TIES, "seed": task.seed}
+            "protocol": {"titles": mteb_search.TITLES, "ties": mteb_search.TIES, "seed": task.seed}
             | ({"ignore_identical_ids": _ignores_identical_ids(task)} if metadata.type in RETRIEVAL else {}),
             "versions": _versions(),
             "seconds": {"total": round(seconds, 3), "encoding": round(tally.seconds, 3)},

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gnomon import heads
+from gnomon import modules
 from gnomon.errors import InputError, NumericError
 from gnomon.spec import SimilarityName
 
@@ -53,7 +53,7 @@ def top_k(
     if score == "hamming":
         _check_packed(queries, corpus)
     else:
-        heads.check_not_quantized(queries, corpus)
+        modules.check_not_quantized(queries, corpus)
         queries = queries.astype(np.float32, copy=False)
     width = min(k, len(corpus))
     scores_QK, rows_QK = np.empty((len(queries), width), np.float32), np.empty((len(queries), width), np.int64)
@@ -89,7 +89,7 @@ def _top(
         if score == "hamming":
             scores_QC = _hamming(queries_QD, block_CD)
         else:
-            scores_QC = heads.similarity(score, queries_QD.astype(np.float32), block_CD.astype(np.float32))
+            scores_QC = modules.similarity(score, queries_QD.astype(np.float32), block_CD.astype(np.float32))
         if np.isnan(scores_QC).any():
             raise NumericError(f"a score of rows {start} to {start + len(block_CD) - 1} is NaN; the vectors hold NaN.")
         new_QC = np.broadcast_to(np.arange(start, start + len(block_CD)), scores_QC.shape)

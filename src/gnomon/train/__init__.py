@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gnomon.errors import ExtraError
-from gnomon.train.settings import (
+from gnomon.train.recipe.schema import (
     DataSource,
     LoraSettings,
     LossSettings,
@@ -71,6 +71,6 @@ def train(
         import torch as _torch  # noqa: F401  # pyright: ignore[reportUnusedImport]
     except ImportError as error:
         raise ExtraError('training needs torch, which is not installed: pip install "gnomon[train]"') from error
-    from gnomon.train.loop import run
+    from gnomon.train.trainer import run
 
     return run(recipe, resume=resume, overwrite=overwrite, progress=progress, evaluate=evaluate)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from gnomon.errors import InputError
 from gnomon.notices import warn_caller
-from gnomon.vectorfiles import FULL
+from gnomon.vector_files import FULL
 
 LOCK = ".gnomon-lock"
 """The file in an output folder that is locked. It says which process holds it, and stays when the run ends."""

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from gnomon.errors import ExtraError
 from gnomon.notices import warn_caller
-from gnomon.vectorfiles import FULL
+from gnomon.vector_files import FULL
 
 Values = Mapping[str, Any]
 

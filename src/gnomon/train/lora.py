@@ -17,7 +17,7 @@ from gnomon.engines.torch.layers import Linear
 from gnomon.engines.torch.trunk import Trunk
 from gnomon.errors import InputError
 from gnomon.inputs import did_you_mean
-from gnomon.train.settings import LoraSettings
+from gnomon.train.recipe.schema import LoraSettings
 
 
 class LoraLinear(Linear):

@@ -20,7 +20,7 @@ from gnomon.checkpoint.folder import Checkpoint
 from gnomon.engines.pooling import pooled_row, pools_one_token
 from gnomon.engines.torch.attention import choose
 from gnomon.engines.torch.batch import Batch, to_device
-from gnomon.engines.torch.heads import Heads, Pooling
+from gnomon.engines.torch.modules import Heads, Pooling
 from gnomon.engines.torch.tensors import array_of, tensor_of
 from gnomon.engines.torch.trunk import Trunk
 from gnomon.errors import InputError
@@ -28,7 +28,7 @@ from gnomon.losses.similarity import full
 from gnomon.packed import Packed
 from gnomon.spec import ModelSpec, PoolingSpec, StaticSpec, dense_heads, head_arrays, trunk_arrays
 from gnomon.train.lora import adapt, merged
-from gnomon.train.settings import LoraSettings, Recipe
+from gnomon.train.recipe.schema import LoraSettings, Recipe
 
 Widths = dict[int, Tensor]
 """Vectors by their width."""

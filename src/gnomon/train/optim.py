@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gnomon.errors import InputError
-from gnomon.train.settings import Recipe
+from gnomon.train.recipe.schema import Recipe
 
 Scheduler = Literal["linear", "cosine", "constant"]
 Group = dict[str, Any]

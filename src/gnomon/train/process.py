@@ -17,8 +17,8 @@ from torch.utils import deterministic
 
 from gnomon.interrupts import forget, imports, later
 from gnomon.notices import warn_caller
-from gnomon.train.ranks import Ranks
-from gnomon.train.settings import Recipe
+from gnomon.train.distributed import Ranks
+from gnomon.train.recipe.schema import Recipe
 
 
 @contextmanager

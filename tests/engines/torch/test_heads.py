@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from twin import POOLINGS, twin_pool
 
 from gnomon import Encoder
-from gnomon import heads as numpy_heads
+from gnomon import modules as numpy_heads
 from gnomon.checkpoint.families import foreign_arrays
 from gnomon.checkpoint.folder import Checkpoint, read_folder
 from gnomon.checkpoint.hub import resolve
 from gnomon.engines.torch.batch import Batch
-from gnomon.engines.torch.heads import Heads, MaskedLM, Pooling, segment_sum
+from gnomon.engines.torch.modules import Heads, MaskedLM, Pooling, segment_sum
 from gnomon.engines.torch.tensors import to_arrays
 from gnomon.engines.torch.trunk import Trunk
 from gnomon.packed import pack

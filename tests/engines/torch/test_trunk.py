@@ -23,7 +23,7 @@ from gnomon.engines.torch.attention import bucketed, grouped, plain
 from gnomon.engines.torch.batch import Batch, Spans, position_rows
 from gnomon.engines.torch.buckets import SHORT
 from gnomon.engines.torch.engine import TorchEngine
-from gnomon.engines.torch.heads import Pooling
+from gnomon.engines.torch.modules import Pooling
 from gnomon.engines.torch.tensors import tensor_of, to_arrays
 from gnomon.engines.torch.trunk import Trunk
 from gnomon.errors import InputError

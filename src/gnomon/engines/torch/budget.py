@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from gnomon import kept as cache
+from gnomon import files as cache
 
 GOOD_ENOUGH = 0.97
 """Of the best rate: the smallest budget that reaches this is taken, since it needs the least memory."""

@@ -22,13 +22,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from gnomon.engines import Engine, Vectors, closed_error
 from gnomon.engines.pooling import pooled_row, pools_one_token
+from gnomon.engines.protocol import Engine, Vectors, closed_error
 from gnomon.engines.torch import attention as forms
 from gnomon.engines.torch import budget as budgets
 from gnomon.engines.torch.batch import Batch, Spans, to_device
-from gnomon.engines.torch.heads import Pooling
 from gnomon.engines.torch.inference import prepare
+from gnomon.engines.torch.modules import Pooling
 from gnomon.engines.torch.trunk import Trunk
 from gnomon.errors import DeviceMemoryError, InputError
 from gnomon.packed import Packed, part

@@ -1,0 +1,247 @@
+"""Verbs that judge: evaluate, compare, report."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from gnomon.cli.shared import (
+    Listing,
+    json_option,
+    load_encoder,
+    note,
+    require_stdout,
+    run_options,
+    several,
+    source_options,
+    to_json,
+)
+from gnomon.errors import InputError
+from gnomon.terminal import columns
+
+
+@click.command(
+    cls=Listing,
+    epilog="MODEL comes first: gnomon evaluate MODEL --tasks NFCorpus STSBenchmark. The word bm25 in its place runs "
+    "BM25 alone. Results are mteb's own JSON, each with a manifest beside it; see gnomon compare and gnomon report.",
+)
+@click.argument("model")
+@several("--tasks", metavar="NAME", help="Tasks or benchmarks of mteb; mteb-eng-56, mr-tydi or loco.")
+@several("--data", metavar="FOLDER", help="Your own sets: BEIR folders; .jsonl, .tsv, .csv or .parquet rows.")
+@click.option("--output", default="evaluation", show_default=True, metavar="FOLDER", help="Where the results go.")
+@several(
+    "--methods",
+    metavar="NAME",
+    help="Of retrieval: dense, bm25, hybrid (both), rrf (by ranks); dense by default.",
+    kind=click.Choice(["dense", "bm25", "hybrid", "rrf"]),
+)
+@click.option("--k1", type=float, default=0.9, show_default=True, help="Of BM25.")
+@click.option("--b", type=float, default=0.4, show_default=True, help="Of BM25.")
+@click.option(
+    "--alpha", default="tuned", show_default=True, metavar="X", help="Of hybrid: tuned, published or a number."
+)
+@click.option("--dim", type=int, metavar="N", help="A width that the model has (gnomon inspect).")
+@click.option("--truncate-dim", type=int, metavar="N", help="Cut to any prefix.")
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "float16", "int8", "binary", "binary-rescored"]),
+    default="float32",
+    show_default=True,
+    help="Of stored vectors.",
+)
+@click.option(
+    "--on-truncate",
+    type=click.Choice(["cut", "mean"]),
+    default="cut",
+    show_default=True,
+    help="For texts longer than the model reads; mean: of overlapping windows.",
+)
+@click.option("--prompts", metavar="FILE", help="JSON of prompts by mteb's keys, in place of the model's.")
+@several("--curve-dims", metavar="N", help="Judge these widths too.", kind=int)
+@several(
+    "--curve-precisions",
+    metavar="NAME",
+    help="Judge these precisions too.",
+    kind=click.Choice(["float16", "int8", "binary", "binary-rescored"]),
+)
+@several("--curve-lengths", metavar="N", help="Judge these lengths too.", kind=int)
+@click.option("--metric", metavar="NAME", help="Of retrieval, in place of each task's own: mrr_at_10, recall_at_100.")
+@click.option("--split", default="test", show_default=True, metavar="NAME", help="Of local data.")
+@several("--subsets", metavar="NAME", help="Languages or directions, where a set has them; all by default.")
+@click.option("--allow-rare-labels", is_flag=True, help="Judge local data with labels that are seen once.")
+@click.option(
+    "--allow-missing-ids", is_flag=True, help="Judge local data whose qrels name absent queries or documents."
+)
+@click.option("--cache", metavar="FOLDER", help="Where vectors are kept; OUTPUT/vectors by default.")
+@click.option("--no-cache", is_flag=True, help="Keep no vectors on disk.")
+@click.option("--overwrite", is_flag=True, help="Run again what is there.")
+@json_option
+@source_options
+@run_options
+@click.pass_context
+def evaluate(
+    ctx: click.Context,
+    model: str,
+    tasks: tuple[str, ...],
+    data: tuple[str, ...],
+    output: str,
+    methods: tuple[Any, ...],
+    k1: float,
+    b: float,
+    alpha: str,
+    dim: int | None,
+    truncate_dim: int | None,
+    precision: Any,
+    on_truncate: Any,
+    prompts: str | None,
+    curve_dims: tuple[int, ...],
+    curve_precisions: tuple[Any, ...],
+    curve_lengths: tuple[int, ...],
+    metric: str | None,
+    split: str,
+    subsets: tuple[str, ...],
+    allow_rare_labels: bool,
+    allow_missing_ids: bool,
+    cache: str | None,
+    no_cache: bool,
+    overwrite: bool,
+    as_json: bool,
+    max_seq_length: int | None,
+    **load: Any,
+) -> None:
+    """Judge a model on tasks of mteb and on your own data.
+
+    By mteb's protocol and metrics, with the model's own prompts. What is there already is not run again; a run that
+    was stopped goes on where it was.
+    """
+    if cache and no_cache:
+        raise click.UsageError("--cache and --no-cache exclude each other.")
+    words_alone = model == "bm25" and not Path(model).exists()
+    if words_alone and (idle := _given(ctx, _OF_MODELS) or ("methods" if set(methods) - {"bm25"} else None)):
+        raise click.UsageError(f"--{idle.replace('_', '-')} is of a model, and bm25 is none.")
+    if not words_alone and not set(methods) - {"dense"} and (idle := _given(ctx, ("k1", "b", "alpha"))):
+        raise click.UsageError(f"--{idle} is of BM25 and its fusions; name them with --methods.")
+    from gnomon import evaluate as judge
+
+    encoder = None if words_alone else load_encoder(model, load)
+    asking = judge.Asking(
+        prompts=_read_prompts(prompts) if prompts else {},
+        dim=dim,
+        truncate_dim=truncate_dim,
+        on_truncate=on_truncate,
+        max_seq_length=max_seq_length,
+        precision=precision,
+    )
+    points: dict[str, Any] = {"dims": curve_dims, "precisions": curve_precisions, "lengths": curve_lengths}
+
+    def show(result: judge.Result, reused: bool) -> None:
+        row = judge.summary(result, reused)
+        click.echo(to_json(row) if as_json else judge.line(row))
+        if sys.stdout:
+            sys.stdout.flush()
+
+    judge.evaluate(
+        encoder,
+        tasks=tasks,
+        data=data,
+        output=output,
+        methods=("bm25",) if words_alone else methods or ("dense",),
+        asking=asking,
+        curve=judge.variants(encoder, asking, **points) if encoder else (),
+        bm25=judge.Bm25Settings(k1, b, _alpha(alpha)),
+        metric=metric,
+        split=split,
+        subsets=subsets,
+        allow_rare_labels=allow_rare_labels,
+        allow_missing_ids=allow_missing_ids,
+        cache=cache or not no_cache,
+        overwrite=overwrite,
+        local_files_only=load["local_files_only"],
+        on_result=show,
+    )
+    note(f"the results are in {output}; gnomon report {output} makes a page of them.")
+
+
+_OF_MODELS = (
+    *("dim", "truncate_dim", "precision", "on_truncate", "prompts"),
+    *("curve_dims", "curve_precisions", "curve_lengths"),
+    *("revision", "card", "device", "engine", "dtype", "max_seq_length", "threads"),
+)
+"""Options of `evaluate` that are of no use without a model."""
+
+
+def _given(ctx: click.Context, names: Sequence[str]) -> str | None:
+    """The first of these options that was typed."""
+    return next((name for name in names if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE), None)
+
+
+def _alpha(text: str) -> Any:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _read_prompts(path: str) -> dict[str, str]:
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} cannot be read as JSON ({error}).") from error
+    if not isinstance(found, dict):
+        raise InputError(f'{path} must hold an object of prompts, such as {{"query": "query: "}}.')
+    return found
+
+
+@click.command()
+@click.argument("a")
+@click.argument("b")
+@json_option
+def compare(a: str, b: str, as_json: bool) -> None:
+    """What differs between two results, and whether it is more than chance.
+
+    A and B: files TASK.json that gnomon evaluate wrote, or folders of one model's.
+    """
+    from gnomon.evaluate import compare as comparing
+
+    found = comparing.compare(a, b)
+    click.echo(to_json(comparing.as_json(found)) if as_json else "\n".join(comparing.lines(found, columns())))
+
+
+@click.command(cls=Listing)
+@click.argument("folders", nargs=-1, required=True, metavar="FOLDER...")
+@click.option("--output", default="report.html", show_default=True, metavar="FILE", help="The page; - for stdout.")
+@click.option("--markdown", metavar="FILE", help="A Markdown table in place of the page; - for stdout.")
+@click.option("--title", default="Evaluation", show_default=True)
+@click.pass_context
+def report(ctx: click.Context, folders: tuple[str, ...], output: str, markdown: str | None, title: str) -> None:
+    """Make one page of results: a table to sort, plots, and how each was run.
+
+    It needs no network and holds all it shows.
+    """
+    if markdown and (idle := _given(ctx, ("output", "title"))):
+        raise click.UsageError(f"--{idle} is of the page, and --markdown makes a table in its place.")
+    from gnomon.evaluate import report as reporting
+    from gnomon.evaluate.results import read_results
+    from gnomon.vector_files import new_files
+
+    target = markdown or output
+    if target == "-":
+        require_stdout()
+    results = [result for folder in folders for result in read_results(folder)]
+    text = reporting.markdown(results) if markdown else reporting.html(results, title=title)
+    if target == "-":
+        sys.stdout.buffer.write(text.encode())  # UTF-8, as the page says, whatever the console shows
+        return
+    with new_files(target) as files:
+        files[0].write(text.encode())
+    ways, models = {result.label for result in results}, {result.model for result in results}
+    note(f"{target} holds {len(results)} results: {len(models)} models, run in {len(ways)} ways.")
+
+
+VERBS: tuple[click.Command, ...] = (evaluate, compare, report)

@@ -1,0 +1,217 @@
+"""The graph in a runtime: ONNX Runtime, or OpenVINO. CPU.
+
+The runtime uses the arrays that it is given where they lie (mapped files stay mapped: of an embedding table, only the
+rows that texts use are ever read) and keeps one packed copy of the matrices.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gnomon.engines.onnx.graph import Graph, Output, Precision, lower
+from gnomon.engines.pooling import padding_mask, pooled_row, pooling_mask, pooling_weights
+from gnomon.engines.protocol import Engine, Vectors
+from gnomon.errors import ExtraError
+from gnomon.packed import Packed
+from gnomon.spec import PoolingSpec, TrunkSpec
+
+Array = NDArray[Any]
+Feed = dict[str, Array]
+
+
+class Session(Protocol):
+    """A graph that runs: inputs by name in, the one output out."""
+
+    inputs: frozenset[str]
+
+    def __call__(self, feed: Feed) -> Vectors: ...
+
+
+class OnnxEngine(Engine):
+    """A trunk as ONNX graphs; each graph is built when it is first asked for.
+
+    Args:
+        precision: "float32", or "int8" / "uint8" for weights of 8 bits.
+        threads: threads of one call; None for one a core.
+        runtime: "onnxruntime" or "openvino".
+    """
+
+    token_budget = 1024
+    """Measured: docs/lab-notes.md, 2026-11-21."""
+
+    def __init__(
+        self,
+        trunk: TrunkSpec,
+        pooling: PoolingSpec,
+        arrays: Mapping[str, Array],
+        *,
+        precision: Precision = "float32",
+        threads: int | None = None,
+        runtime: str = "onnxruntime",
+    ) -> None:
+        self.trunk, self.pooling, self.arrays = trunk, pooling, arrays
+        self.precision: Precision = precision
+        self.threads = threads
+        self.open_session = RUNTIMES[runtime]
+        self.plain_rotary = runtime == "openvino"
+        self.name = f"onnx graph, {runtime}, {precision}"
+        self.dtype = "float32" if precision == "float32" else "int8"
+        self._sessions: dict[tuple[int, Output], Session] = {}
+        self._locks: dict[int, threading.Lock] = {}
+
+    def budget(self, tokens: int) -> int:
+        return self.token_budget
+
+    def pool(self, packed: Packed, prompt_tokens: int = 0) -> Vectors:
+        return self._session("pooled")(self._feed("pooled", packed, prompt_tokens))
+
+    def states(self, packed: Packed) -> Vectors:
+        states_BSH = self._session("states")(self._feed("states", packed, 0))
+        lengths_B = packed.lengths_B
+        return states_BSH[np.arange(states_BSH.shape[1]) < lengths_B[:, None]]
+
+    def load(self) -> None:
+        """Open the session for vectors now, not at the first text."""
+        self._session("pooled")
+
+    def close(self) -> None:
+        super().close()
+        self._sessions.clear()
+
+    def graph(self, output: Output) -> Graph:
+        """The graph that this engine runs, for export."""
+        return lower(
+            self.trunk,
+            self.pooling,
+            self.arrays,
+            output=output,
+            precision=self.precision,
+            plain_rotary=self.plain_rotary,
+        )
+
+    def _session(self, output: Output) -> Session:
+        """This process's session: a runtime's threads do not survive a fork, so a child opens its own."""
+        process = os.getpid()
+        with self._locks.setdefault(process, threading.Lock()):
+            self.check_open()
+            if (process, output) not in self._sessions:
+                self._sessions[process, output] = self.open_session(self.graph(output), self.threads)
+            return self._sessions[process, output]
+
+    def _feed(self, output: Output, packed: Packed, prompt_tokens: int) -> Feed:
+        """The inputs that the graph has, and no other: each is made by its row in INPUTS."""
+        wanted = self._session(output).inputs
+        return {name: make(self, packed, prompt_tokens) for name, make in INPUTS.items() if name in wanted}
+
+    def positions(self, packed: Packed) -> NDArray[np.int64]:
+        """Rows of the position table, [1, S], or [B, S] where padding ids inside a text do not count (RoBERTa)."""
+        ids_BS = packed.padded(self.trunk.pad_id or 0)
+        if self.trunk.pad_id is None:
+            return np.arange(ids_BS.shape[1])[None] + self.trunk.position_offset
+        real_BS = ids_BS != self.trunk.pad_id
+        return np.cumsum(real_BS, axis=1) * real_BS + self.trunk.pad_id
+
+    def rotation(self, packed: Packed) -> tuple[Vectors, Vectors]:
+        """cos and sin of the angles, [S, head size / 2]."""
+        assert self.trunk.rope
+        positions_S = np.arange(int(packed.lengths_B.max()), dtype=np.float64)
+        angles_SR = positions_S[:, None] * self.trunk.rope.frequencies(self.trunk.head_size)
+        return np.cos(angles_SR).astype(np.float32), np.sin(angles_SR).astype(np.float32)
+
+
+INPUTS: dict[str, Callable[[OnnxEngine, Packed, int], Array]] = {
+    "ids_BS": lambda engine, packed, prompt: packed.padded(),
+    "lengths_B": lambda engine, packed, prompt: packed.lengths_B.astype(np.int32),
+    "positions": lambda engine, packed, prompt: engine.positions(packed),
+    "cos_SR": lambda engine, packed, prompt: engine.rotation(packed)[0],
+    "sin_SR": lambda engine, packed, prompt: engine.rotation(packed)[1],
+    "mask_B11S": lambda engine, packed, prompt: padding_mask(packed),
+    "weights_BMS": lambda engine, packed, prompt: pooling_weights(engine.pooling, packed, prompt),
+    "mask_BS1": lambda engine, packed, prompt: pooling_mask(engine.pooling, packed, prompt),
+    "row_B1": lambda engine, packed, prompt: pooled_row(engine.pooling, packed, prompt)[:, None],
+}
+"""Input of the graph -> how it is made."""
+
+
+class _OrtSession:
+    def __init__(self, graph: Graph, threads: int | None) -> None:
+        try:
+            import onnxruntime as ort
+        except ImportError as error:
+            raise ExtraError("the package onnxruntime is not installed; pip install onnxruntime") from error
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads or 0
+        options.log_severity_level = 3
+        # a waiting thread that spins takes a core from whoever else works: measured, docs/lab-notes.md, 2026-11-21
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # given one by one, arrays are used where they lie; add_external_initializers would copy them. The runtime only
+        # asks that the file that the graph names as their place exists, so it is told this one
+        self._values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in graph.arrays.items()}
+        for name, value in self._values.items():
+            options.add_initializer(name, value)
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", str(Path(__file__).parent)
+        )
+        self._session = ort.InferenceSession(
+            graph.model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+        self.inputs = frozenset(node.name for node in self._session.get_inputs())
+
+    def __call__(self, feed: Feed) -> Vectors:
+        return self._session.run(None, feed)[0]  # pyright: ignore[reportReturnType]
+
+
+@cache
+def _only(core: type[Any]) -> Any:
+    """One for the process, which is never freed. Each has a stack on which this thread's signals are handled, and takes
+    it along when it is freed: after several, Ctrl-C ended the process by a fault of memory (OpenVINO 2026.4).
+    """
+    return core()
+
+
+class _OpenVinoSession:
+    def __init__(self, graph: Graph, threads: int | None) -> None:
+        try:
+            import openvino
+        except ImportError as error:
+            raise ExtraError('the package openvino is not installed; pip install "gnomon[openvino]"') from error
+        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"}
+        if threads:
+            settings["INFERENCE_NUM_THREADS"] = threads
+        with tempfile.TemporaryDirectory(prefix="gnomon-") as folder:
+            self._compiled = _only(openvino.Core).compile_model(write_graph(graph, Path(folder)), "CPU", settings)
+        self.inputs = frozenset(node.any_name for node in self._compiled.inputs)
+
+    def __call__(self, feed: Feed) -> Vectors:
+        # a request of its own for each call: they run side by side from several threads
+        return np.array(self._compiled.create_infer_request().infer(feed)[0])
+
+
+RUNTIMES: dict[str, Callable[[Graph, int | None], Session]] = {"onnxruntime": _OrtSession, "openvino": _OpenVinoSession}
+
+
+def write_graph(graph: Graph, folder: Path) -> Path:
+    """model.onnx and its weights beside it, in model.onnx.data; returns the path of model.onnx."""
+    model = type(graph.model)()
+    model.CopyFrom(graph.model)
+    with (folder / "model.onnx.data").open("wb") as data:
+        for tensor in model.graph.initializer:
+            if tensor.name in graph.arrays:
+                array = graph.arrays[tensor.name]
+                data.seek(-data.tell() % 64, 1)
+                place = {"location": "model.onnx.data", "offset": str(data.tell()), "length": str(array.nbytes)}
+                for entry in tensor.external_data:
+                    entry.value = place[entry.key]
+                data.write(np.ascontiguousarray(array).data)
+    path = folder / "model.onnx"
+    path.write_bytes(model.SerializeToString())
+    return path

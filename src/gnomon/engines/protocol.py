@@ -1,0 +1,74 @@
+"""Engines: token ids in, vectors out. Each knows a spec and arrays, and nothing of where they came from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gnomon.errors import InputError
+from gnomon.packed import Packed
+
+Vectors = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What a batch gave in place of vectors, where other batches go on."""
+
+    why: str
+
+
+class Engine(Protocol):
+    """What encode, serve, search and evaluate see of a runtime. Safe to call from several threads."""
+
+    name: str
+    device: str = "cpu"
+    """What it runs on: "cpu", "cuda:0", or several with commas between them."""
+    dtype: str = "float32"
+    """What it computes in: "float32", "bfloat16", "float16" or "int8"."""
+    pads: bool = True
+    """Whether a batch costs its longest text times the number of its texts."""
+    closed: bool = False
+
+    def budget(self, tokens: int) -> int:
+        """Tokens of a batch that runs well, where there are `tokens` in all; padding counts if the engine pads."""
+        ...
+
+    def pool(self, packed: Packed, prompt_tokens: int) -> Vectors:
+        """Pooled vectors [B, width] in front of the heads; `prompt_tokens` are left out where the model leaves the
+        prompt out.
+        """
+        ...
+
+    def pool_each(self, batches: Iterable[Packed], prompt_tokens: int) -> Iterator[Vectors | Failure]:
+        """`pool` of each batch, in order; an engine may take batches ahead of the vectors that it gives."""
+        for packed in batches:
+            yield self.pool(packed, prompt_tokens)
+
+    def states(self, packed: Packed) -> Vectors:
+        """Token states [T, H] of the last layer."""
+        ...
+
+    def explain(self, packed: Packed) -> str:
+        """Why a text has NaN or infinity in its vector."""
+        return "the weights are damaged, or overflow in this dtype"
+
+    def close(self) -> None:
+        """End its processes and let go of its memory; it computes nothing after that. A second time does nothing."""
+        self.closed = True
+
+    def check_open(self) -> None:
+        """
+        Raises:
+            InputError: it was closed.
+        """
+        if self.closed:
+            raise closed_error()
+
+
+def closed_error() -> InputError:
+    return InputError("this model was closed. Load it again with Encoder.load.")

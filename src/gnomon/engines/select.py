@@ -1,0 +1,251 @@
+"""Options of `Encoder.load` -> an engine. What "auto" means is decided here, from measurements (docs/benchmarks.md)."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gnomon.engines.protocol import Engine
+from gnomon.engines.static import StaticEngine
+from gnomon.errors import ExtraError, InputError
+from gnomon.inputs import whole_number
+from gnomon.notices import tell_once
+from gnomon.spec import ModelSpec, StaticSpec
+
+MOST_THREADS = 1024
+"""More would only wait for each other; the runtime hangs making them."""
+
+DEVICE = re.compile(r"auto|cpu|mps|cuda(:(0|[1-9][0-9]{0,3}))?")
+
+
+class Able(NamedTuple):
+    """What an engine can do."""
+
+    devices: tuple[str, ...]
+    dtypes: tuple[str, ...]
+
+
+ENGINES = {
+    "onnx": Able(("cpu",), ("float32", "int8")),
+    "openvino": Able(("cpu",), ("float32",)),
+    "torch": Able(("cpu", "cuda", "mps"), ("float32", "bfloat16", "float16")),
+}
+
+DTYPES = ("float32", "bfloat16", "float16", "int8")
+
+Reopen = Callable[["Options"], Engine]
+"""Opens the same model in another process."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a model is run, as it was asked for."""
+
+    engine: str = "auto"
+    dtype: str = "auto"
+    device: str = "auto"
+    """One device, or several with commas between them."""
+    threads: int | None = None
+
+    @classmethod
+    def check(cls, *, device: str | Sequence[str], engine: str, dtype: str, threads: int | None) -> Options:
+        """Options that can be used here.
+
+        Raises:
+            InputError: a value that is not among the choices; a device, or a dtype of a device, that is not there; an
+                engine without that device or dtype.
+            ExtraError: the engine that these options need is not installed.
+        """
+        names = _device_names(device)
+        if not names or (len(names) > 1 and "auto" in names):
+            raise InputError(f"device {device!r} names no devices; give one, or several such as 'cuda:0,cuda:1'.")
+        for what, value, choices in (("engine", engine, ENGINES), ("dtype", dtype, DTYPES)):
+            if value not in ("auto", *choices):
+                raise InputError(f"{what} {value!r} is not one of {', '.join(('auto', *choices))}.")
+        number = None if threads is None else whole_number(threads, "threads", MOST_THREADS)
+        options = cls(engine, dtype, ",".join(names), number)
+        if options != cls(threads=number):  # what is left open is never wrong, and a static model needs none of it
+            options.settled()
+        return options
+
+    @property
+    def devices(self) -> list[str]:
+        return self.device.split(",")
+
+    def settled(self) -> Options:
+        """These options with nothing left to choose, on this machine."""
+        device = self._device()
+        names = device.split(",")
+        kind, *others = sorted({name.partition(":")[0] for name in names})
+        if others:
+            raise InputError(f"device {device!r} mixes {kind} and {others[0]}, whose vectors differ; give one kind.")
+        onnx = kind == "cpu" and self.dtype in ("auto", *ENGINES["onnx"].dtypes)
+        engine = self.engine if self.engine != "auto" else "onnx" if onnx else "torch"
+        able = ENGINES[engine]
+        if kind not in able.devices:
+            raise InputError(
+                f"device {device!r} is not in engine {engine!r}, which has {', '.join(able.devices)}; "
+                "use engine='torch'."
+            )
+        if self.dtype not in ("auto", *able.dtypes):
+            engines = [name for name, other in ENGINES.items() if kind in other.devices and self.dtype in other.dtypes]
+            way = f"use engine={engines[0]!r}, or " if engines else "use "
+            raise InputError(f"dtype {self.dtype!r} is not in engine {engine!r}; {way}{_either('dtype', able.dtypes)}.")
+        dtype = self.dtype if self.dtype != "auto" else "float32"
+        if engine == "torch":
+            dtype = _on_torch(names, self.dtype)
+        return replace(self, engine=engine, dtype=dtype, device=device)
+
+    def _device(self) -> str:
+        if self.device != "auto":
+            return self.device
+        possible = self.engine in ("auto", "torch") and self.dtype != "int8"
+        return "cuda" if possible and _usable_gpu() else "cpu"
+
+
+def open_engine(
+    spec: ModelSpec, arrays: Mapping[str, NDArray[Any]], options: Options, *, reopen: Reopen | None = None
+) -> Engine:
+    """The engine for a model. A static table needs no runtime, whatever was asked for; a notice says so.
+
+    Args:
+        reopen: opens this model in another process, which several devices need.
+    """
+    if isinstance(spec.trunk, StaticSpec):
+        for what, asked, used in (("device", options.device, "cpu"), ("dtype", options.dtype, "float32")):
+            if asked not in ("auto", used):
+                tell_once(f"{what} {asked!r} changes nothing: a static model is a table, summed on the CPU in float32.")
+        return StaticEngine(spec.trunk, arrays)
+    settled = options.settled()
+    if len(settled.devices) > 1:
+        from gnomon.engines.process_pool import SeveralEngines
+
+        if reopen is None:
+            raise InputError("several devices need a model that Encoder.load read; load it with device=[...].")
+        threads = settled.threads or max(1, available_cores() // len(settled.devices))
+        alone = {device: replace(settled, device=device, threads=threads) for device in settled.devices}
+        return SeveralEngines([(device, partial(reopen, alone[device])) for device in settled.devices])
+    if settled.engine == "torch":
+        from gnomon.engines.torch.engine import TorchEngine
+
+        return TorchEngine(
+            spec.trunk,
+            spec.pooling,
+            arrays,
+            device=settled.device,
+            dtype=settled.dtype,
+            threads=settled.threads,
+        )
+    from gnomon.engines.onnx.engine import OnnxEngine
+
+    precision = "float32" if settled.dtype != "int8" else ("uint8" if int8_saturates() else "int8")
+    runtime = "openvino" if settled.engine == "openvino" else "onnxruntime"
+    threads = settled.threads or available_cores()
+    engine = OnnxEngine(spec.trunk, spec.pooling, arrays, precision=precision, threads=threads, runtime=runtime)
+    engine.load()
+    return engine
+
+
+def _device_names(device: object) -> list[str]:
+    given: list[object] = [device]
+    if isinstance(device, str):
+        given = [name.strip() for name in device.split(",")]
+    elif isinstance(device, list | tuple):
+        given = [name.strip() if isinstance(name, str) else name for name in device]
+    for name in given:
+        if not isinstance(name, str) or not DEVICE.fullmatch(name):
+            raise InputError(f"device {name!r} is not one of auto, cpu, cuda, cuda:N, mps.")
+    return [str(name) for name in given]
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def has_torch() -> bool:
+    """Whether torch is installed; it is not imported."""
+    if "torch" in sys.modules:
+        return sys.modules["torch"] is not None  # pyright: ignore[reportUnnecessaryComparison]
+    return importlib.util.find_spec("torch") is not None
+
+
+def gpu_in_machine() -> bool:
+    """Whether the system has a driver for a GPU that torch may use; asked of its files, since torch is slow to load."""
+    if os.name == "nt":
+        return (Path(os.sep) / "Windows" / "System32" / "nvcuda.dll").exists()
+    return any(Path("/dev").glob("nvidia[0-9]*")) or any(Path("/dev", name).exists() for name in ("dxg", "kfd"))
+
+
+def _usable_gpu() -> bool:
+    """Whether "auto" takes a GPU; a GPU that cannot be used is told of once a process."""
+    if not gpu_in_machine():
+        return False
+    if not has_torch():
+        tell_once('this machine has a GPU, and torch is not installed: running on the CPU. pip install "gnomon[torch]"')
+        return False
+    try:
+        import torch
+
+        from gnomon.engines.torch.devices import computes
+    except Exception as error:
+        tell_once(f"this machine has a GPU, and torch cannot be imported ({error}): running on the CPU.")
+        return False
+    if torch.cuda.is_available() and computes():
+        return True
+    tell_once(f"this machine has a GPU that torch {torch.__version__} cannot use: running on the CPU.")
+    return False
+
+
+def _either(name: str, values: Sequence[str]) -> str:
+    return " or ".join(f"{name}={value!r}" for value in values)
+
+
+def _on_torch(devices: Sequence[str], dtype: str) -> str:
+    """The dtype to run in; devices and dtype are there."""
+    if not has_torch():
+        raise ExtraError('the package torch is not installed; pip install "gnomon[torch]"')
+    from gnomon.engines.torch.devices import check_device, check_dtype, natural_dtype
+
+    for device in devices:
+        check_device(device)
+    natural = {natural_dtype(device) for device in devices}
+    settled = dtype if dtype != "auto" else natural.pop() if len(natural) == 1 else "float32"
+    for device in devices:
+        check_dtype(device, settled)
+    return settled
+
+
+@cache
+def int8_saturates() -> bool:
+    """Whether this processor's product of uint8 activations with int8 weights saturates (x86 without VNNI).
+
+    Measured on one small product: 64 terms of 255 * 127 add up to more than 16 bits hold in pairs.
+    """
+    import onnxruntime as ort
+    from onnx import TensorProto, helper
+
+    node = helper.make_node("MatMulInteger", ["a", "b"], ["c"])
+    infos = [
+        helper.make_tensor_value_info(name, kind, [64, 64])
+        for name, kind in (("a", TensorProto.UINT8), ("b", TensorProto.INT8))
+    ]
+    out = helper.make_tensor_value_info("c", TensorProto.INT32, [64, 64])
+    model = helper.make_model(
+        helper.make_graph([node], "probe", infos, [out]), opset_imports=[helper.make_opsetid("", 20)], ir_version=10
+    )
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    product = session.run(None, {"a": np.full((64, 64), 255, np.uint8), "b": np.full((64, 64), 127, np.int8)})[0]
+    return bool(np.any(np.asarray(product) != 64 * 255 * 127))

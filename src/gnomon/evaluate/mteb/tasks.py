@@ -1,0 +1,358 @@
+"""Tasks of mteb: by name, by the name of a set of them, and out of local folders."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gnomon.errors import ExtraError, GnomonError, InputError, SourceError
+from gnomon.evaluate.local.find import Columns, Judged, LocalTask
+from gnomon.inputs import nearest
+from gnomon.notices import warn_caller
+
+if TYPE_CHECKING:
+    from mteb.abstasks.abstask import AbsTask
+
+LOCO = {
+    "QmsumRetrieval": "qmsum",
+    "SummScreenRetrieval": "summ_screen_fd",
+    "QasperAbstractRetrieval": "qasper_abstract",
+    "QasperTitleRetrieval": "qasper_title",
+    "GovReportRetrieval": "gov_report",
+}
+"""The five sets of gte's card -> `dataset` in LoCoV1 (arXiv 2402.07440)."""
+LOCO_DOCUMENTS, LOCO_QUERIES = "hazyresearch/LoCoV1-Documents", "hazyresearch/LoCoV1-Queries"
+
+GRADE_LIMIT = 1_000_000
+"""trec_eval holds a table as long as the highest grade, and counts it in 32 bits."""
+
+
+@dataclass(frozen=True)
+class TaskSet:
+    """Tasks that a card or a paper reports together."""
+
+    name: str
+    what: str
+    metric: str | None
+    """What the card reports; None for each task's own main score."""
+    make: Callable[[], list[Any]]
+
+
+def load_mteb() -> Any:
+    """mteb, imported on use.
+
+    Raises:
+        ExtraError: it is not installed.
+    """
+    try:
+        return import_module("mteb")
+    except ImportError as error:
+        told = "evaluation runs on mteb, which is in an extra: pip install 'gnomon[evaluate]'"
+        raise ExtraError(f"{told} ({error}).") from error
+
+
+# ---- by name
+
+
+def tasks_named(names: Sequence[str]) -> tuple[list[AbsTask], str | None]:
+    """(tasks, the metric that their set reports) of names of mteb's tasks and benchmarks, and of `SETS`.
+
+    Raises:
+        InputError: a name that neither mteb nor `SETS` has; offers the nearest. ExtraError: mteb is not installed.
+    """
+    mteb = load_mteb()
+    found: list[AbsTask] = []
+    metrics: set[str | None] = set()
+    for name in names:
+        listed, metric = _named(mteb, name)
+        found.extend(listed)
+        metrics.add(metric)
+    return found, metrics.pop() if len(metrics) == 1 else None
+
+
+def _named(mteb: Any, name: str) -> tuple[list[AbsTask], str | None]:
+    if name in SETS:
+        return SETS[name].make(), SETS[name].metric
+    if name in LOCO:
+        return [_loco_task(name, LOCO[name])], None
+    from mteb.benchmarks.get_benchmark import get_benchmarks
+    from mteb.get_tasks import TASK_LIST
+
+    known = {cls.metadata.name for cls in TASK_LIST}
+    if name in known:
+        return [mteb.get_task(name)], None
+    benchmarks = {called: each for each in get_benchmarks() for called in (each.name, *(each.aliases or ()))}
+    if name in benchmarks:
+        return _own(benchmarks[name].tasks), None
+    everything = [*SETS, *LOCO, *sorted(known), *benchmarks]
+    near = nearest(name, everything, 3)
+    hint = f"Did you mean {' or '.join(near)}?" if near else "mteb.get_tasks() lists them."
+    raise InputError(f"there is no task, benchmark or set {name!r} in mteb or here. {hint}")
+
+
+def _own(tasks: Sequence[AbsTask]) -> list[AbsTask]:
+    """Copies, since a run sets subsets and draws random numbers, and a benchmark's tasks are those of the process."""
+    return [deepcopy(task) for task in tasks]
+
+
+def check_text(task: AbsTask) -> None:
+    """
+    Raises:
+        InputError: a task of images, sound or video.
+    """
+    other = [modality for modality in task.metadata.modalities if modality != "text"]
+    if other:
+        raise InputError(
+            f"{task.metadata.name} needs {', '.join(other)}; gnomon's models read text alone. Leave it out."
+        )
+
+
+def load_task(task: AbsTask) -> None:
+    """Load a task's data, from the hub or its cache, and put its random draws back to the start, so that all who are
+    judged by it get the same samples. Of a task that is made of others, each is tried and let go again: mteb loads
+    them in turn.
+
+    Raises:
+        SourceError: the data is not in the cache and the hub cannot be reached, or refuses.
+    """
+    task.rng_state, task.np_rng = random.Random(task.seed), np.random.default_rng(task.seed)
+    parts: list[AbsTask] = getattr(task.metadata, "tasks", [])
+    for part in parts:
+        load_task(part)
+        part.unload_data()
+    if parts or task.data_loaded:
+        return
+    name, path = task.metadata.name, task.metadata.dataset["path"]
+    of_name = f"the data of {name} ({f'{LOCO_DOCUMENTS} and {LOCO_QUERIES}' if name in LOCO else path})"
+    own = "A folder of your own data needs none (--data)."
+    try:
+        _load_data(task, task.load_data)
+    except (GnomonError, MemoryError):
+        raise
+    except Exception as error:  # of the hub, the cache and the network, and of the task with what it got from them
+        command = f"python -c \"from gnomon.evaluate.mteb.tasks import fetch; fetch('{name}')\""
+        raise SourceError(
+            f"{of_name} could not be loaded ({type(error).__name__}: {error}). Where there is a network, {command} "
+            f"gets it into the cache (HF_HOME), which may be copied. {own}"
+        ) from error
+    if _lacks_candidates(task):
+        task.unload_data()
+        raise SourceError(
+            f"{of_name} came without the candidates of its queries, and all documents would be searched: mteb finds "
+            f"candidates on the hub alone, not in the cache. Run it where there is a network. {own}"
+        )
+
+
+@contextmanager
+def mended_parts(task: AbsTask) -> Generator[None]:
+    """Within, the tasks that a task is made of, which mteb loads in turn, are loaded as `load_task` loads one."""
+    parts: list[Any] = getattr(task.metadata, "tasks", [])
+    for part in parts:
+        part.load_data = partial(_load_data, part, part.load_data)
+    try:
+        yield
+    finally:
+        for part in parts:
+            del part.load_data
+
+
+def _load_data(task: AbsTask, load: Callable[..., None], *said: Any, **more: Any) -> None:
+    load(*said, **more)
+    if hasattr(task, "convert_v1_dataset_format_to_v2"):  # a task with qrels
+        _mend_grades(task)
+
+
+def _mend_grades(task: Any) -> None:
+    """Grades below 0 become 0, with a Notice: trec_eval crashes, and the process with it, where a query has no others.
+
+    Raises:
+        InputError: a grade that trec_eval has no room for.
+    """
+    task.convert_v1_dataset_format_to_v2(None)
+    below = 0
+    for relevant in (data["relevant_docs"] for splits in task.dataset.values() for data in splits.values()):
+        for query, grades in relevant.items():
+            if grades and max(grades.values()) > GRADE_LIMIT:
+                raise InputError(
+                    f"{task.metadata.name}: query {query!r} has a document of grade {max(grades.values()):,}; "
+                    f"{GRADE_LIMIT:,} is the most that trec_eval can count. Leave the task out."
+                )
+            if grades and min(grades.values()) < 0:
+                below += sum(grade < 0 for grade in grades.values())
+                relevant[query] = {document: max(grade, 0) for document, grade in grades.items()}
+    if below:
+        warn_caller(f"{task.metadata.name}: {below:,} grades of its qrels are below 0; they count as 0.")
+
+
+def fetch(name: str) -> None:
+    """Get the data of a task, benchmark or set into the cache (HF_HOME), for a machine without a network."""
+    for task in tasks_named([name])[0]:
+        load_task(task)
+        if task.data_loaded:
+            task.unload_data()
+
+
+def _lacks_candidates(task: AbsTask) -> bool:
+    """Whether there are none where mteb's own statistics of the task have some."""
+    said: Mapping[str, Any] = task.metadata.descriptive_stats or {}
+    having = {split for split, stats in said.items() if stats.get("top_ranked_statistics")}
+    found: Any = task.dataset if having else None
+    loaded = [data for splits in (found or {}).values() for split, data in splits.items() if split in having]
+    return any(data.get("top_ranked") is None for data in loaded)
+
+
+def _mteb_eng() -> list[Any]:
+    return _own(load_mteb().get_benchmark("MTEB(eng, v1)").tasks)
+
+
+def _mr_tydi() -> list[Any]:
+    return [load_mteb().get_task("MrTidyRetrieval")]
+
+
+def _loco() -> list[Any]:
+    return [_loco_task(name, dataset) for name, dataset in LOCO.items()]
+
+
+SETS = {
+    each.name: each
+    for each in (
+        TaskSet(
+            "mteb-eng-56", "the 56 English tasks of MTEB, as the cards of 2023 and 2024 report them", None, _mteb_eng
+        ),
+        TaskSet("mr-tydi", "Mr. TyDi, 11 languages, MRR@10 as on the card of multilingual-e5", "mrr_at_10", _mr_tydi),
+        TaskSet("loco", "LoCo, 5 sets of long documents, nDCG@10 as on the card of gte-v1.5", "ndcg_at_10", _loco),
+    )
+}
+
+
+def _loco_task(name: str, dataset: str) -> AbsTask:
+    """Source of the sets: the authors' own loader (github.com/HazyResearch/m2)."""
+    from mteb.abstasks import AbsTaskRetrieval
+
+    class Loco(AbsTaskRetrieval):
+        metadata = _metadata(name, "Retrieval", "ndcg_at_10", ["eng-Latn"], LOCO_DOCUMENTS, "main", "test")
+
+        def load_data(self, num_proc: int | None = None, **said: Any) -> None:
+            if self.data_loaded:
+                return
+            from datasets import load_dataset
+
+            def rows(path: str) -> list[dict[str, Any]]:
+                listed: Any = load_dataset(path, split="test")
+                return [row for row in listed if row["dataset"] == dataset]
+
+            corpus = {row["pid"]: ("", row["passage"]) for row in rows(LOCO_DOCUMENTS) if row["passage"] is not None}
+            asked = rows(LOCO_QUERIES)
+            answers = {row["qid"]: [each for each in row["answer_pids"] if each in corpus] for row in asked}
+            judged = Judged(
+                corpus,
+                {row["qid"]: row["query"] for row in asked if answers[row["qid"]]},
+                {query: dict.fromkeys(found, 1) for query, found in answers.items() if found},
+            )
+            split: Any = _retrieval_split(judged)
+            self.dataset = {"default": {"test": split}}
+            self.data_loaded = True
+
+    return Loco()
+
+
+# ---- out of folders
+
+
+def local_task(local: LocalTask, split: str) -> AbsTask:
+    """A task of mteb over local data: its class, its protocol, its metrics."""
+    task_class = _classes()[local.kind]
+    metadata = _metadata(
+        local.name,
+        local.kind,
+        local.main_score,
+        {subset: list(local.languages) for subset in local.subsets},
+        f"local/{local.name}",
+        local.revision,
+        split,
+    )
+
+    def load_data(self: Any, num_proc: int | None = None, **said: Any) -> None:
+        if not self.data_loaded:
+            self.dataset = {subset: _splits(splits, split) for subset, splits in local.subsets.items()}
+            self.data_loaded = True
+
+    settings: dict[str, Any] = {"metadata": metadata, "load_data": load_data}
+    if local.ignore_identical_ids:
+        settings["ignore_identical_ids"] = True
+    if local.scale:
+        settings["min_score"], settings["max_score"] = local.scale
+    if local.kind == "Clustering":
+        settings["max_fraction_of_documents_to_embed"] = None  # mteb's 4 % are for sets of a million texts
+    return type(local.name, (task_class,), settings)()
+
+
+def _classes() -> dict[str, Any]:
+    from mteb import abstasks
+
+    return {
+        "Retrieval": abstasks.AbsTaskRetrieval,
+        "Reranking": abstasks.AbsTaskRetrieval,
+        "STS": abstasks.AbsTaskSTS,
+        "PairClassification": abstasks.AbsTaskPairClassification,
+        "Classification": abstasks.AbsTaskClassification,
+        "Clustering": abstasks.AbsTaskClustering,
+        "BitextMining": abstasks.AbsTaskBitextMining,
+        "Summarization": abstasks.AbsTaskSummarization,
+    }
+
+
+def _metadata(name: str, kind: Any, metric: str, languages: Any, path: str, revision: str, split: str) -> Any:
+    from mteb.abstasks.task_metadata import TaskMetadata
+
+    return TaskMetadata(
+        name=name,
+        description=f"{kind} of {path}",
+        type=kind,
+        category="t2c" if kind in ("Classification", "Clustering") else "t2t",
+        modalities=["text"],
+        dataset={"path": path, "revision": revision},
+        eval_splits=[split],
+        eval_langs=languages,
+        main_score=metric,
+    )
+
+
+def _splits(splits: Mapping[str, Judged | Columns], judged: str) -> Any:
+    from datasets import Dataset, DatasetDict
+
+    retrieval = {split: data for split, data in splits.items() if isinstance(data, Judged)}
+    if retrieval:
+        return {split: _retrieval_split(data) for split, data in retrieval.items()}
+    columns = {split: dict(data) for split, data in splits.items() if not isinstance(data, Judged)}
+    if "label" in columns[judged]:
+        number_of = _numbers(columns[judged]["label"], [label for data in columns.values() for label in data["label"]])
+        for data in columns.values():
+            data["label"] = [number_of[label] for label in data["label"]]
+    return DatasetDict({split: Dataset.from_dict(data) for split, data in columns.items()})
+
+
+def _numbers(judged: Sequence[str], every: Sequence[str]) -> dict[str, int]:
+    """Numbers of classes, those that are judged first: of two, mteb's average precision knows only 0 and 1."""
+    ordered = [*sorted(set(judged)), *sorted(set(every) - set(judged))]
+    return {name: place for place, name in enumerate(ordered)}
+
+
+def _retrieval_split(data: Judged) -> dict[str, Any]:
+    from datasets import Dataset
+
+    titles, texts = zip(*data.documents.values(), strict=True)
+    return {
+        "corpus": Dataset.from_dict({"id": list(data.documents), "title": titles, "text": texts}),
+        "queries": Dataset.from_dict({"id": list(data.queries), "text": list(data.queries.values())}),
+        "relevant_docs": {query: dict(grades) for query, grades in data.relevant.items()},
+        "top_ranked": None if data.candidates is None else {key: list(ids) for key, ids in data.candidates.items()},
+    }

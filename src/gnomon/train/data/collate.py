@@ -1,0 +1,324 @@
+"""Row numbers of a batch -> its texts and their token ids; and batches that are made ahead of the step.
+
+B: rows of a batch on this rank; K: negatives of a row; N: B times K.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Generic, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gnomon.errors import InputError
+from gnomon.packed import Ids
+from gnomon.spec import ModelSpec, StaticSpec
+from gnomon.tokenizer import Tokenizer
+from gnomon.train.data.dataset import Index, digests_of
+from gnomon.train.data.sampler import Draw, negatives_of, share
+from gnomon.train.recipe.schema import DataSource
+
+T = TypeVar("T")
+
+TEXTS_AT_ONCE = 2048
+"""Texts that are tokenised at once: the tokenizer's own account of a token is 80 bytes and more."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A rank's rows of a batch, as texts without their prompts."""
+
+    batch: int
+    source: int
+    name: str
+    """The source's."""
+    rows_B: NDArray[np.int64]
+    queries: list[str]
+    positives: list[str]
+    negatives: list[str]
+    """Row after row."""
+    negatives_per_row: int
+    query_hashes_B: NDArray[np.int64]
+    positive_hashes_B: NDArray[np.int64]
+    negative_hashes_N: NDArray[np.int64]
+    entries_N: NDArray[np.int64]
+    """Of the negatives, in the index."""
+    scores: NDArray[np.float64] | None
+    """[B], grades of pairs, or [B, 1 + K], scores of the positive and the negatives."""
+    all_rows: NDArray[np.int64]
+    """Rows of the whole batch, over all ranks."""
+    replaced: int
+    """Rows of the whole batch that stand in for others, of which a text was there already."""
+
+    @property
+    def total(self) -> int:
+        return len(self.all_rows)
+
+    @property
+    def digest(self) -> str:
+        """16 hex characters of which batch this is, and of its rows and texts."""
+        digest = blake2b(f"{self.batch}\0{self.name}\0".encode(), digest_size=8)
+        for numbers in (self.rows_B, self.query_hashes_B, self.positive_hashes_B, self.negative_hashes_N):
+            digest.update(numbers.astype("<i8").tobytes())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Collated:
+    """Rows and their token ids."""
+
+    rows: Rows
+    ids: list[Ids]
+    """Of the queries, then the positives, then the negatives, prompts in front, cut to what the model reads."""
+    prompt_tokens: tuple[int, int]
+    """`Tokenizer.prompt_tokens` of the queries' prompt, and of the documents'."""
+    truncated: int
+    """How many texts were cut."""
+    hashes: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
+    """[B], [B], [N] of what the model reads of queries, positives and negatives after their prompts: equal for texts
+    with the same tokens.
+    """
+    own_N: NDArray[np.bool_]
+    """[N]: which negatives are, by these, the query or a positive of their own row, as that stands in its file."""
+
+    @property
+    def own_negatives(self) -> int:
+        return int(self.own_N.sum())
+
+
+class Collator:
+    """Reads and tokenises the rows of batches.
+
+    Args:
+        spec: the model's, whose prompts are used where a source gives none; texts of graded pairs get its prompt of
+            symmetric tasks.
+        seed: of the negatives that are drawn; the sampler's.
+    """
+
+    def __init__(
+        self, indexes: Sequence[Index], sources: Sequence[DataSource], spec: ModelSpec, tokenizer: Tokenizer, seed: int
+    ) -> None:
+        self.indexes, self.sources, self.spec = [*indexes], [*sources], spec
+        self.tokenizer, self.seed = tokenizer, seed
+        self.prompts = [_prompts(source, index, spec) for source, index in zip(sources, indexes, strict=True)]
+        self._fronts = {text: self._front(text) for pair in self.prompts for text in pair}
+        self.prompt_tokens = [
+            (tokenizer.prompt_tokens(query), tokenizer.prompt_tokens(document)) for query, document in self.prompts
+        ]
+
+    def rows_at(self, draw: Draw, rank: int = 0, world: int = 1) -> Rows:
+        """The texts of a rank's share of a batch."""
+        index, rows_B = self.indexes[draw.source], share(draw.rows_B, rank, world)
+        total = len(draw.rows_B) // world * world
+        number = self.sources[draw.source].num_negatives
+        negatives_BK = negatives_of(index, rows_B, number, seed=self.seed, batch=draw.step)
+        negatives_N = negatives_BK.reshape(-1)
+        return Rows(
+            batch=draw.step,
+            source=draw.source,
+            name=index.name,
+            rows_B=rows_B,
+            queries=index.texts("query", rows_B),
+            positives=index.texts("positive", rows_B),
+            negatives=index.texts("negative", negatives_N) if negatives_N.size else [],
+            negatives_per_row=negatives_BK.shape[1],
+            query_hashes_B=index.hashes("query")[rows_B],
+            positive_hashes_B=index.hashes("positive")[rows_B],
+            negative_hashes_N=index.hashes("negative")[negatives_N] if negatives_N.size else negatives_N,
+            entries_N=negatives_N,
+            scores=_scores(index, rows_B, negatives_BK),
+            all_rows=draw.rows_B[:total],
+            replaced=draw.replaced,
+        )
+
+    def collate(self, draw: Draw, rank: int = 0, world: int = 1) -> Collated:
+        """The texts of a rank's share of a batch, and their ids.
+
+        Raises:
+            InputError: a text that the model cannot read; names its file and line.
+        """
+        rows = self.rows_at(draw, rank, world)
+        query, document = self.prompts[draw.source]
+        texts = [query + text for text in rows.queries]
+        texts += [document + text for text in rows.positives]
+        texts += [document + text for text in rows.negatives]
+        ids: list[Ids] = []
+        truncated = 0
+        for start in range(0, len(texts), TEXTS_AT_ONCE):
+            whole = self.tokenizer.ids(texts[start : start + TEXTS_AT_ONCE])
+            self._check(whole, rows, start)
+            cut = [self.tokenizer.cut(ids_T) for ids_T in whole]
+            truncated += sum(len(kept) < len(all_) for kept, all_ in zip(cut, whole, strict=True))
+            ids += cut
+        hashes = self._hashes(ids, rows, draw.source)
+        own_N = own_negatives(*hashes) | self._other_positives(draw.source, rows.entries_N, hashes[2])
+        return Collated(rows, ids, self.prompt_tokens[draw.source], truncated, hashes, own_N)
+
+    def own_negatives(self, source: int, entries: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of these negatives are, by tokens, the query or a positive of their own row (`Collated.own_N`)."""
+        index, (query, document) = self.indexes[source], self.prompts[source]
+        found: list[NDArray[np.bool_]] = []
+        for start in range(0, len(entries), TEXTS_AT_ONCE):
+            some = entries[start : start + TEXTS_AT_ONCE]
+            rows = index.rows_of_negatives(some)
+            sides = (query, index.texts("query", rows)), (document, index.texts("positive", rows))
+            negatives = (document, index.texts("negative", some))
+            queries, positives, others = (self._hashed(prompt, texts) for prompt, texts in (*sides, negatives))
+            found.append(own_negatives(queries, positives, others) | self._other_positives(source, some, others))
+        return np.concatenate([np.zeros(0, np.bool_), *found])
+
+    def _other_positives(
+        self, source: int, entries_N: NDArray[np.int64], hashes_N: NDArray[np.int64]
+    ) -> NDArray[np.bool_]:
+        """Which of these negatives are, by tokens, a positive of another row that was made of the same row of a file.
+        The index knows which are as texts: only those are compared.
+
+        Args:
+            hashes_N: theirs, by tokens.
+        """
+        index, (_, document) = self.indexes[source], self.prompts[source]
+        own_N, known = np.zeros(len(entries_N), np.bool_), index.own_negative_entries
+        if index.rows == index.lines or not len(known):
+            return own_N
+        alike = np.flatnonzero(known[np.searchsorted(known, entries_N).clip(max=len(known) - 1)] == entries_N)
+        if len(alike):
+            made = _made_together(index, index.rows_of_negatives(entries_N[alike]))
+            counts = [*map(len, made)]
+            hashes = self._hashed(document, index.texts("positive", np.concatenate(made)))
+            equal = hashes == hashes_N[alike].repeat(counts)
+            own_N[alike] = np.logical_or.reduceat(equal, np.cumsum([0, *counts[:-1]]))
+        return own_N
+
+    def _hashed(self, prompt: str, texts: list[str]) -> NDArray[np.int64]:
+        whole = self.tokenizer.ids([prompt + text for text in texts])
+        return self._hashes_of([self.tokenizer.cut(ids_T) for ids_T in whole], prompt)
+
+    def _hashes(
+        self, ids: list[Ids], rows: Rows, source: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        count, (query, document) = len(rows.queries), self.prompts[source]
+        queries_B, documents_C = self._hashes_of(ids[:count], query), self._hashes_of(ids[count:], document)
+        return queries_B, documents_C[:count], documents_C[count:]
+
+    def _hashes_of(self, ids: list[Ids], prompt: str) -> NDArray[np.int64]:
+        """Of what stands after the prompt, so that a query can equal a document; of all of it, where the prompt's end
+        merged with the text.
+        """
+        front = self._fronts[prompt]
+        size = len(front)
+        raw = (each.tobytes() for each in ids)
+        return digests_of(each[size:] if each.startswith(front) else b"whole" + each for each in raw)
+
+    def _front(self, prompt: str) -> bytes:
+        """The ids that stand in front of every text: special tokens, and the prompt."""
+        ids_T = self.tokenizer.ids([prompt])[0]
+        return ids_T[: max(self.tokenizer.prompt_tokens(prompt), self.tokenizer.front)].tobytes()
+
+    def _check(self, ids: list[Ids], rows: Rows, start: int) -> None:
+        """Each text has tokens, and each of these a row in the embedding table."""
+        most = self.spec.trunk.rows
+        least = 0 if isinstance(self.spec.trunk, StaticSpec) else 1
+        if min(map(len, ids)) >= least and np.concatenate(ids).max(initial=0) < most:
+            return
+        for text, ids_T in enumerate(ids, start):
+            if len(ids_T) < least:
+                raise InputError(f"{self._place(rows, text)}: the text has no tokens for this model; leave it out.")
+            if ids_T.max(initial=0) >= most:
+                raise InputError(
+                    f"{self._place(rows, text)}: the text has token {ids_T.max()}, and the model has vectors for "
+                    f"{most}; the tokenizer was given tokens that the model was not trained with."
+                )
+
+    def _place(self, rows: Rows, text: int) -> str:
+        """Where the text of this number, in the order of `Collated.ids`, comes from."""
+        count = len(rows.rows_B)
+        row = text % count if text < 2 * count else (text - 2 * count) // rows.negatives_per_row
+        return self.indexes[rows.source].place(int(rows.rows_B[row]))
+
+
+class Ahead(Generic[T]):
+    """`make` of start, start + 1, ... up to `stop`, in this order, made in a thread in front of the asking.
+
+    An error is raised where its result is asked for, and is the end. Use it in a `with`: at its end, whatever ended it,
+    what is being made is waited for, and no more is begun.
+    """
+
+    def __init__(self, make: Callable[[int], T], start: int, stop: int, *, depth: int = 4) -> None:
+        self._made, self._depth = (make(number) for number in range(start, stop)), depth
+        self._thread = ThreadPoolExecutor(1, "gnomon-batches")
+        self._under_way: deque[Future[T]] = deque()
+        self._begin()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[T]:
+        return self
+
+    def __next__(self) -> T:
+        if not self._under_way:  # closed
+            raise StopIteration
+        first = self._under_way.popleft()
+        self._begin()
+        return first.result()
+
+    def close(self) -> None:
+        self._under_way.clear()
+        self._depth = 0
+        self._thread.shutdown(cancel_futures=True)
+
+    def _begin(self) -> None:
+        """Let `depth` be under way."""
+        while len(self._under_way) < self._depth:
+            self._under_way.append(self._thread.submit(next, self._made))
+
+
+def own_negatives(
+    queries_B: NDArray[np.int64], positives_B: NDArray[np.int64], negatives_N: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """[N]: which negatives have the hash of their own row's query or positive; as many of each row."""
+    each = len(negatives_N) // len(queries_B) if len(queries_B) else 0
+    return (negatives_N == queries_B.repeat(each)) | (negatives_N == positives_B.repeat(each))
+
+
+def _made_together(index: Index, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Of each of these rows, those that were made of the same row of a file, one for each of its positives, itself too:
+    they stand side by side.
+    """
+    found: list[range] = []
+    for row in rows.tolist():
+        if not (found and row in found[-1]):
+            place, first, stop = index.place(row), row, row + 1
+            while first and index.place(first - 1) == place:
+                first -= 1
+            while stop < index.rows and index.place(stop) == place:
+                stop += 1
+            found.append(range(first, stop))
+        else:
+            found.append(found[-1])
+    return [np.array(each) for each in found]
+
+
+def _prompts(source: DataSource, index: Index, spec: ModelSpec) -> tuple[str, str]:
+    """In front of the queries, and of the documents."""
+    names = spec.query_prompt_name(), spec.document_prompt_name
+    if index.score_kind == "grades":
+        names = spec.symmetric_prompt_name, spec.symmetric_prompt_name
+    own = [spec.prompts[name] if name is not None else "" for name in names]
+    query, document = source.query_prompt, source.document_prompt
+    return own[0] if query is None else query, own[1] if document is None else document
+
+
+def _scores(index: Index, rows_B: NDArray[np.int64], negatives_BK: NDArray[np.int64]) -> NDArray[np.float64] | None:
+    """Of the rows; a list's are those of the positive and of the negatives that were taken."""
+    if index.grades is not None:
+        return index.grades[rows_B]
+    return index.score_lists(rows_B, negatives_BK) if index.score_kind == "lists" else None

@@ -1,0 +1,201 @@
+"""Writes an index, block by block, in memory of one block.
+
+B: rows of a block; N: entries of a column; K: negatives of a row.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gnomon.train.data.dataset import (
+    BOUNDS,
+    FACTS,
+    HASHES,
+    OWN,
+    OWNERS,
+    PLACE,
+    PLACES,
+    SCORES,
+    TEXTS,
+    VERSION,
+    ScoreKind,
+    hashes_of,
+)
+
+BUFFER = 2**20
+"""Bytes of a file that are written at once."""
+
+READ_AT_ONCE, COUNTED_AT_ONCE, PASSES = 2**17, 2**21, 64
+"""To count different hashes: how many are read at once, and sorted (16 MiB), in how many passes at most."""
+
+ODD = np.int64(-7046029254386353131)
+"""Times a number of few bits, it is one of many bits: to compare pairs of hash and number."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows that were checked."""
+
+    file: int
+    """Which of the source's files."""
+    lines: Sequence[int]
+    """[B], in that file."""
+    texts: dict[str, list[bytes]]
+    """In UTF-8, by column; the negatives of the first row, then those of the second, and so on."""
+    counts: list[int] | None
+    """[B], negatives of each row; None where the source has none."""
+    grades: NDArray[np.float64] | None = None
+    """[B]"""
+    score_lists: list[list[float]] | None = None
+    """[B], each of 1 + K"""
+    read: int | None = None
+    """Rows of the file that they come from, where these are not as many."""
+
+
+class Spool:
+    """The files of a new index, in a folder that exists; `finish` makes it an index."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.rows = self.lines = 0
+        self._least: int | None = None
+        self._score_kind: ScoreKind | None = None
+        self._negatives = self._own = 0
+        self._files: dict[str, _File] = {}
+
+    def add(self, rows: Rows) -> None:
+        if not len(rows.lines):
+            return
+        hashes = {column: hashes_of(texts) for column, texts in rows.texts.items()}
+        for column, texts in rows.texts.items():
+            self._file(TEXTS.format(column)).write(b"".join(texts))
+            self._extend(BOUNDS.format(column), list(map(len, texts)))
+            self._file(HASHES.format(column)).write(hashes[column].tobytes())
+        if rows.counts is not None:
+            self._extend(OWNERS, rows.counts)
+            self._least = min(rows.counts) if self._least is None else min(self._least, *rows.counts)
+            self._add_own(hashes, rows.counts, rows.lines)
+        if rows.grades is not None:
+            self._score_kind = "grades"
+            self._file(SCORES).write(rows.grades.tobytes())
+        if rows.score_lists is not None:
+            self._score_kind = "lists"
+            self._file(SCORES).write(np.fromiter(chain.from_iterable(rows.score_lists), np.float64).tobytes())
+        places = np.empty(len(rows.lines), PLACE)
+        places["file"], places["line"] = rows.file, rows.lines
+        self._file(PLACES).write(places.tobytes())
+        self.rows += len(rows.lines)
+        self.lines += len(rows.lines) if rows.read is None else rows.read
+
+    def _add_own(self, hashes: dict[str, NDArray[np.int64]], counts: list[int], lines: Sequence[int]) -> None:
+        """Note the negatives that are the query or a positive of their row, as that stands in the file: where it has
+        several positives, any of them.
+        """
+        places_B = np.cumsum(np.diff(lines, prepend=lines[0]) != 0) * ODD
+        query_N, place_N = np.repeat(hashes["query"], counts), np.repeat(places_B, counts)
+        positive_N = np.isin(hashes["negative"] + place_N, hashes["positive"] + places_B)
+        own = np.flatnonzero((hashes["negative"] == query_N) | positive_N)
+        if len(own):
+            self._file(OWN).write((own + self._negatives).tobytes())
+        self._own += len(own)
+        self._negatives += len(query_N)
+
+    def finish(self, name: str, files: Sequence[tuple[str, str]], notices: Sequence[str] = ()) -> None:
+        """All of it is on the disk when this returns; the facts, which make it an index, are written last."""
+        for file in self._files.values():
+            file.sync()
+        columns = [column for column in ("query", "positive", "negative") if TEXTS.format(column) in self._files]
+        facts = {
+            "version": VERSION,
+            "name": name,
+            "rows": self.rows,
+            "lines": self.lines,
+            "negatives": self._least or 0,
+            "fingerprint": self._fingerprint(),
+            "columns": columns,
+            "distinct": {column: count_distinct(self.folder / HASHES.format(column)) for column in columns},
+            "own_negatives": self._own,
+            "files": files,
+            "score_kind": self._score_kind,
+            "notices": notices,
+            "sizes": {name: file.size for name, file in self._files.items()},
+        }
+        written = _File(self.folder / FACTS)
+        self._files[FACTS] = written
+        written.write(json.dumps(facts, indent=1).encode())
+        written.sync()
+
+    def close(self) -> None:
+        for file in self._files.values():
+            file.close()
+
+    def _file(self, name: str) -> _File:
+        if name not in self._files:
+            self._files[name] = _File(self.folder / name)
+        return self._files[name]
+
+    def _extend(self, name: str, lengths: list[int]) -> None:
+        """Add to a file of bounds."""
+        file = self._file(name)
+        if not file.size:
+            file.write(np.zeros(1, np.int64).tobytes())
+        bounds = file.end + np.cumsum(lengths, dtype=np.int64)
+        file.end = int(bounds[-1]) if lengths else file.end
+        file.write(bounds.tobytes())
+
+    def _fingerprint(self) -> str:
+        """Hashes follow from the texts, and places say only where those lay."""
+        apart = (PLACES, OWN, *(HASHES.format(column) for column in ("query", "positive", "negative")))
+        content = {name: file for name, file in self._files.items() if name not in apart}
+        digests = sorted((name, file.digest.hexdigest()) for name, file in content.items())
+        return blake2b(json.dumps([digests, self._score_kind]).encode(), digest_size=16).hexdigest()
+
+
+class _File:
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("wb", BUFFER)
+        self.digest = blake2b(digest_size=16)
+        self.size = 0
+        self.end = 0
+        """The last of the bounds it holds, where it holds bounds."""
+
+    def write(self, content: bytes) -> None:
+        self._file.write(content)
+        self.digest.update(content)
+        self.size += len(content)
+
+    def sync(self) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def count_distinct(path: Path) -> int:
+    """Different hashes in a file; in several passes where they are many, each of those with the same first bits."""
+    bits = min(path.stat().st_size // 8 // COUNTED_AT_ONCE, PASSES - 1).bit_length()
+    return sum(len(_different_of(path, part, bits)) for part in range(1 << bits))
+
+
+def _different_of(path: Path, part: int, bits: int) -> NDArray[np.uint64]:
+    found = [np.empty(0, np.uint64)]
+    with path.open("rb") as file:
+        while len(hashes := np.fromfile(file, np.uint64, READ_AT_ONCE)):
+            found.append(_different(hashes[hashes >> np.uint64(64 - bits) == part] if bits else hashes))
+    return _different(np.concatenate(found))
+
+
+def _different(hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Sorts its argument. np.unique takes several times the memory."""
+    hashes.sort()
+    return hashes[np.diff(hashes, prepend=~hashes[:1]) != 0]

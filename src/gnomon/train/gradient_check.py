@@ -1,0 +1,290 @@
+"""Proof that a step's gradient is that of the whole batch: `gnomon train --certify`.
+
+For each loss, with and without Matryoshka, in float64 on a small model made here: one graph over the whole batch,
+against GradCache in one chunk, in many chunks with the loss in parts, with dropout, accumulated over batches, and on
+two ranks with gathered negatives.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from torch import Tensor
+
+from gnomon.checkpoint.folder import Checkpoint
+from gnomon.checkpoint.hub import Source
+from gnomon.spec import (
+    DenseSpec,
+    ModelSpec,
+    NormalizeSpec,
+    PoolingSpec,
+    TokenizerSpec,
+    TrunkSpec,
+    arrays_of,
+)
+from gnomon.train.distributed import Ranks, joined
+from gnomon.train.model import Model
+from gnomon.train.objectives import contrastive
+from gnomon.train.objectives.gradcache import Chunk, chunks_of, gradient, vectors_of
+from gnomon.train.recipe.schema import LossSettings, MatryoshkaSettings
+
+TOLERANCE = 1e-6
+"""The most that a gradient may differ, relative to its norm."""
+
+ROWS, WIDTH, SEED = 8, 16, 7
+WHOLE, SMALL = 1 << 20, 24
+"""Tokens of a chunk: all texts at once, and two or three."""
+
+Grads = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Certified:
+    """One way of computing one loss's gradient, against one graph over the whole batch."""
+
+    loss: str
+    widths: str
+    """"-", "prefixes" or "heads"."""
+    way: str
+    difference: float
+    """Norm of the difference over norm of the gradient."""
+
+    @property
+    def passed(self) -> bool:
+        return self.difference <= TOLERANCE
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    widths: str
+    settings: LossSettings
+    matryoshka: MatryoshkaSettings | None
+    negatives: int
+
+    @property
+    def label(self) -> tuple[str, str]:
+        return self.name, self.widths
+
+
+def certify(*, two_ranks: bool = True) -> Iterator[Certified]:
+    """Rows of the proof, as they are computed; about a minute. `two_ranks` starts two processes."""
+    found = _on_two_ranks() if two_ranks else {}
+    for place, case in enumerate(_cases()):
+        with torch.random.fork_rng(devices=[]):
+            whole = _whole(case, WHOLE)
+            ways = {
+                "GradCache, one chunk": (_step(case, WHOLE, cached=True), whole),
+                "GradCache, chunks and parts": (_step(case, SMALL, cached=True, part=3), whole),
+                "no cache, chunks": (_step(case, SMALL, cached=False), whole),
+                "GradCache, dropout": (_step(case, SMALL, cached=True, dropout=0.2), _whole(case, SMALL, dropout=0.2)),
+                "accumulated": (_accumulated(case, SMALL), _accumulated_whole(case)),
+            }
+        if place in found:
+            ways["2 ranks"] = (found[place], whole)
+        for way, (grads, reference) in ways.items():
+            yield Certified(case.name, case.widths, way, _difference(grads, reference))
+
+
+def _cases() -> list[Case]:
+    """Every loss, with what changes its form; each without widths, with prefixes and with heads."""
+    plain: list[tuple[str, LossSettings, int]] = [
+        ("info_nce", LossSettings(scale=20.0), 0),
+        ("info_nce, negatives, learnt scale", LossSettings(learn_scale=True), 2),
+        ("info_nce, symmetric", LossSettings(directions="symmetric", temperature=0.05), 0),
+        ("info_nce, gte, negatives", LossSettings(directions="gte", temperature=0.05), 1),
+        ("gist", LossSettings("gist", guide="given", temperature=0.05), 0),
+        ("gist, negatives, margin", LossSettings("gist", guide="given", margin=0.05, learn_scale=True), 2),
+        ("kl_and_contrast", LossSettings("kl_and_contrast", temperature=0.05), 3),
+        ("distill_kl", LossSettings("distill_kl", scale=10.0), 3),
+        ("kl_and_contrast, a teacher", LossSettings("kl_and_contrast", teacher="given", temperature=0.05), 0),
+        ("distill_kl, a teacher", LossSettings("distill_kl", teacher="given", scale=10.0, teacher_temperature=0.1), 1),
+        ("margin_mse", LossSettings("margin_mse"), 2),
+        ("cosent", LossSettings("cosent"), 0),
+        ("cosine_regression", LossSettings("cosine_regression"), 0),
+        ("cosine_distillation", LossSettings("cosine_distillation", teacher="given"), 0),
+        ("cosine_distillation, negatives", LossSettings("cosine_distillation", teacher="given"), 2),
+    ]
+    widths = {"-": None, "prefixes": MatryoshkaSettings((4, 8, WIDTH)), "heads": MatryoshkaSettings((6, WIDTH))}
+    without_heads = ("cosine_distillation",)  # a teacher has one vector for each text
+    return [
+        Case(name, kind, settings, chosen, negatives)
+        for name, settings, negatives in plain
+        for kind, chosen in widths.items()
+        if kind != "heads" or settings.name not in without_heads
+    ]
+
+
+def _whole(case: Case, chunk_tokens: int, *, dropout: float = 0.0, rows: slice = slice(0, ROWS)) -> Grads:
+    """One graph over everything, and torch's own differentiation."""
+    model, loss = _made(case, dropout)
+    chunks, sides = _chunks(case, rows, chunk_tokens)
+    widths = vectors_of(model, chunks, loss.dims)
+    vectors = {dim: texts.split(sides) for dim, texts in widths.items()}
+    torch.stack([*loss.parts(vectors, _batch(case, rows))]).sum().backward()
+    return _grads(model, loss)
+
+
+def _step(
+    case: Case,
+    chunk_tokens: int,
+    *,
+    cached: bool,
+    part: int | None = None,
+    dropout: float = 0.0,
+    ranks: Ranks = Ranks(),  # noqa: B008
+) -> Grads:
+    """As a training step does it."""
+    model, loss = _made(case, dropout)
+    _add_gradient(model, loss, case, slice(0, ROWS), chunk_tokens, cached=cached, part=part, ranks=ranks)
+    grads = _grads(model, loss)
+    ranks.add_up(grads.values())
+    return {name: grad / ranks.world for name, grad in grads.items()}
+
+
+def _add_gradient(
+    model: Model,
+    loss: contrastive.Loss,
+    case: Case,
+    rows: slice,
+    chunk_tokens: int,
+    *,
+    cached: bool,
+    part: int | None = None,
+    ranks: Ranks = Ranks(),  # noqa: B008
+) -> None:
+    count = (rows.stop - rows.start) // ranks.world
+    own = slice(rows.start + ranks.rank * count, rows.start + (ranks.rank + 1) * count)
+    chunks, sides = _chunks(case, own, chunk_tokens)
+    batch = replace(_batch(case, rows), start=ranks.rank * count, rows=count)
+    before, contrastive.PART = contrastive.PART, part * ROWS if part else contrastive.PART
+    try:
+        parts = partial(loss.parts, batch=batch)
+        gradient(model, chunks, sides, parts, ranks=ranks, dims=loss.dims, cached=cached)
+    finally:
+        contrastive.PART = before
+
+
+def _accumulated(case: Case, chunk_tokens: int) -> Grads:
+    """Two batches one after the other, as accumulation does."""
+    model, loss = _made(case, 0.0)
+    for rows in (slice(0, ROWS // 2), slice(ROWS // 2, ROWS)):
+        _add_gradient(model, loss, case, rows, chunk_tokens, cached=True)
+    return _grads(model, loss)
+
+
+def _accumulated_whole(case: Case) -> Grads:
+    first, second = (_whole(case, WHOLE, rows=rows) for rows in (slice(0, ROWS // 2), slice(ROWS // 2, ROWS)))
+    return {name: first[name] + second[name] for name in first}
+
+
+def _chunks(case: Case, rows: slice, chunk_tokens: int) -> tuple[list[Chunk], tuple[int, ...]]:
+    rng = np.random.default_rng(SEED)
+    ids = [rng.integers(0, 50, length) for length in rng.integers(1, 12, ROWS * (2 + case.negatives))]
+    queries, positives, negatives = ids[:ROWS], ids[ROWS : 2 * ROWS], ids[2 * ROWS :]
+    own = slice(rows.start * case.negatives, rows.stop * case.negatives)
+    texts = [*queries[rows], *positives[rows], *negatives[own]]
+    count = rows.stop - rows.start
+    chunks = chunks_of(texts, [0] * len(texts), chunk_tokens=chunk_tokens, seed=(SEED, 0))
+    return chunks, (count, count, count * case.negatives)
+
+
+def _batch(case: Case, rows: slice) -> contrastive.Batch:
+    """Hashes with a query that stands twice, scores and a guide; the same in every process."""
+    rng = np.random.default_rng(SEED + 1)
+    queries_Q = np.arange(ROWS)
+    queries_Q[3] = queries_Q[1]
+    own = slice(rows.start * case.negatives, rows.stop * case.negatives)
+    hashes = (queries_Q[rows], 100 + np.arange(ROWS)[rows], 200 + np.arange(ROWS * case.negatives)[own])
+    graded = case.settings.name in ("cosent", "cosine_regression")
+    scores = rng.uniform(size=ROWS if graded else (ROWS, 1 + case.negatives))[rows]
+    guide = [torch.from_numpy(rng.normal(size=(ROWS * each, WIDTH))) for each in (1, 1, case.negatives)]
+    return contrastive.Batch(
+        start=0,
+        rows=rows.stop - rows.start,
+        hashes=tuple(torch.from_numpy(side) for side in hashes),  # pyright: ignore[reportArgumentType]
+        scores=torch.from_numpy(scores),
+        guide=(guide[0][rows], guide[1][rows], guide[2][own]),
+    )
+
+
+def _made(case: Case, dropout: float) -> tuple[Model, contrastive.Loss]:
+    spec = _spec(heads=case.widths == "heads")
+    model = Model(_checkpoint(spec), dropout=dropout, attention_dropout=dropout).double().train()
+    return model, contrastive.Loss(case.settings, case.matryoshka, spec, seed=SEED).double()
+
+
+def _spec(*, heads: bool) -> ModelSpec:
+    trunk = TrunkSpec(vocab_size=50, hidden=WIDTH, layers=2, heads=4, inner=24, positions=16, token_types=2)
+    dense = [DenseSpec(f"2_Dense_{width}", WIDTH, width) for width in (WIDTH, 6)]
+    return ModelSpec(
+        trunk,
+        PoolingSpec(),
+        (dense[0], NormalizeSpec()) if heads else (NormalizeSpec(),),
+        TokenizerSpec(16),
+        wide_heads=tuple(dense) if heads else (),
+    )
+
+
+def _checkpoint(spec: ModelSpec) -> Checkpoint:
+    rng = np.random.default_rng(SEED)
+    arrays: dict[str, Any] = {
+        name: (rng.normal(scale=0.3, size=shape) + (name.endswith("norm.weight"))).astype(np.float32)
+        for name, shape in arrays_of(spec).items()
+    }
+    tokenizer = Tokenizer(WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
+    return Checkpoint(spec, arrays, tokenizer, {"model_type": "bert"}, {}, (), Source(Path(), "certify", None))
+
+
+def _grads(model: Model, loss: contrastive.Loss) -> Grads:
+    named = [*model.named_parameters(), *loss.named_parameters()]
+    return {name: torch.zeros_like(each) if each.grad is None else each.grad for name, each in named}
+
+
+def _difference(grads: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> float:
+    off, all_ = (
+        torch.cat([part.flatten() for part in parts])
+        for parts in ([grads[name] - reference[name] for name in reference], reference.values())
+    )
+    return float(off.norm() / all_.norm())
+
+
+def _on_two_ranks() -> dict[int, Grads]:
+    """The gradient of each case, by two processes that each hold half of the rows."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    with tempfile.TemporaryDirectory() as folder:
+        context = multiprocessing.get_context("spawn")
+        processes = [context.Process(target=_rank, args=(rank, port, folder)) for rank in range(2)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
+        if any(process.exitcode for process in processes):
+            raise RuntimeError(f"ranks ended with {[process.exitcode for process in processes]}.")
+        return {place: load_file(Path(folder) / f"{place}.safetensors") for place in range(len(_cases()))}
+
+
+def _rank(rank: int, port: int, folder: str) -> None:
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    with joined("cpu") as ranks:
+        for place, case in enumerate(_cases()):
+            grads = _step(case, SMALL, cached=True, part=3, ranks=ranks)
+            if ranks.first:
+                whole = {name: grad.contiguous() for name, grad in grads.items()}
+                save_file(whole, Path(folder) / f"{place}.safetensors")

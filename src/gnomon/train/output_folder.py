@@ -1,0 +1,484 @@
+"""What runs keep in OUTPUT, and how a new run takes the place of an earlier one. No other file is changed or removed.
+
+    OUTPUT/              a run: recipe.toml, log.jsonl, checkpoints/, stopped/ and, once it is complete, model/
+      written.sha256     digests of recipe.toml and of the files in model/, by which they are recognised later
+      overwrite-1/       a run with overwrite=True: all of the above, until its model is complete
+      kept-1/            files that no run wrote and that stood where a run had to write
+
+A run with overwrite=True changes nothing of the earlier one until its own model is complete. Then its folder is renamed
+to NEW, which is the one step that decides; what follows can be repeated by any later run (`settle`), after a kill too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from hashlib import file_digest
+from pathlib import Path
+
+from gnomon.checkpoint.hub import resolve
+from gnomon.errors import CheckpointError, GnomonError, InputError
+from gnomon.notices import warn_caller
+from gnomon.train import checkpoints
+from gnomon.train.checkpoints import sync
+from gnomon.train.data.sources import HUB, matching
+from gnomon.train.recipe.schema import Recipe
+from gnomon.train.recipe.toml import read, to_toml
+from gnomon.vector_files import FULL
+
+MODEL, CHECKPOINTS, STOPPED, LOG, RECIPE = "model", "checkpoints", "stopped", "log.jsonl", "recipe.toml"
+ENTRIES = (MODEL, CHECKPOINTS, STOPPED, LOG, RECIPE)
+"""What a run writes. TensorBoard's and wandb's files are their own: they are added to and never removed."""
+MANIFEST = "written.sha256"
+
+NEW, OLD = ".gnomon-new", ".gnomon-old"
+"""A complete run whose parts are moved to OUTPUT; the parts of the run before, until they are removed."""
+DRAFT, BEGUN = ".model.tmp", ".gnomon-begun.tmp"
+"""The model while it is written; the folder of a run until it has its recipe."""
+
+_NUMBERED = re.compile(r"overwrite-([1-9]\d*)")
+_DRAFTS = re.compile(r"\.\.?model\.tmp(\.\w+\.tmp)?|\.(recipe\.toml|log\.jsonl|written\.sha256)\.tmp")
+_CHECKPOINT = re.compile(
+    r"checkpoints/\.?step-\d{8,}(\.new)?(\.[0-9a-f]{8}\.tmp)?/"
+    r"(facts\.json|state\.safetensors|\.state\.safetensors\.[0-9a-f]{8}\.tmp)"
+)
+_ROWS = re.compile(r"stopped/step-\d{8,}-rank-\d+\.jsonl")
+_DIGEST = re.compile(r"([0-9a-f]{64})  (.+)")
+"""A line of written.sha256."""
+_RECORD = b'{"step": '
+"""What a line of log.jsonl begins with."""
+_EARLIER = (
+    f" Runs of earlier versions of gnomon have no {MANIFEST}, so their files are not recognised as a run's and stay."
+)
+_SHOWN = 5
+"""Files that a message names."""
+
+
+# ---- before a run
+
+
+@contextmanager
+def accessible(root: Path) -> Generator[None]:
+    """
+    Raises:
+        InputError: inside, a file or folder of the output could not be read or changed.
+    """
+    try:
+        yield
+    except GnomonError:
+        raise
+    except OSError as error:
+        raise InputError(
+            f"output {root} cannot be used: {_why(error)}. Change its permissions, or give another output."
+        ) from error
+
+
+def check_apart(recipe: Recipe, root: Path) -> None:
+    """
+    Raises:
+        InputError: a model that the run reads lies inside its output, or rows that it reads are written by a run there.
+    """
+    models = {"model": recipe.model, "loss.guide": recipe.loss.guide, "loss.teacher": recipe.loss.teacher}
+    for key, name in models.items():
+        folder = _local(name, recipe.revision if key == "model" else None) if name is not None else None
+        if folder and _inside(folder, root):
+            raise InputError(
+                f"{key} is {name}, which lies in the output folder {root}. A run does not read what it may replace: "
+                "give another output, or copy the model to another place."
+            )
+    for source in recipe.sources:
+        for path in source.path:
+            files = [] if path.startswith(HUB) else matching(path)
+            if taken := next((file for file in files if _is_written_to(Path(file), root)), None):
+                raise InputError(
+                    f"the source {taken} is a file of the run in the output folder {root}. A run does not read what "
+                    "it may replace: give another output, or copy the file to another place."
+                )
+
+
+def choose(recipe: Recipe, root: Path, *, resume: bool, overwrite: bool) -> int:
+    """The number of the run's folder, for `folder_of`: of the one to resume, or of a new one. Changes nothing.
+
+    Raises:
+        InputError: there is a run, or there is none, against what was asked; files that no run wrote are in the way, or
+            what has to be replaced cannot be.
+    """
+    runs = [*reversed(_numbers(root)), 0]
+    saved = next((number for number in runs if checkpoints.latest(folder_of(root, number) / CHECKPOINTS)), None)
+    if resume:
+        if saved is None:
+            raise InputError(f"{root / CHECKPOINTS} holds no checkpoint to go on from; leave resume=True out.")
+        in_the_way = (*ENTRIES, MANIFEST) if saved else (MODEL, MANIFEST)
+        strange = [path for path in _in_the_way(root, recipe) if path.parts[0] in in_the_way]
+        log = folder_of(root, saved) / LOG
+        if log.is_file() and not _is_log(log):  # the run cuts off what was said behind its checkpoint
+            strange.append(log.relative_to(root))
+        _check_strange(root, [*dict.fromkeys(strange)])
+        _check_replaceable(root)
+        return saved
+    holds = saved is not None or _holds_something(root / MODEL)
+    if holds and not overwrite:
+        raise InputError(
+            f"{root} holds a run already; resume=True goes on with it, overwrite=True begins anew, or give another "
+            "output."
+        )
+    strange = _in_the_way(root, recipe)
+    if not holds and (root / CHECKPOINTS).is_dir():  # they may be a link to another disk
+        strange = [path for path in strange if path != Path(CHECKPOINTS)]
+    for number in _numbers(root):
+        folder = folder_of(root, number)
+        strange += [folder.relative_to(root) / path for path in _strangers(root, folder)]
+    _check_strange(root, strange)
+    _check_replaceable(root)
+    taken = [int(name[1]) for path in root.iterdir() if (name := _NUMBERED.fullmatch(path.name))]
+    return 1 + max(taken, default=0) if holds else 0
+
+
+def folder_of(root: Path, number: int) -> Path:
+    """Where a run writes: 0 for OUTPUT itself."""
+    return root / f"overwrite-{number}" if number else root
+
+
+def latest(root: Path) -> Path | None:
+    """The checkpoint that resume=True goes on from."""
+    folders = [folder_of(root, number) for number in (*reversed(_numbers(root)), 0)]
+    return next(filter(None, (checkpoints.latest(folder / CHECKPOINTS) for folder in folders)), None)
+
+
+# ---- a run begins and ends
+
+
+def begin(recipe: Recipe, root: Path, number: int) -> None:
+    """An empty folder for a run, with its recipe. Of the earlier runs the complete one and the last checkpoint stay."""
+    saved = [each for each in _numbers(root) if checkpoints.latest(folder_of(root, each) / CHECKPOINTS)]
+    for earlier in _numbers(root):
+        if earlier not in saved[-1:]:
+            _clear(root, folder_of(root, earlier))
+    if number:
+        beside = root / BEGUN
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir()
+        write_recipe(recipe, beside)
+        beside.rename(folder_of(root, number))
+        return
+    checkpoints.clear(root / CHECKPOINTS)
+    for rows in (root / STOPPED).glob("*"):
+        if _ROWS.fullmatch(f"{STOPPED}/{rows.name}"):
+            rows.unlink()
+    write_recipe(recipe, root)
+
+
+def write_recipe(recipe: Recipe, folder: Path) -> None:
+    """FOLDER/recipe.toml, unless one stands there that no run wrote."""
+    target, text = folder / RECIPE, to_toml(recipe)
+    if os.path.lexists(target) and Path(RECIPE) not in _ours(folder, [Path(RECIPE)]):
+        return
+    beside = folder / f".{RECIPE}.tmp"
+    beside.write_text(text, encoding="utf-8")
+    _register(folder, {RECIPE: beside})
+    beside.replace(target)
+
+
+def finish(root: Path, number: int, write: Callable[[Path], object]) -> Path:
+    """Let `write` make the model, and put the run in the place of the earlier one; returns the model's folder.
+
+    Killed before the model is complete, the earlier run is as it was; killed later, `settle` ends it.
+
+    Raises:
+        OSError: the model cannot be written. CheckpointError: it is complete, and cannot take its place.
+    """
+    folder = folder_of(root, number)
+    staged = folder if number else root / f"{NEW}.tmp"
+    if not number:
+        shutil.rmtree(staged, ignore_errors=True)
+        staged.mkdir()
+    for left in (path for path in staged.iterdir() if _DRAFTS.fullmatch(path.name) and path.is_dir()):
+        shutil.rmtree(left)
+    write(staged / DRAFT)
+    files = {f"{MODEL}/{path.as_posix()}": staged / DRAFT / path for path in _files(staged / DRAFT)}
+    _register(folder, files)
+    _flush(staged / DRAFT)
+    if not number:
+        shutil.copyfile(folder / MANIFEST, staged / MANIFEST)
+    else:
+        (folder / STOPPED).mkdir(exist_ok=True)  # every part of the earlier run has one that takes its place
+    if not _is_ours(root, Path(RECIPE), _manifest(root)) and _says(root / RECIPE, staged / RECIPE):
+        (staged / RECIPE).unlink()  # someone's own stays
+    staged.rename(root / NEW)
+    settle(root)
+    for earlier in _numbers(root):
+        _clear(root, folder_of(root, earlier))
+    return root / MODEL
+
+
+def settle(root: Path) -> None:
+    """Put a complete run in its place, where one was killed while it did so, and remove what it leaves.
+
+    Raises:
+        CheckpointError: it cannot take its place.
+    """
+    new, old = root / NEW, root / OLD
+    if (new / MANIFEST).is_file():
+        try:
+            _place(root)
+        except OSError as error:
+            model = next(filter(Path.is_dir, (new / DRAFT, new / MODEL, root / MODEL)), new)
+            raise CheckpointError(
+                f"the new model is complete in {model}. It could not take its place in {root}: {_why(error)}. Make "
+                "room or change the permissions, and the next command on this folder completes it."
+            ) from error
+    for left in (old, new):
+        if left.is_dir():
+            _clear(root, left)
+    with suppress(OSError):  # it holds rows
+        (root / STOPPED).rmdir()
+    for draft in (f"{NEW}.tmp", BEGUN):
+        shutil.rmtree(root / draft, ignore_errors=True)
+    for name in (RECIPE, LOG, MANIFEST):
+        (root / f".{name}.tmp").unlink(missing_ok=True)
+
+
+def _place(root: Path) -> None:
+    new = root / NEW
+    sync(root)
+    if (new / DRAFT).is_dir():
+        if os.path.lexists(new / MODEL):
+            _keep(root, new / MODEL)
+        (new / DRAFT).rename(new / MODEL)
+    (root / OLD).mkdir(exist_ok=True)
+    for name in (*ENTRIES, MANIFEST):  # the manifest last: while NEW has it, this is repeated
+        _swap(root, name)
+    sync(root)
+
+
+def _swap(root: Path, name: str) -> None:
+    """A part of the new run takes the place of that of the earlier one, which is removed later."""
+    new, place, old = root / NEW / name, root / name, root / OLD / name
+    if not os.path.lexists(new):
+        return
+    if os.path.lexists(place):
+        if os.path.lexists(old):
+            _keep(root, old)
+        place.rename(old)
+    new.rename(place)
+
+
+# ---- what a run wrote
+
+
+def _ours(folder: Path, files: Iterator[Path] | list[Path]) -> list[Path]:
+    """Those of some files that the run in this folder wrote, as it wrote them. Paths are relative to the folder."""
+    digests = _manifest(folder)
+    return [path for path in files if _is_ours(folder, path, digests)]
+
+
+def _is_ours(folder: Path, path: Path, digests: dict[str, set[str]]) -> bool:
+    name, full = path.as_posix(), folder / path
+    if full.is_symlink() or not full.is_file():
+        return False
+    if name == MANIFEST:
+        return bool(digests)
+    if _DRAFTS.fullmatch(path.parts[0]):
+        return True
+    if path.parts[0] == MODEL or name == RECIPE:
+        return name in digests and _digest(full) in digests[name]
+    if name == LOG:
+        return bool(digests) and _is_log(full)
+    return bool(_CHECKPOINT.fullmatch(name) or _ROWS.fullmatch(name))
+
+
+def _is_log(path: Path) -> bool:
+    """Whether each line is a record; the last may have been cut short."""
+    *lines, last = path.read_bytes().split(b"\n")
+    torn = last.strip(b"\0")  # what some file systems leave behind a power failure
+    try:
+        return all("step" in json.loads(line) for line in lines) and torn[: len(_RECORD)] == _RECORD[: len(torn)]
+    except (ValueError, TypeError, RecursionError):
+        return False
+
+
+def _strangers(root: Path, folder: Path) -> list[Path]:
+    """Files that no run wrote: where a run writes in OUTPUT, and everywhere in a folder of a run of its own."""
+    files = list(_files(folder, (MANIFEST, *ENTRIES) if folder == root else None))
+    ours = {*_ours(folder, files)}
+    return [path for path in files if path not in ours]
+
+
+def _in_the_way(root: Path, recipe: Recipe) -> list[Path]:
+    """Files in OUTPUT that no run wrote and that are not the recipe of this run in other words."""
+    return [path for path in _strangers(root, root) if path != Path(RECIPE) or not _is_recipe(root / RECIPE, recipe)]
+
+
+def _files(folder: Path, names: tuple[str, ...] | None = None) -> Iterator[Path]:
+    """All below a folder that is no folder, relative to it: links too, which are not followed."""
+    for path in sorted(folder.iterdir()) if names is None else (folder / name for name in names):
+        if path.is_dir() and not path.is_symlink():
+            yield from (Path(path.name) / inner for inner in _files(path))
+        elif os.path.lexists(path):
+            yield Path(path.name)
+
+
+def _manifest(folder: Path) -> dict[str, set[str]]:
+    """Path -> digests that it had; nothing, where there is none, or a file of that name that no run wrote."""
+    found: dict[str, set[str]] = {}
+    try:
+        lines = (folder / MANIFEST).read_text("utf-8").splitlines()
+    except (FileNotFoundError, UnicodeDecodeError):
+        return found
+    for line in lines:
+        if (parts := _DIGEST.fullmatch(line)) is None:
+            return {}
+        found.setdefault(parts[2], set()).add(parts[1])
+    return found
+
+
+def _register(folder: Path, files: dict[str, Path]) -> None:
+    """Add digests to a run's manifest, before the files come to their places."""
+    digests = _manifest(folder)
+    for name, path in files.items():
+        digests.setdefault(name, set()).add(_digest(path))
+    lines = [f"{digest}  {name}\n" for name, known in digests.items() for digest in sorted(known)]
+    beside = folder / f".{MANIFEST}.tmp"
+    with beside.open("w", encoding="utf-8") as file:
+        file.write("".join(lines))
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(folder / MANIFEST)
+
+
+def _flush(folder: Path) -> None:
+    """What a folder holds is on the disk before another one is removed for it."""
+    for path in _files(folder):
+        with (folder / path).open("r+b") as file:
+            os.fsync(file.fileno())
+    for inner, _, _ in os.walk(folder):
+        sync(Path(inner))
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
+
+
+# ---- removing
+
+
+def _remove(root: Path, folder: Path) -> None:
+    """Remove what a run wrote; what it did not write is moved to OUTPUT/kept-N, with a notice."""
+    files = [*_files(folder)]
+    ours = _ours(folder, files)
+    if len(ours) < len(files):
+        folder = _keep(root, folder)
+    for path in sorted(ours, key=lambda path: path.name == MANIFEST):  # a kill before the last leaves it recognised
+        (folder / path).unlink(missing_ok=True)
+    for inner, _, _ in os.walk(folder, topdown=False):
+        with suppress(OSError):  # it is not empty
+            Path(inner).rmdir()
+    if len(ours) == len(files) and os.path.lexists(folder):  # something was put there meanwhile
+        _keep(root, folder)
+
+
+def _clear(root: Path, folder: Path) -> None:
+    """`_remove`, with a notice of what cannot be removed."""
+    try:
+        _remove(root, folder)
+    except OSError as error:
+        warn_caller(
+            f"{folder} is left of an earlier run and cannot be removed: {_why(error)}. It harms nothing. Change the "
+            "permissions, and the next command on this folder removes it."
+        )
+
+
+def _why(error: OSError) -> str:
+    why = FULL.get(error.errno or 0, error.strerror or str(error))
+    return f"{why} ({error.filename})" if error.filename else why
+
+
+def _keep(root: Path, path: Path) -> Path:
+    number = next(number for number in range(1, 1 << 30) if not os.path.lexists(root / f"kept-{number}"))
+    kept = path.rename(root / f"kept-{number}")
+    warn_caller(f"{kept} holds files that stood where a run had to write and that no run wrote.")
+    return kept
+
+
+# ---- what a run reads
+
+
+def _local(name: str, revision: str | None) -> Path | None:
+    """The folder of a model that is on this machine."""
+    with suppress(GnomonError):
+        return resolve(name, revision=revision, local_files_only=True).folder
+    return None
+
+
+def _inside(path: Path, root: Path) -> bool:
+    """Whether a path is a folder or lies in it, by whatever links, case or mount they are named."""
+    real = path.resolve()
+    return any(each.exists() and root.exists() and each.samefile(root) for each in (real, *real.parents))
+
+
+def _is_written_to(file: Path, root: Path) -> bool:
+    folders = [root, *(folder_of(root, number) for number in _numbers(root))]
+    return any(_inside(file.expanduser(), folder / name) for folder in folders for name in ENTRIES)
+
+
+def _is_recipe(path: Path, recipe: Recipe) -> bool:
+    """Whether a file is this recipe in other words."""
+    with suppress(InputError, OSError):
+        return replace(read(path), output=recipe.output) == recipe
+    return False
+
+
+def _says(path: Path, other: Path) -> bool:
+    """Whether two files are one recipe in other words."""
+    with suppress(InputError, OSError):
+        return _is_recipe(path, read(other))
+    return False
+
+
+def _numbers(root: Path) -> list[int]:
+    """Of the folders of runs that were to overwrite, ascending."""
+    found = ((_NUMBERED.fullmatch(path.name), path) for path in (root.iterdir() if root.is_dir() else ()))
+    return sorted(int(name[1]) for name, path in found if name and (path / MANIFEST).is_file())
+
+
+def _holds_something(path: Path) -> bool:
+    return os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir()))
+
+
+def _check_strange(root: Path, strange: list[Path]) -> None:
+    if not strange:
+        return
+    place = root / CHECKPOINTS
+    if Path(CHECKPOINTS) in strange and place.is_symlink():
+        raise InputError(
+            f"{place} is a link to {place.readlink()}. A run writes its checkpoints through it, but does not remove "
+            "those of another run there. Remove the link, and the folder that it leads to if you do not need it; or "
+            "give another output, which may have such a link too."
+        )
+    names = ", ".join(path.as_posix() for path in strange[:_SHOWN])
+    more = f" and {len(strange) - _SHOWN} more" if len(strange) > _SHOWN else ""
+    earlier = "" if os.path.lexists(root / MANIFEST) or not (root / LOG).is_file() else _EARLIER
+    raise InputError(
+        f"{root} has files in the places of a run that no run wrote, or that were changed since: {names}{more}. A run "
+        f"removes what runs wrote and nothing else.{earlier} Move them to another place, or give another output."
+    )
+
+
+def _check_replaceable(root: Path) -> None:
+    """
+    Raises:
+        InputError: a folder in which a run has to write, or that it has to move or remove, may not be written to.
+    """
+    inside = (Path(at) / name for part in (*ENTRIES, OLD) for at, names, _ in os.walk(root / part) for name in names)
+    for folder in (root, *(root / part for part in (*ENTRIES, OLD)), *inside):
+        if folder.is_dir() and not os.access(folder, os.W_OK | os.X_OK):
+            raise InputError(
+                f"output {root} cannot be written to: {folder} is read-only. Change its permissions, or give another "
+                "output."
+            )

@@ -1,0 +1,232 @@
+"""`Learner`: everything that a step changes: model, loss, optimizer, moving average; and the gradient of a batch."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gnomon.checkpoint.folder import Checkpoint
+from gnomon.errors import InputError
+from gnomon.spec import ModelSpec, StaticSpec
+from gnomon.train import checkpoints, optim
+from gnomon.train.data.collate import Collated
+from gnomon.train.distributed import Ranks
+from gnomon.train.model import Model
+from gnomon.train.objectives.contrastive import Batch, Loss
+from gnomon.train.objectives.gradcache import chunks_of, gradient, prompt_tokens_of
+from gnomon.train.objectives.teacher import Guide
+from gnomon.train.recipe.schema import Recipe
+
+PASS_BYTES = 2 << 30
+"""Memory that the activations of a batch may take in one pass, where a recipe leaves chunk_tokens open; of a GPU's,
+PASS_SHARE.
+"""
+PASS_SHARE = 0.15
+
+CPU_CHUNK = 4096
+"""Tokens of a chunk on a CPU, where a batch does not fit in one pass: larger chunks were slower, and take more memory
+(docs/training-speed.md).
+"""
+
+KEPT = 22
+"""Numbers of float32 that a layer takes for its gradient, for each token and unit of its width, with dropout: 14 are
+kept of texts of 128 tokens, the rest is room to compute in.
+"""
+
+STATIC_TOKENS = 65_536
+"""Of a chunk of a table: nothing is kept but a row a token."""
+
+
+@dataclass(frozen=True)
+class Chunking:
+    """How a batch passes the model: at once, if it has at most `one_pass` tokens, else in chunks of `chunk` tokens."""
+
+    one_pass: int
+    chunk: int
+
+    def chunk_for(self, tokens: int) -> int:
+        """Tokens of a chunk, for a batch of so many."""
+        return self.one_pass if tokens <= self.one_pass else self.chunk
+
+
+class Learner:
+    """What a recipe makes of a checkpoint.
+
+    Args:
+        spec: of the model that is written; None for that of the checkpoint, with the widths that are learnt.
+    """
+
+    def __init__(self, recipe: Recipe, base: Checkpoint, ranks: Ranks, spec: ModelSpec | None = None) -> None:
+        self.recipe, self.base, self.ranks = recipe, base, ranks
+        self.spec = spec or declared(base.spec, recipe)
+        self.chunking = chunking_of(recipe, base.spec, ranks.device)
+        self.model = Model(
+            base,
+            device=ranks.device,
+            dropout=recipe.dropout,
+            attention_dropout=recipe.attention_dropout,
+            bf16=recipe.bf16,
+            gradient_checkpointing=recipe.gradient_checkpointing,
+            lora=recipe.lora,
+        )
+        freeze(self.model, recipe.freeze)
+        self.loss = Loss(recipe.loss, recipe.matryoshka, base.spec, seed=recipe.seed).to(ranks.device)
+        self.guide = Guide(recipe, ranks, base.spec) if recipe.loss.guide or recipe.loss.teacher else None
+        self.learnt = _learnt(self.model, self.loss)
+        self.optimizer = self._optimizer()
+        self.ema = optim.Ema(self.model, recipe.ema_decay) if recipe.ema_decay else None
+        self.blend = optim.Blend(self.model, recipe.base_weight) if recipe.base_weight else None
+        self.model.train()
+
+    def add_gradient(self, collated: Collated, step: int) -> float:
+        """The gradient of this rank's share of a batch, added to the parameters; its loss."""
+        rows, tokens = collated.rows, sum(map(len, collated.ids))
+        chunks = chunks_of(
+            collated.ids,
+            prompt_tokens_of(collated, self.base.spec.pooling),
+            chunk_tokens=self.chunking.chunk_for(tokens),
+            seed=(self.recipe.seed, rows.batch, self.ranks.rank),
+        )
+        return gradient(
+            self.model,
+            chunks,
+            (len(rows.queries), len(rows.positives), len(rows.negatives)),
+            partial(self.loss.parts, batch=self._batch(collated, step)),
+            ranks=self.ranks,
+            dims=self.loss.dims,
+            cached=tokens > self.chunking.one_pass and len(chunks) > 1,
+        )
+
+    def clip(self, batches: int) -> float:
+        """The mean gradient over the ranks and so many batches, clipped; returns its norm before that."""
+        learnt = [*self.learnt.values()]
+        gradients = [parameter.grad for parameter in learnt if parameter.grad is not None]
+        self.ranks.add_up(gradients)
+        for each in gradients:
+            each /= self.ranks.world * batches
+        return float(nn.utils.clip_grad_norm_(learnt, self.recipe.max_grad_norm or math.inf))
+
+    def update(self, factor: float) -> None:
+        """A step of the optimizer, with this factor of the learning rate."""
+        optim.set_learning_rate(self.optimizer, factor)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.loss.clamp()
+        if self.ema:
+            self.ema.update()
+
+    @contextmanager
+    def averaged(self) -> Generator[None]:
+        """Inside, the model has the weights that would be written: their average, blended with those that they were."""
+        with (
+            self.ema.swap() if self.ema else nullcontext(),
+            self.blend.swap() if self.blend else nullcontext(),
+        ):
+            yield
+
+    def written(self, **changes: Any) -> Checkpoint:
+        """The checkpoint as it would be written now."""
+        with self.averaged():
+            return self.model.trained(spec=self.spec, **changes)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of its state, by flat names."""
+        learnt = {name: parameter.detach() for name, parameter in self.learnt.items()}
+        average = self.ema.tensors() if self.ema else {}
+        return learnt | checkpoints.optimizer_tensors(self.optimizer, self.learnt) | average
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """The state that `tensors` gave."""
+        with torch.no_grad():
+            for name, parameter in self.learnt.items():
+                parameter.copy_(tensors[name])
+        checkpoints.load_optimizer(self.optimizer, self.learnt, tensors)
+        if self.ema:
+            self.ema.load(tensors)
+
+    def _batch(self, collated: Collated, step: int) -> Batch:
+        """What the loss is told of a batch."""
+        rows, device, gathered = collated.rows, self.ranks.device, self.ranks.gathered
+        queries_Q, positives_Q, negatives_N, own_N = (
+            gathered(torch.from_numpy(side).to(device))
+            for side in (*collated.hashes, collated.own_N.astype(np.int64))  # gloo gathers no bool
+        )
+        count = len(rows.queries)
+        return Batch(
+            start=self.ranks.rank * count,
+            rows=count,
+            hashes=(queries_Q, positives_Q, negatives_N),
+            own_N=own_N.bool(),
+            scores=None if rows.scores is None else gathered(torch.from_numpy(rows.scores).float().to(device)),
+            guide=self.guide(rows) if self.guide else None,
+            step=step,
+        )
+
+    def _optimizer(self) -> torch.optim.AdamW:
+        recipe, trunk = self.recipe, self.base.spec.trunk
+        groups = optim.parameter_groups(
+            self.model,
+            learning_rate=recipe.learning_rate,
+            weight_decay=recipe.weight_decay,
+            layer_decay=recipe.layer_decay,
+            layers=0 if isinstance(trunk, StaticSpec) else trunk.layers,
+            extra=[*self.loss.parameters()],
+            extra_learning_rate=recipe.loss.scale_learning_rate,
+        )
+        betas = (recipe.adam_beta1, recipe.adam_beta2)
+        return torch.optim.AdamW(groups, betas=betas, eps=recipe.adam_epsilon, fused=True)
+
+
+def chunking_of(recipe: Recipe, spec: ModelSpec, device: torch.device) -> Chunking:
+    """The recipe's chunk_tokens, or the default: a batch whose activations fit into PASS_BYTES, or into a GPU's share,
+    passes at once; on a CPU a larger one passes in small chunks, on a GPU in chunks of that size.
+    """
+    if recipe.chunk_tokens:
+        return Chunking(recipe.chunk_tokens, recipe.chunk_tokens)
+    if isinstance(spec.trunk, StaticSpec):
+        return Chunking(STATIC_TOKENS, STATIC_TOKENS)
+    room = PASS_BYTES
+    if device.type == "cuda":
+        room = int(PASS_SHARE * torch.cuda.get_device_properties(device).total_memory)
+    fits = max(512, room // (KEPT * 4 * spec.trunk.hidden * spec.trunk.layers))
+    return Chunking(fits, fits if device.type == "cuda" else min(fits, CPU_CHUNK))
+
+
+def declared(spec: ModelSpec, recipe: Recipe) -> ModelSpec:
+    """The spec with the widths that the run teaches the model."""
+    if recipe.matryoshka and not spec.wide_heads:
+        return replace(spec, matryoshka_dims=tuple(sorted({*recipe.matryoshka.dims} - {spec.full_dim})))
+    return spec
+
+
+def freeze(model: nn.Module, beginnings: Sequence[str]) -> None:
+    """
+    Raises:
+        InputError: a beginning that no array's name has.
+    """
+    names = {name: name.partition(".")[2] for name, _ in model.named_parameters()}
+    for beginning in beginnings:
+        found = [name for name, ours in names.items() if ours.startswith(beginning)]
+        if not found:
+            tops = dict.fromkeys(top for ours in names.values() for top in re.findall(r"^layers\.\d+|^\w+", ours))
+            raise InputError(
+                f"freeze has {beginning!r}, and no array's name begins so; they begin with {', '.join(tops)}."
+            )
+        for name in found:
+            model.get_parameter(name).requires_grad_(False)
+
+
+def _learnt(model: nn.Module, loss: nn.Module) -> dict[str, nn.Parameter]:
+    """All parameters that are learnt, by the names of a checkpoint."""
+    named = [(f"model.{name}", each) for name, each in model.named_parameters()]
+    named += [(f"loss.{name}", each) for name, each in loss.named_parameters()]
+    return {name: parameter for name, parameter in named if parameter.requires_grad}

@@ -1,0 +1,458 @@
+"""The loop: `run` opens what a recipe names; `Run.step` is a step.
+
+What a run leaves in its output, and when: `output`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from gnomon import tokenizer as tokenizers
+from gnomon.checkpoint.folder import Checkpoint, read_folder
+from gnomon.checkpoint.hub import resolve
+from gnomon.checkpoint.save import save_folder
+from gnomon.encoder import Encoder
+from gnomon.engines.select import Options
+from gnomon.errors import CheckpointError, InputError, NumericError
+from gnomon.notices import warn_caller
+from gnomon.spec import fingerprint
+from gnomon.train import checkpoints
+from gnomon.train import output_folder as output
+from gnomon.train.counters import Seen, Tally, counted
+from gnomon.train.data.collate import Ahead, Collated
+from gnomon.train.data.prepare import open_data, short_batches, steps_of
+from gnomon.train.data.sampler import ORDER
+from gnomon.train.distributed import Ranks, joined
+from gnomon.train.lock import locked
+from gnomon.train.logs import Log, imported
+from gnomon.train.model_card import Facts, SourceFacts, model_card
+from gnomon.train.objectives import validation
+from gnomon.train.optim import learning_rate_at, warmup_of
+from gnomon.train.preflight import (
+    NO_GRADIENT,
+    beside_the_weights,
+    check_room,
+    check_teacher,
+    nothing_learned,
+    without_gradient,
+)
+from gnomon.train.process import Stop, meaning_of, stopping, torch_as
+from gnomon.train.prompts import with_prompts
+from gnomon.train.recipe.checks import check
+from gnomon.train.recipe.parse import made
+from gnomon.train.recipe.schema import Recipe
+from gnomon.train.recipe.toml import plain
+from gnomon.train.state import Learner, declared
+from gnomon.vector_files import FULL
+
+ROWS_AHEAD = 16_384
+"""Rows of this rank whose texts and ids may wait for their step."""
+
+Evaluate = Callable[[Encoder], float]
+
+
+def run(recipe: Recipe, *, resume: bool, overwrite: bool, progress: bool | None, evaluate: Evaluate | None) -> Path:
+    """`gnomon.train.train`."""
+    recipe = made(Recipe, plain(recipe), "")  # given in Python, nothing has checked its types
+    check(recipe)
+    if resume and overwrite:
+        raise InputError("resume=True and overwrite=True exclude each other: a run goes on, or begins anew.")
+    for board in recipe.report_to:
+        imported(board)
+    with (
+        joined(recipe.device) as ranks,
+        stopping(ranks) as stop,
+        _folder(recipe, ranks, resume=resume, overwrite=overwrite) as number,
+        torch_as(recipe, ranks),
+    ):
+        return Run(recipe, ranks, stop, number=number, progress=progress, evaluate=evaluate).go(resume=resume)
+
+
+@contextmanager
+def _folder(recipe: Recipe, ranks: Ranks, *, resume: bool, overwrite: bool) -> Generator[int]:
+    """The number of the run's folder (`output.folder_of`). Rank 0 holds the output for this run and says the number."""
+    root = Path(recipe.output).expanduser()
+    if not ranks.first:
+        yield int(ranks.total(0.0)[0])
+        return
+    with locked(root):
+        with output.accessible(root):
+            output.settle(root)
+        output.check_apart(recipe, root)
+        with output.accessible(root):
+            number = output.choose(recipe, root, resume=resume, overwrite=overwrite)
+        ranks.total(float(number))
+        yield number
+
+
+class Run:
+    """One run, from its first step or from a checkpoint."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        ranks: Ranks,
+        stop: Stop,
+        *,
+        number: int,
+        progress: bool | None,
+        evaluate: Evaluate | None,
+    ) -> None:
+        self.recipe, self.ranks, self.stop, self.evaluate, self.progress = recipe, ranks, stop, evaluate, progress
+        self._check_evaluate()
+        self.root, self.number = Path(recipe.output).expanduser(), number
+        self.folder = output.folder_of(self.root, number)
+        self.base = _base(recipe)
+        tokenizer = tokenizers.Tokenizer(self.base.tokenizer, self.base.spec.tokenizer)
+        self.fingerprint = fingerprint(self.base.spec, self.base.arrays, tokenizer.canonical())
+        self.data = open_data(recipe, self.base.spec, tokenizer, ranks, progress if ranks.first else False)
+        self.total = steps_of(recipe, self.data)
+        self.warmup = warmup_of(recipe, self.total)
+        spec, notices = with_prompts(declared(self.base.spec, recipe), self.data.prompts)
+        for notice in notices if ranks.first else ():
+            warn_caller(notice)
+        self.learner = Learner(recipe, self.base, ranks, spec)
+        if ranks.first:
+            check_room(recipe, self.base, self.learner.learnt.values())
+        if self.learner.guide:
+            teacher = self.learner.guide.encoder
+            check_teacher(recipe, self.base, self.fingerprint, teacher, self.data.collator.prompts)
+        self.held_out = self.data.held_out()
+        self.tally, self.seen = Tally(), Seen([index.rows for index in self.data.indexes])
+        self._short = {
+            self.data.indexes[source].name for source, rows in self.data.filled.items() if rows < recipe.batch_size
+        }
+        """Sources of which it was said that their batches are short."""
+        self.best: tuple[int, float] | None = None
+        """Step and score."""
+
+    def go(self, *, resume: bool) -> Path:
+        start = self._resume() if resume else self._begin()
+        each = self.recipe.gradient_accumulation_steps
+        with (
+            self._log(start) as log,
+            Ahead(self._batch_at, start * each, self.total * each, depth=self._depth) as ahead,
+            self.stop.saving("this step is finished and saved"),
+        ):
+            for step in range(start, self.total):
+                facts = self.step(step, ahead)
+                signal = self.stop.of_any_rank()  # all ranks stop at the same step
+                self._after(step + 1, facts, log, stops=bool(signal))
+                if signal:
+                    raise meaning_of(signal)
+        with self.stop.saving("the model is written"):
+            return self._finish()
+
+    def step(self, step: int, ahead: Iterator[Collated]) -> dict[str, Any]:
+        """Fetch, forward, loss, backward, clip, step; returns what the log says."""
+        began, learner, recipe = time.monotonic(), self.learner, self.recipe
+        batches = [next(ahead) for _ in range(recipe.gradient_accumulation_steps)]
+        self._tell_of_short(batches)
+        loss = sum(learner.add_gradient(batch, step) for batch in batches) / len(batches)
+        norm = learner.clip(len(batches))
+        loss, *counts = self.ranks.total(loss / self.ranks.world, *counted(batches))
+        self._check_finite(step, loss, norm, batches)
+        factor = learning_rate_at(step, total=self.total, warmup=self.warmup, scheduler=recipe.lr_scheduler_type)
+        learner.update(factor)
+        self._check_gradient(step, norm, factor, batches)
+        told = {"loss": loss, "learning_rate": recipe.learning_rate * factor, "grad_norm": norm} | learner.loss.told()
+        took = time.monotonic() - began
+        for batch in batches:
+            self.seen.add(batch.rows)
+        return told | self.tally.add(batches, loss, counts, batch_size=recipe.batch_size, seconds=took)
+
+    def _tell_of_short(self, batches: Sequence[Collated]) -> None:
+        """At the first short batch of a source, unless it was said before the first step."""
+        for rows in (batch.rows for batch in batches):
+            if rows.total < self.recipe.batch_size and rows.name not in self._short:
+                self._short.add(rows.name)
+                if self.ranks.first:
+                    warn_caller(short_batches(self.recipe, rows.name, rows.total))
+
+    @property
+    def _depth(self) -> int:
+        """Batches that are made ahead: four small ones, or one that is large, which holds its texts in memory."""
+        return max(1, min(4, ROWS_AHEAD * self.ranks.world // self.recipe.batch_size))
+
+    def _batch_at(self, batch: int) -> Collated:
+        return self.data.collator.collate(self.data.sampler.batch_at(batch), self.ranks.rank, self.ranks.world)
+
+    def _after(self, done: int, facts: dict[str, Any], log: Log | None, *, stops: bool) -> None:
+        """Log, validate and save, as often as the recipe says; at the end, and before a stop, in any case."""
+        recipe, due = self.recipe, done == self.total
+        if self._validates and (due or done % (recipe.validation.steps or recipe.save_steps) == 0):
+            facts["validation"] = self._validate(done)
+            due = True  # the best one must be there at the end
+        if log and (due or done == 1 or done % recipe.logging_steps == 0):
+            log.record(done, facts)
+        elif log:
+            log.advance(done)
+        if due or stops or done % recipe.save_steps == 0:
+            self._save(done)
+
+    # ---- validation
+
+    @property
+    def _validates(self) -> bool:
+        return self.evaluate is not None or bool(self.held_out)
+
+    def _validate(self, step: int) -> dict[str, float]:
+        """The scores of the model as it would be written now."""
+        learner = self.learner
+        if self.evaluate is not None:
+            own = float(self.evaluate(self._encoder())) if self.ranks.first else 0.0
+            scores = {"evaluate": self.ranks.total(own)[0]}
+        else:
+            with learner.averaged():
+                scores = validation.score(
+                    learner.model, self.held_out, chunk_tokens=learner.chunking.chunk, ranks=self.ranks
+                )
+        self.tally.scores[str(step)] = scores
+        mean = sum(scores.values()) / len(scores)
+        if step and not math.isnan(mean) and (self.best is None or mean >= self.best[1]):
+            self.best = (step, mean)  # of equals the last, which has learned from more rows
+        return scores
+
+    def _check_evaluate(self) -> None:
+        """
+        Raises:
+            InputError: some ranks have a function and others have none; they would wait for each other.
+        """
+        having = self.ranks.total(float(self.evaluate is not None))[0]
+        if having not in (0, self.ranks.world):
+            raise InputError(f"evaluate is given on {having:.0f} of {self.ranks.world} ranks; give it on every one.")
+
+    def _encoder(self) -> Encoder:
+        """The model as it is now, as anyone else would use it."""
+        device, threads = str(self.ranks.device), self.recipe.threads
+        options = Options.check(device=device, engine="auto", dtype="float32", threads=threads)
+        return Encoder(self.learner.written(), options)
+
+    # ---- checkpoints
+
+    @property
+    def _checkpoints(self) -> Path:
+        return self.folder / output.CHECKPOINTS
+
+    def _save(self, step: int) -> None:
+        if self.ranks.first:
+            keep_best = self.best[0] if self.best and self.recipe.validation.keep_best else None
+            seen = {name: torch.from_numpy(bits) for name, bits in self.seen.bits().items()}
+            state = checkpoints.State(step, self.learner.tensors() | seen, self._facts())
+            checkpoints.save(self._checkpoints, state, keep=self.recipe.save_total_limit, keep_best=keep_best)
+        self.ranks.wait()
+
+    def _facts(self) -> dict[str, Any]:
+        guide = self.learner.guide
+        return {
+            "recipe": asdict(self.recipe),
+            "model": self.fingerprint,
+            "base": beside_the_weights(self.base),
+            "data": self.data.fingerprints,
+            "order of rows": ORDER,
+            "weights": self.data.weights.tolist(),
+            "prompts": [list(pair) for pair in self.data.collator.prompts],
+            "guide or teacher": guide.encoder.fingerprint if guide else None,
+            "ranks": self.ranks.world,
+            "chunk_tokens": self.learner.chunking.chunk,
+            "one_pass_tokens": self.learner.chunking.one_pass,
+            "best": self.best,
+            "tally": asdict(self.tally),
+        }
+
+    def _resume(self) -> int:
+        """Everything as it was behind the last checkpoint; its step.
+
+        Raises:
+            InputError: it is of another recipe, model or data.
+        """
+        path = checkpoints.latest(self._checkpoints)
+        assert path is not None
+        state = checkpoints.load(path)
+        then, now = state.facts, self._facts()
+        differs = checkpoints.compare(then["recipe"], now["recipe"])
+        if then["model"] != now["model"]:
+            differs.append(f"model: its weights or tokenizer were {then['model'][:12]}, are {now['model'][:12]}")
+        # in one order; names may be those of files
+        rows = zip(now["data"].items(), then["data"].values(), strict=False)
+        differs += [f"source {name!r}: its rows differ" for (name, own), before in rows if own != before]
+        same = ("order of rows", "weights", "prompts", "guide or teacher")
+        told = ((what, then.get(what), now[what]) for what in same)
+        base = then.get("base", now["base"])  # checkpoints have not always had it
+        told = (*told, *((f"the model's {what}", base.get(what), now["base"][what]) for what in now["base"]))
+        differs += [f"{what}: was {was}, is {is_now}" for what, was, is_now in told if was != is_now]
+        if differs:
+            raise InputError(
+                f"{path} is of another run: {'; '.join(differs)}. Resume with what it was, or begin anew, in another "
+                "output or with overwrite=True."
+            )
+        rounding = checkpoints.compare_rounding(then["recipe"], now["recipe"])
+        changed = [what for what in ("ranks", "chunk_tokens", "one_pass_tokens") if then.get(what) != now[what]]
+        rounding += [f"{what}: was {then.get(what)}, is {now[what]}" for what in changed]
+        if rounding:
+            with_dropout = " and, where there is dropout, other random numbers" if changed else ""
+            warn_caller(
+                f"the run goes on, with other last digits{with_dropout} than it would have had: {'; '.join(rounding)}."
+            )
+        self.learner.load(state.tensors)
+        if self.ranks.first:
+            output.write_recipe(self.recipe, self.folder)
+        self.tally = Tally(**then["tally"])
+        self.tally.rename(dict(zip(then["data"], now["data"], strict=False)))
+        self.seen.load({name: tensor.numpy() for name, tensor in state.tensors.items() if name.startswith("seen.")})
+        self.best = tuple(then["best"]) if then["best"] else None
+        gone = self.best and self.best[0] not in checkpoints.steps(self._checkpoints)
+        if self.best and gone and self.recipe.validation.keep_best:
+            warn_caller(f"the best checkpoint, of step {self.best[0]}, is gone; the best of those to come is kept.")
+            self.best = None
+        return state.step
+
+    # ---- the ends
+
+    def _begin(self) -> int:
+        if self.ranks.first:
+            output.begin(self.recipe, self.root, self.number)
+        if self._validates:
+            self._validate(0)
+        return 0
+
+    def _finish(self) -> Path:
+        """The best model, or the last, as a folder."""
+        if self.tally.idle >= self.total:
+            raise NumericError(nothing_learned(self.recipe, self.total, self.folder / output.LOG))
+        chosen = self.total
+        if self.best and self.recipe.validation.keep_best and self.best[0] != self.total:
+            chosen = self.best[0]
+            self.learner.load(checkpoints.load(checkpoints.steps(self._checkpoints)[chosen]).tensors)
+        if self.ranks.first:
+            card = model_card(self.recipe, self._card(chosen))
+            model = self.learner.written(readme=card.encode())
+            if all(np.array_equal(array, self.base.arrays[name]) for name, array in model.arrays.items()):
+                warn_caller(
+                    "the model that is written has the weights of the one that it started from: nothing was learned. A "
+                    "higher learning_rate or more steps may help."
+                )
+            try:
+                output.finish(self.root, self.number, lambda folder: save_folder(model, folder))
+            except CheckpointError:
+                raise
+            except OSError as error:
+                raise CheckpointError(
+                    f"the model was not written: {FULL.get(error.errno or 0, str(error))}. Make room in {self.root}, "
+                    f"then use resume=True: the last checkpoint is {output.latest(self.root)}."
+                ) from error
+        self.ranks.wait()
+        return self.root / output.MODEL
+
+    def _log(self, start: int) -> Any:
+        if not self.ranks.first:
+            return nullcontext()
+        log = Log(
+            self.folder,
+            boards=self.root,
+            total=self.total,
+            report_to=self.recipe.report_to,
+            progress=self.progress,
+            settings=asdict(self.recipe),
+        )
+        log.rewind(start)
+        return log
+
+    def _check_finite(self, step: int, loss: float, norm: float, batches: Sequence[Collated]) -> None:
+        """
+        Raises:
+            NumericError: the loss or its gradient is NaN or infinite; this rank's rows are saved.
+        """
+        if math.isfinite(loss) and math.isfinite(norm):
+            return
+        path = self.folder / output.STOPPED / f"step-{step + 1:08}-rank-{self.ranks.rank}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows = [row for batch in batches for row in self.data.as_written(batch.rows)]
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        names = ", ".join(dict.fromkeys(batch.rows.name for batch in batches))
+        what = f"the gradient's norm is {norm}" if math.isfinite(loss) else f"the loss is {loss}"
+        there = checkpoints.latest(self._checkpoints)
+        last = f"The last checkpoint is {there}" if there else "There is no checkpoint yet"
+        raise NumericError(
+            f"step {step + 1}, source {names!r}: {what}. Its rows are in {path}. {last}. A lower learning_rate, a "
+            "higher temperature or a smaller max_grad_norm may help; so may bf16=False."
+        )
+
+    def _check_gradient(self, step: int, norm: float, factor: float, batches: Sequence[Collated]) -> None:
+        """Count steps that can teach nothing; a notice of the first without a gradient."""
+        without = norm < NO_GRADIENT
+        if without and not self.tally.without_gradient and self.ranks.first:
+            names = ", ".join(dict.fromkeys(batch.rows.name for batch in batches))
+            warn_caller(without_gradient(self.recipe, step, names, sum(batch.rows.total for batch in batches)))
+        self.tally.without_gradient += without
+        self.tally.idle += without or not factor
+
+    def _card(self, chosen: int) -> Facts:
+        tally, base, guide = self.tally, self.base, self.learner.guide
+        sampler = self.data.sampler
+        drawn = sampler.realised(self.total * self.recipe.gradient_accumulation_steps)
+        sources = zip(self.data.indexes, self.data.weights, drawn, self.seen.counts(), strict=True)
+        return Facts(
+            spec=self.learner.spec,
+            base=base.source.name or base.source.folder.name,
+            base_fingerprint=self.fingerprint,
+            sources=tuple(
+                SourceFacts(
+                    index.name,
+                    index.rows,
+                    index.fingerprint,
+                    float(asked),
+                    int(batches),
+                    seen=seen,
+                    held_out=len(sampler.held_out_rows(place)) if asked else 0,
+                    kept_apart=sampler.kept_apart(place) if asked else 0,
+                )
+                for place, (index, asked, batches, seen) in enumerate(sources)
+            ),
+            step=chosen,
+            steps=self.total,
+            rows=tally.rows,
+            tokens=tally.tokens,
+            texts=tally.texts,
+            truncated=tally.truncated,
+            replaced=tally.replaced,
+            missing=tally.missing,
+            own_negatives=tally.own_negatives,
+            short=tally.short,
+            without_gradient=tally.without_gradient,
+            seconds=tally.seconds,
+            device=_device_name(self.ranks.device),
+            ranks=self.ranks.world,
+            first_loss=tally.first_loss,
+            last_loss=tally.last_loss,
+            before=tally.scores.get("0", {}),
+            after=tally.scores.get(str(chosen), {}),
+            judged_by="score of the function that was given" if self.evaluate else None,
+            versions={name: version(name) for name in ("gnomon", "torch", "tokenizers")},
+            license=base.license,
+            guide=guide.encoder.name if guide else None,
+            guide_fingerprint=guide.encoder.fingerprint if guide else "",
+        )
+
+
+def _base(recipe: Recipe) -> Checkpoint:
+    source = resolve(recipe.model, revision=recipe.revision)
+    checkpoint = read_folder(source, card=recipe.card, max_seq_length=recipe.max_seq_length)
+    for notice in checkpoint.notices:
+        warn_caller(notice)
+    return checkpoint
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()

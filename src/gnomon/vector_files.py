@@ -1,0 +1,269 @@
+"""Vectors into files, and beside them what they are of. A file that is written is complete or it is not there; a pipe
+or a device is written to as it is.
+
+B: texts; D: width of a vector.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import secrets
+import stat
+import sys
+from collections.abc import Generator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+import gnomon
+from gnomon.checkpoint.hub import readable
+from gnomon.errors import InputError
+from gnomon.quantization import VectorPrecision, quantize
+from gnomon.text_files import TextFile, json_of, load_arrow, without_member
+
+if TYPE_CHECKING:
+    from gnomon.encoder import Encoder
+    from gnomon.space import Space
+
+FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up", errno.EFBIG: "it grew too large"}
+
+
+DESCRIPTOR = re.compile(r"/dev/(?:(stdin|stdout|stderr)|fd/(\d+))|/proc/self/fd/(\d+)")
+"""Paths of open files by their numbers."""
+
+
+def write_npy(file: BinaryIO, values_BD: NDArray[Any]) -> None:
+    """As `np.save`, by plain writes: numpy's own reports a full disk without its cause."""
+    array = np.ascontiguousarray(values_BD)
+    np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+    file.write(array.tobytes() if array.size == 0 else memoryview(cast(Any, array)).cast("B"))
+
+
+def write_jsonl(file: BinaryIO, texts: TextFile, values_BD: NDArray[Any]) -> None:
+    """A line for each text: its row and "embedding", floats in the fewest digits that read back as the same float32.
+
+    A row that was JSON stands as it was written, its numbers to the last digit. NaN and infinity, which JSON has not,
+    are null in the others.
+    """
+    for index, values_D in enumerate(values_BD):
+        row = _row_json(texts, index)
+        numbers = ", ".join(values_D.astype(str))
+        file.write(f'{row[:-1].rstrip()}{"" if row == "{}" else ", "}"embedding": [{numbers}]}}\n'.encode())
+
+
+def _row_json(texts: TextFile, index: int) -> str:
+    """A row as a JSON object without "embedding"."""
+    if texts.sources is None:
+        return json_of({key: value for key, value in texts.row(index).items() if key != "embedding"})
+    source = texts.sources[index]
+    may_have = "embedding" in source or "\\u" in source  # a name may be spelt in escapes
+    return without_member(source, "embedding") if may_have and "embedding" in texts.row(index) else source
+
+
+def write_parquet(file: BinaryIO, texts: TextFile, values_BD: NDArray[Any]) -> None:
+    """The rows as a table, and a column "embedding" of lists of one length."""
+    arrow = load_arrow()
+    table = texts.table
+    if "embedding" in table.column_names:
+        table = table.drop_columns(["embedding"])
+    flat = arrow.array(np.ascontiguousarray(values_BD).reshape(-1))
+    table = table.append_column("embedding", arrow.FixedSizeListArray.from_arrays(flat, values_BD.shape[1]))
+    if file.seekable():
+        arrow.parquet.write_table(table, file)
+        return
+    sink = arrow.BufferOutputStream()  # it asks a file where it is, which a pipe does not know
+    arrow.parquet.write_table(table, sink)
+    file.write(memoryview(sink.getvalue()))
+
+
+def output_form(path: str | Path) -> str:
+    """The format of an output, by its name: npy, jsonl or parquet; checks that it can be written to.
+
+    A pipe or device whose name says no format gets jsonl, as - does.
+
+    Raises:
+        InputError: another format, no such folder, a path that is a folder. ExtraError: Parquet without pyarrow.
+    """
+    target = Path(path)
+    form = target.suffix.lower().removeprefix(".")
+    if target.is_dir():
+        raise InputError(f"{path} is a folder; give the name of a file.")
+    if form not in ("npy", "jsonl", "parquet"):
+        if not is_stream(path):
+            raise InputError(f"{path}: vectors are written as .npy, .jsonl or .parquet, or to - (jsonl).")
+        form = "jsonl"
+    if is_stream(path):
+        _check_stream(path)
+    elif not target.parent.is_dir():
+        raise InputError(f"there is no folder {target.parent}; make it first.")
+    elif not os.access(target.parent, os.W_OK):
+        raise InputError(f"{target.parent} may not be written to, so {target.name} could not be made there.")
+    if form == "parquet":
+        load_arrow()
+    return form
+
+
+def is_stream(path: str | Path) -> bool:
+    """Whether a path is a pipe, a device, or an open file by its number (/dev/stdout, /dev/fd/63).
+
+    It is written to as it is: there is no place beside it, and nothing to replace.
+    """
+    if _descriptor(path) is not None:
+        return True
+    try:
+        mode = Path(path).stat().st_mode
+    except OSError:  # not there
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def _descriptor(path: str | Path) -> int | None:
+    """The number of an open file, of a path that is one."""
+    found = DESCRIPTOR.fullmatch(str(path))
+    if not found:
+        return None
+    return {"stdin": 0, "stdout": 1, "stderr": 2}[found[1]] if found[1] else int(found[2] or found[3])
+
+
+def _check_stream(path: str | Path) -> None:
+    number = _descriptor(path)
+    try:
+        if number is not None:
+            os.fstat(number)
+        closed = number == 1 and cast(Any, sys.stdout) is None  # the number may have been taken since
+    except OSError:
+        closed = True
+    if closed:
+        raise InputError(f"{path} is closed, so that nothing can be written to it; give a file.")
+    if number is None and not os.access(path, os.W_OK):
+        raise InputError(f"{path} may not be written to.")
+
+
+def _open_stream(path: str | Path) -> BinaryIO:
+    number = _descriptor(path)
+    if number is None:
+        return cast(BinaryIO, Path(path).open("wb"))
+    return os.fdopen(os.dup(number), "wb")  # by its name, a file would be emptied
+
+
+def ranges_of(path: str | Path) -> Path:
+    """The file of the ranges of quantised vectors, beside them."""
+    return Path(f"{path}.ranges.npy")
+
+
+def read_ranges(path: str | Path) -> NDArray[Any]:
+    """The ranges that earlier vectors were quantised with; `quantize` checks what they are.
+
+    Raises:
+        InputError: not a .npy file. OSError: it cannot be opened.
+    """
+    try:
+        return np.asarray(np.load(path, allow_pickle=False))
+    except (ValueError, EOFError) as error:
+        raise InputError(f"{path} is not a .npy file of ranges ({error}).") from error
+
+
+def in_precision(
+    vectors_BD: NDArray[np.float32], precision: VectorPrecision | Literal["float32"], ranges_2D: NDArray[Any] | None
+) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    """Vectors as they are to be written, and their ranges; raises as `quantize`."""
+    return (vectors_BD, None) if precision == "float32" else quantize(vectors_BD, precision, ranges_2D)
+
+
+def check_precision(
+    width: int, precision: VectorPrecision | Literal["float32"], ranges_2D: NDArray[Any] | None
+) -> None:
+    """Raise, before there are vectors, what `in_precision` would raise for those of a width."""
+    in_precision(np.zeros((2, width), np.float32), precision, ranges_2D)
+
+
+def origin(encoder: Encoder, space: Space) -> dict[str, Any]:
+    """What vectors are of, for their manifest: two files may be compared where `space` is equal."""
+    source = encoder.checkpoint.source
+    return {
+        "gnomon": gnomon.__version__,
+        "model": encoder.name,
+        "folder": readable(source.folder),
+        "revision": source.revision,
+        "engine": encoder.engine.name,
+        "space": asdict(space),
+    }
+
+
+def write_vectors(
+    path: str | Path,
+    texts: TextFile,
+    values_BD: NDArray[Any],
+    ranges_2D: NDArray[Any] | None,
+    manifest: Mapping[str, Any],
+) -> None:
+    """Write `path`, by its name's end, and beside it what it holds (PATH.json) and the ranges, if any; all or nothing.
+
+    A pipe or device gets the vectors alone.
+
+    Raises:
+        InputError, ExtraError: as `output_form`. OSError: it cannot be written; nothing is left behind.
+    """
+    form, alone = output_form(path), is_stream(path)
+    beside = [f"{path}.json", *([ranges_of(path)] if ranges_2D is not None else [])]
+    with new_files(path, *([] if alone else beside)) as files:
+        if form == "npy":
+            write_npy(files[0], values_BD)
+        elif form == "jsonl":
+            write_jsonl(files[0], texts, values_BD)
+        else:
+            write_parquet(files[0], texts, values_BD)
+        if alone:
+            return
+        files[1].write((json.dumps(manifest, indent=2, ensure_ascii=False) + "\n").encode())
+        if ranges_2D is not None:
+            write_npy(files[2], ranges_2D)
+
+
+@contextmanager
+def new_files(*paths: str | Path) -> Generator[list[BinaryIO]]:
+    """Files to write. They take the places of old ones together, once all are complete; else nothing is left behind.
+
+    A pipe or device is written to as it is (`is_stream`).
+
+    Raises:
+        OSError: they cannot be written; a full disk is named, with what was not written.
+    """
+    # a link is written through, as by open()
+    targets = [None if is_stream(path) else Path(os.path.realpath(path)) for path in paths]
+    drafts = [target and target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp") for target in targets]
+    try:
+        with said_if_full(targets[0] or Path(paths[0])), ExitStack() as stack:
+            opened = (
+                draft.open("xb") if draft else _open_stream(path) for path, draft in zip(paths, drafts, strict=True)
+            )
+            files = [stack.enter_context(file) for file in opened]
+            yield files
+            for file in files:
+                file.flush()
+        for draft, target in zip(drafts, targets, strict=True):
+            if draft and target:
+                draft.replace(target)
+    finally:
+        for draft in filter(None, drafts):
+            with suppress(OSError):
+                draft.unlink()
+
+
+@contextmanager
+def said_if_full(target: Path) -> Generator[None]:
+    """An error of a full disk says which, and what is not there."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        told = f"{target} was not written: {FULL[error.errno]} ({target.parent}). Nothing was left behind."
+        raise OSError(error.errno, told) from error
