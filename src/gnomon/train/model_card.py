@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gnomon.spec import ModelSpec
-from gnomon.train.recipe.checks import GRADED, masks
+from gnomon.train.recipe.checks import LABEL_LOSSES, masks
 from gnomon.train.recipe.schema import Recipe
 from gnomon.train.recipe.toml import to_toml
 
@@ -198,7 +198,7 @@ def _data(recipe: Recipe, facts: Facts) -> Iterator[str]:
 
 def _figures(recipe: Recipe, facts: Facts) -> Iterator[str]:
     if facts.after:
-        own = "Spearman correlation of cosine and grade" if recipe.loss.name in GRADED else "mean reciprocal rank at 10"
+        own = "Spearman correlation of cosine and grade" if recipe.loss.name in LABEL_LOSSES else "mean reciprocal rank at 10"
         yield f"The {facts.judged_by or f'{own}, on rows that were held out of training'}:"
         yield ""
         before = {name: f"{score:.4f}" for name, score in facts.before.items()}

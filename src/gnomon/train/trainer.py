@@ -50,7 +50,7 @@ from gnomon.train.preflight import (
 from gnomon.train.process import Stop, meaning_of, stopping, torch_as
 from gnomon.train.prompts import with_prompts
 from gnomon.train.recipe.checks import check
-from gnomon.train.recipe.parse import made
+from gnomon.train.recipe.parse import parse
 from gnomon.train.recipe.schema import Recipe
 from gnomon.train.recipe.toml import plain
 from gnomon.train.state import Learner, declared
@@ -64,7 +64,7 @@ Evaluate = Callable[[Encoder], float]
 
 def run(recipe: Recipe, *, resume: bool, overwrite: bool, progress: bool | None, evaluate: Evaluate | None) -> Path:
     """`gnomon.train.train`."""
-    recipe = made(Recipe, plain(recipe), "")  # given in Python, nothing has checked its types
+    recipe = parse(Recipe, plain(recipe), "")  # given in Python, nothing has checked its types
     check(recipe)
     if resume and overwrite:
         raise InputError("resume=True and overwrite=True exclude each other: a run goes on, or begins anew.")

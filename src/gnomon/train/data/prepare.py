@@ -23,7 +23,7 @@ from gnomon.train.data.mixture import lines_of, weights_of
 from gnomon.train.data.sampler import Draw, Sampler
 from gnomon.train.distributed import Ranks
 from gnomon.train.prompts import Prompts
-from gnomon.train.recipe.checks import CONTRASTIVE, GRADED, masks, takes_scores
+from gnomon.train.recipe.checks import CONTRASTIVE, LABEL_LOSSES, masks, takes_scores
 from gnomon.train.recipe.schema import Recipe
 
 OWN_CHECKED = 20_000
@@ -177,7 +177,7 @@ def check_fits(recipe: Recipe, index: Index) -> None:
     """
     name, loss = index.name, recipe.loss.name
     grades = index.score_kind == "grades"
-    if loss in GRADED and (not grades or index.negatives):
+    if loss in LABEL_LOSSES and (not grades or index.negatives):
         raise InputError(
             f"loss {loss!r} takes pairs with a grade, and source {name!r} has "
             f"{'negatives' if index.negatives else 'none'}: name the column of grades with score=, and no negatives."

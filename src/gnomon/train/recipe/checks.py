@@ -64,22 +64,22 @@ RANGES: Mapping[type[Any], Mapping[str, str]] = {
 }
 """Values that are numbers, or lists of them -> the interval that they must lie in."""
 
-SCALED: tuple[LossName, ...] = ("info_nce", "gist", "kl_and_contrast", "distill_kl", "cosent")
-SCORE_LISTS: tuple[LossName, ...] = ("kl_and_contrast", "distill_kl", "margin_mse")
-GRADED: tuple[LossName, ...] = ("cosent", "cosine_regression")
+SCALED_LOSSES: tuple[LossName, ...] = ("info_nce", "gist", "kl_and_contrast", "distill_kl", "cosent")
+SCORE_LIST_LOSSES: tuple[LossName, ...] = ("kl_and_contrast", "distill_kl", "margin_mse")
+LABEL_LOSSES: tuple[LossName, ...] = ("cosent", "cosine_regression")
 CONTRASTIVE: tuple[LossName, ...] = ("info_nce", "gist", "kl_and_contrast")
 """What the losses learn: from lists of a teacher's scores, or from a teacher's cosines in their place; grades; which
 document belongs to which query.
 """
 
 ONLY_OF: Mapping[str, tuple[LossName, ...]] = {
-    "scale": SCALED,
-    "temperature": SCALED,
-    "learn_scale": SCALED,
-    "scale_learning_rate": SCALED,
-    "scale_warmup_steps": SCALED,
+    "scale": SCALED_LOSSES,
+    "temperature": SCALED_LOSSES,
+    "learn_scale": SCALED_LOSSES,
+    "scale_learning_rate": SCALED_LOSSES,
+    "scale_warmup_steps": SCALED_LOSSES,
     "directions": ("info_nce",),
-    "similarity": (*SCALED, "margin_mse"),
+    "similarity": (*SCALED_LOSSES, "margin_mse"),
     "alpha": ("kl_and_contrast",),
     "teacher_temperature": ("kl_and_contrast", "distill_kl"),
     "guide": ("gist",),
@@ -188,7 +188,7 @@ def _check_source(source: DataSource, key: str, loss: LossSettings) -> None:
         raise InputError(f"{key}.streaming is of data sets of the hub, path=hf:NAME; files are never held in memory.")
     if source.num_negatives is not None and not source.negatives:
         raise InputError(f"{key}.num_negatives is {source.num_negatives}, and no columns are given in {key}.negatives.")
-    scored = loss.name in GRADED or takes_scores(loss)
+    scored = loss.name in LABEL_LOSSES or takes_scores(loss)
     if scored and source.score is None:
         or_model = ", or a model in loss.teacher" if loss.name in ONLY_OF["teacher"] else ""
         raise InputError(
@@ -197,7 +197,7 @@ def _check_source(source: DataSource, key: str, loss: LossSettings) -> None:
     if not scored and source.score is not None:
         why = (
             "the scores are those of loss.teacher"
-            if loss.name in SCORE_LISTS
+            if loss.name in SCORE_LIST_LOSSES
             else f"the loss {loss.name} takes no scores"
         )
         raise InputError(f"{key}.score is {source.score!r}, and {why}; leave it out.")
@@ -208,13 +208,13 @@ def _check_source(source: DataSource, key: str, loss: LossSettings) -> None:
             f"{key} has negatives, and with loss.taught='query' every document is a translation of its query; leave "
             "them out."
         )
-    if loss.name in GRADED and source.negatives:
+    if loss.name in LABEL_LOSSES and source.negatives:
         raise InputError(f"{key} has negatives, and the loss {loss.name} is of graded pairs; leave them out.")
 
 
 def takes_scores(loss: LossSettings) -> bool:
     """Whether each row comes with a list of a teacher's scores."""
-    return loss.name in SCORE_LISTS and loss.teacher is None
+    return loss.name in SCORE_LIST_LOSSES and loss.teacher is None
 
 
 def masks(loss: LossSettings) -> bool:
@@ -230,7 +230,7 @@ def _check_together(recipe: Recipe) -> None:
         raise InputError(
             "loss.directions is 'symmetric', which is of pairs, and every source has negatives; let it be 'one_way'."
         )
-    contrasts = recipe.loss.name in ("info_nce", "gist") or (recipe.loss.name in SCORE_LISTS and recipe.loss.teacher)
+    contrasts = recipe.loss.name in ("info_nce", "gist") or (recipe.loss.name in SCORE_LIST_LOSSES and recipe.loss.teacher)
     if recipe.batch_size == 1 and contrasts and not all(source.negatives for source in recipe.sources):
         raise InputError(
             f"batch_size is 1, and the other rows are the negatives of {recipe.loss.name}; make it larger."

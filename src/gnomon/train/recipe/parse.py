@@ -13,10 +13,10 @@ from gnomon.train.recipe.schema import Recipe
 
 Table = dict[str, Any]
 
-WORDS: Mapping[Any, str] = {str: "a text", bool: "true or false", int: "a whole number", float: "a number"}
+TYPE_DESCRIPTIONS: Mapping[Any, str] = {str: "a text", bool: "true or false", int: "a whole number", float: "a number"}
 """What a value must be, by the type of its field."""
 
-ELSEWHERE = {
+FOREIGN_KEYS = {
     "lr": "learning_rate",
     "epochs": "num_train_epochs",
     "per_device_train_batch_size": "batch_size",
@@ -34,15 +34,15 @@ ELSEWHERE = {
 """What other trainers call it -> our key, or the key that takes its place."""
 
 
-def made(kind: Any, value: Any, key: str) -> Any:
+def parse(kind: Any, value: Any, key: str) -> Any:
     """The value of a key, as the type of its field says.
 
     Raises:
         InputError: a value of another type; a key that does not exist, or one that is missing.
     """
-    kind, origin = behind_none(kind), get_origin(behind_none(kind))
+    kind, origin = strip_optional(kind), get_origin(strip_optional(kind))
     if is_dataclass(kind):
-        return _table(cast("type[Any]", kind), value, key)
+        return _parse_table(cast("type[Any]", kind), value, key)
     if origin is Literal:
         if value not in get_args(kind) or not isinstance(value, str):
             known = get_args(kind)
@@ -52,19 +52,19 @@ def made(kind: Any, value: Any, key: str) -> Any:
         # one value stands for a list of one
         items: list[Any] = value if isinstance(value, list) else [value]
         inner = get_args(kind)[0]
-        return tuple(made(inner, item, f"{key}.{place}") for place, item in enumerate(items))
+        return tuple(parse(inner, item, f"{key}.{place}") for place, item in enumerate(items))
     if type(value) is not kind and not (kind is float and type(value) is int):
-        raise InputError(f"{key} is {shown(value)}; it must be {WORDS[kind]}.")
+        raise InputError(f"{key} is {shorten(value)}; it must be {TYPE_DESCRIPTIONS[kind]}.")
     if kind in (int, float) and type(value) is int and abs(value) >= 1 << 63:
-        raise InputError(f"{key} is {shown(value)}; whole numbers have 64 bits.")
+        raise InputError(f"{key} is {shorten(value)}; whole numbers have 64 bits.")
     return kind(value)
 
 
-def _table(kind: type[Any], value: Any, key: str) -> Any:
+def _parse_table(kind: type[Any], value: Any, key: str) -> Any:
     if not isinstance(value, dict):
-        raise InputError(f"{key} is {shown(value)}; it is a table, with keys of its own: {', '.join(hints_of(kind))}.")
+        raise InputError(f"{key} is {shorten(value)}; it is a table, with keys of its own: {', '.join(key_types(kind))}.")
     given = cast("Table", value)
-    values = {name: made(hint_of(kind, name, key), item, dotted(key, name)) for name, item in given.items()}
+    values = {name: parse(key_type(kind, name, key), item, dotted(key, name)) for name, item in given.items()}
     for field in fields(kind):
         if field.name not in given and field.default is MISSING and field.default_factory is MISSING:
             example = ": [[sources]] with a path" if field.name == "sources" else ""
@@ -72,20 +72,20 @@ def _table(kind: type[Any], value: Any, key: str) -> Any:
     return kind(**values)
 
 
-def hint_of(kind: type[Any], name: str, key: str) -> Any:
+def key_type(kind: type[Any], name: str, key: str) -> Any:
     """The type of a key of a table.
 
     Raises:
         InputError: no such key; offers the nearest, of this table or of another.
     """
-    hints = hints_of(kind)
+    hints = key_types(kind)
     if name in hints:
         return hints[name]
     where = f"{key!r} has" if key else "a recipe has"
     others = {each.rpartition(".")[2]: each for each in reversed(keys_of())}
     if near := nearest(name, hints):
         hint = f" Did you mean {dotted(key, near[0])!r}?"
-    elif instead := ELSEWHERE.get(name) or others.get(name):
+    elif instead := FOREIGN_KEYS.get(name) or others.get(name):
         hint = f" Here it is {instead!r}."
     elif near := nearest(name, keys_of()):
         hint = f" Did you mean {near[0]!r}?"
@@ -94,27 +94,27 @@ def hint_of(kind: type[Any], name: str, key: str) -> Any:
     raise InputError(f"{where} no key {name!r}.{hint}")
 
 
-def hints_of(kind: type[Any]) -> dict[str, Any]:
+def key_types(kind: type[Any]) -> dict[str, Any]:
     return get_type_hints(kind)
 
 
 def keys_of(kind: type[Any] = Recipe, key: str = "") -> list[str]:
     """All keys of a recipe, with dots; those of the first table first."""
     deeper: list[str] = []
-    for name, hint in hints_of(kind).items():
-        if inner := table_of(hint):
+    for name, hint in key_types(kind).items():
+        if inner := table_type(hint):
             deeper += keys_of(inner, dotted(key, name))
-    return [dotted(key, name) for name in hints_of(kind)] + deeper
+    return [dotted(key, name) for name in key_types(kind)] + deeper
 
 
-def behind_none(kind: Any) -> Any:
+def strip_optional(kind: Any) -> Any:
     """The type behind "| None"."""
     return next(each for each in get_args(kind) if each is not type(None)) if isinstance(kind, UnionType) else kind
 
 
-def table_of(hint: Any) -> type[Any] | None:
+def table_type(hint: Any) -> type[Any] | None:
     """The table behind the type of a key, also behind a list of tables."""
-    kind = behind_none(hint)
+    kind = strip_optional(hint)
     inner = get_args(kind)[0] if get_origin(kind) is tuple else kind
     return cast("type[Any]", inner) if is_dataclass(inner) else None
 
@@ -123,6 +123,6 @@ def dotted(key: str, name: str) -> str:
     return f"{key}.{name}" if key else name
 
 
-def shown(value: Any) -> str:
+def shorten(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -14,7 +14,7 @@ from typing import Any, Literal, cast, get_args, get_origin
 from gnomon.errors import ExtraError, InputError
 from gnomon.inputs import did_you_mean
 from gnomon.train.recipe.checks import check
-from gnomon.train.recipe.parse import Table, behind_none, dotted, hint_of, hints_of, made, shown, table_of
+from gnomon.train.recipe.parse import Table, strip_optional, dotted, key_type, key_types, parse, shorten, table_type
 from gnomon.train.recipe.schema import Recipe
 
 UNSET = "none"
@@ -39,7 +39,7 @@ def read(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     try:
         for override in overrides:
             _override(table, override)
-        found: Recipe = made(Recipe, table, "")
+        found: Recipe = parse(Recipe, table, "")
         check(found)
     except InputError as error:
         raise InputError(f"{recipe}: {error}") from error.__cause__
@@ -113,13 +113,13 @@ def _override(table: Table, override: str) -> None:
 def _put(table: Table, kind: type[Any], way: Sequence[str], text: str, key: str) -> None:
     """Sets what lies at the end of `way`, with the tables on the way."""
     name, *rest = way
-    hint, here = hint_of(kind, name, key), dotted(key, name)
+    hint, here = key_type(kind, name, key), dotted(key, name)
     if not rest:
         table.pop(name, None)
         if text.strip() != UNSET:
             table[name] = _value(text, hint)
         return
-    inner = table_of(hint)
+    inner = table_type(hint)
     if inner is None:
         raise InputError(f"{here!r} has no keys of its own; {'.'.join(way[1:])!r} is none.")
     if get_origin(hint) is tuple:
@@ -129,10 +129,10 @@ def _put(table: Table, kind: type[Any], way: Sequence[str], text: str, key: str)
     else:
         child = table.setdefault(name, {})
     if not rest:
-        raise InputError(f"{here!r} is a table; say which of its keys, such as {here}.{next(iter(hints_of(inner)))}.")
+        raise InputError(f"{here!r} is a table; say which of its keys, such as {here}.{next(iter(key_types(inner)))}.")
     if not isinstance(child, dict):
         raise InputError(
-            f"{here} is {shown(child)}; it is a table, with keys of its own: {', '.join(hints_of(inner))}."
+            f"{here} is {shorten(child)}; it is a table, with keys of its own: {', '.join(key_types(inner))}."
         )
     _put(cast("Table", child), inner, rest, text, here)
 
@@ -160,7 +160,7 @@ def _value(text: str, hint: Any) -> Any:
         found = tomllib.loads(f"value = {text}")
     except (tomllib.TOMLDecodeError, RecursionError):
         return text
-    kind = behind_none(hint)
+    kind = strip_optional(hint)
     inner = get_args(kind)[0] if get_origin(kind) is tuple else kind
     wants_text = inner is str or get_origin(inner) is Literal
     if found.keys() != {"value"} or (wants_text and not isinstance(found["value"], str | list)):
