@@ -60,7 +60,7 @@ class Contender:
 def gnomon(engine: str) -> Callable[[Setting], Loaded]:
     def load(setting: Setting) -> Loaded:
         from gnomon import Encoder
-        from gnomon.batching import batches
+        from gnomon.batching import build_batches
 
         encoder = Encoder.load(
             setting.folder, device=setting.device, engine=engine, dtype=setting.dtype, threads=setting.threads
@@ -69,7 +69,7 @@ def gnomon(engine: str) -> Callable[[Setting], Loaded]:
         def computed(lengths: Sequence[int], characters: Sequence[int], size: int) -> int:
             if not encoder.engine.pads:
                 return sum(lengths)
-            groups = batches(lengths, encoder.engine.budget(sum(lengths)))
+            groups = build_batches(lengths, encoder.engine.budget(sum(lengths)))
             return padded([[lengths[at] for at in group] for group in groups])
 
         return Loaded(lambda texts, size: encoder.encode(texts, prompt="", on_truncate="silent"), computed)

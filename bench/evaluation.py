@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gnomon import Encoder
-from gnomon.evaluate import Asking, Result, evaluate, line, read_results, summary, variants
+from gnomon.evaluate import Asking, Result, evaluate, format_summary, read_results, summarize, curve_points
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data"
@@ -49,13 +49,13 @@ def main() -> None:
 
 def run(encoder: Encoder, output: Path) -> None:
     def show(result: Result, reused: bool) -> None:
-        print(line(summary(result, reused)), flush=True)
+        print(format_summary(summarize(result, reused)), flush=True)
 
     methods = ["dense", "bm25", "hybrid", "rrf"]
     evaluate(encoder, data=[DATA / name for name in OTHER], output=output, on_result=show)
     evaluate(encoder, data=[DATA / name for name in RETRIEVAL], methods=methods, output=output, on_result=show)
     if encoder.name == MODELS[0]:
-        points = variants(encoder, Asking(), dims=DIMS, precisions=PRECISIONS, lengths=LENGTHS)
+        points = curve_points(encoder, Asking(), dims=DIMS, precisions=PRECISIONS, lengths=LENGTHS)
         evaluate(encoder, data=[DATA / name for name in CURVES], curve=points, output=output, on_result=show)
 
 
@@ -169,7 +169,7 @@ def longdocs_table(results: list[Result]) -> Iterator[str]:
             continue
         if "first" in each.manifest["variant"]:
             continue
-        units = each.units["test", "default"]
+        units = each.per_query["test", "default"]
         cells = []
         for sort in ("s-", "d-"):
             values = [value for name, value in zip(units.ids or (), units.values, strict=True) if name.startswith(sort)]

@@ -31,11 +31,11 @@ import meters
 from gnomon import Encoder
 from gnomon.evaluate import evaluate
 from gnomon.evaluate.compare import compare
-from gnomon.evaluate.intervals import Units, paired
-from gnomon.losses import guide_blocks
+from gnomon.evaluate.intervals import PerQueryScores, run_paired_test
+from gnomon.losses import compute_guide_blocks
 from gnomon.train import DataSource, LossSettings, Recipe, train
-from gnomon.train.data.collate import Rows
-from gnomon.train.objectives.teacher import Guide
+from gnomon.train.data.collate import BatchRows
+from gnomon.train.objectives.teacher import TeacherModel
 from learning import keep_apart
 from training_worker import Seen, watched
 
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def measure(asked: argparse.Namespace) -> Results:
     folder: Path = asked.output
     keep_apart(folder / "data")
-    rows = planted_rows(folder / "data" / "docs.jsonl.gz", asked.rows, asked.share)
+    rows = planted_rows(folder / "data" / "docs.jsonl.gz", asked.rows, asked.progress_of)
     data = folder / "planted.jsonl"
     data.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     start = time.perf_counter()
@@ -165,7 +165,7 @@ POSITIVES: dict[str, Callable[[list[str]], list[str]]] = {
 class Guided:
     """What the guide was asked, and said, in each step."""
 
-    rows: list[Rows] = field(default_factory=list[Rows])
+    rows: list[BatchRows] = field(default_factory=list[BatchRows])
     vectors: list[Any] = field(default_factory=list[Any])
     seconds: list[float] = field(default_factory=list[float])
     forwards: list[int] = field(default_factory=list[int])
@@ -197,9 +197,9 @@ def one(name: str, asked: argparse.Namespace, data: Path) -> tuple[Seen, Guided]
 @contextmanager
 def listening(guided: Guided) -> Generator[None]:
     """Inside, what the guide of a run does is kept."""
-    call = Guide.__call__
+    call = TeacherModel.__call__
 
-    def kept(self: Guide, rows: Rows) -> Any:
+    def kept(self: TeacherModel, rows: BatchRows) -> Any:
         if not guided.rows:
             count_forwards(self.encoder.engine, guided)
         guided.rows.append(rows)
@@ -210,11 +210,11 @@ def listening(guided: Guided) -> Generator[None]:
         guided.vectors.append(vectors)
         return vectors
 
-    Guide.__call__ = kept  # type: ignore[method-assign]
+    TeacherModel.__call__ = kept  # type: ignore[method-assign]
     try:
         yield
     finally:
-        Guide.__call__ = call  # type: ignore[method-assign]
+        TeacherModel.__call__ = call  # type: ignore[method-assign]
 
 
 def count_forwards(engine: Any, guided: Guided) -> None:
@@ -276,7 +276,7 @@ def masked(guided: Guided, rows: Sequence[Row], margin: float) -> list[Counts]:
     found = [Counts(block) for block in BLOCKS]
     for batch, (queries_BD, positives_BD, _) in zip(guided.rows, guided.vectors, strict=True):
         here = [rows[at] for at in batch.rows_B]
-        blocks = [block.numpy() for block in guide_blocks(queries_BD, positives_BD)]
+        blocks = [block.numpy() for block in compute_guide_blocks(queries_BD, positives_BD)]
         same_BB = equal([row["same_as"] for row in here])
         rules = {rule: beside_original(here, "query_rule", rule) for rule in QUERIES}
         rules |= {rule: beside_original(here, "positive_rule", rule) for rule in POSITIVES}
@@ -341,8 +341,8 @@ def scores(asked: argparse.Namespace, folder: Path) -> Results:
             *(encoder.encode([row[key] for row in pairs], on_truncate="silent") for key in ("anchor", "positive"))
         )
         test[name] = evaluate(encoder, data=[asked.test], output=folder / "judged" / name)[0].score
-    units = {name: [Units("query", "mean", values.tolist())] for name, values in apart.items()}
-    difference = paired(units["info_nce"], units["gist"])
+    units = {name: [PerQueryScores("query", "mean", values.tolist())] for name, values in apart.items()}
+    difference = run_paired_test(units["info_nce"], units["gist"])
     judged = compare(*(folder / "judged" / name / "results" for name in ("info_nce", "gist"))).rows[0]
     assert judged.interval is not None
     return {

@@ -100,12 +100,12 @@ def start(place: Path, before: int) -> dict[str, Any]:
     Args:
         before: how many of the batches in front of it are made first.
     """
-    from gnomon.train.data.build import index_of
+    from gnomon.train.data.build import open_dataset
     from gnomon.train.data.sampler import Sampler
     from gnomon.train.recipe.schema import DataSource
 
     imported, begin = meters.resident_mib(), time.perf_counter()
-    index = index_of(DataSource((str(place / "*.parquet"),)), place / "cache")
+    index = open_dataset(DataSource((str(place / "*.parquet"),)), place / "cache")
     seconds = time.perf_counter() - begin
     sampler = Sampler([index], [1.0], batch_size=BATCH, seed=42)
     for batch in range(LATE - before, LATE):

@@ -27,11 +27,11 @@ import torch
 
 from asking import FORMS
 from gnomon import Encoder
-from gnomon.evaluate import evaluate, line, summary
-from gnomon.evaluate.compare import Comparison, Row, compare
+from gnomon.evaluate import evaluate, format_summary, summarize
+from gnomon.evaluate.compare import Comparison, ComparisonRow, compare
 from gnomon.train import DataSource, LossSettings, Recipe, train
-from gnomon.train.data.mixture import weights_of
-from gnomon.train.objectives.validation import reciprocal_ranks
+from gnomon.train.data.mixture import compute_weights
+from gnomon.train.objectives.validation import mean_reciprocal_rank
 from gnomon.train.recipe.toml import read
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -237,7 +237,7 @@ def reciprocal_rank(encoder: Encoder, path: Path) -> float:
         for texts in ([row.get("query") or row["anchor"] for row in rows], [row["positive"] for row in rows])
     )
     places = np.arange(len(rows))
-    return round(reciprocal_ranks(queries, documents, places, places), 4)
+    return round(mean_reciprocal_rank(queries, documents, places, places), 4)
 
 
 # ---- running
@@ -263,7 +263,7 @@ def one(task: str, base: Path, trainer: str, folder: Path) -> None:
 def judge(model: Path, folder: Path) -> None:
     def show(result: Any, reused: bool) -> None:
         if not reused:
-            print(line(summary(result, reused)), flush=True)
+            print(format_summary(summarize(result, reused)), flush=True)
 
     evaluate(Encoder.load(model), data=[DATA / name for name in SETS], output=folder / "judged", on_result=show)
 
@@ -294,7 +294,7 @@ def with_sentence_transformers(recipe: Recipe, target: Path) -> None:
     }
     assert recipe.max_steps is not None
     # it draws by size: as many of each as the mixture would see
-    shares = weights_of(recipe.sources, [len(rows) for rows in data.values()], recipe.mixture)
+    shares = compute_weights(recipe.sources, [len(rows) for rows in data.values()], recipe.mixture)
     data = {
         name: rows.shuffle(seed=recipe.seed).select(
             range(min(len(rows), round(share * recipe.max_steps * recipe.batch_size)))
@@ -472,30 +472,30 @@ def settings_of(recipe: Recipe) -> Iterator[str]:
     yield f"{rate}, {recipe.base_weight:g} of the first weights in the result."
 
 
-def by_set(compared: Comparison) -> dict[tuple[str, str], Row]:
+def by_set(compared: Comparison) -> dict[tuple[str, str], ComparisonRow]:
     return {(row.task, row.subset): row for row in compared.rows}
 
 
-def aims_and_others(task: str, rows: dict[tuple[str, str], Row]) -> tuple[list[Row], list[Row]]:
+def aims_and_others(task: str, rows: dict[tuple[str, str], ComparisonRow]) -> tuple[list[ComparisonRow], list[ComparisonRow]]:
     """What the task is for; and the other sets, each as a whole."""
     aims = [row for row in rows.values() if row.subset in AIMS[task].get(row.task, [])]
     wholes = {row.task: row for row in reversed(rows.values()) if not row.subset or row.subset == "default"}
     return aims, [row for name, row in wholes.items() if name not in AIMS[task]]
 
 
-def difference(row: Row) -> float:
+def difference(row: ComparisonRow) -> float:
     return row.difference or 0.0
 
 
-def changed(row: Row) -> str:
+def changed(row: ComparisonRow) -> str:
     return f"{name_of(row)} {100 * difference(row):+.1f}"
 
 
-def name_of(row: Row) -> str:
+def name_of(row: ComparisonRow) -> str:
     return f"{row.task}, {row.subset}" if row.subset else row.task
 
 
-def after(row: Row | None) -> str:
+def after(row: ComparisonRow | None) -> str:
     if row is None or row.difference is None:
         return "–"
     span = row.interval

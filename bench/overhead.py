@@ -23,7 +23,7 @@ import numpy as np
 from gnomon import Encoder
 from gnomon.evaluate import MtebEncoder, evaluate
 from gnomon.evaluate.local.find import read_local
-from gnomon.evaluate.mteb.tasks import load_task, local_task
+from gnomon.evaluate.mteb.tasks import load_task, build_local_task
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -85,7 +85,7 @@ def run_theirs(encoder: Encoder, data: Path) -> tuple[float, float]:
     start = time.monotonic()
     arrays = {"query": encoder.encode_query(queries), "document": encoder.encode_document(documents)}
     encoded = time.monotonic()
-    task = local_task(read_local(data)[0], "test")
+    task = build_local_task(read_local(data)[0], "test")
     load_task(task)
     model = Precomputed(encoder)
     model.arrays = arrays

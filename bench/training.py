@@ -241,14 +241,14 @@ def in_order(job: Job, target: Path) -> Results:
 def opened(job: Job) -> tuple[Any, Any]:
     """The model's checkpoint, and the data as a run of gnomon opens them."""
     from gnomon.checkpoint.folder import read_folder
-    from gnomon.checkpoint.hub import resolve
+    from gnomon.checkpoint.hub import resolve_source
     from gnomon.tokenizer import Tokenizer
-    from gnomon.train.data.prepare import open_data
+    from gnomon.train.data.prepare import open_training_data
     from gnomon.train.distributed import Ranks
 
     recipe = recipe_of(job)
-    base = read_folder(resolve(recipe.model), max_seq_length=recipe.max_seq_length)
-    return base, open_data(recipe, base.spec, Tokenizer(base.tokenizer, base.spec.tokenizer), Ranks(), False)
+    base = read_folder(resolve_source(recipe.model), max_seq_length=recipe.max_seq_length)
+    return base, open_training_data(recipe, base.spec, Tokenizer(base.tokenizer, base.spec.tokenizer), Ranks(), False)
 
 
 # ---- arithmetic

@@ -105,11 +105,11 @@ def with_gnomon(job: Job, seen: Seen) -> None:
 @contextmanager
 def watched(seen: Seen) -> Generator[None]:
     """Inside, steps of a run of gnomon are marked."""
-    from gnomon.train.trainer import Run
+    from gnomon.train.trainer import Trainer
 
-    step = Run.step
+    step = Trainer.step
 
-    def marked(self: Run, *arguments: Any) -> dict[str, Any]:
+    def marked(self: Trainer, *arguments: Any) -> dict[str, Any]:
         if not seen.marks:
             seen.mark()
         facts = step(self, *arguments)
@@ -118,11 +118,11 @@ def watched(seen: Seen) -> Generator[None]:
         seen.losses.append(facts["loss"])
         return facts
 
-    Run.step = marked  # type: ignore[method-assign]
+    Trainer.step = marked  # type: ignore[method-assign]
     try:
         yield
     finally:
-        Run.step = step  # type: ignore[method-assign]
+        Trainer.step = step  # type: ignore[method-assign]
 
 
 def recipe_of(job: Job) -> Any:

@@ -83,7 +83,7 @@ def main() -> None:
     if args.plain:
         from gnomon.engines.torch import attention
 
-        attention.choose = lambda *_, **__: attention.plain
+        attention.choose_attention = lambda *_, **__: attention.plain
     warnings.simplefilter("ignore", Notice)
     for expected in sorted(args.golden.glob("*/expected.npz")):
         np.savez(args.out / f"{expected.parent.name}.npz", **answers(expected.parent, args.engine))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gnomon.batching import BATCH_COST, batches
+from gnomon.batching import BATCH_OVERHEAD_TOKENS, build_batches
 
 lengths_and_budget = (st.lists(st.integers(0, 600), max_size=80), st.integers(1, 2048))
 either_way = pytest.mark.parametrize("padded", [True, False])
@@ -15,19 +15,19 @@ either_way = pytest.mark.parametrize("padded", [True, False])
 @either_way
 @given(*lengths_and_budget)
 def test_every_index_once(padded: bool, lengths: list[int], budget: int) -> None:
-    assert sorted(chain.from_iterable(batches(lengths, budget, padded=padded))) == list(range(len(lengths)))
+    assert sorted(chain.from_iterable(build_batches(lengths, budget, padded=padded))) == list(range(len(lengths)))
 
 
 @given(*lengths_and_budget)
 def test_the_budget_is_kept_with_padding_counted(lengths: list[int], budget: int) -> None:
-    for batch in batches(lengths, budget):
+    for batch in build_batches(lengths, budget):
         assert batch
         assert len(batch) == 1 or len(batch) * max(lengths[index] for index in batch) <= budget
 
 
 @given(*lengths_and_budget)
 def test_the_budget_is_kept_without_padding(lengths: list[int], budget: int) -> None:
-    for batch in batches(lengths, budget, padded=False):
+    for batch in build_batches(lengths, budget, padded=False):
         assert batch
         assert len(batch) == 1 or sum(max(1, lengths[index]) for index in batch) <= budget
 
@@ -35,42 +35,42 @@ def test_the_budget_is_kept_without_padding(lengths: list[int], budget: int) -> 
 @either_way
 @given(*lengths_and_budget)
 def test_longest_first_and_ties_in_their_order(padded: bool, lengths: list[int], budget: int) -> None:
-    order = list(chain.from_iterable(batches(lengths, budget, padded=padded)))
+    order = list(chain.from_iterable(build_batches(lengths, budget, padded=padded)))
     assert order == sorted(range(len(lengths)), key=lambda index: -lengths[index])
 
 
 @given(*lengths_and_budget)
 def test_no_batch_could_take_its_neighbours_first_text(lengths: list[int], budget: int) -> None:
     """As few batches as the order allows, but where padding would cost more than another batch."""
-    found = batches(lengths, budget)
+    found = build_batches(lengths, budget)
     for place, (batch, following) in enumerate(pairwise(found)):
         longest, longest_after = (max(1, lengths[texts[0]]) for texts in (batch, following))
         joining = min(budget // longest - len(batch), sum(map(len, found[place + 1 :])))
-        assert joining <= 0 or (longest - longest_after) * joining > BATCH_COST
+        assert joining <= 0 or (longest - longest_after) * joining > BATCH_OVERHEAD_TOKENS
         assert lengths[following[0]] <= lengths[batch[-1]]
 
 
 @given(*lengths_and_budget)
 def test_no_batch_without_padding_could_take_its_neighbours_first_text(lengths: list[int], budget: int) -> None:
-    for batch, following in pairwise(batches(lengths, budget, padded=False)):
+    for batch, following in pairwise(build_batches(lengths, budget, padded=False)):
         assert sum(max(1, lengths[index]) for index in [*batch, following[0]]) > budget
 
 
 @given(*lengths_and_budget)
 def test_texts_of_one_length_are_cut_alike_either_way(lengths: list[int], budget: int) -> None:
     same = [lengths[0]] * len(lengths) if lengths else []
-    assert batches(same, budget, padded=False) == batches(same, budget)
+    assert build_batches(same, budget, padded=False) == build_batches(same, budget)
 
 
 @given(*lengths_and_budget)
 def test_without_padding_there_are_no_more_batches(lengths: list[int], budget: int) -> None:
-    assert len(batches(lengths, budget, padded=False)) <= len(batches(lengths, budget))
+    assert len(build_batches(lengths, budget, padded=False)) <= len(build_batches(lengths, budget))
 
 
 @given(st.lists(st.integers(1, 600), min_size=1, max_size=80), st.integers(1, 2048))
 def test_memory_does_not_grow_after_the_first_batch(lengths: list[int], budget: int) -> None:
-    padded = [len(batch) * lengths[batch[0]] for batch in batches(lengths, budget)]
-    assert all(lengths[batch[0]] <= max(lengths) for batch in batches(lengths, budget))
+    padded = [len(batch) * lengths[batch[0]] for batch in build_batches(lengths, budget)]
+    assert all(lengths[batch[0]] <= max(lengths) for batch in build_batches(lengths, budget))
     assert max(padded) <= max(budget, max(lengths))
 
 
@@ -86,7 +86,7 @@ def test_memory_does_not_grow_after_the_first_batch(lengths: list[int], budget: 
     ],
 )
 def test_examples(lengths: list[int], budget: int, expected: list[list[int]]) -> None:
-    assert batches(lengths, budget) == expected
+    assert build_batches(lengths, budget) == expected
 
 
 @pytest.mark.parametrize(
@@ -102,10 +102,10 @@ def test_examples(lengths: list[int], budget: int, expected: list[list[int]]) ->
     ],
 )
 def test_examples_without_padding(lengths: list[int], budget: int, expected: list[list[int]]) -> None:
-    assert batches(lengths, budget, padded=False) == expected
+    assert build_batches(lengths, budget, padded=False) == expected
 
 
 def test_a_long_text_does_not_fill_up_short_ones() -> None:
     """One of 256 tokens and three of 10: 4 x 256 tokens in one batch, 286 in two."""
-    assert batches([10, 256, 10, 10], 1024) == [[1], [0, 2, 3]]
-    assert batches([250, 256, 250], 1024) == [[1, 0, 2]]  # 12 tokens of padding are cheaper than a batch
+    assert build_batches([10, 256, 10, 10], 1024) == [[1], [0, 2, 3]]
+    assert build_batches([250, 256, 250], 1024) == [[1, 0, 2]]  # 12 tokens of padding are cheaper than a batch

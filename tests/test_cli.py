@@ -19,8 +19,8 @@ from click.testing import CliRunner, Result
 
 from gnomon import Encoder, cli, describe, quantize, vector_files
 from gnomon.cli import main
-from gnomon.pipeline import Stream
-from gnomon.terminal import display_width, matrix
+from gnomon.pipeline import EncodePipeline
+from gnomon.terminal import display_width, format_matrix
 from gnomon.tokenizer import Tokenizer
 
 TEXTS = ["a quick brown fox", "lazy dogs sleep", "a quick brown fox", "", "fünf Füchse und ein 日本語 text"]
@@ -269,7 +269,7 @@ def test_encode_quantises(run: Run, gist: Path, texts: Path, tmp_path: Path, pre
 def test_a_wrong_option_fails_before_the_work(
     run: Run, gist: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], message: str
 ) -> None:
-    monkeypatch.setattr(Stream, "_whole", lambda *_: pytest.fail("the work began"))
+    monkeypatch.setattr(EncodePipeline, "_tokenize_window", lambda *_: pytest.fail("the work began"))
     monkeypatch.chdir(tmp_path)
     fails(run("encode", gist, texts, "out.npy", *options), message)
     assert names(tmp_path) == ["in.txt"]
@@ -756,13 +756,13 @@ def test_b12_every_text_is_tokenised_once(
     path = tmp_path / "in.txt"
     path.write_text("one\ntwo\n" + LONG + "\n", "utf-8")
     read: list[str] = []
-    whole = Tokenizer._encode
+    whole = Tokenizer._encode_batch
 
     def count(tokenizer: Tokenizer, given: list[str], *, offsets: bool) -> Any:
         read.extend(given)
         return whole(tokenizer, given, offsets=offsets)
 
-    monkeypatch.setattr(Tokenizer, "_encode", count)
+    monkeypatch.setattr(Tokenizer, "_encode_batch", count)
     if verb == "encode":
         result = run("encode", gist, path, tmp_path / "out.npy")
         assert manifest_of(tmp_path / "out.npy")["cut"] == 1
@@ -788,7 +788,7 @@ def test_more_texts_give_a_matrix_of_80_columns(run: Run, gist: Path) -> None:
     vectors = encoder.encode(texts)
     scores = encoder.similarity(vectors, vectors)
     found = run("similarity", gist, *texts).stdout.splitlines()
-    assert found == list(matrix(texts, scores.tolist(), 80))
+    assert found == list(format_matrix(texts, scores.tolist(), 80))
     as_json = json.loads(run("similarity", gist, *texts, "--json").stdout)
     assert (as_json["similarity"], as_json["texts"]) == ("cosine", texts)
     np.testing.assert_allclose(as_json["scores"], scores, atol=1e-6)
@@ -873,9 +873,9 @@ def test_search_prints_no_escape_sequences_and_stays_within_80_columns(run: Run,
 
 
 def test_inspect_prints_the_facts(run: Run, stella: Path) -> None:
-    facts = describe.facts_of(Encoder.load(stella).checkpoint)
+    facts = describe.collect_facts(Encoder.load(stella).checkpoint)
     assert json.loads(run("inspect", stella, "--json").stdout) == facts
-    assert run("inspect", stella).stdout.splitlines() == list(describe.lines(facts, 80))
+    assert run("inspect", stella).stdout.splitlines() == list(describe.format_facts(facts, 80))
     named = json.loads(run("inspect", stella, "--json", "--card", "e5-small").stdout)
     assert (named["card"], named["card_by"]) == ("e5-small", "--card")
 
@@ -891,7 +891,7 @@ def test_inspect_measures_fidelity_when_asked(
         asked.update(how, folder=checkpoint.source.folder)
         return fidelity.Fidelity(lowest=0.98765, mean=0.995, texts=64, precision="int8", cached=True)
 
-    monkeypatch.setattr(fidelity, "report", report)
+    monkeypatch.setattr(fidelity, "measure_fidelity", report)
     monkeypatch.setattr("click.get_app_dir", lambda name: str(tmp_path / name))
     shown = run("inspect", gist, "--fidelity", "--threads", 1).stdout
     assert asked == {"threads": 1, "cache_folder": tmp_path / "gnomon" / "fidelity", "folder": gist}
@@ -913,7 +913,7 @@ def test_verify_ends_with_1_where_the_numbers_differ(run: Run, golden_folder: Ca
 def test_verify_ends_with_0_where_they_agree(run: Run, gist: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from gnomon import verify
 
-    row = verify.Check("query 1", "0.5", "0.5001", ok=True)
+    row = verify.Check("query 1", "0.5", "0.5001", passed=True)
     monkeypatch.setattr(verify, "verify", lambda encoder, card: verify.Verification(card or "its own", [row], "why"))
     result = run("verify", gist, "--card", "gte-base-en-v1.5")
     assert (result.exit_code, result.stdout) == (
@@ -941,12 +941,12 @@ def test_notices_are_wrapped_in_a_terminal(monkeypatch: pytest.MonkeyPatch, caps
     from gnomon.errors import Notice
 
     monkeypatch.setenv("COLUMNS", "30")
-    cli._show_notice(Notice("one\ntwo " * 8), Notice, "somewhere.py", 3)
+    cli._show_warning(Notice("one\ntwo " * 8), Notice, "somewhere.py", 3)
     assert capsys.readouterr().err == "note: " + "one two " * 7 + "one two\n"
     monkeypatch.setattr(cli.sys, "stderr", SimpleNamespace(isatty=lambda: True, write=print, flush=print))
     monkeypatch.setattr(cli.click, "echo", lambda text, err: print(text))
-    cli._show_notice(Notice("one\ntwo " * 8), Notice, "somewhere.py", 3)
-    cli._show_notice(DeprecationWarning("of no concern"), DeprecationWarning, "somewhere.py", 3)
+    cli._show_warning(Notice("one\ntwo " * 8), Notice, "somewhere.py", 3)
+    cli._show_warning(DeprecationWarning("of no concern"), DeprecationWarning, "somewhere.py", 3)
     assert (
         capsys.readouterr().out
         == "note: one two one two one two\n      one two one two one two\n      one two one two\n"

@@ -13,7 +13,7 @@ from little_runs import bert, recipe_of, rows, saved, write
 
 from gnomon.cli import main
 from gnomon.errors import InputError
-from gnomon.train.recipe.toml import printed, read, to_toml
+from gnomon.train.recipe.toml import render_toml, read, to_toml
 
 Run = Callable[..., Result]
 
@@ -72,7 +72,7 @@ def test_one_of_several_ranks_prints(run: Run, calls: list, monkeypatch: pytest.
 
 def test_print_shows_the_recipe_and_trains_nothing(run: Run, calls: list) -> None:
     ran = run("gist", "--print")
-    assert (ran.exit_code, ran.stdout, ran.stderr) == (0, printed("gist"), "")
+    assert (ran.exit_code, ran.stdout, ran.stderr) == (0, render_toml("gist"), "")
     assert "# card" in ran.stdout
     mine = run("mine.toml", "sources.weight=2", "--print").stdout
     Path("again.toml").write_text(mine, "utf-8")

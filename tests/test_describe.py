@@ -8,7 +8,7 @@ import pytest
 
 from gnomon import Encoder, describe
 from gnomon.checkpoint.folder import read_folder
-from gnomon.checkpoint.hub import resolve
+from gnomon.checkpoint.hub import resolve_source
 from gnomon.fidelity import Fidelity
 from gnomon.terminal import display_width
 
@@ -18,13 +18,13 @@ Read = Callable[..., dict[str, Any]]
 @pytest.fixture
 def facts_of(golden_folder: Callable[[str], Path]) -> Read:
     def read(name: str, *, fidelity: Fidelity | None = None, **how: Any) -> dict[str, Any]:
-        return describe.facts_of(read_folder(resolve(golden_folder(name)), **how), fidelity)
+        return describe.collect_facts(read_folder(resolve_source(golden_folder(name)), **how), fidelity)
 
     return read
 
 
 def shown(facts: dict[str, Any], width: int = 80) -> str:
-    return " ".join("\n".join(describe.lines(facts, width)).split())
+    return " ".join("\n".join(describe.format_facts(facts, width)).split())
 
 
 def test_facts_are_those_of_the_encoder(facts_of: Read, golden_folder: Callable[[str], Path]) -> None:
@@ -47,8 +47,8 @@ def test_lines_say_what_a_model_is(facts_of: Read) -> None:
     facts = facts_of("stella_en_400M_v5")
     for part in ("1024; also 256, 512 (--dim)", "task s2s, task sts", facts["fingerprint"], "2_Dense_256: 64 to 256"):
         assert part in shown(facts)
-    assert max(map(display_width, describe.lines(facts, 80))) <= 80
-    assert all(line.startswith(" " * 16) or line[:16].rstrip()[-1] == ":" for line in describe.lines(facts, 60))
+    assert max(map(display_width, describe.format_facts(facts, 80))) <= 80
+    assert all(line.startswith(" " * 16) or line[:16].rstrip()[-1] == ":" for line in describe.format_facts(facts, 60))
 
 
 def test_what_was_assumed_is_said(facts_of: Read) -> None:

@@ -224,7 +224,7 @@ def test_a_task_must_be_known_and_alone() -> None:
 
 @pytest.mark.parametrize(("name", "expected"), [(E5, 1), (STELLA, 1), (GIST, 0)])
 def test_encode_says_once_that_it_adds_no_prompt(name: str, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encoder_module, "_told", set())
+    monkeypatch.setattr(encoder_module, "_warned_folders", set())
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         for options in ({"prompt": ""}, {}, {}):
@@ -257,7 +257,7 @@ def test_a_cut_text_is_told_of_once_with_its_position(call: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_silent_reads_the_front(name: str) -> None:
     encoder = load(name)
-    cut = encoder.tokenize(LONG).cut_at[0]
+    cut = encoder.tokenize(LONG).truncated_at[0]
     assert_same(encoder.encode(LONG, on_truncate="silent"), encoder.encode(LONG[:cut]))
     assert np.array_equal(encoder.encode(TEXTS[:6], on_truncate="mean"), encoder.encode(TEXTS[:6]))
 
@@ -281,7 +281,7 @@ def test_another_length_is_as_if_the_folder_had_it(name: str, golden_copy: Copy)
         for on_truncate in ("silent", "mean"):
             wanted = folder.encode([*TEXTS, LONG], on_truncate=on_truncate)
             assert np.array_equal(encoder.encode([*TEXTS, LONG], on_truncate=on_truncate), wanted)
-        assert encoder.tokenize(LONG).cut_at == folder.tokenize(LONG).cut_at
+        assert encoder.tokenize(LONG).truncated_at == folder.tokenize(LONG).truncated_at
         assert encoder.fingerprint == folder.fingerprint != load(name).fingerprint
         assert encoder.space() == folder.space() != load(name).space()
     with pytest.warns(Notice, match="1 of 1 texts are longer than 12 tokens"):
@@ -355,19 +355,19 @@ def test_b12_what_was_read_comes_with_the_vectors() -> None:
     encoder = load(GIST)
     report = encoder.tokenize(texts, prompt=prompt)
     found = encoder.encode_with_counts(texts, prompt=prompt, on_truncate="silent")
-    assert found.counts_B.tolist() == report.counts
-    assert found.counts_B[1] > 64
+    assert found.token_counts_B.tolist() == report.counts
+    assert found.token_counts_B[1] > 64
     assert found.truncated == report.truncated == [1, 3]
     assert np.array_equal(found.vectors, encoder.encode(texts, prompt=prompt, on_truncate="silent"))
     assert encoder.encode_with_counts(texts, prompt=prompt, on_truncate="mean").truncated == []
     one = encoder.encode_with_counts("quick sort")
-    assert (one.vectors.shape, one.counts_B.tolist(), one.truncated) == (
+    assert (one.vectors.shape, one.token_counts_B.tolist(), one.truncated) == (
         (64,),
         encoder.tokenize("quick sort").counts,
         [],
     )
     none = encoder.encode_with_counts([])
-    assert (none.vectors.shape, none.counts_B.tolist(), none.truncated) == ((0, 64), [], [])
+    assert (none.vectors.shape, none.token_counts_B.tolist(), none.truncated) == ((0, 64), [], [])
     with pytest.warns(TruncationNotice) as told:
         encoder.encode_with_counts(texts)
     assert told[0].message.texts == (1,)  # pyright: ignore

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as st_np
 
 from gnomon import Encoder, modules
 from gnomon.errors import InputError, Notice
-from gnomon.spec import DenseSpec, HeadSpec, ModelSpec, NormalizeSpec, PoolingSpec, TokenizerSpec, TrunkSpec
+from gnomon.spec import DenseSpec, ModuleSpec, ModelSpec, NormalizeSpec, PoolingSpec, TokenizerSpec, TrunkSpec
 
 TRUNK = TrunkSpec(vocab_size=9, hidden=6, layers=1, heads=2, inner=4, positions=8)
 WIDE = (DenseSpec("2_Dense_4", 6, 4), DenseSpec("2_Dense_12", 6, 12), DenseSpec("2_Dense_24", 6, 24))
@@ -22,7 +22,7 @@ X_BD = RNG.normal(size=(5, 6)).astype(np.float32)
 rows = st_np.arrays(np.float32, (3, 4), elements=st.floats(-1e3, 1e3, width=32, allow_subnormal=False))
 
 
-def model(chain: tuple[HeadSpec, ...] = (), **options: Any) -> ModelSpec:
+def model(chain: tuple[ModuleSpec, ...] = (), **options: Any) -> ModelSpec:
     return ModelSpec(TRUNK, PoolingSpec(), chain, TokenizerSpec(8), **options)
 
 
@@ -76,13 +76,13 @@ def test_dense_equals_the_formula(bias: bool, residual: bool, out: int, dtype: t
     wanted = np.tanh(np.stack([w @ x + b * bias for x in X_BD]))
     if residual:
         wanted = wanted + (X_BD if out == 6 else X_BD @ r.T)
-    found = modules.apply((head, NormalizeSpec()), arrays, X_BD)
+    found = modules.apply_modules((head, NormalizeSpec()), arrays, X_BD)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, wanted / np.linalg.norm(wanted, axis=1, keepdims=True), rtol=1e-4, atol=1e-6)
 
 
 def test_no_heads_change_nothing() -> None:
-    assert modules.apply((), {}, X_BD) is X_BD
+    assert modules.apply_modules((), {}, X_BD) is X_BD
 
 
 @pytest.mark.parametrize(
@@ -104,11 +104,11 @@ def test_no_heads_change_nothing() -> None:
     ],
 )
 def test_the_chain_of_a_width(
-    spec: ModelSpec, dim: int | None, chain: tuple[HeadSpec, ...], prefix: int | None
+    spec: ModelSpec, dim: int | None, chain: tuple[ModuleSpec, ...], prefix: int | None
 ) -> None:
     """Its own head where the model has one, else a prefix."""
     assert dim is None or dim in spec.dims
-    assert modules.chain(spec, dim) == (chain, prefix)
+    assert modules.modules_for_dim(spec, dim) == (chain, prefix)
 
 
 SCORES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_np
 
-from gnomon.packed import pack, part, split
+from gnomon.packed import pack, slice_texts, split_per_text
 
 texts = st.lists(st_np.arrays(np.int64, st.integers(0, 12), elements=st.integers(0, 2**40)), max_size=8)
 
@@ -14,7 +14,7 @@ texts = st.lists(st_np.arrays(np.int64, st.integers(0, 12), elements=st.integers
 @given(texts)
 def test_split_gives_back_what_was_packed(ids: list[np.ndarray]) -> None:
     packed = pack(ids)
-    assert [part.tolist() for part in split(packed.ids_T, packed)] == [text.tolist() for text in ids]  # pyright: ignore
+    assert [part.tolist() for part in split_per_text(packed.ids_T, packed)] == [text.tolist() for text in ids]  # pyright: ignore
     assert packed.lengths_B.tolist() == [len(text) for text in ids]
     assert packed.positions_T.tolist() == [position for text in ids for position in range(len(text))]
     for array in (packed.ids_T, packed.positions_T, packed.bounds):
@@ -33,7 +33,7 @@ def test_padded_fills_up_on_the_right(ids: list[np.ndarray], pad_id: int) -> Non
 def test_split_takes_values_of_any_width(width: int) -> None:
     packed = pack([np.arange(2), np.arange(0), np.arange(3)])
     values_TH = np.arange(5 * width, dtype=np.float32).reshape(5, width)
-    parts = split(values_TH, packed)
+    parts = split_per_text(values_TH, packed)
     assert [part.shape for part in parts] == [(2, width), (0, width), (3, width)]
     assert np.array_equal(np.concatenate(parts), values_TH)
 
@@ -42,7 +42,7 @@ def test_split_takes_values_of_any_width(width: int) -> None:
 def test_a_part_is_the_batch_of_its_texts(ids: list[np.ndarray], data: st.DataObject) -> None:
     start = data.draw(st.integers(0, len(ids)))
     stop = data.draw(st.integers(start, len(ids)))
-    found, wanted = part(pack(ids), start, stop), pack(ids[start:stop])
+    found, wanted = slice_texts(pack(ids), start, stop), pack(ids[start:stop])
     for name in ("ids_T", "positions_T", "bounds"):
         assert getattr(found, name).tolist() == getattr(wanted, name).tolist()
         assert getattr(found, name).dtype == np.int64
@@ -53,15 +53,15 @@ def test_a_part_is_the_batch_of_its_texts(ids: list[np.ndarray], data: st.DataOb
 def test_a_part_of_a_part(ids: list[np.ndarray], data: st.DataObject) -> None:
     """As halves of halves are made where memory is short."""
     cut = data.draw(st.integers(0, len(ids)))
-    upper = part(pack(ids), cut, len(ids))
+    upper = slice_texts(pack(ids), cut, len(ids))
     inner = data.draw(st.integers(0, len(ids) - cut))
-    assert part(upper, inner, len(ids) - cut).bounds.tolist() == pack(ids[cut + inner :]).bounds.tolist()
-    assert part(upper, inner, len(ids) - cut).ids_T.tolist() == pack(ids[cut + inner :]).ids_T.tolist()
+    assert slice_texts(upper, inner, len(ids) - cut).bounds.tolist() == pack(ids[cut + inner :]).bounds.tolist()
+    assert slice_texts(upper, inner, len(ids) - cut).ids_T.tolist() == pack(ids[cut + inner :]).ids_T.tolist()
 
 
 def test_a_part_copies_no_ids_and_leaves_the_whole_alone() -> None:
     whole = pack([np.arange(2), np.arange(3), np.arange(4)])
-    tail = part(whole, 1, 3)
+    tail = slice_texts(whole, 1, 3)
     assert np.shares_memory(tail.ids_T, whole.ids_T)
     assert np.shares_memory(tail.positions_T, whole.positions_T)
     assert (tail.bounds.tolist(), whole.bounds.tolist()) == ([0, 3, 7], [0, 2, 5, 9])

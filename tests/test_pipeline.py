@@ -20,12 +20,12 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 
 from gnomon import Encoder, pipeline
-from gnomon.batching import batches
+from gnomon.batching import build_batches
 from gnomon.engines.protocol import Engine, Failure, Vectors
 from gnomon.engines.static import StaticEngine
 from gnomon.errors import InputError, NumericError, TruncationError, TruncationNotice, WorkerError
-from gnomon.packed import Ids, Packed, pack, split
-from gnomon.pipeline import Request, Stream
+from gnomon.packed import Ids, Packed, pack, split_per_text
+from gnomon.pipeline import EncodeRequest, EncodePipeline
 from gnomon.spec import ModelSpec, PoolingSpec, StaticSpec, TokenizerSpec
 from gnomon.tokenizer import Tokenizer
 
@@ -42,7 +42,7 @@ require(whole_module=True)
 def in_windows(count: int, run: Callable[[], Any]) -> Any:
     """Run with windows of so many texts."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "TEXTS_AT_ONCE", count)
+        patch.setattr(pipeline, "TEXTS_PER_WINDOW", count)
         return run()
 
 
@@ -66,11 +66,11 @@ class Spy(Engine):
         return self.tokens
 
     def pool(self, packed: Packed, prompt_tokens: int = 0) -> Vectors:
-        self.batches.append([tuple(ids_T.tolist()) for ids_T in split(packed.ids_T, packed)])  # pyright: ignore
+        self.batches.append([tuple(ids_T.tolist()) for ids_T in split_per_text(packed.ids_T, packed)])  # pyright: ignore
         return self.engine.pool(packed, prompt_tokens)
 
     def states(self, packed: Packed) -> Vectors:
-        self.batches.append([tuple(ids_T.tolist()) for ids_T in split(packed.ids_T, packed)])  # pyright: ignore
+        self.batches.append([tuple(ids_T.tolist()) for ids_T in split_per_text(packed.ids_T, packed)])  # pyright: ignore
         return self.engine.states(packed)
 
     def pool_each(self, batches: Iterable[Packed], prompt_tokens: int = 0) -> Iterator[Vectors | Failure]:
@@ -93,7 +93,7 @@ def over(name: str, **how: Any) -> tuple[Encoder, Spy]:
     vars(encoder).update(vars(source))
     spy = Spy(source.engine, **how)
     encoder._engine = spy
-    encoder._stream = Stream(source.spec, source._tokenizer, spy)
+    encoder._pipeline = EncodePipeline(source.spec, source._tokenizer, spy)
     return encoder, spy
 
 
@@ -143,11 +143,11 @@ def test_the_mean_of_long_texts_equals_its_slow_twin(name: str, count: int, prom
     def twin(text: str) -> np.ndarray:
         ids_T, limit = tokenizer.ids([prompt + text])[0], encoder.max_seq_length
         assert limit
-        front = len(tokenizer.ids([prompt])[0]) - tokenizer.back
+        front = len(tokenizer.ids([prompt])[0]) - tokenizer.num_trailing_special
         if len(ids_T) <= limit:
             return encoder.engine.pool(pack([ids_T]), front if prompt else 0)
-        back = ids_T[len(ids_T) - tokenizer.back :]
-        inner_T, size = ids_T[front : len(ids_T) - tokenizer.back], limit - front - tokenizer.back
+        back = ids_T[len(ids_T) - tokenizer.num_trailing_special :]
+        inner_T, size = ids_T[front : len(ids_T) - tokenizer.num_trailing_special], limit - front - tokenizer.num_trailing_special
         total, read, start = np.zeros(1), 0, 0
         while read < len(inner_T):
             end = min(start + size, len(inner_T))
@@ -157,7 +157,7 @@ def test_the_mean_of_long_texts_equals_its_slow_twin(name: str, count: int, prom
         return total[None] / len(inner_T)
 
     assert any(encoder.tokenize(text).truncated for text in texts)
-    wanted = [encoder._finisher(None, None, None)(twin(text).astype(np.float32))[0] for text in texts]
+    wanted = [encoder._make_postprocessor(None, None, None)(twin(text).astype(np.float32))[0] for text in texts]
     found = in_windows(count, lambda: encoder.encode(texts, prompt=prompt, on_truncate="mean"))
     assert_same(found, np.stack(wanted))
 
@@ -193,8 +193,8 @@ def test_batches_count_padding_where_the_engine_pads(pads: bool) -> None:
     counts = encoder.tokenize(texts).counts
     encoder.encode(texts)
     found = [[len(ids) for ids in batch] for batch in spy.batches]
-    assert found == [[counts[at] for at in batch] for batch in batches(counts, 60, padded=pads)]
-    assert found != [[counts[at] for at in batch] for batch in batches(counts, 60, padded=not pads)]
+    assert found == [[counts[at] for at in batch] for batch in build_batches(counts, 60, padded=pads)]
+    assert found != [[counts[at] for at in batch] for batch in build_batches(counts, 60, padded=not pads)]
 
 
 def test_no_texts_are_no_work() -> None:
@@ -278,7 +278,7 @@ def test_a_token_without_a_row_names_its_text(count: int, on_truncate: Any) -> N
     rows = int(encoder.tokenize("quick sort").ids[0][1:-1].max())
     assert rows > max(encoder.tokenize("a b c d").ids[0])
     short = replace(encoder.spec, trunk=replace(encoder.spec.trunk, vocab_size=rows))
-    encoder._stream = Stream(short, encoder._tokenizer, spy)
+    encoder._pipeline = EncodePipeline(short, encoder._tokenizer, spy)
     told = f"text 4 has token {rows}, and the model has vectors for {rows}; the tokenizer was given tokens"
     with pytest.raises(InputError, match=told):
         in_windows(count, lambda: encoder.encode(texts, on_truncate=on_truncate))
@@ -294,7 +294,7 @@ def test_a_vector_that_is_not_finite_names_its_text(count: int, monkeypatch: pyt
 
     def damaged(packed: Packed, prompt_tokens: int = 0) -> Vectors:
         pooled_BD = load(GIST).engine.pool(packed, prompt_tokens)
-        pooled_BD[[ids_T.tolist() == bad for ids_T in split(packed.ids_T, packed)]] = np.nan  # pyright: ignore
+        pooled_BD[[ids_T.tolist() == bad for ids_T in split_per_text(packed.ids_T, packed)]] = np.nan  # pyright: ignore
         return pooled_BD
 
     monkeypatch.setattr(
@@ -449,24 +449,24 @@ def test_a_bar_is_shown_in_a_terminal_after_a_while(bars: list[FakeBar], monkeyp
         monkeypatch.setattr(pipeline, "sys", SimpleNamespace(stderr=SimpleNamespace(isatty=lambda it=is_terminal: it)))
         for show in (None, False):
             load(GIST).encode("a", show_progress_bar=show)
-    assert [(bar.how["delay"], bar.how["leave"]) for bar in bars] == [(pipeline.BAR_DELAY, False)]
+    assert [(bar.how["delay"], bar.how["leave"]) for bar in bars] == [(pipeline.PROGRESS_BAR_DELAY, False)]
 
 
-def static(words: str, limit: int | None = None) -> Stream:
+def static(words: str, limit: int | None = None) -> EncodePipeline:
     """A static table over words, which adds no tokens of its own."""
     raw = RawTokenizer(WordLevel({word: at for at, word in enumerate(words.split())}))
     raw.pre_tokenizer = WhitespaceSplit()  # pyright: ignore[reportAttributeAccessIssue]
     spec = ModelSpec(StaticSpec(4, 2), PoolingSpec(), (), TokenizerSpec(limit, special_tokens=False))
     table = np.arange(8, dtype=np.float32).reshape(4, 2)
-    return Stream(spec, Tokenizer(raw, spec.tokenizer), StaticEngine(StaticSpec(4, 2), {"embed.tokens": table}))
+    return EncodePipeline(spec, Tokenizer(raw, spec.tokenizer), StaticEngine(StaticSpec(4, 2), {"embed.tokens": table}))
 
 
 def test_a_notice_names_texts_of_all_windows() -> None:
     """Of windows of their real size; positions are the caller's, who gave some texts twice."""
     stream_of = static("a b c", limit=2)
-    count = 2 * pipeline.TEXTS_AT_ONCE + 5
+    count = 2 * pipeline.TEXTS_PER_WINDOW + 5
     texts = ["a b c" if at % 1000 == 7 or at > count - 3 else "a" for at in range(count)]
-    request = Request(texts, range(10, 10 + 3 * count, 3), 5 * count, "", "warn", False)
+    request = EncodeRequest(texts, range(10, 10 + 3 * count, 3), 5 * count, "", "warn", False)
     with pytest.warns(TruncationNotice) as told:
         counts_B = np.zeros(count, np.int64)
         assert sum(len(batch) for batch, _ in stream_of.pooled(request, counts_B)) == count
@@ -477,7 +477,7 @@ def test_a_notice_names_texts_of_all_windows() -> None:
 
 
 def test_progress_counts_texts_without_tokens(bars: list[FakeBar]) -> None:
-    request = Request([""], [0], 1, "", "silent", True)
+    request = EncodeRequest([""], [0], 1, "", "silent", True)
     assert [texts for texts, _ in static("a b").pooled(request, np.zeros(1, np.int64))] == [[0]]
     assert sum(bars[0].steps) == 1
 
@@ -488,7 +488,7 @@ def test_counts_and_truncated_positions_of_equal_texts() -> None:
     texts = ["word " * 200, "a", "word " * 200, "", "a b"]
     encoded = encoder.encode_with_counts(texts, on_truncate="silent")
     report = encoder.tokenize(texts)
-    assert encoded.counts_B.tolist() == report.counts
+    assert encoded.token_counts_B.tolist() == report.counts
     assert encoded.truncated == report.truncated == [0, 2]
     np.testing.assert_array_equal(encoded.vectors, encoder.encode(texts, on_truncate="silent"))
     assert encoder.encode_with_counts(texts, on_truncate="mean").truncated == []

@@ -7,7 +7,7 @@ import pytest
 
 from gnomon import terminal
 from gnomon.errors import InputError
-from gnomon.terminal import cut, display_width, matrix, prepare_streams, results, said, table, takes_any_text, wrapped
+from gnomon.terminal import truncate_line, display_width, format_matrix, prepare_streams, format_hits, format_error, format_table, supports_unicode, wrap_text
 
 
 @pytest.mark.parametrize(
@@ -29,31 +29,31 @@ def test_display_width(text: str, width: int) -> None:
     ],
 )
 def test_wrapped_breaks_at_spaces_and_wide_characters(text: str, lines: list[str]) -> None:
-    assert wrapped(text, 10, 3) == lines
+    assert wrap_text(text, 10, 3) == lines
 
 
 def test_cut_never_splits_a_wide_character() -> None:
-    assert cut("南瓜的家", 6) == "南瓜…"
-    assert cut("南瓜的家", 7) == "南瓜的…"
-    assert cut("南瓜的家", 8) == "南瓜的家"
+    assert truncate_line("南瓜的家", 6) == "南瓜…"
+    assert truncate_line("南瓜的家", 7) == "南瓜的…"
+    assert truncate_line("南瓜的家", 8) == "南瓜的家"
 
 
 def test_wrapped_keeps_the_start_raw_and_indents_the_rest() -> None:
-    assert wrapped("name:   one  two three", 13, 9, indent=8, raw=8) == ["name:   one", "        two", "        three"]
+    assert wrap_text("name:   one  two three", 13, 9, indent=8, num_verbatim=8) == ["name:   one", "        two", "        three"]
 
 
 def test_what_is_shown_holds_no_escape_sequences_and_keeps_joiners() -> None:
-    assert wrapped("\x1b[31mred\x1b[0m \x07bell a\u200db", 40, 1) == ["[31mred[0m bell a\u200db"]
+    assert wrap_text("\x1b[31mred\x1b[0m \x07bell a\u200db", 40, 1) == ["[31mred[0m bell a\u200db"]
 
 
 def test_a_table_is_as_wide_as_its_widest_cells() -> None:
-    assert list(table([("", "got"), ("南瓜", "1"), ("a", "22")])) == ["      got", "南瓜  1", "a     22"]
+    assert list(format_table([("", "got"), ("南瓜", "1"), ("a", "22")])) == ["      got", "南瓜  1", "a     22"]
 
 
 def test_a_matrix_goes_on_below_where_it_does_not_fit() -> None:
     scores = np.arange(144).reshape(12, 12) / 144 - 0.5
     labels = [f"text number {index} that is long enough to be cut 日本語" for index in range(12)]
-    found = list(matrix(labels, scores.tolist(), 80))
+    found = list(format_matrix(labels, scores.tolist(), 80))
     assert max(map(display_width, found)) <= 80
     blocks = [block.split("\n") for block in "\n".join(found).split("\n\n")]
     assert [int(name) for block in blocks for name in block[0].split()] == list(range(1, 13))
@@ -68,7 +68,7 @@ def test_results_show_rank_score_label_and_the_start_of_the_text() -> None:
         {"score": 0, "text": "\n"},
     ]
     lead = " " * 13
-    assert list(results(hits, 40)) == [
+    assert list(format_hits(hits, 40)) == [
         "  1   0.988  d1: 南南南南南南南南南南南…",
         f"{lead}word word word word word",
         f"{lead}word word word word word w…",
@@ -84,13 +84,13 @@ def test_b7_standard_output_takes_any_text(monkeypatch: pytest.MonkeyPatch) -> N
         prepare_streams()
         print("café 日本 \udcff \ud83c", end="", flush=True)  # a byte of a file name, and half a surrogate pair
         assert raw.getvalue() == written
-        assert takes_any_text(terminal.sys.stdout) == (encoding == "utf-8")
+        assert supports_unicode(terminal.sys.stdout) == (encoding == "utf-8")
     raw = io.BytesIO()
     monkeypatch.setattr(terminal.sys, "stdout", io.TextIOWrapper(raw, "cp1252", "backslashreplace"))
     prepare_streams()
     print("日", end="", flush=True)  # as the user asked for
     assert raw.getvalue() == b"\\u65e5"
-    assert not takes_any_text(None)
+    assert not supports_unicode(None)
 
 
 OPTIONS = {"on_truncate": "--on-truncate", "dtype": "--dtype", "skip_bad": "--skip-bad", "form": "--format"}
@@ -114,5 +114,5 @@ OPTIONS = {"on_truncate": "--on-truncate", "dtype": "--dtype", "skip_bad": "--sk
     ],
 )
 def test_an_error_is_one_line_in_the_words_of_the_command_line(error: Exception, text: str) -> None:
-    assert said(error, OPTIONS).startswith(text)
-    assert "\n" not in said(error, OPTIONS)
+    assert format_error(error, OPTIONS).startswith(text)
+    assert "\n" not in format_error(error, OPTIONS)

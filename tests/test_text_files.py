@@ -18,13 +18,13 @@ from gnomon.errors import ExtraError, InputError, Notice
 from gnomon.text_files import (
     TextFile,
     delimited,
-    json_of,
+    dump_json,
     lines,
-    lines_of_stdin,
+    read_stdin_lines,
     read_rows,
     read_texts,
-    unfit,
-    without_member,
+    text_fault,
+    remove_member,
 )
 
 TEXTS = ["one", "", '  zwei, "drei" ', "南瓜\u2028の家常\x0b做法", "e\u0301 \U0001f383"]
@@ -348,7 +348,7 @@ def test_any_rows_are_read_back(tmp_path: Path, cells: list[tuple[str, str]]) ->
     ],
 )
 def test_unfit_says_why_a_field_is_no_text(row: dict, reason: str | None) -> None:
-    assert unfit(row, "text") == reason
+    assert text_fault(row, "text") == reason
 
 
 # ---- what people met: each with the number of its case
@@ -461,8 +461,8 @@ def test_b1_empty_lines_before_the_first_row_are_passed_over(tmp_path: Path, lea
 
 
 def test_b1_how_far_a_row_may_go_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(delimited, "LONGEST", 1000)
-    monkeypatch.setattr(delimited, "BLOCK", 8)
+    monkeypatch.setattr(delimited, "MAX_RECORD_CHARS", 1000)
+    monkeypatch.setattr(delimited, "BLOCK_LINES", 8)
     path = write(tmp_path / "in.csv", "id,text\n" + '1,"' + "2,b\n" * 500 + 'end"\n')
     with pytest.warns(Notice, match="2 lines left out, 499 texts kept .line 2: a quote opens .* line 502: "):
         read_texts(path, skip_bad=True)
@@ -579,16 +579,16 @@ def test_b6_what_is_no_json_is_refused_and_numbers_stay_as_they_were_written(tmp
 
 def test_b6_a_member_goes_and_the_others_stay_as_they_were_written() -> None:
     text = '{ "a" : 1.50, "embedding":[1, {"embedding": 2}] , "b":"\\"}{,","\\u0065mbedding":3, "c": -0}'
-    assert without_member(text, "embedding") == '{"a" : 1.50, "b":"\\"}{,", "c": -0}'
-    assert without_member('{"embedding": 1}', "embedding") == "{}"
+    assert remove_member(text, "embedding") == '{"a" : 1.50, "b":"\\"}{,", "c": -0}'
+    assert remove_member('{"embedding": 1}', "embedding") == "{}"
 
 
 def test_b6_values_are_valid_json() -> None:
     value = {"a": [float("nan"), 1.5, (float("inf"),)], "b": "é", "c": "\ud83c"}
-    assert json_of(value) == json_of(value, ascii_only=True)
-    assert json.loads(json_of(value)) == {"a": [None, 1.5, [None]], "b": "é", "c": "\ud83c"}
-    assert json_of("é") == '"é"'
-    assert json_of("é", ascii_only=True) == '"\\u00e9"'
+    assert dump_json(value) == dump_json(value, ascii_only=True)
+    assert json.loads(dump_json(value)) == {"a": [None, 1.5, [None]], "b": "é", "c": "\ud83c"}
+    assert dump_json("é") == '"é"'
+    assert dump_json("é", ascii_only=True) == '"\\u00e9"'
 
 
 def test_b10_a_field_in_a_field(tmp_path: Path) -> None:
@@ -680,13 +680,13 @@ def test_a_bad_byte_in_any_column_of_parquet_is_a_broken_row(tmp_path: Path) -> 
 
 def test_lines_of_stdin_come_one_by_one_and_a_wrong_one_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("fünf\r\n\nb\n".encode() + b"\xe9\n")))
-    found = lines_of_stdin()
+    found = read_stdin_lines()
     assert [next(found) for _ in range(3)] == ["fünf", "", "b"]
     with pytest.raises(InputError, match="standard input, line 4: not UTF-8"):
         next(found)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a\n\xe9\nb\rc\n")))
     with pytest.warns(Notice) as told:
-        assert list(lines_of_stdin(skip_bad=True)) == ["a", "b\rc"]
+        assert list(read_stdin_lines(skip_bad=True)) == ["a", "b\rc"]
     assert [str(each.message)[:50] for each in told] == [
         "standard input, line 2: not UTF-8 (byte 0xe9). It is"[:50],
         "standard input: a carriage return stands in line 3, and"[:50],

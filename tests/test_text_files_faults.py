@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from gnomon.errors import InputError, Notice
 from gnomon.text_files import read_rows, read_texts
 from gnomon.text_files.delimited import parse_csv, parse_tsv
-from gnomon.text_files.rows import Bad, Remarks, Spans
+from gnomon.text_files.rows import BadLine, Remarks, LineSpans
 
 ENDS = ["\n", "\r\n", "\r"]
 ODD = [
@@ -80,7 +80,7 @@ class Written:
         self.records.append(Record(first, self.lines, row))
 
 
-class AllSpans(Spans):
+class AllSpans(LineSpans):
     """A notice names the longest; here all are kept."""
 
     def add(self, first: int, last: int) -> None:
@@ -90,7 +90,7 @@ class AllSpans(Spans):
 
 def quoted_row(cells: list[str], delimiter: str, end: str, quoting: Any) -> str:
     out = io.StringIO(newline="")
-    csv.writer(out, delimiter=delimiter, lineterminator=end, quoting=quoting).writerow(cells)
+    csv.writer_version(out, delimiter=delimiter, lineterminator=end, quoting=quoting).writerow(cells)
     return out.getvalue()
 
 
@@ -159,18 +159,18 @@ class Read:
 
 
 def parsed(parse: Callable[..., Any], content: str) -> Read:
-    remarks = Remarks(joined=AllSpans(), separate=AllSpans())
+    remarks = Remarks(joined=AllSpans(), separate_rows=AllSpans())
     kept: dict[int, dict[str, Any]] = {}
     bad: list[int] = []
     end = re.search(r"\r\n|\r|\n", content)
     assert end, "there is a header"
     for line, row in parse(split_lines(content, end[0]), remarks):
-        if isinstance(row, Bad):
+        if isinstance(row, BadLine):
             bad.append(line)
         else:
             assert line not in kept
             kept[line] = row
-    spans = [*remarks.joined.longest, *remarks.separate.longest]
+    spans = [*remarks.joined.longest, *remarks.separate_rows.longest]
     return Read(kept, bad, {line for first, last in spans for line in range(first, last + 1)})
 
 

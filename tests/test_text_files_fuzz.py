@@ -19,7 +19,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from gnomon.errors import InputError, Notice
-from gnomon.text_files import PARSERS, Bad, Remarks, delimited, read_rows, read_texts, rows
+from gnomon.text_files import PARSERS, BadLine, Remarks, delimited, read_rows, read_texts, rows
 from gnomon.text_files import lines as lines_module
 from gnomon.text_files.lines import open_lines
 
@@ -131,9 +131,9 @@ def assembled(draw: Callable[..., Any], names: list[str], found: list[Written], 
 def small_blocks(block: int) -> Iterator[None]:
     """So that rows lie across the blocks in which files are read; and all spans are kept."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(delimited, "BLOCK", block)
-        patch.setattr(delimited, "CAREFUL", min(block, 2))
-        patch.setattr(rows, "SHOWN", 10**6)
+        patch.setattr(delimited, "BLOCK_LINES", block)
+        patch.setattr(delimited, "CAREFUL_LINES", min(block, 2))
+        patch.setattr(rows, "MAX_LISTED", 10**6)
         yield
 
 
@@ -154,10 +154,10 @@ def check(form: str, names: list[str], written: list[Written], content: bytes, b
         except InputError as error:
             assert "looks like UTF-16" in str(error)  # a file of hardly more than NULs
             return
-        kept = {line: tuple(row.values()) for line, row in parsed if not isinstance(row, Bad)}
-        bad = {line for line, row in parsed if isinstance(row, Bad)}
+        kept = {line: tuple(row.values()) for line, row in parsed if not isinstance(row, BadLine)}
+        bad = {line for line, row in parsed if isinstance(row, BadLine)}
         assert len(kept) + len(bad) == len(parsed), "a line comes once"
-        spans = [*remarks.joined.longest, *remarks.separate.longest]
+        spans = [*remarks.joined.longest, *remarks.separate_rows.longest]
         told = [*spans]  # lines that a message names, and the other lines of the rows that begin in them
         told += [(row.first, row.last) for row in written for first, last in spans if first <= row.first <= last]
 
@@ -249,7 +249,7 @@ def test_txt_lines_that_are_kept_and_reported_are_all(lines: list[tuple[str, boo
     content = (end.join(written) + (end if last else "")).encode("utf-8", "surrogateescape")
     with file_of(content, "txt") as path, warnings.catch_warnings():
         warnings.simplefilter("ignore", Notice)
-        assume(not lines_module._wide(content))  # a file of hardly more than NULs
+        assume(not lines_module._detect_wide_encoding(content))  # a file of hardly more than NULs
         if not good:
             with pytest.raises(InputError, match="no texts that can be used"):
                 read_texts(path, skip_bad=True)

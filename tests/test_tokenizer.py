@@ -49,14 +49,14 @@ def test_a_cut_keeps_the_special_tokens_and_one_side(
     side: Any, frame: str, front: int, back: int, text: str, limit: int
 ) -> None:
     tokenizer = letters(limit, frame=frame, truncation_side=side)
-    assert (tokenizer.front, tokenizer.back) == (front, back)
-    (whole,), report = tokenizer.ids([text]), tokenizer.report([text])
+    assert (tokenizer.num_leading_special, tokenizer.num_trailing_special) == (front, back)
+    (whole,), report = tokenizer.ids([text]), tokenizer.tokenize([text])
     body, room = whole[front : len(whole) - back], limit - front - back
     kept = body if len(whole) <= limit else body[-room:] if side == "left" else body[:room]
     assert tokenizer.cut(whole).tolist() == report.ids[0].tolist() == [*[0] * front, *kept.tolist(), *[1] * back]
     assert report.counts == [len(whole)]
     assert report.truncated == ([0] if len(whole) > limit else [])
-    cut = report.cut_at[0]
+    cut = report.truncated_at[0]
     read = text if cut is None else text[cut:] if side == "left" else text[:cut]
     assert read.split() == [WORDS[at - 2] for at in kept]
     spans = [text[first:last] for first, last in report.offsets[0][front : len(kept) + front]]
@@ -66,14 +66,14 @@ def test_a_cut_keeps_the_special_tokens_and_one_side(
 
 def test_no_limit_cuts_nothing() -> None:
     tokenizer = letters(None)
-    report = tokenizer.report(["a " * 5000])
-    assert (report.counts, report.cut_at, len(report.ids[0])) == ([5002], [None], 5002)
+    report = tokenizer.tokenize(["a " * 5000])
+    assert (report.counts, report.truncated_at, len(report.ids[0])) == ([5002], [None], 5002)
 
 
 def test_without_special_tokens_none_are_added() -> None:
     tokenizer = letters(4, special_tokens=False)
-    assert (tokenizer.front, tokenizer.back) == (0, 0)
-    assert tokenizer.report(["a b c d e", ""]).ids[0].tolist() == [2, 3, 4, 5]
+    assert (tokenizer.num_leading_special, tokenizer.num_trailing_special) == (0, 0)
+    assert tokenizer.tokenize(["a b c d e", ""]).ids[0].tolist() == [2, 3, 4, 5]
     assert tokenizer.ids([""])[0].tolist() == []
 
 
@@ -99,7 +99,7 @@ def test_the_report_of_a_model(name: str, prompt: str) -> None:
         assert offsets_T2.max(initial=0) <= len(whole)
         read = {at for first, last in offsets_T2 for at in range(first, last)}
         assert all(at in read or whole[at].isspace() for at in range(offsets_T2[:, 1].max()))
-    cut = report.cut_at[2] or 0
+    cut = report.truncated_at[2] or 0
     assert report.offsets[2][:, 1].max() <= cut < len(prompt + LONG)
     again = encoder.tokenize((prompt + LONG)[:cut], prompt="")
     assert np.array_equal(again.ids[0], report.ids[2])
@@ -112,7 +112,7 @@ def test_a_model_may_cut_on_the_left(golden_copy: Copy, edit_json: Callable[...,
     encoder = Encoder.load(folder, threads=1)
     text = " ".join(WORDS * 5)
     report = encoder.tokenize(text)
-    cut = report.cut_at[0]
+    cut = report.truncated_at[0]
     assert report.counts == [132]
     assert text[cut:] == " ".join((WORDS * 5)[-62:])
     assert np.array_equal(encoder.tokenize(text[cut:]).ids[0], report.ids[0])
@@ -135,7 +135,7 @@ def test_no_position_is_beyond_the_table(
 def test_lower_case_is_done_once_and_in_front() -> None:
     tokenizer = letters(9, lower_case=True)
     assert tokenizer.ids(["A b C"])[0].tolist() == letters(9).ids(["a b c"])[0].tolist()
-    assert '"Lowercase"' in tokenizer.canonical()
+    assert '"Lowercase"' in tokenizer.canonical_json()
 
 
 # ---- windows
@@ -153,7 +153,7 @@ def test_windows_cover_every_token_and_overlap_by_an_eighth(text: str, prompt: s
     prompt = " ".join(prompt) + " " if prompt else ""
     (whole,) = tokenizer.ids([prompt + text])
     windows = tokenizer.windows(whole, prompt)
-    front, back = tokenizer.front + len(prompt) // 2, tokenizer.back
+    front, back = tokenizer.num_leading_special + len(prompt) // 2, tokenizer.num_trailing_special
     bodies = [ids_T[front : len(ids_T) - back].tolist() for ids_T in windows.ids]
     assert all(len(ids_T) <= limit for ids_T in windows.ids)
     for ids_T in windows.ids:

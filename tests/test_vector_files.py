@@ -21,12 +21,12 @@ from gnomon.errors import ExtraError, InputError
 from gnomon.text_files import TextFile
 from gnomon.vector_files import (
     check_precision,
-    in_precision,
+    convert_precision,
     is_stream,
-    new_files,
-    origin,
-    output_form,
-    ranges_of,
+    atomic_files,
+    describe_origin,
+    infer_output_format,
+    ranges_path,
     read_ranges,
     write_jsonl,
     write_npy,
@@ -86,13 +86,13 @@ def test_b9_a_pipe_is_written_to_and_stays_one(tmp_path: Path, name: str) -> Non
     fifo, values = tmp_path / name, np.arange(6, dtype=np.float32).reshape(2, 3)
     os.mkfifo(fifo)
     texts = TextFile("in", ["a", "b"])
-    assert output_form(fifo) == (fifo.suffix[1:] or "jsonl")
+    assert infer_output_format(fifo) == (fifo.suffix[1:] or "jsonl")
     with ThreadPoolExecutor() as pool:
         found = pool.submit(fifo.read_bytes)
         write_vectors(fifo, texts, values, values[:2], {"model": "m"})
         content = found.result()
-    write_vectors(tmp_path / f"plain.{output_form(fifo)}", texts, values, None, {})
-    assert content == (tmp_path / f"plain.{output_form(fifo)}").read_bytes()
+    write_vectors(tmp_path / f"plain.{infer_output_format(fifo)}", texts, values, None, {})
+    assert content == (tmp_path / f"plain.{infer_output_format(fifo)}").read_bytes()
     assert fifo.is_fifo()
     assert not list(tmp_path.glob(f"{name}.*"))  # no manifest, no ranges, no draft
 
@@ -107,7 +107,7 @@ def test_b9_an_open_file_is_written_to_by_its_number(tmp_path: Path) -> None:
         number = file.fileno()
     assert path.read_bytes() == b'before\n{"text": "a", "embedding": [1.0]}\nafter\n'
     with pytest.raises(InputError, match=f"/dev/fd/{number} is closed"):
-        output_form(f"/dev/fd/{number}")
+        infer_output_format(f"/dev/fd/{number}")
     assert is_stream("/dev/stdout")
     assert is_stream("/proc/self/fd/1")
     assert not is_stream(path)
@@ -135,18 +135,18 @@ def test_parquet_keeps_the_types_of_a_table(tmp_path: Path) -> None:
 def test_parquet_without_pyarrow_is_said_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(ExtraError, match=r"pip install 'gnomon\[parquet\]'"):
-        output_form(tmp_path / "out.parquet")
+        infer_output_format(tmp_path / "out.parquet")
 
 
 def test_files_come_together_or_not_at_all(tmp_path: Path) -> None:
     old, new = tmp_path / "old", tmp_path / "new"
     old.write_text("before")
-    with pytest.raises(KeyboardInterrupt), new_files(old, new) as files:
+    with pytest.raises(KeyboardInterrupt), atomic_files(old, new) as files:
         files[0].write(b"half")
         raise KeyboardInterrupt
     assert old.read_text() == "before"
     assert [path.name for path in tmp_path.iterdir()] == ["old"]
-    with new_files(old, new) as files:
+    with atomic_files(old, new) as files:
         files[0].write(b"after")
         assert old.read_text() == "before"
     assert old.read_text() == "after"
@@ -157,7 +157,7 @@ def test_a_new_file_has_the_rights_of_any_other_and_a_link_stays_a_link(tmp_path
     (tmp_path / "link").symlink_to(tmp_path / "target")
     plain = tmp_path / "plain"
     plain.touch()
-    with new_files(tmp_path / "link"):
+    with atomic_files(tmp_path / "link"):
         pass
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "target").stat().st_mode == plain.stat().st_mode
@@ -191,19 +191,19 @@ def test_a_full_disk_is_named_and_leaves_nothing(
 def test_an_output_that_cannot_be_is_said_before_the_work(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / "folder.npy").mkdir()
     with pytest.raises(InputError, match=message):
-        output_form(tmp_path / name)
+        infer_output_format(tmp_path / name)
 
 
 def test_a_folder_without_rights_is_said_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: (path, mode) != (tmp_path, os.W_OK))  # root may do anything
     with pytest.raises(InputError, match=r"may not be written to, so out.npy could not be made there"):
-        output_form(tmp_path / "out.npy")
+        infer_output_format(tmp_path / "out.npy")
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16", "int8", "uint8", "binary", "ubinary"])
 def test_the_precision_is_that_of_quantize(precision: Any) -> None:
     vectors = np.random.default_rng(4).normal(size=(6, 16)).astype(np.float32)
-    values, ranges = in_precision(vectors, precision, None)
+    values, ranges = convert_precision(vectors, precision, None)
     expected = (vectors, None) if precision == "float32" else quantize(vectors, precision)
     np.testing.assert_array_equal(values, expected[0])
     assert values.dtype == expected[0].dtype
@@ -221,7 +221,7 @@ def test_ranges_are_written_beside_and_read_back(tmp_path: Path) -> None:
     ranges = np.array([[0, 1], [2, 3]], np.float32)
     out = tmp_path / "out.npy"
     write_vectors(out, TextFile("in", ["a"]), np.ones((1, 2), np.int8), ranges, {"model": "südlich"})
-    np.testing.assert_array_equal(read_ranges(ranges_of(out)), ranges)
+    np.testing.assert_array_equal(read_ranges(ranges_path(out)), ranges)
     assert (tmp_path / "out.npy.json").read_text("utf-8") == '{\n  "model": "südlich"\n}\n'
     (tmp_path / "text").write_text("no array")
     with pytest.raises(InputError, match=r"text is not a .npy file of ranges"):
@@ -232,7 +232,7 @@ def test_origin_says_what_vectors_are_of(golden_folder: Callable[[str], Path]) -
     folder = golden_folder("GIST-Embedding-v0")
     encoder = Encoder.load(folder)
     space = encoder.space(truncate_dim=8)
-    found = origin(encoder, space)
+    found = describe_origin(encoder, space)
     assert found.pop("gnomon")
     assert found == {
         "model": "GIST-Embedding-v0",

@@ -7,13 +7,13 @@ from gnomon import interrupts
 
 def main() -> None:
     """Run the command line. Ctrl-C is answered from here on, while the verbs are imported too."""
-    interrupts.watch()
+    interrupts.install_handler()
     try:
         from gnomon.cli import main as run
 
         run()
     except (KeyboardInterrupt, Exception) as error:
-        if not (interrupts.came() or isinstance(error, KeyboardInterrupt)):
+        if not (interrupts.was_interrupted() or isinstance(error, KeyboardInterrupt)):
             raise
         print("\ninterrupted", file=sys.stderr)
         sys.exit(130)

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-BATCH_COST = 64
+BATCH_OVERHEAD_TOKENS = 64
 """Tokens in whose time a runtime begins and ends a batch, about: padding beyond this is dearer than another batch."""
 
 
-def batches(lengths: Sequence[int], budget: int, *, padded: bool = True) -> list[list[int]]:
+def build_batches(lengths: Sequence[int], token_budget: int, *, padded: bool = True) -> list[list[int]]:
     """Cut texts into batches of nearly equal length.
 
     Texts are taken from the longest to the shortest (ties in their order), so the largest batch comes first and memory
@@ -29,9 +29,9 @@ def batches(lengths: Sequence[int], budget: int, *, padded: bool = True) -> list
         length = max(1, lengths[index])
         cost = max(1, lengths[found[-1][0]]) if padded and found else length
         padding = (cost - length) * min(room // cost, len(order) - place)
-        if cost > room or padding > BATCH_COST:
+        if cost > room or padding > BATCH_OVERHEAD_TOKENS:
             found.append([])
-            room, cost = budget, length
+            room, cost = token_budget, length
         found[-1].append(index)
         room -= cost
     return found

@@ -9,28 +9,28 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from gnomon.checkpoint.folder import Checkpoint
-from gnomon.checkpoint.hub import readable
-from gnomon.spec import StaticSpec, arrays_of, dense_heads, fingerprint
-from gnomon.terminal import wrapped
+from gnomon.checkpoint.hub import to_printable
+from gnomon.spec import StaticSpec, model_shapes, dense_modules, compute_fingerprint
+from gnomon.terminal import wrap_text
 from gnomon.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from gnomon.fidelity import Fidelity  # which imports the engines
 
-LEAD = 16
+LABEL_COLUMNS = 16
 """Columns of a row's name."""
 
 
-def facts_of(checkpoint: Checkpoint, fidelity: Fidelity | None = None) -> dict[str, Any]:
+def collect_facts(checkpoint: Checkpoint, fidelity: Fidelity | None = None) -> dict[str, Any]:
     """What a checkpoint is, as JSON; with `fidelity`, what was measured of it."""
     spec, source, trunk = checkpoint.spec, checkpoint.source, checkpoint.spec.trunk
-    arrays = {name: checkpoint.arrays[name] for name in arrays_of(spec)}
+    arrays = {name: checkpoint.arrays[name] for name in model_shapes(spec)}
     static = isinstance(trunk, StaticSpec)
     tokenizer = Tokenizer(checkpoint.tokenizer, spec.tokenizer)
     card = checkpoint.card
     return {
         "model": source.title,
-        "folder": readable(source.folder),
+        "folder": to_printable(source.folder),
         "revision": source.revision,
         "architecture": "static table" if static else checkpoint.config.get("model_type", "encoder"),
         "trunk": {"rows": trunk.rows, "hidden": trunk.hidden}
@@ -42,7 +42,7 @@ def facts_of(checkpoint: Checkpoint, fidelity: Fidelity | None = None) -> dict[s
         "pools_prompt": spec.pooling.include_prompt,
         "dense": [
             {"name": head.name, "in": head.in_features, "out": head.out_features, "activation": head.activation}
-            for head in dense_heads(spec)
+            for head in dense_modules(spec)
         ],
         "dim": spec.dim,
         "dims": list(spec.dims),
@@ -56,26 +56,26 @@ def facts_of(checkpoint: Checkpoint, fidelity: Fidelity | None = None) -> dict[s
         "max_seq_length": spec.tokenizer.max_seq_length,
         "positions": None if static else trunk.max_tokens,
         "tokenizer": {
-            "kind": json.loads(tokenizer.canonical())["model"]["type"],
+            "kind": json.loads(tokenizer.canonical_json())["model"]["type"],
             "tokens": checkpoint.tokenizer.get_vocab_size(),
             "lower_case": spec.tokenizer.lower_case,
         },
         "license": checkpoint.license,
         "card": card.name if card else None,
-        "card_by": "--card" if checkpoint.card_by == "card=" else checkpoint.card_by,
+        "card_by": "--card" if checkpoint.recognised_by == "card=" else checkpoint.recognised_by,
         "assumed": list(checkpoint.notices),
-        "fingerprint": fingerprint(spec, checkpoint.arrays, tokenizer.canonical()),
+        "fingerprint": compute_fingerprint(spec, checkpoint.arrays, tokenizer.canonical_json()),
     } | ({"fidelity": asdict(fidelity)} if fidelity else {})
 
 
-def lines(facts: Mapping[str, Any], width: int) -> Iterator[str]:
+def format_facts(facts: Mapping[str, Any], width: int) -> Iterator[str]:
     """Facts for people, in lines of at most `width` columns."""
-    for name, text in _rows(facts):
-        lead = f"{name + ':' if name else '':<{LEAD}}"
-        yield from wrapped(lead + text, width, 99, indent=LEAD, raw=LEAD)
+    for name, text in _labelled_rows(facts):
+        lead = f"{name + ':' if name else '':<{LABEL_COLUMNS}}"
+        yield from wrap_text(lead + text, width, 99, indent=LABEL_COLUMNS, num_verbatim=LABEL_COLUMNS)
 
 
-def _rows(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _labelled_rows(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """(name, text) of each line; no name where the one above goes on."""
     at = f" at {facts['revision']}" if facts["revision"] else ""
     yield "model", f"{facts['model']}{at}"

@@ -18,25 +18,25 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gnomon import modules
-from gnomon.checkpoint.folder import Checkpoint, read_folder, with_length
-from gnomon.checkpoint.hub import Source, resolve
+from gnomon.checkpoint.folder import Checkpoint, read_folder, replace_max_seq_length
+from gnomon.checkpoint.hub import Source, resolve_source
 from gnomon.engines.protocol import Engine, Failure
-from gnomon.engines.select import Options, Reopen, open_engine
+from gnomon.engines.select import EngineOptions, Reopen, open_engine
 from gnomon.errors import InputError, ModelError, Notice, NumericError, WorkerError
-from gnomon.inputs import Texts, as_texts, check_encodable, whole_number
+from gnomon.inputs import Texts, as_texts, check_encodable, as_whole_number
 from gnomon.packed import pack
-from gnomon.pipeline import Encoded, OnTruncate, Request, Stream
+from gnomon.pipeline import Encoded, OnTruncate, EncodeRequest, EncodePipeline
 from gnomon.space import Space
-from gnomon.spec import HeadSpec, ModelSpec, fingerprint
+from gnomon.spec import ModuleSpec, ModelSpec, compute_fingerprint
 from gnomon.tokenizer import Tokenizer, TokenReport
 
 Vectors = NDArray[np.float32]
-_told: set[str] = set()
+_warned_folders: set[str] = set()
 """Models of which this process has said that `encode` adds no prompt."""
 
 
 @dataclass(frozen=True)
-class _Reading:
+class _ReadOptions:
     """How a model is read from its folder, by the first process and by any other."""
 
     source: Source
@@ -61,19 +61,19 @@ class Encoder:
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, options: Options, reading: _Reading | None = None, engine: Engine | None = None
+        self, checkpoint: Checkpoint, options: EngineOptions, read_options: _ReadOptions | None = None, engine: Engine | None = None
     ) -> None:
-        self._checkpoint, self._options, self._reading = checkpoint, options, reading
+        self._checkpoint, self._options, self._read_options = checkpoint, options, read_options
         try:
             self._tokenizer = Tokenizer(checkpoint.tokenizer, checkpoint.spec.tokenizer)
         except ModelError as error:
-            if reading is None or reading.max_seq_length is None:
+            if read_options is None or read_options.max_seq_length is None:
                 raise
             raise InputError(str(error)) from error  # the length is the caller's, not the folder's
         if engine is None:
-            engine = open_engine(checkpoint.spec, checkpoint.arrays, options, reopen=self._reopen())
+            engine = open_engine(checkpoint.spec, checkpoint.arrays, options, reopen=self._make_reopen())
         self._engine = engine
-        self._stream = Stream(checkpoint.spec, self._tokenizer, self._engine)
+        self._pipeline = EncodePipeline(checkpoint.spec, self._tokenizer, self._engine)
 
     @classmethod
     def load(
@@ -115,22 +115,22 @@ class Encoder:
                 reached.
             InputError: an option that cannot be used.
         """
-        options = Options.check(device=device, engine=engine, dtype=dtype, threads=threads)
-        found = resolve(source, revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only)
-        reading = _Reading(found, card, tuple(ignore_config_keys), max_seq_length)
+        options = EngineOptions.check(device=device, engine=engine, dtype=dtype, threads=threads)
+        found = resolve_source(source, revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only)
+        reading = _ReadOptions(found, card, tuple(ignore_config_keys), max_seq_length)
         checkpoint = reading.checkpoint()
         for notice in checkpoint.notices:
             warnings.warn(notice, Notice, stacklevel=2)
         return cls(checkpoint, options, reading)
 
-    def _reopen(self) -> Reopen | None:
+    def _make_reopen(self) -> Reopen | None:
         """What opens this model's engine in another process."""
-        return None if self._reading is None else partial(_open_again, self._reading)
+        return None if self._read_options is None else partial(_reopen_engine, self._read_options)
 
     def __reduce__(self) -> tuple[Callable[..., Encoder], tuple[Any, ...]]:
-        if self._reading is None:
+        if self._read_options is None:
             raise TypeError("this Encoder was not made by Encoder.load, so it cannot be pickled.")
-        return _unpickle, (self._reading, self._options)
+        return _unpickle, (self._read_options, self._options)
 
     def __repr__(self) -> str:
         return f"<Encoder {self.name}: {self.spec.dim} dims, {self._engine.name}>"
@@ -167,9 +167,9 @@ class Encoder:
             NumericError: NaN or infinity in a vector.
         """
         if prompt is None and prompt_name is None:
-            self._tell_of_prompts()
-        prompt = self._prompt(prompt, prompt_name)
-        finish = self._finisher(dim, truncate_dim, normalize_embeddings)
+            self._warn_about_prompts()
+        prompt = self._resolve_prompt(prompt, prompt_name)
+        finish = self._make_postprocessor(dim, truncate_dim, normalize_embeddings)
         return self._encode(texts, prompt, [finish], on_truncate, show_progress_bar)[0].vectors
 
     def encode_with_counts(
@@ -187,8 +187,8 @@ class Encoder:
         """As `encode`, with the tokens of each text and the positions of those that were truncated: for callers who
         would else tokenise twice, or read a warning. Says nothing of prompts.
         """
-        prompt = self._prompt(prompt, prompt_name)
-        finish = self._finisher(dim, truncate_dim, normalize_embeddings)
+        prompt = self._resolve_prompt(prompt, prompt_name)
+        finish = self._make_postprocessor(dim, truncate_dim, normalize_embeddings)
         return self._encode(texts, prompt, [finish], on_truncate, show_progress_bar)[0]
 
     def encode_query(
@@ -213,8 +213,8 @@ class Encoder:
             prompt = "" if prompt_name is None else None  # as in sentence-transformers: not the default prompt
         elif task is not None:
             raise InputError(f"task {task!r} chooses a prompt; give it without prompt and prompt_name.")
-        prompt = self._prompt(prompt, prompt_name)
-        finish = self._finisher(dim, truncate_dim, normalize_embeddings)
+        prompt = self._resolve_prompt(prompt, prompt_name)
+        finish = self._make_postprocessor(dim, truncate_dim, normalize_embeddings)
         return self._encode(texts, prompt, [finish], on_truncate, show_progress_bar)[0].vectors
 
     def encode_document(
@@ -233,8 +233,8 @@ class Encoder:
         if prompt is None and prompt_name is None:
             prompt_name = self.spec.document_prompt_name
             prompt = "" if prompt_name is None else None
-        prompt = self._prompt(prompt, prompt_name)
-        finish = self._finisher(dim, truncate_dim, normalize_embeddings)
+        prompt = self._resolve_prompt(prompt, prompt_name)
+        finish = self._make_postprocessor(dim, truncate_dim, normalize_embeddings)
         return self._encode(texts, prompt, [finish], on_truncate, show_progress_bar)[0].vectors
 
     def encode_dims(
@@ -256,9 +256,9 @@ class Encoder:
         if not isinstance(widths, list | tuple) or None in widths:  # pyright: ignore
             raise InputError(f"dims is {dims!r}; give a list of widths, such as {list(self.dims)}.")
         if prompt is None and prompt_name is None:
-            self._tell_of_prompts()
-        prompt = self._prompt(prompt, prompt_name)
-        finishers = {dim: self._finisher(dim, None, normalize_embeddings) for dim in widths}  # each width once
+            self._warn_about_prompts()
+        prompt = self._resolve_prompt(prompt, prompt_name)
+        finishers = {dim: self._make_postprocessor(dim, None, normalize_embeddings) for dim in widths}  # each width once
         encoded = self._encode(texts, prompt, list(finishers.values()), on_truncate, show_progress_bar)
         return {dim: each.vectors for dim, each in zip(finishers, encoded, strict=True)}
 
@@ -280,14 +280,14 @@ class Encoder:
                 f"on_truncate {on_truncate!r} is not one of warn, error, silent; token states have no mean."
             )
         listed = as_texts(texts)
-        prompt = self._prompt(prompt, prompt_name)
-        request = Request(listed, range(len(listed)), len(listed), prompt, on_truncate, show_progress_bar)
+        prompt = self._resolve_prompt(prompt, prompt_name)
+        request = EncodeRequest(listed, range(len(listed)), len(listed), prompt, on_truncate, show_progress_bar)
         states: list[Vectors] = [np.zeros((0, self.spec.trunk.hidden), np.float32)] * len(listed)
         counts_B = np.zeros(len(listed), np.int64)
-        for text, states_TH in self._stream.states(request, counts_B):
+        for text, states_TH in self._pipeline.states(request, counts_B):
             self._check_finite(states_TH, [text] * len(states_TH), request)
             states[text] = states_TH
-        self._stream.warn_of_truncation(request, counts_B)
+        self._pipeline.warn_of_truncation(request, counts_B)
         return states
 
     def similarity(self, a_BD: ArrayLike, b_CD: ArrayLike) -> Vectors:
@@ -304,8 +304,8 @@ class Encoder:
 
     def tokenize(self, texts: Texts, *, prompt: str | None = None, prompt_name: str | None = None) -> TokenReport:
         """What the model reads of each text: ids, offsets, counts, and where it was cut."""
-        prompt = self._prompt(prompt, prompt_name)
-        return self._tokenizer.report([prompt + text for text in as_texts(texts)])
+        prompt = self._resolve_prompt(prompt, prompt_name)
+        return self._tokenizer.tokenize([prompt + text for text in as_texts(texts)])
 
     def close(self) -> None:
         """End the engine: its worker processes, and the memory of its weights. It encodes nothing after that.
@@ -331,14 +331,14 @@ class Encoder:
 
         return save_folder(self._checkpoint, folder, dialect=dialect, overwrite=overwrite)
 
-    def with_max_seq_length(self, length: int) -> Encoder:
+    def with_max_seq_length(self, max_seq_length: int) -> Encoder:
         """The same model on the same engine, reading another number of tokens of a text.
 
         Raises:
             InputError: more than the model has positions for, or no more than its special tokens.
         """
-        reading = replace(self._reading, max_seq_length=length) if self._reading else None
-        return Encoder(with_length(self._checkpoint, length), self._options, reading, self._engine)
+        reading = replace(self._read_options, max_seq_length=max_seq_length) if self._read_options else None
+        return Encoder(replace_max_seq_length(self._checkpoint, max_seq_length), self._options, reading, self._engine)
 
     def space(
         self,
@@ -350,11 +350,11 @@ class Encoder:
     ) -> Space:
         """What the vectors of such a call may be compared with."""
         _check_on_truncate(on_truncate)
-        finish = self._finisher(dim, truncate_dim, normalize_embeddings)
+        finish = self._make_postprocessor(dim, truncate_dim, normalize_embeddings)
         return Space(
             fingerprint=self.fingerprint,
             dim=finish.width,
-            cut_from=modules.width(finish.layers, self.spec.pooled_dim) if finish.prefix else None,
+            cut_from=modules.output_dim(finish.layers, self.spec.pooled_dim) if finish.prefix else None,
             normalized=self.spec.normalizes or finish.normalize,
             long_texts="mean" if on_truncate == "mean" else "cut",
         )
@@ -412,9 +412,9 @@ class Encoder:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of canonical weights, spec and tokenizer, as hex; computed when first asked for."""
-        return fingerprint(self.spec, self._checkpoint.arrays, self._tokenizer.canonical())
+        return compute_fingerprint(self.spec, self._checkpoint.arrays, self._tokenizer.canonical_json())
 
-    def _prompt(self, prompt: str | None, prompt_name: str | None) -> str:
+    def _resolve_prompt(self, prompt: str | None, prompt_name: str | None) -> str:
         if prompt is not None:
             if prompt_name is not None:
                 raise InputError(f"prompt {prompt!r} and prompt_name {prompt_name!r} were both given; give one.")
@@ -426,42 +426,42 @@ class Encoder:
         if name is None:
             return ""
         if not isinstance(name, str) or name not in self.prompts:  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise InputError(f"prompt name {name!r} is not in this model; it has {_listed(self.prompts)}.")
+            raise InputError(f"prompt name {name!r} is not in this model; it has {_join_names(self.prompts)}.")
         return self.prompts[name]
 
-    def _tell_of_prompts(self) -> None:
+    def _warn_about_prompts(self) -> None:
         key = str(self._checkpoint.source.folder)
-        if not any(self.prompts.values()) or self.spec.default_prompt_name or key in _told:
+        if not any(self.prompts.values()) or self.spec.default_prompt_name or key in _warned_folders:
             return
-        _told.add(key)
+        _warned_folders.add(key)
         warnings.warn(
-            f"{self.name} has prompts ({_listed(self.prompts)}) and encode adds none; use encode_query and "
+            f"{self.name} has prompts ({_join_names(self.prompts)}) and encode adds none; use encode_query and "
             'encode_document, or prompt_name=. To encode without, prompt="" is silent. (Said once.)',
             Notice,
             stacklevel=3,
         )
 
-    def _finisher(self, dim: int | None, truncate_dim: int | None, normalize: bool | None) -> _Finisher:
+    def _make_postprocessor(self, dim: int | None, truncate_dim: int | None, normalize: bool | None) -> _Postprocessor:
         if dim is not None and (type(dim) is bool or dim not in self.dims):
             raise InputError(
-                f"dim {dim!r} is not in this model; it has {_listed(self.dims)}. (truncate_dim= cuts to any width.)"
+                f"dim {dim!r} is not in this model; it has {_join_names(self.dims)}. (truncate_dim= cuts to any width.)"
             )
         if normalize not in (None, True, False):
             raise InputError(f"normalize_embeddings is {normalize!r}; it may be True, False or None.")
-        layers, prefix = modules.chain(self.spec, None if dim is None else int(dim))
-        full = modules.width(layers, self.spec.pooled_dim)
+        layers, prefix = modules.modules_for_dim(self.spec, None if dim is None else int(dim))
+        full = modules.output_dim(layers, self.spec.pooled_dim)
         if truncate_dim is not None:
             most = int(dim or full)
-            cut = whole_number(truncate_dim, "truncate_dim", most)
+            cut = as_whole_number(truncate_dim, "truncate_dim", most)
             prefix = cut if cut < full else None
         again = bool(normalize) or (prefix is not None and self.spec.normalizes)
-        return _Finisher(layers, prefix, again, prefix or full, self._checkpoint.arrays)
+        return _Postprocessor(layers, prefix, again, prefix or full, self._checkpoint.arrays)
 
     def _encode(
         self,
         texts: Texts,
         prompt: str,
-        finishers: Sequence[_Finisher],
+        postprocessors: Sequence[_Postprocessor],
         on_truncate: OnTruncate,
         show_progress_bar: bool | None,
     ) -> list[Encoded]:
@@ -471,89 +471,89 @@ class Encoder:
         row_of: dict[str, int] = {}  # among different texts
         rows_B = np.array([row_of.setdefault(text, len(row_of)) for text in listed], np.int64)
         positions_R = np.unique(rows_B, return_index=True)[1]  # where each stands first
-        request = Request(list(row_of), positions_R.tolist(), len(listed), prompt, on_truncate, show_progress_bar)
+        request = EncodeRequest(list(row_of), positions_R.tolist(), len(listed), prompt, on_truncate, show_progress_bar)
         # filled, so that all of the memory is taken now: it does not grow later, and too little is known at once
-        outs = [np.full((len(listed), finish.width), np.nan, np.float32) for finish in finishers]
+        outs = [np.full((len(listed), finish.width), np.nan, np.float32) for finish in postprocessors]
         lost: dict[str, list[int]] = {}
         counts_R = np.zeros(len(row_of), np.int64)
-        for rows, pooled_BD in self._stream.pooled(request, counts_R):
+        for rows, pooled_BD in self._pipeline.pooled(request, counts_R):
             if isinstance(pooled_BD, Failure):
-                lost.setdefault(pooled_BD.why, []).extend(rows)
+                lost.setdefault(pooled_BD.reason, []).extend(rows)
                 continue
             places = positions_R[rows]
-            for finish, out_BD in zip(finishers, outs, strict=True):
+            for finish, out_BD in zip(postprocessors, outs, strict=True):
                 vectors_BD = finish(pooled_BD)
                 self._check_finite(vectors_BD, rows, request)
                 out_BD[places] = vectors_BD
-        self._stream.warn_of_truncation(request, counts_R)
+        self._pipeline.warn_of_truncation(request, counts_R)
         firsts_B = positions_R[rows_B]
         copies = np.flatnonzero(firsts_B != np.arange(len(listed)))
         if len(copies):
             for out_BD in outs:
                 out_BD[copies] = out_BD[firsts_B[copies]]
         if lost:
-            raise _worker_error(
+            raise _make_worker_error(
                 {why: np.flatnonzero(np.isin(rows_B, rows)).tolist() for why, rows in lost.items()}, outs
             )
         counts_B = counts_R[rows_B]
-        truncated = self._stream.truncated(request, counts_B)
+        truncated = self._pipeline.truncated(request, counts_B)
         vectors = [out_BD[0] for out_BD in outs] if isinstance(texts, str) else outs
         return [Encoded(each, counts_B, truncated) for each in vectors]
 
-    def _check_finite(self, vectors_BD: Vectors, rows: Sequence[int], request: Request) -> None:
+    def _check_finite(self, vectors_BD: Vectors, text_indices: Sequence[int], request: EncodeRequest) -> None:
         finite_B = np.isfinite(vectors_BD).all(axis=-1)
         if finite_B.all():
             return
-        row = rows[int(np.argmin(finite_B))]
+        row = text_indices[int(np.argmin(finite_B))]
         ids_T = self._tokenizer.cut(self._tokenizer.ids([request.prompt + request.texts[row]])[0])
         why = self._engine.explain(pack([ids_T]))
         raise NumericError(f"text {request.positions[row]} gives NaN or infinity: {why}.")
 
 
-def _open_again(reading: _Reading, options: Options) -> Engine:
-    checkpoint = reading.checkpoint()
+def _reopen_engine(read_options: _ReadOptions, options: EngineOptions) -> Engine:
+    checkpoint = read_options.checkpoint()
     return open_engine(checkpoint.spec, checkpoint.arrays, options)
 
 
 @dataclass(frozen=True)
-class _Finisher:
+class _Postprocessor:
     """Pooled vectors -> the vectors that were asked for."""
 
-    layers: tuple[HeadSpec, ...]
+    layers: tuple[ModuleSpec, ...]
     prefix: int | None
     normalize: bool
     width: int
     arrays: Mapping[str, NDArray[Any]]
 
     def __call__(self, pooled_BD: Vectors) -> Vectors:
-        vectors_BD = modules.apply(self.layers, self.arrays, pooled_BD)
+        vectors_BD = modules.apply_modules(self.layers, self.arrays, pooled_BD)
         if self.prefix is not None:
             vectors_BD = vectors_BD[:, : self.prefix]
         return modules.normalize(vectors_BD) if self.normalize else vectors_BD
 
 
-def _unpickle(reading: _Reading, options: Options) -> Encoder:
-    return Encoder(reading.checkpoint(), options, reading)
+def _unpickle(read_options: _ReadOptions, options: EngineOptions) -> Encoder:
+    return Encoder(read_options.checkpoint(), options, read_options)
 
 
-def _worker_error(lost: Mapping[str, list[int]], outs: Sequence[Vectors]) -> WorkerError:
+def _make_worker_error(failed_texts: Mapping[str, list[int]], outputs: Sequence[Vectors]) -> WorkerError:
     """What each failure said, and on which texts; with the vectors of all others."""
-    texts = sorted({text for texts in lost.values() for text in texts})
-    said = "; ".join(f"{why} (texts {_some(texts)})" for why, texts in lost.items())
-    message = f"{len(texts)} of {len(outs[0])} texts have no vectors: {said}. All others were encoded."
-    return WorkerError(message, texts, outs[0] if len(outs) == 1 else None)
+    texts = sorted({text for texts in failed_texts.values() for text in texts})
+    said = "; ".join(f"{why} (texts {_join_first(texts)})" for why, texts in failed_texts.items())
+    message = f"{len(texts)} of {len(outputs[0])} texts have no vectors: {said}. All others were encoded."
+    return WorkerError(message, texts, outputs[0] if len(outputs) == 1 else None)
 
 
-def _some(numbers: Sequence[int], most: int = 8) -> str:
+def _join_first(numbers: Sequence[int], limit: int = 8) -> str:
     """The first of many."""
-    more = f" and {len(numbers) - most} more" if len(numbers) > most else ""
-    return ", ".join(map(str, numbers[:most])) + more
+    more = f" and {len(numbers) - limit} more" if len(numbers) > limit else ""
+    return ", ".join(map(str, numbers[:limit])) + more
 
 
 def _check_on_truncate(on_truncate: str) -> None:
     if on_truncate not in get_args(OnTruncate):
-        raise InputError(f"on_truncate {on_truncate!r} is not one of {_listed(get_args(OnTruncate))}.")
+        raise InputError(f"on_truncate {on_truncate!r} is not one of {_join_names(get_args(OnTruncate))}.")
 
 
-def _listed(names: Any) -> str:
+def _join_names(names: Any) -> str:
     return ", ".join(str(name) for name in names) or "none"

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from gnomon import files, modules
 from gnomon.checkpoint.folder import Checkpoint
 from gnomon.encoder import Encoder
-from gnomon.engines.select import Options, int8_saturates
+from gnomon.engines.select import EngineOptions, int8_saturates
 from gnomon.errors import InputError
-from gnomon.spec import StaticSpec, fingerprint
+from gnomon.spec import StaticSpec, compute_fingerprint
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,12 @@ class Fidelity:
     cached: bool = False
 
 
-def texts() -> list[str]:
+def read_texts() -> list[str]:
     """The built-in texts: 64, short and long, in several languages and scripts, code and numbers among them."""
     return resources.files("gnomon").joinpath("data/fidelity.txt").read_text(encoding="utf-8").splitlines()
 
 
-def report(checkpoint: Checkpoint, *, threads: int | None = None, cache_folder: Path | None = None) -> Fidelity:
+def measure_fidelity(checkpoint: Checkpoint, *, threads: int | None = None, cache_folder: Path | None = None) -> Fidelity:
     """Measure a model, or read what was measured before: a file a model, processor and runtime version in
     `cache_folder`.
 
@@ -45,40 +45,40 @@ def report(checkpoint: Checkpoint, *, threads: int | None = None, cache_folder: 
     """
     if isinstance(checkpoint.spec.trunk, StaticSpec):
         raise InputError("a static model is a table and runs as it is; dtype 'int8' changes nothing in it.")
-    path = cache_folder / f"{_key(checkpoint)}.json" if cache_folder else None
-    if path and (before := _kept(path)):
+    path = cache_folder / f"{_cache_key(checkpoint)}.json" if cache_folder else None
+    if path and (before := _read_cached(path)):
         return before
-    exact, rough = (_vectors(checkpoint, dtype, threads) for dtype in ("float32", "int8"))
+    exact, rough = (_encode_texts(checkpoint, dtype, threads) for dtype in ("float32", "int8"))
     cosines = (modules.normalize(exact) * modules.normalize(rough)).sum(axis=-1)
-    found = Fidelity(float(cosines.min()), float(cosines.mean()), len(cosines), _precision())
+    found = Fidelity(float(cosines.min()), float(cosines.mean()), len(cosines), _int8_precision())
     if path:
-        files.write(path, asdict(found))
+        files.write_json_cache(path, asdict(found))
     return found
 
 
-def _kept(path: Path) -> Fidelity | None:
+def _read_cached(path: Path) -> Fidelity | None:
     """What was measured before; None if nothing was, or the file is damaged."""
     try:
-        return replace(Fidelity(**files.read(path)), cached=True)
+        return replace(Fidelity(**files.read_json_cache(path)), cached=True)
     except TypeError:
         return None
 
 
-def _vectors(checkpoint: Checkpoint, dtype: str, threads: int | None) -> NDArray[np.float32]:
-    return Encoder(checkpoint, Options(dtype=dtype, threads=threads)).encode(texts(), prompt="", on_truncate="silent")
+def _encode_texts(checkpoint: Checkpoint, dtype: str, threads: int | None) -> NDArray[np.float32]:
+    return Encoder(checkpoint, EngineOptions(dtype=dtype, threads=threads)).encode(read_texts(), prompt="", on_truncate="silent")
 
 
-def _precision() -> str:
+def _int8_precision() -> str:
     return "uint8" if int8_saturates() else "int8"
 
 
-def _key(checkpoint: Checkpoint) -> str:
+def _cache_key(checkpoint: Checkpoint) -> str:
     parts = (
-        fingerprint(checkpoint.spec, checkpoint.arrays, checkpoint.tokenizer.to_str()),
-        hashlib.sha256("\n".join(texts()).encode()).hexdigest(),
+        compute_fingerprint(checkpoint.spec, checkpoint.arrays, checkpoint.tokenizer.to_str()),
+        hashlib.sha256("\n".join(read_texts()).encode()).hexdigest(),
         platform.machine(),
         platform.processor(),
-        _precision(),
+        _int8_precision(),
         metadata.version("onnxruntime"),
     )
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 
-def read(path: Path) -> dict[str, Any]:
+def read_json_cache(path: Path) -> dict[str, Any]:
     """The file's object; empty where there is none, or it is damaged."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -18,7 +18,7 @@ def read(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def write(path: Path, values: dict[str, Any]) -> None:
+def write_json_cache(path: Path, values: dict[str, Any]) -> None:
     """All of it, or nothing."""
     draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:

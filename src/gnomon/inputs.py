@@ -14,7 +14,7 @@ Texts = str | Iterable[str]
 """One text, or any ordered collection of texts: list, generator, numpy array, pandas or Arrow column."""
 
 
-MISSING = ("NAType", "NaTType")
+MISSING_VALUE_TYPES = ("NAType", "NaTType")
 """Types of the values that stand for a missing one in pandas, which need not be installed."""
 
 
@@ -24,10 +24,10 @@ def as_texts(texts: Any) -> list[str]:
     Raises:
         InputError: not texts; names the first position that is not a str.
     """
-    items: list[Any] = [texts] if isinstance(texts, str) else _items(texts)
+    items: list[Any] = [texts] if isinstance(texts, str) else _to_list(texts)
     for position, item in enumerate(items):
         if not isinstance(item, str):
-            raise InputError(f"text {position} is {_shown(item)}; every text must be a str{_hint(item)}.")
+            raise InputError(f"text {position} is {_describe(item)}; every text must be a str{_hint(item)}.")
         check_encodable(item, f"text {position}")
     return items
 
@@ -45,41 +45,41 @@ def check_encodable(text: str, what: str) -> None:
         ) from None
 
 
-def whole_number(value: Any, name: str, most: int) -> int:
+def as_whole_number(value: Any, name: str, maximum: int) -> int:
     """An int, or what counts as one (numpy's), from 1 to `most`; anything else is an InputError."""
     try:
         number = -1 if isinstance(value, bool) else operator.index(value)
     except TypeError:
         number = -1
-    if not 0 < number <= most:
-        raise InputError(f"{name} is {value!r}; it must be a whole number from 1 to {most}.")
+    if not 0 < number <= maximum:
+        raise InputError(f"{name} is {value!r}; it must be a whole number from 1 to {maximum}.")
     return number
 
 
-def nearest(name: object, known: Iterable[str], most: int = 1) -> list[str]:
+def closest_names(name: object, known: Iterable[str], max_names: int = 1) -> list[str]:
     """Names that were perhaps meant, the nearest first; capitals do not count."""
     lower = {each.lower(): each for each in known}
-    return [lower[each] for each in get_close_matches(str(name).lower(), lower, most)]
+    return [lower[each] for each in get_close_matches(str(name).lower(), lower, max_names)]
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:
     """The end of a message that offers the nearest name; "" where none is near."""
-    near = nearest(name, known)
+    near = closest_names(name, known)
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
-def _items(texts: Any) -> list[Any]:
+def _to_list(texts: Any) -> list[Any]:
     if hasattr(texts, "columns"):  # a pandas, polars or Arrow table
         raise InputError(f"texts is a table ({type(texts).__name__}); give one of its columns.")
     if isinstance(texts, (bytes, Mapping, AbstractSet)) or not isinstance(texts, Iterable):
-        raise InputError(f"texts is {_shown(texts)}; give a str, or a list or column of str{_hint(texts)}.")
+        raise InputError(f"texts is {_describe(texts)}; give a str, or a list or column of str{_hint(texts)}.")
     if getattr(texts, "ndim", 1) != 1:
         raise InputError(f"texts is an array of {getattr(texts, 'ndim', 0)} dimensions; give one of 1.")
     to_list = getattr(texts, "to_pylist", None) or getattr(texts, "tolist", None)  # Arrow; numpy and pandas
     return to_list() if to_list else list(texts)
 
 
-def _shown(item: object) -> str:
+def _describe(item: object) -> str:
     text = repr(item)
     return f"{type(item).__name__} {text[:40] + '...' if len(text) > 40 else text}"
 
@@ -87,6 +87,6 @@ def _shown(item: object) -> str:
 def _hint(item: object) -> str:
     if isinstance(item, bytes):
         return ": decode it first, .decode('utf-8')"
-    if item is None or type(item).__name__ in MISSING or (isinstance(item, float) and item != item):
+    if item is None or type(item).__name__ in MISSING_VALUE_TYPES or (isinstance(item, float) and item != item):
         return ": drop the missing ones, or put '' in their place"
     return ""

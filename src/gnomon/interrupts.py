@@ -7,52 +7,52 @@ import signal
 from collections.abc import Callable
 from types import FrameType
 
-AGAIN = 0.05
+RETRY_SECONDS = 0.05
 """Seconds until a signal that came within an import is looked at again."""
 
-_IMPORTS = "<frozen importlib"
+_IMPORT_FILE_PREFIX = "<frozen importlib"
 """How Python calls the files of its own import system."""
 
-_came = False
+_interrupted = False
 
 
-def watch() -> None:
+def install_handler() -> None:
     """From now on Ctrl-C raises KeyboardInterrupt as always, but an import is ended first. For the main thread."""
-    signal.signal(signal.SIGINT, _interrupt)
+    signal.signal(signal.SIGINT, _handle_interrupt)
 
 
-def came() -> bool:
+def was_interrupted() -> bool:
     """Whether there was an interrupt: libraries may have turned it into an error of their own."""
-    return _came
+    return _interrupted
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
+def _handle_interrupt(signum: int, frame: FrameType | None) -> None:
     global _came
-    _came = True
-    if not (imports(frame) and later(_interrupt, number)):
+    _interrupted = True
+    if not (count_import_frames(frame) and call_handler_later(_handle_interrupt, signum)):
         raise KeyboardInterrupt
 
 
-def later(handler: Callable[[int, FrameType | None], object], number: int) -> bool:
+def call_handler_later(handler: Callable[[int, FrameType | None], object], signum: int) -> bool:
     """Call a handler of a signal once more in a moment. False where the system has no timer for it (Windows)."""
     if not hasattr(signal, "setitimer"):
         return False
-    signal.signal(signal.SIGALRM, lambda _, frame: handler(number, frame))
-    signal.setitimer(signal.ITIMER_REAL, AGAIN)
-    atexit.register(forget)  # an alarm without a handler ends the process
+    signal.signal(signal.SIGALRM, lambda _, frame: handler(signum, frame))
+    signal.setitimer(signal.ITIMER_REAL, RETRY_SECONDS)
+    atexit.register(cancel_handler_call)  # an alarm without a handler ends the process
     return True
 
 
-def forget() -> None:
+def cancel_handler_call() -> None:
     """What `later` promised is not done."""
     if hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def imports(frame: FrameType | None) -> int:
+def count_import_frames(frame: FrameType | None) -> int:
     """How many calls of the import system are under way."""
     count = 0
     while frame is not None:
-        count += frame.f_code.co_filename.startswith(_IMPORTS)
+        count += frame.f_code.co_filename.startswith(_IMPORT_FILE_PREFIX)
         frame = frame.f_back
     return count

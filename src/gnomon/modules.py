@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gnomon.errors import InputError
-from gnomon.spec import Activation, DenseSpec, HeadSpec, ModelSpec, SimilarityName
+from gnomon.spec import Activation, DenseSpec, ModuleSpec, ModelSpec, SimilarityName
 
 Vectors = NDArray[np.float32]
 
@@ -44,7 +44,7 @@ ACTIVATIONS: dict[Activation, Callable[[Vectors], Vectors]] = {
 }
 
 
-def chain(spec: ModelSpec, dim: int | None) -> tuple[tuple[HeadSpec, ...], int | None]:
+def modules_for_dim(spec: ModelSpec, dim: int | None) -> tuple[tuple[ModuleSpec, ...], int | None]:
     """The heads that give vectors of width `dim` (one of `spec.dims`), and the prefix to cut to, if any.
 
     None is the model's own way: its chain, cut to its `truncate_dim`; a stand-in of that width is another head.
@@ -52,23 +52,23 @@ def chain(spec: ModelSpec, dim: int | None) -> tuple[tuple[HeadSpec, ...], int |
     full = spec.full_dim
     if dim is None:
         return spec.heads, spec.dim if spec.dim < full else None
-    stand_in = next((head for head in spec.wide_heads if head.out_features == dim), None)
+    stand_in = next((head for head in spec.dim_modules if head.out_features == dim), None)
     if stand_in is not None and dim != full:
         last = max(i for i, head in enumerate(spec.heads) if isinstance(head, DenseSpec))
         return (*spec.heads[:last], stand_in, *spec.heads[last + 1 :]), None
     return spec.heads, dim if dim < full else None
 
 
-def width(heads: tuple[HeadSpec, ...], pooled_dim: int) -> int:
+def output_dim(modules: tuple[ModuleSpec, ...], pooled_dim: int) -> int:
     """Width of the vectors that come out of a chain of heads."""
-    return next((head.out_features for head in reversed(heads) if isinstance(head, DenseSpec)), pooled_dim)
+    return next((head.out_features for head in reversed(modules) if isinstance(head, DenseSpec)), pooled_dim)
 
 
-def apply(heads: tuple[HeadSpec, ...], arrays: Mapping[str, NDArray[Any]], pooled_BD: Vectors) -> Vectors:
+def apply_modules(modules: tuple[ModuleSpec, ...], arrays: Mapping[str, NDArray[Any]], pooled_BD: Vectors) -> Vectors:
     """Run a chain of heads over pooled vectors."""
     vectors_BD = pooled_BD
-    for head in heads:
-        vectors_BD = _dense(head, arrays, vectors_BD) if isinstance(head, DenseSpec) else normalize(vectors_BD)
+    for head in modules:
+        vectors_BD = _apply_dense(head, arrays, vectors_BD) if isinstance(head, DenseSpec) else normalize(vectors_BD)
     return vectors_BD
 
 
@@ -99,14 +99,14 @@ def similarity_pairwise(name: SimilarityName, a_BD: Vectors, b_BD: Vectors) -> V
     return np.einsum("bd,bd->b", a_BD, b_BD)
 
 
-def _dense(head: DenseSpec, arrays: Mapping[str, NDArray[Any]], x_BD: Vectors) -> Vectors:
-    y_BD = x_BD @ _float32(arrays[f"{head.name}.weight"]).T
-    if head.bias:
-        y_BD = y_BD + _float32(arrays[f"{head.name}.bias"])
-    y_BD = ACTIVATIONS[head.activation](y_BD)
-    if not head.residual:
+def _apply_dense(dense: DenseSpec, arrays: Mapping[str, NDArray[Any]], x_BD: Vectors) -> Vectors:
+    y_BD = x_BD @ _float32(arrays[f"{dense.name}.weight"]).T
+    if dense.bias:
+        y_BD = y_BD + _float32(arrays[f"{dense.name}.bias"])
+    y_BD = ACTIVATIONS[dense.activation](y_BD)
+    if not dense.residual:
         return y_BD
-    projected = x_BD if head.in_features == head.out_features else x_BD @ _float32(arrays[f"{head.name}.residual"]).T
+    projected = x_BD if dense.in_features == dense.out_features else x_BD @ _float32(arrays[f"{dense.name}.residual"]).T
     return y_BD + projected
 
 

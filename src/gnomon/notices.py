@@ -18,6 +18,6 @@ def warn_caller(message: str | Notice) -> None:
 
 
 @cache
-def tell_once(message: str) -> None:
+def warn_once(message: str) -> None:
     """A notice that is given once a process."""
     warn_caller(message)

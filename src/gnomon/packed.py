@@ -36,21 +36,21 @@ class Packed:
         return ids_BS
 
 
-def pack(texts: Sequence[Ids]) -> Packed:
+def pack(ids_per_text: Sequence[Ids]) -> Packed:
     """Token ids of texts, end to end, in their order."""
-    bounds = np.zeros(len(texts) + 1, dtype=np.int64)
-    np.cumsum([len(ids) for ids in texts], out=bounds[1:])
-    ids_T = np.concatenate(texts) if texts else np.zeros(0, np.int64)
+    bounds = np.zeros(len(ids_per_text) + 1, dtype=np.int64)
+    np.cumsum([len(ids) for ids in ids_per_text], out=bounds[1:])
+    ids_T = np.concatenate(ids_per_text) if ids_per_text else np.zeros(0, np.int64)
     positions_T = np.arange(len(ids_T)) - np.repeat(bounds[:-1], np.diff(bounds))
     return Packed(ids_T, positions_T, bounds)
 
 
-def part(packed: Packed, start: int, stop: int) -> Packed:
+def slice_texts(packed: Packed, start: int, stop: int) -> Packed:
     """The texts start..stop - 1 of a batch; nothing is copied but the bounds."""
     tokens = slice(int(packed.bounds[start]), int(packed.bounds[stop]))
     return Packed(packed.ids_T[tokens], packed.positions_T[tokens], packed.bounds[start : stop + 1] - tokens.start)
 
 
-def split(values_T: NDArray[np.float32], packed: Packed) -> list[NDArray[np.float32]]:
+def split_per_text(values_T: NDArray[np.float32], packed: Packed) -> list[NDArray[np.float32]]:
     """Per-token values [T, ...] as one array a text."""
     return [values_T[start:stop] for start, stop in zip(packed.bounds[:-1], packed.bounds[1:], strict=True)]

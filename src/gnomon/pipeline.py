@@ -18,25 +18,25 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gnomon.batching import batches
+from gnomon.batching import build_batches
 from gnomon.engines.protocol import Engine, Failure, Vectors
 from gnomon.errors import InputError, TruncationError, TruncationNotice
 from gnomon.notices import warn_caller
-from gnomon.packed import Ids, Packed, pack, split
+from gnomon.packed import Ids, Packed, pack, split_per_text
 from gnomon.spec import ModelSpec, StaticSpec
 from gnomon.tokenizer import Tokenizer
 
 OnTruncate = Literal["warn", "error", "silent", "mean"]
 
-TEXTS_AT_ONCE = 8192
+TEXTS_PER_WINDOW = 8192
 """Texts of a window: enough to be sorted into batches of nearly equal length."""
 
-BAR_DELAY = 2.0
+PROGRESS_BAR_DELAY = 2.0
 """Seconds of work before a progress bar is shown."""
 
 
 @dataclass(frozen=True)
-class Request:
+class EncodeRequest:
     """One call, checked."""
 
     texts: Sequence[str]
@@ -55,7 +55,7 @@ class _Window:
 
     ids: list[Ids]
     """One entry a text, or one a piece of a long text."""
-    text_of: list[int]
+    text_indices: list[int]
     """Index of the text of each entry."""
     new_tokens: list[int]
     """Tokens of each entry that no entry before it has; of use where texts are read in pieces."""
@@ -65,7 +65,7 @@ class _Window:
     def tokens(self) -> int:
         return sum(map(len, self.ids))
 
-    def share(self, batch: Sequence[int]) -> float:
+    def progress_of(self, batch: Sequence[int]) -> float:
         """What a batch is of this window's work, in texts."""
         if not self.tokens:
             return self.texts * len(batch) / len(self.ids)
@@ -78,21 +78,21 @@ class Encoded:
 
     vectors: Vectors
     """As `Encoder.encode` returns them."""
-    counts_B: Ids
+    token_counts_B: Ids
     """Tokens of each text before any was cut off, special tokens and the prompt included."""
     truncated: list[int]
     """Positions of the texts of which something was cut off, equal texts each time; ascending."""
 
 
 @dataclass(frozen=True)
-class Stream:
+class EncodePipeline:
     """Reads texts with a tokenizer and runs them with an engine."""
 
     spec: ModelSpec
     tokenizer: Tokenizer
     engine: Engine
 
-    def pooled(self, request: Request, counts_B: Ids) -> Iterator[tuple[list[int], Vectors | Failure]]:
+    def pooled(self, request: EncodeRequest, token_counts_B: Ids) -> Iterator[tuple[list[int], Vectors | Failure]]:
         """(texts, their pooled vectors), in the order in which they are done. Vectors of texts that are read in pieces
         are means over the pieces.
 
@@ -104,99 +104,99 @@ class Stream:
         """
         self.engine.check_open()
         prompt_tokens = 0 if self.spec.pooling.include_prompt else self.tokenizer.prompt_tokens(request.prompt)
-        under_way: deque[tuple[_Window, list[int], _Means]] = deque()
+        under_way: deque[tuple[_Window, list[int], _PieceMeans]] = deque()
 
         def packs() -> Iterator[Packed]:
-            for window in self._windows(request, counts_B):
-                means = _Means(window)
-                for batch in self._batches(window, request):
+            for window in self._iter_windows(request, token_counts_B):
+                means = _PieceMeans(window)
+                for batch in self._plan_batches(window, request):
                     under_way.append((window, batch, means))
                     yield pack([window.ids[entry] for entry in batch])
 
-        with _progress(len(request.texts), request.show_progress_bar) as advance:
+        with _progress_bar(len(request.texts), request.show_progress_bar) as advance:
             for result in self.engine.pool_each(packs(), prompt_tokens):
                 window, batch, means = under_way.popleft()
                 yield from means.failed(batch, result) if isinstance(result, Failure) else means.done(batch, result)
-                advance(window.share(batch))
+                advance(window.progress_of(batch))
 
-    def states(self, request: Request, counts_B: Ids) -> Iterator[tuple[int, Vectors]]:
+    def states(self, request: EncodeRequest, token_counts_B: Ids) -> Iterator[tuple[int, Vectors]]:
         """(text, its token states [T, H]), in the order in which they are done; `counts_B` as in `pooled`."""
         self.engine.check_open()
-        with _progress(len(request.texts), request.show_progress_bar) as advance:
-            for window in self._windows(request, counts_B):
-                for batch in self._batches(window, request):
+        with _progress_bar(len(request.texts), request.show_progress_bar) as advance:
+            for window in self._iter_windows(request, token_counts_B):
+                for batch in self._plan_batches(window, request):
                     packed = pack([window.ids[entry] for entry in batch])
-                    texts_TH = split(self.engine.states(packed), packed)
-                    yield from zip((window.text_of[entry] for entry in batch), texts_TH, strict=True)
-                    advance(window.share(batch))
+                    texts_TH = split_per_text(self.engine.states(packed), packed)
+                    yield from zip((window.text_indices[entry] for entry in batch), texts_TH, strict=True)
+                    advance(window.progress_of(batch))
 
-    def _batches(self, window: _Window, request: Request) -> list[list[int]]:
+    def _plan_batches(self, window: _Window, request: EncodeRequest) -> list[list[int]]:
         expected = window.tokens * len(request.texts) // max(window.texts, 1)
         lengths = [len(ids_T) for ids_T in window.ids]
-        return batches(lengths, self.engine.budget(expected), padded=self.engine.pads)
+        return build_batches(lengths, self.engine.budget(expected), padded=self.engine.pads)
 
-    def truncated(self, request: Request, counts_B: Ids) -> list[int]:
+    def truncated(self, request: EncodeRequest, token_counts_B: Ids) -> list[int]:
         """Which of the texts lose something."""
         limit = self.spec.tokenizer.max_seq_length
         if limit is None or request.on_truncate == "mean":
             return []
-        return np.flatnonzero(counts_B > limit).tolist()
+        return np.flatnonzero(token_counts_B > limit).tolist()
 
-    def warn_of_truncation(self, request: Request, counts_B: Ids) -> None:
+    def warn_of_truncation(self, request: EncodeRequest, token_counts_B: Ids) -> None:
         """The notice of one call, once all of its texts are read."""
-        cut = self.truncated(request, counts_B)
+        cut = self.truncated(request, token_counts_B)
         if cut and request.on_truncate == "warn":
-            told = f"{self._of_long(request, counts_B)}: the rest of each was cut off. (on_truncate='mean' reads all.)"
+            told = f"{self._describe_long_texts(request, token_counts_B)}: the rest of each was cut off. (on_truncate='mean' reads all.)"
             warn_caller(TruncationNotice(told, [request.positions[text] for text in cut]))
 
-    def _windows(self, request: Request, counts_B: Ids) -> Iterator[_Window]:
+    def _iter_windows(self, request: EncodeRequest, token_counts_B: Ids) -> Iterator[_Window]:
         """Windows of texts, each tokenised while the one before it is worked on."""
-        starts = range(0, len(request.texts), TEXTS_AT_ONCE)
+        starts = range(0, len(request.texts), TEXTS_PER_WINDOW)
         refuses = request.on_truncate == "error"
         if refuses and len(starts) > 1:  # a reading of its own, before all work: what is refused is refused early
-            for start, whole in self._ahead(request, starts):
-                counts_B[start : start + len(whole)] = [*map(len, whole)]
-            self._refuse_long(request, counts_B)
-        for start, whole in self._ahead(request, starts):
-            counts_B[start : start + len(whole)] = [*map(len, whole)]
+            for start, whole in self._tokenize_ahead(request, starts):
+                token_counts_B[start : start + len(whole)] = [*map(len, whole)]
+            self._raise_if_truncated(request, token_counts_B)
+        for start, whole in self._tokenize_ahead(request, starts):
+            token_counts_B[start : start + len(whole)] = [*map(len, whole)]
             if refuses:
-                self._refuse_long(request, counts_B)
-            yield self._window(request, start, whole)
+                self._raise_if_truncated(request, token_counts_B)
+            yield self._make_window(request, start, whole)
 
-    def _refuse_long(self, request: Request, counts_B: Ids) -> None:
+    def _raise_if_truncated(self, request: EncodeRequest, token_counts_B: Ids) -> None:
         """
         Raises:
             TruncationError: a text is too long.
         """
-        if self.truncated(request, counts_B):
+        if self.truncated(request, token_counts_B):
             way = "Shorten them, or let on_truncate= be 'mean', 'warn' or 'silent'."
-            raise TruncationError(f"{self._of_long(request, counts_B)}. {way}")
+            raise TruncationError(f"{self._describe_long_texts(request, token_counts_B)}. {way}")
 
-    def _of_long(self, request: Request, counts_B: Ids) -> str:
+    def _describe_long_texts(self, request: EncodeRequest, token_counts_B: Ids) -> str:
         texts = "texts" if request.given == len(request.texts) else "different texts"
-        longest = int(np.argmax(counts_B))
+        longest = int(np.argmax(token_counts_B))
         return (
-            f"{len(self.truncated(request, counts_B))} of {len(request.texts)} {texts} are longer than "
+            f"{len(self.truncated(request, token_counts_B))} of {len(request.texts)} {texts} are longer than "
             f"{self.spec.tokenizer.max_seq_length} tokens; the longest, text {request.positions[longest]}, has "
-            f"{counts_B[longest]:,}"
+            f"{token_counts_B[longest]:,}"
         )
 
-    def _ahead(self, request: Request, starts: range) -> Iterator[tuple[int, list[Ids]]]:
+    def _tokenize_ahead(self, request: EncodeRequest, starts: range) -> Iterator[tuple[int, list[Ids]]]:
         """(start, ids of whole texts) of each window; the next one is read in a thread."""
         if len(starts) < 2:
-            yield from ((start, self._whole(request, start)) for start in starts)
+            yield from ((start, self._tokenize_window(request, start)) for start in starts)
             return
         with ThreadPoolExecutor(1, "gnomon-reading") as reader:
-            following = reader.submit(self._whole, request, 0)
+            following = reader.submit(self._tokenize_window, request, 0)
             for start in starts:
                 whole = following.result()
                 if start != starts[-1]:
-                    following = reader.submit(self._whole, request, start + TEXTS_AT_ONCE)
+                    following = reader.submit(self._tokenize_window, request, start + TEXTS_PER_WINDOW)
                 yield start, whole
 
-    def _whole(self, request: Request, start: int) -> list[Ids]:
+    def _tokenize_window(self, request: EncodeRequest, start: int) -> list[Ids]:
         """Ids of whole texts; each has a row in the embedding table."""
-        texts = request.texts[start : start + TEXTS_AT_ONCE]
+        texts = request.texts[start : start + TEXTS_PER_WINDOW]
         ids = self.tokenizer.ids([request.prompt + text for text in texts] if request.prompt else texts)
         rows = self.spec.trunk.rows
         for index, ids_T in enumerate(ids):
@@ -212,61 +212,61 @@ class Stream:
                 )
         return ids
 
-    def _window(self, request: Request, start: int, whole: list[Ids]) -> _Window:
-        texts = list(range(start, start + len(whole)))
+    def _make_window(self, request: EncodeRequest, start: int, whole_ids: list[Ids]) -> _Window:
+        texts = list(range(start, start + len(whole_ids)))
         if request.on_truncate != "mean":
-            ids = [self.tokenizer.cut(ids_T) for ids_T in whole]
-            return _Window(ids, texts, [], len(whole))
-        pieces = [self.tokenizer.windows(ids_T, request.prompt) for ids_T in whole]
+            ids = [self.tokenizer.cut(ids_T) for ids_T in whole_ids]
+            return _Window(ids, texts, [], len(whole_ids))
+        pieces = [self.tokenizer.windows(ids_T, request.prompt) for ids_T in whole_ids]
         return _Window(
             ids=[ids_T for text in pieces for ids_T in text.ids],
-            text_of=[index for index, text in zip(texts, pieces, strict=True) for _ in text.ids],
+            text_indices=[index for index, text in zip(texts, pieces, strict=True) for _ in text.ids],
             new_tokens=[new for text in pieces for new in text.new_tokens],
-            texts=len(whole),
+            texts=len(whole_ids),
         )
 
 
-class _Means:
+class _PieceMeans:
     """The vectors of a window's texts, those in several pieces added up until the last piece is done."""
 
     def __init__(self, window: _Window) -> None:
         self.window = window
-        pieces = Counter(window.text_of) if window.new_tokens else {}
-        self.left = {text: count for text, count in pieces.items() if count > 1}
+        pieces = Counter(window.text_indices) if window.new_tokens else {}
+        self.pieces_left = {text: count for text, count in pieces.items() if count > 1}
         self.sums: dict[int, NDArray[np.float64]] = {}
         self.tokens: Counter[int] = Counter()
 
     def done(self, batch: Sequence[int], pooled_BD: Vectors) -> Iterator[tuple[list[int], Vectors]]:
         """(texts that are complete, their vectors)."""
-        texts = [self.window.text_of[entry] for entry in batch]
-        whole = [place for place, text in enumerate(texts) if text not in self.left] if self.left else range(len(texts))
+        texts = [self.window.text_indices[entry] for entry in batch]
+        whole = [place for place, text in enumerate(texts) if text not in self.pieces_left] if self.pieces_left else range(len(texts))
         if whole:
-            yield [texts[place] for place in whole], pooled_BD[whole] if self.left else pooled_BD
-        for entry, text, vector_D in zip(batch, texts, pooled_BD, strict=True) if self.left else ():
-            if text in self.left and self._add(text, self.window.new_tokens[entry], vector_D):
+            yield [texts[place] for place in whole], pooled_BD[whole] if self.pieces_left else pooled_BD
+        for entry, text, vector_D in zip(batch, texts, pooled_BD, strict=True) if self.pieces_left else ():
+            if text in self.pieces_left and self._add_piece(text, self.window.new_tokens[entry], vector_D):
                 yield [text], (self.sums.pop(text) / self.tokens[text]).astype(np.float32)[None]
 
     def failed(self, batch: Sequence[int], failure: Failure) -> Iterator[tuple[list[int], Failure]]:
         """(texts that are lost, why)."""
-        yield sorted({self.window.text_of[entry] for entry in batch}), failure
+        yield sorted({self.window.text_indices[entry] for entry in batch}), failure
 
-    def _add(self, text: int, new_tokens: int, vector_D: Vectors) -> bool:
+    def _add_piece(self, text: int, new_tokens: int, vector_D: Vectors) -> bool:
         """Whether this was the text's last piece."""
         self.sums[text] = self.sums.get(text, np.zeros(len(vector_D))) + new_tokens * vector_D.astype(np.float64)
         self.tokens[text] += new_tokens
-        self.left[text] -= 1
-        return not self.left[text]
+        self.pieces_left[text] -= 1
+        return not self.pieces_left[text]
 
 
 @contextmanager
-def _progress(total: int, show: bool | None) -> Generator[Callable[[float], object]]:
+def _progress_bar(total: int, show: bool | None) -> Generator[Callable[[float], object]]:
     """A bar on stderr, once the work has taken two seconds; None shows it in a terminal only."""
     if show is False or (show is None and not (sys.stderr and sys.stderr.isatty())):
         yield lambda count: None
         return
     from tqdm import tqdm
 
-    delay = 0 if show else BAR_DELAY
+    delay = 0 if show else PROGRESS_BAR_DELAY
     with tqdm(
         total=total, desc="encoding", unit=" texts", unit_scale=True, delay=delay, leave=bool(show), file=sys.stderr
     ) as bar:

@@ -47,7 +47,7 @@ def quantize(vectors_BD: ArrayLike, precision: VectorPrecision, ranges: ArrayLik
     if not np.isfinite(vectors).all():
         raise NumericError("the vectors hold NaN or infinity.")
     if precision in ("int8", "uint8"):
-        return _steps(vectors, precision, ranges)
+        return _quantize_to_8_bits(vectors, precision, ranges)
     if ranges is not None:
         raise InputError(f"ranges are of no use to {precision}; they belong to int8 and uint8.")
     if precision == "float16":
@@ -56,10 +56,10 @@ def quantize(vectors_BD: ArrayLike, precision: VectorPrecision, ranges: ArrayLik
     return Quantized(bits if precision == "ubinary" else (bits.astype(np.int16) - 128).astype(np.int8), None)
 
 
-def _steps(vectors: NDArray[np.float32], precision: str, given: ArrayLike | None) -> Quantized:
-    if given is None and (vectors.ndim == 1 or len(vectors) < 2):
+def _quantize_to_8_bits(vectors: NDArray[np.float32], precision: str, ranges: ArrayLike | None) -> Quantized:
+    if ranges is None and (vectors.ndim == 1 or len(vectors) < 2):
         raise InputError(f"{precision} of a single vector needs ranges=, those that its corpus was quantised with.")
-    ranges_2D = np.stack([vectors.min(axis=0), vectors.max(axis=0)]) if given is None else np.asarray(given, np.float32)
+    ranges_2D = np.stack([vectors.min(axis=0), vectors.max(axis=0)]) if ranges is None else np.asarray(ranges, np.float32)
     if ranges_2D.shape != (2, vectors.shape[-1]):
         raise InputError(f"ranges have shape {ranges_2D.shape}; they must be [2, {vectors.shape[-1]}].")
     low, high = ranges_2D

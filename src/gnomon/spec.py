@@ -58,7 +58,7 @@ class TrunkSpec:
     """Row of the first token: 0 for BERT, padding id + 1 for RoBERTa."""
     pad_id: int | None = None
     """Set where padding ids inside a text take row `pad_id` and do not count (RoBERTa); None elsewhere."""
-    token_types: int = 0
+    num_token_types: int = 0
     """Rows of the token type table; row 0 is added to every token. 0 for none."""
     activation: Activation = "gelu"
     gated: bool = False
@@ -131,15 +131,15 @@ class NormalizeSpec:
     """x / max(||x||, 1e-12)."""
 
 
-HeadSpec = DenseSpec | NormalizeSpec
+ModuleSpec = DenseSpec | NormalizeSpec
 
-DOCUMENT_PROMPTS = ("document", "passage", "corpus")
+DOCUMENT_PROMPT_NAMES = ("document", "passage", "corpus")
 """Names under which models keep the prompt of a document; the first that is there is used."""
 
 SYMMETRIC = "symmetric"
 """The task of texts that are all of one sort: STS, clustering, classification, pairs, bitext."""
 
-ASKED = ("prompts", "default_prompt_name", "query_prompt_names", "truncate_dim", "matryoshka_dims")
+USAGE_FIELDS = ("prompts", "default_prompt_name", "query_prompt_names", "truncate_dim", "matryoshka_dims")
 """Fields of a ModelSpec that say how it wants to be asked."""
 
 
@@ -159,9 +159,9 @@ class ModelSpec:
 
     trunk: TrunkSpec | StaticSpec
     pooling: PoolingSpec
-    heads: tuple[HeadSpec, ...]
+    heads: tuple[ModuleSpec, ...]
     tokenizer: TokenizerSpec
-    wide_heads: tuple[DenseSpec, ...] = ()
+    dim_modules: tuple[DenseSpec, ...] = ()
     """Dense layers that can stand in for the last Dense of `heads`, one for each width (stella's `2_Dense_{dim}`)."""
     matryoshka_dims: tuple[int, ...] = ()
     """Prefix widths that the model declares."""
@@ -190,14 +190,14 @@ class ModelSpec:
     @property
     def dims(self) -> tuple[int, ...]:
         """Every width that `dim=` accepts, ascending."""
-        wide = {head.out_features for head in self.wide_heads}
+        wide = {head.out_features for head in self.dim_modules}
         prefixes = {dim for dim in self.matryoshka_dims if dim <= self.full_dim}
         return tuple(sorted({self.dim, self.full_dim, *wide, *prefixes}))
 
     @property
     def document_prompt_name(self) -> str | None:
         """The name of the prompt of documents, or None."""
-        return next((name for name in DOCUMENT_PROMPTS if name in self.prompts), None)
+        return next((name for name in DOCUMENT_PROMPT_NAMES if name in self.prompts), None)
 
     def query_prompt_name(self, task: str | None = None) -> str | None:
         """The name of the prompt of queries, or None.
@@ -222,14 +222,14 @@ class ModelSpec:
     def normalizes(self) -> bool:
         return bool(self.heads) and isinstance(self.heads[-1], NormalizeSpec)
 
-    def canonical(self) -> str:
+    def canonical_json(self) -> str:
         """What the model computes, as JSON, for the fingerprint; how it is asked (prompts, widths) is left out."""
-        computed = {key: value for key, value in asdict(self).items() if key not in ASKED}
+        computed = {key: value for key, value in asdict(self).items() if key not in USAGE_FIELDS}
         del computed["tokenizer"]["lower_case"]  # the tokenizer itself says it
         return json.dumps(computed, sort_keys=True, ensure_ascii=False)
 
 
-def trunk_arrays(trunk: TrunkSpec | StaticSpec) -> dict[str, tuple[int, ...]]:
+def trunk_shapes(trunk: TrunkSpec | StaticSpec) -> dict[str, tuple[int, ...]]:
     """Our name and the shape of every array of a trunk. Linear weights are [out, in], as published."""
     if isinstance(trunk, StaticSpec):
         return {"embed.tokens": (trunk.rows, trunk.hidden)}
@@ -237,60 +237,60 @@ def trunk_arrays(trunk: TrunkSpec | StaticSpec) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {"embed.tokens": (trunk.vocab_size, hidden)}
     if trunk.positions:
         shapes["embed.positions"] = (trunk.positions, hidden)
-    if trunk.token_types:
-        shapes["embed.types"] = (trunk.token_types, hidden)
-    shapes |= _pair("embed.norm", (hidden,))
+    if trunk.num_token_types:
+        shapes["embed.types"] = (trunk.num_token_types, hidden)
+    shapes |= _weight_and_bias("embed.norm", (hidden,))
     for index in range(trunk.layers):
         layer = f"layers.{index}"
         for name in ("query", "key", "value", "out"):
-            shapes |= _pair(f"{layer}.{name}", (hidden, hidden))
-        shapes |= _pair(f"{layer}.attn_norm", (hidden,)) | _pair(f"{layer}.mlp_norm", (hidden,))
+            shapes |= _weight_and_bias(f"{layer}.{name}", (hidden, hidden))
+        shapes |= _weight_and_bias(f"{layer}.attn_norm", (hidden,)) | _weight_and_bias(f"{layer}.mlp_norm", (hidden,))
         if trunk.gated:
             shapes |= {f"{layer}.up.weight": (inner, hidden), f"{layer}.gate.weight": (inner, hidden)}
         else:
-            shapes |= _pair(f"{layer}.up", (inner, hidden))
-        shapes |= _pair(f"{layer}.down", (hidden, inner))
+            shapes |= _weight_and_bias(f"{layer}.up", (inner, hidden))
+        shapes |= _weight_and_bias(f"{layer}.down", (hidden, inner))
     return shapes
 
 
-def head_arrays(head: DenseSpec) -> dict[str, tuple[int, ...]]:
+def dense_shapes(dense: DenseSpec) -> dict[str, tuple[int, ...]]:
     """Our name and the shape of every array of a Dense head."""
-    shapes: dict[str, tuple[int, ...]] = {f"{head.name}.weight": (head.out_features, head.in_features)}
-    if head.bias:
-        shapes[f"{head.name}.bias"] = (head.out_features,)
-    if head.residual and head.in_features != head.out_features:
-        shapes[f"{head.name}.residual"] = (head.out_features, head.in_features)
+    shapes: dict[str, tuple[int, ...]] = {f"{dense.name}.weight": (dense.out_features, dense.in_features)}
+    if dense.bias:
+        shapes[f"{dense.name}.bias"] = (dense.out_features,)
+    if dense.residual and dense.in_features != dense.out_features:
+        shapes[f"{dense.name}.residual"] = (dense.out_features, dense.in_features)
     return shapes
 
 
-def dense_heads(spec: ModelSpec) -> tuple[DenseSpec, ...]:
+def dense_modules(spec: ModelSpec) -> tuple[DenseSpec, ...]:
     """Every Dense of a model, each once: the chain, then the stand-ins."""
     chain = tuple(head for head in spec.heads if isinstance(head, DenseSpec))
-    return chain + tuple(head for head in spec.wide_heads if head not in chain)
+    return chain + tuple(head for head in spec.dim_modules if head not in chain)
 
 
-def arrays_of(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+def model_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
     """Our name and the shape of every array of a model."""
-    shapes = trunk_arrays(spec.trunk)
-    for head in dense_heads(spec):
-        shapes |= head_arrays(head)
+    shapes = trunk_shapes(spec.trunk)
+    for head in dense_modules(spec):
+        shapes |= dense_shapes(head)
     return shapes
 
 
-def fingerprint(spec: ModelSpec, arrays: Mapping[str, NDArray[Any]], tokenizer_json: str) -> str:
+def compute_fingerprint(spec: ModelSpec, arrays: Mapping[str, NDArray[Any]], tokenizer_json: str) -> str:
     """SHA-256 over canonical weights, spec and tokenizer, as hex.
 
     Weights count by value, as float32 under our names: the file format, its dtype of equal values and the folder's
     dialect do not matter.
     """
-    digest = hashlib.sha256(spec.canonical().encode())
+    digest = hashlib.sha256(spec.canonical_json().encode())
     digest.update(tokenizer_json.encode())
-    for name in sorted(arrays_of(spec)):
+    for name in sorted(model_shapes(spec)):
         array = np.ascontiguousarray(arrays[name], dtype=np.float32)
         digest.update(f"{name}{array.shape}".encode())
         digest.update(array.data)
     return digest.hexdigest()
 
 
-def _pair(name: str, weight: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-    return {f"{name}.weight": weight, f"{name}.bias": weight[:1]}
+def _weight_and_bias(name: str, weight_shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.weight": weight_shape, f"{name}.bias": weight_shape[:1]}

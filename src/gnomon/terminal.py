@@ -16,11 +16,11 @@ from typing import Any, cast
 
 from gnomon.errors import GnomonError
 
-PARAMETER = re.compile(r"(?<=[\s(])([a-z_]+)=('[^']*'|\[[^]]*\]|True|)(?![\w/])(?: \((--[^)]+)\))?")
+PARAMETER_PATTERN = re.compile(r"(?<=[\s(])([a-z_]+)=('[^']*'|\[[^]]*\]|True|)(?![\w/])(?: \((--[^)]+)\))?")
 """A parameter in a message, such as skip_bad=True, dtype='int8' or a bare dim=; and its option, where that follows."""
 
 
-def columns() -> int:
+def terminal_width() -> int:
     """Width of the terminal; $COLUMNS, or 80, where there is none."""
     return shutil.get_terminal_size((80, 24)).columns
 
@@ -30,31 +30,31 @@ def display_width(text: str) -> int:
     return sum(map(_char_width, text))
 
 
-def cut(text: str, width: int) -> str:
+def truncate_line(text: str, width: int) -> str:
     """One line of at most `width` columns, with "…" where it was cut."""
-    return (wrapped(text, width, 1) or [""])[0]
+    return (wrap_text(text, width, 1) or [""])[0]
 
 
-def padded(text: str, width: int) -> str:
+def pad_line(text: str, width: int) -> str:
     return text + " " * (width - display_width(text))
 
 
-def wrapped(text: str, width: int, lines: int, *, indent: int = 0, raw: int = 0) -> list[str]:
+def wrap_text(text: str, width: int, max_lines: int, *, indent: int = 0, num_verbatim: int = 0) -> list[str]:
     """At most `lines` lines of at most `width` columns, cut with "…"; spaces are folded and control characters dropped.
 
     Args:
         indent: columns in front of every line but the first.
         raw: characters at the start that are kept as they are.
     """
-    rest = text[:raw] + _printable(text[raw:])
+    rest = text[:num_verbatim] + _make_printable(text[num_verbatim:])
     out: list[str] = []
-    while rest and len(out) < lines:
+    while rest and len(out) < max_lines:
         room = width - (indent if out else 0)
-        end = _fitting(rest, room)
-        if end < len(rest) and len(out) == lines - 1:
-            line, rest = rest[: _fitting(rest, room - 1)].rstrip() + "…", ""
+        end = _count_fitting(rest, room)
+        if end < len(rest) and len(out) == max_lines - 1:
+            line, rest = rest[: _count_fitting(rest, room - 1)].rstrip() + "…", ""
         elif end < len(rest):
-            at = max(_break(rest, end), 1)
+            at = max(_find_break(rest, end), 1)
             line, rest = rest[:at].rstrip(), rest[at:].lstrip()
         else:
             line, rest = rest, ""
@@ -62,14 +62,14 @@ def wrapped(text: str, width: int, lines: int, *, indent: int = 0, raw: int = 0)
     return out
 
 
-def table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+def format_table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     """Lines of a table whose columns are as wide as their widest cell."""
     widths = [max(map(display_width, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        yield "  ".join(padded(cell, width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        yield "  ".join(pad_line(cell, width) for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
-def matrix(labels: Sequence[str], scores: Sequence[Sequence[float]], width: int) -> Iterator[str]:
+def format_matrix(labels: Sequence[str], scores: Sequence[Sequence[float]], width: int) -> Iterator[str]:
     """Lines of a square table. Rows and columns carry the numbers of the labels; columns that do not fit beside a label
     go below, behind an empty line.
     """
@@ -84,20 +84,20 @@ def matrix(labels: Sequence[str], scores: Sequence[Sequence[float]], width: int)
         yield " " * (number + 2 + room) + "".join(f"{column + 1:>{cell}}" for column in shown)
         for index, (label, row) in enumerate(zip(labels, scores, strict=True), 1):
             cells = "".join(f"{row[column]:>{cell}.3f}" for column in shown)
-            yield f"{index:>{number}}  {padded(cut(label, room), room)}{cells}"
+            yield f"{index:>{number}}  {pad_line(truncate_line(label, room), room)}{cells}"
 
 
-def results(hits: Sequence[Mapping[str, Any]], width: int) -> Iterator[str]:
+def format_hits(hits: Sequence[Mapping[str, Any]], width: int) -> Iterator[str]:
     """Lines of what a search found: rank, score, id and title where there are any, and the start of the text."""
     for rank, hit in enumerate(hits, 1):
         lead = f"{rank:3}  {hit['score']:6.3f}  "
         heading = ": ".join(str(hit[name]) for name in ("id", "title") if name in hit)
-        lines = [cut(heading, width - len(lead))] if heading else []
-        lines += wrapped(hit["text"], width - len(lead), 2)
+        lines = [truncate_line(heading, width - len(lead))] if heading else []
+        lines += wrap_text(hit["text"], width - len(lead), 2)
         yield from ((" " * len(lead) if at else lead) + line for at, line in enumerate(lines or [""]))
 
 
-def lines_of_terminal(prompt: str) -> Iterator[str]:
+def read_typed_lines(prompt: str) -> Iterator[str]:
     """Lines that are typed after a prompt, until Ctrl-D."""
     with suppress(ImportError):
         import_module("readline")  # input() then has a line to edit, and a history
@@ -122,22 +122,22 @@ def prepare_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free, which is this one
     if cast(Any, sys.stderr) is None:
         sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115  # open as long as the process
-    codecs.register_error(REPLACE, _replaced)
+    codecs.register_error(REPLACE_HANDLER, _replace_unencodable)
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
-        sys.stdout.reconfigure(errors=REPLACE)
+        sys.stdout.reconfigure(errors=REPLACE_HANDLER)
 
 
-def takes_any_text(stream: object) -> bool:
+def supports_unicode(stream: object) -> bool:
     """Whether a stream's encoding has every character."""
     name = getattr(stream, "encoding", None) or "ascii"
     return codecs.lookup(name).name.startswith(("utf-8", "utf-16", "utf-32"))
 
 
-REPLACE = "gnomon-replace"
+REPLACE_HANDLER = "gnomon-replace"
 """Name of the error handler of `prepare_streams`."""
 
 
-def _replaced(error: UnicodeError) -> tuple[str | bytes, int]:
+def _replace_unencodable(error: UnicodeError) -> tuple[str | bytes, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
     code = ord(error.object[error.start])
@@ -146,7 +146,7 @@ def _replaced(error: UnicodeError) -> tuple[str | bytes, int]:
     return "?", error.start + 1
 
 
-def _printable(text: str) -> str:
+def _make_printable(text: str) -> str:
     """Safe to print: a text may hold the escape sequences of a terminal. Joiners are parts of words."""
     return "".join(char for char in " ".join(text.split()) if char.isprintable() or char in "\u200c\u200d")
 
@@ -157,7 +157,7 @@ def _char_width(char: str) -> int:
     return 2 if unicodedata.east_asian_width(char) in "WF" else 1
 
 
-def _fitting(text: str, width: int) -> int:
+def _count_fitting(text: str, width: int) -> int:
     """How many characters fit."""
     used = 0
     for index, char in enumerate(text):
@@ -167,7 +167,7 @@ def _fitting(text: str, width: int) -> int:
     return len(text)
 
 
-def _break(text: str, end: int) -> int:
+def _find_break(text: str, end: int) -> int:
     """Where to break a text of which `end` characters fit: behind a space, or at a wide character, else in the word."""
     for at in range(end, end // 2, -1):
         if text[at] == " " or _char_width(text[at]) == 2 or _char_width(text[at - 1]) == 2:
@@ -175,14 +175,14 @@ def _break(text: str, end: int) -> int:
     return end
 
 
-def said(error: Exception, options: Mapping[str, str]) -> str:
+def format_error(error: Exception, options: Mapping[str, str]) -> str:
     """An error as one line.
 
     Args:
         options: parameter of the library -> option of the command line, in whose words its errors are told.
     """
     if isinstance(error, GnomonError):
-        text = PARAMETER.sub(lambda found: _option(found, options), str(error))
+        text = PARAMETER_PATTERN.sub(lambda found: _to_option(found, options), str(error))
     elif isinstance(error, OSError):
         reason = error.strerror or str(error)
         text = f"{error.filename}: {reason}" if error.filename else reason
@@ -195,9 +195,9 @@ def said(error: Exception, options: Mapping[str, str]) -> str:
     return " ".join(text.split("\n"))
 
 
-def _option(found: re.Match[str], options: Mapping[str, str]) -> str:
-    name, value, told = found.groups()
+def _to_option(match: re.Match[str], options: Mapping[str, str]) -> str:
+    name, value, told = match.groups()
     if name not in options:
-        return found[0]
+        return match[0]
     value = value.strip("'").removeprefix("True")
     return told or f"{options[name]} {value}".rstrip()

@@ -30,7 +30,7 @@ class TokenReport:
     """[T, 2]: first character and the one behind the last, in prompt + text; 0, 0 for special tokens."""
     counts: list[int]
     """Tokens of the whole text, special tokens included."""
-    cut_at: list[int | None]
+    truncated_at: list[int | None]
     """Character of prompt + text at which it was cut (from which it is read, where the model cuts on the left); None
     for a whole text.
     """
@@ -38,7 +38,7 @@ class TokenReport:
     @property
     def truncated(self) -> list[int]:
         """Positions of the texts that were cut."""
-        return [index for index, cut in enumerate(self.cut_at) if cut is not None]
+        return [index for index, cut in enumerate(self.truncated_at) if cut is not None]
 
 
 @dataclass(frozen=True)
@@ -54,38 +54,38 @@ class Tokenizer:
     """A `tokenizers.Tokenizer` whose own truncation and padding are off, and the model's rules of length."""
 
     def __init__(self, raw: RawTokenizer, spec: TokenizerSpec) -> None:
-        self.raw, self.spec = _lower_case(raw) if spec.lower_case else raw, spec
-        self.front, self.back = self._frame()
-        if spec.max_seq_length is not None and spec.max_seq_length <= self.front + self.back:
+        self.raw, self.spec = _add_lowercasing(raw) if spec.lower_case else raw, spec
+        self.num_leading_special, self.num_trailing_special = self._count_special_tokens()
+        if spec.max_seq_length is not None and spec.max_seq_length <= self.num_leading_special + self.num_trailing_special:
             raise ModelError(
-                f"max_seq_length {spec.max_seq_length} leaves no room beside {self.front + self.back} special tokens."
+                f"max_seq_length {spec.max_seq_length} leaves no room beside {self.num_leading_special + self.num_trailing_special} special tokens."
             )
 
     def ids(self, texts: Sequence[str]) -> list[Ids]:
         """Ids of whole texts, special tokens included."""
-        return [np.array(encoding.ids, dtype=np.int64) for encoding in self._encode(texts, offsets=False)]
+        return [np.array(encoding.ids, dtype=np.int64) for encoding in self._encode_batch(texts, offsets=False)]
 
     def cut(self, ids_T: Ids) -> Ids:
         """The ids that the model reads: special tokens stay, the text between them is cut."""
         limit = self.spec.max_seq_length
         if limit is None or len(ids_T) <= limit:
             return ids_T
-        return np.delete(ids_T, self._dropped(len(ids_T), limit))
+        return np.delete(ids_T, self._truncated_span(len(ids_T), limit))
 
-    def report(self, texts: Sequence[str]) -> TokenReport:
+    def tokenize(self, texts: Sequence[str]) -> TokenReport:
         """Ids, offsets, counts and cuts of texts."""
         report = TokenReport([], [], [], [])
-        for encoding in self._encode(texts, offsets=True):
+        for encoding in self._encode_batch(texts, offsets=True):
             ids_T, offsets_T2 = np.array(encoding.ids, np.int64), np.array(encoding.offsets, np.int64).reshape(-1, 2)
             count, limit = len(ids_T), self.spec.max_seq_length
             report.counts.append(count)
             if limit is not None and count > limit:
-                dropped = self._dropped(count, limit)
+                dropped = self._truncated_span(count, limit)
                 left = self.spec.truncation_side == "left"
-                report.cut_at.append(int(offsets_T2[dropped.stop if left else dropped.start, 0]))
+                report.truncated_at.append(int(offsets_T2[dropped.stop if left else dropped.start, 0]))
                 ids_T, offsets_T2 = np.delete(ids_T, dropped), np.delete(offsets_T2, dropped, axis=0)
             else:
-                report.cut_at.append(None)
+                report.truncated_at.append(None)
             report.ids.append(ids_T)
             report.offsets.append(offsets_T2)
         return report
@@ -94,9 +94,9 @@ class Tokenizer:
         """Tokens in front of the text that come of the prompt, the leading special tokens with them."""
         if not prompt:
             return 0
-        count = len(self.ids([prompt])[0]) - self.back
+        count = len(self.ids([prompt])[0]) - self.num_trailing_special
         limit = self.spec.max_seq_length
-        return count if limit is None else min(count, limit - self.back)
+        return count if limit is None else min(count, limit - self.num_trailing_special)
 
     def windows(self, ids_T: Ids, prompt: str) -> Windows:
         """Windows of max_seq_length that overlap by an eighth of it, the prompt and the special tokens in each.
@@ -108,8 +108,8 @@ class Tokenizer:
         if limit is None or len(ids_T) <= limit:
             return Windows([ids_T], [len(ids_T)])
         front = self._prompt_end(ids_T, prompt)
-        back = len(ids_T) - self.back
-        size, overlap = limit - front - self.back, limit // 8
+        back = len(ids_T) - self.num_trailing_special
+        size, overlap = limit - front - self.num_trailing_special, limit // 8
         if size <= overlap:
             raise InputError(
                 f"the prompt takes {front} of {limit} tokens: windows that overlap by {overlap} have no room; "
@@ -124,11 +124,11 @@ class Tokenizer:
         new = np.diff([front, *ends]).tolist()
         return Windows(pieces, new)
 
-    def canonical(self) -> str:
+    def canonical_json(self) -> str:
         """The tokenizer as JSON, for the fingerprint; lower-casing twice counts as once."""
         settings = json.loads(self.raw.to_str())
         first, *rest = (settings["normalizer"] or {}).get("normalizers") or [None]
-        if first == {"type": "Lowercase"} and any(map(_lower_cases, rest)):
+        if first == {"type": "Lowercase"} and any(map(_does_lowercase, rest)):
             settings["normalizer"] = rest[0] if len(rest) == 1 else settings["normalizer"] | {"normalizers": rest}
         if self.raw.encode_special_tokens:  # no part of that JSON
             settings["split_special_tokens"] = True
@@ -137,26 +137,26 @@ class Tokenizer:
     def _prompt_end(self, ids_T: Ids, prompt: str) -> int:
         """Where the prompt's tokens end in a text's ids: the prompt's last token may have merged with the text."""
         if not prompt:
-            return self.front
+            return self.num_leading_special
         prompt_T = self.ids([prompt])[0]
-        prompt_T = prompt_T[: len(prompt_T) - self.back]
+        prompt_T = prompt_T[: len(prompt_T) - self.num_trailing_special]
         same = prompt_T == ids_T[: len(prompt_T)]
         return len(prompt_T) if same.all() else int(np.argmin(same))
 
-    def _dropped(self, count: int, limit: int) -> slice:
-        start = self.front if self.spec.truncation_side == "left" else limit - self.back
+    def _truncated_span(self, count: int, limit: int) -> slice:
+        start = self.num_leading_special if self.spec.truncation_side == "left" else limit - self.num_trailing_special
         return slice(start, start + count - limit)
 
-    def _frame(self) -> tuple[int, int]:
+    def _count_special_tokens(self) -> tuple[int, int]:
         """How many special tokens stand in front of a text and behind it."""
         if not self.spec.special_tokens:
             return 0, 0
-        empty = len(self._encode([""], offsets=False)[0].ids)
-        mask: list[int] = self._encode(["a"], offsets=True)[0].special_tokens_mask
+        empty = len(self._encode_batch([""], offsets=False)[0].ids)
+        mask: list[int] = self._encode_batch(["a"], offsets=True)[0].special_tokens_mask
         front = mask.index(0) if 0 in mask else 0
         return front, empty - front
 
-    def _encode(self, texts: Sequence[str], *, offsets: bool) -> list[Encoding]:
+    def _encode_batch(self, texts: Sequence[str], *, offsets: bool) -> list[Encoding]:
         encode = self.raw.encode_batch if offsets else self.raw.encode_batch_fast
         try:
             return encode(list(texts), add_special_tokens=self.spec.special_tokens)
@@ -169,11 +169,11 @@ class Tokenizer:
             ) from None
 
 
-def _lower_case(raw: RawTokenizer) -> RawTokenizer:
+def _add_lowercasing(raw: RawTokenizer) -> RawTokenizer:
     """Lower-case in front of the tokenizer's own normaliser, unless that does it (as sentence-transformers 6.2)."""
     settings = json.loads(raw.to_str())
     own = settings["normalizer"]
-    if _lower_cases(own):
+    if _does_lowercase(own):
         return raw
     parts = [{"type": "Lowercase"}, *([own] if own else [])]
     lowered = RawTokenizer.from_str(json.dumps(settings | {"normalizer": {"type": "Sequence", "normalizers": parts}}))
@@ -181,12 +181,12 @@ def _lower_case(raw: RawTokenizer) -> RawTokenizer:
     return lowered
 
 
-def _lower_cases(normalizer: dict[str, Any] | None) -> bool:
+def _does_lowercase(normalizer: dict[str, Any] | None) -> bool:
     if not normalizer:
         return False
     parts = normalizer.get("normalizers", [])
     return (
         normalizer["type"] == "Lowercase"
         or bool(normalizer.get("lowercase"))
-        or any(_lower_cases(part) for part in parts)
+        or any(_does_lowercase(part) for part in parts)
     )

@@ -23,19 +23,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 import gnomon
-from gnomon.checkpoint.hub import readable
+from gnomon.checkpoint.hub import to_printable
 from gnomon.errors import InputError
 from gnomon.quantization import VectorPrecision, quantize
-from gnomon.text_files import TextFile, json_of, load_arrow, without_member
+from gnomon.text_files import TextFile, dump_json, load_arrow, remove_member
 
 if TYPE_CHECKING:
     from gnomon.encoder import Encoder
     from gnomon.space import Space
 
-FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up", errno.EFBIG: "it grew too large"}
+DISK_FULL_REASONS = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up", errno.EFBIG: "it grew too large"}
 
 
-DESCRIPTOR = re.compile(r"/dev/(?:(stdin|stdout|stderr)|fd/(\d+))|/proc/self/fd/(\d+)")
+DESCRIPTOR_PATH = re.compile(r"/dev/(?:(stdin|stdout|stderr)|fd/(\d+))|/proc/self/fd/(\d+)")
 """Paths of open files by their numbers."""
 
 
@@ -61,10 +61,10 @@ def write_jsonl(file: BinaryIO, texts: TextFile, values_BD: NDArray[Any]) -> Non
 def _row_json(texts: TextFile, index: int) -> str:
     """A row as a JSON object without "embedding"."""
     if texts.sources is None:
-        return json_of({key: value for key, value in texts.row(index).items() if key != "embedding"})
+        return dump_json({key: value for key, value in texts.row(index).items() if key != "embedding"})
     source = texts.sources[index]
     may_have = "embedding" in source or "\\u" in source  # a name may be spelt in escapes
-    return without_member(source, "embedding") if may_have and "embedding" in texts.row(index) else source
+    return remove_member(source, "embedding") if may_have and "embedding" in texts.row(index) else source
 
 
 def write_parquet(file: BinaryIO, texts: TextFile, values_BD: NDArray[Any]) -> None:
@@ -83,7 +83,7 @@ def write_parquet(file: BinaryIO, texts: TextFile, values_BD: NDArray[Any]) -> N
     file.write(memoryview(sink.getvalue()))
 
 
-def output_form(path: str | Path) -> str:
+def infer_output_format(path: str | Path) -> str:
     """The format of an output, by its name: npy, jsonl or parquet; checks that it can be written to.
 
     A pipe or device whose name says no format gets jsonl, as - does.
@@ -115,7 +115,7 @@ def is_stream(path: str | Path) -> bool:
 
     It is written to as it is: there is no place beside it, and nothing to replace.
     """
-    if _descriptor(path) is not None:
+    if _descriptor_number(path) is not None:
         return True
     try:
         mode = Path(path).stat().st_mode
@@ -124,16 +124,16 @@ def is_stream(path: str | Path) -> bool:
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
-def _descriptor(path: str | Path) -> int | None:
+def _descriptor_number(path: str | Path) -> int | None:
     """The number of an open file, of a path that is one."""
-    found = DESCRIPTOR.fullmatch(str(path))
+    found = DESCRIPTOR_PATH.fullmatch(str(path))
     if not found:
         return None
     return {"stdin": 0, "stdout": 1, "stderr": 2}[found[1]] if found[1] else int(found[2] or found[3])
 
 
 def _check_stream(path: str | Path) -> None:
-    number = _descriptor(path)
+    number = _descriptor_number(path)
     try:
         if number is not None:
             os.fstat(number)
@@ -147,13 +147,13 @@ def _check_stream(path: str | Path) -> None:
 
 
 def _open_stream(path: str | Path) -> BinaryIO:
-    number = _descriptor(path)
+    number = _descriptor_number(path)
     if number is None:
         return cast(BinaryIO, Path(path).open("wb"))
     return os.fdopen(os.dup(number), "wb")  # by its name, a file would be emptied
 
 
-def ranges_of(path: str | Path) -> Path:
+def ranges_path(path: str | Path) -> Path:
     """The file of the ranges of quantised vectors, beside them."""
     return Path(f"{path}.ranges.npy")
 
@@ -170,7 +170,7 @@ def read_ranges(path: str | Path) -> NDArray[Any]:
         raise InputError(f"{path} is not a .npy file of ranges ({error}).") from error
 
 
-def in_precision(
+def convert_precision(
     vectors_BD: NDArray[np.float32], precision: VectorPrecision | Literal["float32"], ranges_2D: NDArray[Any] | None
 ) -> tuple[NDArray[Any], NDArray[Any] | None]:
     """Vectors as they are to be written, and their ranges; raises as `quantize`."""
@@ -178,19 +178,19 @@ def in_precision(
 
 
 def check_precision(
-    width: int, precision: VectorPrecision | Literal["float32"], ranges_2D: NDArray[Any] | None
+    dim: int, precision: VectorPrecision | Literal["float32"], ranges_2D: NDArray[Any] | None
 ) -> None:
     """Raise, before there are vectors, what `in_precision` would raise for those of a width."""
-    in_precision(np.zeros((2, width), np.float32), precision, ranges_2D)
+    convert_precision(np.zeros((2, dim), np.float32), precision, ranges_2D)
 
 
-def origin(encoder: Encoder, space: Space) -> dict[str, Any]:
+def describe_origin(encoder: Encoder, space: Space) -> dict[str, Any]:
     """What vectors are of, for their manifest: two files may be compared where `space` is equal."""
     source = encoder.checkpoint.source
     return {
         "gnomon": gnomon.__version__,
         "model": encoder.name,
-        "folder": readable(source.folder),
+        "folder": to_printable(source.folder),
         "revision": source.revision,
         "engine": encoder.engine.name,
         "space": asdict(space),
@@ -211,9 +211,9 @@ def write_vectors(
     Raises:
         InputError, ExtraError: as `output_form`. OSError: it cannot be written; nothing is left behind.
     """
-    form, alone = output_form(path), is_stream(path)
-    beside = [f"{path}.json", *([ranges_of(path)] if ranges_2D is not None else [])]
-    with new_files(path, *([] if alone else beside)) as files:
+    form, alone = infer_output_format(path), is_stream(path)
+    beside = [f"{path}.json", *([ranges_path(path)] if ranges_2D is not None else [])]
+    with atomic_files(path, *([] if alone else beside)) as files:
         if form == "npy":
             write_npy(files[0], values_BD)
         elif form == "jsonl":
@@ -228,7 +228,7 @@ def write_vectors(
 
 
 @contextmanager
-def new_files(*paths: str | Path) -> Generator[list[BinaryIO]]:
+def atomic_files(*paths: str | Path) -> Generator[list[BinaryIO]]:
     """Files to write. They take the places of old ones together, once all are complete; else nothing is left behind.
 
     A pipe or device is written to as it is (`is_stream`).
@@ -240,7 +240,7 @@ def new_files(*paths: str | Path) -> Generator[list[BinaryIO]]:
     targets = [None if is_stream(path) else Path(os.path.realpath(path)) for path in paths]
     drafts = [target and target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp") for target in targets]
     try:
-        with said_if_full(targets[0] or Path(paths[0])), ExitStack() as stack:
+        with explain_disk_full(targets[0] or Path(paths[0])), ExitStack() as stack:
             opened = (
                 draft.open("xb") if draft else _open_stream(path) for path, draft in zip(paths, drafts, strict=True)
             )
@@ -258,12 +258,12 @@ def new_files(*paths: str | Path) -> Generator[list[BinaryIO]]:
 
 
 @contextmanager
-def said_if_full(target: Path) -> Generator[None]:
+def explain_disk_full(target: Path) -> Generator[None]:
     """An error of a full disk says which, and what is not there."""
     try:
         yield
     except OSError as error:
-        if error.errno not in FULL:
+        if error.errno not in DISK_FULL_REASONS:
             raise
-        told = f"{target} was not written: {FULL[error.errno]} ({target.parent}). Nothing was left behind."
+        told = f"{target} was not written: {DISK_FULL_REASONS[error.errno]} ({target.parent}). Nothing was left behind."
         raise OSError(error.errno, told) from error

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from gnomon.checkpoint.known_models import card_named
+from gnomon.checkpoint.known_models import get_known_model
 from gnomon.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ class Check:
 
     what: str
     expected: str
-    got: str
-    ok: bool
+    actual: str
+    passed: bool
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Verification:
 
     @property
     def passed(self) -> bool:
-        return all(row.ok for row in self.rows)
+        return all(row.passed for row in self.rows)
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def verify(encoder: Encoder, card: str | None = None) -> Verification:
         raise InputError(
             f"{encoder.name} is not recognised; name the card that it is or was tuned from: {', '.join(EXAMPLES)}."
         )
-    found = card_named(card) if card else encoder.checkpoint.card
+    found = get_known_model(card) if card else encoder.checkpoint.card
     assert found
     if found.name not in EXAMPLES:
         raise InputError(f"the card of {found.name} has no example here; there is one of {', '.join(EXAMPLES)}.")
@@ -148,14 +148,14 @@ def verify(encoder: Encoder, card: str | None = None) -> Verification:
     queries = encoder.encode_query(example.queries, task=example.query_task, normalize_embeddings=True)
     documents = encoder.encode_document(example.documents, normalize_embeddings=True)
     rows, note = (
-        (_numbers, "published scores")
+        (_check_scores, "published scores")
         if example.scores
-        else (_ranking, "the evident ranking; the card prints no scores")
+        else (_check_ranking, "the evident ranking; the card prints no scores")
     )
     return Verification(found.name, rows(example, queries @ documents.T), note)
 
 
-def _numbers(example: Example, scores_QD: Scores) -> list[Check]:
+def _check_scores(example: Example, scores_QD: Scores) -> list[Check]:
     assert example.scores
     return [
         Check(
@@ -169,7 +169,7 @@ def _numbers(example: Example, scores_QD: Scores) -> list[Check]:
     ]
 
 
-def _ranking(example: Example, scores_QD: Scores) -> list[Check]:
+def _check_ranking(example: Example, scores_QD: Scores) -> list[Check]:
     assert example.best
     checks: list[Check] = []
     for q, best in enumerate(example.best):

@@ -88,19 +88,19 @@ def test_a_part_that_does_not_exist_is_named(capsys: pytest.CaptureFixture[str])
 
 def test_mini_batches_are_filled_up_to_their_own_longest_text() -> None:
     mask_BS = torch.tensor([[1, 1, 1, 1], [1, 0, 0, 0], [1, 1, 0, 0]])
-    assert int(training_worker.filled(mask_BS, None)) == 12
-    assert int(training_worker.filled(mask_BS, 2)) == 8 + 2
-    assert int(training_worker.filled(mask_BS, 1)) == 7
+    assert int(training_worker.mean_batch_rows(mask_BS, None)) == 12
+    assert int(training_worker.mean_batch_rows(mask_BS, 2)) == 8 + 2
+    assert int(training_worker.mean_batch_rows(mask_BS, 1)) == 7
 
 
 def test_a_run_is_as_it_was_behind_the_watching() -> None:
-    from gnomon.train.trainer import Run
+    from gnomon.train.trainer import Trainer
 
-    step = Run.step
+    step = Trainer.step
     with pytest.raises(KeyError), training_worker.watched(training_worker.Seen("cpu")):
-        assert Run.step is not step
+        assert Trainer.step is not step
         raise KeyError
-    assert Run.step is step
+    assert Trainer.step is step
 
 
 def test_the_page_says_what_was_measured() -> None:

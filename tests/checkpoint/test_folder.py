@@ -17,9 +17,9 @@ import pytest
 from gnomon import Encoder
 from gnomon.checkpoint.folder import Checkpoint, read_folder
 from gnomon.checkpoint.hub import Source
-from gnomon.checkpoint.known_models import CARDS
+from gnomon.checkpoint.known_models import KNOWN_MODELS
 from gnomon.checkpoint.modules_json import DIALECTS, MODULE_TYPES, POOLING_KEYS
-from gnomon.checkpoint.transformer_settings import LENGTH_FILES
+from gnomon.checkpoint.transformer_settings import TRANSFORMER_CONFIG_FILES
 from gnomon.errors import (
     InputError,
     ModelError,
@@ -474,18 +474,18 @@ def test_the_heads_of_stella(golden_copy: Callable[..., Path]) -> None:
     folder = golden_copy(STELLA)
     spec = read(folder).spec
     assert spec.heads == (DenseSpec("2_Dense_1024", 64, 1024),)
-    assert [(head.name, head.out_features) for head in spec.wide_heads] == [
+    assert [(head.name, head.out_features) for head in spec.dim_modules] == [
         (f"2_Dense_{dim}", dim) for dim in (256, 512, 1024)
     ]
     shutil.rmtree(folder / "2_Dense_256")
     shutil.rmtree(folder / "2_Dense_512")
-    assert read(folder).spec.wide_heads == ()
+    assert read(folder).spec.dim_modules == ()
 
 
 # ---- lengths
 
 
-@pytest.mark.parametrize("name", LENGTH_FILES)
+@pytest.mark.parametrize("name", TRANSFORMER_CONFIG_FILES)
 def test_max_seq_length_of_every_length_file(name: str, golden_copy: Callable[..., Path], edit_json: Callable) -> None:
     folder = golden_copy(GIST)
     (folder / "sentence_bert_config.json").unlink()
@@ -639,7 +639,7 @@ def test_a_folder_is_known_by_its_name_or_by_card(
         assert_near([encoder.encode_query("sundial"), encoder.encode_document("sundial")], wanted)
     with pytest.raises(InputError, match="'e5-tiny' is not known; gnomon knows") as error:
         Encoder.load(folder, card="e5-tiny")
-    assert all(name in str(error.value) for name in CARDS)
+    assert all(name in str(error.value) for name in KNOWN_MODELS)
 
 
 def test_prompts_of_the_folder_come_first_and_empty_ones_are_none(

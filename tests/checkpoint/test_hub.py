@@ -20,7 +20,7 @@ from huggingface_hub.utils import close_session
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gnomon.checkpoint.hub import BARE_IDS, ORGANISATION, Source, needed, resolve
+from gnomon.checkpoint.hub import BARE_IDS, DEFAULT_ORGANISATION, Source, select_files, resolve_source
 from gnomon.errors import InputError, NotAModelError, SourceError, UnsafeFileError
 
 # as dunzhang/stella_en_400M_v5 lists its files, shortened
@@ -168,7 +168,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[object]]:
 
 
 def load(tmp_path: Path, name: str = NAME, **options: object) -> Source:
-    return resolve(name, cache_dir=tmp_path / "cache", token=False, **options)  # type: ignore[arg-type]
+    return resolve_source(name, cache_dir=tmp_path / "cache", token=False, **options)  # type: ignore[arg-type]
 
 
 def files_in(folder: Path) -> set[str]:
@@ -184,7 +184,7 @@ def test_fetches_what_is_needed_and_no_more(hub: FakeHub, tmp_path: Path) -> Non
     assert hub.fetched() == files_in(source.folder) == WANTED
     assert (source.name, source.revision, source.folder.name) == (NAME, sha, sha)
     assert (source.folder / "2_Dense_1024/config.json").read_text() == f"2_Dense_1024/config.json of {sha}"
-    assert resolve(source.folder) == source  # id and commit are read off the cache path
+    assert resolve_source(source.folder) == source  # id and commit are read off the cache path
 
 
 def test_listing_and_files_are_of_one_commit(hub: FakeHub, tmp_path: Path) -> None:
@@ -266,14 +266,14 @@ def test_a11_the_advice_for_a_short_name_works(tmp_path: Path, no_network: objec
 def test_a11_a_folder_comes_before_a_short_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "all-MiniLM-L6-v2").mkdir()
     monkeypatch.chdir(tmp_path)
-    assert resolve("all-MiniLM-L6-v2") == Source(tmp_path / "all-MiniLM-L6-v2", None, None)
+    assert resolve_source("all-MiniLM-L6-v2") == Source(tmp_path / "all-MiniLM-L6-v2", None, None)
 
 
 def test_a11_the_names_are_those_of_sentence_transformers() -> None:
     misc = pytest.importorskip("sentence_transformers.util.misc")
     assert {*misc.ORIGINAL_TRANSFORMER_MODELS} == BARE_IDS
     sentence_transformers = pytest.importorskip("sentence_transformers")
-    assert sentence_transformers.SentenceTransformer.default_huggingface_organization == ORGANISATION
+    assert sentence_transformers.SentenceTransformer.default_huggingface_organization == DEFAULT_ORGANISATION
 
 
 @pytest.mark.parametrize(
@@ -330,7 +330,7 @@ def test_a11_an_address_takes_a_revision_beside_it(
 )
 def test_a11_an_address_of_something_else_is_refused(address: str, no_network: object) -> None:
     with pytest.raises(InputError, match="is no address of a model") as caught:
-        resolve(address)
+        resolve_source(address)
     assert address in str(caught.value)
     assert "ORG/NAME" in str(caught.value) or "a hub id" in str(caught.value)
 
@@ -345,23 +345,23 @@ def test_a11_a_repo_of_the_hub_cache_is_a_source(cache: Callable[..., Path], no_
     repo = cache("org/tiny", "a" * 40)
     cache("org/tiny", "b" * 40, "v2")
     first = Source(repo / "snapshots" / ("a" * 40), "org/tiny", "a" * 40)
-    assert resolve(repo) == resolve(str(repo)) == resolve(repo / "snapshots") == first
-    assert resolve(repo, revision="v2") == resolve(repo, revision="b" * 40)
-    assert resolve(repo, revision="v2").revision == "b" * 40
+    assert resolve_source(repo) == resolve_source(str(repo)) == resolve_source(repo / "snapshots") == first
+    assert resolve_source(repo, revision="v2") == resolve_source(repo, revision="b" * 40)
+    assert resolve_source(repo, revision="v2").revision == "b" * 40
     (repo / "refs" / "main").unlink()
     with pytest.raises(NotAModelError, match=f"no copy of revision main. Its snapshots: {'a' * 40}, {'b' * 40}"):
-        resolve(repo)
+        resolve_source(repo)
     with pytest.raises(NotAModelError, match="no copy of revision v3"):
-        resolve(repo, revision="v3")
+        resolve_source(repo, revision="v3")
     with pytest.raises(NotAModelError, match="no copy of revision"):
-        resolve(repo, revision="../../..")
+        resolve_source(repo, revision="../../..")
 
 
 def test_a11_the_only_snapshot_of_a_repo_needs_no_ref(cache: Callable[..., Path], no_network: object) -> None:
     repo = cache("org/tiny", "a" * 40, ref=None)
-    assert resolve(repo).revision == "a" * 40
+    assert resolve_source(repo).revision == "a" * 40
     with pytest.raises(NotAModelError, match="no copy of revision v2"):
-        resolve(repo, revision="v2")
+        resolve_source(repo, revision="v2")
 
 
 # ---- offline
@@ -541,13 +541,13 @@ def test_control_c_passes_through(hub: FakeHub, tmp_path: Path, monkeypatch: pyt
 @pytest.mark.parametrize("name", ["org--name", "org/na me", "name.git", "a..b", "-x", "x" * 97])
 def test_what_is_no_hub_id(name: str, no_network: object) -> None:
     with pytest.raises(InputError, match=r"a source is a folder .* a hub id .* or an installed package"):
-        resolve(name)
+        resolve_source(name)
 
 
 @pytest.mark.parametrize("revision", ["", "../../x", "/main", "a\\b"])
 def test_what_is_no_revision(revision: str, no_network: object) -> None:
     with pytest.raises(InputError, match=r"revision '.*' is not a branch, tag or commit hash"):
-        resolve(NAME, revision=revision)
+        resolve_source(NAME, revision=revision)
 
 
 # ---- needed
@@ -576,7 +576,7 @@ BIN_SHARDS = [f"pytorch_model-0000{i}-of-00002.bin" for i in (1, 2)]
     ],
 )  # fmt: skip
 def test_needed(files: list[str], expected: list[str]) -> None:
-    assert needed(files) == expected
+    assert select_files(files) == expected
 
 
 NAMES = [*{path.rpartition("/")[2] for path in STELLA}, *SHARDS, *BIN_SHARDS, "model.safetensors.index.json"]
@@ -586,9 +586,9 @@ PATHS = st.tuples(st.sampled_from(FOLDERS), st.one_of(st.sampled_from(NAMES), st
 
 @given(st.lists(PATHS, unique=True))
 def test_needed_property(files: list[str]) -> None:
-    kept = needed(files)
+    kept = select_files(files)
     assert kept == [file for file in files if file in set(kept)]
-    assert needed(kept) == kept
+    assert select_files(kept) == kept
     assert not [file for file in kept if file.endswith((".py", ".h5", ".onnx", ".msgpack", ".ot"))]
     assert all(file.count("/") <= 1 and not file.startswith(("onnx/", "openvino/", ".")) for file in kept)
     forms: dict[str, set[str]] = {}
@@ -608,7 +608,7 @@ def test_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_network: obj
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path / "home")
     for given_as in (folder, str(folder), "~/model", Path("~/model"), "./model", "model"):
-        assert resolve(given_as) == Source(folder, None, None)
+        assert resolve_source(given_as) == Source(folder, None, None)
 
 
 def test_folder_of_the_hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -616,14 +616,14 @@ def test_folder_of_the_hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         folder = tmp_path / repo / "snapshots" / "abc"
         folder.mkdir(parents=True)
         monkeypatch.chdir(folder)
-        assert resolve(folder) == resolve(".") == Source(folder, name, "abc")
+        assert resolve_source(folder) == resolve_source(".") == Source(folder, name, "abc")
 
 
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
     file = tmp_path / "model.safetensors"
     file.touch()
     with pytest.raises(NotAModelError, match=r"model\.safetensors is a file; give the folder that holds the model"):
-        resolve(file)
+        resolve_source(file)
 
 
 @pytest.mark.parametrize("text", ["./no", "../no", "/no/such", "~/no-such", "a/b/c", "a\\b", "C:/no", Path("org/name")])
@@ -632,22 +632,22 @@ def test_a_path_that_does_not_exist(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(NotAModelError, match=rf"there is no folder /.*the current folder is {tmp_path}"):
-        resolve(text)
+        resolve_source(text)
 
 
 def test_texts_that_are_no_source(no_network: object) -> None:
     with pytest.raises(InputError, match="the source is empty; it is a folder"):
-        resolve("")
+        resolve_source("")
     with pytest.raises(NotAModelError, match=r"cannot be looked up as a folder: .*name too long"):
-        resolve("a sentence " * 1000)
+        resolve_source("a sentence " * 1000)
     with pytest.raises(NotAModelError, match="'~no-such-user/x' cannot be looked up as a folder"):
-        resolve("~no-such-user/x")
+        resolve_source("~no-such-user/x")
 
 
 def test_revision_needs_a_hub_id(tmp_path: Path) -> None:
     for source in (tmp_path, str(tmp_path), "package:anything"):
         with pytest.raises(InputError, match=r"revision 'v1' needs a hub id, and '.*' is local: leave revision out"):
-            resolve(source, revision="v1")
+            resolve_source(source, revision="v1")
 
 
 # ---- packages
@@ -680,8 +680,8 @@ def distribution(site: Path, name: str, files: list[str]) -> None:
 def test_package(site: Path, name: str, no_network: object) -> None:
     model = site / "gt_tiny_l6" / "data" / "model"
     write(model / "modules.json", model / "0_Transformer" / "config.json", model / "0_Transformer" / "vocab.txt")
-    assert resolve(f"package:{name}") == Source(model, f"package:{name}", None)
-    assert resolve(f"package:{name}/data").folder == resolve(f"package:{name}/data/model").folder == model
+    assert resolve_source(f"package:{name}") == Source(model, f"package:{name}", None)
+    assert resolve_source(f"package:{name}/data").folder == resolve_source(f"package:{name}/data/model").folder == model
     assert "gt_tiny_l6" not in sys.modules
 
 
@@ -689,26 +689,26 @@ def test_package(site: Path, name: str, no_network: object) -> None:
 def test_package_with_a_bare_model(site: Path, beside: str) -> None:
     package = site / "gt_tiny_l6"
     write(package / "config.json", package / beside)
-    assert resolve("package:gt-tiny-l6").folder == package
+    assert resolve_source("package:gt-tiny-l6").folder == package
 
 
 def test_package_found_by_its_distribution(site: Path) -> None:
     files = ["other_name/__init__.py", "other_name/model/config.json", "other_name/model/model.safetensors"]
     write(*(site / file for file in files))
     distribution(site, "Tiny.Model-dist", [*files, "../../bin/tool", "single.py"])
-    assert resolve("package:tiny-model-dist").folder == site / "other_name" / "model"
-    assert resolve("package:Tiny.Model-dist/model").folder == site / "other_name" / "model"
+    assert resolve_source("package:tiny-model-dist").folder == site / "other_name" / "model"
+    assert resolve_source("package:Tiny.Model-dist/model").folder == site / "other_name" / "model"
 
 
 def test_package_without_a_model(site: Path) -> None:
     write(site / "gt_tiny_l6" / "a" / "b" / "c" / "d" / "modules.json", site / "gt_tiny_l6" / "config.json")
     with pytest.raises(SourceError, match=r"no model in .*gt_tiny_l6: looked 3 levels deep for a folder with modules"):
-        resolve("package:gt-tiny-l6")
+        resolve_source("package:gt-tiny-l6")
     with pytest.raises(SourceError, match=r"no model in .*gt_tiny_l6/absent: looked"):
-        resolve("package:gt-tiny-l6/absent")
+        resolve_source("package:gt-tiny-l6/absent")
     distribution(site, "only-a-module", ["single.py"])
     with pytest.raises(SourceError, match="no model in package only-a-module, which has no folder of its own"):
-        resolve("package:only-a-module")
+        resolve_source("package:only-a-module")
 
 
 def test_package_with_several_models(site: Path) -> None:
@@ -716,20 +716,20 @@ def test_package_with_several_models(site: Path) -> None:
     message = "holds 2 models; name one of them: package:gt-tiny-l6/data/a, package:gt-tiny-l6/data/b"
     for source in ("package:gt-tiny-l6", "package:gt-tiny-l6/data"):
         with pytest.raises(SourceError, match=message):
-            resolve(source)
-    assert resolve("package:gt-tiny-l6/data/b").folder == site / "gt_tiny_l6/data/b"
+            resolve_source(source)
+    assert resolve_source("package:gt-tiny-l6/data/b").folder == site / "gt_tiny_l6/data/b"
 
 
 def test_package_that_is_not_installed() -> None:
     for name in ("gt-no-such", "gt.no.such", "__main__"):
         with pytest.raises(SourceError, match=f"package {name} is not installed; run: pip install {name}"):
-            resolve(f"package:{name}")
+            resolve_source(f"package:{name}")
 
 
 def test_package_names_that_cannot_be(site: Path) -> None:
     for source in ("package:", "package:../x", "package:/etc", "package: x", "package:-r"):
         with pytest.raises(InputError, match=r"is not the name of a package; write package:NAME or package:NAME/sub"):
-            resolve(source)
+            resolve_source(source)
 
 
 def test_package_path_may_not_leave_it(site: Path, tmp_path: Path) -> None:
@@ -737,6 +737,6 @@ def test_package_path_may_not_leave_it(site: Path, tmp_path: Path) -> None:
     (site / "gt_tiny_l6" / "link").symlink_to(tmp_path / "outside")
     for sub in ("..", "a/../../..", str(tmp_path / "outside"), "link"):
         with pytest.raises(UnsafeFileError, match=r"leaves package gt-tiny-l6 .*name a folder inside it"):
-            resolve(f"package:gt-tiny-l6/{sub}")
+            resolve_source(f"package:gt-tiny-l6/{sub}")
     with pytest.raises(SourceError, match="no model in"):  # a link is not followed in the search
-        resolve("package:gt-tiny-l6")
+        resolve_source("package:gt-tiny-l6")

@@ -10,13 +10,13 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer, models
 
-from gnomon.checkpoint.families import dropout
+from gnomon.checkpoint.families import read_dropout
 from gnomon.checkpoint.folder import Checkpoint, read_folder
-from gnomon.checkpoint.hub import resolve
+from gnomon.checkpoint.hub import resolve_source
 from gnomon.checkpoint.modules_json import DIALECTS
 from gnomon.checkpoint.save import save_folder
 from gnomon.errors import ModelError
-from gnomon.spec import MlmSpec, fingerprint
+from gnomon.spec import MlmSpec, compute_fingerprint
 
 Arrays = dict[str, np.ndarray]
 
@@ -61,11 +61,11 @@ HEAD_OF_GTE = {"mlm.dense": "lm_head.dense", "mlm.norm": "lm_head.norm", "mlm.de
 
 
 def read(folder: Path) -> Checkpoint:
-    return read_folder(resolve(folder))
+    return read_folder(resolve_source(folder))
 
 
 def fingerprint_of(checkpoint: Checkpoint) -> str:
-    return fingerprint(checkpoint.spec, checkpoint.arrays, checkpoint.tokenizer.to_str())
+    return compute_fingerprint(checkpoint.spec, checkpoint.arrays, checkpoint.tokenizer.to_str())
 
 
 def in_their_names(arrays: Arrays, names: dict[str, str]) -> Arrays:
@@ -408,7 +408,7 @@ def test_sentence_transformers_and_transformers_open_it(
     ],
 )
 def test_dropout(config: dict[str, Any], wanted: tuple[float, float]) -> None:
-    assert dropout(config) == wanted
+    assert read_dropout(config) == wanted
 
 
 @pytest.mark.parametrize("value", [1, 1.0, -0.1, "0.1", None, True, False, float("nan"), [0.1]])
@@ -423,7 +423,7 @@ def test_dropout(config: dict[str, Any], wanted: tuple[float, float]) -> None:
 def test_a_dropout_that_cannot_be_is_an_error(kind: str, key: str, value: Any) -> None:
     words = f"config.json: {key} is {value!r}; it must be a number from 0 to below 1"
     with pytest.raises(ModelError, match=re.escape(words)):
-        dropout({"model_type": kind, key: value})
+        read_dropout({"model_type": kind, key: value})
 
 
 def test_who_does_not_train_does_not_see_a_wrong_dropout(golden_copy: Callable[..., Path], edit_json: Callable) -> None:

@@ -32,10 +32,10 @@ pytest.importorskip("transformers")
 SentenceTransformer = pytest.importorskip("sentence_transformers").SentenceTransformer
 
 from gnomon import Encoder
-from gnomon.checkpoint.tokenizer_families import CLASSES
+from gnomon.checkpoint.tokenizer_families import FAMILIES_BY_CLASS
 from gnomon.checkpoint.tokenizer_files import read_tokenizer
 from gnomon.checkpoint.tokenizer_settings import SIDE_FILES
-from gnomon.checkpoint.tokenizer_versions import faithful_side_files
+from gnomon.checkpoint.tokenizer_versions import build_side_files
 from gnomon.errors import NotAModelError, Notice
 
 GIST, DISTILBERT, E5 = "GIST-Embedding-v0", "multi-qa-distilbert-cos-v1", "multilingual-e5-small"
@@ -59,7 +59,7 @@ def check_saved(tokenizer: Tokenizer, folder: Path, files: dict[str, Json], targ
     model = files["config.json"]
     write_folder(target, {"config.json": model})
     (target / "tokenizer.json").write_text(tokenizer.to_str(), "utf-8")
-    for name, text in faithful_side_files(tokenizer, texts, model).items():
+    for name, text in build_side_files(tokenizer, texts, model).items():
         (target / name).write_text(text, "utf-8")
     wanted = [tokenizer.encode(text).ids for text in TEXTS]
     assert ours(target) == (wanted, [])
@@ -189,14 +189,14 @@ def test_a1_a4_a_class_that_is_not_known_is_said_and_not_kept(name: str, tmp_pat
     assert (ids == ids_of(folder)) == (name == "NoSuchTokenizer")
     tokenizer = read_tokenizer(folder)
     assert tokenizer.encode("World").tokens[1:-1] == ["world"]
-    written = faithful_side_files(tokenizer, {"tokenizer_config.json": json.dumps(config)}, {"model_type": "bert"})
+    written = build_side_files(tokenizer, {"tokenizer_config.json": json.dumps(config)}, {"model_type": "bert"})
     saved = json.loads(written["tokenizer_config.json"])
     assert (saved["tokenizer_class"], saved["pad_token"]) == ("PreTrainedTokenizerFast", "[PAD]")
     check_saved(tokenizer, folder, files, tmp_path / "saved")
 
 
 def test_a1_every_class_that_is_known_is_drawn_above() -> None:
-    assert set(CLASSES) <= {name for _, _, names in KINDS.values() for name in names}
+    assert set(FAMILIES_BY_CLASS) <= {name for _, _, names in KINDS.values() for name in names}
 
 
 def test_a1_a_cased_tokenizer_json_without_the_key_is_lower_cased(

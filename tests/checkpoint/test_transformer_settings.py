@@ -177,7 +177,7 @@ def test_a6_what_sentence_transformers_writes_and_empty_values_change_nothing(tm
     }
     (tmp_path / NAME).write_text(json.dumps(written | empty | {"new_key": None}))
     settings = read_transformer_settings(tmp_path)
-    assert (settings.acting, settings.notices, settings.config, settings.tokenizer) == ((), (), {}, {})
+    assert (settings.effective_settings, settings.notices, settings.config, settings.tokenizer) == ((), (), {}, {})
 
 
 def test_a6_without_a_limit_the_positions_are_the_limit(golden_copy: Callable[..., Path], edit_json: Callable) -> None:

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from gnomon import Encoder
 from gnomon.checkpoint.weights import write_safetensors
-from gnomon.spec import TrunkSpec, trunk_arrays
+from gnomon.spec import TrunkSpec, trunk_shapes
 
 HIDDEN, FEW, MANY = 512, 100, 1_200_000
 CONFIG = {
@@ -36,7 +36,7 @@ TABLE = "embeddings.word_embeddings.weight"
 def small_model(folder: Path) -> dict[str, np.ndarray]:
     random = np.random.default_rng(0)
     trunk = TrunkSpec(vocab_size=FEW, hidden=HIDDEN, layers=1, heads=8, inner=64, positions=16)
-    arrays = {name: random.normal(size=shape).astype(np.float32) for name, shape in trunk_arrays(trunk).items()}
+    arrays = {name: random.normal(size=shape).astype(np.float32) for name, shape in trunk_shapes(trunk).items()}
     names = {"embed.tokens": TABLE, "embed.positions": "embeddings.position_embeddings.weight"}
     names |= {f"embed.norm.{kind}": f"embeddings.LayerNorm.{kind}" for kind in ("weight", "bias")}
     for ours, theirs in THEIRS.items():

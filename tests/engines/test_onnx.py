@@ -21,9 +21,9 @@ from hypothesis.extra import numpy as st_np
 from twin import MADE, POOLINGS, assert_same, model, texts, twin_pool, twin_states, with_pooling
 
 from gnomon.engines.onnx.engine import OnnxEngine, write_graph
-from gnomon.engines.onnx.graph import lower, quantize_weight
-from gnomon.engines.pooling import first_pooled
-from gnomon.packed import Packed, pack, split
+from gnomon.engines.onnx.graph import build_onnx_graph, quantize_weight
+from gnomon.engines.pooling import first_pooled_token
+from gnomon.packed import Packed, pack, split_per_text
 from gnomon.spec import POOLING_MODES, PoolingSpec
 
 
@@ -36,7 +36,7 @@ def engine(name: str, pooling: PoolingSpec, runtime: str = "onnxruntime", precis
 def test_states_of_a_mixed_batch_equal_the_twin(name: str) -> None:
     trunk, arrays = model(name)
     ids, found = texts(name), engine(name, PoolingSpec()).states(pack(texts(name)))
-    for text_TH, ids_T in zip(split(found, pack(ids)), ids, strict=True):
+    for text_TH, ids_T in zip(split_per_text(found, pack(ids)), ids, strict=True):
         assert_same(text_TH.ravel(), twin_states(trunk, arrays, ids_T).ravel())
 
 
@@ -61,7 +61,7 @@ def test_vectors_equal_the_twin(name: str, mode: Any) -> None:
 def test_pruning_the_last_layer_changes_nothing(name: str, mode: Any, place: int) -> None:
     runner = engine(name, PoolingSpec((mode,)))
     packed = pack(texts(name))
-    rows = [text_TH[place] for text_TH in split(runner.states(packed), packed)]
+    rows = [text_TH[place] for text_TH in split_per_text(runner.states(packed), packed)]
     assert_same(runner.pool(packed), np.stack(rows))
 
 
@@ -136,7 +136,7 @@ def test_quantised_weights_are_half_a_step_off_at_most(signed: bool, weight_OI: 
 
 
 def proto_bytes(name: str, precision: Any = "float32") -> tuple[int, int]:
-    graph = lower(*with_pooling(name, PoolingSpec()), precision=precision)
+    graph = build_onnx_graph(*with_pooling(name, PoolingSpec()), precision=precision)
     return graph.model.ByteSize(), sum(array.nbytes for array in graph.arrays.values())
 
 
@@ -152,7 +152,7 @@ def test_weights_stay_outside_the_protobuf(name: str, precision: str) -> None:
 def test_linear_weights_are_views_of_the_mapped_file(name: str) -> None:
     """.bin included: the arrays of the graph are those of the checkpoint, and these are those of the file."""
     arrays = model(name)[1]
-    graph = lower(*with_pooling(name, PoolingSpec()))
+    graph = build_onnx_graph(*with_pooling(name, PoolingSpec()))
     fused = [node.input[1] for node in graph.model.graph.node if node.op_type == "FusedMatMul"]
     assert fused
     assert "embed.tokens" in graph.arrays
@@ -168,7 +168,7 @@ def test_a_written_graph_runs_by_itself(name: str, output: Any, tmp_path: Path) 
     path = write_graph(runner.graph(output), tmp_path)
     onnx.checker.check_model(path)
     session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
-    (found,) = session.run([output], runner._feed(output, packed, 0))
+    (found,) = session.run([output], runner._build_feed(output, packed, 0))
     rows = found if output == "pooled" else found[np.arange(found.shape[1]) < packed.lengths_B[:, None]]
     assert_same(rows, runner.pool(packed) if output == "pooled" else runner.states(packed))
 
@@ -192,8 +192,8 @@ def test_arrays_of_other_types_and_layouts_run(name: str, change: str) -> None:
 
 def test_where_the_prompt_is_the_whole_text_it_is_pooled() -> None:
     packed = pack([np.arange(2), np.arange(3), np.arange(9)])
-    assert first_pooled(PoolingSpec(include_prompt=False), packed, 3).tolist() == [0, 0, 3]
-    assert first_pooled(PoolingSpec(), packed, 3).tolist() == [0, 0, 0]
+    assert first_pooled_token(PoolingSpec(include_prompt=False), packed, 3).tolist() == [0, 0, 3]
+    assert first_pooled_token(PoolingSpec(), packed, 3).tolist() == [0, 0, 0]
 
 
 def test_positions_of_roberta_leave_out_padding_inside_a_text() -> None:

@@ -21,13 +21,13 @@ from goldens import GIST, GOLDEN, NAMES, STELLA, assert_same, load
 
 from gnomon import Encoder
 from gnomon.engines import process_pool
-from gnomon.engines.process_pool import SeveralEngines
+from gnomon.engines.process_pool import ProcessPoolEngine
 from gnomon.engines.protocol import Engine, Failure
-from gnomon.engines.select import Options, available_cores, open_engine
+from gnomon.engines.select import EngineOptions, available_cores, open_engine
 from gnomon.engines.static import StaticEngine
 from gnomon.errors import InputError, WorkerError
 from gnomon.packed import Packed, pack
-from gnomon.pipeline import Stream
+from gnomon.pipeline import EncodePipeline
 from gnomon.spec import ModelSpec, PoolingSpec, StaticSpec, TokenizerSpec, TrunkSpec
 
 LONG = "water boils at one hundred degrees, ice melts at none, " * 12
@@ -163,8 +163,8 @@ def fakes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 @pytest.fixture
-def two(fakes: Any, tmp_path: Path) -> SeveralEngines:
-    return SeveralEngines([("left", partial(fakes.Fake, tmp_path)), ("right", partial(fakes.Fake, tmp_path))])
+def two(fakes: Any, tmp_path: Path) -> ProcessPoolEngine:
+    return ProcessPoolEngine([("left", partial(fakes.Fake, tmp_path)), ("right", partial(fakes.Fake, tmp_path))])
 
 
 @pytest.fixture(scope="module")
@@ -179,8 +179,8 @@ def of(*ids: int) -> Packed:
 
 
 def processes(engine: Engine) -> list[int]:
-    assert isinstance(engine, SeveralEngines)
-    return [worker.process.pid for worker in engine._crew().workers]
+    assert isinstance(engine, ProcessPoolEngine)
+    return [worker.process.pid for worker in engine._worker_pool().workers]
 
 
 def assert_gone(pid: int) -> None:
@@ -214,7 +214,7 @@ def test_devices_may_be_a_str_with_commas() -> None:
     assert_same(encoder.encode(TEXTS), load(GIST).encode(TEXTS))
 
 
-def test_results_come_in_order_from_workers_that_run_side_by_side(two: SeveralEngines, tmp_path: Path) -> None:
+def test_results_come_in_order_from_workers_that_run_side_by_side(two: ProcessPoolEngine, tmp_path: Path) -> None:
     """The first batch ends only after the third has begun, on the other worker."""
     os.mkfifo(tmp_path / "fifo")
     batches = [of(105), of(1), of(106), *(of(number, number) for number in range(2, 9))]
@@ -225,7 +225,7 @@ def test_results_come_in_order_from_workers_that_run_side_by_side(two: SeveralEn
     assert found[1][2] == found[2][2] != found[0][2]
 
 
-def test_batches_are_taken_a_few_ahead_and_no_more(two: SeveralEngines) -> None:
+def test_batches_are_taken_a_few_ahead_and_no_more(two: ProcessPoolEngine) -> None:
     taken: list[int] = []
 
     def batches() -> Iterator[Packed]:
@@ -237,18 +237,18 @@ def test_batches_are_taken_a_few_ahead_and_no_more(two: SeveralEngines) -> None:
     assert taken == []
     for number in range(12):
         assert next(results)[0][0] == number  # pyright: ignore
-        assert len(taken) == min(number + process_pool.AHEAD * 2, 12)
+        assert len(taken) == min(number + process_pool.BATCHES_PER_WORKER * 2, 12)
     assert next(results, None) is None
 
 
-def test_what_is_left_half_way_leaves_the_engine_whole(two: SeveralEngines) -> None:
+def test_what_is_left_half_way_leaves_the_engine_whole(two: ProcessPoolEngine) -> None:
     results = two.pool_each(of(number) for number in range(20))
     assert next(results)[0][0] == 0  # pyright: ignore
     results.close()  # pyright: ignore
     assert [row[0][0] for row in two.pool_each(of(number) for number in range(20, 40))] == [*range(20, 40)]
 
 
-def test_an_error_of_the_batches_reaches_the_caller(two: SeveralEngines) -> None:
+def test_an_error_of_the_batches_reaches_the_caller(two: ProcessPoolEngine) -> None:
     def batches() -> Iterator[Packed]:
         yield of(1)
         raise KeyError("no such text")
@@ -258,7 +258,7 @@ def test_an_error_of_the_batches_reaches_the_caller(two: SeveralEngines) -> None
     assert two.pool(of(3))[0][0] == 3
 
 
-def test_calls_beside_pool_each(two: SeveralEngines) -> None:
+def test_calls_beside_pool_each(two: ProcessPoolEngine) -> None:
     assert two.budget(2000) == 1000, "each worker has its share of the tokens"
     assert two.states(of(7, 8))[0][0] == 15
     assert two.pool(of(7), 2)[0][:2].tolist() == [7, 2]
@@ -276,7 +276,7 @@ def test_threads_share_it(gist: Encoder) -> None:
         assert_same(vectors_BD, load(GIST).encode(texts, on_truncate="silent"))
 
 
-def test_what_a_library_prints_does_not_reach_the_answers(two: SeveralEngines, capfd: Any) -> None:
+def test_what_a_library_prints_does_not_reach_the_answers(two: ProcessPoolEngine, capfd: Any) -> None:
     assert [row[0][0] for row in two.pool_each([of(104), of(1), of(104), of(2)])] == [104, 1, 104, 2]
     assert capfd.readouterr() == ("", "")
 
@@ -284,20 +284,20 @@ def test_what_a_library_prints_does_not_reach_the_answers(two: SeveralEngines, c
 @pytest.mark.parametrize("threads", [None, 3])
 def test_threads_are_shared_out(threads: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Any] = []
-    monkeypatch.setattr(process_pool, "SeveralEngines", lambda openers: made.extend(openers))
+    monkeypatch.setattr(process_pool, "ProcessPoolEngine", lambda openers: made.extend(openers))
     trunk = TrunkSpec(vocab_size=20, hidden=8, layers=1, heads=2, inner=8, positions=16)
     spec = ModelSpec(trunk, PoolingSpec(), (), TokenizerSpec(16))
-    open_engine(spec, {}, Options(device="cpu,cpu,cpu", threads=threads), reopen=lambda options: options)  # pyright: ignore
+    open_engine(spec, {}, EngineOptions(device="cpu,cpu,cpu", threads=threads), reopen=lambda options: options)  # pyright: ignore
     each = threads or max(1, available_cores() // 3)
     assert [device for device, _ in made] == ["cpu"] * 3
-    assert [opener() for _, opener in made] == [Options("onnx", "float32", "cpu", each)] * 3
+    assert [opener() for _, opener in made] == [EngineOptions("onnx", "float32", "cpu", each)] * 3
     with pytest.raises(InputError, match=r"several devices need a model that Encoder\.load read"):
-        open_engine(spec, {}, Options(device="cpu,cpu"))
+        open_engine(spec, {}, EngineOptions(device="cpu,cpu"))
 
 
 def test_a_static_table_needs_no_workers() -> None:
     spec = ModelSpec(StaticSpec(4, 2), PoolingSpec(), (), TokenizerSpec(None))
-    engine = open_engine(spec, {"embed.tokens": np.ones((4, 2), np.float32)}, Options(device="cpu,cpu"))
+    engine = open_engine(spec, {"embed.tokens": np.ones((4, 2), np.float32)}, EngineOptions(device="cpu,cpu"))
     assert isinstance(engine, StaticEngine)
 
 
@@ -309,7 +309,7 @@ def over(engine: Engine) -> Encoder:
     encoder = Encoder.__new__(Encoder)
     vars(encoder).update(vars(load(GIST)))
     encoder._engine = engine
-    encoder._stream = Stream(encoder.spec, encoder._tokenizer, engine)
+    encoder._pipeline = EncodePipeline(encoder.spec, encoder._tokenizer, engine)
     return encoder
 
 
@@ -325,7 +325,7 @@ def test_a_worker_that_fails_costs_one_batch(fakes: Any, tmp_path: Path, how: st
     flag.touch()
     bad = load(GIST).tokenize("quick sort").ids[0].tolist()
     opener = partial(fakes.Deadly, GOLDEN / GIST, bad, how, flag)
-    encoder = over(SeveralEngines([("left", opener), ("right", opener)]))
+    encoder = over(ProcessPoolEngine([("left", opener), ("right", opener)]))
     before = processes(encoder.engine)
     texts = [text for text in dict.fromkeys(TEXTS) if text != LONG]
     with pytest.raises(WorkerError, match=told) as caught:
@@ -343,10 +343,10 @@ def test_a_worker_that_fails_costs_one_batch(fakes: Any, tmp_path: Path, how: st
     assert len(set(processes(encoder.engine)) - set(before)) == (1 if how == "signal" else 0)
 
 
-def test_a_failure_says_where_and_what(two: SeveralEngines) -> None:
+def test_a_failure_says_where_and_what(two: ProcessPoolEngine) -> None:
     batches = [of(1), of(101), of(2), of(102), of(3), of(103), of(4), of(5)]
     results = list(two.pool_each(batches))
-    whys = [result.why if isinstance(result, Failure) else int(result[0][0]) for result in results]
+    whys = [result.reason if isinstance(result, Failure) else int(result[0][0]) for result in results]
     assert [why for why in whys if isinstance(why, int)] == [1, 2, 3, 4, 5]
     assert [(why.replace("left", "x").replace("right", "x")) for why in whys if isinstance(why, str)] == [
         "on x: ValueError: it broke\nin two lines",
@@ -356,9 +356,9 @@ def test_a_failure_says_where_and_what(two: SeveralEngines) -> None:
     assert [result[0][0] for result in two.pool_each([of(6), of(7)])] == [6, 7]  # pyright: ignore
 
 
-def test_a_worker_that_died_while_idle_is_started_again(two: SeveralEngines) -> None:
+def test_a_worker_that_died_while_idle_is_started_again(two: ProcessPoolEngine) -> None:
     before = processes(two)
-    for worker in two._crew().workers:
+    for worker in two._worker_pool().workers:
         os.kill(worker.process.pid, signal.SIGKILL)
         os.waitid(os.P_PID, worker.process.pid, os.WEXITED | os.WNOWAIT)
     assert [row[0][0] for row in two.pool_each(of(number) for number in range(6))] == [*range(6)]  # pyright: ignore
@@ -367,7 +367,7 @@ def test_a_worker_that_died_while_idle_is_started_again(two: SeveralEngines) -> 
         assert_gone(pid)
 
 
-def test_workers_leave_ctrl_c_to_us(two: SeveralEngines) -> None:
+def test_workers_leave_ctrl_c_to_us(two: ProcessPoolEngine) -> None:
     before = processes(two)
     for pid in before:
         os.kill(pid, signal.SIGINT)
@@ -380,8 +380,8 @@ def test_workers_leave_ctrl_c_to_us(two: SeveralEngines) -> None:
 def test_ctrl_c_in_a_call_spoils_no_later_answer(
     fakes: Any, tmp_path: Path, call: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = SeveralEngines([("here", partial(fakes.Fake, tmp_path))])
-    (worker,) = engine._crew().workers
+    engine = ProcessPoolEngine([("here", partial(fakes.Fake, tmp_path))])
+    (worker,) = engine._worker_pool().workers
     with monkeypatch.context() as patch:
 
         def stopped() -> Any:
@@ -398,7 +398,7 @@ def test_ctrl_c_in_a_call_spoils_no_later_answer(
 def test_a_restart_that_fails_is_told_and_tried_again(fakes: Any, tmp_path: Path) -> None:
     opener = partial(fakes.after_death, tmp_path)
     (tmp_path / "one").touch()
-    engine = SeveralEngines([("here", opener)])
+    engine = ProcessPoolEngine([("here", opener)])
     (tmp_path / "broken").touch()
     why = "on here: ValueError: the disk is gone"
     with pytest.raises(WorkerError, match="killed by signal 9"):
@@ -428,7 +428,7 @@ def test_a_worker_that_cannot_open_its_engine_says_why(fakes: Any, tmp_path: Pat
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(process_pool.subprocess, "Popen", start)
             with pytest.raises(WorkerError, match=why) as caught:
-                SeveralEngines([fine, ("right", opener)])
+                ProcessPoolEngine([fine, ("right", opener)])
         assert (caught.value.texts, caught.value.vectors) == ([], None)
     del caught
     gc.collect()
@@ -468,7 +468,7 @@ def test_what_is_no_str_on_the_import_path_is_passed_over(
     fakes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "path", [*sys.path, tmp_path])
-    assert SeveralEngines([("here", partial(fakes.Fake, tmp_path))]).pool(of(3))[0][0] == 3
+    assert ProcessPoolEngine([("here", partial(fakes.Fake, tmp_path))]).pool(of(3))[0][0] == 3
 
 
 # ---- copies, forks, and the end
@@ -543,7 +543,7 @@ def test_closing_does_not_wait_for_a_forked_child() -> None:
 
 
 def test_closing_leaves_no_process_behind(fakes: Any, tmp_path: Path) -> None:
-    encoder = over(SeveralEngines([("left", partial(fakes.Fake, tmp_path)), ("right", partial(fakes.Fake, tmp_path))]))
+    encoder = over(ProcessPoolEngine([("left", partial(fakes.Fake, tmp_path)), ("right", partial(fakes.Fake, tmp_path))]))
     pids = processes(encoder.engine)
     with pytest.raises(WorkerError):
         encoder.engine.pool(of(102), 0)
@@ -574,17 +574,17 @@ def test_closing_ends_the_workers_and_the_rest_is_refused(monkeypatch: pytest.Mo
     assert (encoder.device, encoder.dtype) == ("cpu,cpu", "float32")
 
 
-def test_what_runs_while_it_is_closed_fails_and_starts_nothing(two: SeveralEngines, tmp_path: Path) -> None:
+def test_what_runs_while_it_is_closed_fails_and_starts_nothing(two: ProcessPoolEngine, tmp_path: Path) -> None:
     """One batch is under way, others wait for a worker."""
     os.mkfifo(tmp_path / "fifo")
     started: list[int] = processes(two)
-    crew = two._crew()
+    crew = two._worker_pool()
     with ThreadPoolExecutor(4) as pool:
         asked = [pool.submit(crew.ask, "pool", of(105)) for _ in range(4)]
         with crew.changed:
             crew.changed.wait_for(lambda: len(crew.busy) == 2, 30)
         two.close()
-        whys = [each.result(30).why for each in asked]
+        whys = [each.result(30).reason for each in asked]
     assert all("was closed" in why for why in whys)
     for pid in {*started, *(worker.process.pid for worker in crew.workers)}:
         assert_gone(pid)
@@ -594,10 +594,10 @@ def test_what_runs_while_it_is_closed_fails_and_starts_nothing(two: SeveralEngin
 def test_a_worker_that_does_not_end_is_killed(
     fakes: Any, tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process_pool, "CLOSING", 0.05)
+    monkeypatch.setattr(process_pool, "SHUTDOWN_SECONDS", 0.05)
     os.mkfifo(tmp_path / "hangs")
-    engine = SeveralEngines([(name, partial(fakes.Fake, tmp_path)) for name in ("left", "right")])
-    pids, crew = processes(engine), engine._crew()
+    engine = ProcessPoolEngine([(name, partial(fakes.Fake, tmp_path)) for name in ("left", "right")])
+    pids, crew = processes(engine), engine._worker_pool()
     if how == "stopped":
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
@@ -609,15 +609,15 @@ def test_a_worker_that_does_not_end_is_killed(
     for pid in pids:
         assert_gone(pid)
     if how == "deaf":
-        assert "was closed" in asked.result(30).why  # pyright: ignore
+        assert "was closed" in asked.result(30).reason  # pyright: ignore
 
 
 def test_a_worker_that_hangs_in_what_nobody_wants_is_killed_when_it_is_needed(
     fakes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process_pool, "PATIENCE", 0.05)
+    monkeypatch.setattr(process_pool, "ABANDONED_CALL_SECONDS", 0.05)
     os.mkfifo(tmp_path / "hangs")
-    engine = SeveralEngines([("here", partial(fakes.Fake, tmp_path))])
+    engine = ProcessPoolEngine([("here", partial(fakes.Fake, tmp_path))])
     results = engine.pool_each([of(1), of(107), of(2), of(3)])
     assert next(results)[0][0] == 1  # pyright: ignore
     with (tmp_path / "hangs").open("rb") as fifo:
@@ -719,8 +719,8 @@ def test_closing_a_worker_that_died_is_quiet(fakes: Any, tmp_path: Path, monkeyp
     """It dies between the look whether it lives and the writing to it."""
     unraised: list[Any] = []
     monkeypatch.setattr(sys, "unraisablehook", lambda error: unraised.append(error.exc_type))
-    engine = SeveralEngines([("here", partial(fakes.Fake, tmp_path))])
-    (worker,) = engine._crew().workers
+    engine = ProcessPoolEngine([("here", partial(fakes.Fake, tmp_path))])
+    (worker,) = engine._worker_pool().workers
     os.kill(worker.process.pid, signal.SIGKILL)
     os.waitid(os.P_PID, worker.process.pid, os.WEXITED | os.WNOWAIT)
     with monkeypatch.context() as patch:
@@ -736,25 +736,25 @@ def test_closing_a_worker_that_died_is_quiet(fakes: Any, tmp_path: Path, monkeyp
 def test_a_worker_that_cannot_start_again_leaves_the_work_to_the_others(fakes: Any, tmp_path: Path) -> None:
     """No batch is lost to a device on which it was never tried; the next call tries that device again."""
     (tmp_path / "one").touch()
-    engine = SeveralEngines([("here", partial(fakes.after_death, tmp_path)), ("there", partial(fakes.Fake, tmp_path))])
+    engine = ProcessPoolEngine([("here", partial(fakes.after_death, tmp_path)), ("there", partial(fakes.Fake, tmp_path))])
     (tmp_path / "broken").touch()
-    worker = engine._crew().workers[0]
+    worker = engine._worker_pool().workers[0]
     worker.process.kill()
     worker.process.wait()
     found = list(engine.pool_each(of(number) for number in range(1, 30)))
     assert [vectors[0][0] for vectors in found if not isinstance(vectors, Failure)] == [*range(1, 30)]
-    assert list(engine._crew().away.values()) == ["on here: ValueError: the disk is gone"]
+    assert list(engine._worker_pool().unavailable.values()) == ["on here: ValueError: the disk is gone"]
     assert engine.budget(100) > 0
     (tmp_path / "broken").unlink()
     assert len(list(engine.pool_each(of(number) for number in range(1, 4)))) == 3
-    assert not engine._crew().away
+    assert not engine._worker_pool().unavailable
 
 
 def test_a_budget_is_told_also_where_no_worker_is_left(fakes: Any, tmp_path: Path) -> None:
     (tmp_path / "one").touch()
-    engine = SeveralEngines([("here", partial(fakes.after_death, tmp_path))])
+    engine = ProcessPoolEngine([("here", partial(fakes.after_death, tmp_path))])
     (tmp_path / "broken").touch()
-    worker = engine._crew().workers[0]
+    worker = engine._worker_pool().workers[0]
     worker.process.kill()
     worker.process.wait()
     assert engine.budget(100) == 1024

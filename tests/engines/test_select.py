@@ -16,16 +16,16 @@ import pytest
 from gnomon import Encoder, notices
 from gnomon.engines import select
 from gnomon.engines.onnx.engine import OnnxEngine
-from gnomon.engines.select import Options, available_cores, int8_saturates, open_engine
+from gnomon.engines.select import EngineOptions, available_cores, int8_saturates, open_engine
 from gnomon.engines.static import StaticEngine
 from gnomon.errors import ExtraError, InputError, Notice
-from gnomon.notices import tell_once
+from gnomon.notices import warn_once
 from gnomon.packed import pack
-from gnomon.spec import ModelSpec, PoolingSpec, StaticSpec, TokenizerSpec, TrunkSpec, trunk_arrays
+from gnomon.spec import ModelSpec, PoolingSpec, StaticSpec, TokenizerSpec, TrunkSpec, trunk_shapes
 
 TRUNK = TrunkSpec(vocab_size=20, hidden=8, layers=1, heads=2, inner=8, positions=16)
 ARRAYS = {
-    name: np.random.default_rng(1).normal(size=shape).astype(np.float32) for name, shape in trunk_arrays(TRUNK).items()
+    name: np.random.default_rng(1).normal(size=shape).astype(np.float32) for name, shape in trunk_shapes(TRUNK).items()
 }
 FINE: dict[str, Any] = {"device": "auto", "engine": "auto", "dtype": "auto", "threads": None}
 NO_TORCH = 'the package torch is not installed; pip install "gnomon[torch]"'
@@ -40,8 +40,8 @@ def spec(trunk: TrunkSpec | StaticSpec = TRUNK) -> ModelSpec:
 @pytest.fixture(autouse=True)
 def cpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the machine has: no GPU, and nothing said of one yet."""
-    monkeypatch.setattr(select, "gpu_in_machine", lambda: False)
-    notices.tell_once.cache_clear()
+    monkeypatch.setattr(select, "has_gpu_driver", lambda: False)
+    notices.warn_once.cache_clear()
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> Gpus:
         def number(device: Any) -> int:
             return torch.device(device).index or 0
 
-        monkeypatch.setattr(select, "gpu_in_machine", lambda: True)
+        monkeypatch.setattr(select, "has_gpu_driver", lambda: True)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: seen)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: len(capabilities) if seen else 0)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capabilities[number(device)])
@@ -85,7 +85,7 @@ def no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def refused(**option: Any) -> str:
     with pytest.raises(InputError) as caught:
-        Options.check(**FINE | option)
+        EngineOptions.check(**FINE | option)
     return str(caught.value)
 
 
@@ -171,14 +171,14 @@ def test_auto_with_a_space_is_auto() -> None:
 @pytest.mark.parametrize("engine", ["auto", "onnx", "openvino"])
 @pytest.mark.parametrize("dtype", ["auto", "float32"])
 def test_good_options_are_kept(engine: str, dtype: str) -> None:
-    assert Options.check(device="cpu", engine=engine, dtype=dtype, threads=3) == Options(engine, dtype, "cpu", 3)
+    assert EngineOptions.check(device="cpu", engine=engine, dtype=dtype, threads=3) == EngineOptions(engine, dtype, "cpu", 3)
 
 
 @pytest.mark.parametrize("device", ["cpu,cpu", " cpu , cpu ", ["cpu", "cpu"], ("cpu", " cpu")])
 def test_several_devices_are_kept_as_one_str(device: Any) -> None:
-    options = Options.check(**FINE | {"device": device})
+    options = EngineOptions.check(**FINE | {"device": device})
     assert (options.device, options.devices) == ("cpu,cpu", ["cpu", "cpu"])
-    assert options.settled() == Options("onnx", "float32", "cpu,cpu")
+    assert options.resolve() == EngineOptions("onnx", "float32", "cpu,cpu")
 
 
 # ---- what "auto" is
@@ -200,11 +200,11 @@ def test_auto_on_a_machine_without_gpu(
     option: dict[str, Any], settled: tuple[str, ...], cpu_dtypes: Callable[..., None]
 ) -> None:
     cpu_dtypes("bfloat16", "float16")
-    options = Options.check(**FINE | option)
-    found = options.settled()
+    options = EngineOptions.check(**FINE | option)
+    found = options.resolve()
     assert (found.engine, found.dtype, found.device) == settled
     assert {name: getattr(options, name) for name in FINE} == FINE | option, "what was asked for is kept"
-    assert found.settled() == found
+    assert found.resolve() == found
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ def test_auto_on_a_machine_with_gpus(
     option: dict[str, Any], capabilities: list[tuple[int, int]], settled: tuple[str, ...], gpus: Gpus
 ) -> None:
     gpus(*capabilities)
-    found = Options.check(**FINE | option).settled()
+    found = EngineOptions.check(**FINE | option).resolve()
     assert (found.engine, found.dtype, found.device) == settled
 
 
@@ -275,7 +275,7 @@ def test_a_dtype_that_the_processor_lacks_is_refused(cpu_dtypes: Callable[..., N
         "dtype 'bfloat16' is not in this machine's cpu, which has no arithmetic for it; use dtype='float32' or "
         "dtype='float16'."
     )
-    assert Options.check(**FINE | {"dtype": "float16"}).settled().engine == "torch"
+    assert EngineOptions.check(**FINE | {"dtype": "float16"}).resolve().engine == "torch"
 
 
 # ---- a GPU that is not used is told of, once
@@ -285,11 +285,11 @@ def test_a_dtype_that_the_processor_lacks_is_refused(cpu_dtypes: Callable[..., N
 def test_a_gpu_without_torch_is_told_of_once(
     option: dict[str, Any], no_torch: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(select, "gpu_in_machine", lambda: True)
+    monkeypatch.setattr(select, "has_gpu_driver", lambda: True)
     told = 'this machine has a GPU, and torch is not installed: running on the CPU. pip install "gnomon[torch]"'
-    assert told_by(lambda: Options.check(**FINE | option).settled()) == [(told, __file__)]
-    assert told_by(lambda: Options.check(**FINE | option).settled()) == []
-    assert Options.check(**FINE | option).settled() == Options("onnx", "float32", "cpu")
+    assert told_by(lambda: EngineOptions.check(**FINE | option).resolve()) == [(told, __file__)]
+    assert told_by(lambda: EngineOptions.check(**FINE | option).resolve()) == []
+    assert EngineOptions.check(**FINE | option).resolve() == EngineOptions("onnx", "float32", "cpu")
 
 
 def test_a_gpu_that_torch_cannot_use_is_told_of_once(gpus: Gpus) -> None:
@@ -297,22 +297,22 @@ def test_a_gpu_that_torch_cannot_use_is_told_of_once(gpus: Gpus) -> None:
 
     gpus(seen=False)
     told = f"this machine has a GPU that torch {torch.__version__} cannot use: running on the CPU."
-    assert told_by(lambda: Options.check(**FINE).settled()) == [(told, __file__)]
-    assert told_by(lambda: Options.check(**FINE).settled()) == []
+    assert told_by(lambda: EngineOptions.check(**FINE).resolve()) == [(told, __file__)]
+    assert told_by(lambda: EngineOptions.check(**FINE).resolve()) == []
 
 
 @pytest.mark.parametrize("option", [{"device": "cpu"}, {"engine": "onnx"}, {"engine": "openvino"}, {"dtype": "int8"}])
 def test_who_asks_for_the_cpu_hears_nothing_of_a_gpu(
     option: dict[str, Any], no_torch: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(select, "gpu_in_machine", lambda: True)
-    assert told_by(lambda: Options.check(**FINE | option)) == []
+    monkeypatch.setattr(select, "has_gpu_driver", lambda: True)
+    assert told_by(lambda: EngineOptions.check(**FINE | option)) == []
 
 
 def test_the_notice_of_a_load_points_at_its_line(
     no_torch: None, monkeypatch: pytest.MonkeyPatch, golden_folder: Callable[[str], Path]
 ) -> None:
-    monkeypatch.setattr(select, "gpu_in_machine", lambda: True)
+    monkeypatch.setattr(select, "has_gpu_driver", lambda: True)
     folder = golden_folder("GIST-Embedding-v0")
     ((told, filename),) = told_by(lambda: Encoder.load(folder))
     assert "torch is not installed: running on the CPU" in told
@@ -326,19 +326,19 @@ def test_the_notice_of_a_load_points_at_its_line(
 def test_torch_that_is_missing_and_needed_names_the_extra(option: dict[str, Any], no_torch: None) -> None:
     assert not select.has_torch()
     with pytest.raises(ExtraError) as caught:
-        Options.check(**FINE | option)
+        EngineOptions.check(**FINE | option)
     assert str(caught.value) == NO_TORCH
 
 
 def test_torch_that_is_blocked_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(select, "gpu_in_machine", lambda: True)
+    monkeypatch.setattr(select, "has_gpu_driver", lambda: True)
     monkeypatch.setitem(sys.modules, "torch", None)
     for name in [name for name in sys.modules if name.startswith("gnomon.engines.torch")]:
         monkeypatch.delitem(sys.modules, name)
     assert not select.has_torch()
-    assert len(told_by(lambda: Options.check(**FINE | {"engine": "auto"}).settled())) == 1
+    assert len(told_by(lambda: EngineOptions.check(**FINE | {"engine": "auto"}).resolve())) == 1
     with pytest.raises(ExtraError) as caught:
-        Options.check(**FINE | {"engine": "torch"})
+        EngineOptions.check(**FINE | {"engine": "torch"})
     assert str(caught.value) == NO_TORCH
 
 
@@ -368,7 +368,7 @@ def test_a_gpu_is_seen_by_its_files(
         return tmp_path.joinpath(*rest)
 
     monkeypatch.setattr(select, "Path", path)
-    assert select.gpu_in_machine() is there
+    assert select.has_gpu_driver() is there
 
 
 LIGHT = """
@@ -392,8 +392,8 @@ def test_a_cpu_needs_no_torch(options: dict[str, str], golden_folder: Callable[[
 # ---- options stay
 
 
-@pytest.mark.parametrize("options", [Options(), Options("torch", "bfloat16", "cuda:0,cuda:1", 3)])
-def test_options_survive_pickling(options: Options) -> None:
+@pytest.mark.parametrize("options", [EngineOptions(), EngineOptions("torch", "bfloat16", "cuda:0,cuda:1", 3)])
+def test_options_survive_pickling(options: EngineOptions) -> None:
     assert pickle.loads(pickle.dumps(options)) == options
 
 
@@ -401,7 +401,7 @@ def test_a_pickled_encoder_keeps_its_options(golden_folder: Callable[[str], Path
     pytest.importorskip("torch")
     encoder = Encoder.load(golden_folder("GIST-Embedding-v0"), engine="torch", threads=2)
     copy = pickle.loads(pickle.dumps(encoder))
-    assert copy._options == Options("torch", "auto", "auto", 2)
+    assert copy._options == EngineOptions("torch", "auto", "auto", 2)
     assert copy.engine.name == encoder.engine.name == "torch, cpu, float32, grouped attention"
     assert np.array_equal(copy.encode(["a", "b c"]), encoder.encode(["a", "b c"]))
 
@@ -422,13 +422,13 @@ def test_threads_are_told_and_cannot_be_set(threads: Any, golden_folder: Callabl
 @pytest.mark.parametrize(
     ("options", "saturates", "name"),
     [
-        (Options(), False, "onnx graph, onnxruntime, float32"),
-        (Options(dtype="float32", engine="onnx"), True, "onnx graph, onnxruntime, float32"),
-        (Options(dtype="int8"), False, "onnx graph, onnxruntime, int8"),
-        (Options(dtype="int8"), True, "onnx graph, onnxruntime, uint8"),
+        (EngineOptions(), False, "onnx graph, onnxruntime, float32"),
+        (EngineOptions(dtype="float32", engine="onnx"), True, "onnx graph, onnxruntime, float32"),
+        (EngineOptions(dtype="int8"), False, "onnx graph, onnxruntime, int8"),
+        (EngineOptions(dtype="int8"), True, "onnx graph, onnxruntime, uint8"),
     ],
 )
-def test_the_engine_of_options(options: Options, saturates: bool, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_engine_of_options(options: EngineOptions, saturates: bool, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """int8 weights where their products are exact, uint8 where those of int8 saturate."""
     monkeypatch.setattr(select, "int8_saturates", lambda: saturates)
     engine = open_engine(spec(), ARRAYS, options)
@@ -439,7 +439,7 @@ def test_the_engine_of_options(options: Options, saturates: bool, name: str, mon
 
 def test_openvino_is_opened_by_name() -> None:
     pytest.importorskip("openvino")
-    assert open_engine(spec(), ARRAYS, Options("openvino")).name == "onnx graph, openvino, float32"
+    assert open_engine(spec(), ARRAYS, EngineOptions("openvino")).name == "onnx graph, openvino, float32"
 
 
 @pytest.mark.parametrize(("engine", "package"), [("onnx", "onnxruntime"), ("openvino", "openvino")])
@@ -448,39 +448,39 @@ def test_a_runtime_that_is_not_installed_names_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ExtraError, match=f"the package {package} is not installed; pip install"):
-        open_engine(spec(), ARRAYS, Options(engine))
+        open_engine(spec(), ARRAYS, EngineOptions(engine))
 
 
 @pytest.mark.parametrize(
     ("options", "dtype", "threads"),
-    [(Options("torch"), "float32", None), (Options("torch", threads=1), "float32", 1)],
+    [(EngineOptions("torch"), "float32", None), (EngineOptions("torch", threads=1), "float32", 1)],
 )
-def test_the_torch_engine_gets_what_was_settled(options: Options, dtype: str, threads: int | None) -> None:
+def test_the_torch_engine_gets_what_was_settled(options: EngineOptions, dtype: str, threads: int | None) -> None:
     pytest.importorskip("torch")
     from gnomon.engines.torch.engine import TorchEngine
 
     engine = open_engine(spec(), ARRAYS, options)
     assert isinstance(engine, TorchEngine)
     assert (engine.dtype, engine.threads, str(engine.device)) == (dtype, threads, "cpu")
-    onnx = open_engine(spec(), ARRAYS, Options(engine="onnx"))
+    onnx = open_engine(spec(), ARRAYS, EngineOptions(engine="onnx"))
     np.testing.assert_allclose(engine.pool(pack([np.arange(5)])), onnx.pool(pack([np.arange(5)]), 0), atol=1e-5)
 
 
 @pytest.mark.parametrize(
     ("options", "changes_nothing"),
     [
-        (Options(), []),
-        (Options("torch", "float32", "cpu"), []),
-        (Options(dtype="int8"), ["dtype 'int8'"]),
-        (Options("torch", "bfloat16", "cuda:0,cuda:1"), ["device 'cuda:0,cuda:1'", "dtype 'bfloat16'"]),
+        (EngineOptions(), []),
+        (EngineOptions("torch", "float32", "cpu"), []),
+        (EngineOptions(dtype="int8"), ["dtype 'int8'"]),
+        (EngineOptions("torch", "bfloat16", "cuda:0,cuda:1"), ["device 'cuda:0,cuda:1'", "dtype 'bfloat16'"]),
     ],
 )
 def test_a_static_table_runs_without_a_runtime_and_says_where(
-    options: Options, changes_nothing: list[str], monkeypatch: pytest.MonkeyPatch
+    options: EngineOptions, changes_nothing: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a machine with a GPU too, of which nothing is said: it is not asked."""
-    tell_once.cache_clear()
-    monkeypatch.setattr(select, "gpu_in_machine", lambda: True)
+    warn_once.cache_clear()
+    monkeypatch.setattr(select, "has_gpu_driver", lambda: True)
     for package in ("onnxruntime", "openvino", "torch"):
         monkeypatch.setitem(sys.modules, package, None)
     opened: list[Any] = []
@@ -498,8 +498,8 @@ def test_a_static_table_runs_without_a_runtime_and_says_where(
 
 def test_what_is_left_open_needs_no_look_at_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether the model needs a runtime at all is known once it is read."""
-    monkeypatch.setattr(select, "gpu_in_machine", lambda: pytest.fail("the machine was asked"))
-    assert Options.check(**FINE | {"threads": 3}) == Options(threads=3)
+    monkeypatch.setattr(select, "has_gpu_driver", lambda: pytest.fail("the machine was asked"))
+    assert EngineOptions.check(**FINE | {"threads": 3}) == EngineOptions(threads=3)
 
 
 def test_saturation_is_measured_once() -> None:
@@ -511,7 +511,7 @@ def test_saturation_is_measured_once() -> None:
 
 def test_threads_default_to_the_cores_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 1 <= available_cores() <= (os.cpu_count() or 1)
-    engine = open_engine(spec(), ARRAYS, Options())
+    engine = open_engine(spec(), ARRAYS, EngineOptions())
     assert isinstance(engine, OnnxEngine)
     assert engine.threads == available_cores()
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
@@ -520,15 +520,15 @@ def test_threads_default_to_the_cores_of_this_process(monkeypatch: pytest.Monkey
 
 def test_auto_takes_a_dtype_that_all_gpus_have(gpus: Gpus) -> None:
     gpus((8, 0), (7, 5))
-    assert Options.check(**FINE | {"device": "cuda:0,cuda:1"}).settled().dtype == "float32"
-    assert Options.check(**FINE | {"device": "cuda:0"}).settled().dtype == "bfloat16"
+    assert EngineOptions.check(**FINE | {"device": "cuda:0,cuda:1"}).resolve().dtype == "float32"
+    assert EngineOptions.check(**FINE | {"device": "cuda:0"}).resolve().dtype == "bfloat16"
 
 
 def test_a_gpu_that_runs_no_kernel_of_this_torch_is_told_of_and_left(gpus: Gpus) -> None:
-    tell_once.cache_clear()
+    warn_once.cache_clear()
     gpus((3, 5), works=False)
     with pytest.warns(Notice, match=r"this machine has a GPU that torch .* cannot use: running on the CPU"):
-        assert Options.check(**FINE).settled().device == "cpu"
+        assert EngineOptions.check(**FINE).resolve().device == "cpu"
 
 
 @pytest.mark.parametrize("device", ["cuda:01", "cuda:٣", "cuda:", "cuda:12345"])

@@ -25,11 +25,11 @@ def runner(unk_id: int | None, table: np.ndarray = TABLE) -> StaticEngine:
 
 @pytest.mark.parametrize("unk_id", [None, UNK, 0])
 @settings(max_examples=60, deadline=None)
-@given(texts=st.lists(ids, min_size=1, max_size=5), cells=st.sampled_from([1, 2 * WIDTH, 7 * WIDTH, static.CELLS]))
+@given(texts=st.lists(ids, min_size=1, max_size=5), cells=st.sampled_from([1, 2 * WIDTH, 7 * WIDTH, static.VALUES_PER_BLOCK]))
 def test_the_mean_of_the_counted_tokens(unk_id: int | None, texts: list[np.ndarray], cells: int) -> None:
     """However many rows are looked up at once, so also of a text in parts."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(static, "CELLS", cells)
+        patch.setattr(static, "VALUES_PER_BLOCK", cells)
         found = runner(unk_id).pool(pack(texts))
     assert found.dtype == np.float32
     assert found.shape == (len(texts), WIDTH)
@@ -78,7 +78,7 @@ def test_a_batch_takes_no_more_than_its_vectors_and_a_few_megabytes() -> None:
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < 3 * vectors_BD.nbytes + 8 * batch.ids_T.nbytes + 16 * static.CELLS
+    assert peak < 3 * vectors_BD.nbytes + 8 * batch.ids_T.nbytes + 16 * static.VALUES_PER_BLOCK
 
 
 def test_it_runs_on_the_cpu_in_float32_whatever_else_is_there() -> None:

@@ -17,7 +17,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gnomon.errors import Notice
-from gnomon.evaluate.cache import RECORD, Shelf, VectorCache
+from gnomon.evaluate.cache import RECORD_DTYPE, CachePartition, VectorCache
 
 OF = {"model": "m", "prompt": ""}
 D = 5
@@ -35,19 +35,19 @@ def vectors(texts: list[str], width: int = D) -> np.ndarray:
 def fill(folder: Path | None, *chunks: list[str], cut: tuple[int, ...] = ()) -> None:
     cache = VectorCache(folder)
     for texts in chunks:
-        cache.shelf(OF, D).add(texts, vectors(texts), [place for place in cut if place < len(texts)])
+        cache.partition(OF, D).add(texts, vectors(texts), [place for place in cut if place < len(texts)])
     cache.close()
 
 
-def shelf(folder: Path | None, of: dict[str, str] | None = None) -> Shelf:
-    return VectorCache(folder).shelf(of or OF, D)
+def shelf(folder: Path | None, of: dict[str, str] | None = None) -> CachePartition:
+    return VectorCache(folder).partition(of or OF, D)
 
 
 def files(folder: Path, end: str) -> list[Path]:
     return sorted(folder.rglob(f"*.{end}"))
 
 
-def assert_holds(held: Shelf, texts: list[str]) -> None:
+def assert_holds(held: CachePartition, texts: list[str]) -> None:
     assert held.missing(texts) == []
     assert np.array_equal(held.get(texts)[0], vectors(texts))
 
@@ -70,10 +70,10 @@ def test_texts_come_back_with_their_own_vectors(chunks: list[list[str]], asked: 
         for texts in chunks:
             different = list(dict.fromkeys(texts))
             cut = [at for at, text in enumerate(different) if len(text) % 3 == 0]
-            cache.shelf(OF, D).add(different, vectors(different), cut)
+            cache.partition(OF, D).add(different, vectors(different), cut)
             twin |= {text: len(text) % 3 == 0 for text in different}
         every = [*asked, *(text for texts in chunks for text in texts), *asked]
-        for held in (cache.shelf(OF, D), *([shelf(folder)] if on_disk else [])):
+        for held in (cache.partition(OF, D), *([shelf(folder)] if on_disk else [])):
             assert held.missing(every) == [text for text in dict.fromkeys(every) if text not in twin]
             known = [text for text in every if text in twin]
             found_ND, cut_count = held.get(known)
@@ -92,7 +92,7 @@ def test_what_is_there_stays_as_it_is(tmp_path: Path) -> None:
     for each in (held, shelf(tmp_path)):
         assert_holds(each, ["c", "a", "b"])
         assert each.get(["a", "a", "b", "c"])[1] == 3
-    assert sum(file.stat().st_size for file in files(tmp_path, "keys")) == 3 * RECORD.itemsize
+    assert sum(file.stat().st_size for file in files(tmp_path, "keys")) == 3 * RECORD_DTYPE.itemsize
 
 
 def test_no_texts_are_nothing(tmp_path: Path) -> None:
@@ -108,10 +108,10 @@ def test_shelves_are_told_apart_by_all_that_describes_them(tmp_path: Path) -> No
     fill(tmp_path, TEXTS)
     for other in others:
         assert shelf(tmp_path, other).missing(TEXTS) == TEXTS
-    assert VectorCache(tmp_path).shelf(OF, D + 1).missing(TEXTS) == TEXTS
+    assert VectorCache(tmp_path).partition(OF, D + 1).missing(TEXTS) == TEXTS
     cache = VectorCache(tmp_path)
-    assert cache.shelf(dict(reversed(OF.items())), D) is cache.shelf(OF, D)
-    assert_holds(cache.shelf(OF, D), TEXTS)
+    assert cache.partition(dict(reversed(OF.items())), D) is cache.partition(OF, D)
+    assert_holds(cache.partition(OF, D), TEXTS)
 
 
 def test_in_memory_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,12 +126,12 @@ def test_in_memory_nothing_is_written(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_what_is_on_the_disk_is_not_held_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     cache = VectorCache(Path("vectors"))
-    cache.shelf(OF, D).add(TEXTS[:2], vectors(TEXTS[:2]), [])
+    cache.partition(OF, D).add(TEXTS[:2], vectors(TEXTS[:2]), [])
     monkeypatch.chdir(tmp_path.parent)
-    cache.shelf(OF, D).add(TEXTS[2:], vectors(TEXTS[2:]), [])
-    blocks = {id(block): block for block, _ in cache.shelf(OF, D)._place.values()}
+    cache.partition(OF, D).add(TEXTS[2:], vectors(TEXTS[2:]), [])
+    blocks = {id(block): block for block, _ in cache.partition(OF, D)._location.values()}
     assert [type(block.vectors_ND) for block in blocks.values()] == [np.memmap] * 2
-    assert_holds(cache.shelf(OF, D), TEXTS)
+    assert_holds(cache.partition(OF, D), TEXTS)
     assert_holds(shelf(tmp_path / "vectors"), TEXTS)
     cache.close()
 
@@ -139,7 +139,7 @@ def test_what_is_on_the_disk_is_not_held_in_memory(tmp_path: Path, monkeypatch: 
 # ---- torn and damaged files
 
 
-SIZES = {"keys": RECORD.itemsize, "vectors": 4 * D}
+SIZES = {"keys": RECORD_DTYPE.itemsize, "vectors": 4 * D}
 CHUNKS = (["a", "b", "c"], ["d"], ["e", "f"])
 
 
@@ -257,22 +257,22 @@ def full(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
     yield limit
 
 
-@pytest.mark.parametrize("room", [0, 7, 4 * D * 3, 4 * D * 3 + 10, 3 * (4 * D + RECORD.itemsize) + 3])
+@pytest.mark.parametrize("room", [0, 7, 4 * D * 3, 4 * D * 3 + 10, 3 * (4 * D + RECORD_DTYPE.itemsize) + 3])
 def test_a_full_disk_is_told_of_once_and_stops_nothing(room: int, tmp_path: Path, full: Callable[[int], None]) -> None:
     full(room)
     cache = VectorCache(tmp_path)
     with pytest.warns(Notice) as told:
         for chunk in CHUNKS:
             for prompt in ("", "query: "):
-                cache.shelf(OF | {"prompt": prompt}, D).add(chunk, vectors(chunk), [])
+                cache.partition(OF | {"prompt": prompt}, D).add(chunk, vectors(chunk), [])
     said = f"vectors are no longer kept in {tmp_path}: the disk is full. The run goes on, and a second start would"
     assert [str(each.message) for each in told] == [f"{said} encode again what follows."]
     every = [text for chunk in CHUNKS for text in chunk]
     for prompt in ("", "query: "):
-        assert_holds(cache.shelf(OF | {"prompt": prompt}, D), every)
+        assert_holds(cache.partition(OF | {"prompt": prompt}, D), every)
     cache.close()
     assert cache.folder is None
-    kept = 3 if room > 3 * (4 * D + RECORD.itemsize) else 0
+    kept = 3 if room > 3 * (4 * D + RECORD_DTYPE.itemsize) else 0
     assert shelf(tmp_path).missing(every) == every[kept:]
     assert_holds(shelf(tmp_path), every[:kept])
 
@@ -281,8 +281,8 @@ def test_a_folder_that_cannot_be_made_is_told_of(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     cache = VectorCache(tmp_path / "file" / "vectors")
     with pytest.warns(Notice, match=r"vectors are no longer kept in .*file/vectors: .*Not a directory"):
-        cache.shelf(OF, D).add(TEXTS, vectors(TEXTS), [])
-    assert_holds(cache.shelf(OF, D), TEXTS)
+        cache.partition(OF, D).add(TEXTS, vectors(TEXTS), [])
+    assert_holds(cache.partition(OF, D), TEXTS)
 
 
 def test_after_an_interrupt_between_the_files_the_rest_is_kept_well(tmp_path: Path) -> None:
@@ -349,7 +349,7 @@ def test_a_reader_beside_a_writer_sees_whole_chunks(tmp_path: Path) -> None:
     cache = VectorCache(tmp_path)
     seen: list[int] = []
     for chunk in CHUNKS:
-        cache.shelf(OF, D).add(chunk, vectors(chunk), [])
+        cache.partition(OF, D).add(chunk, vectors(chunk), [])
         seen.append(len(shelf(tmp_path)))
     cache.close()
     assert seen == [3, 4, 6]

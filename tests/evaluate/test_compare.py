@@ -12,12 +12,12 @@ import pytest
 
 from gnomon.errors import InputError
 from gnomon.evaluate import compare as module
-from gnomon.evaluate.compare import Comparison, Row, as_json, compare, lines
-from gnomon.evaluate.intervals import Units, paired
+from gnomon.evaluate.compare import Comparison, ComparisonRow, comparison_to_dict, compare, format_comparison
+from gnomon.evaluate.intervals import PerQueryScores, run_paired_test
 from gnomon.evaluate.results import write_result
 from gnomon.terminal import display_width
 
-Scored = Mapping[str, Units]
+Scored = Mapping[str, PerQueryScores]
 
 
 def manifest(model: str, task: str) -> dict[str, Any]:
@@ -76,12 +76,12 @@ def write(tmp_path: Path) -> Callable[..., Path]:
     return one
 
 
-def queries(count: int, seed: int, shift: float = 0.0) -> Units:
+def queries(count: int, seed: int, shift: float = 0.0) -> PerQueryScores:
     values = (np.random.default_rng(seed).random(count) * 0.5 + shift).tolist()
-    return Units("query", "mean", values, ids=[f"q{at}" for at in range(count)])
+    return PerQueryScores("query", "mean", values, ids=[f"q{at}" for at in range(count)])
 
 
-def row_of(comparison: Comparison, task: str, subset: str = "") -> Row:
+def row_of(comparison: Comparison, task: str, subset: str = "") -> ComparisonRow:
     return next(row for row in comparison.rows if (row.task, row.subset) == (task, subset))
 
 
@@ -89,7 +89,7 @@ def test_a_task_is_tested_by_its_units(write: Callable[..., Path]) -> None:
     first, second = queries(40, 1), queries(40, 2, 0.2)
     found = compare(write("a", "nfcorpus", {"default": first}), str(write("b", "nfcorpus", {"default": second})))
     (row,) = found.rows
-    expected = paired([first], [second])
+    expected = run_paired_test([first], [second])
     assert (row.task, row.subset, row.kind, row.metric) == ("nfcorpus", "", "Retrieval", "ndcg_at_10")
     assert (row.a, row.b) == (round(first.score(), 6), round(second.score(), 6))
     assert row.difference == pytest.approx(expected.difference, abs=2e-6)
@@ -98,7 +98,7 @@ def test_a_task_is_tested_by_its_units(write: Callable[..., Path]) -> None:
     assert row.reason == ""
     assert (found.a.label, found.b.label) == ("model-a", "model-b")
     assert found.b.fingerprint == "model-b-0123456789abcdef"
-    assert found.tested == 1
+    assert found.num_tested == 1
 
 
 def test_files_are_compared_as_folders_are(write: Callable[..., Path]) -> None:
@@ -114,8 +114,8 @@ def test_several_subsets_have_their_rows_and_a_mean(write: Callable[..., Path]) 
     whole, english, german = found.rows
     assert whole.a == pytest.approx((english.a + german.a) / 2)
     assert whole.difference == pytest.approx((english.difference + german.difference) / 2)
-    assert whole.p_value == paired(list(sides[0].values()), list(sides[1].values())).p_value
-    assert german.p_value == paired([sides[0]["de"]], [sides[1]["de"]]).p_value
+    assert whole.p_value == run_paired_test(list(sides[0].values()), list(sides[1].values())).p_value
+    assert german.p_value == run_paired_test([sides[0]["de"]], [sides[1]["de"]]).p_value
     assert (english.corrected, german.corrected) == (None, None)
     assert whole.corrected == whole.p_value
 
@@ -131,15 +131,15 @@ def test_the_same_subset_of_two_splits_is_told_apart(write: Callable[..., Path])
 
 
 def test_holm_corrects_for_the_number_of_tasks() -> None:
-    rows = [Row(f"t{at}", "", "", "", 0, 0, p_value=p) for at, p in enumerate([0.04, 0.01, None, 0.02, 0.9, 0.011])]
-    rows.append(Row("t0", "en", "", "", 0, 0, p_value=0.001))
-    found = module._corrected(rows)
+    rows = [ComparisonRow(f"t{at}", "", "", "", 0, 0, p_value=p) for at, p in enumerate([0.04, 0.01, None, 0.02, 0.9, 0.011])]
+    rows.append(ComparisonRow("t0", "en", "", "", 0, 0, p_value=0.001))
+    found = module._correct_p_values(rows)
     # 0.01 * 5; 0.011 * 4 is less than that; 0.02 * 3; 0.04 * 2; 0.9
     expected = [0.08, 0.05, None, 0.06, 0.9, 0.05, None]
     assert [row.corrected for row in found] == [p if p is None else pytest.approx(p) for p in expected]
     assert not found[1].significant
     assert replace(found[1], corrected=0.0499).significant
-    assert module._corrected([Row("t", "", "", "", 0, 0, p_value=p) for p in (0.7, 0.6)])[0].corrected == 1.0
+    assert module._correct_p_values([ComparisonRow("t", "", "", "", 0, 0, p_value=p) for p in (0.7, 0.6)])[0].corrected == 1.0
 
 
 def test_rows_are_by_kind_metric_and_task_and_lone_tasks_are_listed(write: Callable[..., Path]) -> None:
@@ -167,7 +167,7 @@ def test_other_data_or_another_metric_is_not_comparable(
 ) -> None:
     sides = {"en": queries(5, 1), "de": queries(5, 2)}
     (row,) = compare(write("a", "t", sides), write("b", "t", sides, task=task)).rows
-    assert row == Row("t", "", "Retrieval", "ndcg_at_10", row.a, row.b, reason=reason)
+    assert row == ComparisonRow("t", "", "Retrieval", "ndcg_at_10", row.a, row.b, reason=reason)
     assert row.a == row.b > 0
 
 
@@ -181,7 +181,7 @@ def test_other_subsets_are_not_comparable(write: Callable[..., Path]) -> None:
 def test_other_queries_are_not_comparable(write: Callable[..., Path]) -> None:
     found = compare(write("a", "t", {"default": queries(5, 1)}), write("b", "t", {"default": queries(4, 1)}))
     (row,) = found.rows
-    assert (row.difference, row.p_value, found.tested) == (None, None, 0)
+    assert (row.difference, row.p_value, found.num_tested) == (None, None, 0)
     assert "of 5 and 4 of unit 'query', 4 are shared, and 'q4' is in the first only" in row.reason
 
 
@@ -229,7 +229,7 @@ def test_one_run_twice_differs_in_nothing(write: Callable[..., Path]) -> None:
     found = compare(write("a", "t", units, model="m"), write("b", "t", units, model="m", **timed))
     assert found.differences == ()
     assert (found.rows[0].difference, found.rows[0].p_value) == (0.0, 1.0)
-    assert lines(found, 80)[-1] == "no field differs: one model, run in one way."
+    assert format_comparison(found, 80)[-1] == "no field differs: one model, run in one way."
 
 
 def test_every_other_field_that_differs_is_found(write: Callable[..., Path]) -> None:
@@ -266,21 +266,21 @@ def test_what_differs_alike_is_given_once(write: Callable[..., Path]) -> None:
         ("settings.max_seq_length", 256, 512, ("t", "u", "v")),
         ("texts.cut", 0, 7, ("u", "v")),
     ]
-    assert lines(found, 80)[-3:] == ["what differs:", "settings.max_seq_length: 256 | 512", "texts.cut (u, v): 0 | 7"]
+    assert format_comparison(found, 80)[-3:] == ["what differs:", "settings.max_seq_length: 256 | 512", "texts.cut (u, v): 0 | 7"]
 
 
 # ---- what is printed
 
 
 def test_the_lines_of_a_comparison(write: Callable[..., Path]) -> None:
-    first = Units("query", "mean", [0.25] * 20)
+    first = PerQueryScores("query", "mean", [0.25] * 20)
     a = write("a", "nfcorpus", {"default": first})
     b = write("b", "nfcorpus", {"default": replace(first, values=[0.5] * 20)})
     for output, revision in (("a", "r1"), ("b", "r2")):
         write(output, "scifact", {"default": first}, task={"revision": revision})
         write(output, "two", {"en": first, "de": first})
     write("b", "alone", {"default": first})
-    found = lines(compare(a, b), 200)
+    found = format_comparison(compare(a, b), 200)
     star = "* p < 0.05 after Holm's correction for the number of tasks"
     assert found == [
         f"a: model-a, fingerprint model-a-0123, {a}",
@@ -311,30 +311,30 @@ def test_lines_keep_to_the_width(write: Callable[..., Path]) -> None:
     task = "a-task-with-a-very-long-name-of-its-own-indeed"
     prompt = [{"of": "queries", "name": "query", "text": "word " * 60}]
     a = write("a", task, {"default": queries(40, 1)}, prompts=prompt)
-    found = lines(compare(a, write("b", task, {"default": queries(40, 2, 0.4)})), 80)
+    found = format_comparison(compare(a, write("b", task, {"default": queries(40, 2, 0.4)})), 80)
     assert max(map(display_width, found)) == 80
     assert any(line.startswith("  a-task-with-a-very-long-n…  0.") and line.endswith(" *") for line in found)
 
 
 def test_a_correction_can_take_the_star_away(write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    first = Units("query", "mean", [0.0] * 7)
+    first = PerQueryScores("query", "mean", [0.0] * 7)
     # all of 7 agree: p is 2 / 128; four such tasks: 0.06
     for task in "stuv":
         a = write("a", task, {"default": first})
         b = write("b", task, {"default": replace(first, values=[0.1] * 7)})
     rows = compare(a, b).rows
     assert all(row.p_value < 0.02 and row.corrected > 0.05 and not row.significant for row in rows)
-    assert not any(line.endswith("*") for line in lines(compare(a, b), 80))
+    assert not any(line.endswith("*") for line in format_comparison(compare(a, b), 80))
 
 
 def test_json_holds_what_the_rows_hold_and_no_nan(write: Callable[..., Path]) -> None:
-    constant = Units("pair", "spearman", [0.5, 0.5, 0.5], [1, 2, 3])
+    constant = PerQueryScores("pair", "spearman", [0.5, 0.5, 0.5], [1, 2, 3])
     a = write("a", "sts", {"default": constant})
     b = write("b", "sts", {"default": replace(constant, values=[0.1, 0.2, 0.3])})
     for output in "ab":
         write(output, "t", {"default": queries(9, ord(output), 0.01)})
     found = compare(a, b)
-    as_read = json.loads(json.dumps(as_json(found), allow_nan=False))
+    as_read = json.loads(json.dumps(comparison_to_dict(found), allow_nan=False))
     sts, tested = as_read["rows"]
     assert (sts["a"], sts["b"], sts["difference"], sts["p_value"]) == (None, 1.0, None, None)
     assert "the score in a is not defined" in sts["reason"]

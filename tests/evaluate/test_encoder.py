@@ -20,7 +20,7 @@ from gnomon import Encoder
 from gnomon.errors import InputError, Notice
 from gnomon.evaluate.cache import VectorCache
 from gnomon.evaluate.mteb import encoder as adapting
-from gnomon.evaluate.mteb.encoder import Asking, MtebEncoder, Precision, _chunks, stored, variants
+from gnomon.evaluate.mteb.encoder import Asking, MtebEncoder, Precision, _split_chunks, quantize_and_restore, curve_points
 from gnomon.packed import Ids
 from gnomon.quantization import quantize
 
@@ -217,7 +217,7 @@ def test_no_texts_are_no_vectors(batches: Any) -> None:
         adapter = MtebEncoder(load(STELLA), Asking(precision=precision, truncate_dim=64))
         found = adapter.encode(batches, task_metadata=mocks.MockSTSTask.metadata, hf_split="t", hf_subset="s")
         assert found.shape == (0, 64)
-        assert adapter.tally.given == adapter.tally.encoded == adapter.tally.cut == 0
+        assert adapter.tally.given == adapter.tally.num_encoded == adapter.tally.cut == 0
 
 
 def test_half_a_surrogate_pair_is_refused(tmp_path: Path) -> None:
@@ -247,7 +247,7 @@ def test_cut_texts_are_counted_each_time_they_are_given(name: str, tmp_path: Pat
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             found_ND = ask(adapter, texts)
-        assert (adapter.tally.given, adapter.tally.encoded, adapter.tally.cut) == (6, 0 if run_of else 5, 3)
+        assert (adapter.tally.given, adapter.tally.num_encoded, adapter.tally.cut) == (6, 0 if run_of else 5, 3)
         assert_same(found_ND, encoder.encode(texts, prompt=CARDS[name][2], on_truncate="silent"))
         adapter.cache.close()
 
@@ -257,7 +257,7 @@ def test_long_texts_may_be_read_in_windows(tmp_path: Path) -> None:
     ask(MtebEncoder(load(GIST), cache=cache), [LONG, "a"])
     adapter = MtebEncoder(load(GIST), Asking(on_truncate="mean"), cache=cache)
     assert_same(ask(adapter, [LONG, "a"]), load(GIST).encode([LONG, "a"], on_truncate="mean"))
-    assert (adapter.tally.encoded, adapter.tally.cut) == (2, 0)
+    assert (adapter.tally.num_encoded, adapter.tally.cut) == (2, 0)
     cache.close()
 
 
@@ -283,11 +283,11 @@ def test_a_second_task_takes_what_it_shares(read: Callable[[Encoder], list[str]]
     cache, seen = VectorCache(tmp_path), read(load(E5))
     first, second = MtebEncoder(load(E5), cache=cache), MtebEncoder(load(E5), cache=cache)
     run(first, "MockRetrievalTask")  # two splits of the same texts
-    assert (first.tally.given, first.tally.encoded, first.tally.from_cache) == (8, 4, 4)
+    assert (first.tally.given, first.tally.num_encoded, first.tally.num_cached) == (8, 4, 4)
     run(second, "MockInstructionReranking")  # the same documents, other queries
-    assert (second.tally.given, second.tally.encoded, second.tally.from_cache) == (4, 2, 2)
+    assert (second.tally.given, second.tally.num_encoded, second.tally.num_cached) == (4, 2, 2)
     run(second, "MockSTSTask")  # "query: " in front of texts two of which were queries
-    assert second.tally.encoded == 4
+    assert second.tally.num_encoded == 4
     assert len(seen) == len(set(seen)) == 8
     cache.close()
 
@@ -318,7 +318,7 @@ def test_what_changes_vectors_has_a_shelf_of_its_own(other: Asking, tmp_path: Pa
     ask(MtebEncoder(load(STELLA), cache=cache), [*TEXTS, LONG])
     adapter = MtebEncoder(load(STELLA), other, cache=cache)
     found_ND = ask(adapter, [*TEXTS, LONG])
-    assert adapter.tally.encoded == 7
+    assert adapter.tally.num_encoded == 7
     encoder = load(STELLA) if other.max_seq_length is None else load(STELLA).with_max_seq_length(other.max_seq_length)
     slow = encoder.encode(
         [*TEXTS, LONG],
@@ -339,7 +339,7 @@ def test_another_engine_or_model_does_not_take_these_vectors(tmp_path: Path, gol
         for encoded in (6, 0):
             adapter = MtebEncoder(encoder, cache=cache)
             ask(adapter, TEXTS)
-            assert adapter.tally.encoded == encoded
+            assert adapter.tally.num_encoded == encoded
     cache.close()
 
 
@@ -355,9 +355,9 @@ def test_adapters_share_a_cache_whatever_they_make_of_it(read: Callable[[Encoder
 @given(sizes=st.lists(st.integers(0, 30)), limit=st.integers(1, 40))
 def test_chunks_end_as_soon_as_they_are_full(sizes: list[int], limit: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(adapting, "CHUNK", limit)
+        patch.setattr(adapting, "CHUNK_CHARS", limit)
         texts = ["x" * size for size in sizes]
-        chunks = list(_chunks(texts))
+        chunks = list(_split_chunks(texts))
     assert [text for chunk in chunks for text in chunk] == texts
     assert all(chunks)
     assert all(sum(map(len, chunk[:-1])) < limit for chunk in chunks)
@@ -368,7 +368,7 @@ def test_a_run_that_goes_on_gets_the_same_vectors_to_the_last_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped in the third chunk: the chunks that are left are those of a run that was not stopped."""
-    monkeypatch.setattr(adapting, "CHUNK", 60)
+    monkeypatch.setattr(adapting, "CHUNK_CHARS", 60)
     texts = [f"{'the library ' * (number % 7)}opens at {number}" for number in range(60)]
     whole = ask(MtebEncoder(load(GTE), cache=VectorCache(None)), texts)
     encode, calls = load(GTE).encode, list[int]()
@@ -387,7 +387,7 @@ def test_a_run_that_goes_on_gets_the_same_vectors_to_the_last_bit(
     cache.close()
     again = MtebEncoder(load(GTE), cache=VectorCache(tmp_path))
     assert np.array_equal(ask(again, texts), whole)
-    assert again.tally.encoded == 60 - sum(calls[:3])
+    assert again.tally.num_encoded == 60 - sum(calls[:3])
     again.cache.close()
 
 
@@ -419,7 +419,7 @@ def test_heads_of_stella(asking: Asking) -> None:
 def test_all_heads_are_computed_in_one_pass_a_chunk(
     monkeypatch: pytest.MonkeyPatch, read: Callable[[Encoder], list[str]]
 ) -> None:
-    monkeypatch.setattr(adapting, "CHUNK", 40)
+    monkeypatch.setattr(adapting, "CHUNK_CHARS", 40)
     calls: list[tuple[int, list[int]]] = []
     encode_dims = load(STELLA).encode_dims
 
@@ -434,7 +434,7 @@ def test_all_heads_are_computed_in_one_pass_a_chunk(
     for asking in (Asking(), Asking(dim=256), Asking(dim=512), Asking(dim=512, truncate_dim=8)):
         adapter = MtebEncoder(load(STELLA), asking, cache=cache, dims=(256, 512))
         assert_same(ask(adapter, texts), wanted[asking.dim or 1024][:, : asking.truncate_dim], 1e-6)
-        assert adapter.tally.encoded == (0 if asking.dim else 10)
+        assert adapter.tally.num_encoded == (0 if asking.dim else 10)
     assert calls == [(2, [256, 512, 1024])] * 5
     assert len(seen) == 10
 
@@ -468,7 +468,7 @@ def test_a_prefix_as_wide_as_another_head_is_not_taken_for_it(golden_copy: Copy,
 
 def test_float16_is_the_nearest() -> None:
     x_ND = np.random.default_rng(1).normal(size=(9, 8)).astype(np.float32)
-    assert np.array_equal(stored(x_ND, "float16"), x_ND.astype(np.float16).astype(np.float32))
+    assert np.array_equal(quantize_and_restore(x_ND, "float16"), x_ND.astype(np.float16).astype(np.float32))
 
 
 @settings(deadline=None)
@@ -477,7 +477,7 @@ def test_int8_is_within_half_a_step(seed: int, count: int, flat: bool) -> None:
     x_ND = np.random.default_rng(seed).normal(size=(count, 8)).astype(np.float32)
     if flat:
         x_ND[:, 3] = x_ND[0, 3]
-    found_ND = stored(x_ND, "int8")
+    found_ND = quantize_and_restore(x_ND, "int8")
     assert found_ND.dtype == np.float32
     steps_D = np.ptp(x_ND, axis=0) / 255
     assert (np.abs(found_ND - x_ND) <= steps_D / 2 * 1.001 + 1e-6).all()
@@ -487,13 +487,13 @@ def test_int8_is_within_half_a_step(seed: int, count: int, flat: bool) -> None:
 
 def test_int8_of_one_vector_is_as_it_was() -> None:
     x_1D = np.array([[0.25, -1.5]], np.float32)
-    assert np.array_equal(stored(x_1D, "int8"), x_1D)
+    assert np.array_equal(quantize_and_restore(x_1D, "int8"), x_1D)
 
 
 @pytest.mark.parametrize("precision", ["binary", "binary-rescored"])
 def test_binary_is_the_signs(precision: Precision) -> None:
     x_ND = np.array([[0.5, -2, 0.0, -0.0, 1e-30, 3, -1e-30, 9]], np.float32)
-    found_ND = stored(x_ND, precision)
+    found_ND = quantize_and_restore(x_ND, precision)
     assert found_ND.tolist() == [[1, -1, -1, -1, 1, 1, -1, 1]]
     assert np.array_equal(np.packbits(found_ND > 0, axis=-1), quantize(x_ND, "ubinary").values)
 
@@ -517,7 +517,7 @@ def test_what_is_stored_and_what_is_asked_with(precision: Precision, queries: Pr
     ):
         found_ND = ask(adapter, TEXTS, side)
         assert_same(
-            found_ND, stored(load(E5).encode(TEXTS, prompt=prompt), of_side), 1e-5 if of_side[0] == "f" else 0.01
+            found_ND, quantize_and_restore(load(E5).encode(TEXTS, prompt=prompt), of_side), 1e-5 if of_side[0] == "f" else 0.01
         )
 
 
@@ -634,7 +634,7 @@ def test_the_models_own_score_function(name: Any, golden_copy: Copy, edit_json: 
 def test_variants_change_one_setting_at_a_time() -> None:
     asking = Asking(prompts={"query": "q: "})
     precisions: list[Precision] = ["int8", "float32", "binary"]
-    found = variants(load(STELLA), asking, dims=[64, 256, 1024, 512], precisions=precisions, lengths=[16, 32])
+    found = curve_points(load(STELLA), asking, dims=[64, 256, 1024, 512], precisions=precisions, lengths=[16, 32])
     assert load(STELLA).max_seq_length not in (16, 32)
     assert found == [
         replace(asking, dim=256),
@@ -650,20 +650,20 @@ def test_variants_change_one_setting_at_a_time() -> None:
 def test_variants_leave_out_what_is_there() -> None:
     length = load(GIST).max_seq_length
     assert length
-    assert variants(load(GIST), Asking()) == []
-    assert variants(load(GIST), Asking(), dims=[64], precisions=["float32"], lengths=[length]) == []
-    assert variants(load(GIST), Asking(), dims=[8, 8, 16]) == [Asking(truncate_dim=8), Asking(truncate_dim=16)]
-    assert variants(load(GIST), Asking(precision="int8"), precisions=["int8", "binary"]) == [Asking(precision="binary")]
-    assert variants(load(STELLA), Asking(dim=256), dims=[256, 1024]) == [Asking(dim=1024)]
+    assert curve_points(load(GIST), Asking()) == []
+    assert curve_points(load(GIST), Asking(), dims=[64], precisions=["float32"], lengths=[length]) == []
+    assert curve_points(load(GIST), Asking(), dims=[8, 8, 16]) == [Asking(truncate_dim=8), Asking(truncate_dim=16)]
+    assert curve_points(load(GIST), Asking(precision="int8"), precisions=["int8", "binary"]) == [Asking(precision="binary")]
+    assert curve_points(load(STELLA), Asking(dim=256), dims=[256, 1024]) == [Asking(dim=1024)]
 
 
 def test_variants_of_declared_prefixes(golden_copy: Copy, edit_json: Callable[..., Any]) -> None:
     folder = golden_copy(GIST)
     edit_json(folder / "config_sentence_transformers.json", {"matryoshka_dims": [16, 32]})
     encoder = Encoder.load(folder, threads=1)
-    found = variants(encoder, Asking(), dims=[8, 16, 64])
+    found = curve_points(encoder, Asking(), dims=[8, 16, 64])
     assert found == [Asking(dim=16), Asking(truncate_dim=8)]
     cache = VectorCache(None)
     adapters = [MtebEncoder(encoder, each, cache=cache, dims=[16]) for each in (Asking(), *found)]
     assert [ask(each, TEXTS).shape[1] for each in adapters] == [64, 16, 8]
-    assert [each.tally.encoded for each in adapters] == [6, 0, 0]
+    assert [each.tally.num_encoded for each in adapters] == [6, 0, 0]

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gnomon.errors import InputError, Notice
-from gnomon.evaluate.local.find import Judged, LocalTask, read_local
+from gnomon.evaluate.local.find import RetrievalData, LocalTask, read_local
 from gnomon.evaluate.local.task_json import METRICS
 from gnomon.text_files import read_rows
 
@@ -137,15 +137,15 @@ def test_queries_with_good_and_bad_answers_are_reranking(tmp_path: Path, form: s
     assert (task.name, task.kind, task.main_score) == ("answers", "Reranking", "map_at_1000")
     assert data.queries == {"query0": "q", "query1": "r"}
     assert data.documents["apositive_query0_00000"] == ("", "good")
-    assert data.relevant["query1"] == {"apositive_query1_00000": 1, "negative_query1_00000": 0}
-    assert data.candidates == {query: list(grades) for query, grades in data.relevant.items()}
+    assert data.relevance["query1"] == {"apositive_query1_00000": 1, "negative_query1_00000": 0}
+    assert data.candidates == {query: list(grades) for query, grades in data.relevance.items()}
 
 
 def test_several_good_and_bad_answers(tmp_path: Path) -> None:
     rows: Rows = [{"query": "q", "positive": ["a", "b"], "negative": ["a"]}]
     data = content(only(write(tmp_path / "in.jsonl", rows)))
     assert [data.documents[each][1] for each in data.candidates["query0"]] == ["a", "b", "a"]
-    assert list(data.relevant["query0"].values()) == [1, 1, 0]
+    assert list(data.relevance["query0"].values()) == [1, 1, 0]
 
 
 def test_summaries_with_their_grades(tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_a_beir_folder_is_retrieval(tmp_path: Path) -> None:
     data = content(task)
     assert (task.name, task.kind, task.main_score) == ("faq", "Retrieval", "ndcg_at_10")
     assert data.documents == {"d1": ("One", "first"), "2": ("", "second"), "d3": ("Three", "")}
-    assert data.relevant == {"q1": {"d1": 2, "2": 0}, "3": {"2": 1}}
+    assert data.relevance == {"q1": {"d1": 2, "2": 0}, "3": {"2": 1}}
     assert data.queries == {"q1": "one?", "3": "three?"}, "q2 is not judged"
     assert data.candidates is None
 
@@ -215,7 +215,7 @@ def test_qrels_with_and_without_a_header(tmp_path: Path, how: str) -> None:
     (tmp_path / "faq" / "qrels" / "test.tsv").unlink()
     packed(tmp_path / "faq" / "qrels" / name, text.encode())
     task = only(tmp_path / "faq", split=name.split(".")[0])
-    assert content(task, split=name.split(".")[0]).relevant == content(wanted).relevant
+    assert content(task, split=name.split(".")[0]).relevance == content(wanted).relevance
     if name.startswith("test"):
         assert task == wanted
 
@@ -239,7 +239,7 @@ def test_d1_grades_below_zero_count_as_zero(tmp_path: Path) -> None:
     beir(tmp_path, qrels="q1 d1 1\nq1 2 -1\nq2 d1 -2\nq2 2 -2\nq2 2 -7\n3 2 -2e3\n")
     with pytest.warns(Notice) as told:
         task = only(tmp_path)
-    assert content(task).relevant == {"q1": {"d1": 1, "2": 0}, "q2": {"d1": 0, "2": 0}, "3": {"2": 0}}
+    assert content(task).relevance == {"q1": {"d1": 1, "2": 0}, "q2": {"d1": 0, "2": 0}, "3": {"2": 0}}
     messages = [str(each.message) for each in told]
     assert any("has scores below 0, line 2 the first, in 5 of its lines" in message for message in messages), messages
     assert any("to 2 of 3 queries, 'q2' the first" in message for message in messages), messages
@@ -265,7 +265,7 @@ def test_queries_without_anything_relevant_are_told_of(tmp_path: Path) -> None:
         Notice, match=r"test.tsv: no document is relevant .*to 1 of 2 queries, '3' the first; mteb counts"
     ):
         task = only(folder)
-    assert content(task).relevant["3"] == {"2": 0}
+    assert content(task).relevance["3"] == {"2": 0}
 
 
 def test_candidates_make_it_reranking(tmp_path: Path) -> None:
@@ -390,7 +390,7 @@ def test_d3_qrels_may_name_what_is_not_there(tmp_path: Path) -> None:
     fails(tmp_path, "line 5: there is no document 'gone' in corpus.jsonl.*--allow-missing-ids")
     with pytest.warns(Notice) as told:
         task = only(tmp_path, allow_missing_ids=True)
-    assert content(task).relevant == {"q1": {"d1": 2, "2": 0, "gone": 1, "lost": 0}, "3": {"2": 1}}
+    assert content(task).relevance == {"q1": {"d1": 2, "2": 0, "gone": 1, "lost": 0}, "3": {"2": 1}}
     assert set(content(task).documents) == {"d1", "2", "d3"}
     messages = " ".join(str(each.message) for each in told)
     assert "names documents that are not in corpus.jsonl, 'gone' the first, in 2 of its lines" in messages
@@ -825,7 +825,7 @@ def test_b3_tsv_is_read_as_everywhere(tmp_path: Path) -> None:
     (row,) = [row for _, row in read_rows(qrels)]
     write(tmp_path / "beir" / "corpus.jsonl", [{"_id": row["corpus-id"], "text": "x"}])
     write(tmp_path / "beir" / "queries.jsonl", QUERIES)
-    assert content(only(tmp_path / "beir")).relevant == {"q1": {row["corpus-id"]: 1}}
+    assert content(only(tmp_path / "beir")).relevance == {"q1": {row["corpus-id"]: 1}}
 
 
 @pytest.mark.parametrize("form", ["jsonl", "tsv", "csv"])
@@ -1135,7 +1135,7 @@ def test_any_beir_folder_is_read_back(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Notice)  # of empty texts
         task = only(folder)
-    assert content(task) == Judged(
+    assert content(task) == RetrievalData(
         {str(key): texts for key, texts in documents.items()},
         queries,
         {query: {str(key): grade for key, grade in grades.items()} for query, grades in relevant.items()},
@@ -1200,6 +1200,6 @@ def test_the_shared_sets_are_found(tmp_path: Path) -> None:
         "sts_defs-PairClassification": ("PairClassification", 1),
     }
     defs, sts = content(found["retrieval_defs"]), found["sts_defs-STS"]
-    assert (len(defs.queries), len(defs.documents), sum(map(len, defs.relevant.values()))) == (1000, 3145, 1000)
+    assert (len(defs.queries), len(defs.documents), sum(map(len, defs.relevance.values()))) == (1000, 3145, 1000)
     assert (len(content(sts)["score"]), sts.scale) == (1420, (0, 3))
     assert len(content(found["classification_supersense"], split="train")["label"]) == 3245

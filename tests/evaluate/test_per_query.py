@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gnomon.evaluate import per_query as units_module
-from gnomon.evaluate.intervals import Units
-from gnomon.evaluate.per_query import reciprocal_rank_at, units_of, watched
+from gnomon.evaluate.intervals import PerQueryScores
+from gnomon.evaluate.per_query import reciprocal_rank_at, build_per_query, collect_per_query
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of mteb, sklearn and datasets
 mteb = pytest.importorskip("mteb")
@@ -77,12 +77,12 @@ class Model:
         return torch.from_numpy((np.asarray(a) * np.asarray(b)).sum(-1))
 
 
-def judged(task: Any, metric: str, coarse: bool = False) -> tuple[Scores, Any, dict[Any, Units]]:
+def judged(task: Any, metric: str, coarse: bool = False) -> tuple[Scores, Any, dict[Any, PerQueryScores]]:
     """(mteb's scores, what was predicted, the units), as a run does it."""
     model: Any = Model(coarse)
     kind = task.metadata.type
     folder = Path(task.folder) if hasattr(task, "folder") else None
-    with watched(task, metric) as queries:
+    with collect_per_query(task, metric) as queries:
         result = mteb.evaluate(
             model,
             task,
@@ -94,7 +94,7 @@ def judged(task: Any, metric: str, coarse: bool = False) -> tuple[Scores, Any, d
         scores = result.task_results[0].scores
         files = list(folder.glob("*.json")) if folder else []
         predicted = json.loads(files[0].read_text()) if files else {}
-        return scores, predicted, units_of(task, kind, metric, scores, queries, predicted)
+        return scores, predicted, build_per_query(task, kind, metric, scores, queries, predicted)
 
 
 @cache
@@ -320,8 +320,8 @@ def test_what_does_not_give_mtebs_score_is_left_out(kind: Callable[[Path], Any],
             return {key: turned(each) for key, each in value.items()}
         return value[::-1] if isinstance(value, list) else value
 
-    assert units_of(task, task.metadata.type, metric, scores, {}, turned(predicted)) == {}
-    assert units_of(task, task.metadata.type, metric, scores, {}, {}) == {}
+    assert build_per_query(task, task.metadata.type, metric, scores, {}, turned(predicted)) == {}
+    assert build_per_query(task, task.metadata.type, metric, scores, {}, {}) == {}
 
 
 @needs_data
@@ -447,7 +447,7 @@ def test_a_task_is_left_as_it_was(fails: bool) -> None:
 
     task = Task()
     try:
-        with watched(task, "mrr_at_10") as seen:
+        with collect_per_query(task, "mrr_at_10") as seen:
             assert task.task_specific_scores({}, {"q": {"d": 1}}, {"q": {"d": 0.5}}, "test", "eng") == {"own": 1.0}
             if fails:
                 raise KeyError("x")
@@ -459,7 +459,7 @@ def test_a_task_is_left_as_it_was(fails: bool) -> None:
 
 def test_other_tasks_are_not_watched() -> None:
     task = SimpleNamespace()
-    with watched(task, "accuracy") as seen:
+    with collect_per_query(task, "accuracy") as seen:
         assert vars(task) == {}
     assert seen == {}
 
@@ -482,7 +482,7 @@ def test_texts_that_do_not_count_leave_the_others_their_names() -> None:
     human = [[1.0, 2.0, 3.0], [1.0, 2.0, 3.0], [2.0, 2.0, 2.0], [3.0, 1.0, 2.0]]
     found = [[0.1, 0.2, 0.3], [0.5, 0.5, 0.5], [0.1, 0.2, 0.3], [0.1, 0.2, 0.3]]
     predicted = {"cosine_scores": found, "human_scores": human}
-    units = units_module._of_summaries(None, "cosine_spearman", predicted, ("test", "default"))
+    units = units_module._build_for_summaries(None, "cosine_spearman", predicted, ("test", "default"))
     assert units is not None
     assert units.ids == ["0", "3"]
     assert units.values == pytest.approx([1.0, -0.5])

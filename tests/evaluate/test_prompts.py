@@ -10,7 +10,7 @@ from goldens import DISTILBERT, E5, GIST, GTE, NAMES, STELLA, load, require
 
 from gnomon import Encoder
 from gnomon.errors import InputError
-from gnomon.evaluate.prompts import Prompt, Side, check_keys, prompt_for
+from gnomon.evaluate.prompts import Prompt, PromptSide, check_prompt_keys, choose_prompt
 from gnomon.spec import ModelSpec, PoolingSpec, StaticSpec, TokenizerSpec
 
 S2P = "Instruct: Given a web search query, retrieve relevant passages that answer the query.\nQuery: "
@@ -59,13 +59,13 @@ def test_the_cards_rules(name: str, kind: str) -> None:
     require()
     spec = load(name).spec
     queries, documents, texts = CARDS[name]
-    sides: dict[Side | None, tuple[str, str]] = (
+    sides: dict[PromptSide | None, tuple[str, str]] = (
         {"query": ("queries", queries), "document": ("documents", documents)}
         if kind in SEARCH
         else {None: ("texts", texts)}
     )
     for side, (of, text) in sides.items():
-        found = prompt_for(spec, task="ATask", kind=kind, side=side)
+        found = choose_prompt(spec, task="ATask", kind=kind, side=side)
         assert (found.of, found.text) == (of, text)
         assert (found.name is None) == (text == "")
         assert found.name is None or spec.prompts[found.name] == text
@@ -77,12 +77,12 @@ def test_pairs_may_have_sides(name: str, kind: str) -> None:
     """As mteb's TERRa.V2, whose first text is a query and whose second is a document."""
     require()
     for side, text in zip(("query", "document"), CARDS[name], strict=False):
-        assert prompt_for(load(name).spec, task="TERRa.V2", kind=kind, side=side).text == text  # pyright: ignore
+        assert choose_prompt(load(name).spec, task="TERRa.V2", kind=kind, side=side).text == text  # pyright: ignore
 
 
 def test_stella_names_what_it_uses() -> None:
     require()
-    of_queries, of_texts = prompt_for(load(STELLA).spec, **SEARCHED), prompt_for(load(STELLA).spec, **STS)
+    of_queries, of_texts = choose_prompt(load(STELLA).spec, **SEARCHED), choose_prompt(load(STELLA).spec, **STS)
     assert (of_queries, of_texts) == (Prompt("queries", "s2p_query", S2P), Prompt("texts", "s2s_query", S2S))
 
 
@@ -102,8 +102,8 @@ def test_stella_names_what_it_uses() -> None:
 def test_a_model_without_a_card(prompts: dict[str, str], said: dict[str, Any], wanted: tuple[str, str, str]) -> None:
     """Its prompts of queries and documents by their names, its default prompt on symmetric tasks, else none."""
     spec = model(prompts, **said)
-    sides: tuple[Side | None, ...] = ("query", "document", None)
-    assert tuple(prompt_for(spec, task="T", kind="K", side=side).text for side in sides) == wanted
+    sides: tuple[PromptSide | None, ...] = ("query", "document", None)
+    assert tuple(choose_prompt(spec, task="T", kind="K", side=side).text for side in sides) == wanted
 
 
 def test_the_models_own_prompt_of_a_kind_or_task_goes_first() -> None:
@@ -111,12 +111,12 @@ def test_the_models_own_prompt_of_a_kind_or_task_goes_first() -> None:
         {"query": "q: ", "Retrieval": "r: ", "Retrieval-query": "rq: ", "NFCorpus": "n: ", "STS": "s: ", "a": "a: "},
         default_prompt_name="a",
     )
-    assert prompt_for(spec, **STS) == Prompt("texts", "STS", "s: ")
-    assert prompt_for(spec, task="X", kind="Clustering", side=None).text == "a: "
-    assert prompt_for(spec, **SEARCHED).text == "n: "
-    assert prompt_for(spec, **SEARCHED | {"task": "X"}).text == "rq: "
-    assert prompt_for(spec, **SEARCHED | {"task": "X", "side": "document"}).text == "r: "
-    assert prompt_for(spec, **SEARCHED | {"task": "X", "kind": "Reranking"}).text == "q: "
+    assert choose_prompt(spec, **STS) == Prompt("texts", "STS", "s: ")
+    assert choose_prompt(spec, task="X", kind="Clustering", side=None).text == "a: "
+    assert choose_prompt(spec, **SEARCHED).text == "n: "
+    assert choose_prompt(spec, **SEARCHED | {"task": "X"}).text == "rq: "
+    assert choose_prompt(spec, **SEARCHED | {"task": "X", "side": "document"}).text == "r: "
+    assert choose_prompt(spec, **SEARCHED | {"task": "X", "kind": "Reranking"}).text == "q: "
 
 
 def test_given_prompts_take_the_place_of_all_by_the_narrowest_key() -> None:
@@ -124,20 +124,20 @@ def test_given_prompts_take_the_place_of_all_by_the_narrowest_key() -> None:
     keys = ["NFCorpus-query", "NFCorpus", "Retrieval-query", "Retrieval", "query"]
     given = {key: f"{key}: " for key in keys}
     for key in keys:
-        assert prompt_for(spec, **SEARCHED, given=given) == Prompt("queries", key, f"{key}: ")
+        assert choose_prompt(spec, **SEARCHED, overrides=given) == Prompt("queries", key, f"{key}: ")
         del given[key]
-    assert prompt_for(spec, **SEARCHED, given=given).text == "own: "
+    assert choose_prompt(spec, **SEARCHED, overrides=given).text == "own: "
     # a side's prompt is none of symmetric tasks; an empty one is a prompt
-    assert prompt_for(spec, **STS, given={"query": "x: ", "document": "y: "}).text == ""
-    assert prompt_for(spec, **SEARCHED, given={"query": ""}) == Prompt("queries", "query", "")
-    assert prompt_for(spec, **STS, given={"STS12": "x: ", "STS": "y: "}).text == "x: "
+    assert choose_prompt(spec, **STS, overrides={"query": "x: ", "document": "y: "}).text == ""
+    assert choose_prompt(spec, **SEARCHED, overrides={"query": ""}) == Prompt("queries", "query", "")
+    assert choose_prompt(spec, **STS, overrides={"STS12": "x: ", "STS": "y: "}).text == "x: "
 
 
 def test_given_prompts_leave_the_others_as_they_are() -> None:
     require()
     spec = load(E5).spec
-    assert prompt_for(spec, **SEARCHED, given={"document": "d: "}).text == "query: "
-    assert prompt_for(spec, **SEARCHED | {"side": "document"}, given={"document": "d: "}).text == "d: "
+    assert choose_prompt(spec, **SEARCHED, overrides={"document": "d: "}).text == "query: "
+    assert choose_prompt(spec, **SEARCHED | {"side": "document"}, overrides={"document": "d: "}).text == "d: "
 
 
 def test_the_folder_of_a_tuned_e5_keeps_the_rule(golden_copy: Callable[..., Path]) -> None:
@@ -145,7 +145,7 @@ def test_the_folder_of_a_tuned_e5_keeps_the_rule(golden_copy: Callable[..., Path
     require()
     with pytest.warns(UserWarning):
         spec = Encoder.load(golden_copy(E5, to="tuned"), card="multilingual-e5-small", threads=1).spec
-    assert prompt_for(spec, **STS).text == "query: "
+    assert choose_prompt(spec, **STS).text == "query: "
     assert spec.symmetric_prompt_name == "query"
     assert replace(spec, query_prompt_names={}).symmetric_prompt_name is None
 
@@ -160,7 +160,7 @@ def test_the_folder_of_a_tuned_e5_keeps_the_rule(golden_copy: Callable[..., Path
     ],
 )
 def test_keys_that_are_known(keys: list[str]) -> None:
-    check_keys(dict.fromkeys(keys, "x: "), tasks=["NFCorpus", "STS12"], kinds=["Retrieval", "STS"])
+    check_prompt_keys(dict.fromkeys(keys, "x: "), tasks=["NFCorpus", "STS12"], kinds=["Retrieval", "STS"])
 
 
 @pytest.mark.parametrize(
@@ -178,4 +178,4 @@ def test_keys_that_are_known(keys: list[str]) -> None:
 )
 def test_keys_and_prompts_that_are_wrong(given: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        check_keys(given, tasks=["NFCorpus", "STS12"], kinds=["Retrieval", "STS"])
+        check_prompt_keys(given, tasks=["NFCorpus", "STS12"], kinds=["Retrieval", "STS"])

@@ -22,14 +22,14 @@ from goldens import E5, GIST, GOLDEN, STELLA, load, require
 
 from gnomon import Encoder
 from gnomon.errors import GnomonError, InputError, Notice, SourceError
-from gnomon.evaluate import Asking, Bm25Settings, MtebEncoder, Result, TasksError, evaluate, read_results, variants
+from gnomon.evaluate import Asking, Bm25Settings, MtebEncoder, Result, TasksError, evaluate, read_results, curve_points
 from gnomon.evaluate import run as running
-from gnomon.evaluate.cache import RECORD, VectorCache
-from gnomon.evaluate.compare import as_json, compare, lines
+from gnomon.evaluate.cache import RECORD_DTYPE, VectorCache
+from gnomon.evaluate.compare import comparison_to_dict, compare, format_comparison
 from gnomon.evaluate.mteb import encoder as adapting
-from gnomon.evaluate.mteb.encoder import _chunks
-from gnomon.evaluate.report import html
-from gnomon.evaluate.results import line, manifest_path, read_result, summary, units_path
+from gnomon.evaluate.mteb.encoder import _split_chunks
+from gnomon.evaluate.report import render_html
+from gnomon.evaluate.results import format_summary, manifest_path, read_result, summarize, per_query_path
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*(_ARRAY_API|SwigPy|swig):DeprecationWarning")
 require(whole_module=True)
@@ -187,14 +187,14 @@ def test_results_are_mtebs_own(judge: Judge, sts: Path, beir: Path, tmp_path: Pa
 
 def test_a_score_is_mtebs_with_the_same_adapter(judge: Judge, sts: Path) -> None:
     from gnomon.evaluate.local.find import read_local
-    from gnomon.evaluate.mteb.tasks import local_task
+    from gnomon.evaluate.mteb.tasks import build_local_task
 
     ((result, _),) = judge(load(E5), sts)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         theirs = mteb.evaluate(
             MtebEncoder(load(E5)),
-            local_task(read_local(sts)[0], "test"),
+            build_local_task(read_local(sts)[0], "test"),
             cache=None,
             co2_tracker=False,
             show_progress_bar=False,
@@ -245,12 +245,12 @@ def test_the_manifest_says_what_was_done(judge: Judge, sts: Path) -> None:
     for each, subset in zip(manifest["intervals"], result.subsets, strict=True):
         assert each["interval"] == asdict(subset.interval)
         assert subset.interval.low < subset.score < subset.interval.high
-    assert {place: len(units.values) for place, units in result.units.items()} == {
+    assert {place: len(units.values) for place, units in result.per_query.items()} == {
         ("test", "de"): 12,
         ("test", "fr"): 12,
     }
     for subset in result.subsets:
-        assert result.units["test", subset.name].score() == pytest.approx(subset.score, abs=1e-6)
+        assert result.per_query["test", subset.name].score() == pytest.approx(subset.score, abs=1e-6)
 
 
 def test_the_manifest_of_a_search(judge: Judge, beir: Path) -> None:
@@ -272,8 +272,8 @@ def test_the_manifest_of_a_search(judge: Judge, beir: Path) -> None:
         assert (each.manifest["model"]["fingerprint"] is None) == (method == "bm25")
         assert each.manifest["model"]["name"] == ("BM25" if method == "bm25" else E5)
         assert {"bm25_k1": 0.9, "bm25_b": 0.4}.items() <= each.manifest["settings"].items() or method == "dense"
-        assert each.units["test", "default"].score() == pytest.approx(each.score, abs=1e-5)
-        assert each.units["test", "default"].ids == [f"test{at}" for at in range(24)]
+        assert each.per_query["test", "default"].score() == pytest.approx(each.score, abs=1e-5)
+        assert each.per_query["test", "default"].ids == [f"test{at}" for at in range(24)]
     assert [each.label for each in found.values()] == [
         "BM25",
         E5,
@@ -290,7 +290,7 @@ def test_another_metric_of_retrieval(judge: Judge, beir: Path, sts: Path, metric
     found = {each.task: each for each, _ in judge(load(GIST), beir, sts, metric=metric)}
     assert (found["search"].metric, found["sts"].metric) == (metric, "cosine_spearman")
     assert found["search"].score == found["search"].scores["test"][0][metric]
-    assert found["search"].units["test", "default"].score() == pytest.approx(found["search"].score, abs=1e-5)
+    assert found["search"].per_query["test", "default"].score() == pytest.approx(found["search"].score, abs=1e-5)
     assert found["search"].interval
 
 
@@ -298,7 +298,7 @@ def test_another_metric_of_retrieval(judge: Judge, beir: Path, sts: Path, metric
 
 
 def kept(result: Result) -> tuple[bytes, ...]:
-    return tuple(each.read_bytes() for each in (result.path, manifest_path(result.path), units_path(result.path)))
+    return tuple(each.read_bytes() for each in (result.path, manifest_path(result.path), per_query_path(result.path)))
 
 
 def test_what_is_there_is_not_run_again(judge: Judge, sts: Path, beir: Path, encoded: list[str]) -> None:
@@ -354,7 +354,7 @@ def test_prompts_are_told_apart(judge: Judge, sts: Path) -> None:
     found = [judge(load(GIST), sts, asking=Asking(prompts={"STS": text}))[0] for text in ("a: ", "b: ", "a: ")]
     assert [reused for _, reused in found] == [False, False, True]
     assert [each.manifest["prompts"][0]["text"] for each, _ in found] == ["a: ", "b: ", "a: "]
-    values = [each.units["test", "de"].values for each, _ in found]
+    values = [each.per_query["test", "de"].values for each, _ in found]
     assert values[0] == values[2] != values[1]
 
 
@@ -398,7 +398,7 @@ def test_what_changes_beneath_a_result_runs_it_again(
         known = running.version
         monkeypatch.setattr(running, "version", lambda name: "9.9" if name == "mteb" else known(name))
     elif change == "format":
-        monkeypatch.setattr(running, "FORMAT", running.FORMAT + 1)
+        monkeypatch.setattr(running, "MANIFEST_FORMAT", running.MANIFEST_FORMAT + 1)
     else:
         (beir / "task.json").write_text(json.dumps({"main_score": "map_at_10"}))
     ((second, reused),) = judge(encoder, beir)
@@ -570,11 +570,11 @@ evaluate(Encoder.load(model, device="cpu", engine="onnx", threads=1), data=[data
 
 def test_killed_in_the_middle_and_started_again(tmp_path: Path, judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
     """The result is that of a run that was not killed, to the last bit, and what was kept is not encoded again."""
-    monkeypatch.setattr(adapting, "CHUNK", 300)
+    monkeypatch.setattr(adapting, "CHUNK_CHARS", 300)
     data = retrieval(tmp_path / "search", documents=60)
     queries, documents = ([row["text"] for row in read(data / f"{name}.jsonl")] for name in ("queries", "corpus"))
-    chunks = [*_chunks(queries), *_chunks(documents)]
-    survived = len(list(_chunks(queries))) + 3
+    chunks = [*_split_chunks(queries), *_split_chunks(documents)]
+    survived = len(list(_split_chunks(queries))) + 3
     on_disk = sum(map(len, chunks[:survived]))
     assert len(queries) < on_disk < len(queries) + len(documents) - 10
 
@@ -585,7 +585,7 @@ def test_killed_in_the_middle_and_started_again(tmp_path: Path, judge: Judge, mo
     )
     try:
         deadline = time.monotonic() + 120
-        while sum(each.stat().st_size for each in (tmp_path / "killed").rglob("*.keys")) < on_disk * RECORD.itemsize:
+        while sum(each.stat().st_size for each in (tmp_path / "killed").rglob("*.keys")) < on_disk * RECORD_DTYPE.itemsize:
             assert child.poll() is None, child.communicate()[1].decode()
             assert time.monotonic() < deadline
             time.sleep(0.01)
@@ -602,13 +602,13 @@ def test_killed_in_the_middle_and_started_again(tmp_path: Path, judge: Judge, mo
     assert whole.manifest["texts"]["encoded"] == len(queries) + len(documents)
     assert again.manifest["texts"]["encoded"] == len(queries) + len(documents) - on_disk
     assert again.scores == whole.scores
-    assert again.units == whole.units
+    assert again.per_query == whole.per_query
     vectors = []
     for name in ("whole", "killed"):
         cache = VectorCache(tmp_path / name / "vectors")
         adapter = MtebEncoder(load(GIST), cache=cache)
         vectors.append(adapter.vectors([*queries, *documents], ""))
-        assert adapter.tally.encoded == 0
+        assert adapter.tally.num_encoded == 0
         cache.close()
     assert np.array_equal(*vectors)
 
@@ -667,14 +667,14 @@ def test_several_that_fail_are_all_named(judge: Judge, sts: Path, beir: Path, mo
 def test_what_a_failed_task_had_already_is_among_the_results(
     judge: Judge, sts: Path, beir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    judged = running._Run._judge
+    judged = running._Run._evaluate
 
     def judge_one(self: Any, contestant: Any, task: Any, path: Path) -> Result:
         if contestant.method == "hybrid":
             raise ValueError("odd")
         return judged(self, contestant, task, path)
 
-    monkeypatch.setattr(running._Run, "_judge", judge_one)
+    monkeypatch.setattr(running._Run, "_evaluate", judge_one)
     with pytest.raises(TasksError) as caught:
         judge(load(GIST), beir, sts, methods=["dense", "bm25", "hybrid"])
     assert [(each.task, each.manifest["model"]["method"]) for each in caught.value.results] == [
@@ -722,7 +722,7 @@ def test_d1_grades_below_zero_lose_no_set(judge: Judge, beir: Path, sts: Path) -
         found = judge(load(GIST), beir, sts)
     assert [each.task for each, _ in found] == ["search", "sts"]
     assert any("has scores below 0, line 2 the first, in 1 of its lines" in str(each.message) for each in told)
-    own = found[0][0].units["test", "default"]
+    own = found[0][0].per_query["test", "default"]
     assert dict(zip(own.ids or (), own.values, strict=True))["test0"] == 0
 
 
@@ -733,7 +733,7 @@ def test_d2_identical_ids_are_another_run_and_in_the_manifest(judge: Judge, beir
         file.write("d004\td005\t1\n")
     with pytest.warns(Notice, match="1 of 25 queries have the id of a document"):
         (as_is, _), *_ = judge(load(GIST), beir)
-    assert as_is.units, "read before they are replaced"
+    assert as_is.per_query, "read before they are replaced"
     (beir / "task.json").write_text('{"ignore_identical_ids": true}')
     (ignoring, reused), *_ = judge(load(GIST), beir)
     assert not reused
@@ -741,7 +741,7 @@ def test_d2_identical_ids_are_another_run_and_in_the_manifest(judge: Judge, beir
     assert protocols == [False, True]
     assert as_is.manifest["task"]["revision"] != ignoring.manifest["task"]["revision"]
     values = [
-        dict(zip(each.units["test", "default"].ids or (), each.units["test", "default"].values, strict=True))
+        dict(zip(each.per_query["test", "default"].ids or (), each.per_query["test", "default"].values, strict=True))
         for each in (as_is, ignoring)
     ]
     assert values[0]["d004"] < values[1]["d004"]
@@ -751,7 +751,7 @@ def test_d2_identical_ids_are_another_run_and_in_the_manifest(judge: Judge, beir
 
 
 def test_d3_a_set_whose_qrels_name_absent_documents(judge: Judge, beir: Path) -> None:
-    whole = judge(load(GIST), beir)[0][0].units["test", "default"]
+    whole = judge(load(GIST), beir)[0][0].per_query["test", "default"]
     with (beir / "qrels" / "test.tsv").open("a") as file:
         file.write("test0\tgone\t1\n")
     with pytest.raises(InputError, match=r"no document 'gone'.*--allow-missing-ids"):
@@ -759,7 +759,7 @@ def test_d3_a_set_whose_qrels_name_absent_documents(judge: Judge, beir: Path) ->
     with pytest.warns(Notice, match="'gone' the first, in 1 of its lines"):
         (found, reused), *_ = judge(load(GIST), beir, allow_missing_ids=True)
     assert not reused
-    values = found.units["test", "default"].values
+    values = found.per_query["test", "default"].values
     ideal = 1 + 1 / np.log2(3)
     assert values[0] == pytest.approx(whole.values[0] / ideal, abs=1e-6)
     assert values[1:] == whole.values[1:]
@@ -774,31 +774,31 @@ def test_d5_a_score_that_is_not_defined_is_null_with_the_reason(judge: Judge, tm
     if subset:
         write(tmp_path / "odd" / "b.jsonl", [row | {"sentence2": WORDS[at]} for at, row in enumerate(ONE_SCORE)])
     ((result, _),) = judge(load(GIST), tmp_path / "odd")
-    row = json.loads(json.dumps(summary(result, reused=False), allow_nan=False))
+    row = json.loads(json.dumps(summarize(result, reused=False), allow_nan=False))
     reason = f"the model gives all {len(WORDS)} pairs the score 1; a correlation needs scores that differ"
     assert (row["score"], row["interval"]) == (None, None)
-    assert row["reason"] == result.undefined == (f"a: {reason}" if subset else reason)
+    assert row["reason"] == result.undefined_reason == (f"a: {reason}" if subset else reason)
     if subset:
         assert row["subsets"]["a"] is None
         assert -1 <= row["subsets"]["b"] <= 1
-    assert line(row).startswith("n/a ")
-    assert line(row).endswith(row["reason"])
+    assert format_summary(row).startswith("n/a ")
+    assert format_summary(row).endswith(row["reason"])
     json.loads(manifest_path(result.path).read_text(), parse_constant=lambda name: pytest.fail(name))
-    other = summary(judge(load(E5), tmp_path / "odd", output=tmp_path / "b")[0][0], reused=False)
+    other = summarize(judge(load(E5), tmp_path / "odd", output=tmp_path / "b")[0][0], reused=False)
     assert other["reason"]
     found = compare(tmp_path / "out", tmp_path / "b")
     assert found.rows[0].difference is None
     assert "is not defined: the model gives all" in found.rows[0].reason
-    shown = "\n".join(lines(found, 100))
+    shown = "\n".join(format_comparison(found, 100))
     assert "n/a" in shown
     assert "nan" not in shown
-    json.dumps(as_json(found), allow_nan=False)
-    assert "n/a" in html(read_results(tmp_path / "out"))
+    json.dumps(comparison_to_dict(found), allow_nan=False)
+    assert "n/a" in render_html(read_results(tmp_path / "out"))
 
 
 def test_d5_a_score_that_is_defined_has_no_reason(judge: Judge, sts: Path) -> None:
     ((result, _),) = judge(load(GIST), sts)
-    assert (summary(result, reused=False)["reason"], result.undefined, result.manifest["undefined"]) == (None, "", [])
+    assert (summarize(result, reused=False)["reason"], result.undefined_reason, result.manifest["undefined"]) == (None, "", [])
 
 
 def test_d5_a_correlation_of_rounding_is_told_of(judge: Judge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1006,7 +1006,7 @@ def test_reranking_takes_no_fusion(judge: Judge, beir: Path) -> None:
 
 def test_a_curve_is_encoded_once(judge: Judge, beir: Path, encoded: list[str]) -> None:
     encoder = load(GIST)
-    curve = variants(encoder, Asking(), dims=[8, 32], precisions=["float16", "int8", "binary", "binary-rescored"])
+    curve = curve_points(encoder, Asking(), dims=[8, 32], precisions=["float16", "int8", "binary", "binary-rescored"])
     found = [each for each, _ in judge(encoder, beir, curve=curve)]
     assert [each.label for each in found] == [
         GIST,
@@ -1047,7 +1047,7 @@ def test_heads_of_stella_are_one_pass(judge: Judge, sts: Path, encoded: list[str
 
 
 def test_lengths_count_what_they_cut(judge: Judge, sts: Path) -> None:
-    found = [each.manifest for each, _ in judge(load(GIST), sts, curve=variants(load(GIST), Asking(), lengths=[4, 6]))]
+    found = [each.manifest for each, _ in judge(load(GIST), sts, curve=curve_points(load(GIST), Asking(), lengths=[4, 6]))]
     cut = [sum(count > length for count in load(GIST).tokenize(texts_of(sts)).counts) for length in (64, 4, 6)]
     assert [each["texts"]["cut"] for each in found] == cut
     assert cut[0] == 0 < cut[2] <= cut[1] == 48
@@ -1069,7 +1069,7 @@ def named(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def name(**tasks: Any) -> None:
         for each in tasks.values():
             each.k_values = getattr(each, "k_values", ())
-        monkeypatch.setattr(running, "tasks_named", lambda names: ([tasks[each] for each in names], None))
+        monkeypatch.setattr(running, "find_tasks", lambda names: ([tasks[each] for each in names], None))
 
     return name
 

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from gnomon.errors import InputError
 from gnomon.evaluate.mteb import search as mteb_search
-from gnomon.evaluate.mteb.search import BinaryIndex, Bm25Search, Hybrid, Remembered, published
+from gnomon.evaluate.mteb.search import BinaryIndex, Bm25Search, HybridSearch, CachedSearch, published_alpha
 from gnomon.search.bm25 import Bm25
-from gnomon.search.fusion import FEWEST, MR_TYDI_ALPHA, cross_fit, mr_tydi, reciprocal_rank, tune_alpha
+from gnomon.search.fusion import MIN_LABELLED_QUERIES, MR_TYDI_ALPHAS, cross_fit_alpha, fuse_mr_tydi, reciprocal_rank_fusion, tune_alpha
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of mteb and datasets
 mteb = pytest.importorskip("mteb")
@@ -115,7 +115,7 @@ def test_bm25_puts_candidates_into_order_and_leaves_none_out() -> None:
     ],
 )
 def test_a_query_is_read_as_mteb_joins_it(row: dict[str, Any], text: str) -> None:
-    assert mteb_search._query_text(row) == text
+    assert mteb_search._join_query(row) == text
     given = queries([row["text"]], **({"instruction": [row["instruction"]]} if row.get("instruction") else {}))
     from mteb._create_dataloaders import create_dataloader
 
@@ -159,7 +159,7 @@ def test_bm25_runs_mtebs_mock_tasks_of_retrieval() -> None:
 
 
 def test_it_searches_and_does_not_encode() -> None:
-    for search in (Bm25Search(), Remembered(Bm25Search()), Hybrid(Bm25Search(), Bm25Search())):
+    for search in (Bm25Search(), CachedSearch(Bm25Search()), HybridSearch(Bm25Search(), Bm25Search())):
         assert isinstance(search, SearchProtocol)
         assert not isinstance(search, EncoderProtocol)
 
@@ -185,7 +185,7 @@ class Counting:
 
 def test_remembered_gives_what_the_inner_gave_and_asks_it_once() -> None:
     inner = Counting()
-    search, asked = Remembered(inner), queries(["a", "abc"])
+    search, asked = CachedSearch(inner), queries(["a", "abc"])
     found = [of(search, corpus(["x"] * 4), asked) for _ in range(3)]
     assert found == [{"q0": {"d0": 0.0}, "q1": {"d0": 0.0, "d1": 1.0, "d2": 2.0}}] * 3
     assert len(inner.asked) == len(inner.indexed) == 1
@@ -194,7 +194,7 @@ def test_remembered_gives_what_the_inner_gave_and_asks_it_once() -> None:
 
 def test_remembered_gives_copies() -> None:
     """mteb takes documents out of what it is given, where a document is the query itself."""
-    search = Remembered(Counting())
+    search = CachedSearch(Counting())
     first = of(search, corpus(["x"]), queries(["abc"]))
     del first["q0"]["d1"]
     assert of(search, corpus(["x"]), queries(["abc"]))["q0"].keys() == {"d0", "d1", "d2"}
@@ -212,7 +212,7 @@ def test_remembered_gives_copies() -> None:
 )
 def test_remembered_asks_anew_for_anything_else(other: dict[str, Any]) -> None:
     inner = Counting()
-    search = Remembered(inner)
+    search = CachedSearch(inner)
     of(search, corpus(["x"]), queries(["abc"]))
     said = SAID | {key: value for key, value in other.items() if key in SAID}
     search.index(corpus(["x"]), **said)
@@ -223,7 +223,7 @@ def test_remembered_asks_anew_for_anything_else(other: dict[str, Any]) -> None:
 def test_remembered_indexes_for_each_search_of_a_corpus() -> None:
     """mteb's own search forgets its corpus after one."""
     inner = Counting()
-    search = Remembered(inner)
+    search = CachedSearch(inner)
     search.index(corpus(["x"]), **SAID)
     for asked in (queries(["a"]), queries(["a"], front="p"), queries(["a"])):
         search.search(asked, top_k=9, **SAID)
@@ -279,13 +279,13 @@ BOTH: tuple[Runs, Runs] = (TEST[0] | DEV[0], TEST[1] | DEV[1])
 DOCUMENTS = corpus(["x"] * N)
 
 
-def hybrid(alpha: Any = "tuned", **splits: Any) -> Hybrid:
-    found = Hybrid(Scripted(BOTH[0]), Scripted(BOTH[1]), alpha=alpha)
-    found.judged = lambda task, subset: splits if (task, subset) == ("task", "default") else {}
+def hybrid(alpha: Any = "tuned", **splits: Any) -> HybridSearch:
+    found = HybridSearch(Scripted(BOTH[0]), Scripted(BOTH[1]), alpha=alpha)
+    found.load_splits = lambda task, subset: splits if (task, subset) == ("task", "default") else {}
     return found
 
 
-def fused(search: Hybrid, top_k: int = 1000) -> Runs:
+def fused(search: HybridSearch, top_k: int = 1000) -> Runs:
     return of(search, DOCUMENTS, queries(["x"] * 40), top_k)
 
 
@@ -297,7 +297,7 @@ def test_alpha_is_tuned_on_another_split() -> None:
     assert tune_alpha(TEST[0], TEST[1], TEST[2]) < 0.5  # and here the words are
     assert search.alphas == {"default": [alpha]}
     for query, run in found.items():
-        assert run == pytest.approx(mr_tydi(TEST[0][query], TEST[1][query], alpha=alpha))
+        assert run == pytest.approx(fuse_mr_tydi(TEST[0][query], TEST[1][query], alpha=alpha))
     assert search.sparse.asked == [[f"q{place}" for place in range(40)], [f"p{place}" for place in range(30)]]
 
 
@@ -347,14 +347,14 @@ def test_d2_a_query_that_is_a_document_is_left_out_before_fusion(how: Any) -> No
     asked = queries(["x", "x"]).remove_columns("id").add_column("id", ["d1", "q2"])  # pyright: ignore
     found: dict[bool, Runs] = {}
     for ignores in (False, True):
-        search = Hybrid(Scripted(runs[0]), Scripted(runs[1]), how, alpha=2.0)
+        search = HybridSearch(Scripted(runs[0]), Scripted(runs[1]), how, alpha=2.0)
         if ignores:
             search.ignores_identical_ids = lambda task: task == "task"
         found[ignores] = of(search, DOCUMENTS, asked, 9)
     assert found[True]["q2"] == found[False]["q2"]
     assert "d1" in found[False]["d1"]
     sparse, dense = ({key: score for key, score in each["d1"].items() if key != "d1"} for each in runs)
-    wanted = mr_tydi(sparse, dense, alpha=2.0) if how == "hybrid" else reciprocal_rank([sparse, dense])
+    wanted = fuse_mr_tydi(sparse, dense, alpha=2.0) if how == "hybrid" else reciprocal_rank_fusion([sparse, dense])
     assert found[True]["d1"] == pytest.approx(wanted)
 
 
@@ -363,7 +363,7 @@ def test_the_judged_split_is_not_the_one_to_tune_on() -> None:
     search = hybrid(dev=split_of(TEST[2], "q"))
     search.index(DOCUMENTS, **SAID | {"hf_split": "dev"})
     search.search(queries(["x"] * 40), top_k=1000, **SAID | {"hf_split": "dev"})
-    assert search.alphas == {"default": sorted(set(cross_fit(*TEST).values()))}
+    assert search.alphas == {"default": sorted(set(cross_fit_alpha(*TEST).values()))}
     assert len(search.sparse.asked) == 1
 
 
@@ -373,11 +373,11 @@ def test_a_split_on_another_corpus_is_of_no_use() -> None:
     }
     search = hybrid(test=split_of(TEST[2], "q"), dev=split_of(elsewhere, "p"))
     fused(search)
-    assert search.alphas == {"default": sorted(set(cross_fit(*TEST).values()))}
+    assert search.alphas == {"default": sorted(set(cross_fit_alpha(*TEST).values()))}
 
 
 def test_many_queries_of_another_split_are_not_all_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mteb_search, "TUNED_ON", 8)
+    monkeypatch.setattr(mteb_search, "MAX_TUNING_QUERIES", 8)
     search = hybrid(test=split_of(TEST[2], "q"), dev=split_of(DEV[2], "p"))
     fused(search)
     some = [f"p{place}" for place in range(0, 30, 4)]
@@ -390,16 +390,16 @@ def test_with_one_split_no_query_chooses_its_own_alpha() -> None:
     data = {"test": split_of(TEST[2], "q")}
     search = hybrid(**data)
     found = fused(search)
-    alphas = cross_fit(*TEST)
+    alphas = cross_fit_alpha(*TEST)
     assert search.alphas == {"default": sorted(set(alphas.values()))}
     for query in TEST[2]:
-        assert found[query] == pytest.approx(mr_tydi(TEST[0][query], TEST[1][query], alpha=alphas[query]))
+        assert found[query] == pytest.approx(fuse_mr_tydi(TEST[0][query], TEST[1][query], alpha=alphas[query]))
         other = TEST[2] | {query: {f"d{at}": 1 for at in range(N) if at % 2}}
         assert fused(hybrid(test=split_of(other, "q")))[query] == found[query]
 
 
 def test_with_few_queries_both_count_alike() -> None:
-    few = {query: TEST[2][query] for query in list(TEST[2])[: FEWEST - 1]}
+    few = {query: TEST[2][query] for query in list(TEST[2])[: MIN_LABELLED_QUERIES - 1]}
     search = hybrid(test=split_of(few, "q"))
     fused(search)
     assert search.alphas == {"default": [1.0]}
@@ -411,18 +411,18 @@ def test_alpha_may_be_a_number(alpha: float) -> None:
     found = fused(search)
     assert search.alphas == {"default": [alpha]}
     assert all(
-        run == pytest.approx(mr_tydi(TEST[0][query], TEST[1][query], alpha=alpha)) for query, run in found.items()
+        run == pytest.approx(fuse_mr_tydi(TEST[0][query], TEST[1][query], alpha=alpha)) for query, run in found.items()
     )
 
 
 def test_published_alphas_are_by_language() -> None:
     search = hybrid("published")
-    for subset, alpha in MR_TYDI_ALPHA.items():
+    for subset, alpha in MR_TYDI_ALPHAS.items():
         search.index(DOCUMENTS, **SAID | {"hf_subset": subset})
         found = search.search(queries(["x"] * 3), top_k=9, **SAID | {"hf_subset": subset})
-        assert search.alphas[subset] == [alpha] == [published(subset)]
+        assert search.alphas[subset] == [alpha] == [published_alpha(subset)]
         assert found["q0"].keys() <= TEST[0]["q0"].keys()
-    assert (MR_TYDI_ALPHA["swahili"], MR_TYDI_ALPHA["korean"]) == (0.56, 1.0)
+    assert (MR_TYDI_ALPHAS["swahili"], MR_TYDI_ALPHAS["korean"]) == (0.56, 1.0)
     with pytest.raises(InputError, match="no alpha was published for 'default'; there is one for arabic, "):
         fused(search)
 
@@ -430,17 +430,17 @@ def test_published_alphas_are_by_language() -> None:
 @pytest.mark.parametrize("alpha", ["dev", "", "0.5", -0.1, math.nan, math.inf, None])
 def test_a_wrong_alpha_fails_at_once(alpha: Any) -> None:
     with pytest.raises(InputError, match="is not a finite number of at least 0, 'tuned' or 'published'"):
-        Hybrid(Scripted({}), Scripted({}), alpha=alpha)
+        HybridSearch(Scripted({}), Scripted({}), alpha=alpha)
 
 
 @pytest.mark.parametrize("top_k", [1, 4, 1000])
 def test_reciprocal_ranks(top_k: int) -> None:
     """Of the best of each list, as deep as the search looks; the best of the fusion, equal ones by id."""
-    search = Hybrid(Scripted(TEST[0]), Scripted(TEST[1]), "rrf")
+    search = HybridSearch(Scripted(TEST[0]), Scripted(TEST[1]), "rrf")
     found = fused(search, top_k)
     for query, run in found.items():
         lists = [dict(sorted(each[query].items(), key=lambda item: -item[1])[:top_k]) for each in TEST[:2]]
-        slow = sorted(reciprocal_rank(lists).items(), key=lambda item: (item[1], item[0]), reverse=True)[:top_k]
+        slow = sorted(reciprocal_rank_fusion(lists).items(), key=lambda item: (item[1], item[0]), reverse=True)[:top_k]
         assert list(run.items()) == slow
     assert search.alphas == {}
 
@@ -450,7 +450,7 @@ def test_equal_scores_are_cut_by_id_descending() -> None:
         def search(self, queries: Any, **said: Any) -> Runs:
             return {"q0": {"b": 1.0, "a": 1.0, "d": 1.0, "c": 1.0}}
 
-    search = Hybrid(All({}), All({}), alpha=1)
+    search = HybridSearch(All({}), All({}), alpha=1)
     assert list(of(search, DOCUMENTS, queries(["x"]), 2)["q0"]) == ["d", "c"]
 
 
@@ -464,13 +464,13 @@ def test_equal_scores_are_cut_by_id_descending() -> None:
     ],
 )
 def test_the_revision_of_a_fusion(how: Any, alpha: Any, words: dict[str, float], revision: str) -> None:
-    meta = Hybrid(Bm25Search(**words), Scripted({}), how, alpha=alpha).mteb_model_meta
+    meta = HybridSearch(Bm25Search(**words), Scripted({}), how, alpha=alpha).mteb_model_meta
     assert (meta.name, meta.revision) == ("scripted", revision)
     assert Bm25Search(**words).mteb_model_meta.name == "bm25"
 
 
 def test_a_fusion_runs_mtebs_mock_tasks() -> None:
-    search = Hybrid(Remembered(Bm25Search()), Remembered(Bm25Search()), alpha=1)
+    search = HybridSearch(CachedSearch(Bm25Search()), CachedSearch(Bm25Search()), alpha=1)
     for task in (mocks.MockRetrievalTask(), mocks.MockInstructionRetrieval(), mocks.MockRetrievalDialogTask()):
         found = mteb.evaluate(search, task, cache=None, co2_tracker=False, show_progress_bar=False)
         assert 0 <= found.task_results[0].get_score() <= 1
@@ -490,7 +490,7 @@ def twin(query_D: np.ndarray, bits_ND: np.ndarray, k: int) -> list[tuple[int, bo
         / (max(norm, 1e-12) * math.sqrt(len(query_D)))
         for place in order
     }
-    first, rest = order[: mteb_search.RESCORED], order[mteb_search.RESCORED :]
+    first, rest = order[: mteb_search.NUM_RESCORED], order[mteb_search.NUM_RESCORED :]
     first.sort(key=lambda place: (-cosine[place], order.index(place)))
     return [(place, True, 3 + cosine[place]) for place in first] + [
         (place, False, (2 * agree[place] - len(query_D)) / len(query_D)) for place in rest
@@ -505,7 +505,7 @@ def test_bits_then_numbers_equal_a_slow_twin(seed: int, count: int, k: int, resc
     queries_QD = rng.normal(size=(3, 16)).astype(np.float32)
     ids = [f"d{place}" for place in range(count)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mteb_search, "RESCORED", rescored)
+        patch.setattr(mteb_search, "NUM_RESCORED", rescored)
         index = BinaryIndex()
         index.add_documents(bits_ND[: count // 2], ids[: count // 2])
         index.add_documents(bits_ND[count // 2 :], ids[count // 2 :])

@@ -27,7 +27,7 @@ from gnomon.errors import InputError, Notice, SourceError
 from gnomon.evaluate import evaluate
 from gnomon.evaluate.local.find import LocalTask, read_local
 from gnomon.evaluate.local.task_json import METRICS
-from gnomon.evaluate.mteb.tasks import LOCO, SETS, check_text, fetch, load_task, local_task, mended_parts, tasks_named
+from gnomon.evaluate.mteb.tasks import LOCO, TASK_SETS, check_text_only, fetch, load_task, build_local_task, patch_part_loading, find_tasks
 
 NEAR = 2e-5
 """mteb rounds what it writes."""
@@ -81,7 +81,7 @@ def judge(task: Any) -> list[dict[str, Any]]:
 
 
 def judge_local(local: LocalTask) -> dict[str, Any]:
-    (row,) = judge(local_task(local, "test"))
+    (row,) = judge(build_local_task(local, "test"))
     assert row["main_score"] == row[local.main_score]
     assert set(METRICS[local.kind]) <= row.keys(), "task.json may name each of these"
     return row
@@ -123,18 +123,18 @@ def ndcg(grades: dict[str, dict[str, int]], runs: dict[str, dict[str, float]], m
     ],
 )
 def test_names_are_of_tasks_benchmarks_and_sets(name: str, count: int, some: set[str], metric: str | None) -> None:
-    tasks, found = tasks_named([name])
+    tasks, found = find_tasks([name])
     assert (len(tasks), found) == (count, metric)
     assert some <= {task.metadata.name for task in tasks}
     for task in tasks:
-        check_text(task)
+        check_text_only(task)
 
 
 def test_a_metric_is_that_of_one_set_alone() -> None:
-    tasks, metric = tasks_named(["mr-tydi", "STS12"])
+    tasks, metric = find_tasks(["mr-tydi", "STS12"])
     assert ([task.metadata.name for task in tasks], metric) == (["MrTidyRetrieval", "STS12"], None)
     assert len(tasks[0].hf_subsets) == 11
-    assert tasks_named([]) == ([], None)
+    assert find_tasks([]) == ([], None)
 
 
 @pytest.mark.parametrize(
@@ -150,22 +150,22 @@ def test_a_metric_is_that_of_one_set_alone() -> None:
 )
 def test_an_unknown_name_offers_the_nearest(name: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        tasks_named(["STS12", name])
+        find_tasks(["STS12", name])
 
 
 def test_a_task_of_images_is_refused() -> None:
-    (task,), _ = tasks_named(["Caltech101"])
+    (task,), _ = find_tasks(["Caltech101"])
     with pytest.raises(InputError, match=r"Caltech101 needs image; gnomon's models read text alone\. Leave it out"):
-        check_text(task)
+        check_text_only(task)
 
 
 @pytest.mark.parametrize("name", ["MTEB(eng, v1)", "mteb-eng-56", "NFCorpus", "mr-tydi"])
 def test_what_a_run_sets_on_a_task_is_not_there_in_the_next(name: str) -> None:
-    first = tasks_named([name])[0][0]
+    first = find_tasks([name])[0][0]
     subsets = list(first.hf_subsets)
     first.hf_subsets = ["changed"]
     first.rng_state.random()
-    second = tasks_named([name])[0][0]
+    second = find_tasks([name])[0][0]
     assert second.hf_subsets == subsets
     assert second.rng_state.random() == random.Random(second.seed).random()
 
@@ -176,7 +176,7 @@ def test_names_are_resolved_without_a_network(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    assert sum(len(tasks_named([name])[0]) for name in SETS) == 62
+    assert sum(len(find_tasks([name])[0]) for name in TASK_SETS) == 62
 
 
 # ---- the kinds
@@ -375,7 +375,7 @@ def test_clustering_is_of_all_texts_and_the_same_whenever_it_is_run(tmp_path: Pa
     local = only(tmp_path)
 
     def task() -> Any:
-        found = local_task(local, "test")
+        found = build_local_task(local, "test")
         found.n_clusters, found.max_documents_per_cluster = 3, 60  # mteb's draws are of 16,384
         return found
 
@@ -397,7 +397,7 @@ def test_subsets_and_splits_are_mtebs(tmp_path: Path) -> None:
         write(tmp_path / "sts" / f"{lang}.dev.jsonl", rows)
     (tmp_path / "sts" / "task.json").write_text('{"languages": ["deu-Latn"]}', "utf-8")
     (local,) = read_local(tmp_path / "sts", split="dev")
-    task = local_task(local, "dev")
+    task = build_local_task(local, "dev")
     assert (task.metadata.name, task.eval_splits, task.hf_subsets) == ("sts", ["dev"], ["de", "fr"])
     assert task.metadata.dataset == {"path": "local/sts", "revision": local.revision}
     assert task.metadata.languages == ["deu"]
@@ -437,7 +437,7 @@ def no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("CQADupstackRetrieval", "mteb/CQADupstackAndroidRetrieval", "CQADupstackAndroidRetrieval"),
     ],
 )
-@pytest.mark.parametrize("how", [fetch, lambda name: load_task(tasks_named([name])[0][0])], ids=["fetch", "load_task"])
+@pytest.mark.parametrize("how", [fetch, lambda name: load_task(find_tasks([name])[0][0])], ids=["fetch", "load_task"])
 def test_no_network_and_no_cache_says_how_to_get_the_data(
     how: Callable[[str], None], name: str, source: str, asked: str
 ) -> None:
@@ -459,7 +459,7 @@ def test_whatever_goes_wrong_with_the_data_is_of_that_task_alone(
     def fail(**said: Any) -> None:
         raise error
 
-    (task,), _ = tasks_named(["STS12"])
+    (task,), _ = find_tasks(["STS12"])
     monkeypatch.setattr(task, "load_data", fail)
     with pytest.raises(SourceError, match=rf"STS12 .*could not be loaded \({type(error).__name__}: ") as found:
         load_task(task)
@@ -486,7 +486,7 @@ def retrieval_data(*, candidates: bool) -> Callable[..., None]:
 
 def test_a_task_made_of_others_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(AbsTaskRetrieval, "load_data", retrieval_data(candidates=False))
-    (task,), _ = tasks_named(["CQADupstackRetrieval"])
+    (task,), _ = find_tasks(["CQADupstackRetrieval"])
     load_task(task)
     parts = task.metadata.tasks
     assert len(parts) == 12
@@ -520,7 +520,7 @@ def graded(grade: int) -> Callable[..., None]:
 
 def test_d1_grades_below_zero_of_mtebs_own_tasks_count_as_zero(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(AbsTaskRetrieval, "load_data", graded(-2))
-    (task,), _ = tasks_named(["NFCorpus"])
+    (task,), _ = find_tasks(["NFCorpus"])
     with pytest.warns(Notice, match="NFCorpus: 3 grades of its qrels are below 0; they count as 0"):
         load_task(task)
     assert task.dataset["default"]["test"]["relevant_docs"] == {"q": {"a": 0, "b": 0}, "r": {"a": 0, "b": 1}}
@@ -530,9 +530,9 @@ def test_d1_grades_below_zero_of_mtebs_own_tasks_count_as_zero(monkeypatch: pyte
 
 def test_d1_the_parts_of_a_task_are_mended_whenever_they_are_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(AbsTaskRetrieval, "load_data", graded(-2))
-    (task,), _ = tasks_named(["CQADupstackRetrieval"])
+    (task,), _ = find_tasks(["CQADupstackRetrieval"])
     part = task.metadata.tasks[0]
-    with mended_parts(task), pytest.warns(Notice, match="3 grades of its qrels are below 0"):
+    with patch_part_loading(task), pytest.warns(Notice, match="3 grades of its qrels are below 0"):
         part.load_data()
     assert part.dataset["default"]["test"]["relevant_docs"]["q"] == {"a": 0, "b": 0}
     part.unload_data()
@@ -541,14 +541,14 @@ def test_d1_the_parts_of_a_task_are_mended_whenever_they_are_loaded(monkeypatch:
 
 def test_d1_a_grade_that_trec_eval_cannot_count_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(AbsTaskRetrieval, "load_data", graded(2**31))
-    (task,), _ = tasks_named(["NFCorpus"])
+    (task,), _ = find_tasks(["NFCorpus"])
     with pytest.raises(InputError, match="NFCorpus: query 'q' has a document of grade 2,147,483,648; 1,000,000 is"):
         load_task(task)
 
 
 def test_reranking_without_its_candidates_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """mteb reads no list of a data set's parts out of a cache, and would search all documents."""
-    (task,), _ = tasks_named(["AskUbuntuDupQuestions"])
+    (task,), _ = find_tasks(["AskUbuntuDupQuestions"])
     monkeypatch.setattr(type(task), "load_data", retrieval_data(candidates=False))
     with pytest.raises(
         SourceError, match=r"AskUbuntuDupQuestions .* came without the candidates .*Run it where there is"
@@ -558,13 +558,13 @@ def test_reranking_without_its_candidates_is_refused(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(type(task), "load_data", retrieval_data(candidates=True))
     load_task(task)
     assert task.data_loaded
-    (other,), _ = tasks_named(["NFCorpus"])
+    (other,), _ = find_tasks(["NFCorpus"])
     monkeypatch.setattr(type(other), "load_data", retrieval_data(candidates=False))
     load_task(other)
 
 
 def test_data_that_is_loaded_is_not_loaded_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    (task,), _ = tasks_named(["NFCorpus"])
+    (task,), _ = find_tasks(["NFCorpus"])
     monkeypatch.setattr(type(task), "load_data", retrieval_data(candidates=False))
     load_task(task)
     data = task.dataset
@@ -596,7 +596,7 @@ def test_loco_takes_the_rows_of_its_set(monkeypatch: pytest.MonkeyPatch) -> None
         return Dataset.from_list(LOCO_ROWS[path])
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    (task,), _ = tasks_named(["QmsumRetrieval"])
+    (task,), _ = find_tasks(["QmsumRetrieval"])
     load_task(task)
     data = task.dataset["default"]["test"]
     assert data["corpus"].to_dict() == {
@@ -615,5 +615,5 @@ def test_loco_takes_the_rows_of_its_set(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_the_sets_say_what_they_are() -> None:
-    assert [*SETS] == ["mteb-eng-56", "mr-tydi", "loco"]
-    assert all(each.what for each in SETS.values())
+    assert [*TASK_SETS] == ["mteb-eng-56", "mr-tydi", "loco"]
+    assert all(each.what for each in TASK_SETS.values())

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from gnomon.train.data.dataset import text_hash
+from gnomon.train.data.dataset import hash_text
 
 
 def fake_index(
@@ -29,7 +29,7 @@ def fake_index(
     if negatives is not None:
         texts["negative"] = [text for row in negatives for text in row]
         bounds = np.cumsum([0, *map(len, negatives)])
-    hashes = {column: np.array([text_hash(text) for text in each], np.int64) for column, each in texts.items()}
+    hashes = {column: np.array([hash_text(text) for text in each], np.int64) for column, each in texts.items()}
     sizes = {column: np.array([len(text.encode()) for text in each], np.int64) for column, each in texts.items()}
 
     def score_lists(rows_B: Any, negatives_BK: Any) -> Any:

@@ -23,7 +23,7 @@ from gnomon.spec import (
     StaticSpec,
     TokenizerSpec,
     TrunkSpec,
-    arrays_of,
+    model_shapes,
 )
 from gnomon.train.recipe.schema import DataSource, Recipe
 
@@ -36,7 +36,7 @@ WORDS = (
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 WIDTH = 16
 BERT = TrunkSpec(
-    vocab_size=len(SPECIAL) + len(WORDS), hidden=WIDTH, layers=2, heads=4, inner=24, positions=24, token_types=2
+    vocab_size=len(SPECIAL) + len(WORDS), hidden=WIDTH, layers=2, heads=4, inner=24, positions=24, num_token_types=2
 )
 CONFIG: dict[str, Any] = {
     "model_type": "bert",
@@ -47,7 +47,7 @@ CONFIG: dict[str, Any] = {
     "num_attention_heads": BERT.heads,
     "intermediate_size": BERT.inner,
     "max_position_embeddings": BERT.positions,
-    "type_vocab_size": BERT.token_types,
+    "type_vocab_size": BERT.num_token_types,
     "hidden_act": "gelu",
     "layer_norm_eps": BERT.norm_eps,
     "hidden_dropout_prob": 0.1,
@@ -70,7 +70,7 @@ def checkpoint(spec: ModelSpec, *, seed: int = 0, scale: float = 0.3) -> Checkpo
     rng = np.random.default_rng(seed)
     arrays = {
         name: (rng.normal(scale=scale, size=shape) + name.endswith("norm.weight")).astype(np.float32)
-        for name, shape in arrays_of(spec).items()
+        for name, shape in model_shapes(spec).items()
     }
     static = isinstance(spec.trunk, StaticSpec)
     config = {"model_type": "model2vec"} if static else CONFIG
@@ -87,7 +87,7 @@ def bert(
     width = WIDTH * len(pooling.modes)
     dense = tuple(DenseSpec(f"2_Dense_{out}", width, out) for out in wide)
     last = (NormalizeSpec(),) if normalizes else ()
-    return ModelSpec(BERT, pooling, (*dense[:1], *last), TokenizerSpec(20), wide_heads=dense, **asked)
+    return ModelSpec(BERT, pooling, (*dense[:1], *last), TokenizerSpec(20), dim_modules=dense, **asked)
 
 
 def static(*, model2vec: bool = False) -> ModelSpec:

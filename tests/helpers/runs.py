@@ -11,11 +11,11 @@ from typing import Any
 import torch
 
 from gnomon.checkpoint.folder import read_folder
-from gnomon.checkpoint.hub import resolve
+from gnomon.checkpoint.hub import resolve_source
 from gnomon.errors import Notice
 from gnomon.tokenizer import Tokenizer
 from gnomon.train import checkpoints, state, train, trainer
-from gnomon.train.data.prepare import open_data
+from gnomon.train.data.prepare import open_training_data
 from gnomon.train.distributed import Ranks
 from gnomon.train.objectives import contrastive
 from gnomon.train.recipe.schema import Recipe
@@ -55,7 +55,7 @@ def run(recipe: Recipe, resume: bool = False, blow: Blow | None = None) -> str:
 
 
 def _prepare(blow: Blow) -> None:
-    inner, sync = trainer.Run.step, checkpoints.sync
+    inner, sync = trainer.Trainer.step, checkpoints.fsync_folder
 
     def step(self: Any, number: int, ahead: Any) -> Any:
         if number == blow.step and blow.place == "before":
@@ -70,9 +70,9 @@ def _prepare(blow: Blow) -> None:
             blow.fall()
         sync(folder)
 
-    trainer.Run.step = step
+    trainer.Trainer.step = step
     if blow.place == "within":
-        checkpoints.sync = halfway
+        checkpoints.fsync_folder = halfway
 
 
 # ---- ends at any call of the file system
@@ -101,7 +101,7 @@ class End:
 def run_to(recipe: Recipe, how: dict[str, bool], end: End) -> tuple[str, int]:
     """Train as far as `end` lets it; returns the model's folder and how many calls there were."""
     calls = _counted(Path(recipe.output), end)
-    inner, parts = trainer.Run.step, contrastive.Loss.parts
+    inner, parts = trainer.Trainer.step, contrastive.Loss.parts
 
     def step(self: Any, number: int, ahead: Any) -> Any:
         if number == end.step:
@@ -118,7 +118,7 @@ def run_to(recipe: Recipe, how: dict[str, bool], end: End) -> tuple[str, int]:
         for part in parts(self, vectors, batch):
             yield part * float("nan") if batch.step == end.step else part
 
-    trainer.Run.step = step
+    trainer.Trainer.step = step
     if end.nan:
         contrastive.Loss.parts = broken
     with warnings.catch_warnings():
@@ -153,9 +153,9 @@ def _counted(output: Path, end: End) -> list[str]:
 
 def digests(recipe: Recipe, first: int, count: int, rank: int = 0, world: int = 1) -> list[str]:
     """Of batches, in a process that has trained nothing."""
-    base = read_folder(resolve(recipe.model))
+    base = read_folder(resolve_source(recipe.model))
     tokenizer = Tokenizer(base.tokenizer, base.spec.tokenizer)
-    data = open_data(recipe, base.spec, tokenizer, Ranks(), progress=False)
+    data = open_training_data(recipe, base.spec, tokenizer, Ranks(), progress=False)
     draws = (data.sampler.batch_at(batch) for batch in range(first, first + count))
     return [data.collator.rows_at(draw, rank, world).digest for draw in draws]
 
@@ -190,13 +190,13 @@ def own_end(recipe: Recipe) -> dict[str, bytes]:
     """All that a rank itself has behind the last step, though it came with random numbers of its own."""
     torch.manual_seed(int(os.environ["RANK"]))
     found: dict[str, bytes] = {}
-    finish = trainer.Run._finish
+    finish = trainer.Trainer._finish
 
     def look(self: Any) -> Any:
-        found.update({name: each.numpy().tobytes() for name, each in self.learner.tensors().items()})
+        found.update({name: each.numpy().tobytes() for name, each in self.state.tensors().items()})
         return finish(self)
 
-    trainer.Run._finish = look
+    trainer.Trainer._finish = look
     run(recipe)
     return found
 
@@ -204,13 +204,13 @@ def own_end(recipe: Recipe) -> dict[str, bytes]:
 def seeds(recipe: Recipe) -> list[int]:
     """Of every chunk's random numbers on this rank."""
     found: list[int] = []
-    chunks_of = state.chunks_of
+    chunks_of = state.split_into_chunks
 
     def look(*args: Any, **named: Any) -> Any:
         chunks = chunks_of(*args, **named)
         found.extend(chunk.seed for chunk in chunks)
         return chunks
 
-    state.chunks_of = look
+    state.split_into_chunks = look
     run(recipe)
     return found

@@ -12,8 +12,8 @@ import numpy as np
 from goldens import GOLDEN, require
 
 from gnomon.checkpoint.folder import Checkpoint, read_folder
-from gnomon.checkpoint.hub import resolve
-from gnomon.spec import POOLING_MODES, PoolingSpec, RopeSpec, TrunkSpec, trunk_arrays
+from gnomon.checkpoint.hub import resolve_source
+from gnomon.spec import POOLING_MODES, PoolingSpec, RopeSpec, TrunkSpec, trunk_shapes
 
 Arrays = dict[str, np.ndarray]
 Model = tuple[TrunkSpec, Arrays]
@@ -22,14 +22,14 @@ SAME = 1e-5
 
 BASE = {"vocab_size": 60, "hidden": 32, "layers": 2, "heads": 4, "inner": 48}
 MADE = {
-    "roberta": TrunkSpec(**BASE, positions=64, position_offset=3, pad_id=2, token_types=1),
+    "roberta": TrunkSpec(**BASE, positions=64, position_offset=3, pad_id=2, num_token_types=1),
     "no types, relu": TrunkSpec(**BASE, positions=48, activation="relu", norm_eps=1e-5),
     "tanh form of gelu": TrunkSpec(**BASE, positions=48, activation="gelu_tanh"),
     "rope, not gated, silu": TrunkSpec(**BASE, positions=0, activation="silu", rope=RopeSpec(10000.0)),
     "gated, table, tanh": TrunkSpec(**BASE, positions=48, gated=True, activation="tanh"),
     "one layer": TrunkSpec(**{**BASE, "layers": 1}, positions=48, activation="sigmoid"),
     "wide, ntk, gated": TrunkSpec(
-        **{**BASE, "hidden": 288, "heads": 3}, positions=0, rope=RopeSpec(5e5, 2.0), gated=True, token_types=2
+        **{**BASE, "hidden": 288, "heads": 3}, positions=0, rope=RopeSpec(5e5, 2.0), gated=True, num_token_types=2
     ),
 }
 
@@ -37,7 +37,7 @@ MADE = {
 @cache
 def checkpoint(name: str) -> Checkpoint:
     require()
-    return read_folder(resolve(GOLDEN / name))
+    return read_folder(resolve_source(GOLDEN / name))
 
 
 @cache
@@ -46,7 +46,7 @@ def model(name: str) -> Model:
     if name not in MADE:
         return checkpoint(name).spec.trunk, checkpoint(name).arrays
     rng = np.random.default_rng(5)
-    shapes = trunk_arrays(MADE[name])
+    shapes = trunk_shapes(MADE[name])
     return MADE[name], {key: rng.normal(0, 0.3, shape).astype(np.float32) for key, shape in shapes.items()}
 
 
@@ -100,7 +100,7 @@ def twin_states(trunk: TrunkSpec, arrays: Arrays, ids_T: np.ndarray) -> np.ndarr
             real = ids_T != trunk.pad_id
             rows = np.array([real[: i + 1].sum() if real[i] else 0 for i in range(len(ids_T))]) + trunk.pad_id
         x = x + arrays["embed.positions"][rows]
-    if trunk.token_types:
+    if trunk.num_token_types:
         x = x + arrays["embed.types"][0]
     x = norm("embed.norm", x)
     for layer in (f"layers.{index}" for index in range(trunk.layers)):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from loss_twins import info_nce as twin
 
 from gnomon.errors import InputError
-from gnomon.losses import GTE, SYMMETRIC, answers_mask, info_nce, text_hashes
+from gnomon.losses import GTE_DIRECTIONS, SYMMETRIC_DIRECTIONS, known_pairs_mask, info_nce, hash_texts
 
 OPTIONAL = ("query_to_query", "doc_to_query", "doc_to_doc")
 DIRECTIONS = [
@@ -89,7 +89,7 @@ def test_one_partition_is_the_twins(batch: dict[str, Any]) -> None:
 
 
 @settings(max_examples=100, deadline=None)
-@given(batches(), st.sampled_from([("query_to_doc",), SYMMETRIC]))
+@given(batches(), st.sampled_from([("query_to_doc",), SYMMETRIC_DIRECTIONS]))
 def test_a_partition_each_is_the_twins(batch: dict[str, Any], directions: tuple[str, ...]) -> None:
     batch["directions"] = directions
     near(info_nce(**batch, partition_mode="per_direction"), twin_of(batch, joint=False), rounding(batch))
@@ -100,9 +100,9 @@ def test_by_hand() -> None:
     eye = torch.eye(2)
     one_way = math.log(math.e + 1) - 1
     near(info_nce(eye, eye, scale=1), one_way, 1e-6)
-    near(info_nce(eye, eye, temperature=1, directions=SYMMETRIC, partition_mode="per_direction"), one_way, 1e-6)
+    near(info_nce(eye, eye, temperature=1, directions=SYMMETRIC_DIRECTIONS, partition_mode="per_direction"), one_way, 1e-6)
     # the positive twice, the other document and query twice each
-    near(info_nce(eye, eye, scale=1, directions=GTE), math.log(2 * math.e + 4) - 1, 1e-6)
+    near(info_nce(eye, eye, scale=1, directions=GTE_DIRECTIONS), math.log(2 * math.e + 4) - 1, 1e-6)
 
 
 @pytest.mark.parametrize("directions", DIRECTIONS)
@@ -120,20 +120,20 @@ def test_a_batch_of_one_without_negatives(directions: tuple[Any, ...]) -> None:
 def test_negatives_are_columns_of_the_positives_order() -> None:
     """What sentence-transformers does: a second negative of each query follows the first of all."""
     queries, positives, negatives = vectors(3, 4), vectors(3, 4, seed=1), vectors(6, 4, seed=2)
-    columns = info_nce(queries, positives, negatives, directions=GTE)
-    told = info_nce(queries, positives, negatives, directions=GTE, owners_N=torch.tensor([0, 1, 2, 0, 1, 2]))
+    columns = info_nce(queries, positives, negatives, directions=GTE_DIRECTIONS)
+    told = info_nce(queries, positives, negatives, directions=GTE_DIRECTIONS, owners_N=torch.tensor([0, 1, 2, 0, 1, 2]))
     assert columns == told
-    assert columns != info_nce(queries, positives, negatives, directions=GTE, owners_N=torch.tensor([0, 0, 1, 1, 2, 2]))
+    assert columns != info_nce(queries, positives, negatives, directions=GTE_DIRECTIONS, owners_N=torch.tensor([0, 0, 1, 1, 2, 2]))
 
 
 def test_ragged_negatives() -> None:
     queries, positives, negatives = vectors(3, 4), vectors(3, 4, seed=1), vectors(2, 4, seed=2)
     near(info_nce(queries, positives, negatives), twin(queries.tolist(), positives.tolist(), negatives.tolist()))
     with pytest.raises(InputError, match="2 negatives are no columns of 3: say with owners_N which positive each came"):
-        info_nce(queries, positives, negatives, directions=GTE)
+        info_nce(queries, positives, negatives, directions=GTE_DIRECTIONS)
 
 
-@pytest.mark.parametrize("directions", [("query_to_doc",), SYMMETRIC, GTE])
+@pytest.mark.parametrize("directions", [("query_to_doc",), SYMMETRIC_DIRECTIONS, GTE_DIRECTIONS])
 def test_the_mean_over_ranks_is_the_loss_of_one(directions: tuple[Any, ...]) -> None:
     """Rows of a rank against the candidates of all: value and gradient of the whole batch."""
     whole = [vectors(6, 5, seed=seed).requires_grad_() for seed in range(3)]
@@ -163,10 +163,10 @@ def test_gradients_on_copies_go_back_to_the_vectors() -> None:
     """GradCache: the same function on detached vectors, then the vectors' own backward with what came of it."""
     weights = vectors(4, 3, seed=7).requires_grad_()
     inputs = [vectors(5, 4, seed=seed) for seed in range(2)]
-    info_nce(*(each @ weights for each in inputs), directions=GTE).backward()
+    info_nce(*(each @ weights for each in inputs), directions=GTE_DIRECTIONS).backward()
     wanted, weights.grad = weights.grad, None
     copies = [(each @ weights).detach().requires_grad_() for each in inputs]
-    info_nce(*copies, directions=GTE).backward()
+    info_nce(*copies, directions=GTE_DIRECTIONS).backward()
     for each, copy in zip(inputs, copies, strict=True):
         (each @ weights).backward(copy.grad)
     torch.testing.assert_close(weights.grad, wanted)
@@ -188,24 +188,24 @@ def test_duplicates_are_no_negatives() -> None:
     queries, docs = ["q", "q", "r", "s"], ["a", "b", "c", "c"]
     by_text = {text: vectors(5, seed=ord(text)) for text in {*queries, *docs}}
     q, d = (torch.stack([by_text[text] for text in texts]) for texts in (queries, docs))
-    hashes_q, hashes_d = text_hashes(queries), text_hashes(docs)
+    hashes_q, hashes_d = hash_texts(queries), hash_texts(docs)
     found = info_nce(
         q,
         d,
-        directions=GTE,
-        doc_mask_BC=answers_mask(hashes_q, hashes_q, hashes_d, hashes_d),
-        query_mask_BQ=answers_mask(hashes_d, hashes_d, hashes_q, hashes_q),
+        directions=GTE_DIRECTIONS,
+        doc_mask_BC=known_pairs_mask(hashes_q, hashes_q, hashes_d, hashes_d),
+        query_mask_BQ=known_pairs_mask(hashes_d, hashes_d, hashes_q, hashes_q),
     )
     doc_mask = [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1]]
-    wanted = twin(q.tolist(), d.tolist(), directions=GTE, doc_mask=doc_mask, query_mask=doc_mask)  # pyright: ignore
+    wanted = twin(q.tolist(), d.tolist(), directions=GTE_DIRECTIONS, doc_mask=doc_mask, query_mask=doc_mask)  # pyright: ignore
     near(found, wanted)
-    assert found < info_nce(q, d, directions=GTE)
+    assert found < info_nce(q, d, directions=GTE_DIRECTIONS)
 
 
 def test_everything_masked_but_the_pair() -> None:
     query, docs = vectors(2, 3).requires_grad_(), vectors(4, 3, seed=1)
     every = torch.ones(2, 4, dtype=torch.bool), torch.ones(2, 2, dtype=torch.bool)
-    loss = info_nce(query, docs[:2], docs[2:], directions=GTE, doc_mask_BC=every[0], query_mask_BQ=every[1])
+    loss = info_nce(query, docs[:2], docs[2:], directions=GTE_DIRECTIONS, doc_mask_BC=every[0], query_mask_BQ=every[1])
     near(loss, math.log(2))
     loss.backward()
     assert query.grad is not None
@@ -214,7 +214,7 @@ def test_everything_masked_but_the_pair() -> None:
     assert every[1].all()
 
 
-@pytest.mark.parametrize("directions", [("query_to_doc",), GTE])
+@pytest.mark.parametrize("directions", [("query_to_doc",), GTE_DIRECTIONS])
 def test_gradients(directions: tuple[Any, ...]) -> None:
     leaves = [vectors(3, 4, seed=seed).requires_grad_() for seed in range(3)]
     scale = torch.tensor(3.0, dtype=torch.float64, requires_grad=True)
@@ -223,16 +223,16 @@ def test_gradients(directions: tuple[Any, ...]) -> None:
         lambda q, p, n, s: info_nce(q, p, n, scale=s, directions=directions, doc_mask_BC=mask), (*leaves, scale)
     )
     assert torch.autograd.gradcheck(
-        lambda q, p, t: info_nce(q, p, temperature=t, directions=SYMMETRIC, partition_mode="per_direction"),
+        lambda q, p, t: info_nce(q, p, temperature=t, directions=SYMMETRIC_DIRECTIONS, partition_mode="per_direction"),
         (*leaves[:2], scale),
     )
 
 
 def test_bfloat16_under_autocast_is_computed_in_float32() -> None:
     leaves = [vectors(8, 64, seed=seed).bfloat16().requires_grad_() for seed in range(3)]
-    wanted = info_nce(*(each.double() for each in leaves), temperature=0.01, directions=GTE).item()
+    wanted = info_nce(*(each.double() for each in leaves), temperature=0.01, directions=GTE_DIRECTIONS).item()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = info_nce(*leaves, temperature=0.01, directions=GTE)
+        loss = info_nce(*leaves, temperature=0.01, directions=GTE_DIRECTIONS)
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(wanted, rel=1e-5)
     loss.backward()
@@ -242,7 +242,7 @@ def test_bfloat16_under_autocast_is_computed_in_float32() -> None:
 def test_extreme_factors_stay_finite_in_float32() -> None:
     leaves = [(vectors(4, 3, seed=seed) * 1e4).float().requires_grad_() for seed in range(2)]
     for options in ({"scale": 1e8}, {"scale": 1e-8}, {"scale": 1e6, "similarity": "dot"}):
-        loss = info_nce(*leaves, directions=GTE, **options)  # pyright: ignore
+        loss = info_nce(*leaves, directions=GTE_DIRECTIONS, **options)  # pyright: ignore
         gradients = torch.autograd.grad(loss, leaves)
         assert loss.isfinite()
         assert all(gradient.isfinite().all() for gradient in gradients)
@@ -256,7 +256,7 @@ def test_options_that_cannot_be_used() -> None:
     with pytest.raises(InputError, match="partition_mode 'split' is not known; it is 'joint' or 'per_direction'"):
         info_nce(queries, docs, partition_mode="split")  # pyright: ignore
     with pytest.raises(InputError, match="'per_direction' takes query_to_doc and doc_to_query: the others hold no pos"):
-        info_nce(queries, docs, directions=GTE, partition_mode="per_direction")
+        info_nce(queries, docs, directions=GTE_DIRECTIONS, partition_mode="per_direction")
     for start in (-1, 4):
         with pytest.raises(
             InputError, match=rf"start {start} and 3 queries need candidates .* there are 6\. Give those"

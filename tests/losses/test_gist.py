@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from loss_twins import gist as twin
 
 from gnomon.errors import InputError
-from gnomon.losses import Blocks, duplicates_mask, gist, guide_blocks, text_hashes
+from gnomon.losses import SimilarityBlocks, duplicates_mask, gist, compute_guide_blocks, hash_texts
 
 EXACT = np.array([[2, 0, 0, 0], [0, 2, 0, 0], [0, 0, -2, 0], [1, 1, 1, 1], [1, 1, 1, -1], [1, -1, 1, 1], [-1, 1, 1, 1]])
 """Vectors of norm 2: their cosines are multiples of 1/4 without rounding, so that ties are ties."""
@@ -44,7 +44,7 @@ def test_it_is_the_twins(
     )
     found = gist(
         *model,
-        guide=guide_blocks(*guide, start=start),
+        guide=compute_guide_blocks(*guide, start=start),
         temperature=temperature,
         margin=margin,
         margin_strategy="relative" if relative else "absolute",
@@ -77,7 +77,7 @@ def random(seed: int, *sizes: int) -> list[torch.Tensor]:
 def test_random_vectors_are_the_twins_too() -> None:
     model, guide = random(0, 7, 7, 14), random(1, 7, 7, 14)
     wanted = twin(tuple(map(torch.Tensor.tolist, model)), tuple(map(torch.Tensor.tolist, guide)))  # pyright: ignore
-    assert gist(*model, guide=guide_blocks(*guide)).item() == pytest.approx(wanted, rel=1e-12)
+    assert gist(*model, guide=compute_guide_blocks(*guide)).item() == pytest.approx(wanted, rel=1e-12)
 
 
 @pytest.mark.parametrize("negatives", [0, 1])
@@ -88,7 +88,7 @@ def test_identical_texts(negatives: int) -> None:
     """
     text = torch.ones(3, 4, dtype=torch.float64)
     more = (text,) if negatives else ()
-    found = gist(text, text, *more, guide=guide_blocks(text, text, *more))
+    found = gist(text, text, *more, guide=compute_guide_blocks(text, text, *more))
     candidates = 3 + 3 * negatives + 2 + 2
     assert found.item() == pytest.approx(np.log(candidates))
 
@@ -96,22 +96,22 @@ def test_identical_texts(negatives: int) -> None:
 def test_a_batch_of_one() -> None:
     query, doc = random(3, 1, 1)
     for margin in (0.0, 5.0):  # the pair itself is never left out
-        loss = gist(query.requires_grad_(), doc, guide=guide_blocks(doc, query.detach()), margin=margin)
+        loss = gist(query.requires_grad_(), doc, guide=compute_guide_blocks(doc, query.detach()), margin=margin)
         assert loss.item() == 0
         assert torch.autograd.grad(loss, query)[0].abs().max() < 1e-12
 
 
 def test_a_large_margin_leaves_nothing_but_the_pair() -> None:
     model = random(0, 4, 4, 4)
-    assert gist(*model, guide=guide_blocks(*model), margin=3).item() == 0
+    assert gist(*model, guide=compute_guide_blocks(*model), margin=3).item() == 0
 
 
 def test_a_second_copy_of_a_positive_is_left_out_by_the_masks() -> None:
     """ST 2756: the strict rule keeps it, since its similarity is equal."""
     queries, positives = random(5, 3, 3)
     positives[2] = positives[0]
-    copies = duplicates_mask(*[text_hashes(["a", "b", "a"])] * 2)
-    guide = Blocks(*(torch.zeros(3, 3, dtype=torch.float64) for _ in range(3)))
+    copies = duplicates_mask(*[hash_texts(["a", "b", "a"])] * 2)
+    guide = SimilarityBlocks(*(torch.zeros(3, 3, dtype=torch.float64) for _ in range(3)))
     masked = gist(queries, positives, guide=guide, doc_mask_BC=copies)
     rows = (queries.tolist(), positives.tolist(), [])
     blind = (torch.eye(6)[:3].tolist(), torch.eye(6)[3:].tolist(), [])  # all orthogonal: all similarities are 0
@@ -121,11 +121,11 @@ def test_a_second_copy_of_a_positive_is_left_out_by_the_masks() -> None:
 
 def test_the_mean_over_ranks_is_the_loss_of_one() -> None:
     model, guide = random(0, 6, 6, 6), random(1, 6, 6, 6)
-    whole = gist(*model, guide=guide_blocks(*guide)).item()
+    whole = gist(*model, guide=compute_guide_blocks(*guide)).item()
     parts: list[float] = []
     for start in (0, 3):
         rows: dict[str, Any] = {"start": start}
-        blocks = guide_blocks(guide[0][start : start + 3], *guide[1:], all_queries_QD=guide[0], **rows)
+        blocks = compute_guide_blocks(guide[0][start : start + 3], *guide[1:], all_queries_QD=guide[0], **rows)
         mine = model[0][start : start + 3]
         parts.append(gist(mine, *model[1:], guide=blocks, all_queries_QD=model[0], **rows).item())
     assert sum(parts) / 2 == pytest.approx(whole, rel=1e-12)
@@ -134,8 +134,8 @@ def test_the_mean_over_ranks_is_the_loss_of_one() -> None:
 def test_gradients() -> None:
     leaves = [each.requires_grad_() for each in random(0, 4, 4, 4)]
     scale = torch.tensor(3.0, dtype=torch.float64, requires_grad=True)
-    guide = guide_blocks(*random(1, 4, 4, 4))
-    assert not any(block.requires_grad for block in guide_blocks(*leaves))
+    guide = compute_guide_blocks(*random(1, 4, 4, 4))
+    assert not any(block.requires_grad for block in compute_guide_blocks(*leaves))
     for strategy in ("absolute", "relative"):
         assert torch.autograd.gradcheck(
             lambda q, p, n, s, strategy=strategy: gist(
@@ -148,16 +148,16 @@ def test_gradients() -> None:
 def test_autocast_computes_in_float32() -> None:
     model = [each.bfloat16() for each in random(0, 4, 4, 4)]
     guide = [each.float() for each in random(1, 4, 4, 4)]
-    wanted = gist(*(each.double() for each in model), guide=guide_blocks(*(each.double() for each in guide)))
+    wanted = gist(*(each.double() for each in model), guide=compute_guide_blocks(*(each.double() for each in guide)))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = gist(*model, guide=guide_blocks(*guide))
+        found = gist(*model, guide=compute_guide_blocks(*guide))
     assert found.dtype == torch.float32
     assert found.item() == pytest.approx(wanted.item(), rel=1e-5)
 
 
 def test_what_cannot_be_used() -> None:
     queries, positives = random(0, 3, 3)
-    guide = guide_blocks(queries, positives)
+    guide = compute_guide_blocks(queries, positives)
     with pytest.raises(InputError, match="margin_strategy 'percent' is not known; it is 'absolute' or 'relative'"):
         gist(queries, positives, guide=guide, margin_strategy="percent")  # pyright: ignore
     with pytest.raises(InputError, match=r"guide's query_to_doc_BC has the shape \[3, 3\], the model's \[3, 6\]"):

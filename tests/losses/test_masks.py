@@ -7,25 +7,25 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gnomon.losses.masks import answers_mask, duplicates_mask, text_hashes
+from gnomon.losses.masks import known_pairs_mask, duplicates_mask, hash_texts
 
 TEXTS = st.sampled_from(["a", "b", "c", "d", ""])
 
 
 def test_hashes_are_equal_for_equal_texts_in_every_process() -> None:
     texts = ["", "a", "A", "a ", "é", "e\u0301", "中文", "\ud800"]
-    hashes = text_hashes(texts)
+    hashes = hash_texts(texts)
     assert hashes.dtype == torch.int64
     assert len({*hashes.tolist()}) == len(texts)
-    assert hashes.tolist() == text_hashes(iter(texts)).tolist()
-    assert text_hashes([]).shape == (0,)
+    assert hashes.tolist() == hash_texts(iter(texts)).tolist()
+    assert hash_texts([]).shape == (0,)
     code = "from gnomon.losses import text_hashes; print(text_hashes(['a', '中文']).tolist())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str([hashes[1].item(), hashes[6].item()])
 
 
 def test_duplicates() -> None:
-    mask = duplicates_mask(text_hashes(["a", "b"]), text_hashes(["b", "a", "a"]))
+    mask = duplicates_mask(hash_texts(["a", "b"]), hash_texts(["b", "a", "a"]))
     assert mask.tolist() == [[False, True, True], [True, False, False]]
 
 
@@ -35,7 +35,7 @@ def test_answers_are_those_of_equal_keys(pairs: list[tuple[str, str]], others: l
     stop = data.draw(st.integers(start + 1, len(pairs)))
     queries, positives = ([pair[side] for pair in pairs] for side in (0, 1))
     docs = positives + others
-    mask = answers_mask(text_hashes(queries[start:stop]), *map(text_hashes, (queries, positives, docs)))
+    mask = known_pairs_mask(hash_texts(queries[start:stop]), *map(hash_texts, (queries, positives, docs)))
     assert mask.tolist() == [[(query, doc) in pairs for doc in docs] for query in queries[start:stop]]
-    asked = answers_mask(text_hashes(positives[start:stop]), *map(text_hashes, (positives, queries, queries)))
+    asked = known_pairs_mask(hash_texts(positives[start:stop]), *map(hash_texts, (positives, queries, queries)))
     assert asked.tolist() == [[(query, doc) in pairs for query in queries] for doc in positives[start:stop]]

@@ -12,7 +12,7 @@ from loss_twins import info_nce as twin
 from loss_twins import prefixes
 
 from gnomon.errors import InputError
-from gnomon.losses import gist, guide_blocks, info_nce, margin_mse, matryoshka, similarity_distillation
+from gnomon.losses import gist, compute_guide_blocks, info_nce, margin_mse, matryoshka, similarity_distillation
 
 
 def vectors(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -49,7 +49,7 @@ def test_heads_are_looked_up_as_they_are() -> None:
 def test_other_losses_and_lists_of_documents() -> None:
     """A guide stays as it is over the widths; a teacher's vectors are bound; lists of documents are cut too."""
     queries, docs, lists = vectors(3, 8), vectors(3, 8, seed=1), vectors(3, 2, 8, seed=2)
-    guide, teacher, scores = guide_blocks(docs, queries), vectors(3, 5, seed=3), vectors(3, 2, seed=4)
+    guide, teacher, scores = compute_guide_blocks(docs, queries), vectors(3, 5, seed=3), vectors(3, 2, seed=4)
     for loss, inputs in (
         (partial(gist, guide=guide), (queries, docs)),
         (partial(similarity_distillation, teacher_BD=teacher), (queries,)),

@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from gnomon.losses import (
-    GTE,
-    SYMMETRIC,
+    GTE_DIRECTIONS,
+    SYMMETRIC_DIRECTIONS,
     cosent,
     cosine_regression,
     distill_kl,
     gist,
-    guide_blocks,
+    compute_guide_blocks,
     info_nce,
     margin_mse,
     matryoshka,
@@ -88,12 +88,12 @@ def columns(negatives: Leaves) -> torch.Tensor | None:
 @pytest.mark.parametrize("rows", [1, 5])
 @pytest.mark.parametrize(
     "directions",
-    [("query_to_doc",), ("query_to_doc", "query_to_query"), ("query_to_doc", "doc_to_doc"), SYMMETRIC, GTE],
+    [("query_to_doc",), ("query_to_doc", "query_to_query"), ("query_to_doc", "doc_to_doc"), SYMMETRIC_DIRECTIONS, GTE_DIRECTIONS],
 )
 def test_multiple_negatives_ranking(directions: tuple[Any, ...], rows: int, negatives: int) -> None:
     query, positive, *more = leaves = vectors(2 + negatives, rows)
     for mode in ("joint", "per_direction"):
-        if mode == "per_direction" and not {*directions} <= {*SYMMETRIC}:
+        if mode == "per_direction" and not {*directions} <= {*SYMMETRIC_DIRECTIONS}:
             continue
         theirs = losses.MultipleNegativesRankingLoss(Given(), scale=7, directions=directions, partition_mode=mode)
         ours = info_nce(
@@ -112,8 +112,8 @@ def test_multiple_negatives_ranking_of_duplicates_is_without_masks_theirs() -> N
     with torch.no_grad():
         positive[1] = positive[0]
         query[3] = query[2]
-    theirs = losses.MultipleNegativesRankingLoss(Given(), directions=GTE)
-    assert_equal(info_nce(query, positive, directions=GTE), theirs(features(leaves), None), leaves)
+    theirs = losses.MultipleNegativesRankingLoss(Given(), directions=GTE_DIRECTIONS)
+    assert_equal(info_nce(query, positive, directions=GTE_DIRECTIONS), theirs(features(leaves), None), leaves)
     dot = losses.MultipleNegativesRankingLoss(Given(), scale=1, similarity_fct=lambda a, b: a @ b.T)
     assert_equal(info_nce(query, positive, scale=1, similarity="dot"), dot(features(leaves), None), leaves)
 
@@ -132,7 +132,7 @@ def on_rank_1(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any, Leaves], None]:
     return gathering
 
 
-@pytest.mark.parametrize("directions", [("query_to_doc",), SYMMETRIC, GTE])
+@pytest.mark.parametrize("directions", [("query_to_doc",), SYMMETRIC_DIRECTIONS, GTE_DIRECTIONS])
 def test_multiple_negatives_ranking_on_one_of_several_ranks(
     on_rank_1: Callable[[Any, Leaves], None], directions: tuple[Any, ...]
 ) -> None:
@@ -149,7 +149,7 @@ def test_gist_on_one_of_several_ranks(on_rank_1: Callable[[Any, Leaves], None]) 
     on_rank_1(gist_embed, wholes + [guide.detach() for guide in guides])
     theirs = losses.GISTEmbedLoss(Given(), Guide(), temperature=0.3, gather_across_devices=True)
     parts = features([whole[2:4] for whole in wholes], [guide[2:4] for guide in guides])
-    guide = guide_blocks(guides[0][2:4], *guides[1:], start=2)
+    guide = compute_guide_blocks(guides[0][2:4], *guides[1:], start=2)
     ours = gist(wholes[0][2:4], *wholes[1:], guide=guide, temperature=0.3, start=2)
     assert_equal(ours, theirs(parts, None), wholes)
 
@@ -170,7 +170,7 @@ def test_gist(rows: int, negatives: int, options: dict[str, Any]) -> None:
     leaves, guides = vectors(2 + negatives, rows), vectors(2 + negatives, rows, dim=3, seed=1)
     theirs = losses.GISTEmbedLoss(Given(), Guide(), **options)(features(leaves, guides), None)
     (query, positive, *more), (g_query, g_positive, *g_more) = leaves, guides
-    ours = gist(query, positive, columns(more), guide=guide_blocks(g_query, g_positive, columns(g_more)), **options)
+    ours = gist(query, positive, columns(more), guide=compute_guide_blocks(g_query, g_positive, columns(g_more)), **options)
     assert_equal(ours, theirs, leaves)
 
 
@@ -180,7 +180,7 @@ def test_cached_gist_with_several_negatives(options: dict[str, Any]) -> None:
     cached = losses.CachedGISTEmbedLoss(Given(), Guide(), mini_batch_size=4, **options)
     theirs = cached.calculate_loss([[leaf] for leaf in leaves], [[guide.detach()] for guide in guides])
     (query, positive, *more), (g_query, g_positive, *g_more) = leaves, guides
-    ours = gist(query, positive, columns(more), guide=guide_blocks(g_query, g_positive, columns(g_more)), **options)
+    ours = gist(query, positive, columns(more), guide=compute_guide_blocks(g_query, g_positive, columns(g_more)), **options)
     assert_equal(ours, theirs, leaves)
 
 
@@ -191,7 +191,7 @@ def test_gist_differs_where_the_guide_finds_query_and_positive_equal() -> None:
     with torch.no_grad():
         guide[:] = torch.eye(4, 8)  # cosines without rounding
     theirs = losses.GISTEmbedLoss(Given(), Guide(), temperature=1)(features(leaves, [guide, guide]), None)
-    ours = gist(*leaves, guide=guide_blocks(guide, guide), temperature=1)
+    ours = gist(*leaves, guide=compute_guide_blocks(guide, guide), temperature=1)
     assert ours < theirs
     query, positive = (torch.nn.functional.normalize(leaf) for leaf in leaves)
     scores = torch.cat([query @ positive.T, query @ query.T, positive @ positive.T], dim=1)

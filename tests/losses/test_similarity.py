@@ -8,7 +8,7 @@ import torch
 from loss_twins import cosine, dot
 
 from gnomon.errors import InputError
-from gnomon.losses.similarity import all_pairs, annealed, each_pair, factor_of
+from gnomon.losses.similarity import similarity_matrix, anneal, pairwise_similarity, resolve_scale
 
 BOTH = ("cosine", "dot")
 
@@ -22,19 +22,19 @@ def test_similarities_are_those_of_the_twin(similarity: str) -> None:
     a, b = vectors(3, 5), vectors(3, 5, seed=1)
     twin = cosine if similarity == "cosine" else dot
     wanted = [[twin(x, y) for y in b.tolist()] for x in a.tolist()]
-    np.testing.assert_allclose(all_pairs(a, b, similarity), wanted, rtol=1e-13)
-    np.testing.assert_allclose(each_pair(a, b, similarity), np.diag(wanted), rtol=1e-13)
-    lists = each_pair(a[:, None], b.expand(3, 3, 5), similarity)
+    np.testing.assert_allclose(similarity_matrix(a, b, similarity), wanted, rtol=1e-13)
+    np.testing.assert_allclose(pairwise_similarity(a, b, similarity), np.diag(wanted), rtol=1e-13)
+    lists = pairwise_similarity(a[:, None], b.expand(3, 3, 5), similarity)
     np.testing.assert_allclose(lists, wanted, rtol=1e-13)
 
 
 @pytest.mark.parametrize("similarity", BOTH)
 def test_half_precision_and_autocast_compute_in_float32(similarity: str) -> None:
     a, b = vectors(4, 64, dtype=torch.bfloat16), vectors(4, 64, seed=1, dtype=torch.bfloat16)
-    wanted = all_pairs(a.double(), b.double(), similarity)
+    wanted = similarity_matrix(a.double(), b.double(), similarity)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         for a_, b_ in ((a, b), (a.float(), b.float())):
-            found, each = all_pairs(a_, b_, similarity), each_pair(a_, b_, similarity)
+            found, each = similarity_matrix(a_, b_, similarity), pairwise_similarity(a_, b_, similarity)
             assert found.dtype == each.dtype == torch.float32
             torch.testing.assert_close(found.double(), wanted, rtol=2e-6, atol=2e-6)
             torch.testing.assert_close(each.double(), wanted.diagonal(), rtol=2e-6, atol=2e-6)
@@ -42,7 +42,7 @@ def test_half_precision_and_autocast_compute_in_float32(similarity: str) -> None
 
 def test_a_vector_of_zeros_is_near_nothing() -> None:
     a = torch.zeros(2, 3, requires_grad=True)
-    found = all_pairs(a, torch.ones(2, 3))
+    found = similarity_matrix(a, torch.ones(2, 3))
     assert found.tolist() == [[0, 0], [0, 0]]
     found.sum().backward()
     assert a.grad is not None
@@ -50,33 +50,33 @@ def test_a_vector_of_zeros_is_near_nothing() -> None:
 
 
 def test_an_unknown_similarity() -> None:
-    for similar in (all_pairs, each_pair):
+    for similar in (similarity_matrix, pairwise_similarity):
         with pytest.raises(InputError, match="similarity 'manhattan' is not known here; it is 'cosine' or 'dot'"):
             similar(vectors(1, 2), vectors(1, 2), "manhattan")
 
 
 def test_scale_is_one_over_temperature() -> None:
-    assert factor_of(None, None, default=20.0) == 20
-    assert factor_of(50, None, default=20.0) == 50
-    assert factor_of(None, 0.25, default=20.0) == 4
+    assert resolve_scale(None, None, default=20.0) == 20
+    assert resolve_scale(50, None, default=20.0) == 50
+    assert resolve_scale(None, 0.25, default=20.0) == 4
     learnt = torch.tensor(8.0, dtype=torch.bfloat16, requires_grad=True)
-    for factor, wanted in ((factor_of(learnt, None, default=1), 8), (factor_of(None, learnt, default=1), 0.125)):
+    for factor, wanted in ((resolve_scale(learnt, None, default=1), 8), (resolve_scale(None, learnt, default=1), 0.125)):
         assert isinstance(factor, torch.Tensor)
         assert (factor.dtype, factor.item(), factor.requires_grad) == (torch.float32, wanted, True)
 
 
 def test_factors_that_cannot_be_used() -> None:
     with pytest.raises(InputError, match=r"scale 20 and temperature 0.05: scale is 1 / temperature; give one of them"):
-        factor_of(20, 0.05, default=1)
+        resolve_scale(20, 0.05, default=1)
     for value in (0, -1.0, math.nan, math.inf):
         with pytest.raises(InputError, match=f"scale is {value}; it must be above 0 and finite"):
-            factor_of(value, None, default=1)
+            resolve_scale(value, None, default=1)
         with pytest.raises(InputError, match=f"temperature is {value}; it must be above 0 and finite"):
-            factor_of(None, value, default=1)
+            resolve_scale(None, value, default=1)
 
 
 def test_annealing_is_a_straight_line_that_ends() -> None:
-    assert [annealed(1, 5, step=step, steps=4) for step in range(7)] == [1, 2, 3, 4, 5, 5, 5]
-    assert annealed(1, 5, step=0, steps=0) == 5
+    assert [anneal(1, 5, step=step, steps=4) for step in range(7)] == [1, 2, 3, 4, 5, 5, 5]
+    assert anneal(1, 5, step=0, steps=0) == 5
     # SimLM's warm-up to 1 / 0.02 over 1,000 steps
-    assert [max(1, annealed(0, 50, step=step, steps=1000)) for step in (0, 10, 500, 2000)] == [1, 1, 25, 50]
+    assert [max(1, anneal(0, 50, step=step, steps=1000)) for step in (0, 10, 500, 2000)] == [1, 1, 25, 50]

@@ -17,14 +17,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gnomon.errors import InputError
 from gnomon.losses import (
-    at_width,
+    vectors_at_dim,
     cosine_distillation,
     relative_similarity_distillation,
     similarity_distillation,
     stella,
-    teacher_vectors,
+    combine_teachers,
 )
-from gnomon.losses.counting import counts_below
+from gnomon.losses.counting import count_below
 from gnomon.losses.stella import ranking_hinge
 
 
@@ -39,7 +39,7 @@ def test_counting_is_counting(data: st.DataObject) -> None:
     values = data.draw(st.lists(st.integers(0, count), min_size=count, max_size=count))
     ends = data.draw(numbers)
     limits = data.draw(st.lists(st.integers(0, count), min_size=len(ends), max_size=len(ends)))
-    found = counts_below(*(torch.tensor(each, dtype=torch.int64) for each in (values, ends, limits)))
+    found = count_below(*(torch.tensor(each, dtype=torch.int64) for each in (values, ends, limits)))
     assert found.tolist() == [
         sum(value < limit for value in values[:end]) for end, limit in zip(ends, limits, strict=True)
     ]
@@ -88,7 +88,7 @@ def test_the_weighted_sum() -> None:
     own = stella(student, teacher, cosine_weight=1, similarity_weight=0, relative_weight=3, margin=0.1)
     relative = relative_similarity_distillation(student, teacher, margin=0.1)
     assert own.item() == pytest.approx((cosine_distillation(student, teacher) + 3 * relative).item())
-    prefix = stella(student, teacher, [at_width(student, dim) for dim in (3, 2)])
+    prefix = stella(student, teacher, [vectors_at_dim(student, dim) for dim in (3, 2)])
     assert prefix > stella(student, teacher)
 
 
@@ -181,7 +181,7 @@ def test_half_precision_is_computed_in_float32() -> None:
 def test_targets_of_several_teachers() -> None:
     """Normalised, end to end, normalised again: cosines are the mean of the teachers' cosines."""
     first, second = vectors(3, 4), 100 * vectors(3, 7, seed=1)
-    targets = teacher_vectors([first, second])
+    targets = combine_teachers([first, second])
     assert targets.shape == (3, 11)
     cosines = [each @ each.T for each in (torch.nn.functional.normalize(each, dim=1) for each in (first, second))]
     torch.testing.assert_close(targets @ targets.T, (cosines[0] + cosines[1]) / 2)

@@ -29,8 +29,8 @@ def test_any_block_size_gives_the_sorted_order(score: str, q: int, n: int, k: in
     # -1, 0 and 1 in four components: full of ties, and of products that are exact in any order
     queries, corpus = (random.integers(-1, 2, (count, 4)).astype(np.float32) for count in (q, n))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exact, "CELLS", cells)
-        patch.setattr(exact, "QUERIES", 4)
+        patch.setattr(exact, "VALUES_PER_BLOCK", cells)
+        patch.setattr(exact, "QUERIES_PER_BLOCK", 4)
         scores_QK, rows_QK = top_k(queries, corpus, k, score=score)
     scores, rows = sorted_by_score(queries, corpus, k, score)
     if score == "cosine":  # rounded by the length of a block: near, and in an order that these scores allow
@@ -42,7 +42,7 @@ def test_any_block_size_gives_the_sorted_order(score: str, q: int, n: int, k: in
 
 
 def test_equal_scores_come_by_row_across_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exact, "CELLS", 8)
+    monkeypatch.setattr(exact, "VALUES_PER_BLOCK", 8)
     corpus = np.array([[0, 1], [1, 0], [0, 1], [1, 0], [0, 1], [1, 0], [1, 0]], np.float32).repeat(3, axis=0)
     scores, rows = top_k([[1.0, 0.0]], corpus, 5)
     assert rows.tolist() == [[3, 4, 5, 9, 10]]
@@ -62,7 +62,7 @@ def test_an_empty_corpus_or_no_query_gives_no_results() -> None:
 
 
 def test_a_float16_corpus_is_read_a_block_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exact, "CELLS", 64)
+    monkeypatch.setattr(exact, "VALUES_PER_BLOCK", 64)
     corpus = np.random.default_rng(5).normal(size=(50, 8)).astype(np.float16)
     scores, rows = top_k(corpus[[7, 31]].astype(np.float32), corpus, 1)
     assert rows.tolist() == [[7], [31]]
@@ -102,7 +102,7 @@ def test_b13_hamming_of_packed_signs_counts_the_signs_that_differ(
     random = np.random.default_rng(seed)
     queries, corpus = (random.normal(size=(count, 24)).astype(np.float32) for count in (q, n))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exact, "CELLS", cells)
+        patch.setattr(exact, "VALUES_PER_BLOCK", cells)
         packed = (quantize(vectors, precision).values for vectors in (queries, corpus))
         scores_QK, rows_QK = top_k(*packed, k, score="hamming")
     differing = [[int(((query > 0) != (row > 0)).sum()) for row in corpus] for query in queries]

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gnomon.errors import InputError
-from gnomon.search.fusion import ALPHAS, MR_TYDI_ALPHA, cross_fit, mr_tydi, ndcg_at, reciprocal_rank, tune_alpha
+from gnomon.search.fusion import ALPHAS, MR_TYDI_ALPHAS, cross_fit_alpha, fuse_mr_tydi, ndcg_at, reciprocal_rank_fusion, tune_alpha
 
 IDS = st.sampled_from(["a", "b", "c", "d", "e", "f", "é", "中", "\uff5e", "\U0001f600"])
 # few values: full of ties
@@ -18,7 +18,7 @@ GRADES = st.dictionaries(IDS, st.integers(-1, 3))
 
 
 def test_mr_tydi_by_hand() -> None:
-    fused = mr_tydi({"a": 30.0, "b": 20.0, "c": 10.0}, {"b": 0.9, "d": 0.8, "a": 0.5}, alpha=0.5)
+    fused = fuse_mr_tydi({"a": 30.0, "b": 20.0, "c": 10.0}, {"b": 0.9, "d": 0.8, "a": 0.5}, alpha=0.5)
     wanted = {"a": 0.5 - 0.25, "b": 0 + 0.25, "c": -0.5 - 0.25, "d": -0.5 + 0.5 * 0.25}
     assert fused == pytest.approx(wanted)
     assert list(fused) == ["a", "b", "c", "d"]
@@ -26,9 +26,9 @@ def test_mr_tydi_by_hand() -> None:
 
 def test_equal_scores_and_an_empty_list_say_nothing() -> None:
     scores = {"a": 3.0, "b": 1.0}
-    assert mr_tydi(scores, {"b": 0.7}, alpha=2) == mr_tydi(scores, {}, alpha=2) == {"a": 0.5, "b": -0.5}
-    assert mr_tydi({"c": 9.0, "d": 9.0}, scores, alpha=2) == {"a": 1.0, "b": -1.0, "c": -1.0, "d": -1.0}
-    assert mr_tydi({}, {}, alpha=1) == {}
+    assert fuse_mr_tydi(scores, {"b": 0.7}, alpha=2) == fuse_mr_tydi(scores, {}, alpha=2) == {"a": 0.5, "b": -0.5}
+    assert fuse_mr_tydi({"c": 9.0, "d": 9.0}, scores, alpha=2) == {"a": 1.0, "b": -1.0, "c": -1.0, "d": -1.0}
+    assert fuse_mr_tydi({}, {}, alpha=1) == {}
 
 
 def mr_tydi_twin(sparse: dict[str, float], dense: dict[str, float], alpha: float) -> dict[str, float]:
@@ -46,38 +46,38 @@ def mr_tydi_twin(sparse: dict[str, float], dense: dict[str, float], alpha: float
 @settings(deadline=None)
 @given(RUNS, RUNS, st.sampled_from([0, 0.56, 1, 3.0]))
 def test_mr_tydi_is_its_twin(sparse: dict[str, float], dense: dict[str, float], alpha: float) -> None:
-    assert mr_tydi(sparse, dense, alpha=alpha) == mr_tydi_twin(sparse, dense, alpha)
+    assert fuse_mr_tydi(sparse, dense, alpha=alpha) == mr_tydi_twin(sparse, dense, alpha)
 
 
 def test_numpy_scores_are_fused_in_double_precision() -> None:
     sparse, dense = {"a": np.float32(0.1), "b": np.float32(0.7), "c": np.float32(0.2)}, {"a": 1.0, "b": 2.0}
-    fused = mr_tydi(sparse, dense, alpha=0.9)
+    fused = fuse_mr_tydi(sparse, dense, alpha=0.9)
     assert all(type(score) is float for score in fused.values())
-    assert fused == mr_tydi({key: float(score) for key, score in sparse.items()}, dense, alpha=0.9)
+    assert fused == fuse_mr_tydi({key: float(score) for key, score in sparse.items()}, dense, alpha=0.9)
 
 
 def test_the_published_weights_are_of_mtebs_subsets() -> None:
-    assert set(MR_TYDI_ALPHA) == {
+    assert set(MR_TYDI_ALPHAS) == {
         *("arabic", "bengali", "english", "finnish", "indonesian", "japanese"),
         *("korean", "russian", "swahili", "telugu", "thai"),
     }
-    assert (MR_TYDI_ALPHA["swahili"], MR_TYDI_ALPHA["japanese"], MR_TYDI_ALPHA["thai"]) == (0.56, 0.99, 0.84)
+    assert (MR_TYDI_ALPHAS["swahili"], MR_TYDI_ALPHAS["japanese"], MR_TYDI_ALPHAS["thai"]) == (0.56, 0.99, 0.84)
     module = pytest.importorskip("mteb.tasks.retrieval.multilingual.mr_tidy_retrieval")
-    assert set(MR_TYDI_ALPHA) == set(module.MrTidyRetrieval.metadata.eval_langs)
+    assert set(MR_TYDI_ALPHAS) == set(module.MrTidyRetrieval.metadata.eval_langs)
 
 
 def test_reciprocal_rank_by_hand() -> None:
-    fused = reciprocal_rank([{"a": 5, "b": 4}, {"b": 0.3, "c": 0.1, "d": 0.1}, {}])
+    fused = reciprocal_rank_fusion([{"a": 5, "b": 4}, {"b": 0.3, "c": 0.1, "d": 0.1}, {}])
     assert fused == pytest.approx({"a": 1 / 61, "b": 1 / 62 + 1 / 61, "d": 1 / 62, "c": 1 / 63})
-    assert reciprocal_rank([{"a": 1.0}], k=0) == {"a": 1.0}
-    assert reciprocal_rank([]) == {}
+    assert reciprocal_rank_fusion([{"a": 1.0}], k=0) == {"a": 1.0}
+    assert reciprocal_rank_fusion([]) == {}
 
 
 @settings(deadline=None)  # the first call imports mteb
 @given(st.lists(RUNS, max_size=4), st.integers(0, 70))
 def test_reciprocal_rank_is_mtebs(runs: list[dict[str, float]], k: int) -> None:
     theirs = pytest.importorskip("mteb.models.hybrid_wrappers").fuse_rrf
-    assert reciprocal_rank(runs, k=k) == pytest.approx(dict(theirs(runs, [1.0] * len(runs), rrf_k=k)))
+    assert reciprocal_rank_fusion(runs, k=k) == pytest.approx(dict(theirs(runs, [1.0] * len(runs), rrf_k=k)))
 
 
 def test_ndcg_by_hand() -> None:
@@ -101,7 +101,7 @@ def test_ndcg_is_trec_evals(run: dict[str, float], relevant: dict[str, int], k: 
 
 def brute_force(sparse: dict, dense: dict, relevant: dict, alphas: tuple[float, ...]) -> float:
     def mean(alpha: float) -> float:
-        fused = {query: mr_tydi(sparse.get(query, {}), dense.get(query, {}), alpha=alpha) for query in relevant}
+        fused = {query: fuse_mr_tydi(sparse.get(query, {}), dense.get(query, {}), alpha=alpha) for query in relevant}
         return math.fsum(ndcg_at(fused[query], relevant[query]) for query in relevant)
 
     best = max(map(mean, alphas))
@@ -176,22 +176,22 @@ def test_each_fold_is_fitted_on_the_other() -> None:
     second = {query: relevant[query] for query in relevant if query not in first}
     on_first, on_second = tune_alpha(sparse, dense, first), tune_alpha(sparse, dense, second)
     assert on_first < 0.5 < 2 < on_second
-    assert cross_fit(sparse, dense, relevant) == {q: on_second if q in first else on_first for q in relevant}
+    assert cross_fit_alpha(sparse, dense, relevant) == {q: on_second if q in first else on_first for q in relevant}
 
 
 def test_no_query_chooses_its_own_weight() -> None:
     sparse, dense, relevant = two_folds()
-    fitted = cross_fit(sparse, dense, relevant, alphas=[0.1, 10])
+    fitted = cross_fit_alpha(sparse, dense, relevant, alphas=[0.1, 10])
     for query in relevant:
         worst = min(sparse[query], key=sparse[query].__getitem__)
-        turned = cross_fit(sparse, dense, relevant | {query: {worst: 9}}, alphas=[0.1, 10])
+        turned = cross_fit_alpha(sparse, dense, relevant | {query: {worst: 9}}, alphas=[0.1, 10])
         assert turned[query] == fitted[query]
 
 
 def test_queries_without_judgements_get_the_weight_of_their_fold() -> None:
     sparse, dense, relevant = two_folds()
     judged = {query: grades for query, grades in relevant.items() if query not in ("q3", "q4")}
-    fitted = cross_fit(sparse | {"q3": {}}, dense, judged)
+    fitted = cross_fit_alpha(sparse | {"q3": {}}, dense, judged)
     assert set(fitted) == set(relevant)
     assert (fitted["q3"], fitted["q4"]) == (fitted["q0"], fitted["q1"])
     assert fitted["q3"] != fitted["q4"]
@@ -200,21 +200,21 @@ def test_queries_without_judgements_get_the_weight_of_their_fold() -> None:
 def test_few_judged_queries_get_1() -> None:
     sparse, dense, relevant = two_folds()
     few = {query: grades if place < 19 else {"d0": 0} for place, (query, grades) in enumerate(relevant.items())}
-    assert cross_fit(sparse, dense, few) == dict.fromkeys(relevant, 1.0)
-    assert set(cross_fit(sparse, dense, few | {"q19": {"d0": 1}}).values()) != {1.0}
+    assert cross_fit_alpha(sparse, dense, few) == dict.fromkeys(relevant, 1.0)
+    assert set(cross_fit_alpha(sparse, dense, few | {"q19": {"d0": 1}}).values()) != {1.0}
 
 
 def test_values_that_cannot_be_used() -> None:
     for alpha in (-0.5, math.nan, math.inf):
         with pytest.raises(InputError, match=f"alpha is {alpha}; it must be a finite number of at least 0"):
-            mr_tydi({}, {}, alpha=alpha)
-        for choose in (tune_alpha, cross_fit):
+            fuse_mr_tydi({}, {}, alpha=alpha)
+        for choose in (tune_alpha, cross_fit_alpha):
             with pytest.raises(InputError, match=f"alpha is {alpha};"):
                 choose({}, {}, {}, alphas=[1.0, alpha])
-    for choose in (tune_alpha, cross_fit):
+    for choose in (tune_alpha, cross_fit_alpha):
         with pytest.raises(InputError, match="alphas is empty; give at least one"):
             choose({}, {}, {}, alphas=[])
     with pytest.raises(InputError, match="k is -1; it must be at least 0"):
-        reciprocal_rank([], k=-1)
+        reciprocal_rank_fusion([], k=-1)
     with pytest.raises(InputError, match="k is 0; it must be at least 1"):
         ndcg_at({}, {}, 0)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from gnomon import Encoder
-from gnomon.batching import batches
+from gnomon.batching import build_batches
 from gnomon.engines.torch.engine import TorchEngine
 from gnomon.errors import Notice
 from gnomon.packed import pack
@@ -123,7 +123,7 @@ def test_bfloat16_keeps_the_direction_of_every_vector(folder: Path, texts: list[
     spec, arrays = encoder.spec, encoder.checkpoint.arrays
     assert isinstance(spec.trunk, TrunkSpec)
     ids = encoder.tokenize(texts).ids
-    order = [index for batch in batches([len(ids_T) for ids_T in ids], 2048, padded=False) for index in batch]
+    order = [index for batch in build_batches([len(ids_T) for ids_T in ids], 2048, padded=False) for index in batch]
     packs = [pack([ids[index] for index in order[start : start + 40]]) for start in range(0, len(order), 40)]
     exact, rough = (
         np.concatenate([*TorchEngine(spec.trunk, spec.pooling, arrays, dtype=dtype).pool_each(packs)])

@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 
 from gnomon.errors import ExtraError, InputError, Notice, SourceError
 from gnomon.train.data import build, sources
-from gnomon.train.data.build import default_name, index_of
-from gnomon.train.data.dataset import Index
+from gnomon.train.data.build import default_name, open_dataset
+from gnomon.train.data.dataset import Dataset
 from gnomon.train.recipe.schema import DataSource
 
 Rows = list[dict[str, Any]]
@@ -61,7 +61,7 @@ def source(*paths: Path, **roles: Any) -> DataSource:
     return DataSource(tuple(map(str, paths)), **roles)
 
 
-def told(index: Index) -> Rows:
+def told(index: Dataset) -> Rows:
     """Rows of an index, as they would be asked for."""
     found: Rows = []
     bounds = index.negative_bounds
@@ -70,8 +70,8 @@ def told(index: Index) -> Rows:
         texts: dict[str, Any] = {column: index.texts(column, entry)[0] for column in ("query", "positive")}
         if bounds is not None:
             texts["negative"] = index.texts("negative", np.arange(bounds[row], bounds[row + 1]))
-        if index.grades is not None:
-            texts["score"] = index.grades[row].tolist()
+        if index.labels is not None:
+            texts["score"] = index.labels[row].tolist()
         if index.score_kind == "lists" and bounds is not None:
             entries_BK = np.arange(bounds[row], bounds[row + 1])[None]
             texts["score"] = index.score_lists(entry, entries_BK)[0].tolist()
@@ -84,7 +84,7 @@ def read(tmp_path: Path) -> Callable[..., Rows]:
     """Rows of a source made of these, in the format that `name` has."""
 
     def rows_of(rows: Rows, name: str = "in.jsonl", **roles: Any) -> Rows:
-        return told(index_of(source(write(tmp_path / name, rows), **roles), tmp_path / "cache"))
+        return told(open_dataset(source(write(tmp_path / name, rows), **roles), tmp_path / "cache"))
 
     return rows_of
 
@@ -101,8 +101,8 @@ NAMES = ["a.jsonl", "a.jsonl.gz", "a.csv", "a.csv.gz", "a.tsv", "A.TSV.GZ", "a.p
 @pytest.mark.parametrize("name", NAMES)
 def test_every_format_gives_the_same_rows(tmp_path: Path, name: str) -> None:
     path = write(tmp_path / name.lower(), TRIPLETS).rename(tmp_path / name)
-    index = index_of(source(path, negatives=("neg",), score="grade"), tmp_path / "cache")
-    expected = index_of(
+    index = open_dataset(source(path, negatives=("neg",), score="grade"), tmp_path / "cache")
+    expected = open_dataset(
         source(write(tmp_path / "b.jsonl", TRIPLETS), negatives=("neg",), score="grade"), tmp_path / "cache"
     )
     assert told(index) == told(expected)
@@ -127,10 +127,10 @@ def test_formats_agree_about_wild_texts(
         one = source(write(place / name, made), negatives=("neg",), num_negatives=1)
         if blank:
             with pytest.raises(InputError, match=r"is (empty|white space alone)"):
-                index_of(one, place)
+                open_dataset(one, place)
         else:
             expected = [{"query": query, "positive": positive, "negative": kept} for query, positive, kept in rows]
-            assert told(index_of(one, place)) == expected
+            assert told(open_dataset(one, place)) == expected
 
 
 def test_blocks_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,7 +138,7 @@ def test_blocks_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     rows = [{"query": f"q{row}", "positive": f"p{row}"} for row in range(10)]
     for name in ("a.jsonl", "a.parquet", "a.json"):
         monkeypatch.setattr(sources, "CHUNK", 7)
-        index = index_of(source(write(tmp_path / name, rows)), tmp_path / "cache")
+        index = open_dataset(source(write(tmp_path / name, rows)), tmp_path / "cache")
         assert told(index) == rows
         assert index.place(9).endswith(" 10")
 
@@ -149,7 +149,7 @@ def test_files_follow_each_other_and_patterns_are_sorted(tmp_path: Path, monkeyp
         write(tmp_path / f"{name}.jsonl", [{"query": name, "positive": "p"}])
     write(tmp_path / "first.csv", [{"query": "first", "positive": "p"}])
     monkeypatch.chdir(tmp_path)
-    index = index_of(DataSource(("first.csv", "*.jsonl", "**/c.jsonl")), tmp_path / "cache")
+    index = open_dataset(DataSource(("first.csv", "*.jsonl", "**/c.jsonl")), tmp_path / "cache")
     assert [row["query"] for row in told(index)] == ["first", "a", "b", "sub/c"]
     assert [index.place(row) for row in (0, 3)] == ["first.csv, line 2", "sub/c.jsonl, line 1"]
     assert index.name == "first"
@@ -157,7 +157,7 @@ def test_files_follow_each_other_and_patterns_are_sorted(tmp_path: Path, monkeyp
 
 def test_a_name_may_hold_the_signs_of_a_pattern(tmp_path: Path) -> None:
     path = write(tmp_path / "a[1].jsonl", PAIRS)
-    assert index_of(source(path), tmp_path / "cache").rows == 3
+    assert open_dataset(source(path), tmp_path / "cache").rows == 3
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_paths_that_are_none(
     for name in ("in.txt", "in.parquet.gz"):
         Path(name).touch()
     with pytest.raises(InputError, match=message):
-        index_of(DataSource(paths), tmp_path / "cache")
+        open_dataset(DataSource(paths), tmp_path / "cache")
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_paths_that_are_none(
 def test_files_that_cannot_be_read(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=message):
-        index_of(source(tmp_path / name), tmp_path / "cache")
+        open_dataset(source(tmp_path / name), tmp_path / "cache")
     assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
 
 
@@ -235,9 +235,9 @@ def test_parquet_columns_that_are_no_text(tmp_path: Path) -> None:
     column = pa.array([b"a", b"\xff"]).cast(pa.string(), safe=False)
     pq.write_table(pa.table({"query": ["a", "b"], "positive": column, "bytes": [b"a", b"b"]}), tmp_path / "a.parquet")
     with pytest.raises(InputError, match=r"a.parquet, row 2: column 'positive' is not UTF-8 text"):
-        index_of(source(tmp_path / "a.parquet"), tmp_path / "cache")
+        open_dataset(source(tmp_path / "a.parquet"), tmp_path / "cache")
     with pytest.raises(InputError, match=r"a.parquet, row 1: column 'bytes' is b'a', not a string"):
-        index_of(source(tmp_path / "a.parquet", positive="bytes"), tmp_path / "cache")
+        open_dataset(source(tmp_path / "a.parquet", positive="bytes"), tmp_path / "cache")
 
 
 def test_of_a_parquet_file_other_columns_are_not_read(tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ def test_of_a_parquet_file_other_columns_are_not_read(tmp_path: Path) -> None:
         {"query": ["a"], "positive": ["b"], "other": [b"\xff"], "dictionary": pa.array(["c"]).dictionary_encode()}
     )
     pq.write_table(table, tmp_path / "a.parquet")
-    index = index_of(source(tmp_path / "a.parquet", positive="dictionary"), tmp_path / "cache")
+    index = open_dataset(source(tmp_path / "a.parquet", positive="dictionary"), tmp_path / "cache")
     assert told(index) == [{"query": "a", "positive": "c"}]
 
 
@@ -260,9 +260,9 @@ def test_a_json_list_may_be_packed_and_may_begin_with_a_mark(tmp_path: Path) -> 
         "marked.json": content.encode("utf-16"),
     }.items():
         (tmp_path / name).write_bytes(packed)
-        assert index_of(DataSource((str(tmp_path / name),)), tmp_path / "cache").rows == 2
+        assert open_dataset(DataSource((str(tmp_path / name),)), tmp_path / "cache").rows == 2
     (tmp_path / "medi.json.gz").write_bytes(gzip.compress(json.dumps(MEDI).encode()))
-    found = index_of(DataSource((str(tmp_path / "medi.json.gz"),)), tmp_path / "cache")
+    found = open_dataset(DataSource((str(tmp_path / "medi.json.gz"),)), tmp_path / "cache")
     assert found.columns == ("query", "positive", "negative")  # by MEDI's own names
 
 
@@ -271,10 +271,10 @@ def test_b1_each_run_is_told_what_the_readers_had_to_say(tmp_path: Path) -> None
     path.write_text('query,positive\na,"b\nc,d"\ne,f\n')
     for _ in range(2):  # the second finds the index
         with pytest.warns(Notice, match="in.csv: stray quotes may have made one row of several, in lines 2 to 3"):
-            index_of(DataSource((str(path),)), tmp_path / "cache")
+            open_dataset(DataSource((str(path),)), tmp_path / "cache")
     path.write_text('query,positive\na,"b\nc,d"\ne\n')
     with pytest.warns(Notice, match="lines 2 to 3"), pytest.raises(InputError, match="line 4: 1 field, and"):
-        index_of(DataSource((str(path),)), tmp_path / "cache")
+        open_dataset(DataSource((str(path),)), tmp_path / "cache")
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.parquet", "a.json"])
@@ -343,13 +343,13 @@ def test_rows_may_differ_in_negatives_where_a_step_draws_them(tmp_path: Path) ->
     rows = [PAIRS[0] | {"n1": "a", "n2": None}, PAIRS[1] | {"n1": "b", "n2": "c"}]
     for name in ("a.jsonl", "a.csv", "a.parquet"):
         path = write(tmp_path / name, rows)
-        index = index_of(source(path, negatives=("n1", "n2"), num_negatives=1), tmp_path / "cache")
+        index = open_dataset(source(path, negatives=("n1", "n2"), num_negatives=1), tmp_path / "cache")
         assert [row["negative"] for row in told(index)] == [["a"], ["b", "c"]]
         assert index.negatives == 1
         with pytest.raises(InputError, match=r"(line|row) \d: 1 negatives, fewer than num_negatives, 2"):
-            index_of(source(path, negatives=("n1", "n2"), num_negatives=2), tmp_path / "cache")
+            open_dataset(source(path, negatives=("n1", "n2"), num_negatives=2), tmp_path / "cache")
     with pytest.raises(InputError, match="a: num_negatives is 2, and negatives names no columns"):
-        index_of(source(path, num_negatives=2), tmp_path / "cache")
+        open_dataset(source(path, num_negatives=2), tmp_path / "cache")
 
 
 def test_scores_are_grades_or_lists(read: Callable[..., Rows]) -> None:
@@ -377,7 +377,7 @@ def test_c12_a_row_with_several_positives_makes_a_row_of_each(tmp_path: Path, na
     )
     written = [row | {"query": plain["query"]} for row, plain in zip(written, FLAG, strict=True)]
     path = write(tmp_path / name, written)
-    index = index_of(
+    index = open_dataset(
         source(path, positive="pos", negatives=("neg",), num_negatives=2, score="score"), tmp_path / "cache"
     )
     assert told(index) == [
@@ -391,7 +391,7 @@ def test_c12_a_row_with_several_positives_makes_a_row_of_each(tmp_path: Path, na
 
 def test_c12_scores_of_ragged_negatives_go_with_those_that_a_step_takes(tmp_path: Path) -> None:
     path = write(tmp_path / "in.jsonl", [*FLAG, {"query": "k", "pos": "l", "neg": ["m", "n"], "score": [0, 0.5, 0.25]}])
-    index = index_of(
+    index = open_dataset(
         source(path, positive="pos", negatives=("neg",), num_negatives=1, score="score"), tmp_path / "cache"
     )
     entries = {text: at for at, text in enumerate(index.texts("negative", np.arange(10)))}
@@ -444,7 +444,7 @@ def test_c13_a_list_of_texts_as_pandas_writes_it(tmp_path: Path) -> None:
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame({"query": ["q", "r"], "positive": ["p", "s"], "neg": [["n1", "n2"], ["it's", "b"]]})
     frame.to_csv(tmp_path / "a.csv", index=False)
-    index = index_of(source(tmp_path / "a.csv", negatives=("neg",)), tmp_path / "cache")
+    index = open_dataset(source(tmp_path / "a.csv", negatives=("neg",)), tmp_path / "cache")
     assert [row["negative"] for row in told(index)] == [["n1", "n2"], ["it's", "b"]]
 
 
@@ -576,7 +576,7 @@ def test_task_types_select_rows(tmp_path: Path, read: Callable[..., Rows], monke
     assert [row["query"] for row in read(MEDI, "in.json", task_types=("fever",))] == ["d"]
     scored = [row | {"score": [1, 2]} for row in MEDI]
     assert read(scored, "in.json", task_types=("fever",), score="score")[0]["score"] == [1, 2]
-    index = index_of(source(tmp_path / "in.json", task_types=("fever",)), tmp_path / "cache")
+    index = open_dataset(source(tmp_path / "in.json", task_types=("fever",)), tmp_path / "cache")
     assert index.place(0).endswith("row 2")
     with pytest.raises(
         InputError, match=r"in: no row has task_type 'fevr'; there are nq, fever. Did you mean 'fever'\?"
@@ -590,7 +590,7 @@ def test_so_many_lines_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(sources, "BLOCK", 2)
     paths = [write(tmp_path / name, PAIRS) for name in ("a.jsonl", "b.parquet")]
     for lines, rows in ((1, 1), (3, 3), (4, 4), (9, 6), (None, 6)):
-        assert index_of(source(*paths), tmp_path / "cache", lines=lines).rows == rows
+        assert open_dataset(source(*paths), tmp_path / "cache", max_lines=lines).rows == rows
 
 
 # ---- built once
@@ -600,40 +600,40 @@ def test_so_many_lines_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Files that were read, not only opened."""
     found: list[str] = []
-    blocks = sources.File.blocks
+    blocks = sources.LocalFile.blocks
 
-    def noted(self: sources.File, columns: list[str]) -> Any:
+    def noted(self: sources.LocalFile, columns: list[str]) -> Any:
         found.append(self.path.name)
         return blocks(self, columns)
 
-    monkeypatch.setattr(sources.File, "blocks", noted)
+    monkeypatch.setattr(sources.LocalFile, "blocks", noted)
     return found
 
 
 def test_a_source_is_read_once(tmp_path: Path, reads: list[str]) -> None:
     path = write(tmp_path / "a.jsonl", TRIPLETS)
-    first = index_of(source(path), tmp_path / "cache")
-    again = index_of(source(path, name="other", weight=3.0, query_prompt="q: "), tmp_path / "cache")
+    first = open_dataset(source(path), tmp_path / "cache")
+    again = open_dataset(source(path, name="other", weight=3.0, query_prompt="q: "), tmp_path / "cache")
     assert (again.folder, again.name, first.name, len(reads)) == (first.folder, "other", "a", 1)
-    index_of(source(path, negatives=("neg",)), tmp_path / "cache")
-    index_of(source(path), tmp_path / "cache", lines=2)
+    open_dataset(source(path, negatives=("neg",)), tmp_path / "cache")
+    open_dataset(source(path), tmp_path / "cache", max_lines=2)
     assert len(reads) == 3
     os.utime(path, ns=(1, 1))
-    assert index_of(source(path), tmp_path / "cache").fingerprint == first.fingerprint
+    assert open_dataset(source(path), tmp_path / "cache").fingerprint == first.fingerprint
     write(path, PAIRS[:2])
-    assert index_of(source(path), tmp_path / "cache").rows == 2
+    assert open_dataset(source(path), tmp_path / "cache").rows == 2
     assert len(reads) == 5
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv.gz", "a.parquet"])
 def test_c15_other_content_of_the_same_size_and_time_is_found_out(tmp_path: Path, name: str) -> None:
     path = write(tmp_path / name, PAIRS)
-    before, first = path.stat(), index_of(source(path), tmp_path / "cache")
+    before, first = path.stat(), open_dataset(source(path), tmp_path / "cache")
     content = path.read_bytes()
     write(path, [PAIRS[0] | {"query": "wie?"}, *PAIRS[1:]])
     path.write_bytes(path.read_bytes()[: len(content)].ljust(len(content), b"\n")) if name == "a.jsonl" else None
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert told(index_of(source(path), tmp_path / "cache"))[0]["query"] == "wie?"
+    assert told(open_dataset(source(path), tmp_path / "cache"))[0]["query"] == "wie?"
     assert told(first)[0]["query"] == "was?"
 
 
@@ -654,7 +654,7 @@ def test_c15_what_tells_files_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     if not times:
         fstat = os.fstat
         monkeypatch.setattr(sources.os, "fstat", lambda handle: Frozen(fstat(handle)))
-    one = sources._file(path)
+    one = sources._local_file(path)
     before = one.identity()
     assert one.identity() == before
     found = []
@@ -669,23 +669,23 @@ def test_c15_what_tells_files_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_a_damaged_index_is_made_anew(tmp_path: Path, reads: list[str]) -> None:
     path = write(tmp_path / "a.jsonl", PAIRS)
-    index = index_of(source(path), tmp_path / "cache")
+    index = open_dataset(source(path), tmp_path / "cache")
     (index.folder / "query.bounds").unlink()
-    assert told(index_of(source(path), tmp_path / "cache")) == PAIRS
+    assert told(open_dataset(source(path), tmp_path / "cache")) == PAIRS
     assert len(reads) == 2
 
 
 def test_a_file_that_changes_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "a.jsonl", PAIRS)
-    finished = build.Roles.rows
+    finished = build.ColumnMapping.rows
 
     def meddled(*arguments: Any) -> Any:
         write(path, PAIRS[:1])
         return finished(*arguments)
 
-    monkeypatch.setattr(build.Roles, "rows", meddled)
+    monkeypatch.setattr(build.ColumnMapping, "rows", meddled)
     with pytest.raises(InputError, match="a file of a changed while it was read; start again"):
-        index_of(source(path), tmp_path / "cache")
+        open_dataset(source(path), tmp_path / "cache")
 
 
 KILLED = """
@@ -710,16 +710,16 @@ def test_a_killed_build_leaves_no_index(tmp_path: Path, where: str) -> None:
     done = subprocess.run([sys.executable, "-c", KILLED, path, cache, where], stderr=subprocess.PIPE)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert [folder.suffix for folder in cache.iterdir() if folder.is_dir()] == [".draft"]
-    index_of(source(write(tmp_path / "b.jsonl", PAIRS)), cache)  # another source's build removes it
+    open_dataset(source(write(tmp_path / "b.jsonl", PAIRS)), cache)  # another source's build removes it
     assert [folder.suffix for folder in cache.iterdir() if folder.is_dir()] == [""]
-    assert told(index_of(source(path), cache)) == PAIRS
+    assert told(open_dataset(source(path), cache)) == PAIRS
 
 
 def test_a_build_beside_is_not_disturbed(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     (cache / "beside.draft").mkdir(parents=True)
     with build.FileLock(cache / "beside.lock"):
-        index_of(source(write(tmp_path / "a.jsonl", PAIRS)), cache)
+        open_dataset(source(write(tmp_path / "a.jsonl", PAIRS)), cache)
         assert (cache / "beside.draft").is_dir()
 
 
@@ -735,15 +735,15 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def full(*arguments: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(build.Spool, "finish", full)
+    monkeypatch.setattr(build.DatasetWriter, "finish", full)
     with pytest.raises(OSError, match=r"no room for the index of a: the disk is full \(.*\); cache_dir names another"):
-        index_of(source(write(tmp_path / "a.jsonl", PAIRS)), tmp_path / "cache")
+        open_dataset(source(write(tmp_path / "a.jsonl", PAIRS)), tmp_path / "cache")
     assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
 
 
 def test_the_cache_by_default_is_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
-    index = index_of(source(write(tmp_path / "a.jsonl", PAIRS)), None)
+    index = open_dataset(source(write(tmp_path / "a.jsonl", PAIRS)), None)
     assert index.folder.parent == tmp_path / ".cache" / "gnomon" / "train"
 
     def homeless() -> Path:
@@ -751,15 +751,15 @@ def test_the_cache_by_default_is_the_users(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(Path, "home", homeless)
     with pytest.raises(InputError, match="no home folder to keep indexes in; cache_dir names another"):
-        index_of(source(tmp_path / "a.jsonl"), None)
+        open_dataset(source(tmp_path / "a.jsonl"), None)
 
 
 def test_a_bar_counts_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     paths = [write(tmp_path / f"{name}.parquet", PAIRS) for name in "ab"]
-    index_of(source(*paths), tmp_path / "cache", lines=5, progress=True)
+    open_dataset(source(*paths), tmp_path / "cache", max_lines=5, progress=True)
     assert "reading a: 100%" in (shown := capsys.readouterr().err) and "5.00/5.00" in shown
-    index_of(source(*paths), tmp_path / "cache")
-    index_of(source(*paths), tmp_path / "cache2", progress=False)
+    open_dataset(source(*paths), tmp_path / "cache")
+    open_dataset(source(*paths), tmp_path / "cache2", progress=False)
     assert capsys.readouterr().err == ""
 
 
@@ -781,20 +781,20 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.mark.parametrize("streaming", [False, True])
 def test_a_data_set_of_the_library(tmp_path: Path, hub: str, streaming: bool) -> None:
     one = DataSource((hub,), streaming=streaming, negatives=("neg",), score="grade")
-    index = index_of(one, tmp_path / "cache")
+    index = open_dataset(one, tmp_path / "cache")
     local = source(tmp_path / "set" / "train.jsonl", negatives=("neg",), score="grade")
-    assert index.fingerprint == index_of(local, tmp_path / "cache").fingerprint
+    assert index.fingerprint == open_dataset(local, tmp_path / "cache").fingerprint
     assert index.place(2) == f"{hub} (train), row 3"
-    assert index_of(one, tmp_path / "cache") == index
-    assert index_of(DataSource((hub,), split="test", streaming=streaming), tmp_path / "cache").rows == 1
+    assert open_dataset(one, tmp_path / "cache") == index
+    assert open_dataset(DataSource((hub,), split="test", streaming=streaming), tmp_path / "cache").rows == 1
     write(tmp_path / "set" / "train.jsonl", [row | {"neg": [row["neg"]]} for row in TRIPLETS[:2]])
-    assert index_of(DataSource((hub,), streaming=streaming), tmp_path / "cache").rows == 2
+    assert open_dataset(DataSource((hub,), streaming=streaming), tmp_path / "cache").rows == 2
 
 
 @pytest.mark.parametrize("streaming", [False, True])
 def test_a_data_set_that_cannot_be_read(tmp_path: Path, hub: str, streaming: bool) -> None:
-    def of(path: str, **options: Any) -> Index:
-        return index_of(DataSource((path,), streaming=streaming, **options), tmp_path / "cache")
+    def of(path: str, **options: Any) -> Dataset:
+        return open_dataset(DataSource((path,), streaming=streaming, **options), tmp_path / "cache")
 
     with pytest.raises(InputError, match=r"\(trian\) cannot be read: .*trian.*\['train', 'test'\]"):
         of(hub, split="trian")
@@ -809,7 +809,7 @@ def test_a_data_set_that_cannot_be_read(tmp_path: Path, hub: str, streaming: boo
 def test_a_data_set_without_the_library_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ExtraError, match=r'hf:a/b needs the package datasets, .* pip install "gnomon\[train\]"'):
-        index_of(DataSource(("hf:a/b",)), tmp_path)
+        open_dataset(DataSource(("hf:a/b",)), tmp_path)
 
 
 def test_neither_torch_nor_pyarrow_is_imported_for_plain_files(tmp_path: Path) -> None:

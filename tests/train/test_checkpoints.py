@@ -19,19 +19,19 @@ from torch import nn
 from gnomon.errors import CheckpointError
 from gnomon.train import checkpoints
 from gnomon.train.checkpoints import (
-    FREE,
-    ROUNDING,
-    State,
-    clear,
-    compare,
+    UNCOMPARED_KEYS,
+    ROUNDING_KEYS,
+    SavedState,
+    remove_all,
+    compare_recipes,
     compare_rounding,
     latest,
     load,
     load_optimizer,
     optimizer_tensors,
-    part,
+    select_prefix,
     save,
-    steps,
+    checkpoints_by_step,
 )
 from gnomon.train.recipe.schema import DataSource, LoraSettings, Recipe
 
@@ -48,11 +48,11 @@ TENSORS = {
 FACTS = {"recipe": {"model": "ü", "dims": [2, 4]}, "best": 0.1 + 0.2, "none": None, "scores": [[1, 0.5]]}
 
 
-def state(step: int) -> State:
-    return State(step, TENSORS | {"step": torch.tensor(step)}, FACTS)
+def state(step: int) -> SavedState:
+    return SavedState(step, TENSORS | {"step": torch.tensor(step)}, FACTS)
 
 
-def assert_same_state(found: State, wanted: State) -> None:
+def assert_same_state(found: SavedState, wanted: SavedState) -> None:
     assert (found.step, found.facts) == (wanted.step, wanted.facts)
     assert found.tensors.keys() == wanted.tensors.keys()
     for name, tensor in wanted.tensors.items():
@@ -75,14 +75,14 @@ def test_a_checkpoint_is_the_same_to_the_bit(tmp_path: Path) -> None:
     assert names(path) == ["facts.json", "state.safetensors"]
     found = load(path)
     assert_same_state(found, state(500))
-    clear(folder)
+    remove_all(folder)
     assert names(folder) == []
     found.tensors["model.weight"].add_(1)  # its memory is its own
 
 
 def test_a_folder_without_checkpoints_has_none(tmp_path: Path) -> None:
     assert latest(tmp_path / "none") is None
-    clear(tmp_path / "none")
+    remove_all(tmp_path / "none")
     (tmp_path / "step-1").mkdir()
     (tmp_path / "step-00000001").mkdir()
     (tmp_path / "step-00000002").mkdir()
@@ -92,17 +92,17 @@ def test_a_folder_without_checkpoints_has_none(tmp_path: Path) -> None:
 
 def test_the_newest_are_kept_and_the_best(tmp_path: Path) -> None:
     for step in (10, 20, 30, 40, 50):
-        save(tmp_path, state(step), keep=2, keep_best=20 if step > 20 else 10)
-    assert list(steps(tmp_path)) == [20, 40, 50]
+        save(tmp_path, state(step), keep=2, best_step=20 if step > 20 else 10)
+    assert list(checkpoints_by_step(tmp_path)) == [20, 40, 50]
     assert latest(tmp_path) == tmp_path / "step-00000050"
-    save(tmp_path, state(60), keep=1, keep_best=60)
+    save(tmp_path, state(60), keep=1, best_step=60)
     assert names(tmp_path) == ["step-00000060"]
 
 
 def test_steps_of_many_digits_are_in_order(tmp_path: Path) -> None:
     for step in (99_999_999, 100_000_000):
         save(tmp_path, state(step), keep=2)
-    assert list(steps(tmp_path)) == [99_999_999, 100_000_000]
+    assert list(checkpoints_by_step(tmp_path)) == [99_999_999, 100_000_000]
 
 
 def test_the_same_step_again_takes_the_place_of_the_first(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_the_same_step_again_takes_the_place_of_the_first(tmp_path: Path) -> Non
 def test_between_two_of_one_step_the_new_one_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(tmp_path, state(5), keep=2)
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "_settle", lambda new: new)  # killed in front of it
+        patch.setattr(checkpoints, "_take_final_name", lambda new: new)  # killed in front of it
         save(tmp_path, replace(state(5), facts={"best": 1}), keep=2)
     assert names(tmp_path) == ["step-00000005", "step-00000005.new"]
     found = latest(tmp_path)
@@ -305,12 +305,12 @@ def test_an_optimizer_goes_on_to_the_bit(tmp_path: Path, fused: bool, turned: bo
     learn(model, optimizer, 0, 7)
     tensors = {f"model.{name}": one for name, one in model.state_dict().items()}
     tensors |= optimizer_tensors(optimizer, dict(model.named_parameters()))
-    path = save(tmp_path, State(7, tensors, {}), keep=1)
+    path = save(tmp_path, SavedState(7, tensors, {}), keep=1)
     learn(model, optimizer, 7, 20)
 
     again = module()
     loaded = load(path).tensors
-    again.load_state_dict(part(loaded, "model."))
+    again.load_state_dict(select_prefix(loaded, "model."))
     other = optimizer_of(again, fused=fused, turned=turned)
     load_optimizer(other, dict(again.named_parameters()), loaded)
     learn(again, other, 7, 20)
@@ -378,27 +378,27 @@ def as_kept(recipe: Recipe) -> dict[str, Any]:
 
 
 def test_a_recipe_that_was_kept_does_not_differ() -> None:
-    assert compare(as_kept(RECIPE), asdict(RECIPE)) == []
+    assert compare_recipes(as_kept(RECIPE), asdict(RECIPE)) == []
     assert compare_rounding(as_kept(RECIPE), asdict(RECIPE)) == []
 
 
 def test_what_differs_is_told() -> None:
     second = replace(SOURCE, name="b", negatives=("n",), path=("elsewhere.jsonl",))
     now = replace(RECIPE, learning_rate=1e-3, sources=(SOURCE, second), lora=None, output="x", threads=3)
-    assert compare(as_kept(RECIPE), asdict(now)) == [
+    assert compare_recipes(as_kept(RECIPE), asdict(now)) == [
         "sources.1.negatives: was [], is ['n']",
         "lora: was {'r': 8, 'alpha': 16.0, 'dropout': 0.0, 'targets': ['query', 'value']}, is None",
         "learning_rate: was 2e-05, is 0.001",
     ]
     assert compare_rounding(as_kept(RECIPE), asdict(now)) == ["threads: was None, is 3"]
-    (told,) = compare(as_kept(RECIPE), asdict(replace(RECIPE, sources=(SOURCE,))))
+    (told,) = compare_recipes(as_kept(RECIPE), asdict(replace(RECIPE, sources=(SOURCE,))))
     assert told.startswith("sources: was [{'path': ['a.jsonl'],")
     assert len(told) < 200
 
 
 def test_keys_that_may_differ_are_keys_of_a_recipe() -> None:
     known = asdict(RECIPE)
-    for key in FREE | ROUNDING:
+    for key in UNCOMPARED_KEYS | ROUNDING_KEYS:
         inner: Any = known
         for each in key.split("."):
             inner = inner[0] if each == "*" else inner[each]

@@ -20,9 +20,9 @@ from gnomon.errors import InputError
 from gnomon.spec import SYMMETRIC, ModelSpec, PoolingSpec, StaticSpec, TokenizerSpec, TrunkSpec
 from gnomon.tokenizer import Tokenizer
 from gnomon.train.data import collate as collating
-from gnomon.train.data.build import index_of
-from gnomon.train.data.collate import Ahead, Collator
-from gnomon.train.data.sampler import Draw, Sampler, negatives_of
+from gnomon.train.data.build import open_dataset
+from gnomon.train.data.collate import Prefetcher, Collator
+from gnomon.train.data.sampler import SampledBatch, Sampler, select_negatives
 from gnomon.train.recipe.schema import DataSource
 
 WORDS = [chr(ord("a") + at) for at in range(26)]
@@ -48,8 +48,8 @@ def collator_of(index: Any, source: DataSource = PLAIN, spec: ModelSpec | None =
     return Collator([index], [source], spec or spec_of(), options.get("tokenizer") or tokenizer_of(), seed=1)
 
 
-def draw_of(rows: list[int], *, step: int = 5, replaced: int = 0) -> Draw:
-    return Draw(step, 0, np.array(rows, np.int64), replaced)
+def draw_of(rows: list[int], *, step: int = 5, replaced: int = 0) -> SampledBatch:
+    return SampledBatch(step, 0, np.array(rows, np.int64), replaced)
 
 
 TEXTS = st.lists(st.sampled_from(WORDS), min_size=1, max_size=12).map(" ".join)
@@ -77,7 +77,7 @@ def test_a_batch_is_what_a_slow_twin_reads(index: Any, prompted: bool, at_once: 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(collating, "TEXTS_AT_ONCE", at_once)
         found = collator_of(index, DataSource(("x",), num_negatives=index.negatives), spec).collate(draw_of(rows))
-    entries_BK = negatives_of(index, np.array(rows), index.negatives, seed=1, batch=5)
+    entries_BK = select_negatives(index, np.array(rows), index.negatives, seed=1, batch=5)
     queries, positives = ([index.texts(side, np.array([row]))[0] for row in rows] for side in ("query", "positive"))
     negatives = [index.texts("negative", np.array([entry]))[0] for own in entries_BK.tolist() for entry in own]
     assert (found.rows.queries, found.rows.positives, found.rows.negatives) == (queries, positives, negatives)
@@ -85,7 +85,7 @@ def test_a_batch_is_what_a_slow_twin_reads(index: Any, prompted: bool, at_once: 
     assert found.rows.rows_B.tolist() == rows
     prompts = ("q q ", "p ") if prompted else ("", "")
     whole = [prompts[0] + text for text in queries] + [prompts[1] + text for text in positives + negatives]
-    report = tokenizer_of().report(whole)
+    report = tokenizer_of().tokenize(whole)
     assert [ids_T.tolist() for ids_T in found.ids] == [ids_T.tolist() for ids_T in report.ids]
     assert found.truncated == len(report.truncated)
     assert found.prompt_tokens == ((3, 2) if prompted else (0, 0))
@@ -219,7 +219,7 @@ def test_an_index_on_disk_is_read_alike(tmp_path: Path) -> None:
     path = tmp_path / "letters.jsonl"
     path.write_text("\n".join(lines), "utf-8")
     source = DataSource((str(path),), negatives=("n",), num_negatives=1, score="s")
-    index = index_of(source, tmp_path / "cache", progress=False)
+    index = open_dataset(source, tmp_path / "cache", progress=False)
     twin = fake_index(
         [f"a {word}" for word in WORDS],
         [f"b {word}" for word in WORDS],
@@ -229,7 +229,7 @@ def test_an_index_on_disk_is_read_alike(tmp_path: Path) -> None:
     )
     found: list[list[Any]] = [[], []]
     for each, digests in zip((index, twin), found, strict=True):
-        sampler = Sampler([each], [1], batch_size=8, seed=3, held_out=4, length_buckets=True, num_negatives=[1])
+        sampler = Sampler([each], [1], batch_size=8, seed=3, num_held_out=4, length_buckets=True, num_negatives=[1])
         collator = Collator([each], [source], spec_of(), tokenizer_of(), seed=3)
         for batch in range(20):
             rows = collator.rows_at(sampler.batch_at(batch))
@@ -241,16 +241,16 @@ def test_an_index_on_disk_is_read_alike(tmp_path: Path) -> None:
 # ---- ahead
 
 
-def made_in(batches: Ahead[Any]) -> threading.Thread:
+def made_in(batches: Prefetcher[Any]) -> threading.Thread:
     (thread,) = batches._thread._threads
     return thread
 
 
 def test_batches_come_in_order_and_end() -> None:
-    with Ahead(lambda number: number * number, 5, 20) as batches:
+    with Prefetcher(lambda number: number * number, 5, 20) as batches:
         assert [*batches] == [number * number for number in range(5, 20)]
         assert [*batches] == []
-    with Ahead(str, 7, 7) as batches:
+    with Prefetcher(str, 7, 7) as batches:
         assert [*batches] == []
 
 
@@ -262,7 +262,7 @@ def test_no_more_are_made_than_may_wait() -> None:
         begun.append(number)
         return len(begun) <= taken + 3
 
-    with Ahead(make, 0, 10**9, depth=3) as batches:
+    with Prefetcher(make, 0, 10**9, depth=3) as batches:
         for _ in range(50):
             taken += 1
             assert next(batches)
@@ -270,7 +270,7 @@ def test_no_more_are_made_than_may_wait() -> None:
 
 def test_batches_are_made_before_they_are_asked_for() -> None:
     made = threading.Event()
-    with Ahead(lambda number: made.set() if number == 3 else None, 0, 4):
+    with Prefetcher(lambda number: made.set() if number == 3 else None, 0, 4):
         assert made.wait(60)
 
 
@@ -282,7 +282,7 @@ def broken(number: int) -> int:
 
 def test_an_error_comes_in_its_turn_with_its_traceback_and_is_the_end() -> None:
     taken: list[int] = []
-    with Ahead(broken, 0, 9) as batches:
+    with Prefetcher(broken, 0, 9) as batches:
         with pytest.raises(InputError, match="row 3 is no row") as caught:
             taken.extend(batches)
         assert [*batches] == []
@@ -291,7 +291,7 @@ def test_an_error_comes_in_its_turn_with_its_traceback_and_is_the_end() -> None:
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_leaving_early_ends_the_thread(error: type[BaseException]) -> None:
-    with pytest.raises(error), Ahead(str, 0, 10**9) as batches:
+    with pytest.raises(error), Prefetcher(str, 0, 10**9) as batches:
         next(batches)
         raise error
     assert not made_in(batches).is_alive()
@@ -299,7 +299,7 @@ def test_leaving_early_ends_the_thread(error: type[BaseException]) -> None:
 
 
 def test_closing_twice_is_closing() -> None:
-    batches = Ahead(str, 0, 10**9)
+    batches = Prefetcher(str, 0, 10**9)
     batches.close()
     batches.close()
     assert [*batches] == []

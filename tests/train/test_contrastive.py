@@ -18,20 +18,20 @@ from torch import Tensor
 
 from gnomon.errors import InputError
 from gnomon.losses import (
-    GTE,
-    SYMMETRIC,
+    GTE_DIRECTIONS,
+    SYMMETRIC_DIRECTIONS,
     cosent,
     cosine_regression,
     distill_kl,
     gist,
-    guide_blocks,
+    compute_guide_blocks,
     info_nce,
     kl_and_contrast,
     margin_mse,
 )
-from gnomon.losses.matryoshka import at_width
+from gnomon.losses.matryoshka import vectors_at_dim
 from gnomon.train.objectives import contrastive
-from gnomon.train.objectives.contrastive import STAGES, Batch, Loss, own_heads
+from gnomon.train.objectives.contrastive import LOSS_FUNCTIONS, LossInputs, Loss, dims_with_modules
 from gnomon.train.recipe.schema import LossName, LossSettings, MatryoshkaSettings
 
 Q = 6
@@ -44,7 +44,7 @@ def sides_of(negatives: int, *, width: int = WIDTH, seed: int = 0, learnt: bool 
     return tuple(side.requires_grad_(learnt) for side in (q, p, n))
 
 
-def batch_of(negatives: int = 0, *, scores: str = "", planted: bool = True, **changes: Any) -> Batch:
+def batch_of(negatives: int = 0, *, scores: str = "", planted: bool = True, **changes: Any) -> LossInputs:
     """A query that stands twice, a positive that does, and a negative that is another row's positive."""
     queries, positives, others = np.arange(Q), 100 + np.arange(Q), 200 + np.arange(Q * negatives)
     if planted:
@@ -60,17 +60,17 @@ def batch_of(negatives: int = 0, *, scores: str = "", planted: bool = True, **ch
         "scores": torch.from_numpy(rng.normal(size=size)) if scores else None,
         "guide": sides_of(negatives, width=WIDTH + 4, seed=9),
     }
-    return Batch(**{**whole, **changes})
+    return LossInputs(**{**whole, **changes})
 
 
-def masks_of(batch: Batch) -> tuple[Tensor, Tensor]:
+def masks_of(batch: LossInputs) -> tuple[Tensor, Tensor]:
     """What is no negative of a row: [Q, C], documents that answer an equal query, or are it; [Q, Q], queries of an
     equal document, or that are it. A negative that is its row's own answers its query.
     """
     queries, positives, negatives = (side.tolist() for side in batch.hashes)
     docs = positives + negatives
     pairs = [*zip(queries, positives, strict=True)]
-    own = [] if batch.own_N is None else batch.own_N.tolist()
+    own = [] if batch.own_negatives_N is None else batch.own_negatives_N.tolist()
     each = len(negatives) // len(queries)
     pairs += [(queries[at // each], negatives[at]) for at, is_own in enumerate(own) if is_own]
     doc_mask = [[q == d or any((q, d) == pair for pair in pairs) for d in docs] for q in queries]
@@ -78,7 +78,7 @@ def masks_of(batch: Batch) -> tuple[Tensor, Tensor]:
     return torch.tensor(doc_mask), torch.tensor(query_mask)
 
 
-def value(loss: Loss, vectors: Any, batch: Batch) -> Tensor:
+def value(loss: Loss, vectors: Any, batch: LossInputs) -> Tensor:
     widths = vectors if isinstance(vectors, dict) else {WIDTH: vectors}
     return torch.stack([*loss.parts(widths, batch)]).sum()
 
@@ -99,21 +99,21 @@ def by_column(mask_QC: Tensor, negatives: int) -> Tensor:
     return torch.cat([mask_QC[:, :Q], mask_QC[:, columns]], dim=1)
 
 
-def plain_info_nce(sides: Sides, batch: Batch, **options: Any) -> Tensor:
+def plain_info_nce(sides: Sides, batch: LossInputs, **options: Any) -> Tensor:
     doc_mask, query_mask = masks_of(batch)
     q, p, n = sides
     return info_nce(q, p, n if len(n) else None, doc_mask_BC=doc_mask, query_mask_BQ=query_mask, **options)
 
 
-def plain_gist(sides: Sides, batch: Batch, **options: Any) -> Tensor:
+def plain_gist(sides: Sides, batch: LossInputs, **options: Any) -> Tensor:
     doc_mask, query_mask = masks_of(batch)
     (q, p, n), (gq, gp, gn) = sides, batch.guide or sides
-    blocks = guide_blocks(gq, gp, gn if len(n) else None)
+    blocks = compute_guide_blocks(gq, gp, gn if len(n) else None)
     masks = {"doc_mask_BC": doc_mask, "query_mask_BQ": query_mask}
     return gist(q, p, n if len(n) else None, guide=blocks, **masks, **options)
 
 
-def plain_from_a_teacher(sides: Sides, batch: Batch, scale: float) -> Tensor:
+def plain_from_a_teacher(sides: Sides, batch: LossInputs, scale: float) -> Tensor:
     """Both ways, a softmax of all cosines at once; the teacher's temperature is 0.3."""
 
     def kl(ours: Tensor, of: Tensor, theirs: Tensor, among: Tensor) -> Tensor:
@@ -125,7 +125,7 @@ def plain_from_a_teacher(sides: Sides, batch: Batch, scale: float) -> Tensor:
     return (kl(q, torch.cat([p, n]), tq, torch.cat([tp, tn])) + kl(p, q, tp, tq)) / 2
 
 
-def plain_cosine_distillation(sides: Sides, batch: Batch) -> Tensor:
+def plain_cosine_distillation(sides: Sides, batch: LossInputs) -> Tensor:
     """Text by text; a narrower vector learns the teacher's first components."""
     pairs = [
         (s, t[: len(s)])
@@ -135,7 +135,7 @@ def plain_cosine_distillation(sides: Sides, batch: Batch) -> Tensor:
     return sum(1 - (s @ t) / (s.norm() * t.norm()) for s, t in pairs) / len(pairs)
 
 
-Case = tuple[LossSettings, int, str, Callable[[Sides, Batch], Tensor]]
+Case = tuple[LossSettings, int, str, Callable[[Sides, LossInputs], Tensor]]
 OWNERS = torch.arange(Q).repeat_interleave(2)
 TEMPERATE = {"temperature": 0.2}
 CASES: dict[str, Case] = {
@@ -157,7 +157,7 @@ CASES: dict[str, Case] = {
         0,
         "",
         lambda sides, batch: plain_info_nce(
-            sides, batch, directions=SYMMETRIC, partition_mode="per_direction", **TEMPERATE
+            sides, batch, directions=SYMMETRIC_DIRECTIONS, partition_mode="per_direction", **TEMPERATE
         ),
     ),
     "info_nce, symmetric, negatives: one way": (
@@ -170,13 +170,13 @@ CASES: dict[str, Case] = {
         LossSettings(directions="gte", **TEMPERATE),
         0,
         "",
-        lambda sides, batch: plain_info_nce(sides, batch, directions=GTE, **TEMPERATE),
+        lambda sides, batch: plain_info_nce(sides, batch, directions=GTE_DIRECTIONS, **TEMPERATE),
     ),
     "info_nce, gte, negatives": (
         LossSettings(directions="gte", **TEMPERATE),
         2,
         "",
-        lambda sides, batch: plain_info_nce(sides, batch, directions=GTE, owners_N=OWNERS, **TEMPERATE),
+        lambda sides, batch: plain_info_nce(sides, batch, directions=GTE_DIRECTIONS, owners_N=OWNERS, **TEMPERATE),
     ),
     "gist": (
         LossSettings("gist", guide="g", **TEMPERATE),
@@ -266,13 +266,13 @@ CASES: dict[str, Case] = {
 
 
 def test_every_loss_is_here() -> None:
-    assert {settings.name for settings, *_ in CASES.values()} == {*STAGES} == {*get_args(LossName)}
+    assert {settings.name for settings, *_ in CASES.values()} == {*LOSS_FUNCTIONS} == {*get_args(LossName)}
 
 
 @pytest.fixture(params=[1 << 23, 1])
 def part(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """Scores that are in memory at once: all, or those of one row."""
-    monkeypatch.setattr(contrastive, "PART", request.param)
+    monkeypatch.setattr(contrastive, "SCORES_PER_PART", request.param)
     return request.param
 
 
@@ -310,7 +310,7 @@ def test_widths_are_the_weighted_sum_of_the_plain_losses(name: str) -> None:
     settings, negatives, scores, plain = CASES[name]
     sides, batch = sides_of(negatives), batch_of(negatives, scores=scores)
     widths = MatryoshkaSettings((4, WIDTH), (0.5, 2.0))
-    cut = {dim: tuple(at_width(side, dim) for side in sides) for dim in widths.dims}
+    cut = {dim: tuple(vectors_at_dim(side, dim) for side in sides) for dim in widths.dims}
     wanted = 0.5 * plain(cut[4], batch) + 2.0 * plain(cut[WIDTH], batch)
     torch.testing.assert_close(value(loss_of(settings, widths), sides, batch), wanted, rtol=1e-12, atol=1e-12)
 
@@ -368,7 +368,7 @@ def test_masks_are_those_of_loops(rows: list[tuple[int, int]], each: int, data: 
     own = data.draw(st.none() | st.lists(st.sampled_from([False, False, True]), min_size=count, max_size=count))
     columns = ([q for q, _ in rows], [p for _, p in rows], negatives)
     hashes = tuple(torch.tensor(column, dtype=torch.int64) for column in columns)
-    batch = Batch(start, stop - start, hashes, None if own is None else torch.tensor(own, dtype=torch.bool))
+    batch = LossInputs(start, stop - start, hashes, None if own is None else torch.tensor(own, dtype=torch.bool))
     doc_mask, query_mask = masks_of(batch)
     found = batch.masks(slice(start, stop))
     if found["doc_mask_BC"] is None:
@@ -466,11 +466,11 @@ def test_a_scale_of_a_loss_that_has_none_is_refused(name: LossName, given: dict[
 )
 def test_widths_that_the_model_does_not_have_are_refused(dims: tuple[int, ...], spec: Any, told: str | None) -> None:
     if told is None:
-        assert own_heads(MatryoshkaSettings(dims), spec) == (dims if spec.wide_heads else ())
+        assert dims_with_modules(MatryoshkaSettings(dims), spec) == (dims if spec.dim_modules else ())
         return
     with pytest.raises(InputError, match=told):
         loss_of(LossSettings(), MatryoshkaSettings(dims), spec)
 
 
 def test_without_widths_there_are_no_heads_to_ask() -> None:
-    assert own_heads(None, bert(wide=(8, 4))) == ()
+    assert dims_with_modules(None, bert(wide=(8, 4))) == ()

@@ -13,20 +13,20 @@ from tokenizers import normalizers
 
 from gnomon.errors import InputError
 from gnomon.train.data import dataset_writer
-from gnomon.train.data.dataset import Index, fold, text_hash
-from gnomon.train.data.dataset_writer import Rows, Spool, count_distinct
+from gnomon.train.data.dataset import Dataset, fold, hash_text
+from gnomon.train.data.dataset_writer import CheckedRows, DatasetWriter, count_distinct
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
 
 
-def write(folder: Path, blocks: list[Rows], name: str = "pairs") -> Index:
+def write(folder: Path, blocks: list[CheckedRows], name: str = "pairs") -> Dataset:
     folder.mkdir(parents=True)
-    writing = Spool(folder)
+    writing = DatasetWriter(folder)
     for block in blocks:
         writing.add(block)
     writing.finish(name, [("a.jsonl", "line"), ("b.parquet", "row")])
     writing.close()
-    return Index.open(folder)
+    return Dataset.open(folder)
 
 
 def rows(
@@ -36,7 +36,7 @@ def rows(
     scores: list | None = None,
     file: int = 0,
     start: int = 1,
-) -> Rows:
+) -> CheckedRows:
     columns = {
         "query": [query.encode() for query, _ in texts],
         "positive": [positive.encode() for _, positive in texts],
@@ -46,7 +46,7 @@ def rows(
     counts = None if negatives is None else [len(row) for row in negatives]
     lists = scores if scores and isinstance(scores[0], list) else None
     grades = None if scores is None or lists else np.array(scores, np.float64)
-    return Rows(file, range(start, start + len(texts)), columns, counts, grades, lists)
+    return CheckedRows(file, range(start, start + len(texts)), columns, counts, grades, lists)
 
 
 PAIRS = [("was?", "南瓜の家常"), ("e\u0301 \U0001f383", "ein\nText"), ("was?", "x")]
@@ -63,7 +63,7 @@ def test_texts_come_back_in_the_order_asked(
     order = np.array(data.draw(st.lists(st.integers(0, len(pairs) - 1), max_size=20)), np.int64)
     for at, column in enumerate(("query", "positive")):
         assert index.texts(column, order) == [pairs[row][at] for row in order]
-        assert index.hashes(column).tolist() == [text_hash(pair[at]) for pair in pairs]
+        assert index.hashes(column).tolist() == [hash_text(pair[at]) for pair in pairs]
         assert index.sizes(column).tolist() == [len(pair[at].encode()) for pair in pairs]
         assert index.distinct[column] == len({fold(pair[at].encode()) for pair in pairs})
     assert (index.rows, index.negatives, index.columns) == (len(pairs), 0, ("query", "positive"))
@@ -80,7 +80,7 @@ def test_negatives_and_scores_belong_to_their_rows(tmp_path: Path) -> None:
     entries_BK = np.array([[5], [0], [3]])
     assert index.score_lists(np.array([2, 0, 1]), entries_BK).tolist() == [[7, 9], [1, 2], [4, 6.5]]
     assert index.score_lists(np.arange(3), np.arange(6).reshape(3, 2)).tolist() == [[1, 2, 3], [4, 5, 6.5], [7, 8, 9]]
-    assert index.score_kind == "lists" and index.grades is None
+    assert index.score_kind == "lists" and index.labels is None
     assert (index.negatives, index.columns) == (2, ("query", "positive", "negative"))
     assert [index.place(row) for row in (1, 2)] == ["a.jsonl, line 2", "b.parquet, row 7"]
 
@@ -93,7 +93,7 @@ def test_where_rows_differ_the_least_number_of_negatives_counts(tmp_path: Path) 
 
 def test_grades_are_one_a_row(tmp_path: Path) -> None:
     index = write(tmp_path / "x", [rows(PAIRS, scores=[0.5, 1, 0])])
-    assert index.grades is not None and index.grades.tolist() == [0.5, 1, 0]
+    assert index.labels is not None and index.labels.tolist() == [0.5, 1, 0]
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_grades_are_one_a_row(tmp_path: Path) -> None:
     ],
 )
 def test_c14_texts_fold_alike_but_for_case_accents_and_white_space(one: str, other: str, same: bool) -> None:
-    assert (text_hash(one) == text_hash(other)) == same
+    assert (hash_text(one) == hash_text(other)) == same
 
 
 LETTERS = st.text(
@@ -161,7 +161,7 @@ def test_the_fingerprint_is_that_of_the_content(tmp_path: Path) -> None:
     whole = write(tmp_path / "a", [rows(PAIRS)])
     in_parts = write(tmp_path / "b", [rows(PAIRS[:1], file=1, start=9), rows(PAIRS[1:])], "other")
     shutil.copytree(tmp_path / "a", tmp_path / "copy")
-    same = {index.fingerprint for index in (whole, in_parts, Index.open(tmp_path / "copy"))}
+    same = {index.fingerprint for index in (whole, in_parts, Dataset.open(tmp_path / "copy"))}
     others = {
         write(tmp_path / "c", [rows(PAIRS[::-1])]).fingerprint,
         write(tmp_path / "d", [rows([("was?南", "瓜の家常"), *PAIRS[1:]])]).fingerprint,
@@ -179,26 +179,26 @@ def test_different_texts_are_counted_in_passes(tmp_path: Path, monkeypatch: pyte
     hashes = random.integers(-(2**63), 2**63 - 1, 3000)[random.integers(0, 3000, 10_000)]
     (tmp_path / "hashes").write_bytes(hashes.tobytes())
     counts = {len(set(hashes.tolist())), count_distinct(tmp_path / "hashes")}
-    monkeypatch.setattr(dataset_writer, "COUNTED_AT_ONCE", 700)
-    monkeypatch.setattr(dataset_writer, "READ_AT_ONCE", 999)
+    monkeypatch.setattr(dataset_writer, "HASHES_PER_PASS", 700)
+    monkeypatch.setattr(dataset_writer, "HASHES_PER_READ", 999)
     assert {count_distinct(tmp_path / "hashes")} == counts
 
 
 def test_what_is_not_whole_is_no_index(tmp_path: Path) -> None:
     index = write(tmp_path / "x", [rows(PAIRS)])
     with pytest.raises(InputError, match=r"is no index of rows .*delete it, and it is made anew"):
-        Index.open(tmp_path)
+        Dataset.open(tmp_path)
     facts = json.loads((tmp_path / "x" / "index.json").read_text())
     for wrong in ("", "[]", "{}", json.dumps(facts | {"name": None, "else": 1})):
         (tmp_path / "x" / "index.json").write_text(wrong)
         with pytest.raises(InputError, match="is no index of rows"):
-            Index.open(tmp_path / "x")
+            Dataset.open(tmp_path / "x")
     (tmp_path / "x" / "index.json").write_text(json.dumps(facts | {"version": 0}))
     with pytest.raises(InputError, match="another version"):
-        Index.open(tmp_path / "x")
+        Dataset.open(tmp_path / "x")
     (tmp_path / "x" / "index.json").write_text(json.dumps(facts))
-    assert Index.open(tmp_path / "x") == index
+    assert Dataset.open(tmp_path / "x") == index
     with (tmp_path / "x" / "query.texts").open("ab") as file:
         file.truncate(3)
     with pytest.raises(InputError, match="is not a whole index"):
-        Index.open(tmp_path / "x")
+        Dataset.open(tmp_path / "x")

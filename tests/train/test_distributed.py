@@ -13,7 +13,7 @@ from rank_processes import Ended, in_processes, in_threads
 
 from gnomon.errors import InputError, NumericError
 from gnomon.train import distributed as module
-from gnomon.train.distributed import Ranks, joined
+from gnomon.train.distributed import Ranks, init_distributed
 
 KINDS = (torch.float32, torch.float64, torch.int64)
 
@@ -28,19 +28,19 @@ def test_one_rank_talks_to_no_one() -> None:
     assert torch.equal(found, torch.ones(2, 3))
     assert ranks.total(1.5, 2) == [1.5, 2]
     assert ranks.first
-    with joined("cpu") as one:
+    with init_distributed("cpu") as one:
         assert one == ranks
     assert not torch.distributed.is_initialized()
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "cuda:0,cuda:1", "nonsense"])
 def test_a_device_that_is_not_there_is_refused(device: str) -> None:
-    with pytest.raises(InputError, match=device), joined(device):
+    with pytest.raises(InputError, match=device), init_distributed(device):
         pass
 
 
 def test_an_error_of_the_only_rank_is_raised_as_it_is() -> None:
-    with pytest.raises(RuntimeError, match=r"^Connection to nothing$"), joined("cpu"):
+    with pytest.raises(RuntimeError, match=r"^Connection to nothing$"), init_distributed("cpu"):
         raise RuntimeError("Connection to nothing")
 
 
@@ -50,7 +50,7 @@ def test_buckets_hold_all_in_order_each_of_one_dtype(sizes: list[tuple[int, torc
     tensors = [torch.full((size,), place, dtype=kind) for place, (size, kind) in enumerate(sizes)]
     before, module.BUCKET = module.BUCKET, most
     try:
-        buckets = [*module._buckets(tensors)]
+        buckets = [*module._build_buckets(tensors)]
     finally:
         module.BUCKET = before
     assert [id(tensor) for bucket in buckets for tensor in bucket] == [id(tensor) for tensor in tensors]
@@ -67,7 +67,7 @@ def numbers(rank: int) -> list[torch.Tensor]:
 
 def all_ways() -> dict[str, Any]:
     module.BUCKET = 6
-    with joined("cpu") as ranks:
+    with init_distributed("cpu") as ranks:
         mine = numbers(ranks.rank)
         gathered = [ranks.gathered(each.requires_grad_(each.is_floating_point())) for each in mine if each.ndim]
         summed = [each.detach().clone() for each in mine]
@@ -112,7 +112,7 @@ def test_threads_stand_in_for_processes() -> None:
 
 def fail(which: int, how: str) -> None:
     """One rank ends in some way while the other waits for it."""
-    with joined("cpu") as ranks:
+    with init_distributed("cpu") as ranks:
         ranks.wait()
         if ranks.rank == which:
             if how == "killed":
@@ -170,8 +170,8 @@ def test_rank_0_stays_until_all_have_read_the_reason(rank: int, reason: bool) ->
             calls.append((keys, longest))
 
     module._leave(Store(), rank, 3)
-    stays = [([f"{module.REASON}/{other}" for other in range(3)], module.LINGER)] if rank == 0 else []
-    assert calls == ([f"{module.REASON}/{rank}", *stays] if reason else [])
+    stays = [([f"{module.FAILURE_KEY}/{other}" for other in range(3)], module.LINGER_TIMEOUT)] if rank == 0 else []
+    assert calls == ([f"{module.FAILURE_KEY}/{rank}", *stays] if reason else [])
 
 
 @pytest.mark.parametrize("which", [0, 1])

@@ -19,11 +19,11 @@ from torch import Tensor
 
 from gnomon.packed import pack
 from gnomon.spec import PoolingSpec
-from gnomon.train.data.collate import Collated, Rows
+from gnomon.train.data.collate import CollatedBatch, BatchRows
 from gnomon.train.distributed import Ranks
 from gnomon.train.model import Model
 from gnomon.train.objectives import gradcache
-from gnomon.train.objectives.gradcache import Chunk, chunks_of, encoded, gradient, prompt_tokens_of, vectors_of
+from gnomon.train.objectives.gradcache import Chunk, split_into_chunks, encode_chunks, accumulate_gradient, skipped_prompt_tokens, encode_in_one_graph
 
 Grads = dict[str, Tensor]
 SHAPES = {
@@ -122,7 +122,7 @@ def test_the_gradient_is_that_of_one_graph(
     ids, prompts, sides = batch["ids"], batch["prompts"], batch["sides"]
     wanted = one_graph(model_of(shape), ids, prompts, sides, dims)
     model = model_of(shape)
-    chunks = chunks_of(ids, prompts, chunk_tokens=chunk_tokens, seed=(1,))
+    chunks = split_into_chunks(ids, prompts, chunk_tokens=chunk_tokens, seed=(1,))
     losses: list[float] = []
 
     def told(vectors: Mapping[int, tuple[Tensor, ...]]) -> Iterator[Tensor]:
@@ -130,7 +130,7 @@ def test_the_gradient_is_that_of_one_graph(
             losses.append(part.item())
             yield part
 
-    loss = gradient(model, chunks, sides, told, ranks=Ranks(), dims=dims, cached=cached)
+    loss = accumulate_gradient(model, chunks, sides, told, ranks=Ranks(), dims=dims, cached=cached)
     assert_near(grads(model), wanted)
     assert loss == pytest.approx(sum(losses), abs=1e-12 * sum(map(abs, losses)))
 
@@ -140,9 +140,9 @@ def test_the_gradient_is_that_of_one_graph(
 def test_dropout_is_replayed(batch: dict[str, Any], shape: str, chunk_tokens: int, parts: int) -> None:
     """Against the same chunks and seeds with their graphs kept; random numbers drawn by the loss change nothing."""
     dims = (12, 5) if shape == "heads" else ()
-    chunks = chunks_of(batch["ids"], batch["prompts"], chunk_tokens=chunk_tokens, seed=(1,))
+    chunks = split_into_chunks(batch["ids"], batch["prompts"], chunk_tokens=chunk_tokens, seed=(1,))
     whole = model_of(shape, dropout=0.3)
-    widths = vectors_of(whole, chunks, dims)
+    widths = encode_in_one_graph(whole, chunks, dims)
     vectors = {dim: each.split(batch["sides"]) for dim, each in widths.items()}
     torch.stack([*a_loss(vectors, 1)]).sum().backward()
 
@@ -152,7 +152,7 @@ def test_dropout_is_replayed(batch: dict[str, Any], shape: str, chunk_tokens: in
             yield part
 
     model = model_of(shape, dropout=0.3)
-    gradient(model, chunks, batch["sides"], drawing, ranks=Ranks(), dims=dims, cached=True)
+    accumulate_gradient(model, chunks, batch["sides"], drawing, ranks=Ranks(), dims=dims, cached=True)
     assert_near(grads(model), grads(whole))
 
 
@@ -160,15 +160,15 @@ def test_dropout_is_replayed(batch: dict[str, Any], shape: str, chunk_tokens: in
 @given(lengths=st.lists(st.integers(1, 14), min_size=1, max_size=9), chunk_tokens=st.integers(1, 60))
 def test_vectors_are_in_the_order_of_the_texts(lengths: list[int], chunk_tokens: int) -> None:
     model, ids = model_of("heads").eval(), ids_of(lengths)
-    chunks = chunks_of(ids, [0] * len(ids), chunk_tokens=chunk_tokens, seed=(1,))
+    chunks = split_into_chunks(ids, [0] * len(ids), chunk_tokens=chunk_tokens, seed=(1,))
     alone_NP = torch.cat([model(pack([ids_T])) for ids_T in ids])
     for dims in ((), (5, 12)):
-        found, wanted = vectors_of(model, chunks, dims), model.vectors(alone_NP, dims)
+        found, wanted = encode_in_one_graph(model, chunks, dims), model.vectors(alone_NP, dims)
         assert [*found] == [*wanted]
         for dim in wanted:
             torch.testing.assert_close(found[dim], wanted[dim], rtol=1e-10, atol=1e-12)
     placed = {
-        text: vector_D for texts, some in encoded(model, chunks) for text, vector_D in zip(texts, some, strict=True)
+        text: vector_D for texts, some in encode_chunks(model, chunks) for text, vector_D in zip(texts, some, strict=True)
     }
     (whole,) = model.vectors(alone_NP).values()
     assert sorted(placed) == [*range(len(ids))]
@@ -189,13 +189,13 @@ def test_ranks_add_up_to_one_graph(world: int, shape: str, negatives: int) -> No
         own = slice(2 * ranks.rank, 2 * ranks.rank + 2)
         theirs = slice(2 * rows + own.start * negatives, 2 * rows + own.stop * negatives)
         texts = [*ids[own], *ids[rows + own.start : rows + own.stop], *ids[theirs]]
-        chunks = chunks_of(texts, [0] * len(texts), chunk_tokens=9, seed=(1, ranks.rank))
+        chunks = split_into_chunks(texts, [0] * len(texts), chunk_tokens=9, seed=(1, ranks.rank))
         model = model_of(shape)
 
         def parts(vectors: Mapping[int, tuple[Tensor, ...]]) -> Iterator[Tensor]:
             return a_loss(vectors, 2, own.start, 2)
 
-        loss = gradient(model, chunks, (2, 2, 2 * negatives), parts, ranks=ranks, dims=dims)
+        loss = accumulate_gradient(model, chunks, (2, 2, 2 * negatives), parts, ranks=ranks, dims=dims)
         found = grads(model)
         ranks.add_up(found.values())
         return found, loss
@@ -254,11 +254,11 @@ def test_one_chunk_at_a_time_has_its_activations(
     chunk_tokens: int, cached: bool | None, forwards: int, alive: int
 ) -> None:
     model, ids = model_of(dropout=0.1), ids_of([5] * 32)
-    chunks = chunks_of(ids, [0] * 32, chunk_tokens=chunk_tokens, seed=(1,))
+    chunks = split_into_chunks(ids, [0] * 32, chunk_tokens=chunk_tokens, seed=(1,))
     assert len(chunks) == (8 if chunk_tokens == 20 else 1)
     graphs = Graphs(model)
     with torch.autograd.graph.saved_tensors_hooks(graphs.kept, lambda box: box[0]):
-        gradient(model, chunks, (16, 16, 0), lambda vectors: a_loss(vectors, 3), ranks=Ranks(), cached=cached)
+        accumulate_gradient(model, chunks, (16, 16, 0), lambda vectors: a_loss(vectors, 3), ranks=Ranks(), cached=cached)
     assert (graphs.forwards, graphs.most) == (forwards, alive)
     assert not graphs.live
 
@@ -278,8 +278,8 @@ def test_a_part_is_gone_before_the_next_is_made() -> None:
             del part
 
     model = model_of()
-    chunks = chunks_of(ids_of([4] * 8), [0] * 8, chunk_tokens=8, seed=(1,))
-    gradient(model, chunks, (4, 4, 0), parts, ranks=Ranks())
+    chunks = split_into_chunks(ids_of([4] * 8), [0] * 8, chunk_tokens=8, seed=(1,))
+    accumulate_gradient(model, chunks, (4, 4, 0), parts, ranks=Ranks())
     assert len(before) == 4
 
 
@@ -289,8 +289,8 @@ def test_what_is_frozen_gets_no_gradient_and_costs_none(cached: bool) -> None:
     wanted = one_graph(model_of("heads"), ids, [0] * 4, sides, (12, 5))
     model = model_of("heads")
     model.trunk.requires_grad_(False)
-    chunks = chunks_of(ids, [0] * 4, chunk_tokens=7, seed=(1,))
-    gradient(model, chunks, sides, lambda vectors: a_loss(vectors, 2), ranks=Ranks(), dims=(12, 5), cached=cached)
+    chunks = split_into_chunks(ids, [0] * 4, chunk_tokens=7, seed=(1,))
+    accumulate_gradient(model, chunks, sides, lambda vectors: a_loss(vectors, 2), ranks=Ranks(), dims=(12, 5), cached=cached)
     for name, each in model.named_parameters():
         if name.startswith("trunk"):
             assert each.grad is None
@@ -300,11 +300,11 @@ def test_what_is_frozen_gets_no_gradient_and_costs_none(cached: bool) -> None:
 
 def test_gradients_are_added_to_what_is_there() -> None:
     model, ids = model_of(), ids_of([3, 5, 2, 6])
-    chunks = chunks_of(ids, [0] * 4, chunk_tokens=7, seed=(1,))
+    chunks = split_into_chunks(ids, [0] * 4, chunk_tokens=7, seed=(1,))
     parts: Callable[..., Any] = lambda vectors: a_loss(vectors, 1)  # noqa: E731
-    gradient(model, chunks, (2, 2, 0), parts, ranks=Ranks())
+    accumulate_gradient(model, chunks, (2, 2, 0), parts, ranks=Ranks())
     once = {name: grad.clone() for name, grad in grads(model).items()}
-    gradient(model, chunks, (2, 2, 0), parts, ranks=Ranks())
+    accumulate_gradient(model, chunks, (2, 2, 0), parts, ranks=Ranks())
     assert_near(grads(model), {name: 2 * grad for name, grad in once.items()})
 
 
@@ -318,7 +318,7 @@ def test_gradients_are_added_to_what_is_there() -> None:
 )
 def test_chunks_hold_every_text_once_within_the_budget(texts: list[tuple[int, int]], chunk_tokens: int) -> None:
     ids, prompts = ids_of([length for length, _ in texts]), [prompt for _, prompt in texts]
-    chunks = chunks_of(ids, prompts, chunk_tokens=chunk_tokens, seed=(3, 1))
+    chunks = split_into_chunks(ids, prompts, chunk_tokens=chunk_tokens, seed=(3, 1))
     assert sorted(chain.from_iterable(chunk.texts for chunk in chunks)) == [*range(len(texts))]
     assert len({chunk.seed for chunk in chunks}) == len(chunks)
     for chunk in chunks:
@@ -326,7 +326,7 @@ def test_chunks_hold_every_text_once_within_the_budget(texts: list[tuple[int, in
         assert {prompts[text] for text in chunk.texts} == {chunk.prompt_tokens}
         assert np.array_equal(chunk.packed.ids_T, np.concatenate([ids[text] for text in chunk.texts]))
         assert 0 <= chunk.seed < 1 << 63
-    again = chunks_of(ids, prompts, chunk_tokens=chunk_tokens, seed=(3, 1))
+    again = split_into_chunks(ids, prompts, chunk_tokens=chunk_tokens, seed=(3, 1))
     assert [(chunk.texts, chunk.seed) for chunk in again] == [(chunk.texts, chunk.seed) for chunk in chunks]
 
 
@@ -334,7 +334,7 @@ def test_every_batch_and_rank_draws_its_own_random_numbers() -> None:
     ids = ids_of([3] * 8)
 
     def seeds(*seed: int) -> list[int]:
-        return [chunk.seed for chunk in chunks_of(ids, [0] * 8, chunk_tokens=3, seed=seed)]
+        return [chunk.seed for chunk in split_into_chunks(ids, [0] * 8, chunk_tokens=3, seed=seed)]
 
     found = [seeds(*seed) for seed in ((1, 0, 0), (1, 0, 1), (1, 1, 0), (2, 0, 0), (1, 10, 0), (11, 0, 0))]
     assert len({*chain.from_iterable(found)}) == 6 * 8
@@ -349,7 +349,7 @@ def test_chunks_of_one_text_each_do_not_share_their_dropout() -> None:
     model = model_of(dropout=0.5)
     same = [ids_of([6])[0]] * 3
     first, second, third = (
-        model(chunk.packed) for chunk in _seeded(chunks_of(same, [0] * 3, chunk_tokens=1, seed=(1,)))
+        model(chunk.packed) for chunk in _seeded(split_into_chunks(same, [0] * 3, chunk_tokens=1, seed=(1,)))
     )
     assert not torch.equal(first, second)
     assert not torch.equal(second, third)
@@ -361,31 +361,31 @@ def _seeded(chunks: list[Chunk]) -> Iterator[Chunk]:
         yield chunk
 
 
-def collated(queries: int, positives: int, prompt_tokens: tuple[int, int]) -> Collated:
+def collated(queries: int, positives: int, prompt_tokens: tuple[int, int]) -> CollatedBatch:
     none = np.zeros(0, np.int64)
-    rows = Rows(0, 0, "s", none, ["q"] * queries, ["p"] * positives, [], 0, none, none, none, none, None, none, 0)
+    rows = BatchRows(0, 0, "s", none, ["q"] * queries, ["p"] * positives, [], 0, none, none, none, none, None, none, 0)
     ids = ids_of([2] * (queries + positives))
-    return Collated(rows, ids, prompt_tokens, 0, (none, none, none), np.zeros(0, np.bool_))
+    return CollatedBatch(rows, ids, prompt_tokens, 0, (none, none, none), np.zeros(0, np.bool_))
 
 
 @pytest.mark.parametrize(("included", "wanted"), [(True, [0] * 5), (False, [4, 4, 2, 2, 2])])
 def test_the_prompts_tokens_count_where_pooling_leaves_them_out(included: bool, wanted: list[int]) -> None:
     pooling = PoolingSpec(("mean",), include_prompt=included)
-    assert prompt_tokens_of(collated(2, 3, (4, 2)), pooling) == wanted
+    assert skipped_prompt_tokens(collated(2, 3, (4, 2)), pooling) == wanted
 
 
 def test_encoding_is_without_dropout_and_leaves_training_as_it_was() -> None:
     model = model_of(dropout=0.5)
-    chunks = chunks_of(ids_of([3, 4, 5]), [0] * 3, chunk_tokens=4, seed=(1,))
-    first, second = ([vectors for _, vectors in encoded(model, chunks)] for _ in range(2))
+    chunks = split_into_chunks(ids_of([3, 4, 5]), [0] * 3, chunk_tokens=4, seed=(1,))
+    first, second = ([vectors for _, vectors in encode_chunks(model, chunks)] for _ in range(2))
     assert all(torch.equal(a, b) and not a.requires_grad for a, b in zip(first, second, strict=True))
     assert model.training
-    left = encoded(model, chunks)
+    left = encode_chunks(model, chunks)
     next(left)
     left.close()
     assert model.training
     model.eval()
-    assert [*encoded(model, chunks)]
+    assert [*encode_chunks(model, chunks)]
     assert not model.training
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gnomon.train import gradient_check as module
 from gnomon.train.distributed import Ranks
-from gnomon.train.gradient_check import TOLERANCE, Certified, certify
+from gnomon.train.gradient_check import TOLERANCE, GradientCheck, check_gradients
 from gnomon.train.objectives import contrastive, gradcache
 
 ALONE = Ranks()
@@ -28,11 +28,11 @@ WAYS = {
 
 def test_every_loss_passes_in_every_way() -> None:
     """On two real processes too."""
-    found = [*certify()]
+    found = [*check_gradients()]
     assert {row.way for row in found} == WAYS
     assert {row.widths for row in found} == {"-", "prefixes", "heads"}
     losses = {row.loss for row in found}
-    assert {loss.partition(",")[0] for loss in losses} == {*contrastive.STAGES}, "every loss that training offers"
+    assert {loss.partition(",")[0] for loss in losses} == {*contrastive.LOSS_FUNCTIONS}, "every loss that training offers"
     without_heads = [loss for loss in losses if loss.startswith("cosine_distillation")]
     cases = len(losses) * 3 - len(without_heads)
     assert len(found) == len({(row.loss, row.widths, row.way) for row in found}) == cases * len(WAYS)
@@ -43,16 +43,16 @@ def test_every_loss_passes_in_every_way() -> None:
 
 
 def test_a_difference_that_is_no_number_has_not_passed() -> None:
-    assert Certified("l", "-", "w", TOLERANCE).passed
+    assert GradientCheck("l", "-", "w", TOLERANCE).passed
     for difference in (1.1e-6, float("nan"), float("inf")):
-        assert not Certified("l", "-", "w", difference).passed
+        assert not GradientCheck("l", "-", "w", difference).passed
 
 
 def test_the_callers_random_numbers_are_left_alone(few: None) -> None:
     torch.manual_seed(3)
     wanted = torch.rand(2)
     torch.manual_seed(3)
-    assert [*certify(two_ranks=False)]
+    assert [*check_gradients(two_ranks=False)]
     assert torch.equal(torch.rand(2), wanted)
 
 
@@ -66,11 +66,11 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     labels = [("info_nce, negatives, learnt scale", "heads"), ("gist", "prefixes"), ("cosine_regression", "-")]
     cases = [whole[label] for label in labels]
     monkeypatch.setattr(module, "_cases", lambda: cases)
-    monkeypatch.setattr(contrastive, "PART", contrastive.PART)  # put back, whatever the threads leave
+    monkeypatch.setattr(contrastive, "SCORES_PER_PART", contrastive.SCORES_PER_PART)  # put back, whatever the threads leave
 
     def on_two_ranks() -> dict[int, Any]:
         return {
-            place: in_threads(lambda ranks, case=case: module._step(case, module.SMALL, cached=True, ranks=ranks))[0]
+            place: in_threads(lambda ranks, case=case: module._step_gradients(case, module.SMALL, cached=True, ranks=ranks))[0]
             for place, case in enumerate(cases)
         }
 
@@ -79,7 +79,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def failed() -> set[str]:
     """Ways that fail for a loss at least."""
-    return {row.way for row in certify() if not row.passed}
+    return {row.way for row in check_gradients() if not row.passed}
 
 
 def test_nothing_fails_where_nothing_is_broken(few: None) -> None:
@@ -87,7 +87,7 @@ def test_nothing_fails_where_nothing_is_broken(few: None) -> None:
 
 
 def test_a_chunk_that_draws_anew_fails(few: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gradcache, "_pooled", lambda model, chunk: model(chunk.packed, chunk.prompt_tokens))
+    monkeypatch.setattr(gradcache, "_pool_chunk", lambda model, chunk: model(chunk.packed, chunk.prompt_tokens))
     assert failed() == {"GradCache, dropout"}
 
 
@@ -115,7 +115,7 @@ def test_parts_that_are_not_weighed_fail(few: None, monkeypatch: pytest.MonkeyPa
 
 def test_gradients_of_vectors_that_are_not_added_up_fail(few: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Negatives that were gathered without a gradient."""
-    inner = gradcache._through_heads
+    inner = gradcache._backward_through_modules
 
     class Deaf(Ranks):
         def add_up(self, tensors: Iterable[Tensor]) -> None:
@@ -126,17 +126,17 @@ def test_gradients_of_vectors_that_are_not_added_up_fail(few: None, monkeypatch:
         object.__setattr__(deaf, "gathered", ranks.gathered)
         return inner(widths, sides, parts, deaf)
 
-    monkeypatch.setattr(gradcache, "_through_heads", through_heads)
+    monkeypatch.setattr(gradcache, "_backward_through_modules", through_heads)
     assert failed() == {"2 ranks"}
 
 
 def test_a_sum_over_the_ranks_that_is_not_divided_fails(few: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    inner = module._step
+    inner = module._step_gradients
 
     def summed(*args: Any, ranks: Ranks = ALONE, **named: Any) -> Any:
         return {name: grad * ranks.world for name, grad in inner(*args, ranks=ranks, **named).items()}
 
-    monkeypatch.setattr(module, "_step", summed)
+    monkeypatch.setattr(module, "_step_gradients", summed)
     assert failed() == {"2 ranks"}
 
 
@@ -165,12 +165,12 @@ def test_texts_that_lose_their_order_fail(few: None, monkeypatch: pytest.MonkeyP
                 break
         return chunks, sides
 
-    step = module._step
+    step = module._step_gradients
 
     def broken(*args: Any, **named: Any) -> Any:
         with monkeypatch.context() as inside:
             inside.setattr(module, "_chunks", swapped)
             return step(*args, **named)
 
-    monkeypatch.setattr(module, "_step", broken)
+    monkeypatch.setattr(module, "_step_gradients", broken)
     assert {"GradCache, chunks and parts", "no cache, chunks"} <= failed()

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gnomon.errors import ExtraError, Notice
-from gnomon.train.logs import Log, shown
+from gnomon.train.logs import Log, format_bar
 
 VALUES = {"loss": 0.25, "learning_rate": 2e-5, "tokens_per_second": 12_345.0}
 
@@ -132,9 +132,9 @@ def test_the_bar_is_in_a_terminal_only(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_what_the_bar_shows() -> None:
-    assert shown({}) == ""
-    assert shown({"loss": None, "tokens_per_second": 512.4, "other": 3}) == "512 tokens/s"
-    assert shown({"loss": math.nan, "learning_rate": 0}) == "loss=nan, lr=0.00e+00"
+    assert format_bar({}) == ""
+    assert format_bar({"loss": None, "tokens_per_second": 512.4, "other": 3}) == "512 tokens/s"
+    assert format_bar({"loss": math.nan, "learning_rate": 0}) == "loss=nan, lr=0.00e+00"
 
 
 # ---- boards
@@ -185,7 +185,7 @@ def test_tensorboard_gets_every_number(tmp_path: Path, tensorboard: type[Writer]
 
 
 def test_boards_keep_their_files_where_they_are_told(tmp_path: Path, tensorboard: type[Writer]) -> None:
-    with Log(tmp_path / "overwrite-1", boards=tmp_path, total=20, report_to=["tensorboard"]) as log:
+    with Log(tmp_path / "overwrite-1", boards_folder=tmp_path, total=20, report_to=["tensorboard"]) as log:
         log.record(1, {"loss": 1.0})
     assert [writer.folder for writer in tensorboard.made] == [tmp_path / "tensorboard"]
     assert [path.name for path in tmp_path.iterdir()] == ["overwrite-1"]

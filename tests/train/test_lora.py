@@ -8,14 +8,14 @@ import torch
 from torch import nn
 from twin import model, texts
 
-from gnomon.engines.torch.batch import Batch
+from gnomon.engines.torch.batch import DeviceBatch
 from gnomon.engines.torch.layers import Linear
 from gnomon.engines.torch.tensors import to_arrays
 from gnomon.engines.torch.trunk import Trunk
 from gnomon.errors import InputError
 from gnomon.packed import pack
-from gnomon.spec import trunk_arrays
-from gnomon.train.lora import LoraLinear, adapt, merged
+from gnomon.spec import trunk_shapes
+from gnomon.train.lora import LoraLinear, apply_lora, merge_lora
 from gnomon.train.optim import parameter_groups
 from gnomon.train.recipe.schema import LoraSettings
 
@@ -33,7 +33,7 @@ def adapted(name: str, settings: LoraSettings, *, learnt: bool = True, **options
     """With A and B as they may be after training."""
     trunk = trunk_of(name, **options)
     generator = torch.Generator().manual_seed(7)
-    adapt(trunk, settings, generator=generator)
+    apply_lora(trunk, settings, generator=generator)
     if learnt:
         for _, module in adapters(trunk):
             nn.init.normal_(module.lora_b, generator=generator)
@@ -45,7 +45,7 @@ def adapters(trunk: Trunk) -> Iterator[tuple[str, LoraLinear]]:
 
 
 def states(trunk: Trunk, name: str) -> torch.Tensor:
-    return trunk(Batch.of(pack(texts(name)), trunk.spec, CPU))
+    return trunk(DeviceBatch.of(pack(texts(name)), trunk.spec, CPU))
 
 
 @pytest.mark.parametrize("name", ["roberta", GATED])
@@ -116,8 +116,8 @@ def test_only_the_low_rank_parts_are_learnt() -> None:
 def test_merged_it_is_a_plain_trunk_of_the_same_states(name: str) -> None:
     targets = (*ALL, "gate") if name == GATED else ALL
     trunk = adapted(name, LoraSettings(r=2, alpha=0.5, targets=targets))
-    arrays = to_arrays(merged(trunk))
-    assert arrays.keys() == trunk_arrays(trunk.spec).keys()
+    arrays = to_arrays(merge_lora(trunk))
+    assert arrays.keys() == trunk_shapes(trunk.spec).keys()
     plain = Trunk.of(trunk.spec, arrays)
     torch.testing.assert_close(states(plain, name), states(trunk, name), rtol=1e-10, atol=1e-10)
     with torch.no_grad():
@@ -129,7 +129,7 @@ def test_merged_it_is_a_plain_trunk_of_the_same_states(name: str) -> None:
 
 def test_a_plain_trunk_is_merged_already() -> None:
     spec, arrays = model("roberta")
-    found = to_arrays(merged(Trunk.of(spec, arrays)))
+    found = to_arrays(merge_lora(Trunk.of(spec, arrays)))
     assert found.keys() == arrays.keys()
     for name, array in arrays.items():
         np.testing.assert_array_equal(found[name], array)
@@ -155,7 +155,7 @@ def test_gradients_reach_the_first_layer_through_recomputed_ones() -> None:
 def test_a_half_trunk_has_half_parts() -> None:
     spec, arrays = model("roberta")
     trunk = Trunk.of(spec, arrays).bfloat16()
-    adapt(trunk, LoraSettings())
+    apply_lora(trunk, LoraSettings())
     assert {module.lora_a.dtype for _, module in adapters(trunk)} == {torch.bfloat16}
 
 
@@ -170,6 +170,6 @@ def test_a_half_trunk_has_half_parts() -> None:
 def test_an_unknown_target_lists_those_that_are_there(name: str, target: str, told: str) -> None:
     trunk = trunk_of(name)
     with pytest.raises(InputError, match=f"^lora.targets: {told}"):
-        adapt(trunk, LoraSettings(targets=("query", target)))
+        apply_lora(trunk, LoraSettings(targets=("query", target)))
     assert not list(adapters(trunk))
     assert all(parameter.requires_grad for parameter in trunk.parameters())

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gnomon.errors import InputError
-from gnomon.train.data.mixture import lines_of, weights_of
+from gnomon.train.data.mixture import max_lines, compute_weights
 from gnomon.train.recipe.schema import DataSource, MixtureSettings
 
 
@@ -32,9 +32,9 @@ def test_weights_that_are_given_become_shares(weights: list[float]) -> None:
     sources = sources_of(*weights)
     if not any(weights):
         with pytest.raises(InputError, match="the weight of every source is 0"):
-            weights_of(sources, [1] * len(sources), MixtureSettings())
+            compute_weights(sources, [1] * len(sources), MixtureSettings())
         return
-    found = weights_of(sources, [1] * len(sources), MixtureSettings(alpha=0.3, cap=1))
+    found = compute_weights(sources, [1] * len(sources), MixtureSettings(alpha=0.3, cap=1))
     parts = np.array(weights) / max(weights)
     assert found.dtype == np.float64
     np.testing.assert_allclose(found, parts / parts.sum())
@@ -42,13 +42,13 @@ def test_weights_that_are_given_become_shares(weights: list[float]) -> None:
 
 def test_weights_for_some_are_refused() -> None:
     with pytest.raises(InputError, match="source 's1' has no weight, and others have; give one to every source"):
-        weights_of(sources_of(1.0, None, 2.0), [1, 2, 3], MixtureSettings())
+        compute_weights(sources_of(1.0, None, 2.0), [1, 2, 3], MixtureSettings())
 
 
 @pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf")])
 def test_what_is_no_weight_is_refused(weight: float) -> None:
     with pytest.raises(InputError, match=rf"the weight of source 's1' is {weight}; a weight is a finite number from 0"):
-        weights_of(sources_of(1.0, weight), [1, 2], MixtureSettings())
+        compute_weights(sources_of(1.0, weight), [1, 2], MixtureSettings())
 
 
 # ---- by rows
@@ -60,7 +60,7 @@ def test_what_is_no_weight_is_refused(weight: float) -> None:
     cap=st.none() | st.integers(1, 2**30),
 )
 def test_shares_are_powers_of_rows_up_to_the_cap(rows: list[int], alpha: float, cap: int | None) -> None:
-    found = weights_of(sources_of(*[None] * len(rows)), rows, MixtureSettings(alpha=alpha, cap=cap))
+    found = compute_weights(sources_of(*[None] * len(rows)), rows, MixtureSettings(alpha=alpha, cap=cap))
     powers = [float(min(count, cap or count)) ** alpha for count in rows]
     np.testing.assert_allclose(found, np.array(powers) / sum(powers), rtol=1e-9)
 
@@ -68,12 +68,12 @@ def test_shares_are_powers_of_rows_up_to_the_cap(rows: list[int], alpha: float, 
 @pytest.mark.parametrize("alpha", [-0.5, float("nan"), float("inf")])
 def test_an_alpha_out_of_range_is_refused(alpha: float) -> None:
     with pytest.raises(InputError, match=rf"mixture\.alpha is {alpha}; it is a number from 0"):
-        weights_of(sources_of(None), [1], MixtureSettings(alpha=alpha))
+        compute_weights(sources_of(None), [1], MixtureSettings(alpha=alpha))
 
 
 def test_a_cap_below_1_is_refused() -> None:
     with pytest.raises(InputError, match=r"mixture\.cap is 0; it is how many rows"):
-        weights_of(sources_of(None), [1], MixtureSettings(cap=0))
+        compute_weights(sources_of(None), [1], MixtureSettings(cap=0))
 
 
 # ---- data_config.json
@@ -94,14 +94,14 @@ def test_a_data_config_is_matched_by_name_and_by_file(tmp_path: Path) -> None:
         DataSource(("/data/title_body/cooking.jsonl.gz",), name="bodies"),
         DataSource(("/other/gooaq_pairs.parquet",)),
     ]
-    assert weights_of(sources, [9] * 4, settings).tolist() == [0.4, 0.1, 0.2, 0.3]
-    assert [lines_of(settings, source) for source in sources] == [7, None, 23705, 3012496]
-    assert lines_of(MixtureSettings(), sources[0]) is None
+    assert compute_weights(sources, [9] * 4, settings).tolist() == [0.4, 0.1, 0.2, 0.3]
+    assert [max_lines(settings, source) for source in sources] == [7, None, 23705, 3012496]
+    assert max_lines(MixtureSettings(), sources[0]) is None
 
 
 def refused(tmp_path: Path, entries: Any, sources: list[DataSource], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        weights_of(sources, [1] * len(sources), configured(tmp_path, entries))
+        compute_weights(sources, [1] * len(sources), configured(tmp_path, entries))
 
 
 @pytest.mark.parametrize(
@@ -147,4 +147,4 @@ def test_weights_in_two_places_are_refused(tmp_path: Path) -> None:
 
 def test_a_data_config_that_is_not_there_is_refused() -> None:
     with pytest.raises(InputError, match=r"data_config none\.json cannot be read: No such file"):
-        lines_of(MixtureSettings(data_config="none.json"), DataSource(("x.jsonl",)))
+        max_lines(MixtureSettings(data_config="none.json"), DataSource(("x.jsonl",)))

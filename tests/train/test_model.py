@@ -16,14 +16,14 @@ from twin import checkpoint as golden_checkpoint
 
 from gnomon import Encoder
 from gnomon.checkpoint.folder import Checkpoint, read_folder
-from gnomon.checkpoint.hub import resolve
+from gnomon.checkpoint.hub import resolve_source
 from gnomon.checkpoint.save import save_folder
 from gnomon.packed import Packed, pack
-from gnomon.spec import PoolingSpec, TrunkSpec, arrays_of, trunk_arrays
+from gnomon.spec import PoolingSpec, TrunkSpec, model_shapes, trunk_shapes
 from gnomon.tokenizer import Tokenizer
 from gnomon.train.model import Model
 from gnomon.train.recipe.schema import LoraSettings, Recipe
-from gnomon.train.state import Chunking, chunking_of
+from gnomon.train.state import Chunking, choose_chunking
 
 pytestmark = pytest.mark.filterwarnings("ignore::gnomon.errors.Notice")
 
@@ -108,7 +108,7 @@ def test_its_arrays_are_those_of_the_checkpoint_and_copies(golden: Path) -> None
     base = golden_checkpoint(golden.name)
     model = Model(base)
     found = model.arrays()
-    assert found.keys() == arrays_of(base.spec).keys()
+    assert found.keys() == model_shapes(base.spec).keys()
     for name, array in found.items():
         assert np.array_equal(array, base.arrays[name].astype(np.float32)), name
     before = {name: np.array(array) for name, array in base.arrays.items()}
@@ -127,9 +127,9 @@ def test_what_was_trained_is_written_and_read_again(golden: Path, tmp_path: Path
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(1.01)
-    changed = model.trained(readme=b"trained")
+    changed = model.to_checkpoint(readme=b"trained")
     assert changed.readme == b"trained"
-    again = read_folder(resolve(save_folder(changed, tmp_path / "model")))
+    again = read_folder(resolve_source(save_folder(changed, tmp_path / "model")))
     assert_same(vectors(Model(again), packed_of(again, TEXTS)), vectors(model, packed_of(base, TEXTS)), 1e-6)
     assert base.readme != b"trained"
 
@@ -180,7 +180,7 @@ def test_bf16_has_gradients_in_float32_near_the_exact_ones() -> None:
 def test_low_rank_parts_are_merged_when_arrays_are_asked_for() -> None:
     base = checkpoint(bert(wide=(8,)))
     model = Model(base, lora=LoraSettings(r=2, targets=("query", "up")), dropout=0.0)
-    assert model.arrays().keys() == arrays_of(base.spec).keys()
+    assert model.arrays().keys() == model_shapes(base.spec).keys()
     learnt = {name for name, each in model.named_parameters() if each.requires_grad}
     adapted = [f"layers.{index}.{part}" for index in range(BERT.layers) for part in ("query", "up")]
     trunk = {f"trunk.{name}.lora_{ab}" for name in adapted for ab in "ab"}
@@ -188,10 +188,10 @@ def test_low_rank_parts_are_merged_when_arrays_are_asked_for() -> None:
     with torch.no_grad():
         for name in trunk:
             model.get_parameter(name).normal_(generator=torch.Generator().manual_seed(len(name)))
-    merged = Model(model.trained())
+    merged = Model(model.to_checkpoint())
     packed = packed_of(base, [*texts()])
     assert_same(vectors(merged, packed), vectors(model, packed))
-    changed = {name for name in trunk_arrays(BERT) if not np.array_equal(model.arrays()[name], base.arrays[name])}
+    changed = {name for name in trunk_shapes(BERT) if not np.array_equal(model.arrays()[name], base.arrays[name])}
     assert changed == {f"{name}.weight" for name in adapted}
 
 
@@ -237,10 +237,10 @@ def test_a_batch_that_fits_passes_at_once_and_a_larger_one_in_small_chunks() -> 
     base = replace(spec, trunk=replace(spec.trunk, hidden=768, layers=12, heads=12))
     large = replace(spec, trunk=replace(spec.trunk, hidden=1024, layers=240))
     # 2 GiB of 22 float32 numbers for each token, unit and layer
-    assert chunking_of(recipe, small, cpu) == Chunking(one_pass=21_183, chunk=4096)
-    assert chunking_of(recipe, base, cpu) == Chunking(2647, 2647)
-    assert chunking_of(recipe, large, cpu) == Chunking(512, 512)
-    assert chunking_of(recipe, static(), cpu) == Chunking(65_536, 65_536)
-    assert chunking_of(replace(recipe, chunk_tokens=1000), small, cpu) == Chunking(1000, 1000)
-    chunking = Chunking(one_pass=100, chunk=10)
-    assert [chunking.chunk_for(tokens) for tokens in (1, 100, 101)] == [100, 100, 10]
+    assert choose_chunking(recipe, small, cpu) == Chunking(one_pass_tokens=21_183, chunk=4096)
+    assert choose_chunking(recipe, base, cpu) == Chunking(2647, 2647)
+    assert choose_chunking(recipe, large, cpu) == Chunking(512, 512)
+    assert choose_chunking(recipe, static(), cpu) == Chunking(65_536, 65_536)
+    assert choose_chunking(replace(recipe, chunk_tokens=1000), small, cpu) == Chunking(1000, 1000)
+    chunking = Chunking(one_pass_tokens=100, chunk=10)
+    assert [chunking.chunk_tokens_for(tokens) for tokens in (1, 100, 101)] == [100, 100, 10]

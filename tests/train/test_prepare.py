@@ -9,21 +9,21 @@ from little_runs import bert, checkpoint, graded, recipe_of, rows, taught, write
 
 from gnomon.errors import InputError
 from gnomon.tokenizer import Tokenizer
-from gnomon.train.data.prepare import Data, open_data, steps_of
+from gnomon.train.data.prepare import TrainingData, open_training_data, count_steps
 from gnomon.train.distributed import Ranks
 from gnomon.train.recipe.schema import DataSource, LossSettings, Recipe, ValidationSettings
 
 
-def opened(recipe: Recipe) -> Data:
+def opened(recipe: Recipe) -> TrainingData:
     base = checkpoint(bert())
-    return open_data(recipe, base.spec, Tokenizer(base.tokenizer, base.spec.tokenizer), Ranks(), progress=False)
+    return open_training_data(recipe, base.spec, Tokenizer(base.tokenizer, base.spec.tokenizer), Ranks(), progress=False)
 
 
 @pytest.fixture
 def of(tmp_path: Path) -> Any:
     """Opens a recipe of sources, each given by its rows and settings."""
 
-    def made(*sources: tuple[list[dict[str, Any]], dict[str, Any]], **changes: Any) -> Data:
+    def made(*sources: tuple[list[dict[str, Any]], dict[str, Any]], **changes: Any) -> TrainingData:
         written = []
         for place, (lines, settings) in enumerate(sources):
             source = write(tmp_path / f"rows{place}.jsonl", lines)
@@ -35,7 +35,7 @@ def of(tmp_path: Path) -> Any:
 
 def test_sources_are_opened_by_name_with_their_weights(of: Any, tmp_path: Path) -> None:
     data = of((rows(40), {"name": "first", "weight": 3.0}), (rows(30, seed=1), {"weight": 1.0}))
-    assert [index.name for index in data.indexes] == ["first", "rows1"]
+    assert [index.name for index in data.datasets] == ["first", "rows1"]
     assert data.weights.tolist() == [0.75, 0.25]
     assert [*data.fingerprints] == ["first", "rows1"]
     assert len({*data.fingerprints.values()}) == 2
@@ -74,7 +74,7 @@ def test_held_out_rows_are_of_every_source_and_never_drawn(of: Any) -> None:
 def test_a_batch_is_told_as_it_stands_in_the_file(lines: list[dict[str, Any]], loss: LossSettings, of: Any) -> None:
     data = of((lines, {}), loss=loss)
     some = data.collator.rows_at(data.sampler.batch_at(2))
-    told = [*data.as_written(some)]
+    told = [*data.to_records(some)]
     assert len(told) == 8
     for row, entry in zip(some.rows_B.tolist(), told, strict=True):
         assert entry.pop("place").endswith(f"rows0.jsonl, line {row + 1}")
@@ -96,7 +96,7 @@ def test_a_batch_is_told_as_it_stands_in_the_file(lines: list[dict[str, Any]], l
 def test_steps_are_those_asked_for_or_epochs_of_all_rows(changes: dict[str, Any], steps: int, of: Any) -> None:
     data = of((rows(40), {}), (rows(30, seed=1), {}), **changes)
     source = DataSource(("x",))
-    assert steps_of(recipe_of(Path("m"), Path("o"), source, **changes), data) == steps
+    assert count_steps(recipe_of(Path("m"), Path("o"), source, **changes), data) == steps
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 from little_runs import bert
 
 from gnomon.spec import SYMMETRIC
-from gnomon.train.prompts import Prompts, with_prompts
+from gnomon.train.prompts import SourcePrompts, apply_prompts
 
 E5: dict[str, Any] = {
     "prompts": {"query": "query: ", "passage": "passage: "},
@@ -18,12 +18,12 @@ STELLA: dict[str, Any] = {
 }
 
 
-def pairs(query: str, document: str, source: str = "a") -> Prompts:
-    return Prompts(source, query, document, graded=False)
+def pairs(query: str, document: str, source: str = "a") -> SourcePrompts:
+    return SourcePrompts(source, query, document, has_labels=False)
 
 
-def graded(query: str, document: str | None = None, source: str = "b") -> Prompts:
-    return Prompts(source, query, query if document is None else document, graded=True)
+def graded(query: str, document: str | None = None, source: str = "b") -> SourcePrompts:
+    return SourcePrompts(source, query, query if document is None else document, has_labels=True)
 
 
 @pytest.mark.parametrize(
@@ -40,32 +40,32 @@ def graded(query: str, document: str | None = None, source: str = "b") -> Prompt
     ],
 )
 def test_c4_prompts_are_those_of_training_under_the_models_names(
-    own: dict[str, Any], used: list[Prompts], prompts: dict[str, str]
+    own: dict[str, Any], used: list[SourcePrompts], prompts: dict[str, str]
 ) -> None:
     spec = bert(**own)
-    found, notices = with_prompts(spec, used)
+    found, notices = apply_prompts(spec, used)
     assert (found.prompts, notices) == (prompts, [])
     assert (found.default_prompt_name, found.query_prompt_names) == (None, spec.query_prompt_names)
 
 
 def test_c5_a_default_prompt_takes_no_other_tasks_name() -> None:
-    spec, _ = with_prompts(bert(**E5), [graded("S: ")])
+    spec, _ = apply_prompts(bert(**E5), [graded("S: ")])
     assert spec.prompts == E5["prompts"] | {"default": "S: "}
     assert (spec.default_prompt_name, spec.symmetric_prompt_name) == ("default", "default")
     assert (spec.query_prompt_name(), spec.document_prompt_name) == ("query", "passage")
-    spec, _ = with_prompts(bert(**STELLA), [graded("S: ")])
+    spec, _ = apply_prompts(bert(**STELLA), [graded("S: ")])
     assert spec.prompts == {"s2p": "find: ", "s2s": "same: ", "default": "S: ", "document": "S: "}
     assert spec.query_prompt_name("sts") == "s2s" and spec.symmetric_prompt_name == "default"
-    spec, _ = with_prompts(bert(prompts={"sts": "s: "}, default_prompt_name="sts"), [graded("S: "), pairs("", "")])
+    spec, _ = apply_prompts(bert(prompts={"sts": "s: "}, default_prompt_name="sts"), [graded("S: "), pairs("", "")])
     assert (spec.prompts, spec.default_prompt_name) == ({"sts": "S: "}, "sts")
-    spec, _ = with_prompts(bert(prompts={"sts": "s: "}, default_prompt_name="sts"), [graded("")])
+    spec, _ = apply_prompts(bert(prompts={"sts": "s: "}, default_prompt_name="sts"), [graded("")])
     assert spec.symmetric_prompt_name is None
 
 
 def test_c5_graded_pairs_whose_prompts_differ_are_told_of() -> None:
-    spec, notices = with_prompts(bert(), [graded("S: "), graded("T: ", source="c"), pairs("q: ", "")])
+    spec, notices = apply_prompts(bert(), [graded("S: "), graded("T: ", source="c"), pairs("q: ", "")])
     assert (spec.prompts, spec.default_prompt_name) == ({"query": "q: ", "document": ""}, None)
     (notice,) = notices
     assert "graded pairs: 'S: ' (b), 'T: ' (c)" in notice
-    spec, notices = with_prompts(bert(), [graded("a: ", "b: "), pairs("a: ", "b: ")])
+    spec, notices = apply_prompts(bert(), [graded("a: ", "b: "), pairs("a: ", "b: ")])
     assert (spec.prompts, notices) == ({"query": "a: ", "document": "b: "}, [])

@@ -26,7 +26,7 @@ from gnomon.train.recipe.schema import (
     Recipe,
     ValidationSettings,
 )
-from gnomon.train.recipe.toml import printed, read, shipped, to_toml
+from gnomon.train.recipe.toml import render_toml, read, shipped_recipes, to_toml
 
 SMALL = 'model = "m"\noutput = "out"\n[[sources]]\npath = "pairs.jsonl"\n'
 
@@ -327,9 +327,9 @@ def test_the_rules_know_every_key() -> None:
     for kind, ranges in checks.RANGES.items():
         numbers = {name for name, hint in get_type_hints(kind).items() if _numeric(hint)}
         assert {*ranges} == numbers - {"n_dims_per_step"}, kind  # has a rule of its own
-    assert {*checks.ONLY_OF} == {field.name for field in fields(LossSettings)} - {"name"}
+    assert {*checks.LOSSES_BY_KEY} == {field.name for field in fields(LossSettings)} - {"name"}
     assert {*get_args(get_type_hints(LossSettings)["name"])} == {
-        name for names in checks.ONLY_OF.values() for name in names
+        name for names in checks.LOSSES_BY_KEY.values() for name in names
     } | {"cosine_regression"}
 
 
@@ -342,14 +342,14 @@ def _numeric(hint: Any) -> bool:
 
 @pytest.mark.parametrize("name", ["e5-stage2", "gist", "multi-qa"])
 def test_a_recipe_that_ships_is_read_and_printed_with_its_comments(name: str, tmp_path: Path) -> None:
-    assert name in shipped()
-    text = printed(name)
-    for line in shipped()[name].read_text("utf-8").splitlines():
+    assert name in shipped_recipes()
+    text = render_toml(name)
+    for line in shipped_recipes()[name].read_text("utf-8").splitlines():
         assert line in text
     assert "seed = 42  # default" in text
     (tmp_path / "printed.toml").write_text(text, "utf-8")
     assert read(tmp_path / "printed.toml") == read(name)
-    assert printed(tmp_path / "printed.toml") == to_toml(read(name))
+    assert render_toml(tmp_path / "printed.toml") == to_toml(read(name))
 
 
 @pytest.mark.parametrize(
@@ -371,7 +371,7 @@ def test_a_recipe_that_ships_runs_on_other_pairs_by_overrides(name: str, more: l
 
 def test_with_overrides_the_comments_are_left_out() -> None:
     """They say where the published value is from."""
-    text = printed("gist", ["batch_size=64"])
+    text = render_toml("gist", ["batch_size=64"])
     assert "#" not in text
     assert tomllib.loads(text)["batch_size"] == 64
 

@@ -96,7 +96,7 @@ def assert_same_end(found: Recipe, wanted: Recipe) -> None:
     for path in (theirs / "model").rglob("*.safetensors"):
         assert (ours / path.relative_to(theirs)).read_bytes() == path.read_bytes()
     assert story(found) == story(wanted)
-    one, other = (checkpoints.load(checkpoints.steps(each / "checkpoints")[STEPS]) for each in (ours, theirs))
+    one, other = (checkpoints.load(checkpoints.checkpoints_by_step(each / "checkpoints")[STEPS]) for each in (ours, theirs))
     assert one.tensors.keys() == other.tensors.keys()
     for name, tensor in one.tensors.items():
         assert np.array_equal(tensor.float().numpy(), other.tensors[name].float().numpy()), name
@@ -171,7 +171,7 @@ def test_c9_a_signal_to_one_rank_stops_both_behind_a_checkpoint(
     go(wanted, world=2)
     ended = in_processes(run, found, False, Blow(signal_, 5, rank=1), world=2)
     assert [each.error for each in ended] == [error] * 2
-    assert [*checkpoints.steps(Path(found.output) / "checkpoints")] == [4, 6]
+    assert [*checkpoints.checkpoints_by_step(Path(found.output) / "checkpoints")] == [4, 6]
     go(found, world=2, resume=True)
     assert_same_end(found, wanted)
 
@@ -326,7 +326,7 @@ def test_what_changes_no_weight_may_change(stopped: Recipe, tmp_path: Path) -> N
     other = replace(stopped, save_steps=1, logging_steps=2, save_total_limit=9)
     found = weights(train(other, progress=False, resume=True))
     assert all(np.array_equal(array, found[name]) for name, array in wanted.items())
-    assert [*checkpoints.steps(Path(stopped.output) / "checkpoints")] == [4, 5, 6]
+    assert [*checkpoints.checkpoints_by_step(Path(stopped.output) / "checkpoints")] == [4, 5, 6]
 
 
 def test_what_changes_the_last_digits_is_told(stopped: Recipe, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from gnomon.errors import InputError
 from gnomon.train.data import permutation
 from gnomon.train.data import sampler as sampling
-from gnomon.train.data.sampler import BLOCK, WINDOW, Sampler, negatives_of, share
+from gnomon.train.data.sampler import BLOCK, WINDOW, Sampler, select_negatives, shard
 
 SEEDS = st.integers(0, 2**31)
 
@@ -76,9 +76,9 @@ def test_a_far_batch_costs_no_more_than_a_near_one(monkeypatch: pytest.MonkeyPat
 
     def counted(places: Any, n: int, key: Any) -> Any:
         asked.append(len(places))
-        return permutation.permuted(places, n, key)
+        return permutation.permute(places, n, key)
 
-    monkeypatch.setattr(sampling, "permuted", counted)
+    monkeypatch.setattr(sampling, "permute", counted)
     sampler_of([numbered(1000)], batch_size=32).batch_at(100_000)
     assert sum(asked) == 32
 
@@ -153,7 +153,7 @@ def test_no_query_or_positive_stands_in_two_rows(
     assert sum(map(len, pairs)) == len(set().union(*pairs))
     assert len(rows) >= 1
     if not masked:
-        negatives_BK = negatives_of(index, drawn.rows_B, index.negatives, seed=seed, batch=batch).tolist()
+        negatives_BK = select_negatives(index, drawn.rows_B, index.negatives, seed=seed, batch=batch).tolist()
         negatives = [texts_of(index, row, own) - pair for row, own, pair in zip(rows, negatives_BK, pairs, strict=True)]
         for place, own in enumerate(negatives):
             assert not own & set().union(*pairs[:place], *pairs[place + 1 :])
@@ -223,10 +223,10 @@ def test_c6_rows_that_share_their_negatives_fill_their_batches_and_are_all_seen(
     assert [len(each.rows_B) for each in drawn] == [32] * 25
     assert sum(each.replaced for each in drawn) <= 2
     assert len({row for each in drawn[:13] for row in each.rows_B.tolist()}) >= 398
-    assert sampler.filled(0) == 32
+    assert sampler.mean_batch_rows(0) == 32
     among = fake_index([f"q{row}" for row in range(400)], [f"d{row % 60}" for row in range(400)], negatives)
-    assert sampler_of([among], batch_size=32).filled(0) == 32
-    assert 5 < sampler_of([among], batch_size=32, masked=False).filled(0) < 20
+    assert sampler_of([among], batch_size=32).mean_batch_rows(0) == 32
+    assert 5 < sampler_of([among], batch_size=32, masked=False).mean_batch_rows(0) < 20
 
 
 def test_c6_what_fills_a_batch_is_known_before_it_is_drawn() -> None:
@@ -236,10 +236,10 @@ def test_c6_what_fills_a_batch_is_known_before_it_is_drawn() -> None:
     drawn = [sampler.batch_at(batch) for batch in range(12)]
     rows = sum(len(each.rows_B) for each in drawn)
     assert 12 * 4 < rows < 96
-    assert sampler.filled(0) == rows / 12
+    assert sampler.mean_batch_rows(0) == rows / 12
     shared = sampler_of([index], batch_size=8, world=4)
-    assert shared.filled(0) == sum(len(each.rows_B) // 4 * 4 for each in drawn) / 12
-    assert sampler_of([index], batch_size=8, duplicates="keep").filled(0) == 8
+    assert shared.mean_batch_rows(0) == sum(len(each.rows_B) // 4 * 4 for each in drawn) / 12
+    assert sampler_of([index], batch_size=8, duplicates="keep").mean_batch_rows(0) == 8
 
 
 def test_c14_texts_that_an_uncased_model_reads_alike_do_not_stand_together() -> None:
@@ -288,7 +288,7 @@ def test_held_out_rows_are_never_drawn(rows: int, seed: int, data: st.DataObject
     assert drawn <= free
     if keep == "keep" or index is not twice:  # else a row may be replaced by another, in each of the two epochs
         assert drawn == free
-    assert len(free) == sampler.rows_to_draw(0) == index.rows - held_out - sampler.kept_apart(0)
+    assert len(free) == sampler.rows_per_epoch(0) == index.rows - held_out - sampler.kept_apart(0)
 
 
 @calm
@@ -338,7 +338,7 @@ def test_c3_no_held_out_query_of_any_source_is_trained_on(
         turns = 2 * index.rows  # an epoch may end within a window, whose batches come in an order of their own
         drawn = {row for turn in range(turns) for row in sampler._draw(turn, source, turn).rows_B.tolist()}
         assert drawn == free - {*sampler.held_out_rows(source).tolist()}
-        assert sampler.rows_to_draw(source) == len(drawn)
+        assert sampler.rows_per_epoch(source) == len(drawn)
 
 
 def test_c11_a_source_whose_queries_are_all_held_out_names_validation_rows() -> None:
@@ -366,7 +366,7 @@ def test_nothing_is_held_out_unless_asked() -> None:
 def test_the_realised_mix_is_near_the_asked_one(weights: list[int], seed: int) -> None:
     assume(any(weights))
     batches, shares = 20_000, np.array(weights) / sum(weights)
-    found = sampler_of([numbered(4)] * len(weights), weights, seed=seed).realised(batches)
+    found = sampler_of([numbered(4)] * len(weights), weights, seed=seed).count_batches_per_source(batches)
     assert found.sum() == batches
     assert (found[shares == 0] == 0).all()
     assert (np.abs(found - batches * shares) <= 6 * np.sqrt(batches * shares * (1 - shares))).all()
@@ -379,11 +379,11 @@ def test_realised_counts_the_sources_of_batches(batches: int, seed: int) -> None
     step = max(1, batches // 50)
     counted = Counter(sampler.source_at(batch) for batch in range(0, batches, step))
     assert set(counted) <= {0, 1, 2}
-    exact = sampler.realised(batches)
+    exact = sampler.count_batches_per_source(batches)
     assert exact.sum() == batches
     if step == 1:
         assert exact.tolist() == [counted[source] for source in range(3)]
-    assert sampler_of([numbered(4)] * 3, [1, 2, 3], seed=seed).realised(batches).tolist() == exact.tolist()
+    assert sampler_of([numbered(4)] * 3, [1, 2, 3], seed=seed).count_batches_per_source(batches).tolist() == exact.tolist()
 
 
 def test_each_source_has_its_own_turns() -> None:
@@ -446,7 +446,7 @@ def test_a_bucket_is_in_no_order_of_length_within() -> None:
 @given(rows=st.integers(0, 100), world=st.integers(1, 8))
 def test_the_shares_of_the_ranks_are_the_batch(rows: int, world: int) -> None:
     rows_B = np.arange(rows) * 3
-    shares = [share(rows_B, rank, world).tolist() for rank in range(world)]
+    shares = [shard(rows_B, rank, world).tolist() for rank in range(world)]
     assert {len(each) for each in shares} == {rows // world}
     assert [row for each in shares for row in each] == rows_B[: rows // world * world].tolist()
 
@@ -459,19 +459,19 @@ def test_the_shares_of_the_ranks_are_the_batch(rows: int, world: int) -> None:
 def test_negatives_are_drawn_of_each_row_and_stay_in_order(counts: list[int], number: int, seed: int) -> None:
     index = fake_index(["q"] * len(counts), ["p"] * len(counts), [["n"] * count for count in counts])
     rows_B = np.random.default_rng(seed).permutation(len(counts))
-    drawn = negatives_of(index, rows_B, number, seed=seed, batch=3)
+    drawn = select_negatives(index, rows_B, number, seed=seed, batch=3)
     assert drawn.shape == (len(counts), number)
     for row, entries in zip(rows_B.tolist(), drawn.tolist(), strict=True):
         assert entries == sorted({*entries})
         assert all(index.negative_bounds[row] <= entry < index.negative_bounds[row + 1] for entry in entries)
-        assert negatives_of(index, np.array([row]), number, seed=seed, batch=3).tolist() == [entries]
+        assert select_negatives(index, np.array([row]), number, seed=seed, batch=3).tolist() == [entries]
 
 
 def test_negatives_are_drawn_evenly_and_anew_for_each_batch() -> None:
     index = fake_index(["q"] * 2, ["p"] * 2, [["n"] * 5, ["n"] * 7])
     batches = 2000
     drawn = np.concatenate(
-        [negatives_of(index, np.arange(2), 2, seed=1, batch=batch).reshape(-1) for batch in range(batches)]
+        [select_negatives(index, np.arange(2), 2, seed=1, batch=batch).reshape(-1) for batch in range(batches)]
     )
     expected = np.repeat([batches * 2 / 5, batches * 2 / 7], [5, 7])
     assert (np.abs(np.bincount(drawn) - expected) < 5 * np.sqrt(expected)).all()
@@ -479,8 +479,8 @@ def test_negatives_are_drawn_evenly_and_anew_for_each_batch() -> None:
 
 def test_all_negatives_where_no_number_is_given() -> None:
     index = fake_index(["q"] * 3, ["p"] * 3, [["n"] * 2] * 3)
-    assert negatives_of(index, np.array([2, 0]), None, seed=1, batch=0).tolist() == [[4, 5], [0, 1]]
-    assert negatives_of(numbered(3), np.array([2, 0]), None, seed=1, batch=0).shape == (2, 0)
+    assert select_negatives(index, np.array([2, 0]), None, seed=1, batch=0).tolist() == [[4, 5], [0, 1]]
+    assert select_negatives(numbered(3), np.array([2, 0]), None, seed=1, batch=0).shape == (2, 0)
 
 
 # ---- what cannot be sampled

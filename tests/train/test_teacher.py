@@ -14,9 +14,9 @@ from rank_processes import in_threads
 from gnomon import Encoder
 from gnomon.errors import InputError
 from gnomon.tokenizer import Tokenizer
-from gnomon.train.data.prepare import open_data
+from gnomon.train.data.prepare import open_training_data
 from gnomon.train.distributed import Ranks
-from gnomon.train.objectives.teacher import Guide
+from gnomon.train.objectives.teacher import TeacherModel
 from gnomon.train.recipe.schema import LossSettings, MatryoshkaSettings
 
 
@@ -25,7 +25,7 @@ def made(tmp_path: Path, guide: Path, negatives: int) -> tuple[Any, Any]:
     source = write(tmp_path / "rows.jsonl", rows(30, negatives=negatives))
     recipe = recipe_of(tmp_path, tmp_path / "out", source, loss=LossSettings("gist", guide=str(guide)))
     base = checkpoint(bert())
-    return recipe, open_data(recipe, base.spec, Tokenizer(base.tokenizer, base.spec.tokenizer), Ranks(), progress=False)
+    return recipe, open_training_data(recipe, base.spec, Tokenizer(base.tokenizer, base.spec.tokenizer), Ranks(), progress=False)
 
 
 @pytest.mark.filterwarnings("ignore::gnomon.errors.Notice")
@@ -35,7 +35,7 @@ def test_its_vectors_are_its_encoders(negatives: int, tmp_path: Path, golden_fol
     guide = golden_folder(E5)
     recipe, data = made(tmp_path, guide, negatives)
     some = data.collator.rows_at(data.sampler.batch_at(0))
-    queries, positives, others = Guide(recipe, Ranks(), bert())(some)
+    queries, positives, others = TeacherModel(recipe, Ranks(), bert())(some)
     encoder = Encoder.load(guide, device="cpu", threads=1)
     assert_same(queries, encoder.encode_query(some.queries))
     assert_same(positives, encoder.encode_document(some.positives))
@@ -63,14 +63,14 @@ def test_it_computes_in_bfloat16_where_the_model_does(
     model = str(saved(bert(), tmp_path / "model", seed=1))
     loss = LossSettings("gist", guide=model) if role == "guide" else LossSettings("distill_kl", teacher=model)
     recipe = recipe_of(tmp_path, tmp_path / "out", source, loss=loss, bf16=bf16)
-    assert wanted in Guide(recipe, Ranks(), bert()).encoder.engine.name
+    assert wanted in TeacherModel(recipe, Ranks(), bert()).encoder.engine.name
 
 
 def test_prompts_of_the_guide_are_used(tmp_path: Path) -> None:
     guide = saved(bert(prompts={"query": "where is the ", "document": "old "}), tmp_path / "guide", seed=1)
     recipe, data = made(tmp_path, guide, 0)
     some = data.collator.rows_at(data.sampler.batch_at(0))
-    queries, positives, _ = Guide(recipe, Ranks(), bert())(some)
+    queries, positives, _ = TeacherModel(recipe, Ranks(), bert())(some)
     encoder = Encoder.load(guide, device="cpu", threads=1)
     assert_same(queries, encoder.encode(["where is the " + text for text in some.queries], prompt=""))
     assert_same(positives, encoder.encode(["old " + text for text in some.positives], prompt=""))
@@ -81,11 +81,11 @@ def test_each_rank_encodes_its_own_and_has_all(negatives: int, tmp_path: Path) -
     guide = saved(bert(), tmp_path / "guide", seed=1)
     recipe, data = made(tmp_path, guide, negatives)
     draw = data.sampler.batch_at(3)
-    whole = Guide(recipe, Ranks(), bert())(data.collator.rows_at(draw))
+    whole = TeacherModel(recipe, Ranks(), bert())(data.collator.rows_at(draw))
     counts: list[int] = []
 
     def rank(ranks: Ranks) -> Any:
-        own = Guide(recipe, ranks, bert())
+        own = TeacherModel(recipe, ranks, bert())
         inner = own.encoder.encode_query
         own.encoder.encode_query = lambda texts, **how: counts.append(len(texts)) or inner(texts, **how)
         return own(data.collator.rows_at(draw, ranks.rank, ranks.world))
@@ -103,7 +103,7 @@ def test_long_texts_are_cut_without_a_word(tmp_path: Path, capfd: pytest.Capture
     recipe, data = made(tmp_path, guide, 0)
     some = data.collator.rows_at(data.sampler.batch_at(0))
     some.positives[0] = "noon " * 400
-    _, positives, _ = Guide(recipe, Ranks(), bert())(some)
+    _, positives, _ = TeacherModel(recipe, Ranks(), bert())(some)
     assert positives.isfinite().all()
     assert capfd.readouterr().err == ""
 
@@ -120,7 +120,7 @@ def test_translations_learn_the_vector_of_their_query(prompts: dict[str, str], t
     seen: list[list[str]] = []
 
     def rank(ranks: Ranks) -> Any:
-        own = Guide(recipe, ranks, bert())
+        own = TeacherModel(recipe, ranks, bert())
         inner = own.encoder.encode_document
         own.encoder.encode_document = lambda texts, **how: seen.append(texts) or inner(texts, **how)
         return own(data.collator.rows_at(draw, ranks.rank, ranks.world))
@@ -138,7 +138,7 @@ def test_a_model_that_cuts_its_vectors_teaches_all_of_them(tmp_path: Path) -> No
     recipe, data = made(tmp_path, teacher, 0)
     recipe = replace(recipe, loss=LossSettings("cosine_distillation", teacher=str(teacher)))
     some = data.collator.rows_at(data.sampler.batch_at(0))
-    queries, _, _ = Guide(recipe, Ranks(), spec)(some)
+    queries, _, _ = TeacherModel(recipe, Ranks(), spec)(some)
     assert queries.shape[1] == spec.full_dim > 4
     assert_same(queries, Encoder.load(teacher, threads=1).encode_query(some.queries, dim=spec.full_dim))
 
@@ -148,7 +148,7 @@ def test_heads_of_their_own_have_no_teacher(tmp_path: Path) -> None:
     loss = LossSettings("cosine_distillation", teacher=recipe.loss.guide)
     recipe = replace(recipe, loss=loss, matryoshka=MatryoshkaSettings((6, 16)))
     with pytest.raises(InputError, match="the widths of this model have heads of their own; leave matryoshka out"):
-        Guide(recipe, Ranks(), bert(wide=(16, 6)))
+        TeacherModel(recipe, Ranks(), bert(wide=(16, 6)))
 
 
 @pytest.mark.filterwarnings("ignore::gnomon.errors.Notice")
@@ -157,4 +157,4 @@ def test_a_teacher_of_another_width_is_refused(tmp_path: Path, golden_folder: Ca
     recipe = replace(recipe, loss=LossSettings("cosine_distillation", teacher=recipe.loss.guide))
     told = r"the teacher's vectors have \d+ components, the model's \d+, and cosine_distillation needs one width\."
     with pytest.raises(InputError, match=told):
-        Guide(recipe, Ranks(), bert())
+        TeacherModel(recipe, Ranks(), bert())

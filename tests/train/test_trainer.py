@@ -44,14 +44,14 @@ from torch import Tensor
 
 from gnomon import Encoder, losses
 from gnomon.checkpoint.folder import read_folder
-from gnomon.checkpoint.hub import resolve
+from gnomon.checkpoint.hub import resolve_source
 from gnomon.errors import InputError, Notice, NumericError
 from gnomon.spec import PoolingSpec
 from gnomon.tokenizer import Tokenizer
 from gnomon.train import checkpoints, train, trainer
-from gnomon.train.data.collate import Rows
-from gnomon.train.data.prepare import Data, open_data
-from gnomon.train.data.sampler import Draw, Sampler
+from gnomon.train.data.collate import BatchRows
+from gnomon.train.data.prepare import TrainingData, open_training_data
+from gnomon.train.data.sampler import SampledBatch, Sampler
 from gnomon.train.distributed import Ranks
 from gnomon.train.objectives import contrastive
 from gnomon.train.recipe.schema import (
@@ -64,7 +64,7 @@ from gnomon.train.recipe.schema import (
     ValidationSettings,
 )
 from gnomon.train.recipe.toml import read
-from gnomon.train.state import Learner
+from gnomon.train.state import TrainingState
 
 STILL = {"dropout": 0.0, "attention_dropout": 0.0}
 
@@ -86,19 +86,19 @@ def made(tmp_path: Path, base: Path) -> Callable[..., Recipe]:
     return recipe
 
 
-def data_of(recipe: Recipe, model: Any = None) -> Data:
+def data_of(recipe: Recipe, model: Any = None) -> TrainingData:
     one = model or checkpoint(bert())
-    return open_data(recipe, one.spec, Tokenizer(one.tokenizer, one.spec.tokenizer), Ranks(), progress=False)
+    return open_training_data(recipe, one.spec, Tokenizer(one.tokenizer, one.spec.tokenizer), Ranks(), progress=False)
 
 
-def states(recipe: Recipe) -> dict[int, checkpoints.State]:
-    found = checkpoints.steps(Path(recipe.output) / "checkpoints")
+def states(recipe: Recipe) -> dict[int, checkpoints.SavedState]:
+    found = checkpoints.checkpoints_by_step(Path(recipe.output) / "checkpoints")
     return {step: checkpoints.load(path) for step, path in found.items()}
 
 
 def moments(recipe: Recipe, step: int) -> dict[str, Tensor]:
     """Of each parameter, the moving average of its gradients."""
-    state = checkpoints.part(states(recipe)[step].tensors, "optimizer.")
+    state = checkpoints.select_prefix(states(recipe)[step].tensors, "optimizer.")
     return {name.removesuffix(".exp_avg"): each for name, each in state.items() if name.endswith(".exp_avg")}
 
 
@@ -211,7 +211,7 @@ def test_a_model_learns(made: Callable[..., Recipe]) -> None:
 # ---- what the loss of a step is
 
 
-def vectors_of(folder: Path, some: Rows) -> tuple[Tensor, Tensor, Tensor]:
+def vectors_of(folder: Path, some: BatchRows) -> tuple[Tensor, Tensor, Tensor]:
     encoder = Encoder.load(folder, device="cpu", threads=1)
     sides = (some.queries, some.positives, some.negatives)
     q, p, n = (torch.from_numpy(encoder.encode(side, prompt="")) if side else torch.zeros(0) for side in sides)
@@ -238,12 +238,12 @@ LOSSES: dict[str, tuple[LossSettings, list[dict[str, Any]], Callable[..., Tensor
     "symmetric": (
         LossSettings(directions="symmetric"),
         rows(60),
-        lambda q, p, n, **_: losses.info_nce(q, p, directions=losses.SYMMETRIC, partition_mode="per_direction"),
+        lambda q, p, n, **_: losses.info_nce(q, p, directions=losses.SYMMETRIC_DIRECTIONS, partition_mode="per_direction"),
     ),
     "gte": (
         LossSettings(directions="gte", temperature=0.1),
         rows(60),
-        lambda q, p, n, **_: losses.info_nce(q, p, directions=losses.GTE, temperature=0.1),
+        lambda q, p, n, **_: losses.info_nce(q, p, directions=losses.GTE_DIRECTIONS, temperature=0.1),
     ),
     "graded": (
         LossSettings("cosent"),
@@ -275,7 +275,7 @@ LOSSES: dict[str, tuple[LossSettings, list[dict[str, Any]], Callable[..., Tensor
     "gist": (
         LossSettings("gist", guide="guide", temperature=0.1),
         rows(60, negatives=1),
-        lambda q, p, n, guide, **_: losses.gist(q, p, n, guide=losses.guide_blocks(*guide), temperature=0.1),
+        lambda q, p, n, guide, **_: losses.gist(q, p, n, guide=losses.compute_guide_blocks(*guide), temperature=0.1),
     ),
     "kl_and_contrast, a teacher": (
         LossSettings("kl_and_contrast", teacher="teacher", temperature=0.1, teacher_temperature=0.2),
@@ -442,8 +442,8 @@ def test_c5_one_prompt_on_both_sides_of_graded_pairs_is_the_default_prompt(
     for model in (ours, theirs):
         for encode in (model.encode, model.encode_query, model.encode_document):
             assert_same(encode(some), wanted)
-    read = data_of(recipe, read_folder(resolve(recipe.model))).collator
-    first = read.collate(Draw(0, 0, np.arange(4)))
+    read = data_of(recipe, read_folder(resolve_source(recipe.model))).collator
+    first = read.collate(SampledBatch(0, 0, np.arange(4)))
     assert [ids.tolist() for ids in first.ids[:4]] == [
         ids.tolist() for ids in ours.tokenize(first.rows.queries, prompt_name=ours.spec.default_prompt_name).ids
     ]
@@ -740,7 +740,7 @@ def test_the_moving_average_is_what_is_written_and_judged(made: Callable[..., Re
     found = states(recipe)
     average = {
         f"model.{name}": parameter
-        for name, parameter in Learner(recipe, checkpoint(bert()), Ranks()).model.named_parameters()
+        for name, parameter in TrainingState(recipe, checkpoint(bert()), Ranks()).model.named_parameters()
     }
     for step in range(1, 5):
         decay = min(0.7, step / (9 + step))
@@ -883,7 +883,7 @@ def test_a_loss_that_is_nan_ends_the_run_and_its_rows_are_saved(
     told = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
     data = data_of(recipe)
     batches = [data.collator.rows_at(data.sampler.batch_at(batch)) for batch in (12, 13)]
-    assert told == [row for some in batches for row in data.as_written(some)]
+    assert told == [row for some in batches for row in data.to_records(some)]
     assert told[0]["place"].endswith(f"line {batches[0].rows_B[0] + 1}")
     assert [*states(recipe)] == [4]
     assert all(tensor.isfinite().all() for tensor in states(recipe)[4].tensors.values())
@@ -904,7 +904,7 @@ def test_a_learning_rate_that_is_far_too_high_is_told_as_such(made: Callable[...
 def test_a_gradient_that_is_not_finite_ends_it_too(
     made: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Learner, "clip", lambda *_: float("inf"))
+    monkeypatch.setattr(TrainingState, "clip", lambda *_: float("inf"))
     with pytest.raises(NumericError, match="step 1, source 'rows': the gradient's norm is inf"):
         train(made(), progress=False)
 
@@ -969,14 +969,14 @@ def test_going_on_with_a_run_that_is_done_writes_its_model_again(made: Callable[
 
 def interrupted_at(steps: dict[int, tuple[int, ...]], monkeypatch: pytest.MonkeyPatch) -> None:
     """Signals within a step, by its number."""
-    inner = trainer.Run.step
+    inner = trainer.Trainer.step
 
     def step(self: Any, number: int, ahead: Any) -> Any:
         for each in steps.pop(number, ()):
             os.kill(os.getpid(), each)
         return inner(self, number, ahead)
 
-    monkeypatch.setattr(trainer.Run, "step", step)
+    monkeypatch.setattr(trainer.Trainer, "step", step)
 
 
 @pytest.fixture(autouse=True)
@@ -1076,7 +1076,7 @@ def test_c9_a_signal_within_an_import_is_raised_when_that_is_over(
             signal.pause()
 
     recipe = made()
-    monkeypatch.setattr(trainer, "open_data", interrupted)
+    monkeypatch.setattr(trainer, "open_training_data", interrupted)
     with pytest.raises(error) as raised:
         train(recipe, progress=False)
     assert (getattr(raised.value, "code", None), found) == (status, [1])
@@ -1087,19 +1087,19 @@ def test_c9_a_run_within_an_import_stops_at_once(
     made: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a script does that trains where it is imported: only imports that the run began are waited for."""
-    inner, recipe = trainer.open_data, made()
+    inner, recipe = trainer.open_training_data, made()
 
     def interrupted(*args: Any) -> Any:
         os.kill(os.getpid(), signal.SIGTERM)
         raise AssertionError("it goes on")
 
-    monkeypatch.setattr(trainer, "open_data", interrupted)
+    monkeypatch.setattr(trainer, "open_training_data", interrupted)
     monkeypatch.setattr(trainer, "trains_now", lambda: train(recipe, progress=False), raising=False)
     a_module(tmp_path, "trains", "from gnomon.train import loop\nloop.trains_now()", monkeypatch)
     with pytest.raises(SystemExit) as raised:
         importlib.import_module("trains")
     assert raised.value.code == 143
-    assert inner is not trainer.open_data
+    assert inner is not trainer.open_training_data
 
 
 @pytest.mark.parametrize("error", [None, AttributeError("partially initialized module"), RecursionError()])
@@ -1107,7 +1107,7 @@ def test_c9_a_signal_whose_exception_is_lost_stops_the_run_all_the_same(
     error: Exception | None, made: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Swallowed, or turned into another error: by what was under way."""
-    inner, recipe = trainer.open_data, made()
+    inner, recipe = trainer.open_training_data, made()
 
     def interrupted(*args: Any) -> Any:
         try:
@@ -1117,7 +1117,7 @@ def test_c9_a_signal_whose_exception_is_lost_stops_the_run_all_the_same(
                 raise error from None
         return inner(*args)
 
-    monkeypatch.setattr(trainer, "open_data", interrupted)
+    monkeypatch.setattr(trainer, "open_training_data", interrupted)
     with pytest.raises(SystemExit) as raised:
         train(recipe, progress=False)
     assert raised.value.code == 143
@@ -1138,14 +1138,14 @@ def test_c9_an_error_of_the_step_in_which_a_signal_came_is_told(
 def test_c9_a_signal_within_a_checkpoint_lets_it_be_whole(
     made: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sync = checkpoints.sync
+    sync = checkpoints.fsync_folder
 
     def interrupted(folder: Path) -> None:
         if folder.name.startswith(".step-00000004"):
             os.kill(os.getpid(), signal.SIGTERM)
         sync(folder)
 
-    monkeypatch.setattr(checkpoints, "sync", interrupted)
+    monkeypatch.setattr(checkpoints, "fsync_folder", interrupted)
     recipe = made(save_steps=4)
     with pytest.warns(Notice, match="SIGTERM again"), pytest.raises(SystemExit):
         train(recipe, progress=False)
@@ -1307,16 +1307,16 @@ def test_pooling_of_several_modes_and_no_normalize_is_trained(made: Callable[...
 # ---- what is held out, left out and counted
 
 
-def seen_by(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> list[Rows]:
+def seen_by(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> list[BatchRows]:
     """The rows of every batch that a run trains on."""
-    found: list[Rows] = []
-    add = Learner.add_gradient
+    found: list[BatchRows] = []
+    add = TrainingState.add_gradient
 
-    def noted(self: Learner, collated: Any, step: int) -> float:
+    def noted(self: TrainingState, collated: Any, step: int) -> float:
         found.append(collated.rows)
         return add(self, collated, step)
 
-    monkeypatch.setattr(Learner, "add_gradient", noted)
+    monkeypatch.setattr(TrainingState, "add_gradient", noted)
     train(recipe, progress=False)
     return found
 
@@ -1371,7 +1371,7 @@ def test_c6_short_batches_are_told_of_and_epochs_count_rows(tmp_path: Path, base
     assert f"- {sum(len(each.rows_B) < 12 for each in drawn)} batches were short" in card
 
 
-def data_of_quietly(recipe: Recipe, model: Any = None) -> Data:
+def data_of_quietly(recipe: Recipe, model: Any = None) -> TrainingData:
     with warnings.catch_warnings(action="ignore"):
         return data_of(recipe, model)
 
@@ -1390,14 +1390,14 @@ def test_c6_what_was_seen_is_counted_over_a_resume(tmp_path: Path, base: Path) -
     source = write(tmp_path / "some.jsonl", rows(100))
     recipe = recipe_of(base, tmp_path / "out", source, max_steps=9, save_steps=3)
     with pytest.raises(RuntimeError, match="no more"), pytest.MonkeyPatch.context() as patch:
-        step = trainer.Run.step
+        step = trainer.Trainer.step
 
         def stops(self: Any, number: int, ahead: Any) -> Any:
             if number == 5:
                 raise RuntimeError("no more")
             return step(self, number, ahead)
 
-        patch.setattr(trainer.Run, "step", stops)
+        patch.setattr(trainer.Trainer, "step", stops)
         train(recipe, progress=False)
     card = (train(recipe, resume=True, progress=False) / "README.md").read_text("utf-8")
     assert "- 72 rows were trained on, of one source in each batch: 72 different ones of 100." in card
@@ -1439,7 +1439,7 @@ def test_c14_negatives_that_are_their_rows_own_texts_are_counted_and_masked(
         folder = train(recipe, progress=False)
     card = (folder / "README.md").read_text("utf-8")
     assert re.search(rf"- 2 negatives were, .* own row, and were {fate}", card)
-    some = data_of_quietly(recipe).collator.rows_at(Draw(0, 0, np.arange(8)))
+    some = data_of_quietly(recipe).collator.rows_at(SampledBatch(0, 0, np.arange(8)))
     encoder = Encoder.load(recipe.model, device="cpu", threads=1)
     q, p, n = (
         torch.from_numpy(encoder.encode(side, prompt="")) for side in (some.queries, some.positives, some.negatives)
@@ -1473,10 +1473,10 @@ def test_c12_c14_a_negative_that_is_another_positive_of_its_row_is_counted_and_m
     card = (folder / "README.md").read_text("utf-8")
     assert "- 80 rows were trained on, of one source in each batch: 80 different ones of 80." in card
     assert re.search(rf"- 80 negatives were, .* own row, and were {fate}", card)
-    data = data_of_quietly(recipe, read_folder(resolve(recipe.model)))
+    data = data_of_quietly(recipe, read_folder(resolve_source(recipe.model)))
     batch = data.collator.collate(data.sampler.batch_at(0))
     some = batch.rows
-    assert batch.own_N.tolist() == [True, False] * 8
+    assert batch.own_negatives_N.tolist() == [True, False] * 8
     encoder = Encoder.load(recipe.model, device="cpu", threads=1)
     q, p, n = (
         torch.from_numpy(encoder.encode(side, prompt="")) for side in (some.queries, some.positives, some.negatives)
@@ -1495,7 +1495,7 @@ def test_c12_c14_a_cased_model_tells_other_positives_apart(tmp_path: Path, base:
         row["n"] = [row["pos"][1].title() if at else row["pos"][0]]
     source = replace(write(tmp_path / "rows.jsonl", lines), positive="pos", negatives=("n",))
     data = data_of_quietly(recipe_of(base, tmp_path / "out", source))
-    index = data.indexes[0]
+    index = data.datasets[0]
     assert (index.rows, index.own_negatives) == (16, 16)
     assert data.collator.own_negatives(0, index.own_negative_entries).tolist() == [True] * 2 + [False] * 14
 
@@ -1506,7 +1506,7 @@ def test_c14_a_cased_model_tells_them_apart(tmp_path: Path, base: Path) -> None:
     lines[0]["negatives"] = [lines[0]["positive"].title()]
     recipe = recipe_of(base, tmp_path / "out", write(tmp_path / "rows.jsonl", lines), max_steps=1)
     data = data_of(recipe)
-    assert data.indexes[0].own_negatives == 1
+    assert data.datasets[0].own_negatives == 1
     card = (train(recipe, progress=False) / "README.md").read_text("utf-8")
     assert "own row" not in card
 
@@ -1524,4 +1524,4 @@ def test_c15_a_run_reads_a_file_again_whose_content_changed(tmp_path: Path, base
     assert (path.stat().st_size, path.stat().st_mtime_ns) == (status.st_size, status.st_mtime_ns)
     after = data_of(recipe)
     assert after.fingerprints != before
-    assert after.indexes[0].texts("query", np.array([0])) == [lines[1]["query"]]
+    assert after.datasets[0].texts("query", np.array([0])) == [lines[1]["query"]]

@@ -64,12 +64,12 @@ def on_two(recipe: Recipe, function: Callable[..., Any] = run, *args: Any) -> No
 
 
 def path_of(recipe: Recipe, step: int) -> Path:
-    return checkpoints.steps(Path(recipe.output) / "checkpoints")[step]
+    return checkpoints.checkpoints_by_step(Path(recipe.output) / "checkpoints")[step]
 
 
 def gradients(recipe: Recipe) -> dict[str, torch.Tensor]:
     """Of the first step: its moving averages are a tenth of it."""
-    tensors = checkpoints.part(checkpoints.load(path_of(recipe, 1)).tensors, "optimizer.")
+    tensors = checkpoints.select_prefix(checkpoints.load(path_of(recipe, 1)).tensors, "optimizer.")
     return {name: tensor * 10 for name, tensor in tensors.items() if name.endswith(".exp_avg")}
 
 
@@ -100,7 +100,7 @@ def test_two_ranks_have_the_gradient_and_the_weights_of_one(variant: str, made: 
     off, way = (np.concatenate([(ends[0][name] - than[name]).ravel() for name in ends[0]]) for than in (ends[1], start))
     assert np.linalg.norm(off) < 0.01 * np.linalg.norm(way)
     tallies = [
-        checkpoints.load(checkpoints.steps(Path(each.output) / "checkpoints")[10]).facts["tally"] for each in (one, two)
+        checkpoints.load(checkpoints.checkpoints_by_step(Path(each.output) / "checkpoints")[10]).facts["tally"] for each in (one, two)
     ]
     for key in ("rows", "texts", "tokens", "replaced", "missing", "truncated", "short"):
         assert tallies[0][key] == tallies[1][key], key
@@ -159,7 +159,7 @@ def test_the_other_ends_with_the_reason(how: str, which: int, made: Callable[...
     assert ended[1 - which].error == (
         f"WorkerError: rank {which} stopped: {how}: {said}. All ranks have ended; mend it and use resume=True."
     )
-    assert [*checkpoints.steps(Path(recipe.output) / "checkpoints")] == [2]
+    assert [*checkpoints.checkpoints_by_step(Path(recipe.output) / "checkpoints")] == [2]
 
 
 def test_a_row_that_cannot_be_used_is_told_by_both(made: Callable[..., Recipe]) -> None:

@@ -19,26 +19,26 @@ from scipy.stats import rankdata, spearmanr
 from gnomon.packed import pack
 from gnomon.spec import PoolingSpec
 from gnomon.tokenizer import Tokenizer
-from gnomon.train.data.collate import Collated
-from gnomon.train.data.prepare import open_data
+from gnomon.train.data.collate import CollatedBatch
+from gnomon.train.data.prepare import open_training_data
 from gnomon.train.distributed import Ranks
 from gnomon.train.model import Model
 from gnomon.train.objectives import validation
-from gnomon.train.objectives.validation import reciprocal_ranks, score
+from gnomon.train.objectives.validation import mean_reciprocal_rank, score_held_out
 from gnomon.train.recipe.schema import LossSettings, ValidationSettings
 
 HELD_OUT = 21
 
 
-def held_out(tmp_path: Path, spec: Any, lines: list[dict[str, Any]], **changes: Any) -> list[Collated]:
+def held_out(tmp_path: Path, spec: Any, lines: list[dict[str, Any]], **changes: Any) -> list[CollatedBatch]:
     source = write(tmp_path / "rows.jsonl", lines)
     changes = {"loss": LossSettings("cosent")} | changes if source.score else changes
     recipe = recipe_of(tmp_path, tmp_path / "out", source, validation=ValidationSettings(HELD_OUT), **changes)
     tokenizer = Tokenizer(checkpoint(spec).tokenizer, spec.tokenizer)
-    return open_data(recipe, spec, tokenizer, Ranks(), progress=False).held_out()
+    return open_training_data(recipe, spec, tokenizer, Ranks(), progress=False).held_out()
 
 
-def vectors_of(model: Model, collated: Collated) -> np.ndarray:
+def vectors_of(model: Model, collated: CollatedBatch) -> np.ndarray:
     """One text at a time, normalised."""
     prompts = [collated.prompt_tokens[0]] * HELD_OUT + [collated.prompt_tokens[1]] * len(collated.ids)
     if model.spec.pooling.include_prompt:
@@ -83,7 +83,7 @@ def test_the_score_of_pairs_is_the_mean_reciprocal_rank(
     assert len(collated.rows.queries) == HELD_OUT
     assert len(texts) == HELD_OUT * (1 + negatives)
     model = Model(checkpoint(spec), dropout=0.5).train()
-    found = score(model, [collated], chunk_tokens=chunk_tokens, ranks=Ranks())
+    found = score_held_out(model, [collated], chunk_tokens=chunk_tokens, ranks=Ranks())
     vectors = vectors_of(model.eval(), collated)
     wanted = mrr(vectors[:HELD_OUT], vectors[HELD_OUT:], collated.rows.positives, texts)
     assert found == {"rows": pytest.approx(wanted, rel=1e-9)}
@@ -97,7 +97,7 @@ def test_the_score_of_graded_pairs_is_spearmans_correlation(ties: bool, tmp_path
         line["score"] = round(line["score"] * 3)
     (collated,) = held_out(tmp_path, bert(), lines)
     model = Model(checkpoint(bert()))
-    found = score(model, [collated], chunk_tokens=50, ranks=Ranks())
+    found = score_held_out(model, [collated], chunk_tokens=50, ranks=Ranks())
     vectors = vectors_of(model.eval(), collated)
     similarities = (vectors[:HELD_OUT] * vectors[HELD_OUT:]).sum(1)
     wanted = spearmanr(similarities, collated.rows.scores).statistic
@@ -107,7 +107,7 @@ def test_the_score_of_graded_pairs_is_spearmans_correlation(ties: bool, tmp_path
 def test_a_correlation_with_equal_grades_is_none(tmp_path: Path) -> None:
     lines = [line | {"score": 1.0} for line in rows(40)]
     (collated,) = held_out(tmp_path, bert(), lines, loss=LossSettings("cosine_regression"))
-    assert score(Model(checkpoint(bert())), [collated], chunk_tokens=50, ranks=Ranks()) == {"rows": 0.0}
+    assert score_held_out(Model(checkpoint(bert())), [collated], chunk_tokens=50, ranks=Ranks()) == {"rows": 0.0}
 
 
 @pytest.mark.parametrize("world", [2, 3, 5])
@@ -115,7 +115,7 @@ def test_ranks_share_the_work_and_have_the_same_score(world: int, tmp_path: Path
     """Their shares are not equal: 42 texts over five ranks."""
     (collated,) = held_out(tmp_path, bert(), rows(60))
     other = replace(collated, rows=replace(collated.rows, name="other"), ids=collated.ids[::-1])
-    alone = score(Model(checkpoint(bert())), [collated, other], chunk_tokens=50, ranks=Ranks())
+    alone = score_held_out(Model(checkpoint(bert())), [collated, other], chunk_tokens=50, ranks=Ranks())
     encoded: dict[int, int] = {}
 
     def rank(ranks: Ranks) -> dict[str, float]:
@@ -123,7 +123,7 @@ def test_ranks_share_the_work_and_have_the_same_score(world: int, tmp_path: Path
         model.register_forward_hook(
             lambda _, given, __: encoded.update({ranks.rank: encoded.get(ranks.rank, 0) + len(given[0].lengths_B)})
         )
-        return score(model, [collated, other], chunk_tokens=50, ranks=ranks)
+        return score_held_out(model, [collated, other], chunk_tokens=50, ranks=ranks)
 
     for found in in_threads(rank, world):
         assert found == pytest.approx(alone, rel=1e-6)
@@ -144,7 +144,7 @@ def test_a_rank_counts_equals_in_front_and_copies_not_at_all(own: list[int], mor
     vectors = {text: rng.integers(-1, 2, 3).astype(np.float64) for text in {*own, *more}}
     queries_RD = rng.integers(-1, 2, (len(own), 3)).astype(np.float64)
     docs_CD = np.array([vectors[text] for text in own + more])
-    found = reciprocal_ranks(
+    found = mean_reciprocal_rank(
         torch.from_numpy(queries_RD), torch.from_numpy(docs_CD), np.array(own, np.int64), np.array(own + more, np.int64)
     )
     wanted = mrr(queries_RD, docs_CD, [str(text) for text in own], [str(text) for text in own + more])
@@ -156,7 +156,7 @@ def test_many_queries_are_ranked_some_at_a_time() -> None:
     docs = rng.normal(size=(2500, 4))
     queries = docs + rng.normal(scale=0.3, size=docs.shape)
     texts = np.arange(2500)
-    found = reciprocal_ranks(torch.from_numpy(queries), torch.from_numpy(docs), texts, texts)
+    found = mean_reciprocal_rank(torch.from_numpy(queries), torch.from_numpy(docs), texts, texts)
     scores = queries @ docs.T
     rank = 1 + (scores > scores.diagonal()[:, None]).sum(1)
     assert found == pytest.approx(np.where(rank <= 10, 1 / rank, 0).mean(), rel=1e-12)
@@ -164,4 +164,4 @@ def test_many_queries_are_ranked_some_at_a_time() -> None:
 
 @given(values=st.lists(st.integers(0, 5), min_size=1, max_size=12))
 def test_equal_values_share_the_mean_of_their_ranks(values: list[int]) -> None:
-    assert validation._ranks(np.array(values, np.float64)).tolist() == rankdata(values).tolist()
+    assert validation._rank_values(np.array(values, np.float64)).tolist() == rankdata(values).tolist()

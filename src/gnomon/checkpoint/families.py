@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gnomon.checkpoint.weights import check_floating, is_whole, strict
+from gnomon.checkpoint.weights import check_floating, is_integral, match_arrays
 from gnomon.errors import ModelError, UnsupportedError, WeightsError
-from gnomon.spec import Activation, MlmSpec, RopeSpec, TrunkSpec, trunk_arrays
+from gnomon.spec import Activation, MlmSpec, RopeSpec, TrunkSpec, trunk_shapes
 
 Config = Mapping[str, Any]
 
@@ -75,7 +75,7 @@ HARMLESS = frozenset(
 reads them for training, for generation and for speed. Lengths and casing are read from the tokenizer's files.
 """
 
-FIXED: dict[str, tuple[Any, ...]] = {
+ALLOWED_VALUES: dict[str, tuple[Any, ...]] = {
     "is_decoder": (False,),
     "is_encoder_decoder": (False,),
     "add_cross_attention": (False,),
@@ -94,7 +94,7 @@ Names = Mapping[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
-class Family:
+class ModelFamily:
     """How one `model_type` is read.
 
     `keys`: field of TrunkSpec -> config key. `names`: their tensors -> ours. `prefixes`: what their names may begin
@@ -112,23 +112,23 @@ class Family:
     prefixes: tuple[str, ...]
     defaults: Mapping[str, Any]
     ignored: tuple[str, ...] = ()
-    fixed: Mapping[str, tuple[Any, ...]] = field(default_factory=dict[str, tuple[Any, ...]])
+    allowed_values: Mapping[str, tuple[Any, ...]] = field(default_factory=dict[str, tuple[Any, ...]])
     extra: tuple[str, ...] = ()
     build: Callable[[Config], dict[str, Any]] = lambda config: {}
-    names_unless: Mapping[str, Names] = field(default_factory=dict[str, Names])
+    tensor_names_if_false: Mapping[str, Names] = field(default_factory=dict[str, Names])
     mlm: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     mlm_activation: Activation | None = None
-    aliases: Mapping[str, str] = field(default_factory=dict[str, str])
+    key_aliases: Mapping[str, str] = field(default_factory=dict[str, str])
     dropout: tuple[str, str] = ("hidden_dropout_prob", "attention_probs_dropout_prob")
 
 
-def _linear(left: str, *right: str) -> dict[str, tuple[str, ...]]:
+def _map_linear(left: str, *right: str) -> dict[str, tuple[str, ...]]:
     return {f"{left}.{kind}": tuple(f"{name}.{kind}" for name in right) for kind in ("weight", "bias")}
 
 
-def _mlm(dense: str, norm: str, decoder: str, *biases: str) -> dict[str, tuple[str, ...]]:
+def _map_mlm(dense: str, norm: str, decoder: str, *biases: str) -> dict[str, tuple[str, ...]]:
     """Our head -> theirs. `biases`: further names of the decoder's bias, behind the one that transformers 5 uses."""
-    named = {**_linear("mlm.dense", dense), **_linear("mlm.norm", norm), **_linear("mlm.decoder", decoder)}
+    named = {**_map_linear("mlm.dense", dense), **_map_linear("mlm.norm", norm), **_map_linear("mlm.decoder", decoder)}
     return {**named, "mlm.decoder.bias": (f"{decoder}.bias", *biases)}
 
 
@@ -136,19 +136,19 @@ _EMBEDDINGS: Names = {
     "embeddings.word_embeddings.weight": ("embed.tokens",),
     "embeddings.position_embeddings.weight": ("embed.positions",),
     "embeddings.token_type_embeddings.weight": ("embed.types",),
-    **_linear("embeddings.LayerNorm", "embed.norm"),
+    **_map_linear("embeddings.LayerNorm", "embed.norm"),
 }
 
 _BERT_NAMES: Names = {
     **_EMBEDDINGS,
-    **_linear("encoder.layer.{i}.attention.self.query", "layers.{i}.query"),
-    **_linear("encoder.layer.{i}.attention.self.key", "layers.{i}.key"),
-    **_linear("encoder.layer.{i}.attention.self.value", "layers.{i}.value"),
-    **_linear("encoder.layer.{i}.attention.output.dense", "layers.{i}.out"),
-    **_linear("encoder.layer.{i}.attention.output.LayerNorm", "layers.{i}.attn_norm"),
-    **_linear("encoder.layer.{i}.intermediate.dense", "layers.{i}.up"),
-    **_linear("encoder.layer.{i}.output.dense", "layers.{i}.down"),
-    **_linear("encoder.layer.{i}.output.LayerNorm", "layers.{i}.mlp_norm"),
+    **_map_linear("encoder.layer.{i}.attention.self.query", "layers.{i}.query"),
+    **_map_linear("encoder.layer.{i}.attention.self.key", "layers.{i}.key"),
+    **_map_linear("encoder.layer.{i}.attention.self.value", "layers.{i}.value"),
+    **_map_linear("encoder.layer.{i}.attention.output.dense", "layers.{i}.out"),
+    **_map_linear("encoder.layer.{i}.attention.output.LayerNorm", "layers.{i}.attn_norm"),
+    **_map_linear("encoder.layer.{i}.intermediate.dense", "layers.{i}.up"),
+    **_map_linear("encoder.layer.{i}.output.dense", "layers.{i}.down"),
+    **_map_linear("encoder.layer.{i}.output.LayerNorm", "layers.{i}.mlp_norm"),
 }
 
 _BERT_KEYS = {
@@ -182,11 +182,11 @@ _LEGACY_NORM = (".gamma", ".weight"), (".beta", ".bias")
 _WRAPPERS = ("module.", "_orig_mod.", "auto_model.", "0.auto_model.", "0.model.", "model.")
 """In front of names: DataParallel, torch.compile, and modules of sentence-transformers saved as one state dict."""
 _PEFT = "base_model.model."
-_HEADS = ("pooler.", "cls.", "lm_head.", "vocab_", "classifier.", "pre_classifier.", "qa_outputs.", "mlm_head")
+_TASK_HEAD_PREFIXES = ("pooler.", "cls.", "lm_head.", "vocab_", "classifier.", "pre_classifier.", "qa_outputs.", "mlm_head")
 _BUFFERS = ("position_ids", "token_type_ids", "rotary_emb.inv_freq", "rotary_emb.cos_cached", "rotary_emb.sin_cached")
 
 
-def _roberta(config: Config) -> dict[str, Any]:
+def _build_roberta_fields(config: Config) -> dict[str, Any]:
     pad_id = config["pad_token_id"]
     if not isinstance(pad_id, int) or pad_id < 0:
         raise ModelError(
@@ -195,13 +195,13 @@ def _roberta(config: Config) -> dict[str, Any]:
     return {"position_offset": pad_id + 1, "pad_id": pad_id}
 
 
-def _new(config: Config) -> dict[str, Any]:
+def _build_new_fields(config: Config) -> dict[str, Any]:
     if config["position_embedding_type"] == "absolute":
         return {"gated": True}
-    return {"gated": True, "positions": 0, "rope": _rope(config)}
+    return {"gated": True, "positions": 0, "rope": _read_rope(config)}
 
 
-def _rope(config: Config) -> RopeSpec:
+def _read_rope(config: Config) -> RopeSpec:
     """`rope_scaling` of the gte-v1.5 code: None or {"type": "ntk", "factor": s}; anything else is another function."""
     theta = config["rope_theta"]
     if not _is_positive(theta):
@@ -223,29 +223,29 @@ def _is_positive(value: Any) -> bool:
     return isinstance(value, int | float) and value > 0
 
 
-def _roberta_family(prefix: str, vocab_size: int) -> Family:
-    return Family(
+def _roberta_family(prefix: str, vocab_size: int) -> ModelFamily:
+    return ModelFamily(
         keys=_BERT_KEYS,
         names=_BERT_NAMES,
         prefixes=(f"{prefix}.", ""),
         defaults={**_BERT_DEFAULTS, "vocab_size": vocab_size, "layer_norm_eps": 1e-12, "pad_token_id": 1},
-        fixed={"position_embedding_type": ("absolute",)},
+        allowed_values={"position_embedding_type": ("absolute",)},
         extra=("pad_token_id",),
-        build=_roberta,
-        mlm=_mlm("lm_head.dense", "lm_head.layer_norm", "lm_head.decoder", "lm_head.bias"),
+        build=_build_roberta_fields,
+        mlm=_map_mlm("lm_head.dense", "lm_head.layer_norm", "lm_head.decoder", "lm_head.bias"),
         mlm_activation="gelu",
     )
 
 
-FAMILIES: dict[str, Family] = {
-    "bert": Family(
+FAMILIES: dict[str, ModelFamily] = {
+    "bert": ModelFamily(
         keys=_BERT_KEYS,
         names=_BERT_NAMES,
         prefixes=("bert.", ""),
         defaults=_BERT_DEFAULTS,
         ignored=("pad_token_id",),
-        fixed={"position_embedding_type": ("absolute",)},
-        mlm=_mlm(
+        allowed_values={"position_embedding_type": ("absolute",)},
+        mlm=_map_mlm(
             "cls.predictions.transform.dense",
             "cls.predictions.transform.LayerNorm",
             "cls.predictions.decoder",
@@ -254,7 +254,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "roberta": _roberta_family("roberta", 50265),
     "xlm-roberta": _roberta_family("roberta", 30522),
-    "distilbert": Family(
+    "distilbert": ModelFamily(
         keys={
             "vocab_size": "vocab_size",
             "hidden": "dim",
@@ -266,14 +266,14 @@ FAMILIES: dict[str, Family] = {
         },
         names={
             **_EMBEDDINGS,
-            **_linear("transformer.layer.{i}.attention.q_lin", "layers.{i}.query"),
-            **_linear("transformer.layer.{i}.attention.k_lin", "layers.{i}.key"),
-            **_linear("transformer.layer.{i}.attention.v_lin", "layers.{i}.value"),
-            **_linear("transformer.layer.{i}.attention.out_lin", "layers.{i}.out"),
-            **_linear("transformer.layer.{i}.sa_layer_norm", "layers.{i}.attn_norm"),
-            **_linear("transformer.layer.{i}.ffn.lin1", "layers.{i}.up"),
-            **_linear("transformer.layer.{i}.ffn.lin2", "layers.{i}.down"),
-            **_linear("transformer.layer.{i}.output_layer_norm", "layers.{i}.mlp_norm"),
+            **_map_linear("transformer.layer.{i}.attention.q_lin", "layers.{i}.query"),
+            **_map_linear("transformer.layer.{i}.attention.k_lin", "layers.{i}.key"),
+            **_map_linear("transformer.layer.{i}.attention.v_lin", "layers.{i}.value"),
+            **_map_linear("transformer.layer.{i}.attention.out_lin", "layers.{i}.out"),
+            **_map_linear("transformer.layer.{i}.sa_layer_norm", "layers.{i}.attn_norm"),
+            **_map_linear("transformer.layer.{i}.ffn.lin1", "layers.{i}.up"),
+            **_map_linear("transformer.layer.{i}.ffn.lin2", "layers.{i}.down"),
+            **_map_linear("transformer.layer.{i}.output_layer_norm", "layers.{i}.mlp_norm"),
         },
         prefixes=("distilbert.", ""),
         defaults={
@@ -288,26 +288,26 @@ FAMILIES: dict[str, Family] = {
             "attention_dropout": 0.1,
         },
         ignored=("pad_token_id",),
-        aliases={"hidden_size": "dim", "num_attention_heads": "n_heads", "num_hidden_layers": "n_layers"},
-        mlm=_mlm("vocab_transform", "vocab_layer_norm", "vocab_projector"),
+        key_aliases={"hidden_size": "dim", "num_attention_heads": "n_heads", "num_hidden_layers": "n_layers"},
+        mlm=_map_mlm("vocab_transform", "vocab_layer_norm", "vocab_projector"),
         dropout=("dropout", "attention_dropout"),
     ),
-    "new": Family(
+    "new": ModelFamily(
         keys=_BERT_KEYS,
         names={
             **_EMBEDDINGS,
-            **_linear("encoder.layer.{i}.attention.qkv_proj", "layers.{i}.query", "layers.{i}.key", "layers.{i}.value"),
-            **_linear("encoder.layer.{i}.attention.o_proj", "layers.{i}.out"),
-            **_linear("encoder.layer.{i}.attn_ln", "layers.{i}.attn_norm"),
+            **_map_linear("encoder.layer.{i}.attention.qkv_proj", "layers.{i}.query", "layers.{i}.key", "layers.{i}.value"),
+            **_map_linear("encoder.layer.{i}.attention.o_proj", "layers.{i}.out"),
+            **_map_linear("encoder.layer.{i}.attn_ln", "layers.{i}.attn_norm"),
             "encoder.layer.{i}.mlp.up_gate_proj.weight": ("layers.{i}.up.weight", "layers.{i}.gate.weight"),
-            **_linear("encoder.layer.{i}.mlp.down_proj", "layers.{i}.down"),
-            **_linear("encoder.layer.{i}.mlp_ln", "layers.{i}.mlp_norm"),
+            **_map_linear("encoder.layer.{i}.mlp.down_proj", "layers.{i}.down"),
+            **_map_linear("encoder.layer.{i}.mlp_ln", "layers.{i}.mlp_norm"),
         },
-        names_unless={
+        tensor_names_if_false={
             "pack_qkv": {
-                **_linear("encoder.layer.{i}.attention.q_proj", "layers.{i}.query"),
-                **_linear("encoder.layer.{i}.attention.k_proj", "layers.{i}.key"),
-                **_linear("encoder.layer.{i}.attention.v_proj", "layers.{i}.value"),
+                **_map_linear("encoder.layer.{i}.attention.q_proj", "layers.{i}.query"),
+                **_map_linear("encoder.layer.{i}.attention.k_proj", "layers.{i}.key"),
+                **_map_linear("encoder.layer.{i}.attention.v_proj", "layers.{i}.value"),
             }
         },
         prefixes=("new.", ""),
@@ -322,15 +322,15 @@ FAMILIES: dict[str, Family] = {
             "attention_probs_dropout_prob": 0.0,
         },
         ignored=("pad_token_id",),
-        fixed={
+        allowed_values={
             "position_embedding_type": ("rope", "absolute"),
             "layer_norm_type": ("layer_norm",),
             "logn_attention_scale": (False,),
             "pack_qkv": (True, False),
         },
         extra=("rope_theta", "rope_scaling"),
-        build=_new,
-        mlm=_mlm("lm_head.dense", "lm_head.norm", "lm_head.decoder"),
+        build=_build_new_fields,
+        mlm=_map_mlm("lm_head.dense", "lm_head.norm", "lm_head.decoder"),
     ),
 }
 
@@ -342,8 +342,8 @@ def read_trunk(config: Config, *, ignore_config_keys: tuple[str, ...] = ()) -> T
         UnsupportedError: an architecture, key or value that we do not implement and that would change the result.
         ModelError: sizes that cannot be.
     """
-    family = family_of(config)
-    check_keys(family, config, ignore_config_keys)
+    family = get_family(config)
+    check_config_keys(family, config, ignore_config_keys)
     merged = {**family.defaults, **config}
     fields: dict[str, Any] = {ours: merged[theirs] for ours, theirs in family.keys.items()} | family.build(merged)
     name = fields["activation"]
@@ -357,7 +357,7 @@ def read_trunk(config: Config, *, ignore_config_keys: tuple[str, ...] = ()) -> T
     return trunk
 
 
-def family_of(config: Config) -> Family:
+def get_family(config: Config) -> ModelFamily:
     """The table row for a config's `model_type`."""
     kind = config.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
@@ -367,7 +367,7 @@ def family_of(config: Config) -> Family:
     return FAMILIES[kind]
 
 
-def own_keys(section: Config, family: Family) -> dict[str, Any]:
+def resolve_aliases(section: Config, family: ModelFamily) -> dict[str, Any]:
     """Keys of a config under the family's own names.
 
     Raises:
@@ -375,19 +375,19 @@ def own_keys(section: Config, family: Family) -> dict[str, Any]:
     """
     keys: dict[str, Any] = {}
     for key, value in section.items():
-        own = family.aliases.get(key, key)
+        own = family.key_aliases.get(key, key)
         if keys.setdefault(own, value) != value:
             raise ModelError(f"config.json: {own} and its other name say {keys[own]!r} and {value!r}; leave one out.")
     return keys
 
 
-def check_keys(family: Family, config: Config, ignored_by_caller: tuple[str, ...], where: str = "config.json") -> None:
+def check_config_keys(family: ModelFamily, config: Config, ignored_by_caller: tuple[str, ...], where: str = "config.json") -> None:
     """Every key is read, or holds a value that changes nothing, or is known not to matter.
 
     Raises:
         UnsupportedError: a key or value that would change the result.
     """
-    fixed = {**FIXED, **family.fixed}
+    fixed = {**ALLOWED_VALUES, **family.allowed_values}
     known = {*family.keys.values(), *family.extra, *family.ignored, *HARMLESS, *ignored_by_caller}
     for key, value in config.items():
         if key in fixed:
@@ -403,8 +403,8 @@ def check_keys(family: Family, config: Config, ignored_by_caller: tuple[str, ...
             )
 
 
-def first_layers(
-    found: Mapping[str, NDArray[Any]], trunk: TrunkSpec, config: Config
+def drop_later_layers(
+    tensors: Mapping[str, NDArray[Any]], trunk: TrunkSpec, config: Config
 ) -> tuple[dict[str, NDArray[Any]], int]:
     """The tensors without those of layers behind the trunk's last, and how many these are."""
     starts = {theirs.partition("{i}")[0] for theirs in _patterns(config) if "{i}" in theirs}
@@ -413,29 +413,29 @@ def first_layers(
         numbers = [name.removeprefix(start).partition(".")[0] for start in starts if name.startswith(start)]
         return any(number.isdigit() and int(number) >= trunk.layers for number in numbers)
 
-    bare = _bare(found, config)
+    bare = _normalize_names(tensors, config)
     kept = {name: array for name, array in bare.items() if not is_later(name)}
     return kept, len(bare) - len(kept)
 
 
-def trunk_weights(
-    found: Mapping[str, NDArray[Any]], trunk: TrunkSpec, config: Config, where: Path
+def convert_trunk_weights(
+    tensors: Mapping[str, NDArray[Any]], trunk: TrunkSpec, config: Config, where: Path
 ) -> dict[str, NDArray[Any]]:
     """Their tensors under our names, as views: nothing is copied.
 
     Raises:
         WeightsError: names every missing, extra and misshapen tensor.
     """
-    if trunk.layers > len(found):
-        raise WeightsError(f"{where}: the config says {trunk.layers} layers, and the weights are {len(found)} tensors.")
-    blocks = _blocks(trunk, config)
-    bare = _bare(found, config)
+    if trunk.layers > len(tensors):
+        raise WeightsError(f"{where}: the config says {trunk.layers} layers, and the weights are {len(tensors)} tensors.")
+    blocks = _expand_names(trunk, config)
+    bare = _normalize_names(tensors, config)
     if wrapped := [name for name in bare if name.startswith(_PEFT)]:
         raise WeightsError(
             f"{where}: {len(wrapped)} names begin with {_PEFT}: this is a PEFT model whose adapter was not merged. "
             "Call merge_and_unload() on it, and save what that returns."
         )
-    arrays = strict(bare, _their_shapes(blocks, trunk), ignored=_ignorable, where=str(where))
+    arrays = match_arrays(bare, _their_shapes(blocks, trunk), is_ignored=_is_ignorable, where=str(where))
     check_floating(arrays, where)
     return {
         name: part
@@ -444,13 +444,13 @@ def trunk_weights(
     }
 
 
-def kept_arrays(found: Mapping[str, NDArray[Any]], config: Config) -> dict[str, NDArray[Any]]:
+def unused_arrays(tensors: Mapping[str, NDArray[Any]], config: Config) -> dict[str, NDArray[Any]]:
     """BERT's pooler, if it is there: it does not act on vectors, but transformers misses it in a saved model."""
-    return {name: array for name, array in _bare(found, config).items() if name.startswith("pooler.")}
+    return {name: array for name, array in _normalize_names(tensors, config).items() if name.startswith("pooler.")}
 
 
-def mlm_weights(
-    found: Mapping[str, NDArray[Any]], tokens: NDArray[Any], trunk: TrunkSpec, config: Config
+def convert_mlm_weights(
+    tensors: Mapping[str, NDArray[Any]], token_table: NDArray[Any], trunk: TrunkSpec, config: Config
 ) -> dict[str, NDArray[Any]]:
     """The masked-language-model head under our names, as views; empty where the weights hold none, a part of one, or
     one of another size (a token table that was resized without it): vectors do not need it.
@@ -458,55 +458,55 @@ def mlm_weights(
     The decoder's weight is left out where it is the token table `tokens`: tied by the config, and in the file not at
     all or as an equal copy. A copy that differs counts, whatever the config says: transformers 5 loads it so.
     """
-    bare, shapes = _bare(found, config), _mlm_shapes(trunk)
-    there = {ours: [name for name in names if name in bare] for ours, names in family_of(config).mlm.items()}
+    bare, shapes = _normalize_names(tensors, config), _mlm_shapes(trunk)
+    there = {ours: [name for name in names if name in bare] for ours, names in get_family(config).mlm.items()}
     named = {ours: names[0] for ours, names in there.items() if names}
     tied = config.get("tie_word_embeddings") is not False
     if shapes.keys() - named.keys() - ({"mlm.decoder.weight"} if tied else set()):
         return {}
     head = {ours: bare[theirs] for ours, theirs in named.items()}
-    if any(array.shape != shapes[ours] or is_whole(array) for ours, array in head.items()):
+    if any(array.shape != shapes[ours] or is_integral(array) for ours, array in head.items()):
         return {}
-    if tied and "mlm.decoder.weight" in head and _are_same(head["mlm.decoder.weight"], tokens):
+    if tied and "mlm.decoder.weight" in head and _probably_equal(head["mlm.decoder.weight"], token_table):
         del head["mlm.decoder.weight"]
     return head
 
 
-def mlm_spec(arrays: Mapping[str, NDArray[Any]], trunk: TrunkSpec, config: Config) -> MlmSpec | None:
+def build_mlm_spec(arrays: Mapping[str, NDArray[Any]], trunk: TrunkSpec, config: Config) -> MlmSpec | None:
     """What the arrays of `mlm_weights` are; None where there are none."""
     if not arrays:
         return None
     tied = "mlm.decoder.weight" not in arrays
-    return MlmSpec(family_of(config).mlm_activation or trunk.activation, tied, trunk.norm_eps)
+    return MlmSpec(get_family(config).mlm_activation or trunk.activation, tied, trunk.norm_eps)
 
 
-def dropout(config: Config) -> tuple[float, float]:
+def read_dropout(config: Config) -> tuple[float, float]:
     """Probabilities of dropout in training: for hidden states, and for attention.
 
     Raises:
         ModelError: a value that is not a number in [0, 1).
     """
-    family = family_of(config)
-    hidden, attention = (_probability(key, {**family.defaults, **config}[key]) for key in family.dropout)
+    family = get_family(config)
+    hidden, attention = (_check_probability(key, {**family.defaults, **config}[key]) for key in family.dropout)
     return hidden, attention
 
 
-def foreign_arrays(arrays: Mapping[str, NDArray[Any]], trunk: TrunkSpec, config: Config) -> dict[str, NDArray[Any]]:
+def export_trunk_weights(arrays: Mapping[str, NDArray[Any]], trunk: TrunkSpec, config: Config) -> dict[str, NDArray[Any]]:
     """Our trunk arrays under their names without a prefix: the inverse of `trunk_weights`."""
     return {
         theirs: arrays[ours[0]] if len(ours) == 1 else np.concatenate([arrays[name] for name in ours])
-        for theirs, ours in _blocks(trunk, config).items()
+        for theirs, ours in _expand_names(trunk, config).items()
     }
 
 
-def with_mlm(
+def add_mlm_head(
     theirs: Mapping[str, NDArray[Any]], mlm_arrays: Mapping[str, NDArray[Any]], config: Config
 ) -> dict[str, NDArray[Any]]:
     """Their trunk, and a head if there is one: the trunk then has its prefix, or transformers 4 refuses the file.
 
     The decoder's bias is written under each of its names: transformers 4 and 5 do not compute with the same one.
     """
-    family = family_of(config)
+    family = get_family(config)
     head = {name: array for ours, array in mlm_arrays.items() for name in family.mlm[ours]}
     prefix = family.prefixes[0] if head else ""
     return {prefix + name: array for name, array in theirs.items()} | head
@@ -517,7 +517,7 @@ def _check_sizes(trunk: TrunkSpec) -> None:
     for name, size in sizes.items():
         if not isinstance(size, int) or size < 1:
             raise ModelError(f"config.json: {name} is {size!r}; it must be a positive integer.")
-    rows: dict[str, Any] = {"positions": trunk.positions, "token_types": trunk.token_types}
+    rows: dict[str, Any] = {"positions": trunk.positions, "token_types": trunk.num_token_types}
     for name, size in rows.items():
         if not isinstance(size, int) or size < 0:
             raise ModelError(f"config.json: {name} is {size!r}; it must be a whole number of rows.")
@@ -535,18 +535,18 @@ def _check_sizes(trunk: TrunkSpec) -> None:
 
 def _patterns(config: Config) -> dict[str, tuple[str, ...]]:
     """The family's `names`, with those that a key of this config replaces."""
-    family = family_of(config)
+    family = get_family(config)
     patterns = dict(family.names)
-    for key, names in family.names_unless.items():
+    for key, names in family.tensor_names_if_false.items():
         if config.get(key) is False:
             replaced = {ours for theirs in names.values() for ours in theirs}
             patterns = {theirs: ours for theirs, ours in patterns.items() if not replaced & {*ours}} | dict(names)
     return patterns
 
 
-def _blocks(trunk: TrunkSpec, config: Config) -> dict[str, tuple[str, ...]]:
+def _expand_names(trunk: TrunkSpec, config: Config) -> dict[str, tuple[str, ...]]:
     """Their tensors of this trunk -> the arrays of ours that each holds."""
-    shapes = trunk_arrays(trunk)
+    shapes = trunk_shapes(trunk)
     blocks: dict[str, tuple[str, ...]] = {}
     for theirs, ours in _patterns(config).items():
         for index in range(trunk.layers) if "{i}" in theirs else (0,):
@@ -557,7 +557,7 @@ def _blocks(trunk: TrunkSpec, config: Config) -> dict[str, tuple[str, ...]]:
 
 
 def _their_shapes(blocks: Mapping[str, tuple[str, ...]], trunk: TrunkSpec) -> dict[str, tuple[int, ...]]:
-    shapes = trunk_arrays(trunk)
+    shapes = trunk_shapes(trunk)
     return {theirs: (sum(shapes[name][0] for name in ours), *shapes[ours[0]][1:]) for theirs, ours in blocks.items()}
 
 
@@ -573,7 +573,7 @@ def _mlm_shapes(trunk: TrunkSpec) -> dict[str, tuple[int, ...]]:
     }
 
 
-def _are_same(left: NDArray[Any], right: NDArray[Any]) -> bool:
+def _probably_equal(left: NDArray[Any], right: NDArray[Any]) -> bool:
     """Equal in value, as far as 64 rows from first to last tell: a table may be gigabytes, and training moves all of
     it. Nothing is read where both are one storage, as in every .bin of a tied model.
     """
@@ -583,7 +583,7 @@ def _are_same(left: NDArray[Any], right: NDArray[Any]) -> bool:
     return left.shape == right.shape and np.array_equal(left[rows], right[rows])
 
 
-def _probability(key: str, value: Any) -> float:
+def _check_probability(key: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
         raise ModelError(
             f"config.json: {key} is {value!r}; it must be a number from 0 to below 1; correct it, or write 0 for none."
@@ -591,18 +591,18 @@ def _probability(key: str, value: Any) -> float:
     return float(value)
 
 
-def _bare(found: Mapping[str, NDArray[Any]], config: Config) -> dict[str, NDArray[Any]]:
+def _normalize_names(tensors: Mapping[str, NDArray[Any]], config: Config) -> dict[str, NDArray[Any]]:
     """Today's names, without wrappers and the prefix."""
-    return _strip_prefix({_modern(name): array for name, array in found.items()}, family_of(config).prefixes)
+    return _strip_prefix({_modernize_name(name): array for name, array in tensors.items()}, get_family(config).prefixes)
 
 
-def _strip_prefix(found: dict[str, NDArray[Any]], prefixes: tuple[str, ...]) -> dict[str, NDArray[Any]]:
+def _strip_prefix(tensors: dict[str, NDArray[Any]], prefixes: tuple[str, ...]) -> dict[str, NDArray[Any]]:
     """Names without the prefix that this file uses; other names (an MLM head beside `new.`) stay."""
-    prefix = next((p for p in prefixes if p and any(name.startswith(p) for name in found)), "")
-    return {name.removeprefix(prefix): array for name, array in found.items()}
+    prefix = next((p for p in prefixes if p and any(name.startswith(p) for name in tensors)), "")
+    return {name.removeprefix(prefix): array for name, array in tensors.items()}
 
 
-def _modern(name: str) -> str:
+def _modernize_name(name: str) -> str:
     """LayerNorm.gamma and .beta of TensorFlow's days -> .weight and .bias; wrappers of old fine-tunes taken off."""
     while wrapper := next((wrapper for wrapper in _WRAPPERS if name.startswith(wrapper)), ""):
         name = name.removeprefix(wrapper)
@@ -612,5 +612,5 @@ def _modern(name: str) -> str:
     return name
 
 
-def _ignorable(name: str) -> bool:
-    return name.startswith(_HEADS) or name.endswith(_BUFFERS)
+def _is_ignorable(name: str) -> bool:
+    return name.startswith(_TASK_HEAD_PREFIXES) or name.endswith(_BUFFERS)

@@ -16,10 +16,10 @@ from urllib.parse import unquote
 
 from gnomon.errors import GnomonError, InputError, NotAModelError, Notice, SourceError, UnsafeFileError
 
-SOURCES = (
+SOURCE_HELP = (
     'a folder ("./my-model"), a hub id ("intfloat/multilingual-e5-small") or an installed package ("package:NAME")'
 )
-ORGANISATION = "sentence-transformers"
+DEFAULT_ORGANISATION = "sentence-transformers"
 """Of hub ids without one, as in sentence-transformers, but for `BARE_IDS`."""
 BARE_IDS = frozenset(
     """
@@ -42,25 +42,25 @@ BARE_IDS = frozenset(
 )
 """Ids that the hub has without an organisation. Source: `ORIGINAL_TRANSFORMER_MODELS` of sentence-transformers 6.2."""
 HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
-OF_A_REVISION = ("tree", "blob", "resolve", "raw", "commit", "commits")
+REVISION_MARKERS = ("tree", "blob", "resolve", "raw", "commit", "commits")
 """Parts of the hub's addresses after which a revision stands."""
-DEPTH = 3  # levels below a package's folder in which its model is looked for
+MAX_PACKAGE_DEPTH = 3  # levels below a package's folder in which its model is looked for
 
 # Weights in order of preference; one form is read from a folder. An index belongs to its shards.
-FORMS = (
+WEIGHT_FILE_PATTERNS = (
     re.compile(r"model\.safetensors"),
     re.compile(r"model-\d+-of-\d+\.safetensors"),
     re.compile(r"pytorch_model\.bin"),
     re.compile(r"pytorch_model-\d+-of-\d+\.bin"),
 )
-INDEXES = {"model.safetensors.index.json": FORMS[1], "pytorch_model.bin.index.json": FORMS[3]}
-TOKENIZER = re.compile(
+SHARD_INDEX_PATTERNS = {"model.safetensors.index.json": WEIGHT_FILE_PATTERNS[1], "pytorch_model.bin.index.json": WEIGHT_FILE_PATTERNS[3]}
+TOKENIZER_PATTERN = re.compile(
     r"tokenizer[\w.-]*\.json|special_tokens_map\.json|added_tokens\.json|vocab\.json|vocab\.txt|merges\.txt|[\w.-]+\.model"
 )
-CONFIG = re.compile(
+CONFIG_PATTERN = re.compile(
     r"config\.json|modules\.json|config_sentence_transformers\.json|sentence_[\w.-]+_config\.json|adapter_config\.json|README\.md"
 )
-FOLDER = re.compile(r"(\d+_[\w.-]+/)?")  # the root, or 1_Pooling/, 2_Dense_1024/: sentence-transformers' own names
+FOLDER_PATTERN = re.compile(r"(\d+_[\w.-]+/)?")  # the root, or 1_Pooling/, 2_Dense_1024/: sentence-transformers' own names
 PATH_LIKE = re.compile(r"[/~]|\.{1,2}(/|$)|[A-Za-z]:|.*\\|.*/.*/", re.DOTALL)
 
 
@@ -73,15 +73,15 @@ class Source:
     @property
     def title(self) -> str:
         """What to call the model: its id, or the name of its folder."""
-        return self.name or readable(self.folder.name)
+        return self.name or to_printable(self.folder.name)
 
 
-def readable(path: Path | str) -> str:
+def to_printable(path: Path | str) -> str:
     """A path as text that can be written: bytes of its name that are not UTF-8 become U+FFFD."""
     return os.fsencode(path).decode("utf-8", "replace")
 
 
-def resolve(
+def resolve_source(
     source: str | os.PathLike[str],
     *,
     revision: str | None = None,
@@ -98,36 +98,36 @@ def resolve(
         raise InputError(f"the source is {source!r}; give a folder, a hub id or package:NAME, as a str or a path.")
     text = os.fspath(source)
     is_package = isinstance(source, str) and text.startswith("package:")
-    if address := _read_address(text) if isinstance(source, str) else None:
+    if address := _parse_address(text) if isinstance(source, str) else None:
         name, there = address
         if None not in (there, revision) and there != revision:
             raise InputError(f"revision {revision!r} is not that of the address {text!r}; give one of them")
-        return _from_hub(name, there or revision or "main", cache_dir, token, local_files_only)
-    folder = None if is_package else _folder(text, must_exist=not isinstance(source, str))
+        return _resolve_hub_id(name, there or revision or "main", cache_dir, token, local_files_only)
+    folder = None if is_package else _find_folder(text, must_exist=not isinstance(source, str))
     repo = _cached_repo(folder) if folder else None
     if revision is not None and (is_package or (folder and not repo)):
         raise InputError(f"revision {revision!r} needs a hub id, and {text!r} is local: leave revision out")
     if is_package:
-        return Source(_from_package(text.removeprefix("package:")), text, None)
+        return Source(_find_in_package(text.removeprefix("package:")), text, None)
     if folder:
-        return _from_folder(_snapshot(repo, revision) if repo else folder)
-    return _from_hub(text, "main" if revision is None else revision, cache_dir, token, local_files_only)
+        return _build_source(_snapshot(repo, revision) if repo else folder)
+    return _resolve_hub_id(text, "main" if revision is None else revision, cache_dir, token, local_files_only)
 
 
 # ---- addresses
 
 
-def _read_address(text: str) -> tuple[str, str | None] | None:
+def _parse_address(text: str) -> tuple[str, str | None] | None:
     """Hub id and revision of a page of the hub, as copied from a browser; None for what is no address."""
     scheme, host, path = "", *text.partition("/")[::2]
     if found := re.match(r"(https?)://([^/?#]*)(.*)", text, re.IGNORECASE):
         scheme, host, path = found.groups()
     if host.lower() not in _hosts(scheme) or (not scheme and Path(text).exists()):
         if scheme:
-            raise InputError(f"{text[:200]!r} is no address of a model on {HOSTS[0]}; a source is {SOURCES}")
+            raise InputError(f"{text[:200]!r} is no address of a model on {HOSTS[0]}; a source is {SOURCE_HELP}")
         return None
     parts = [unquote(part) for part in re.split(r"[?#]", path)[0].split("/") if part]
-    at = next((index for index in (1, 2) if parts[index : index + 1] and parts[index] in OF_A_REVISION), len(parts))
+    at = next((index for index in (1, 2) if parts[index : index + 1] and parts[index] in REVISION_MARKERS), len(parts))
     name, rest = parts[:at], parts[at + 1 :]
     deeper = rest[1:] if parts[at : at + 1] == ["tree"] else []
     if not 1 <= len(name) <= 2 or name[0] in ("datasets", "spaces", "collections") or deeper:
@@ -148,10 +148,10 @@ def _hosts(scheme: str) -> tuple[str, ...]:
 # ---- folders
 
 
-def _folder(text: str, *, must_exist: bool) -> Path | None:
+def _find_folder(text: str, *, must_exist: bool) -> Path | None:
     """The existing folder that `text` names; None where it can only be a hub id."""
     if not text:
-        raise InputError(f"the source is empty; it is {SOURCES}")
+        raise InputError(f"the source is empty; it is {SOURCE_HELP}")
     try:
         folder = Path(text).expanduser().absolute()
         if folder.is_dir():
@@ -166,7 +166,7 @@ def _folder(text: str, *, must_exist: bool) -> Path | None:
     return None
 
 
-def _from_folder(folder: Path) -> Source:
+def _build_source(folder: Path) -> Source:
     """Reads id and revision off .../models--ORG--NAME/snapshots/REV, the hub cache's own layout."""
     repo = folder.parent.parent.name
     if folder.parent.name != "snapshots" or not repo.startswith("models--"):
@@ -199,16 +199,16 @@ def _snapshot(repo: Path, revision: str | None) -> Path:
 # ---- packages
 
 
-def _from_package(text: str) -> Path:
+def _find_in_package(text: str) -> Path:
     name, _, sub = text.partition("/")
     if not re.fullmatch(r"[A-Za-z0-9_][\w.-]*", name):
         raise InputError(f"{name!r} is not the name of a package; write package:NAME or package:NAME/sub/folder")
-    roots = [_inside(root, sub, name) for root in _package_folders(name)]
-    models = [(root, model) for root in roots for model in _model_folders(root, DEPTH)]
+    roots = [_resolve_inside(root, sub, name) for root in _package_folders(name)]
+    models = [(root, model) for root in roots for model in _model_folders(root, MAX_PACKAGE_DEPTH)]
     if not models:
         where = ", ".join(map(str, roots)) or f"package {name}, which has no folder of its own"
         raise SourceError(
-            f"no model in {where}: looked {DEPTH} levels deep for a folder with modules.json, "
+            f"no model in {where}: looked {MAX_PACKAGE_DEPTH} levels deep for a folder with modules.json, "
             "or with config.json and weights or a tokenizer beside it"
         )
     if len(models) > 1:
@@ -233,10 +233,10 @@ def _package_folders(name: str) -> list[Path]:
     return [Path(str(distribution.locate_file(top))) for top in sorted(tops)]
 
 
-def _inside(root: Path, sub: str, name: str) -> Path:
-    folder = (root / sub).resolve()
+def _resolve_inside(root: Path, subfolder: str, package: str) -> Path:
+    folder = (root / subfolder).resolve()
     if not folder.is_relative_to(root.resolve()):
-        raise UnsafeFileError(f"{sub!r} leaves package {name} ({root}); name a folder inside it")
+        raise UnsafeFileError(f"{subfolder!r} leaves package {package} ({root}); name a folder inside it")
     return folder
 
 
@@ -244,7 +244,7 @@ def _model_folders(folder: Path, depth: int) -> Iterator[Path]:
     """Topmost model folders: what lies inside a model belongs to it. Links are not followed."""
     entries = sorted(folder.iterdir()) if folder.is_dir() else []
     names = [entry.name for entry in entries if entry.is_file()]
-    beside = any(TOKENIZER.fullmatch(name) for name in names) or bool(_weights(names))
+    beside = any(TOKENIZER_PATTERN.fullmatch(name) for name in names) or bool(_select_weights(names))
     if "modules.json" in names or ("config.json" in names and beside):
         yield folder
     elif depth:
@@ -256,62 +256,62 @@ def _model_folders(folder: Path, depth: int) -> Iterator[Path]:
 # ---- the hub
 
 
-def needed(files: Sequence[str]) -> list[str]:
+def select_files(files: Sequence[str]) -> list[str]:
     """The files of a repo that a model is read from, in the order given: configs, tokenizer, one form of weights.
 
     Weights are chosen for each folder. Only the root and first-level module folders count; whatever is not known
     to be needed stays out.
     """
     folders: dict[str, list[str]] = {}
-    for folder, name in map(_split, files):
-        if FOLDER.fullmatch(folder):
+    for folder, name in map(_split_path, files):
+        if FOLDER_PATTERN.fullmatch(folder):
             folders.setdefault(folder, []).append(name)
-    weights = {folder: _weights(names) for folder, names in folders.items()}
+    weights = {folder: _select_weights(names) for folder, names in folders.items()}
 
     def keep(folder: str, name: str) -> bool:
-        known = CONFIG.fullmatch(name) or TOKENIZER.fullmatch(name)
+        known = CONFIG_PATTERN.fullmatch(name) or TOKENIZER_PATTERN.fullmatch(name)
         return folder in weights and (bool(known) or name in weights[folder])
 
-    return [file for file in files if keep(*_split(file))]
+    return [file for file in files if keep(*_split_path(file))]
 
 
-def _split(file: str) -> tuple[str, str]:
+def _split_path(file: str) -> tuple[str, str]:
     """Folder, with its slash, and name."""
     end = file.rfind("/") + 1
     return file[:end], file[end:]
 
 
-def _weights(names: Sequence[str]) -> list[str]:
+def _select_weights(names: Sequence[str]) -> list[str]:
     """The files of the preferred form of weights among the names of one folder; empty where there are none."""
-    for form in FORMS:
+    for form in WEIGHT_FILE_PATTERNS:
         if any(form.fullmatch(name) for name in names):
-            return [name for name in names if form.fullmatch(name) or INDEXES.get(name) is form]
+            return [name for name in names if form.fullmatch(name) or SHARD_INDEX_PATTERNS.get(name) is form]
     return []
 
 
 def _has_weights(files: Sequence[str]) -> bool:
-    return any(_weights([_split(file)[1]]) for file in needed(files))
+    return any(_select_weights([_split_path(file)[1]]) for file in select_files(files))
 
 
-def _from_hub(name: str, revision: str, cache_dir: str | Path | None, token: str | bool | None, local: bool) -> Source:
+def _resolve_hub_id(name: str, revision: str, cache_dir: str | Path | None, token: str | bool | None, local_files_only: bool) -> Source:
     """By a hub id; one without an organisation is of `ORGANISATION`."""
     from huggingface_hub import constants
 
     _check_id(name, revision)
     if "/" not in name and name.lower() not in BARE_IDS:
-        name = f"{ORGANISATION}/{name}"
-    if local or constants.HF_HUB_OFFLINE:
-        return _cached(name, revision, cache_dir, "local_files_only=True" if local else "HF_HUB_OFFLINE is set")
+        name = f"{DEFAULT_ORGANISATION}/{name}"
+    if local_files_only or constants.HF_HUB_OFFLINE:
+        return _find_cached(name, revision, cache_dir, "local_files_only=True" if local_files_only else "HF_HUB_OFFLINE is set")
     try:
         folder = _download(name, revision, cache_dir, token)
     except GnomonError:
         raise
     except Exception as error:  # its own, its HTTP library's, OSError, ValueError on a page that is no JSON
-        if refusal := _refusal(error, name, revision):
+        if refusal := _explain_refusal(error, name, revision):
             raise SourceError(refusal) from error
         reason = f"hub not reached ({type(error).__name__}: {str(error).strip().partition(chr(10))[0]})"
         try:
-            cached = _cached(name, revision, cache_dir, reason)
+            cached = _find_cached(name, revision, cache_dir, reason)
         except SourceError as missing:
             raise missing from error
         notice = f"{reason}; using the cached copy of {name} at revision {cached.revision}"
@@ -327,7 +327,7 @@ def _check_id(name: str, revision: str) -> None:
     try:
         validate_repo_id(name)
     except HFValidationError as error:
-        raise InputError(f"{name[:200]!r} is neither a folder here nor a hub id; a source is {SOURCES}") from error
+        raise InputError(f"{name[:200]!r} is neither a folder here nor a hub id; a source is {SOURCE_HELP}") from error
     if not re.fullmatch(r"[^/\\][^\\]*", revision) or ".." in revision:  # git's rule; it becomes a path in the cache
         raise InputError(f"revision {revision!r} is not a branch, tag or commit hash")
 
@@ -338,7 +338,7 @@ def _download(name: str, revision: str, cache_dir: str | Path | None, token: str
 
     info = HfApi().model_info(name, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT, token=token)
     listed = [sibling.rfilename for sibling in info.siblings or ()]
-    files = needed(listed)
+    files = select_files(listed)
     if not _has_weights(files):
         found = ", ".join(sorted(listed)[:12]) or "no file"
         raise NotAModelError(f"{name} has no model.safetensors or pytorch_model.bin, or their shards; it has {found}")
@@ -347,11 +347,11 @@ def _download(name: str, revision: str, cache_dir: str | Path | None, token: str
     # The client returns a partial snapshot in silence where the hub goes away after the first answer.
     if missing := [file for file in files if not (folder / file).exists()]:
         raise SourceError(f"the download of {name} at {info.sha} is incomplete: {', '.join(missing)}; run it again")
-    _remember(folder, revision)
+    _record_revision(folder, revision)
     return folder
 
 
-def _remember(folder: Path, revision: str) -> None:
+def _record_revision(folder: Path, revision: str) -> None:
     """Lets `revision` be found offline: the client notes no branch where it was asked for a commit.
 
     Written once all files are there, so an interrupted update leaves the last whole copy in use.
@@ -366,7 +366,7 @@ def _remember(folder: Path, revision: str) -> None:
         draft.replace(ref)
 
 
-def _cached(name: str, revision: str, cache_dir: str | Path | None, reason: str) -> Source:
+def _find_cached(name: str, revision: str, cache_dir: str | Path | None, reason: str) -> Source:
     """The snapshot in the cache, with no request. `reason` says why there is none."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
@@ -386,7 +386,7 @@ def _cached(name: str, revision: str, cache_dir: str | Path | None, reason: str)
     return Source(folder, name, folder.name)
 
 
-def _refusal(error: Exception, name: str, revision: str) -> str | None:
+def _explain_refusal(error: Exception, name: str, revision: str) -> str | None:
     """What to say where trying again does not help; None where the hub was not reached."""
     from huggingface_hub import errors
 

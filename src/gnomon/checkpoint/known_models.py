@@ -16,7 +16,7 @@ from gnomon.spec import SYMMETRIC
 
 
 @dataclass(frozen=True)
-class Card:
+class KnownModel:
     """A published model. `prompts` and `query_prompt_names` fill what the folder lacks."""
 
     name: str
@@ -26,7 +26,7 @@ class Card:
 
 
 _E5_PROMPTS = {"query": "query: ", "document": "passage: "}
-_E5_TASKS = {SYMMETRIC: "query"}
+_E5_TASK_PROMPTS = {SYMMETRIC: "query"}
 """The card: "for tasks other than retrieval, you can simply use the query: prefix"."""
 _STELLA_PROMPTS = {
     "s2p_query": "Instruct: Given a web search query, retrieve relevant passages that answer the query.\nQuery: ",
@@ -38,10 +38,10 @@ _E5_NAMES = (
     *(f"e5-{size}-v2" for size in ("small", "base", "large")),
 )
 
-CARDS: dict[str, Card] = {
+KNOWN_MODELS: dict[str, KnownModel] = {
     card.name: card
     for card in (
-        Card(
+        KnownModel(
             "stella_en_400M_v5",
             ("dunzhang/stella_en_400M_v5", "NovaSearch/stella_en_400M_v5"),
             _STELLA_PROMPTS,
@@ -54,44 +54,44 @@ CARDS: dict[str, Card] = {
                 SYMMETRIC: "s2s_query",
             },
         ),
-        Card("gte-large-en-v1.5", ("Alibaba-NLP/gte-large-en-v1.5",)),
-        Card("gte-base-en-v1.5", ("Alibaba-NLP/gte-base-en-v1.5",)),
-        Card("GIST-Embedding-v0", ("avsolatorio/GIST-Embedding-v0",)),
-        Card("multi-qa-distilbert-cos-v1", ("sentence-transformers/multi-qa-distilbert-cos-v1",)),
-        *(Card(name, (f"intfloat/{name}",), _E5_PROMPTS, _E5_TASKS) for name in _E5_NAMES),
+        KnownModel("gte-large-en-v1.5", ("Alibaba-NLP/gte-large-en-v1.5",)),
+        KnownModel("gte-base-en-v1.5", ("Alibaba-NLP/gte-base-en-v1.5",)),
+        KnownModel("GIST-Embedding-v0", ("avsolatorio/GIST-Embedding-v0",)),
+        KnownModel("multi-qa-distilbert-cos-v1", ("sentence-transformers/multi-qa-distilbert-cos-v1",)),
+        *(KnownModel(name, (f"intfloat/{name}",), _E5_PROMPTS, _E5_TASK_PROMPTS) for name in _E5_NAMES),
     )
 }
 
 
-def card_named(name: str) -> Card:
+def get_known_model(name: str) -> KnownModel:
     """The card that a caller names: a name of `CARDS` or a hub id.
 
     Raises:
         InputError: no such card; lists them.
     """
-    card = _by_name(name)
+    card = _find_by_name(name)
     if card is None:
-        raise InputError(f"card {name!r} is not known; gnomon knows {', '.join(CARDS)}.")
+        raise InputError(f"card {name!r} is not known; gnomon knows {', '.join(KNOWN_MODELS)}.")
     return card
 
 
-def recognise(candidates: Mapping[str, Any], readme: str) -> tuple[Card, str] | None:
+def recognise_model(candidates: Mapping[str, Any], readme: str) -> tuple[KnownModel, str] | None:
     """The card of a folder and what it was recognised by, or None.
 
     `candidates` maps a way of knowing ("its hub id") to a name, surest first; a README counts by its front matter's
     base_model and by its first heading.
     """
     for way, name in {**candidates, **_readme_names(readme)}.items():
-        card = _by_name(name) if isinstance(name, str) and name else None
+        card = _find_by_name(name) if isinstance(name, str) and name else None
         if card:
             return card, way
     return None
 
 
-def _by_name(name: str) -> Card | None:
+def _find_by_name(name: str) -> KnownModel | None:
     last = name.rstrip("/").rsplit("/", 1)[-1].lower()
     whole = name.lower()
-    for card in CARDS.values():
+    for card in KNOWN_MODELS.values():
         if whole in (hub_id.lower() for hub_id in card.hub_ids) or last == card.name.lower():
             return card
     return None
@@ -131,20 +131,20 @@ def _readme_names(readme: str) -> dict[str, str]:
     return names
 
 
-def _base_models(head: list[str]) -> list[str]:
+def _base_models(front_matter_lines: list[str]) -> list[str]:
     """The names under `base_model:`, on its line (one, or several in brackets) or in the list below."""
-    at = next((index for index, line in enumerate(head) if line.startswith("base_model:")), None)
+    at = next((index for index, line in enumerate(front_matter_lines) if line.startswith("base_model:")), None)
     if at is None:
         return []
-    inline = _without_comment(head[at].partition(":")[2])
+    inline = _strip_comment(front_matter_lines[at].partition(":")[2])
     below: list[str] = []
-    for line in head[at + 1 :]:
+    for line in front_matter_lines[at + 1 :]:
         if not (item := re.match(r"\s*-\s+(.*)|\s+(\S.*)", line)):
             break
-        below.append(_without_comment(item[1] or item[2]))
+        below.append(_strip_comment(item[1] or item[2]))
     names = inline.strip("[]").split(",") if inline else below
     return [bare for name in names if (bare := name.strip().strip("\"'"))]
 
 
-def _without_comment(text: str) -> str:
+def _strip_comment(text: str) -> str:
     return re.sub(r"(^|\s)#.*", "", text).strip()

@@ -20,7 +20,7 @@ def map_file(path: Path) -> Bytes:
     if not path.is_file():
         raise NotAModelError(f"{path} is not a file; give the path of the weights")
     if path.stat().st_size == 0:
-        raise damaged(path, "weights", "0 bytes")
+        raise build_damaged_error(path, "weights", "0 bytes")
     file = np.memmap(path, dtype=np.uint8, mode="r")
     if file[: len(_LFS_POINTER)].tobytes() == _LFS_POINTER:
         raise WeightsError(
@@ -30,7 +30,7 @@ def map_file(path: Path) -> Bytes:
     return file
 
 
-def view(
+def view_tensor(
     path: Path,
     name: str,
     buffer: Bytes,
@@ -44,10 +44,10 @@ def view(
     try:
         return np.ndarray(shape, dtype, buffer=buffer, offset=offset, strides=strides if all(shape) else None)  # pyright: ignore[reportArgumentType] (an array is a buffer)
     except (ValueError, TypeError, OverflowError) as error:
-        raise damaged(path, f"{name!r} of shape {shape_text(shape)}", f"{len(buffer)} bytes ({error})") from error
+        raise build_damaged_error(path, f"{name!r} of shape {format_shape(shape)}", f"{len(buffer)} bytes ({error})") from error
 
 
-def are_counts(values: object) -> bool:
+def are_valid_sizes(values: object) -> bool:
     """Whether a file's own value can be a shape: a list or tuple of sizes, none negative, for `view` to judge."""
     return (
         isinstance(values, list | tuple)
@@ -56,11 +56,11 @@ def are_counts(values: object) -> bool:
     )
 
 
-def shape_text(shape: Sequence[int]) -> str:
+def format_shape(shape: Sequence[int]) -> str:
     return f"[{', '.join(map(str, shape))}]"
 
 
-def damaged(path: Path, expected: str, found: str) -> WeightsError:
+def build_damaged_error(path: Path, expected: str, actual: str) -> WeightsError:
     return WeightsError(
-        f"{path}: expected {expected}, found {found}; the file is cut short or damaged: download it again"
+        f"{path}: expected {expected}, found {actual}; the file is cut short or damaged: download it again"
     )

@@ -12,24 +12,24 @@ from typing import Any, cast
 
 from numpy.typing import NDArray
 
-from gnomon.checkpoint.weights import check_floating, read_weights, strict
+from gnomon.checkpoint.weights import check_floating, read_weights, match_arrays
 from gnomon.errors import ModelError, NotAModelError, UnsafeFileError, UnsupportedError
 from gnomon.spec import (
     POOLING_MODES,
     Activation,
     DenseSpec,
-    HeadSpec,
+    ModuleSpec,
     NormalizeSpec,
     PoolingMode,
     PoolingSpec,
-    head_arrays,
+    dense_shapes,
 )
 
 Json = dict[str, Any]
 
 Arrays = dict[str, NDArray[Any]]
 
-_FILE_OF = {
+_PYTHON_MODULES = {
     "Transformer": "sentence_transformers.base.modules.transformer",
     "Pooling": "sentence_transformers.sentence_transformer.modules.pooling",
     "Dense": "sentence_transformers.base.modules.dense",
@@ -37,16 +37,16 @@ _FILE_OF = {
     "StaticEmbedding": "sentence_transformers.sentence_transformer.modules.static_embedding",
 }
 
-_DROPOUT = "sentence_transformers.sentence_transformer.modules.dropout.Dropout"
+_DROPOUT_TYPE = "sentence_transformers.sentence_transformer.modules.dropout.Dropout"
 """Changes nothing but training: read over, with a notice."""
 
 MODULE_TYPES: dict[str, str] = {
     "sentence_transformers.models.Dropout": "Dropout",
     "sentence_transformers.models.Dropout.Dropout": "Dropout",
-    _DROPOUT: "Dropout",
-    **{f"sentence_transformers.models.{kind}": kind for kind in _FILE_OF},
-    **{f"sentence_transformers.models.{kind}.{kind}": kind for kind in _FILE_OF},
-    **{f"{file}.{kind}": kind for kind, file in _FILE_OF.items()},
+    _DROPOUT_TYPE: "Dropout",
+    **{f"sentence_transformers.models.{kind}": kind for kind in _PYTHON_MODULES},
+    **{f"sentence_transformers.models.{kind}.{kind}": kind for kind in _PYTHON_MODULES},
+    **{f"{file}.{kind}": kind for kind, file in _PYTHON_MODULES.items()},
     "sentence_transformers.sentence_transformer.modules.normalize.Normalize": "Normalize",
     "sentence_transformers.sentence_transformer.modules.dense.Dense": "Dense",
     "sentence_transformers.sentence_transformer.modules.transformer.Transformer": "Transformer",
@@ -55,10 +55,10 @@ MODULE_TYPES: dict[str, str] = {
 """`type` of modules.json in every dialect -> kind of module."""
 
 DIALECTS: dict[str, dict[str, str]] = {
-    "classic": {kind: f"sentence_transformers.models.{kind}" for kind in _FILE_OF},
-    "5.4": {kind: f"{file}.{kind}" for kind, file in _FILE_OF.items()}
+    "classic": {kind: f"sentence_transformers.models.{kind}" for kind in _PYTHON_MODULES},
+    "5.4": {kind: f"{file}.{kind}" for kind, file in _PYTHON_MODULES.items()}
     | {"Normalize": "sentence_transformers.sentence_transformer.modules.normalize.Normalize"},
-    "6.0": {kind: f"{file}.{kind}" for kind, file in _FILE_OF.items()},
+    "6.0": {kind: f"{file}.{kind}" for kind, file in _PYTHON_MODULES.items()},
 }
 """Dialect that `save` writes -> kind of module -> `type`. Classic opens in every sentence-transformers."""
 
@@ -87,7 +87,7 @@ DENSE_ACTIVATIONS: dict[str, Activation] = {
 }
 
 
-OTHER_MODELS = {
+UNSUPPORTED_MODELS = {
     "CrossEncoder": "scores pairs of texts and gives no vector of a text",
     "SparseEncoder": "gives a weight to each word of a vocabulary, not a vector of fixed dimension",
     "MultiVectorEncoder": "gives a vector to each token, not one to a text",
@@ -95,14 +95,14 @@ OTHER_MODELS = {
 }
 """`model_type` of config_sentence_transformers.json -> what such a model does in place of embedding a text."""
 
-OTHER_PACKAGES = {
+UNSUPPORTED_TYPE_PREFIXES = {
     "sentence_transformers.cross_encoder.": "CrossEncoder",
     "sentence_transformers.sparse_encoder.": "SparseEncoder",
     "sentence_transformers.multi_vector_encoder.": "MultiVectorEncoder",
 }
 """Start of a module's type -> the model that it is a part of."""
 
-TASK_HEADS = {
+TASK_HEAD_SUFFIXES = {
     "ForSequenceClassification": "it gives scores to a text or a pair of texts (a classifier or a reranker)",
     "ForTokenClassification": "it labels tokens",
     "ForQuestionAnswering": "it finds answers in a text",
@@ -114,7 +114,7 @@ TASK_HEADS = {
 
 
 @dataclass(frozen=True)
-class Module:
+class ModuleEntry:
     kind: str
     path: Path
 
@@ -136,7 +136,7 @@ def read_json(path: Path) -> Json:
     return cast(Json, value)
 
 
-def read_modules(folder: Path, notices: list[str]) -> list[Module]:
+def read_modules(folder: Path, warnings: list[str]) -> list[ModuleEntry]:
     """The modules of a folder, in order; of one without modules.json those that are assumed.
 
     Raises:
@@ -145,47 +145,47 @@ def read_modules(folder: Path, notices: list[str]) -> list[Module]:
     settings = folder / "config_sentence_transformers.json"
     kind = read_json(settings).get("model_type")
     if kind not in (None, "SentenceTransformer"):
-        raise _other_model(str(kind), f"{settings} says model_type {kind!r}")
+        raise _build_unsupported_error(str(kind), f"{settings} says model_type {kind!r}")
     path = folder / "modules.json"
     if path.is_file():
-        listed = _listed_modules(folder, path)
+        listed = _parse_module_list(folder, path)
         acting = [module for module in listed if module.kind != "Dropout"]
         if len(acting) < len(listed):
-            notices.append("A Dropout of modules.json is left out, in training and save too: it changes no vector.")
+            warnings.append("A Dropout of modules.json is left out, in training and save too: it changes no vector.")
         if not acting:
             raise NotAModelError(f"{path} lists no module that gives vectors.")
         return acting
     config = read_json(folder / "config.json")
     if config.get("model_type") == "model2vec":
-        normalize = [Module("Normalize", folder)] if config.get("normalize") else []
-        return [Module("StaticEmbedding", folder), *normalize]
+        normalize = [ModuleEntry("Normalize", folder)] if config.get("normalize") else []
+        return [ModuleEntry("StaticEmbedding", folder), *normalize]
     if not config:
         raise NotAModelError(f"{folder} is not a model: it has neither modules.json nor config.json.")
     _check_architecture(folder, config)
-    notices.append(
+    warnings.append(
         "No modules.json: read as a plain Hugging Face checkpoint, with mean pooling and without normalisation."
     )
-    return [Module("Transformer", folder)]
+    return [ModuleEntry("Transformer", folder)]
 
 
-def _other_model(kind: str, by: str) -> UnsupportedError:
-    does = OTHER_MODELS.get(kind, "is not an embedder of texts")
-    return UnsupportedError(f"{by}: this is a {kind}, which {does}. Give an embedding model, a SentenceTransformer.")
+def _build_unsupported_error(kind: str, evidence: str) -> UnsupportedError:
+    does = UNSUPPORTED_MODELS.get(kind, "is not an embedder of texts")
+    return UnsupportedError(f"{evidence}: this is a {kind}, which {does}. Give an embedding model, a SentenceTransformer.")
 
 
 def _check_architecture(folder: Path, config: Json) -> None:
     """A folder without modules.json is no embedder where every class that it names was tuned for something else."""
     named = config.get("architectures") or []
     names = [str(name) for name in named] if isinstance(named, list) else [str(named)]
-    ends = [next((end for end in TASK_HEADS if name.endswith(end)), None) for name in names]
+    ends = [next((end for end in TASK_HEAD_SUFFIXES if name.endswith(end)), None) for name in names]
     if ends and (first := ends[0]) and all(ends):
         raise UnsupportedError(
-            f"{folder} is not an embedding model: config.json says {names[0]}, so {TASK_HEADS[first]}. "
+            f"{folder} is not an embedding model: config.json says {names[0]}, so {TASK_HEAD_SUFFIXES[first]}. "
             "To start from its trunk, save that: AutoModel.from_pretrained(...).save_pretrained(...)."
         )
 
 
-def _listed_modules(folder: Path, path: Path) -> list[Module]:
+def _parse_module_list(folder: Path, path: Path) -> list[ModuleEntry]:
     """In the order of the file, as sentence-transformers reads them: `idx` is not looked at."""
     try:
         rows = json.loads(path.read_bytes())
@@ -197,41 +197,41 @@ def _listed_modules(folder: Path, path: Path) -> list[Module]:
         raise NotAModelError(
             f"{path} is not a list of modules with type and path ({error!r}); fetch the model again."
         ) from error
-    return [Module(_kind(name, path), _inside(folder, place, path)) for name, place in pairs]
+    return [ModuleEntry(_get_module_kind(name, path), _check_inside(folder, place, path)) for name, place in pairs]
 
 
-def _kind(name: Any, path: Path) -> str:
-    kind = MODULE_TYPES.get(name) if isinstance(name, str) else None
-    if kind is None and (other := [model for start, model in OTHER_PACKAGES.items() if str(name).startswith(start)]):
-        raise _other_model(other[0], f"{path} lists {name}")
+def _get_module_kind(type_name: Any, path: Path) -> str:
+    kind = MODULE_TYPES.get(type_name) if isinstance(type_name, str) else None
+    if kind is None and (other := [model for start, model in UNSUPPORTED_TYPE_PREFIXES.items() if str(type_name).startswith(start)]):
+        raise _build_unsupported_error(other[0], f"{path} lists {type_name}")
     if kind is None:
-        raise UnsupportedError(f"{path}: module type {name!r} is not implemented; gnomon has {', '.join(_FILE_OF)}.")
+        raise UnsupportedError(f"{path}: module type {type_name!r} is not implemented; gnomon has {', '.join(_PYTHON_MODULES)}.")
     return kind
 
 
-def _inside(folder: Path, place: Any, path: Path) -> Path:
+def _check_inside(folder: Path, relative_path: Any, path: Path) -> Path:
     """The module's folder; judged by its text, since the hub cache is made of links."""
-    pure = PurePosixPath(place) if isinstance(place, str) else None
-    if pure is None or pure.is_absolute() or ".." in pure.parts or "\\" in str(place) or ":" in str(place):
+    pure = PurePosixPath(relative_path) if isinstance(relative_path, str) else None
+    if pure is None or pure.is_absolute() or ".." in pure.parts or "\\" in str(relative_path) or ":" in str(relative_path):
         raise UnsafeFileError(
-            f"{path}: path {str(place)[:80]!r} leaves the model's folder; a module must lie inside it."
+            f"{path}: path {str(relative_path)[:80]!r} leaves the model's folder; a module must lie inside it."
         )
     try:
         (folder / pure / "model.safetensors.index.json").is_file()  # the longest name that is looked for
     except OSError as error:
         raise NotAModelError(
-            f"{path}: path {str(place)[:80]!r} cannot be looked up as a folder: {error.strerror}."
+            f"{path}: path {str(relative_path)[:80]!r} cannot be looked up as a folder: {error.strerror}."
         ) from error
     return folder / pure
 
 
-def read_pooling(path: Path, hidden: int) -> PoolingSpec:
+def read_pooling(path: Path, hidden_size: int) -> PoolingSpec:
     config = read_json(path)
     if not config:
         raise NotAModelError(f"{path} is missing; it says how token vectors are pooled.")
-    width = config.get("embedding_dimension", config.get("word_embedding_dimension", hidden))
-    if width != hidden:
-        raise ModelError(f"{path}: width {width}, but the trunk gives {hidden}.")
+    width = config.get("embedding_dimension", config.get("word_embedding_dimension", hidden_size))
+    if width != hidden_size:
+        raise ModelError(f"{path}: width {width}, but the trunk gives {hidden_size}.")
     modes: tuple[Any, ...]
     if "pooling_mode" in config:
         value = config["pooling_mode"]
@@ -248,32 +248,32 @@ def read_pooling(path: Path, hidden: int) -> PoolingSpec:
     return PoolingSpec(cast(tuple[PoolingMode, ...], modes), bool(config.get("include_prompt", True)))
 
 
-def read_heads(
-    folder: Path, modules: list[Module], width: int, arrays: Arrays
-) -> tuple[tuple[HeadSpec, ...], tuple[DenseSpec, ...]]:
+def read_module_specs(
+    folder: Path, modules: list[ModuleEntry], input_dim: int, arrays: Arrays
+) -> tuple[tuple[ModuleSpec, ...], tuple[DenseSpec, ...]]:
     """The chain after pooling, and the Dense folders that can stand in for its last Dense. Adds their arrays to
     `arrays`.
     """
-    heads: list[HeadSpec] = []
-    last: tuple[Module, DenseSpec] | None = None
+    heads: list[ModuleSpec] = []
+    last: tuple[ModuleEntry, DenseSpec] | None = None
     for module in modules:
         if module.kind == "Dense":
-            head = _read_dense(folder, module.path, width, arrays)
-            last, width = (module, head), head.out_features
+            head = _read_dense(folder, module.path, input_dim, arrays)
+            last, input_dim = (module, head), head.out_features
             heads.append(head)
         elif module.kind == "Normalize":
             _check_input_name(read_json(module.path / "config.json"), module.path)
             heads.append(NormalizeSpec())
         else:
             raise UnsupportedError(f"{folder}/modules.json: {module.kind} may not stand after the pooling.")
-    wide = _read_wide_heads(folder, *last, arrays) if last else ()
+    wide = _read_dim_modules(folder, *last, arrays) if last else ()
     return tuple(heads), wide
 
 
-def _read_wide_heads(folder: Path, module: Module, chosen: DenseSpec, arrays: Arrays) -> tuple[DenseSpec, ...]:
+def _read_dim_modules(folder: Path, module: ModuleEntry, listed_dense: DenseSpec, arrays: Arrays) -> tuple[DenseSpec, ...]:
     """stella's layout: `2_Dense_1024` in modules.json, other widths in folders of the same name with another number."""
     stem, _, width = module.path.name.rpartition("_")
-    if not stem or width != str(chosen.out_features):
+    if not stem or width != str(listed_dense.out_features):
         return ()
     siblings = [
         path
@@ -284,16 +284,16 @@ def _read_wide_heads(folder: Path, module: Module, chosen: DenseSpec, arrays: Ar
     if len(siblings) < 2:
         return ()
     return tuple(
-        chosen if path == module.path else _read_dense(folder, path, chosen.in_features, arrays) for path in siblings
+        listed_dense if path == module.path else _read_dense(folder, path, listed_dense.in_features, arrays) for path in siblings
     )
 
 
-def _read_dense(folder: Path, place: Path, width: int, arrays: Arrays) -> DenseSpec:
-    path = place / "config.json"
+def _read_dense(folder: Path, module_folder: Path, input_dim: int, arrays: Arrays) -> DenseSpec:
+    path = module_folder / "config.json"
     config = read_json(path)
     if not config:
         raise NotAModelError(f"{path} is missing; it says what the Dense layer computes.")
-    _check_input_name(config, place)
+    _check_input_name(config, module_folder)
     name = config.get("activation_function", "torch.nn.modules.activation.Tanh")
     if not isinstance(name, str) or name not in DENSE_ACTIVATIONS:
         raise UnsupportedError(
@@ -312,7 +312,7 @@ def _read_dense(folder: Path, place: Path, width: int, arrays: Arrays) -> DenseS
         raise UnsupportedError(f"{path}: {unknown} is not known and may change the vectors.")
     try:
         head = DenseSpec(
-            name=place.relative_to(folder).as_posix(),
+            name=module_folder.relative_to(folder).as_posix(),
             in_features=int(config["in_features"]),
             out_features=int(config["out_features"]),
             bias=bool(config.get("bias", True)),
@@ -321,23 +321,23 @@ def _read_dense(folder: Path, place: Path, width: int, arrays: Arrays) -> DenseS
         )
     except (KeyError, TypeError, ValueError) as error:
         raise NotAModelError(f"{path}: in_features and out_features must be integers ({error!r}).") from error
-    if head.in_features != width:
-        raise ModelError(f"{path}: in_features is {head.in_features}, but {width} arrive from the module in front.")
+    if head.in_features != input_dim:
+        raise ModelError(f"{path}: in_features is {head.in_features}, but {input_dim} arrive from the module in front.")
     theirs = {
         f"{head.name}.weight": "linear.weight",
         f"{head.name}.bias": "linear.bias",
         f"{head.name}.residual": "residual.weight",
     }
-    shapes = head_arrays(head)
-    found = strict(read_weights(place), {theirs[ours]: shape for ours, shape in shapes.items()}, where=str(place))
-    check_floating(found, place)
+    shapes = dense_shapes(head)
+    found = match_arrays(read_weights(module_folder), {theirs[ours]: shape for ours, shape in shapes.items()}, where=str(module_folder))
+    check_floating(found, module_folder)
     arrays |= {ours: found[theirs[ours]] for ours in shapes}
     return head
 
 
-def _check_input_name(config: Json, place: Path) -> None:
+def _check_input_name(config: Json, module_folder: Path) -> None:
     for key in ("module_input_name", "module_output_name"):
         if config.get(key) not in (None, "sentence_embedding"):
             raise UnsupportedError(
-                f"{place}/config.json: {key} {config[key]!r} is not implemented; it may be 'sentence_embedding'."
+                f"{module_folder}/config.json: {key} {config[key]!r} is not implemented; it may be 'sentence_embedding'."
             )

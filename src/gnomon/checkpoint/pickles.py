@@ -20,7 +20,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from gnomon.checkpoint.mapped import Arrays, Bytes, are_counts, damaged, map_file, view
+from gnomon.checkpoint.mapped import Arrays, Bytes, are_valid_sizes, build_damaged_error, map_file, view_tensor
 from gnomon.errors import GnomonError, UnsafeFileError, UnsupportedError, WeightsError
 
 _STORAGE_DTYPES: dict[str, np.dtype[Any]] = {
@@ -49,21 +49,21 @@ def read_pickle(path: Path) -> Arrays:
     Only a compressed zip entry, which torch does not write, is copied.
     """
     file = map_file(path)
-    with _one_error(path):
+    with _wrap_errors(path):
         read = _read_zip if file[:4].tobytes() == _ZIP_ENTRY else _read_legacy
         top, bytes_of = read(path, file)
-        return {name: _place(path, name, tensor, bytes_of) for name, tensor in _tensors(path, top).items()}
+        return {name: _build_array(path, name, tensor, bytes_of) for name, tensor in _collect_tensors(path, top).items()}
 
 
 @contextmanager
-def _one_error(path: Path) -> Generator[None, None, None]:
+def _wrap_errors(path: Path) -> Generator[None, None, None]:
     """A hostile pickle or zip can make its reader raise anything; it becomes one error that names the file."""
     try:
         yield
     except GnomonError:
         raise
     except Exception as error:
-        raise damaged(path, "a file of torch.save", f"{type(error).__name__}: {error}") from error
+        raise build_damaged_error(path, "a file of torch.save", f"{type(error).__name__}: {error}") from error
 
 
 # ---- what the pickle may say
@@ -89,7 +89,7 @@ class _Tensor(NamedTuple):
     metadata: Any = None
 
 
-class _Dict(dict[Any, Any]):
+class _StateDict(dict[Any, Any]):
     """Stands for OrderedDict: torch sets `_metadata` on it, which is dropped."""
 
     __slots__ = ()
@@ -98,13 +98,13 @@ class _Dict(dict[Any, Any]):
         pass
 
 
-class _Name(NamedTuple):
+class _AllowedGlobal(NamedTuple):
     """An allowed global. It is text alone, so that no opcode can change it, and a call goes to our table."""
 
     name: str
 
     def __call__(self, *args: Any) -> Any:
-        return _CALLS[self.name](*args)
+        return _ALLOWED_CALLS[self.name](*args)
 
 
 def _rebuild_tensor_v2(  # the arguments of torch's own
@@ -117,8 +117,8 @@ def _rebuild_parameter(data: Any, _requires_grad: Any, _hooks: Any) -> Any:
     return data
 
 
-_CALLS: dict[str, Callable[..., Any]] = {
-    "collections.OrderedDict": _Dict,
+_ALLOWED_CALLS: dict[str, Callable[..., Any]] = {
+    "collections.OrderedDict": _StateDict,
     "torch._utils._rebuild_tensor": _Tensor,
     "torch._utils._rebuild_tensor_v2": _rebuild_tensor_v2,
     "torch._utils._rebuild_parameter": _rebuild_parameter,
@@ -131,10 +131,10 @@ class _Unpickler(pickle.Unpickler):
         self.path = path
         self.storages: dict[str, _Storage] = {}
 
-    def find_class(self, module_name: str, global_name: str) -> _Name:
+    def find_class(self, module_name: str, global_name: str) -> _AllowedGlobal:
         name = f"{module_name}.{global_name}"
-        if name in _CALLS or name in _STORAGE_DTYPES:
-            return _Name(name)
+        if name in _ALLOWED_CALLS or name in _STORAGE_DTYPES:
+            return _AllowedGlobal(name)
         raise UnsafeFileError(
             f"{self.path} asks for {name}, which is not part of a state dict; "
             "gnomon never runs code from a checkpoint: ask the publisher for model.safetensors"
@@ -142,14 +142,14 @@ class _Unpickler(pickle.Unpickler):
 
     def persistent_load(self, pid: Any) -> _Storage:
         match pid:
-            case ("storage", _Name(kind), str(key), _, int(numel), *rest) if rest in ([], [None]):
+            case ("storage", _AllowedGlobal(kind), str(key), _, int(numel), *rest) if rest in ([], [None]):
                 first, used = 0, numel
-            case ("storage", _Name(kind), str(key), _, int(numel), (_, int(first), int(used))):
+            case ("storage", _AllowedGlobal(kind), str(key), _, int(numel), (_, int(first), int(used))):
                 pass  # a view of another storage, as torch before 0.4 wrote it
             case _:
-                raise damaged(self.path, "the persistent id of a storage", type(pid).__name__)
+                raise build_damaged_error(self.path, "the persistent id of a storage", type(pid).__name__)
         if not 0 <= first <= first + used <= numel:
-            raise damaged(
+            raise build_damaged_error(
                 self.path, f"part of the {numel} elements of storage {key}", f"elements {first} to {first + used}"
             )
         storage = _Storage(key, _STORAGE_DTYPES[kind], numel, first, used)
@@ -174,9 +174,9 @@ def _check_opcodes(path: Path, stream: io.BytesIO | mmap.mmap) -> None:
         assert position is not None
         tuples += opcode.name.startswith("TUPLE")
         if tuples > _TUPLE_LIMIT or position > _PICKLE_LIMIT:
-            raise damaged(path, "the pickle of a state dict", f"over {_TUPLE_LIMIT} tuples or {_PICKLE_LIMIT} bytes")
+            raise build_damaged_error(path, "the pickle of a state dict", f"over {_TUPLE_LIMIT} tuples or {_PICKLE_LIMIT} bytes")
         if opcode.name.endswith("PUT") and int(argument or 0) > position:
-            raise damaged(path, f"a memo index of at most {position}", f"{argument}")
+            raise build_damaged_error(path, f"a memo index of at most {position}", f"{argument}")
 
 
 # ---- where the bytes are: each reader gives the unpickled object, and the bytes of each storage by its key
@@ -188,30 +188,30 @@ def _read_zip(path: Path, file: Bytes) -> tuple[Any, dict[str, Bytes]]:
         names = archive.namelist()
         pickles = [name for name in names if name.partition("/")[2] == "data.pkl"]
         if len(pickles) != 1:
-            raise damaged(path, "one NAME/data.pkl, as torch.save writes", f"{len(pickles)}")
+            raise build_damaged_error(path, "one NAME/data.pkl, as torch.save writes", f"{len(pickles)}")
         root = pickles[0].removesuffix("data.pkl")
         if f"{root}byteorder" in names:
-            _check_byte_order(path, little=_entry(path, file, archive, f"{root}byteorder").tobytes() == b"little")
-        words = _entry(path, file, archive, pickles[0]).tobytes()
+            _check_byte_order(path, little=_read_entry(path, file, archive, f"{root}byteorder").tobytes() == b"little")
+        words = _read_entry(path, file, archive, pickles[0]).tobytes()
         top, storages = _unpickle(path, io.BytesIO(words))
-        return top, {key: _entry(path, file, archive, f"{root}data/{key}") for key in storages}
+        return top, {key: _read_entry(path, file, archive, f"{root}data/{key}") for key in storages}
 
 
-def _entry(path: Path, file: Bytes, archive: zipfile.ZipFile, name: str) -> Bytes:
+def _read_entry(path: Path, file: Bytes, archive: zipfile.ZipFile, name: str) -> Bytes:
     """A stored entry's part of the file. torch compresses none; one that is could unpack to any size."""
     try:
         info = archive.getinfo(name)
     except KeyError:
-        raise damaged(path, f"an entry {name}", "none") from None
+        raise build_damaged_error(path, f"an entry {name}", "none") from None
     if info.flag_bits & 1 or info.compress_type != zipfile.ZIP_STORED:
         raise UnsupportedError(f"{path}: {name} is compressed or encrypted, as torch.save writes none; save it again")
     start = info.header_offset
-    header = _part(path, f"the header of {name}", file, start, 30).tobytes()
+    header = _slice_file(path, f"the header of {name}", file, start, 30).tobytes()
     if not header.startswith(_ZIP_ENTRY):
-        raise damaged(path, f"{name} at byte {start}", "no zip entry there")
+        raise build_damaged_error(path, f"{name} at byte {start}", "no zip entry there")
     # the local header's name and extra field are its own: torch pads the extra field there to align the data
     name_size, extra_size = struct.unpack("<HH", header[26:])
-    return _part(path, name, file, start + len(header) + name_size + extra_size, info.file_size)
+    return _slice_file(path, name, file, start + len(header) + name_size + extra_size, info.file_size)
 
 
 def _read_legacy(path: Path, file: Bytes) -> tuple[Any, dict[str, Bytes]]:
@@ -223,34 +223,34 @@ def _read_legacy(path: Path, file: Bytes) -> tuple[Any, dict[str, Bytes]]:
             raise WeightsError(f"{path} is a pickle but not one of torch.save; ask the publisher for model.safetensors")
         protocol, _ = _unpickle(path, stream)
         if protocol != _LEGACY_PROTOCOL:
-            raise damaged(path, f"protocol {_LEGACY_PROTOCOL}", type(protocol).__name__)
+            raise build_damaged_error(path, f"protocol {_LEGACY_PROTOCOL}", type(protocol).__name__)
         system, _ = _unpickle(path, stream)
         _check_byte_order(path, little=system["little_endian"])
         top, storages = _unpickle(path, stream)
         keys, _ = _unpickle(path, stream)
-        return top, _legacy_bytes(path, file, stream.tell(), keys, storages)
+        return top, _locate_legacy_storages(path, file, stream.tell(), keys, storages)
 
 
-def _legacy_bytes(
+def _locate_legacy_storages(
     path: Path, file: Bytes, position: int, keys: Any, storages: Mapping[str, _Storage]
 ) -> dict[str, Bytes]:
     if not isinstance(keys, list) or sorted(keys) != sorted(storages):
-        raise damaged(path, f"the keys of the {len(storages)} storages that its tensors use", "other keys")
+        raise build_damaged_error(path, f"the keys of the {len(storages)} storages that its tensors use", "other keys")
     bytes_of: dict[str, Bytes] = {}
     for key in keys:
         wanted = storages[key]
-        (numel,) = struct.unpack("<q", _part(path, f"the length of storage {key}", file, position, 8).tobytes())
+        (numel,) = struct.unpack("<q", _slice_file(path, f"the length of storage {key}", file, position, 8).tobytes())
         if numel != wanted.numel:
-            raise damaged(path, f"{wanted.numel} elements in storage {key}", f"{numel}")
+            raise build_damaged_error(path, f"{wanted.numel} elements in storage {key}", f"{numel}")
         size = numel * wanted.dtype.itemsize
-        bytes_of[key] = _part(path, f"storage {key}", file, position + 8, size)
+        bytes_of[key] = _slice_file(path, f"storage {key}", file, position + 8, size)
         position += 8 + size
     return bytes_of
 
 
-def _part(path: Path, what: str, file: Bytes, start: int, size: int) -> Bytes:
+def _slice_file(path: Path, what: str, file: Bytes, start: int, size: int) -> Bytes:
     if not 0 <= start <= start + size <= len(file):
-        raise damaged(path, f"{size} bytes for {what} at byte {start}", f"a file of {len(file)} bytes")
+        raise build_damaged_error(path, f"{size} bytes for {what} at byte {start}", f"a file of {len(file)} bytes")
     return file[start : start + size]
 
 
@@ -264,16 +264,16 @@ def _check_byte_order(path: Path, *, little: bool) -> None:
 # ---- from records to arrays
 
 
-def _tensors(path: Path, top: Any) -> dict[str, _Tensor]:
+def _collect_tensors(path: Path, root: Any) -> dict[str, _Tensor]:
     """The tensors of a state dict, of {"state_dict": ...} too; plain scalars and strings beside them are left out."""
-    if isinstance(top, dict) and isinstance(top.get("state_dict"), dict):
-        top = top["state_dict"]
-    if not isinstance(top, dict):
+    if isinstance(root, dict) and isinstance(root.get("state_dict"), dict):
+        root = root["state_dict"]
+    if not isinstance(root, dict):
         raise WeightsError(
-            f"{path} holds {type(top).__name__}, not a dict of names and tensors; save model.state_dict()"
+            f"{path} holds {type(root).__name__}, not a dict of names and tensors; save model.state_dict()"
         )
     tensors: dict[str, _Tensor] = {}
-    for name, value in top.items():
+    for name, value in root.items():
         if not isinstance(name, str) or not isinstance(value, _Tensor | str | int | float | None):
             at = repr(name) if isinstance(name, str) else f"a key of type {type(name).__name__}"
             raise WeightsError(f"{path} holds {type(value).__name__} at {at}, not a tensor; save model.state_dict()")
@@ -282,21 +282,21 @@ def _tensors(path: Path, top: Any) -> dict[str, _Tensor]:
     return tensors
 
 
-def _place(path: Path, name: str, tensor: _Tensor, bytes_of: Mapping[str, Bytes]) -> NDArray[Any]:
+def _build_array(path: Path, name: str, tensor: _Tensor, storage_bytes: Mapping[str, Bytes]) -> NDArray[Any]:
     """The view that the record describes, after every number of it is checked against the bytes that are there."""
     storage, offset, size, stride, metadata = tensor
     if metadata:
         raise UnsupportedError(f"{path}: {name!r} has metadata (a conjugate or negative view); save a plain copy of it")
-    if not isinstance(storage, _Storage) or not (are_counts([offset]) and are_counts(size) and are_counts(stride)):
-        raise damaged(path, f"the storage, offset, size and strides of {name!r}", "something else")
+    if not isinstance(storage, _Storage) or not (are_valid_sizes([offset]) and are_valid_sizes(size) and are_valid_sizes(stride)):
+        raise build_damaged_error(path, f"the storage, offset, size and strides of {name!r}", "something else")
     if all(size):
         end = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) + 1
     else:  # no element: torch leaves any offset in it
         offset = end = 0
     if end > storage.used:
-        raise damaged(path, f"{end} elements for {name!r}", f"{storage.used} in storage {storage.key}")
-    buffer, item = bytes_of[storage.key], storage.dtype.itemsize
+        raise build_damaged_error(path, f"{end} elements for {name!r}", f"{storage.used} in storage {storage.key}")
+    buffer, item = storage_bytes[storage.key], storage.dtype.itemsize
     if storage.numel * item > len(buffer):
-        raise damaged(path, f"{storage.numel * item} bytes in storage {storage.key}", f"{len(buffer)} bytes")
+        raise build_damaged_error(path, f"{storage.numel * item} bytes in storage {storage.key}", f"{len(buffer)} bytes")
     start = (storage.first + offset) * item
-    return view(path, name, buffer, storage.dtype, size, start, strides=[step * item for step in stride])
+    return view_tensor(path, name, buffer, storage.dtype, size, start, strides=[step * item for step in stride])

@@ -18,10 +18,10 @@ from tokenizers import Tokenizer
 from gnomon.checkpoint import families
 from gnomon.checkpoint.folder import Checkpoint
 from gnomon.checkpoint.modules_json import DENSE_ACTIVATIONS, DIALECTS, POOLING_KEYS
-from gnomon.checkpoint.tokenizer_versions import faithful_side_files
+from gnomon.checkpoint.tokenizer_versions import build_side_files
 from gnomon.checkpoint.weights import write_safetensors
 from gnomon.errors import InputError
-from gnomon.spec import DenseSpec, ModelSpec, StaticSpec, dense_heads
+from gnomon.spec import DenseSpec, ModelSpec, StaticSpec, dense_modules
 
 Json = dict[str, Any]
 Writer = Callable[[Path], None]
@@ -53,16 +53,16 @@ def save_folder(
     beside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
     try:
         beside.chmod(0o755)
-        for path, write in _files(checkpoint, dialect).items():
+        for path, write in _plan_files(checkpoint, dialect).items():
             (beside / path).parent.mkdir(parents=True, exist_ok=True)
             write(beside / path)
-        _swap(beside, target)
+        _replace_folder(beside, target)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return target
 
 
-def _swap(new: Path, target: Path) -> None:
+def _replace_folder(new: Path, target: Path) -> None:
     """Put a complete folder in the place of an old one, if there is one; the old one is removed last."""
     if not target.exists():
         new.rename(target)
@@ -73,34 +73,34 @@ def _swap(new: Path, target: Path) -> None:
     shutil.rmtree(old.parent, ignore_errors=True)
 
 
-def _files(checkpoint: Checkpoint, dialect: str) -> dict[str, Writer]:
+def _plan_files(checkpoint: Checkpoint, dialect: str) -> dict[str, Writer]:
     """Path in the folder -> what writes it."""
     spec = checkpoint.spec
     files = _static_files(checkpoint) if isinstance(spec.trunk, StaticSpec) else _transformer_files(checkpoint, dialect)
-    files["modules.json"] = _json(_module_rows(spec, dialect))
-    files["config_sentence_transformers.json"] = _json(_settings(spec))
-    for head in dense_heads(spec):
-        files[f"{head.name}/config.json"] = _json(_dense_config(head))
-        files[f"{head.name}/model.safetensors"] = _weights(_dense_weights(head, checkpoint.arrays))
+    files["modules.json"] = _json_writer(_module_rows(spec, dialect))
+    files["config_sentence_transformers.json"] = _json_writer(_sentence_transformers_config(spec))
+    for head in dense_modules(spec):
+        files[f"{head.name}/config.json"] = _json_writer(_dense_config(head))
+        files[f"{head.name}/model.safetensors"] = _weights_writer(_dense_weights(head, checkpoint.arrays))
     if checkpoint.readme is not None:
-        files["README.md"] = _bytes(checkpoint.readme)
+        files["README.md"] = _bytes_writer(checkpoint.readme)
     return files
 
 
 def _transformer_files(checkpoint: Checkpoint, dialect: str) -> dict[str, Writer]:
     spec = checkpoint.spec
     assert not isinstance(spec.trunk, StaticSpec)
-    theirs = families.foreign_arrays(checkpoint.arrays, spec.trunk, checkpoint.config) | dict(checkpoint.kept_arrays)
-    side_files = faithful_side_files(checkpoint.tokenizer, checkpoint.extras, checkpoint.config)
+    theirs = families.export_trunk_weights(checkpoint.arrays, spec.trunk, checkpoint.config) | dict(checkpoint.unused_arrays)
+    side_files = build_side_files(checkpoint.tokenizer, checkpoint.tokenizer_side_files, checkpoint.config)
     return {
-        "config.json": _json(checkpoint.config),
-        "model.safetensors": _weights(families.with_mlm(theirs, checkpoint.mlm_arrays, checkpoint.config)),
-        "tokenizer.json": _text(checkpoint.tokenizer.to_str(pretty=True)),
-        **{name: _text(text) for name, text in side_files.items()},
-        "sentence_bert_config.json": _json(
+        "config.json": _json_writer(checkpoint.config),
+        "model.safetensors": _weights_writer(families.add_mlm_head(theirs, checkpoint.mlm_arrays, checkpoint.config)),
+        "tokenizer.json": _text_writer(checkpoint.tokenizer.to_str(pretty=True)),
+        **{name: _text_writer(text) for name, text in side_files.items()},
+        "sentence_bert_config.json": _json_writer(
             {"max_seq_length": spec.tokenizer.max_seq_length, "do_lower_case": spec.tokenizer.lower_case}
         ),
-        "1_Pooling/config.json": _json(_pooling_config(spec, dialect)),
+        "1_Pooling/config.json": _json_writer(_pooling_config(spec, dialect)),
         **(_normalize_files(spec) if dialect != "classic" else {}),
     }
 
@@ -112,18 +112,18 @@ def _static_files(checkpoint: Checkpoint) -> dict[str, Writer]:
     raw = Tokenizer.from_str(checkpoint.tokenizer.to_str())
     if spec.tokenizer.max_seq_length is not None and not spec.trunk.model2vec:
         raw.enable_truncation(spec.tokenizer.max_seq_length)
-    tokenizer = _text(raw.to_str(pretty=True))
+    tokenizer = _text_writer(raw.to_str(pretty=True))
     if not spec.trunk.model2vec:
         folder = "0_StaticEmbedding"
         return {
-            f"{folder}/model.safetensors": _weights({"embedding.weight": table}),
+            f"{folder}/model.safetensors": _weights_writer({"embedding.weight": table}),
             f"{folder}/tokenizer.json": tokenizer,
         }
     config = checkpoint.config | {"normalize": spec.normalizes}
     return {
-        "model.safetensors": _weights({"embeddings": table}),
+        "model.safetensors": _weights_writer({"embeddings": table}),
         "tokenizer.json": tokenizer,
-        "config.json": _json(config),
+        "config.json": _json_writer(config),
     }
 
 
@@ -140,13 +140,13 @@ def _module_rows(spec: ModelSpec, dialect: str) -> list[Json]:
 
 def _normalize_files(spec: ModelSpec) -> dict[str, Writer]:
     name = "sentence_embedding"
-    config = _json({"module_input_name": name, "module_output_name": name})
+    config = _json_writer({"module_input_name": name, "module_output_name": name})
     return {
         f"{i + 2}_Normalize/config.json": config for i, head in enumerate(spec.heads) if not isinstance(head, DenseSpec)
     }
 
 
-def _settings(spec: ModelSpec) -> Json:
+def _sentence_transformers_config(spec: ModelSpec) -> Json:
     settings: Json = {
         "prompts": dict(spec.prompts),
         "default_prompt_name": spec.default_prompt_name,
@@ -177,35 +177,35 @@ def _pooling_config(spec: ModelSpec, dialect: str) -> Json:
     }
 
 
-def _dense_config(head: DenseSpec) -> Json:
+def _dense_config(dense: DenseSpec) -> Json:
     config: Json = {
-        "in_features": head.in_features,
-        "out_features": head.out_features,
-        "bias": head.bias,
-        "activation_function": _ACTIVATION_NAMES[head.activation],
+        "in_features": dense.in_features,
+        "out_features": dense.out_features,
+        "bias": dense.bias,
+        "activation_function": _ACTIVATION_NAMES[dense.activation],
     }
-    return config | ({"use_residual": True} if head.residual else {})
+    return config | ({"use_residual": True} if dense.residual else {})
 
 
-def _dense_weights(head: DenseSpec, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+def _dense_weights(dense: DenseSpec, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     names = {"weight": "linear.weight", "bias": "linear.bias", "residual": "residual.weight"}
-    return {theirs: arrays[f"{head.name}.{ours}"] for ours, theirs in names.items() if f"{head.name}.{ours}" in arrays}
+    return {theirs: arrays[f"{dense.name}.{ours}"] for ours, theirs in names.items() if f"{dense.name}.{ours}" in arrays}
 
 
-def _json(value: Any) -> Writer:
-    return _text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+def _json_writer(value: Any) -> Writer:
+    return _text_writer(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def _text(text: str) -> Writer:
-    return _bytes(text.encode())
+def _text_writer(text: str) -> Writer:
+    return _bytes_writer(text.encode())
 
 
-def _bytes(content: bytes) -> Writer:
+def _bytes_writer(content: bytes) -> Writer:
     def write(path: Path) -> None:
         path.write_bytes(content)
 
     return write
 
 
-def _weights(arrays: Mapping[str, NDArray[Any]]) -> Writer:
+def _weights_writer(arrays: Mapping[str, NDArray[Any]]) -> Writer:
     return lambda path: write_safetensors(path, {name: np.asarray(array) for name, array in arrays.items()})

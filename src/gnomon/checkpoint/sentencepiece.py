@@ -52,21 +52,21 @@ def read_sentencepiece(path: Path) -> SentencePieceModel:
     """The model in the file; a ValueError says what is wrong with a damaged one, and leaves the path to the caller."""
     pieces: list[Piece] = []
     specs: dict[int, Fields] = {}
-    for number, value in _fields(path.read_bytes()):
+    for number, value in _iterate_fields(path.read_bytes()):
         if number == PIECE:
-            pieces.append(_piece(_message(value)))
+            pieces.append(_parse_piece(_parse_message(value)))
         elif number in (TRAINER_SPEC, NORMALIZER_SPEC):
-            specs[number] = _message(value)
+            specs[number] = _parse_message(value)
     if len(specs) < 2:  # they follow the pieces: without this check a cut file would pass
         raise ValueError("trainer_spec or normalizer_spec is missing, so the file is cut or no SentencePiece model")
     trainer, normalizer = specs[TRAINER_SPEC], specs[NORMALIZER_SPEC]
-    settings = {name: _as(int, trainer.get(number, default)) for number, name, default in TRAINER_SETTINGS}
-    settings |= {name: _as(int, normalizer.get(number, default)) for number, name, default in NORMALIZER_SETTINGS}
-    return SentencePieceModel(pieces, _as(bytes, normalizer.get(CHARSMAP, b"")), settings)
+    settings = {name: _check_type(int, trainer.get(number, default)) for number, name, default in TRAINER_SETTINGS}
+    settings |= {name: _check_type(int, normalizer.get(number, default)) for number, name, default in NORMALIZER_SETTINGS}
+    return SentencePieceModel(pieces, _check_type(bytes, normalizer.get(CHARSMAP, b"")), settings)
 
 
-def _piece(fields: Fields) -> Piece:
-    text, score, kind = _as(bytes, fields.get(1, b"")), _as(float, fields.get(2, 0.0)), _as(int, fields.get(3, NORMAL))
+def _parse_piece(fields: Fields) -> Piece:
+    text, score, kind = _check_type(bytes, fields.get(1, b"")), _check_type(float, fields.get(2, 0.0)), _check_type(int, fields.get(3, NORMAL))
     if not math.isfinite(score):
         raise ValueError(f"a piece has score {score}, which is not a finite number")
     return Piece(text.decode(), score, kind)
@@ -75,28 +75,28 @@ def _piece(fields: Fields) -> Piece:
 # ---- protobuf: https://protobuf.dev/programming-guides/encoding
 
 
-def _message(value: Value) -> Fields:
-    return dict(_fields(_as(bytes, value)))
+def _parse_message(value: Value) -> Fields:
+    return dict(_iterate_fields(_check_type(bytes, value)))
 
 
-def _as(kind: type[T], value: Value) -> T:
+def _check_type(kind: type[T], value: Value) -> T:
     if not isinstance(value, kind):
         raise ValueError(f"a field holds {type(value).__name__} where {kind.__name__} belongs")
     return value
 
 
-def _fields(blob: bytes) -> Iterator[tuple[int, Value]]:
+def _iterate_fields(blob: bytes) -> Iterator[tuple[int, Value]]:
     """The (field number, value) pairs of one message: varints as int, four bytes as float, everything else as bytes."""
     at = 0
     while at < len(blob):
-        key, at = _varint(blob, at)
+        key, at = _read_varint(blob, at)
         number, wire = key >> 3, key & 7
         if wire == 0:
-            value, at = _varint(blob, at)
+            value, at = _read_varint(blob, at)
             yield number, value
             continue
         if wire == 2:
-            size, at = _varint(blob, at)
+            size, at = _read_varint(blob, at)
         elif wire in (1, 5):
             size = 8 if wire == 1 else 4
         else:
@@ -108,13 +108,13 @@ def _fields(blob: bytes) -> Iterator[tuple[int, Value]]:
         at += size
 
 
-def _varint(blob: bytes, at: int) -> tuple[int, int]:
+def _read_varint(blob: bytes, position: int) -> tuple[int, int]:
     """The little-endian base-128 number at `at`, and where it ends."""
-    if at < len(blob) and blob[at] < 0x80:  # nearly always, and a model has a million of them
-        return blob[at], at + 1
+    if position < len(blob) and blob[position] < 0x80:  # nearly always, and a model has a million of them
+        return blob[position], position + 1
     value = 0
-    for shift, byte in zip(range(0, 70, 7), blob[at : at + 10], strict=False):
+    for shift, byte in zip(range(0, 70, 7), blob[position : position + 10], strict=False):
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
-            return value, at + shift // 7 + 1
-    raise ValueError(f"the number at byte {at} does not end within its {len(blob)} bytes")
+            return value, position + shift // 7 + 1
+    raise ValueError(f"the number at byte {position} does not end within its {len(blob)} bytes")

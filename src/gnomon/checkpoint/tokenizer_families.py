@@ -15,10 +15,10 @@ from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokeniz
 from tokenizers.models import BPE, Unigram, WordPiece
 
 from gnomon.checkpoint.sentencepiece import CONTROL, MODEL_TYPE_NAMES, USER_DEFINED, read_sentencepiece
-from gnomon.checkpoint.tokenizer_settings import OWN_FAST, Settings
+from gnomon.checkpoint.tokenizer_settings import DPR_FAST_CLASSES, TokenizerSettings
 from gnomon.errors import UnsupportedError
 
-SAVE_TOKENIZER_JSON = "load the tokenizer with transformers and save_pretrained it: that writes a tokenizer.json"
+SAVE_TOKENIZER_HINT = "load the tokenizer with transformers and save_pretrained it: that writes a tokenizer.json"
 
 BERT_TOKENS = {
     "unk_token": AddedToken("[UNK]", special=True),
@@ -55,16 +55,16 @@ XLM_ROBERTA_SETTINGS = {
 
 
 @dataclass(frozen=True)
-class Family:
+class TokenizerFamily:
     """What a class of transformers builds from a vocabulary, whatever file that is in."""
 
     tokens: dict[str, AddedToken]
     model: type[Any]
-    model_settings: Callable[[Settings], dict[str, Any]]
+    model_settings: Callable[[TokenizerSettings], dict[str, Any]]
     """Of the vocabulary's model, beside the vocabulary; as `tokenizers` writes them in JSON."""
-    dress: Callable[[Tokenizer, Settings], None]
+    set_components: Callable[[Tokenizer, TokenizerSettings], None]
     """Sets pre-tokenizer and decoder, and the normalizer where the class has one of its own."""
-    frame: Callable[[Tokenizer, Settings], processors.PostProcessor] | None
+    build_post_processor: Callable[[Tokenizer, TokenizerSettings], processors.PostProcessor] | None
     """The special tokens around a text; None where those of tokenizer.json stay."""
     keeps_charsmap: bool = False
     """The normalizer is the file's compiled character map, and nothing else of the file's."""
@@ -73,16 +73,16 @@ class Family:
 
 
 @dataclass(frozen=True)
-class Form:
+class VocabularyFormat:
     """One way to write a tokenizer without tokenizer.json: its files and how to read the vocabulary."""
 
     files: tuple[str, ...]
-    family: Family
-    assumed: str | None  # the class where the folder names none
-    read: Callable[[list[Path], Settings], Tokenizer]
+    family: TokenizerFamily
+    default_class: str | None  # the class where the folder names none
+    read: Callable[[list[Path], TokenizerSettings], Tokenizer]
 
 
-def _with_id(tokenizer: Tokenizer, text: str) -> tuple[str, int]:
+def _pair_with_id(tokenizer: Tokenizer, text: str) -> tuple[str, int]:
     index = tokenizer.token_to_id(text)
     assert index is not None, text  # every role has been added
     return text, index
@@ -91,7 +91,7 @@ def _with_id(tokenizer: Tokenizer, text: str) -> tuple[str, int]:
 # ---- WordPiece: vocab.txt
 
 
-def _wordpiece_settings(settings: Settings) -> dict[str, Any]:
+def _wordpiece_settings(settings: TokenizerSettings) -> dict[str, Any]:
     return {
         "unk_token": settings.text("unk_token"),
         "continuing_subword_prefix": "##",
@@ -99,12 +99,12 @@ def _wordpiece_settings(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _read_wordpiece(paths: list[Path], settings: Settings) -> Tokenizer:
+def _read_wordpiece(paths: list[Path], settings: TokenizerSettings) -> Tokenizer:
     vocab = WordPiece.read_file(str(paths[0]))
     return Tokenizer(WordPiece(vocab, **_wordpiece_settings(settings)))
 
 
-def _dress_bert(tokenizer: Tokenizer, settings: Settings) -> None:
+def _set_bert_components(tokenizer: Tokenizer, settings: TokenizerSettings) -> None:
     if tokenizer.token_to_id(unk := settings.text("unk_token")) is None:  # WordPiece would fail at an unknown word
         raise ValueError(f"it does not hold {unk!r}, the unk_token, so it is not this model's vocabulary")
     tokenizer.normalizer = _bert_normalizer(settings, lowercase=settings.flag("do_lower_case", True))
@@ -112,7 +112,7 @@ def _dress_bert(tokenizer: Tokenizer, settings: Settings) -> None:
     tokenizer.decoder = decoders.WordPiece(prefix="##")
 
 
-def _bert_normalizer(settings: Settings, *, lowercase: bool) -> normalizers.Normalizer:
+def _bert_normalizer(settings: TokenizerSettings, *, lowercase: bool) -> normalizers.Normalizer:
     return normalizers.BertNormalizer(
         clean_text=True,
         handle_chinese_chars=settings.flag("tokenize_chinese_chars", True),
@@ -121,25 +121,25 @@ def _bert_normalizer(settings: Settings, *, lowercase: bool) -> normalizers.Norm
     )
 
 
-def _frame_bert(tokenizer: Tokenizer, settings: Settings) -> processors.PostProcessor:
+def _build_bert_post_processor(tokenizer: Tokenizer, settings: TokenizerSettings) -> processors.PostProcessor:
     cls, sep = settings.text("cls_token"), settings.text("sep_token")
     return processors.TemplateProcessing(
         single=[f"{cls}:0", "$A:0", f"{sep}:0"],
         pair=[f"{cls}:0", "$A:0", f"{sep}:0", "$B:1", f"{sep}:1"],
-        special_tokens=[_with_id(tokenizer, cls), _with_id(tokenizer, sep)],
+        special_tokens=[_pair_with_id(tokenizer, cls), _pair_with_id(tokenizer, sep)],
     )
 
 
-def _dress_dpr(tokenizer: Tokenizer, settings: Settings) -> None:
+def _set_dpr_components(tokenizer: Tokenizer, settings: TokenizerSettings) -> None:
     """As version 5: the class keeps `do_lower_case` to itself, so that every text is lower-cased."""
-    _dress_bert(tokenizer, settings)
+    _set_bert_components(tokenizer, settings)
     tokenizer.normalizer = _bert_normalizer(settings, lowercase=True)
 
 
 # ---- byte-level BPE: vocab.json and merges.txt
 
 
-def _bpe_settings(settings: Settings) -> dict[str, Any]:
+def _bpe_settings(settings: TokenizerSettings) -> dict[str, Any]:
     return {
         "dropout": None,
         "unk_token": None,
@@ -151,21 +151,21 @@ def _bpe_settings(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _read_bpe(paths: list[Path], settings: Settings) -> Tokenizer:
+def _read_bpe(paths: list[Path], settings: TokenizerSettings) -> Tokenizer:
     vocab, merges = BPE.read_file(str(paths[0]), str(paths[1]))
     return Tokenizer(BPE(vocab, merges, continuing_subword_prefix="", end_of_word_suffix="", fuse_unk=False))
 
 
-def _dress_roberta(tokenizer: Tokenizer, settings: Settings) -> None:
+def _set_roberta_components(tokenizer: Tokenizer, settings: TokenizerSettings) -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=settings.flag("add_prefix_space", False))
     tokenizer.decoder = decoders.ByteLevel()
 
 
-def _frame_roberta(tokenizer: Tokenizer, settings: Settings) -> processors.PostProcessor:
+def _build_roberta_post_processor(tokenizer: Tokenizer, settings: TokenizerSettings) -> processors.PostProcessor:
     cls, sep = settings.text("cls_token"), settings.text("sep_token")
     return processors.RobertaProcessing(
-        _with_id(tokenizer, sep),
-        _with_id(tokenizer, cls),
+        _pair_with_id(tokenizer, sep),
+        _pair_with_id(tokenizer, cls),
         trim_offsets=settings.flag("trim_offsets", True),
         add_prefix_space=settings.flag("add_prefix_space", False),
     )
@@ -174,17 +174,17 @@ def _frame_roberta(tokenizer: Tokenizer, settings: Settings) -> processors.PostP
 # ---- BPE of words that end in </w>: HerBERT
 
 
-def _herbert_settings(settings: Settings) -> dict[str, Any]:
+def _herbert_settings(settings: TokenizerSettings) -> dict[str, Any]:
     return _bpe_settings(settings) | {"unk_token": settings.text("unk_token"), "end_of_word_suffix": "</w>"}
 
 
-def _dress_herbert(tokenizer: Tokenizer, settings: Settings) -> None:
+def _set_herbert_components(tokenizer: Tokenizer, settings: TokenizerSettings) -> None:
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False, strip_accents=False)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.BPEDecoder(suffix="</w>")
 
 
-def _frame_herbert(tokenizer: Tokenizer, settings: Settings) -> processors.PostProcessor:
+def _build_herbert_post_processor(tokenizer: Tokenizer, settings: TokenizerSettings) -> processors.PostProcessor:
     """The ids are constants of the class, whatever the tokens are."""
     return processors.BertProcessing((settings.text("sep_token"), 2), (settings.text("cls_token"), 0))
 
@@ -192,11 +192,11 @@ def _frame_herbert(tokenizer: Tokenizer, settings: Settings) -> processors.PostP
 # ---- SentencePiece unigrams
 
 
-def _unigram_settings(settings: Settings) -> dict[str, Any]:
+def _unigram_settings(settings: TokenizerSettings) -> dict[str, Any]:
     return {"unk_id": 3, "byte_fallback": False}
 
 
-def _read_xlm_roberta(paths: list[Path], settings: Settings) -> Tokenizer:
+def _read_xlm_roberta(paths: list[Path], settings: TokenizerSettings) -> Tokenizer:
     """Ids as in fairseq: its four special tokens first, so that every piece is one above its place in the file."""
     model = read_sentencepiece(paths[0])
     _check_xlm_roberta(paths[0], model.settings)
@@ -211,7 +211,7 @@ def _read_xlm_roberta(paths: list[Path], settings: Settings) -> Tokenizer:
     return tokenizer
 
 
-def _dress_xlm_roberta(tokenizer: Tokenizer, settings: Settings) -> None:
+def _set_xlm_roberta_components(tokenizer: Tokenizer, settings: TokenizerSettings) -> None:
     prepend_scheme = "always" if settings.flag("add_prefix_space", True) else "never"
     metaspace = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme=prepend_scheme)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), metaspace])
@@ -223,33 +223,33 @@ def _check_xlm_roberta(path: Path, values: dict[str, int]) -> None:
         if values[name] != served:
             kind = f" ({MODEL_TYPE_NAMES.get(values[name], 'unknown')})" if name == "model_type" else ""
             raise UnsupportedError(
-                f"{path}: {name} is {values[name]}{kind}, and only {served} is built here; {SAVE_TOKENIZER_JSON}"
+                f"{path}: {name} is {values[name]}{kind}, and only {served} is built here; {SAVE_TOKENIZER_HINT}"
             )
 
 
-def _frame_xlm_roberta(tokenizer: Tokenizer, settings: Settings) -> processors.PostProcessor:
+def _build_xlm_roberta_post_processor(tokenizer: Tokenizer, settings: TokenizerSettings) -> processors.PostProcessor:
     bos, eos = settings.text("bos_token"), settings.text("eos_token")
     return processors.TemplateProcessing(
         single=[bos, "$A", eos],
         pair=[bos, "$A", eos, eos, "$B", eos],
-        special_tokens=[_with_id(tokenizer, bos), _with_id(tokenizer, eos)],
+        special_tokens=[_pair_with_id(tokenizer, bos), _pair_with_id(tokenizer, eos)],
     )
 
 
 # ---- classes
 
 
-BERT = Family(BERT_TOKENS, WordPiece, _wordpiece_settings, _dress_bert, _frame_bert)
-BERT_AS_IT_IS = replace(BERT, keeps_json=True)
-DPR = replace(BERT, dress=_dress_dpr)
-ROBERTA = Family(ROBERTA_TOKENS, BPE, _bpe_settings, _dress_roberta, _frame_roberta)
-XLM_ROBERTA = Family(
-    ROBERTA_TOKENS, Unigram, _unigram_settings, _dress_xlm_roberta, _frame_xlm_roberta, keeps_charsmap=True
+BERT = TokenizerFamily(BERT_TOKENS, WordPiece, _wordpiece_settings, _set_bert_components, _build_bert_post_processor)
+BERT_KEEPING_JSON = replace(BERT, keeps_json=True)
+DPR = replace(BERT, set_components=_set_dpr_components)
+ROBERTA = TokenizerFamily(ROBERTA_TOKENS, BPE, _bpe_settings, _set_roberta_components, _build_roberta_post_processor)
+XLM_ROBERTA = TokenizerFamily(
+    ROBERTA_TOKENS, Unigram, _unigram_settings, _set_xlm_roberta_components, _build_xlm_roberta_post_processor, keeps_charsmap=True
 )
-GPT2 = Family(GPT2_TOKENS, BPE, _bpe_settings, _dress_roberta, None)
-HERBERT = Family(HERBERT_TOKENS, BPE, _herbert_settings, _dress_herbert, _frame_herbert)
+GPT2 = TokenizerFamily(GPT2_TOKENS, BPE, _bpe_settings, _set_roberta_components, None)
+HERBERT = TokenizerFamily(HERBERT_TOKENS, BPE, _herbert_settings, _set_herbert_components, _build_herbert_post_processor)
 
-CLASSES: dict[str, tuple[Family, Family | None]] = {
+FAMILIES_BY_CLASS: dict[str, tuple[TokenizerFamily, TokenizerFamily | None]] = {
     "BertTokenizer": (BERT, BERT),
     "DistilBertTokenizer": (BERT, BERT),
     "ElectraTokenizer": (BERT, BERT),
@@ -257,11 +257,11 @@ CLASSES: dict[str, tuple[Family, Family | None]] = {
     "LxmertTokenizer": (BERT, BERT),
     "MobileBertTokenizer": (BERT, BERT),
     "SqueezeBertTokenizer": (BERT, BERT),
-    "ConvBertTokenizer": (BERT, BERT_AS_IT_IS),
+    "ConvBertTokenizer": (BERT, BERT_KEEPING_JSON),
     "DPRContextEncoderTokenizer": (BERT, DPR),
     "DPRQuestionEncoderTokenizer": (BERT, DPR),
     "DPRReaderTokenizer": (BERT, DPR),
-    **dict.fromkeys(OWN_FAST, (BERT, BERT_AS_IT_IS)),
+    **dict.fromkeys(DPR_FAST_CLASSES, (BERT, BERT_KEEPING_JSON)),
     "RealmTokenizer": (BERT, None),
     "RetriBertTokenizer": (BERT, None),
     "RobertaTokenizer": (ROBERTA, ROBERTA),
@@ -277,10 +277,10 @@ CLASSES: dict[str, tuple[Family, Family | None]] = {
 tokenizer.json as it is.
 """
 
-FORMS = (
-    Form(("vocab.txt",), BERT, "BertTokenizer", _read_wordpiece),
-    Form(("vocab.json", "merges.txt"), ROBERTA, "RobertaTokenizer", _read_bpe),
-    Form(("sentencepiece.bpe.model",), XLM_ROBERTA, "XLMRobertaTokenizer", _read_xlm_roberta),
-    Form(("spiece.model",), XLM_ROBERTA, None, _read_xlm_roberta),
-    Form(("tokenizer.model",), XLM_ROBERTA, None, _read_xlm_roberta),
+VOCABULARY_FORMATS = (
+    VocabularyFormat(("vocab.txt",), BERT, "BertTokenizer", _read_wordpiece),
+    VocabularyFormat(("vocab.json", "merges.txt"), ROBERTA, "RobertaTokenizer", _read_bpe),
+    VocabularyFormat(("sentencepiece.bpe.model",), XLM_ROBERTA, "XLMRobertaTokenizer", _read_xlm_roberta),
+    VocabularyFormat(("spiece.model",), XLM_ROBERTA, None, _read_xlm_roberta),
+    VocabularyFormat(("tokenizer.model",), XLM_ROBERTA, None, _read_xlm_roberta),
 )

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 
 from gnomon.errors import UnsupportedError
 
-VERSION = "1.0"
+FORMAT_VERSION = "1.0"
 """Of the format, since it exists."""
 
 SECTIONS: dict[str, Any] = {
@@ -70,7 +70,7 @@ def _unknown_parts(content: bytes) -> list[str]:
     if not isinstance(settings, dict):
         return []
     version: Any = settings.get("version")
-    unknown = [f"version {version!r}"] if isinstance(version, str) and version != VERSION else []
+    unknown = [f"version {version!r}"] if isinstance(version, str) and version != FORMAT_VERSION else []
     for section, module in SECTIONS.items():
         kinds = _types_in(settings.get(section), deep=section != "model")  # a vocabulary may hold the word "type"
         unknown += [f"a {section} of type {kind!r}" for kind in kinds if not hasattr(module, kind)]

@@ -22,20 +22,20 @@ DECODER = "added_tokens_decoder"
 """The key of tokenizer_config.json that takes the place of the two older files."""
 
 # The order in which transformers appends the special tokens that a vocabulary lacks.
-ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+SPECIAL_TOKEN_KEYS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 EXTRA_KEYS = ("additional_special_tokens", "extra_special_tokens")
 TOKEN_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 BACKEND = "TokenizersBackend"
 """A class of version 5 alone."""
-NO_CLASS = ("PreTrainedTokenizer", BACKEND)
+GENERIC_CLASSES = ("PreTrainedTokenizer", BACKEND)
 """Class names that say nothing about the family; both take tokenizer.json as it is."""
 
-OWN_FAST = tuple(f"DPR{part}TokenizerFast" for part in ("ContextEncoder", "QuestionEncoder", "Reader"))
+DPR_FAST_CLASSES = tuple(f"DPR{part}TokenizerFast" for part in ("ContextEncoder", "QuestionEncoder", "Reader"))
 """Classes that version 5 does not read as those without "Fast"."""
 
 # Without a tokenizer_class, the model_type tells families whose files carry the names of another family's.
-MODEL_TYPES = {
+CLASS_BY_MODEL_TYPE = {
     "xlm-roberta": "XLMRobertaTokenizer",
     "xlm-roberta-xl": "XLMRobertaTokenizer",
     "albert": "AlbertTokenizer",
@@ -51,7 +51,7 @@ MODEL_TYPES = {
     "t5": "T5Tokenizer",
     "xlnet": "XLNetTokenizer",
 }
-DEFAULT_CLASSES = MODEL_TYPES | {
+DEFAULT_CLASS_BY_MODEL_TYPE = CLASS_BY_MODEL_TYPE | {
     "bert": "BertTokenizer",
     "distilbert": "DistilBertTokenizer",
     "roberta": "RobertaTokenizer",
@@ -60,7 +60,7 @@ DEFAULT_CLASSES = MODEL_TYPES | {
 
 
 @contextmanager
-def blamed_on(path: Path) -> Generator[None, None, None]:
+def wrap_errors(path: Path) -> Generator[None, None, None]:
     """Any error inside becomes a NotAModelError that names the file: `tokenizers` raises bare Exceptions."""
     try:
         yield
@@ -74,11 +74,11 @@ def read_json(path: Path) -> Json:
     """The object in a JSON file; {} where there is no file."""
     if not path.is_file():
         return {}
-    with blamed_on(path):
-        return parse_object(path.read_bytes())  # bytes: a byte order mark is read over
+    with wrap_errors(path):
+        return parse_json_object(path.read_bytes())  # bytes: a byte order mark is read over
 
 
-def parse_object(text: str | bytes) -> Json:
+def parse_json_object(text: str | bytes) -> Json:
     content = json.loads(text)
     if not isinstance(content, dict):
         raise ValueError(f"it holds {type(content).__name__}, not an object")
@@ -87,7 +87,7 @@ def parse_object(text: str | bytes) -> Json:
 
 def _read_side_file(path: Path) -> Json:
     content = read_json(path)
-    with blamed_on(path):
+    with wrap_errors(path):
         if path.name == SIDE_FILES[2]:
             _check_ids(content)
         else:
@@ -110,7 +110,7 @@ def check_tokens(config: Json) -> None:
     name = config.get("tokenizer_class")
     if name is not None and not isinstance(name, str):
         raise ValueError(f"tokenizer_class is {name!r}; it must be a name")
-    for role in ROLES:
+    for role in SPECIAL_TOKEN_KEYS:
         if config.get(role) is not None:
             _check_token(role, config[role])
     for key in EXTRA_KEYS:
@@ -119,7 +119,7 @@ def check_tokens(config: Json) -> None:
         if value is not None and not mapped and not isinstance(value, list):
             forms = "a list of tokens" + (", or map names to tokens" if key == "extra_special_tokens" else "")
             raise ValueError(f"{key} is {value!r}; it must be {forms}")
-        for token in listed(value):
+        for token in list_tokens(value):
             _check_token(key, token)
     decoder = config.get(DECODER, {})
     if not isinstance(decoder, dict):
@@ -145,9 +145,9 @@ class SideFiles:
     """For messages."""
     config: Json
     """tokenizer_config.json, with `overrides` laid over it."""
-    special_map: Json
+    special_tokens_map: Json
     """special_tokens_map.json; {}, like the next one, where tokenizer_config.json has an added_tokens_decoder."""
-    added: Json
+    added_tokens: Json
     """added_tokens.json"""
     model: Json
     """config.json"""
@@ -160,35 +160,35 @@ class SideFiles:
         return cls(folder, config, special_map, added, read_json(folder / "config.json"), overrides)
 
     @classmethod
-    def parse(cls, texts: Mapping[str, str], model: Json) -> SideFiles:
+    def parse(cls, texts: Mapping[str, str], model_config: Json) -> SideFiles:
         """From the texts of the files, by name."""
-        config = parse_object(texts.get(SIDE_FILES[0], "{}"))
+        config = parse_json_object(texts.get(SIDE_FILES[0], "{}"))
         older = ("{}" if DECODER in config else texts.get(name, "{}") for name in SIDE_FILES[1:])
-        special_map, added = map(parse_object, older)
-        return cls(Path(), config, special_map, added, model)
+        special_map, added = map(parse_json_object, older)
+        return cls(Path(), config, special_map, added, model_config)
 
     @property
     def named_class(self) -> str | None:
         """The tokenizer class without "Fast", as some file names it; None where none does."""
         name = self.config.get("tokenizer_class") or self.model.get("tokenizer_class")
-        return _bare_name(str(name)) if name else None
+        return _strip_fast(str(name)) if name else None
 
     @property
     def vocabulary_class(self) -> str | None:
         """The class for a folder without tokenizer.json: a name that says nothing gives way to the model_type."""
         for name in (self.config.get("tokenizer_class"), self.model.get("tokenizer_class")):
-            if name and _bare_name(str(name)) not in NO_CLASS:
-                return _bare_name(str(name))
-        return MODEL_TYPES.get(str(self.model.get("model_type")))
+            if name and _strip_fast(str(name)) not in GENERIC_CLASSES:
+                return _strip_fast(str(name))
+        return CLASS_BY_MODEL_TYPE.get(str(self.model.get("model_type")))
 
     @property
     def json_class(self) -> str | None:
         """The class for a folder with a tokenizer.json; None for one that takes it as it is."""
-        name = self.named_class or DEFAULT_CLASSES.get(str(self.model.get("model_type")))
-        return None if name in NO_CLASS else name
+        name = self.named_class or DEFAULT_CLASS_BY_MODEL_TYPE.get(str(self.model.get("model_type")))
+        return None if name in GENERIC_CLASSES else name
 
     @property
-    def writer(self) -> int | None:
+    def writer_version(self) -> int | None:
         """The major version of transformers that wrote these files, 4 (or older) or 5; None where no file says it."""
         extra_list = isinstance(self.config.get("extra_special_tokens"), list)
         if self.named_class == BACKEND or "backend" in self.config or extra_list:
@@ -207,25 +207,25 @@ class SideFiles:
         return value
 
 
-def _bare_name(name: str) -> str:
-    return name if name in OWN_FAST else name.removesuffix("Fast")
+def _strip_fast(name: str) -> str:
+    return name if name in DPR_FAST_CLASSES else name.removesuffix("Fast")
 
 
 @dataclass(frozen=True)
-class Settings:
+class TokenizerSettings:
     """What the side files say, for a tokenizer that is built: `roles` in the order of ROLES, `declared` by the id that
     each must have.
     """
 
     files: SideFiles
-    roles: dict[str, AddedToken]
-    declared: dict[int, AddedToken]
+    special_tokens: dict[str, AddedToken]
+    declared_tokens: dict[int, AddedToken]
     extra: list[AddedToken]
 
-    def text(self, role: str) -> str:
-        if role not in self.roles:
-            raise ValueError(f"tokenizer_config.json sets {role} to null, and this tokenizer cannot do without it")
-        return self.roles[role].content
+    def text(self, key: str) -> str:
+        if key not in self.special_tokens:
+            raise ValueError(f"tokenizer_config.json sets {key} to null, and this tokenizer cannot do without it")
+        return self.special_tokens[key].content
 
     def flag(self, name: str, default: bool) -> bool:
         return self.files.flag(name, default)
@@ -236,37 +236,37 @@ class Settings:
         return None if self.files.config.get("strip_accents") is None else self.flag("strip_accents", False)
 
 
-def read_settings(files: SideFiles, defaults: Mapping[str, AddedToken]) -> Settings:
+def read_settings(files: SideFiles, defaults: Mapping[str, AddedToken]) -> TokenizerSettings:
     """As transformers merges them, over the tokens of the family."""
     folder, config = files.folder, files.config
     with_decoder = "added_tokens_decoder" in config
     # what a caller lays over the files holds against the older file, too
-    special_map = {key: value for key, value in files.special_map.items() if not files.overrides.get(key)}
+    special_map = {key: value for key, value in files.special_tokens_map.items() if not files.overrides.get(key)}
     sources = [("tokenizer_config.json", config)]
     sources += [] if with_decoder else [("special_tokens_map.json", special_map)]
     tokens: dict[str, AddedToken | None] = {**defaults}
     extra: list[AddedToken] = []
     for name, content in sources:
-        with blamed_on(folder / name):
-            tokens |= {role: _role_token(content[role], defaults.get(role)) for role in ROLES if role in content}
-            extra += [parse_token(value) for key in EXTRA_KEYS for value in listed(content.get(key))]
-    roles = {role: token for role in ROLES if (token := tokens.get(role))}
+        with wrap_errors(folder / name):
+            tokens |= {role: _parse_special_token(content[role], defaults.get(role)) for role in SPECIAL_TOKEN_KEYS if role in content}
+            extra += [parse_token(value) for key in EXTRA_KEYS for value in list_tokens(content.get(key))]
+    roles = {role: token for role in SPECIAL_TOKEN_KEYS if (token := tokens.get(role))}
     special = {token.content for token in (*roles.values(), *extra)}
     if not with_decoder:
-        with blamed_on(folder / "added_tokens.json"):
-            declared = {int(key): AddedToken(text, special=text in special) for text, key in files.added.items()}
-        return Settings(files, roles, declared, extra)
-    with blamed_on(folder / "tokenizer_config.json"):
+        with wrap_errors(folder / "added_tokens.json"):
+            declared = {int(key): AddedToken(text, special=text in special) for text, key in files.added_tokens.items()}
+        return TokenizerSettings(files, roles, declared, extra)
+    with wrap_errors(folder / "tokenizer_config.json"):
         declared = {int(key): parse_token(value, special) for key, value in config["added_tokens_decoder"].items()}
-    return Settings(files, roles, declared, extra)
+    return TokenizerSettings(files, roles, declared, extra)
 
 
-def listed(value: Any) -> list[Any]:
+def list_tokens(value: Any) -> list[Any]:
     """The tokens of a list or of a mapping from names to tokens."""
     return list(value.values()) if isinstance(value, dict) else list(value or [])
 
 
-def _role_token(value: Any, default: AddedToken | None) -> AddedToken | None:
+def _parse_special_token(value: Any, default: AddedToken | None) -> AddedToken | None:
     """The token of a role; a bare string is stripped around as the family's own, null takes the role away."""
     if isinstance(value, str):
         return AddedToken(value, lstrip=default is not None and default.lstrip, special=True)

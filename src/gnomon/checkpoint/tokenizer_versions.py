@@ -21,21 +21,21 @@ from typing import Any, cast
 from tokenizers import AddedToken, Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import Unigram
 
-from gnomon.checkpoint.tokenizer_families import BERT, CLASSES, ROBERTA, XLM_ROBERTA, Family
+from gnomon.checkpoint.tokenizer_families import BERT, FAMILIES_BY_CLASS, ROBERTA, XLM_ROBERTA, TokenizerFamily
 from gnomon.checkpoint.tokenizer_settings import (
     BACKEND,
     EXTRA_KEYS,
-    ROLES,
+    SPECIAL_TOKEN_KEYS,
     SIDE_FILES,
     Json,
-    Settings,
+    TokenizerSettings,
     SideFiles,
-    blamed_on,
+    wrap_errors,
     parse_token,
 )
 
-ACTING_KEYS = (
-    *ROLES,
+EFFECTIVE_KEYS = (
+    *SPECIAL_TOKEN_KEYS,
     *EXTRA_KEYS,
     "added_tokens_decoder",
     "do_lower_case",
@@ -49,12 +49,12 @@ ACTING_KEYS = (
 """Keys of tokenizer_config.json that change how a tokenizer.json is read."""
 
 
-NAMES_SHOWN = 5
+MAX_NAMES = 5
 """Added tokens that a notice spells out."""
 
 
 @dataclass(frozen=True)
-class Reading:
+class LoadedTokenizer:
     """A tokenizer, and what a caller should know about how it was read, in sentences."""
 
     tokenizer: Tokenizer
@@ -62,12 +62,12 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class _Version:
+class _VersionReading:
     """How one version reads the files; the model's settings apart, since both readings share one model."""
 
     tokenizer: Tokenizer
     model_settings: Json
-    rematched: tuple[str, ...] = ()
+    case_changed_tokens: tuple[str, ...] = ()
     """Added tokens that the tokenizers library before 0.23 looks for in other letters (version 4 only)."""
 
     @property
@@ -75,7 +75,7 @@ class _Version:
         return _parts(self.tokenizer) | {"vocabulary settings": self.model_settings}
 
 
-def read(loaded: Tokenizer, files: SideFiles) -> Reading:
+def reconcile_versions(loaded: Tokenizer, files: SideFiles) -> LoadedTokenizer:
     """The tokenizer that the folder means. `loaded` is tokenizer.json, and is used up.
 
     Raises:
@@ -83,104 +83,104 @@ def read(loaded: Tokenizer, files: SideFiles) -> Reading:
     """
     fourth, fifth = _families(files)
     notices: list[str] = []
-    with blamed_on(files.folder / SIDE_FILES[0]):
+    with wrap_errors(files.folder / SIDE_FILES[0]):
         # version 5 first: version 4 uses up `loaded`
-        by_5, by_4 = _read_5(loaded, files, fifth), _read_4(loaded, files, fourth)
+        by_5, by_4 = _read_version_5(loaded, files, fifth), _read_version_4(loaded, files, fourth)
         if _is_unknown(files):
-            chosen = _choose_unknown(by_4, by_5, files, notices)
+            chosen = _choose_for_unknown_class(by_4, by_5, files, notices)
         else:
             chosen = _choose(by_4, by_5, files, notices)
-        _mention_misplaced(chosen, files, notices)
-    return Reading(chosen, notices)
+        _warn_misplaced(chosen, files, notices)
+    return LoadedTokenizer(chosen, notices)
 
 
-def read_vocabulary(vocabulary: Tokenizer, built: Tokenizer, files: SideFiles, family: Family | None) -> Reading:
+def reconcile_vocabulary(vocabulary: Tokenizer, built: Tokenizer, files: SideFiles, family: TokenizerFamily | None) -> LoadedTokenizer:
     """As `read`, for a folder without tokenizer.json: `built` is what version 4 builds on the vocabulary, `family` what
     version 5 builds (None: nothing).
     """
     notices: list[str] = []
-    with blamed_on(files.folder / SIDE_FILES[0]):
+    with wrap_errors(files.folder / SIDE_FILES[0]):
         if family is None:
             fifth = f"it has no class {files.vocabulary_class}"
         else:
-            tokens = _tokens_of(vocabulary, files, family, version=5)
-            fifth = _build_5(copy_vocabulary(vocabulary), files, family, tokens)
-        chosen = _choose(_Version(built, _model_settings(built)), fifth, files, notices)
-    return Reading(chosen, notices)
+            tokens = _collect_tokens(vocabulary, files, family, version=5)
+            fifth = _build_version_5(copy_vocabulary(vocabulary), files, family, tokens)
+        chosen = _choose(_VersionReading(built, _read_model_settings(built)), fifth, files, notices)
+    return LoadedTokenizer(chosen, notices)
 
 
-def _mention_misplaced(tokenizer: Tokenizer, files: SideFiles, notices: list[str]) -> None:
-    if misplaced := _misplaced(tokenizer, files):
-        notices.append(
+def _warn_misplaced(tokenizer: Tokenizer, files: SideFiles, warnings: list[str]) -> None:
+    if misplaced := _find_misplaced(tokenizer, files):
+        warnings.append(
             f"added tokens get the next free ids, as in transformers, which are not the declared ones: "
-            f"{shown(misplaced)}. The tokenizer files may not be of one model."
+            f"{format_names(misplaced)}. The tokenizer files may not be of one model."
         )
 
 
-def _choose(fourth: _Version, fifth: _Version | str, files: SideFiles, notices: list[str]) -> Tokenizer:
+def _choose(fourth: _VersionReading, fifth: _VersionReading | str, files: SideFiles, warnings: list[str]) -> Tokenizer:
     if isinstance(fifth, str):
-        notices.append(f"transformers 5 cannot read this tokenizer ({fifth}); it is read as version 4 reads it.")
+        warnings.append(f"transformers 5 cannot read this tokenizer ({fifth}); it is read as version 4 reads it.")
         return fourth.tokenizer
     differing = [name for name, part in fourth.parts.items() if part != fifth.parts[name]]
-    writer = files.writer
-    if fourth.rematched and (writer == 4 or not differing):
-        notices.append(
-            f"the added tokens {shown(fourth.rematched)} are looked for in the case that the side files set; the "
+    writer = files.writer_version
+    if fourth.case_changed_tokens and (writer == 4 or not differing):
+        warnings.append(
+            f"the added tokens {format_names(fourth.case_changed_tokens)} are looked for in the case that the side files set; the "
             "tokenizers library before 0.23 looked for them in that of tokenizer.json."
         )
     if not differing:
         return fourth.tokenizer
     reason = f"version {writer} wrote them and is followed" if writer else "no file names a version, so 5 is followed"
-    notices.append(
+    warnings.append(
         f"versions 4 and 5 of transformers read these tokenizer files differently ({', '.join(differing)}): {reason}. "
         "gnomon save writes a folder that both read in this way."
     )
-    return fourth.tokenizer if writer == 4 else _with_model_settings(fifth)
+    return fourth.tokenizer if writer == 4 else _apply_model_settings(fifth)
 
 
-def _choose_unknown(fourth: _Version, fifth: _Version | str, files: SideFiles, notices: list[str]) -> Tokenizer:
+def _choose_for_unknown_class(fourth: _VersionReading, fifth: _VersionReading | str, files: SideFiles, warnings: list[str]) -> Tokenizer:
     """For a class that is in no table here: what the version does with a class that says nothing."""
     assert not isinstance(fifth, str), "nothing is built"
-    notices.append(
+    warnings.append(
         f"tokenizer_class {files.json_class} is not known here: tokenizer.json is read as it is, with the added tokens "
         "of the files beside it. transformers may read this folder in another way, and its vectors may differ. "
         "gnomon save writes a folder that every version reads as it is read here."
     )
-    return (fourth if files.writer == 4 else fifth).tokenizer
+    return (fourth if files.writer_version == 4 else fifth).tokenizer
 
 
-def shown(names: Sequence[str]) -> str:
+def format_names(names: Sequence[str]) -> str:
     """The first names of a list, and how many more there are."""
-    more = len(names) - NAMES_SHOWN
-    return ", ".join(names[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    more = len(names) - MAX_NAMES
+    return ", ".join(names[:MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
-def _misplaced(tokenizer: Tokenizer, files: SideFiles) -> list[str]:
+def _find_misplaced(tokenizer: Tokenizer, files: SideFiles) -> list[str]:
     """Added tokens whose id is another than the side files say."""
     if "added_tokens_decoder" in files.config:
-        declared = {_text(value): int(key) for key, value in files.config["added_tokens_decoder"].items()}
+        declared = {_get_token_text(value): int(key) for key, value in files.config["added_tokens_decoder"].items()}
     else:
-        declared = {text: int(index) for text, index in files.added.items()}
+        declared = {text: int(index) for text, index in files.added_tokens.items()}
     ids = {text: tokenizer.token_to_id(text) for text in declared}
     return [f"{text} has id {ids[text]}, not {declared[text]}" for text in declared if ids[text] != declared[text]]
 
 
-def faithful_side_files(tokenizer: Tokenizer, texts: Mapping[str, str], model: Json) -> dict[str, str]:
+def build_side_files(tokenizer: Tokenizer, texts: Mapping[str, str], model_config: Json) -> dict[str, str]:
     """Side files to write beside `tokenizer` as tokenizer.json, so that both versions of transformers read just that:
     those of `texts` where they do no harm, else a tokenizer_config.json whose class takes tokenizer.json as it is.
     """
-    files = SideFiles.parse(texts, model)
+    files = SideFiles.parse(texts, model_config)
     of_both = files.named_class != BACKEND and not _is_unknown(files)
     if of_both and _reads_the_same(tokenizer, files):
         return dict(texts)
     known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
-    kept = {key: value for key, value in files.config.items() if key not in ACTING_KEYS and not key.endswith("_token")}
-    named = files.config | files.special_map
-    roles = {role: _text(named[role]) for role in ROLES if named.get(role)}
+    kept = {key: value for key, value in files.config.items() if key not in EFFECTIVE_KEYS and not key.endswith("_token")}
+    named = files.config | files.special_tokens_map
+    roles = {role: _get_token_text(named[role]) for role in SPECIAL_TOKEN_KEYS if named.get(role)}
     kept |= {role: text for role, text in roles.items() if text in known}
-    if pad := _padding(tokenizer, files, roles.get("pad_token")):
+    if pad := _find_pad_token(tokenizer, files, roles.get("pad_token")):
         kept["pad_token"] = pad
-    state = _state(tokenizer.pre_tokenizer)
+    state = _get_state(tokenizer.pre_tokenizer)
     if state and "add_prefix_space" in state:
         kept["add_prefix_space"] = state["add_prefix_space"]
     if tokenizer.encode_special_tokens:
@@ -188,11 +188,11 @@ def faithful_side_files(tokenizer: Tokenizer, texts: Mapping[str, str], model: J
     kept["tokenizer_class"] = "PreTrainedTokenizerFast"
     written = {SIDE_FILES[0]: json.dumps(kept, indent=2, ensure_ascii=False) + "\n"}
     # a pad token that was a plain word of the vocabulary becomes a special one, which a text may not hold
-    assert kept.get("pad_token", "") not in known or _reads_the_same(tokenizer, SideFiles.parse(written, model))
+    assert kept.get("pad_token", "") not in known or _reads_the_same(tokenizer, SideFiles.parse(written, model_config))
     return written
 
 
-def _padding(tokenizer: Tokenizer, files: SideFiles, named: str | None) -> str | None:
+def _find_pad_token(tokenizer: Tokenizer, files: SideFiles, named: str | None) -> str | None:
     """A token to pad with: without one, a batch of texts is an error in transformers."""
     family, _ = _families(files)
     own = family.tokens.get("pad_token") if family else None
@@ -204,48 +204,48 @@ def _padding(tokenizer: Tokenizer, files: SideFiles, named: str | None) -> str |
 def _reads_the_same(tokenizer: Tokenizer, files: SideFiles) -> bool:
     copy = Tokenizer.from_str(tokenizer.to_str())
     families = _families(files)
-    fifth, fourth = _read_5(copy, files, families[1]), _read_4(copy, files, families[0])
-    if isinstance(fifth, str) or _misplaced(tokenizer, files):
+    fifth, fourth = _read_version_5(copy, files, families[1]), _read_version_4(copy, files, families[0])
+    if isinstance(fifth, str) or _find_misplaced(tokenizer, files):
         return False
-    wanted = _Version(tokenizer, _model_settings(tokenizer)).parts
+    wanted = _VersionReading(tokenizer, _read_model_settings(tokenizer)).parts
     return fourth.parts == wanted == fifth.parts
 
 
-def _families(files: SideFiles) -> tuple[Family | None, Family | None]:
+def _families(files: SideFiles) -> tuple[TokenizerFamily | None, TokenizerFamily | None]:
     """How versions 4 and 5 read the class; None for one that takes tokenizer.json as it is."""
-    return CLASSES.get(files.json_class or "", (None, None))
+    return FAMILIES_BY_CLASS.get(files.json_class or "", (None, None))
 
 
 def _is_unknown(files: SideFiles) -> bool:
     """Whether the class is one of which nothing is known here."""
-    return files.json_class is not None and files.json_class not in CLASSES
+    return files.json_class is not None and files.json_class not in FAMILIES_BY_CLASS
 
 
 # ---- version 4
 
 
-def _read_4(loaded: Tokenizer, files: SideFiles, family: Family | None) -> _Version:
+def _read_version_4(loaded: Tokenizer, files: SideFiles, family: TokenizerFamily | None) -> _VersionReading:
     """Changes `loaded`."""
-    _add_tokens(loaded, _tokens_of(loaded, files, family, version=4), version=4)
+    _add_tokens(loaded, _collect_tokens(loaded, files, family, version=4), version=4)
     rematched: tuple[str, ...] = ()
     if family is BERT and (before := loaded.normalizer) is not None:
         loaded.normalizer = after = _bert_normalizer_4(before, files)
         texts = [token.content for token in loaded.get_added_tokens_decoder().values() if token.normalized]
         rematched = tuple(text for text in texts if before.normalize_str(text) != after.normalize_str(text))
-    state = _state(loaded.pre_tokenizer)
+    state = _get_state(loaded.pre_tokenizer)
     prefix_space = files.flag("add_prefix_space", False)
     if state and state["type"] == "ByteLevel" and state["add_prefix_space"] != prefix_space:
         loaded.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space, use_regex=state["use_regex"])
     loaded.encode_special_tokens = files.flag("split_special_tokens", False)
-    return _Version(loaded, _model_settings(loaded), rematched)
+    return _VersionReading(loaded, _read_model_settings(loaded), rematched)
 
 
 def _bert_normalizer_4(normalizer: Any, files: SideFiles) -> Any:
     """A BertNormalizer takes the settings of the side files; any other stays as it is."""
-    state = cast(Json, _state(normalizer))
+    state = cast(Json, _get_state(normalizer))
     wanted: Json = {
         "handle_chinese_chars": files.flag("tokenize_chinese_chars", True),
-        "strip_accents": _settings(files, {}).strip_accents,
+        "strip_accents": _build_settings(files, {}).strip_accents,
         "lowercase": files.flag("do_lower_case", True),
     }
     if state["type"] != "BertNormalizer" or all(state[key] == value for key, value in wanted.items()):
@@ -256,50 +256,50 @@ def _bert_normalizer_4(normalizer: Any, files: SideFiles) -> Any:
 # ---- version 5
 
 
-def _read_5(loaded: Tokenizer, files: SideFiles, family: Family | None) -> _Version | str:
+def _read_version_5(loaded: Tokenizer, files: SideFiles, family: TokenizerFamily | None) -> _VersionReading | str:
     """A tokenizer on the vocabulary of `loaded`, which stays as it is; or why there is none."""
-    tokens = _tokens_of(loaded, files, family, version=5)
+    tokens = _collect_tokens(loaded, files, family, version=5)
     if family is None or family.keeps_json:
-        return _as_it_is_5(loaded, files, family, tokens)
+        return _read_unchanged_5(loaded, files, family, tokens)
     if not isinstance(loaded.model, family.model):
         holds = type(loaded.model).__name__
         return f"its class builds a {family.model.__name__}, and tokenizer.json holds a {holds}"
     tokenizer = Tokenizer(loaded.model)
     if family.keeps_charsmap and (charsmap := _charsmap(loaded)) is not None:
         tokenizer.normalizer = charsmap
-    if family.frame is None and loaded.post_processor is not None:
+    if family.build_post_processor is None and loaded.post_processor is not None:
         tokenizer.post_processor = loaded.post_processor
-    return _build_5(tokenizer, files, family, tokens)
+    return _build_version_5(tokenizer, files, family, tokens)
 
 
-def _as_it_is_5(loaded: Tokenizer, files: SideFiles, family: Family | None, tokens: _Tokens) -> _Version | str:
+def _read_unchanged_5(loaded: Tokenizer, files: SideFiles, family: TokenizerFamily | None, tokens: _Tokens) -> _VersionReading | str:
     tokenizer = copy_vocabulary(loaded)
     for part in ("pre_tokenizer", "post_processor", "decoder"):
         if (value := getattr(loaded, part)) is not None:
             setattr(tokenizer, part, value)
     _add_tokens(tokenizer, tokens, version=5)
-    if family and family.frame:
+    if family and family.build_post_processor:
         try:
-            tokenizer.post_processor = family.frame(tokenizer, _settings(files, tokens.roles))
+            tokenizer.post_processor = family.build_post_processor(tokenizer, _build_settings(files, tokens.special_tokens))
         except ValueError as error:
             return str(error)
     tokenizer.encode_special_tokens = files.flag("split_special_tokens", False)
-    return _Version(tokenizer, _model_settings(loaded))
+    return _VersionReading(tokenizer, _read_model_settings(loaded))
 
 
-def _build_5(tokenizer: Tokenizer, files: SideFiles, family: Family, tokens: _Tokens) -> _Version | str:
+def _build_version_5(tokenizer: Tokenizer, files: SideFiles, family: TokenizerFamily, tokens: _Tokens) -> _VersionReading | str:
     """What the class builds on a vocabulary; or why it cannot."""
-    settings = _settings(files, tokens.roles)
+    settings = _build_settings(files, tokens.special_tokens)
     try:
-        family.dress(tokenizer, settings)
+        family.set_components(tokenizer, settings)
         _add_tokens(tokenizer, tokens, version=5)
-        if family.frame:
-            tokenizer.post_processor = family.frame(tokenizer, settings)
+        if family.build_post_processor:
+            tokenizer.post_processor = family.build_post_processor(tokenizer, settings)
         model_settings = family.model_settings(settings)
     except ValueError as error:
         return str(error)
     tokenizer.encode_special_tokens = files.flag("split_special_tokens", False)
-    return _Version(tokenizer, model_settings)
+    return _VersionReading(tokenizer, model_settings)
 
 
 def copy_vocabulary(tokenizer: Tokenizer) -> Tokenizer:
@@ -311,22 +311,22 @@ def copy_vocabulary(tokenizer: Tokenizer) -> Tokenizer:
     return copy
 
 
-def _settings(files: SideFiles, roles: Mapping[str, str | AddedToken]) -> Settings:
-    return Settings(files, {role: _as_token(token) for role, token in roles.items() if role in ROLES}, {}, [])
+def _build_settings(files: SideFiles, special_tokens: Mapping[str, str | AddedToken]) -> TokenizerSettings:
+    return TokenizerSettings(files, {role: _to_added_token(token) for role, token in special_tokens.items() if role in SPECIAL_TOKEN_KEYS}, {}, [])
 
 
 def _charsmap(loaded: Tokenizer) -> Any:
     """The first compiled character map of the file's normalizer, or None."""
-    state = _state(loaded.normalizer)
+    state = _get_state(loaded.normalizer)
     parts = [] if state is None else state["normalizers"] if state["type"] == "Sequence" else [state]
     found = next((part for part in parts if part["type"] == "Precompiled"), None)
-    return Tokenizer.from_str(json.dumps(EMPTY | {"normalizer": found})).normalizer if found else None
+    return Tokenizer.from_str(json.dumps(EMPTY_TOKENIZER_JSON | {"normalizer": found})).normalizer if found else None
 
 
-def _with_model_settings(version: _Version) -> Tokenizer:
+def _apply_model_settings(version: _VersionReading) -> Tokenizer:
     """The tokenizer, its model set as this version sets it."""
     tokenizer = version.tokenizer
-    if _model_settings(tokenizer) == version.model_settings:
+    if _read_model_settings(tokenizer) == version.model_settings:
         return tokenizer
     content = json.loads(tokenizer.to_str())
     changed = Tokenizer.from_str(json.dumps(content | {"model": content["model"] | version.model_settings}))
@@ -334,7 +334,7 @@ def _with_model_settings(version: _Version) -> Tokenizer:
     return changed
 
 
-EMPTY: Json = {
+EMPTY_TOKENIZER_JSON: Json = {
     "version": "1.0",
     "truncation": None,
     "padding": None,
@@ -355,17 +355,17 @@ EMPTY: Json = {
 class _Tokens:
     """What the side files say about tokens: strings stay strings, as transformers gives them other flags."""
 
-    roles: dict[str, str | AddedToken]
+    special_tokens: dict[str, str | AddedToken]
     """By role, then by the names that version 5 takes from keys that end in _token."""
-    declared: dict[int, AddedToken]
+    declared_tokens: dict[int, AddedToken]
     extra: list[str | AddedToken]
 
 
-def _tokens_of(loaded: Tokenizer, files: SideFiles, family: Family | None, *, version: int) -> _Tokens:
+def _collect_tokens(loaded: Tokenizer, files: SideFiles, family: TokenizerFamily | None, *, version: int) -> _Tokens:
     with_decoder = "added_tokens_decoder" in files.config
-    older = {} if with_decoder else {k: v for k, v in files.special_map.items() if not files.overrides.get(k)}
+    older = {} if with_decoder else {k: v for k, v in files.special_tokens_map.items() if not files.overrides.get(k)}
     config = files.config | older
-    names = [*ROLES]
+    names = [*SPECIAL_TOKEN_KEYS]
     if version == 5:
         names += [key for key, value in config.items() if key.endswith("_token") and isinstance(value, str)]
     given = {name: config[name] for name in dict.fromkeys(names) if name in config}
@@ -373,11 +373,11 @@ def _tokens_of(loaded: Tokenizer, files: SideFiles, family: Family | None, *, ve
     if with_decoder:
         declared = {int(key): parse_token(value, ()) for key, value in config["added_tokens_decoder"].items()}
     else:
-        named = [value for role, value in given.items() if role in ROLES and value]
-        special = {_text(value) for value in (*named, *special_extra)}
+        named = [value for role, value in given.items() if role in SPECIAL_TOKEN_KEYS and value]
+        special = {_get_token_text(value) for value in (*named, *special_extra)}
         declared = {
             int(index): AddedToken(text, normalized=text not in special, special=text in special)
-            for text, index in files.added.items()
+            for text, index in files.added_tokens.items()
         }
         declared |= loaded.get_added_tokens_decoder()
     by_text = {token.content: token for token in declared.values()}
@@ -388,11 +388,11 @@ def _tokens_of(loaded: Tokenizer, files: SideFiles, family: Family | None, *, ve
         if value is None:
             roles.pop(name, None)
         else:
-            own = by_text.get(_text(value)) if name in ROLES else None
-            roles[name] = own or _plain(value)
+            own = by_text.get(_get_token_text(value)) if name in SPECIAL_TOKEN_KEYS else None
+            roles[name] = own or _parse_plain_token(value)
     mapping = config.get("extra_special_tokens")
     if isinstance(mapping, dict):
-        roles |= {name: _plain(value) for name, value in mapping.items()}
+        roles |= {name: _parse_plain_token(value) for name, value in mapping.items()}
     if version == 4 and family in (ROBERTA, XLM_ROBERTA) and isinstance(mask := roles.get("mask_token"), str):
         roles["mask_token"] = AddedToken(mask, lstrip=True, normalized=family is XLM_ROBERTA)
     return _Tokens(roles, declared, extra)
@@ -401,7 +401,7 @@ def _tokens_of(loaded: Tokenizer, files: SideFiles, family: Family | None, *, ve
 def _extra_tokens_4(config: Json, older: Json) -> tuple[list[str | AddedToken], list[str | AddedToken]]:
     """Special tokens without a role, and those of them that make a token of added_tokens.json special."""
     lists = [config.get("additional_special_tokens"), older.get("additional_special_tokens")]
-    tokens = [_plain(value) for values in lists for value in values or []]
+    tokens = [_parse_plain_token(value) for values in lists for value in values or []]
     return tokens, tokens
 
 
@@ -411,20 +411,20 @@ def _extra_tokens_5(config: Json, older: Json) -> tuple[list[str | AddedToken], 
     extra = [] if isinstance(extra, dict) else [*extra]
     more = older.get("extra_special_tokens") or []
     extra += [] if isinstance(more, dict) else more
-    special = [_plain(value) for value in extra]
+    special = [_parse_plain_token(value) for value in extra]
     additional = [] if "extra_special_tokens" in config or extra else older.get("additional_special_tokens") or []
-    return special + [_plain(value) for value in additional], special
+    return special + [_parse_plain_token(value) for value in additional], special
 
 
-def _plain(value: Any) -> str | AddedToken:
+def _parse_plain_token(value: Any) -> str | AddedToken:
     return value if isinstance(value, str) else parse_token(value)
 
 
-def _text(value: Any) -> str:
+def _get_token_text(value: Any) -> str:
     return value if isinstance(value, str) else value.content if isinstance(value, AddedToken) else value["content"]
 
 
-def _as_token(value: str | AddedToken) -> AddedToken:
+def _to_added_token(value: str | AddedToken) -> AddedToken:
     return AddedToken(value, special=True) if isinstance(value, str) else value
 
 
@@ -432,14 +432,14 @@ def _add_tokens(tokenizer: Tokenizer, tokens: _Tokens, *, version: int) -> None:
     """By declared id, then by role, then the rest; what is there with other flags takes the declared ones."""
     there = tokenizer.get_added_tokens_decoder()
     # those that are there alike, too: one that a role names becomes special
-    adding = [token for _, token in sorted(tokens.declared.items())]
+    adding = [token for _, token in sorted(tokens.declared_tokens.items())]
     known = {token.content for token in (*there.values(), *adding)}
-    for value in (*tokens.roles.values(), *tokens.extra):
+    for value in (*tokens.special_tokens.values(), *tokens.extra):
         # version 4 compares strings alone: a token with flags of its own is added once more, and takes its flags along
-        if _text(value) not in known or (version == 4 and isinstance(value, AddedToken)):
-            known.add(_text(value))
-            adding.append(_as_token(value))
-    special = {_text(value) for value in (*tokens.roles.values(), *(tokens.extra if version == 4 else ()))}
+        if _get_token_text(value) not in known or (version == 4 and isinstance(value, AddedToken)):
+            known.add(_get_token_text(value))
+            adding.append(_to_added_token(value))
+    special = {_get_token_text(value) for value in (*tokens.special_tokens.values(), *(tokens.extra if version == 4 else ()))}
     for token in adding:
         token.special = token.special or token.content in special
     tokenizer.add_tokens(adding)
@@ -448,7 +448,7 @@ def _add_tokens(tokenizer: Tokenizer, tokens: _Tokens, *, version: int) -> None:
 # ---- what a reading is, part by part
 
 
-def _state(part: Any) -> Json | None:
+def _get_state(part: Any) -> Json | None:
     return None if part is None else cast(Json, json.loads(part.__getstate__()))
 
 
@@ -461,13 +461,13 @@ def _parts(tokenizer: Tokenizer) -> dict[str, Any]:
     split: set[str] = set()  # the only place where "special" changes ids
     if tokenizer.encode_special_tokens:
         split = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
-    pre_tokenizer = _state(tokenizer.pre_tokenizer)
+    pre_tokenizer = _get_state(tokenizer.pre_tokenizer)
     if pre_tokenizer:
         pre_tokenizer.pop("trim_offsets", None)  # changes offsets alone
     return {
-        "normalizer": _normalizer(_state(tokenizer.normalizer)),
+        "normalizer": _simplify_normalizer(_get_state(tokenizer.normalizer)),
         "pre-tokenizer": pre_tokenizer,
-        "special tokens around a text": _frame(_state(tokenizer.post_processor)),
+        "special tokens around a text": _special_ids_around(_get_state(tokenizer.post_processor)),
         "added tokens": (added, split),
     }
 
@@ -485,15 +485,15 @@ MODEL_SETTINGS = {
     ),
     "WordLevel": ("unk_token",),
 }
-UNIGRAM_HEAD, UNIGRAM_TAIL = re.compile(rb'"unk_id":(\w+)'), re.compile(rb'"byte_fallback":(\w+)\}$')
+UNIGRAM_UNK_ID_PATTERN, UNIGRAM_FALLBACK_PATTERN = re.compile(rb'"unk_id":(\w+)'), re.compile(rb'"byte_fallback":(\w+)\}$')
 
 
-def _model_settings(tokenizer: Tokenizer) -> Json:
+def _read_model_settings(tokenizer: Tokenizer) -> Json:
     """What a vocabulary's model holds beside the vocabulary."""
     model = tokenizer.model
     if isinstance(model, Unigram):  # gives them in JSON alone, which is megabytes long
         state = model.__getstate__()
-        unk_id, fallback = UNIGRAM_HEAD.search(state[:100]), UNIGRAM_TAIL.search(state[-100:])
+        unk_id, fallback = UNIGRAM_UNK_ID_PATTERN.search(state[:100]), UNIGRAM_FALLBACK_PATTERN.search(state[-100:])
         assert unk_id and fallback, "a Unigram in a form that is not known"
         return {"unk_id": json.loads(unk_id[1]), "byte_fallback": json.loads(fallback[1])}
     values = {name: getattr(model, name) for name in MODEL_SETTINGS[type(model).__name__]}
@@ -501,25 +501,25 @@ def _model_settings(tokenizer: Tokenizer) -> Json:
     return {name: "" if value is None and name in affixes else value for name, value in values.items()}
 
 
-def _normalizer(state: Json | None) -> Json | None:
+def _simplify_normalizer(state: Json | None) -> Json | None:
     if state is None:
         return None
     if state["type"] == "Sequence":
-        parts = [part for part in map(_normalizer, state["normalizers"]) if part is not None]
+        parts = [part for part in map(_simplify_normalizer, state["normalizers"]) if part is not None]
         return parts[0] if len(parts) == 1 else {"normalizers": parts} if parts else None
     if state["type"] == "BertNormalizer" and state["strip_accents"] is None:
         return state | {"strip_accents": state["lowercase"]}
     return state
 
 
-def _frame(state: Json | None) -> Any:
+def _special_ids_around(state: Json | None) -> Any:
     """Ids before and after a text; the whole state where it is of another kind."""
     if state is None or state["type"] == "ByteLevel":
         return [], []
     if state["type"] in ("BertProcessing", "RobertaProcessing"):
         return [state["cls"][1]], [state["sep"][1]]
     if state["type"] == "Sequence":
-        frames = [_frame(part) for part in state["processors"]]
+        frames = [_special_ids_around(part) for part in state["processors"]]
         if not all(isinstance(frame, tuple) for frame in frames):
             return state
         return [i for frame in reversed(frames) for i in frame[0]], [i for frame in frames for i in frame[1]]

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from gnomon.checkpoint.modules_json import Json, read_json
-from gnomon.checkpoint.tokenizer_settings import blamed_on, check_tokens
+from gnomon.checkpoint.tokenizer_settings import wrap_errors, check_tokens
 from gnomon.errors import ModelError, UnsupportedError
 
-LENGTH_FILES = tuple(
+TRANSFORMER_CONFIG_FILES = tuple(
     f"sentence_{name}_config.json"
     for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
@@ -34,7 +34,7 @@ HUB_KEYS = frozenset(
 )
 """Where files come from. Whoever loads the model says that, in sentence-transformers too, and no code is ever run."""
 
-ONLY = {
+ALLOWED_VALUES = {
     "transformer_task": (None, "feature-extraction"),
     "module_output_name": (None, "token_embeddings"),
     "modality_config": (None, {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}),
@@ -55,13 +55,13 @@ MODEL_HARMLESS = HUB_KEYS | frozenset(
 )
 
 DTYPES = ("torch_dtype", "dtype")
-OWN_DTYPES = (None, "auto", "float32", "torch.float32")
+NEUTRAL_DTYPES = (None, "auto", "float32", "torch.float32")
 """Values of a dtype that leave ours as it is."""
 
-SWITCHES = frozenset(
+BOOLEAN_KEYS = frozenset(
     "do_lower_case strip_accents tokenize_chinese_chars add_prefix_space trim_offsets split_special_tokens".split()
 )
-OVERRIDES = SWITCHES | frozenset(
+OVERRIDES = BOOLEAN_KEYS | frozenset(
     """
     bos_token eos_token unk_token sep_token pad_token cls_token mask_token
     additional_special_tokens extra_special_tokens
@@ -81,7 +81,7 @@ UNREAD = ("max_length", "truncation", "padding", "pad_to_multiple_of", "return_t
 them either.
 """
 
-CALL_ONLY = {
+ALLOWED_CALL_VALUES = {
     "truncation": (None, True, "longest_first", "only_first"),
     "add_special_tokens": (None, True),
     "return_attention_mask": (None, True),
@@ -90,7 +90,7 @@ CALL_ONLY = {
 CALL_HARMLESS = frozenset(
     "padding padding_side pad_to_multiple_of return_token_type_ids logits_to_keep verbose".split()
 )
-OTHER_INPUTS = frozenset("audio image video chat_template".split())
+NON_TEXT_SECTIONS = frozenset("audio image video chat_template".split())
 """Sections of `processing_kwargs` for inputs that are not plain text."""
 
 
@@ -105,30 +105,30 @@ class TransformerSettings:
     lower_case: bool = False
     config: Json = field(default_factory=dict[str, Any])
     tokenizer: Json = field(default_factory=dict[str, Any])
-    acting: tuple[str, ...] = ()
+    effective_settings: tuple[str, ...] = ()
     """The keys that change something, with their values, for people."""
     notices: tuple[str, ...] = ()
 
 
-def read_transformer_settings(place: Path) -> TransformerSettings:
+def read_transformer_settings(module_folder: Path) -> TransformerSettings:
     """What the file in the trunk's folder says; nothing where there is none.
 
     Raises:
         NotAModelError: not a JSON object. ModelError: a value that cannot be. UnsupportedError: a key or value that
             would change the vectors and is not implemented.
     """
-    found = ((name, content) for name in LENGTH_FILES if (content := read_json(place / name)))
+    found = ((name, content) for name in TRANSFORMER_CONFIG_FILES if (content := read_json(module_folder / name)))
     name, content = next(found, (None, {}))
     if name is None:
         return TransformerSettings()
-    path = place / name
-    settings = _renamed(path, content)
+    path = module_folder / name
+    settings = _rename_sections(path, content)
     notices: list[str] = []
-    sections = {key: _section(path, settings, key) for key in (*OLD_NAMES.values(), "processing_kwargs")}
-    _check(path, "", settings, only=ONLY, known={*sections, "max_seq_length", "do_lower_case"}, harmless=HARMLESS)
+    sections = {key: _get_section(path, settings, key) for key in (*OLD_NAMES.values(), "processing_kwargs")}
+    _check_keys(path, "", settings, allowed_values=ALLOWED_VALUES, known={*sections, "max_seq_length", "do_lower_case"}, harmless=HARMLESS)
     model, tokenizer = sections["model_kwargs"], sections["processor_kwargs"]
-    _check(path, "model_kwargs.", model, known=DTYPES, harmless=MODEL_HARMLESS)
-    kept = _tokenizer_keys(path, tokenizer, notices)
+    _check_keys(path, "model_kwargs.", model, known=DTYPES, harmless=MODEL_HARMLESS)
+    kept = _read_tokenizer_overrides(path, tokenizer, notices)
     config = {key: value for key, value in sections["config_kwargs"].items() if key not in HUB_KEYS}
     if "model_type" in config:
         raise UnsupportedError(f"{path}: config_kwargs.model_type is not implemented; config.json says the model_type.")
@@ -136,12 +136,12 @@ def read_transformer_settings(place: Path) -> TransformerSettings:
         notices += [
             f"{name}: {key} {section[key]!r} is left to whoever loads the model; give it as dtype= (--dtype)."
             for key in DTYPES
-            if section.get(key) not in OWN_DTYPES
+            if section.get(key) not in NEUTRAL_DTYPES
         ]
     lower = settings.get("do_lower_case") or False
     if lower not in (False, True):
         raise ModelError(f"{path}: do_lower_case is {lower!r}; it must be true or false.")
-    length = _called_length(path, sections["processing_kwargs"])
+    length = _read_call_max_length(path, sections["processing_kwargs"])
     if length is None:
         length = settings.get("max_seq_length")
         length = (tokenizer["model_max_length"] or NO_LIMIT) if "model_max_length" in tokenizer else length
@@ -157,7 +157,7 @@ def read_transformer_settings(place: Path) -> TransformerSettings:
     )
 
 
-def _renamed(path: Path, content: Json) -> Json:
+def _rename_sections(path: Path, content: Json) -> Json:
     """With today's names of the sections."""
     for old, new in OLD_NAMES.items():
         if content.get(old) and content.get(new):
@@ -166,56 +166,56 @@ def _renamed(path: Path, content: Json) -> Json:
     return {OLD_NAMES.get(key, key): value for key, value in content.items() if key not in empty_old}
 
 
-def _section(path: Path, settings: Json, key: str) -> Json:
+def _get_section(path: Path, settings: Json, key: str) -> Json:
     value = settings.get(key) or {}
     if not isinstance(value, dict):
         raise ModelError(f"{path}: {key} is {value!r}; it must map names to values.")
     return value
 
 
-def _tokenizer_keys(path: Path, section: Json, notices: list[str]) -> Json:
+def _read_tokenizer_overrides(path: Path, section: Json, warnings: list[str]) -> Json:
     """The keys that lie over tokenizer_config.json, after all others are checked."""
     known = {"model_max_length", "model_input_names", *CALL_KEYS, *OVERRIDES, *UNREAD}
-    _check(path, "processor_kwargs.", section, known=known, harmless=TOKENIZER_HARMLESS)
+    _check_keys(path, "processor_kwargs.", section, known=known, harmless=TOKENIZER_HARMLESS)
     inputs = section.get("model_input_names") or ["attention_mask"]
     if "attention_mask" not in inputs:
         raise UnsupportedError(
             f"{path}: model_input_names {inputs!r} is not implemented; attention_mask is among them."
         )
-    for key in SWITCHES & section.keys():
+    for key in BOOLEAN_KEYS & section.keys():
         if not isinstance(section[key], bool) and (key, section[key]) != ("strip_accents", None):
             raise ModelError(f"{path}: {key} of the tokenizer is {section[key]!r}; it must be true or false.")
-    with blamed_on(path):
+    with wrap_errors(path):
         check_tokens(section)
     if unread := [key for key in UNREAD if section.get(key) is not None]:
-        notices.append(
+        warnings.append(
             f"{path.name}: {', '.join(unread)} of the tokenizer changes nothing, as in sentence-transformers; "
             "max_seq_length is the key that cuts texts."
         )
     return {key: value for key, value in section.items() if key in OVERRIDES or key in CALL_KEYS}
 
 
-def _called_length(path: Path, section: Json) -> Any:
+def _read_call_max_length(path: Path, section: Json) -> Any:
     """`max_length` of `processing_kwargs`, with which the tokenizer is called; `common` is laid over `text`."""
-    _check(path, "processing_kwargs.", section, known=("text", "common"), harmless=OTHER_INPUTS)
-    merged = {**_section(path, section, "text"), **_section(path, section, "common")}
-    _check(path, "processing_kwargs.text.", merged, only=CALL_ONLY, known=("max_length",), harmless=CALL_HARMLESS)
+    _check_keys(path, "processing_kwargs.", section, known=("text", "common"), harmless=NON_TEXT_SECTIONS)
+    merged = {**_get_section(path, section, "text"), **_get_section(path, section, "common")}
+    _check_keys(path, "processing_kwargs.text.", merged, allowed_values=ALLOWED_CALL_VALUES, known=("max_length",), harmless=CALL_HARMLESS)
     return merged.get("max_length")
 
 
-def _check(
+def _check_keys(
     path: Path,
     where: str,
     section: Json,
     *,
-    only: Mapping[str, tuple[Any, ...]] | None = None,
+    allowed_values: Mapping[str, tuple[Any, ...]] | None = None,
     known: Collection[str] = (),
     harmless: Collection[str] = (),
 ) -> None:
     for key, value in section.items():
-        if only and key in only:
-            if not any(value == allowed and type(value) is type(allowed) for allowed in only[key]):
-                allowed = ", ".join(repr(choice) for choice in only[key] if choice is not None) or "null"
+        if allowed_values and key in allowed_values:
+            if not any(value == allowed and type(value) is type(allowed) for allowed in allowed_values[key]):
+                allowed = ", ".join(repr(choice) for choice in allowed_values[key] if choice is not None) or "null"
                 raise UnsupportedError(f"{path}: {where}{key} {value!r} is not implemented; it may be {allowed}.")
         elif key not in known and key not in harmless and value not in (None, "", [], {}):
             raise UnsupportedError(

@@ -19,7 +19,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from gnomon.checkpoint.mapped import Arrays, Bytes, are_counts, damaged, map_file, shape_text, view
+from gnomon.checkpoint.mapped import Arrays, Bytes, are_valid_sizes, build_damaged_error, map_file, format_shape, view_tensor
 from gnomon.checkpoint.pickles import read_pickle
 from gnomon.errors import NotAModelError, UnsafeFileError, UnsupportedError, WeightsError
 
@@ -61,16 +61,16 @@ def _read_shards(index: Path, *, read: Callable[[Path], Arrays]) -> Arrays:
     missing = [name for name, shard in shard_of.items() if name not in shards[shard]]
     if missing:
         raise WeightsError(
-            f"{index} names {_some(missing)}, not in the shard it says; download the folder again, from one revision"
+            f"{index} names {_format_names(missing)}, not in the shard it says; download the folder again, from one revision"
         )
     return {name: shards[shard][name] for name, shard in shard_of.items()}
 
 
 def _weight_map(index: Path) -> dict[str, str]:
-    parsed = _json_object(index, index.read_bytes().removeprefix(codecs.BOM_UTF8))
+    parsed = _parse_json_object(index, index.read_bytes().removeprefix(codecs.BOM_UTF8))
     weight_map: object = parsed.get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
-        raise damaged(index, 'a "weight_map" of tensor names to file names', type(weight_map).__name__)
+        raise build_damaged_error(index, 'a "weight_map" of tensor names to file names', type(weight_map).__name__)
     return weight_map
 
 
@@ -93,7 +93,7 @@ def _shard_path(index: Path, shard: str) -> Path:
 # ---- safetensors
 
 
-class _Layout(NamedTuple):
+class _TensorEntry(NamedTuple):
     name: str
     dtype: np.dtype[Any]
     shape: list[int]
@@ -105,48 +105,48 @@ def read_safetensors(path: Path) -> Arrays:
     """Every tensor of the file as a read-only view of one memory map, in the order of the header."""
     file = map_file(path)
     header, start = _header(path, file)
-    layouts = [_layout(path, name, entry) for name, entry in header.items() if name != "__metadata__"]
-    _check_cover(path, layouts, len(file) - start)
-    return {at.name: view(path, at.name, file, at.dtype, at.shape, start + at.begin) for at in layouts}
+    layouts = [_parse_entry(path, name, entry) for name, entry in header.items() if name != "__metadata__"]
+    _check_no_gaps(path, layouts, len(file) - start)
+    return {at.name: view_tensor(path, at.name, file, at.dtype, at.shape, start + at.begin) for at in layouts}
 
 
 def _header(path: Path, file: Bytes) -> tuple[dict[str, Any], int]:
     """The parsed header, and the byte at which the data starts."""
     if len(file) < 8:
-        raise damaged(path, "8 bytes that give the length of the header", f"{len(file)} bytes")
+        raise build_damaged_error(path, "8 bytes that give the length of the header", f"{len(file)} bytes")
     length = int.from_bytes(file[:8].tobytes(), "little")
     if length > _HEADER_LIMIT:
-        raise damaged(path, f"a header of at most {_HEADER_LIMIT} bytes", f"a length of {length} bytes")
+        raise build_damaged_error(path, f"a header of at most {_HEADER_LIMIT} bytes", f"a length of {length} bytes")
     if length > len(file) - 8:
-        raise damaged(path, f"a header of {length} bytes", f"{len(file) - 8} bytes")
-    return _json_object(path, file[8 : 8 + length].tobytes()), 8 + length
+        raise build_damaged_error(path, f"a header of {length} bytes", f"{len(file) - 8} bytes")
+    return _parse_json_object(path, file[8 : 8 + length].tobytes()), 8 + length
 
 
-def _layout(path: Path, name: str, entry: object) -> _Layout:
+def _parse_entry(path: Path, name: str, entry: object) -> _TensorEntry:
     match entry:
-        case {"dtype": str(kind), "shape": [*shape], "data_offsets": [int(begin), int(end)]} if are_counts(shape):
+        case {"dtype": str(kind), "shape": [*shape], "data_offsets": [int(begin), int(end)]} if are_valid_sizes(shape):
             pass
         case _:
-            raise damaged(path, f"dtype, shape and data_offsets of {name!r}", "something else")
+            raise build_damaged_error(path, f"dtype, shape and data_offsets of {name!r}", "something else")
     if kind not in _SAFETENSORS_DTYPES:
         known = ", ".join(_SAFETENSORS_DTYPES)
         raise UnsupportedError(f"{path}: {name!r} has dtype {kind!r}, which is not read; those that are: {known}")
     dtype = _SAFETENSORS_DTYPES[kind]
     if end - begin != math.prod(shape) * dtype.itemsize:
-        expected = f"{math.prod(shape) * dtype.itemsize} bytes for {name!r} ({kind}, {shape_text(shape)})"
-        raise damaged(path, expected, f"{end - begin} bytes")
-    return _Layout(name, dtype, shape, begin, end)
+        expected = f"{math.prod(shape) * dtype.itemsize} bytes for {name!r} ({kind}, {format_shape(shape)})"
+        raise build_damaged_error(path, expected, f"{end - begin} bytes")
+    return _TensorEntry(name, dtype, shape, begin, end)
 
 
-def _check_cover(path: Path, layouts: list[_Layout], data_size: int) -> None:
+def _check_no_gaps(path: Path, entries: list[_TensorEntry], data_size: int) -> None:
     """The tensors lie end to end, without hole or overlap, and fill the data, as the format demands."""
     position = 0
-    for at in sorted(layouts, key=lambda at: (at.begin, at.end)):
+    for at in sorted(entries, key=lambda at: (at.begin, at.end)):
         if at.begin != position:
-            raise damaged(path, f"{at.name!r} at byte {position} of the data", f"byte {at.begin}")
+            raise build_damaged_error(path, f"{at.name!r} at byte {position} of the data", f"byte {at.begin}")
         position = at.end
     if position != data_size:
-        raise damaged(path, f"{position} bytes of tensors", f"{data_size} bytes")
+        raise build_damaged_error(path, f"{position} bytes of tensors", f"{data_size} bytes")
 
 
 def write_safetensors(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -172,11 +172,11 @@ def write_safetensors(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     _write_atomically(path, struct.pack("<Q", len(words)) + words, (array for _, array in ordered))
 
 
-def _write_atomically(path: Path, head: bytes, arrays: Iterable[NDArray[Any]]) -> None:
+def _write_atomically(path: Path, header: bytes, arrays: Iterable[NDArray[Any]]) -> None:
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with beside.open("xb") as out:
-            out.write(head)
+            out.write(header)
             for array in arrays:
                 out.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
             out.flush()
@@ -189,44 +189,44 @@ def _write_atomically(path: Path, head: bytes, arrays: Iterable[NDArray[Any]]) -
 # ---- strict
 
 
-def strict(
-    found: Arrays,
-    wanted: Mapping[str, tuple[int, ...]],
+def match_arrays(
+    arrays: Arrays,
+    expected_shapes: Mapping[str, tuple[int, ...]],
     *,
-    ignored: Callable[[str], bool] = lambda _: False,
+    is_ignored: Callable[[str], bool] = lambda _: False,
     where: str,
 ) -> Arrays:
     """The wanted arrays, in the order of `wanted`.
 
     One WeightsError names all that is missing, extra (unless ignored) or misshapen.
     """
-    missing = [name for name in wanted if name not in found]
-    extra = [name for name in found if name not in wanted and not ignored(name)]
+    missing = [name for name in expected_shapes if name not in arrays]
+    extra = [name for name in arrays if name not in expected_shapes and not is_ignored(name)]
     misshapen = [
-        f"{name} is {shape_text(found[name].shape)}, wanted {shape_text(shape)}"
-        for name, shape in wanted.items()
-        if name in found and found[name].shape != tuple(shape)
+        f"{name} is {format_shape(arrays[name].shape)}, wanted {format_shape(shape)}"
+        for name, shape in expected_shapes.items()
+        if name in arrays and arrays[name].shape != tuple(shape)
     ]
     wrong = {"missing": missing, "extra": extra, "misshapen": misshapen}
     if any(wrong.values()):
-        told = "; ".join(f"{len(names)} {kind}: {_some(names)}" for kind, names in wrong.items() if names)
+        told = "; ".join(f"{len(names)} {kind}: {_format_names(names)}" for kind, names in wrong.items() if names)
         raise WeightsError(
             f"{where}: the weights are not those that the config describes: {told}; "
             "check that both are of one model and revision"
         )
-    return {name: found[name] for name in wanted}
+    return {name: arrays[name] for name in expected_shapes}
 
 
-def is_whole(array: NDArray[Any]) -> bool:
+def is_integral(array: NDArray[Any]) -> bool:
     """Whether it holds whole numbers or truth values; bfloat16 and the floats of 8 bits do not."""
     return array.dtype.kind in "iub"
 
 
 def check_floating(arrays: Arrays, where: Path) -> None:
     """Raises WeightsError where a tensor to compute with holds whole numbers: without scales they mean nothing."""
-    if whole := [f"{name} ({array.dtype})" for name, array in arrays.items() if is_whole(array)]:
+    if whole := [f"{name} ({array.dtype})" for name, array in arrays.items() if is_integral(array)]:
         raise WeightsError(
-            f"{where}: {len(whole)} tensors hold whole numbers: {_some(whole)}. Weights are floats; these are "
+            f"{where}: {len(whole)} tensors hold whole numbers: {_format_names(whole)}. Weights are floats; these are "
             "quantised, without their scales. Get the model in float32, float16 or bfloat16."
         )
 
@@ -234,24 +234,24 @@ def check_floating(arrays: Arrays, where: Path) -> None:
 # ---- shared
 
 
-def _json_object(path: Path, words: bytes) -> dict[str, Any]:
+def _parse_json_object(path: Path, content: bytes) -> dict[str, Any]:
     try:
-        parsed: object = json.loads(words.decode(), object_pairs_hook=_without_repeats)
+        parsed: object = json.loads(content.decode(), object_pairs_hook=_refuse_duplicates)
     except (ValueError, RecursionError) as error:
-        raise damaged(path, "JSON", f"{error}") from error
+        raise build_damaged_error(path, "JSON", f"{error}") from error
     if not isinstance(parsed, dict):
-        raise damaged(path, "a JSON object", type(parsed).__name__)
+        raise build_damaged_error(path, "a JSON object", type(parsed).__name__)
     return parsed
 
 
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     names = dict(pairs)
     if len(names) != len(pairs):
-        raise ValueError(f"a name twice among {_some([name for name, _ in pairs])}")
+        raise ValueError(f"a name twice among {_format_names([name for name, _ in pairs])}")
     return names
 
 
-def _some(names: Sequence[str]) -> str:
+def _format_names(names: Sequence[str]) -> str:
     """The first eight, and how many more."""
     more = f" and {len(names) - 8} more" if len(names) > 8 else ""
     return ", ".join(names[:8]) + more

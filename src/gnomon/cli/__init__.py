@@ -31,22 +31,22 @@ from gnomon.cli.shared import (
 )
 from gnomon.cli.shared import load_encoder as _load
 from gnomon.errors import GnomonError, InputError, Notice
-from gnomon.terminal import columns, cut, lines_of_terminal, matrix, padded, prepare_streams, results, said, wrapped
+from gnomon.terminal import terminal_width, truncate_line, read_typed_lines, format_matrix, pad_line, prepare_streams, format_hits, format_error, wrap_text
 
 if TYPE_CHECKING:
     from gnomon.encoder import Encoder
     from gnomon.pipeline import Encoded
     from gnomon.text_files import TextFile
 
-FAILED = 2
+EXIT_FAILED = 2
 """Exit status of every error; 1 is a verification that did not pass."""
-PRINTING = {"similarity", "search", "inspect", "verify", "compare"}
+STDOUT_COMMANDS = {"similarity", "search", "inspect", "verify", "compare"}
 """Verbs whose results go to stdout alone."""
-INTERRUPTED, BROKEN_PIPE = 130, 141
+EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 130, 141
 """As shells report SIGINT and SIGPIPE."""
 
 
-class Verbs(click.Group):
+class CommandGroup(click.Group):
     """The group of verbs: turns notices and errors into lines on stderr."""
 
     def main(self, *args: Any, **more: Any) -> Any:
@@ -54,22 +54,22 @@ class Verbs(click.Group):
         try:
             return super().main(*args, **more)
         except OSError as error:  # --help or --version could not be written
-            _tell(f"error: {said(error, {})}")
-            _drop(sys.stdout)
-            sys.exit(FAILED)
+            _echo_stderr(f"error: {format_error(error, {})}")
+            _redirect_to_devnull(sys.stdout)
+            sys.exit(EXIT_FAILED)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         found = super().resolve_command(ctx, args)
-        if found[0] in PRINTING and not {"-h", "--help"} & set(args):
+        if found[0] in STDOUT_COMMANDS and not {"-h", "--help"} & set(args):
             require_stdout()  # rather than after the work
         return found
 
     def invoke(self, ctx: click.Context) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("always", Notice)
-            warnings.showwarning = _show_notice
+            warnings.showwarning = _show_warning
             try:
                 super().invoke(ctx)
                 if sys.stdout:
@@ -78,37 +78,37 @@ class Verbs(click.Group):
             except (click.ClickException, click.exceptions.Exit, click.Abort):
                 raise
             except KeyboardInterrupt:
-                _tell("\ninterrupted")
-                status = INTERRUPTED
+                _echo_stderr("\ninterrupted")
+                status = EXIT_INTERRUPTED
             except BrokenPipeError:
-                _drop(sys.stdout)
-                status = BROKEN_PIPE
+                _redirect_to_devnull(sys.stdout)
+                status = EXIT_BROKEN_PIPE
             except Exception as error:  # the last door: no traceback unless asked for
                 if ctx.params.get("traceback"):
                     traceback.print_exc()
-                interrupted = interrupts.came() and not isinstance(error, GnomonError)
-                _tell("\ninterrupted" if interrupted else f"error: {said(error, self._options_of(ctx))}")
+                interrupted = interrupts.was_interrupted() and not isinstance(error, GnomonError)
+                _echo_stderr("\ninterrupted" if interrupted else f"error: {format_error(error, self._option_names(ctx))}")
                 if isinstance(error, OSError):
-                    _drop(sys.stdout)
-                status = INTERRUPTED if interrupted else FAILED
+                    _redirect_to_devnull(sys.stdout)
+                status = EXIT_INTERRUPTED if interrupted else EXIT_FAILED
         ctx.exit(status)
 
-    def _options_of(self, ctx: click.Context) -> dict[str, str]:
+    def _option_names(self, ctx: click.Context) -> dict[str, str]:
         """Parameter of the library -> option of the verb that ran: they are called alike here."""
         verb = self.commands.get(ctx.invoked_subcommand or "")
         options = [param for param in verb.params if isinstance(param, click.Option)] if verb else []
         return {option.name: option.opts[0] for option in options if option.name}
 
 
-def _tell(text: str) -> None:
+def _echo_stderr(text: str) -> None:
     """A line on stderr; where that cannot be written, the work goes on and the exit status tells."""
     try:
         click.echo(text, err=True)
     except OSError:
-        _drop(sys.stderr)
+        _redirect_to_devnull(sys.stderr)
 
 
-def _drop(stream: Any) -> None:
+def _redirect_to_devnull(stream: Any) -> None:
     """Lets Python end in silence where a stream cannot be written: it would flush it once more."""
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
@@ -116,17 +116,17 @@ def _drop(stream: Any) -> None:
         return
 
 
-def _show_notice(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+def _show_warning(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
     """A notice as one line; wrapped in a terminal. What libraries say to developers is not shown."""
     if not issubclass(category, Notice) and category is not UserWarning:
         return
     text = f"note: {' '.join(str(message).split())}"
-    lines = wrapped(text, columns(), 99, indent=6) if sys.stderr.isatty() else [text]
-    _tell("\n".join(lines))
+    lines = wrap_text(text, terminal_width(), 99, indent=6) if sys.stderr.isatty() else [text]
+    _echo_stderr("\n".join(lines))
 
 
 @click.group(
-    cls=Verbs,
+    cls=CommandGroup,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="MODEL is a model's folder, a hub id (intfloat/multilingual-e5-small) or package:NAME, a model in an "
     "installed package.",
@@ -197,10 +197,10 @@ def encode(
 
     if output == "-":
         require_stdout()
-    out_form = "jsonl" if output == "-" else vector_files.output_form(output)
+    out_form = "jsonl" if output == "-" else vector_files.infer_output_format(output)
     if precision in ("int8", "uint8") and not ranges and (output == "-" or vector_files.is_stream(output)):
         note(f"the ranges of {precision} are written beside a file, and {output} is none; a query cannot be compared.")
-    texts = _texts(input, form=form, field=field, skip_bad=skip_bad)
+    texts = _read_texts(input, form=form, field=field, skip_bad=skip_bad)
     _note_empty(texts, "An empty text is encoded as it is; --skip-bad leaves it out.")
     if out_form == "parquet":
         _ = texts.table  # fails here, rather than after the work
@@ -222,14 +222,14 @@ def encode(
     how["on_truncate"] = "silent" if on_truncate == "warn" else on_truncate
     encoded = encoder.encode_with_counts(texts.texts, **asked, **how)
     _note_truncated(encoder, encoded, on_truncate)
-    values, limits = vector_files.in_precision(encoded.vectors, precision, limits)
+    values, limits = vector_files.convert_precision(encoded.vectors, precision, limits)
     if output == "-":
         vector_files.write_jsonl(sys.stdout.buffer, texts, values)
         return
-    manifest = vector_files.origin(encoder, encoder.space(**how)) | {
+    manifest = vector_files.describe_origin(encoder, encoder.space(**how)) | {
         "prompt": used,
         "precision": precision,
-        "ranges": vector_files.ranges_of(output).name if limits is not None else None,
+        "ranges": vector_files.ranges_path(output).name if limits is not None else None,
         "count": len(values),
         "cut": len(encoded.truncated),
         "skipped": texts.skipped,
@@ -242,7 +242,7 @@ def _note_truncated(encoder: Encoder, encoded: Encoded, on_truncate: str) -> Non
     count = len(encoded.truncated)
     if count and on_truncate == "warn":
         verb = "is" if count == 1 else "are"
-        those = f"{count} of {len(encoded.counts_B)} texts {verb} longer than {encoder.max_seq_length} tokens"
+        those = f"{count} of {len(encoded.token_counts_B)} texts {verb} longer than {encoder.max_seq_length} tokens"
         note(f"{those}: the rest was cut off. --on-truncate mean reads all.")
 
 
@@ -251,7 +251,7 @@ def _note_prompts(encoder: Encoder, options: str) -> None:
         note(f"{encoder.name} has prompts ({', '.join(encoder.prompts)}) and none is added; see {options}.")
 
 
-def _texts(path: str, **how: Any) -> TextFile:
+def _read_texts(path: str, **how: Any) -> TextFile:
     from gnomon.text_files import STDIN, read_texts, require_stdin
 
     if path == STDIN and require_stdin().isatty():
@@ -301,7 +301,7 @@ def similarity(
     if file_a == "-" == file_b:
         raise click.UsageError("--a - and --b - both take standard input; let one be a file.")
     if file_a is not None and file_b is not None:
-        files = _texts(file_a, field=a_field), _texts(file_b, field=b_field)
+        files = _read_texts(file_a, field=a_field), _read_texts(file_b, field=b_field)
         for file in files:
             _note_empty(file, "An empty text is compared as it is.")
         a, b = (file.texts for file in files)
@@ -318,7 +318,7 @@ def similarity(
     vectors = encoder.encode([*a, *b], prompt=prompt, prompt_name=prompt_name)
     if b:
         pairs = zip(vectors[: len(a)], vectors[len(a) :], strict=True)
-        _show_pairs(a, b, [float(encoder.similarity(left, right)[0, 0]) for left, right in pairs], as_json)
+        _print_pairs(a, b, [float(encoder.similarity(left, right)[0, 0]) for left, right in pairs], as_json)
         return
     scores = encoder.similarity(vectors, vectors).tolist()
     if as_json:
@@ -326,16 +326,16 @@ def similarity(
     elif len(a) == 2:
         click.echo(f"{scores[0][1]:.4f}")
     else:
-        click.echo("\n".join(matrix(a, scores, columns())))
+        click.echo("\n".join(format_matrix(a, scores, terminal_width())))
 
 
-def _show_pairs(a: list[str], b: list[str], scores: list[float], as_json: bool) -> None:
+def _print_pairs(a: list[str], b: list[str], scores: list[float], as_json: bool) -> None:
     for left, right, score in zip(a, b, scores, strict=True):
         if as_json:
             click.echo(to_json({"a": left, "b": right, "score": score}))
         else:
-            half = (columns() - 14) // 2
-            click.echo(f"{score:9.4f}  {padded(cut(left, half), half)} | {cut(right, half)}".rstrip())
+            half = (terminal_width() - 14) // 2
+            click.echo(f"{score:9.4f}  {pad_line(truncate_line(left, half), half)} | {truncate_line(right, half)}".rstrip())
 
 
 # ---- search
@@ -377,7 +377,7 @@ def search(
 
     if not queries:
         require_stdin()  # rather than after the work
-    texts = _texts(corpus, form=form, field=field, skip_bad=skip_bad)
+    texts = _read_texts(corpus, form=form, field=field, skip_bad=skip_bad)
     encoder = _load(model, load)
     encoder.spec.query_prompt_name(task)  # a wrong task fails here, rather than after the work
     places = [place for place, text in enumerate(texts.texts) if text.strip()]
@@ -392,7 +392,7 @@ def search(
     corpus_ND = encoded.vectors
     in_terminal = not queries and sys.stdin.isatty()
     count, empty = 0, list[int]()
-    for count, query in enumerate(queries or _queries_of_stdin(in_terminal, skip_bad), 1):
+    for count, query in enumerate(queries or _read_queries(in_terminal, skip_bad), 1):
         hits: list[dict[str, Any]] = []
         if query.strip():
             query_1D = encoder.encode_query([query], task=task)
@@ -409,24 +409,24 @@ def search(
             click.echo(to_json({"query": query, "results": hits}))
         else:
             if not in_terminal:
-                click.echo("\n".join(wrapped(query, columns(), 2)))
-            click.echo("\n".join(results(hits, columns())) + "\n")
+                click.echo("\n".join(wrap_text(query, terminal_width(), 2)))
+            click.echo("\n".join(format_hits(hits, terminal_width())) + "\n")
         sys.stdout.flush()
     if empty:
         those = f"{len(empty):,} of {count:,} queries {'is' if len(empty) == 1 else 'are'} empty"
         note(f"{those}, query {empty[0]} the first; an empty query has no results.")
 
 
-def _queries_of_stdin(in_terminal: bool, skip_bad: bool) -> Iterator[str]:
+def _read_queries(in_terminal: bool, skip_bad: bool) -> Iterator[str]:
     if not in_terminal:
-        from gnomon.text_files import lines_of_stdin
+        from gnomon.text_files import read_stdin_lines
 
-        return lines_of_stdin(skip_bad=skip_bad)
+        return read_stdin_lines(skip_bad=skip_bad)
     note("type a query; end with Ctrl-D.")
-    return lines_of_terminal("query> ")
+    return read_typed_lines("query> ")
 
 
 # ---- the verbs of the other modules
 
-for _verb in (*models.VERBS, *evaluation.VERBS, training.train):
+for _verb in (*models.COMMANDS, *evaluation.COMMANDS, training.train):
     main.add_command(_verb)

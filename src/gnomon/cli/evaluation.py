@@ -12,30 +12,30 @@ import click
 from click.core import ParameterSource
 
 from gnomon.cli.shared import (
-    Listing,
+    MultiValueCommand,
     json_option,
     load_encoder,
     note,
     require_stdout,
     run_options,
-    several,
+    multi_value_option,
     source_options,
     to_json,
 )
 from gnomon.errors import InputError
-from gnomon.terminal import columns
+from gnomon.terminal import terminal_width
 
 
 @click.command(
-    cls=Listing,
+    cls=MultiValueCommand,
     epilog="MODEL comes first: gnomon evaluate MODEL --tasks NFCorpus STSBenchmark. The word bm25 in its place runs "
     "BM25 alone. Results are mteb's own JSON, each with a manifest beside it; see gnomon compare and gnomon report.",
 )
 @click.argument("model")
-@several("--tasks", metavar="NAME", help="Tasks or benchmarks of mteb; mteb-eng-56, mr-tydi or loco.")
-@several("--data", metavar="FOLDER", help="Your own sets: BEIR folders; .jsonl, .tsv, .csv or .parquet rows.")
+@multi_value_option("--tasks", metavar="NAME", help="Tasks or benchmarks of mteb; mteb-eng-56, mr-tydi or loco.")
+@multi_value_option("--data", metavar="FOLDER", help="Your own sets: BEIR folders; .jsonl, .tsv, .csv or .parquet rows.")
 @click.option("--output", default="evaluation", show_default=True, metavar="FOLDER", help="Where the results go.")
-@several(
+@multi_value_option(
     "--methods",
     metavar="NAME",
     help="Of retrieval: dense, bm25, hybrid (both), rrf (by ranks); dense by default.",
@@ -63,17 +63,17 @@ from gnomon.terminal import columns
     help="For texts longer than the model reads; mean: of overlapping windows.",
 )
 @click.option("--prompts", metavar="FILE", help="JSON of prompts by mteb's keys, in place of the model's.")
-@several("--curve-dims", metavar="N", help="Judge these widths too.", kind=int)
-@several(
+@multi_value_option("--curve-dims", metavar="N", help="Judge these widths too.", kind=int)
+@multi_value_option(
     "--curve-precisions",
     metavar="NAME",
     help="Judge these precisions too.",
     kind=click.Choice(["float16", "int8", "binary", "binary-rescored"]),
 )
-@several("--curve-lengths", metavar="N", help="Judge these lengths too.", kind=int)
+@multi_value_option("--curve-lengths", metavar="N", help="Judge these lengths too.", kind=int)
 @click.option("--metric", metavar="NAME", help="Of retrieval, in place of each task's own: mrr_at_10, recall_at_100.")
 @click.option("--split", default="test", show_default=True, metavar="NAME", help="Of local data.")
-@several("--subsets", metavar="NAME", help="Languages or directions, where a set has them; all by default.")
+@multi_value_option("--subsets", metavar="NAME", help="Languages or directions, where a set has them; all by default.")
 @click.option("--allow-rare-labels", is_flag=True, help="Judge local data with labels that are seen once.")
 @click.option(
     "--allow-missing-ids", is_flag=True, help="Judge local data whose qrels name absent queries or documents."
@@ -123,9 +123,9 @@ def evaluate(
     if cache and no_cache:
         raise click.UsageError("--cache and --no-cache exclude each other.")
     words_alone = model == "bm25" and not Path(model).exists()
-    if words_alone and (idle := _given(ctx, _OF_MODELS) or ("methods" if set(methods) - {"bm25"} else None)):
+    if words_alone and (idle := _first_given(ctx, _MODEL_OPTIONS) or ("methods" if set(methods) - {"bm25"} else None)):
         raise click.UsageError(f"--{idle.replace('_', '-')} is of a model, and bm25 is none.")
-    if not words_alone and not set(methods) - {"dense"} and (idle := _given(ctx, ("k1", "b", "alpha"))):
+    if not words_alone and not set(methods) - {"dense"} and (idle := _first_given(ctx, ("k1", "b", "alpha"))):
         raise click.UsageError(f"--{idle} is of BM25 and its fusions; name them with --methods.")
     from gnomon import evaluate as judge
 
@@ -141,8 +141,8 @@ def evaluate(
     points: dict[str, Any] = {"dims": curve_dims, "precisions": curve_precisions, "lengths": curve_lengths}
 
     def show(result: judge.Result, reused: bool) -> None:
-        row = judge.summary(result, reused)
-        click.echo(to_json(row) if as_json else judge.line(row))
+        row = judge.summarize(result, reused)
+        click.echo(to_json(row) if as_json else judge.format_summary(row))
         if sys.stdout:
             sys.stdout.flush()
 
@@ -153,8 +153,8 @@ def evaluate(
         output=output,
         methods=("bm25",) if words_alone else methods or ("dense",),
         asking=asking,
-        curve=judge.variants(encoder, asking, **points) if encoder else (),
-        bm25=judge.Bm25Settings(k1, b, _alpha(alpha)),
+        curve=judge.curve_points(encoder, asking, **points) if encoder else (),
+        bm25=judge.Bm25Settings(k1, b, _parse_alpha(alpha)),
         metric=metric,
         split=split,
         subsets=subsets,
@@ -168,7 +168,7 @@ def evaluate(
     note(f"the results are in {output}; gnomon report {output} makes a page of them.")
 
 
-_OF_MODELS = (
+_MODEL_OPTIONS = (
     *("dim", "truncate_dim", "precision", "on_truncate", "prompts"),
     *("curve_dims", "curve_precisions", "curve_lengths"),
     *("revision", "card", "device", "engine", "dtype", "max_seq_length", "threads"),
@@ -176,12 +176,12 @@ _OF_MODELS = (
 """Options of `evaluate` that are of no use without a model."""
 
 
-def _given(ctx: click.Context, names: Sequence[str]) -> str | None:
+def _first_given(ctx: click.Context, names: Sequence[str]) -> str | None:
     """The first of these options that was typed."""
     return next((name for name in names if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE), None)
 
 
-def _alpha(text: str) -> Any:
+def _parse_alpha(text: str) -> Any:
     try:
         return float(text)
     except ValueError:
@@ -210,10 +210,10 @@ def compare(a: str, b: str, as_json: bool) -> None:
     from gnomon.evaluate import compare as comparing
 
     found = comparing.compare(a, b)
-    click.echo(to_json(comparing.as_json(found)) if as_json else "\n".join(comparing.lines(found, columns())))
+    click.echo(to_json(comparing.comparison_to_dict(found)) if as_json else "\n".join(comparing.format_comparison(found, terminal_width())))
 
 
-@click.command(cls=Listing)
+@click.command(cls=MultiValueCommand)
 @click.argument("folders", nargs=-1, required=True, metavar="FOLDER...")
 @click.option("--output", default="report.html", show_default=True, metavar="FILE", help="The page; - for stdout.")
 @click.option("--markdown", metavar="FILE", help="A Markdown table in place of the page; - for stdout.")
@@ -224,24 +224,24 @@ def report(ctx: click.Context, folders: tuple[str, ...], output: str, markdown: 
 
     It needs no network and holds all it shows.
     """
-    if markdown and (idle := _given(ctx, ("output", "title"))):
+    if markdown and (idle := _first_given(ctx, ("output", "title"))):
         raise click.UsageError(f"--{idle} is of the page, and --markdown makes a table in its place.")
     from gnomon.evaluate import report as reporting
     from gnomon.evaluate.results import read_results
-    from gnomon.vector_files import new_files
+    from gnomon.vector_files import atomic_files
 
     target = markdown or output
     if target == "-":
         require_stdout()
     results = [result for folder in folders for result in read_results(folder)]
-    text = reporting.markdown(results) if markdown else reporting.html(results, title=title)
+    text = reporting.render_markdown(results) if markdown else reporting.render_html(results, title=title)
     if target == "-":
         sys.stdout.buffer.write(text.encode())  # UTF-8, as the page says, whatever the console shows
         return
-    with new_files(target) as files:
+    with atomic_files(target) as files:
         files[0].write(text.encode())
     ways, models = {result.label for result in results}, {result.model for result in results}
     note(f"{target} holds {len(results)} results: {len(models)} models, run in {len(ways)} ways.")
 
 
-VERBS: tuple[click.Command, ...] = (evaluate, compare, report)
+COMMANDS: tuple[click.Command, ...] = (evaluate, compare, report)

@@ -16,7 +16,7 @@ from gnomon.cli.shared import (
     threads_option,
     to_json,
 )
-from gnomon.terminal import columns, table
+from gnomon.terminal import terminal_width, format_table
 
 
 @click.command()
@@ -33,11 +33,11 @@ def inspect(model: str, fidelity: bool, threads: int | None, as_json: bool, **re
 
     checkpoint, found = read_model(model, **read), None
     if fidelity:
-        from gnomon.fidelity import report
+        from gnomon.fidelity import measure_fidelity
 
-        found = report(checkpoint, threads=threads, cache_folder=Path(click.get_app_dir("gnomon")) / "fidelity")
-    facts = describe.facts_of(checkpoint, found)
-    click.echo(to_json(facts) if as_json else "\n".join(describe.lines(facts, columns())))
+        found = measure_fidelity(checkpoint, threads=threads, cache_folder=Path(click.get_app_dir("gnomon")) / "fidelity")
+    facts = describe.collect_facts(checkpoint, found)
+    click.echo(to_json(facts) if as_json else "\n".join(describe.format_facts(facts, terminal_width())))
 
 
 @click.command()
@@ -54,8 +54,8 @@ def verify(ctx: click.Context, model: str, **load: Any) -> None:
 
     found = run_example(load_encoder(model, load), load["card"])
     head = ("", "expected", "got", "")
-    rows = [(row.what, row.expected, row.got, "ok" if row.ok else "DIFFERS") for row in found.rows]
-    click.echo("\n".join(table([head, *rows])))
+    rows = [(row.what, row.expected, row.actual, "ok" if row.passed else "DIFFERS") for row in found.rows]
+    click.echo("\n".join(format_table([head, *rows])))
     click.echo(f"{found.card}: {'passed' if found.passed else 'NOT passed'} ({found.note})")
     if not found.passed:
         ctx.exit(1)
@@ -70,10 +70,10 @@ def verify(ctx: click.Context, model: str, **load: Any) -> None:
 def save(model: str, folder: str, dialect: str, overwrite: bool, **read: Any) -> None:
     """Write a model as a folder that sentence-transformers opens."""
     from gnomon.checkpoint.save import save_folder
-    from gnomon.vector_files import said_if_full
+    from gnomon.vector_files import explain_disk_full
 
-    with said_if_full(Path(folder).absolute()):
+    with explain_disk_full(Path(folder).absolute()):
         click.echo(save_folder(read_model(model, **read), folder, dialect=dialect, overwrite=overwrite))
 
 
-VERBS: tuple[click.Command, ...] = (inspect, verify, save)
+COMMANDS: tuple[click.Command, ...] = (inspect, verify, save)

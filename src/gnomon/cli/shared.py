@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from gnomon.errors import InputError, Notice
-from gnomon.terminal import takes_any_text
-from gnomon.text_files.json_lines import json_of
+from gnomon.terminal import supports_unicode
+from gnomon.text_files.json_lines import dump_json
 from gnomon.text_files.rows import encoding_fault
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from gnomon.encoder import Encoder
 
 
-class _Text(click.ParamType[str]):
+class _TextParam(click.ParamType[str]):
     """A text. Where the locale lacks its characters (LC_ALL=C), its bytes are taken as UTF-8."""
 
     name = "text"
@@ -33,14 +33,14 @@ class _Text(click.ParamType[str]):
             return self.fail(f"{value!r} is not UTF-8 text.", param, ctx)
 
 
-TEXT = _Text()
+TEXT = _TextParam()
 
 
-def options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def combine_options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return lambda verb: reduce(lambda inner, option: option(inner), reversed(options), verb)
 
 
-source_options = options(
+source_options = combine_options(
     click.option("--revision", metavar="REV", help="Branch, tag or commit of a hub id."),
     click.option("--card", metavar="NAME", help="The published model that this is or was tuned from."),
     click.option(
@@ -53,7 +53,7 @@ source_options = options(
     click.option("--local-files-only", is_flag=True, help="Make no request; use the cache."),
 )
 threads_option = click.option("--threads", type=int, metavar="N", help="Threads; one a core by default.")
-run_options = options(
+run_options = combine_options(
     click.option("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:N, mps, or cuda:0,cuda:1,..."),
     click.option("--engine", default="auto", metavar="NAME", help="auto, onnx, openvino or torch."),
     click.option("--dtype", default="auto", metavar="NAME", help="auto, float32, bfloat16, float16 or int8."),
@@ -61,7 +61,7 @@ run_options = options(
     threads_option,
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-text_options = options(
+text_options = combine_options(
     click.option(
         "--format",
         "form",
@@ -75,7 +75,7 @@ text_options = options(
     ),
     click.option("--skip-bad", is_flag=True, help="Leave broken lines and empty texts out, and count them."),
 )
-prompt_options = options(
+prompt_options = combine_options(
     click.option("--prompt", type=TEXT, metavar="TEXT", help="Put in front of every text."),
     click.option("--prompt-name", metavar="NAME", help="A prompt of the model, by its name."),
 )
@@ -99,13 +99,13 @@ def read_model(
 ) -> Checkpoint:
     """The folder, read; no engine is opened."""
     from gnomon.checkpoint.folder import read_folder
-    from gnomon.checkpoint.hub import resolve
+    from gnomon.checkpoint.hub import resolve_source
 
-    source = resolve(model, revision=revision, local_files_only=local_files_only)
+    source = resolve_source(model, revision=revision, local_files_only=local_files_only)
     return read_folder(source, card=card, ignore_config_keys=ignore_config_keys)
 
 
-class Listing(click.Command):
+class MultiValueCommand(click.Command):
     """A verb whose options with `multiple` take several values in a row: --tasks A B C."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -136,7 +136,7 @@ class Listing(click.Command):
             raise click.UsageError(f"{name} is missing; it comes first: {ctx.command_path} {name} ...", ctx) from error
 
 
-def several(name: str, *, metavar: str, help: str, kind: Any = str, **more: Any) -> Callable[[Any], Any]:
+def multi_value_option(name: str, *, metavar: str, help: str, kind: Any = str, **more: Any) -> Callable[[Any], Any]:
     return click.option(name, multiple=True, metavar=f"{metavar}...", help=help, type=kind, **more)
 
 
@@ -146,7 +146,7 @@ def note(text: str) -> None:
 
 def to_json(value: Any) -> str:
     """Valid JSON, in ASCII alone where standard output does not take every character."""
-    return json_of(value, ascii_only=not takes_any_text(sys.stdout))
+    return dump_json(value, ascii_only=not supports_unicode(sys.stdout))
 
 
 def require_stdout() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from gnomon.cli.shared import note
-from gnomon.terminal import table
+from gnomon.terminal import format_table
 
 
 @click.command(
@@ -45,13 +45,13 @@ def train(
     if prove:
         if recipe:
             raise click.UsageError("--certify takes no recipe: it proves every loss.")
-        ctx.exit(0 if _certify() else 1)
+        ctx.exit(0 if _check_gradients() else 1)
     if recipe is None or ("=" in recipe and not recipe.endswith(".toml")):
         raise click.UsageError(f"RECIPE is missing; it comes first: {ctx.command_path} RECIPE [KEY=VALUE]...")
     from gnomon.train.recipe import toml as recipes
 
     if show:
-        click.echo(recipes.printed(recipe, overrides), nl=False)
+        click.echo(recipes.render_toml(recipe, overrides), nl=False)
         return
     asked = recipes.read(recipe, overrides)  # what is wrong in it fails here, before torch is imported
     from gnomon.train import train as run
@@ -59,10 +59,10 @@ def train(
     try:
         folder = run(asked, resume=resume, overwrite=overwrite)
     except (KeyboardInterrupt, SystemExit):  # Ctrl-C, SIGTERM, SIGHUP
-        from gnomon.train.output_folder import latest
+        from gnomon.train.output_folder import latest_checkpoint
 
         with suppress(OSError):  # the terminal is gone
-            if there := latest(Path(asked.output).expanduser()):
+            if there := latest_checkpoint(Path(asked.output).expanduser()):
                 how = "--resume in place of --overwrite" if overwrite else "--resume"
                 note(f"the last checkpoint is {there}; the same command with {how} goes on from it.")
         raise
@@ -70,16 +70,16 @@ def train(
         click.echo(folder)
 
 
-def _certify() -> bool:
+def _check_gradients() -> bool:
     """Whether all agree; prints each as it is found."""
-    from gnomon.train.gradient_check import certify
+    from gnomon.train.gradient_check import check_gradients
 
     head = ("loss", "widths", "way", "relative difference", "")
-    found = [*certify()]
+    found = [*check_gradients()]
     rows = [
         (row.loss, row.widths, row.way, f"{row.difference:.1e}", "ok" if row.passed else "DIFFERS") for row in found
     ]
-    click.echo("\n".join(table([head, *rows])))
+    click.echo("\n".join(format_table([head, *rows])))
     failed = sum(not row.passed for row in found)
     click.echo(f"{len(found) - failed} of {len(found)} gradients agree.")
     return not failed

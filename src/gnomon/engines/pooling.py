@@ -15,40 +15,40 @@ from numpy.typing import NDArray
 from gnomon.packed import Packed
 from gnomon.spec import PoolingMode, PoolingSpec
 
-Numbers = NDArray[np.int64]
-PoolingWeights = Callable[[Numbers, Numbers, Numbers], NDArray[Any]]
+IntArray = NDArray[np.int64]
+PoolingWeightFunction = Callable[[IntArray, IntArray, IntArray], NDArray[Any]]
 """(position of a token, first pooled position of its text, tokens of its text) -> the token's weight in the vector.
 
 The three broadcast: [S] with [B, 1] for padded tokens, [T] each for packed ones.
 """
 
 
-def first_pooled(pooling: PoolingSpec, packed: Packed, prompt_tokens: int) -> Numbers:
+def first_pooled_token(pooling: PoolingSpec, packed: Packed, prompt_tokens: int) -> IntArray:
     """[B]: the first token that is pooled; where the prompt is the whole text, the first token of all."""
     if pooling.include_prompt:
         return np.zeros(len(packed.lengths_B), np.int64)
     return np.where(packed.lengths_B > prompt_tokens, prompt_tokens, 0)
 
 
-def _pooled(position: Numbers, first: Numbers, length: Numbers) -> NDArray[np.bool_]:
+def _is_pooled(position: IntArray, first: IntArray, length: IntArray) -> NDArray[np.bool_]:
     return (position >= first) & (position < length)
 
 
-POOLING_WEIGHTS: dict[PoolingMode, PoolingWeights] = {
+POOLING_WEIGHTS: dict[PoolingMode, PoolingWeightFunction] = {
     "cls": lambda position, first, length: position == first,
     "lasttoken": lambda position, first, length: position == length - 1,
-    "mean": lambda position, first, length: _pooled(position, first, length) / (length - first),
-    "mean_sqrt_len_tokens": lambda position, first, length: _pooled(position, first, length) / np.sqrt(length - first),
+    "mean": lambda position, first, length: _is_pooled(position, first, length) / (length - first),
+    "mean_sqrt_len_tokens": lambda position, first, length: _is_pooled(position, first, length) / np.sqrt(length - first),
     # by 1-based positions, whose sum over the pooled tokens is the divisor
     "weightedmean": lambda position, first, length: (
-        _pooled(position, first, length) * (position + 1) * 2 / (length * (length + 1) - first * (first + 1))
+        _is_pooled(position, first, length) * (position + 1) * 2 / (length * (length + 1) - first * (first + 1))
     ),
 }
 
 
-def pooled_row(pooling: PoolingSpec, packed: Packed, prompt_tokens: int) -> Numbers:
+def pooled_token_index(pooling: PoolingSpec, packed: Packed, prompt_tokens: int) -> IntArray:
     """[B]: the one token of a pooling by cls or lasttoken alone."""
-    first_B = first_pooled(pooling, packed, prompt_tokens)
+    first_B = first_pooled_token(pooling, packed, prompt_tokens)
     return first_B if pooling.modes == ("cls",) else packed.lengths_B - 1
 
 
@@ -57,31 +57,31 @@ def pools_one_token(pooling: PoolingSpec) -> bool:
     return pooling.modes in (("cls",), ("lasttoken",))
 
 
-def pooling_weights(pooling: PoolingSpec, packed: Packed, prompt_tokens: int) -> NDArray[np.float32]:
+def padded_pooling_weights(pooling: PoolingSpec, packed: Packed, prompt_tokens: int) -> NDArray[np.float32]:
     """[B, M, S] weights of the linear modes, in their order, over padded tokens."""
     positions_S = np.arange(int(packed.lengths_B.max()))
-    first_B1 = first_pooled(pooling, packed, prompt_tokens)[:, None]
+    first_B1 = first_pooled_token(pooling, packed, prompt_tokens)[:, None]
     modes = [POOLING_WEIGHTS[mode] for mode in pooling.modes if mode != "max"]
     weights = [mode(positions_S, first_B1, packed.lengths_B[:, None]) for mode in modes]
     return np.stack(weights, axis=1).astype(np.float32)
 
 
-def packed_weights(pooling: PoolingSpec, packed: Packed, prompt_tokens: int) -> NDArray[np.float32]:
+def packed_pooling_weights(pooling: PoolingSpec, packed: Packed, prompt_tokens: int) -> NDArray[np.float32]:
     """[M, T] weights of the linear modes, in their order, over packed tokens."""
     lengths_B = packed.lengths_B
     first_T, length_T = (
-        np.repeat(values_B, lengths_B) for values_B in (first_pooled(pooling, packed, prompt_tokens), lengths_B)
+        np.repeat(values_B, lengths_B) for values_B in (first_pooled_token(pooling, packed, prompt_tokens), lengths_B)
     )
     modes = [POOLING_WEIGHTS[mode] for mode in pooling.modes if mode != "max"]
     weights = [mode(packed.positions_T, first_T, length_T) for mode in modes]
     return np.array(weights, dtype=np.float32).reshape(len(modes), len(packed.ids_T))
 
 
-def pooling_mask(pooling: PoolingSpec, packed: Packed, prompt_tokens: int) -> NDArray[np.float32]:
+def max_pooling_mask(pooling: PoolingSpec, packed: Packed, prompt_tokens: int) -> NDArray[np.float32]:
     """[B, S, 1]: 0 where a token may be the maximum, minus infinity elsewhere."""
     positions_S = np.arange(int(packed.lengths_B.max()))
-    first_B1 = first_pooled(pooling, packed, prompt_tokens)[:, None]
-    pooled_BS = _pooled(positions_S, first_B1, packed.lengths_B[:, None])
+    first_B1 = first_pooled_token(pooling, packed, prompt_tokens)[:, None]
+    pooled_BS = _is_pooled(positions_S, first_B1, packed.lengths_B[:, None])
     return np.where(pooled_BS, 0, -np.inf).astype(np.float32)[..., None]
 
 

@@ -28,66 +28,66 @@ from typing import IO, Any
 
 from gnomon.engines.protocol import Engine, Failure, Vectors, closed_error
 from gnomon.errors import GnomonError, Notice, WorkerError
-from gnomon.notices import tell_once
+from gnomon.notices import warn_once
 from gnomon.packed import Packed
 
-AHEAD = 2
+BATCHES_PER_WORKER = 2
 """Batches for each worker that are taken before the oldest one's vectors are asked for."""
 
-FIRST_BUDGET = 1024
+DEFAULT_BUDGET = 1024
 """Until a worker has told its own."""
 
-CLOSING = 2.0
+SHUTDOWN_SECONDS = 2.0
 """Seconds that workers have to end by themselves before they are killed, and that those are waited for."""
 
-PATIENCE = 10.0
+ABANDONED_CALL_SECONDS = 10.0
 """Seconds that a call waits for a worker which is busy with what nobody wants any more, before that one is killed."""
 
-WATCH = 1.0
+PARENT_POLL_SECONDS = 1.0
 """Seconds between two looks of a worker whether its parent is still there."""
 
-Opener = Callable[[], Engine]
+EngineOpener = Callable[[], Engine]
 
-WORKER = "import sys; sys.path[:] = {path!r}; from gnomon.engines.process_pool import work; work()"
+WORKER_CODE = "import sys; sys.path[:] = {path!r}; from gnomon.engines.process_pool import work; work()"
 """It imports from where its parent does, and not from the folder that it is started in."""
 
 
-class SeveralEngines(Engine):
+class ProcessPoolEngine(Engine):
     """An engine over worker processes.
 
     Args:
         openers: for each worker, the device that it is called by and what opens the model's engine there (pickled).
     """
 
-    def __init__(self, openers: Sequence[tuple[str, Opener]]) -> None:
+    def __init__(self, openers: Sequence[tuple[str, EngineOpener]]) -> None:
         self.openers = openers
-        self._crews: dict[int, _Crew] = {}
+        self._worker_pools: dict[int, _WorkerPool] = {}
         self._locks: dict[int, threading.Lock] = {}
-        crew = self._crew()
+        crew = self._worker_pool()
         self.name = f"{len(openers)} workers: {', '.join(worker.name for worker in crew.workers)}"
         self.device, self.dtype = ",".join(device for device, _ in openers), crew.workers[0].dtype
         self.pads = crew.workers[0].pads
-        self._budget = FIRST_BUDGET
+        self._budget = DEFAULT_BUDGET
 
-    def budget(self, tokens: int) -> int:
+    def budget(self, total_tokens: int) -> int:
         """A worker's own; where none can be asked, the last one that was told: no vector is lost for it."""
-        found = self._crew().ask("budget", tokens // len(self.openers))
+        found = self._worker_pool().ask("budget", total_tokens // len(self.openers))
         if not isinstance(found, Failure):
             self._budget = found
         return self._budget
 
     def pool(self, packed: Packed, prompt_tokens: int = 0) -> Vectors:
-        return self._whole("pool", packed, prompt_tokens)
+        return self._call_worker("pool", packed, prompt_tokens)
 
     def pool_each(self, batches: Iterable[Packed], prompt_tokens: int = 0) -> Iterator[Vectors | Failure]:
-        crew = self._crew()
-        crew.recall()
+        crew = self._worker_pool()
+        crew.prepare_for_call()
         asked: deque[Future[Any]] = deque()
         unwanted = threading.Event()
         try:
             for packed in batches:
-                asked.append(crew.threads.submit(partial(crew.ask, "pool", packed, prompt_tokens, unwanted=unwanted)))
-                if len(asked) >= AHEAD * len(self.openers):
+                asked.append(crew.threads.submit(partial(crew.ask, "pool", packed, prompt_tokens, abandoned=unwanted)))
+                if len(asked) >= BATCHES_PER_WORKER * len(self.openers):
                     yield asked.popleft().result()
             while asked:
                 yield asked.popleft().result()
@@ -97,70 +97,70 @@ class SeveralEngines(Engine):
                 each.cancel()
 
     def states(self, packed: Packed) -> Vectors:
-        return self._whole("states", packed)
+        return self._call_worker("states", packed)
 
     def explain(self, packed: Packed) -> str:
-        return self._whole("explain", packed)
+        return self._call_worker("explain", packed)
 
     def close(self) -> None:
         super().close()
-        crew = self._crews.pop(os.getpid(), None)
+        crew = self._worker_pools.pop(os.getpid(), None)
         if crew is not None:
             crew.close()
 
-    def _whole(self, method: str, *arguments: Any) -> Any:
-        crew = self._crew()
-        crew.recall()
+    def _call_worker(self, method: str, *arguments: Any) -> Any:
+        crew = self._worker_pool()
+        crew.prepare_for_call()
         answer = crew.ask(method, *arguments)
         if isinstance(answer, Failure):
-            raise WorkerError(answer.why)
+            raise WorkerError(answer.reason)
         return answer
 
-    def _crew(self) -> _Crew:
+    def _worker_pool(self) -> _WorkerPool:
         """This process's workers: after a fork, a child starts its own."""
         process = os.getpid()
         with self._locks.setdefault(process, threading.Lock()):  # one that was held during a fork stays so in the child
             self.check_open()
-            if process not in self._crews:
-                self._crews[process] = _Crew(self.openers)
-            return self._crews[process]
+            if process not in self._worker_pools:
+                self._worker_pools[process] = _WorkerPool(self.openers)
+            return self._worker_pools[process]
 
 
-class _Crew:
+class _WorkerPool:
     """Workers: who is free, and who cannot be started."""
 
-    def __init__(self, openers: Sequence[tuple[str, Opener]]) -> None:
-        self.threads = _Threads(len(openers))
+    def __init__(self, openers: Sequence[tuple[str, EngineOpener]]) -> None:
+        self.threads = _DaemonThreads(len(openers))
         started = [self.threads.submit(partial(_Worker, *each)) for each in openers]
         self.workers: list[_Worker] = [each.result() for each in started]
         self.free = list(self.workers)
         self.busy: dict[_Worker, threading.Event | None] = {}
-        self.away: dict[_Worker, str] = {}
+        self.unavailable: dict[_Worker, str] = {}
         self.closed = False
         self.changed = threading.Condition()
 
-    def recall(self) -> None:
+    def prepare_for_call(self) -> None:
         """A new call: who could not be started may try again, and who is busy with an earlier call that was given up
         has a limit of time where all others are busy too: it may hang.
         """
         with self.changed:
-            self.free += self.away
-            self.away.clear()
+            self.free += self.unavailable
+            self.unavailable.clear()
             self.changed.notify_all()
-            if not self.changed.wait_for(lambda: self.free or not self._given_up(), PATIENCE):
-                for worker in self._given_up():
+            if not self.changed.wait_for(lambda: self.free or not self._abandoned_workers(), ABANDONED_CALL_SECONDS):
+                for worker in self._abandoned_workers():
                     worker.process.kill()
 
-    def ask(self, method: str, *arguments: Any, unwanted: threading.Event | None = None) -> Any:
+    def ask(self, method: str, *arguments: Any, abandoned: threading.Event | None = None) -> Any:
         """What a worker's engine answers, or a Failure; one that cannot be started leaves the work to the others.
 
         Args:
             unwanted: set when nobody waits for the answer any more.
         """
         while True:
-            worker = self._take(unwanted)
+            worker = self._acquire(abandoned)
             if worker is None:
-                return Failure("; ".join(dict.fromkeys(self.away.values())) or str(closed_error()))
+                return Failure("; ".join(dict.fromkeys(self.unavailable.values())) or str(closed_error()))
             why = None
             try:
                 return worker.ask(method, *arguments)
@@ -172,7 +172,7 @@ class _Crew:
                     if why is None:
                         self.free.append(worker)
                     else:
-                        self.away[worker] = why
+                        self.unavailable[worker] = why
                     self.changed.notify_all()
 
     def close(self) -> None:
@@ -182,26 +182,26 @@ class _Crew:
             self.changed.notify_all()
         for worker in self.workers:
             worker.closed = True
-        _stop([worker.process for worker in self.workers])
+        _terminate([worker.process for worker in self.workers])
         for worker in self.workers:
             worker.end()
-        self.threads.dismiss()
+        self.threads.shutdown()
 
-    def _take(self, unwanted: threading.Event | None) -> _Worker | None:
+    def _acquire(self, abandoned: threading.Event | None) -> _Worker | None:
         """A free worker, waited for; None where no worker is left."""
         with self.changed:
-            self.changed.wait_for(lambda: self.closed or self.free or len(self.away) == len(self.workers))
+            self.changed.wait_for(lambda: self.closed or self.free or len(self.unavailable) == len(self.workers))
             if self.closed or not self.free:
                 return None
             worker = self.free.pop(0)
-            self.busy[worker] = unwanted
+            self.busy[worker] = abandoned
             return worker
 
-    def _given_up(self) -> list[_Worker]:
+    def _abandoned_workers(self) -> list[_Worker]:
         return [worker for worker, unwanted in self.busy.items() if unwanted is not None and unwanted.is_set()]
 
 
-class _Threads:
+class _DaemonThreads:
     """Threads that make calls in turn.
 
     Those of concurrent.futures are waited for when the interpreter ends, and so is a worker that hangs.
@@ -211,9 +211,9 @@ class _Threads:
         self._calls: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
         for number in range(count):
             name = f"gnomon-device_{number}"
-            threading.Thread(target=_make_calls, args=(self._calls,), name=name, daemon=True).start()
-        self.dismiss = weakref.finalize(self, _dismiss, self._calls, count)
-        self.dismiss.atexit = False
+            threading.Thread(target=_run_calls, args=(self._calls,), name=name, daemon=True).start()
+        self.shutdown = weakref.finalize(self, _stop_threads, self._calls, count)
+        self.shutdown.atexit = False
 
     def submit(self, call: Callable[[], Any]) -> Future[Any]:
         future: Future[Any] = Future()
@@ -221,7 +221,7 @@ class _Threads:
         return future
 
 
-def _make_calls(calls: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None]) -> None:
+def _run_calls(calls: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None]) -> None:
     while (following := calls.get()) is not None:
         future, call = following
         if future.set_running_or_notify_cancel():
@@ -232,7 +232,7 @@ def _make_calls(calls: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None]
         del following, future, call  # else what was called lives until the next call
 
 
-def _dismiss(calls: SimpleQueue[Any], count: int) -> None:
+def _stop_threads(calls: SimpleQueue[Any], count: int) -> None:
     for _ in range(count):
         calls.put(None)
 
@@ -244,7 +244,7 @@ class _CannotStartError(WorkerError):
 class _Worker:
     """One process with one engine."""
 
-    def __init__(self, device: str, opener: Opener) -> None:
+    def __init__(self, device: str, opener: EngineOpener) -> None:
         self.device, self.opener = device, opener
         self.closed = False
         self._start()
@@ -261,14 +261,14 @@ class _Worker:
             self._send((method, arguments))
             return self._receive()
         except (EOFError, OSError, pickle.UnpicklingError):
-            return Failure(self._ending())
+            return Failure(self._describe_exit())
         except ValueError:
             if not self.closed:
                 raise
-            return Failure(self._ending())  # its pipes are closed
+            return Failure(self._describe_exit())  # its pipes are closed
         except BaseException:  # Ctrl-C: its answer would be taken for the next one's
             self.process.kill()
-            _gone(self.process, CLOSING)
+            _wait_for_exit(self.process, SHUTDOWN_SECONDS)
             raise
 
     def _start(self) -> None:
@@ -280,14 +280,14 @@ class _Worker:
             raise _CannotStartError(str(closed_error()))
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-c", WORKER.format(path=[place for place in sys.path if type(place) is str])],
+            [sys.executable, "-P", "-c", WORKER_CODE.format(path=[place for place in sys.path if type(place) is str])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
         )
         assert self.process.stdin and self.process.stdout
         self.input, self.output = self.process.stdin, self.process.stdout
-        self.end = weakref.finalize(self, _end, os.getpid(), self.process, self.input, self.output, self.errors)
+        self.end = weakref.finalize(self, _shut_down_process, os.getpid(), self.process, self.input, self.output, self.errors)
         if self.closed:  # while it was started: `_Crew.close` may not have seen this process
             self.end()
             raise _CannotStartError(str(closed_error()))
@@ -295,26 +295,26 @@ class _Worker:
             self._send((self.device, self.opener))
             answer = self._receive()
         except (EOFError, OSError):
-            raise _CannotStartError(self._ending()) from None
+            raise _CannotStartError(self._describe_exit()) from None
         if isinstance(answer, Failure):
-            _stop([self.process])  # it ends by itself, so that the next call starts another
-            raise _CannotStartError(answer.why)
+            _terminate([self.process])  # it ends by itself, so that the next call starts another
+            raise _CannotStartError(answer.reason)
         self.name, self.pads, self.dtype, notices = answer
         for notice in notices:
-            tell_once(notice)
+            warn_once(notice)
 
-    def _send(self, what: object) -> None:
-        pickle.dump(what, self.input, protocol=pickle.HIGHEST_PROTOCOL)
+    def _send(self, message: object) -> None:
+        pickle.dump(message, self.input, protocol=pickle.HIGHEST_PROTOCOL)
         self.input.flush()
 
     def _receive(self) -> Any:
         return pickle.load(self.output)
 
-    def _ending(self) -> str:
+    def _describe_exit(self) -> str:
         if self.closed:
             return str(closed_error())
-        if not _gone(self.process, CLOSING):
-            _stop([self.process])
+        if not _wait_for_exit(self.process, SHUTDOWN_SECONDS):
+            _terminate([self.process])
         code = self.process.returncode
         self.errors.seek(0)
         last = self.errors.read().decode(errors="replace").strip().rpartition("\n")[2]
@@ -322,10 +322,10 @@ class _Worker:
         return f"the worker on {self.device} {how}" + (f" ({last})" if last else "")
 
 
-def work() -> None:
+def run_worker() -> None:
     """A worker: opens its engine, answers until its input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; its end closes our input
-    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_exit_with_parent, args=(os.getppid(),), daemon=True).start()
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print goes to stderr
     asked = sys.stdin.buffer
@@ -343,32 +343,32 @@ def work() -> None:
         engine = attempt(opener)
     notices = [str(one.message) for one in told if issubclass(one.category, Notice)]  # the parent's to give
     facts = engine if isinstance(engine, Failure) else (engine.name, engine.pads, engine.dtype, notices)
-    _answer(answers, facts)
+    _send_answer(answers, facts)
     while not isinstance(engine, Failure):
         try:
             method, arguments = pickle.load(asked)
         except EOFError:
             return
-        _answer(answers, attempt(lambda: getattr(engine, method)(*arguments)))  # noqa: B023
+        _send_answer(answers, attempt(lambda: getattr(engine, method)(*arguments)))  # noqa: B023
 
 
-def _answer(answers: IO[bytes], what: object) -> None:
-    pickle.dump(what, answers, protocol=pickle.HIGHEST_PROTOCOL)
+def _send_answer(answers: IO[bytes], message: object) -> None:
+    pickle.dump(message, answers, protocol=pickle.HIGHEST_PROTOCOL)
     answers.flush()
 
 
-def _end_with_parent(parent: int) -> None:
+def _exit_with_parent(parent: int) -> None:
     """A parent that was killed tells nobody; where this process is idle its input ends, else it would compute on."""
     while os.getppid() == parent:
-        time.sleep(WATCH)
+        time.sleep(PARENT_POLL_SECONDS)
     os._exit(0)
 
 
-def _end(owner: int, process: subprocess.Popen[bytes], *pipes: IO[bytes]) -> None:
+def _shut_down_process(owner: int, process: subprocess.Popen[bytes], *pipes: IO[bytes]) -> None:
     """End it and see it out. Closing its input would not do: a forked child of ours may hold that too."""
     if os.getpid() != owner:
         return
-    _stop([process])
+    _terminate([process])
     if process.returncode is None:
         return  # the thread that reads its answers holds the pipe: closing that would wait for it
     for pipe in pipes:
@@ -376,17 +376,17 @@ def _end(owner: int, process: subprocess.Popen[bytes], *pipes: IO[bytes]) -> Non
             pipe.close()
 
 
-def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+def _terminate(processes: Sequence[subprocess.Popen[bytes]]) -> None:
     """End processes and see them out; those that are not gone in time are killed."""
     running = [process for process in processes if process.poll() is None]
     for end in (methodcaller("terminate"), methodcaller("kill")):
         for process in running:
             end(process)
-        until = time.monotonic() + CLOSING
-        running = [process for process in running if not _gone(process, until - time.monotonic())]
+        until = time.monotonic() + SHUTDOWN_SECONDS
+        running = [process for process in running if not _wait_for_exit(process, until - time.monotonic())]
 
 
-def _gone(process: subprocess.Popen[bytes], seconds: float) -> bool:
+def _wait_for_exit(process: subprocess.Popen[bytes], seconds: float) -> bool:
     """Whether it ends in so many seconds."""
     try:
         process.wait(max(0.0, seconds))

@@ -19,7 +19,7 @@ Vectors = NDArray[np.float32]
 class Failure:
     """What a batch gave in place of vectors, where other batches go on."""
 
-    why: str
+    reason: str
 
 
 class Engine(Protocol):
@@ -34,7 +34,7 @@ class Engine(Protocol):
     """Whether a batch costs its longest text times the number of its texts."""
     closed: bool = False
 
-    def budget(self, tokens: int) -> int:
+    def budget(self, total_tokens: int) -> int:
         """Tokens of a batch that runs well, where there are `tokens` in all; padding counts if the engine pads."""
         ...
 

@@ -18,17 +18,17 @@ from numpy.typing import NDArray
 from gnomon.engines.protocol import Engine
 from gnomon.engines.static import StaticEngine
 from gnomon.errors import ExtraError, InputError
-from gnomon.inputs import whole_number
-from gnomon.notices import tell_once
+from gnomon.inputs import as_whole_number
+from gnomon.notices import warn_once
 from gnomon.spec import ModelSpec, StaticSpec
 
-MOST_THREADS = 1024
+MAX_THREADS = 1024
 """More would only wait for each other; the runtime hangs making them."""
 
-DEVICE = re.compile(r"auto|cpu|mps|cuda(:(0|[1-9][0-9]{0,3}))?")
+DEVICE_PATTERN = re.compile(r"auto|cpu|mps|cuda(:(0|[1-9][0-9]{0,3}))?")
 
 
-class Able(NamedTuple):
+class EngineSupport(NamedTuple):
     """What an engine can do."""
 
     devices: tuple[str, ...]
@@ -36,19 +36,19 @@ class Able(NamedTuple):
 
 
 ENGINES = {
-    "onnx": Able(("cpu",), ("float32", "int8")),
-    "openvino": Able(("cpu",), ("float32",)),
-    "torch": Able(("cpu", "cuda", "mps"), ("float32", "bfloat16", "float16")),
+    "onnx": EngineSupport(("cpu",), ("float32", "int8")),
+    "openvino": EngineSupport(("cpu",), ("float32",)),
+    "torch": EngineSupport(("cpu", "cuda", "mps"), ("float32", "bfloat16", "float16")),
 }
 
 DTYPES = ("float32", "bfloat16", "float16", "int8")
 
-Reopen = Callable[["Options"], Engine]
+Reopen = Callable[["EngineOptions"], Engine]
 """Opens the same model in another process."""
 
 
 @dataclass(frozen=True)
-class Options:
+class EngineOptions:
     """How a model is run, as it was asked for."""
 
     engine: str = "auto"
@@ -58,7 +58,7 @@ class Options:
     threads: int | None = None
 
     @classmethod
-    def check(cls, *, device: str | Sequence[str], engine: str, dtype: str, threads: int | None) -> Options:
+    def check(cls, *, device: str | Sequence[str], engine: str, dtype: str, threads: int | None) -> EngineOptions:
         """Options that can be used here.
 
         Raises:
@@ -66,25 +66,25 @@ class Options:
                 engine without that device or dtype.
             ExtraError: the engine that these options need is not installed.
         """
-        names = _device_names(device)
+        names = _parse_devices(device)
         if not names or (len(names) > 1 and "auto" in names):
             raise InputError(f"device {device!r} names no devices; give one, or several such as 'cuda:0,cuda:1'.")
         for what, value, choices in (("engine", engine, ENGINES), ("dtype", dtype, DTYPES)):
             if value not in ("auto", *choices):
                 raise InputError(f"{what} {value!r} is not one of {', '.join(('auto', *choices))}.")
-        number = None if threads is None else whole_number(threads, "threads", MOST_THREADS)
+        number = None if threads is None else as_whole_number(threads, "threads", MAX_THREADS)
         options = cls(engine, dtype, ",".join(names), number)
         if options != cls(threads=number):  # what is left open is never wrong, and a static model needs none of it
-            options.settled()
+            options.resolve()
         return options
 
     @property
     def devices(self) -> list[str]:
         return self.device.split(",")
 
-    def settled(self) -> Options:
+    def resolve(self) -> EngineOptions:
         """These options with nothing left to choose, on this machine."""
-        device = self._device()
+        device = self._resolve_device()
         names = device.split(",")
         kind, *others = sorted({name.partition(":")[0] for name in names})
         if others:
@@ -100,21 +100,21 @@ class Options:
         if self.dtype not in ("auto", *able.dtypes):
             engines = [name for name, other in ENGINES.items() if kind in other.devices and self.dtype in other.dtypes]
             way = f"use engine={engines[0]!r}, or " if engines else "use "
-            raise InputError(f"dtype {self.dtype!r} is not in engine {engine!r}; {way}{_either('dtype', able.dtypes)}.")
+            raise InputError(f"dtype {self.dtype!r} is not in engine {engine!r}; {way}{_join_choices('dtype', able.dtypes)}.")
         dtype = self.dtype if self.dtype != "auto" else "float32"
         if engine == "torch":
-            dtype = _on_torch(names, self.dtype)
+            dtype = _resolve_torch_dtype(names, self.dtype)
         return replace(self, engine=engine, dtype=dtype, device=device)
 
-    def _device(self) -> str:
+    def _resolve_device(self) -> str:
         if self.device != "auto":
             return self.device
         possible = self.engine in ("auto", "torch") and self.dtype != "int8"
-        return "cuda" if possible and _usable_gpu() else "cpu"
+        return "cuda" if possible and _has_usable_gpu() else "cpu"
 
 
 def open_engine(
-    spec: ModelSpec, arrays: Mapping[str, NDArray[Any]], options: Options, *, reopen: Reopen | None = None
+    spec: ModelSpec, arrays: Mapping[str, NDArray[Any]], options: EngineOptions, *, reopen: Reopen | None = None
 ) -> Engine:
     """The engine for a model. A static table needs no runtime, whatever was asked for; a notice says so.
 
@@ -124,17 +124,17 @@ def open_engine(
     if isinstance(spec.trunk, StaticSpec):
         for what, asked, used in (("device", options.device, "cpu"), ("dtype", options.dtype, "float32")):
             if asked not in ("auto", used):
-                tell_once(f"{what} {asked!r} changes nothing: a static model is a table, summed on the CPU in float32.")
+                warn_once(f"{what} {asked!r} changes nothing: a static model is a table, summed on the CPU in float32.")
         return StaticEngine(spec.trunk, arrays)
-    settled = options.settled()
+    settled = options.resolve()
     if len(settled.devices) > 1:
-        from gnomon.engines.process_pool import SeveralEngines
+        from gnomon.engines.process_pool import ProcessPoolEngine
 
         if reopen is None:
             raise InputError("several devices need a model that Encoder.load read; load it with device=[...].")
         threads = settled.threads or max(1, available_cores() // len(settled.devices))
         alone = {device: replace(settled, device=device, threads=threads) for device in settled.devices}
-        return SeveralEngines([(device, partial(reopen, alone[device])) for device in settled.devices])
+        return ProcessPoolEngine([(device, partial(reopen, alone[device])) for device in settled.devices])
     if settled.engine == "torch":
         from gnomon.engines.torch.engine import TorchEngine
 
@@ -156,14 +156,14 @@ def open_engine(
     return engine
 
 
-def _device_names(device: object) -> list[str]:
+def _parse_devices(device: object) -> list[str]:
     given: list[object] = [device]
     if isinstance(device, str):
         given = [name.strip() for name in device.split(",")]
     elif isinstance(device, list | tuple):
         given = [name.strip() if isinstance(name, str) else name for name in device]
     for name in given:
-        if not isinstance(name, str) or not DEVICE.fullmatch(name):
+        if not isinstance(name, str) or not DEVICE_PATTERN.fullmatch(name):
             raise InputError(f"device {name!r} is not one of auto, cpu, cuda, cuda:N, mps.")
     return [str(name) for name in given]
 
@@ -182,46 +182,46 @@ def has_torch() -> bool:
     return importlib.util.find_spec("torch") is not None
 
 
-def gpu_in_machine() -> bool:
+def has_gpu_driver() -> bool:
     """Whether the system has a driver for a GPU that torch may use; asked of its files, since torch is slow to load."""
     if os.name == "nt":
         return (Path(os.sep) / "Windows" / "System32" / "nvcuda.dll").exists()
     return any(Path("/dev").glob("nvidia[0-9]*")) or any(Path("/dev", name).exists() for name in ("dxg", "kfd"))
 
 
-def _usable_gpu() -> bool:
+def _has_usable_gpu() -> bool:
     """Whether "auto" takes a GPU; a GPU that cannot be used is told of once a process."""
-    if not gpu_in_machine():
+    if not has_gpu_driver():
         return False
     if not has_torch():
-        tell_once('this machine has a GPU, and torch is not installed: running on the CPU. pip install "gnomon[torch]"')
+        warn_once('this machine has a GPU, and torch is not installed: running on the CPU. pip install "gnomon[torch]"')
         return False
     try:
         import torch
 
-        from gnomon.engines.torch.devices import computes
+        from gnomon.engines.torch.devices import gpu_runs_kernels
     except Exception as error:
-        tell_once(f"this machine has a GPU, and torch cannot be imported ({error}): running on the CPU.")
+        warn_once(f"this machine has a GPU, and torch cannot be imported ({error}): running on the CPU.")
         return False
-    if torch.cuda.is_available() and computes():
+    if torch.cuda.is_available() and gpu_runs_kernels():
         return True
-    tell_once(f"this machine has a GPU that torch {torch.__version__} cannot use: running on the CPU.")
+    warn_once(f"this machine has a GPU that torch {torch.__version__} cannot use: running on the CPU.")
     return False
 
 
-def _either(name: str, values: Sequence[str]) -> str:
+def _join_choices(name: str, values: Sequence[str]) -> str:
     return " or ".join(f"{name}={value!r}" for value in values)
 
 
-def _on_torch(devices: Sequence[str], dtype: str) -> str:
+def _resolve_torch_dtype(devices: Sequence[str], dtype: str) -> str:
     """The dtype to run in; devices and dtype are there."""
     if not has_torch():
         raise ExtraError('the package torch is not installed; pip install "gnomon[torch]"')
-    from gnomon.engines.torch.devices import check_device, check_dtype, natural_dtype
+    from gnomon.engines.torch.devices import check_device, check_dtype, auto_dtype
 
     for device in devices:
         check_device(device)
-    natural = {natural_dtype(device) for device in devices}
+    natural = {auto_dtype(device) for device in devices}
     settled = dtype if dtype != "auto" else natural.pop() if len(natural) == 1 else "float32"
     for device in devices:
         check_dtype(device, settled)

@@ -15,7 +15,7 @@ from gnomon.engines.protocol import Engine, Vectors, closed_error
 from gnomon.packed import Packed
 from gnomon.spec import StaticSpec
 
-CELLS = 1 << 16
+VALUES_PER_BLOCK = 1 << 16
 """Numbers of the table that are looked up at once: half a megabyte in float64, so that they stay in a core's cache."""
 
 
@@ -37,7 +37,7 @@ class StaticEngine(Engine):
             raise closed_error()
         return table
 
-    def budget(self, tokens: int) -> int:
+    def budget(self, total_tokens: int) -> int:
         return self.token_budget
 
     def pool(self, packed: Packed, prompt_tokens: int = 0) -> Vectors:
@@ -48,8 +48,8 @@ class StaticEngine(Engine):
         lengths_B = np.diff(bounds)
         filled = np.flatnonzero(lengths_B)  # reduceat would give an empty text its neighbour's token
         sums_BD = np.zeros((len(lengths_B), table.shape[1]))
-        some = max(1, CELLS // table.shape[1])
-        for texts in _runs(filled, bounds, some):
+        some = max(1, VALUES_PER_BLOCK // table.shape[1])
+        for texts in _group_texts(filled, bounds, some):
             starts, end = bounds[texts], bounds[texts[-1] + 1]
             # a text of more tokens than that is alone, and its parts are added one after the other
             for first in range(starts[0], end, some):
@@ -66,12 +66,12 @@ class StaticEngine(Engine):
         self._table = None
 
 
-def _runs(texts_B: NDArray[np.int64], bounds: NDArray[np.int64], tokens: int) -> Iterator[NDArray[np.int64]]:
+def _group_texts(texts_B: NDArray[np.int64], bounds: NDArray[np.int64], max_tokens: int) -> Iterator[NDArray[np.int64]]:
     """Neighbours among these texts, with at most so many tokens together, or one text of more."""
     ends_B = bounds[texts_B + 1]
     at = 0
     while at < len(texts_B):
         start = bounds[texts_B[at]]
-        stop = max(at + 1, int(np.searchsorted(ends_B, start + tokens, side="right")))
+        stop = max(at + 1, int(np.searchsorted(ends_B, start + max_tokens, side="right")))
         yield texts_B[at:stop]
         at = stop

@@ -8,8 +8,8 @@ mteb, torch and scikit-learn come with the extra `gnomon[evaluate]` and are impo
 
 from __future__ import annotations
 
-from gnomon.evaluate.mteb.encoder import Asking, MtebEncoder, variants
-from gnomon.evaluate.results import Result, line, read_results, summary
+from gnomon.evaluate.mteb.encoder import Asking, MtebEncoder, curve_points
+from gnomon.evaluate.results import Result, format_summary, read_results, summarize
 from gnomon.evaluate.run import TasksError, evaluate
 from gnomon.evaluate.systems import Bm25Settings
 
@@ -20,8 +20,8 @@ __all__ = [
     "Result",
     "TasksError",
     "evaluate",
-    "line",
+    "format_summary",
     "read_results",
-    "summary",
-    "variants",
+    "summarize",
+    "curve_points",
 ]

@@ -25,11 +25,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gnomon.errors import Notice
-from gnomon.vector_files import FULL
+from gnomon.vector_files import DISK_FULL_REASONS
 
 Vectors = NDArray[np.float32]
 
-RECORD = np.dtype([("text", "V16"), ("cut", "u1"), ("more", "<u4"), ("check", "<u4")])
+RECORD_DTYPE = np.dtype([("text", "V16"), ("cut", "u1"), ("more", "<u4"), ("check", "<u4")])
 """A text by its hash; whether it was longer than the model reads; how many records follow that were added with it; the
 CRC-32 of the hash and the vector."""
 
@@ -38,36 +38,36 @@ class VectorCache:
     """Shelves in a folder; None keeps them in memory, for as long as this object lives."""
 
     def __init__(self, folder: Path | None) -> None:
-        self._disk = _Disk(None if folder is None else folder.absolute())
-        self._shelves: dict[str, Shelf] = {}
+        self._disk = _CacheFolder(None if folder is None else folder.absolute())
+        self._partitions: dict[str, CachePartition] = {}
 
     @property
     def folder(self) -> Path | None:
         """Where vectors are written; None once that failed."""
         return self._disk.folder
 
-    def shelf(self, of: Mapping[str, Any], width: int) -> Shelf:
+    def partition(self, description: Mapping[str, Any], dim: int) -> CachePartition:
         """The shelf of vectors that `of` describes: model, prompt, engine; equal descriptions share it."""
-        said = json.dumps(dict(of) | {"width": width, "record": RECORD.itemsize}, sort_keys=True, ensure_ascii=True)
+        said = json.dumps(dict(description) | {"width": dim, "record": RECORD_DTYPE.itemsize}, sort_keys=True, ensure_ascii=True)
         name = hashlib.sha256(said.encode()).hexdigest()[:24]
-        if name not in self._shelves:
-            self._shelves[name] = Shelf(self._disk, name, width, said)
-        return self._shelves[name]
+        if name not in self._partitions:
+            self._partitions[name] = CachePartition(self._disk, name, dim, said)
+        return self._partitions[name]
 
     def close(self) -> None:
-        for shelf in self._shelves.values():
+        for shelf in self._partitions.values():
             shelf.close()
-        self._shelves.clear()
+        self._partitions.clear()
 
 
-class _Disk:
+class _CacheFolder:
     """Where all shelves write, for as long as that goes well."""
 
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
 
     def failed(self, error: OSError) -> None:
-        why = FULL.get(error.errno or 0, str(error))
+        why = DISK_FULL_REASONS.get(error.errno or 0, str(error))
         told = f"vectors are no longer kept in {self.folder}: {why}. The run goes on, and a second start"
         self.folder = None
         warnings.warn(f"{told} would encode again what follows.", Notice, stacklevel=2)
@@ -79,59 +79,59 @@ class _Block:
 
     vectors_ND: Vectors
     records_N: NDArray[Any]
-    sound_N: NDArray[np.bool_]
+    checked_N: NDArray[np.bool_]
     """Rows whose check was made."""
 
-    def sound(self, row: int) -> bool:
-        if not self.sound_N[row]:
+    def is_intact(self, row: int) -> bool:
+        if not self.checked_N[row]:
             record = self.records_N[row]
-            self.sound_N[row] = _check(bytes(record["text"]), self.vectors_ND[row]) == record["check"]
-        return bool(self.sound_N[row])
+            self.checked_N[row] = _checksum(bytes(record["text"]), self.vectors_ND[row]) == record["check"]
+        return bool(self.checked_N[row])
 
 
-class Shelf:
+class CachePartition:
     """Vectors of one width by text."""
 
-    def __init__(self, disk: _Disk, name: str, width: int, description: str) -> None:
-        self.width, self.description = width, description
+    def __init__(self, disk: _CacheFolder, name: str, dim: int, description: str) -> None:
+        self.width, self.description = dim, description
         self._disk, self._name = disk, name
-        self._place: dict[bytes, tuple[_Block, int]] = {}
+        self._location: dict[bytes, tuple[_Block, int]] = {}
         """Hash of a text -> (block, row)"""
         self._files: tuple[BinaryIO, BinaryIO] | None = None
         for keys in sorted((disk.folder / name).glob("*.keys")) if disk.folder else ():
-            self._read(keys)
+            self._load(keys)
 
     def __len__(self) -> int:
-        return len(self._place)
+        return len(self._location)
 
     def missing(self, texts: Sequence[str]) -> list[str]:
         """Those that are not here, or damaged, each once, in their order."""
-        return [text for text in dict.fromkeys(texts) if not self._has(_key(text))]
+        return [text for text in dict.fromkeys(texts) if not self._contains(_hash_text(text))]
 
-    def add(self, texts: Sequence[str], vectors_ND: Vectors, cut: Sequence[int]) -> None:
+    def add(self, texts: Sequence[str], vectors_ND: Vectors, truncated: Sequence[int]) -> None:
         """Keep vectors of different texts; `cut`: places of those that were longer than the model reads.
 
         Those that are here already stay as they are.
         """
-        hashes = [_key(text) for text in texts]
-        new = [row for row, key in enumerate(hashes) if key not in self._place]
+        hashes = [_hash_text(text) for text in texts]
+        new = [row for row, key in enumerate(hashes) if key not in self._location]
         if not new:
             return
         vectors_ND = np.ascontiguousarray(vectors_ND[new], np.float32)
-        records_N = np.zeros(len(new), RECORD)
+        records_N = np.zeros(len(new), RECORD_DTYPE)
         records_N["text"] = np.frombuffer(b"".join(hashes[row] for row in new), "V16")
-        records_N["cut"] = np.isin(new, cut)
+        records_N["cut"] = np.isin(new, truncated)
         records_N["more"] = np.arange(len(new))[::-1]
-        records_N["check"] = [_check(hashes[row], vector_D) for row, vector_D in zip(new, vectors_ND, strict=True)]
+        records_N["check"] = [_checksum(hashes[row], vector_D) for row, vector_D in zip(new, vectors_ND, strict=True)]
         written_ND = self._write(records_N, vectors_ND)
-        self._take(_Block(vectors_ND if written_ND is None else written_ND, records_N, np.ones(len(new), np.bool_)))
+        self._index_block(_Block(vectors_ND if written_ND is None else written_ND, records_N, np.ones(len(new), np.bool_)))
 
     def get(self, texts: Sequence[str]) -> tuple[Vectors, int]:
         """(vectors [N, D] of texts that are not `missing`, how many of them were cut)."""
         found_ND = np.empty((len(texts), self.width), np.float32)
         cut = 0
         for at, text in enumerate(texts):
-            block, row = self._place[_key(text)]
+            block, row = self._location[_hash_text(text)]
             found_ND[at] = block.vectors_ND[row]
             cut += int(block.records_N["cut"][row])
         return found_ND, cut
@@ -142,33 +142,33 @@ class Shelf:
                 file.close()
         self._files = None
 
-    def _has(self, key: bytes) -> bool:
-        place = self._place.get(key)
+    def _contains(self, key: bytes) -> bool:
+        place = self._location.get(key)
         if place is None:
             return False
         block, row = place
-        if not block.sound(row):
-            del self._place[key]
+        if not block.is_intact(row):
+            del self._location[key]
             return False
         return True
 
-    def _take(self, block: _Block) -> None:
-        self._place |= {bytes(key): (block, row) for row, key in enumerate(block.records_N["text"])}
+    def _index_block(self, block: _Block) -> None:
+        self._location |= {bytes(key): (block, row) for row, key in enumerate(block.records_N["text"])}
 
-    def _read(self, keys: Path) -> None:
+    def _load(self, keys: Path) -> None:
         """What an earlier run, or one beside this, added; what it did not finish is passed over."""
         vectors = keys.with_suffix(".vectors")
         try:
             raw = keys.read_bytes()
-            count = min(len(raw) // RECORD.itemsize, vectors.stat().st_size // (4 * self.width))
-            ends = np.flatnonzero(np.frombuffer(raw, RECORD, count)["more"] == 0)
+            count = min(len(raw) // RECORD_DTYPE.itemsize, vectors.stat().st_size // (4 * self.width))
+            ends = np.flatnonzero(np.frombuffer(raw, RECORD_DTYPE, count)["more"] == 0)
             if not len(ends):
                 return
-            records_N = np.frombuffer(raw, RECORD, int(ends[-1]) + 1)
+            records_N = np.frombuffer(raw, RECORD_DTYPE, int(ends[-1]) + 1)
             vectors_ND = np.memmap(vectors, np.float32, "r", shape=(len(records_N), self.width))
         except OSError:  # nothing is lost: it is computed again
             return
-        self._take(_Block(vectors_ND, records_N, np.zeros(len(records_N), np.bool_)))
+        self._index_block(_Block(vectors_ND, records_N, np.zeros(len(records_N), np.bool_)))
 
     def _write(self, records_N: NDArray[Any], vectors_ND: Vectors) -> Vectors | None:
         """The vectors as they lie on the disk, so that memory does not hold them; None where they do not.
@@ -201,9 +201,9 @@ class Shelf:
         return stem.with_suffix(".keys").open("xb"), stem.with_suffix(".vectors").open("xb")
 
 
-def _key(text: str) -> bytes:
+def _hash_text(text: str) -> bytes:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
-def _check(key: bytes, vector_D: Vectors) -> int:
+def _checksum(key: bytes, vector_D: Vectors) -> int:
     return zlib.crc32(vector_D.tobytes(), zlib.crc32(key))

@@ -21,16 +21,16 @@ from gnomon.errors import InputError
 
 Statistic = Literal["mean", "spearman", "average_precision"]
 RESAMPLES = 2000
-LEVEL = 0.95
+CONFIDENCE_LEVEL = 0.95
 SEED = 20_240_501
 
-SWAPS = 9999
+TEST_RESAMPLES = 9999
 """Resamples of a test: its p is at least 1 / 10,000, which leaves Holm's correction room for 500 tasks."""
 
-CELLS = 1 << 15
+BLOCK_CELLS = 1 << 15
 """Numbers of a block, resamples times units: its arrays stay in the processor's cache."""
 
-EQUAL = 1e-12
+EQUAL_TOLERANCE = 1e-12
 """Differences of less come from rounding."""
 
 
@@ -41,7 +41,7 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Units:
+class PerQueryScores:
     """What one score is made of: `statistic(values)`, or `statistic(gold, values)`."""
 
     unit: str
@@ -56,7 +56,7 @@ class Units:
 
     def score(self) -> float:
         """NaN where the statistic is not defined: spearman of constants, average precision without a label 1."""
-        return float(_statistics(self, np.arange(len(self.values))[None])[0])
+        return float(_compute_statistic(self, np.arange(len(self.values))[None])[0])
 
     @cached_property
     def arrays(self) -> tuple[NDArray[np.generic], ...]:
@@ -64,12 +64,12 @@ class Units:
         if self.statistic == "mean":
             return (np.asarray(self.values, np.float64),)
         assert self.gold is not None
-        gold_N = _levels(self.gold) if self.statistic == "spearman" else np.asarray(self.gold, np.float64)
-        return gold_N, _levels(self.values)
+        gold_N = _rank_levels(self.gold) if self.statistic == "spearman" else np.asarray(self.gold, np.float64)
+        return gold_N, _rank_levels(self.values)
 
 
 @dataclass(frozen=True)
-class Paired:
+class PairedTest:
     """Two models on the same units."""
 
     difference: float
@@ -80,7 +80,7 @@ class Paired:
     """Two-sided; at least 1 / 10,000."""
 
 
-def interval(units: Sequence[Units], *, level: float = LEVEL, resamples: int = RESAMPLES) -> Interval:
+def bootstrap_interval(score_sets: Sequence[PerQueryScores], *, level: float = CONFIDENCE_LEVEL, resamples: int = RESAMPLES) -> Interval:
     """Interval of a score that is the mean of one statistic or of several, each over units of its own.
 
     The percentile bootstrap (Efron & Tibshirani 1993, An Introduction to the Bootstrap, section 13.3): the units of
@@ -90,11 +90,11 @@ def interval(units: Sequence[Units], *, level: float = LEVEL, resamples: int = R
     Returns:
         The same for the same units; NaN at both ends where no resample has a score.
     """
-    values_R = np.mean([_resampled(each, resamples, at) for at, each in enumerate(units)], axis=0)
-    return _percentiles(values_R, level)
+    values_R = np.mean([_resample(each, resamples, at) for at, each in enumerate(score_sets)], axis=0)
+    return _percentile_interval(values_R, level)
 
 
-def paired(a: Sequence[Units], b: Sequence[Units]) -> Paired:
+def run_paired_test(a: Sequence[PerQueryScores], b: Sequence[PerQueryScores]) -> PairedTest:
     """Whether two models differ, by scores made of the same units: `b` less `a`, as the means over statistics.
 
     The interval is the percentile bootstrap's, the same units drawn for both models. The p-value is that of the paired
@@ -112,48 +112,48 @@ def paired(a: Sequence[Units], b: Sequence[Units]) -> Paired:
     """
     if len(a) != len(b) or not a:
         raise InputError(f"{len(a)} and {len(b)} scores cannot be paired; give as many of each, and at least one.")
-    pairs = [_matched(first, second) for first, second in zip(a, b, strict=True)]
-    difference = float(np.mean([_defined(second, "second") - _defined(first, "first") for first, second in pairs]))
-    resampled_R = np.mean([_resampled_difference(*pair, at) for at, pair in enumerate(pairs)], axis=0)
-    swapped_R = np.mean([_swapped_difference(*pair, at) for at, pair in enumerate(pairs)], axis=0)
-    as_much = np.count_nonzero(np.abs(swapped_R) >= abs(difference) - EQUAL)
+    pairs = [_align(first, second) for first, second in zip(a, b, strict=True)]
+    difference = float(np.mean([_score_or_raise(second, "second") - _score_or_raise(first, "first") for first, second in pairs]))
+    resampled_R = np.mean([_resample_difference(*pair, at) for at, pair in enumerate(pairs)], axis=0)
+    swapped_R = np.mean([_swap_difference(*pair, at) for at, pair in enumerate(pairs)], axis=0)
+    as_much = np.count_nonzero(np.abs(swapped_R) >= abs(difference) - EQUAL_TOLERANCE)
     p_value = (1 + as_much) / (1 + np.count_nonzero(~np.isnan(swapped_R)))
-    return Paired(difference, _percentiles(resampled_R, LEVEL), float(p_value))
+    return PairedTest(difference, _percentile_interval(resampled_R, CONFIDENCE_LEVEL), float(p_value))
 
 
 # ---- resamples
 
 
-def _resampled(units: Units, resamples: int, seed: int) -> NDArray[np.float64]:
-    count = len(units.values)
-    return np.concatenate([_statistics(units, rows_RN) for rows_RN in _draws(count, count, resamples, seed)])
+def _resample(scores: PerQueryScores, resamples: int, seed: int) -> NDArray[np.float64]:
+    count = len(scores.values)
+    return np.concatenate([_compute_statistic(scores, rows_RN) for rows_RN in _draw_blocks(count, count, resamples, seed)])
 
 
-def _resampled_difference(a: Units, b: Units, seed: int) -> NDArray[np.float64]:
+def _resample_difference(a: PerQueryScores, b: PerQueryScores, seed: int) -> NDArray[np.float64]:
     count = len(a.values)
-    blocks = _draws(count, count, RESAMPLES, seed)
-    return np.concatenate([_statistics(b, rows_RN) - _statistics(a, rows_RN) for rows_RN in blocks])
+    blocks = _draw_blocks(count, count, RESAMPLES, seed)
+    return np.concatenate([_compute_statistic(b, rows_RN) - _compute_statistic(a, rows_RN) for rows_RN in blocks])
 
 
-def _swapped_difference(a: Units, b: Units, seed: int) -> NDArray[np.float64]:
+def _swap_difference(a: PerQueryScores, b: PerQueryScores, seed: int) -> NDArray[np.float64]:
     (*gold, a_N), (*_, b_N), statistic = a.arrays, b.arrays, STATISTICS[a.statistic]
     gold_1N = [gold_N[None] for gold_N in gold]
     blocks: list[NDArray[np.float64]] = []
-    for swaps_RN in _draws(2, len(a.values), SWAPS, seed):
+    for swaps_RN in _draw_blocks(2, len(a.values), TEST_RESAMPLES, seed):
         first_R = statistic(*gold_1N, np.where(swaps_RN, b_N, a_N))
         blocks.append(statistic(*gold_1N, np.where(swaps_RN, a_N, b_N)) - first_R)
     return np.concatenate(blocks)
 
 
-def _draws(below: int, count: int, resamples: int, seed: int) -> Iterator[NDArray[np.int64]]:
+def _draw_blocks(below: int, count: int, resamples: int, seed: int) -> Iterator[NDArray[np.int64]]:
     """`resamples` rows of `count` numbers from 0 to `below` - 1, in blocks."""
     random = np.random.default_rng([SEED, seed])
-    step = max(1, CELLS // count)
+    step = max(1, BLOCK_CELLS // count)
     for start in range(0, resamples, step):
         yield random.integers(below, size=(min(step, resamples - start), count))
 
 
-def _percentiles(values_R: NDArray[np.float64], level: float) -> Interval:
+def _percentile_interval(values_R: NDArray[np.float64], level: float) -> Interval:
     defined = values_R[~np.isnan(values_R)]
     if not len(defined):
         return Interval(np.nan, np.nan)
@@ -164,67 +164,67 @@ def _percentiles(values_R: NDArray[np.float64], level: float) -> Interval:
 # ---- statistics
 
 
-def _statistics(units: Units, rows_RN: NDArray[np.int64]) -> NDArray[np.float64]:
+def _compute_statistic(scores: PerQueryScores, rows_RN: NDArray[np.int64]) -> NDArray[np.float64]:
     """[R]: the statistic of the units of each row; NaN where it is not defined."""
-    return STATISTICS[units.statistic](*[each_N[rows_RN] for each_N in units.arrays])
+    return STATISTICS[scores.statistic](*[each_N[rows_RN] for each_N in scores.arrays])
 
 
-def _means(values_RN: NDArray[np.float64]) -> NDArray[np.float64]:
+def _mean(values_RN: NDArray[np.float64]) -> NDArray[np.float64]:
     return values_RN.mean(axis=1)
 
 
-def _spearmans(gold_RN: NDArray[np.int64], values_RN: NDArray[np.int64]) -> NDArray[np.float64]:
+def _spearman(gold_RN: NDArray[np.int64], values_RN: NDArray[np.int64]) -> NDArray[np.float64]:
     """Pearson's correlation of ranks, equal values at their average rank; one row of gold may serve all resamples."""
     x_RN, y_RN = _centered_ranks(gold_RN), _centered_ranks(values_RN)
-    scale_R = np.sqrt(_dots(x_RN, x_RN) * _dots(y_RN, y_RN))
+    scale_R = np.sqrt(_row_dots(x_RN, x_RN) * _row_dots(y_RN, y_RN))
     # ranks are multiples of 1/2, so that the scale of constants is exactly 0
-    return np.clip(_quotients(_dots(x_RN, y_RN), scale_R), -1, 1)
+    return np.clip(_divide_or_nan(_row_dots(x_RN, y_RN), scale_R), -1, 1)
 
 
-def _average_precisions(gold_RN: NDArray[np.float64], values_RN: NDArray[np.int64]) -> NDArray[np.float64]:
+def _average_precision(gold_RN: NDArray[np.float64], values_RN: NDArray[np.int64]) -> NDArray[np.float64]:
     """The precision at each distinct value, weighted by the recall that it adds, as scikit-learn takes it."""
     falling_RN = values_RN.shape[1] - 1 - values_RN
-    right_RN = _totals(falling_RN, np.broadcast_to(gold_RN, values_RN.shape))
-    precision_RN = right_RN.cumsum(axis=1) / np.maximum(_totals(falling_RN).cumsum(axis=1), 1)
-    return _quotients(_dots(precision_RN, right_RN), right_RN.sum(axis=1))
+    right_RN = _sum_per_level(falling_RN, np.broadcast_to(gold_RN, values_RN.shape))
+    precision_RN = right_RN.cumsum(axis=1) / np.maximum(_sum_per_level(falling_RN).cumsum(axis=1), 1)
+    return _divide_or_nan(_row_dots(precision_RN, right_RN), right_RN.sum(axis=1))
 
 
 STATISTICS: dict[Statistic, Callable[..., NDArray[np.float64]]] = {
-    "mean": _means,
-    "spearman": _spearmans,
-    "average_precision": _average_precisions,
+    "mean": _mean,
+    "spearman": _spearman,
+    "average_precision": _average_precision,
 }
 
 
-def _levels(values_N: ArrayLike) -> NDArray[np.int64]:
+def _rank_levels(values_N: ArrayLike) -> NDArray[np.int64]:
     """Average ranks from 0 to N - 1, rounded down: equal where the values are, else in their order."""
     _, place_N, counts = np.unique(np.asarray(values_N, np.float64), return_inverse=True, return_counts=True)
     return (counts.cumsum() - 1 - counts // 2)[place_N]
 
 
-def _totals(levels_RN: NDArray[np.int64], weights_RN: NDArray[np.float64] | None = None) -> NDArray[Any]:
+def _sum_per_level(levels_RN: NDArray[np.int64], weights_RN: NDArray[np.float64] | None = None) -> NDArray[Any]:
     """[R, N]: how many units are at each level, or the sum of their weights."""
     weights = None if weights_RN is None else weights_RN.ravel()
-    return np.bincount(_places(levels_RN), weights, levels_RN.size).reshape(levels_RN.shape)
+    return np.bincount(_flat_levels(levels_RN), weights, levels_RN.size).reshape(levels_RN.shape)
 
 
 def _centered_ranks(levels_RN: NDArray[np.int64]) -> NDArray[np.float64]:
-    totals_RN = _totals(levels_RN)
+    totals_RN = _sum_per_level(levels_RN)
     ranks_RN = totals_RN.cumsum(axis=1) - totals_RN / 2 - levels_RN.shape[1] / 2
-    return ranks_RN.ravel()[_places(levels_RN)].reshape(levels_RN.shape)
+    return ranks_RN.ravel()[_flat_levels(levels_RN)].reshape(levels_RN.shape)
 
 
-def _places(levels_RN: NDArray[np.int64]) -> NDArray[np.int64]:
+def _flat_levels(levels_RN: NDArray[np.int64]) -> NDArray[np.int64]:
     """Levels, each row's behind those of the row before."""
     rows, width = levels_RN.shape
     return (levels_RN + width * np.arange(rows)[:, None]).ravel()
 
 
-def _dots(x_RN: NDArray[np.float64], y_RN: NDArray[np.float64]) -> NDArray[np.float64]:
+def _row_dots(x_RN: NDArray[np.float64], y_RN: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.einsum("rn,rn->r", x_RN, y_RN)
 
 
-def _quotients(x_R: NDArray[np.float64], y_R: NDArray[np.float64]) -> NDArray[np.float64]:
+def _divide_or_nan(x_R: NDArray[np.float64], y_R: NDArray[np.float64]) -> NDArray[np.float64]:
     """NaN where the divisor is 0."""
     return np.divide(x_R, y_R, out=np.full(y_R.shape, np.nan), where=y_R > 0)
 
@@ -232,29 +232,29 @@ def _quotients(x_R: NDArray[np.float64], y_R: NDArray[np.float64]) -> NDArray[np
 # ---- pairs
 
 
-def _matched(a: Units, b: Units) -> tuple[Units, Units]:
+def _align(a: PerQueryScores, b: PerQueryScores) -> tuple[PerQueryScores, PerQueryScores]:
     """Both in one order."""
     if (a.unit, a.statistic) != (b.unit, b.statistic):
         said = f"the {a.statistic} of a {a.unit} and the {b.statistic} of a {b.unit}"
         raise InputError(f"{said} cannot be compared; compare results of one task, made by one version of gnomon.")
     by_id = a.ids is not None and b.ids is not None
     if len(a.values) != len(b.values) or (by_id and Counter(a.ids) != Counter(b.ids)):
-        raise InputError(_on_different_data(a, b))
+        raise InputError(_different_data_message(a, b))
     if by_id:
-        a, b = _by_id(a), _by_id(b)
+        a, b = _sort_by_id(a), _sort_by_id(b)
     if list(a.gold or ()) != list(b.gold or ()):
         raise InputError("the two were measured on different data: their gold values differ. Run one of them anew.")
     return a, b
 
 
-def _by_id(units: Units) -> Units:
-    assert units.ids is not None
-    order = sorted(range(len(units.ids)), key=units.ids.__getitem__)
-    gold = None if units.gold is None else [units.gold[at] for at in order]
-    return replace(units, values=[units.values[at] for at in order], gold=gold, ids=[units.ids[at] for at in order])
+def _sort_by_id(scores: PerQueryScores) -> PerQueryScores:
+    assert scores.ids is not None
+    order = sorted(range(len(scores.ids)), key=scores.ids.__getitem__)
+    gold = None if scores.gold is None else [scores.gold[at] for at in order]
+    return replace(scores, values=[scores.values[at] for at in order], gold=gold, ids=[scores.ids[at] for at in order])
 
 
-def _on_different_data(a: Units, b: Units) -> str:
+def _different_data_message(a: PerQueryScores, b: PerQueryScores) -> str:
     counts = f"{len(a.values):,} and {len(b.values):,} of unit {a.unit!r}"
     if a.ids is None or b.ids is None:
         return f"the two were measured on different data: {counts}. Run one of them anew."
@@ -264,10 +264,10 @@ def _on_different_data(a: Units, b: Units) -> str:
     return f"the two were measured on different data: of {counts}, {shared}. Run one of them anew."
 
 
-def _defined(units: Units, side: str) -> float:
-    score = units.score()
+def _score_or_raise(scores: PerQueryScores, side: str) -> float:
+    score = scores.score()
     if np.isnan(score):
         raise InputError(
-            f"the {units.statistic} of the {side} is not defined: its values, or its gold, are all equal or NaN."
+            f"the {scores.statistic} of the {side} is not defined: its values, or its gold, are all equal or NaN."
         )
     return score

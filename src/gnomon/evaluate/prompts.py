@@ -15,10 +15,10 @@ from gnomon.errors import InputError
 from gnomon.inputs import check_encodable, did_you_mean
 from gnomon.spec import ModelSpec
 
-Side = Literal["query", "document"]
+PromptSide = Literal["query", "document"]
 """mteb's prompt types."""
 
-OF: dict[Side | None, str] = {"query": "queries", "document": "documents", None: "texts"}
+SIDE_NAMES: dict[PromptSide | None, str] = {"query": "queries", "document": "documents", None: "texts"}
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Prompt:
     text: str
 
 
-def prompt_for(
-    spec: ModelSpec, *, task: str, kind: str, side: Side | None, given: Mapping[str, str] | None = None
+def choose_prompt(
+    spec: ModelSpec, *, task: str, kind: str, side: PromptSide | None, overrides: Mapping[str, str] | None = None
 ) -> Prompt:
     """The prompt of one side of a task.
 
@@ -45,26 +45,26 @@ def prompt_for(
         side: None for the texts of a symmetric task.
         given: prompts of the caller; they take the place of the model's wherever they have a key.
     """
-    of, narrow = OF[side], _keys(task, kind, side)
+    of, narrow = SIDE_NAMES[side], _candidate_keys(task, kind, side)
     keys = [*narrow, side] if side else narrow
-    if given and (name := next((key for key in keys if key in given), None)):
-        return Prompt(of, name, given[name])
-    name = next((key for key in narrow if key in spec.prompts), _by_rule(spec, side))
+    if overrides and (name := next((key for key in keys if key in overrides), None)):
+        return Prompt(of, name, overrides[name])
+    name = next((key for key in narrow if key in spec.prompts), _model_prompt_name(spec, side))
     return Prompt(of, name, spec.prompts[name] if name else "")
 
 
-def _by_rule(spec: ModelSpec, side: Side | None) -> str | None:
+def _model_prompt_name(spec: ModelSpec, side: PromptSide | None) -> str | None:
     if side == "query":
         return spec.query_prompt_name()
     return spec.document_prompt_name if side == "document" else spec.symmetric_prompt_name
 
 
-def _keys(task: str, kind: str, side: Side | None) -> list[str]:
+def _candidate_keys(task: str, kind: str, side: PromptSide | None) -> list[str]:
     """mteb's keys that name the task or its kind, the narrowest first."""
     return [task, kind] if side is None else [f"{task}-{side}", task, f"{kind}-{side}", kind]
 
 
-def check_keys(given: Mapping[str, str], *, tasks: Sequence[str], kinds: Sequence[str]) -> None:
+def check_prompt_keys(overrides: Mapping[str, str], *, tasks: Sequence[str], kinds: Sequence[str]) -> None:
     """
     Raises:
         InputError: a key that names no side and none of these tasks and kinds (offers the nearest); a prompt that is no
@@ -72,7 +72,7 @@ def check_keys(given: Mapping[str, str], *, tasks: Sequence[str], kinds: Sequenc
     """
     names = [*tasks, *kinds]
     known = ["query", "document", *names, *(f"{name}-{side}" for name in names for side in ("query", "document"))]
-    for key, text in given.items():
+    for key, text in overrides.items():
         if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InputError(f"the prompt {key!r} is {text!r}; it must be a text.")
         check_encodable(text, f"the prompt {key!r}")

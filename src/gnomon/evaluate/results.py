@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from gnomon.errors import InputError
-from gnomon.evaluate.intervals import Interval, Units, interval
+from gnomon.evaluate.intervals import Interval, PerQueryScores, bootstrap_interval
 
-MANIFESTS = "gnomon"
+MANIFEST_FOLDER = "gnomon"
 """Folder of the manifests, beside mteb's files."""
 
 
 @dataclass(frozen=True)
-class Subset:
+class SubsetScore:
     """The score of one subset (a language, a direction) on one split."""
 
     split: str
@@ -48,7 +48,7 @@ class Result:
     """mteb's task type: Retrieval, STS, ..."""
     metric: str
     """What is shown, in mteb's words: the task's main score (ndcg_at_10, ...), unless another was asked for."""
-    subsets: tuple[Subset, ...]
+    subsets: tuple[SubsetScore, ...]
     scores: Mapping[str, Any]
     """mteb's scores: {split: [{"hf_subset": ..., metric: value, ...}]}."""
     manifest: Mapping[str, Any]
@@ -59,7 +59,7 @@ class Result:
         return sum(subset.score for subset in self.subsets) / len(self.subsets)
 
     @property
-    def undefined(self) -> str:
+    def undefined_reason(self) -> str:
         """Why the score is not defined; "" where it is."""
         if not math.isnan(self.score):
             return ""
@@ -83,25 +83,25 @@ class Result:
         return f"{self.model} ({variant})" if variant else self.model
 
     @cached_property
-    def units(self) -> Mapping[tuple[str, str], Units]:
+    def per_query(self) -> Mapping[tuple[str, str], PerQueryScores]:
         """{(split, subset): what its score is made of}; read from disk when first asked for."""
-        return read_units(units_path(self.path))
+        return read_per_query(per_query_path(self.path))
 
     @cached_property
     def interval(self) -> Interval | None:
         """95 % of the mean over subsets, each resampled on its own; None where a subset has no units."""
         if len(self.subsets) == 1:
             return self.subsets[0].interval
-        units = [self.units.get((subset.split, subset.name)) for subset in self.subsets]
-        return interval([each for each in units if each is not None]) if all(units) else None
+        units = [self.per_query.get((subset.split, subset.name)) for subset in self.subsets]
+        return bootstrap_interval([each for each in units if each is not None]) if all(units) else None
 
 
 def manifest_path(result: Path) -> Path:
-    return result.parent / MANIFESTS / result.name
+    return result.parent / MANIFEST_FOLDER / result.name
 
 
-def units_path(result: Path) -> Path:
-    return result.parent / MANIFESTS / f"{result.stem}.units.json.gz"
+def per_query_path(result: Path) -> Path:
+    return result.parent / MANIFEST_FOLDER / f"{result.stem}.units.json.gz"
 
 
 def read_result(path: str | Path) -> Result:
@@ -112,14 +112,14 @@ def read_result(path: str | Path) -> Result:
     """
     file = Path(path)
     try:
-        return _result(file)
+        return _parse_result(file)
     except (LookupError, TypeError, AttributeError) as error:
         what = f"{type(error).__name__}: {error}"
         raise InputError(f"{file} and its manifest are not as gnomon evaluate writes them ({what}).") from error
 
 
-def _result(file: Path) -> Result:
-    scores, manifest = _object(file), _object(manifest_path(file), beside=file)
+def _parse_result(file: Path) -> Result:
+    scores, manifest = _read_json_object(file), _read_json_object(manifest_path(file), beside=file)
     if "task_name" not in scores or "scores" not in scores:
         raise InputError(f"{file} is not a result of mteb: it has no task_name and scores.")
     metric = manifest["task"]["metric"]
@@ -128,11 +128,11 @@ def _result(file: Path) -> Result:
     if lacking:
         raise InputError(f"{file}: subset {lacking[0]!r} has no {metric}, which its manifest names.")
     subsets = [
-        Subset(
+        SubsetScore(
             split,
             each["hf_subset"],
             math.nan if each[metric] is None else each[metric],
-            _interval(intervals.get((split, each["hf_subset"]))),
+            _parse_interval(intervals.get((split, each["hf_subset"]))),
         )
         for split, listed in scores["scores"].items()
         for each in listed
@@ -161,37 +161,37 @@ def read_results(path: str | Path) -> list[Result]:
         raise InputError(
             f"there is no {str(place)!r}; give a folder that gnomon evaluate wrote, or a file TASK.json of one."
         )
-    files = [file.parent.parent / file.name for file in sorted(place.rglob(f"{MANIFESTS}/*.json"))]
+    files = [file.parent.parent / file.name for file in sorted(place.rglob(f"{MANIFEST_FOLDER}/*.json"))]
     results = [read_result(file) for file in files if file.is_file()]
     if not results:
         raise InputError(f"{place} holds no results; gnomon evaluate MODEL --data FOLDER --output {place} makes some.")
     return sorted(results, key=lambda result: (result.model, result.label, result.task))
 
 
-def write_result(path: Path, scores: str, manifest: Mapping[str, Any], units: Mapping[tuple[str, str], Units]) -> None:
+def write_result(path: Path, scores: str, manifest: Mapping[str, Any], per_query: Mapping[tuple[str, str], PerQueryScores]) -> None:
     """The files of one result, mteb's last: where there was none and one is, the other two are.
 
     Raises:
         OSError: they cannot be written.
     """
-    from gnomon.vector_files import new_files
+    from gnomon.vector_files import atomic_files
 
     manifest_path(path).parent.mkdir(parents=True, exist_ok=True)
-    listed = [{"split": split, "subset": subset} | asdict(each) for (split, subset), each in units.items()]
-    with new_files(units_path(path), manifest_path(path), path) as files:
+    listed = [{"split": split, "subset": subset} | asdict(each) for (split, subset), each in per_query.items()]
+    with atomic_files(per_query_path(path), manifest_path(path), path) as files:
         files[0].write(gzip.compress(json.dumps(listed).encode(), mtime=0))
         files[1].write((json.dumps(manifest, indent=2, ensure_ascii=False) + "\n").encode())
         files[2].write(scores.encode())
 
 
-def read_units(path: Path) -> dict[tuple[str, str], Units]:
+def read_per_query(path: Path) -> dict[tuple[str, str], PerQueryScores]:
     if not path.is_file():
         return {}
     listed: list[dict[str, Any]] = json.loads(gzip.decompress(path.read_bytes()))
-    return {(each.pop("split"), each.pop("subset")): Units(**each) for each in listed}
+    return {(each.pop("split"), each.pop("subset")): PerQueryScores(**each) for each in listed}
 
 
-def one_model(results: Sequence[Result], place: str | Path) -> Sequence[Result]:
+def require_one_model(results: Sequence[Result], path: str | Path) -> Sequence[Result]:
     """The results, if they are of one model run in one way.
 
     Raises:
@@ -200,11 +200,11 @@ def one_model(results: Sequence[Result], place: str | Path) -> Sequence[Result]:
     found = sorted({(result.label, (result.fingerprint or "none")[:12]) for result in results})
     if len(found) > 1:
         named = ", ".join(f"{label} (fingerprint {fingerprint})" for label, fingerprint in found)
-        raise InputError(f"{place} holds results of several models or settings: {named}. Give the folder of one.")
+        raise InputError(f"{path} holds results of several models or settings: {named}. Give the folder of one.")
     return results
 
 
-def summary(result: Result, reused: bool) -> dict[str, Any]:
+def summarize(result: Result, reused: bool) -> dict[str, Any]:
     """What a run says of one result; None, with the reason, where a score is not defined."""
     return {
         "task": result.task,
@@ -212,10 +212,10 @@ def summary(result: Result, reused: bool) -> dict[str, Any]:
         "method": result.manifest["model"]["method"],
         "kind": result.kind,
         "metric": result.metric,
-        "score": _number(result.score),
-        "reason": result.undefined or None,
+        "score": _nan_to_none(result.score),
+        "reason": result.undefined_reason or None,
         "interval": asdict(result.interval) if result.interval else None,
-        "subsets": {subset.name: _number(subset.score) for subset in result.subsets},
+        "subsets": {subset.name: _nan_to_none(subset.score) for subset in result.subsets},
         "seconds": result.manifest["seconds"]["total"],
         "texts": result.manifest["texts"],
         "reused": reused,
@@ -223,30 +223,30 @@ def summary(result: Result, reused: bool) -> dict[str, Any]:
     }
 
 
-def line(row: Mapping[str, Any]) -> str:
+def format_summary(summary: Mapping[str, Any]) -> str:
     """A `summary` for a terminal: numbers first, so that they stand under each other."""
-    interval = row["interval"]
+    interval = summary["interval"]
     span = f"{interval['low']:.4f} to {interval['high']:.4f}" if interval else ""
-    count = len(row["subsets"])
-    parts = [row["task"], row["metric"], f"{count} subsets" if count > 1 else "", row["model"]]
-    told = "was there" if row["reused"] else f"{row['seconds']:.1f} s"
-    if row["texts"]["cut"]:
-        told += f", {row['texts']['cut']:,} of {row['texts']['given']:,} texts cut"
-    score = "n/a   " if row["score"] is None else f"{row['score']:.4f}"
-    reason = f": {row['reason']}" if row["reason"] else ""
+    count = len(summary["subsets"])
+    parts = [summary["task"], summary["metric"], f"{count} subsets" if count > 1 else "", summary["model"]]
+    told = "was there" if summary["reused"] else f"{summary['seconds']:.1f} s"
+    if summary["texts"]["cut"]:
+        told += f", {summary['texts']['cut']:,} of {summary['texts']['given']:,} texts cut"
+    score = "n/a   " if summary["score"] is None else f"{summary['score']:.4f}"
+    reason = f": {summary['reason']}" if summary["reason"] else ""
     return f"{score}  {span:16}  {', '.join(filter(None, parts))} ({told}){reason}"
 
 
-def _number(score: float) -> float | None:
+def _nan_to_none(score: float) -> float | None:
     """As JSON has it, which knows no NaN."""
     return None if math.isnan(score) else score
 
 
-def _interval(found: Mapping[str, float] | None) -> Interval | None:
+def _parse_interval(found: Mapping[str, float] | None) -> Interval | None:
     return Interval(found["low"], found["high"]) if found else None
 
 
-def _object(path: Path, beside: Path | None = None) -> dict[str, Any]:
+def _read_json_object(path: Path, beside: Path | None = None) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -21,27 +21,27 @@ from typing import Any, get_args
 from gnomon.encoder import Encoder
 from gnomon.errors import GnomonError, InputError, Notice
 from gnomon.evaluate.cache import VectorCache
-from gnomon.evaluate.intervals import Units, interval
-from gnomon.evaluate.local.find import SubsetChoice, read_local
-from gnomon.evaluate.local.rows import split_name
+from gnomon.evaluate.intervals import PerQueryScores, bootstrap_interval
+from gnomon.evaluate.local.find import SubsetFilter, read_local
+from gnomon.evaluate.local.rows import normalize_split_name
 from gnomon.evaluate.mteb import search as mteb_search
-from gnomon.evaluate.mteb.encoder import Asking, Tally
-from gnomon.evaluate.mteb.quiet import offline, quietly
-from gnomon.evaluate.mteb.search import Hybrid, Method
-from gnomon.evaluate.mteb.tasks import check_text, load_mteb, load_task, local_task, mended_parts, tasks_named
-from gnomon.evaluate.per_query import spread_of_noise, units_of, watched, why_undefined
-from gnomon.evaluate.prompts import OF, check_keys
+from gnomon.evaluate.mteb.encoder import Asking, EncodeCounters
+from gnomon.evaluate.mteb.quiet import offline, silence_libraries
+from gnomon.evaluate.mteb.search import HybridSearch, Method
+from gnomon.evaluate.mteb.tasks import check_text_only, load_mteb, load_task, build_local_task, patch_part_loading, find_tasks
+from gnomon.evaluate.per_query import noise_spread, build_per_query, collect_per_query, explain_undefined
+from gnomon.evaluate.prompts import SIDE_NAMES, check_prompt_keys
 from gnomon.evaluate.results import Result, read_result, write_result
-from gnomon.evaluate.systems import RETRIEVAL, Bm25Settings, Contestant, contestants_of
+from gnomon.evaluate.systems import RETRIEVAL_KINDS, Bm25Settings, System, build_systems
 from gnomon.inputs import did_you_mean
 from gnomon.notices import warn_caller
-from gnomon.vector_files import new_files
+from gnomon.vector_files import atomic_files
 
-RANKED = ("ndcg", "map", "recall", "precision", "mrr", "hit_rate")
+RANKING_METRICS = ("ndcg", "map", "recall", "precision", "mrr", "hit_rate")
 """mteb's metrics of retrieval, each at the numbers that the task names."""
 
 PACKAGES = ("gnomon", "mteb", "numpy", "scikit-learn", "datasets", "onnxruntime", "openvino", "torch", "bm25s")
-FORMAT = 1
+MANIFEST_FORMAT = 1
 """Of the manifest: raised where an older result must not be taken for a new one."""
 
 
@@ -86,7 +86,7 @@ class _Scope:
 
     def metric_of(self, task: Any) -> str:
         """The one that was asked for, where the task's kind has it."""
-        able = self.metric and task.metadata.type in RETRIEVAL and not task.is_aggregate
+        able = self.metric and task.metadata.type in RETRIEVAL_KINDS and not task.is_aggregate
         return self.metric if self.metric and able else task.metadata.main_score
 
 
@@ -151,44 +151,44 @@ def evaluate(
         raise InputError("nothing to judge: name tasks (--tasks), or give folders of data (--data).")
     if split != "test" and not data:
         raise InputError(f"split {split!r} is of local data (--data); mteb's tasks are judged on splits of their own.")
-    scope = _Scope(split_name(split), tuple(dict.fromkeys(subsets)), metric)
+    scope = _Scope(normalize_split_name(split), tuple(dict.fromkeys(subsets)), metric)
     how = {"allow_rare_labels": allow_rare_labels, "allow_missing_ids": allow_missing_ids}
-    listed, scope = _tasks(tasks, data, scope, how)
+    listed, scope = _collect_tasks(tasks, data, scope, how)
     ways = [asking or Asking(), *curve]
     for way in ways:
-        check_keys(
+        check_prompt_keys(
             way.prompts,
             tasks=[task.metadata.name for task in listed],
             kinds=sorted({task.metadata.type for task in listed}),
         )
     folder = Path(output)
-    with _opened(cache, folder) as vectors:
-        contestants = contestants_of(encoder, ways, methods, bm25 or Bm25Settings(), vectors)
-        _check(listed, scope, contestants)
-        _check_folder(folder)
+    with _open_cache(cache, folder) as vectors:
+        contestants = build_systems(encoder, ways, methods, bm25 or Bm25Settings(), vectors)
+        _check_tasks(listed, scope, contestants)
+        _create_folder(folder)
         with offline(local_files_only):
             return _Run(folder, scope, contestants, overwrite).all(listed, on_result)
 
 
-def _tasks(
-    names: Sequence[str], data: Sequence[str | Path], scope: _Scope, how: Mapping[str, bool]
+def _collect_tasks(
+    names: Sequence[str], data: Sequence[str | Path], scope: _Scope, read_options: Mapping[str, bool]
 ) -> tuple[list[Any], _Scope]:
     """All tasks, checked; local ones first, which need no network.
 
     Args:
         how: what local data may hold, as `read_local` takes it.
     """
-    choice = SubsetChoice(scope.subsets)
-    read = [local for place in data for local in read_local(place, split=scope.split, subsets=choice, **how)]
-    named, metric = tasks_named(names)
+    choice = SubsetFilter(scope.subsets)
+    read = [local for place in data for local in read_local(place, split=scope.split, subsets=choice, **read_options)]
+    named, metric = find_tasks(names)
     named = [task for task in named if choice.of(task.metadata.name, task.hf_subsets)]
     choice.check()
     if scope.metric is None and not read:
         scope = _Scope(scope.split, scope.subsets, metric)
-    listed = [local_task(local, scope.split) for local in read] + named
+    listed = [build_local_task(local, scope.split) for local in read] + named
     seen: set[str] = set()
     for task in listed:
-        check_text(task)
+        check_text_only(task)
         if task.metadata.name in seen:
             raise InputError(
                 f"two tasks are called {task.metadata.name}; results go by name. Leave one out, or give a folder "
@@ -198,35 +198,35 @@ def _tasks(
     return listed, scope
 
 
-def _check(tasks: Sequence[Any], scope: _Scope, contestants: Sequence[Contestant]) -> None:
+def _check_tasks(tasks: Sequence[Any], scope: _Scope, systems: Sequence[System]) -> None:
     """What of the settings does not fit the tasks."""
-    if not any(contestant.runs(task.metadata.type) for contestant in contestants for task in tasks):
+    if not any(contestant.runs(task.metadata.type) for contestant in systems for task in tasks):
         kinds = ", ".join(sorted({task.metadata.type for task in tasks}))
         raise InputError(
-            f"{' and '.join(each.method for each in contestants)}: of retrieval alone, and these tasks are {kinds}."
+            f"{' and '.join(each.method for each in systems)}: of retrieval alone, and these tasks are {kinds}."
         )
-    alone = [task.metadata.name for task in tasks if not any(each.runs(task.metadata.type) for each in contestants)]
+    alone = [task.metadata.name for task in tasks if not any(each.runs(task.metadata.type) for each in systems)]
     if alone:
         warnings.warn(f"{', '.join(alone)}: left out, since the methods are of retrieval alone.", Notice, stacklevel=3)
-    if scope.metric and not any(task.metadata.type in RETRIEVAL for task in tasks):
+    if scope.metric and not any(task.metadata.type in RETRIEVAL_KINDS for task in tasks):
         raise InputError(f"metric {scope.metric!r} is of retrieval, and none of these tasks is.")
     for task in tasks:
         name = task.metadata.name
         metric = scope.metric_of(task)
-        if metric != task.metadata.main_score and metric not in _metrics(task):
-            near = did_you_mean(metric, _metrics(task))
-            raise InputError(f"{name} has no metric {metric!r}; it has {', '.join(_metrics(task))}.{near}")
-        fused = any(each.method == "hybrid" and each.runs(task.metadata.type) for each in contestants)
-        if fused and contestants[0].bm25.alpha == "published":
+        if metric != task.metadata.main_score and metric not in _available_metrics(task):
+            near = did_you_mean(metric, _available_metrics(task))
+            raise InputError(f"{name} has no metric {metric!r}; it has {', '.join(_available_metrics(task))}.{near}")
+        fused = any(each.method == "hybrid" and each.runs(task.metadata.type) for each in systems)
+        if fused and systems[0].bm25.alpha == "published":
             for subset in scope.subsets_of(task) or task.hf_subsets:
-                mteb_search.published(subset)
+                mteb_search.published_alpha(subset)
 
 
-def _metrics(task: Any) -> list[str]:
-    return [f"{family}_at_{k}" for family in RANKED for k in task.k_values]
+def _available_metrics(task: Any) -> list[str]:
+    return [f"{family}_at_{k}" for family in RANKING_METRICS for k in task.k_values]
 
 
-def _check_folder(folder: Path) -> None:
+def _create_folder(folder: Path) -> None:
     try:
         (folder / "results").mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -239,10 +239,10 @@ def _is_local(task: Any) -> bool:
 
 def _ignores_identical_ids(task: Any) -> bool:
     """Whether the document with a query's own id is left out of its results, in any of its parts."""
-    return any(getattr(part, "ignore_identical_ids", False) for part in _parts(task))
+    return any(getattr(part, "ignore_identical_ids", False) for part in _task_parts(task))
 
 
-def _parts(task: Any) -> list[Any]:
+def _task_parts(task: Any) -> list[Any]:
     """The tasks that have the data: those that an aggregate is made of, or itself."""
     return list(task.tasks) if task.is_aggregate else [task]
 
@@ -250,27 +250,27 @@ def _parts(task: Any) -> list[Any]:
 class _Run:
     """Tasks times contestants, a task at a time so that its data is loaded once."""
 
-    def __init__(self, folder: Path, scope: _Scope, contestants: Sequence[Contestant], overwrite: bool) -> None:
-        self.folder, self.scope, self.contestants, self.overwrite = folder, scope, contestants, overwrite
-        self._asked: dict[str, Tally] = {}
+    def __init__(self, folder: Path, scope: _Scope, systems: Sequence[System], overwrite: bool) -> None:
+        self.folder, self.scope, self.systems, self.overwrite = folder, scope, systems, overwrite
+        self._first_counters: dict[str, EncodeCounters] = {}
         """What was asked of the model for a task, when it first was asked at all."""
 
     def all(self, tasks: Sequence[Any], on_result: Callable[[Result, bool], None]) -> list[Result]:
         found: list[Result] = []
         failures: dict[str, Exception] = {}
         for task in tasks:
-            for result, reused in self._outcomes(task, failures):
+            for result, reused in self._run_task_or_record(task, failures):
                 found.append(result)
                 on_result(result, reused)
         if failures and len(tasks) == 1:
             raise next(iter(failures.values()))
         if failures:
-            told = "\n".join(f"{name}: {_said(error)}" for name, error in failures.items())
+            told = "\n".join(f"{name}: {_error_text(error)}" for name, error in failures.items())
             first = next(iter(failures.values()))
             raise TasksError(f"{len(failures)} of {len(tasks)} tasks failed.\n{told}", found) from first
         return found
 
-    def _outcomes(self, task: Any, failures: dict[str, Exception]) -> Generator[tuple[Result, bool]]:
+    def _run_task_or_record(self, task: Any, failures: dict[str, Exception]) -> Generator[tuple[Result, bool]]:
         try:
             yield from self.task(task)
         except Exception as error:  # whatever it is: a night's other tasks are not lost to it
@@ -278,32 +278,32 @@ class _Run:
 
     def task(self, task: Any) -> Generator[tuple[Result, bool]]:
         """(result, whether it was there already) of each contestant."""
-        able = [each for each in self.contestants if each.runs(task.metadata.type)]
+        able = [each for each in self.systems if each.runs(task.metadata.type)]
         if subsets := self.scope.subsets_of(task):
             task.hf_subsets = subsets
         try:
             for contestant in able:
-                path = self._path(contestant, task)
-                if (known := self._known(path, contestant, task)) is not None:
+                path = self._result_path(contestant, task)
+                if (known := self._read_earlier(path, contestant, task)) is not None:
                     yield known, True
                     continue
-                with quietly():
+                with silence_libraries():
                     load_task(task)  # for each, since it also puts the task's random draws back to the start
-                yield self._judge(contestant, task, path), False
+                yield self._evaluate(contestant, task, path), False
         finally:
-            with quietly():
-                for part in _parts(task):
+            with silence_libraries():
+                for part in _task_parts(task):
                     if part.data_loaded:
                         part.unload_data()
 
-    def _path(self, contestant: Contestant, task: Any) -> Path:
-        meta = contestant.model.mteb_model_meta
+    def _result_path(self, system: System, task: Any) -> Path:
+        meta = system.model.mteb_model_meta
         scope = self.scope.variant(task).replace(", ", "_").replace(" ", "-")
         revision = f"{meta.revision}{'_' + scope if scope else ''}".replace("/", "-")
         model = str(meta.name).replace("/", "__").replace(" ", "_")
         return self.folder / "results" / model / revision / f"{task.metadata.name}.json"
 
-    def _known(self, path: Path, contestant: Contestant, task: Any) -> Result | None:
+    def _read_earlier(self, path: Path, system: System, task: Any) -> Result | None:
         """What an earlier run wrote, if it is of the same model, data, settings and mteb."""
         if self.overwrite or not path.is_file():
             return None
@@ -311,140 +311,140 @@ class _Run:
             result = read_result(path)
         except InputError:  # damaged, or of another version
             return None
-        return result if result.manifest.get("identity") == self._identity(contestant, task) else None
+        return result if result.manifest.get("identity") == self._compute_identity(system, task) else None
 
-    def _identity(self, contestant: Contestant, task: Any) -> str:
+    def _compute_identity(self, system: System, task: Any) -> str:
         said = {
-            "format": FORMAT,
-            "contestant": contestant.identity,
-            "task": [task.metadata.name, task.metadata.type, [_revision(part) for part in _parts(task)]],
+            "format": MANIFEST_FORMAT,
+            "contestant": system.identity,
+            "task": [task.metadata.name, task.metadata.type, [_data_revision(part) for part in _task_parts(task)]],
             "scope": [self.scope.split_of(task), self.scope.subsets_of(task), self.scope.metric_of(task)],
             "versions": [version("gnomon"), version("mteb")],
         }
-        if isinstance(contestant.model, Hybrid) and _ignores_identical_ids(task):
+        if isinstance(system.model, HybridSearch) and _ignores_identical_ids(task):
             said["fused without identical ids"] = True  # before, such documents were fused, and left out afterwards
         return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()[:24]
 
-    def _judge(self, contestant: Contestant, task: Any, path: Path) -> Result:
+    def _evaluate(self, system: System, task: Any, path: Path) -> Result:
         import mteb
 
         import_module("sentence_transformers")  # mteb does so on use: seconds that are no task's
         kind, metric, start = task.metadata.type, self.scope.metric_of(task), monotonic()
-        tally = Tally()
-        if contestant.dense:
-            contestant.dense.tally = tally
-        parts = {part.metadata.name: part for part in _parts(task)}
-        if isinstance(contestant.model, Hybrid):
-            contestant.model.alphas = {}
-            contestant.model.judged = lambda name, subset: parts[name].dataset[subset]
-            contestant.model.ignores_identical_ids = lambda name: _ignores_identical_ids(parts[name])
-        with TemporaryDirectory() as predictions, quietly(), mended_parts(task), watched(task, metric) as queries:
+        tally = EncodeCounters()
+        if system.dense:
+            system.dense.tally = tally
+        parts = {part.metadata.name: part for part in _task_parts(task)}
+        if isinstance(system.model, HybridSearch):
+            system.model.alphas = {}
+            system.model.load_splits = lambda name, subset: parts[name].dataset[subset]
+            system.model.ignores_identical_ids = lambda name: _ignores_identical_ids(parts[name])
+        with TemporaryDirectory() as predictions, silence_libraries(), patch_part_loading(task), collect_per_query(task, metric) as queries:
             judged = mteb.evaluate(
-                contestant.for_task(kind),
+                system.model_for_task(kind),
                 task,
                 cache=None,
                 co2_tracker=False,
                 show_progress_bar=False,
                 encode_kwargs={"show_progress_bar": None},  # type: ignore[typeddict-item]  # None: our own rule
-                prediction_folder=None if kind in RETRIEVAL else predictions,
+                prediction_folder=None if kind in RETRIEVAL_KINDS else predictions,
             )
             if not judged.task_results:
                 raise InputError(f"{task.metadata.name} gave no result: {judged.exceptions}.")
             scored = judged.task_results[0]
             files = list(Path(predictions).glob("*.json"))
             predicted: dict[str, Any] = json.loads(files[0].read_text(encoding="utf-8")) if files else {}
-            units = units_of(task, kind, metric, scored.scores, queries, predicted)
+            units = build_per_query(task, kind, metric, scored.scores, queries, predicted)
         for rows in scored.scores.values():
             for row in rows:
                 if metric not in row:
-                    raise InputError(f"{task.metadata.name} has no metric {metric!r}; it has {_numbers(row)}.")
+                    raise InputError(f"{task.metadata.name} has no metric {metric!r}; it has {_metric_names(row)}.")
         if tally.given:
-            self._asked.setdefault(task.metadata.name, tally)
-        if isinstance(contestant.model, Hybrid):
+            self._first_counters.setdefault(task.metadata.name, tally)
+        if isinstance(system.model, HybridSearch):
             # what was found is remembered from one before it; and what it is tuned on is no part of what is judged
-            tally = replace(self._asked[task.metadata.name], encoded=tally.encoded, seconds=tally.seconds)
-        manifest = self._manifest(contestant, task, tally, monotonic() - start)
+            tally = replace(self._first_counters[task.metadata.name], num_encoded=tally.num_encoded, seconds=tally.seconds)
+        manifest = self._build_manifest(system, task, tally, monotonic() - start)
         places = [((split, row["hf_subset"]), row[metric]) for split, rows in scored.scores.items() for row in rows]
         manifest["intervals"] = [
-            {"split": place[0], "subset": place[1], "interval": _interval(units.get(place))} for place, _ in places
+            {"split": place[0], "subset": place[1], "interval": _interval_to_dict(units.get(place))} for place, _ in places
         ]
         manifest["undefined"] = [
-            {"split": place[0], "subset": place[1], "reason": why_undefined(kind, metric, predicted, place)}
+            {"split": place[0], "subset": place[1], "reason": explain_undefined(kind, metric, predicted, place)}
             for place, score in places
             if math.isnan(score)
         ]
         for place, _ in places:
-            if spread := spread_of_noise(kind, metric, predicted, place):
+            if spread := noise_spread(kind, metric, predicted, place):
                 warn_caller(
                     f"{task.metadata.name} ({place[1]}): the scores of all pairs lie within {spread:.1g}, so that "
                     "rounding decides their order and with it the correlation. The model sees no difference here."
                 )
-        _write_meta(path.parent, contestant.model.mteb_model_meta)
+        _write_model_meta(path.parent, system.model.mteb_model_meta)
         path.unlink(missing_ok=True)  # an old one must not stand beside the new manifest, if this is killed now
-        write_result(path, _as_mteb(scored), manifest, units)
+        write_result(path, _to_mteb_json(scored), manifest, units)
         return read_result(path)
 
-    def _manifest(self, contestant: Contestant, task: Any, tally: Tally, seconds: float) -> dict[str, Any]:
-        encoder = contestant.dense.encoder if contestant.dense else None
+    def _build_manifest(self, system: System, task: Any, counters: EncodeCounters, seconds: float) -> dict[str, Any]:
+        encoder = system.dense.encoder if system.dense else None
         metadata = task.metadata
-        settings = contestant.settings
-        if isinstance(contestant.model, Hybrid) and contestant.model.alphas:
-            settings["alphas"] = contestant.model.alphas
+        settings = system.settings
+        if isinstance(system.model, HybridSearch) and system.model.alphas:
+            settings["alphas"] = system.model.alphas
         source = encoder.checkpoint.source if encoder else None
         return {
             "gnomon": version("gnomon"),
-            "format": FORMAT,
-            "identity": self._identity(contestant, task),
+            "format": MANIFEST_FORMAT,
+            "identity": self._compute_identity(system, task),
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "model": {
-                "name": contestant.name,
-                "method": contestant.method,
-                "fingerprint": contestant.dense.fingerprint if contestant.dense else None,
+                "name": system.name,
+                "method": system.method,
+                "fingerprint": system.dense.fingerprint if system.dense else None,
                 "revision": source.revision if source else None,
             },
-            "variant": ", ".join(filter(None, (contestant.variant, self.scope.variant(task)))),
+            "variant": ", ".join(filter(None, (system.variant, self.scope.variant(task)))),
             "task": {
                 "name": metadata.name,
                 "kind": metadata.type,
                 "metric": self.scope.metric_of(task),
                 "source": "local" if _is_local(task) else "hub",
                 "dataset": metadata.dataset["path"],
-                "revision": _revision(task),
+                "revision": _data_revision(task),
             },
             "settings": settings,
-            "prompts": [asdict(tally.prompts[of]) for of in OF.values() if of in tally.prompts],
+            "prompts": [asdict(counters.prompts[of]) for of in SIDE_NAMES.values() if of in counters.prompts],
             "texts": {
-                "given": tally.given,
-                "encoded": tally.encoded,
-                "from_cache": tally.from_cache,
-                "cut": tally.cut,
+                "given": counters.given,
+                "encoded": counters.num_encoded,
+                "from_cache": counters.num_cached,
+                "cut": counters.cut,
             },
-            "protocol": {"titles": mteb_search.TITLES, "ties": mteb_search.TIES, "seed": task.seed}
-            | ({"ignore_identical_ids": _ignores_identical_ids(task)} if metadata.type in RETRIEVAL else {}),
-            "versions": _versions(),
-            "seconds": {"total": round(seconds, 3), "encoding": round(tally.seconds, 3)},
+            "protocol": {"titles": mteb_search.TITLE_RULE, "ties": mteb_search.TIE_RULE, "seed": task.seed}
+            | ({"ignore_identical_ids": _ignores_identical_ids(task)} if metadata.type in RETRIEVAL_KINDS else {}),
+            "versions": _package_versions(),
+            "seconds": {"total": round(seconds, 3), "encoding": round(counters.seconds, 3)},
         }
 
 
-def _interval(units: Units | None) -> dict[str, float] | None:
+def _interval_to_dict(scores: PerQueryScores | None) -> dict[str, float] | None:
     """As the manifest holds it; None where no resample has a score."""
-    found = interval([units]) if units else None
+    found = bootstrap_interval([scores]) if scores else None
     return asdict(found) if found and not math.isnan(found.low) else None
 
 
-def _revision(task: Any) -> str:
+def _data_revision(task: Any) -> str:
     return str(task.metadata.dataset["revision"])
 
 
-def _said(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     return str(error) if isinstance(error, GnomonError | OSError) else f"{type(error).__name__}: {error}"
 
 
-def _numbers(row: Mapping[str, Any]) -> str:
+def _metric_names(row: Mapping[str, Any]) -> str:
     return ", ".join(key for key, value in row.items() if isinstance(value, float) and "nauc" not in key)
 
 
-def _as_mteb(scored: Any) -> str:
+def _to_mteb_json(scored: Any) -> str:
     """The file as mteb writes it."""
     with TemporaryDirectory() as folder:
         file = Path(folder) / "task.json"
@@ -452,15 +452,15 @@ def _as_mteb(scored: Any) -> str:
         return file.read_text(encoding="utf-8")
 
 
-def _write_meta(folder: Path, meta: Any) -> None:
+def _write_model_meta(folder: Path, meta: Any) -> None:
     """What `mteb.ResultCache` knows a folder by; its revision is the folder's name."""
     folder.mkdir(parents=True, exist_ok=True)
     said = meta.to_dict() | {"revision": folder.name}
-    with new_files(folder / "model_meta.json") as files:
+    with atomic_files(folder / "model_meta.json") as files:
         files[0].write((json.dumps(said, default=str, indent=2) + "\n").encode())
 
 
-def _versions() -> dict[str, str]:
+def _package_versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -471,7 +471,7 @@ def _versions() -> dict[str, str]:
 
 
 @contextmanager
-def _opened(cache: str | Path | bool, folder: Path) -> Generator[VectorCache]:
+def _open_cache(cache: str | Path | bool, folder: Path) -> Generator[VectorCache]:
     place = None if cache is False else folder / "vectors" if cache is True else Path(cache)
     vectors = VectorCache(place)
     try:

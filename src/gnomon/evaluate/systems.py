@@ -9,9 +9,9 @@ from typing import Any, Literal
 from gnomon.encoder import Encoder
 from gnomon.evaluate.cache import VectorCache
 from gnomon.evaluate.mteb.encoder import Asking, MtebEncoder
-from gnomon.evaluate.mteb.search import Alpha, BinaryIndex, Bm25Search, Hybrid, Method, Remembered
+from gnomon.evaluate.mteb.search import Alpha, BinaryIndex, Bm25Search, HybridSearch, Method, CachedSearch
 
-RETRIEVAL = ("Retrieval", "Reranking", "InstructionRetrieval", "InstructionReranking")
+RETRIEVAL_KINDS = ("Retrieval", "Reranking", "InstructionRetrieval", "InstructionReranking")
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Bm25Settings:
 
 
 @dataclass
-class Contestant:
+class System:
     """One way of running a task."""
 
     method: Method
@@ -35,13 +35,13 @@ class Contestant:
     def runs(self, kind: str) -> bool:
         if self.method == "dense":
             rescored = self.dense is not None and self.dense.asking.precision == "binary-rescored"
-            return kind in RETRIEVAL or not rescored  # elsewhere nothing is searched: it would be "binary" again
-        return kind in RETRIEVAL and (self.method == "bm25" or "Reranking" not in kind)
+            return kind in RETRIEVAL_KINDS or not rescored  # elsewhere nothing is searched: it would be "binary" again
+        return kind in RETRIEVAL_KINDS and (self.method == "bm25" or "Reranking" not in kind)
 
-    def for_task(self, kind: str) -> Any:
+    def model_for_task(self, kind: str) -> Any:
         """The model, with the search that a precision needs."""
-        if self.method == "dense" and self.dense and kind in RETRIEVAL:
-            return _dense_search(self.dense) if self.dense.asking.precision == "binary-rescored" else self.model
+        if self.method == "dense" and self.dense and kind in RETRIEVAL_KINDS:
+            return _build_dense_search(self.dense) if self.dense.asking.precision == "binary-rescored" else self.model
         return self.model
 
     @property
@@ -79,33 +79,33 @@ class Contestant:
         return found
 
 
-def contestants_of(
-    encoder: Encoder | None, ways: Sequence[Asking], methods: Sequence[Method], bm25: Bm25Settings, cache: VectorCache
-) -> list[Contestant]:
+def build_systems(
+    encoder: Encoder | None, option_sets: Sequence[Asking], methods: Sequence[Method], bm25: Bm25Settings, cache: VectorCache
+) -> list[System]:
     """Every method; the points of a curve, with the model alone. What a wrong setting raises is raised here."""
-    found: list[Contestant] = []
-    words = Remembered(Bm25Search(k1=bm25.k1, b=bm25.b)) if set(methods) - {"dense"} else None
-    adapters = [MtebEncoder(encoder, way, cache=cache, dims=_dims(way, ways)) for way in ways] if encoder else []
+    found: list[System] = []
+    words = CachedSearch(Bm25Search(k1=bm25.k1, b=bm25.b)) if set(methods) - {"dense"} else None
+    adapters = [MtebEncoder(encoder, way, cache=cache, dims=_shared_dims(way, option_sets)) for way in option_sets] if encoder else []
     if "bm25" in methods:
-        found.append(Contestant("bm25", words, None, bm25))
+        found.append(System("bm25", words, None, bm25))
     if adapters:
         first = adapters[0]
-        search = Remembered(_dense_search(first)) if words else None
+        search = CachedSearch(_build_dense_search(first)) if words else None
         if "dense" in methods:
-            found.append(Contestant("dense", first, first, bm25))
+            found.append(System("dense", first, first, bm25))
         fused: list[Literal["hybrid", "rrf"]] = [each for each in ("hybrid", "rrf") if each in methods]
-        found.extend(Contestant(how, Hybrid(words, search, how, alpha=bm25.alpha), first, bm25) for how in fused)
-        found.extend(Contestant("dense", adapter, adapter, bm25) for adapter in adapters[1:])
+        found.extend(System(how, HybridSearch(words, search, how, alpha=bm25.alpha), first, bm25) for how in fused)
+        found.extend(System("dense", adapter, adapter, bm25) for adapter in adapters[1:])
     return found
 
 
-def _dims(way: Asking, ways: Sequence[Asking]) -> list[int]:
+def _shared_dims(options: Asking, option_sets: Sequence[Asking]) -> list[int]:
     """Widths that others ask of the same texts, read in the same way."""
-    read = (way.prompts, way.on_truncate, way.max_seq_length)
-    return [each.dim for each in ways if each.dim and read == (each.prompts, each.on_truncate, each.max_seq_length)]
+    read = (options.prompts, options.on_truncate, options.max_seq_length)
+    return [each.dim for each in option_sets if each.dim and read == (each.prompts, each.on_truncate, each.max_seq_length)]
 
 
-def _dense_search(adapter: MtebEncoder) -> Any:
+def _build_dense_search(adapter: MtebEncoder) -> Any:
     from mteb.models.search_wrappers import SearchEncoderWrapper
 
     backend = BinaryIndex() if adapter.asking.precision == "binary-rescored" else None

@@ -13,35 +13,35 @@ try:
 except ImportError as error:
     raise ExtraError('losses need the package torch, which is not installed: pip install "gnomon[torch]"') from error
 
-from gnomon.losses.contrastive import GTE, SYMMETRIC, info_nce
+from gnomon.losses.contrastive import GTE_DIRECTIONS, SYMMETRIC_DIRECTIONS, info_nce
 from gnomon.losses.distillation import distill_kl, kl_and_contrast, margin_mse
-from gnomon.losses.gist import Blocks, gist, guide_blocks
+from gnomon.losses.gist import SimilarityBlocks, gist, compute_guide_blocks
 from gnomon.losses.graded import cosent, cosine_regression
-from gnomon.losses.masks import answers_mask, duplicates_mask, text_hashes
-from gnomon.losses.matryoshka import at_width, matryoshka
-from gnomon.losses.similarity import annealed
+from gnomon.losses.masks import known_pairs_mask, duplicates_mask, hash_texts
+from gnomon.losses.matryoshka import vectors_at_dim, matryoshka
+from gnomon.losses.similarity import anneal
 from gnomon.losses.stella import (
     cosine_distillation,
     relative_similarity_distillation,
     similarity_distillation,
     stella,
-    teacher_vectors,
+    combine_teachers,
 )
 
 __all__ = [
-    "GTE",
-    "SYMMETRIC",
-    "Blocks",
-    "annealed",
-    "answers_mask",
-    "at_width",
+    "GTE_DIRECTIONS",
+    "SYMMETRIC_DIRECTIONS",
+    "SimilarityBlocks",
+    "anneal",
+    "known_pairs_mask",
+    "vectors_at_dim",
     "cosent",
     "cosine_distillation",
     "cosine_regression",
     "distill_kl",
     "duplicates_mask",
     "gist",
-    "guide_blocks",
+    "compute_guide_blocks",
     "info_nce",
     "kl_and_contrast",
     "margin_mse",
@@ -49,6 +49,6 @@ __all__ = [
     "relative_similarity_distillation",
     "similarity_distillation",
     "stella",
-    "teacher_vectors",
-    "text_hashes",
+    "combine_teachers",
+    "hash_texts",
 ]

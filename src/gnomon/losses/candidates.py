@@ -26,7 +26,7 @@ class Candidates(NamedTuple):
     """True at each row's query."""
 
 
-def candidates_of(
+def build_candidates(
     queries_BD: Tensor,
     positives_PD: Tensor,
     negatives_ND: Tensor | None,
@@ -44,28 +44,28 @@ def candidates_of(
     if not count:
         raise InputError("there are no queries: the mean over no rows is not defined; leave empty batches out.")
     if targets_B is None:
-        targets_B = _following(start, count, positives_PD)
+        targets_B = _consecutive_indices(start, count, positives_PD)
     elif targets_B.shape != (count,):
         raise InputError(f"targets_B has the shape {list(targets_B.shape)}; {count} queries need [{count}].")
     docs_CD = positives_PD if negatives_ND is None else torch.cat([positives_PD, negatives_ND])
     queries_QD = queries_BD if all_queries_QD is None else all_queries_QD
-    mine_B = _following(0 if all_queries_QD is None else start, count, queries_QD)
-    return Candidates(docs_CD, queries_QD, targets_B, at(targets_B, len(docs_CD)), at(mine_B, len(queries_QD)))
+    mine_B = _consecutive_indices(0 if all_queries_QD is None else start, count, queries_QD)
+    return Candidates(docs_CD, queries_QD, targets_B, one_hot_mask(targets_B, len(docs_CD)), one_hot_mask(mine_B, len(queries_QD)))
 
 
-def at(places_B: Tensor, count: int) -> Tensor:
+def one_hot_mask(indices_B: Tensor, count: int) -> Tensor:
     """[B, count], bool: True in each row's place."""
-    return places_B[:, None] == torch.arange(count, device=places_B.device)
+    return indices_B[:, None] == torch.arange(count, device=indices_B.device)
 
 
-def left_out(mask_BC: Tensor | None, own_BC: Tensor, *, itself: bool) -> Tensor:
+def exclusion_mask(mask_BC: Tensor | None, own_BC: Tensor, *, own_is_self: bool) -> Tensor:
     """[B, C]: the mask, with each row's own candidate where that is the row itself, without it where it is its pair."""
     if mask_BC is None:
-        return own_BC if itself else torch.zeros_like(own_BC)
-    return mask_BC | own_BC if itself else mask_BC & ~own_BC
+        return own_BC if own_is_self else torch.zeros_like(own_BC)
+    return mask_BC | own_BC if own_is_self else mask_BC & ~own_BC
 
 
-def _following(start: int, count: int, candidates_CD: Tensor) -> Tensor:
+def _consecutive_indices(start: int, count: int, candidates_CD: Tensor) -> Tensor:
     if not 0 <= start <= len(candidates_CD) - count:
         raise InputError(
             f"start {start} and {count} queries need candidates {start} to {start + count - 1}; there are "

@@ -15,15 +15,15 @@ import torch
 from torch import Tensor
 
 from gnomon.errors import InputError
-from gnomon.losses.candidates import candidates_of, left_out
-from gnomon.losses.similarity import Factor, Similarity, all_pairs, factor_of
+from gnomon.losses.candidates import build_candidates, exclusion_mask
+from gnomon.losses.similarity import Factor, Similarity, similarity_matrix, resolve_scale
 
 Direction = Literal["query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc"]
 PartitionMode = Literal["joint", "per_direction"]
 
-SYMMETRIC: tuple[Direction, ...] = ("query_to_doc", "doc_to_query")
+SYMMETRIC_DIRECTIONS: tuple[Direction, ...] = ("query_to_doc", "doc_to_query")
 """With partition_mode "per_direction": the mean of the losses by row and by column."""
-GTE: tuple[Direction, ...] = get_args(Direction)
+GTE_DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
 """With partition_mode "joint": the improved contrastive loss of GTE."""
 
 
@@ -71,9 +71,9 @@ def info_nce(
     Raises:
         InputError: options that do not exist or do not go together; places that are not there; no rows.
     """
-    _check(directions, partition_mode)
-    factor = factor_of(scale, temperature, default=20.0)
-    among = candidates_of(
+    _check_options(directions, partition_mode)
+    factor = resolve_scale(scale, temperature, default=20.0)
+    among = build_candidates(
         queries_BD, positives_PD, negatives_ND, start=start, targets_B=targets_B, all_queries_QD=all_queries_QD
     )
     rows = {"query": queries_BD, "doc": positives_PD[among.targets_B]}
@@ -84,11 +84,11 @@ def info_nce(
     blocks: dict[Direction, Tensor] = {}
     for direction in directions:
         row, _, column = direction.partition("_to_")
-        out = left_out(masks[column], own[column], itself=row == column)
+        out = exclusion_mask(masks[column], own[column], own_is_self=row == column)
         if direction == "doc_to_doc" and negatives_ND is not None:
-            out = out | (among.targets_B[:, None] == _owners(owners_N, positives_PD, negatives_ND))
+            out = out | (among.targets_B[:, None] == _positive_of_each_doc(owners_N, positives_PD, negatives_ND))
         # masked behind the factor: the gradient of a learnt one must not meet infinity
-        blocks[direction] = (all_pairs(rows[row], columns[column], similarity) * factor).masked_fill(out, -torch.inf)
+        blocks[direction] = (similarity_matrix(rows[row], columns[column], similarity) * factor).masked_fill(out, -torch.inf)
 
     positive_B = blocks["query_to_doc"].gather(1, among.targets_B[:, None]).squeeze(1)
     parts = [torch.cat([*blocks.values()], dim=1)] if partition_mode == "joint" else [*blocks.values()]
@@ -96,7 +96,7 @@ def info_nce(
     return (log_z_B - positive_B).mean()
 
 
-def _owners(owners_N: Tensor | None, positives_PD: Tensor, negatives_ND: Tensor) -> Tensor:
+def _positive_of_each_doc(owners_N: Tensor | None, positives_PD: Tensor, negatives_ND: Tensor) -> Tensor:
     """[C]: the place of the positive that each document came with."""
     positives, negatives = len(positives_PD), len(negatives_ND)
     if owners_N is None and negatives % positives:
@@ -107,7 +107,7 @@ def _owners(owners_N: Tensor | None, positives_PD: Tensor, negatives_ND: Tensor)
     return torch.cat([places_P, places_P.repeat(negatives // positives) if owners_N is None else owners_N])
 
 
-def _check(directions: tuple[Direction, ...], partition_mode: PartitionMode) -> None:
+def _check_options(directions: tuple[Direction, ...], partition_mode: PartitionMode) -> None:
     asked, known = {*directions}, get_args(Direction)
     if "query_to_doc" not in asked or len(asked) < len(directions) or not asked <= {*known}:
         raise InputError(
@@ -116,8 +116,8 @@ def _check(directions: tuple[Direction, ...], partition_mode: PartitionMode) -> 
         )
     if partition_mode not in get_args(PartitionMode):
         raise InputError(f"partition_mode {partition_mode!r} is not known; it is 'joint' or 'per_direction'.")
-    if partition_mode == "per_direction" and not asked <= {*SYMMETRIC}:
+    if partition_mode == "per_direction" and not asked <= {*SYMMETRIC_DIRECTIONS}:
         raise InputError(
-            f"partition_mode 'per_direction' takes {' and '.join(SYMMETRIC)}: the others hold no positive pair. Use "
+            f"partition_mode 'per_direction' takes {' and '.join(SYMMETRIC_DIRECTIONS)}: the others hold no positive pair. Use "
             "'joint'."
         )

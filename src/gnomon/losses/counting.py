@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def counts_below(values_N: Tensor, ends_M: Tensor, limits_M: Tensor) -> Tensor:
+def count_below(values_N: Tensor, ends_M: Tensor, limits_M: Tensor) -> Tensor:
     """[M]: how many of the first ends_M[m] values are below limits_M[m]. All are whole numbers from 0 to N.
 
     A wavelet matrix (Claude and Navarro, SPIRE 2012), built and asked one bit at a time: the values are parted by each

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gnomon.errors import InputError
 from gnomon.losses.contrastive import info_nce
-from gnomon.losses.similarity import Factor, Similarity, all_pairs, each_pair, factor_of
+from gnomon.losses.similarity import Factor, Similarity, similarity_matrix, pairwise_similarity, resolve_scale
 
 
 def distill_kl(
@@ -37,9 +37,9 @@ def distill_kl(
     Raises:
         InputError: scores of another shape; options that cannot be used; no queries.
     """
-    factor = factor_of(scale, temperature, default=1.0)
-    teacher_factor = factor_of(None, teacher_temperature, default=1.0)
-    score = _scores_of_all if docs_BKD.ndim == 2 else _scores
+    factor = resolve_scale(scale, temperature, default=1.0)
+    teacher_factor = resolve_scale(None, teacher_temperature, default=1.0)
+    score = _score_all_docs if docs_BKD.ndim == 2 else _score_own_docs
     scores_BK = score(queries_BD, docs_BKD, teacher_BK, similarity) * factor
     target_BK = teacher_BK.detach().to(scores_BK.dtype) * teacher_factor
     return F.kl_div(scores_BK.log_softmax(1), target_BK.log_softmax(1), reduction="batchmean", log_target=True)
@@ -71,7 +71,7 @@ def kl_and_contrast(
     Raises:
         InputError: as the two.
     """
-    factor = factor_of(scale, temperature, default=100.0)
+    factor = resolve_scale(scale, temperature, default=100.0)
     contrast = info_nce(
         queries_BD,
         docs_PKD[:, 0],
@@ -95,27 +95,27 @@ def margin_mse(queries_BD: Tensor, docs_BKD: Tensor, teacher_BK: Tensor, *, simi
     Raises:
         InputError: scores of another shape; fewer than two documents; no queries.
     """
-    scores_BK = _scores(queries_BD, docs_BKD, teacher_BK, similarity)
+    scores_BK = _score_own_docs(queries_BD, docs_BKD, teacher_BK, similarity)
     if scores_BK.shape[1] < 2:
         raise InputError("each query has one document; a margin is between two. Give hard negatives.")
     off_BK = scores_BK - teacher_BK.detach().to(scores_BK.dtype)
     return (off_BK[:, :1] - off_BK[:, 1:]).square().mean()
 
 
-def _scores(queries_BD: Tensor, docs_BKD: Tensor, teacher_BK: Tensor, similarity: Similarity) -> Tensor:
+def _score_own_docs(queries_BD: Tensor, docs_BKD: Tensor, teacher_BK: Tensor, similarity: Similarity) -> Tensor:
     """[B, K]: the student's."""
-    _check(queries_BD, docs_BKD, teacher_BK, docs_BKD.shape[:2])
-    return each_pair(queries_BD[:, None], docs_BKD, similarity)
+    _check_shapes(queries_BD, docs_BKD, teacher_BK, docs_BKD.shape[:2])
+    return pairwise_similarity(queries_BD[:, None], docs_BKD, similarity)
 
 
-def _scores_of_all(queries_BD: Tensor, docs_CD: Tensor, teacher_BC: Tensor, similarity: Similarity) -> Tensor:
+def _score_all_docs(queries_BD: Tensor, docs_CD: Tensor, teacher_BC: Tensor, similarity: Similarity) -> Tensor:
     """[B, C]: the student's."""
-    _check(queries_BD, docs_CD, teacher_BC, (len(queries_BD), len(docs_CD)))
-    return all_pairs(queries_BD, docs_CD, similarity)
+    _check_shapes(queries_BD, docs_CD, teacher_BC, (len(queries_BD), len(docs_CD)))
+    return similarity_matrix(queries_BD, docs_CD, similarity)
 
 
-def _check(queries_BD: Tensor, docs: Tensor, teacher: Tensor, wanted: tuple[int, ...]) -> None:
-    if teacher.shape != wanted or len(queries_BD) != wanted[0] or not len(queries_BD):
+def _check_shapes(queries_BD: Tensor, docs: Tensor, teacher: Tensor, expected_shape: tuple[int, ...]) -> None:
+    if teacher.shape != expected_shape or len(queries_BD) != expected_shape[0] or not len(queries_BD):
         raise InputError(
             f"the teacher's scores have the shape {list(teacher.shape)}, for {len(queries_BD)} queries and "
             f"documents of {list(docs.shape)}: give one score a document, and at least one query."

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from gnomon.errors import InputError
-from gnomon.losses.candidates import Candidates, candidates_of, left_out
-from gnomon.losses.similarity import Factor, Similarity, all_pairs, factor_of
+from gnomon.losses.candidates import Candidates, build_candidates, exclusion_mask
+from gnomon.losses.similarity import Factor, Similarity, similarity_matrix, resolve_scale
 
 MarginStrategy = Literal["absolute", "relative"]
 
 
-class Blocks(NamedTuple):
+class SimilarityBlocks(NamedTuple):
     """Similarities of each row to what it is contrasted with."""
 
     query_to_doc_BC: Tensor
@@ -31,7 +31,7 @@ def gist(
     positives_PD: Tensor,
     negatives_ND: Tensor | None = None,
     *,
-    guide: Blocks,
+    guide: SimilarityBlocks,
     scale: Factor | None = None,
     temperature: Factor | None = None,
     margin: float = 0.0,
@@ -64,12 +64,12 @@ def gist(
         InputError: options that do not exist or do not go together; places that are not there; no rows; a guide of
             other shapes.
     """
-    factor = factor_of(scale, temperature, default=100.0)
-    among = candidates_of(
+    factor = resolve_scale(scale, temperature, default=100.0)
+    among = build_candidates(
         queries_BD, positives_PD, negatives_ND, start=start, targets_B=targets_B, all_queries_QD=all_queries_QD
     )
-    ours = _blocks(queries_BD, positives_PD, among, similarity)
-    _check(margin_strategy, guide, ours)
+    ours = _compute_blocks(queries_BD, positives_PD, among, similarity)
+    _check_guide(margin_strategy, guide, ours)
     sigma_B1 = guide.query_to_doc_BC.gather(1, among.targets_B[:, None])
     limit_B1 = sigma_B1 - margin * (sigma_B1.abs() if margin_strategy == "relative" else 1)
 
@@ -80,14 +80,14 @@ def gist(
     scores: list[Tensor] = []
     for place in (place for place in range(3) if wanted[place]):
         near, mask = guide[place] > limit_B1, masks[place]
-        out = left_out(near if mask is None else near | mask, own[place], itself=place > 0)
+        out = exclusion_mask(near if mask is None else near | mask, own[place], own_is_self=place > 0)
         scores.append((ours[place] * factor).masked_fill(out, -torch.inf))
     positive_B = scores[0].gather(1, among.targets_B[:, None]).squeeze(1)
     return (torch.cat(scores, dim=1).logsumexp(1) - positive_B).mean()
 
 
 @torch.no_grad()
-def guide_blocks(
+def compute_guide_blocks(
     queries_BD: Tensor,
     positives_PD: Tensor,
     negatives_ND: Tensor | None = None,
@@ -96,26 +96,26 @@ def guide_blocks(
     start: int = 0,
     targets_B: Tensor | None = None,
     all_queries_QD: Tensor | None = None,
-) -> Blocks:
+) -> SimilarityBlocks:
     """What `gist` asks of a guide, from the guide's vectors of the same texts. Arguments as there; no gradient."""
-    among = candidates_of(
+    among = build_candidates(
         queries_BD, positives_PD, negatives_ND, start=start, targets_B=targets_B, all_queries_QD=all_queries_QD
     )
-    return _blocks(queries_BD, positives_PD, among, similarity)
+    return _compute_blocks(queries_BD, positives_PD, among, similarity)
 
 
-def _blocks(queries_BD: Tensor, positives_PD: Tensor, among: Candidates, similarity: Similarity) -> Blocks:
-    return Blocks(
-        all_pairs(queries_BD, among.docs_CD, similarity),
-        all_pairs(queries_BD, among.queries_QD, similarity),
-        all_pairs(positives_PD[among.targets_B], positives_PD, similarity),
+def _compute_blocks(queries_BD: Tensor, positives_PD: Tensor, among: Candidates, similarity: Similarity) -> SimilarityBlocks:
+    return SimilarityBlocks(
+        similarity_matrix(queries_BD, among.docs_CD, similarity),
+        similarity_matrix(queries_BD, among.queries_QD, similarity),
+        similarity_matrix(positives_PD[among.targets_B], positives_PD, similarity),
     )
 
 
-def _check(margin_strategy: MarginStrategy, guide: Blocks, ours: Blocks) -> None:
+def _check_guide(margin_strategy: MarginStrategy, guide: SimilarityBlocks, ours: SimilarityBlocks) -> None:
     if margin_strategy not in get_args(MarginStrategy):
         raise InputError(f"margin_strategy {margin_strategy!r} is not known; it is 'absolute' or 'relative'.")
-    for name, theirs, own in zip(Blocks._fields, guide, ours, strict=True):
+    for name, theirs, own in zip(SimilarityBlocks._fields, guide, ours, strict=True):
         if theirs.shape != own.shape:
             raise InputError(
                 f"the guide's {name} has the shape {list(theirs.shape)}, the model's {list(own.shape)}: it must be of "

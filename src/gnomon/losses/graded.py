@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gnomon.errors import InputError
-from gnomon.losses.similarity import Factor, Similarity, each_pair, factor_of
+from gnomon.losses.similarity import Factor, Similarity, pairwise_similarity, resolve_scale
 
 
 def cosent(
@@ -32,7 +32,7 @@ def cosent(
     Raises:
         InputError: not one grade a pair; options that cannot be used; no pairs.
     """
-    scores_B = _scores(a_BD, b_BD, labels_B, similarity) * factor_of(scale, temperature, default=20.0)
+    scores_B = _score_pairs(a_BD, b_BD, labels_B, similarity) * resolve_scale(scale, temperature, default=20.0)
     excess_BB = scores_B - scores_B[:, None]
     ordered_BB = labels_B[:, None] > labels_B
     excess = excess_BB.masked_fill(~ordered_BB, -torch.inf).flatten()
@@ -45,14 +45,14 @@ def cosine_regression(a_BD: Tensor, b_BD: Tensor, labels_B: Tensor) -> Tensor:
     Raises:
         InputError: not one grade a pair; no pairs.
     """
-    scores_B = _scores(a_BD, b_BD, labels_B, "cosine")
+    scores_B = _score_pairs(a_BD, b_BD, labels_B, "cosine")
     return (scores_B - labels_B.to(scores_B.dtype)).square().mean()
 
 
-def _scores(a_BD: Tensor, b_BD: Tensor, labels_B: Tensor, similarity: Similarity) -> Tensor:
+def _score_pairs(a_BD: Tensor, b_BD: Tensor, labels_B: Tensor, similarity: Similarity) -> Tensor:
     if labels_B.shape != (len(a_BD),) or len(a_BD) != len(b_BD) or not len(a_BD):
         raise InputError(
             f"labels of the shape {list(labels_B.shape)} for {len(a_BD)} and {len(b_BD)} vectors: give one label a "
             "pair, and at least one pair."
         )
-    return each_pair(a_BD, b_BD, similarity)
+    return pairwise_similarity(a_BD, b_BD, similarity)

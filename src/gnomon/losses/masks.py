@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 
-def text_hashes(texts: Iterable[str]) -> Tensor:
+def hash_texts(texts: Iterable[str]) -> Tensor:
     """int64, one a text: equal for equal texts, in every process (Python's own `hash` is not), so that ranks can
     gather them.
     """
@@ -25,7 +25,7 @@ def duplicates_mask(hashes_B: Tensor, hashes_C: Tensor) -> Tensor:
     return hashes_B[:, None] == hashes_C
 
 
-def answers_mask(keys_B: Tensor, keys_Q: Tensor, answers_Q: Tensor, candidates_C: Tensor) -> Tensor:
+def known_pairs_mask(keys_B: Tensor, keys_Q: Tensor, values_Q: Tensor, candidates_C: Tensor) -> Tensor:
     """[B, C], bool: where the candidate's text is an answer to a key that is equal to the row's.
 
     All are hashes. `keys_Q` and `answers_Q` are the pairs of the whole batch, `keys_B` among them. With queries as keys
@@ -33,7 +33,7 @@ def answers_mask(keys_B: Tensor, keys_Q: Tensor, answers_Q: Tensor, candidates_C
     with positives as keys and queries as answers, `query_mask_BQ`. Memory: Q times C bytes.
     """
     keys_K, places_Q = keys_Q.unique(return_inverse=True)
-    pairs, candidates = duplicates_mask(answers_Q, candidates_C).nonzero(as_tuple=True)
+    pairs, candidates = duplicates_mask(values_Q, candidates_C).nonzero(as_tuple=True)
     answers_KC = torch.zeros(len(keys_K), len(candidates_C), dtype=torch.bool, device=keys_K.device)
     answers_KC[places_Q[pairs], candidates] = True
     return answers_KC[torch.searchsorted(keys_K, keys_B)]

@@ -13,15 +13,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gnomon.errors import InputError
-from gnomon.losses.similarity import full
+from gnomon.losses.similarity import at_least_float32
 
-Widths = Tensor | Mapping[int, Tensor]
+MatryoshkaVectors = Tensor | Mapping[int, Tensor]
 """Vectors whose first components are the narrower vectors; or the vectors of each width, from heads of their own."""
 
 
 def matryoshka(
     loss: Callable[..., Tensor],
-    vectors: Sequence[Widths | None],
+    vectors: Sequence[MatryoshkaVectors | None],
     *,
     matryoshka_dims: Sequence[int],
     matryoshka_weights: Sequence[float] | None = None,
@@ -49,13 +49,13 @@ def matryoshka(
     if len(weights) != len(matryoshka_dims):
         raise InputError(f"matryoshka_weights are {len(weights)} for {len(matryoshka_dims)} widths; give one each.")
     terms = [
-        weights[place] * loss(*(None if each is None else at_width(each, matryoshka_dims[place]) for each in vectors))
-        for place in _drawn(len(matryoshka_dims), n_dims_per_step, seed, step)
+        weights[place] * loss(*(None if each is None else vectors_at_dim(each, matryoshka_dims[place]) for each in vectors))
+        for place in _draw_dim_indices(len(matryoshka_dims), n_dims_per_step, seed, step)
     ]
     return torch.stack(terms).sum()
 
 
-def at_width(vectors: Widths, dim: int) -> Tensor:
+def vectors_at_dim(vectors: MatryoshkaVectors, dim: int) -> Tensor:
     """[..., dim]: the first components, normalised, in float32 at least; or those of a head, as they are.
 
     Raises:
@@ -67,10 +67,10 @@ def at_width(vectors: Widths, dim: int) -> Tensor:
         return vectors[dim]
     if not 0 < dim <= vectors.shape[-1]:
         raise InputError(f"dim {dim} is not a width of these vectors; they have {vectors.shape[-1]} components.")
-    return F.normalize(full(vectors[..., :dim]), dim=-1)
+    return F.normalize(at_least_float32(vectors[..., :dim]), dim=-1)
 
 
-def _drawn(count: int, n_dims_per_step: int, seed: int, step: int) -> list[int]:
+def _draw_dim_indices(count: int, n_dims_per_step: int, seed: int, step: int) -> list[int]:
     """Places of the widths that count, ascending."""
     if n_dims_per_step != -1 and n_dims_per_step < 1:
         raise InputError(f"n_dims_per_step is {n_dims_per_step}; it must be at least 1, or -1 for all.")

@@ -19,27 +19,27 @@ Factor = float | Tensor
 """A number, or a tensor of no dimensions that is learnt."""
 
 
-def all_pairs(a_BD: Tensor, b_CD: Tensor, similarity: Similarity = "cosine") -> Tensor:
+def similarity_matrix(a_BD: Tensor, b_CD: Tensor, similarity: Similarity = "cosine") -> Tensor:
     """[B, C]: every row of a with every row of b.
 
     Computed in float32 (in float64 for such vectors), under autocast too: bfloat16 would round a cosine by 0.002, and a
     factor of 100 makes 0.2 of that.
     """
     with torch.autocast(a_BD.device.type, enabled=False):
-        return _ready(a_BD, similarity) @ _ready(b_CD, similarity).T
+        return _prepare_vectors(a_BD, similarity) @ _prepare_vectors(b_CD, similarity).T
 
 
-def each_pair(a: Tensor, b: Tensor, similarity: Similarity = "cosine") -> Tensor:
+def pairwise_similarity(a: Tensor, b: Tensor, similarity: Similarity = "cosine") -> Tensor:
     """a and b without their last dimension, D: each vector of a with the one in its place in b. Precision as above."""
-    return (_ready(a, similarity) * _ready(b, similarity)).sum(-1)
+    return (_prepare_vectors(a, similarity) * _prepare_vectors(b, similarity)).sum(-1)
 
 
-def full(values: Tensor) -> Tensor:
+def at_least_float32(values: Tensor) -> Tensor:
     """In float32, or float64 as they are."""
     return values if values.dtype == torch.float64 else values.float()
 
 
-def factor_of(scale: Factor | None, temperature: Factor | None, *, default: float) -> Factor:
+def resolve_scale(scale: Factor | None, temperature: Factor | None, *, default: float) -> Factor:
     """What similarities are multiplied by: `scale`, or one over `temperature`; `default` where neither is given.
 
     Raises:
@@ -49,7 +49,7 @@ def factor_of(scale: Factor | None, temperature: Factor | None, *, default: floa
         raise InputError(f"scale {scale} and temperature {temperature}: scale is 1 / temperature; give one of them.")
     name, given = ("scale", scale) if temperature is None else ("temperature", temperature)
     if isinstance(given, Tensor):
-        return full(given) if name == "scale" else 1 / full(given)
+        return at_least_float32(given) if name == "scale" else 1 / at_least_float32(given)
     if given is not None and not 0 < given < math.inf:
         raise InputError(f"{name} is {given}; it must be above 0 and finite.")
     if given is None:
@@ -57,7 +57,7 @@ def factor_of(scale: Factor | None, temperature: Factor | None, *, default: floa
     return given if name == "scale" else 1 / given
 
 
-def annealed(first: float, last: float, *, step: int, steps: int) -> float:
+def anneal(first: float, last: float, *, step: int, steps: int) -> float:
     """`first` at step 0, `last` from step `steps` on, and a straight line between them.
 
     SimLM's warm-up of the scale is `max(1, annealed(0, scale, step=step, steps=warmup_steps))`.
@@ -65,7 +65,7 @@ def annealed(first: float, last: float, *, step: int, steps: int) -> float:
     return last if step >= steps else first + (last - first) * step / steps
 
 
-def _ready(vectors: Tensor, similarity: Similarity) -> Tensor:
+def _prepare_vectors(vectors: Tensor, similarity: Similarity) -> Tensor:
     if similarity not in get_args(Similarity):
         raise InputError(f"similarity {similarity!r} is not known here; it is 'cosine' or 'dot'.")
-    return F.normalize(full(vectors), dim=-1) if similarity == "cosine" else full(vectors)
+    return F.normalize(at_least_float32(vectors), dim=-1) if similarity == "cosine" else at_least_float32(vectors)

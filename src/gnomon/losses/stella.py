@@ -14,14 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gnomon.errors import InputError
-from gnomon.losses.counting import counts_below
-from gnomon.losses.similarity import all_pairs, each_pair, full
+from gnomon.losses.counting import count_below
+from gnomon.losses.similarity import similarity_matrix, pairwise_similarity, at_least_float32
 
 
 def stella(
     student_BD: Tensor,
     teacher_BD: Tensor,
-    narrower: Sequence[Tensor] = (),
+    lower_dim_vectors: Sequence[Tensor] = (),
     *,
     cosine_weight: float = 10.0,
     similarity_weight: float = 200.0,
@@ -34,15 +34,15 @@ def stella(
         InputError: as the three.
     """
     loss = cosine_weight * cosine_distillation(student_BD, teacher_BD)
-    for vectors_BD in (student_BD, *narrower):
+    for vectors_BD in (student_BD, *lower_dim_vectors):
         loss = loss + similarity_weight * similarity_distillation(vectors_BD, teacher_BD)
         loss = loss + relative_weight * relative_similarity_distillation(vectors_BD, teacher_BD, margin=margin)
     return loss
 
 
-def teacher_vectors(teachers: Sequence[Tensor]) -> Tensor:
+def combine_teachers(teachers: Sequence[Tensor]) -> Tensor:
     """What a student learns from several teachers: their vectors normalised, end to end, normalised again."""
-    return F.normalize(torch.cat([F.normalize(full(vectors_BD), dim=-1) for vectors_BD in teachers], dim=-1), dim=-1)
+    return F.normalize(torch.cat([F.normalize(at_least_float32(vectors_BD), dim=-1) for vectors_BD in teachers], dim=-1), dim=-1)
 
 
 def cosine_distillation(student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
@@ -51,13 +51,13 @@ def cosine_distillation(student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
     Raises:
         InputError: vectors of another number or width; none at all.
     """
-    _check(student_BD, teacher_BD)
+    _check_same_texts(student_BD, teacher_BD)
     if student_BD.shape[1] != teacher_BD.shape[1]:
         raise InputError(
             f"the student has width {student_BD.shape[1]}, the teacher {teacher_BD.shape[1]}: their cosine needs one "
             "width. Give the student a head of the teacher's width, or leave this loss out."
         )
-    return (1 - each_pair(student_BD, teacher_BD.detach())).mean()
+    return (1 - pairwise_similarity(student_BD, teacher_BD.detach())).mean()
 
 
 def similarity_distillation(student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
@@ -66,9 +66,9 @@ def similarity_distillation(student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
     Raises:
         InputError: vectors of another number; none at all.
     """
-    _check(student_BD, teacher_BD)
-    teacher_BB = all_pairs(teacher_BD, teacher_BD).detach()
-    return (all_pairs(student_BD, student_BD) - teacher_BB).square().mean()
+    _check_same_texts(student_BD, teacher_BD)
+    teacher_BB = similarity_matrix(teacher_BD, teacher_BD).detach()
+    return (similarity_matrix(student_BD, student_BD) - teacher_BB).square().mean()
 
 
 def relative_similarity_distillation(student_BD: Tensor, teacher_BD: Tensor, *, margin: float = 0.015) -> Tensor:
@@ -80,12 +80,12 @@ def relative_similarity_distillation(student_BD: Tensor, teacher_BD: Tensor, *, 
     Raises:
         InputError: vectors of another number; none at all; a margin below 0.
     """
-    _check(student_BD, teacher_BD)
+    _check_same_texts(student_BD, teacher_BD)
     if margin < 0:
         raise InputError(f"margin is {margin}; it must be at least 0.")
     i_N, j_N = torch.triu_indices(len(student_BD), len(student_BD), 1, device=student_BD.device)
-    student_N = all_pairs(student_BD, student_BD)[i_N, j_N]
-    teacher_N = all_pairs(teacher_BD, teacher_BD).detach()[i_N, j_N]
+    student_N = similarity_matrix(student_BD, student_BD)[i_N, j_N]
+    teacher_N = similarity_matrix(teacher_BD, teacher_BD).detach()[i_N, j_N]
     count = len(i_N) * (len(i_N) - 1) // 2
     return ranking_hinge(student_N, teacher_N, margin=margin) / max(count, 1)
 
@@ -105,15 +105,15 @@ def ranking_hinge(student_N: Tensor, teacher_N: Tensor, *, margin: float) -> Ten
     ranked_N = teacher_N.sort().values
     less_N = torch.searchsorted(ranked_N, teacher_N)
     less_or_equal_N = torch.searchsorted(ranked_N, teacher_N, right=True)
-    as_p_N = less_N - counts_below(less_N, first_N, less_N)
-    as_q_N = stop_N - counts_below(less_N, stop_N, less_or_equal_N)
+    as_p_N = less_N - count_below(less_N, first_N, less_N)
+    as_q_N = stop_N - count_below(less_N, stop_N, less_or_equal_N)
     # large numbers that cancel: added in float64, where the device has it
     exact = torch.float32 if student_N.device.type == "mps" else torch.float64
     total = ((as_q_N - as_p_N).to(exact) * student_N.to(exact)).sum() + margin * as_p_N.sum().to(exact)
     return total.to(student_N.dtype)
 
 
-def _check(student_BD: Tensor, teacher_BD: Tensor) -> None:
+def _check_same_texts(student_BD: Tensor, teacher_BD: Tensor) -> None:
     if len(student_BD) != len(teacher_BD) or not len(student_BD):
         raise InputError(
             f"{len(student_BD)} vectors of the student and {len(teacher_BD)} of the teacher: give both of the same "

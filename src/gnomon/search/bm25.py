@@ -20,20 +20,20 @@ from numpy.typing import NDArray
 
 from gnomon.errors import ExtraError, InputError
 from gnomon.inputs import as_texts
-from gnomon.search.exact import best
+from gnomon.search.exact import top_k_indices
 
 # Script_Extensions, since Han and kana share ー and 〆; Script elsewhere, since Thai shares the letter ʼ with Latin
-BIGRAM = r"[[\p{scx=Han}\p{scx=Hiragana}\p{scx=Katakana}\p{Hangul}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]&&[\p{L}\p{Nl}]]"
+BIGRAM_LETTER = r"[[\p{scx=Han}\p{scx=Hiragana}\p{scx=Katakana}\p{Hangul}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]&&[\p{L}\p{Nl}]]"
 """A letter of the scripts that are read as bigrams."""
 
-RUN_OR_WORD = rf"(?V1)((?:{BIGRAM}\p{{M}}*)+)|([[\p{{L}}\p{{N}}]--{BIGRAM}][[\p{{L}}\p{{N}}\p{{M}}]--{BIGRAM}]*)"
+RUN_OR_WORD = rf"(?V1)((?:{BIGRAM_LETTER}\p{{M}}*)+)|([[\p{{L}}\p{{N}}]--{BIGRAM_LETTER}][[\p{{L}}\p{{N}}\p{{M}}]--{BIGRAM_LETTER}]*)"
 LETTER = r"\P{M}\p{M}*"
 
 # what holds words together or shows them otherwise: soft hyphen, joiners, marks of direction; but U+200B ends a word
 IGNORABLE = r"(?V1)[\p{Default_Ignorable_Code_Point}--\u200B]+"
 
 
-def words(text: str) -> list[str]:
+def split_words(text: str) -> list[str]:
     """The words of a text in any language, in their order, for matching: folded, of letters, marks and digits.
 
     Folded is Unicode's NFKC_Casefold (section 3.13): case and width do not count, accents do. An apostrophe ends a
@@ -44,17 +44,17 @@ def words(text: str) -> list[str]:
     Raises:
         ExtraError: the package regex is not installed.
     """
-    return _split(text, [])
+    return _split_words_and_letters(text, [])
 
 
-def _split(text: str, letters: list[str]) -> list[str]:
+def _split_words_and_letters(text: str, letters: list[str]) -> list[str]:
     """`words`; the letters of the scripts that are read as bigrams go to `letters`."""
     found: list[str] = []
-    for run, word in _compiled(RUN_OR_WORD).findall(_folded(text)):
+    for run, word in _compile_pattern(RUN_OR_WORD).findall(_fold_case(text)):
         if word:
             found.append(word)
         else:
-            of_run: list[str] = _compiled(LETTER).findall(run)
+            of_run: list[str] = _compile_pattern(LETTER).findall(run)
             letters += of_run
             found += [first + second for first, second in pairwise(of_run)] or of_run
     return found
@@ -88,16 +88,16 @@ class Bm25:
             raise InputError(f"k1 is {k1}; it must be a finite number of at least 0.")
         if not 0 <= b <= 1:
             raise InputError(f"b is {b}; it must be from 0 to 1.")
-        index = _package("bm25s").BM25(k1=k1, b=b, method="lucene", backend="numpy", csc_backend="numpy")
+        index = _import_package("bm25s").BM25(k1=k1, b=b, method="lucene", backend="numpy", csc_backend="numpy")
         columns: dict[str, int] = {}
         columns_of: list[list[int]] = []
-        self._letters: dict[str, _LetterPostings] = {}
+        self._letter_postings: dict[str, _LetterPostings] = {}
         for row, text in enumerate(as_texts(documents)):
             letters: list[str] = []
-            columns_of.append([columns.setdefault(word, len(columns)) for word in _split(text, letters)])
+            columns_of.append([columns.setdefault(word, len(columns)) for word in _split_words_and_letters(text, letters)])
             for letter, times in Counter(letters).items():
-                self._letters.setdefault(letter, _LetterPostings()).add(row, times)
-        self._columns, self._count = columns, len(columns_of)
+                self._letter_postings.setdefault(letter, _LetterPostings()).add(row, times)
+        self._word_ids, self._num_documents = columns, len(columns_of)
         lengths_N = np.array([len(each) for each in columns_of], np.float64)
         # the part of the divisor that is the document's own; without words there is no mean, and nothing is scored
         self._norms_N = k1 * (1 - b + b * lengths_N / lengths_N.mean()) if columns else lengths_N
@@ -118,20 +118,20 @@ class Bm25:
         """
         if k < 1:
             raise InputError(f"k is {k}; it must be at least 1.")
-        return [_best(self._scores(query), k) for query in as_texts(queries)]
+        return [_top_k_above_zero(self._score_query(query), k) for query in as_texts(queries)]
 
-    def _scores(self, query: str) -> NDArray[np.float32]:
-        scores_N = np.zeros(self._count, np.float32)
+    def _score_query(self, query: str) -> NDArray[np.float32]:
+        scores_N = np.zeros(self._num_documents, np.float32)
         letters: list[str] = []
-        found = _split(query, letters)
+        found = _split_words_and_letters(query, letters)
         if found == letters:
             for letter, times in Counter(letters).items():
-                if (postings := self._letters.get(letter)) is not None:
+                if (postings := self._letter_postings.get(letter)) is not None:
                     rows_P, scores_P = postings.scores(self._norms_N)
                     scores_N[rows_P] += times * scores_P
             return scores_N
         for word, times in Counter(found).items():
-            if (column := self._columns.get(word)) is not None:
+            if (column := self._word_ids.get(word)) is not None:
                 some = slice(self._starts_V[column], self._starts_V[column + 1])
                 # a word has one posting a document, so that no row is in here twice
                 scores_N[self._rows_P[some]] += times * self._scores_P[some]
@@ -155,26 +155,26 @@ class _LetterPostings:
         return rows_P, (idf * tf_P / (tf_P + norms_N[rows_P])).astype(np.float32)
 
 
-def _best(scores_N: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def _top_k_above_zero(scores_N: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """The k best of the scores above 0."""
     rows = np.flatnonzero(scores_N)
-    rows_K = rows[best(scores_N[rows], k)]
+    rows_K = rows[top_k_indices(scores_N[rows], k)]
     return scores_N[rows_K], rows_K
 
 
-def _folded(text: str) -> str:
+def _fold_case(text: str) -> str:
     # casefold undoes some compositions, so that NFKC comes again
-    folded = unicodedata.normalize("NFKC", _compiled(IGNORABLE).sub("", text)).casefold()
+    folded = unicodedata.normalize("NFKC", _compile_pattern(IGNORABLE).sub("", text)).casefold()
     return unicodedata.normalize("NFKC", folded)
 
 
 @cache
-def _compiled(pattern: str) -> Any:
+def _compile_pattern(pattern: str) -> Any:
     # Python's own re knows neither scripts nor marks: a vowel sign of Bengali would end the word
-    return _package("regex").compile(pattern)
+    return _import_package("regex").compile(pattern)
 
 
-def _package(name: str) -> Any:
+def _import_package(name: str) -> Any:
     try:
         return import_module(name)
     except ImportError as error:

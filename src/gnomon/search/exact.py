@@ -14,20 +14,20 @@ from gnomon import modules
 from gnomon.errors import InputError, NumericError
 from gnomon.spec import SimilarityName
 
-Score = SimilarityName | Literal["hamming"]
+ScoreName = SimilarityName | Literal["hamming"]
 
-PACKED = ("uint8", "int8")
+PACKED_DTYPES = ("uint8", "int8")
 """Types of packed signs, as `quantize` gives them for "ubinary" and "binary"."""
 
-QUERIES = 256
+QUERIES_PER_BLOCK = 256
 """Queries that are scored at once."""
 
-CELLS = 1 << 22
+VALUES_PER_BLOCK = 1 << 22
 """Numbers of a block, scores or vectors: 16 MB."""
 
 
 def top_k(
-    queries_QD: ArrayLike, corpus_ND: ArrayLike, k: int, *, score: Score = "cosine"
+    queries_QD: ArrayLike, corpus_ND: ArrayLike, k: int, *, score: ScoreName = "cosine"
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """The k best rows of a corpus for each query: (scores [Q, K], rows [Q, K]), best first, equal scores by row.
 
@@ -57,14 +57,14 @@ def top_k(
         queries = queries.astype(np.float32, copy=False)
     width = min(k, len(corpus))
     scores_QK, rows_QK = np.empty((len(queries), width), np.float32), np.empty((len(queries), width), np.int64)
-    for start in range(0, len(queries) if width else 0, QUERIES):
-        some = slice(start, start + QUERIES)
-        scores_QK[some], rows_QK[some] = _top(queries[some], corpus, width, score)
+    for start in range(0, len(queries) if width else 0, QUERIES_PER_BLOCK):
+        some = slice(start, start + QUERIES_PER_BLOCK)
+        scores_QK[some], rows_QK[some] = _top_k_for_block(queries[some], corpus, width, score)
     return scores_QK, rows_QK
 
 
 def _check_packed(queries: NDArray[np.generic], corpus: NDArray[np.generic]) -> None:
-    if queries.dtype != corpus.dtype or str(corpus.dtype) not in PACKED:
+    if queries.dtype != corpus.dtype or str(corpus.dtype) not in PACKED_DTYPES:
         raise InputError(
             f'score "hamming" compares packed signs, uint8 or int8 on both sides; these are {queries.dtype} and '
             f'{corpus.dtype}. quantize(vectors, "ubinary") packs them.'
@@ -77,13 +77,13 @@ def _hamming(queries_QD: NDArray[np.generic], corpus_CD: NDArray[np.generic]) ->
     return -np.bitwise_count(differing_QCD).sum(axis=-1, dtype=np.float32)
 
 
-def _top(
-    queries_QD: NDArray[np.generic], corpus_ND: NDArray[np.generic], k: int, score: Score
+def _top_k_for_block(
+    queries_QD: NDArray[np.generic], corpus_ND: NDArray[np.generic], k: int, score: ScoreName
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     count = len(queries_QD)
     best_QK, rows_QK = np.empty((count, 0), np.float32), np.empty((count, 0), np.int64)
     cells = count * corpus_ND.shape[1] if score == "hamming" else max(count, corpus_ND.shape[1])
-    step = max(1, CELLS // max(cells, 1))
+    step = max(1, VALUES_PER_BLOCK // max(cells, 1))
     for start in range(0, len(corpus_ND), step):
         block_CD = corpus_ND[start : start + step]
         if score == "hamming":
@@ -95,12 +95,12 @@ def _top(
         new_QC = np.broadcast_to(np.arange(start, start + len(block_CD)), scores_QC.shape)
         # rows of earlier blocks come first, so that a stable sort breaks ties by row
         scores_QM, rows_QM = np.hstack([best_QK, scores_QC]), np.hstack([rows_QK, new_QC])
-        order_QK = np.stack([best(scores_M, k) for scores_M in scores_QM])
+        order_QK = np.stack([top_k_indices(scores_M, k) for scores_M in scores_QM])
         best_QK, rows_QK = np.take_along_axis(scores_QM, order_QK, 1), np.take_along_axis(rows_QM, order_QK, 1)
     return best_QK, rows_QK
 
 
-def best(scores_M: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+def top_k_indices(scores_M: NDArray[np.float32], k: int) -> NDArray[np.int64]:
     """Places of the k best scores, best first, equal ones by place; of all, where M is k or less."""
     able = np.arange(len(scores_M))
     if len(scores_M) > k:  # a partition alone would choose among equals at will

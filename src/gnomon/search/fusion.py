@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from gnomon.errors import InputError
 
 Run = Mapping[str, float]
-Grades = Mapping[str, int]
+RelevanceLabels = Mapping[str, int]
 """The judgements of one query: {document id: grade}; a document that is not in it has grade 0."""
 
-MR_TYDI_ALPHA: Mapping[str, float] = {
+MR_TYDI_ALPHAS: Mapping[str, float] = {
     "arabic": 0.77,
     "bengali": 0.71,
     "english": 1.0,
@@ -38,20 +38,20 @@ MR_TYDI_ALPHA: Mapping[str, float] = {
 ALPHAS = tuple(round(10 ** (step / 20), 3) for step in range(-20, 21))
 """Weights to choose from: 0.1 to 10, each 12 % above the one before, with 1 in their middle."""
 
-NEUTRAL = 1.0
+NEUTRAL_ALPHA = 1.0
 """The weight where nothing speaks for another: both lists count alike."""
 
-DEPTH = 100
+CANDIDATES_PER_RUN = 100
 """Best documents of each list that are looked at to choose a weight."""
 
-CUT = 10
+NDCG_K = 10
 """Ranks of the nDCG that chooses a weight."""
 
-FEWEST = 20
+MIN_LABELLED_QUERIES = 20
 """Judged queries below which cross-fitting would fit noise."""
 
 
-def mr_tydi(sparse: Run, dense: Run, *, alpha: float) -> dict[str, float]:
+def fuse_mr_tydi(sparse: Run, dense: Run, *, alpha: float) -> dict[str, float]:
     """The hybrid of Mr. TyDi: {document: sparse + alpha * dense}, over the documents of both lists.
 
     Each score is normalised first, (x - (min + max) / 2) / (max - min) over its list as given, to -0.5 to 0.5; a
@@ -64,15 +64,15 @@ def mr_tydi(sparse: Run, dense: Run, *, alpha: float) -> dict[str, float]:
         InputError: an alpha that is negative or not finite.
     """
     _check_alpha(alpha)
-    of_sparse, of_dense = _normalised(sparse), _normalised(dense)
-    least_sparse, least_dense = _least(of_sparse), _least(of_dense)
+    of_sparse, of_dense = _normalize_scores(sparse), _normalize_scores(dense)
+    least_sparse, least_dense = _min_score(of_sparse), _min_score(of_dense)
     return {
         document: of_sparse.get(document, least_sparse) + alpha * of_dense.get(document, least_dense)
         for document in of_sparse | of_dense
     }
 
 
-def reciprocal_rank(runs: Sequence[Run], *, k: int = 60) -> dict[str, float]:
+def reciprocal_rank_fusion(runs: Sequence[Run], *, k: int = 60) -> dict[str, float]:
     """Reciprocal rank fusion: {document: the sum over the runs that hold it of 1 / (k + rank)}, ranks from 1.
 
     Equal scores of a run are ranked by document id, descending, as in trec_eval and mteb. (Cormack, Clarke and
@@ -85,12 +85,12 @@ def reciprocal_rank(runs: Sequence[Run], *, k: int = 60) -> dict[str, float]:
         raise InputError(f"k is {k}; it must be at least 0.")
     fused: dict[str, float] = {}
     for run in runs:
-        for rank, document in enumerate(_ranked(run), start=1):
+        for rank, document in enumerate(_rank_documents(run), start=1):
             fused[document] = fused.get(document, 0.0) + 1 / (k + rank)
     return fused
 
 
-def ndcg_at(run: Run, relevant: Grades, k: int = CUT) -> float:
+def ndcg_at(run: Run, labels: RelevanceLabels, k: int = NDCG_K) -> float:
     """nDCG of the k best, as trec_eval's ndcg_cut: gains are the grades, negative ones 0, over log2(rank + 1).
 
     The ideal ranking is that of all relevant documents, found or not; 0.0 where none is relevant. As in trec_eval,
@@ -102,15 +102,15 @@ def ndcg_at(run: Run, relevant: Grades, k: int = CUT) -> float:
     if k < 1:
         raise InputError(f"k is {k}; it must be at least 1.")
     scores = np.fromiter(run.values(), np.float32, len(run)).tolist()
-    best = _ranked(dict(zip(run, scores, strict=True)))[:k]
-    ideal = _ideal(relevant, k)
-    return _discounted(relevant.get(document, 0) for document in best) / ideal if ideal else 0.0
+    best = _rank_documents(dict(zip(run, scores, strict=True)))[:k]
+    ideal = _ideal_dcg(labels, k)
+    return _dcg(labels.get(document, 0) for document in best) / ideal if ideal else 0.0
 
 
 def tune_alpha(
     sparse: Mapping[str, Run],
     dense: Mapping[str, Run],
-    relevant: Mapping[str, Grades],
+    qrels: Mapping[str, RelevanceLabels],
     *,
     alphas: Sequence[float] = ALPHAS,
 ) -> float:
@@ -123,13 +123,13 @@ def tune_alpha(
         InputError: no alphas; an alpha that is negative or not finite.
     """
     _check_alphas(alphas)
-    return _best(list(_trials(sparse, dense, relevant, alphas).values()), alphas)
+    return _best_alpha(list(_ndcg_per_query(sparse, dense, qrels, alphas).values()), alphas)
 
 
-def cross_fit(
+def cross_fit_alpha(
     sparse: Mapping[str, Run],
     dense: Mapping[str, Run],
-    relevant: Mapping[str, Grades],
+    qrels: Mapping[str, RelevanceLabels],
     *,
     alphas: Sequence[float] = ALPHAS,
 ) -> dict[str, float]:
@@ -143,73 +143,73 @@ def cross_fit(
         InputError: as `tune_alpha`.
     """
     _check_alphas(alphas)
-    queries = [*dict.fromkeys([*relevant, *sparse, *dense])]
-    judged = {query: grades for query, grades in relevant.items() if any(grade > 0 for grade in grades.values())}
-    if len(judged) < FEWEST:
-        return dict.fromkeys(queries, NEUTRAL)
-    trials = _trials(sparse, dense, judged, alphas)
-    chosen = [_best([trials[query] for query in judged if _fold(query) != fold], alphas) for fold in (0, 1)]
-    return {query: chosen[_fold(query)] for query in queries}
+    queries = [*dict.fromkeys([*qrels, *sparse, *dense])]
+    judged = {query: grades for query, grades in qrels.items() if any(grade > 0 for grade in grades.values())}
+    if len(judged) < MIN_LABELLED_QUERIES:
+        return dict.fromkeys(queries, NEUTRAL_ALPHA)
+    trials = _ndcg_per_query(sparse, dense, judged, alphas)
+    chosen = [_best_alpha([trials[query] for query in judged if _assign_fold(query) != fold], alphas) for fold in (0, 1)]
+    return {query: chosen[_assign_fold(query)] for query in queries}
 
 
-def _trials(
-    sparse: Mapping[str, Run], dense: Mapping[str, Run], relevant: Mapping[str, Grades], alphas: Sequence[float]
+def _ndcg_per_query(
+    sparse: Mapping[str, Run], dense: Mapping[str, Run], qrels: Mapping[str, RelevanceLabels], alphas: Sequence[float]
 ) -> dict[str, NDArray[np.float64]]:
-    return {query: _ndcg(sparse.get(query, {}), dense.get(query, {}), relevant[query], alphas) for query in relevant}
+    return {query: _ndcg_by_alpha(sparse.get(query, {}), dense.get(query, {}), qrels[query], alphas) for query in qrels}
 
 
-def _ndcg(sparse: Run, dense: Run, relevant: Grades, alphas: Sequence[float]) -> NDArray[np.float64]:
+def _ndcg_by_alpha(sparse: Run, dense: Run, labels: RelevanceLabels, alphas: Sequence[float]) -> NDArray[np.float64]:
     """[A]: nDCG@10 of one query by each weight."""
-    of_sparse, of_dense = _normalised(sparse), _normalised(dense)
-    candidates = {*_ranked(of_sparse)[:DEPTH], *_ranked(of_dense)[:DEPTH]}
-    ideal = _ideal(relevant, CUT)
+    of_sparse, of_dense = _normalize_scores(sparse), _normalize_scores(dense)
+    candidates = {*_rank_documents(of_sparse)[:CANDIDATES_PER_RUN], *_rank_documents(of_dense)[:CANDIDATES_PER_RUN]}
+    ideal = _ideal_dcg(labels, NDCG_K)
     if not candidates or not ideal:
         return np.zeros(len(alphas))
     documents = sorted(candidates, reverse=True)  # so that a stable sort breaks ties as trec_eval does
-    sparse_C, dense_C = _values(of_sparse, documents), _values(of_dense, documents)
-    gains_C = np.array([max(relevant.get(document, 0), 0) for document in documents], np.float64)
+    sparse_C, dense_C = _scores_of_documents(of_sparse, documents), _scores_of_documents(of_dense, documents)
+    gains_C = np.array([max(labels.get(document, 0), 0) for document in documents], np.float64)
     scores_AC = (sparse_C + np.array(alphas, np.float64)[:, None] * dense_C).astype(np.float32)
-    best_AK = np.argsort(-scores_AC, axis=1, kind="stable")[:, :CUT]
+    best_AK = np.argsort(-scores_AC, axis=1, kind="stable")[:, :NDCG_K]
     return (gains_C[best_AK] / np.log2(np.arange(2, best_AK.shape[1] + 2))).sum(axis=1) / ideal
 
 
-def _best(ndcg_QA: Sequence[NDArray[np.float64]], alphas: Sequence[float]) -> float:
+def _best_alpha(ndcg_QA: Sequence[NDArray[np.float64]], alphas: Sequence[float]) -> float:
     # fsum: the sum of the same values in another order is the same, and a tie is a tie
     totals = [math.fsum(float(ndcg_A[place]) for ndcg_A in ndcg_QA) for place in range(len(alphas))]
     most = max(totals)
     ties = [alpha for alpha, total in zip(alphas, totals, strict=True) if total == most]
-    return min(ties, key=lambda alpha: abs(alpha - NEUTRAL))
+    return min(ties, key=lambda alpha: abs(alpha - NEUTRAL_ALPHA))
 
 
-def _normalised(run: Run) -> dict[str, float]:
+def _normalize_scores(run: Run) -> dict[str, float]:
     low, high = float(min(run.values(), default=0)), float(max(run.values(), default=0))
     if low == high:
         return dict.fromkeys(run, 0.0)
     return {document: (float(score) - (low + high) / 2) / (high - low) for document, score in run.items()}
 
 
-def _least(run: Run) -> float:
+def _min_score(run: Run) -> float:
     return min(run.values(), default=0.0)
 
 
-def _values(run: Run, documents: Sequence[str]) -> NDArray[np.float64]:
-    least = _least(run)
+def _scores_of_documents(run: Run, documents: Sequence[str]) -> NDArray[np.float64]:
+    least = _min_score(run)
     return np.array([run.get(document, least) for document in documents], np.float64)
 
 
-def _ranked(run: Run) -> list[str]:
+def _rank_documents(run: Run) -> list[str]:
     return sorted(run, key=lambda document: (run[document], document), reverse=True)
 
 
-def _ideal(relevant: Grades, k: int) -> float:
-    return _discounted(sorted(relevant.values(), reverse=True)[:k])
+def _ideal_dcg(labels: RelevanceLabels, k: int) -> float:
+    return _dcg(sorted(labels.values(), reverse=True)[:k])
 
 
-def _discounted(grades: Iterable[int]) -> float:
-    return sum(max(grade, 0) / math.log2(rank + 1) for rank, grade in enumerate(grades, start=1))
+def _dcg(labels: Iterable[int]) -> float:
+    return sum(max(grade, 0) / math.log2(rank + 1) for rank, grade in enumerate(labels, start=1))
 
 
-def _fold(query: str) -> int:
+def _assign_fold(query: str) -> int:
     # hash() differs from process to process
     return sha256(query.encode()).digest()[0] % 2
 

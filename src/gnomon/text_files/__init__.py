@@ -3,27 +3,27 @@
 `lines` unpacks and decodes, `delimited` and `jsonlines` turn lines into rows, `parquet` reads tables, `read` chooses.
 """
 
-from gnomon.text_files.json_lines import json_of, without_member
+from gnomon.text_files.json_lines import dump_json, remove_member
 from gnomon.text_files.lines import STDIN, require_stdin
 from gnomon.text_files.parquet import load_arrow
-from gnomon.text_files.read import PARSERS, TextFile, form_of, lines_of_stdin, read_rows, read_texts, unfit
-from gnomon.text_files.rows import Bad, Parsed, Remarks, Row
+from gnomon.text_files.read import PARSERS, TextFile, infer_format, read_stdin_lines, read_rows, read_texts, text_fault
+from gnomon.text_files.rows import BadLine, NumberedRows, Remarks, Row
 
 __all__ = [
     "PARSERS",
     "STDIN",
-    "Bad",
-    "Parsed",
+    "BadLine",
+    "NumberedRows",
     "Remarks",
     "Row",
     "TextFile",
-    "form_of",
-    "json_of",
-    "lines_of_stdin",
+    "infer_format",
+    "dump_json",
+    "read_stdin_lines",
     "load_arrow",
     "read_rows",
     "read_texts",
     "require_stdin",
-    "unfit",
-    "without_member",
+    "text_fault",
+    "remove_member",
 ]

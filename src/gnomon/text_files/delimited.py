@@ -14,45 +14,45 @@ from functools import cached_property
 from itertools import islice
 
 from gnomon.errors import InputError
-from gnomon.text_files.rows import Bad, Parsed, Remarks, Spans, counted, encoding_fault
+from gnomon.text_files.rows import BadLine, NumberedRows, Remarks, LineSpans, pluralize, encoding_fault
 
-BLOCK = 1024
+BLOCK_LINES = 1024
 """Lines that are parsed at once."""
 
-CAREFUL = 16
+CAREFUL_LINES = 16
 """Lines that are parsed at once after one that is bad: more may be."""
 
-LONGEST = 1 << 24
+MAX_RECORD_CHARS = 1 << 24
 """Characters of a record that goes over several lines; one of a single line may be longer."""
 
-EVIDENCE = 8
+MIN_EVIDENCE_ROWS = 8
 """Rows with a number in a column, after which a row without one there is none."""
 
-INSIDE = re.compile(r'[^"]*+(?:""[^"]*+)*+')
+QUOTED_BODY = re.compile(r'[^"]*+(?:""[^"]*+)*+')
 """What follows an opening quote, up to the closing one."""
 
-CELLS = {end: re.compile(rf'"({INSIDE.pattern})"(?={end}|\Z)|([^{end}]*+)') for end in ",\t"}
+CELL_PATTERNS = {end: re.compile(rf'"({QUOTED_BODY.pattern})"(?={end}|\Z)|([^{end}]*+)') for end in ",\t"}
 """Delimiter -> a cell of one line: in quotes that are well formed, or with quotes that are text."""
 
-RECORDS = {
+RECORD_PATTERNS = {
     end: re.compile(rf"(?:{cell})(?:{end}(?:{cell}))*+[\r\n]*")
-    for end, cell in ((end, rf'"{INSIDE.pattern}"|[^"{end}\r\n]*+') for end in ",\t")
+    for end, cell in ((end, rf'"{QUOTED_BODY.pattern}"|[^"{end}\r\n]*+') for end in ",\t")
 }
 """Delimiter -> a record without a quote in a cell that has none around it."""
 
-NAMES = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
+DELIMITER_NAMES = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
 
-LOOSE_CELLS = {end: re.compile(rf'".*?"(?={end}|\Z)|[^{end}]*+', re.DOTALL) for end in ",\t"}
+LOOSE_CELL_PATTERNS = {end: re.compile(rf'".*?"(?={end}|\Z)|[^{end}]*+', re.DOTALL) for end in ",\t"}
 """Delimiter -> a cell of one line whose writer put quotes around some cells and doubled none: `"a 5" disk, new"`."""
 
-OPEN = "a quote opens a cell and none closes it"
-AFTER = "text after the closing quote of a cell"
+UNCLOSED_QUOTE = "a quote opens a cell and none closes it"
+TEXT_AFTER_QUOTE = "text after the closing quote of a cell"
 
-RETURN = re.compile(r"\r(?![\r\n]*\Z)")
+INNER_RETURN = re.compile(r"\r(?![\r\n]*\Z)")
 """A carriage return within a line: those at its end are a part of the line end, as \\r\\r\\n is."""
 
 
-class _Held:
+class _LineBuffer:
     """Lines that were read and are not used up: a record may need many, and one that is bad gives them back."""
 
     def __init__(self, lines: Iterable[str]) -> None:
@@ -62,7 +62,7 @@ class _Held:
         self.number = 1
         """Of the next line."""
 
-    def look(self, count: int) -> list[str]:
+    def peek(self, count: int) -> list[str]:
         """At most `count` of the next lines, fewer at the end."""
         lacking = self._used + count - len(self._lines)
         if lacking > 0:
@@ -72,25 +72,25 @@ class _Held:
     def use(self, count: int) -> None:
         self._used += count
         self.number += count
-        if self._used > BLOCK and 2 * self._used > len(self._lines):
+        if self._used > BLOCK_LINES and 2 * self._used > len(self._lines):
             del self._lines[: self._used]
             self._used = 0
 
     def ahead(self, start: int) -> Iterator[str]:
         """Lines from the next but `start` on, as many as a record may have."""
         size = 0
-        while size <= LONGEST and (line := self._line(self._used + start)) is not None:
+        while size <= MAX_RECORD_CHARS and (line := self._get_line(self._used + start)) is not None:
             yield line
             size += len(line)
             start += 1
 
-    def _line(self, place: int) -> str | None:
+    def _get_line(self, place: int) -> str | None:
         if place >= len(self._lines):
-            self._lines += islice(self._source, BLOCK)
+            self._lines += islice(self._source, BLOCK_LINES)
         return self._lines[place] if place < len(self._lines) else None
 
 
-class _Doubt:
+class _QuoteDoubt:
     """Whether quotes join what the file's writer kept apart: notes rows over several lines that may be several rows.
 
     Where they do, a stray quote shifts what is inside of cells and what is outside, until a quote is out of place: in a
@@ -98,36 +98,36 @@ class _Doubt:
     in doubt, unless a cell in quotes has shown since that all is well.
     """
 
-    def __init__(self, joined: Spans) -> None:
+    def __init__(self, joined: LineSpans) -> None:
         self._joined = joined
-        self.since = 0
+        self.suspect_since = 0
         """First line of the rows over several lines that nothing has confirmed; 0 where there are none."""
 
-    def of_several(self, first: int, last: int, doubtful: bool) -> None:
-        self.since = self.since or first
+    def note_multiline_row(self, first: int, last: int, doubtful: bool) -> None:
+        self.suspect_since = self.suspect_since or first
         if doubtful:
-            self._joined.add(self.since, last)
+            self._joined.add(self.suspect_since, last)
 
-    def of_one(self, line: str, number: int, delimiter: str) -> None:
-        if self.since and '"' in line:
-            if _cells_of(line, delimiter)[2]:
-                self._note(number)
+    def note_single_line(self, line: str, number: int, delimiter: str) -> None:
+        if self.suspect_since and '"' in line:
+            if _split_cells(line, delimiter)[2]:
+                self._flag_span(number)
             elif '"' in line.replace('""', ""):
-                self.since = 0
+                self.suspect_since = 0
 
-    def of_bad(self, line: str, number: int) -> None:
-        if self.since and '"' in line:
-            self._note(number)
+    def note_bad_line(self, line: str, number: int) -> None:
+        if self.suspect_since and '"' in line:
+            self._flag_span(number)
 
-    def _note(self, last: int) -> None:
-        self._joined.add(self.since, last)
-        self.since = 0
+    def _flag_span(self, last: int) -> None:
+        self._joined.add(self.suspect_since, last)
+        self.suspect_since = 0
 
 
 # ---- CSV
 
 
-def parse_csv(lines: Iterable[str], remarks: Remarks | None = None) -> Parsed:
+def parse_csv(lines: Iterable[str], remarks: Remarks | None = None) -> NumberedRows:
     """Rows of CSV by the names of its header. A row may go over several lines; it counts by its first. Empty lines are
     passed over.
 
@@ -135,28 +135,28 @@ def parse_csv(lines: Iterable[str], remarks: Remarks | None = None) -> Parsed:
         InputError: a header that cannot be used.
     """
     remarks = remarks or Remarks()
-    held, names, size, doubt = _Held(lines), list[str](), BLOCK, _Doubt(remarks.joined)
-    while block := held.look(size):
-        ends, rows, fault = _records(block)
+    held, names, size, doubt = _LineBuffer(lines), list[str](), BLOCK_LINES, _QuoteDoubt(remarks.joined)
+    while block := held.peek(size):
+        ends, rows, fault = _parse_records(block)
         used = ends[-1] if ends else 0
         if fault and len(block) == size and _is_open(block[used:], ","):  # its end may be in lines that come
-            if not rows and sum(map(len, block)) <= LONGEST:
+            if not rows and sum(map(len, block)) <= MAX_RECORD_CHARS:
                 size *= 2
                 continue
             fault = None if rows else fault
         text = "".join(block[:used])
         unclear = encoding_fault(text) is not None
         spaced = ', "' in text or '\n "' in text
-        size, start = min(BLOCK, 4 * size), 0
-        if names and used == len(rows) and not (unclear or spaced or doubt.since):  # as nearly always
+        size, start = min(BLOCK_LINES, 4 * size), 0
+        if names and used == len(rows) and not (unclear or spaced or doubt.suspect_since):  # as nearly always
             width = len(names)
             for number, cells in enumerate(rows, held.number):
                 if len(cells) == width:
                     yield number, dict(zip(names, cells, strict=False))  # they are of one length
                 elif cells:
-                    yield number, Bad(_miscount(cells, names, 1))
+                    yield number, BadLine(_describe_miscount(cells, names, 1))
             ends, rows, start = [], [], used
-        row_like = _RowLike(",", len(names), rows)
+        row_like = _RowDetector(",", len(names), rows)
         for end, cells in zip(ends, rows, strict=True):
             first, number, start = start, held.number + start, end
             lines_used = end - first
@@ -166,49 +166,49 @@ def parse_csv(lines: Iterable[str], remarks: Remarks | None = None) -> Parsed:
             if not names:
                 if reason:
                     raise _header_error(number, reason)
-                remarks.columns = names = _header(cells, ",")
-                row_like = _RowLike(",", len(names), rows)
+                remarks.columns = names = _check_header(cells, ",")
+                row_like = _RowDetector(",", len(names), rows)
                 if lines_used > 1:
-                    remarks.header.add(number, number + lines_used - 1)
+                    remarks.multiline_header.add(number, number + lines_used - 1)
                 continue
             lines_of_row = block[first:end]
             doubtful = lines_used > 1 and _may_be_joined(lines_of_row, row_like)
             if reason and len(cells) == len(names):
-                reason += _further(number, lines_used)
+                reason += _multiline_suffix(number, lines_used)
                 if not doubtful:
-                    yield number, Bad(reason)
+                    yield number, BadLine(reason)
                     continue
                 reason += f" (line {number} is left out, and the others are read by themselves)"
             if reason or len(cells) != len(names):
-                doubt.of_bad(block[first], number)
-                yield number, Bad(reason or _miscount(cells, names, lines_used))
+                doubt.note_bad_line(block[first], number)
+                yield number, BadLine(reason or _describe_miscount(cells, names, lines_used))
                 if lines_used > 1:  # its other lines may be whole by themselves
-                    start, fault, size = first + 1, None, CAREFUL
+                    start, fault, size = first + 1, None, CAREFUL_LINES
                     break
                 continue
             if lines_used > 1:
-                doubt.of_several(number, number + lines_used - 1, doubtful)
+                doubt.note_multiline_row(number, number + lines_used - 1, doubtful)
             else:
-                doubt.of_one(block[first], number, ",")
+                doubt.note_single_line(block[first], number, ",")
             if spaced and any(cell[:1] == " " and cell.lstrip(" ")[:1] == '"' for cell in cells):
-                remarks.spaced.add(number)
+                remarks.spaced_quotes.add(number)
             yield number, dict(zip(names, cells, strict=True))
         if fault:
             if not names:
                 raise _header_error(held.number + start, fault)
-            doubt.of_bad(block[start], held.number + start)
-            yield held.number + start, Bad(fault)
-            start, size = start + 1, CAREFUL
+            doubt.note_bad_line(block[start], held.number + start)
+            yield held.number + start, BadLine(fault)
+            start, size = start + 1, CAREFUL_LINES
         held.use(start)
 
 
-def _records(block: list[str]) -> tuple[list[int], list[list[str]], str | None]:
+def _parse_records(block: list[str]) -> tuple[list[int], list[list[str]], str | None]:
     """Of the records at the start of a block the lines after them and the cells; and what is wrong with the next, if it
     is.
     """
     ends: list[int] = []
     rows: list[list[str]] = []
-    lines, returns = _without_returns(block)
+    lines, returns = _replace_returns(block)
     limit = csv.field_size_limit(sys.maxsize)  # 131,072 characters otherwise, for the whole process
     reader = csv.reader(lines, strict=True)
     try:
@@ -217,21 +217,21 @@ def _records(block: list[str]) -> tuple[list[int], list[list[str]], str | None]:
             ends.append(reader.line_num)
     except csv.Error:
         used = ends[-1] if ends else 0
-        return ends, rows, OPEN if _is_open(block[used : used + 1], ",") else AFTER
+        return ends, rows, UNCLOSED_QUOTE if _is_open(block[used : used + 1], ",") else TEXT_AFTER_QUOTE
     finally:
         csv.field_size_limit(limit)
     return ends, rows, None
 
 
-def _without_returns(block: list[str]) -> tuple[list[str], str]:
+def _replace_returns(block: list[str]) -> tuple[list[str], str]:
     """The lines with another character for each carriage return that ends no line, which the csv module would refuse in
     a cell without quotes; and that character, "" where there is no such return.
     """
-    if not any("\r" in line and RETURN.search(line) for line in block):
+    if not any("\r" in line and INNER_RETURN.search(line) for line in block):
         return block, ""
     there = set("".join(block))
     unused = next(chr(code) for code in range(0xE000, 0x110000) if chr(code) not in there)
-    return [RETURN.sub(unused, line) for line in block], unused
+    return [INNER_RETURN.sub(unused, line) for line in block], unused
 
 
 def _is_open(lines: Sequence[str], delimiter: str) -> bool:
@@ -241,7 +241,7 @@ def _is_open(lines: Sequence[str], delimiter: str) -> bool:
         at = 0
         while True:
             if inside:
-                at = _after(INSIDE, line, at)
+                at = _match_end(QUOTED_BODY, line, at)
                 if at == len(line):
                     break
                 at, inside = at + 1, False
@@ -257,12 +257,12 @@ def _is_open(lines: Sequence[str], delimiter: str) -> bool:
     return inside
 
 
-def _miscount(cells: Sequence[str], names: Sequence[str], lines: int) -> str:
+def _describe_miscount(cells: Sequence[str], names: Sequence[str], lines: int) -> str:
     over = f" over {lines:,} lines" if lines > 1 else ""
-    return f"{counted(len(cells), 'field')}{over}, and the header has {len(names)}"
+    return f"{pluralize(len(cells), 'field')}{over}, and the header has {len(names)}"
 
 
-def _further(number: int, lines: int) -> str:
+def _multiline_suffix(number: int, lines: int) -> str:
     """What is added to the fault of a record that goes over several lines."""
     return f", in a row that its quotes let go on to line {number + lines - 1:,}" if lines > 1 else ""
 
@@ -270,7 +270,7 @@ def _further(number: int, lines: int) -> str:
 # ---- TSV
 
 
-def parse_tsv(lines: Iterable[str], remarks: Remarks | None = None) -> Parsed:
+def parse_tsv(lines: Iterable[str], remarks: Remarks | None = None) -> NumberedRows:
     """Rows of TSV by the names of its header. Quotes count where they are well formed around a cell, and are text
     elsewhere. Empty lines are passed over.
 
@@ -278,8 +278,8 @@ def parse_tsv(lines: Iterable[str], remarks: Remarks | None = None) -> Parsed:
         InputError: a header that cannot be used.
     """
     remarks = remarks or Remarks()
-    held, names, doubt = _Held(lines), list[str](), _Doubt(remarks.joined)
-    while block := held.look(BLOCK):
+    held, names, doubt = _LineBuffer(lines), list[str](), _QuoteDoubt(remarks.joined)
+    while block := held.peek(BLOCK_LINES):
         start = 0
         text = "".join(block)
         if names and '"' not in text and not encoding_fault(text):  # as nearly always
@@ -289,7 +289,7 @@ def parse_tsv(lines: Iterable[str], remarks: Remarks | None = None) -> Parsed:
                 if len(cells) == width and cells != [""]:
                     yield number, dict(zip(names, cells, strict=False))  # they are of one length
                 elif cells != [""]:
-                    yield number, Bad(_miscount(cells, names, 1))
+                    yield number, BadLine(_describe_miscount(cells, names, 1))
             start = len(block)
         while start < len(block):
             line, number, count = block[start], held.number + start, 1
@@ -297,69 +297,69 @@ def parse_tsv(lines: Iterable[str], remarks: Remarks | None = None) -> Parsed:
             if reason or '"' not in line:
                 cells = line.rstrip("\r\n").split("\t")
             else:
-                cells, count, reason = _quoted(held, start, number, len(names), remarks, doubt)
+                cells, count, reason = _parse_quoted_line(held, start, number, len(names), remarks, doubt)
             start += count
             if reason:
                 if not names:
                     raise _header_error(number, reason)
-                yield number, Bad(reason)
+                yield number, BadLine(reason)
             elif cells == [""] and count == 1 and '"' not in line:
                 continue
             elif not names:
-                remarks.columns = names = _header(cells, "\t")
+                remarks.columns = names = _check_header(cells, "\t")
                 if count > 1:
-                    remarks.header.add(number, number + count - 1)
+                    remarks.multiline_header.add(number, number + count - 1)
             elif len(cells) == len(names):
                 yield number, dict(zip(names, cells, strict=True))
             else:
-                yield number, Bad(_miscount(cells, names, count))
+                yield number, BadLine(_describe_miscount(cells, names, count))
         held.use(start)
 
 
-def _quoted(
-    held: _Held, start: int, number: int, width: int, remarks: Remarks, doubt: _Doubt
+def _parse_quoted_line(
+    buffer: _LineBuffer, start: int, number: int, num_columns: int, remarks: Remarks, doubt: _QuoteDoubt
 ) -> tuple[list[str], int, str | None]:
     """Cells of a line that holds quotes, how many lines they take, and why they cannot be used."""
-    line = next(held.ahead(start))
-    cells, unquoted, literal = _cells_of(line, "\t")
-    if width and literal and _is_open([line], "\t") and (found := _over_lines(held, start, width)):
+    line = next(buffer.ahead(start))
+    cells, unquoted, literal = _split_cells(line, "\t")
+    if num_columns and literal and _is_open([line], "\t") and (found := _parse_multiline_record(buffer, start, num_columns)):
         several, count = found
-        lines = list(islice(held.ahead(start), count))
-        row_like = _RowLike("\t", width)
+        lines = list(islice(buffer.ahead(start), count))
+        row_like = _RowDetector("\t", num_columns)
         fault, doubtful = encoding_fault("".join(several)), _may_be_joined(lines, row_like)
-        apart = width > 1 and row_like(lines[0]) and row_like(lines[-1], inside=True)
+        apart = num_columns > 1 and row_like(lines[0]) and row_like(lines[-1], inside=True)
         if fault and not doubtful:
-            return several, count, fault + _further(number, count)
+            return several, count, fault + _multiline_suffix(number, count)
         if not (fault or apart):
-            doubt.of_several(number, number + count - 1, doubtful)
-            remarks.unquoted.add(number)
+            doubt.note_multiline_row(number, number + count - 1, doubtful)
+            remarks.unquoted_cells.add(number)
             return several, count, None
-        remarks.separate.add(number, number + count - 1)
+        remarks.separate_rows.add(number, number + count - 1)
     bare = line.rstrip("\r\n").split("\t")
-    if len(cells) != width == len(bare):  # two quotes that are text stand around a tab
+    if len(cells) != num_columns == len(bare):  # two quotes that are text stand around a tab
         cells, unquoted, literal = bare, False, True
-    if len(cells) == width:
-        doubt.of_one(line, number, "\t")
+    if len(cells) == num_columns:
+        doubt.note_single_line(line, number, "\t")
     else:
-        doubt.of_bad(line, number)
+        doubt.note_bad_line(line, number)
     if unquoted:
-        remarks.unquoted.add(number)
+        remarks.unquoted_cells.add(number)
     if literal:
-        remarks.literal.add(number)
+        remarks.literal_quotes.add(number)
     return cells, 1, None
 
 
-def _over_lines(held: _Held, start: int, width: int) -> tuple[list[str], int] | None:
+def _parse_multiline_record(buffer: _LineBuffer, start: int, num_columns: int) -> tuple[list[str], int] | None:
     """The record of several lines that quotes make of what begins here, where its last line closes them well."""
     limit = csv.field_size_limit(sys.maxsize)
-    reader = csv.reader(held.ahead(start), delimiter="\t", strict=True)
+    reader = csv.reader(buffer.ahead(start), delimiter="\t", strict=True)
     try:
         cells = next(reader)
     except csv.Error:
         return None
     finally:
         csv.field_size_limit(limit)
-    if reader.line_num == 1 or len(cells) != width:
+    if reader.line_num == 1 or len(cells) != num_columns:
         return None
     return cells, reader.line_num
 
@@ -367,7 +367,7 @@ def _over_lines(held: _Held, start: int, width: int) -> tuple[list[str], int] | 
 # ---- both
 
 
-def _cells_of(line: str, delimiter: str, *, inside: bool = False) -> tuple[list[str], bool, bool]:
+def _split_cells(line: str, delimiter: str, *, inside: bool = False) -> tuple[list[str], bool, bool]:
     """Cells of one line by itself, whether quotes were taken off one, and whether another has quotes that are text.
 
     Args:
@@ -378,12 +378,12 @@ def _cells_of(line: str, delimiter: str, *, inside: bool = False) -> tuple[list[
     unquoted = literal = False
     at = 0
     if inside:
-        at = _after(INSIDE, line, 0) + 1
+        at = _match_end(QUOTED_BODY, line, 0) + 1
         cells, literal = line[:at].split(delimiter), True
         if line[at : at + 1] != delimiter:
             return cells, unquoted, literal
         at += 1
-    for cell in _matched(CELLS[delimiter], line, delimiter, at):
+    for cell in _match_cells(CELL_PATTERNS[delimiter], line, delimiter, at):
         if cell[1] is not None:
             cells.append(cell[1].replace('""', '"'))
             unquoted = True
@@ -393,12 +393,12 @@ def _cells_of(line: str, delimiter: str, *, inside: bool = False) -> tuple[list[
     return cells, unquoted, literal
 
 
-def _loose_cells_of(line: str, delimiter: str) -> list[str]:
+def _split_loose_cells(line: str, delimiter: str) -> list[str]:
     """Cells of one line by itself, with their quotes, as a writer who doubles none would mean them."""
-    return [cell[0] for cell in _matched(LOOSE_CELLS[delimiter], line.rstrip("\r\n"), delimiter)]
+    return [cell[0] for cell in _match_cells(LOOSE_CELL_PATTERNS[delimiter], line.rstrip("\r\n"), delimiter)]
 
 
-def _matched(pattern: re.Pattern[str], line: str, delimiter: str, at: int = 0) -> Iterator[re.Match[str]]:
+def _match_cells(pattern: re.Pattern[str], line: str, delimiter: str, at: int = 0) -> Iterator[re.Match[str]]:
     """Cell after cell, from a place on, up to one that no delimiter follows."""
     while True:
         cell = pattern.match(line, at)
@@ -410,50 +410,50 @@ def _matched(pattern: re.Pattern[str], line: str, delimiter: str, at: int = 0) -
         at += 1
 
 
-class _RowLike:
+class _RowDetector:
     """Whether a line looks like a row: it has all cells, and numbers in the columns that hold nothing else around."""
 
-    def __init__(self, delimiter: str, width: int, around: Sequence[Sequence[str]] = ()) -> None:
-        self.delimiter, self.width = delimiter, width
-        self._around = around
+    def __init__(self, delimiter: str, num_columns: int, context_rows: Sequence[Sequence[str]] = ()) -> None:
+        self.delimiter, self.width = delimiter, num_columns
+        self._context_rows = context_rows
 
     def __call__(self, line: str, *, inside: bool = False) -> bool:
         """inside: the line begins within a quoted cell."""
         if line.count(self.delimiter) < self.width - 1:
             return False
-        ways = (_cells_of(line, self.delimiter, inside=inside)[0], _loose_cells_of(line, self.delimiter))
+        ways = (_split_cells(line, self.delimiter, inside=inside)[0], _split_loose_cells(line, self.delimiter))
         return any(
-            len(cells) == self.width and all(cells[at].strip('"').isdigit() for at in self._numeric) for cells in ways
+            len(cells) == self.width and all(cells[at].strip('"').isdigit() for at in self._numeric_columns) for cells in ways
         )
 
     @cached_property
-    def _numeric(self) -> list[int]:
-        known = [cells for cells in self._around if len(cells) == self.width][1:]  # the first may be the header
-        return [at for at in range(self.width) if all(row[at].isdigit() for row in known)] if known[EVIDENCE:] else []
+    def _numeric_columns(self) -> list[int]:
+        known = [cells for cells in self._context_rows if len(cells) == self.width][1:]  # the first may be the header
+        return [at for at in range(self.width) if all(row[at].isdigit() for row in known)] if known[MIN_EVIDENCE_ROWS:] else []
 
 
-def _may_be_joined(lines: Sequence[str], row_like: _RowLike) -> bool:
+def _may_be_joined(lines: Sequence[str], row_like: _RowDetector) -> bool:
     """Whether stray quotes may have made one record of these lines: the first and another look like rows of their own,
     or a quote is out of place.
     """
     if row_like(lines[0]) and (row_like(lines[-1], inside=True) or any(map(row_like, lines[1:-1]))):
         return True
-    return RECORDS[row_like.delimiter].fullmatch("".join(lines)) is None
+    return RECORD_PATTERNS[row_like.delimiter].fullmatch("".join(lines)) is None
 
 
-def _header(cells: list[str], delimiter: str) -> list[str]:
+def _check_header(cells: list[str], delimiter: str) -> list[str]:
     form = {",": "CSV", "\t": "TSV"}[delimiter]
     twice = [name for name in cells if cells.count(name) > 1]
     if twice:
         raise InputError(f"the header names {twice[0]!r} twice; every column needs its own name.")
-    for other in NAMES:
+    for other in DELIMITER_NAMES:
         if other != delimiter and sum(cell.count(other) for cell in cells) > len(cells) - 1:
             if delimiter == "\t" and other == "," and len(cells) > 1:
                 continue
             shown = delimiter.join(cells)
             raise InputError(  # else whole lines would be taken for texts
-                f"the {form} header is {shown!r}; the fields of a {form} are parted by {NAMES[delimiter]} here, and "
-                f"these look parted by {NAMES[other]}. Write the file with {NAMES[delimiter]}, or as .jsonl."
+                f"the {form} header is {shown!r}; the fields of a {form} are parted by {DELIMITER_NAMES[delimiter]} here, and "
+                f"these look parted by {DELIMITER_NAMES[other]}. Write the file with {DELIMITER_NAMES[delimiter]}, or as .jsonl."
             )
     return cells
 
@@ -462,7 +462,7 @@ def _header_error(number: int, reason: str) -> InputError:
     return InputError(f"the header, line {number}, cannot be read: {reason}. Mend it: every row goes by its names.")
 
 
-def _after(pattern: re.Pattern[str], text: str, at: int) -> int:
+def _match_end(pattern: re.Pattern[str], text: str, at: int) -> int:
     found = pattern.match(text, at)
     assert found, "the pattern matches nothing, too"
     return found.end()

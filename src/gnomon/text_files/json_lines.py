@@ -8,17 +8,17 @@ from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from typing import Any, NoReturn, cast
 
-from gnomon.text_files.rows import Bad, Parsed, Remarks, Row, encoding_fault
+from gnomon.text_files.rows import BadLine, NumberedRows, Remarks, Row, encoding_fault
 
-BLANK = " \t\r\n"
+WHITESPACE = " \t\r\n"
 """White space of JSON."""
 
 
-def _refuse(name: str) -> NoReturn:
+def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number of JSON; write null, or leave the field out")
 
 
-def _whole(digits: str) -> int | Decimal:
+def _parse_int(digits: str) -> int | Decimal:
     """Python's int refuses numbers of thousands of digits."""
     try:
         return int(digits)
@@ -26,7 +26,7 @@ def _whole(digits: str) -> int | Decimal:
         return Decimal(digits)
 
 
-def _members(pairs: list[tuple[str, Any]]) -> Row:
+def _build_row(pairs: list[tuple[str, Any]]) -> Row:
     row = dict(pairs)
     if len(row) < len(pairs):
         names = [name for name, _ in pairs]
@@ -35,74 +35,74 @@ def _members(pairs: list[tuple[str, Any]]) -> Row:
     return row
 
 
-DECODER = json.JSONDecoder(parse_constant=_refuse, parse_int=_whole, object_pairs_hook=_members)
+STRICT_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_int=_parse_int, object_pairs_hook=_build_row)
 """Python's own reads NaN and Infinity too, which other readers of JSON refuse, and the last of members of one name."""
 
 
-def parse_jsonl(lines: Iterable[str], remarks: Remarks | None = None) -> Parsed:
+def parse_jsonl(lines: Iterable[str], remarks: Remarks | None = None) -> NumberedRows:
     """Rows of JSON lines. Empty lines are passed over."""
     return ((number, row) for number, row, _ in parse_with_source(lines))
 
 
-def parse_with_source(lines: Iterable[str]) -> Iterator[tuple[int, Row | Bad, str]]:
+def parse_with_source(lines: Iterable[str]) -> Iterator[tuple[int, Row | BadLine, str]]:
     """(line number, row, the row as it was written)."""
     for number, line in enumerate(lines, 1):
-        text = line.strip(BLANK)
+        text = line.strip(WHITESPACE)
         if not text:
             continue
         if fault := encoding_fault(text):
-            yield number, Bad(fault), text
+            yield number, BadLine(fault), text
             continue
         try:
-            row = DECODER.decode(text)
+            row = STRICT_DECODER.decode(text)
         except (ValueError, RecursionError) as error:
             what = f"{error.msg}, character {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else str(error)
-            yield number, Bad(f"not JSON ({what}); every line is an object by itself"), text
+            yield number, BadLine(f"not JSON ({what}); every line is an object by itself"), text
             continue
         if isinstance(row, dict):
             yield number, cast(Row, row), text
         else:
-            yield number, Bad(f"a JSON {type(row).__name__}; every line must be an object"), text
+            yield number, BadLine(f"a JSON {type(row).__name__}; every line must be an object"), text
 
 
-def without_member(text: str, name: str) -> str:
+def remove_member(text: str, name: str) -> str:
     """The JSON text of an object without a member; every other one as it was written."""
     members: list[str] = []
-    at = _next(text, 1)
+    at = _skip_whitespace(text, 1)
     while text[at] != "}":
         key, end = json.decoder.scanstring(text, at + 1)  # pyright: ignore[reportAttributeAccessIssue]
-        value = _next(text, _next(text, end) + 1)
-        _, end = DECODER.raw_decode(text, value)
+        value = _skip_whitespace(text, _skip_whitespace(text, end) + 1)
+        _, end = STRICT_DECODER.raw_decode(text, value)
         if key != name:
             members.append(text[at:end])
-        at = _next(text, end)
+        at = _skip_whitespace(text, end)
         if text[at] == ",":
-            at = _next(text, at + 1)
+            at = _skip_whitespace(text, at + 1)
     return "{" + ", ".join(members) + "}"
 
 
-def _next(text: str, at: int) -> int:
+def _skip_whitespace(text: str, at: int) -> int:
     """The place of the next character that is not white space."""
-    while text[at] in BLANK:
+    while text[at] in WHITESPACE:
         at += 1
     return at
 
 
-def json_of(value: Any, *, ascii_only: bool = False) -> str:
+def dump_json(value: Any, *, ascii_only: bool = False) -> str:
     """A value as valid JSON: NaN and infinity are null, half a surrogate pair is an escape."""
     try:
         text = json.dumps(value, ensure_ascii=ascii_only, default=str, allow_nan=False)
     except ValueError:
-        value = _finite(value)
+        value = _replace_non_finite(value)
         text = json.dumps(value, ensure_ascii=ascii_only, default=str)
     return json.dumps(value, default=str) if encoding_fault(text) else text
 
 
-def _finite(value: Any) -> Any:
+def _replace_non_finite(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {key: _finite(each) for key, each in cast("dict[Any, Any]", value).items()}
+        return {key: _replace_non_finite(each) for key, each in cast("dict[Any, Any]", value).items()}
     if isinstance(value, list | tuple):
-        return [_finite(each) for each in cast("list[Any]", value)]
+        return [_replace_non_finite(each) for each in cast("list[Any]", value)]
     return value

@@ -21,10 +21,10 @@ STDIN = "-"
 BAR_DELAY = 2.0
 """Seconds of reading before a progress bar is shown."""
 
-CHUNK = 1 << 16
+CHUNK_BYTES = 1 << 16
 """Bytes that are unpacked and decoded at once."""
 
-MARKS = {
+BYTE_ORDER_MARKS = {
     b"\xef\xbb\xbf": "utf-8",
     b"\xff\xfe\x00\x00": "utf-32-le",
     b"\x00\x00\xfe\xff": "utf-32-be",
@@ -33,9 +33,9 @@ MARKS = {
 }
 """Byte order mark -> encoding; that of UTF-32 begins like that of UTF-16."""
 
-GZIP = b"\x1f\x8b"
+GZIP_MAGIC = b"\x1f\x8b"
 
-OTHERS = {
+BINARY_MAGIC = {
     b"PK\x03\x04": "a zip archive or an Excel workbook",
     b"PAR1\x15": "a Parquet file",
     b"BZh91AY&SY": "packed by bzip2",
@@ -44,26 +44,26 @@ OTHERS = {
 }
 """First bytes -> what such a file is; no text begins so."""
 
-LONG_LINE = 1 << 24
+MAX_HEAD_BYTES = 1 << 24
 """Bytes in which the first line end is looked for."""
 
-FIRST_END = re.compile("\r?\n|\r")
+LINE_END = re.compile("\r?\n|\r")
 
-FEW, MANY = 0.3, 0.7
+FEW_NULS, MANY_NULS = 0.3, 0.7
 """Parts of bytes that are NUL: less than in any letter's place, and more than in text that happens to hold some."""
 
-SAMPLE = 4096
+SAMPLE_BYTES = 4096
 """Bytes that show whether a file without a byte order mark is UTF-16 or UTF-32."""
 
 
 @contextmanager
 def open_lines(path: str | Path) -> Generator[Iterator[str]]:
     """Lines of a file or of standard input with their ends, as `open_text`; a bar after two seconds in a terminal."""
-    with _opened(path) as (text, raw):
+    with _open_with_raw(path) as (text, raw):
         if str(path) == STDIN:
             yield iter(text)
         else:
-            with _bar(text, raw) as lines:
+            with _show_progress(text, raw) as lines:
                 yield lines
 
 
@@ -77,21 +77,21 @@ def open_text(path: str | Path) -> Generator[io.TextIOWrapper]:
     Raises:
         InputError: standard input is closed; the file is not whole, or not text. OSError: it cannot be opened.
     """
-    with _opened(path) as (text, _):
+    with _open_with_raw(path) as (text, _):
         yield text
 
 
 @contextmanager
-def _opened(path: str | Path) -> Generator[tuple[io.TextIOWrapper, BinaryIO]]:
+def _open_with_raw(path: str | Path) -> Generator[tuple[io.TextIOWrapper, BinaryIO]]:
     """The text, and the file as it is."""
     from_stdin = str(path) == STDIN
     name = "standard input" if from_stdin else str(path)
     with ExitStack() as stack:
-        raw = require_stdin() if from_stdin else stack.enter_context(Path(path).open("rb", CHUNK))
+        raw = require_stdin() if from_stdin else stack.enter_context(Path(path).open("rb", CHUNK_BYTES))
         try:
-            unpacked, head = _unpacked(name, raw)
-            encoding, errors = _encoding(name, head)
-            text = io.TextIOWrapper(unpacked, encoding, errors, newline=_newline(head.decode(encoding, "replace")))
+            unpacked, head = _unpack(name, raw)
+            encoding, errors = _detect_encoding(name, head)
+            text = io.TextIOWrapper(unpacked, encoding, errors, newline=_detect_newline(head.decode(encoding, "replace")))
             stack.callback(text.detach)  # it would close standard input
             yield text, raw
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
@@ -112,32 +112,32 @@ def require_stdin() -> BinaryIO:
     return cast(BinaryIO, sys.stdin.buffer)
 
 
-def _unpacked(name: str, raw: BinaryIO) -> tuple[BinaryIO, bytes]:
+def _unpack(name: str, raw: BinaryIO) -> tuple[BinaryIO, bytes]:
     """The content from its first byte on, without a byte order mark, and the first bytes with it."""
-    file, head = _from_start(raw)
-    if head.startswith(GZIP) or name.lower().endswith(".gz"):
-        file, head = _from_start(cast(BinaryIO, gzip.GzipFile(fileobj=file)))
-        if head.startswith(GZIP):
+    file, head = _peek_head(raw)
+    if head.startswith(GZIP_MAGIC) or name.lower().endswith(".gz"):
+        file, head = _peek_head(cast(BinaryIO, gzip.GzipFile(fileobj=file)))
+        if head.startswith(GZIP_MAGIC):
             raise InputError(f"{name} is packed by gzip twice; unpack it once.")
-    file.read(len(next((mark for mark in MARKS if head.startswith(mark)), b"")))
+    file.read(len(next((mark for mark in BYTE_ORDER_MARKS if head.startswith(mark)), b"")))
     return file, head
 
 
-def _from_start(raw: BinaryIO) -> tuple[BinaryIO, bytes]:
+def _peek_head(raw: BinaryIO) -> tuple[BinaryIO, bytes]:
     """What is to be read, from its first byte on, and its first bytes."""
-    head = _head(raw)
+    head = _read_head(raw)
     if raw.seekable() and isinstance(raw, io.BufferedReader) and raw.tell() == len(head):
         raw.seek(0)  # a file: without a layer between it is read faster
         return raw, head
-    return cast(BinaryIO, io.BufferedReader(_Joined(head, raw), CHUNK)), head
+    return cast(BinaryIO, io.BufferedReader(_HeadThenRest(head, raw), CHUNK_BYTES)), head
 
 
-def _head(raw: BinaryIO) -> bytes:
+def _read_head(raw: BinaryIO) -> bytes:
     """First bytes, enough to know a byte order mark and the first line end."""
     parts = [b""]
     size = 0
-    while size < LONG_LINE and (size < 4 or not _has_line(parts[-1])) and (more := _read_some(raw, SAMPLE)):
-        parts = [b"".join(parts) + more] if size < SAMPLE else [*parts, more]
+    while size < MAX_HEAD_BYTES and (size < 4 or not _has_line(parts[-1])) and (more := _read_some(raw, SAMPLE_BYTES)):
+        parts = [b"".join(parts) + more] if size < SAMPLE_BYTES else [*parts, more]
         size += len(more)
     return b"".join(parts)
 
@@ -147,12 +147,12 @@ def _has_line(part: bytes) -> bool:
     return b"\n" in part or b"\r" in part[:-1]
 
 
-def _newline(head: str) -> str:
+def _detect_newline(head: str) -> str:
     """How lines end, as `open` calls it: at LF, after a CR or not; or at CR too, where that ends the first line.
 
     In a file whose first line ends in LF or CRLF, a CR by itself is text: pandas leaves it without quotes in a cell.
     """
-    first = FIRST_END.search(head)
+    first = LINE_END.search(head)
     return "" if first is None or first[0] == "\r" else "\n"
 
 
@@ -161,7 +161,7 @@ def _read_some(raw: BinaryIO, size: int) -> bytes:
     return cast(Any, raw).read1(size)
 
 
-class _Joined(io.RawIOBase):
+class _HeadThenRest(io.RawIOBase):
     """Bytes that were read already, and the rest."""
 
     def __init__(self, head: bytes, rest: BinaryIO) -> None:
@@ -181,19 +181,19 @@ class _Joined(io.RawIOBase):
         return len(some)
 
 
-def _encoding(name: str, head: bytes) -> tuple[str, str]:
+def _detect_encoding(name: str, head: bytes) -> tuple[str, str]:
     """Encoding, and how faults of it are carried on."""
-    if what := next((what for start, what in OTHERS.items() if head.startswith(start)), None):
+    if what := next((what for start, what in BINARY_MAGIC.items() if head.startswith(start)), None):
         raise InputError(f"{name} is {what}, and not the text that its name or --format says; unpack or convert it.")
-    encoding = next((encoding for mark, encoding in MARKS.items() if head.startswith(mark)), None)
-    if encoding is None and (likely := _wide(head[:SAMPLE])):
+    encoding = next((encoding for mark, encoding in BYTE_ORDER_MARKS.items() if head.startswith(mark)), None)
+    if encoding is None and (likely := _detect_wide_encoding(head[:SAMPLE_BYTES])):
         raise InputError(
             f"{name} looks like {likely} without a byte order mark; convert it to UTF-8 (iconv -f {likely} -t UTF-8)."
         )
     return (encoding, "surrogatepass") if encoding and encoding != "utf-8" else ("utf-8", "surrogateescape")
 
 
-def _wide(sample: bytes) -> str | None:
+def _detect_wide_encoding(sample: bytes) -> str | None:
     """UTF-16 or UTF-32 by its NUL bytes: those of Latin letters, or else of every line end."""
     for name, step, empty, full in (
         ("UTF-32LE", 4, (2, 3), 0),
@@ -202,7 +202,7 @@ def _wide(sample: bytes) -> str | None:
         ("UTF-16BE", 2, (0,), 1),
     ):
         nuls = [sample[place::step].count(0) / max(len(sample[place::step]), 1) for place in range(step)]
-        if len(sample) > step and nuls[full] < FEW and all(nuls[place] > MANY for place in empty):
+        if len(sample) > step and nuls[full] < FEW_NULS and all(nuls[place] > MANY_NULS for place in empty):
             return name
     ends = [place for place, byte in enumerate(sample) if byte == 10]
     for name, odd, step in (("UTF-16LE", 0, 1), ("UTF-16BE", 1, -1)):
@@ -212,7 +212,7 @@ def _wide(sample: bytes) -> str | None:
 
 
 @contextmanager
-def _bar(lines: Iterable[str], raw: BinaryIO) -> Generator[Iterator[str]]:
+def _show_progress(lines: Iterable[str], raw: BinaryIO) -> Generator[Iterator[str]]:
     if not (sys.stderr and sys.stderr.isatty()):
         yield iter(lines)
         return

@@ -20,7 +20,7 @@ def load_arrow() -> Any:
 
 
 def read_column(
-    path: Path, choose: Callable[[list[str], list[str]], str], bad: Callable[[int, str], None]
+    path: Path, choose: Callable[[list[str], list[str]], str], on_bad_row: Callable[[int, str], None]
 ) -> tuple[list[str | None], Sequence[int], Any]:
     """The texts of a column, None for null, the numbers of their rows from 1, and the table. Rows that are not UTF-8,
     in whichever column, are given to `bad` and left out.
@@ -38,30 +38,30 @@ def read_column(
             table = arrow.parquet.read_table(file)
     except arrow.ArrowException as error:
         raise InputError(f"{path} is not a readable Parquet file ({error}).") from error
-    name = choose(table.column_names, _nested(arrow, table.schema))
-    column = _column(table, name)
+    name = choose(table.column_names, _nested_paths(arrow, table.schema))
+    column = _get_column(table, name)
     kind = column.type.value_type if arrow.types.is_dictionary(column.type) else column.type
     if str(kind) not in ("string", "large_string", "string_view"):
         raise InputError(f"{path}: column {name!r} holds {column.type}; texts must be strings.")
-    faults = _faults(arrow, table)
+    faults = _find_faults(arrow, table)
     if not faults:
         return column.to_pylist(), range(1, len(column) + 1), table
     for row, reason in faults.items():
-        bad(row + 1, reason)
+        on_bad_row(row + 1, reason)
     whole = [row for row in range(len(table)) if row not in faults]
     return column.take(whole).to_pylist(), [row + 1 for row in whole], table.take(whole)
 
 
-def _faults(arrow: Any, table: Any) -> dict[int, str]:
+def _find_faults(arrow: Any, table: Any) -> dict[int, str]:
     """Row -> why it is no Unicode text, in whichever column."""
     try:
         table.validate(full=True)
     except arrow.ArrowException:
-        return dict(_bad_rows(table, 0, len(table)))
+        return dict(_find_bad_rows(table, 0, len(table)))
     return {}
 
 
-def _bad_rows(table: Any, start: int, stop: int) -> Iterator[tuple[int, str]]:
+def _find_bad_rows(table: Any, start: int, stop: int) -> Iterator[tuple[int, str]]:
     for name in table.column_names:
         try:
             table.column(name).slice(start, stop - start).to_pylist()
@@ -70,23 +70,23 @@ def _bad_rows(table: Any, start: int, stop: int) -> Iterator[tuple[int, str]]:
                 yield start, f"column {name!r} is not UTF-8 (byte 0x{error.object[error.start]:02x})"
             else:
                 middle = (start + stop) // 2
-                yield from _bad_rows(table, start, middle)
-                yield from _bad_rows(table, middle, stop)
+                yield from _find_bad_rows(table, start, middle)
+                yield from _find_bad_rows(table, middle, stop)
             return
 
 
-def _nested(arrow: Any, fields: Any, lead: str = "") -> list[str]:
+def _nested_paths(arrow: Any, fields: Any, prefix: str = "") -> list[str]:
     """Paths of the fields in columns of structs."""
     found: list[str] = []
     for each in fields:
-        path = f"{lead}{each.name}."
+        path = f"{prefix}{each.name}."
         if arrow.types.is_struct(each.type):
             inner = [each.type.field(place) for place in range(each.type.num_fields)]
-            found += [path + field.name for field in inner] + _nested(arrow, inner, path)
+            found += [path + field.name for field in inner] + _nested_paths(arrow, inner, path)
     return found
 
 
-def _column(table: Any, name: str) -> Any:
+def _get_column(table: Any, name: str) -> Any:
     if name in table.column_names:
         return table.column(name)
     compute = import_module("pyarrow.compute")

@@ -14,12 +14,12 @@ from gnomon.errors import InputError, Notice
 from gnomon.inputs import did_you_mean
 from gnomon.notices import warn_caller
 from gnomon.text_files.delimited import parse_csv, parse_tsv
-from gnomon.text_files.json_lines import DECODER, parse_jsonl, parse_with_source
+from gnomon.text_files.json_lines import STRICT_DECODER, parse_jsonl, parse_with_source
 from gnomon.text_files.lines import STDIN, open_lines
 from gnomon.text_files.parquet import load_arrow, read_column
-from gnomon.text_files.rows import SHOWN, UTF8, Bad, Parsed, Remarks, Row, counted, encoding_fault
+from gnomon.text_files.rows import MAX_LISTED, NOT_UTF8, BadLine, NumberedRows, Remarks, Row, pluralize, encoding_fault
 
-EMPTY = "the text is empty"
+EMPTY_TEXT = "the text is empty"
 
 
 @dataclass
@@ -46,7 +46,7 @@ class TextFile:
         if self.rows is not None:
             return self.rows[index]
         if self.sources is not None:
-            return DECODER.decode(self.sources[index])
+            return STRICT_DECODER.decode(self.sources[index])
         if self.source_table is not None:
             return self.source_table.slice(index, 1).to_pylist()[0]
         return {"text": self.texts[index]}
@@ -62,9 +62,9 @@ class TextFile:
         if not self.empty:
             return None
         places = list(self.empty.values())
-        listed = ", ".join(map(str, places[:SHOWN])) + (f" and {len(places) - SHOWN:,} more" if places[SHOWN:] else "")
+        listed = ", ".join(map(str, places[:MAX_LISTED])) + (f" and {len(places) - MAX_LISTED:,} more" if places[MAX_LISTED:] else "")
         units, are = (self.unit, "is") if len(places) == 1 else (f"{self.unit}s", "are")
-        return f"{len(places):,} of {counted(len(self.texts), 'text')} of {self.name} {are} empty ({units} {listed})"
+        return f"{len(places):,} of {pluralize(len(self.texts), 'text')} of {self.name} {are} empty ({units} {listed})"
 
     @cached_property
     def table(self) -> Any:
@@ -108,7 +108,7 @@ def read_texts(
         ExtraError: a .parquet file, and pyarrow is not installed. OSError: the file cannot be opened.
     """
     name = "standard input" if str(path) == STDIN else str(path)
-    found = form or form_of(path)
+    found = form or infer_format(path)
     if found == "parquet":
         return _read_parquet(name, Path(path), field, skip_bad)
     if found == "txt" and field is not None:
@@ -116,13 +116,13 @@ def read_texts(
     if found not in PARSERS:
         raise InputError(f"format {found!r} is not one of {', '.join(PARSERS)}.")
     remarks = Remarks()
-    texts = _Texts(name, found, field, skip_bad)
-    with open_lines(path) as lines, _told(remarks, name):
+    texts = _TextCollector(name, found, field, skip_bad)
+    with open_lines(path) as lines, _warn_at_end(remarks, name):
         if found == "jsonl":
             for line, row, source in parse_with_source(lines):
                 texts.add(line, row, source)
         else:
-            for line, row in _named(name, PARSERS[found](lines, remarks)):
+            for line, row in _name_in_errors(name, PARSERS[found](lines, remarks)):
                 texts.add(line, row)
     return texts.result(remarks.columns)
 
@@ -133,18 +133,18 @@ def read_rows(path: str | Path) -> Iterator[tuple[int, Row]]:
     Raises:
         InputError: another format; a line that cannot be read, by its number. OSError: the file cannot be opened.
     """
-    form = form_of(path)
+    form = infer_format(path)
     if form not in ("jsonl", "csv", "tsv"):
         raise InputError(f"{path}: rows are read from .jsonl, .csv and .tsv, each also as .gz.")
     remarks = Remarks()
-    with open_lines(path) as lines, _told(remarks, str(path)):
-        for line, row in _named(str(path), PARSERS[form](lines, remarks)):
-            if isinstance(row, Bad):
+    with open_lines(path) as lines, _warn_at_end(remarks, str(path)):
+        for line, row in _name_in_errors(str(path), PARSERS[form](lines, remarks)):
+            if isinstance(row, BadLine):
                 raise InputError(f"{path}, line {line}: {row.reason}. Mend it, or take it out.")
             yield line, row
 
 
-def lines_of_stdin(*, skip_bad: bool = False) -> Iterator[str]:
+def read_stdin_lines(*, skip_bad: bool = False) -> Iterator[str]:
     """Lines of standard input as they come, without their ends.
 
     Args:
@@ -155,7 +155,7 @@ def lines_of_stdin(*, skip_bad: bool = False) -> Iterator[str]:
     """
     remarks = Remarks()
     with open_lines(STDIN) as lines:
-        for number, row in _txt(lines, remarks):
+        for number, row in parse_txt(lines, remarks):
             if not (fault := encoding_fault(row["text"])):
                 yield row["text"]
             elif skip_bad:
@@ -168,12 +168,12 @@ def lines_of_stdin(*, skip_bad: bool = False) -> Iterator[str]:
     remarks.tell("standard input")
 
 
-def unfit(row: Row, field: str) -> str | None:
+def text_fault(row: Row, field: str) -> str | None:
     """Why a field of a row is no text, or None."""
-    return _unfit(row.get(field), field, row)
+    return _text_fault(row.get(field), field, row)
 
 
-def form_of(path: str | Path) -> str:
+def infer_format(path: str | Path) -> str:
     """The format of an input, by its name."""
     if str(path) == STDIN:
         return "txt"
@@ -194,44 +194,44 @@ def form_of(path: str | Path) -> str:
 # ---- texts
 
 
-class _Texts:
+class _TextCollector:
     """Takes the text out of each row, and counts what cannot be used."""
 
-    def __init__(self, name: str, form: str, wanted: str | None, skip_bad: bool) -> None:
-        self._form, self._wanted = form, wanted
+    def __init__(self, name: str, form: str, requested: str | None, skip_bad: bool) -> None:
+        self._form, self._requested = form, requested
         self._file = TextFile(name, [], unit="row" if form == "parquet" else "line")
         if form in ("csv", "tsv"):
             self._file.rows = []
         if form == "jsonl":
             self._file.sources = []
-        self._bad = _BadRows(name, self._file.unit, skip_bad)
+        self._bad_rows = _BadRowCounter(name, self._file.unit, skip_bad)
         self._field: str | None = None
-        self._only, self._since = False, 0
+        self._is_only_field, self._only_field_line = False, 0
         """Whether the field was chosen since it is the only one of its row, and that row's line."""
-        self._unicode = form in ("csv", "tsv")  # their readers have seen to it
+        self._is_unicode = form in ("csv", "tsv")  # their readers have seen to it
 
-    def add(self, line: int, row: Row | Bad, source: str = "") -> None:
-        if isinstance(row, Bad):
-            self._bad.add(line, row.reason)
+    def add(self, line: int, row: Row | BadLine, source: str = "") -> None:
+        if isinstance(row, BadLine):
+            self._bad_rows.add(line, row.reason)
             return
         if self._field is None:
-            self._field = self._choose(row)
-            self._only = self._wanted is None and self._form == "jsonl" and self._field != "text"
-            self._since = line
-        if self._only and len(row) > 1:  # a row with other fields: which of them has the text?
+            self._field = self._choose_field(row)
+            self._is_only_field = self._requested is None and self._form == "jsonl" and self._field != "text"
+            self._only_field_line = line
+        if self._is_only_field and len(row) > 1:  # a row with other fields: which of them has the text?
             raise InputError(
-                f"{self._file.name} has a row with the field {self._field!r} alone, line {self._since}, and one with "
+                f"{self._file.name} has a row with the field {self._field!r} alone, line {self._only_field_line}, and one with "
                 f"{', '.join(map(repr, row))}, line {line}; name the text's, field= (--field)."
             )
         text: Any = row.get(self._field)
-        if type(text) is not str or not (self._unicode or text.isascii()):  # the others need no look
-            text, reason = _text_of(row, self._field)
+        if type(text) is not str or not (self._is_unicode or text.isascii()):  # the others need no look
+            text, reason = _extract_text(row, self._field)
             if reason:
-                self._bad.add(line, reason)
+                self._bad_rows.add(line, reason)
                 return
         if not text or text.isspace():
-            if self._bad.skip:
-                self._bad.add(line, EMPTY)
+            if self._bad_rows.skip:
+                self._bad_rows.add(line, EMPTY_TEXT)
                 return
             self._file.empty[len(self._file.texts)] = line
         self._file.texts.append(text)
@@ -242,22 +242,22 @@ class _Texts:
 
     def result(self, columns: Sequence[str] = ()) -> TextFile:
         """columns: that the header of a CSV or TSV names."""
-        if columns and not self._file.texts and not self._bad.count:
+        if columns and not self._file.texts and not self._bad_rows.count:
             names = ", ".join(map(repr, columns))
             raise InputError(
                 f"{self._file.name} holds no texts: its only line, {names}, is taken as the header. If it is a text, "
                 "put a header above it."
             )
-        self._bad.tell(len(self._file.texts))
-        self._file.skipped = self._bad.count
+        self._bad_rows.tell(len(self._file.texts))
+        self._file.skipped = self._bad_rows.count
         return self._file
 
-    def _choose(self, row: Row) -> str:
+    def _choose_field(self, row: Row) -> str:
         if self._form == "txt":
             return "text"
-        nested = _nested(row) if self._form == "jsonl" else []
-        field = choose_field(self._file.name, list(row), self._wanted, nested)
-        if self._form in ("csv", "tsv") and self._wanted is None and field != "text":
+        nested = _nested_paths(row) if self._form == "jsonl" else []
+        field = choose_field(self._file.name, list(row), self._requested, nested)
+        if self._form in ("csv", "tsv") and self._requested is None and field != "text":
             warn_caller(
                 f"{self._file.name}: the first line, {field!r}, is taken as the header and not as a text. If it is a "
                 "text, put a header above it; if it is not, name it as the field (--field)."
@@ -265,7 +265,7 @@ class _Texts:
         return field
 
 
-class _BadRows:
+class _BadRowCounter:
     """Counts what cannot be used, or raises at the first."""
 
     def __init__(self, name: str, unit: str, skip: bool) -> None:
@@ -275,28 +275,28 @@ class _BadRows:
 
     def add(self, place: int, reason: str) -> None:
         if not self.skip:
-            encoded = self.unit == "line" and reason.startswith(UTF8)
+            encoded = self.unit == "line" and reason.startswith(NOT_UTF8)
             cure = "Convert the file (iconv -f LATIN1 -t UTF-8, if it is Latin-1)" if encoded else "Mend it"
             raise InputError(
                 f"{self.name}, {self.unit} {place}: {reason}. {cure}, or leave such {self.unit}s out with "
                 "skip_bad=True (--skip-bad)."
             )
         self.count += 1
-        if len(self.first) < SHOWN:
+        if len(self.first) < MAX_LISTED:
             self.first.append(f"{self.unit} {place}: {reason}")
 
-    def tell(self, kept: int) -> None:
+    def tell(self, num_kept: int) -> None:
         """Raise if nothing is left; a Notice of what was left out."""
         more = f"; and {self.count - len(self.first):,} more" if self.count > len(self.first) else ""
         listed = "; ".join(self.first) + more
-        if not kept:
+        if not num_kept:
             raise InputError(f"{self.name} holds no texts{f' that can be used ({listed})' if listed else ''}.")
         if self.count:
-            out, texts = counted(self.count, self.unit), counted(kept, "text")
+            out, texts = pluralize(self.count, self.unit), pluralize(num_kept, "text")
             warn_caller(Notice(f"{self.name}: {out} left out, {texts} kept ({listed})."))
 
 
-def choose_field(name: str, fields: Sequence[str], wanted: str | None, nested: Sequence[str] = ()) -> str:
+def choose_field(name: str, fields: Sequence[str], requested: str | None, nested: Sequence[str] = ()) -> str:
     """The field of the text: the one that is wanted, the one called "text", or the only one.
 
     Args:
@@ -306,40 +306,40 @@ def choose_field(name: str, fields: Sequence[str], wanted: str | None, nested: S
         InputError: it is not there, or there are several.
     """
     there = ", ".join(map(repr, fields)) or "none"
-    if wanted is not None:
-        if wanted not in fields and wanted not in nested:
-            near = did_you_mean(wanted, [*fields, *nested])
-            raise InputError(f"{name} has no field {wanted!r}; it has {there}.{near}")
-        return wanted
+    if requested is not None:
+        if requested not in fields and requested not in nested:
+            near = did_you_mean(requested, [*fields, *nested])
+            raise InputError(f"{name} has no field {requested!r}; it has {there}.{near}")
+        return requested
     if "text" in fields or len(fields) == 1:
         return "text" if "text" in fields else fields[0]
     near = did_you_mean("text", [*fields, *nested])
     raise InputError(f"{name} has several fields: {there}; name the text's, field= (--field).{near}")
 
 
-def _nested(row: Mapping[str, Any], lead: str = "") -> list[str]:
+def _nested_paths(row: Mapping[str, Any], prefix: str = "") -> list[str]:
     """Paths of the fields in the objects of a row."""
     found: list[str] = []
     for key, value in row.items():
         if isinstance(value, dict):
             inner = cast("dict[str, Any]", value)
-            found += [f"{lead}{key}.{name}" for name in inner] + _nested(inner, f"{lead}{key}.")
+            found += [f"{prefix}{key}.{name}" for name in inner] + _nested_paths(inner, f"{prefix}{key}.")
     return found
 
 
-def _text_of(row: Row, field: str) -> tuple[str, str | None]:
+def _extract_text(row: Row, field: str) -> tuple[str, str | None]:
     """The text, "" for null; and why it is none."""
     value: Any = row.get(field)
     if value is None and field not in row and "." in field:
-        value, there = _inner(row, field)
+        value, there = _get_nested(row, field)
         row = {field: value} if there else {}
     if value is None and field in row:
         return "", None
-    reason = _unfit(value, field, row)
+    reason = _text_fault(value, field, row)
     return ("" if reason else cast(str, value)), reason
 
 
-def _inner(row: Row, path: str) -> tuple[Any, bool]:
+def _get_nested(row: Row, path: str) -> tuple[Any, bool]:
     """A field in the objects of a row, and whether it is there. Names may hold dots themselves."""
     if path in row:
         return row[path], True
@@ -347,13 +347,13 @@ def _inner(row: Row, path: str) -> tuple[Any, bool]:
     for count in range(1, len(parts)):
         inner = row.get(".".join(parts[:count]))
         if isinstance(inner, dict):
-            value, there = _inner(cast(Row, inner), ".".join(parts[count:]))
+            value, there = _get_nested(cast(Row, inner), ".".join(parts[count:]))
             if there:
                 return value, True
     return None, False
 
 
-def _unfit(text: object, field: str, row: Mapping[str, Any]) -> str | None:
+def _text_fault(text: object, field: str, row: Mapping[str, Any]) -> str | None:
     """Why a value is no text, or None."""
     if not isinstance(text, str):
         if field not in row:
@@ -363,15 +363,15 @@ def _unfit(text: object, field: str, row: Mapping[str, Any]) -> str | None:
     return f"field {field!r} has {fault}" if fault and fault.startswith("half") else fault
 
 
-def _read_parquet(name: str, path: Path, wanted: str | None, skip_bad: bool) -> TextFile:
-    bad = _BadRows(name, "row", skip_bad)
-    found, rows, table = read_column(path, lambda fields, nested: choose_field(name, fields, wanted, nested), bad.add)
+def _read_parquet(name: str, path: Path, requested: str | None, skip_bad: bool) -> TextFile:
+    bad = _BadRowCounter(name, "row", skip_bad)
+    found, rows, table = read_column(path, lambda fields, nested: choose_field(name, fields, requested, nested), bad.add)
     empty = [index for index, text in enumerate(found) if text is None or not text.strip()]
     texts = [text or "" for text in found]
     places = {index: rows[index] for index in empty}
     if skip_bad and empty:
         for index in empty:
-            bad.add(rows[index], EMPTY)
+            bad.add(rows[index], EMPTY_TEXT)
         kept = [index for index in range(len(texts)) if index not in places]
         texts, places, table = [texts[index] for index in kept], {}, table.take(kept)
     bad.tell(len(texts))
@@ -381,9 +381,9 @@ def _read_parquet(name: str, path: Path, wanted: str | None, skip_bad: bool) -> 
 # ---- formats
 
 
-def _txt(lines: Iterable[str], remarks: Remarks | None = None) -> Iterator[tuple[int, Row]]:
+def parse_txt(lines: Iterable[str], remarks: Remarks | None = None) -> Iterator[tuple[int, Row]]:
     """Every line is a text, an empty one too."""
-    returns = (remarks or Remarks()).returns
+    returns = (remarks or Remarks()).carriage_returns
     for number, line in enumerate(lines, 1):
         text = line.removesuffix("\n").removesuffix("\r")
         if "\r" in text:
@@ -391,8 +391,8 @@ def _txt(lines: Iterable[str], remarks: Remarks | None = None) -> Iterator[tuple
         yield number, {"text": text}
 
 
-PARSERS: dict[str, Callable[[Iterable[str], Remarks | None], Parsed]] = {
-    "txt": _txt,
+PARSERS: dict[str, Callable[[Iterable[str], Remarks | None], NumberedRows]] = {
+    "txt": parse_txt,
     "jsonl": parse_jsonl,
     "csv": parse_csv,
     "tsv": parse_tsv,
@@ -401,7 +401,7 @@ PARSERS: dict[str, Callable[[Iterable[str], Remarks | None], Parsed]] = {
 
 
 @contextmanager
-def _told(remarks: Remarks, name: str) -> Generator[None]:
+def _warn_at_end(remarks: Remarks, name: str) -> Generator[None]:
     """Gives the remarks as notices at the end. Before an error too: a stray quote may be the cause of a bad line."""
     try:
         yield
@@ -411,7 +411,7 @@ def _told(remarks: Remarks, name: str) -> Generator[None]:
     remarks.tell(name)
 
 
-def _named(name: str, parsed: Parsed) -> Parsed:
+def _name_in_errors(name: str, parsed: NumberedRows) -> NumberedRows:
     """Errors that concern a whole file name it."""
     try:
         yield from parsed

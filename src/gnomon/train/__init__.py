@@ -71,6 +71,6 @@ def train(
         import torch as _torch  # noqa: F401  # pyright: ignore[reportUnusedImport]
     except ImportError as error:
         raise ExtraError('training needs torch, which is not installed: pip install "gnomon[train]"') from error
-    from gnomon.train.trainer import run
+    from gnomon.train.trainer import run_training
 
-    return run(recipe, resume=resume, overwrite=overwrite, progress=progress, evaluate=evaluate)
+    return run_training(recipe, resume=resume, overwrite=overwrite, progress=progress, evaluate=evaluate)

@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from gnomon.checkpoint.weights import read_safetensors, write_safetensors
 from gnomon.engines.torch.tensors import to_arrays
 from gnomon.errors import CheckpointError
-from gnomon.vector_files import FULL
+from gnomon.vector_files import DISK_FULL_REASONS
 
-FREE = frozenset(
+UNCOMPARED_KEYS = frozenset(
     """
     model revision card output cache_dir chunk_tokens save_steps save_total_limit logging_steps report_to
     validation.steps validation.keep_best sources.*.path sources.*.streaming mixture.data_config loss.guide loss.teacher
@@ -37,7 +37,7 @@ FREE = frozenset(
 fingerprints, chunk_tokens by the number that a None stood for.
 """
 
-ROUNDING = frozenset("device threads deterministic gradient_checkpointing".split())
+ROUNDING_KEYS = frozenset("device threads deterministic gradient_checkpointing".split())
 """Keys that change the last digits alone: the order in which numbers are added."""
 
 _NAME = re.compile(r"step-(\d{8,})(\.new)?")
@@ -46,7 +46,7 @@ _FORMAT = 1
 
 
 @dataclass(frozen=True)
-class State:
+class SavedState:
     step: int
     tensors: Mapping[str, Tensor]
     """By flat names: "model.*", "optimizer.*", "ema.*", "loss.*", random states."""
@@ -57,7 +57,7 @@ class State:
 # ---- folders
 
 
-def save(folder: Path, state: State, *, keep: int, keep_best: int | None = None) -> Path:
+def save(folder: Path, state: SavedState, *, keep: int, best_step: int | None = None) -> Path:
     """Write FOLDER/step-N, in place of one of the same step; then remove older ones.
 
     Args:
@@ -70,19 +70,19 @@ def save(folder: Path, state: State, *, keep: int, keep_best: int | None = None)
     arrays = to_arrays(state.tensors)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _sweep(folder)
+        _clean_up_drafts(folder)
         path = _write(folder, state, arrays)
     except OSError as error:
         size = sum(array.nbytes for array in arrays.values())
-        raise CheckpointError(_not_written(folder, state.step, size, error)) from error
-    older = [step for step in steps(folder) if step < state.step]
+        raise CheckpointError(_describe_write_error(folder, state.step, size, error)) from error
+    older = [step for step in checkpoints_by_step(folder) if step < state.step]
     for step in older[: max(len(older) + 1 - keep, 0)]:
-        if step != keep_best:
+        if step != best_step:
             _discard(folder / _name(step))
     return path
 
 
-def steps(folder: Path) -> dict[int, Path]:
+def checkpoints_by_step(folder: Path) -> dict[int, Path]:
     """The complete checkpoints by their step, ascending."""
     found = ((_NAME.fullmatch(path.name), path) for path in (folder.iterdir() if folder.is_dir() else ()))
     named = sorted((int(name[1]), path) for name, path in found if name)  # of equal steps a ".new" comes last
@@ -91,10 +91,10 @@ def steps(folder: Path) -> dict[int, Path]:
 
 def latest(folder: Path) -> Path | None:
     """The newest complete checkpoint."""
-    return next(reversed(steps(folder).values()), None)
+    return next(reversed(checkpoints_by_step(folder).values()), None)
 
 
-def load(path: Path) -> State:
+def load(path: Path) -> SavedState:
     """A checkpoint, its tensors on the host.
 
     Raises:
@@ -106,25 +106,25 @@ def load(path: Path) -> State:
         if said["format"] != _FORMAT:
             raise ValueError(f"its format is {said['format']!r}, and this gnomon reads {_FORMAT}")
         arrays = read_safetensors(path / _TENSORS)
-        if check != _check(step, facts, arrays):
+        if check != _checksum(step, facts, arrays):
             raise ValueError("its checksum is not that of its content")
-        return State(step, {name: _tensor(array) for name, array in arrays.items()}, facts)
+        return SavedState(step, {name: _tensor(array) for name, array in arrays.items()}, facts)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, FileNotFoundError) as error:
         why = f"{error}".partition(";")[0] or type(error).__name__
-        before = [other for other in steps(path.parent).values() if other.name < path.name]
+        before = [other for other in checkpoints_by_step(path.parent).values() if other.name < path.name]
         start = f"the run goes on from {before[-1].name}" if before else "start the run again"
         raise CheckpointError(f"the checkpoint {path} is damaged ({why}); remove it, and {start}.") from error
 
 
-def clear(folder: Path) -> None:
+def remove_all(folder: Path) -> None:
     """Remove all checkpoints, for a run that starts anew."""
     for path in list(folder.iterdir()) if folder.is_dir() else ():
         if _NAME.fullmatch(path.name):
             _discard(path)
-    _sweep(folder)
+    _clean_up_drafts(folder)
 
 
-def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def select_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Tensors whose names start with `prefix`, without it."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
@@ -133,9 +133,9 @@ def _name(step: int) -> str:
     return f"step-{step:08}"
 
 
-def _write(folder: Path, state: State, arrays: Mapping[str, NDArray[Any]]) -> Path:
-    beside = _hidden(folder / _name(state.step))
-    said = {"format": _FORMAT, "check": _check(state.step, state.facts, arrays), "step": state.step}
+def _write(folder: Path, state: SavedState, arrays: Mapping[str, NDArray[Any]]) -> Path:
+    beside = _draft_path(folder / _name(state.step))
+    said = {"format": _FORMAT, "check": _checksum(state.step, state.facts, arrays), "step": state.step}
     try:
         beside.mkdir()
         write_safetensors(beside / _TENSORS, arrays)
@@ -143,15 +143,15 @@ def _write(folder: Path, state: State, arrays: Mapping[str, NDArray[Any]]) -> Pa
             json.dump(said | {"facts": state.facts}, file, indent=1)
             file.flush()
             os.fsync(file.fileno())
-        sync(beside)
+        fsync_folder(beside)
         new = folder / f"{_name(state.step)}.new"
         beside.rename(new)  # it counts from here on, in front of an older one of this step
-        return _settle(new)
+        return _take_final_name(new)
     finally:
         _remove(beside)
 
 
-def _settle(new: Path) -> Path:
+def _take_final_name(new: Path) -> Path:
     """Take the old one's name."""
     path = new.with_suffix("")
     if path.exists():
@@ -159,7 +159,7 @@ def _settle(new: Path) -> Path:
     if path.exists():  # a folder with other files
         path.rename(path.with_name(f"{path.name}.kept-{secrets.token_hex(4)}"))
     new.rename(path)
-    sync(path.parent)
+    fsync_folder(path.parent)
     return path
 
 
@@ -167,7 +167,7 @@ def _discard(path: Path) -> None:
     """Remove a checkpoint; at no time is a part of it taken for one. One that cannot be removed stays, and so does what
     else lies in its folder.
     """
-    gone = _hidden(path)
+    gone = _draft_path(path)
     with suppress(OSError):
         if {each.name for each in path.iterdir()} <= {_TENSORS, _FACTS}:
             path.rename(gone)
@@ -184,19 +184,19 @@ def _remove(folder: Path) -> None:
         folder.rmdir()
 
 
-def _hidden(path: Path) -> Path:
+def _draft_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
 
 
-def _sweep(folder: Path) -> None:
+def _clean_up_drafts(folder: Path) -> None:
     """What a killed process left."""
     for path in folder.glob(".step-*.tmp"):
         _remove(path)
     for path in folder.glob("step-*.new"):
-        _settle(path)
+        _take_final_name(path)
 
 
-def sync(folder: Path) -> None:
+def fsync_folder(folder: Path) -> None:
     """What a folder holds survives a power failure too."""
     if os.name != "posix":  # others cannot
         return
@@ -207,8 +207,8 @@ def sync(folder: Path) -> None:
         os.close(handle)
 
 
-def _not_written(folder: Path, step: int, size: int, error: OSError) -> str:
-    why = FULL.get(error.errno or 0, f"{error}")
+def _describe_write_error(folder: Path, step: int, size: int, error: OSError) -> str:
+    why = DISK_FULL_REASONS.get(error.errno or 0, f"{error}")
     last = latest(folder)
     stays = f"{last} is whole: then resume from it" if last else "there is no earlier one: then start again"
     return (
@@ -216,7 +216,7 @@ def _not_written(folder: Path, step: int, size: int, error: OSError) -> str:
     )
 
 
-def _check(step: int, facts: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> int:
+def _checksum(step: int, facts: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> int:
     """CRC-32 of all that a checkpoint holds."""
     check = zlib.crc32(json.dumps([step, facts]).encode())
     for name, array in sorted(arrays.items()):
@@ -257,12 +257,12 @@ def load_optimizer(
         CheckpointError: it is of a model with other parameters.
     """
     saved: dict[str, dict[str, Tensor]] = {}
-    for path, tensor in part(tensors, "optimizer.").items():
+    for path, tensor in select_prefix(tensors, "optimizer.").items():
         name, _, key = path.rpartition(".")
         saved.setdefault(name, {})[key] = tensor.clone()
     name_of = {id(parameter): name for name, parameter in names.items()}
     learnt = [name_of[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
-    strange = [name for name in saved if name not in learnt or not _fits(names[name], saved[name])]
+    strange = [name for name in saved if name not in learnt or not _shapes_match(names[name], saved[name])]
     if strange:
         some = ", ".join(strange[:4]) + (f" and {len(strange) - 4} more" if len(strange) > 4 else "")
         raise CheckpointError(
@@ -273,21 +273,21 @@ def load_optimizer(
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def _fits(parameter: nn.Parameter, state: Mapping[str, Tensor]) -> bool:
+def _shapes_match(parameter: nn.Parameter, state: Mapping[str, Tensor]) -> bool:
     return all(tensor.ndim == 0 or tensor.shape == parameter.shape for tensor in state.values())
 
 
 # ---- recipes
 
 
-def compare(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def compare_recipes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What differs between two recipes (`dataclasses.asdict`) so that a run could not go on: "key: was X, is Y"."""
-    return [told for key, told in _differences(then, now) if key not in FREE | ROUNDING]
+    return [told for key, told in _differences(then, now) if key not in UNCOMPARED_KEYS | ROUNDING_KEYS]
 
 
 def compare_rounding(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What differs so that a run can go on, and ends with other last digits than one that was not interrupted."""
-    return [told for key, told in _differences(then, now) if key in ROUNDING]
+    return [told for key, told in _differences(then, now) if key in ROUNDING_KEYS]
 
 
 def _differences(then: Any, now: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
@@ -300,12 +300,12 @@ def _differences(then: Any, now: Any, place: tuple[str, ...] = ()) -> Iterator[t
             for index, entries in enumerate(zip(then, now, strict=True)):
                 yield from _differences(*entries, (*place, str(index)))
         elif list(then) != list(now):
-            yield _told(place, list(then), list(now))
+            yield _describe_difference(place, list(then), list(now))
     elif then != now:
-        yield _told(place, then, now)
+        yield _describe_difference(place, then, now)
 
 
-def _told(place: tuple[str, ...], then: Any, now: Any) -> tuple[str, str]:
+def _describe_difference(place: tuple[str, ...], then: Any, now: Any) -> tuple[str, str]:
     was, is_now = (repr(value) if len(repr(value)) <= 80 else repr(value)[:79] + "…" for value in (then, now))
     key = ".".join("*" if part.isdigit() else part for part in place)
     return key, f"{'.'.join(place)}: was {was}, is {is_now}"

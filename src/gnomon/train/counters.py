@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gnomon.train.data.collate import Collated, Rows
+from gnomon.train.data.collate import CollatedBatch, BatchRows
 
 
 @dataclass
-class Tally:
+class Counters:
     rows: int = 0
     texts: int = 0
     tokens: int = 0
@@ -38,7 +38,7 @@ class Tally:
     """Step -> source -> score."""
 
     def add(
-        self, batches: Sequence[Collated], loss: float, counts: Sequence[float], *, batch_size: int, seconds: float
+        self, batches: Sequence[CollatedBatch], loss: float, counts: Sequence[float], *, batch_size: int, seconds: float
     ) -> dict[str, Any]:
         """Take in a step; returns what the log says of its data.
 
@@ -71,19 +71,19 @@ class Tally:
         }
 
 
-class Seen:
+class SeenRows:
     """Which rows of each source a run has trained on, by all ranks."""
 
     def __init__(self, rows: Sequence[int]) -> None:
         self._rows = [np.zeros(count, np.bool_) for count in rows]
 
-    def add(self, rows: Rows) -> None:
+    def add(self, rows: BatchRows) -> None:
         self._rows[rows.source][rows.all_rows] = True
 
     def counts(self) -> list[int]:
         return [int(source.sum()) for source in self._rows]
 
-    def bits(self) -> dict[str, NDArray[np.uint8]]:
+    def to_bits(self) -> dict[str, NDArray[np.uint8]]:
         """A bit for each row, by flat names."""
         return {f"seen.{place}": np.packbits(source) for place, source in enumerate(self._rows)}
 
@@ -93,7 +93,7 @@ class Seen:
             source[:] = np.unpackbits(bits[f"seen.{place}"], count=len(source)).astype(np.bool_)
 
 
-def counted(batches: Sequence[Collated]) -> tuple[float, float, float, float]:
+def count_texts(batches: Sequence[CollatedBatch]) -> tuple[float, float, float, float]:
     """Of this rank: tokens, texts, texts that were cut, and negatives that were texts of their own row."""
     lengths = [len(ids) for batch in batches for ids in batch.ids]
     truncated, own = sum(batch.truncated for batch in batches), sum(batch.own_negatives for batch in batches)

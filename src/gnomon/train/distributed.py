@@ -21,13 +21,13 @@ from torch.distributed.rendezvous import rendezvous
 from gnomon.engines.torch.devices import check_device
 from gnomon.errors import InputError, WorkerError
 
-WAIT = timedelta(minutes=60)
+TIMEOUT = timedelta(minutes=60)
 """How long a rank waits for the others: the first start may index data on rank 0."""
 
-LINGER = timedelta(seconds=60)
+LINGER_TIMEOUT = timedelta(seconds=60)
 """How long rank 0 stays for others to read why the run ends."""
 
-REASON = "gnomon/why"
+FAILURE_KEY = "gnomon/why"
 """Key of the store under which the rank that failed first says why."""
 
 BUCKET = 1 << 24
@@ -79,30 +79,30 @@ class Ranks:
 
 
 @contextmanager
-def joined(device: str = "auto") -> Generator[Ranks]:
+def init_distributed(device: str = "auto") -> Generator[Ranks]:
     """The ranks of this run, and this one's device. A rank that fails tells the others why, and they end with that.
 
     Raises:
         InputError: a device that is not there. WorkerError: another rank has failed; says which, and why.
     """
     world, rank = (int(os.environ.get(name, default)) for name, default in (("WORLD_SIZE", "1"), ("RANK", "0")))
-    where = _device(device, int(os.environ.get("LOCAL_RANK", "0")))
+    where = _select_device(device, int(os.environ.get("LOCAL_RANK", "0")))
     if world == 1:
         yield Ranks(device=where)
         return
     try:
-        store, _, _ = next(rendezvous("env://", timeout=WAIT))
+        store, _, _ = next(rendezvous("env://", timeout=TIMEOUT))
     except ValueError as error:
         raise InputError(
             f"WORLD_SIZE is {world}, and {error}. torchrun sets what ranks need: torchrun --nproc-per-node {world} ..."
         ) from error
     dist.init_process_group(
-        "nccl" if where.type == "cuda" else "gloo", store=store, rank=rank, world_size=world, timeout=WAIT
+        "nccl" if where.type == "cuda" else "gloo", store=store, rank=rank, world_size=world, timeout=TIMEOUT
     )
     try:
         yield Ranks(rank, world, where)
     except (Exception, KeyboardInterrupt, SystemExit) as error:
-        told = _told(error, rank, store)
+        told = _report_failure(error, rank, store)
         _leave(store, rank, world)
         if told is error:
             raise
@@ -111,14 +111,14 @@ def joined(device: str = "auto") -> Generator[Ranks]:
         _close()
 
 
-def _told(error: BaseException, rank: int, store: Store) -> BaseException:
+def _report_failure(error: BaseException, rank: int, store: Store) -> BaseException:
     """The error, told to the other ranks; or theirs, where this one comes of a connection that they closed."""
-    lost = _is_of_a_connection(error)
+    lost = _is_connection_error(error)
     with suppress(RuntimeError):  # the rank that held the store is gone
         if not lost:
-            store.set(REASON, f"rank {rank} stopped: {type(error).__name__}: {error}".rstrip(".: "))
-        elif store.check([REASON]):
-            return WorkerError(f"{store.get(REASON).decode()}. All ranks have ended; mend it and use resume=True.")
+            store.set(FAILURE_KEY, f"rank {rank} stopped: {type(error).__name__}: {error}".rstrip(".: "))
+        elif store.check([FAILURE_KEY]):
+            return WorkerError(f"{store.get(FAILURE_KEY).decode()}. All ranks have ended; mend it and use resume=True.")
     if not lost:
         return error
     return WorkerError(
@@ -127,7 +127,7 @@ def _told(error: BaseException, rank: int, store: Store) -> BaseException:
     )
 
 
-def _is_of_a_connection(error: BaseException) -> bool:
+def _is_connection_error(error: BaseException) -> bool:
     """gloo's errors are known by their text alone."""
     return isinstance(error, dist.DistError) or (type(error) is RuntimeError and "/gloo/" in str(error))
 
@@ -138,10 +138,10 @@ def _leave(store: Store, rank: int, world: int) -> None:
     """
     _close()
     with suppress(RuntimeError):
-        if store.check([REASON]):
-            store.set(f"{REASON}/{rank}", "read")
+        if store.check([FAILURE_KEY]):
+            store.set(f"{FAILURE_KEY}/{rank}", "read")
             if rank == 0:
-                store.wait([f"{REASON}/{other}" for other in range(world)], LINGER)
+                store.wait([f"{FAILURE_KEY}/{other}" for other in range(world)], LINGER_TIMEOUT)
 
 
 def _close() -> None:
@@ -150,7 +150,7 @@ def _close() -> None:
             dist.destroy_process_group()
 
 
-def _device(device: str, local: int) -> torch.device:
+def _select_device(device: str, local: int) -> torch.device:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", device):

@@ -33,18 +33,18 @@ from gnomon.spec import (
     PoolingSpec,
     TokenizerSpec,
     TrunkSpec,
-    arrays_of,
+    model_shapes,
 )
-from gnomon.train.distributed import Ranks, joined
+from gnomon.train.distributed import Ranks, init_distributed
 from gnomon.train.model import Model
 from gnomon.train.objectives import contrastive
-from gnomon.train.objectives.gradcache import Chunk, chunks_of, gradient, vectors_of
+from gnomon.train.objectives.gradcache import Chunk, split_into_chunks, accumulate_gradient, encode_in_one_graph
 from gnomon.train.recipe.schema import LossSettings, MatryoshkaSettings
 
 TOLERANCE = 1e-6
 """The most that a gradient may differ, relative to its norm."""
 
-ROWS, WIDTH, SEED = 8, 16, 7
+ROWS, DIM, SEED = 8, 16, 7
 WHOLE, SMALL = 1 << 20, 24
 """Tokens of a chunk: all texts at once, and two or three."""
 
@@ -52,7 +52,7 @@ Grads = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Certified:
+class GradientCheck:
     """One way of computing one loss's gradient, against one graph over the whole batch."""
 
     loss: str
@@ -80,23 +80,23 @@ class Case:
         return self.name, self.widths
 
 
-def certify(*, two_ranks: bool = True) -> Iterator[Certified]:
+def check_gradients(*, two_ranks: bool = True) -> Iterator[GradientCheck]:
     """Rows of the proof, as they are computed; about a minute. `two_ranks` starts two processes."""
     found = _on_two_ranks() if two_ranks else {}
     for place, case in enumerate(_cases()):
         with torch.random.fork_rng(devices=[]):
-            whole = _whole(case, WHOLE)
+            whole = _reference_gradients(case, WHOLE)
             ways = {
-                "GradCache, one chunk": (_step(case, WHOLE, cached=True), whole),
-                "GradCache, chunks and parts": (_step(case, SMALL, cached=True, part=3), whole),
-                "no cache, chunks": (_step(case, SMALL, cached=False), whole),
-                "GradCache, dropout": (_step(case, SMALL, cached=True, dropout=0.2), _whole(case, SMALL, dropout=0.2)),
-                "accumulated": (_accumulated(case, SMALL), _accumulated_whole(case)),
+                "GradCache, one chunk": (_step_gradients(case, WHOLE, cached=True), whole),
+                "GradCache, chunks and parts": (_step_gradients(case, SMALL, cached=True, part=3), whole),
+                "no cache, chunks": (_step_gradients(case, SMALL, cached=False), whole),
+                "GradCache, dropout": (_step_gradients(case, SMALL, cached=True, dropout=0.2), _reference_gradients(case, SMALL, dropout=0.2)),
+                "accumulated": (_accumulate_gradients(case, SMALL), _accumulate_reference(case)),
             }
         if place in found:
             ways["2 ranks"] = (found[place], whole)
         for way, (grads, reference) in ways.items():
-            yield Certified(case.name, case.widths, way, _difference(grads, reference))
+            yield GradientCheck(case.name, case.widths, way, _difference(grads, reference))
 
 
 def _cases() -> list[Case]:
@@ -118,7 +118,7 @@ def _cases() -> list[Case]:
         ("cosine_distillation", LossSettings("cosine_distillation", teacher="given"), 0),
         ("cosine_distillation, negatives", LossSettings("cosine_distillation", teacher="given"), 2),
     ]
-    widths = {"-": None, "prefixes": MatryoshkaSettings((4, 8, WIDTH)), "heads": MatryoshkaSettings((6, WIDTH))}
+    widths = {"-": None, "prefixes": MatryoshkaSettings((4, 8, DIM)), "heads": MatryoshkaSettings((6, DIM))}
     without_heads = ("cosine_distillation",)  # a teacher has one vector for each text
     return [
         Case(name, kind, settings, chosen, negatives)
@@ -128,17 +128,17 @@ def _cases() -> list[Case]:
     ]
 
 
-def _whole(case: Case, chunk_tokens: int, *, dropout: float = 0.0, rows: slice = slice(0, ROWS)) -> Grads:
+def _reference_gradients(case: Case, chunk_tokens: int, *, dropout: float = 0.0, rows: slice = slice(0, ROWS)) -> Grads:
     """One graph over everything, and torch's own differentiation."""
-    model, loss = _made(case, dropout)
+    model, loss = _build_model(case, dropout)
     chunks, sides = _chunks(case, rows, chunk_tokens)
-    widths = vectors_of(model, chunks, loss.dims)
+    widths = encode_in_one_graph(model, chunks, loss.dims)
     vectors = {dim: texts.split(sides) for dim, texts in widths.items()}
-    torch.stack([*loss.parts(vectors, _batch(case, rows))]).sum().backward()
+    torch.stack([*loss.parts(vectors, _build_loss_inputs(case, rows))]).sum().backward()
     return _grads(model, loss)
 
 
-def _step(
+def _step_gradients(
     case: Case,
     chunk_tokens: int,
     *,
@@ -148,7 +148,7 @@ def _step(
     ranks: Ranks = Ranks(),  # noqa: B008
 ) -> Grads:
     """As a training step does it."""
-    model, loss = _made(case, dropout)
+    model, loss = _build_model(case, dropout)
     _add_gradient(model, loss, case, slice(0, ROWS), chunk_tokens, cached=cached, part=part, ranks=ranks)
     grads = _grads(model, loss)
     ranks.add_up(grads.values())
@@ -169,25 +169,25 @@ def _add_gradient(
     count = (rows.stop - rows.start) // ranks.world
     own = slice(rows.start + ranks.rank * count, rows.start + (ranks.rank + 1) * count)
     chunks, sides = _chunks(case, own, chunk_tokens)
-    batch = replace(_batch(case, rows), start=ranks.rank * count, rows=count)
-    before, contrastive.PART = contrastive.PART, part * ROWS if part else contrastive.PART
+    batch = replace(_build_loss_inputs(case, rows), start=ranks.rank * count, rows=count)
+    before, contrastive.SCORES_PER_PART = contrastive.SCORES_PER_PART, part * ROWS if part else contrastive.SCORES_PER_PART
     try:
-        parts = partial(loss.parts, batch=batch)
-        gradient(model, chunks, sides, parts, ranks=ranks, dims=loss.dims, cached=cached)
+        parts = partial(loss.parts, inputs=batch)
+        accumulate_gradient(model, chunks, sides, parts, ranks=ranks, dims=loss.dims, cached=cached)
     finally:
-        contrastive.PART = before
+        contrastive.SCORES_PER_PART = before
 
 
-def _accumulated(case: Case, chunk_tokens: int) -> Grads:
+def _accumulate_gradients(case: Case, chunk_tokens: int) -> Grads:
     """Two batches one after the other, as accumulation does."""
-    model, loss = _made(case, 0.0)
+    model, loss = _build_model(case, 0.0)
     for rows in (slice(0, ROWS // 2), slice(ROWS // 2, ROWS)):
         _add_gradient(model, loss, case, rows, chunk_tokens, cached=True)
     return _grads(model, loss)
 
 
-def _accumulated_whole(case: Case) -> Grads:
-    first, second = (_whole(case, WHOLE, rows=rows) for rows in (slice(0, ROWS // 2), slice(ROWS // 2, ROWS)))
+def _accumulate_reference(case: Case) -> Grads:
+    first, second = (_reference_gradients(case, WHOLE, rows=rows) for rows in (slice(0, ROWS // 2), slice(ROWS // 2, ROWS)))
     return {name: first[name] + second[name] for name in first}
 
 
@@ -198,11 +198,11 @@ def _chunks(case: Case, rows: slice, chunk_tokens: int) -> tuple[list[Chunk], tu
     own = slice(rows.start * case.negatives, rows.stop * case.negatives)
     texts = [*queries[rows], *positives[rows], *negatives[own]]
     count = rows.stop - rows.start
-    chunks = chunks_of(texts, [0] * len(texts), chunk_tokens=chunk_tokens, seed=(SEED, 0))
+    chunks = split_into_chunks(texts, [0] * len(texts), chunk_tokens=chunk_tokens, seed=(SEED, 0))
     return chunks, (count, count, count * case.negatives)
 
 
-def _batch(case: Case, rows: slice) -> contrastive.Batch:
+def _build_loss_inputs(case: Case, rows: slice) -> contrastive.LossInputs:
     """Hashes with a query that stands twice, scores and a guide; the same in every process."""
     rng = np.random.default_rng(SEED + 1)
     queries_Q = np.arange(ROWS)
@@ -211,8 +211,8 @@ def _batch(case: Case, rows: slice) -> contrastive.Batch:
     hashes = (queries_Q[rows], 100 + np.arange(ROWS)[rows], 200 + np.arange(ROWS * case.negatives)[own])
     graded = case.settings.name in ("cosent", "cosine_regression")
     scores = rng.uniform(size=ROWS if graded else (ROWS, 1 + case.negatives))[rows]
-    guide = [torch.from_numpy(rng.normal(size=(ROWS * each, WIDTH))) for each in (1, 1, case.negatives)]
-    return contrastive.Batch(
+    guide = [torch.from_numpy(rng.normal(size=(ROWS * each, DIM))) for each in (1, 1, case.negatives)]
+    return contrastive.LossInputs(
         start=0,
         rows=rows.stop - rows.start,
         hashes=tuple(torch.from_numpy(side) for side in hashes),  # pyright: ignore[reportArgumentType]
@@ -221,21 +221,21 @@ def _batch(case: Case, rows: slice) -> contrastive.Batch:
     )
 
 
-def _made(case: Case, dropout: float) -> tuple[Model, contrastive.Loss]:
-    spec = _spec(heads=case.widths == "heads")
+def _build_model(case: Case, dropout: float) -> tuple[Model, contrastive.Loss]:
+    spec = _spec(with_dim_modules=case.widths == "heads")
     model = Model(_checkpoint(spec), dropout=dropout, attention_dropout=dropout).double().train()
     return model, contrastive.Loss(case.settings, case.matryoshka, spec, seed=SEED).double()
 
 
-def _spec(*, heads: bool) -> ModelSpec:
-    trunk = TrunkSpec(vocab_size=50, hidden=WIDTH, layers=2, heads=4, inner=24, positions=16, token_types=2)
-    dense = [DenseSpec(f"2_Dense_{width}", WIDTH, width) for width in (WIDTH, 6)]
+def _spec(*, with_dim_modules: bool) -> ModelSpec:
+    trunk = TrunkSpec(vocab_size=50, hidden=DIM, layers=2, heads=4, inner=24, positions=16, num_token_types=2)
+    dense = [DenseSpec(f"2_Dense_{width}", DIM, width) for width in (DIM, 6)]
     return ModelSpec(
         trunk,
         PoolingSpec(),
-        (dense[0], NormalizeSpec()) if heads else (NormalizeSpec(),),
+        (dense[0], NormalizeSpec()) if with_dim_modules else (NormalizeSpec(),),
         TokenizerSpec(16),
-        wide_heads=tuple(dense) if heads else (),
+        dim_modules=tuple(dense) if with_dim_modules else (),
     )
 
 
@@ -243,7 +243,7 @@ def _checkpoint(spec: ModelSpec) -> Checkpoint:
     rng = np.random.default_rng(SEED)
     arrays: dict[str, Any] = {
         name: (rng.normal(scale=0.3, size=shape) + (name.endswith("norm.weight"))).astype(np.float32)
-        for name, shape in arrays_of(spec).items()
+        for name, shape in model_shapes(spec).items()
     }
     tokenizer = Tokenizer(WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
     return Checkpoint(spec, arrays, tokenizer, {"model_type": "bert"}, {}, (), Source(Path(), "certify", None))
@@ -282,9 +282,9 @@ def _on_two_ranks() -> dict[int, Grads]:
 def _rank(rank: int, port: int, folder: str) -> None:
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
-    with joined("cpu") as ranks:
+    with init_distributed("cpu") as ranks:
         for place, case in enumerate(_cases()):
-            grads = _step(case, SMALL, cached=True, part=3, ranks=ranks)
+            grads = _step_gradients(case, SMALL, cached=True, part=3, ranks=ranks)
             if ranks.first:
                 whole = {name: grad.contiguous() for name, grad in grads.items()}
                 save_file(whole, Path(folder) / f"{place}.safetensors")

@@ -13,19 +13,19 @@ from pathlib import Path
 
 from gnomon.errors import InputError
 from gnomon.notices import warn_caller
-from gnomon.vector_files import FULL
+from gnomon.vector_files import DISK_FULL_REASONS
 
 LOCK = ".gnomon-lock"
 """The file in an output folder that is locked. It says which process holds it, and stays when the run ends."""
 
 _TRIES = 10
 
-_FAR = 1 << 30
+_LOCKED_BYTE = 1 << 30
 """Windows locks bytes, and no one may read those: one far behind the text is locked."""
 
 
 @contextmanager
-def locked(folder: Path) -> Generator[None]:
+def lock_folder(folder: Path) -> Generator[None]:
     """Holds `folder`, which is made where it is missing, for this run alone. Where it was made, and nothing was written
     in it, it is removed again.
 
@@ -33,9 +33,9 @@ def locked(folder: Path) -> Generator[None]:
         InputError: another run holds it; it is a file or a link to nothing, or cannot be written to.
     """
     made = [each for each in (folder, *folder.parents) if not each.exists()]
-    handle = _opened(folder)
+    handle = _open_locked(folder)
     try:
-        with _told(folder, handle):
+        with _record_holder(folder, handle):
             yield
     finally:
         if made:
@@ -43,7 +43,7 @@ def locked(folder: Path) -> Generator[None]:
         os.close(handle)  # which unlocks
 
 
-def _opened(folder: Path) -> int:
+def _open_locked(folder: Path) -> int:
     """The lock file, locked. A run that ends may remove it after this one has opened it: then it is made once more."""
     for _ in range(_TRIES):
         if (handle := _open(folder)) is None:
@@ -80,7 +80,7 @@ def _open(folder: Path) -> int | None:
         file = next((each for each in (folder, *folder.parents) if each.is_file()), folder / LOCK)
         raise InputError(f"output is {folder}, and {file} is a file. Give the path of a folder.") from error
     except OSError as error:
-        raise InputError(_not_written(folder, error)) from error
+        raise InputError(_describe_write_error(folder, error)) from error
 
 
 def _remove_if_empty(folder: Path, made: Sequence[Path]) -> None:
@@ -92,7 +92,7 @@ def _remove_if_empty(folder: Path, made: Sequence[Path]) -> None:
 
 
 @contextmanager
-def _told(folder: Path, handle: int) -> Generator[None]:
+def _record_holder(folder: Path, handle: int) -> Generator[None]:
     """Inside, the file says who holds it."""
     began = datetime.now(UTC).astimezone().isoformat(sep=" ", timespec="seconds")
     try:
@@ -100,7 +100,7 @@ def _told(folder: Path, handle: int) -> Generator[None]:
         os.lseek(handle, 0, os.SEEK_SET)
         os.write(handle, f"process {os.getpid()} on {socket.gethostname()}, since {began}".encode())
     except OSError as error:
-        raise InputError(_not_written(folder, error)) from error
+        raise InputError(_describe_write_error(folder, error)) from error
     try:
         yield
     finally:
@@ -113,8 +113,8 @@ def _holder(handle: int) -> str:
     return os.read(handle, 1000).decode("utf-8", "replace").strip() or "which has just begun"
 
 
-def _not_written(folder: Path, error: OSError) -> str:
-    why = FULL.get(error.errno or 0, error.strerror or str(error))
+def _describe_write_error(folder: Path, error: OSError) -> str:
+    why = DISK_FULL_REASONS.get(error.errno or 0, error.strerror or str(error))
     return f"output {folder} cannot be written to: {why}. Make room or change its permissions, or give another output."
 
 
@@ -135,7 +135,7 @@ if sys.platform == "win32":
     import msvcrt
 
     def _lock_at_once(handle: int) -> None:
-        os.lseek(handle, _FAR, os.SEEK_SET)
+        os.lseek(handle, _LOCKED_BYTE, os.SEEK_SET)
         msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
 else:
     import fcntl

@@ -16,11 +16,11 @@ from typing import Any, Protocol
 
 from gnomon.errors import ExtraError
 from gnomon.notices import warn_caller
-from gnomon.vector_files import FULL
+from gnomon.vector_files import DISK_FULL_REASONS
 
 Values = Mapping[str, Any]
 
-SHOWN = (("loss", "loss", ".4f"), ("learning_rate", "lr", ".2e"))
+BAR_FIELDS = (("loss", "loss", ".4f"), ("learning_rate", "lr", ".2e"))
 """Key of a record, and its name and form in the bar."""
 
 
@@ -50,14 +50,14 @@ class Log:
         self,
         folder: Path,
         *,
-        boards: Path | None = None,
+        boards_folder: Path | None = None,
         total: int,
         report_to: Sequence[str] = (),
         progress: bool | None = None,
         settings: Values | None = None,
     ) -> None:
-        self.folder, self.path = boards or folder, folder / "log.jsonl"
-        self._modules = {name: imported(name) for name in report_to}
+        self.folder, self.path = boards_folder or folder, folder / "log.jsonl"
+        self._modules = {name: import_board(name) for name in report_to}
         self._settings, self._start = dict(settings or {}), 0
         self._boards: list[Board] | None = None
         folder.mkdir(parents=True, exist_ok=True)
@@ -67,7 +67,7 @@ class Log:
     def rewind(self, step: int) -> None:
         """Cut off what was said behind a step, which the run goes on from; 0 for all. Before the first `record`."""
         lines = self.path.read_bytes().splitlines(keepends=True)
-        kept = [line for line in lines if step and _step_of(line) <= step]
+        kept = [line for line in lines if step and _read_step(line) <= step]
         if len(kept) < len(lines):
             beside = self.path.with_name(".log.jsonl.tmp")
             beside.write_bytes(b"".join(kept))
@@ -90,16 +90,16 @@ class Log:
         The bar shows "loss", "learning_rate" and "tokens_per_second"; boards get every number, those of an inner
         mapping as "outer/inner".
         """
-        self._write(json.dumps({"step": step} | _plain(values)).encode() + b"\n")
+        self._write(json.dumps({"step": step} | _to_json_value(values)).encode() + b"\n")
         if self._bar is not None:
             self.advance(step)
-            self._bar.set_postfix_str(shown(values))
+            self._bar.set_postfix_str(format_bar(values))
         if self._boards is None:  # not before it is known where the run starts
             self._boards = [
                 BOARDS[name](module, self.folder, self._start, self._settings) for name, module in self._modules.items()
             ]
         for board in self._boards:
-            board.add(step, dict(_numbers(values)))
+            board.add(step, dict(_flatten_numbers(values)))
 
     def say(self, text: str) -> None:
         """A line on stderr, above the bar."""
@@ -138,14 +138,14 @@ class Log:
             if self._file.write(line) < len(line):  # a disk that was full within the line
                 raise OSError(errno.ENOSPC, "No space left on device")
         except OSError as error:
-            why = FULL.get(error.errno or 0, str(error))
+            why = DISK_FULL_REASONS.get(error.errno or 0, str(error))
             self._close_file()
             warn_caller(f"{self.path} is no longer written: {why}. The run goes on without it.")
 
 
-def shown(values: Values) -> str:
+def format_bar(values: Values) -> str:
     """What the bar shows, in few characters."""
-    found = [f"{name}={values[key]:{form}}" for key, name, form in SHOWN if values.get(key) is not None]
+    found = [f"{name}={values[key]:{form}}" for key, name, form in BAR_FIELDS if values.get(key) is not None]
     rate = values.get("tokens_per_second")
     if rate is not None:
         found.append(f"{rate / 1000:.1f}k tokens/s" if rate >= 1000 else f"{rate:.0f} tokens/s")
@@ -160,7 +160,7 @@ def _bar(total: int, progress: bool | None) -> Any:
     return tqdm(total=total, desc="training", unit=" steps", file=sys.stderr, dynamic_ncols=True)
 
 
-def _step_of(line: bytes) -> float:
+def _read_step(line: bytes) -> float:
     """Infinity for a line that was cut short when the process ended."""
     try:
         return int(json.loads(line)["step"]) if line.endswith(b"\n") else math.inf
@@ -168,18 +168,18 @@ def _step_of(line: bytes) -> float:
         return math.inf
 
 
-def _plain(value: Any) -> Any:
+def _to_json_value(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
+        return {str(key): _to_json_value(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
+        return [_to_json_value(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _numbers(values: Values, place: str = "") -> Iterator[tuple[str, float]]:
+def _flatten_numbers(values: Values, place: str = "") -> Iterator[tuple[str, float]]:
     for key, value in values.items():
         if isinstance(value, Mapping):
-            yield from _numbers(value, f"{place}{key}/")
+            yield from _flatten_numbers(value, f"{place}{key}/")
         elif isinstance(value, int | float) and not isinstance(value, bool):
             yield f"{place}{key}", float(value)
 
@@ -226,7 +226,7 @@ BOARDS: dict[str, Callable[[Any, Path, int, dict[str, Any]], Board]] = {"tensorb
 _MODULES = {"tensorboard": "torch.utils.tensorboard", "wandb": "wandb"}
 
 
-def imported(name: str) -> Any:
+def import_board(name: str) -> Any:
     try:
         return import_module(_MODULES[name])
     except ImportError as error:

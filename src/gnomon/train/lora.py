@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gnomon.engines.torch.dropout import dropped
+from gnomon.engines.torch.dropout import apply_dropout
 from gnomon.engines.torch.layers import Linear
 from gnomon.engines.torch.trunk import Trunk
 from gnomon.errors import InputError
@@ -39,16 +39,16 @@ class LoraLinear(Linear):
         self.scaling, self.lora_dropout = settings.alpha / settings.r, settings.dropout
 
     def product(self, x_TI: Tensor) -> Tensor:
-        dropped_TI = dropped(x_TI, self.lora_dropout, self.training)
+        dropped_TI = apply_dropout(x_TI, self.lora_dropout, self.training)
         added_TO = F.linear(F.linear(dropped_TI, self.lora_a), self.lora_b)
         return super().product(x_TI) + added_TO * self.scaling
 
-    def merged(self) -> Tensor:
+    def merge(self) -> Tensor:
         """The one matrix that does the same."""
         return self.weight + self.scaling * (self.lora_b @ self.lora_a)
 
 
-def adapt(trunk: Trunk, settings: LoraSettings, *, generator: torch.Generator | None = None) -> None:
+def apply_lora(trunk: Trunk, settings: LoraSettings, *, generator: torch.Generator | None = None) -> None:
     """Replace linear layers of every layer of a trunk, and freeze all else of it.
 
     Args:
@@ -58,28 +58,28 @@ def adapt(trunk: Trunk, settings: LoraSettings, *, generator: torch.Generator | 
     Raises:
         InputError: a target that the trunk does not have.
     """
-    known = list(dict.fromkeys(name for _, name, _ in _linears(trunk)))
+    known = list(dict.fromkeys(name for _, name, _ in _iterate_linears(trunk)))
     for target in settings.targets:
         if target not in known:
             hint = did_you_mean(target, known)
             raise InputError(f"lora.targets: {target!r} is not in this model; it has {', '.join(known)}.{hint}")
     trunk.requires_grad_(False)
-    for layer, name, linear in list(_linears(trunk)):
+    for layer, name, linear in list(_iterate_linears(trunk)):
         if name in settings.targets:
             setattr(layer, name, LoraLinear(linear, settings, generator))
 
 
 @torch.no_grad()
-def merged(trunk: Trunk) -> dict[str, Tensor]:
+def merge_lora(trunk: Trunk) -> dict[str, Tensor]:
     """The trunk's state under our array names, what was learnt added to the matrices; of any trunk."""
     tensors = {name: one for name, one in trunk.state_dict().items() if not name.endswith((".lora_a", ".lora_b"))}
     for path, module in trunk.named_modules():
         if isinstance(module, LoraLinear):
-            tensors[f"{path}.weight"] = module.merged()
+            tensors[f"{path}.weight"] = module.merge()
     return tensors
 
 
-def _linears(trunk: Trunk) -> Iterator[tuple[nn.Module, str, Linear]]:
+def _iterate_linears(trunk: Trunk) -> Iterator[tuple[nn.Module, str, Linear]]:
     """(layer, name, linear layer)"""
     for layer in trunk.layers:
         for name, child in layer.named_children():

@@ -17,20 +17,20 @@ from torch import Tensor, nn
 
 from gnomon.checkpoint import families
 from gnomon.checkpoint.folder import Checkpoint
-from gnomon.engines.pooling import pooled_row, pools_one_token
-from gnomon.engines.torch.attention import choose
-from gnomon.engines.torch.batch import Batch, to_device
-from gnomon.engines.torch.modules import Heads, Pooling
-from gnomon.engines.torch.tensors import array_of, tensor_of
+from gnomon.engines.pooling import pooled_token_index, pools_one_token
+from gnomon.engines.torch.attention import choose_attention
+from gnomon.engines.torch.batch import DeviceBatch, to_device
+from gnomon.engines.torch.modules import OutputModules, Pooling
+from gnomon.engines.torch.tensors import to_array, as_tensor
 from gnomon.engines.torch.trunk import Trunk
 from gnomon.errors import InputError
-from gnomon.losses.similarity import full
+from gnomon.losses.similarity import at_least_float32
 from gnomon.packed import Packed
-from gnomon.spec import ModelSpec, PoolingSpec, StaticSpec, dense_heads, head_arrays, trunk_arrays
-from gnomon.train.lora import adapt, merged
+from gnomon.spec import ModelSpec, PoolingSpec, StaticSpec, dense_modules, dense_shapes, trunk_shapes
+from gnomon.train.lora import apply_lora, merge_lora
 from gnomon.train.recipe.schema import LoraSettings, Recipe
 
-Widths = dict[int, Tensor]
+VectorsByDim = dict[int, Tensor]
 """Vectors by their width."""
 
 
@@ -56,26 +56,26 @@ class Model(nn.Module):
         self.checkpoint, self.bf16 = checkpoint, bf16
         spec = checkpoint.spec
         self.device = torch.device(device)
-        self.trunk: Trunk | Table
+        self.trunk: Trunk | StaticEmbedding
         if isinstance(spec.trunk, StaticSpec):
             if lora is not None:
                 raise InputError("lora is of linear layers, and this model is a table of token vectors; leave it out.")
-            self.trunk = Table(spec.trunk, checkpoint.arrays)
+            self.trunk = StaticEmbedding(spec.trunk, checkpoint.arrays)
         else:
-            hidden, weights = _dropout(checkpoint, dropout, attention_dropout)
+            hidden, weights = _resolve_dropout(checkpoint, dropout, attention_dropout)
             computed = torch.bfloat16 if bf16 else torch.float32
             self.trunk = Trunk.of(
                 spec.trunk,
                 checkpoint.arrays,
-                attention=choose(self.device, computed, spec.trunk.head_size, dropout=weights, learns=True),
+                attention=choose_attention(self.device, computed, spec.trunk.head_size, dropout=weights, needs_gradient=True),
                 dropout=hidden,
                 attention_dropout=weights,
                 gradient_checkpointing=gradient_checkpointing,
             )
             if lora is not None:
-                adapt(self.trunk, lora)
-        self.pooled = Pooled(self.trunk, spec.pooling, self.device)
-        self.heads = Heads.of(spec, checkpoint.arrays)
+                apply_lora(self.trunk, lora)
+        self.pooled = PooledTrunk(self.trunk, spec.pooling, self.device)
+        self.heads = OutputModules.of(spec, checkpoint.arrays)
         self.float().to(self.device)
 
     @property
@@ -87,43 +87,43 @@ class Model(nn.Module):
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             return self.pooled(packed, prompt_tokens)
 
-    def vectors(self, pooled_BP: Tensor, dims: tuple[int, ...] = ()) -> Widths:
+    def vectors(self, pooled_BP: Tensor, dims: tuple[int, ...] = ()) -> VectorsByDim:
         """Vectors of the model's full width; or of the widths `dims` that have heads of their own."""
         return {dim: self.heads(pooled_BP, dim) for dim in dims or (self.spec.full_dim,)}
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """All arrays under our names, low-rank parts merged."""
-        names = trunk_arrays(self.spec.trunk)
-        tensors = merged(self.trunk) if isinstance(self.trunk, Trunk) else self.trunk.state_dict()
-        found = {name: array_of(tensors[name]) for name in names}
+        names = trunk_shapes(self.spec.trunk)
+        tensors = merge_lora(self.trunk) if isinstance(self.trunk, Trunk) else self.trunk.state_dict()
+        found = {name: to_array(tensors[name]) for name in names}
         dense = self.heads.state_dict()
-        for head in dense_heads(self.spec):
-            for name in head_arrays(head):
+        for head in dense_modules(self.spec):
+            for name in dense_shapes(head):
                 key = f"dense.{head.name.replace('.', '_')}{name.removeprefix(head.name)}"
-                found[name] = array_of(dense[key])
+                found[name] = to_array(dense[key])
         return {name: np.array(array) for name, array in found.items()}
 
-    def trained(self, **changes: Any) -> Checkpoint:
+    def to_checkpoint(self, **changes: Any) -> Checkpoint:
         """The checkpoint with the weights as they are now, and other fields changed."""
         return replace(self.checkpoint, arrays=self.arrays(), **changes)
 
 
-def dropout_of(checkpoint: Checkpoint, recipe: Recipe | None = None) -> tuple[float, float]:
+def dropout_rates(checkpoint: Checkpoint, recipe: Recipe | None = None) -> tuple[float, float]:
     """Of token states and of attention weights: the recipe's, or else the model's own; none in a table."""
     if isinstance(checkpoint.spec.trunk, StaticSpec):
         return 0.0, 0.0
-    return _dropout(checkpoint, recipe and recipe.dropout, recipe and recipe.attention_dropout)
+    return _resolve_dropout(checkpoint, recipe and recipe.dropout, recipe and recipe.attention_dropout)
 
 
-def _dropout(checkpoint: Checkpoint, hidden: float | None, attention: float | None) -> tuple[float, float]:
-    own_hidden, own_attention = families.dropout(checkpoint.config)
+def _resolve_dropout(checkpoint: Checkpoint, hidden: float | None, attention: float | None) -> tuple[float, float]:
+    own_hidden, own_attention = families.read_dropout(checkpoint.config)
     return own_hidden if hidden is None else hidden, own_attention if attention is None else attention
 
 
-class Pooled(nn.Module):
+class PooledTrunk(nn.Module):
     """Packed texts -> pooled vectors. The last layer computes one token of a text where only that is pooled."""
 
-    def __init__(self, trunk: Trunk | Table, pooling: PoolingSpec, device: torch.device) -> None:
+    def __init__(self, trunk: Trunk | StaticEmbedding, pooling: PoolingSpec, device: torch.device) -> None:
         super().__init__()
         self._trunk = [trunk]  # in a list, so that its parameters have one name
         self.pooling, self.device = Pooling(pooling), device
@@ -131,23 +131,23 @@ class Pooled(nn.Module):
 
     def forward(self, packed: Packed, prompt_tokens: int) -> Tensor:
         (trunk,) = self._trunk
-        if isinstance(trunk, Table):
+        if isinstance(trunk, StaticEmbedding):
             return trunk(packed, self.device)
-        batch = Batch.of(packed, trunk.spec, self.device)
+        batch = DeviceBatch.of(packed, trunk.spec, self.device)
         if not self.one_token:
             return self.pooling(trunk(batch), packed, prompt_tokens)
-        row_B = packed.bounds[:-1] + pooled_row(self.pooling.pooling, packed, prompt_tokens)
-        return full(trunk(batch, to_device(torch.from_numpy(row_B), self.device)))
+        row_B = packed.bounds[:-1] + pooled_token_index(self.pooling.pooling, packed, prompt_tokens)
+        return at_least_float32(trunk(batch, to_device(torch.from_numpy(row_B), self.device)))
 
 
-class Table(nn.Module):
+class StaticEmbedding(nn.Module):
     """A static table of token vectors; a text is the mean of its own."""
 
     def __init__(self, spec: StaticSpec, arrays: Mapping[str, NDArray[Any]]) -> None:
         super().__init__()
         self.spec = spec
         self.embed = nn.Module()
-        self.embed.tokens = nn.Parameter(tensor_of(arrays["embed.tokens"]).clone())
+        self.embed.tokens = nn.Parameter(as_tensor(arrays["embed.tokens"]).clone())
 
     def forward(self, packed: Packed, device: torch.device) -> Tensor:
         known_T = np.ones(len(packed.ids_T), bool) if self.spec.unk_id is None else packed.ids_T != self.spec.unk_id

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gnomon.spec import ModelSpec
-from gnomon.train.recipe.checks import LABEL_LOSSES, masks
+from gnomon.train.recipe.checks import LABEL_LOSSES, masks_duplicates
 from gnomon.train.recipe.schema import Recipe
 from gnomon.train.recipe.toml import to_toml
 
@@ -33,7 +33,7 @@ class SourceFacts:
 
 
 @dataclass(frozen=True)
-class Facts:
+class RunFacts:
     """What a run knows when it ends, for its model's card."""
 
     spec: ModelSpec
@@ -68,7 +68,7 @@ class Facts:
     last_loss: float | None = None
     before: Scores = field(default_factory=dict[str, float])
     after: Scores = field(default_factory=dict[str, float])
-    judged_by: str | None = None
+    score_name: str | None = None
     """What the scores are, where they are not the library's own."""
     versions: Mapping[str, str] = field(default_factory=dict[str, str])
     """Package -> version."""
@@ -76,15 +76,15 @@ class Facts:
     """Of the base."""
     guide: str | None = None
     """What guided or taught it, named as the base is."""
-    guide_fingerprint: str = ""
+    teacher_fingerprint: str = ""
 
 
-def model_card(recipe: Recipe, facts: Facts) -> str:
+def render_model_card(recipe: Recipe, facts: RunFacts) -> str:
     """Markdown behind a front matter of YAML, as the hub reads it."""
     name = Path(recipe.output).absolute().name
     parts = [
         ["---", _front_matter(recipe, facts).strip(), "---", "", f"# {name}", ""],
-        _what(recipe, facts),
+        _render_summary(recipe, facts),
         ["## How to use", "", *_use(facts), ""],
         ["## Data", "", *_data(recipe, facts), ""],
         ["## Figures", "", *_figures(recipe, facts), ""],
@@ -93,7 +93,7 @@ def model_card(recipe: Recipe, facts: Facts) -> str:
     return "\n".join(line for part in parts for line in part) + "\n"
 
 
-def _front_matter(recipe: Recipe, facts: Facts) -> str:
+def _front_matter(recipe: Recipe, facts: RunFacts) -> str:
     from huggingface_hub import ModelCardData
 
     hub = [path.split(":")[1] for source in recipe.sources for path in source.path if path.startswith("hf:")]
@@ -111,23 +111,23 @@ def _is_hub_id(name: str) -> bool:
     return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None and not name.startswith(".") and not Path(name).exists()
 
 
-def _what(recipe: Recipe, facts: Facts) -> list[str]:
+def _render_summary(recipe: Recipe, facts: RunFacts) -> list[str]:
     spec, rows = facts.spec, sum(source.rows for source in facts.sources)
     sources = "1 source" if len(facts.sources) == 1 else f"{len(facts.sources)} sources"
-    widths = f", or their first {_listed(spec.matryoshka_dims)}" if spec.matryoshka_dims else ""
+    widths = f", or their first {_join_with_or(spec.matryoshka_dims)}" if spec.matryoshka_dims else ""
     limit = spec.tokenizer.max_seq_length
     read = f" It reads {limit:,} tokens of a text." if limit else ""
-    loss = recipe.loss.name + (f" and the {_role(recipe)} `{facts.guide}`" if facts.guide else "")
+    loss = recipe.loss.name + (f" and the {_teacher_role(recipe)} `{facts.guide}`" if facts.guide else "")
     trained = f"`{facts.base}`, trained on {rows:,} rows of {sources} with the loss {loss}, by gnomon."
     vectors = f"A text becomes {spec.full_dim} numbers{widths}; texts are compared by {spec.similarity}.{read}"
     return [f"{trained} {vectors}", ""]
 
 
-def _role(recipe: Recipe) -> str:
+def _teacher_role(recipe: Recipe) -> str:
     return "guide" if recipe.loss.guide else "teacher"
 
 
-def _use(facts: Facts) -> Iterator[str]:
+def _use(facts: RunFacts) -> Iterator[str]:
     spec = facts.spec
     named = {"query": spec.query_prompt_name(), "document": spec.document_prompt_name}
     prompts = {kind: spec.prompts[name] for kind, name in named.items() if name}
@@ -153,7 +153,7 @@ def _encode(kind: str, text: str, *, prompted: bool, default: bool) -> str:
     return f'{"queries" if kind == "query" else "documents"} = model.encode(["{text}"]{prompt})'
 
 
-def _data(recipe: Recipe, facts: Facts) -> Iterator[str]:
+def _data(recipe: Recipe, facts: RunFacts) -> Iterator[str]:
     drawn = sum(source.batches for source in facts.sources) or 1
     yield from _table(
         ("source", "rows", "seen", "held out", "share asked for", "share drawn", "fingerprint"),
@@ -188,7 +188,7 @@ def _data(recipe: Recipe, facts: Facts) -> Iterator[str]:
     if facts.short:
         yield f"- {facts.short:,} batches were short for that reason."
     if facts.own_negatives:
-        fate = "left out of the loss" if masks(recipe.loss) else "trained as negatives"
+        fate = "left out of the loss" if masks_duplicates(recipe.loss) else "trained as negatives"
         yield (
             f"- {facts.own_negatives:,} negatives were, as the model reads them, the query or a positive of their "
             f"own row, and were {fate}."
@@ -196,10 +196,10 @@ def _data(recipe: Recipe, facts: Facts) -> Iterator[str]:
     yield f"- {facts.truncated:,} of {facts.texts:,} texts{share} were longer than the model reads, and were cut."
 
 
-def _figures(recipe: Recipe, facts: Facts) -> Iterator[str]:
+def _figures(recipe: Recipe, facts: RunFacts) -> Iterator[str]:
     if facts.after:
         own = "Spearman correlation of cosine and grade" if recipe.loss.name in LABEL_LOSSES else "mean reciprocal rank at 10"
-        yield f"The {facts.judged_by or f'{own}, on rows that were held out of training'}:"
+        yield f"The {facts.score_name or f'{own}, on rows that were held out of training'}:"
         yield ""
         before = {name: f"{score:.4f}" for name, score in facts.before.items()}
         yield from _table(
@@ -220,7 +220,7 @@ def _figures(recipe: Recipe, facts: Facts) -> Iterator[str]:
     yield f"- {facts.tokens:,} tokens in {took}, by {processes}."
     yield f"- Fingerprint of the model that it was trained from: {facts.base_fingerprint[:16]}."
     if facts.guide:
-        yield f"- Fingerprint of the {_role(recipe)}: {facts.guide_fingerprint[:16]}."
+        yield f"- Fingerprint of the {_teacher_role(recipe)}: {facts.teacher_fingerprint[:16]}."
     if facts.versions:
         yield f"- {', '.join(f'{package} {version}' for package, version in facts.versions.items())}."
 
@@ -241,6 +241,6 @@ def _fenced(language: str, text: str) -> list[str]:
     return [f"{fence}{language}", text.rstrip("\n"), fence]
 
 
-def _listed(numbers: Sequence[int]) -> str:
+def _join_with_or(numbers: Sequence[int]) -> str:
     *most, last = map(str, numbers)
     return f"{', '.join(most)} or {last}" if most else last

@@ -72,7 +72,7 @@ def _depth(name: str, layers: int) -> int:
 # ---- the learning rate
 
 
-def warmup_of(recipe: Recipe, total: int) -> int:
+def count_warmup_steps(recipe: Recipe, total: int) -> int:
     """Steps of warm-up of a run of `total` steps. A share is rounded up, as transformers does; the only step of a run,
     which would then have a learning rate of 0, is a step of warm-up where the share is all.
 
@@ -87,7 +87,7 @@ def warmup_of(recipe: Recipe, total: int) -> int:
             f"reached; let it be at most {total}, or 0 with a warmup_ratio."
         )
     if not any(
-        learning_rate_at(step, total=total, warmup=warmup, scheduler=recipe.lr_scheduler_type) for step in range(total)
+        learning_rate_factor_at(step, total=total, warmup=warmup, scheduler=recipe.lr_scheduler_type) for step in range(total)
     ):
         raise InputError(
             f"the learning rate is 0 in every step: warmup_steps is {warmup} of {total}, and warm-up begins at 0. Let "
@@ -96,7 +96,7 @@ def warmup_of(recipe: Recipe, total: int) -> int:
     return warmup
 
 
-def learning_rate_at(step: int, *, total: int, warmup: int, scheduler: Scheduler) -> float:
+def learning_rate_factor_at(step: int, *, total: int, warmup: int, scheduler: Scheduler) -> float:
     """The factor, 0 to 1, of the learning rate of step number `step`; the first is 0. Those of transformers."""
     if step < warmup:
         return step / warmup
@@ -108,7 +108,7 @@ def learning_rate_at(step: int, *, total: int, warmup: int, scheduler: Scheduler
     return max(0.0, (total - step) / max(1, total - warmup))
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
+def scale_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
     """Each group's own learning rate, times a factor."""
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] * factor
@@ -138,7 +138,7 @@ class Ema:
         self.updates += 1
 
     @contextmanager
-    def swap(self) -> Generator[None]:
+    def swap_weights(self) -> Generator[None]:
         """The averages are in the model's place inside; the weights are back behind, to the bit."""
         self._exchange()
         try:
@@ -174,18 +174,18 @@ class Blend:
     Wortsman et al. 2021 (WiSE-FT, 2109.01903).
     """
 
-    def __init__(self, model: nn.Module, first_weight: float) -> None:
-        self.first_weight = first_weight
+    def __init__(self, model: nn.Module, base_weight: float) -> None:
+        self.base_weight = base_weight
         learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._learnt = [(parameter, parameter.detach().clone()) for parameter in learnt]
 
     @contextmanager
-    def swap(self) -> Generator[None]:
+    def swap_weights(self) -> Generator[None]:
         """The blend is in the model's place inside; the weights are back behind, to the bit."""
         weights = [parameter.detach().clone() for parameter, _ in self._learnt]
         with torch.no_grad():
             for parameter, first in self._learnt:
-                parameter.lerp_(first, self.first_weight)
+                parameter.lerp_(first, self.base_weight)
         try:
             yield
         finally:

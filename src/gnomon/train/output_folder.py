@@ -21,15 +21,15 @@ from dataclasses import replace
 from hashlib import file_digest
 from pathlib import Path
 
-from gnomon.checkpoint.hub import resolve
+from gnomon.checkpoint.hub import resolve_source
 from gnomon.errors import CheckpointError, GnomonError, InputError
 from gnomon.notices import warn_caller
 from gnomon.train import checkpoints
-from gnomon.train.checkpoints import sync
-from gnomon.train.data.sources import HUB, matching
+from gnomon.train.checkpoints import fsync_folder
+from gnomon.train.data.sources import HUB, match_files
 from gnomon.train.recipe.schema import Recipe
 from gnomon.train.recipe.toml import read, to_toml
-from gnomon.vector_files import FULL
+from gnomon.vector_files import DISK_FULL_REASONS
 
 MODEL, CHECKPOINTS, STOPPED, LOG, RECIPE = "model", "checkpoints", "stopped", "log.jsonl", "recipe.toml"
 ENTRIES = (MODEL, CHECKPOINTS, STOPPED, LOG, RECIPE)
@@ -38,7 +38,7 @@ MANIFEST = "written.sha256"
 
 NEW, OLD = ".gnomon-new", ".gnomon-old"
 """A complete run whose parts are moved to OUTPUT; the parts of the run before, until they are removed."""
-DRAFT, BEGUN = ".model.tmp", ".gnomon-begun.tmp"
+MODEL_DRAFT, RUN_DRAFT = ".model.tmp", ".gnomon-begun.tmp"
 """The model while it is written; the folder of a run until it has its recipe."""
 
 _NUMBERED = re.compile(r"overwrite-([1-9]\d*)")
@@ -63,7 +63,7 @@ _SHOWN = 5
 
 
 @contextmanager
-def accessible(root: Path) -> Generator[None]:
+def convert_os_errors(root: Path) -> Generator[None]:
     """
     Raises:
         InputError: inside, a file or folder of the output could not be read or changed.
@@ -74,18 +74,18 @@ def accessible(root: Path) -> Generator[None]:
         raise
     except OSError as error:
         raise InputError(
-            f"output {root} cannot be used: {_why(error)}. Change its permissions, or give another output."
+            f"output {root} cannot be used: {_describe_error(error)}. Change its permissions, or give another output."
         ) from error
 
 
-def check_apart(recipe: Recipe, root: Path) -> None:
+def check_inputs_outside(recipe: Recipe, root: Path) -> None:
     """
     Raises:
         InputError: a model that the run reads lies inside its output, or rows that it reads are written by a run there.
     """
     models = {"model": recipe.model, "loss.guide": recipe.loss.guide, "loss.teacher": recipe.loss.teacher}
     for key, name in models.items():
-        folder = _local(name, recipe.revision if key == "model" else None) if name is not None else None
+        folder = _local_model_folder(name, recipe.revision if key == "model" else None) if name is not None else None
         if folder and _inside(folder, root):
             raise InputError(
                 f"{key} is {name}, which lies in the output folder {root}. A run does not read what it may replace: "
@@ -93,7 +93,7 @@ def check_apart(recipe: Recipe, root: Path) -> None:
             )
     for source in recipe.sources:
         for path in source.path:
-            files = [] if path.startswith(HUB) else matching(path)
+            files = [] if path.startswith(HUB) else match_files(path)
             if taken := next((file for file in files if _is_written_to(Path(file), root)), None):
                 raise InputError(
                     f"the source {taken} is a file of the run in the output folder {root}. A run does not read what "
@@ -101,7 +101,7 @@ def check_apart(recipe: Recipe, root: Path) -> None:
                 )
 
 
-def choose(recipe: Recipe, root: Path, *, resume: bool, overwrite: bool) -> int:
+def choose_run_number(recipe: Recipe, root: Path, *, resume: bool, overwrite: bool) -> int:
     """The number of the run's folder, for `folder_of`: of the one to resume, or of a new one. Changes nothing.
 
     Raises:
@@ -109,44 +109,44 @@ def choose(recipe: Recipe, root: Path, *, resume: bool, overwrite: bool) -> int:
             what has to be replaced cannot be.
     """
     runs = [*reversed(_numbers(root)), 0]
-    saved = next((number for number in runs if checkpoints.latest(folder_of(root, number) / CHECKPOINTS)), None)
+    saved = next((number for number in runs if checkpoints.latest(run_folder(root, number) / CHECKPOINTS)), None)
     if resume:
         if saved is None:
             raise InputError(f"{root / CHECKPOINTS} holds no checkpoint to go on from; leave resume=True out.")
         in_the_way = (*ENTRIES, MANIFEST) if saved else (MODEL, MANIFEST)
-        strange = [path for path in _in_the_way(root, recipe) if path.parts[0] in in_the_way]
-        log = folder_of(root, saved) / LOG
+        strange = [path for path in _find_conflicts(root, recipe) if path.parts[0] in in_the_way]
+        log = run_folder(root, saved) / LOG
         if log.is_file() and not _is_log(log):  # the run cuts off what was said behind its checkpoint
             strange.append(log.relative_to(root))
-        _check_strange(root, [*dict.fromkeys(strange)])
+        _check_no_foreign_files(root, [*dict.fromkeys(strange)])
         _check_replaceable(root)
         return saved
-    holds = saved is not None or _holds_something(root / MODEL)
+    holds = saved is not None or _is_non_empty(root / MODEL)
     if holds and not overwrite:
         raise InputError(
             f"{root} holds a run already; resume=True goes on with it, overwrite=True begins anew, or give another "
             "output."
         )
-    strange = _in_the_way(root, recipe)
+    strange = _find_conflicts(root, recipe)
     if not holds and (root / CHECKPOINTS).is_dir():  # they may be a link to another disk
         strange = [path for path in strange if path != Path(CHECKPOINTS)]
     for number in _numbers(root):
-        folder = folder_of(root, number)
-        strange += [folder.relative_to(root) / path for path in _strangers(root, folder)]
-    _check_strange(root, strange)
+        folder = run_folder(root, number)
+        strange += [folder.relative_to(root) / path for path in _find_foreign_files(root, folder)]
+    _check_no_foreign_files(root, strange)
     _check_replaceable(root)
     taken = [int(name[1]) for path in root.iterdir() if (name := _NUMBERED.fullmatch(path.name))]
     return 1 + max(taken, default=0) if holds else 0
 
 
-def folder_of(root: Path, number: int) -> Path:
+def run_folder(root: Path, number: int) -> Path:
     """Where a run writes: 0 for OUTPUT itself."""
     return root / f"overwrite-{number}" if number else root
 
 
-def latest(root: Path) -> Path | None:
+def latest_checkpoint(root: Path) -> Path | None:
     """The checkpoint that resume=True goes on from."""
-    folders = [folder_of(root, number) for number in (*reversed(_numbers(root)), 0)]
+    folders = [run_folder(root, number) for number in (*reversed(_numbers(root)), 0)]
     return next(filter(None, (checkpoints.latest(folder / CHECKPOINTS) for folder in folders)), None)
 
 
@@ -155,18 +155,18 @@ def latest(root: Path) -> Path | None:
 
 def begin(recipe: Recipe, root: Path, number: int) -> None:
     """An empty folder for a run, with its recipe. Of the earlier runs the complete one and the last checkpoint stay."""
-    saved = [each for each in _numbers(root) if checkpoints.latest(folder_of(root, each) / CHECKPOINTS)]
+    saved = [each for each in _numbers(root) if checkpoints.latest(run_folder(root, each) / CHECKPOINTS)]
     for earlier in _numbers(root):
         if earlier not in saved[-1:]:
-            _clear(root, folder_of(root, earlier))
+            _remove_or_warn(root, run_folder(root, earlier))
     if number:
-        beside = root / BEGUN
+        beside = root / RUN_DRAFT
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir()
         write_recipe(recipe, beside)
-        beside.rename(folder_of(root, number))
+        beside.rename(run_folder(root, number))
         return
-    checkpoints.clear(root / CHECKPOINTS)
+    checkpoints.remove_all(root / CHECKPOINTS)
     for rows in (root / STOPPED).glob("*"):
         if _ROWS.fullmatch(f"{STOPPED}/{rows.name}"):
             rows.unlink()
@@ -176,11 +176,11 @@ def begin(recipe: Recipe, root: Path, number: int) -> None:
 def write_recipe(recipe: Recipe, folder: Path) -> None:
     """FOLDER/recipe.toml, unless one stands there that no run wrote."""
     target, text = folder / RECIPE, to_toml(recipe)
-    if os.path.lexists(target) and Path(RECIPE) not in _ours(folder, [Path(RECIPE)]):
+    if os.path.lexists(target) and Path(RECIPE) not in _select_written_files(folder, [Path(RECIPE)]):
         return
     beside = folder / f".{RECIPE}.tmp"
     beside.write_text(text, encoding="utf-8")
-    _register(folder, {RECIPE: beside})
+    _add_to_manifest(folder, {RECIPE: beside})
     beside.replace(target)
 
 
@@ -192,31 +192,31 @@ def finish(root: Path, number: int, write: Callable[[Path], object]) -> Path:
     Raises:
         OSError: the model cannot be written. CheckpointError: it is complete, and cannot take its place.
     """
-    folder = folder_of(root, number)
+    folder = run_folder(root, number)
     staged = folder if number else root / f"{NEW}.tmp"
     if not number:
         shutil.rmtree(staged, ignore_errors=True)
         staged.mkdir()
     for left in (path for path in staged.iterdir() if _DRAFTS.fullmatch(path.name) and path.is_dir()):
         shutil.rmtree(left)
-    write(staged / DRAFT)
-    files = {f"{MODEL}/{path.as_posix()}": staged / DRAFT / path for path in _files(staged / DRAFT)}
-    _register(folder, files)
-    _flush(staged / DRAFT)
+    write(staged / MODEL_DRAFT)
+    files = {f"{MODEL}/{path.as_posix()}": staged / MODEL_DRAFT / path for path in _files(staged / MODEL_DRAFT)}
+    _add_to_manifest(folder, files)
+    _flush(staged / MODEL_DRAFT)
     if not number:
         shutil.copyfile(folder / MANIFEST, staged / MANIFEST)
     else:
         (folder / STOPPED).mkdir(exist_ok=True)  # every part of the earlier run has one that takes its place
-    if not _is_ours(root, Path(RECIPE), _manifest(root)) and _says(root / RECIPE, staged / RECIPE):
+    if not _is_written_file(root, Path(RECIPE), _read_manifest(root)) and _have_same_recipe(root / RECIPE, staged / RECIPE):
         (staged / RECIPE).unlink()  # someone's own stays
     staged.rename(root / NEW)
-    settle(root)
+    complete_swap(root)
     for earlier in _numbers(root):
-        _clear(root, folder_of(root, earlier))
+        _remove_or_warn(root, run_folder(root, earlier))
     return root / MODEL
 
 
-def settle(root: Path) -> None:
+def complete_swap(root: Path) -> None:
     """Put a complete run in its place, where one was killed while it did so, and remove what it leaves.
 
     Raises:
@@ -225,35 +225,35 @@ def settle(root: Path) -> None:
     new, old = root / NEW, root / OLD
     if (new / MANIFEST).is_file():
         try:
-            _place(root)
+            _move_into_place(root)
         except OSError as error:
-            model = next(filter(Path.is_dir, (new / DRAFT, new / MODEL, root / MODEL)), new)
+            model = next(filter(Path.is_dir, (new / MODEL_DRAFT, new / MODEL, root / MODEL)), new)
             raise CheckpointError(
-                f"the new model is complete in {model}. It could not take its place in {root}: {_why(error)}. Make "
+                f"the new model is complete in {model}. It could not take its place in {root}: {_describe_error(error)}. Make "
                 "room or change the permissions, and the next command on this folder completes it."
             ) from error
     for left in (old, new):
         if left.is_dir():
-            _clear(root, left)
+            _remove_or_warn(root, left)
     with suppress(OSError):  # it holds rows
         (root / STOPPED).rmdir()
-    for draft in (f"{NEW}.tmp", BEGUN):
+    for draft in (f"{NEW}.tmp", RUN_DRAFT):
         shutil.rmtree(root / draft, ignore_errors=True)
     for name in (RECIPE, LOG, MANIFEST):
         (root / f".{name}.tmp").unlink(missing_ok=True)
 
 
-def _place(root: Path) -> None:
+def _move_into_place(root: Path) -> None:
     new = root / NEW
-    sync(root)
-    if (new / DRAFT).is_dir():
+    fsync_folder(root)
+    if (new / MODEL_DRAFT).is_dir():
         if os.path.lexists(new / MODEL):
-            _keep(root, new / MODEL)
-        (new / DRAFT).rename(new / MODEL)
+            _move_aside(root, new / MODEL)
+        (new / MODEL_DRAFT).rename(new / MODEL)
     (root / OLD).mkdir(exist_ok=True)
     for name in (*ENTRIES, MANIFEST):  # the manifest last: while NEW has it, this is repeated
         _swap(root, name)
-    sync(root)
+    fsync_folder(root)
 
 
 def _swap(root: Path, name: str) -> None:
@@ -263,7 +263,7 @@ def _swap(root: Path, name: str) -> None:
         return
     if os.path.lexists(place):
         if os.path.lexists(old):
-            _keep(root, old)
+            _move_aside(root, old)
         place.rename(old)
     new.rename(place)
 
@@ -271,13 +271,13 @@ def _swap(root: Path, name: str) -> None:
 # ---- what a run wrote
 
 
-def _ours(folder: Path, files: Iterator[Path] | list[Path]) -> list[Path]:
+def _select_written_files(folder: Path, files: Iterator[Path] | list[Path]) -> list[Path]:
     """Those of some files that the run in this folder wrote, as it wrote them. Paths are relative to the folder."""
-    digests = _manifest(folder)
-    return [path for path in files if _is_ours(folder, path, digests)]
+    digests = _read_manifest(folder)
+    return [path for path in files if _is_written_file(folder, path, digests)]
 
 
-def _is_ours(folder: Path, path: Path, digests: dict[str, set[str]]) -> bool:
+def _is_written_file(folder: Path, path: Path, digests: dict[str, set[str]]) -> bool:
     name, full = path.as_posix(), folder / path
     if full.is_symlink() or not full.is_file():
         return False
@@ -286,7 +286,7 @@ def _is_ours(folder: Path, path: Path, digests: dict[str, set[str]]) -> bool:
     if _DRAFTS.fullmatch(path.parts[0]):
         return True
     if path.parts[0] == MODEL or name == RECIPE:
-        return name in digests and _digest(full) in digests[name]
+        return name in digests and _hash_file(full) in digests[name]
     if name == LOG:
         return bool(digests) and _is_log(full)
     return bool(_CHECKPOINT.fullmatch(name) or _ROWS.fullmatch(name))
@@ -302,16 +302,16 @@ def _is_log(path: Path) -> bool:
         return False
 
 
-def _strangers(root: Path, folder: Path) -> list[Path]:
+def _find_foreign_files(root: Path, folder: Path) -> list[Path]:
     """Files that no run wrote: where a run writes in OUTPUT, and everywhere in a folder of a run of its own."""
     files = list(_files(folder, (MANIFEST, *ENTRIES) if folder == root else None))
-    ours = {*_ours(folder, files)}
+    ours = {*_select_written_files(folder, files)}
     return [path for path in files if path not in ours]
 
 
-def _in_the_way(root: Path, recipe: Recipe) -> list[Path]:
+def _find_conflicts(root: Path, recipe: Recipe) -> list[Path]:
     """Files in OUTPUT that no run wrote and that are not the recipe of this run in other words."""
-    return [path for path in _strangers(root, root) if path != Path(RECIPE) or not _is_recipe(root / RECIPE, recipe)]
+    return [path for path in _find_foreign_files(root, root) if path != Path(RECIPE) or not _is_recipe(root / RECIPE, recipe)]
 
 
 def _files(folder: Path, names: tuple[str, ...] | None = None) -> Iterator[Path]:
@@ -323,7 +323,7 @@ def _files(folder: Path, names: tuple[str, ...] | None = None) -> Iterator[Path]
             yield Path(path.name)
 
 
-def _manifest(folder: Path) -> dict[str, set[str]]:
+def _read_manifest(folder: Path) -> dict[str, set[str]]:
     """Path -> digests that it had; nothing, where there is none, or a file of that name that no run wrote."""
     found: dict[str, set[str]] = {}
     try:
@@ -337,11 +337,11 @@ def _manifest(folder: Path) -> dict[str, set[str]]:
     return found
 
 
-def _register(folder: Path, files: dict[str, Path]) -> None:
+def _add_to_manifest(folder: Path, files: dict[str, Path]) -> None:
     """Add digests to a run's manifest, before the files come to their places."""
-    digests = _manifest(folder)
+    digests = _read_manifest(folder)
     for name, path in files.items():
-        digests.setdefault(name, set()).add(_digest(path))
+        digests.setdefault(name, set()).add(_hash_file(path))
     lines = [f"{digest}  {name}\n" for name, known in digests.items() for digest in sorted(known)]
     beside = folder / f".{MANIFEST}.tmp"
     with beside.open("w", encoding="utf-8") as file:
@@ -357,10 +357,10 @@ def _flush(folder: Path) -> None:
         with (folder / path).open("r+b") as file:
             os.fsync(file.fileno())
     for inner, _, _ in os.walk(folder):
-        sync(Path(inner))
+        fsync_folder(Path(inner))
 
 
-def _digest(path: Path) -> str:
+def _hash_file(path: Path) -> str:
     with path.open("rb") as file:
         return file_digest(file, "sha256").hexdigest()
 
@@ -368,38 +368,38 @@ def _digest(path: Path) -> str:
 # ---- removing
 
 
-def _remove(root: Path, folder: Path) -> None:
+def _remove_run(root: Path, folder: Path) -> None:
     """Remove what a run wrote; what it did not write is moved to OUTPUT/kept-N, with a notice."""
     files = [*_files(folder)]
-    ours = _ours(folder, files)
+    ours = _select_written_files(folder, files)
     if len(ours) < len(files):
-        folder = _keep(root, folder)
+        folder = _move_aside(root, folder)
     for path in sorted(ours, key=lambda path: path.name == MANIFEST):  # a kill before the last leaves it recognised
         (folder / path).unlink(missing_ok=True)
     for inner, _, _ in os.walk(folder, topdown=False):
         with suppress(OSError):  # it is not empty
             Path(inner).rmdir()
     if len(ours) == len(files) and os.path.lexists(folder):  # something was put there meanwhile
-        _keep(root, folder)
+        _move_aside(root, folder)
 
 
-def _clear(root: Path, folder: Path) -> None:
+def _remove_or_warn(root: Path, folder: Path) -> None:
     """`_remove`, with a notice of what cannot be removed."""
     try:
-        _remove(root, folder)
+        _remove_run(root, folder)
     except OSError as error:
         warn_caller(
-            f"{folder} is left of an earlier run and cannot be removed: {_why(error)}. It harms nothing. Change the "
+            f"{folder} is left of an earlier run and cannot be removed: {_describe_error(error)}. It harms nothing. Change the "
             "permissions, and the next command on this folder removes it."
         )
 
 
-def _why(error: OSError) -> str:
-    why = FULL.get(error.errno or 0, error.strerror or str(error))
+def _describe_error(error: OSError) -> str:
+    why = DISK_FULL_REASONS.get(error.errno or 0, error.strerror or str(error))
     return f"{why} ({error.filename})" if error.filename else why
 
 
-def _keep(root: Path, path: Path) -> Path:
+def _move_aside(root: Path, path: Path) -> Path:
     number = next(number for number in range(1, 1 << 30) if not os.path.lexists(root / f"kept-{number}"))
     kept = path.rename(root / f"kept-{number}")
     warn_caller(f"{kept} holds files that stood where a run had to write and that no run wrote.")
@@ -409,10 +409,10 @@ def _keep(root: Path, path: Path) -> Path:
 # ---- what a run reads
 
 
-def _local(name: str, revision: str | None) -> Path | None:
+def _local_model_folder(name: str, revision: str | None) -> Path | None:
     """The folder of a model that is on this machine."""
     with suppress(GnomonError):
-        return resolve(name, revision=revision, local_files_only=True).folder
+        return resolve_source(name, revision=revision, local_files_only=True).folder
     return None
 
 
@@ -423,7 +423,7 @@ def _inside(path: Path, root: Path) -> bool:
 
 
 def _is_written_to(file: Path, root: Path) -> bool:
-    folders = [root, *(folder_of(root, number) for number in _numbers(root))]
+    folders = [root, *(run_folder(root, number) for number in _numbers(root))]
     return any(_inside(file.expanduser(), folder / name) for folder in folders for name in ENTRIES)
 
 
@@ -434,7 +434,7 @@ def _is_recipe(path: Path, recipe: Recipe) -> bool:
     return False
 
 
-def _says(path: Path, other: Path) -> bool:
+def _have_same_recipe(path: Path, other: Path) -> bool:
     """Whether two files are one recipe in other words."""
     with suppress(InputError, OSError):
         return _is_recipe(path, read(other))
@@ -447,22 +447,22 @@ def _numbers(root: Path) -> list[int]:
     return sorted(int(name[1]) for name, path in found if name and (path / MANIFEST).is_file())
 
 
-def _holds_something(path: Path) -> bool:
+def _is_non_empty(path: Path) -> bool:
     return os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir()))
 
 
-def _check_strange(root: Path, strange: list[Path]) -> None:
-    if not strange:
+def _check_no_foreign_files(root: Path, foreign_files: list[Path]) -> None:
+    if not foreign_files:
         return
     place = root / CHECKPOINTS
-    if Path(CHECKPOINTS) in strange and place.is_symlink():
+    if Path(CHECKPOINTS) in foreign_files and place.is_symlink():
         raise InputError(
             f"{place} is a link to {place.readlink()}. A run writes its checkpoints through it, but does not remove "
             "those of another run there. Remove the link, and the folder that it leads to if you do not need it; or "
             "give another output, which may have such a link too."
         )
-    names = ", ".join(path.as_posix() for path in strange[:_SHOWN])
-    more = f" and {len(strange) - _SHOWN} more" if len(strange) > _SHOWN else ""
+    names = ", ".join(path.as_posix() for path in foreign_files[:_SHOWN])
+    more = f" and {len(foreign_files) - _SHOWN} more" if len(foreign_files) > _SHOWN else ""
     earlier = "" if os.path.lexists(root / MANIFEST) or not (root / LOG).is_file() else _EARLIER
     raise InputError(
         f"{root} has files in the places of a run that no run wrote, or that were changed since: {names}{more}. A run "

@@ -12,15 +12,15 @@ from torch import nn
 from gnomon.checkpoint.folder import Checkpoint
 from gnomon.encoder import Encoder
 from gnomon.errors import InputError
-from gnomon.train.model import dropout_of
+from gnomon.train.model import dropout_rates
 from gnomon.train.recipe.schema import LossName, Recipe
 
-NO_GRADIENT = 1e-12
+ZERO_GRADIENT_NORM = 1e-12
 """Norms of gradients below this are 0 but for rounding."""
 
 _DOCUMENTS = "It learns from the other documents of a batch: give larger batches, rows with other texts, or negatives."
 _SCORES = "The model may have the scores that it is to learn already."
-_HINTS: Mapping[LossName, str] = {
+_ZERO_GRADIENT_HINTS: Mapping[LossName, str] = {
     "info_nce": _DOCUMENTS,
     "gist": f"{_DOCUMENTS} The guide may have left all of them out.",
     "kl_and_contrast": _SCORES,
@@ -32,30 +32,30 @@ _HINTS: Mapping[LossName, str] = {
 }
 """Loss -> why its gradient may be 0."""
 
-_OF_ITSELF: Mapping[LossName, str] = {
+_SELF_TEACHER_HINTS: Mapping[LossName, str] = {
     "cosine_distillation": ", or loss.taught='query' with translations",
     "distill_kl": ", or another loss.teacher_temperature",
 }
 """Loss -> how a model can be its own teacher."""
 
 
-def without_gradient(recipe: Recipe, step: int, source: str, rows: int) -> str:
+def describe_zero_gradient(recipe: Recipe, step: int, source: str, rows: int) -> str:
     """What is said of the first step whose gradient is 0."""
     return (
         f"step {step + 1}, source {source!r}: the gradient of the loss {recipe.loss.name} is 0, so the {rows} rows of "
-        f"this step teach nothing. {_HINTS[recipe.loss.name]} The model's card says in how many steps this was so."
+        f"this step teach nothing. {_ZERO_GRADIENT_HINTS[recipe.loss.name]} The model's card says in how many steps this was so."
     )
 
 
-def nothing_learned(recipe: Recipe, steps: int, log: Path) -> str:
+def describe_nothing_learned(recipe: Recipe, steps: int, log: Path) -> str:
     """What is said where no step can have changed the model."""
     return (
         f"nothing was learned in {steps} steps: in each of them the gradient or the learning rate was 0 (grad_norm and "
-        f"learning_rate in {log}), so no model is written. {_HINTS[recipe.loss.name]}"
+        f"learning_rate in {log}), so no model is written. {_ZERO_GRADIENT_HINTS[recipe.loss.name]}"
     )
 
 
-def check_room(recipe: Recipe, base: Checkpoint, learnt: Iterable[nn.Parameter]) -> None:
+def check_disk_space(recipe: Recipe, base: Checkpoint, learnt: Iterable[nn.Parameter]) -> None:
     """
     Raises:
         InputError: the disk has no room for a checkpoint and the model.
@@ -72,7 +72,7 @@ def check_room(recipe: Recipe, base: Checkpoint, learnt: Iterable[nn.Parameter])
 
 
 def check_teacher(
-    recipe: Recipe, base: Checkpoint, own: str, teacher: Encoder, prompts: Sequence[tuple[str, str]]
+    recipe: Recipe, base: Checkpoint, model_fingerprint: str, teacher: Encoder, prompts: Sequence[tuple[str, str]]
 ) -> None:
     """
     Args:
@@ -83,7 +83,7 @@ def check_teacher(
         InputError: the teacher is the model itself and sees the same texts: there is no difference to learn.
     """
     loss = recipe.loss
-    if loss.teacher is None or loss.taught == "query" or teacher.fingerprint != own:
+    if loss.teacher is None or loss.taught == "query" or teacher.fingerprint != model_fingerprint:
         return
     scale = loss.scale or (1 / loss.temperature if loss.temperature else 1.0)
     as_sharp = loss.teacher_temperature is None or loss.teacher_temperature * scale == 1
@@ -94,18 +94,18 @@ def check_teacher(
     theirs = tuple(spec.prompts[name] if name is not None else "" for name in names)
     same_texts = all(pair == theirs for pair in prompts)
     same_length = teacher.max_seq_length == base.spec.tokenizer.max_seq_length
-    if same_texts and same_length and not any((*dropout_of(base, recipe), recipe.lora and recipe.lora.dropout)):
+    if same_texts and same_length and not any((*dropout_rates(base, recipe), recipe.lora and recipe.lora.dropout)):
         raise InputError(
             f"loss.teacher is {loss.teacher}, the model itself, and without dropout the loss {loss.name} is at its "
-            f"least before the first step: nothing can be learned. Give another teacher{_OF_ITSELF.get(loss.name, '')}."
+            f"least before the first step: nothing can be learned. Give another teacher{_SELF_TEACHER_HINTS.get(loss.name, '')}."
         )
 
 
-def beside_the_weights(base: Checkpoint) -> dict[str, Any]:
+def settings_outside_fingerprint(base: Checkpoint) -> dict[str, Any]:
     """What of a model changes a run and is no part of its fingerprint."""
     return {
         "max_seq_length": base.spec.tokenizer.max_seq_length,
         "similarity": base.spec.similarity,
         "prompts": dict(base.spec.prompts),
-        "dropout": [*dropout_of(base)],
+        "dropout": [*dropout_rates(base)],
     }

@@ -15,14 +15,14 @@ from typing import Any
 import torch
 from torch.utils import deterministic
 
-from gnomon.interrupts import forget, imports, later
+from gnomon.interrupts import cancel_handler_call, count_import_frames, call_handler_later
 from gnomon.notices import warn_caller
 from gnomon.train.distributed import Ranks
 from gnomon.train.recipe.schema import Recipe
 
 
 @contextmanager
-def torch_as(recipe: Recipe, ranks: Ranks) -> Generator[None]:
+def torch_settings(recipe: Recipe, ranks: Ranks) -> Generator[None]:
     """torch's own settings for a run; as they were behind it."""
     threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     warns = torch.is_deterministic_algorithms_warn_only_enabled()
@@ -47,7 +47,7 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP"
 """What stops a run: Ctrl-C; what schedulers, containers and `kill` send; a terminal that is closed."""
 
 
-class Stop:
+class StopRequest:
     """Whether a signal has asked the run to stop.
 
     Inside `saving` the first signal waits until what has begun is saved, and the second stops at once. Elsewhere there
@@ -60,58 +60,58 @@ class Stop:
 
     def __init__(self, ranks: Ranks) -> None:
         self.ranks = ranks
-        self._asked, self._at_once, self._first = 0, 0, ""
-        self._outside = imports(inspect.currentframe())
+        self._requested, self._immediate, self._first = 0, 0, ""
+        self._outside = count_import_frames(inspect.currentframe())
         self._closed = False
 
     @contextmanager
-    def saving(self, first: str) -> Generator[None]:
+    def delay_until_saved(self, pending_work: str) -> Generator[None]:
         """Args: first: what is done before the run stops, for the notice.
 
         Raises:
             KeyboardInterrupt, SystemExit: a signal came before, and whatever was under way has swallowed it.
         """
-        if self._at_once:
-            raise meaning_of(self._at_once)
-        self._first = first
+        if self._immediate:
+            raise signal_exception(self._immediate)
+        self._first = pending_work
         try:
             yield
         finally:
             self._first = ""
 
-    def of_any_rank(self) -> int:
+    def poll_all_ranks(self) -> int:
         """The signal that some rank has got, the same on every rank; 0 for none."""
-        counts = self.ranks.total(*(float(self._asked == number) for number in SIGNALS))
+        counts = self.ranks.total(*(float(self._requested == number) for number in SIGNALS))
         return next((int(number) for number, count in zip(SIGNALS, counts, strict=True) if count), 0)
 
-    def receive(self, number: int, frame: FrameType | None = None) -> None:
+    def handle_signal(self, number: int, frame: FrameType | None = None) -> None:
         """The handler of the signals."""
         if self._closed:
             return
-        if not self._first or (self._asked and self.ranks.world == 1):
-            self._asked = self._at_once = number  # first: the exception may be swallowed
-            if not (imports(frame) > self._outside and later(self.receive, number)):
-                raise meaning_of(number)
-        elif not self._asked:
-            self._asked = number
-            self._say(number)
+        if not self._first or (self._requested and self.ranks.world == 1):
+            self._requested = self._immediate = number  # first: the exception may be swallowed
+            if not (count_import_frames(frame) > self._outside and call_handler_later(self.handle_signal, number)):
+                raise signal_exception(number)
+        elif not self._requested:
+            self._requested = number
+            self._warn_user(number)
 
     def close(self) -> None:
         """No signal is raised from here on."""
         self._closed = True
-        forget()
+        cancel_handler_call()
 
     @contextmanager
-    def as_asked(self) -> Generator[None]:
+    def raise_signal_for_errors(self) -> Generator[None]:
         """An error inside, after a signal that stops the run at once, is what that signal means."""
         try:
             yield
         except Exception as error:
-            if self._at_once:
-                raise meaning_of(self._at_once) from error
+            if self._immediate:
+                raise signal_exception(self._immediate) from error
             raise
 
-    def _say(self, number: int) -> None:
+    def _warn_user(self, number: int) -> None:
         if not self.ranks.first:
             return
         name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
@@ -120,23 +120,23 @@ class Stop:
             warn_caller(f"{self._first}, then the run stops{again}.")
 
 
-def meaning_of(number: int) -> BaseException:
+def signal_exception(number: int) -> BaseException:
     """KeyboardInterrupt for Ctrl-C; SystemExit for other signals, with the status by which shells report them."""
     return KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)
 
 
 @contextmanager
-def stopping(ranks: Ranks) -> Generator[Stop]:
+def handle_stop_signals(ranks: Ranks) -> Generator[StopRequest]:
     """Inside, signals stop the run as `Stop` says; in the main thread alone, which gets them."""
-    stop = Stop(ranks)
+    stop = StopRequest(ranks)
     before: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
         for number in SIGNALS:
             ignored = number != signal.SIGINT and signal.getsignal(number) is signal.SIG_IGN  # nohup
             if not ignored and signal.getsignal(number) is not None:
-                before[number] = signal.signal(number, stop.receive)
+                before[number] = signal.signal(number, stop.handle_signal)
     try:
-        with stop.as_asked():
+        with stop.raise_signal_for_errors():
             yield stop
     finally:
         stop.close()
@@ -144,7 +144,7 @@ def stopping(ranks: Ranks) -> Generator[Stop]:
             signal.signal(number, handler)
 
 
-def give_back() -> None:
+def malloc_trim() -> None:
     """Return what is free in the heap to the system, where that can be asked for (glibc).
 
     Chunks are of many sizes, and the heap keeps what they leave. Before each chunk it would give back more, and cost an

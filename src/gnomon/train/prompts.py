@@ -9,29 +9,29 @@ from gnomon.spec import SYMMETRIC, ModelSpec
 
 
 @dataclass(frozen=True)
-class Prompts:
+class SourcePrompts:
     """What a source puts in front of its texts."""
 
     source: str
     query: str
     document: str
-    graded: bool
+    has_labels: bool
     """Whether its rows are graded pairs."""
 
     @property
-    def symmetric(self) -> bool:
+    def is_symmetric(self) -> bool:
         """Whether both texts of a pair are of one sort."""
-        return self.graded and self.query == self.document
+        return self.has_labels and self.query == self.document
 
 
-def with_prompts(spec: ModelSpec, used: Sequence[Prompts]) -> tuple[ModelSpec, list[str]]:
+def apply_prompts(spec: ModelSpec, source_prompts: Sequence[SourcePrompts]) -> tuple[ModelSpec, list[str]]:
     """The model's spec with the prompts that all sources agree about, and what is to be said where they do not.
 
     Queries and documents are those of pairs and triplets. A prompt on both sides of graded pairs becomes the default
     prompt, which `encode` uses; where nothing else was trained, and the model has no other, also that of queries and
     documents.
     """
-    pairs, graded = [each for each in used if not each.symmetric], [each for each in used if each.symmetric]
+    pairs, graded = [each for each in source_prompts if not each.is_symmetric], [each for each in source_prompts if each.is_symmetric]
     query, document, symmetric = spec.query_prompt_name(), spec.document_prompt_name, spec.symmetric_prompt_name
     notices: list[str] = []
 
@@ -55,11 +55,11 @@ def with_prompts(spec: ModelSpec, used: Sequence[Prompts]) -> tuple[ModelSpec, l
     default = agreed("texts of graded pairs", ((each.source, each.query) for each in graded), of(symmetric))
     if default and not pairs:
         new |= {name: default for name, own in (("query", query), ("document", document)) if own is None}
-    spec = _with(spec, {name: text for name, text in new.items() if text is not None})
+    spec = _add_prompts(spec, {name: text for name, text in new.items() if text is not None})
     return (spec if default is None else _with_default(spec, default)), notices
 
 
-def _with(spec: ModelSpec, new: dict[str, str]) -> ModelSpec:
+def _add_prompts(spec: ModelSpec, new: dict[str, str]) -> ModelSpec:
     if not new:
         return spec
     first = {} if spec.prompts else {"query": "", "document": ""}  # as sentence-transformers writes them
@@ -75,7 +75,7 @@ def _with_default(spec: ModelSpec, text: str) -> ModelSpec:
     if name is None or name in (spec.query_prompt_name(), spec.document_prompt_name, *tasks.values()):
         name = next(each for each in ("default", "symmetric", "pairs") if each not in spec.prompts)
     tasks |= {SYMMETRIC: name} if SYMMETRIC in spec.query_prompt_names else {}
-    spec = _with(spec, {name: text})
+    spec = _add_prompts(spec, {name: text})
     return replace(spec, default_prompt_name=name, query_prompt_names=tasks)
 
 

@@ -18,12 +18,12 @@ from gnomon.checkpoint.folder import Checkpoint
 from gnomon.errors import InputError
 from gnomon.spec import ModelSpec, StaticSpec
 from gnomon.train import checkpoints, optim
-from gnomon.train.data.collate import Collated
+from gnomon.train.data.collate import CollatedBatch
 from gnomon.train.distributed import Ranks
 from gnomon.train.model import Model
-from gnomon.train.objectives.contrastive import Batch, Loss
-from gnomon.train.objectives.gradcache import chunks_of, gradient, prompt_tokens_of
-from gnomon.train.objectives.teacher import Guide
+from gnomon.train.objectives.contrastive import LossInputs, Loss
+from gnomon.train.objectives.gradcache import split_into_chunks, accumulate_gradient, skipped_prompt_tokens
+from gnomon.train.objectives.teacher import TeacherModel
 from gnomon.train.recipe.schema import Recipe
 
 PASS_BYTES = 2 << 30
@@ -37,7 +37,7 @@ CPU_CHUNK = 4096
 (docs/training-speed.md).
 """
 
-KEPT = 22
+ACTIVATIONS_PER_UNIT = 22
 """Numbers of float32 that a layer takes for its gradient, for each token and unit of its width, with dropout: 14 are
 kept of texts of 128 tokens, the rest is room to compute in.
 """
@@ -50,15 +50,15 @@ STATIC_TOKENS = 65_536
 class Chunking:
     """How a batch passes the model: at once, if it has at most `one_pass` tokens, else in chunks of `chunk` tokens."""
 
-    one_pass: int
+    one_pass_tokens: int
     chunk: int
 
-    def chunk_for(self, tokens: int) -> int:
+    def chunk_tokens_for(self, tokens: int) -> int:
         """Tokens of a chunk, for a batch of so many."""
-        return self.one_pass if tokens <= self.one_pass else self.chunk
+        return self.one_pass_tokens if tokens <= self.one_pass_tokens else self.chunk
 
 
-class Learner:
+class TrainingState:
     """What a recipe makes of a checkpoint.
 
     Args:
@@ -67,8 +67,8 @@ class Learner:
 
     def __init__(self, recipe: Recipe, base: Checkpoint, ranks: Ranks, spec: ModelSpec | None = None) -> None:
         self.recipe, self.base, self.ranks = recipe, base, ranks
-        self.spec = spec or declared(base.spec, recipe)
-        self.chunking = chunking_of(recipe, base.spec, ranks.device)
+        self.spec = spec or declare_dims(base.spec, recipe)
+        self.chunking = choose_chunking(recipe, base.spec, ranks.device)
         self.model = Model(
             base,
             device=ranks.device,
@@ -78,37 +78,37 @@ class Learner:
             gradient_checkpointing=recipe.gradient_checkpointing,
             lora=recipe.lora,
         )
-        freeze(self.model, recipe.freeze)
+        freeze_parameters(self.model, recipe.freeze)
         self.loss = Loss(recipe.loss, recipe.matryoshka, base.spec, seed=recipe.seed).to(ranks.device)
-        self.guide = Guide(recipe, ranks, base.spec) if recipe.loss.guide or recipe.loss.teacher else None
-        self.learnt = _learnt(self.model, self.loss)
+        self.guide = TeacherModel(recipe, ranks, base.spec) if recipe.loss.guide or recipe.loss.teacher else None
+        self.trainable = _trainable_parameters(self.model, self.loss)
         self.optimizer = self._optimizer()
         self.ema = optim.Ema(self.model, recipe.ema_decay) if recipe.ema_decay else None
         self.blend = optim.Blend(self.model, recipe.base_weight) if recipe.base_weight else None
         self.model.train()
 
-    def add_gradient(self, collated: Collated, step: int) -> float:
+    def add_gradient(self, collated: CollatedBatch, step: int) -> float:
         """The gradient of this rank's share of a batch, added to the parameters; its loss."""
         rows, tokens = collated.rows, sum(map(len, collated.ids))
-        chunks = chunks_of(
+        chunks = split_into_chunks(
             collated.ids,
-            prompt_tokens_of(collated, self.base.spec.pooling),
-            chunk_tokens=self.chunking.chunk_for(tokens),
+            skipped_prompt_tokens(collated, self.base.spec.pooling),
+            chunk_tokens=self.chunking.chunk_tokens_for(tokens),
             seed=(self.recipe.seed, rows.batch, self.ranks.rank),
         )
-        return gradient(
+        return accumulate_gradient(
             self.model,
             chunks,
             (len(rows.queries), len(rows.positives), len(rows.negatives)),
-            partial(self.loss.parts, batch=self._batch(collated, step)),
+            partial(self.loss.parts, inputs=self._build_loss_inputs(collated, step)),
             ranks=self.ranks,
             dims=self.loss.dims,
-            cached=tokens > self.chunking.one_pass and len(chunks) > 1,
+            cached=tokens > self.chunking.one_pass_tokens and len(chunks) > 1,
         )
 
     def clip(self, batches: int) -> float:
         """The mean gradient over the ranks and so many batches, clipped; returns its norm before that."""
-        learnt = [*self.learnt.values()]
+        learnt = [*self.trainable.values()]
         gradients = [parameter.grad for parameter in learnt if parameter.grad is not None]
         self.ranks.add_up(gradients)
         for each in gradients:
@@ -117,7 +117,7 @@ class Learner:
 
     def update(self, factor: float) -> None:
         """A step of the optimizer, with this factor of the learning rate."""
-        optim.set_learning_rate(self.optimizer, factor)
+        optim.scale_learning_rates(self.optimizer, factor)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.loss.clamp()
@@ -125,47 +125,47 @@ class Learner:
             self.ema.update()
 
     @contextmanager
-    def averaged(self) -> Generator[None]:
+    def swap_weights(self) -> Generator[None]:
         """Inside, the model has the weights that would be written: their average, blended with those that they were."""
         with (
-            self.ema.swap() if self.ema else nullcontext(),
-            self.blend.swap() if self.blend else nullcontext(),
+            self.ema.swap_weights() if self.ema else nullcontext(),
+            self.blend.swap_weights() if self.blend else nullcontext(),
         ):
             yield
 
     def written(self, **changes: Any) -> Checkpoint:
         """The checkpoint as it would be written now."""
-        with self.averaged():
-            return self.model.trained(spec=self.spec, **changes)
+        with self.swap_weights():
+            return self.model.to_checkpoint(spec=self.spec, **changes)
 
     def tensors(self) -> dict[str, Tensor]:
         """All of its state, by flat names."""
-        learnt = {name: parameter.detach() for name, parameter in self.learnt.items()}
+        learnt = {name: parameter.detach() for name, parameter in self.trainable.items()}
         average = self.ema.tensors() if self.ema else {}
-        return learnt | checkpoints.optimizer_tensors(self.optimizer, self.learnt) | average
+        return learnt | checkpoints.optimizer_tensors(self.optimizer, self.trainable) | average
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """The state that `tensors` gave."""
         with torch.no_grad():
-            for name, parameter in self.learnt.items():
+            for name, parameter in self.trainable.items():
                 parameter.copy_(tensors[name])
-        checkpoints.load_optimizer(self.optimizer, self.learnt, tensors)
+        checkpoints.load_optimizer(self.optimizer, self.trainable, tensors)
         if self.ema:
             self.ema.load(tensors)
 
-    def _batch(self, collated: Collated, step: int) -> Batch:
+    def _build_loss_inputs(self, collated: CollatedBatch, step: int) -> LossInputs:
         """What the loss is told of a batch."""
         rows, device, gathered = collated.rows, self.ranks.device, self.ranks.gathered
         queries_Q, positives_Q, negatives_N, own_N = (
             gathered(torch.from_numpy(side).to(device))
-            for side in (*collated.hashes, collated.own_N.astype(np.int64))  # gloo gathers no bool
+            for side in (*collated.hashes, collated.own_negatives_N.astype(np.int64))  # gloo gathers no bool
         )
         count = len(rows.queries)
-        return Batch(
+        return LossInputs(
             start=self.ranks.rank * count,
             rows=count,
             hashes=(queries_Q, positives_Q, negatives_N),
-            own_N=own_N.bool(),
+            own_negatives_N=own_N.bool(),
             scores=None if rows.scores is None else gathered(torch.from_numpy(rows.scores).float().to(device)),
             guide=self.guide(rows) if self.guide else None,
             step=step,
@@ -186,7 +186,7 @@ class Learner:
         return torch.optim.AdamW(groups, betas=betas, eps=recipe.adam_epsilon, fused=True)
 
 
-def chunking_of(recipe: Recipe, spec: ModelSpec, device: torch.device) -> Chunking:
+def choose_chunking(recipe: Recipe, spec: ModelSpec, device: torch.device) -> Chunking:
     """The recipe's chunk_tokens, or the default: a batch whose activations fit into PASS_BYTES, or into a GPU's share,
     passes at once; on a CPU a larger one passes in small chunks, on a GPU in chunks of that size.
     """
@@ -197,24 +197,24 @@ def chunking_of(recipe: Recipe, spec: ModelSpec, device: torch.device) -> Chunki
     room = PASS_BYTES
     if device.type == "cuda":
         room = int(PASS_SHARE * torch.cuda.get_device_properties(device).total_memory)
-    fits = max(512, room // (KEPT * 4 * spec.trunk.hidden * spec.trunk.layers))
+    fits = max(512, room // (ACTIVATIONS_PER_UNIT * 4 * spec.trunk.hidden * spec.trunk.layers))
     return Chunking(fits, fits if device.type == "cuda" else min(fits, CPU_CHUNK))
 
 
-def declared(spec: ModelSpec, recipe: Recipe) -> ModelSpec:
+def declare_dims(spec: ModelSpec, recipe: Recipe) -> ModelSpec:
     """The spec with the widths that the run teaches the model."""
-    if recipe.matryoshka and not spec.wide_heads:
+    if recipe.matryoshka and not spec.dim_modules:
         return replace(spec, matryoshka_dims=tuple(sorted({*recipe.matryoshka.dims} - {spec.full_dim})))
     return spec
 
 
-def freeze(model: nn.Module, beginnings: Sequence[str]) -> None:
+def freeze_parameters(model: nn.Module, prefixes: Sequence[str]) -> None:
     """
     Raises:
         InputError: a beginning that no array's name has.
     """
     names = {name: name.partition(".")[2] for name, _ in model.named_parameters()}
-    for beginning in beginnings:
+    for beginning in prefixes:
         found = [name for name, ours in names.items() if ours.startswith(beginning)]
         if not found:
             tops = dict.fromkeys(top for ours in names.values() for top in re.findall(r"^layers\.\d+|^\w+", ours))
@@ -225,7 +225,7 @@ def freeze(model: nn.Module, beginnings: Sequence[str]) -> None:
             model.get_parameter(name).requires_grad_(False)
 
 
-def _learnt(model: nn.Module, loss: nn.Module) -> dict[str, nn.Parameter]:
+def _trainable_parameters(model: nn.Module, loss: nn.Module) -> dict[str, nn.Parameter]:
     """All parameters that are learnt, by the names of a checkpoint."""
     named = [(f"model.{name}", each) for name, each in model.named_parameters()]
     named += [(f"loss.{name}", each) for name, each in loss.named_parameters()]

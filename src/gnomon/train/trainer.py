@@ -20,41 +20,41 @@ import torch
 
 from gnomon import tokenizer as tokenizers
 from gnomon.checkpoint.folder import Checkpoint, read_folder
-from gnomon.checkpoint.hub import resolve
+from gnomon.checkpoint.hub import resolve_source
 from gnomon.checkpoint.save import save_folder
 from gnomon.encoder import Encoder
-from gnomon.engines.select import Options
+from gnomon.engines.select import EngineOptions
 from gnomon.errors import CheckpointError, InputError, NumericError
 from gnomon.notices import warn_caller
-from gnomon.spec import fingerprint
+from gnomon.spec import compute_fingerprint
 from gnomon.train import checkpoints
 from gnomon.train import output_folder as output
-from gnomon.train.counters import Seen, Tally, counted
-from gnomon.train.data.collate import Ahead, Collated
-from gnomon.train.data.prepare import open_data, short_batches, steps_of
-from gnomon.train.data.sampler import ORDER
-from gnomon.train.distributed import Ranks, joined
-from gnomon.train.lock import locked
-from gnomon.train.logs import Log, imported
-from gnomon.train.model_card import Facts, SourceFacts, model_card
+from gnomon.train.counters import SeenRows, Counters, count_texts
+from gnomon.train.data.collate import Prefetcher, CollatedBatch
+from gnomon.train.data.prepare import open_training_data, describe_short_batches, count_steps
+from gnomon.train.data.sampler import SAMPLING_VERSION
+from gnomon.train.distributed import Ranks, init_distributed
+from gnomon.train.lock import lock_folder
+from gnomon.train.logs import Log, import_board
+from gnomon.train.model_card import RunFacts, SourceFacts, render_model_card
 from gnomon.train.objectives import validation
-from gnomon.train.optim import learning_rate_at, warmup_of
+from gnomon.train.optim import learning_rate_factor_at, count_warmup_steps
 from gnomon.train.preflight import (
-    NO_GRADIENT,
-    beside_the_weights,
-    check_room,
+    ZERO_GRADIENT_NORM,
+    settings_outside_fingerprint,
+    check_disk_space,
     check_teacher,
-    nothing_learned,
-    without_gradient,
+    describe_nothing_learned,
+    describe_zero_gradient,
 )
-from gnomon.train.process import Stop, meaning_of, stopping, torch_as
-from gnomon.train.prompts import with_prompts
+from gnomon.train.process import StopRequest, signal_exception, handle_stop_signals, torch_settings
+from gnomon.train.prompts import apply_prompts
 from gnomon.train.recipe.checks import check
 from gnomon.train.recipe.parse import parse
 from gnomon.train.recipe.schema import Recipe
-from gnomon.train.recipe.toml import plain
-from gnomon.train.state import Learner, declared
-from gnomon.vector_files import FULL
+from gnomon.train.recipe.toml import to_table
+from gnomon.train.state import TrainingState, declare_dims
+from gnomon.vector_files import DISK_FULL_REASONS
 
 ROWS_AHEAD = 16_384
 """Rows of this rank whose texts and ids may wait for their step."""
@@ -62,160 +62,160 @@ ROWS_AHEAD = 16_384
 Evaluate = Callable[[Encoder], float]
 
 
-def run(recipe: Recipe, *, resume: bool, overwrite: bool, progress: bool | None, evaluate: Evaluate | None) -> Path:
+def run_training(recipe: Recipe, *, resume: bool, overwrite: bool, progress: bool | None, evaluate: Evaluate | None) -> Path:
     """`gnomon.train.train`."""
-    recipe = parse(Recipe, plain(recipe), "")  # given in Python, nothing has checked its types
+    recipe = parse(Recipe, to_table(recipe), "")  # given in Python, nothing has checked its types
     check(recipe)
     if resume and overwrite:
         raise InputError("resume=True and overwrite=True exclude each other: a run goes on, or begins anew.")
     for board in recipe.report_to:
-        imported(board)
+        import_board(board)
     with (
-        joined(recipe.device) as ranks,
-        stopping(ranks) as stop,
-        _folder(recipe, ranks, resume=resume, overwrite=overwrite) as number,
-        torch_as(recipe, ranks),
+        init_distributed(recipe.device) as ranks,
+        handle_stop_signals(ranks) as stop,
+        _open_output(recipe, ranks, resume=resume, overwrite=overwrite) as number,
+        torch_settings(recipe, ranks),
     ):
-        return Run(recipe, ranks, stop, number=number, progress=progress, evaluate=evaluate).go(resume=resume)
+        return Trainer(recipe, ranks, stop, number=number, progress=progress, evaluate=evaluate).train(resume=resume)
 
 
 @contextmanager
-def _folder(recipe: Recipe, ranks: Ranks, *, resume: bool, overwrite: bool) -> Generator[int]:
+def _open_output(recipe: Recipe, ranks: Ranks, *, resume: bool, overwrite: bool) -> Generator[int]:
     """The number of the run's folder (`output.folder_of`). Rank 0 holds the output for this run and says the number."""
     root = Path(recipe.output).expanduser()
     if not ranks.first:
         yield int(ranks.total(0.0)[0])
         return
-    with locked(root):
-        with output.accessible(root):
-            output.settle(root)
-        output.check_apart(recipe, root)
-        with output.accessible(root):
-            number = output.choose(recipe, root, resume=resume, overwrite=overwrite)
+    with lock_folder(root):
+        with output.convert_os_errors(root):
+            output.complete_swap(root)
+        output.check_inputs_outside(recipe, root)
+        with output.convert_os_errors(root):
+            number = output.choose_run_number(recipe, root, resume=resume, overwrite=overwrite)
         ranks.total(float(number))
         yield number
 
 
-class Run:
+class Trainer:
     """One run, from its first step or from a checkpoint."""
 
     def __init__(
         self,
         recipe: Recipe,
         ranks: Ranks,
-        stop: Stop,
+        stop_request: StopRequest,
         *,
         number: int,
         progress: bool | None,
         evaluate: Evaluate | None,
     ) -> None:
-        self.recipe, self.ranks, self.stop, self.evaluate, self.progress = recipe, ranks, stop, evaluate, progress
+        self.recipe, self.ranks, self.stop, self.evaluate, self.progress = recipe, ranks, stop_request, evaluate, progress
         self._check_evaluate()
         self.root, self.number = Path(recipe.output).expanduser(), number
-        self.folder = output.folder_of(self.root, number)
+        self.folder = output.run_folder(self.root, number)
         self.base = _base(recipe)
         tokenizer = tokenizers.Tokenizer(self.base.tokenizer, self.base.spec.tokenizer)
-        self.fingerprint = fingerprint(self.base.spec, self.base.arrays, tokenizer.canonical())
-        self.data = open_data(recipe, self.base.spec, tokenizer, ranks, progress if ranks.first else False)
-        self.total = steps_of(recipe, self.data)
-        self.warmup = warmup_of(recipe, self.total)
-        spec, notices = with_prompts(declared(self.base.spec, recipe), self.data.prompts)
+        self.fingerprint = compute_fingerprint(self.base.spec, self.base.arrays, tokenizer.canonical_json())
+        self.data = open_training_data(recipe, self.base.spec, tokenizer, ranks, progress if ranks.first else False)
+        self.total = count_steps(recipe, self.data)
+        self.warmup_steps = count_warmup_steps(recipe, self.total)
+        spec, notices = apply_prompts(declare_dims(self.base.spec, recipe), self.data.prompts)
         for notice in notices if ranks.first else ():
             warn_caller(notice)
-        self.learner = Learner(recipe, self.base, ranks, spec)
+        self.state = TrainingState(recipe, self.base, ranks, spec)
         if ranks.first:
-            check_room(recipe, self.base, self.learner.learnt.values())
-        if self.learner.guide:
-            teacher = self.learner.guide.encoder
+            check_disk_space(recipe, self.base, self.state.trainable.values())
+        if self.state.guide:
+            teacher = self.state.guide.encoder
             check_teacher(recipe, self.base, self.fingerprint, teacher, self.data.collator.prompts)
         self.held_out = self.data.held_out()
-        self.tally, self.seen = Tally(), Seen([index.rows for index in self.data.indexes])
-        self._short = {
-            self.data.indexes[source].name for source, rows in self.data.filled.items() if rows < recipe.batch_size
+        self.tally, self.seen = Counters(), SeenRows([index.rows for index in self.data.datasets])
+        self._warned_short_sources = {
+            self.data.datasets[source].name for source, rows in self.data.mean_batch_rows.items() if rows < recipe.batch_size
         }
         """Sources of which it was said that their batches are short."""
         self.best: tuple[int, float] | None = None
         """Step and score."""
 
-    def go(self, *, resume: bool) -> Path:
+    def train(self, *, resume: bool) -> Path:
         start = self._resume() if resume else self._begin()
         each = self.recipe.gradient_accumulation_steps
         with (
             self._log(start) as log,
-            Ahead(self._batch_at, start * each, self.total * each, depth=self._depth) as ahead,
-            self.stop.saving("this step is finished and saved"),
+            Prefetcher(self._batch_at, start * each, self.total * each, depth=self._prefetch_depth) as ahead,
+            self.stop.delay_until_saved("this step is finished and saved"),
         ):
             for step in range(start, self.total):
                 facts = self.step(step, ahead)
-                signal = self.stop.of_any_rank()  # all ranks stop at the same step
-                self._after(step + 1, facts, log, stops=bool(signal))
+                signal = self.stop.poll_all_ranks()  # all ranks stop at the same step
+                self._log_validate_save(step + 1, facts, log, is_stopping=bool(signal))
                 if signal:
-                    raise meaning_of(signal)
-        with self.stop.saving("the model is written"):
+                    raise signal_exception(signal)
+        with self.stop.delay_until_saved("the model is written"):
             return self._finish()
 
-    def step(self, step: int, ahead: Iterator[Collated]) -> dict[str, Any]:
+    def step(self, step: int, prefetched: Iterator[CollatedBatch]) -> dict[str, Any]:
         """Fetch, forward, loss, backward, clip, step; returns what the log says."""
-        began, learner, recipe = time.monotonic(), self.learner, self.recipe
-        batches = [next(ahead) for _ in range(recipe.gradient_accumulation_steps)]
-        self._tell_of_short(batches)
+        began, learner, recipe = time.monotonic(), self.state, self.recipe
+        batches = [next(prefetched) for _ in range(recipe.gradient_accumulation_steps)]
+        self._warn_of_short_batches(batches)
         loss = sum(learner.add_gradient(batch, step) for batch in batches) / len(batches)
         norm = learner.clip(len(batches))
-        loss, *counts = self.ranks.total(loss / self.ranks.world, *counted(batches))
+        loss, *counts = self.ranks.total(loss / self.ranks.world, *count_texts(batches))
         self._check_finite(step, loss, norm, batches)
-        factor = learning_rate_at(step, total=self.total, warmup=self.warmup, scheduler=recipe.lr_scheduler_type)
+        factor = learning_rate_factor_at(step, total=self.total, warmup=self.warmup_steps, scheduler=recipe.lr_scheduler_type)
         learner.update(factor)
-        self._check_gradient(step, norm, factor, batches)
+        self._count_zero_gradient(step, norm, factor, batches)
         told = {"loss": loss, "learning_rate": recipe.learning_rate * factor, "grad_norm": norm} | learner.loss.told()
         took = time.monotonic() - began
         for batch in batches:
             self.seen.add(batch.rows)
         return told | self.tally.add(batches, loss, counts, batch_size=recipe.batch_size, seconds=took)
 
-    def _tell_of_short(self, batches: Sequence[Collated]) -> None:
+    def _warn_of_short_batches(self, batches: Sequence[CollatedBatch]) -> None:
         """At the first short batch of a source, unless it was said before the first step."""
         for rows in (batch.rows for batch in batches):
-            if rows.total < self.recipe.batch_size and rows.name not in self._short:
-                self._short.add(rows.name)
+            if rows.total < self.recipe.batch_size and rows.name not in self._warned_short_sources:
+                self._warned_short_sources.add(rows.name)
                 if self.ranks.first:
-                    warn_caller(short_batches(self.recipe, rows.name, rows.total))
+                    warn_caller(describe_short_batches(self.recipe, rows.name, rows.total))
 
     @property
-    def _depth(self) -> int:
+    def _prefetch_depth(self) -> int:
         """Batches that are made ahead: four small ones, or one that is large, which holds its texts in memory."""
         return max(1, min(4, ROWS_AHEAD * self.ranks.world // self.recipe.batch_size))
 
-    def _batch_at(self, batch: int) -> Collated:
+    def _batch_at(self, batch: int) -> CollatedBatch:
         return self.data.collator.collate(self.data.sampler.batch_at(batch), self.ranks.rank, self.ranks.world)
 
-    def _after(self, done: int, facts: dict[str, Any], log: Log | None, *, stops: bool) -> None:
+    def _log_validate_save(self, steps_done: int, log_values: dict[str, Any], log: Log | None, *, is_stopping: bool) -> None:
         """Log, validate and save, as often as the recipe says; at the end, and before a stop, in any case."""
-        recipe, due = self.recipe, done == self.total
-        if self._validates and (due or done % (recipe.validation.steps or recipe.save_steps) == 0):
-            facts["validation"] = self._validate(done)
+        recipe, due = self.recipe, steps_done == self.total
+        if self._has_validation and (due or steps_done % (recipe.validation.steps or recipe.save_steps) == 0):
+            log_values["validation"] = self._validate(steps_done)
             due = True  # the best one must be there at the end
-        if log and (due or done == 1 or done % recipe.logging_steps == 0):
-            log.record(done, facts)
+        if log and (due or steps_done == 1 or steps_done % recipe.logging_steps == 0):
+            log.record(steps_done, log_values)
         elif log:
-            log.advance(done)
-        if due or stops or done % recipe.save_steps == 0:
-            self._save(done)
+            log.advance(steps_done)
+        if due or is_stopping or steps_done % recipe.save_steps == 0:
+            self._save(steps_done)
 
     # ---- validation
 
     @property
-    def _validates(self) -> bool:
+    def _has_validation(self) -> bool:
         return self.evaluate is not None or bool(self.held_out)
 
     def _validate(self, step: int) -> dict[str, float]:
         """The scores of the model as it would be written now."""
-        learner = self.learner
+        learner = self.state
         if self.evaluate is not None:
             own = float(self.evaluate(self._encoder())) if self.ranks.first else 0.0
             scores = {"evaluate": self.ranks.total(own)[0]}
         else:
-            with learner.averaged():
-                scores = validation.score(
+            with learner.swap_weights():
+                scores = validation.score_held_out(
                     learner.model, self.held_out, chunk_tokens=learner.chunking.chunk, ranks=self.ranks
                 )
         self.tally.scores[str(step)] = scores
@@ -236,37 +236,37 @@ class Run:
     def _encoder(self) -> Encoder:
         """The model as it is now, as anyone else would use it."""
         device, threads = str(self.ranks.device), self.recipe.threads
-        options = Options.check(device=device, engine="auto", dtype="float32", threads=threads)
-        return Encoder(self.learner.written(), options)
+        options = EngineOptions.check(device=device, engine="auto", dtype="float32", threads=threads)
+        return Encoder(self.state.written(), options)
 
     # ---- checkpoints
 
     @property
-    def _checkpoints(self) -> Path:
+    def _checkpoints_folder(self) -> Path:
         return self.folder / output.CHECKPOINTS
 
     def _save(self, step: int) -> None:
         if self.ranks.first:
             keep_best = self.best[0] if self.best and self.recipe.validation.keep_best else None
-            seen = {name: torch.from_numpy(bits) for name, bits in self.seen.bits().items()}
-            state = checkpoints.State(step, self.learner.tensors() | seen, self._facts())
-            checkpoints.save(self._checkpoints, state, keep=self.recipe.save_total_limit, keep_best=keep_best)
+            seen = {name: torch.from_numpy(bits) for name, bits in self.seen.to_bits().items()}
+            state = checkpoints.SavedState(step, self.state.tensors() | seen, self._checkpoint_facts())
+            checkpoints.save(self._checkpoints_folder, state, keep=self.recipe.save_total_limit, best_step=keep_best)
         self.ranks.wait()
 
-    def _facts(self) -> dict[str, Any]:
-        guide = self.learner.guide
+    def _checkpoint_facts(self) -> dict[str, Any]:
+        guide = self.state.guide
         return {
             "recipe": asdict(self.recipe),
             "model": self.fingerprint,
-            "base": beside_the_weights(self.base),
+            "base": settings_outside_fingerprint(self.base),
             "data": self.data.fingerprints,
-            "order of rows": ORDER,
+            "order of rows": SAMPLING_VERSION,
             "weights": self.data.weights.tolist(),
             "prompts": [list(pair) for pair in self.data.collator.prompts],
             "guide or teacher": guide.encoder.fingerprint if guide else None,
             "ranks": self.ranks.world,
-            "chunk_tokens": self.learner.chunking.chunk,
-            "one_pass_tokens": self.learner.chunking.one_pass,
+            "chunk_tokens": self.state.chunking.chunk,
+            "one_pass_tokens": self.state.chunking.one_pass_tokens,
             "best": self.best,
             "tally": asdict(self.tally),
         }
@@ -277,11 +277,11 @@ class Run:
         Raises:
             InputError: it is of another recipe, model or data.
         """
-        path = checkpoints.latest(self._checkpoints)
+        path = checkpoints.latest(self._checkpoints_folder)
         assert path is not None
         state = checkpoints.load(path)
-        then, now = state.facts, self._facts()
-        differs = checkpoints.compare(then["recipe"], now["recipe"])
+        then, now = state.facts, self._checkpoint_facts()
+        differs = checkpoints.compare_recipes(then["recipe"], now["recipe"])
         if then["model"] != now["model"]:
             differs.append(f"model: its weights or tokenizer were {then['model'][:12]}, are {now['model'][:12]}")
         # in one order; names may be those of files
@@ -305,14 +305,14 @@ class Run:
             warn_caller(
                 f"the run goes on, with other last digits{with_dropout} than it would have had: {'; '.join(rounding)}."
             )
-        self.learner.load(state.tensors)
+        self.state.load(state.tensors)
         if self.ranks.first:
             output.write_recipe(self.recipe, self.folder)
-        self.tally = Tally(**then["tally"])
+        self.tally = Counters(**then["tally"])
         self.tally.rename(dict(zip(then["data"], now["data"], strict=False)))
         self.seen.load({name: tensor.numpy() for name, tensor in state.tensors.items() if name.startswith("seen.")})
         self.best = tuple(then["best"]) if then["best"] else None
-        gone = self.best and self.best[0] not in checkpoints.steps(self._checkpoints)
+        gone = self.best and self.best[0] not in checkpoints.checkpoints_by_step(self._checkpoints_folder)
         if self.best and gone and self.recipe.validation.keep_best:
             warn_caller(f"the best checkpoint, of step {self.best[0]}, is gone; the best of those to come is kept.")
             self.best = None
@@ -323,21 +323,21 @@ class Run:
     def _begin(self) -> int:
         if self.ranks.first:
             output.begin(self.recipe, self.root, self.number)
-        if self._validates:
+        if self._has_validation:
             self._validate(0)
         return 0
 
     def _finish(self) -> Path:
         """The best model, or the last, as a folder."""
         if self.tally.idle >= self.total:
-            raise NumericError(nothing_learned(self.recipe, self.total, self.folder / output.LOG))
+            raise NumericError(describe_nothing_learned(self.recipe, self.total, self.folder / output.LOG))
         chosen = self.total
         if self.best and self.recipe.validation.keep_best and self.best[0] != self.total:
             chosen = self.best[0]
-            self.learner.load(checkpoints.load(checkpoints.steps(self._checkpoints)[chosen]).tensors)
+            self.state.load(checkpoints.load(checkpoints.checkpoints_by_step(self._checkpoints_folder)[chosen]).tensors)
         if self.ranks.first:
-            card = model_card(self.recipe, self._card(chosen))
-            model = self.learner.written(readme=card.encode())
+            card = render_model_card(self.recipe, self._card_facts(chosen))
+            model = self.state.written(readme=card.encode())
             if all(np.array_equal(array, self.base.arrays[name]) for name, array in model.arrays.items()):
                 warn_caller(
                     "the model that is written has the weights of the one that it started from: nothing was learned. A "
@@ -349,8 +349,8 @@ class Run:
                 raise
             except OSError as error:
                 raise CheckpointError(
-                    f"the model was not written: {FULL.get(error.errno or 0, str(error))}. Make room in {self.root}, "
-                    f"then use resume=True: the last checkpoint is {output.latest(self.root)}."
+                    f"the model was not written: {DISK_FULL_REASONS.get(error.errno or 0, str(error))}. Make room in {self.root}, "
+                    f"then use resume=True: the last checkpoint is {output.latest_checkpoint(self.root)}."
                 ) from error
         self.ranks.wait()
         return self.root / output.MODEL
@@ -360,7 +360,7 @@ class Run:
             return nullcontext()
         log = Log(
             self.folder,
-            boards=self.root,
+            boards_folder=self.root,
             total=self.total,
             report_to=self.recipe.report_to,
             progress=self.progress,
@@ -369,7 +369,7 @@ class Run:
         log.rewind(start)
         return log
 
-    def _check_finite(self, step: int, loss: float, norm: float, batches: Sequence[Collated]) -> None:
+    def _check_finite(self, step: int, loss: float, norm: float, batches: Sequence[CollatedBatch]) -> None:
         """
         Raises:
             NumericError: the loss or its gradient is NaN or infinite; this rank's rows are saved.
@@ -378,33 +378,33 @@ class Run:
             return
         path = self.folder / output.STOPPED / f"step-{step + 1:08}-rank-{self.ranks.rank}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
-        rows = [row for batch in batches for row in self.data.as_written(batch.rows)]
+        rows = [row for batch in batches for row in self.data.to_records(batch.rows)]
         path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
         names = ", ".join(dict.fromkeys(batch.rows.name for batch in batches))
         what = f"the gradient's norm is {norm}" if math.isfinite(loss) else f"the loss is {loss}"
-        there = checkpoints.latest(self._checkpoints)
+        there = checkpoints.latest(self._checkpoints_folder)
         last = f"The last checkpoint is {there}" if there else "There is no checkpoint yet"
         raise NumericError(
             f"step {step + 1}, source {names!r}: {what}. Its rows are in {path}. {last}. A lower learning_rate, a "
             "higher temperature or a smaller max_grad_norm may help; so may bf16=False."
         )
 
-    def _check_gradient(self, step: int, norm: float, factor: float, batches: Sequence[Collated]) -> None:
+    def _count_zero_gradient(self, step: int, norm: float, factor: float, batches: Sequence[CollatedBatch]) -> None:
         """Count steps that can teach nothing; a notice of the first without a gradient."""
-        without = norm < NO_GRADIENT
+        without = norm < ZERO_GRADIENT_NORM
         if without and not self.tally.without_gradient and self.ranks.first:
             names = ", ".join(dict.fromkeys(batch.rows.name for batch in batches))
-            warn_caller(without_gradient(self.recipe, step, names, sum(batch.rows.total for batch in batches)))
+            warn_caller(describe_zero_gradient(self.recipe, step, names, sum(batch.rows.total for batch in batches)))
         self.tally.without_gradient += without
         self.tally.idle += without or not factor
 
-    def _card(self, chosen: int) -> Facts:
-        tally, base, guide = self.tally, self.base, self.learner.guide
+    def _card_facts(self, chosen: int) -> RunFacts:
+        tally, base, guide = self.tally, self.base, self.state.guide
         sampler = self.data.sampler
-        drawn = sampler.realised(self.total * self.recipe.gradient_accumulation_steps)
-        sources = zip(self.data.indexes, self.data.weights, drawn, self.seen.counts(), strict=True)
-        return Facts(
-            spec=self.learner.spec,
+        drawn = sampler.count_batches_per_source(self.total * self.recipe.gradient_accumulation_steps)
+        sources = zip(self.data.datasets, self.data.weights, drawn, self.seen.counts(), strict=True)
+        return RunFacts(
+            spec=self.state.spec,
             base=base.source.name or base.source.folder.name,
             base_fingerprint=self.fingerprint,
             sources=tuple(
@@ -438,16 +438,16 @@ class Run:
             last_loss=tally.last_loss,
             before=tally.scores.get("0", {}),
             after=tally.scores.get(str(chosen), {}),
-            judged_by="score of the function that was given" if self.evaluate else None,
+            score_name="score of the function that was given" if self.evaluate else None,
             versions={name: version(name) for name in ("gnomon", "torch", "tokenizers")},
             license=base.license,
             guide=guide.encoder.name if guide else None,
-            guide_fingerprint=guide.encoder.fingerprint if guide else "",
+            teacher_fingerprint=guide.encoder.fingerprint if guide else "",
         )
 
 
 def _base(recipe: Recipe) -> Checkpoint:
-    source = resolve(recipe.model, revision=recipe.revision)
+    source = resolve_source(recipe.model, revision=recipe.revision)
     checkpoint = read_folder(source, card=recipe.card, max_seq_length=recipe.max_seq_length)
     for notice in checkpoint.notices:
         warn_caller(notice)

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gnomon.engines.torch.buckets import SHORT, Buckets
+from gnomon.engines.torch.buckets import MAX_PADDED_LENGTH, Buckets
 
 CPU = torch.device("cpu")
 LENGTHS = st.lists(st.integers(1, 80) | st.sampled_from([255, 256, 257, 300]), min_size=1, max_size=12)
@@ -14,7 +14,7 @@ LENGTHS = st.lists(st.integers(1, 80) | st.sampled_from([255, 256, 257, 300]), m
 def test_rows_go_there_and_back(lengths: list[int]) -> None:
     buckets = Buckets.of(lengths, CPU)
     x_TH = torch.arange(1.0, 2 * sum(lengths) + 1).view(-1, 2).requires_grad_()
-    spread_PH = buckets.spread(x_TH)
+    spread_PH = buckets.pad(x_TH)
     assert torch.equal(buckets.packed(spread_PH), x_TH)
     # slow twin: text by text
     texts, place = iter(x_TH.detach().split(lengths)), 0
@@ -24,7 +24,7 @@ def test_rows_go_there_and_back(lengths: list[int]) -> None:
             wanted = torch.cat([text, torch.zeros(length - len(text), 2)])
             assert torch.equal(spread_PH[place : place + length], wanted)
             place += length
-    assert place == len(spread_PH) == sum(buckets.places)
+    assert place == len(spread_PH) == sum(buckets.slots_per_bucket)
 
 
 @given(lengths=LENGTHS)
@@ -34,13 +34,13 @@ def test_gradients_go_the_way_back(lengths: list[int]) -> None:
     draw = torch.Generator().manual_seed(1)
     x_TH, there_PH = (
         torch.randn(rows, 2, dtype=torch.float64, generator=draw, requires_grad=True)
-        for rows in (sum(lengths), sum(buckets.places))
+        for rows in (sum(lengths), sum(buckets.slots_per_bucket))
     )
-    (there_PH * buckets.spread(x_TH)).sum().backward()
+    (there_PH * buckets.pad(x_TH)).sum().backward()
     assert x_TH.grad is not None
-    assert torch.equal(x_TH.grad, there_PH.detach()[buckets.places_T])
+    assert torch.equal(x_TH.grad, there_PH.detach()[buckets.slots_T])
     (gradient,) = torch.autograd.grad((buckets.packed(there_PH) * x_TH.detach()).sum(), there_PH)
-    wanted = torch.zeros_like(there_PH).index_put((buckets.places_T,), x_TH.detach())
+    wanted = torch.zeros_like(there_PH).index_put((buckets.slots_T,), x_TH.detach())
     assert torch.equal(gradient, wanted)
 
 
@@ -52,7 +52,7 @@ def test_little_is_padded_and_long_texts_not_at_all(lengths: list[int]) -> None:
     for count, longest, mask in zip(buckets.texts, buckets.lengths, buckets.masks, strict=True):
         own = [next(texts) for _ in range(count)]
         assert longest == max(own)
-        assert longest - min(own) < (1 if longest > SHORT else max(16, longest / 4))
+        assert longest - min(own) < (1 if longest > MAX_PADDED_LENGTH else max(16, longest / 4))
         padding = [[place >= length for place in range(longest)] for length in own]
         assert (mask is None) == (not any(map(any, padding)))
         if mask is not None:
@@ -61,5 +61,5 @@ def test_little_is_padded_and_long_texts_not_at_all(lengths: list[int]) -> None:
 
 
 def test_lengths_of_many_kinds_are_few_shapes() -> None:
-    assert Buckets.of(range(1, SHORT + 1), CPU).lengths == [16, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256]
+    assert Buckets.of(range(1, MAX_PADDED_LENGTH + 1), CPU).lengths == [16, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256]
     assert Buckets.of([7, 9, 16, 17, 300, 301], CPU).lengths == [16, 17, 300, 301]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from twin import assert_same, model
 
 from gnomon.engines.torch import budget as budgets
-from gnomon.engines.torch.budget import SIZES, Sizes, cache_file, kept, measure
+from gnomon.engines.torch.budget import BUDGET_CHOICES, BudgetChoices, cache_file, load_or_measure, measure
 from gnomon.engines.torch.engine import TorchEngine
 from gnomon.packed import Packed, pack
 from gnomon.spec import PoolingSpec
@@ -72,10 +72,10 @@ def test_the_choice_against_its_definition(rows: list[tuple[int, float | None]])
 
 @pytest.mark.parametrize("kind", ["cpu", "cuda", "mps"])
 def test_sizes_are_tried_from_the_smallest(kind: str) -> None:
-    sizes = SIZES[kind]
-    assert list(sizes.tried) == sorted(sizes.tried)
-    assert sizes.default in sizes.tried
-    assert sizes.worth > max(sizes.tried)
+    sizes = BUDGET_CHOICES[kind]
+    assert list(sizes.candidates) == sorted(sizes.candidates)
+    assert sizes.default in sizes.candidates
+    assert sizes.min_work_to_measure > max(sizes.candidates)
 
 
 # ---- keeping
@@ -83,30 +83,30 @@ def test_sizes_are_tried_from_the_smallest(kind: str) -> None:
 
 def test_a_budget_is_measured_once_and_read_back(tmp_path: Path) -> None:
     file = tmp_path / "new" / "folder" / "budgets.json"
-    assert kept("a", lambda: 512, file) == 512
-    assert kept("a", never, file) == 512
-    assert kept("b", lambda: 64, file) == 64
-    assert (kept("a", never, file), kept("b", never, file)) == (512, 64)
+    assert load_or_measure("a", lambda: 512, file) == 512
+    assert load_or_measure("a", never, file) == 512
+    assert load_or_measure("b", lambda: 64, file) == 64
+    assert (load_or_measure("a", never, file), load_or_measure("b", never, file)) == (512, 64)
     assert json.loads(file.read_text()) == {"a": 512, "b": 64}
     assert [path.name for path in file.parent.iterdir()] == ["budgets.json"]
 
 
 def test_what_others_kept_meanwhile_stays(tmp_path: Path) -> None:
     file = tmp_path / "budgets.json"
-    kept("before", lambda: 1, file)
+    load_or_measure("before", lambda: 1, file)
 
     def slowly() -> int:
-        kept("meanwhile", lambda: 2, file)
+        load_or_measure("meanwhile", lambda: 2, file)
         return 3
 
-    assert kept("mine", slowly, file) == 3
+    assert load_or_measure("mine", slowly, file) == 3
     assert json.loads(file.read_text()) == {"before": 1, "meanwhile": 2, "mine": 3}
 
 
 def check_replaced(file: Path, others: dict[str, int]) -> None:
-    assert kept("mine", lambda: 5, file) == 5
+    assert load_or_measure("mine", lambda: 5, file) == 5
     assert json.loads(file.read_text()) == others | {"mine": 5}
-    assert kept("mine", never, file) == 5
+    assert load_or_measure("mine", never, file) == 5
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_what_cannot_be_kept_is_measured_each_time(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     for file in (None, tmp_path / "file" / "below.json", tmp_path / "folder"):
         answers = iter([5, 6])
-        assert [kept("mine", lambda: next(answers), file) for _ in range(2)] == [5, 6]  # noqa: B023
+        assert [load_or_measure("mine", lambda: next(answers), file) for _ in range(2)] == [5, 6]  # noqa: B023
     assert (tmp_path / "file").read_bytes() == b""
 
 
@@ -172,14 +172,14 @@ def test_what_cannot_be_kept_is_measured_each_time(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     try:
-        assert kept("mine", lambda: 5, tmp_path / "budgets.json") == 5
+        assert load_or_measure("mine", lambda: 5, tmp_path / "budgets.json") == 5
     finally:
         tmp_path.chmod(0o700)
 
 
 def test_what_cannot_be_kept_leaves_nothing_behind(tmp_path: Path) -> None:
     (tmp_path / "budgets.json").mkdir()
-    kept("mine", lambda: 5, tmp_path / "budgets.json")
+    load_or_measure("mine", lambda: 5, tmp_path / "budgets.json")
     assert [path.name for path in tmp_path.iterdir()] == ["budgets.json"]
 
 
@@ -210,7 +210,7 @@ def measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
         marks.append("measured")
         return 256
 
-    monkeypatch.setitem(budgets.SIZES, "cpu", Sizes(128, (64, 128, 256), LARGE))
+    monkeypatch.setitem(budgets.BUDGET_CHOICES, "cpu", BudgetChoices(128, (64, 128, 256), LARGE))
     monkeypatch.setattr(budgets, "measure", found)
     monkeypatch.setattr(budgets, "cache_file", lambda: tmp_path / "cache" / "budgets.json")
     return marks
@@ -233,7 +233,7 @@ def test_a_second_engine_of_the_same_key_reads_the_file(measured: list[str], tmp
     first, second = engine(), engine()
     assert (first.budget(LARGE), second.budget(SMALL), second.budget(LARGE)) == (256, 128, 256)
     assert measured == ["measured"]
-    assert json.loads((tmp_path / "cache" / "budgets.json").read_text()) == {first._key(): 256}
+    assert json.loads((tmp_path / "cache" / "budgets.json").read_text()) == {first._budget_key(): 256}
 
 
 def test_another_key_is_measured_anew(measured: list[str]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from gnomon.engines.torch.devices import check_device, check_dtype, dtypes_of, natural_dtype
+from gnomon.engines.torch.devices import check_device, check_dtype, supported_dtypes, auto_dtype
 from gnomon.errors import InputError
 
 Gpus = Callable[..., None]
@@ -101,7 +101,7 @@ def test_dtypes_of_a_gpu(
     name: str, capability: tuple[int, int], hip: str | None, dtypes: tuple[str, ...], natural: str, gpus: Gpus
 ) -> None:
     gpus(capability, hip=hip)
-    assert (dtypes_of(name), natural_dtype(name)) == (dtypes, natural)
+    assert (supported_dtypes(name), auto_dtype(name)) == (dtypes, natural)
     for dtype in dtypes:
         check_dtype(name, dtype)
     for dtype in {"bfloat16", "int8"} - set(dtypes):
@@ -113,7 +113,7 @@ def test_dtypes_of_a_gpu(
 
 def test_each_gpu_has_dtypes_of_its_own(gpus: Gpus) -> None:
     gpus((9, 0), (7, 5))
-    assert (natural_dtype("cuda:0"), natural_dtype("cuda:1")) == ("bfloat16", "float32")
+    assert (auto_dtype("cuda:0"), auto_dtype("cuda:1")) == ("bfloat16", "float32")
     assert "bfloat16' is not in GPU 1," in refused(check_dtype, "cuda:1", "bfloat16")
     check_dtype("cuda:0", "bfloat16")
 
@@ -122,7 +122,7 @@ def test_each_gpu_has_dtypes_of_its_own(gpus: Gpus) -> None:
 def test_dtypes_of_a_processor(dtypes: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     """What it has instructions for; float32 is what "auto" takes, whatever it has."""
     processor(monkeypatch, *dtypes)
-    assert (dtypes_of("cpu"), natural_dtype("cpu")) == (("float32", *dtypes), "float32")
+    assert (supported_dtypes("cpu"), auto_dtype("cpu")) == (("float32", *dtypes), "float32")
     for dtype in {"bfloat16", "float16"} - set(dtypes):
         assert refused(check_dtype, "cpu", dtype) == (
             f"dtype {dtype!r} is not in this machine's cpu, which has no arithmetic for it; use "
@@ -135,8 +135,8 @@ def test_a_torch_that_cannot_say_has_float32_alone(monkeypatch: pytest.MonkeyPat
         """None of those that are asked."""
 
     monkeypatch.setattr(torch.ops, "mkldnn", Operators())
-    assert dtypes_of("cpu") == ("float32",)
+    assert supported_dtypes("cpu") == ("float32",)
 
 
 def test_dtypes_of_mps() -> None:
-    assert (dtypes_of("mps"), natural_dtype("mps")) == (("float32", "bfloat16", "float16"), "float32")
+    assert (supported_dtypes("mps"), auto_dtype("mps")) == (("float32", "bfloat16", "float16"), "float32")

@@ -7,21 +7,21 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gnomon.engines.torch.dropout import STEPS, dropped
+from gnomon.engines.torch.dropout import PROBABILITY_STEPS, apply_dropout
 
 SHAPES = st.lists(st.integers(0, 7), min_size=1, max_size=3)
 
 
 def drawn(x: torch.Tensor, p: float, seed: int = 0) -> torch.Tensor:
     torch.manual_seed(seed)
-    return dropped(x, p)
+    return apply_dropout(x, p)
 
 
 def test_nothing_is_dropped_outside_training_or_at_zero() -> None:
     x = torch.ones(4)
     before = torch.get_rng_state()
-    assert dropped(x, 0.5, training=False) is x
-    assert dropped(x, 0.0) is x
+    assert apply_dropout(x, 0.5, training=False) is x
+    assert apply_dropout(x, 0.0) is x
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -35,7 +35,7 @@ def test_an_element_is_zero_or_scaled(shape: list[int], p: float, seed: int, tur
     assert found.shape == x.shape
     assert found.dtype == x.dtype
     kept = found != 0
-    factor = STEPS / (STEPS - round(p * STEPS))
+    factor = PROBABILITY_STEPS / (PROBABILITY_STEPS - round(p * PROBABILITY_STEPS))
     torch.testing.assert_close(found[kept], x[kept] * factor, rtol=1e-15, atol=0)
     assert factor == pytest.approx(1 / (1 - p), rel=1e-3)
 
@@ -63,11 +63,11 @@ def test_the_mean_stays() -> None:
     assert drawn(torch.ones(4_000_000, dtype=torch.float64), 0.1).mean().item() == pytest.approx(1, abs=1e-3)
 
 
-@pytest.mark.parametrize(("p", "share"), [(1e-9, 1), (1 - 1e-9, STEPS - 1)])
+@pytest.mark.parametrize(("p", "share"), [(1e-9, 1), (1 - 1e-9, PROBABILITY_STEPS - 1)])
 def test_at_either_end_some_are_dropped_and_some_are_kept(p: float, share: int) -> None:
     found = drawn(torch.ones(4_000_000), p)
     gone = (found == 0).sum().item()
-    assert abs(gone - len(found) * share / STEPS) < 5 * math.sqrt(len(found) / STEPS)
+    assert abs(gone - len(found) * share / PROBABILITY_STEPS) < 5 * math.sqrt(len(found) / PROBABILITY_STEPS)
     assert torch.isfinite(found).all()
 
 
@@ -76,7 +76,7 @@ def test_a_seed_gives_its_elements_again_in_every_dtype() -> None:
     first = drawn(x, 0.2, 7)
     assert torch.equal(drawn(x, 0.2, 7), first)
     assert not torch.equal(drawn(x, 0.2, 8), first)
-    assert not torch.equal(dropped(x, 0.2), first), "the second draw is another"
+    assert not torch.equal(apply_dropout(x, 0.2), first), "the second draw is another"
     for kind in (torch.float64, torch.bfloat16):
         found = drawn(x.to(kind), 0.2, 7)
         assert found.dtype == kind

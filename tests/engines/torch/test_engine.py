@@ -19,12 +19,12 @@ from twin import assert_same, model, texts, twin_pool, twin_states
 from gnomon.engines.torch import budget as budgets
 from gnomon.engines.torch import inference
 from gnomon.engines.torch.engine import TorchEngine
-from gnomon.engines.torch.inference import PackedLinear, joined, packs
+from gnomon.engines.torch.inference import PackedLinear, merge_linears, can_pack_weights
 from gnomon.engines.torch.layers import ACTIVATIONS, Linear
-from gnomon.engines.torch.tensors import tensor_of
+from gnomon.engines.torch.tensors import as_tensor
 from gnomon.errors import DeviceMemoryError
 from gnomon.packed import Packed, pack
-from gnomon.spec import PoolingSpec, TrunkSpec, trunk_arrays
+from gnomon.spec import PoolingSpec, TrunkSpec, trunk_shapes
 
 NAME = "GIST-Embedding-v0"
 CPU = torch.device("cpu")
@@ -234,7 +234,7 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 def test_a_packed_product_equals_the_plain_one(
     rows: int, inputs: int, outputs: int, activation: Any, bias: bool, adds: bool
 ) -> None:
-    if not packs(CPU, torch.float32):
+    if not can_pack_weights(CPU, torch.float32):
         pytest.skip("this torch has no oneDNN")
     draw = torch.Generator().manual_seed(rows)
     linear = Linear(inputs, outputs, bias=bias, activation=activation).requires_grad_(False)
@@ -246,17 +246,17 @@ def test_a_packed_product_equals_the_plain_one(
 
 
 def test_without_packed_kernels_the_vectors_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inference, "packs", lambda device, dtype: False)
+    monkeypatch.setattr(inference, "can_pack_weights", lambda device, dtype: False)
     plain = engine()
     assert not any(isinstance(module, PackedLinear) for module in plain.trunk.modules())
     assert_same(plain.pool(pack(texts(NAME, (3, 9)))), wanted(NAME, (3, 9)))
 
 
 def test_which_dtypes_are_packed(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not packs(CPU, torch.float64)
-    assert not packs(torch.device("cuda"), torch.float32)
+    assert not can_pack_weights(CPU, torch.float64)
+    assert not can_pack_weights(torch.device("cuda"), torch.float32)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-    assert not packs(CPU, torch.float32)
+    assert not can_pack_weights(CPU, torch.float32)
 
 
 def test_joined_products_are_their_parts_end_to_end() -> None:
@@ -265,7 +265,7 @@ def test_joined_products_are_their_parts_end_to_end() -> None:
         for parameter in part.parameters():
             parameter.normal_()
     x = torch.randn(5, 3)
-    torch.testing.assert_close(joined(parts)(x), torch.cat([part(x) for part in parts], dim=1))
+    torch.testing.assert_close(merge_linears(parts)(x), torch.cat([part(x) for part in parts], dim=1))
 
 
 @pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64, "bfloat16"])
@@ -274,23 +274,23 @@ def test_a_tensor_over_an_array_that_may_not_be_written(kind: Any) -> None:
 
     array = np.arange(6).reshape(2, 3).astype(ml_dtypes.bfloat16 if kind == "bfloat16" else kind)
     array.flags.writeable = False
-    tensor = tensor_of(array)
+    tensor = as_tensor(array)
     assert tensor.data_ptr() == array.ctypes.data
     assert tensor.float().tolist() == [[0, 1, 2], [3, 4, 5]]
     address = tensor.data_ptr()
     del array
     assert tensor.data_ptr() == address
     assert tensor.float().tolist() == [[0, 1, 2], [3, 4, 5]]
-    assert tensor_of(np.zeros((0, 3), np.float32)).shape == (0, 3)
+    assert as_tensor(np.zeros((0, 3), np.float32)).shape == (0, 3)
     turned = np.arange(6, dtype=np.float32).reshape(2, 3).T
-    assert tensor_of(turned).tolist() == turned.tolist()
+    assert as_tensor(turned).tolist() == turned.tolist()
 
 
 def test_embeddings_of_half_precision_are_added_in_float32() -> None:
     """Rows of a float16 table: what they add up to is not rounded to it."""
     spec = TrunkSpec(vocab_size=9, hidden=8, layers=1, heads=2, inner=8, positions=16)
     draw = np.random.default_rng(0)
-    halves = {name: draw.normal(size=shape).astype(np.float16) for name, shape in trunk_arrays(spec).items()}
+    halves = {name: draw.normal(size=shape).astype(np.float16) for name, shape in trunk_shapes(spec).items()}
     packed = pack([np.array([1, 2, 3]), np.array([4])])
     exact = TorchEngine(spec, PoolingSpec(), {k: v.astype(np.float64) for k, v in halves.items()}, dtype="float64")
     assert_same(TorchEngine(spec, PoolingSpec(), halves).pool(packed), exact.pool(packed))
@@ -298,8 +298,8 @@ def test_embeddings_of_half_precision_are_added_in_float32() -> None:
 
 def test_the_measuring_of_a_budget_runs_and_ends_at_too_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     ours = engine()
-    monkeypatch.setitem(budgets.SIZES, "cpu", budgets.Sizes(256, (128, 256, 512), 1000))
-    assert ours._measure() in (128, 256, 512)
+    monkeypatch.setitem(budgets.BUDGET_CHOICES, "cpu", budgets.BudgetChoices(256, (128, 256, 512), 1000))
+    assert ours._measure_budget() in (128, 256, 512)
     layer = ours.trunk.layers[0]
     forward = layer.forward
 
@@ -309,13 +309,13 @@ def test_the_measuring_of_a_budget_runs_and_ends_at_too_little_memory(monkeypatc
         return forward(x_TH, *rest)
 
     monkeypatch.setattr(layer, "forward", limited)
-    assert ours._measure() == 128
+    assert ours._measure_budget() == 128
     monkeypatch.setattr(layer, "forward", lambda *a: (_ for _ in ()).throw(OUT[0]))
-    assert ours._measure() == 256
+    assert ours._measure_budget() == 256
 
 
 def test_the_key_of_a_budget_tells_what_it_depends_on() -> None:
-    keys = {engine(dtype=d, threads=t)._key() for d in ("float32", "bfloat16") for t in (1, 2)}
-    keys |= {engine("stella_en_400M_v5")._key()}
+    keys = {engine(dtype=d, threads=t)._budget_key() for d in ("float32", "bfloat16") for t in (1, 2)}
+    keys |= {engine("stella_en_400M_v5")._budget_key()}
     assert len(keys) == 5
     assert all(f"torch {torch.__version__}" in key for key in keys)

@@ -18,11 +18,11 @@ from twin import POOLINGS, twin_pool
 
 from gnomon import Encoder
 from gnomon import modules as numpy_heads
-from gnomon.checkpoint.families import foreign_arrays
+from gnomon.checkpoint.families import export_trunk_weights
 from gnomon.checkpoint.folder import Checkpoint, read_folder
-from gnomon.checkpoint.hub import resolve
-from gnomon.engines.torch.batch import Batch
-from gnomon.engines.torch.modules import Heads, MaskedLM, Pooling, segment_sum
+from gnomon.checkpoint.hub import resolve_source
+from gnomon.engines.torch.batch import DeviceBatch
+from gnomon.engines.torch.modules import OutputModules, MaskedLM, Pooling, segment_sum
 from gnomon.engines.torch.tensors import to_arrays
 from gnomon.engines.torch.trunk import Trunk
 from gnomon.packed import pack
@@ -34,7 +34,7 @@ from gnomon.spec import (
     PoolingSpec,
     TokenizerSpec,
     TrunkSpec,
-    arrays_of,
+    model_shapes,
 )
 
 TRUNK = TrunkSpec(vocab_size=9, hidden=6, layers=1, heads=2, inner=8, positions=16)
@@ -111,7 +111,7 @@ def whole(**options: Any) -> ModelSpec:
 
 def drawn(spec: ModelSpec) -> dict[str, np.ndarray]:
     draw = np.random.default_rng(2)
-    return {name: draw.normal(size=shape).astype(np.float32) for name, shape in arrays_of(spec).items()}
+    return {name: draw.normal(size=shape).astype(np.float32) for name, shape in model_shapes(spec).items()}
 
 
 @pytest.mark.parametrize("dim", [None, 4, 2, 3])
@@ -119,17 +119,17 @@ def test_heads_equal_their_numpy_form(dim: int | None) -> None:
     spec = whole(wide_heads=(DenseSpec("4_Dense_3", 5, 3),), matryoshka_dims=(2,))
     arrays = drawn(spec)
     pooled = np.random.default_rng(3).normal(size=(5, 6)).astype(np.float32)
-    chain, prefix = numpy_heads.chain(spec, dim)
-    wanted = numpy_heads.apply(chain, arrays, pooled)
+    chain, prefix = numpy_heads.modules_for_dim(spec, dim)
+    wanted = numpy_heads.apply_modules(chain, arrays, pooled)
     wanted = numpy_heads.normalize(wanted[:, :prefix]) if prefix else wanted
-    found = Heads.of(spec, arrays)(torch.from_numpy(pooled), dim)
+    found = OutputModules.of(spec, arrays)(torch.from_numpy(pooled), dim)
     assert found.shape == (5, dim or 4)
     np.testing.assert_allclose(found.detach().numpy(), wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_every_width_from_one_pooled_vector_with_gradients() -> None:
     spec = whole(wide_heads=(DenseSpec("4_Dense_3", 5, 3),), matryoshka_dims=(2,))
-    heads = Heads.of(spec, drawn(spec))
+    heads = OutputModules.of(spec, drawn(spec))
     pooled = torch.randn(4, 6, generator=torch.Generator().manual_seed(0), requires_grad=True)
     widths = heads.widths(pooled)
     assert {dim: tuple(vectors.shape) for dim, vectors in widths.items()} == {2: (4, 2), 3: (4, 3), 4: (4, 4)}
@@ -149,8 +149,8 @@ def test_the_widths_of_stella_are_those_of_the_encoder(golden_folder: Callable[[
     assert isinstance(spec.trunk, TrunkSpec)
     packed = pack(encoder.tokenize(texts).ids)
     with torch.no_grad():
-        pooled_BD = Pooling(spec.pooling)(Trunk.of(spec.trunk, arrays)(Batch.of(packed, spec.trunk)), packed)
-        widths = Heads.of(spec, arrays).widths(pooled_BD)
+        pooled_BD = Pooling(spec.pooling)(Trunk.of(spec.trunk, arrays)(DeviceBatch.of(packed, spec.trunk)), packed)
+        widths = OutputModules.of(spec, arrays).widths(pooled_BD)
     wanted = encoder.encode_dims(texts, prompt="", on_truncate="silent")
     assert widths.keys() == wanted.keys()
     for dim, vectors_BD in wanted.items():
@@ -177,7 +177,7 @@ def saved(kind: str, tie: bool, folder: Path, tokenizer_from: Path) -> tuple[Che
             parameter.normal_(0, 0.2)
     model.save_pretrained(folder)
     (folder / "tokenizer.json").write_bytes((tokenizer_from / "tokenizer.json").read_bytes())
-    return read_folder(resolve(folder)), model
+    return read_folder(resolve_source(folder)), model
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -194,7 +194,7 @@ def test_mlm_logits_and_names_are_those_of_transformers(
     trunk = Trunk.of(spec, checkpoint.arrays).eval()
     head = MaskedLM.of(mlm, checkpoint.mlm_arrays, trunk)
     packed = pack([np.array([2, 7, 9, 30]), np.array([2, 5, 3])])
-    logits_TV = head(trunk(Batch.of(packed, spec)))
+    logits_TV = head(trunk(DeviceBatch.of(packed, spec)))
     for start, stop in pairwise(packed.bounds):
         wanted = theirs(torch.from_numpy(packed.ids_T[start:stop])[None]).logits[0]
         torch.testing.assert_close(logits_TV[start:stop], wanted, rtol=1e-4, atol=1e-4)
@@ -207,19 +207,19 @@ def test_mlm_logits_and_names_are_those_of_transformers(
         assert trunk.embed.tokens.grad[31:].abs().max() == 0
     # and our parameters under their names load into their model
     ours = to_arrays(trunk.state_dict())
-    named = {name: torch.from_numpy(array) for name, array in foreign_arrays(ours, spec, checkpoint.config).items()}
+    named = {name: torch.from_numpy(array) for name, array in export_trunk_weights(ours, spec, checkpoint.config).items()}
     fresh = type(theirs)(theirs.config).eval()
     missing, unexpected = fresh.base_model.load_state_dict(named, strict=False)
     assert not unexpected
     assert not missing
     states = fresh.base_model(torch.from_numpy(packed.ids_T[:4])[None]).last_hidden_state[0]
-    torch.testing.assert_close(trunk(Batch.of(packed, spec))[:4], states, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(trunk(DeviceBatch.of(packed, spec))[:4], states, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("activation", ["gelu", "gelu_tanh", "relu", "silu", "tanh", "sigmoid", "identity"])
 def test_the_mlm_head_by_hand(activation: Activation) -> None:
     draw = torch.Generator().manual_seed(0)
-    head = MaskedLM(4, 7, activation=activation, norm_eps=1e-12, tokens=None).double()
+    head = MaskedLM(4, 7, activation=activation, norm_eps=1e-12, token_table=None).double()
     for parameter in head.parameters():
         parameter.data.normal_(generator=draw)
     x = torch.randn(3, 4, generator=draw, dtype=torch.float64)

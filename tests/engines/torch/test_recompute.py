@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from gnomon.engines.torch import recompute
-from gnomon.engines.torch.dropout import draw_kept
+from gnomon.engines.torch.dropout import draw_keep_mask
 
 
 def drawn(*shape: int, seed: int) -> Tensor:
@@ -64,8 +64,8 @@ def test_attention_has_the_gradient_of_the_plain_form(
     mask = torch.zeros(texts, 1, 1, keys, dtype=torch.float64)
     mask[..., 1:] = -torch.inf if masked else 0
     torch.manual_seed(seed)
-    kept, factor = draw_kept((texts, 2, queries, keys), p) if p else (None, 1.0)
-    found = gradients(lambda *sides: recompute.attention(*sides, mask if masked else None, kept, factor), q, k, v)
+    kept, factor = draw_keep_mask((texts, 2, queries, keys), p) if p else (None, 1.0)
+    found = gradients(lambda *sides: recompute.attention_with_recompute(*sides, mask if masked else None, kept, factor), q, k, v)
     wanted = gradients(lambda *sides: plain_attention(*sides, mask if masked else None, kept, factor), q, k, v)
     for one, other in zip(found, wanted, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
@@ -86,7 +86,7 @@ def test_a_linear_layer_of_what_is_computed_again(bias: bool, frozen: tuple[int,
     inputs = [*sides, *([offset] if offset is not None else [])]
     if not any(each.requires_grad for each in inputs):
         return
-    found = gradients(lambda w, up, gate, b=None: recompute.linear_of(gated, w, b, up, gate), *inputs)
+    found = gradients(lambda w, up, gate, b=None: recompute.linear_with_recompute(gated, w, b, up, gate), *inputs)
     wanted = gradients(lambda w, up, gate, b=None: F.linear(gated(up, gate), w, b), *inputs)
     for one, other in zip(found, wanted, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
@@ -101,7 +101,7 @@ def test_under_autocast_the_gradient_is_computed_as_the_value_was() -> None:
         return F.linear(F.gelu(z), w)
 
     def again(w: Tensor, z: Tensor) -> Tensor:
-        return recompute.linear_of(F.gelu, w, None, z)
+        return recompute.linear_with_recompute(F.gelu, w, None, z)
 
     for compute in (plain, again):
         with torch.autocast("cpu", torch.bfloat16):
@@ -120,11 +120,11 @@ def test_under_autocast_the_gradient_is_computed_as_the_value_was() -> None:
 def test_less_is_kept() -> None:
     q, k, v = (drawn(4, 2, 64, 8, seed=seed) for seed in range(3))
     scores = 4 * 2 * 64 * 64
-    kept, factor = draw_kept((4, 2, 64, 64), 0.1)
-    small = kept_bytes(lambda *sides: recompute.attention(*sides, None, kept, factor), q, k, v)
+    kept, factor = draw_keep_mask((4, 2, 64, 64), 0.1)
+    small = kept_bytes(lambda *sides: recompute.attention_with_recompute(*sides, None, kept, factor), q, k, v)
     large = kept_bytes(lambda *sides: plain_attention(*sides, None, kept, factor), q, k, v)
     assert small == scores  # a byte for each
     assert large >= 2 * 8 * scores
     weight, x = drawn(3, 5, seed=1), drawn(7, 5, seed=2)
-    assert kept_bytes(lambda w, z: recompute.linear_of(F.gelu, w, None, z), weight, x) == 0
+    assert kept_bytes(lambda w, z: recompute.linear_with_recompute(F.gelu, w, None, z), weight, x) == 0
     assert kept_bytes(lambda w, z: F.linear(F.gelu(z), w), weight, x) == 8 * x.numel()

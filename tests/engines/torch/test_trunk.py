@@ -20,15 +20,15 @@ from twin import MADE, POOLINGS, assert_same, model, texts, twin_pool, twin_stat
 
 from gnomon.engines.torch import attention as forms
 from gnomon.engines.torch.attention import bucketed, grouped, plain
-from gnomon.engines.torch.batch import Batch, Spans, position_rows
-from gnomon.engines.torch.buckets import SHORT
+from gnomon.engines.torch.batch import DeviceBatch, Spans, position_ids
+from gnomon.engines.torch.buckets import MAX_PADDED_LENGTH
 from gnomon.engines.torch.engine import TorchEngine
 from gnomon.engines.torch.modules import Pooling
-from gnomon.engines.torch.tensors import tensor_of, to_arrays
+from gnomon.engines.torch.tensors import as_tensor, to_arrays
 from gnomon.engines.torch.trunk import Trunk
 from gnomon.errors import InputError
-from gnomon.packed import pack, split
-from gnomon.spec import PoolingSpec, TrunkSpec, trunk_arrays
+from gnomon.packed import pack, split_per_text
+from gnomon.spec import PoolingSpec, TrunkSpec, trunk_shapes
 
 CPU = torch.device("cpu")
 LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=9)
@@ -54,7 +54,7 @@ def test_states_of_a_mixed_batch_equal_the_twin(name: str, attention: forms.Atte
     trunk, arrays = model(name)
     packed = pack(texts(name))
     found = engine(name, PoolingSpec(), attention).states(packed)
-    for text_TH, ids_T in zip(split(found, packed), texts(name), strict=True):
+    for text_TH, ids_T in zip(split_per_text(found, packed), texts(name), strict=True):
         assert_same(text_TH.ravel(), twin_states(trunk, arrays, ids_T).ravel())
 
 
@@ -86,7 +86,7 @@ def test_the_last_layer_for_one_token_of_each_text(name: str) -> None:
     rows_B = torch.from_numpy(packed.bounds[1:] - 2).clamp(min=0)
     rows_B = torch.maximum(rows_B, torch.from_numpy(packed.bounds[:-1]))
     for attention in (grouped, plain):
-        trunk, batch = exact(name, attention), Batch.of(packed, model(name)[0])
+        trunk, batch = exact(name, attention), DeviceBatch.of(packed, model(name)[0])
         torch.testing.assert_close(trunk(batch, rows_B), trunk(batch)[rows_B], rtol=1e-9, atol=1e-9)
 
 
@@ -106,13 +106,13 @@ def test_gradients_of_packed_and_plain_agree(name: str, lengths: list[int]) -> N
     def gradients(attention: forms.Attention) -> dict[str, torch.Tensor | None]:
         trunk = exact(name, attention)
         trunk.zero_grad()
-        vectors_BD = pooling(trunk(Batch.of(packed, model(name)[0])), packed)
+        vectors_BD = pooling(trunk(DeviceBatch.of(packed, model(name)[0])), packed)
         (vectors_BD * torch.linspace(-1, 1, vectors_BD.numel()).view_as(vectors_BD)).sum().backward()
         return {key: parameter.grad for key, parameter in trunk.named_parameters()}
 
     fast, slow = gradients(grouped), gradients(plain)
     torch.testing.assert_close(gradients(bucketed), slow, rtol=1e-7, atol=1e-9)
-    assert fast.keys() == trunk_arrays(model(name)[0]).keys()
+    assert fast.keys() == trunk_shapes(model(name)[0]).keys()
     for key, gradient in fast.items():
         assert gradient is not None, key
         other = slow[key]
@@ -131,7 +131,7 @@ def test_a_gradient_equals_its_difference_quotient() -> None:
     trunk = Trunk.of(spec, arrays).double()
 
     def loss() -> torch.Tensor:
-        return pooling(trunk(Batch.of(packed, spec)), packed)[:, :3].sum()
+        return pooling(trunk(DeviceBatch.of(packed, spec)), packed)[:, :3].sum()
 
     for name in ("layers.0.query.weight", "layers.1.gate.weight", "embed.types", "layers.0.attn_norm.bias"):
         weight = trunk.get_parameter(name)
@@ -155,7 +155,7 @@ def test_parameters_have_our_names_and_lie_where_they_should(share: bool) -> Non
     for name in (*NAMES, *MADE):
         spec, arrays = model(name)
         trunk = Trunk.of(spec, arrays, share=share)
-        assert {key: tuple(value.shape) for key, value in trunk.state_dict().items()} == trunk_arrays(spec)
+        assert {key: tuple(value.shape) for key, value in trunk.state_dict().items()} == trunk_shapes(spec)
         for key, array in to_arrays(trunk.state_dict()).items():
             assert np.array_equal(array, arrays[key])
             if arrays[key].flags.c_contiguous:
@@ -166,7 +166,7 @@ def test_a_step_of_an_optimizer_leaves_the_checkpoint_alone() -> None:
     spec, arrays = model("stella_en_400M_v5")  # a mapped file
     trunk = Trunk.of(spec, arrays)
     before = {key: array.copy() for key, array in arrays.items()}
-    trunk(Batch.of(pack(texts("stella_en_400M_v5")), spec)).square().sum().backward()
+    trunk(DeviceBatch.of(pack(texts("stella_en_400M_v5")), spec)).square().sum().backward()
     torch.optim.SGD(trunk.parameters(), lr=0.1).step()
     assert not np.array_equal(to_arrays(trunk.state_dict())["layers.0.up.weight"], before["layers.0.up.weight"])
     assert all(np.array_equal(arrays[key], before[key]) for key in before)
@@ -178,14 +178,14 @@ def test_arrays_of_half_precision_come_back_as_they_are() -> None:
     assert found["a"].dtype == ml_dtypes.bfloat16
     for name, tensor in tensors.items():
         assert np.array_equal(found[name].astype(np.float32), tensor.detach().float().numpy())
-        assert torch.equal(tensor_of(found[name]), tensor.detach())
+        assert torch.equal(as_tensor(found[name]), tensor.detach())
 
 
 def test_a_trunk_can_be_pickled() -> None:
     for name in ("wide, ntk, gated", "tanh form of gelu"):
         spec, arrays = model(name)
         trunk = Trunk.of(spec, arrays)
-        batch = Batch.of(pack(texts(name)), spec)
+        batch = DeviceBatch.of(pack(texts(name)), spec)
         assert torch.equal(pickle.loads(pickle.dumps(trunk))(batch), trunk(batch))
 
 
@@ -198,7 +198,7 @@ def test_a_kernel_without_dropout_is_refused_where_dropout_is_asked_for() -> Non
 def test_dropout_acts_in_training_alone_and_where_it_is_asked_for() -> None:
     spec, arrays = model("roberta")
     packed = pack(texts("roberta"))
-    batch = Batch.of(packed, spec)
+    batch = DeviceBatch.of(packed, spec)
     plainly = Trunk.of(spec, arrays)
     with torch.no_grad():
         wanted = plainly.eval()(batch)
@@ -240,20 +240,20 @@ def test_gradient_checkpointing_gives_the_same_bits(name: str, bf16: bool, one_t
         trunk = Trunk.of(spec, arrays, dropout=0.2, attention_dropout=0.2, gradient_checkpointing=again).train()
         torch.manual_seed(3)
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            states = trunk(Batch.of(packed, spec), rows_B).float()
+            states = trunk(DeviceBatch.of(packed, spec), rows_B).float()
         (states * torch.linspace(-1, 1, states.numel()).view_as(states)).sum().backward()
         found = {key: parameter.grad for key, parameter in trunk.named_parameters() if parameter.grad is not None}
         return found | {"the next draw": torch.rand(3)}
 
     kept, again = gradients(False), gradients(True)
-    assert kept.keys() == again.keys() == trunk_arrays(spec).keys() | {"the next draw"}
+    assert kept.keys() == again.keys() == trunk_shapes(spec).keys() | {"the next draw"}
     assert all(torch.equal(kept[key], again[key]) for key in kept)
 
 
 def test_gradient_checkpointing_keeps_the_input_of_a_layer_and_no_more() -> None:
     """What autograd holds on to, in bytes: beyond the embeddings, one tensor of states a layer."""
     spec, arrays = model("no types, relu")
-    batch = Batch.of(pack(texts("no types, relu", (40,) * 20)), spec)
+    batch = DeviceBatch.of(pack(texts("no types, relu", (40,) * 20)), spec)
 
     def held(train: bool, again: bool) -> int:
         trunk = Trunk.of(spec, arrays, dropout=0.1, attention_dropout=0.1, gradient_checkpointing=again).train(train)
@@ -278,7 +278,7 @@ def test_gradient_checkpointing_keeps_the_input_of_a_layer_and_no_more() -> None
 
 def test_gradient_checkpointing_is_for_gradients_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     spec, arrays = model("roberta")
-    batch = Batch.of(pack(texts("roberta")), spec)
+    batch = DeviceBatch.of(pack(texts("roberta")), spec)
     trunk = Trunk.of(spec, arrays, gradient_checkpointing=True)
     calls: list[Any] = []
     monkeypatch.setattr("gnomon.engines.torch.trunk.checkpoint", lambda layer, *inputs, **_: calls.append(layer))
@@ -294,7 +294,7 @@ def test_gradient_checkpointing_is_for_gradients_alone(monkeypatch: pytest.Monke
 def test_attention_equals_plain(form: forms.Attention, lengths: list[int], one: bool) -> None:
     """And its gradients; in any order, with texts that have a bucket of their own."""
     spans = Spans.of(np.array(lengths), CPU)
-    q_spans = spans.one_each if one else spans
+    q_spans = spans.single_rows if one else spans
     draw = torch.Generator().manual_seed(sum(lengths))
     rows = (len(lengths) if one else sum(lengths), sum(lengths), sum(lengths))
     q, k, v = (torch.randn(n, 2, 8, dtype=torch.float64, generator=draw, requires_grad=True) for n in rows)
@@ -315,12 +315,12 @@ def test_long_texts_of_a_bucket_are_left_to_the_kernel(monkeypatch: pytest.Monke
         return q
 
     monkeypatch.setattr(forms.F, "scaled_dot_product_attention", kernel)
-    spans = Spans.of(np.array([3, SHORT, SHORT + 1]), CPU)
-    q = torch.ones(2 * SHORT + 4, 2, 8)
+    spans = Spans.of(np.array([3, MAX_PADDED_LENGTH, MAX_PADDED_LENGTH + 1]), CPU)
+    q = torch.ones(2 * MAX_PADDED_LENGTH + 4, 2, 8)
     bucketed(q, q, q, spans, spans, 0.0)
-    assert seen == [SHORT + 1]
+    assert seen == [MAX_PADDED_LENGTH + 1]
     bucketed(q, q, q, spans, spans, 0.5)
-    assert seen == [SHORT + 1]
+    assert seen == [MAX_PADDED_LENGTH + 1]
 
 
 @given(lengths=LENGTHS)
@@ -341,7 +341,7 @@ def test_padding_ids_inside_a_text_take_no_position(ids: list[list[int]]) -> Non
         for token in text:
             seen += token != 2
             wanted.append(2 + seen if token != 2 else 2)
-    assert position_rows(spec, pack([np.array(text) for text in ids])).tolist() == wanted
+    assert position_ids(spec, pack([np.array(text) for text in ids])).tolist() == wanted
 
 
 def kernel(
@@ -432,21 +432,21 @@ def test_the_form_for_a_gpu(
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Some GPU")
     monkeypatch.setattr(forms, "has_varlen", lambda: True)
     monkeypatch.setattr(forms, "has_flash_attn", lambda: installed)
-    forms.tell_once.cache_clear()
+    forms.warn_once.cache_clear()
     if chosen is grouped:
         with pytest.warns(UserWarning, match="variable-length attention kernels are not used: "):
-            assert forms.choose(CUDA, dtype, head_size, dropout=dropout) is chosen
+            assert forms.choose_attention(CUDA, dtype, head_size, dropout=dropout) is chosen
     assert (
-        forms.choose(CUDA, dtype, head_size, dropout=dropout) is chosen
+        forms.choose_attention(CUDA, dtype, head_size, dropout=dropout) is chosen
     )  # said once: a second notice would be an error
 
 
 def test_the_form_for_a_processor_needs_no_notice() -> None:
-    assert forms.choose(CPU, torch.float32, 64) is grouped
-    assert forms.choose(CPU, torch.bfloat16, 64, dropout=0.1) is grouped
-    assert forms.choose(CPU, torch.float32, 64, learns=True) is grouped
-    assert forms.choose(CPU, torch.bfloat16, 64, learns=True) is bucketed
-    assert forms.choose(torch.device("mps"), torch.bfloat16, 64, learns=True) is grouped
+    assert forms.choose_attention(CPU, torch.float32, 64) is grouped
+    assert forms.choose_attention(CPU, torch.bfloat16, 64, dropout=0.1) is grouped
+    assert forms.choose_attention(CPU, torch.float32, 64, needs_gradient=True) is grouped
+    assert forms.choose_attention(CPU, torch.bfloat16, 64, needs_gradient=True) is bucketed
+    assert forms.choose_attention(torch.device("mps"), torch.bfloat16, 64, needs_gradient=True) is grouped
 
 
 def test_positions_beyond_the_tables_made_so_far() -> None:
@@ -467,7 +467,7 @@ def test_a_trunk_that_has_encoded_can_be_trained_and_in_bfloat16_too(name: str) 
     """What inference caches (rotary tables) serves autograd; autocast mixes dtypes on the way."""
     spec, arrays = model(name)
     trunk = Trunk.of(spec, arrays)
-    batch = Batch.of(pack(texts(name)), spec)
+    batch = DeviceBatch.of(pack(texts(name)), spec)
     with torch.inference_mode():
         wanted = trunk(batch)
     trunk(batch).sum().backward()
@@ -486,7 +486,7 @@ def test_a_copy_of_a_trunk_is_one_of_its_own() -> None:
 
     spec, arrays = model("wide, ntk, gated")
     trunk = Trunk.of(spec, arrays)
-    batch = Batch.of(pack(texts("wide, ntk, gated")), spec)
+    batch = DeviceBatch.of(pack(texts("wide, ntk, gated")), spec)
     wanted = trunk(batch).detach()
     other = deepcopy(trunk)
     with torch.no_grad():

@@ -17,8 +17,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from gnomon.engines.onnx.graph import Graph, Output, Precision, lower
-from gnomon.engines.pooling import padding_mask, pooled_row, pooling_mask, pooling_weights
+from gnomon.engines.onnx.graph import Graph, Output, Precision, build_onnx_graph
+from gnomon.engines.pooling import padding_mask, pooled_token_index, max_pooling_mask, padded_pooling_weights
 from gnomon.engines.protocol import Engine, Vectors
 from gnomon.errors import ExtraError
 from gnomon.packed import Packed
@@ -62,20 +62,20 @@ class OnnxEngine(Engine):
         self.precision: Precision = precision
         self.threads = threads
         self.open_session = RUNTIMES[runtime]
-        self.plain_rotary = runtime == "openvino"
+        self.unfused_rotary = runtime == "openvino"
         self.name = f"onnx graph, {runtime}, {precision}"
         self.dtype = "float32" if precision == "float32" else "int8"
         self._sessions: dict[tuple[int, Output], Session] = {}
         self._locks: dict[int, threading.Lock] = {}
 
-    def budget(self, tokens: int) -> int:
+    def budget(self, total_tokens: int) -> int:
         return self.token_budget
 
     def pool(self, packed: Packed, prompt_tokens: int = 0) -> Vectors:
-        return self._session("pooled")(self._feed("pooled", packed, prompt_tokens))
+        return self._session("pooled")(self._build_feed("pooled", packed, prompt_tokens))
 
     def states(self, packed: Packed) -> Vectors:
-        states_BSH = self._session("states")(self._feed("states", packed, 0))
+        states_BSH = self._session("states")(self._build_feed("states", packed, 0))
         lengths_B = packed.lengths_B
         return states_BSH[np.arange(states_BSH.shape[1]) < lengths_B[:, None]]
 
@@ -89,13 +89,13 @@ class OnnxEngine(Engine):
 
     def graph(self, output: Output) -> Graph:
         """The graph that this engine runs, for export."""
-        return lower(
+        return build_onnx_graph(
             self.trunk,
             self.pooling,
             self.arrays,
             output=output,
             precision=self.precision,
-            plain_rotary=self.plain_rotary,
+            unfused_rotary=self.unfused_rotary,
         )
 
     def _session(self, output: Output) -> Session:
@@ -107,10 +107,10 @@ class OnnxEngine(Engine):
                 self._sessions[process, output] = self.open_session(self.graph(output), self.threads)
             return self._sessions[process, output]
 
-    def _feed(self, output: Output, packed: Packed, prompt_tokens: int) -> Feed:
+    def _build_feed(self, output: Output, packed: Packed, prompt_tokens: int) -> Feed:
         """The inputs that the graph has, and no other: each is made by its row in INPUTS."""
         wanted = self._session(output).inputs
-        return {name: make(self, packed, prompt_tokens) for name, make in INPUTS.items() if name in wanted}
+        return {name: make(self, packed, prompt_tokens) for name, make in INPUT_BUILDERS.items() if name in wanted}
 
     def positions(self, packed: Packed) -> NDArray[np.int64]:
         """Rows of the position table, [1, S], or [B, S] where padding ids inside a text do not count (RoBERTa)."""
@@ -120,7 +120,7 @@ class OnnxEngine(Engine):
         real_BS = ids_BS != self.trunk.pad_id
         return np.cumsum(real_BS, axis=1) * real_BS + self.trunk.pad_id
 
-    def rotation(self, packed: Packed) -> tuple[Vectors, Vectors]:
+    def cos_sin(self, packed: Packed) -> tuple[Vectors, Vectors]:
         """cos and sin of the angles, [S, head size / 2]."""
         assert self.trunk.rope
         positions_S = np.arange(int(packed.lengths_B.max()), dtype=np.float64)
@@ -128,16 +128,16 @@ class OnnxEngine(Engine):
         return np.cos(angles_SR).astype(np.float32), np.sin(angles_SR).astype(np.float32)
 
 
-INPUTS: dict[str, Callable[[OnnxEngine, Packed, int], Array]] = {
+INPUT_BUILDERS: dict[str, Callable[[OnnxEngine, Packed, int], Array]] = {
     "ids_BS": lambda engine, packed, prompt: packed.padded(),
     "lengths_B": lambda engine, packed, prompt: packed.lengths_B.astype(np.int32),
     "positions": lambda engine, packed, prompt: engine.positions(packed),
-    "cos_SR": lambda engine, packed, prompt: engine.rotation(packed)[0],
-    "sin_SR": lambda engine, packed, prompt: engine.rotation(packed)[1],
+    "cos_SR": lambda engine, packed, prompt: engine.cos_sin(packed)[0],
+    "sin_SR": lambda engine, packed, prompt: engine.cos_sin(packed)[1],
     "mask_B11S": lambda engine, packed, prompt: padding_mask(packed),
-    "weights_BMS": lambda engine, packed, prompt: pooling_weights(engine.pooling, packed, prompt),
-    "mask_BS1": lambda engine, packed, prompt: pooling_mask(engine.pooling, packed, prompt),
-    "row_B1": lambda engine, packed, prompt: pooled_row(engine.pooling, packed, prompt)[:, None],
+    "weights_BMS": lambda engine, packed, prompt: padded_pooling_weights(engine.pooling, packed, prompt),
+    "mask_BS1": lambda engine, packed, prompt: max_pooling_mask(engine.pooling, packed, prompt),
+    "row_B1": lambda engine, packed, prompt: pooled_token_index(engine.pooling, packed, prompt)[:, None],
 }
 """Input of the graph -> how it is made."""
 
@@ -155,8 +155,8 @@ class _OrtSession:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # given one by one, arrays are used where they lie; add_external_initializers would copy them. The runtime only
         # asks that the file that the graph names as their place exists, so it is told this one
-        self._values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in graph.arrays.items()}
-        for name, value in self._values.items():
+        self._ort_values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in graph.arrays.items()}
+        for name, value in self._ort_values.items():
             options.add_initializer(name, value)
         options.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", str(Path(__file__).parent)
@@ -171,11 +171,11 @@ class _OrtSession:
 
 
 @cache
-def _only(core: type[Any]) -> Any:
+def _singleton(factory: type[Any]) -> Any:
     """One for the process, which is never freed. Each has a stack on which this thread's signals are handled, and takes
     it along when it is freed: after several, Ctrl-C ended the process by a fault of memory (OpenVINO 2026.4).
     """
-    return core()
+    return factory()
 
 
 class _OpenVinoSession:
@@ -188,12 +188,12 @@ class _OpenVinoSession:
         if threads:
             settings["INFERENCE_NUM_THREADS"] = threads
         with tempfile.TemporaryDirectory(prefix="gnomon-") as folder:
-            self._compiled = _only(openvino.Core).compile_model(write_graph(graph, Path(folder)), "CPU", settings)
-        self.inputs = frozenset(node.any_name for node in self._compiled.inputs)
+            self._compiled_model = _singleton(openvino.Core).compile_model(write_graph(graph, Path(folder)), "CPU", settings)
+        self.inputs = frozenset(node.any_name for node in self._compiled_model.inputs)
 
     def __call__(self, feed: Feed) -> Vectors:
         # a request of its own for each call: they run side by side from several threads
-        return np.array(self._compiled.create_infer_request().infer(feed)[0])
+        return np.array(self._compiled_model.create_infer_request().infer(feed)[0])
 
 
 RUNTIMES: dict[str, Callable[[Graph, int | None], Session]] = {"onnxruntime": _OrtSession, "openvino": _OpenVinoSession}

@@ -28,12 +28,12 @@ Output = Literal["pooled", "states"]
 Precision = Literal["float32", "int8", "uint8"]
 """float32, or weights of 8 bits, signed or unsigned, with activations quantised as they come."""
 
-MS = "com.microsoft"
-OPSETS = (("", 20), (MS, 1))
-LARGE = 1024
+MICROSOFT_DOMAIN = "com.microsoft"
+OPSETS = (("", 20), (MICROSOFT_DOMAIN, 1))
+MIN_EXTERNAL_BYTES = 1024
 """Arrays of fewer bytes stay in the protobuf, as the runtimes ask."""
 
-PLACE = Path(__file__).name
+EXTERNAL_LOCATION = Path(__file__).name
 """Where the protobuf says that the arrays are: a file that exists, this one; what counts are the arrays given."""
 
 
@@ -45,23 +45,23 @@ class Graph:
     arrays: dict[str, Array]
 
 
-def lower(
+def build_onnx_graph(
     trunk: TrunkSpec,
     pooling: PoolingSpec,
     arrays: Mapping[str, Array],
     *,
     output: Output = "pooled",
     precision: Precision = "float32",
-    plain_rotary: bool = False,
+    unfused_rotary: bool = False,
 ) -> Graph:
     """The graph of one trunk, up to pooled vectors or token states.
 
     `plain_rotary` spells rotary attention out in standard operators, for runtimes that lack the fused ones (OpenVINO).
     """
-    return _Lowering(trunk, pooling, arrays, output, precision, plain_rotary).build()
+    return _GraphBuilder(trunk, pooling, arrays, output, precision, unfused_rotary).build()
 
 
-class _Lowering:
+class _GraphBuilder:
     """Nodes and arrays of one graph, in the order in which they run. Methods return the name of what they made."""
 
     def __init__(
@@ -71,13 +71,13 @@ class _Lowering:
         arrays: Mapping[str, Array],
         output: Output,
         precision: Precision,
-        plain_rotary: bool,
+        unfused_rotary: bool,
     ) -> None:
         self.trunk, self.pooling, self.source = trunk, pooling, arrays
         self.output: Output = output
         self.one_token = output == "pooled" and pools_one_token(pooling)
         self.precision: Precision = precision
-        self.rotary_attention = self._rotary_plain if plain_rotary else self._rotary_fused
+        self.rotary_attention = self._rotary_unfused if unfused_rotary else self._rotary_fused
         self.made: set[str] = set()
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
@@ -108,12 +108,12 @@ class _Lowering:
         if self.trunk.positions:
             rows = self.input("positions", TensorProto.INT64, ["P", "S"])
             x = self.node("Add", [x, self.node("Gather", [self.array("embed.positions"), rows])])
-        if self.trunk.token_types:
+        if self.trunk.num_token_types:
             x = self.node("Add", [x, self.constant("embed.type0", self.float32("embed.types")[0])])
-        return self.node("LayerNormalization", [x, *self.pair("embed.norm")], epsilon=self.trunk.norm_eps, axis=-1)
+        return self.node("LayerNormalization", [x, *self.weight_and_bias("embed.norm")], epsilon=self.trunk.norm_eps, axis=-1)
 
     def layer(self, name: str, x: str, *, last: bool) -> str:
-        rows = self.one_row(x) if last and self.one_token else x
+        rows = self.select_pooled_token(x) if last and self.one_token else x
         attended = self.attention(name, x, rows)
         x = self.add_norm(f"{name}.attn_norm", self.linear(f"{name}.out", attended), rows, f"{name}.out.bias")
         inner = (
@@ -123,7 +123,7 @@ class _Lowering:
         )
         return self.add_norm(f"{name}.mlp_norm", self.linear(f"{name}.down", inner), x, f"{name}.down.bias")
 
-    def one_row(self, x: str) -> str:
+    def select_pooled_token(self, x: str) -> str:
         """[B, 1, H]: the state of the one token that will be pooled."""
         row_B1 = self.input("row_B1", TensorProto.INT64, ["B", 1])
         chosen = self.node("GatherND", [x, row_B1], batch_dims=1)
@@ -137,33 +137,33 @@ class _Lowering:
             weights = np.concatenate([self.float32(f"{name}.{part}.weight") for part in ("query", "key", "value")])
             fused = self.constant(f"{name}.qkv.weight", np.ascontiguousarray(weights.T))
             return self.node(
-                "Attention", [x, fused, self.qkv_bias(name), "lengths_B"], domain=MS, num_heads=self.trunk.heads
+                "Attention", [x, fused, self.qkv_bias(name), "lengths_B"], domain=MICROSOFT_DOMAIN, num_heads=self.trunk.heads
             )
         parts = [self.linear(f"{name}.query", rows), self.linear(f"{name}.key", x), self.linear(f"{name}.value", x)]
         return self.node(
-            "MultiHeadAttention", [*parts, self.qkv_bias(name), "lengths_B"], domain=MS, num_heads=self.trunk.heads
+            "MultiHeadAttention", [*parts, self.qkv_bias(name), "lengths_B"], domain=MICROSOFT_DOMAIN, num_heads=self.trunk.heads
         )
 
     def _rotary_fused(self, name: str, x: str, rows: str) -> str:
-        query = self.biased(f"{name}.query", rows)
-        key, value = self.biased(f"{name}.key", x), self.biased(f"{name}.value", x)
+        query = self.linear_with_bias(f"{name}.query", rows)
+        key, value = self.linear_with_bias(f"{name}.key", x), self.linear_with_bias(f"{name}.value", x)
         start = self.constant("start", np.zeros(1, np.int64))
         query = self.rotate(query, start if rows == x else "row_B1")
         return self.masked_attention(query, self.rotate(key, start), value)
 
-    def _rotary_plain(self, name: str, x: str, rows: str) -> str:
+    def _rotary_unfused(self, name: str, x: str, rows: str) -> str:
         """softmax(q k^T / sqrt(d) + mask) v, head by head: [B, N, S, d]."""
-        query = self.heads_of(self.biased(f"{name}.query", rows))
-        key, value = (self.heads_of(self.biased(f"{name}.{part}", x)) for part in ("key", "value"))
-        key = self.rotate_plain(key, "cos_SR", "sin_SR")
+        query = self.split_heads(self.linear_with_bias(f"{name}.query", rows))
+        key, value = (self.split_heads(self.linear_with_bias(f"{name}.{part}", x)) for part in ("key", "value"))
+        key = self.apply_rotary_unfused(key, "cos_SR", "sin_SR")
         if rows == x:
-            query = self.rotate_plain(query, "cos_SR", "sin_SR")
+            query = self.apply_rotary_unfused(query, "cos_SR", "sin_SR")
         else:
             axes = self.constant("heads_axis", np.array([1], np.int64))
             cos, sin = (
                 self.node("Unsqueeze", [self.node("Gather", [table, "row_B1"]), axes]) for table in ("cos_SR", "sin_SR")
             )
-            query = self.rotate_plain(query, cos, sin)
+            query = self.apply_rotary_unfused(query, cos, sin)
         scale = self.constant("scale", np.array(self.trunk.head_size**-0.5, np.float32))
         scores = self.node(
             "MatMul", [self.node("Mul", [query, scale]), self.node("Transpose", [key], perm=[0, 1, 3, 2])]
@@ -173,11 +173,11 @@ class _Lowering:
         mixed = self.node("Transpose", [self.node("MatMul", [shares, value])], perm=[0, 2, 1, 3])
         return self.node("Reshape", [mixed, self.constant("joined", np.array([0, 0, self.trunk.hidden], np.int64))])
 
-    def heads_of(self, x: str) -> str:
+    def split_heads(self, x: str) -> str:
         shape = self.constant("by_head", np.array([0, 0, self.trunk.heads, self.trunk.head_size], np.int64))
         return self.node("Transpose", [self.node("Reshape", [x, shape])], perm=[0, 2, 1, 3])
 
-    def rotate_plain(self, x: str, cos: str, sin: str) -> str:
+    def apply_rotary_unfused(self, x: str, cos: str, sin: str) -> str:
         """(a, b) -> (a cos - b sin, b cos + a sin) for the two halves of each head."""
         for name in ("cos_SR", "sin_SR"):
             self.input(name, TensorProto.FLOAT, ["S", self.trunk.head_size // 2])
@@ -190,20 +190,20 @@ class _Lowering:
     def rotate(self, x: str, positions: str) -> str:
         cos = self.input("cos_SR", TensorProto.FLOAT, ["S", self.trunk.head_size // 2])
         sin = self.input("sin_SR", TensorProto.FLOAT, ["S", self.trunk.head_size // 2])
-        return self.node("RotaryEmbedding", [x, positions, cos, sin], domain=MS)
+        return self.node("RotaryEmbedding", [x, positions, cos, sin], domain=MICROSOFT_DOMAIN)
 
     def masked_attention(self, query: str, key: str, value: str) -> str:
         """Without a mask where all lengths are equal: that form needs memory linear in the length, and texts may have
         8,192 tokens.
         """
-        longest = self.once("longest", "ReduceMax", ["lengths_B"], keepdims=0)
-        shortest = self.once("shortest", "ReduceMin", ["lengths_B"], keepdims=0)
-        equal = self.once("equal", "Equal", [longest, shortest])
+        longest = self.node_once("longest", "ReduceMax", ["lengths_B"], keepdims=0)
+        shortest = self.node_once("shortest", "ReduceMin", ["lengths_B"], keepdims=0)
+        equal = self.node_once("equal", "Equal", [longest, shortest])
         branches = {}
         for branch, mask in (("then_branch", []), ("else_branch", ["", "lengths_B"])):
             out = f"{query}.{branch}"
             node = helper.make_node(
-                "MultiHeadAttention", [query, key, value, *mask], [out], domain=MS, num_heads=self.trunk.heads
+                "MultiHeadAttention", [query, key, value, *mask], [out], domain=MICROSOFT_DOMAIN, num_heads=self.trunk.heads
             )
             value_info = helper.make_tensor_value_info(out, TensorProto.FLOAT, ["B", None, self.trunk.hidden])
             branches[branch] = helper.make_graph([node], branch, [], [value_info])
@@ -214,13 +214,13 @@ class _Lowering:
         return self.node("Mul", [self.linear(f"{name}.up", x), gate])
 
     def add_norm(self, norm: str, x: str, residual: str, bias: str) -> str:
-        scale, shift = self.pair(norm)
+        scale, shift = self.weight_and_bias(norm)
         inputs = [x, residual, scale, shift, self.array(bias)]
-        return self.node("SkipLayerNormalization", inputs, domain=MS, epsilon=self.trunk.norm_eps)
+        return self.node("SkipLayerNormalization", inputs, domain=MICROSOFT_DOMAIN, epsilon=self.trunk.norm_eps)
 
     def activation(self, x: str, bias: str | None) -> str:
         if bias and self.trunk.activation in FUSED_ACTIVATIONS:
-            return self.node(FUSED_ACTIVATIONS[self.trunk.activation], [x, self.array(bias)], domain=MS)
+            return self.node(FUSED_ACTIVATIONS[self.trunk.activation], [x, self.array(bias)], domain=MICROSOFT_DOMAIN)
         if bias:
             x = self.node("Add", [x, self.array(bias)])
         return ACTIVATIONS[self.trunk.activation](self, x)
@@ -243,24 +243,24 @@ class _Lowering:
             parts["max"] = self.node("ReduceMax", [self.node("Add", [x, mask]), axis], keepdims=0)
         self.node("Concat", [parts[mode] for mode in modes], "pooled", axis=-1)
 
-    def biased(self, name: str, x: str) -> str:
+    def linear_with_bias(self, name: str, x: str) -> str:
         return self.node("Add", [self.linear(name, x), self.array(f"{name}.bias")])
 
     def linear(self, name: str, x: str) -> str:
         """x W^T with W as published, [out, in]: in float32 mapped from the file and packed once by the runtime."""
         if self.precision == "float32":
-            return self.node("FusedMatMul", [x, self.array(f"{name}.weight")], domain=MS, transB=1)
+            return self.node("FusedMatMul", [x, self.array(f"{name}.weight")], domain=MICROSOFT_DOMAIN, transB=1)
         weight, scale, zero = quantize_weight(self.float32(f"{name}.weight"), signed=self.precision == "int8")
         names = [
             self.constant(f"{name}.{part}", value) for part, value in (("q", weight), ("scale", scale), ("zero", zero))
         ]
-        return self.node("DynamicQuantizeMatMul", [x, *names], domain=MS)
+        return self.node("DynamicQuantizeMatMul", [x, *names], domain=MICROSOFT_DOMAIN)
 
     def qkv_bias(self, name: str) -> str:
         parts = [self.float32(f"{name}.{part}.bias") for part in ("query", "key", "value")]
         return self.constant(f"{name}.qkv.bias", np.concatenate(parts))
 
-    def pair(self, name: str) -> tuple[str, str]:
+    def weight_and_bias(self, name: str) -> tuple[str, str]:
         return self.array(f"{name}.weight"), self.array(f"{name}.bias")
 
     def float32(self, name: str) -> NDArray[np.float32]:
@@ -274,8 +274,8 @@ class _Lowering:
         """An array under a name: outside the protobuf unless it is small. Asked for again, it is the same."""
         if name not in self.made:
             self.made.add(name)
-            self.initializers.append(_initializer(name, value))
-            if value.nbytes >= LARGE:
+            self.initializers.append(_make_initializer(name, value))
+            if value.nbytes >= MIN_EXTERNAL_BYTES:
                 self.arrays[name] = value
         return name
 
@@ -283,7 +283,7 @@ class _Lowering:
         self.inputs[name] = (kind, shape)
         return name
 
-    def once(self, out: str, operator: str, inputs: list[str], **attributes: Any) -> str:
+    def node_once(self, out: str, operator: str, inputs: list[str], **attributes: Any) -> str:
         if out not in self.made:
             self.made.add(out)
             self.node(operator, inputs, out, **attributes)
@@ -298,7 +298,7 @@ class _Lowering:
 FUSED_ACTIVATIONS: dict[Activation, str] = {"gelu": "BiasGelu", "gelu_tanh": "FastGelu"}
 """Activations that the runtime fuses with the addition of a bias."""
 
-ACTIVATIONS: dict[Activation, Callable[[_Lowering, str], str]] = {
+ACTIVATIONS: dict[Activation, Callable[[_GraphBuilder, str], str]] = {
     "gelu": lambda g, x: g.node("Gelu", [x]),
     "gelu_tanh": lambda g, x: g.node("Gelu", [x], approximate="tanh"),
     "relu": lambda g, x: g.node("Relu", [x]),
@@ -322,12 +322,12 @@ def quantize_weight(weight_OI: NDArray[np.float32], *, signed: bool) -> tuple[Ar
     return values_IO, scale_O.astype(np.float32), np.full(len(scale_O), zero, kind)
 
 
-def _initializer(name: str, value: Array) -> onnx.TensorProto:
+def _make_initializer(name: str, value: Array) -> onnx.TensorProto:
     kind = helper.np_dtype_to_tensor_dtype(value.dtype)
-    if value.nbytes < LARGE:
+    if value.nbytes < MIN_EXTERNAL_BYTES:
         return helper.make_tensor(name, kind, value.shape, value.tobytes(), raw=True)
     tensor = TensorProto(name=name, data_type=kind, dims=value.shape, data_location=TensorProto.EXTERNAL)
-    for key, text in (("location", PLACE), ("offset", "0"), ("length", str(value.nbytes))):
+    for key, text in (("location", EXTERNAL_LOCATION), ("offset", "0"), ("length", str(value.nbytes))):
         entry = tensor.external_data.add()
         entry.key, entry.value = key, text
     return tensor

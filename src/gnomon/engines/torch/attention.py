@@ -16,25 +16,25 @@ from torch import Tensor
 
 from gnomon.engines.torch import recompute
 from gnomon.engines.torch.batch import Spans
-from gnomon.engines.torch.buckets import SHORT
-from gnomon.engines.torch.dropout import draw_kept
-from gnomon.notices import tell_once
+from gnomon.engines.torch.buckets import MAX_PADDED_LENGTH
+from gnomon.engines.torch.dropout import draw_keep_mask
+from gnomon.notices import warn_once
 
 Attention = Callable[[Tensor, Tensor, Tensor, Spans, Spans, float], Tensor]
 """(q_QHd, k_THd, v_THd, q_spans, k_spans, dropout) -> [Q, H, d]. H here counts heads."""
 
-HALF = (torch.float16, torch.bfloat16)
+HALF_DTYPES = (torch.float16, torch.bfloat16)
 
 
 def plain(q: Tensor, k: Tensor, v: Tensor, q_spans: Spans, k_spans: Spans, dropout: float) -> Tensor:
     """Padded, masked, spelled out: the slow twin of the others."""
-    q_BHSd, k_BHSd, v_BHSd = _padded(q, q_spans), _padded(k, k_spans), _padded(v, k_spans)
+    q_BHSd, k_BHSd, v_BHSd = _pad_texts(q, q_spans), _pad_texts(k, k_spans), _pad_texts(v, k_spans)
     lengths_B = k_spans.bounds.diff()
     padding_BS = torch.arange(k_spans.longest, device=k.device) >= lengths_B[:, None]
     scores = q_BHSd @ k_BHSd.transpose(-1, -2) * q.shape[-1] ** -0.5
     shares = scores.masked_fill(padding_BS[:, None, None], -torch.inf).softmax(-1)
     mixed_BSHd = (F.dropout(shares, dropout) @ v_BHSd).transpose(1, 2)
-    return mixed_BSHd[_kept(q_spans)]
+    return mixed_BSHd[_token_mask(q_spans)]
 
 
 def grouped(q: Tensor, k: Tensor, v: Tensor, q_spans: Spans, k_spans: Spans, dropout: float) -> Tensor:
@@ -43,7 +43,7 @@ def grouped(q: Tensor, k: Tensor, v: Tensor, q_spans: Spans, k_spans: Spans, dro
     rows = [run.texts * run.length for run in k_spans.runs]
     # q has all rows of a text, or one
     q_rows = rows if q_spans is k_spans else texts
-    dense = _spelled_out if dropout and q.device.type == "cpu" else _kernel  # torch's own has no dropout there
+    dense = _eager_attention if dropout and q.device.type == "cpu" else _sdpa_attention  # torch's own has no dropout there
     # split, not slices: the gradient of a slice is as large as all rows, and filled with zeros
     sides = zip(q.split(q_rows), k.split(rows), v.split(rows), texts, strict=True)
     parts = [dense(*run, dropout) for run in sides]
@@ -57,36 +57,36 @@ def bucketed(q: Tensor, k: Tensor, v: Tensor, q_spans: Spans, k_spans: Spans, dr
     takes as long as many products. Longer texts are not padded, and are torch's own.
     """
     buckets, all_rows = k_spans.buckets, q_spans is k_spans
-    places = buckets.places
-    queries = (buckets.spread(q) if all_rows else q).split(places if all_rows else buckets.texts)
-    keys, values = (buckets.spread(side).split(places) for side in (k, v))
+    places = buckets.slots_per_bucket
+    queries = (buckets.pad(q) if all_rows else q).split(places if all_rows else buckets.texts)
+    keys, values = (buckets.pad(side).split(places) for side in (k, v))
     sides = zip(queries, keys, values, buckets.texts, strict=True)
     parts = [
-        _spelled_out(*side, dropout, mask) if dropout or length <= SHORT else _kernel(*side, dropout)
+        _eager_attention(*side, dropout, mask) if dropout or length <= MAX_PADDED_LENGTH else _sdpa_attention(*side, dropout)
         for side, length, mask in zip(sides, buckets.lengths, buckets.masks, strict=True)
     ]
     mixed = torch.cat(parts)
     return buckets.packed(mixed) if all_rows else mixed
 
 
-def _kernel(q: Tensor, k: Tensor, v: Tensor, texts: int, dropout: float) -> Tensor:
+def _sdpa_attention(q: Tensor, k: Tensor, v: Tensor, num_texts: int, dropout: float) -> Tensor:
     """Attention of texts of equal length, end to end, by torch's own kernels."""
-    q_BHSd, k_BHSd, v_BHSd = (_each_text(values, texts) for values in (q, k, v))
-    return _end_to_end(F.scaled_dot_product_attention(q_BHSd, k_BHSd, v_BHSd, dropout_p=dropout))
+    q_BHSd, k_BHSd, v_BHSd = (_unflatten_texts(values, num_texts) for values in (q, k, v))
+    return _flatten_texts(F.scaled_dot_product_attention(q_BHSd, k_BHSd, v_BHSd, dropout_p=dropout))
 
 
-def _spelled_out(q: Tensor, k: Tensor, v: Tensor, texts: int, dropout: float, mask: Tensor | None = None) -> Tensor:
+def _eager_attention(q: Tensor, k: Tensor, v: Tensor, num_texts: int, dropout: float, mask: Tensor | None = None) -> Tensor:
     """The same, spelled out: for dropout, and for gradients in half precision. A mask [B, 1, 1, S] is added."""
-    q_BHSd, k_BHSd, v_BHSd = (_each_text(values, texts) for values in (q, k, v))
-    kept, factor = draw_kept((*q_BHSd.shape[:-1], k_BHSd.shape[-2]), dropout) if dropout else (None, 1.0)
-    return _end_to_end(recompute.attention(q_BHSd, k_BHSd, v_BHSd, mask, kept, factor))
+    q_BHSd, k_BHSd, v_BHSd = (_unflatten_texts(values, num_texts) for values in (q, k, v))
+    kept, factor = draw_keep_mask((*q_BHSd.shape[:-1], k_BHSd.shape[-2]), dropout) if dropout else (None, 1.0)
+    return _flatten_texts(recompute.attention_with_recompute(q_BHSd, k_BHSd, v_BHSd, mask, kept, factor))
 
 
-def _each_text(values: Tensor, texts: int) -> Tensor:
-    return values.unflatten(0, (texts, -1)).transpose(1, 2)
+def _unflatten_texts(values: Tensor, num_texts: int) -> Tensor:
+    return values.unflatten(0, (num_texts, -1)).transpose(1, 2)
 
 
-def _end_to_end(values_BHSd: Tensor) -> Tensor:
+def _flatten_texts(values_BHSd: Tensor) -> Tensor:
     return values_BHSd.transpose(1, 2).flatten(0, 1)
 
 
@@ -109,8 +109,8 @@ def flash(q: Tensor, k: Tensor, v: Tensor, q_spans: Spans, k_spans: Spans, dropo
     )
 
 
-def choose(
-    device: torch.device, dtype: torch.dtype, head_size: int, *, dropout: float = 0.0, learns: bool = False
+def choose_attention(
+    device: torch.device, dtype: torch.dtype, head_size: int, *, dropout: float = 0.0, needs_gradient: bool = False
 ) -> Attention:
     """The fastest form that computes this; on a GPU, a notice tells of what keeps its kernels from it.
 
@@ -118,8 +118,8 @@ def choose(
         learns: whether its gradient is asked for.
     """
     if device.type != "cuda":
-        return bucketed if learns and device.type == "cpu" and dtype in HALF else grouped
-    why = kernel_refuses(device, dtype, head_size)
+        return bucketed if needs_gradient and device.type == "cpu" and dtype in HALF_DTYPES else grouped
+    why = varlen_unsupported_reason(device, dtype, head_size)
     if why is None:
         if has_varlen() and not dropout:
             return varlen
@@ -127,16 +127,16 @@ def choose(
             return flash
         lack = "torch's own takes no attention dropout" if has_varlen() else "this torch brings none"
         why = f"{lack}, and flash-attn is not installed"
-    tell_once(f"the variable-length attention kernels are not used: {why}. The result is the same, and slower.")
+    warn_once(f"the variable-length attention kernels are not used: {why}. The result is the same, and slower.")
     return grouped
 
 
-def kernel_refuses(device: torch.device, dtype: torch.dtype, head_size: int) -> str | None:
+def varlen_unsupported_reason(device: torch.device, dtype: torch.dtype, head_size: int) -> str | None:
     """Why the variable-length kernels cannot be used on a GPU, in words; None where they can.
 
     Source of the limits: FlashAttention 2 (Ampere or newer, half precision, head sizes up to 256 in steps of 8).
     """
-    if dtype not in HALF:
+    if dtype not in HALF_DTYPES:
         return f"they compute in float16 and bfloat16, not in {str(dtype).removeprefix('torch.')}"
     if head_size % 8 or head_size > 256:
         return f"heads of {head_size} are not a multiple of 8 up to 256"
@@ -159,13 +159,13 @@ def has_flash_attn() -> bool:
     return importlib.util.find_spec("flash_attn") is not None
 
 
-def _padded(values: Tensor, spans: Spans) -> Tensor:
+def _pad_texts(values: Tensor, spans: Spans) -> Tensor:
     """[B, H, S, d], zeros behind each text."""
     out = values.new_zeros((len(spans.lengths), spans.longest, *values.shape[1:]))
-    out[_kept(spans)] = values
+    out[_token_mask(spans)] = values
     return out.transpose(1, 2)
 
 
-def _kept(spans: Spans) -> Tensor:
+def _token_mask(spans: Spans) -> Tensor:
     """[B, S]: where a token is."""
     return torch.arange(spans.longest, device=spans.bounds.device) < spans.bounds.diff()[:, None]

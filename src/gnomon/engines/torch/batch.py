@@ -20,7 +20,7 @@ from gnomon.packed import Packed
 from gnomon.spec import TrunkSpec
 
 
-class Run(NamedTuple):
+class EqualLengthRun(NamedTuple):
     """Neighbouring texts of equal length."""
 
     start: int
@@ -47,22 +47,22 @@ class Spans:
         return max(self.lengths, default=0)
 
     @cached_property
-    def one_each(self) -> Spans:
+    def single_rows(self) -> Spans:
         """One row for each of these texts."""
         texts = len(self.lengths)
         bounds = torch.arange(texts + 1, dtype=torch.int32, device=self.bounds.device)
         return Spans(bounds, [1] * texts)
 
     @cached_property
-    def runs(self) -> list[Run]:
+    def runs(self) -> list[EqualLengthRun]:
         """Neighbours of equal length, together: for texts sorted by length, one run a length."""
-        found: list[Run] = []
+        found: list[EqualLengthRun] = []
         start = 0
         for length in self.lengths:
             if found and found[-1].length == length:
                 found[-1] = found[-1]._replace(texts=found[-1].texts + 1)
             else:
-                found.append(Run(start, 1, length))
+                found.append(EqualLengthRun(start, 1, length))
             start += length
         return found
 
@@ -73,31 +73,31 @@ class Spans:
 
 
 @dataclass(frozen=True)
-class Batch:
+class DeviceBatch:
     """Texts that the trunk reads."""
 
     ids_T: Tensor
     positions_T: Tensor
     """0, 1, 2, ... within each text."""
-    rows_T: Tensor
+    position_ids_T: Tensor
     """Rows of the position table."""
     spans: Spans
 
     @classmethod
-    def of(cls, packed: Packed, trunk: TrunkSpec, device: torch.device | str = "cpu") -> Batch:
+    def of(cls, packed: Packed, trunk: TrunkSpec, device: torch.device | str = "cpu") -> DeviceBatch:
         """Packed ids on a device; on CUDA the copy does not wait for the device."""
         device = torch.device(device)
         positions_T = to_device(_int32(packed.positions_T), device)
-        rows_T = positions_T if _plain_rows(trunk) else to_device(_int32(position_rows(trunk, packed)), device)
+        rows_T = positions_T if _position_ids_are_positions(trunk) else to_device(_int32(position_ids(trunk, packed)), device)
         spans = Spans.of(packed.lengths_B, device)
         return cls(to_device(_int32(packed.ids_T), device), positions_T, rows_T, spans)
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        return self.ids_T, self.positions_T, self.rows_T, self.spans.bounds
+        return self.ids_T, self.positions_T, self.position_ids_T, self.spans.bounds
 
 
-def position_rows(trunk: TrunkSpec, packed: Packed) -> NDArray[np.int64]:
+def position_ids(trunk: TrunkSpec, packed: Packed) -> NDArray[np.int64]:
     """[T]: the row of the position table of each token; padding ids inside a text do not count (RoBERTa)."""
     if trunk.pad_id is None:
         return packed.positions_T + trunk.position_offset
@@ -114,7 +114,7 @@ def to_device(values: Tensor, device: torch.device) -> Tensor:
     return values.pin_memory().to(device, non_blocking=True)
 
 
-def _plain_rows(trunk: TrunkSpec) -> bool:
+def _position_ids_are_positions(trunk: TrunkSpec) -> bool:
     return trunk.pad_id is None and not trunk.position_offset
 
 

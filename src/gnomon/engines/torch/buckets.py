@@ -14,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-SHORT = 256
+MAX_PADDED_LENGTH = 256
 """Longer texts are a bucket by themselves, or with others of the same length."""
 
-NARROWEST = 16
+MIN_LENGTH_STEP = 16
 """Lengths of one bucket lie within an eighth of the next power of two, or within this where that is less."""
 
 
@@ -31,9 +31,9 @@ class Buckets:
     """To which its texts are padded."""
     rows_P: Tensor
     """The row in each place; any at an empty one."""
-    places_T: Tensor
+    slots_T: Tensor
     """The place of each row."""
-    empty_E: Tensor
+    empty_slots_E: Tensor
     """Places without a row."""
     masks: list[Tensor | None]
     """[B, 1, 1, S]: minus infinity at empty places of a bucket, 0 elsewhere; None where it has none."""
@@ -41,7 +41,7 @@ class Buckets:
     @classmethod
     def of(cls, lengths: Sequence[int], device: torch.device) -> Buckets:
         """Neighbours of about one length are a bucket, so texts come best in order of length."""
-        bounds = [at for at in range(1, len(lengths)) if _widened(lengths[at]) != _widened(lengths[at - 1])]
+        bounds = [at for at in range(1, len(lengths)) if _bucket_length(lengths[at]) != _bucket_length(lengths[at - 1])]
         groups = np.split(np.asarray(lengths), bounds)
         reals = [np.arange(lengths_B.max()) < lengths_B[:, None] for lengths_B in groups]
         real_P = np.concatenate([real_BS.ravel() for real_BS in reals])
@@ -51,54 +51,54 @@ class Buckets:
             texts=[len(real_BS) for real_BS in reals],
             lengths=[real_BS.shape[1] for real_BS in reals],
             rows_P=torch.from_numpy(rows_P).to(device),
-            places_T=torch.from_numpy(places_T).to(device),
-            empty_E=torch.from_numpy(empty_E).to(device),
-            masks=[None if real_BS.all() else _mask(real_BS).to(device) for real_BS in reals],
+            slots_T=torch.from_numpy(places_T).to(device),
+            empty_slots_E=torch.from_numpy(empty_E).to(device),
+            masks=[None if real_BS.all() else _padding_mask(real_BS).to(device) for real_BS in reals],
         )
 
     @property
-    def places(self) -> list[int]:
+    def slots_per_bucket(self) -> list[int]:
         """Of each bucket."""
         return [texts * length for texts, length in zip(self.texts, self.lengths, strict=True)]
 
-    def spread(self, x: Tensor) -> Tensor:
+    def pad(self, x: Tensor) -> Tensor:
         """[T, ...] -> [P, ...], zero at empty places; x itself where none is empty."""
-        if not len(self.empty_E):
+        if not len(self.empty_slots_E):
             return x
-        return _Moved.apply(x, self.rows_P, self.empty_E, self.places_T, None)  # pyright: ignore[reportReturnType]
+        return _MoveRows.apply(x, self.rows_P, self.empty_slots_E, self.slots_T, None)  # pyright: ignore[reportReturnType]
 
     def packed(self, x: Tensor) -> Tensor:
         """[P, ...] -> [T, ...]: the way back."""
-        if not len(self.empty_E):
+        if not len(self.empty_slots_E):
             return x
-        return _Moved.apply(x, self.places_T, None, self.rows_P, self.empty_E)  # pyright: ignore[reportReturnType]
+        return _MoveRows.apply(x, self.slots_T, None, self.rows_P, self.empty_slots_E)  # pyright: ignore[reportReturnType]
 
 
-class _Moved(torch.autograd.Function):
+class _MoveRows(torch.autograd.Function):
     """Rows of x in another order. Its gradient is the move back, where torch's own would add row by row."""
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, index: Tensor, empty: Tensor | None, index_back: Tensor, empty_back: Tensor | None
     ) -> Tensor:
-        ctx.back = index_back, empty_back
-        return _moved(x, index, empty)
+        ctx.num_trailing_special = index_back, empty_back
+        return _move_rows(x, index, empty)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        return _moved(gradients[0], *ctx.back), None, None, None, None
+        return _move_rows(gradients[0], *ctx.num_trailing_special), None, None, None, None
 
 
-def _moved(x: Tensor, index: Tensor, empty: Tensor | None) -> Tensor:
+def _move_rows(x: Tensor, index: Tensor, empty: Tensor | None) -> Tensor:
     out = x.index_select(0, index)
     return out if empty is None else out.index_fill_(0, empty, 0)
 
 
-def _widened(length: int) -> int:
+def _bucket_length(length: int) -> int:
     """The most that a text of the same bucket may have."""
-    width = max(NARROWEST, (1 << (length - 1).bit_length()) // 8) if length <= SHORT else 1
+    width = max(MIN_LENGTH_STEP, (1 << (length - 1).bit_length()) // 8) if length <= MAX_PADDED_LENGTH else 1
     return -(-length // width) * width
 
 
-def _mask(real_BS: NDArray[np.bool_]) -> Tensor:
+def _padding_mask(real_BS: NDArray[np.bool_]) -> Tensor:
     return torch.where(torch.from_numpy(real_BS), 0.0, -torch.inf)[:, None, None]

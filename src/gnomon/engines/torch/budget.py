@@ -12,28 +12,28 @@ from typing import NamedTuple
 
 from gnomon import files as cache
 
-GOOD_ENOUGH = 0.97
+GOOD_ENOUGH_RATE = 0.97
 """Of the best rate: the smallest budget that reaches this is taken, since it needs the least memory."""
 
 
-class Sizes(NamedTuple):
+class BudgetChoices(NamedTuple):
     """Budgets of one kind of device, in tokens."""
 
     default: int
     """Until it is measured."""
-    tried: tuple[int, ...]
-    worth: int
+    candidates: tuple[int, ...]
+    min_work_to_measure: int
     """Tokens of work from which on the measuring (a second or so) pays."""
 
 
-SIZES = {
-    "cpu": Sizes(1024, (512, 1024, 2048, 4096), 200_000),
-    "cuda": Sizes(16384, (8192, 16384, 32768, 65536, 131072), 500_000),
-    "mps": Sizes(4096, (2048, 4096, 8192, 16384), 200_000),
+BUDGET_CHOICES = {
+    "cpu": BudgetChoices(1024, (512, 1024, 2048, 4096), 200_000),
+    "cuda": BudgetChoices(16384, (8192, 16384, 32768, 65536, 131072), 500_000),
+    "mps": BudgetChoices(4096, (2048, 4096, 8192, 16384), 200_000),
 }
 
 
-def measure(seconds: Callable[[int], float | None], tried: Sequence[int], default: int) -> int:
+def measure(time_batch: Callable[[int], float | None], candidates: Sequence[int], default: int) -> int:
     """The smallest of the budgets `tried` whose rate is nearly the best.
 
     Args:
@@ -41,26 +41,26 @@ def measure(seconds: Callable[[int], float | None], tried: Sequence[int], defaul
         default: the answer where not even the first fits.
     """
     rates: dict[int, float] = {}
-    for tokens in tried:
-        took = seconds(tokens)
+    for tokens in candidates:
+        took = time_batch(tokens)
         if took is None:
             break
         rates[tokens] = tokens / took
     best = max(rates.values(), default=0.0)
-    return next((tokens for tokens, rate in rates.items() if rate >= GOOD_ENOUGH * best), default)
+    return next((tokens for tokens, rate in rates.items() if rate >= GOOD_ENOUGH_RATE * best), default)
 
 
-def kept(key: str, measured: Callable[[], int], file: Path | None) -> int:
+def load_or_measure(key: str, measure_now: Callable[[], int], file: Path | None) -> int:
     """The budget that the file holds for a device and model of this key; else it is measured, and kept there.
 
     A file that cannot be read or written is no error: the measuring is done again another time.
     """
-    known = _budgets(file)
+    known = _read_budgets(file)
     if key in known:
         return known[key]
-    budget = measured()
+    budget = measure_now()
     if file:
-        cache.write(file, _budgets(file) | {key: budget})
+        cache.write_json_cache(file, _read_budgets(file) | {key: budget})
     return budget
 
 
@@ -72,6 +72,6 @@ def cache_file() -> Path | None:
         return None
 
 
-def _budgets(file: Path | None) -> dict[str, int]:
-    found = cache.read(file) if file else {}
+def _read_budgets(file: Path | None) -> dict[str, int]:
+    found = cache.read_json_cache(file) if file else {}
     return {key: value for key, value in found.items() if type(value) is int and value > 0}

@@ -23,7 +23,7 @@ def check_device(name: str) -> None:
         raise InputError(f"device {name!r} is not there for torch {torch.__version__}. Use device='cpu'.")
 
 
-def computes() -> bool:
+def gpu_runs_kernels() -> bool:
     """Whether the current GPU runs a kernel of this torch; one that is too old or too new for it does not."""
     try:
         return float(torch.ones(1, device="cuda").add_(1)) == 2
@@ -36,15 +36,15 @@ def check_dtype(name: str, dtype: str) -> None:
     Raises:
         InputError: a dtype that the device has no arithmetic for; says which it has.
     """
-    if dtype in dtypes_of(name):
+    if dtype in supported_dtypes(name):
         return
     raise InputError(
-        f"dtype {dtype!r} is not in {_described(name)}, which has no arithmetic for it; use "
-        f"{' or '.join(f'dtype={other!r}' for other in dtypes_of(name))}."
+        f"dtype {dtype!r} is not in {_describe_device(name)}, which has no arithmetic for it; use "
+        f"{' or '.join(f'dtype={other!r}' for other in supported_dtypes(name))}."
     )
 
 
-def dtypes_of(name: str) -> tuple[str, ...]:
+def supported_dtypes(name: str) -> tuple[str, ...]:
     """What a device computes in by itself; what torch would emulate is left out, since it is slower than float32."""
     device = torch.device(name)
     if device.type == "cuda":
@@ -60,11 +60,11 @@ def dtypes_of(name: str) -> tuple[str, ...]:
     )
 
 
-def natural_dtype(name: str) -> str:
+def auto_dtype(name: str) -> str:
     """What dtype="auto" means: bfloat16 on a GPU that has it, else float32."""
-    return "bfloat16" if torch.device(name).type == "cuda" and "bfloat16" in dtypes_of(name) else "float32"
+    return "bfloat16" if torch.device(name).type == "cuda" and "bfloat16" in supported_dtypes(name) else "float32"
 
 
-def _described(name: str) -> str:
+def _describe_device(name: str) -> str:
     device = torch.device(name)
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"this machine's {device.type}"

@@ -9,25 +9,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gnomon.engines.torch.recompute import thinned
+from gnomon.engines.torch.recompute import mask_and_scale
 
-STEPS = 1 << 16
+PROBABILITY_STEPS = 1 << 16
 """A probability is rounded to a multiple of 1 / STEPS."""
 
 
-def dropped(x: Tensor, p: float, training: bool = True) -> Tensor:
+def apply_dropout(x: Tensor, p: float, training: bool = True) -> Tensor:
     """x / (1 - p), each element 0 with probability p; x itself where p is 0 or nothing is trained."""
     if not training or not p:
         return x
     if x.device.type != "cpu":
         return F.dropout(x, p)
-    return thinned(x, *draw_kept(x.shape, p))
+    return mask_and_scale(x, *draw_keep_mask(x.shape, p))
 
 
-def draw_kept(shape: Sequence[int], p: float) -> tuple[Tensor, float]:
+def draw_keep_mask(shape: Sequence[int], p: float) -> tuple[Tensor, float]:
     """Which elements are kept, on a CPU, and what those are multiplied by."""
-    share = min(max(round(p * STEPS), 1), STEPS - 1)
+    share = min(max(round(p * PROBABILITY_STEPS), 1), PROBABILITY_STEPS - 1)
     count = math.prod(shape)
     bits = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(1 << 63), None)
-    kept = bits.view(torch.int16)[:count].view(*shape) >= share - STEPS // 2
-    return kept, STEPS / (STEPS - share)
+    kept = bits.view(torch.int16)[:count].view(*shape) >= share - PROBABILITY_STEPS // 2
+    return kept, PROBABILITY_STEPS / (PROBABILITY_STEPS - share)

@@ -22,19 +22,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from gnomon.engines.pooling import pooled_row, pools_one_token
+from gnomon.engines.pooling import pooled_token_index, pools_one_token
 from gnomon.engines.protocol import Engine, Vectors, closed_error
 from gnomon.engines.torch import attention as forms
 from gnomon.engines.torch import budget as budgets
-from gnomon.engines.torch.batch import Batch, Spans, to_device
-from gnomon.engines.torch.inference import prepare
+from gnomon.engines.torch.batch import DeviceBatch, Spans, to_device
+from gnomon.engines.torch.inference import prepare_for_inference
 from gnomon.engines.torch.modules import Pooling
 from gnomon.engines.torch.trunk import Trunk
 from gnomon.errors import DeviceMemoryError, InputError
-from gnomon.packed import Packed, part
+from gnomon.packed import Packed, slice_texts
 from gnomon.spec import PoolingSpec, TrunkSpec
 
-IN_FLIGHT = 2
+MAX_IN_FLIGHT = 2
 """Batches that a GPU was given and whose vectors nobody has waited for yet."""
 
 PROBE_LENGTH = 128
@@ -44,7 +44,7 @@ Work = Callable[[Packed], Tensor]
 
 
 @dataclass(frozen=True)
-class _Started:
+class _PendingVectors:
     """Values on their way from a device."""
 
     values: Tensor
@@ -79,18 +79,18 @@ class TorchEngine(Engine):
         threads: int | None = None,
         attention: forms.Attention | None = None,
     ) -> None:
-        self.place, self.dtype, self.threads = _with_index(torch.device(device)), dtype, threads
+        self.place, self.dtype, self.threads = _resolve_index(torch.device(device)), dtype, threads
         self.device = str(self.place)
         kind: torch.dtype = getattr(torch, dtype)
-        form = attention or forms.choose(self.place, kind, trunk.head_size)
+        form = attention or forms.choose_attention(self.place, kind, trunk.head_size)
         self.one_token = pools_one_token(pooling)
         self._trunk: Trunk | None = Trunk.of(trunk, arrays, attention=form, share=True)
-        prepare(self._trunk, device=self.place, dtype=kind, one_token=self.one_token)
+        prepare_for_inference(self._trunk, device=self.place, dtype=kind, one_token=self.one_token)
         self.pooling = Pooling(pooling)
         self.name = f"torch, {self.place}, {dtype}, {form.__name__} attention"
         self._budget: int | None = None
         self._process = os.getpid()
-        self._copying = torch.cuda.Stream(self.place) if self.place.type == "cuda" else None
+        self._copy_stream = torch.cuda.Stream(self.place) if self.place.type == "cuda" else None
 
     @property
     def trunk(self) -> Trunk:
@@ -99,32 +99,32 @@ class TorchEngine(Engine):
             raise closed_error()
         return trunk
 
-    def budget(self, tokens: int) -> int:
-        sizes = budgets.SIZES[self.place.type]
-        if self._budget is None and (tokens < sizes.worth or os.getpid() != self._process):
+    def budget(self, total_tokens: int) -> int:
+        sizes = budgets.BUDGET_CHOICES[self.place.type]
+        if self._budget is None and (total_tokens < sizes.min_work_to_measure or os.getpid() != self._process):
             return sizes.default
         if self._budget is None:
-            self._budget = budgets.kept(self._key(), self._measure, budgets.cache_file())
+            self._budget = budgets.load_or_measure(self._budget_key(), self._measure_budget, budgets.cache_file())
         return self._budget
 
     def pool(self, packed: Packed, prompt_tokens: int = 0) -> Vectors:
-        return self._run(self._pooled(prompt_tokens), packed)
+        return self._run_batch(self._make_pool_work(prompt_tokens), packed)
 
     def pool_each(self, batches: Iterable[Packed], prompt_tokens: int = 0) -> Iterator[Vectors]:
-        work = self._pooled(prompt_tokens)
-        pending: deque[_Started] = deque()
+        work = self._make_pool_work(prompt_tokens)
+        pending: deque[_PendingVectors] = deque()
         for packed in batches:
-            started = self._start(work, packed)
+            started = self._start_batch(work, packed)
             if started is None:  # what is under way holds memory too: let it end first
                 yield from _drain(pending)
-                yield self._run(work, packed)
+                yield self._run_batch(work, packed)
                 continue
             pending.append(started)
-            yield from _drain(pending, down_to=IN_FLIGHT if started.done else 0)
+            yield from _drain(pending, max_pending=MAX_IN_FLIGHT if started.done else 0)
         yield from _drain(pending)
 
     def states(self, packed: Packed) -> Vectors:
-        return self._run(lambda packed: self.trunk(self._send(packed)[0]), packed)
+        return self._run_batch(lambda packed: self.trunk(self._copy_to_device(packed)[0]), packed)
 
     def explain(self, packed: Packed) -> str:
         """The first layer whose output is not finite."""
@@ -157,38 +157,38 @@ class TorchEngine(Engine):
         if self.place.type == "cuda" and os.getpid() == self._process:
             torch.cuda.empty_cache()
 
-    def _pooled(self, prompt_tokens: int) -> Work:
+    def _make_pool_work(self, prompt_tokens: int) -> Work:
         def work(packed: Packed) -> Tensor:
-            batch, rows_B = self._send(packed, prompt_tokens)
+            batch, rows_B = self._copy_to_device(packed, prompt_tokens)
             if rows_B is not None:
                 return self.trunk(batch, rows_B)
             return self.pooling(self.trunk(batch), packed, prompt_tokens)
 
         return work
 
-    def _send(self, packed: Packed, prompt_tokens: int | None = None) -> tuple[Batch, Tensor | None]:
+    def _copy_to_device(self, packed: Packed, prompt_tokens: int | None = None) -> tuple[DeviceBatch, Tensor | None]:
         """The batch on the device; with it, the row of the one token of each text that is pooled, if it is one."""
         rows_B = None
-        with torch.cuda.stream(self._copying) if self._copying else nullcontext():
-            batch = Batch.of(packed, self.trunk.spec, self.place)
+        with torch.cuda.stream(self._copy_stream) if self._copy_stream else nullcontext():
+            batch = DeviceBatch.of(packed, self.trunk.spec, self.place)
             if self.one_token and prompt_tokens is not None:
-                row_B = packed.bounds[:-1] + pooled_row(self.pooling.pooling, packed, prompt_tokens)
+                row_B = packed.bounds[:-1] + pooled_token_index(self.pooling.pooling, packed, prompt_tokens)
                 rows_B = to_device(torch.from_numpy(row_B), self.place)
-        if self._copying:
+        if self._copy_stream:
             computing = torch.cuda.current_stream(self.place)
-            computing.wait_stream(self._copying)
+            computing.wait_stream(self._copy_stream)
             for tensor in (*batch.tensors, rows_B):
                 if tensor is not None:
                     tensor.record_stream(computing)
         return batch, rows_B
 
-    def _run(self, work: Work, packed: Packed) -> Vectors:
+    def _run_batch(self, work: Work, packed: Packed) -> Vectors:
         """One batch, waited for; in two halves, and these again, where it does not fit in memory.
 
         Raises:
             DeviceMemoryError: one text alone does not fit.
         """
-        started = self._start(work, packed)
+        started = self._start_batch(work, packed)
         if started is not None:
             return started.wait()
         texts = len(packed.bounds) - 1
@@ -197,24 +197,24 @@ class TorchEngine(Engine):
                 f"a text of {len(packed.ids_T):,} tokens does not fit into the memory of {self.place} beside the "
                 "model; free memory there, use dtype='bfloat16', or cut the text (a smaller max_seq_length)."
             )
-        self._learn(len(packed.ids_T) // 2)
-        halves = part(packed, 0, texts // 2), part(packed, texts // 2, texts)
-        return np.concatenate([self._run(work, half) for half in halves])
+        self._lower_budget(len(packed.ids_T) // 2)
+        halves = slice_texts(packed, 0, texts // 2), slice_texts(packed, texts // 2, texts)
+        return np.concatenate([self._run_batch(work, half) for half in halves])
 
-    def _start(self, work: Work, packed: Packed) -> _Started | None:
+    def _start_batch(self, work: Work, packed: Packed) -> _PendingVectors | None:
         """Begin a batch; None where it does not fit in memory."""
         if self.place.type == "cuda" and os.getpid() != self._process:
             raise InputError("a model on a GPU cannot be used after a fork; load it in the new process.")
         try:
-            with torch.inference_mode(), self._here(), self._own_threads():
+            with torch.inference_mode(), self._use_device(), self._use_threads():
                 values = work(packed).float()
                 if self.place.type != "cuda":
-                    return _Started(values.cpu(), None)
+                    return _PendingVectors(values.cpu(), None)
                 arrived = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
                 arrived.copy_(values, non_blocking=True)
                 done = torch.cuda.Event()
                 done.record(torch.cuda.current_stream(self.place))
-                return _Started(arrived, done)
+                return _PendingVectors(arrived, done)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -223,17 +223,17 @@ class TorchEngine(Engine):
             torch.cuda.empty_cache()
         return None
 
-    def _learn(self, tokens: int) -> None:
+    def _lower_budget(self, tokens: int) -> None:
         """Later batches are of at most so many tokens, since twice as many did not fit; but not of a handful."""
-        sizes = budgets.SIZES[self.place.type]
-        self._budget = max(min(self._budget or sizes.default, tokens), sizes.tried[0] // 8)
+        sizes = budgets.BUDGET_CHOICES[self.place.type]
+        self._budget = max(min(self._budget or sizes.default, tokens), sizes.candidates[0] // 8)
 
-    def _here(self) -> AbstractContextManager[object]:
+    def _use_device(self) -> AbstractContextManager[object]:
         """Makes the engine's GPU the current one, so that nothing touches another."""
         return torch.cuda.device(self.place) if self.place.type == "cuda" else nullcontext()
 
     @contextmanager
-    def _own_threads(self) -> Generator[None]:
+    def _use_threads(self) -> Generator[None]:
         """torch has one number of threads a process: set while a batch runs, put back behind it.
 
         After a fork it is one: OpenMP's threads do not survive it, and waiting for them would take for ever.
@@ -249,17 +249,17 @@ class TorchEngine(Engine):
         finally:
             torch.set_num_threads(before)
 
-    def _measure(self) -> int:
-        sizes = budgets.SIZES[self.place.type]
-        return budgets.measure(self._layer_seconds, sizes.tried, sizes.default)
+    def _measure_budget(self) -> int:
+        sizes = budgets.BUDGET_CHOICES[self.place.type]
+        return budgets.measure(self._time_layer, sizes.candidates, sizes.default)
 
-    def _layer_seconds(self, tokens: int) -> float | None:
+    def _time_layer(self, tokens: int) -> float | None:
         """The best of two runs of one layer over short texts; None where they do not fit."""
         spec = self.trunk.spec
         lengths_B = np.full(max(1, tokens // PROBE_LENGTH), PROBE_LENGTH)
         took: list[float] = []
         try:
-            with torch.inference_mode(), self._here(), self._own_threads():
+            with torch.inference_mode(), self._use_device(), self._use_threads():
                 spans = Spans.of(lengths_B, self.place)
                 x_TH = torch.ones(int(lengths_B.sum()), spec.hidden, dtype=self.trunk.dtype, device=self.place)
                 for _ in range(3):  # the first warms up
@@ -274,17 +274,17 @@ class TorchEngine(Engine):
             return None
         return min(took[1:])
 
-    def _key(self) -> str:
+    def _budget_key(self) -> str:
         spec = self.trunk.spec
         if self.place.type == "cuda":
             device = torch.cuda.get_device_name(self.place)
         else:
             cores = self.threads or torch.get_num_threads()
-            device = f"{processor()} {torch.backends.cpu.get_cpu_capability()} {cores} threads"
+            device = f"{processor_name()} {torch.backends.cpu.get_cpu_capability()} {cores} threads"
         return f"{device}, torch {torch.__version__}, {self.dtype}, {spec.hidden} x {spec.inner}, {spec.heads} heads"
 
 
-def processor() -> str:
+def processor_name() -> str:
     """The processor's name, as far as the system tells it."""
     try:
         rows = Path("/proc/cpuinfo").read_text().splitlines()
@@ -294,21 +294,21 @@ def processor() -> str:
     return named.partition(":")[2].strip() or platform.processor() or platform.machine()
 
 
-NO_MEMORY = ("out of memory", "ALLOC_FAILED", "can't allocate memory", "bad_alloc")
+OUT_OF_MEMORY_MESSAGES = ("out of memory", "ALLOC_FAILED", "can't allocate memory", "bad_alloc")
 """What torch and the libraries under it say when memory is short: CUDA, cuBLAS, mps, the processor's allocators."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in NO_MEMORY)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY_MESSAGES)
 
 
-def _with_index(device: torch.device) -> torch.device:
+def _resolve_index(device: torch.device) -> torch.device:
     """ "cuda" means the GPU that is current now, and not whichever is current in the thread that encodes."""
     if device.type == "cuda" and device.index is None:  # pyright: ignore[reportUnnecessaryComparison]
         return torch.device("cuda", torch.cuda.current_device())
     return device
 
 
-def _drain(pending: deque[_Started], down_to: int = 0) -> Iterator[Vectors]:
-    while len(pending) > down_to:
+def _drain(pending: deque[_PendingVectors], max_pending: int = 0) -> Iterator[Vectors]:
+    while len(pending) > max_pending:
         yield pending.popleft().wait()

@@ -11,7 +11,7 @@ from gnomon.engines.torch.layers import Layer, Linear
 from gnomon.engines.torch.trunk import Trunk
 from gnomon.spec import Activation
 
-FUSED: dict[Activation, tuple[str, str]] = {
+ONEDNN_ACTIVATIONS: dict[Activation, tuple[str, str]] = {
     "identity": ("none", ""),
     "gelu": ("gelu", "none"),
     "gelu_tanh": ("gelu", "tanh"),
@@ -30,7 +30,7 @@ class PackedLinear(nn.Module):
         super().__init__()
         self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach().contiguous())
         self.bias = None if linear.bias is None else linear.bias.detach()
-        self.activation, self.form = FUSED[linear.activation]
+        self.activation, self.form = ONEDNN_ACTIVATIONS[linear.activation]
 
     def forward(self, x_TI: Tensor, residual_TO: Tensor | None = None) -> Tensor:
         if residual_TO is not None and self.activation == "none":
@@ -39,7 +39,7 @@ class PackedLinear(nn.Module):
         return y_TO if residual_TO is None else residual_TO + y_TO
 
 
-def prepare(trunk: Trunk, *, device: torch.device, dtype: torch.dtype, one_token: bool) -> None:
+def prepare_for_inference(trunk: Trunk, *, device: torch.device, dtype: torch.dtype, one_token: bool) -> None:
     """Make a trunk ready to run, and no longer to train: move it, join and pack its products.
 
     Embedding tables keep the dtype of their file and the norm behind them is float32: only the rows that texts use are
@@ -51,11 +51,11 @@ def prepare(trunk: Trunk, *, device: torch.device, dtype: torch.dtype, one_token
     trunk.requires_grad_(False).eval()
     trunk.embed.to(device)
     trunk.embed.norm.float()
-    pack = packs(device, dtype)
+    pack = can_pack_weights(device, dtype)
     for index, layer in enumerate(trunk.layers):
         assert isinstance(layer, Layer)
         if not (one_token and index == len(trunk.layers) - 1):
-            layer.qkv = joined([layer.query, layer.key, layer.value])
+            layer.qkv = merge_linears([layer.query, layer.key, layer.value])
             del layer.query, layer.key, layer.value
         layer.to(device, dtype)
         for name, child in layer.named_children():
@@ -63,16 +63,16 @@ def prepare(trunk: Trunk, *, device: torch.device, dtype: torch.dtype, one_token
                 setattr(layer, name, PackedLinear(child))
 
 
-def joined(parts: list[Linear]) -> Linear:
+def merge_linears(linears: list[Linear]) -> Linear:
     """One product in place of several of the same input: their outputs end to end."""
     with torch.device("meta"):
-        whole = Linear(parts[0].weight.shape[1], sum(len(part.weight) for part in parts))
-    tensors = {name: torch.cat([part.state_dict()[name] for part in parts]) for name in ("weight", "bias")}
+        whole = Linear(linears[0].weight.shape[1], sum(len(part.weight) for part in linears))
+    tensors = {name: torch.cat([part.state_dict()[name] for part in linears]) for name in ("weight", "bias")}
     whole.load_state_dict(tensors, assign=True)
     return whole.requires_grad_(False)
 
 
-def packs(device: torch.device, dtype: torch.dtype) -> bool:
+def can_pack_weights(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether oneDNN has matrix kernels for this dtype on this processor, and torch the operators that reach them."""
     if device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False

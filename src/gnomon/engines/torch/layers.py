@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gnomon.engines.torch.attention import Attention
-from gnomon.engines.torch.batch import Batch, Spans
-from gnomon.engines.torch.dropout import dropped
-from gnomon.engines.torch.recompute import linear_of
+from gnomon.engines.torch.batch import DeviceBatch, Spans
+from gnomon.engines.torch.dropout import apply_dropout
+from gnomon.engines.torch.recompute import linear_with_recompute
 from gnomon.spec import Activation, RopeSpec, TrunkSpec
 
 
@@ -34,7 +34,7 @@ ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
 }
 
 
-Angles = tuple[Tensor, Tensor]
+CosSin = tuple[Tensor, Tensor]
 """cos and sin, [T, 1, d / 2] each."""
 
 
@@ -43,23 +43,23 @@ class Linear(nn.Module):
 
     def __init__(
         self,
-        inputs: int,
-        outputs: int,
+        in_features: int,
+        out_features: int,
         *,
         bias: bool = True,
         activation: Activation = "identity",
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(outputs, inputs))
-        self.bias = nn.Parameter(torch.empty(outputs)) if bias else None
+        self.weight = nn.Parameter(torch.empty(out_features, in_features))
+        self.bias = nn.Parameter(torch.empty(out_features)) if bias else None
         self.activation: Activation = activation
         self.activate = ACTIVATIONS[activation]
         self.dropout = dropout
 
     def forward(self, x_TI: Tensor, residual_TO: Tensor | None = None) -> Tensor:
         y_TO = self.activate(self.product(x_TI))
-        y_TO = dropped(y_TO, self.dropout, self.training)
+        y_TO = apply_dropout(y_TO, self.dropout, self.training)
         return y_TO if residual_TO is None else residual_TO + y_TO
 
     def product(self, x_TI: Tensor) -> Tensor:
@@ -74,18 +74,18 @@ class Embeddings(nn.Module):
         super().__init__()
         self.tokens = nn.Parameter(torch.empty(trunk.vocab_size, trunk.hidden))
         self.positions = nn.Parameter(torch.empty(trunk.positions, trunk.hidden)) if trunk.positions else None
-        self.types = nn.Parameter(torch.empty(trunk.token_types, trunk.hidden)) if trunk.token_types else None
+        self.types = nn.Parameter(torch.empty(trunk.num_token_types, trunk.hidden)) if trunk.num_token_types else None
         self.norm = nn.LayerNorm(trunk.hidden, eps=trunk.norm_eps)
         self.dropout = dropout
 
-    def forward(self, batch: Batch) -> Tensor:
+    def forward(self, batch: DeviceBatch) -> Tensor:
         kind = self.norm.weight.dtype  # tables may lie in a file in half precision
         x_TH = F.embedding(batch.ids_T, self.tokens).to(kind)
         if self.positions is not None:
-            x_TH = x_TH + F.embedding(batch.rows_T, self.positions).to(kind)
+            x_TH = x_TH + F.embedding(batch.position_ids_T, self.positions).to(kind)
         if self.types is not None:
             x_TH = x_TH + self.types[0].to(kind)
-        return dropped(self.norm(x_TH), self.dropout, self.training)
+        return apply_dropout(self.norm(x_TH), self.dropout, self.training)
 
 
 class Rotary:
@@ -95,26 +95,26 @@ class Rotary:
         self.frequencies_R = torch.from_numpy(rope.frequencies(head_size))
         self._tables: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
 
-    def angles(self, batch: Batch, dtype: torch.dtype) -> Angles:
+    def cos_sin(self, batch: DeviceBatch, dtype: torch.dtype) -> CosSin:
         """cos and sin for the tokens of a batch, [T, 1, d / 2] each: in float64 for such states, else in float32."""
         key = (batch.positions_T.device, torch.float64 if dtype == torch.float64 else torch.float32)
         tables = self._tables.get(key)
         if tables is None or len(tables[0]) < batch.spans.longest:
-            self._tables[key] = tables = self._make(batch.spans.longest, *key)
+            self._tables[key] = tables = self._build_tables(batch.spans.longest, *key)
         cos_SR, sin_SR = tables
         return F.embedding(batch.positions_T, cos_SR)[:, None], F.embedding(batch.positions_T, sin_SR)[:, None]
 
-    def _make(self, longest: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def _build_tables(self, max_length: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Tables [S, d / 2], computed in float64 on the host; their length doubles, so they are made seldom."""
         with torch.inference_mode(False):  # a table that was made while encoding must serve training too
-            positions_S = torch.arange(1 << max(longest - 1, 1).bit_length(), dtype=torch.float64)
+            positions_S = torch.arange(1 << max(max_length - 1, 1).bit_length(), dtype=torch.float64)
             angles_SR = positions_S[:, None] * self.frequencies_R
             return angles_SR.cos().to(device, dtype), angles_SR.sin().to(device, dtype)
 
 
-def turn(x_THd: Tensor, angles: Angles) -> Tensor:
+def apply_rotary(x_THd: Tensor, cos_sin: CosSin) -> Tensor:
     """(a, b) -> (a cos - b sin, b cos + a sin) for the halves of each head."""
-    cos, sin = angles
+    cos, sin = cos_sin
     low, high = x_THd.chunk(2, dim=-1)
     if x_THd.requires_grad:
         return torch.cat([low * cos - high * sin, high * cos + low * sin], dim=-1).to(x_THd.dtype)
@@ -145,32 +145,32 @@ class Layer(nn.Module):
         self.attend = attention
         self.head_size, self.attention_dropout = trunk.head_size, attention_dropout
 
-    def forward(self, x_TH: Tensor, spans: Spans, angles: Angles | None, rows_B: Tensor | None = None) -> Tensor:
+    def forward(self, x_TH: Tensor, spans: Spans, cos_sin: CosSin | None, rows_B: Tensor | None = None) -> Tensor:
         """The states of all tokens, or of the tokens `rows_B`, one in each text, as [B, H]."""
         x_QH = x_TH if rows_B is None else x_TH[rows_B]
-        q, k, v = (self.heads(values) for values in self.project(x_QH, x_TH))
-        if angles is not None:
-            q, k = turn(q, angles if rows_B is None else (angles[0][rows_B], angles[1][rows_B])), turn(k, angles)
-        q_spans = spans if rows_B is None else spans.one_each
+        q, k, v = (self.heads(values) for values in self.project_qkv(x_QH, x_TH))
+        if cos_sin is not None:
+            q, k = apply_rotary(q, cos_sin if rows_B is None else (cos_sin[0][rows_B], cos_sin[1][rows_B])), apply_rotary(k, cos_sin)
+        q_spans = spans if rows_B is None else spans.single_rows
         mixed_QHd = self.attend(q, k, v, q_spans, spans, self.attention_dropout if self.training else 0.0)
         x_QH = self.attn_norm(self.out(mixed_QHd.flatten(1), x_QH))
         return self.mlp_norm(self.feed_forward(x_QH))
 
     def feed_forward(self, x_QH: Tensor) -> Tensor:
         if not (self.training and type(self.down) is Linear):
-            return self.down(self.widen(x_QH), x_QH)
-        y_QH = linear_of(self.joined, self.down.weight, self.down.bias, *self.widened(x_QH))
-        return x_QH + dropped(y_QH, self.down.dropout)
+            return self.down(self.up_proj(x_QH), x_QH)
+        y_QH = linear_with_recompute(self.joined, self.down.weight, self.down.bias, *self.up_pre_activations(x_QH))
+        return x_QH + apply_dropout(y_QH, self.down.dropout)
 
-    def project(self, x_QH: Tensor, x_TH: Tensor) -> Sequence[Tensor]:
+    def project_qkv(self, x_QH: Tensor, x_TH: Tensor) -> Sequence[Tensor]:
         if self.qkv is not None:
             return self.qkv(x_TH).chunk(3, dim=-1)
         return self.query(x_QH), self.key(x_TH), self.value(x_TH)
 
-    def widen(self, x_QH: Tensor) -> Tensor:
+    def up_proj(self, x_QH: Tensor) -> Tensor:
         return self.up(x_QH) if self.gate is None else self.up(x_QH) * self.gate(x_QH)
 
-    def widened(self, x_QH: Tensor) -> Sequence[Tensor]:
+    def up_pre_activations(self, x_QH: Tensor) -> Sequence[Tensor]:
         """What `widen` is computed of, by `joined`."""
         return (self.up.product(x_QH),) if self.gate is None else (self.up.product(x_QH), self.gate.product(x_QH))
 

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gnomon import modules as plain_heads
-from gnomon.engines.pooling import first_pooled, packed_weights
+from gnomon.engines.pooling import first_pooled_token, packed_pooling_weights
 from gnomon.engines.torch.batch import to_device
 from gnomon.engines.torch.layers import ACTIVATIONS, Linear
-from gnomon.engines.torch.tensors import tensor_of
+from gnomon.engines.torch.tensors import as_tensor
 from gnomon.engines.torch.trunk import Trunk
 from gnomon.packed import Packed
-from gnomon.spec import Activation, DenseSpec, MlmSpec, ModelSpec, NormalizeSpec, PoolingSpec, dense_heads, head_arrays
+from gnomon.spec import Activation, DenseSpec, MlmSpec, ModelSpec, NormalizeSpec, PoolingSpec, dense_modules, dense_shapes
 
 
 class Pooling(nn.Module):
@@ -35,18 +35,18 @@ class Pooling(nn.Module):
         """Pooled vectors, in float32 (in float64 for such states), whatever the states are in."""
         device = states_TH.device
         states_TH = states_TH if states_TH.dtype == torch.float64 else states_TH.float()
-        weights_MT = packed_weights(self.pooling, packed, prompt_tokens)
+        weights_MT = packed_pooling_weights(self.pooling, packed, prompt_tokens)
         linear = iter(to_device(torch.from_numpy(weights_MT), device).to(states_TH.dtype))
         parts = [
-            self._highest(states_TH, packed, prompt_tokens)
+            self._max_pool(states_TH, packed, prompt_tokens)
             if mode == "max"
             else segment_sum(states_TH, next(linear), packed.bounds)
             for mode in self.pooling.modes
         ]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
-    def _highest(self, states_TH: Tensor, packed: Packed, prompt_tokens: int) -> Tensor:
-        first_B = first_pooled(self.pooling, packed, prompt_tokens)
+    def _max_pool(self, states_TH: Tensor, packed: Packed, prompt_tokens: int) -> Tensor:
+        first_B = first_pooled_token(self.pooling, packed, prompt_tokens)
         pooled_T = np.flatnonzero(packed.positions_T >= np.repeat(first_B, packed.lengths_B))
         rows, lengths_B = (
             to_device(torch.from_numpy(numbers), states_TH.device) for numbers in (pooled_T, packed.lengths_B - first_B)
@@ -55,7 +55,7 @@ class Pooling(nn.Module):
         return torch.segment_reduce(states_TH[rows], "max", lengths=lengths_B, unsafe=True)
 
 
-BLOCK = 64
+ROWS_PER_BLOCK = 64
 """Rows that are added one after the other."""
 
 
@@ -66,11 +66,11 @@ def segment_sum(values_TH: Tensor, weights_T: Tensor | None, bounds: NDArray[np.
     by index, with no intermediate of the rows' size. Long texts are added in blocks, and these again: thousands of rows
     added to one sum lose digits (1e-4 of a mean over 4,097 tokens).
     """
-    counts_B = -(-np.diff(bounds) // BLOCK)
+    counts_B = -(-np.diff(bounds) // ROWS_PER_BLOCK)
     if counts_B.max(initial=0) > 1:
         first_B = np.cumsum(counts_B) - counts_B
         within = np.arange(counts_B.sum()) - np.repeat(first_B, counts_B)
-        starts = np.append(np.repeat(bounds[:-1], counts_B) + BLOCK * within, bounds[-1])
+        starts = np.append(np.repeat(bounds[:-1], counts_B) + ROWS_PER_BLOCK * within, bounds[-1])
         blocks = segment_sum(values_TH, weights_T, starts)
         return segment_sum(blocks, None, np.append(first_B, counts_B.sum()))
     rows_T = torch.arange(len(values_TH), device=values_TH.device)
@@ -83,16 +83,16 @@ class Dense(nn.Module):
 
     def __init__(self, head: DenseSpec) -> None:
         super().__init__()
-        shapes = head_arrays(head)
+        shapes = dense_shapes(head)
         self.weight = nn.Parameter(torch.empty(shapes[f"{head.name}.weight"]))
         self.bias = nn.Parameter(torch.empty(head.out_features)) if head.bias else None
         projection = shapes.get(f"{head.name}.residual")
         self.residual = nn.Parameter(torch.empty(projection)) if projection else None
-        self.adds, self.activate = head.residual, ACTIVATIONS[head.activation]
+        self.has_residual, self.activate = head.residual, ACTIVATIONS[head.activation]
 
     def forward(self, x_BD: Tensor) -> Tensor:
         y_BD = self.activate(F.linear(x_BD, self.weight, self.bias))
-        if not self.adds:
+        if not self.has_residual:
             return y_BD
         return y_BD + (x_BD if self.residual is None else F.linear(x_BD, self.residual))
 
@@ -104,34 +104,34 @@ class Normalize(nn.Module):
         return F.normalize(x_BD, dim=-1)
 
 
-class Heads(nn.Module):
+class OutputModules(nn.Module):
     """The chain of a model, and every other width that it offers: own heads by width, prefixes of the last vector."""
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.dense = nn.ModuleDict({_key(head.name): Dense(head) for head in dense_heads(spec)})
+        self.dense = nn.ModuleDict({_module_key(head.name): Dense(head) for head in dense_modules(spec)})
         self.normalize = Normalize()
 
     @classmethod
-    def of(cls, spec: ModelSpec, arrays: Mapping[str, NDArray[Any]]) -> Heads:
+    def of(cls, spec: ModelSpec, arrays: Mapping[str, NDArray[Any]]) -> OutputModules:
         """Heads with copies of the arrays as parameters, to train."""
         with torch.device("meta"):
             heads = cls(spec)
         copies = {
-            f"dense.{_key(head.name)}{name.removeprefix(head.name)}": tensor_of(arrays[name]).clone()
-            for head in dense_heads(spec)
-            for name in head_arrays(head)
+            f"dense.{_module_key(head.name)}{name.removeprefix(head.name)}": as_tensor(arrays[name]).clone()
+            for head in dense_modules(spec)
+            for name in dense_shapes(head)
         }
         heads.load_state_dict(copies, assign=True)
         return heads
 
     def forward(self, pooled_BD: Tensor, dim: int | None = None) -> Tensor:
         """Vectors of one width: `dim` is one of `spec.dims`, None the model's own."""
-        chain, prefix = plain_heads.chain(self.spec, dim)
+        chain, prefix = plain_heads.modules_for_dim(self.spec, dim)
         x_BD = pooled_BD
         for head in chain:
-            x_BD = self.normalize(x_BD) if isinstance(head, NormalizeSpec) else self.dense[_key(head.name)](x_BD)
+            x_BD = self.normalize(x_BD) if isinstance(head, NormalizeSpec) else self.dense[_module_key(head.name)](x_BD)
         if prefix is None:
             return x_BD
         x_BD = x_BD[:, :prefix]
@@ -150,14 +150,14 @@ class MaskedLM(nn.Module):
     """
 
     def __init__(
-        self, hidden: int, rows: int, *, activation: Activation, norm_eps: float, tokens: nn.Parameter | None
+        self, hidden: int, vocab_size: int, *, activation: Activation, norm_eps: float, token_table: nn.Parameter | None
     ) -> None:
         super().__init__()
         self.dense = Linear(hidden, hidden, activation=activation)
         self.norm = nn.LayerNorm(hidden, eps=norm_eps)
-        self.decoder = Linear(hidden, rows)
-        if tokens is not None:
-            self.decoder.weight = tokens
+        self.decoder = Linear(hidden, vocab_size)
+        if token_table is not None:
+            self.decoder.weight = token_table
 
     @classmethod
     def of(cls, mlm: MlmSpec, arrays: Mapping[str, NDArray[Any]], trunk: Trunk) -> MaskedLM:
@@ -165,8 +165,8 @@ class MaskedLM(nn.Module):
         spec = trunk.spec
         tokens = trunk.embed.tokens if mlm.tied else None
         with torch.device("meta"):
-            head = cls(spec.hidden, spec.vocab_size, activation=mlm.activation, norm_eps=mlm.norm_eps, tokens=tokens)
-        tensors = {name.removeprefix("mlm."): tensor_of(array).clone() for name, array in arrays.items()}
+            head = cls(spec.hidden, spec.vocab_size, activation=mlm.activation, norm_eps=mlm.norm_eps, token_table=tokens)
+        tensors = {name.removeprefix("mlm."): as_tensor(array).clone() for name, array in arrays.items()}
         head.load_state_dict(tensors | ({"decoder.weight": tokens} if tokens is not None else {}), assign=True)
         return head
 
@@ -175,6 +175,6 @@ class MaskedLM(nn.Module):
         return self.decoder(self.norm(self.dense(states_TH)))
 
 
-def _key(name: str) -> str:
+def _module_key(name: str) -> str:
     """A folder's name as torch allows a module to be called."""
     return name.replace(".", "_")

@@ -16,13 +16,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
-def linear_of(compute: Callable[..., Tensor], weight_OI: Tensor, bias_O: Tensor | None, *inputs: Tensor) -> Tensor:
+def linear_with_recompute(compute: Callable[..., Tensor], weight_OI: Tensor, bias_O: Tensor | None, *inputs: Tensor) -> Tensor:
     """`compute(*inputs) W^T + b`, [T, O], which keeps the inputs and not what is computed of them, [T, I]."""
-    return _LinearOf.apply(compute, weight_OI, bias_O, *inputs)  # pyright: ignore[reportReturnType]
+    return _LinearWithRecompute.apply(compute, weight_OI, bias_O, *inputs)  # pyright: ignore[reportReturnType]
 
 
-def attention(
-    q_BHSd: Tensor, k_BHSd: Tensor, v_BHSd: Tensor, mask: Tensor | None, kept: Tensor | None, factor: float
+def attention_with_recompute(
+    q_BHSd: Tensor, k_BHSd: Tensor, v_BHSd: Tensor, mask: Tensor | None, keep_mask: Tensor | None, factor: float
 ) -> Tensor:
     """`(softmax(q k^T / sqrt(d) + mask) * kept * factor) v`, which keeps q, k, v and `kept`, a byte for each score.
 
@@ -31,15 +31,15 @@ def attention(
         kept: which scores dropout keeps; None for all.
         factor: what those are multiplied by.
     """
-    return _Attention.apply(q_BHSd, k_BHSd, v_BHSd, mask, kept, factor)  # pyright: ignore[reportReturnType]
+    return _AttentionWithRecompute.apply(q_BHSd, k_BHSd, v_BHSd, mask, keep_mask, factor)  # pyright: ignore[reportReturnType]
 
 
-class _LinearOf(torch.autograd.Function):
+class _LinearWithRecompute(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, compute: Callable[..., Tensor], weight: Tensor, bias: Tensor | None, *inputs: Tensor
     ) -> Tensor:
-        ctx.compute, ctx.computed_as = compute, _autocast_of(weight.device)
+        ctx.compute, ctx.computed_as = compute, _get_autocast_state(weight.device)
         ctx.save_for_backward(weight, *inputs)
         return F.linear(compute(*inputs), weight, bias)
 
@@ -49,7 +49,7 @@ class _LinearOf(torch.autograd.Function):
         (gradient_TO,) = gradients
         weight, *inputs = ctx.saved_tensors
         _, needs_weight, needs_bias, *needs_inputs = ctx.needs_input_grad
-        with _as_before(ctx.computed_as), torch.enable_grad():
+        with _restore_autocast(ctx.computed_as), torch.enable_grad():
             again = [each.detach().requires_grad_(needed) for each, needed in zip(inputs, needs_inputs, strict=True)]
             x_TI = ctx.compute(*again)
             with torch.no_grad():
@@ -61,23 +61,23 @@ class _LinearOf(torch.autograd.Function):
         return None, of_weight, of_bias, *(next(found) if needed else None for needed in needs_inputs)
 
 
-class _Attention(torch.autograd.Function):
+class _AttentionWithRecompute(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, kept: Tensor | None, factor: float
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, keep_mask: Tensor | None, factor: float
     ) -> Tensor:
-        ctx.mask, ctx.factor, ctx.computed_as = mask, factor, _autocast_of(q.device)
-        ctx.save_for_backward(q, k, v, kept)
-        return _shares(q, k, mask, kept, factor) @ v
+        ctx.mask, ctx.scale_kwargs, ctx.computed_as = mask, factor, _get_autocast_state(q.device)
+        ctx.save_for_backward(q, k, v, keep_mask)
+        return _attention_weights(q, k, mask, keep_mask, factor) @ v
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         (gradient_BHSd,) = gradients
         q, k, v, kept = ctx.saved_tensors
-        with _as_before(ctx.computed_as), torch.enable_grad():
+        with _restore_autocast(ctx.computed_as), torch.enable_grad():
             q, k = q.detach().requires_grad_(), k.detach().requires_grad_()
-            shares_BHSS = _shares(q, k, ctx.mask, kept, ctx.factor)
+            shares_BHSS = _attention_weights(q, k, ctx.mask, kept, ctx.scale_kwargs)
             with torch.no_grad():
                 of_v = shares_BHSS.detach().transpose(-1, -2) @ gradient_BHSd
                 of_shares = (gradient_BHSd @ v.transpose(-1, -2)).to(shares_BHSS.dtype)
@@ -85,44 +85,44 @@ class _Attention(torch.autograd.Function):
         return of_q, of_k, of_v, None, None, None
 
 
-def _shares(q: Tensor, k: Tensor, mask: Tensor | None, kept: Tensor | None, factor: float) -> Tensor:
+def _attention_weights(q: Tensor, k: Tensor, mask: Tensor | None, keep_mask: Tensor | None, factor: float) -> Tensor:
     """What each token takes of each other one, [B, H, S, S]."""
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     if mask is not None:
         scores = scores + mask.to(scores.dtype)
     shares = scores.softmax(-1)
-    return shares if kept is None else thinned(shares, kept, factor)
+    return shares if keep_mask is None else mask_and_scale(shares, keep_mask, factor)
 
 
-def thinned(x: Tensor, kept: Tensor, factor: float) -> Tensor:
+def mask_and_scale(x: Tensor, keep_mask: Tensor, factor: float) -> Tensor:
     """`x * kept * factor`, which keeps a byte for each element for its gradient."""
-    return _Thinned.apply(x, kept, factor)  # pyright: ignore[reportReturnType]
+    return _MaskAndScale.apply(x, keep_mask, factor)  # pyright: ignore[reportReturnType]
 
 
-class _Thinned(torch.autograd.Function):
+class _MaskAndScale(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, kept: Tensor, factor: float) -> Tensor:
-        ctx.factor = factor
-        ctx.save_for_backward(kept)
-        return x * kept.to(x.dtype).mul_(factor)
+    def forward(ctx: Any, x: Tensor, keep_mask: Tensor, factor: float) -> Tensor:
+        ctx.scale_kwargs = factor
+        ctx.save_for_backward(keep_mask)
+        return x * keep_mask.to(x.dtype).mul_(factor)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         (gradient,), (kept,) = gradients, ctx.saved_tensors
-        return gradient * kept.to(gradient.dtype).mul_(ctx.factor), None, None
+        return gradient * kept.to(gradient.dtype).mul_(ctx.scale_kwargs), None, None
 
 
-_Autocast = tuple[str, torch.dtype, bool]
+_AutocastState = tuple[str, torch.dtype, bool]
 """Kind of device, what it computes in, and whether it does."""
 
 
-def _autocast_of(device: torch.device) -> _Autocast:
+def _get_autocast_state(device: torch.device) -> _AutocastState:
     return device.type, torch.get_autocast_dtype(device.type), torch.is_autocast_enabled(device.type)
 
 
 @contextmanager
-def _as_before(autocast: _Autocast) -> Generator[None]:
+def _restore_autocast(autocast: _AutocastState) -> Generator[None]:
     """Inside, products are computed in what they were computed in when the function ran."""
     kind, dtype, enabled = autocast
     with torch.autocast(kind, dtype, enabled=enabled):

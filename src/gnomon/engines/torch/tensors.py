@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 
-def tensor_of(array: NDArray[Any]) -> Tensor:
+def as_tensor(array: NDArray[Any]) -> Tensor:
     """A tensor over the memory of an array, which it keeps. The array may be read-only (a mapped file): whoever writes
     to the tensor ends the process. (torch warns of such arrays; a private copy of every weight is what we save.)
     """
@@ -23,23 +23,23 @@ def tensor_of(array: NDArray[Any]) -> Tensor:
     kind = np.dtype(np.int16) if array.dtype == ml_dtypes.bfloat16 else array.dtype
     memory = (ctypes.c_char * array.nbytes).from_address(array.ctypes.data)
     vars(memory)["array"] = array  # the tensor keeps the buffer, and the buffer keeps the array
-    tensor = torch.frombuffer(memory, dtype=_DTYPES[kind]).view(array.shape)
+    tensor = torch.frombuffer(memory, dtype=_TORCH_DTYPES[kind]).view(array.shape)
     return tensor.view(torch.bfloat16) if array.dtype == ml_dtypes.bfloat16 else tensor
 
 
 def to_arrays(tensors: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
     """A `state_dict` as numpy arrays on the host, of the same dtypes."""
-    return {name: array_of(tensor) for name, tensor in tensors.items()}
+    return {name: to_array(tensor) for name, tensor in tensors.items()}
 
 
-def array_of(tensor: Tensor) -> NDArray[Any]:
+def to_array(tensor: Tensor) -> NDArray[Any]:
     tensor = tensor.detach().cpu().contiguous()
     if tensor.dtype != torch.bfloat16:
         return tensor.numpy()
     return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
 
 
-_DTYPES = {
+_TORCH_DTYPES = {
     np.dtype(np.float16): torch.float16,
     np.dtype(np.float32): torch.float32,
     np.dtype(np.float64): torch.float64,

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from gnomon.engines.torch.attention import Attention, grouped, varlen
-from gnomon.engines.torch.batch import Batch
+from gnomon.engines.torch.batch import DeviceBatch
 from gnomon.engines.torch.layers import Embeddings, Layer, Rotary
-from gnomon.engines.torch.tensors import tensor_of
+from gnomon.engines.torch.tensors import as_tensor
 from gnomon.errors import InputError
-from gnomon.spec import TrunkSpec, trunk_arrays
+from gnomon.spec import TrunkSpec, trunk_shapes
 
 
 class Trunk(nn.Module):
@@ -62,7 +62,7 @@ class Trunk(nn.Module):
         """
         with torch.device("meta"):
             trunk = cls(spec, **options)
-        tensors = {name: tensor_of(arrays[name]) for name in trunk_arrays(spec)}
+        tensors = {name: as_tensor(arrays[name]) for name in trunk_shapes(spec)}
         trunk.load_state_dict(
             tensors if share else {name: tensor.clone() for name, tensor in tensors.items()}, assign=True
         )
@@ -75,18 +75,18 @@ class Trunk(nn.Module):
         assert isinstance(last, Layer)
         return last.mlp_norm.weight.dtype
 
-    def forward(self, batch: Batch, rows_B: Tensor | None = None) -> Tensor:
+    def forward(self, batch: DeviceBatch, rows_B: Tensor | None = None) -> Tensor:
         """States [T, H] of all tokens; or [B, H] of the tokens `rows_B`, one in each text: the last layer computes no
         other.
         """
         x_TH = self.embed(batch).to(self.dtype)
-        angles = self.rotary.angles(batch, x_TH.dtype) if self.rotary else None
+        angles = self.rotary.cos_sin(batch, x_TH.dtype) if self.rotary else None
         *first, last = self.layers
         for layer in first:
-            x_TH = self._run(layer, x_TH, batch.spans, angles, None)
-        return self._run(last, x_TH, batch.spans, angles, rows_B)
+            x_TH = self._run_layer(layer, x_TH, batch.spans, angles, None)
+        return self._run_layer(last, x_TH, batch.spans, angles, rows_B)
 
-    def _run(self, layer: nn.Module, *inputs: Any) -> Tensor:
+    def _run_layer(self, layer: nn.Module, *inputs: Any) -> Tensor:
         if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
             return checkpoint(layer, *inputs, use_reentrant=False)
         return layer(*inputs)

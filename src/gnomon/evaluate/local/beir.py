@@ -12,26 +12,26 @@ from pathlib import Path
 from typing import cast
 
 from gnomon.errors import InputError
-from gnomon.evaluate.local.rows import Judged, Line, lines_of, number, row_files, shown, split_name, stem
+from gnomon.evaluate.local.rows import RetrievalData, Line, read_lines, parse_number, find_row_files, format_value, normalize_split_name, file_stem
 from gnomon.notices import warn_caller
 from gnomon.text_files import read_texts
 
-QUERY = ("query-id", "query_id", "qid")
-DOCUMENT = ("corpus-id", "corpus_id", "docid", "doc_id", "pid")
-GRADE = ("score", "rel", "relevance")
+QUERY_FIELDS = ("query-id", "query_id", "qid")
+DOCUMENT_FIELDS = ("corpus-id", "corpus_id", "docid", "doc_id", "pid")
+RELEVANCE_FIELDS = ("score", "rel", "relevance")
 
-LAYOUT = "BEIR's layout is corpus.jsonl, queries.jsonl, qrels/test.tsv."
+LAYOUT_HINT = "BEIR's layout is corpus.jsonl, queries.jsonl, qrels/test.tsv."
 
-MAX_GRADE = 1000
+MAX_RELEVANCE = 1000
 """trec_eval, which mteb scores by, holds a table as long as the highest grade."""
 
 
 def is_beir(folder: Path) -> bool:
     """Whether two of the three parts are there: what lacks is told when it is read."""
-    return sum([_qrels_folder(folder).is_dir(), *(bool(_parts(folder, part)) for part in ("corpus", "queries"))]) > 1
+    return sum([_qrels_folder(folder).is_dir(), *(bool(_find_files(folder, part)) for part in ("corpus", "queries"))]) > 1
 
 
-def read_judged(folder: Path, wanted: str, *, allow_missing_ids: bool = False) -> dict[str, Judged]:
+def read_beir(folder: Path, evaluated_split: str, *, allow_missing_ids: bool = False) -> dict[str, RetrievalData]:
     """{split: data}: the one that is evaluated first, then the others, which fusion may be tuned on.
 
     Another split that cannot be used is left out with a Notice.
@@ -44,33 +44,33 @@ def read_judged(folder: Path, wanted: str, *, allow_missing_ids: bool = False) -
     Raises:
         InputError: a part or split that lacks, an empty split, a line that cannot be used, an id that is not there.
     """
-    splits = _splits(folder)
-    files = splits.get(wanted)
+    splits = _find_splits(folder)
+    files = splits.get(evaluated_split)
     if files is None:
         has = ", ".join(splits) or "none; a split is a file like test.tsv"
-        raise InputError(f"{_qrels_folder(folder)} has no split {wanted!r}; it has {has}. --split names another.")
-    file = _only(files)
-    parts = _Parts.read(folder, allow_missing_ids)
-    relevant = _relevant(file, parts)
-    if not any(_shows_something(grades) for grades in relevant.values()):
+        raise InputError(f"{_qrels_folder(folder)} has no split {evaluated_split!r}; it has {has}. --split names another.")
+    file = _require_single(files)
+    parts = _BeirFolder.read(folder, allow_missing_ids)
+    relevant = _read_relevance(file, parts)
+    if not any(_has_relevant(grades) for grades in relevant.values()):
         raise InputError(
             f"{file} is an empty split: it names no relevant document (score 1 or more), so nothing can be judged. "
             "Fill it, or name another (--split)."
         )
-    _tell_of_nothing_relevant(file, relevant)
-    parts.tell_of_empty(relevant)
-    found = {wanted: parts.data(relevant, wanted)}
+    _warn_of_nothing_relevant(file, relevant)
+    parts.warn_of_empty(relevant)
+    found = {evaluated_split: parts.data(relevant, evaluated_split)}
     for split, others in splits.items():
-        if split != wanted and (data := _other_split(parts, split, others)):
+        if split != evaluated_split and (data := _read_other_split(parts, split, others)):
             found[split] = data
     return found
 
 
-def _other_split(parts: _Parts, split: str, files: Sequence[Path]) -> Judged | None:
+def _read_other_split(parts: _BeirFolder, split: str, files: Sequence[Path]) -> RetrievalData | None:
     """A split that is not evaluated; None where it shows nothing, or cannot be used, which a Notice says."""
     try:
-        relevant = _relevant(_only(files), parts)
-        useful = any(_shows_something(grades) for grades in relevant.values())
+        relevant = _read_relevance(_require_single(files), parts)
+        useful = any(_has_relevant(grades) for grades in relevant.values())
         return parts.data(relevant, split) if useful else None
     except (InputError, OSError) as error:
         warn_caller(f"the split {split} is not evaluated and cannot be used to tune fusion. {error}")
@@ -78,7 +78,7 @@ def _other_split(parts: _Parts, split: str, files: Sequence[Path]) -> Judged | N
 
 
 @dataclass
-class _Parts:
+class _BeirFolder:
     """Documents, queries and candidates of a folder; what its qrels name is looked up in them."""
 
     folder: Path
@@ -87,20 +87,20 @@ class _Parts:
     corpus_name: str
     queries_name: str
     allow_missing_ids: bool
-    ranked_file: Path | None = None
-    ranked: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
+    candidates_file: Path | None = None
+    candidates: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
 
     @classmethod
-    def read(cls, folder: Path, allow_missing_ids: bool) -> _Parts:
-        documents_file, queries_file = _needed(folder, "corpus"), _needed(folder, "queries")
-        documents = {key: (_title(line), line.text("text")) for key, line in _by_id(documents_file)}
-        queries = {key: line.text("text") for key, line in _by_id(queries_file)}
+    def read(cls, folder: Path, allow_missing_ids: bool) -> _BeirFolder:
+        documents_file, queries_file = _require_file(folder, "corpus"), _require_file(folder, "queries")
+        documents = {key: (_read_title(line), line.text("text")) for key, line in _read_by_id(documents_file)}
+        queries = {key: line.text("text") for key, line in _read_by_id(queries_file)}
         parts = cls(folder, documents, queries, documents_file.name, queries_file.name, allow_missing_ids)
-        if ranked_file := _part(folder, "top_ranked"):
-            parts.ranked_file, parts.ranked = ranked_file, _ranked(ranked_file, parts)
+        if ranked_file := _find_file(folder, "top_ranked"):
+            parts.candidates_file, parts.candidates = ranked_file, _read_candidates(ranked_file, parts)
         return parts
 
-    def tell_of_empty(self, relevant: Iterable[str]) -> None:
+    def warn_of_empty(self, relevant: Iterable[str]) -> None:
         """A Notice of queries, and of documents, without any text."""
         queries = [query for query in relevant if not self.queries[query].strip()]
         documents = [key for key, (title, text) in self.documents.items() if not (text.strip() or title.strip())]
@@ -111,22 +111,22 @@ class _Parts:
                     "they are encoded as they are."
                 )
 
-    def data(self, relevant: Mapping[str, Mapping[str, int]], split: str) -> Judged:
+    def data(self, relevant: Mapping[str, Mapping[str, int]], split: str) -> RetrievalData:
         candidates = None
-        if self.ranked_file is not None:
-            if lacking := [query for query in relevant if query not in self.ranked]:
+        if self.candidates_file is not None:
+            if lacking := [query for query in relevant if query not in self.candidates]:
                 raise InputError(
-                    f"{self.ranked_file} has no candidates for query {lacking[0]!r}, which {split} judges."
+                    f"{self.candidates_file} has no candidates for query {lacking[0]!r}, which {split} judges."
                 )
-            candidates = {query: self.ranked[query] for query in relevant}
-        return Judged(self.documents, {query: self.queries[query] for query in relevant}, relevant, candidates)
+            candidates = {query: self.candidates[query] for query in relevant}
+        return RetrievalData(self.documents, {query: self.queries[query] for query in relevant}, relevant, candidates)
 
 
 @dataclass
-class _Missing:
+class _MissingIds:
     """Lines that name what is not in the set."""
 
-    parts: _Parts
+    parts: _BeirFolder
     documents: list[str] = field(default_factory=list[str])
     queries: list[str] = field(default_factory=list[str])
 
@@ -139,7 +139,7 @@ class _Missing:
         if document in self.parts.documents:
             return False
         if not self.parts.allow_missing_ids:
-            raise line.wrong(_absent("document", document, self.parts.corpus_name))
+            raise line.error(_absent_message("document", document, self.parts.corpus_name))
         self.documents.append(document)
         return True
 
@@ -147,12 +147,12 @@ class _Missing:
         if query in self.parts.queries:
             return False
         if not self.parts.allow_missing_ids:
-            raise line.wrong(_absent("query", query, self.parts.queries_name))
+            raise line.error(_absent_message("query", query, self.parts.queries_name))
         self.queries.append(query)
         return True
 
 
-def _absent(what: str, key: str, where: str) -> str:
+def _absent_message(what: str, key: str, where: str) -> str:
     return (
         f"there is no {what} {key!r} in {where}; add it there, take the line out, or let it pass (--allow-missing-ids)."
     )
@@ -165,35 +165,35 @@ def _qrels_folder(folder: Path) -> Path:
     return folder / "qrels"
 
 
-def _parts(folder: Path, name: str) -> list[Path]:
-    return [file for file in row_files(folder) if stem(file).lower() == name]
+def _find_files(folder: Path, name: str) -> list[Path]:
+    return [file for file in find_row_files(folder) if file_stem(file).lower() == name]
 
 
-def _part(folder: Path, name: str) -> Path | None:
+def _find_file(folder: Path, name: str) -> Path | None:
     """The file of a name, in whichever format."""
-    found = _parts(folder, name)
-    return _only(found) if found else None
+    found = _find_files(folder, name)
+    return _require_single(found) if found else None
 
 
-def _needed(folder: Path, name: str) -> Path:
-    found = _part(folder, name)
+def _require_file(folder: Path, name: str) -> Path:
+    found = _find_file(folder, name)
     if found is None:
-        raise InputError(f"{folder} has no {name}.jsonl; {LAYOUT}")
+        raise InputError(f"{folder} has no {name}.jsonl; {LAYOUT_HINT}")
     return found
 
 
-def _splits(folder: Path) -> dict[str, list[Path]]:
+def _find_splits(folder: Path) -> dict[str, list[Path]]:
     """{split: its files}, which must be one where the split is used."""
     place = _qrels_folder(folder)
     if not place.is_dir():
-        raise InputError(f"{folder} has no folder qrels; {LAYOUT}")
+        raise InputError(f"{folder} has no folder qrels; {LAYOUT_HINT}")
     found: dict[str, list[Path]] = {}
-    for file in row_files(place):
-        found.setdefault(split_name(stem(file)), []).append(file)
+    for file in find_row_files(place):
+        found.setdefault(normalize_split_name(file_stem(file)), []).append(file)
     return found
 
 
-def _only(files: Sequence[Path]) -> Path:
+def _require_single(files: Sequence[Path]) -> Path:
     if len(files) > 1:
         raise InputError(f"{files[0].parent} has {files[0].name} and {files[1].name}; take one out.")
     return files[0]
@@ -202,36 +202,36 @@ def _only(files: Sequence[Path]) -> Path:
 # ---- documents and queries
 
 
-def _by_id(file: Path) -> Iterator[tuple[str, Line]]:
+def _read_by_id(file: Path) -> Iterator[tuple[str, Line]]:
     seen: dict[str, int] = {}
-    for line in lines_of(file):
+    for line in read_lines(file):
         key = line.identifier("_id", "id")
         if key in seen:
-            raise line.wrong(f"_id {key!r} is that of line {seen[key]} too; every id must be another.")
+            raise line.error(f"_id {key!r} is that of line {seen[key]} too; every id must be another.")
         seen[key] = line.number
         yield key, line
     if not seen:
         raise InputError(f"{file} is empty; without its rows nothing can be judged. Fetch or write it again.")
 
 
-def _title(line: Line) -> str:
+def _read_title(line: Line) -> str:
     return "" if line.row.get("title") in (None, "") else line.text("title")
 
 
-def _ranked(file: Path, parts: _Parts) -> dict[str, list[str]]:
+def _read_candidates(file: Path, parts: _BeirFolder) -> dict[str, list[str]]:
     """{query: documents} of rows {"query-id": ..., "corpus-ids": [...]}."""
     found: dict[str, list[str]] = {}
-    missing = _Missing(parts)
-    for line in lines_of(file):
-        query, value = line.identifier(*QUERY), line.value("corpus-ids", "corpus_ids")
+    missing = _MissingIds(parts)
+    for line in read_lines(file):
+        query, value = line.identifier(*QUERY_FIELDS), line.value("corpus-ids", "corpus_ids")
         if not isinstance(value, list) or not value:
-            raise line.wrong(f"corpus-ids is {shown(value)}; it must be a list of document ids (in .jsonl).")
+            raise line.error(f"corpus-ids is {format_value(value)}; it must be a list of document ids (in .jsonl).")
         ids = [str(each) for each in cast("list[object]", value)]
         there = [each for each in ids if not missing.document(line, each)]
         if not there:
-            raise line.wrong(f"none of the candidates of query {query!r} is in {parts.corpus_name}; take it out.")
+            raise line.error(f"none of the candidates of query {query!r} is in {parts.corpus_name}; take it out.")
         if query in found:
-            raise line.wrong(f"query {query!r} has candidates in a line before; put them into one.")
+            raise line.error(f"query {query!r} has candidates in a line before; put them into one.")
         found[query] = list(dict.fromkeys(there))
     if missing.documents:
         warn_caller(
@@ -244,17 +244,17 @@ def _ranked(file: Path, parts: _Parts) -> dict[str, list[str]]:
 # ---- qrels
 
 
-def _relevant(file: Path, parts: _Parts) -> dict[str, dict[str, int]]:
+def _read_relevance(file: Path, parts: _BeirFolder) -> dict[str, dict[str, int]]:
     """{query: {document: grade}}; grades below 0 count as 0: trec_eval crashes where a query has no others."""
     found: defaultdict[str, dict[str, int]] = defaultdict(dict)
     written: dict[tuple[str, str], int] = {}  # for the message: as the file has them
-    missing, negative = _Missing(parts), list[Line]()
-    for line in _qrels(file):
-        query, document = line.identifier(*QUERY), line.identifier(*DOCUMENT)
-        value = line.value(*GRADE)
-        grade = number(value)
-        if grade is None or grade != int(grade) or grade > MAX_GRADE:
-            raise line.wrong(f"the score is {shown(value)}; it must be a whole number, {MAX_GRADE:,} at most.")
+    missing, negative = _MissingIds(parts), list[Line]()
+    for line in _read_qrels(file):
+        query, document = line.identifier(*QUERY_FIELDS), line.identifier(*DOCUMENT_FIELDS)
+        value = line.value(*RELEVANCE_FIELDS)
+        grade = parse_number(value)
+        if grade is None or grade != int(grade) or grade > MAX_RELEVANCE:
+            raise line.error(f"the score is {format_value(value)}; it must be a whole number, {MAX_RELEVANCE:,} at most.")
         if missing.query(line, query):
             continue
         missing.document(line, document)
@@ -262,11 +262,11 @@ def _relevant(file: Path, parts: _Parts) -> dict[str, dict[str, int]]:
             negative.append(line)
         before = written.setdefault((query, document), int(grade))
         if (counted := max(int(grade), 0)) != max(before, 0):
-            raise line.wrong(
+            raise line.error(
                 f"{query!r} and {document!r} had score {before} before, and now {int(grade)}; take one out."
             )
         found[query][document] = counted
-    _tell_of_missing(file, missing)
+    _warn_of_missing(file, missing)
     if negative:
         warn_caller(
             f"{file} has scores below 0, line {negative[0].number} the first, in {len(negative):,} of its lines; they "
@@ -275,30 +275,30 @@ def _relevant(file: Path, parts: _Parts) -> dict[str, dict[str, int]]:
     return dict(found)
 
 
-def _qrels(file: Path) -> Iterator[Line]:
+def _read_qrels(file: Path) -> Iterator[Line]:
     """Rows with one of the names of each field, whatever the file has or lacks for a header."""
     bare = file.name.lower().removesuffix(".gz").endswith(".tsv") and not _has_header(file)
-    for place, line in enumerate(_table(file) if bare else lines_of(file)):
-        if not place and not _are_named(line.row):
+    for place, line in enumerate(_read_table(file) if bare else read_lines(file)):
+        if not place and not _has_qrels_fields(line.row):
             has = ", ".join(line.row)
-            raise InputError(f"{file}: the fields are {has}; those of qrels are {QUERY[0]}, {DOCUMENT[0]}, {GRADE[0]}.")
+            raise InputError(f"{file}: the fields are {has}; those of qrels are {QUERY_FIELDS[0]}, {DOCUMENT_FIELDS[0]}, {RELEVANCE_FIELDS[0]}.")
         yield line
 
 
 def _has_header(file: Path) -> bool:
     """Whether a .tsv begins with the names of qrels, parted by tabs: then it is read as every other .tsv is."""
     try:
-        first = next(lines_of(file), None)
+        first = next(read_lines(file), None)
     except InputError:  # `_table` says what is wrong
         return False
-    return first is not None and _are_named(first.row)
+    return first is not None and _has_qrels_fields(first.row)
 
 
-def _are_named(fields: Mapping[str, object]) -> bool:
-    return all(any(name in fields for name in names) for names in (QUERY, DOCUMENT, GRADE))
+def _has_qrels_fields(fields: Mapping[str, object]) -> bool:
+    return all(any(name in fields for name in names) for names in (QUERY_FIELDS, DOCUMENT_FIELDS, RELEVANCE_FIELDS))
 
 
-def _table(file: Path) -> Iterator[Line]:
+def _read_table(file: Path) -> Iterator[Line]:
     """Lines of cells parted by tabs, or else by blanks, whose first is a header unless a number ends it."""
     try:
         lines = read_texts(file, form="txt").texts
@@ -310,26 +310,26 @@ def _table(file: Path) -> Iterator[Line]:
         if not text.strip():
             continue
         if not names:
-            names = _names(cells)
+            names = _table_columns(cells)
             if names == cells:
                 continue
         if len(cells) != len(names):
-            raise Line(file, place, {}).wrong(f"{len(cells)} fields, and {len(names)} in the first line. Mend it.")
+            raise Line(file, place, {}).error(f"{len(cells)} fields, and {len(names)} in the first line. Mend it.")
         yield Line(file, place, dict(zip(names, cells, strict=True)))
 
 
-def _names(first: list[str]) -> list[str]:
+def _table_columns(first: list[str]) -> list[str]:
     """The fields of a table by its first line: its header, or those of BEIR or trec_eval."""
-    if len(first) not in (3, 4) or number(first[-1]) is None:
+    if len(first) not in (3, 4) or parse_number(first[-1]) is None:
         return first
-    return [QUERY[0], *(["iteration"] if len(first) == 4 else []), DOCUMENT[0], GRADE[0]]
+    return [QUERY_FIELDS[0], *(["iteration"] if len(first) == 4 else []), DOCUMENT_FIELDS[0], RELEVANCE_FIELDS[0]]
 
 
-def _shows_something(grades: Mapping[str, int]) -> bool:
-    return any(grade > 0 for grade in grades.values())
+def _has_relevant(labels: Mapping[str, int]) -> bool:
+    return any(grade > 0 for grade in labels.values())
 
 
-def _tell_of_missing(file: Path, missing: _Missing) -> None:
+def _warn_of_missing(file: Path, missing: _MissingIds) -> None:
     parts, documents, queries = missing.parts, missing.documents, missing.queries
     if documents:
         warn_caller(
@@ -343,8 +343,8 @@ def _tell_of_missing(file: Path, missing: _Missing) -> None:
         )
 
 
-def _tell_of_nothing_relevant(file: Path, relevant: Mapping[str, Mapping[str, int]]) -> None:
-    nothing = [query for query, grades in relevant.items() if not _shows_something(grades)]
+def _warn_of_nothing_relevant(file: Path, relevant: Mapping[str, Mapping[str, int]]) -> None:
+    nothing = [query for query, grades in relevant.items() if not _has_relevant(grades)]
     if nothing:
         warn_caller(
             f"{file}: no document is relevant (score 1 or more) to {len(nothing):,} of {len(relevant):,} queries, "

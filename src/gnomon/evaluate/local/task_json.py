@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from gnomon.errors import InputError
-from gnomon.evaluate.local.rows import Kind, number, shown
+from gnomon.evaluate.local.rows import Kind, parse_number, format_value
 from gnomon.inputs import did_you_mean
 
-FILE = "task.json"
+TASK_FILE = "task.json"
 
 MAIN_SCORES: dict[Kind, str] = {
     "Retrieval": "ndcg_at_10",
@@ -28,28 +28,28 @@ MAIN_SCORES: dict[Kind, str] = {
 """What mteb's own tasks of a kind are ranked by."""
 
 
-def _names(fronts: str, backs: str) -> tuple[str, ...]:
-    return tuple(f"{front}{back}" for front in fronts.split(" ") for back in backs.split(" "))
+def _combine_names(prefixes: str, suffixes: str) -> tuple[str, ...]:
+    return tuple(f"{front}{back}" for front in prefixes.split(" ") for back in suffixes.split(" "))
 
 
-_AT = _names("ndcg_at_ map_at_ recall_at_ precision_at_ mrr_at_ hit_rate_at_", "1 3 5 10 20 100 1000")
+_RANKING_METRICS = _combine_names("ndcg_at_ map_at_ recall_at_ precision_at_ mrr_at_ hit_rate_at_", "1 3 5 10 20 100 1000")
 METRICS: dict[Kind, tuple[str, ...]] = {
-    "Retrieval": _AT,
-    "Reranking": _AT,
-    "STS": ("pearson", "spearman", *_names("cosine_ manhattan_ euclidean_", "pearson spearman")),
-    "PairClassification": _names(
+    "Retrieval": _RANKING_METRICS,
+    "Reranking": _RANKING_METRICS,
+    "STS": ("pearson", "spearman", *_combine_names("cosine_ manhattan_ euclidean_", "pearson spearman")),
+    "PairClassification": _combine_names(
         "max_ similarity_ cosine_ dot_ manhattan_ euclidean_", "ap accuracy f1 precision recall"
     ),
-    "Classification": ("accuracy", *_names("f1 precision recall", " _weighted")),
+    "Classification": ("accuracy", *_combine_names("f1 precision recall", " _weighted")),
     "Clustering": ("v_measure", "ami"),
     "BitextMining": ("f1", "accuracy", "precision", "recall"),
-    "Summarization": ("pearson", "spearman", *_names("cosine_ dot_", "pearson spearman")),
+    "Summarization": ("pearson", "spearman", *_combine_names("cosine_ dot_", "pearson spearman")),
 }
 """What mteb computes of a kind, and a set may be ranked by."""
 
 
 @dataclass(frozen=True)
-class Settings:
+class TaskSettings:
     """What a folder's task.json says."""
 
     name: str | None = None
@@ -73,18 +73,18 @@ def _is_name(value: object) -> bool:
 
 def _are_languages(value: object) -> bool:
     listed = cast("list[object]", value) if isinstance(value, list) else []
-    return bool(listed) and all(isinstance(each, str) and re.fullmatch(LANGUAGE, each) for each in listed)
+    return bool(listed) and all(isinstance(each, str) and re.fullmatch(LANGUAGE_PATTERN, each) for each in listed)
 
 
 def _is_number(value: object) -> bool:
-    return not isinstance(value, str) and number(value) is not None
+    return not isinstance(value, str) and parse_number(value) is not None
 
 
 def _is_bool(value: object) -> bool:
     return isinstance(value, bool)
 
 
-LANGUAGE = "[a-z]{3}-[A-Z][a-z]{3}"
+LANGUAGE_PATTERN = "[a-z]{3}-[A-Z][a-z]{3}"
 KINDS: tuple[Kind, ...] = get_args(Kind)
 RULES: dict[str, tuple[Callable[[object], bool], str]] = {
     "name": (_is_name, "a text without slashes that does not begin with a dot"),
@@ -97,24 +97,24 @@ RULES: dict[str, tuple[Callable[[object], bool], str]] = {
     "allow_missing_ids": (_is_bool, "true or false"),
 }
 """Key of task.json -> what its value must be."""
-assert list(RULES) == [each.name for each in fields(Settings)]
+assert list(RULES) == [each.name for each in fields(TaskSettings)]
 
 
-def read_settings(folder: Path) -> Settings:
+def read_settings(folder: Path) -> TaskSettings:
     """What the folder's task.json says, if there is one.
 
     Raises:
         InputError: a key that it does not have, or a value that does not fit.
     """
-    path = folder / FILE
+    path = folder / TASK_FILE
     if not path.is_file():
-        return Settings()
+        return TaskSettings()
     try:
         said = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON ({error}); mend it, or take it out.") from error
     if not isinstance(said, dict):
-        raise InputError(f"{path} is {shown(said)}; it must be an object with keys of {', '.join(RULES)}.")
+        raise InputError(f"{path} is {format_value(said)}; it must be an object with keys of {', '.join(RULES)}.")
     found = cast("dict[str, Any]", said)
     for key, value in found.items():
         if key not in RULES:
@@ -122,16 +122,16 @@ def read_settings(folder: Path) -> Settings:
         fits, rule = RULES[key]
         if not fits(value):
             near = did_you_mean(value, KINDS) if key == "kind" else ""
-            raise InputError(f"{path}: {key} is {shown(value)}; it must be {rule}.{near}")
+            raise InputError(f"{path}: {key} is {format_value(value)}; it must be {rule}.{near}")
     low, high = found.get("min_score"), found.get("max_score")
     if low is not None and high is not None and low >= high:
         raise InputError(f"{path}: min_score is {low:g} and max_score {high:g}; the first must be less.")
     if "languages" in found:
         found["languages"] = tuple(found["languages"])
-    return Settings(**found)
+    return TaskSettings(**found)
 
 
-def main_score(settings: Settings, kind: Kind, folder: Path) -> str:
+def choose_main_score(settings: TaskSettings, kind: Kind, folder: Path) -> str:
     """What a set is ranked by.
 
     Raises:
@@ -141,7 +141,7 @@ def main_score(settings: Settings, kind: Kind, folder: Path) -> str:
     if score not in METRICS[kind]:
         known = METRICS[kind]
         raise InputError(
-            f"{folder / FILE}: main_score {score!r} is not one of {kind}; those are {', '.join(known)}."
+            f"{folder / TASK_FILE}: main_score {score!r} is not one of {kind}; those are {', '.join(known)}."
             f"{did_you_mean(score, known)}"
         )
     return score

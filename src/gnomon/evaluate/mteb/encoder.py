@@ -19,8 +19,8 @@ from numpy.typing import ArrayLike, NDArray
 from gnomon import modules
 from gnomon.encoder import Encoder
 from gnomon.errors import InputError, TruncationNotice
-from gnomon.evaluate.cache import Shelf, VectorCache
-from gnomon.evaluate.prompts import Prompt, Side, prompt_for
+from gnomon.evaluate.cache import CachePartition, VectorCache
+from gnomon.evaluate.prompts import Prompt, PromptSide, choose_prompt
 from gnomon.quantization import quantize
 
 if TYPE_CHECKING:
@@ -32,16 +32,16 @@ if TYPE_CHECKING:
 
 Vectors = NDArray[np.float32]
 Precision = Literal["float32", "float16", "int8", "binary", "binary-rescored"]
-BITS = {"float32": 32, "float16": 16, "int8": 8, "binary": 1, "binary-rescored": 1}
+BITS_PER_COMPONENT = {"float32": 32, "float16": 16, "int8": 8, "binary": 1, "binary-rescored": 1}
 """Of a component."""
 
-CHUNK = 1 << 20
+CHUNK_CHARS = 1 << 20
 """Characters that are encoded, and kept, at a time: what a run that is killed has to do again. It is a constant so that
 a run that goes on makes the same chunks, and so the same vectors to the last bit."""
 
-OnLong = Literal["cut", "mean"]
+OnTruncate = Literal["cut", "mean"]
 
-FINGERPRINT = 12
+FINGERPRINT_DIGITS = 12
 """Digits of a fingerprint that name a model in a path."""
 
 
@@ -53,7 +53,7 @@ class Asking:
     """By mteb's keys; in place of the model's."""
     dim: int | None = None
     truncate_dim: int | None = None
-    on_truncate: OnLong = "cut"
+    on_truncate: OnTruncate = "cut"
     """What is made of texts longer than the model reads."""
     max_seq_length: int | None = None
     precision: Precision = "float32"
@@ -70,17 +70,17 @@ class Asking:
             f"{self.max_seq_length} tokens" if self.max_seq_length else "",
             self.precision if self.precision != "float32" else "",
             "long texts in windows" if self.on_truncate == "mean" else "",
-            f"prompts {_digest(self.prompts)}" if self.prompts else "",
+            f"prompts {_short_digest(self.prompts)}" if self.prompts else "",
         ]
         return ", ".join(filter(None, said))
 
 
 @dataclass
-class Tally:
+class EncodeCounters:
     """What was asked of the model for one task."""
 
     given: int = 0
-    encoded: int = 0
+    num_encoded: int = 0
     cut: int = 0
     """Texts longer than the model reads, of which the rest was left out."""
     seconds: float = 0.0
@@ -88,9 +88,9 @@ class Tally:
     """The last one of queries, of documents, of texts."""
 
     @property
-    def from_cache(self) -> int:
+    def num_cached(self) -> int:
         """Texts that were known already: of an earlier task or run, or equal to another of this one."""
-        return self.given - self.encoded
+        return self.given - self.num_encoded
 
 
 class MtebEncoder:
@@ -116,35 +116,35 @@ class MtebEncoder:
     ) -> None:
         self.asking = asking or Asking()
         _check_choice("precision", self.asking.precision, get_args(Precision))
-        _check_choice("on_truncate", self.asking.on_truncate, get_args(OnLong))
-        self._given = encoder
+        _check_choice("on_truncate", self.asking.on_truncate, get_args(OnTruncate))
+        self._original = encoder
         length = self.asking.max_seq_length
         self.encoder = encoder if length is None else encoder.with_max_seq_length(length)
         self.cache = cache or VectorCache(None)
-        self.tally = Tally()
-        self._width = _Width.of(encoder, self.asking)
+        self.tally = EncodeCounters()
+        self._output_dim = _OutputDim.of(encoder, self.asking)
         for dim in dims:
             encoder.encode([], prompt="", dim=dim)  # raises what a wrong width raises
-        others = {dim for dim in dims if modules.chain(encoder.spec, dim)[1] is None} - {self._width.head_dim}
+        others = {dim for dim in dims if modules.modules_for_dim(encoder.spec, dim)[1] is None} - {self._output_dim.head_dim}
         # a prefix that the folder names has no width in `encode_dims`, where another head may have that one
-        self._dims = [*([] if self._width.of_folder else sorted(others)), self._width.head_dim]
+        self._head_dims = [*([] if self._output_dim.is_folder_prefix else sorted(others)), self._output_dim.head_dim]
 
     @property
     def fingerprint(self) -> str:
         """Of the model as it was given: how many tokens it is asked to read is a setting, and makes it no other."""
-        return self._given.fingerprint
+        return self._original.fingerprint
 
     @property
     def width(self) -> int:
         """Of the vectors that are judged."""
-        return self._width.cut or self._width.head_dim
+        return self._output_dim.cut or self._output_dim.head_dim
 
     @property
     def bytes_per_vector(self) -> int:
         """What a store holds of one document, without any index; the last byte of bits may be filled up, as `quantize`
         does.
         """
-        return -(-self.width * BITS[self.asking.precision] // 8)
+        return -(-self.width * BITS_PER_COMPONENT[self.asking.precision] // 8)
 
     @property
     def mteb_model_meta(self) -> ModelMeta:
@@ -170,7 +170,7 @@ class MtebEncoder:
     @property
     def revision(self) -> str:
         variant = self.variant.replace(", ", "_").replace(" ", "-")
-        return self.fingerprint[:FINGERPRINT] + (f"_{variant}" if variant else "")
+        return self.fingerprint[:FINGERPRINT_DIGITS] + (f"_{variant}" if variant else "")
 
     def encode(
         self,
@@ -187,22 +187,22 @@ class MtebEncoder:
 
         `hf_split`, `hf_subset` and `batch_size` are mteb's to say and change nothing here: batches are of tokens.
         """
-        side: Side | None = None if prompt_type is None else "query" if prompt_type.value == "query" else "document"
+        side: PromptSide | None = None if prompt_type is None else "query" if prompt_type.value == "query" else "document"
         prompt = self.prompt(task_metadata, side)
         texts = [text for batch in inputs for text in batch["text"]]  # pyright: ignore[reportTypedDictNotRequiredAccess]
         self.tally.prompts[prompt.of] = prompt
-        vectors_ND = self._width.finish(self.vectors(texts, prompt.text, show_progress_bar))
+        vectors_ND = self._output_dim.finish(self.vectors(texts, prompt.text, show_progress_bar))
         as_is = side == "query" and self.asking.precision != "binary"
-        return vectors_ND if as_is else stored(vectors_ND, self.asking.precision)
+        return vectors_ND if as_is else quantize_and_restore(vectors_ND, self.asking.precision)
 
-    def prompt(self, task_metadata: TaskMetadata, side: Side | None) -> Prompt:
+    def prompt(self, task_metadata: TaskMetadata, side: PromptSide | None) -> Prompt:
         """What is put in front of the texts of one side of a task."""
-        return prompt_for(
+        return choose_prompt(
             self.encoder.spec,
             task=task_metadata.name,
             kind=task_metadata.type,
             side=side,
-            given=self.asking.prompts,
+            overrides=self.asking.prompts,
         )
 
     def similarity(self, embeddings1: ArrayLike, embeddings2: ArrayLike) -> torch.Tensor:
@@ -223,51 +223,51 @@ class MtebEncoder:
 
     def vectors(self, texts: Sequence[str], prompt: str, show_progress_bar: bool | None = None) -> Vectors:
         """Vectors [N, D] as the head gives them, each different text computed once, by any task or run."""
-        shelves = {dim: self._shelf(dim, prompt) for dim in self._dims}
-        shelf = shelves[self._width.head_dim]
+        shelves = {dim: self._open_partition(dim, prompt) for dim in self._head_dims}
+        shelf = shelves[self._output_dim.head_dim]
         missing = shelf.missing(texts)
         start = monotonic()
-        for chunk in _chunks(missing):
-            self._encode(chunk, prompt, shelves, show_progress_bar)
+        for chunk in _split_chunks(missing):
+            self._encode_missing(chunk, prompt, shelves, show_progress_bar)
         self.tally.seconds += monotonic() - start
         found_ND, cut = shelf.get(texts)
         self.tally.given += len(texts)
-        self.tally.encoded += len(missing)
+        self.tally.num_encoded += len(missing)
         self.tally.cut += cut
         return found_ND
 
-    def _encode(self, texts: list[str], prompt: str, shelves: Mapping[int, Shelf], bar: bool | None) -> None:
+    def _encode_missing(self, texts: list[str], prompt: str, partitions: Mapping[int, CachePartition], show_progress_bar: bool | None) -> None:
         long = self.asking.on_truncate
         how: dict[str, Any] = {
             "prompt": prompt,
             "on_truncate": "warn" if long == "cut" else long,
-            "show_progress_bar": bar,
+            "show_progress_bar": show_progress_bar,
         }
         cut: Sequence[int] = ()
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
-            if len(shelves) == 1 and not self._width.dim:
-                vectors = {self._width.head_dim: self.encoder.encode(texts, **how)}
+            if len(partitions) == 1 and not self._output_dim.dim:
+                vectors = {self._output_dim.head_dim: self.encoder.encode(texts, **how)}
             else:
-                vectors = self.encoder.encode_dims(texts, list(shelves), **how)
+                vectors = self.encoder.encode_dims(texts, list(partitions), **how)
         for each in told:
             if isinstance(each.message, TruncationNotice):
                 cut = each.message.texts
             else:
                 warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
         for dim, vectors_ND in vectors.items():
-            shelves[dim].add(texts, vectors_ND, cut)
+            partitions[dim].add(texts, vectors_ND, cut)
 
-    def _shelf(self, dim: int, prompt: str) -> Shelf:
+    def _open_partition(self, dim: int, prompt: str) -> CachePartition:
         engine = self.encoder.engine.name
         on_truncate = "mean" if self.asking.on_truncate == "mean" else "warn"
-        own = dim == self._width.head_dim and not self._width.dim
+        own = dim == self._output_dim.head_dim and not self._output_dim.dim
         space = self.encoder.space(dim=None if own else dim, on_truncate=on_truncate)
-        return self.cache.shelf({"space": asdict(space), "prompt": prompt, "engine": engine}, dim)
+        return self.cache.partition({"space": asdict(space), "prompt": prompt, "engine": engine}, dim)
 
 
 @dataclass(frozen=True)
-class _Width:
+class _OutputDim:
     """Which head is run, and how much of its vectors is used."""
 
     dim: int | None
@@ -277,14 +277,14 @@ class _Width:
     """A prefix of that; None for all."""
     normalize: bool
     """Whether a prefix is normalised again."""
-    of_folder: bool
+    is_folder_prefix: bool
     """`head_dim` is a prefix that the folder names."""
 
     @classmethod
-    def of(cls, encoder: Encoder, asking: Asking) -> _Width:
+    def of(cls, encoder: Encoder, asking: Asking) -> _OutputDim:
         # raises what a wrong width raises
         wanted = encoder.encode([], prompt="", dim=asking.dim, truncate_dim=asking.truncate_dim).shape[1]
-        prefix = asking.dim is not None and modules.chain(encoder.spec, asking.dim)[1] is not None
+        prefix = asking.dim is not None and modules.modules_for_dim(encoder.spec, asking.dim)[1] is not None
         dim = None if asking.dim is None or prefix else asking.dim
         head_dim = encoder.encode([], prompt="", dim=dim).shape[1]
         if head_dim < wanted:  # a prefix wider than the one that the folder names: the head's own full width
@@ -304,12 +304,12 @@ def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
         raise InputError(f"{name} {value!r} is not one of {', '.join(choices)}.")
 
 
-def _digest(prompts: Mapping[str, str]) -> str:
+def _short_digest(prompts: Mapping[str, str]) -> str:
     """Six digits that tell prompts apart, in a path."""
     return hashlib.sha256(json.dumps(dict(prompts), sort_keys=True).encode()).hexdigest()[:6]
 
 
-def stored(vectors_ND: Vectors, precision: Precision) -> Vectors:
+def quantize_and_restore(vectors_ND: Vectors, precision: Precision) -> Vectors:
     """Vectors as a store of that precision gives them back."""
     if precision == "float32" or not len(vectors_ND):
         return vectors_ND
@@ -325,21 +325,21 @@ def stored(vectors_ND: Vectors, precision: Precision) -> Vectors:
     return np.where(vectors_ND > 0, np.float32(1), np.float32(-1))
 
 
-def _chunks(texts: Sequence[str]) -> Iterator[list[str]]:
+def _split_chunks(texts: Sequence[str]) -> Iterator[list[str]]:
     """Texts, some `CHUNK` characters at a time."""
     chunk: list[str] = []
     size = 0
     for text in texts:
         chunk.append(text)
         size += len(text)
-        if size >= CHUNK:
+        if size >= CHUNK_CHARS:
             yield chunk
             chunk, size = [], 0
     if chunk:
         yield chunk
 
 
-def variants(
+def curve_points(
     encoder: Encoder,
     asking: Asking,
     *,

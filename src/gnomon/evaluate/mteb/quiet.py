@@ -14,12 +14,12 @@ from gnomon.errors import Notice
 
 
 @contextmanager
-def offline(asked: bool) -> Generator[None]:
+def offline(enabled: bool) -> Generator[None]:
     """As under HF_HUB_OFFLINE=1: no request is made."""
     places: list[Any] = [import_module("datasets.config"), import_module("huggingface_hub.constants")]
     before = [place.HF_HUB_OFFLINE for place in places]
     for place in places:
-        place.HF_HUB_OFFLINE = place.HF_HUB_OFFLINE or asked
+        place.HF_HUB_OFFLINE = place.HF_HUB_OFFLINE or enabled
     try:
         yield
     finally:
@@ -28,7 +28,7 @@ def offline(asked: bool) -> Generator[None]:
 
 
 @contextmanager
-def quietly() -> Generator[None]:
+def silence_libraries() -> Generator[None]:
     """Without what mteb and its libraries say to developers: bars of their own, logs, warnings."""
     import datasets
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gnomon.errors import ExtraError, GnomonError, InputError, SourceError
-from gnomon.evaluate.local.find import Columns, Judged, LocalTask
-from gnomon.inputs import nearest
+from gnomon.evaluate.local.find import Columns, RetrievalData, LocalTask
+from gnomon.inputs import closest_names
 from gnomon.notices import warn_caller
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ LOCO = {
 """The five sets of gte's card -> `dataset` in LoCoV1 (arXiv 2402.07440)."""
 LOCO_DOCUMENTS, LOCO_QUERIES = "hazyresearch/LoCoV1-Documents", "hazyresearch/LoCoV1-Queries"
 
-GRADE_LIMIT = 1_000_000
+MAX_RELEVANCE = 1_000_000
 """trec_eval holds a table as long as the highest grade, and counts it in 32 bits."""
 
 
@@ -43,7 +43,7 @@ class TaskSet:
     what: str
     metric: str | None
     """What the card reports; None for each task's own main score."""
-    make: Callable[[], list[Any]]
+    build: Callable[[], list[Any]]
 
 
 def load_mteb() -> Any:
@@ -62,7 +62,7 @@ def load_mteb() -> Any:
 # ---- by name
 
 
-def tasks_named(names: Sequence[str]) -> tuple[list[AbsTask], str | None]:
+def find_tasks(names: Sequence[str]) -> tuple[list[AbsTask], str | None]:
     """(tasks, the metric that their set reports) of names of mteb's tasks and benchmarks, and of `SETS`.
 
     Raises:
@@ -72,17 +72,17 @@ def tasks_named(names: Sequence[str]) -> tuple[list[AbsTask], str | None]:
     found: list[AbsTask] = []
     metrics: set[str | None] = set()
     for name in names:
-        listed, metric = _named(mteb, name)
+        listed, metric = _find_by_name(mteb, name)
         found.extend(listed)
         metrics.add(metric)
     return found, metrics.pop() if len(metrics) == 1 else None
 
 
-def _named(mteb: Any, name: str) -> tuple[list[AbsTask], str | None]:
-    if name in SETS:
-        return SETS[name].make(), SETS[name].metric
+def _find_by_name(mteb: Any, name: str) -> tuple[list[AbsTask], str | None]:
+    if name in TASK_SETS:
+        return TASK_SETS[name].build(), TASK_SETS[name].metric
     if name in LOCO:
-        return [_loco_task(name, LOCO[name])], None
+        return [_build_loco_task(name, LOCO[name])], None
     from mteb.benchmarks.get_benchmark import get_benchmarks
     from mteb.get_tasks import TASK_LIST
 
@@ -91,19 +91,19 @@ def _named(mteb: Any, name: str) -> tuple[list[AbsTask], str | None]:
         return [mteb.get_task(name)], None
     benchmarks = {called: each for each in get_benchmarks() for called in (each.name, *(each.aliases or ()))}
     if name in benchmarks:
-        return _own(benchmarks[name].tasks), None
-    everything = [*SETS, *LOCO, *sorted(known), *benchmarks]
-    near = nearest(name, everything, 3)
+        return _copy_tasks(benchmarks[name].tasks), None
+    everything = [*TASK_SETS, *LOCO, *sorted(known), *benchmarks]
+    near = closest_names(name, everything, 3)
     hint = f"Did you mean {' or '.join(near)}?" if near else "mteb.get_tasks() lists them."
     raise InputError(f"there is no task, benchmark or set {name!r} in mteb or here. {hint}")
 
 
-def _own(tasks: Sequence[AbsTask]) -> list[AbsTask]:
+def _copy_tasks(tasks: Sequence[AbsTask]) -> list[AbsTask]:
     """Copies, since a run sets subsets and draws random numbers, and a benchmark's tasks are those of the process."""
     return [deepcopy(task) for task in tasks]
 
 
-def check_text(task: AbsTask) -> None:
+def check_text_only(task: AbsTask) -> None:
     """
     Raises:
         InputError: a task of images, sound or video.
@@ -152,7 +152,7 @@ def load_task(task: AbsTask) -> None:
 
 
 @contextmanager
-def mended_parts(task: AbsTask) -> Generator[None]:
+def patch_part_loading(task: AbsTask) -> Generator[None]:
     """Within, the tasks that a task is made of, which mteb loads in turn, are loaded as `load_task` loads one."""
     parts: list[Any] = getattr(task.metadata, "tasks", [])
     for part in parts:
@@ -164,13 +164,13 @@ def mended_parts(task: AbsTask) -> Generator[None]:
             del part.load_data
 
 
-def _load_data(task: AbsTask, load: Callable[..., None], *said: Any, **more: Any) -> None:
-    load(*said, **more)
+def _load_data(task: AbsTask, load: Callable[..., None], *args: Any, **kwargs: Any) -> None:
+    load(*args, **kwargs)
     if hasattr(task, "convert_v1_dataset_format_to_v2"):  # a task with qrels
-        _mend_grades(task)
+        _clamp_relevance(task)
 
 
-def _mend_grades(task: Any) -> None:
+def _clamp_relevance(task: Any) -> None:
     """Grades below 0 become 0, with a Notice: trec_eval crashes, and the process with it, where a query has no others.
 
     Raises:
@@ -180,10 +180,10 @@ def _mend_grades(task: Any) -> None:
     below = 0
     for relevant in (data["relevant_docs"] for splits in task.dataset.values() for data in splits.values()):
         for query, grades in relevant.items():
-            if grades and max(grades.values()) > GRADE_LIMIT:
+            if grades and max(grades.values()) > MAX_RELEVANCE:
                 raise InputError(
                     f"{task.metadata.name}: query {query!r} has a document of grade {max(grades.values()):,}; "
-                    f"{GRADE_LIMIT:,} is the most that trec_eval can count. Leave the task out."
+                    f"{MAX_RELEVANCE:,} is the most that trec_eval can count. Leave the task out."
                 )
             if grades and min(grades.values()) < 0:
                 below += sum(grade < 0 for grade in grades.values())
@@ -194,7 +194,7 @@ def _mend_grades(task: Any) -> None:
 
 def fetch(name: str) -> None:
     """Get the data of a task, benchmark or set into the cache (HF_HOME), for a machine without a network."""
-    for task in tasks_named([name])[0]:
+    for task in find_tasks([name])[0]:
         load_task(task)
         if task.data_loaded:
             task.unload_data()
@@ -209,36 +209,36 @@ def _lacks_candidates(task: AbsTask) -> bool:
     return any(data.get("top_ranked") is None for data in loaded)
 
 
-def _mteb_eng() -> list[Any]:
-    return _own(load_mteb().get_benchmark("MTEB(eng, v1)").tasks)
+def _build_mteb_eng() -> list[Any]:
+    return _copy_tasks(load_mteb().get_benchmark("MTEB(eng, v1)").tasks)
 
 
-def _mr_tydi() -> list[Any]:
+def _build_mr_tydi() -> list[Any]:
     return [load_mteb().get_task("MrTidyRetrieval")]
 
 
-def _loco() -> list[Any]:
-    return [_loco_task(name, dataset) for name, dataset in LOCO.items()]
+def _build_loco() -> list[Any]:
+    return [_build_loco_task(name, dataset) for name, dataset in LOCO.items()]
 
 
-SETS = {
+TASK_SETS = {
     each.name: each
     for each in (
         TaskSet(
-            "mteb-eng-56", "the 56 English tasks of MTEB, as the cards of 2023 and 2024 report them", None, _mteb_eng
+            "mteb-eng-56", "the 56 English tasks of MTEB, as the cards of 2023 and 2024 report them", None, _build_mteb_eng
         ),
-        TaskSet("mr-tydi", "Mr. TyDi, 11 languages, MRR@10 as on the card of multilingual-e5", "mrr_at_10", _mr_tydi),
-        TaskSet("loco", "LoCo, 5 sets of long documents, nDCG@10 as on the card of gte-v1.5", "ndcg_at_10", _loco),
+        TaskSet("mr-tydi", "Mr. TyDi, 11 languages, MRR@10 as on the card of multilingual-e5", "mrr_at_10", _build_mr_tydi),
+        TaskSet("loco", "LoCo, 5 sets of long documents, nDCG@10 as on the card of gte-v1.5", "ndcg_at_10", _build_loco),
     )
 }
 
 
-def _loco_task(name: str, dataset: str) -> AbsTask:
+def _build_loco_task(name: str, dataset: str) -> AbsTask:
     """Source of the sets: the authors' own loader (github.com/HazyResearch/m2)."""
     from mteb.abstasks import AbsTaskRetrieval
 
     class Loco(AbsTaskRetrieval):
-        metadata = _metadata(name, "Retrieval", "ndcg_at_10", ["eng-Latn"], LOCO_DOCUMENTS, "main", "test")
+        metadata = _build_metadata(name, "Retrieval", "ndcg_at_10", ["eng-Latn"], LOCO_DOCUMENTS, "main", "test")
 
         def load_data(self, num_proc: int | None = None, **said: Any) -> None:
             if self.data_loaded:
@@ -252,12 +252,12 @@ def _loco_task(name: str, dataset: str) -> AbsTask:
             corpus = {row["pid"]: ("", row["passage"]) for row in rows(LOCO_DOCUMENTS) if row["passage"] is not None}
             asked = rows(LOCO_QUERIES)
             answers = {row["qid"]: [each for each in row["answer_pids"] if each in corpus] for row in asked}
-            judged = Judged(
+            judged = RetrievalData(
                 corpus,
                 {row["qid"]: row["query"] for row in asked if answers[row["qid"]]},
                 {query: dict.fromkeys(found, 1) for query, found in answers.items() if found},
             )
-            split: Any = _retrieval_split(judged)
+            split: Any = _build_retrieval_split(judged)
             self.dataset = {"default": {"test": split}}
             self.data_loaded = True
 
@@ -267,10 +267,10 @@ def _loco_task(name: str, dataset: str) -> AbsTask:
 # ---- out of folders
 
 
-def local_task(local: LocalTask, split: str) -> AbsTask:
+def build_local_task(local: LocalTask, split: str) -> AbsTask:
     """A task of mteb over local data: its class, its protocol, its metrics."""
-    task_class = _classes()[local.kind]
-    metadata = _metadata(
+    task_class = _task_classes()[local.kind]
+    metadata = _build_metadata(
         local.name,
         local.kind,
         local.main_score,
@@ -282,7 +282,7 @@ def local_task(local: LocalTask, split: str) -> AbsTask:
 
     def load_data(self: Any, num_proc: int | None = None, **said: Any) -> None:
         if not self.data_loaded:
-            self.dataset = {subset: _splits(splits, split) for subset, splits in local.subsets.items()}
+            self.dataset = {subset: _build_splits(splits, split) for subset, splits in local.subsets.items()}
             self.data_loaded = True
 
     settings: dict[str, Any] = {"metadata": metadata, "load_data": load_data}
@@ -295,7 +295,7 @@ def local_task(local: LocalTask, split: str) -> AbsTask:
     return type(local.name, (task_class,), settings)()
 
 
-def _classes() -> dict[str, Any]:
+def _task_classes() -> dict[str, Any]:
     from mteb import abstasks
 
     return {
@@ -310,7 +310,7 @@ def _classes() -> dict[str, Any]:
     }
 
 
-def _metadata(name: str, kind: Any, metric: str, languages: Any, path: str, revision: str, split: str) -> Any:
+def _build_metadata(name: str, kind: Any, metric: str, languages: Any, path: str, revision: str, split: str) -> Any:
     from mteb.abstasks.task_metadata import TaskMetadata
 
     return TaskMetadata(
@@ -326,33 +326,33 @@ def _metadata(name: str, kind: Any, metric: str, languages: Any, path: str, revi
     )
 
 
-def _splits(splits: Mapping[str, Judged | Columns], judged: str) -> Any:
+def _build_splits(splits: Mapping[str, RetrievalData | Columns], evaluated: str) -> Any:
     from datasets import Dataset, DatasetDict
 
-    retrieval = {split: data for split, data in splits.items() if isinstance(data, Judged)}
+    retrieval = {split: data for split, data in splits.items() if isinstance(data, RetrievalData)}
     if retrieval:
-        return {split: _retrieval_split(data) for split, data in retrieval.items()}
-    columns = {split: dict(data) for split, data in splits.items() if not isinstance(data, Judged)}
-    if "label" in columns[judged]:
-        number_of = _numbers(columns[judged]["label"], [label for data in columns.values() for label in data["label"]])
+        return {split: _build_retrieval_split(data) for split, data in retrieval.items()}
+    columns = {split: dict(data) for split, data in splits.items() if not isinstance(data, RetrievalData)}
+    if "label" in columns[evaluated]:
+        number_of = _number_labels(columns[evaluated]["label"], [label for data in columns.values() for label in data["label"]])
         for data in columns.values():
             data["label"] = [number_of[label] for label in data["label"]]
     return DatasetDict({split: Dataset.from_dict(data) for split, data in columns.items()})
 
 
-def _numbers(judged: Sequence[str], every: Sequence[str]) -> dict[str, int]:
+def _number_labels(evaluated: Sequence[str], every: Sequence[str]) -> dict[str, int]:
     """Numbers of classes, those that are judged first: of two, mteb's average precision knows only 0 and 1."""
-    ordered = [*sorted(set(judged)), *sorted(set(every) - set(judged))]
+    ordered = [*sorted(set(evaluated)), *sorted(set(every) - set(evaluated))]
     return {name: place for place, name in enumerate(ordered)}
 
 
-def _retrieval_split(data: Judged) -> dict[str, Any]:
+def _build_retrieval_split(data: RetrievalData) -> dict[str, Any]:
     from datasets import Dataset
 
     titles, texts = zip(*data.documents.values(), strict=True)
     return {
         "corpus": Dataset.from_dict({"id": list(data.documents), "title": titles, "text": texts}),
         "queries": Dataset.from_dict({"id": list(data.queries), "text": list(data.queries.values())}),
-        "relevant_docs": {query: dict(grades) for query, grades in data.relevant.items()},
+        "relevant_docs": {query: dict(grades) for query, grades in data.relevance.items()},
         "top_ranked": None if data.candidates is None else {key: list(ids) for key, ids in data.candidates.items()},
     }

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from gnomon.evaluate.report.page import html, markdown
+from gnomon.evaluate.report.page import render_html, render_markdown
 
-__all__ = ["html", "markdown"]
+__all__ = ["render_html", "render_markdown"]

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import cast
 
-from gnomon.evaluate.report.markup import Html, join, scrolls, tag, words
-from gnomon.evaluate.report.sheet import DASH, Axis, Cell, Column, Curve, Row, Sheet, natural
+from gnomon.evaluate.report.markup import Html, join, scroll_box, tag, add_word_breaks
+from gnomon.evaluate.report.sheet import DASH, Axis, Cell, Column, Curve, TaskRow, Sheet, natural_key
 
-COLOURS = 8
+NUM_COLOURS = 8
 """Classes c0 to c7 of report.css."""
 
 SHAPES = {
@@ -37,12 +37,12 @@ class Scale:
         return (value - self.low) / (self.high - self.low)
 
 
-def scale(values: Iterable[float], *, most: int) -> Scale:
+def build_scale(values: Iterable[float], *, max_steps: int) -> Scale:
     """Ends at round numbers, at least 2 apart: less is noise, and need not look like a cliff."""
     low, high = extent(values)
     wider = max(0.0, 2 - (high - low)) / 2
     low, high = low - wider, high + wider
-    rough = (high - low) / most
+    rough = (high - low) / max_steps
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * (1 - 1e-9))
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
@@ -54,87 +54,87 @@ def extent(values: Iterable[float]) -> tuple[float, float]:
     return min(found), max(found)
 
 
-def reach(cell: Cell) -> list[float]:
+def score_and_ends(cell: Cell) -> list[float]:
     """Score and ends of the interval, times 100; empty where there is no score."""
-    return [value * 100 for value in (cast(float, cell.score), *(cell.ends or ()))] if cell.known else []
+    return [value * 100 for value in (cast(float, cell.score), *(cell.ends or ()))] if cell.is_known else []
 
 
-def dots(sheet: Sheet) -> Html:
+def render_dot_plots(sheet: Sheet) -> Html:
     told = "Lines: 95 % intervals. Each kind has its own scale."
     left_out = len(sheet.columns) - len(sheet.styles)
     told += f" {left_out} of the columns above are in the curves below." if left_out else ""
-    legend = tag("ul", *(tag("li", key(sheet, column), column.label) for column in sheet.styles), class_="legend")
-    return join(tag("p", told), legend, *(dots_of(kind, rows, sheet) for kind, rows in sheet.by_kind))
+    legend = tag("ul", *(tag("li", render_key(sheet, column), column.label) for column in sheet.styles), class_="legend")
+    return join(tag("p", told), legend, *(render_dot_plot(kind, rows, sheet) for kind, rows in sheet.rows_by_kind))
 
 
-def dots_of(kind: str, rows: Sequence[Row], sheet: Sheet) -> Html:
-    lanes = [column for column in sheet.styles if any(column.cell(row).known for row in rows)]
-    values = [value for row in rows for column in lanes for value in reach(column.cell(row))]
+def render_dot_plot(kind: str, rows: Sequence[TaskRow], sheet: Sheet) -> Html:
+    lanes = [column for column in sheet.styles if any(column.cell(row).is_known for row in rows)]
+    values = [value for row in rows for column in lanes for value in score_and_ends(column.cell(row))]
     if not values:
         return tag("figure", tag("h3", kind), tag("p", "No scores."))
-    along = scale(values, most=6)
+    along = build_scale(values, max_steps=6)
     metrics = list(dict.fromkeys(row.metric for row in rows))
     lines = [
         join(
             tag(
                 "div",
-                words(sheet.name(row), capitals=True),
+                add_word_breaks(sheet.name(row), capitals=True),
                 *([tag("small", row.metric)] if len(metrics) > 1 else []),
                 class_="name",
             ),
-            dot_row(row, lanes, sheet, along),
+            render_dot_row(row, lanes, sheet, along),
         )
         for row in rows
     ]
     title = f"{metrics[0] if len(metrics) == 1 else 'score'}, times 100"
     gap = tag("div", class_="name")
-    above = join(gap, dot_axis(along, "")) if len(rows) * len(lanes) > 40 else ""
-    return tag("figure", tag("h3", kind), tag("div", above, *lines, gap, dot_axis(along, title), class_="dots"))
+    above = join(gap, render_dot_axis(along, "")) if len(rows) * len(lanes) > 40 else ""
+    return tag("figure", tag("h3", kind), tag("div", above, *lines, gap, render_dot_axis(along, title), class_="dots"))
 
 
-def dot_row(row: Row, lanes: Sequence[Column], sheet: Sheet, along: Scale) -> Html:
+def render_dot_row(row: TaskRow, lanes: Sequence[Column], sheet: Sheet, x_scale: Scale) -> Html:
     """Places along are in percent, so that the plot has any width and its marks keep their size."""
     step = 12 if len(lanes) <= 8 else 9
     height = max(step * len(lanes) + 8, 28)
     top = (height - step * len(lanes)) / 2
-    drawn = [line(percent(along, tick), 0, percent(along, tick), height, class_="grid") for tick in along.ticks]
+    drawn = [render_line(format_percent(x_scale, tick), 0, format_percent(x_scale, tick), height, class_="grid") for tick in x_scale.ticks]
     for index, column in enumerate(lanes):
         cell, style, y = column.cell(row), sheet.styles[column], top + step * (index + 0.5)
-        if not cell.known:
+        if not cell.is_known:
             continue
-        score, *ends = (percent(along, value) for value in reach(cell))
-        whisker = [line(ends[0], y, ends[1], y, class_=f"whisker {colour(style)}")] if ends else []
-        drawn.append(tag("g", tag("title", f"{column.label}: {cell.words}"), *whisker, mark(style, score, y)))
+        score, *ends = (format_percent(x_scale, value) for value in score_and_ends(cell))
+        whisker = [render_line(ends[0], y, ends[1], y, class_=f"whisker {colour_class(style)}")] if ends else []
+        drawn.append(tag("g", tag("title", f"{column.label}: {cell.words}"), *whisker, render_mark(style, score, y)))
     said = f"{sheet.name(row)}: the scores of the table, with intervals"
     return tag("svg", *drawn, role="img", aria_label=said, width="100%", height=height)
 
 
-def dot_axis(along: Scale, title: str) -> Html:
-    ticks = [label(f"{tick:g}", percent(along, tick), 14, class_="tick") for tick in along.ticks]
-    name = [label(title, "50%", 31)] if title else []
+def render_dot_axis(x_scale: Scale, title: str) -> Html:
+    ticks = [render_label(f"{tick:g}", format_percent(x_scale, tick), 14, class_="tick") for tick in x_scale.ticks]
+    name = [render_label(title, "50%", 31)] if title else []
     return tag("svg", *ticks, *name, aria_hidden="true", width="100%", height=40 if title else 20)
 
 
-def percent(along: Scale, value: float) -> str:
-    return f"{along.at(value):.2%}"
+def format_percent(x_scale: Scale, value: float) -> str:
+    return f"{x_scale.at(value):.2%}"
 
 
-def curves(sheet: Sheet) -> Html:
+def render_curves(sheet: Sheet) -> Html:
     told = (
         "Results of one model that differ in one setting alone. Where a plot is of several tasks, a point is their "
         "mean; of one task, it has the 95 % interval."
     )
-    return join(tag("p", told), *(curves_of(axis, found, sheet) for axis, found in sheet.curves.items() if found))
+    return join(tag("p", told), *(render_axis_curves(axis, found, sheet) for axis, found in sheet.curves.items() if found))
 
 
-def curves_of(axis: Axis, found: Sequence[Curve], sheet: Sheet) -> Html:
+def render_axis_curves(axis: Axis, found: Sequence[Curve], sheet: Sheet) -> Html:
     """A panel for each kind and set of tasks."""
-    styles = curve_styles(found, sheet)
-    legend = [tag("li", sample(style), label) for label, style in styles.items()]
-    panels: dict[tuple[Row, ...], list[Curve]] = {}
+    styles = assign_styles(found, sheet)
+    legend = [tag("li", render_curve_key(style), label) for label, style in styles.items()]
+    panels: dict[tuple[TaskRow, ...], list[Curve]] = {}
     for curve in sorted(found, key=lambda curve: str(curve.rows)):
         panels.setdefault(curve.rows, []).append(curve)
-    plots = [panel(axis, rows, curves, styles, sheet) for rows, curves in panels.items()]
+    plots = [render_panel(axis, rows, curves, styles, sheet) for rows, curves in panels.items()]
     title = tag("h3", f"By {axis.title}")
     return tag("div", title, tag("ul", *legend, class_="legend"), tag("div", *plots, class_="panels"))
 
@@ -147,9 +147,9 @@ class Style:
     """Which of the model's curves: tells its dashes, and whether its marks are hollow."""
 
 
-def curve_styles(found: Sequence[Curve], sheet: Sheet) -> dict[str, Style]:
+def assign_styles(found: Sequence[Curve], sheet: Sheet) -> dict[str, Style]:
     styles: dict[str, Style] = {}
-    for curve in sorted(found, key=lambda curve: (sheet.style(curve.model), natural(curve.label))):
+    for curve in sorted(found, key=lambda curve: (sheet.style(curve.model), natural_key(curve.label))):
         number = sheet.style(curve.model)
         way = sum(style.number == number for style in styles.values())
         styles.setdefault(curve.label, Style(number, way))
@@ -159,21 +159,21 @@ def curve_styles(found: Sequence[Curve], sheet: Sheet) -> dict[str, Style]:
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 360, 264, 42, 344, 26, 196
 """Of a panel, and of the plot within it."""
 
-CHARACTER = 6.2
+CHARACTER_WIDTH = 6.2
 """Width of one in a label of a tick."""
 
 
-def panel(axis: Axis, rows: Sequence[Row], found: Sequence[Curve], styles: Mapping[str, Style], sheet: Sheet) -> Html:
+def render_panel(axis: Axis, rows: Sequence[TaskRow], found: Sequence[Curve], styles: Mapping[str, Style], sheet: Sheet) -> Html:
     metrics = {row.metric for row in rows}
-    values = places(axis, found)
-    y = scale((value for curve in found for x in curve.columns for value in reach(curve.cell(x))), most=5)
+    values = x_positions(axis, found)
+    y = build_scale((value for curve in found for x in curve.columns for value in score_and_ends(curve.cell(x))), max_steps=5)
     drawing = tag(
         "svg",
-        *y_ticks(y),
+        *render_y_ticks(y),
         tag("text", f"{metrics.pop() if len(metrics) == 1 else 'score'}, times 100", x=4, y=13),
-        *x_ticks(axis, found, values),
+        *render_x_ticks(axis, found, values),
         *(
-            curve_line(curve, styles[curve.label], set_apart(values, axis, index, len(found)), y)
+            render_curve(curve, styles[curve.label], offset_positions(values, axis, index, len(found)), y)
             for index, curve in enumerate(found)
         ),
         role="img",
@@ -182,98 +182,98 @@ def panel(axis: Axis, rows: Sequence[Row], found: Sequence[Curve], styles: Mappi
     )
     tasks = ", ".join(sheet.name(row) for row in rows)
     told = tasks if len(rows) == 1 else f"Mean of {len(rows)} tasks: {tasks}"
-    return tag("figure", tag("h4", rows[0].kind), tag("p", told), drawing, values_table(axis, found, values))
+    return tag("figure", tag("h4", rows[0].kind), tag("p", told), drawing, render_values_table(axis, found, values))
 
 
-def places(axis: Axis, found: Sequence[Curve]) -> dict[int | str, float]:
+def x_positions(axis: Axis, found: Sequence[Curve]) -> dict[int | str, float]:
     """x of each value: by its logarithm; names at equal steps, those of most bytes first."""
     values = {value for curve in found for value in curve.columns}
     if axis.log:
         logs = {value: math.log(cast(int, value)) for value in sorted(values, key=lambda value: cast(int, value))}
         low, high = extent(logs.values())
         return {value: LEFT + 16 + (RIGHT - LEFT - 32) * (log - low) / (high - low) for value, log in logs.items()}
-    ordered = sorted(values, key=lambda value: (-max(bytes_at(value, found), default=0), str(value)))
+    ordered = sorted(values, key=lambda value: (-max(vector_sizes(value, found), default=0), str(value)))
     step = (RIGHT - LEFT) / len(ordered)
     return {value: LEFT + step * (index + 0.5) for index, value in enumerate(ordered)}
 
 
-def set_apart(values: Mapping[int | str, float], axis: Axis, index: int, count: int) -> dict[int | str, float]:
+def offset_positions(values: Mapping[int | str, float], axis: Axis, index: int, count: int) -> dict[int | str, float]:
     """Where x is a name, curves stand beside each other, and their intervals do not cover each other."""
     aside = 0 if axis.log else (index - (count - 1) / 2) * min(6, 24 / count)
     return {value: x + aside for value, x in values.items()}
 
 
-def bytes_at(value: int | str, found: Sequence[Curve]) -> list[int]:
+def vector_sizes(value: int | str, found: Sequence[Curve]) -> list[int]:
     listed = {curve.bytes(value) for curve in found if value in curve.columns}
     return sorted(size for size in listed if size is not None)
 
 
-def x_ticks(axis: Axis, found: Sequence[Curve], values: Mapping[int | str, float]) -> list[Html]:
+def render_x_ticks(axis: Axis, found: Sequence[Curve], values: Mapping[int | str, float]) -> list[Html]:
     """Lines of labels, and the title; names in parts, bytes per vector if the axis decides these."""
     labels = {value: str(value).replace("-", "- ").split() for value in values}
-    sizes = {value: bytes_at(value, found) for value in values}
+    sizes = {value: vector_sizes(value, found) for value in values}
     title = f"{axis.title}{' (log)' if axis.log else ''}"
     depth = max(map(len, labels.values()))
-    if "bytes_per_vector" in axis.follows and all(sizes.values()):
+    if "bytes_per_vector" in axis.dependent_settings and all(sizes.values()):
         title += "; beneath: bytes per vector"
-        labels = {v: [*parts, *[""] * (depth - len(parts)), span(*extent(sizes[v]))] for v, parts in labels.items()}
+        labels = {v: [*parts, *[""] * (depth - len(parts)), format_range(*extent(sizes[v]))] for v, parts in labels.items()}
         depth += 1
-    drawn = [line(x, BOTTOM, x, BOTTOM + 4, class_="axis") for x in values.values()]
+    drawn = [render_line(x, BOTTOM, x, BOTTOM + 4, class_="axis") for x in values.values()]
     for index in range(depth):
         at = {value: (values[value], parts[index]) for value, parts in labels.items() if index < len(parts)}
-        drawn += [label(part, x, BOTTOM + 16 + 13 * index, class_="tick") for x, part in apart(at)]
-    return [*drawn, label(title, (LEFT + RIGHT) / 2, BOTTOM + 20 + 13 * depth)]
+        drawn += [render_label(part, x, BOTTOM + 16 + 13 * index, class_="tick") for x, part in drop_overlapping(at)]
+    return [*drawn, render_label(title, (LEFT + RIGHT) / 2, BOTTOM + 20 + 13 * depth)]
 
 
-def label(said: str, x: float | str, y: float, *, class_: str | None = None) -> Html:
-    return tag("text", said, x=rounded(x), y=rounded(y), text_anchor="middle", class_=class_)
+def render_label(said: str, x: float | str, y: float, *, class_: str | None = None) -> Html:
+    return tag("text", said, x=format_coordinate(x), y=format_coordinate(y), text_anchor="middle", class_=class_)
 
 
-def apart(labels: Mapping[int | str, tuple[float, str]]) -> list[tuple[float, str]]:
+def drop_overlapping(labels: Mapping[int | str, tuple[float, str]]) -> list[tuple[float, str]]:
     """Those of (place, text) that leave room between each other: the ends first, then from the left."""
     order = list(labels.values())
     kept: list[tuple[float, str]] = []
     for x, said in dict.fromkeys([order[-1], order[0], *order]):
-        if all(abs(x - other) >= CHARACTER * (len(said) + len(text)) / 2 + 3 for other, text in kept):
+        if all(abs(x - other) >= CHARACTER_WIDTH * (len(said) + len(text)) / 2 + 3 for other, text in kept):
             kept.append((x, said))
     return kept
 
 
-def y_ticks(along: Scale) -> Iterator[Html]:
-    for tick in along.ticks:
-        y = down(along, tick)
-        yield line(LEFT, y, RIGHT, y, class_="grid")
+def render_y_ticks(y_scale: Scale) -> Iterator[Html]:
+    for tick in y_scale.ticks:
+        y = y_position(y_scale, tick)
+        yield render_line(LEFT, y, RIGHT, y, class_="grid")
         yield tag("text", f"{tick:g}", x=LEFT - 6, y=f"{y + 4:.1f}", text_anchor="end", class_="tick")
 
 
-def down(along: Scale, value: float) -> float:
-    return BOTTOM - (BOTTOM - TOP) * along.at(value)
+def y_position(y_scale: Scale, value: float) -> float:
+    return BOTTOM - (BOTTOM - TOP) * y_scale.at(value)
 
 
-def curve_line(curve: Curve, style: Style, values: Mapping[int | str, float], along: Scale) -> Html:
+def render_curve(curve: Curve, style: Style, values: Mapping[int | str, float], y_scale: Scale) -> Html:
     points = [(x, curve.cell(value), value) for value, x in values.items() if value in curve.columns]
-    at = [(x, down(along, reach(cell)[0])) for x, cell, _ in points]
-    dashes = f"curve {colour(style.number)} way{style.way % 4}"
-    drawn = [line(*left, *right, class_=dashes) for left, right in pairwise(at)]
+    at = [(x, y_position(y_scale, score_and_ends(cell)[0])) for x, cell, _ in points]
+    dashes = f"curve {colour_class(style.number)} way{style.way % 4}"
+    drawn = [render_line(*left, *right, class_=dashes) for left, right in pairwise(at)]
     for (x, y), (_, cell, value) in zip(at, points, strict=True):
-        ends = [down(along, end) for end in reach(cell)[1:]]
-        whisker = [line(x, ends[0], x, ends[1], class_=f"whisker {colour(style.number)}")] if ends else []
+        ends = [y_position(y_scale, end) for end in score_and_ends(cell)[1:]]
+        whisker = [render_line(x, ends[0], x, ends[1], class_=f"whisker {colour_class(style.number)}")] if ends else []
         told = tag("title", f"{curve.label}, {value}: {cell.words}")
-        drawn.append(tag("g", told, *whisker, mark(style.number, x, y, hollow=style.way > 0)))
+        drawn.append(tag("g", told, *whisker, render_mark(style.number, x, y, hollow=style.way > 0)))
     return tag("g", *drawn)
 
 
-def values_table(axis: Axis, found: Sequence[Curve], values: Mapping[int | str, float]) -> Html:
+def render_values_table(axis: Axis, found: Sequence[Curve], values: Mapping[int | str, float]) -> Html:
     head = [tag("th", name, scope="col") for name in (axis.title, *(curve.label for curve in found))]
     lines = [
-        tag("tr", tag("th", str(value), scope="row"), *(value_cell(curve, value) for curve in found))
+        tag("tr", tag("th", str(value), scope="row"), *(render_value_cell(curve, value) for curve in found))
         for value in values
     ]
     table = tag("table", tag("thead", tag("tr", *head)), tag("tbody", *lines), class_="plain")
-    return tag("details", tag("summary", "Values"), scrolls("Values of the plot", table))
+    return tag("details", tag("summary", "Values"), scroll_box("Values of the plot", table))
 
 
-def value_cell(curve: Curve, value: int | str) -> Html:
+def render_value_cell(curve: Curve, value: int | str) -> Html:
     if value not in curve.columns:
         return tag("td", DASH, class_="number")
     cell, size = curve.cell(value), curve.bytes(value)
@@ -281,43 +281,43 @@ def value_cell(curve: Curve, value: int | str) -> Html:
     return tag("td", cell.text, *(tag("small", text) for text in small if text), class_="number")
 
 
-def line(x1: float | str, y1: float | str, x2: float | str, y2: float | str, *, class_: str) -> Html:
-    return tag("line", x1=rounded(x1), y1=rounded(y1), x2=rounded(x2), y2=rounded(y2), class_=class_)
+def render_line(x1: float | str, y1: float | str, x2: float | str, y2: float | str, *, class_: str) -> Html:
+    return tag("line", x1=format_coordinate(x1), y1=format_coordinate(y1), x2=format_coordinate(x2), y2=format_coordinate(y2), class_=class_)
 
 
-def rounded(place: float | str) -> str:
+def format_coordinate(place: float | str) -> str:
     return place if isinstance(place, str) else f"{place:.4g}"
 
 
-def mark(style: int, x: float | str, y: float, *, hollow: bool = False) -> Html:
+def render_mark(style: int, x: float | str, y: float, *, hollow: bool = False) -> Html:
     """A shape and a colour; hollow in every second round through the shapes."""
     shape = list(SHAPES)[style % len(SHAPES)]
     hollow = hollow != bool(style // len(SHAPES) % 2)
-    name = f"mark {colour(style)}{' hollow' if hollow else ''}"
-    return tag("use", href=f"#{shape}", x=rounded(x), y=rounded(y), class_=name)
+    name = f"mark {colour_class(style)}{' hollow' if hollow else ''}"
+    return tag("use", href=f"#{shape}", x=format_coordinate(x), y=format_coordinate(y), class_=name)
 
 
-def colour(style: int) -> str:
-    return f"c{style % COLOURS}"
+def colour_class(style: int) -> str:
+    return f"c{style % NUM_COLOURS}"
 
 
-def symbols() -> Html:
+def render_shapes() -> Html:
     """The shapes, drawn once; every mark refers to one."""
     shapes = [tag("path", id=name, d=path) for name, path in SHAPES.items()]
     return tag("svg", tag("defs", *shapes), width=0, height=0, aria_hidden="true", class_="unseen")
 
 
-def key(sheet: Sheet, column: Column) -> Html:
+def render_key(sheet: Sheet, column: Column) -> Html:
     """Its mark, or as much room."""
-    drawn = [mark(sheet.styles[column], 7, 7)] if column in sheet.styles else []
+    drawn = [render_mark(sheet.styles[column], 7, 7)] if column in sheet.styles else []
     return tag("svg", *drawn, width=14, height=14, class_="key", aria_hidden="true")
 
 
-def sample(style: Style) -> Html:
-    drawn = line(0, 7, 34, 7, class_=f"curve {colour(style.number)} way{style.way % 4}")
-    point = mark(style.number, 17, 7, hollow=style.way > 0)
+def render_curve_key(style: Style) -> Html:
+    drawn = render_line(0, 7, 34, 7, class_=f"curve {colour_class(style.number)} way{style.way % 4}")
+    point = render_mark(style.number, 17, 7, hollow=style.way > 0)
     return tag("svg", drawn, point, width=34, height=14, class_="key", aria_hidden="true")
 
 
-def span(low: float, high: float) -> str:
+def format_range(low: float, high: float) -> str:
     return f"{low}" if low == high else f"{low}–{high}"

@@ -17,7 +17,7 @@ from gnomon.evaluate.results import Result
 
 DASH = "–"
 
-START = 12
+FINGERPRINT_CHARS = 12
 """Characters of a fingerprint that are shown."""
 
 
@@ -30,20 +30,20 @@ class Axis:
     log: bool
     value: str
     """The setting that says where a point is."""
-    follows: tuple[str, ...] = ()
+    dependent_settings: tuple[str, ...] = ()
     """Settings that this one decides: they may differ along with it."""
 
 
 AXES = (
-    Axis("dim", "dimension", log=True, value="dim", follows=("bytes_per_vector",)),
-    Axis("truncate_dim", "length of prefix", log=True, value="dim", follows=("dim", "bytes_per_vector")),
-    Axis("precision", "precision", log=False, value="precision", follows=("bytes_per_vector", "similarity")),
+    Axis("dim", "dimension", log=True, value="dim", dependent_settings=("bytes_per_vector",)),
+    Axis("truncate_dim", "length of prefix", log=True, value="dim", dependent_settings=("dim", "bytes_per_vector")),
+    Axis("precision", "precision", log=False, value="precision", dependent_settings=("bytes_per_vector", "similarity")),
     Axis("max_seq_length", "longest text in tokens", log=True, value="max_seq_length"),
 )
 
 
 @dataclass(frozen=True)
-class Row:
+class TaskRow:
     """What may stand in one line: the same task and metric, on the same data and subsets."""
 
     task: str
@@ -61,26 +61,26 @@ class Cell:
     interval: Interval | None = None
 
     @property
-    def known(self) -> bool:
+    def is_known(self) -> bool:
         return self.score is not None and math.isfinite(self.score)
 
     @property
     def text(self) -> str:
         if self.score is None:
             return DASH
-        return hundred(self.score) if math.isfinite(self.score) else "n/a"
+        return format_times_100(self.score) if math.isfinite(self.score) else "n/a"
 
     @property
     def ends(self) -> tuple[float, float] | None:
         """Of the interval; None where there is none, or where no resample had a score."""
-        if not self.known or self.interval is None or not math.isfinite(self.interval.low + self.interval.high):
+        if not self.is_known or self.interval is None or not math.isfinite(self.interval.low + self.interval.high):
             return None
         return self.interval.low, self.interval.high
 
     @property
     def range(self) -> str:
         """The interval in words; empty where there is none."""
-        return " to ".join(map(hundred, self.ends or ()))
+        return " to ".join(map(format_times_100, self.ends or ()))
 
     @property
     def words(self) -> str:
@@ -94,7 +94,7 @@ class Column:
     model: str
     """Its name; with the start of its fingerprint where another model has the same name."""
     variant: str
-    results: Mapping[Row, Result]
+    results: Mapping[TaskRow, Result]
 
     @property
     def label(self) -> str:
@@ -105,10 +105,10 @@ class Column:
         """Of one of its tasks: for what all have in common."""
         return next(iter(self.results.values())).manifest
 
-    def cell(self, row: Row) -> Cell:
-        return whole(self.results[row]) if row in self.results else Cell()
+    def cell(self, row: TaskRow) -> Cell:
+        return task_cell(self.results[row]) if row in self.results else Cell()
 
-    def subset(self, row: Row, split: str, name: str) -> Cell:
+    def subset(self, row: TaskRow, split: str, name: str) -> Cell:
         if row not in self.results:
             return Cell()
         found = next(each for each in self.results[row].subsets if (each.split, each.name) == (split, name))
@@ -121,14 +121,14 @@ class Curve:
 
     model: str
     label: str
-    rows: tuple[Row, ...]
+    rows: tuple[TaskRow, ...]
     columns: Mapping[int | str, Column]
     """By the value of the setting."""
 
     def cell(self, value: int | str) -> Cell:
         """The mean over the tasks; its interval where it is of one."""
         cells = [self.columns[value].cell(row) for row in self.rows]
-        return cells[0] if len(cells) == 1 else Cell(mean(cells))
+        return cells[0] if len(cells) == 1 else Cell(mean_score(cells))
 
     def bytes(self, value: int | str) -> int | None:
         return self.columns[value].results[self.rows[0]].manifest["settings"].get("bytes_per_vector")
@@ -136,31 +136,31 @@ class Curve:
 
 @dataclass(frozen=True, eq=False)
 class Sheet:
-    rows: Sequence[Row]
+    rows: Sequence[TaskRow]
     """By kind, then by task."""
     columns: Sequence[Column]
     """Models as they were given, each with its variants in order; last those that only curves show."""
 
-    def cells(self, row: Row) -> list[Cell]:
+    def cells(self, row: TaskRow) -> list[Cell]:
         return [column.cell(row) for column in self.columns]
 
-    def name(self, row: Row) -> str:
+    def name(self, row: TaskRow) -> str:
         """The task; with its split or revision where another row is of another one."""
         alike = [other for other in self.rows if other.task == row.task]
         splits = [" ".join(dict.fromkeys(split for split, _ in other.subsets)) for other in (row, *alike)]
         said = [
             f"split {splits[0]}" if len(set(splits)) > 1 else "",
-            f"revision {str(row.revision)[:START]}" if len({other.revision for other in alike}) > 1 else "",
+            f"revision {str(row.revision)[:FINGERPRINT_CHARS]}" if len({other.revision for other in alike}) > 1 else "",
         ]
         return f"{row.task} ({', '.join(filter(None, said))})" if any(said) else row.task
 
     @property
-    def by_kind(self) -> list[tuple[str, list[Row]]]:
+    def rows_by_kind(self) -> list[tuple[str, list[TaskRow]]]:
         return [(kind, list(rows)) for kind, rows in groupby(self.rows, lambda row: row.kind)]
 
     @cached_property
     def curves(self) -> Mapping[Axis, list[Curve]]:
-        return {axis: curves_along(axis, self.columns) for axis in AXES}
+        return {axis: find_curves(axis, self.columns) for axis in AXES}
 
     @cached_property
     def styles(self) -> Mapping[Column, int]:
@@ -187,26 +187,26 @@ class Sheet:
 @dataclass(frozen=True)
 class Average:
     title: str
-    rows: Sequence[Row]
+    rows: Sequence[TaskRow]
     """Those it speaks of."""
-    over: Sequence[Row]
+    averaged_rows: Sequence[TaskRow]
     """Those it is taken over."""
     cells: Sequence[Cell]
 
     @property
     def told(self) -> str:
-        if len(self.over) == len(self.rows):
-            return counted(len(self.rows), "task")
-        return f"the {len(self.over)} of {counted(len(self.rows), 'task')} that all have"
+        if len(self.averaged_rows) == len(self.rows):
+            return pluralize(len(self.rows), "task")
+        return f"the {len(self.averaged_rows)} of {pluralize(len(self.rows), 'task')} that all have"
 
 
-def read(results: Sequence[Result]) -> Sheet:
+def build_sheet(results: Sequence[Result]) -> Sheet:
     if not results:
         raise InputError("there are no results to report; gnomon evaluate makes some.")
-    found: dict[tuple[str, str | None, str], dict[Row, Result]] = {}
+    found: dict[tuple[str, str | None, str], dict[TaskRow, Result]] = {}
     for result in results:
         cells = found.setdefault((result.model, result.fingerprint, result.manifest["variant"]), {})
-        row = row_of(result)
+        row = build_row(result)
         if row in cells:
             told = f"{result.label} has two results of {result.task}: {cells[row].path} and {result.path}"
             raise InputError(f"{told}. Give one of them.")
@@ -214,68 +214,68 @@ def read(results: Sequence[Result]) -> Sheet:
     given = list(dict.fromkeys((name, fingerprint) for name, fingerprint, _ in found))
     names = [name for name, _ in given]
     columns = [
-        Column(f"{key[0]} [{(key[1] or 'none')[:START]}]" if names.count(key[0]) > 1 else key[0], key[2], found[key])
-        for key in sorted(found, key=lambda key: (given.index(key[:2]), natural(key[2])))
+        Column(f"{key[0]} [{(key[1] or 'none')[:FINGERPRINT_CHARS]}]" if names.count(key[0]) > 1 else key[0], key[2], found[key])
+        for key in sorted(found, key=lambda key: (given.index(key[:2]), natural_key(key[2])))
     ]
     every = {row for cells in found.values() for row in cells}
-    rows = sorted(every, key=lambda row: (row.kind, natural(row.task), str(row)))
+    rows = sorted(every, key=lambda row: (row.kind, natural_key(row.task), str(row)))
     shown = Sheet(rows, columns).styles
     return Sheet(rows, sorted(columns, key=lambda column: column not in shown))
 
 
-def row_of(result: Result) -> Row:
+def build_row(result: Result) -> TaskRow:
     subsets = tuple(sorted((subset.split, subset.name) for subset in result.subsets))
-    return Row(result.task, result.kind, result.metric, result.manifest["task"]["revision"], subsets)
+    return TaskRow(result.task, result.kind, result.metric, result.manifest["task"]["revision"], subsets)
 
 
-def whole(result: Result) -> Cell:
+def task_cell(result: Result) -> Cell:
     if not math.isfinite(result.score):
         return Cell(result.score)
     # that of the only subset is written down; the other one is drawn from all units
     return Cell(result.score, result.subsets[0].interval if len(result.subsets) == 1 else result.interval)
 
 
-def bests(cells: Sequence[Cell]) -> set[int]:
+def best_indices(cells: Sequence[Cell]) -> set[int]:
     """Positions of the highest score as it is shown, all of them in a tie; none where there is no rival."""
-    shown = {index: float(cell.text) for index, cell in enumerate(cells) if cell.known}
+    shown = {index: float(cell.text) for index, cell in enumerate(cells) if cell.is_known}
     return {index for index, score in shown.items() if score == max(shown.values())} if len(shown) > 1 else set()
 
 
-def averages(sheet: Sheet) -> Iterator[Average]:
+def compute_averages(sheet: Sheet) -> Iterator[Average]:
     """Over each kind and over all: of the models that have every task; and over the tasks that all of them have.
 
     Those of one task, or of the tasks of an average before, are left out.
     """
-    groups = [(f"Average, {kind}", rows) for kind, rows in sheet.by_kind]
-    seen: set[tuple[Row, ...]] = set()
+    groups = [(f"Average, {kind}", rows) for kind, rows in sheet.rows_by_kind]
+    seen: set[tuple[TaskRow, ...]] = set()
     for title, rows in [*groups, ("Average of all", sheet.rows)]:
-        known = [{row for row in rows if column.cell(row).known} for column in sheet.columns]
+        known = [{row for row in rows if column.cell(row).is_known} for column in sheet.columns]
         if not any(known):
             continue
-        common = set[Row].intersection(*(has for has in known if has))
+        common = set[TaskRow].intersection(*(has for has in known if has))
         for over in (tuple(rows), tuple(row for row in rows if row in common)):
             takes_part = [has.issuperset(over) for has in known]
             if len(over) > 1 and any(takes_part) and over not in seen:
                 seen.add(over)
                 pairs = zip(sheet.columns, takes_part, strict=True)
-                means = [Cell(mean([column.cell(row) for row in over])) if part else Cell() for column, part in pairs]
+                means = [Cell(mean_score([column.cell(row) for row in over])) if part else Cell() for column, part in pairs]
                 yield Average(title, rows, over, means)
 
 
-def mean(cells: Sequence[Cell]) -> float:
+def mean_score(cells: Sequence[Cell]) -> float:
     return sum(cast(float, cell.score) for cell in cells) / len(cells)
 
 
-def curves_along(axis: Axis, columns: Sequence[Column]) -> list[Curve]:
+def find_curves(axis: Axis, columns: Sequence[Column]) -> list[Curve]:
     """Tasks whose points are of the same columns go together."""
-    found: dict[tuple[str, str, Row], list[Column]] = {}
+    found: dict[tuple[str, str, TaskRow], list[Column]] = {}
     for column in columns:
         for row, result in column.results.items():
             if axis.setting in result.manifest["settings"] and math.isfinite(result.score):
-                found.setdefault((column.model, held(result, axis), row), []).append(column)
-    together: dict[tuple[str, tuple[Column, ...]], list[Row]] = {}
+                found.setdefault((column.model, fixed_settings(result, axis), row), []).append(column)
+    together: dict[tuple[str, tuple[Column, ...]], list[TaskRow]] = {}
     for (_, _, row), listed in found.items():
-        if len(points := points_along(axis, listed, row)) > 1:
+        if len(points := find_points(axis, listed, row)) > 1:
             together.setdefault((row.kind, tuple(points.values())), []).append(row)
     return [
         Curve(
@@ -288,7 +288,7 @@ def curves_along(axis: Axis, columns: Sequence[Column]) -> list[Curve]:
     ]
 
 
-def points_along(axis: Axis, columns: Sequence[Column], row: Row) -> dict[int | str, Column]:
+def find_points(axis: Axis, columns: Sequence[Column], row: TaskRow) -> dict[int | str, Column]:
     """By value. A prefix is one of the model's widest vector: of whole ones, a curve has no other."""
     settings = [column.results[row].manifest["settings"] for column in columns]
     whole = [each[axis.value] for each in settings if each[axis.setting] is None and each[axis.value] is not None]
@@ -300,9 +300,9 @@ def points_along(axis: Axis, columns: Sequence[Column], row: Row) -> dict[int | 
     return dict(sorted(points.items(), key=lambda point: cast(Any, point[0])))
 
 
-def held(result: Result, axis: Axis) -> str:
+def fixed_settings(result: Result, axis: Axis) -> str:
     """All that must be equal along a curve."""
-    free = {axis.setting, *axis.follows}
+    free = {axis.setting, *axis.dependent_settings}
     settings = {name: value for name, value in result.manifest["settings"].items() if name not in free}
     rest = {name: result.manifest[name] for name in ("prompts", "protocol")}
     return json.dumps([settings, rest], sort_keys=True)
@@ -315,14 +315,14 @@ def curve_label(columns: Sequence[Column]) -> str:
     return f"{columns[0].model} ({common})" if common else columns[0].model
 
 
-def hundred(score: float) -> str:
+def format_times_100(score: float) -> str:
     return f"{score * 100:z.2f}"
 
 
-def counted(count: int, noun: str) -> str:
+def pluralize(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def natural(name: str) -> list[tuple[int, str]]:
+def natural_key(name: str) -> list[tuple[int, str]]:
     """A key that puts "dim 64" before "dim 128"."""
     return [(int(part) if part.isdecimal() else -1, part) for part in re.split(r"(\d+)", name)]

@@ -20,26 +20,26 @@ from tqdm import tqdm
 from gnomon.errors import InputError, Notice
 from gnomon.inputs import did_you_mean
 from gnomon.notices import warn_caller
-from gnomon.train.data.columns import Roles
-from gnomon.train.data.dataset import VERSION, Index
-from gnomon.train.data.dataset_writer import Spool
-from gnomon.train.data.sources import HUB, Block, Part, matching, parts_of
+from gnomon.train.data.columns import ColumnMapping
+from gnomon.train.data.dataset import VERSION, Dataset
+from gnomon.train.data.dataset_writer import DatasetWriter
+from gnomon.train.data.sources import HUB, Block, SourcePart, match_files, list_parts
 from gnomon.train.recipe.schema import DataSource
-from gnomon.vector_files import FULL
+from gnomon.vector_files import DISK_FULL_REASONS
 
 READING = ("query", "positive", "negatives", "num_negatives", "score", "instruction", "instructions", "task_types")
 """Settings that say which rows are read and how; by the others an index does not change."""
 
-SHOWN = 20
+MAX_LISTED = 20
 """Task types that a message lists."""
 
 BAR_DELAY = 2.0
 """Seconds of reading before a progress bar is shown."""
 
 
-def index_of(
-    source: DataSource, cache_dir: Path | None, *, lines: int | None = None, progress: bool | None = None
-) -> Index:
+def open_dataset(
+    source: DataSource, cache_dir: Path | None, *, max_lines: int | None = None, progress: bool | None = None
+) -> Dataset:
     """The index of a source; made where `cache_dir` has none yet, or the files have changed since.
 
     Processes may ask for it at once: one makes it and the others wait. One that is killed leaves no index.
@@ -54,17 +54,17 @@ def index_of(
         ExtraError: pyarrow or datasets is needed, and not installed. SourceError: a data set cannot be reached.
         OSError: a file cannot be opened, or there is no room for the index.
     """
-    parts = parts_of(source.path, split=source.split, streaming=source.streaming)
-    source = replace(_as_medi(source, parts), name=source.name or default_name(source))
+    parts = list_parts(source.path, split=source.split, streaming=source.streaming)
+    source = replace(_apply_medi_columns(source, parts), name=source.name or default_name(source))
     if source.num_negatives is not None and not source.negatives:
         raise InputError(f"{source.name}: num_negatives is {source.num_negatives}, and negatives names no columns.")
-    folder = (cache_dir or _default_cache()) / _key(source, parts, lines)
-    index = _opened(folder)
+    folder = (cache_dir or _default_cache()) / _key(source, parts, max_lines)
+    index = _open_if_complete(folder)
     if index is None:
         folder.parent.mkdir(parents=True, exist_ok=True)
         _remove_stale(folder.parent)
         with FileLock(_lock(folder)):
-            index = _opened(folder) or _build(source, parts, folder, lines, progress)
+            index = _open_if_complete(folder) or _build(source, parts, folder, max_lines, progress)
     for notice in index.notices:  # given in each run, not only in the one that reads the files
         warn_caller(notice)
     return replace(index, name=source.name)
@@ -76,11 +76,11 @@ def default_name(source: DataSource) -> str:
     if first.startswith(HUB):
         name, _, config = first.removeprefix(HUB).partition(":")
         return "-".join(filter(None, (name.rpartition("/")[2], config)))
-    name = min(matching(first), default=Path(first)).name
+    name = min(match_files(first), default=Path(first)).name
     return (name[:-3] if name.lower().endswith(".gz") else name).rpartition(".")[0]
 
 
-def _as_medi(source: DataSource, parts: Sequence[Part]) -> DataSource:
+def _apply_medi_columns(source: DataSource, parts: Sequence[SourcePart]) -> DataSource:
     """MEDI's names of columns, where its rows are read and no others were given."""
     default = DataSource(())
     given = any(getattr(source, name) != getattr(default, name) for name in ("query", "positive", "negatives"))
@@ -98,28 +98,28 @@ def _default_cache() -> Path:
         raise InputError("there is no home folder to keep indexes in; cache_dir names another.") from error
 
 
-def _key(source: DataSource, parts: Sequence[Part], lines: int | None) -> str:
+def _key(source: DataSource, parts: Sequence[SourcePart], lines: int | None) -> str:
     reading = {name: getattr(source, name) for name in READING}
     how = [VERSION, unicodedata.unidata_version, reading, lines]  # by Unicode's tables texts are folded
     read: list[Any] = [*how, [part.identity() for part in parts]]
     return sha256(json.dumps(read).encode()).hexdigest()[:32]
 
 
-def _opened(folder: Path) -> Index | None:
+def _open_if_complete(folder: Path) -> Dataset | None:
     with suppress(InputError):
-        return Index.open(folder)
+        return Dataset.open(folder)
     return None
 
 
 # ---- the first build
 
 
-def _build(source: DataSource, parts: Sequence[Part], folder: Path, lines: int | None, progress: bool | None) -> Index:
-    roles = Roles(source)
-    with _draft(folder, source.name) as draft, _collected() as notices:
-        spool = Spool(draft)
+def _build(source: DataSource, parts: Sequence[SourcePart], folder: Path, lines: int | None, progress: bool | None) -> Dataset:
+    roles = ColumnMapping(source)
+    with _draft(folder, source.name) as draft, _collect_warnings() as notices:
+        spool = DatasetWriter(draft)
         try:
-            for file, part, block in _shown(_blocks(parts, roles.columns, lines), parts, lines, source.name, progress):
+            for file, part, block in _show_progress(_blocks(parts, roles.columns, lines), parts, lines, source.name, progress):
                 spool.add(roles.rows(file, part, block))
             _check_task_types(source, roles, limited=lines is not None and spool.rows > 0)
             if not spool.rows:
@@ -129,11 +129,11 @@ def _build(source: DataSource, parts: Sequence[Part], folder: Path, lines: int |
             spool.finish(source.name, [(part.name, part.unit) for part in parts], notices)
         finally:
             spool.close()
-    return Index.open(folder)
+    return Dataset.open(folder)
 
 
 @contextmanager
-def _collected() -> Generator[list[str]]:
+def _collect_warnings() -> Generator[list[str]]:
     """Notices inside come on a list in place of being shown. Where an error ends it, they are shown."""
     told: list[str] = []
     try:
@@ -155,7 +155,7 @@ def _collected() -> Generator[list[str]]:
         raise
 
 
-def _blocks(parts: Sequence[Part], columns: Sequence[str], lines: int | None) -> Iterator[tuple[int, Part, Block]]:
+def _blocks(parts: Sequence[SourcePart], columns: Sequence[str], lines: int | None) -> Iterator[tuple[int, SourcePart, Block]]:
     """(number of the part, part, block), of at most `lines` rows together."""
     for number, part in enumerate(parts):
         for block in part.blocks(columns):
@@ -167,13 +167,13 @@ def _blocks(parts: Sequence[Part], columns: Sequence[str], lines: int | None) ->
                 return
 
 
-def _shown(
-    blocks: Iterator[tuple[int, Part, Block]],
-    parts: Sequence[Part],
+def _show_progress(
+    blocks: Iterator[tuple[int, SourcePart, Block]],
+    parts: Sequence[SourcePart],
     lines: int | None,
     name: str,
     progress: bool | None,
-) -> Iterator[tuple[int, Part, Block]]:
+) -> Iterator[tuple[int, SourcePart, Block]]:
     """A bar of the rows on stderr."""
     known = [part.rows() for part in parts]
     total = None if None in known else sum(filter(None, known))
@@ -192,12 +192,12 @@ def _shown(
             bar.update(len(block.lines))
 
 
-def _check_task_types(source: DataSource, roles: Roles, *, limited: bool) -> None:
+def _check_task_types(source: DataSource, mapping: ColumnMapping, *, limited: bool) -> None:
     """Each task type that was asked for has rows, unless not all of them were read."""
-    there = [name for name, _ in roles.task_types.most_common()]
+    there = [name for name, _ in mapping.task_types.most_common()]
     for name in source.task_types:
         if name not in there and not limited and there:
-            listed = ", ".join(there[:SHOWN]) + (f" and {len(there) - SHOWN} more" if len(there) > SHOWN else "")
+            listed = ", ".join(there[:MAX_LISTED]) + (f" and {len(there) - MAX_LISTED} more" if len(there) > MAX_LISTED else "")
             raise InputError(
                 f"{source.name}: no row has task_type {name!r}; there are {listed}.{did_you_mean(name, there)}"
             )
@@ -215,13 +215,13 @@ def _draft(folder: Path, name: str) -> Generator[Path]:
     draft.mkdir()
     try:
         yield draft
-        _sync(draft)
+        _fsync_folder(draft)
         draft.rename(folder)
-        _sync(folder.parent)
+        _fsync_folder(folder.parent)
     except BaseException as error:
         shutil.rmtree(draft, ignore_errors=True)
-        if isinstance(error, OSError) and error.errno in FULL:
-            told = f"no room for the index of {name}: {FULL[error.errno]} ({folder.parent})"
+        if isinstance(error, OSError) and error.errno in DISK_FULL_REASONS:
+            told = f"no room for the index of {name}: {DISK_FULL_REASONS[error.errno]} ({folder.parent})"
             raise OSError(error.errno, f"{told}; cache_dir names another folder") from error
         raise
 
@@ -237,7 +237,7 @@ def _lock(folder: Path) -> Path:
     return folder.with_suffix(".lock")
 
 
-def _sync(folder: Path) -> None:
+def _fsync_folder(folder: Path) -> None:
     """Names of files are on the disk; where a system cannot open folders there is nothing to do."""
     with suppress(PermissionError):
         handle = os.open(folder, os.O_RDONLY)

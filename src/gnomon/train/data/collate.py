@@ -19,8 +19,8 @@ from gnomon.errors import InputError
 from gnomon.packed import Ids
 from gnomon.spec import ModelSpec, StaticSpec
 from gnomon.tokenizer import Tokenizer
-from gnomon.train.data.dataset import Index, digests_of
-from gnomon.train.data.sampler import Draw, negatives_of, share
+from gnomon.train.data.dataset import Dataset, hash_bytes
+from gnomon.train.data.sampler import SampledBatch, select_negatives, shard
 from gnomon.train.recipe.schema import DataSource
 
 T = TypeVar("T")
@@ -30,7 +30,7 @@ TEXTS_AT_ONCE = 2048
 
 
 @dataclass(frozen=True)
-class Rows:
+class BatchRows:
     """A rank's rows of a batch, as texts without their prompts."""
 
     batch: int
@@ -69,10 +69,10 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Collated:
+class CollatedBatch:
     """Rows and their token ids."""
 
-    rows: Rows
+    rows: BatchRows
     ids: list[Ids]
     """Of the queries, then the positives, then the negatives, prompts in front, cut to what the model reads."""
     prompt_tokens: tuple[int, int]
@@ -83,12 +83,12 @@ class Collated:
     """[B], [B], [N] of what the model reads of queries, positives and negatives after their prompts: equal for texts
     with the same tokens.
     """
-    own_N: NDArray[np.bool_]
+    own_negatives_N: NDArray[np.bool_]
     """[N]: which negatives are, by these, the query or a positive of their own row, as that stands in its file."""
 
     @property
     def own_negatives(self) -> int:
-        return int(self.own_N.sum())
+        return int(self.own_negatives_N.sum())
 
 
 class Collator:
@@ -101,24 +101,24 @@ class Collator:
     """
 
     def __init__(
-        self, indexes: Sequence[Index], sources: Sequence[DataSource], spec: ModelSpec, tokenizer: Tokenizer, seed: int
+        self, datasets: Sequence[Dataset], sources: Sequence[DataSource], spec: ModelSpec, tokenizer: Tokenizer, seed: int
     ) -> None:
-        self.indexes, self.sources, self.spec = [*indexes], [*sources], spec
+        self.datasets, self.sources, self.spec = [*datasets], [*sources], spec
         self.tokenizer, self.seed = tokenizer, seed
-        self.prompts = [_prompts(source, index, spec) for source, index in zip(sources, indexes, strict=True)]
-        self._fronts = {text: self._front(text) for pair in self.prompts for text in pair}
+        self.prompts = [_prompts(source, index, spec) for source, index in zip(sources, datasets, strict=True)]
+        self._prefixes = {text: self._prefix_bytes(text) for pair in self.prompts for text in pair}
         self.prompt_tokens = [
             (tokenizer.prompt_tokens(query), tokenizer.prompt_tokens(document)) for query, document in self.prompts
         ]
 
-    def rows_at(self, draw: Draw, rank: int = 0, world: int = 1) -> Rows:
+    def rows_at(self, draw: SampledBatch, rank: int = 0, world_size: int = 1) -> BatchRows:
         """The texts of a rank's share of a batch."""
-        index, rows_B = self.indexes[draw.source], share(draw.rows_B, rank, world)
-        total = len(draw.rows_B) // world * world
+        index, rows_B = self.datasets[draw.source], shard(draw.rows_B, rank, world_size)
+        total = len(draw.rows_B) // world_size * world_size
         number = self.sources[draw.source].num_negatives
-        negatives_BK = negatives_of(index, rows_B, number, seed=self.seed, batch=draw.step)
+        negatives_BK = select_negatives(index, rows_B, number, seed=self.seed, batch=draw.step)
         negatives_N = negatives_BK.reshape(-1)
-        return Rows(
+        return BatchRows(
             batch=draw.step,
             source=draw.source,
             name=index.name,
@@ -136,13 +136,13 @@ class Collator:
             replaced=draw.replaced,
         )
 
-    def collate(self, draw: Draw, rank: int = 0, world: int = 1) -> Collated:
+    def collate(self, draw: SampledBatch, rank: int = 0, world_size: int = 1) -> CollatedBatch:
         """The texts of a rank's share of a batch, and their ids.
 
         Raises:
             InputError: a text that the model cannot read; names its file and line.
         """
-        rows = self.rows_at(draw, rank, world)
+        rows = self.rows_at(draw, rank, world_size)
         query, document = self.prompts[draw.source]
         texts = [query + text for text in rows.queries]
         texts += [document + text for text in rows.positives]
@@ -155,24 +155,24 @@ class Collator:
             cut = [self.tokenizer.cut(ids_T) for ids_T in whole]
             truncated += sum(len(kept) < len(all_) for kept, all_ in zip(cut, whole, strict=True))
             ids += cut
-        hashes = self._hashes(ids, rows, draw.source)
-        own_N = own_negatives(*hashes) | self._other_positives(draw.source, rows.entries_N, hashes[2])
-        return Collated(rows, ids, self.prompt_tokens[draw.source], truncated, hashes, own_N)
+        hashes = self._hash_batch(ids, rows, draw.source)
+        own_N = match_own_negatives(*hashes) | self._match_other_positives(draw.source, rows.entries_N, hashes[2])
+        return CollatedBatch(rows, ids, self.prompt_tokens[draw.source], truncated, hashes, own_N)
 
     def own_negatives(self, source: int, entries: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which of these negatives are, by tokens, the query or a positive of their own row (`Collated.own_N`)."""
-        index, (query, document) = self.indexes[source], self.prompts[source]
+        index, (query, document) = self.datasets[source], self.prompts[source]
         found: list[NDArray[np.bool_]] = []
         for start in range(0, len(entries), TEXTS_AT_ONCE):
             some = entries[start : start + TEXTS_AT_ONCE]
             rows = index.rows_of_negatives(some)
             sides = (query, index.texts("query", rows)), (document, index.texts("positive", rows))
             negatives = (document, index.texts("negative", some))
-            queries, positives, others = (self._hashed(prompt, texts) for prompt, texts in (*sides, negatives))
-            found.append(own_negatives(queries, positives, others) | self._other_positives(source, some, others))
+            queries, positives, others = (self._hash_texts(prompt, texts) for prompt, texts in (*sides, negatives))
+            found.append(match_own_negatives(queries, positives, others) | self._match_other_positives(source, some, others))
         return np.concatenate([np.zeros(0, np.bool_), *found])
 
-    def _other_positives(
+    def _match_other_positives(
         self, source: int, entries_N: NDArray[np.int64], hashes_N: NDArray[np.int64]
     ) -> NDArray[np.bool_]:
         """Which of these negatives are, by tokens, a positive of another row that was made of the same row of a file.
@@ -181,45 +181,45 @@ class Collator:
         Args:
             hashes_N: theirs, by tokens.
         """
-        index, (_, document) = self.indexes[source], self.prompts[source]
+        index, (_, document) = self.datasets[source], self.prompts[source]
         own_N, known = np.zeros(len(entries_N), np.bool_), index.own_negative_entries
         if index.rows == index.lines or not len(known):
             return own_N
         alike = np.flatnonzero(known[np.searchsorted(known, entries_N).clip(max=len(known) - 1)] == entries_N)
         if len(alike):
-            made = _made_together(index, index.rows_of_negatives(entries_N[alike]))
+            made = _find_sibling_rows(index, index.rows_of_negatives(entries_N[alike]))
             counts = [*map(len, made)]
-            hashes = self._hashed(document, index.texts("positive", np.concatenate(made)))
+            hashes = self._hash_texts(document, index.texts("positive", np.concatenate(made)))
             equal = hashes == hashes_N[alike].repeat(counts)
             own_N[alike] = np.logical_or.reduceat(equal, np.cumsum([0, *counts[:-1]]))
         return own_N
 
-    def _hashed(self, prompt: str, texts: list[str]) -> NDArray[np.int64]:
+    def _hash_texts(self, prompt: str, texts: list[str]) -> NDArray[np.int64]:
         whole = self.tokenizer.ids([prompt + text for text in texts])
-        return self._hashes_of([self.tokenizer.cut(ids_T) for ids_T in whole], prompt)
+        return self._hash_ids([self.tokenizer.cut(ids_T) for ids_T in whole], prompt)
 
-    def _hashes(
-        self, ids: list[Ids], rows: Rows, source: int
+    def _hash_batch(
+        self, ids: list[Ids], rows: BatchRows, source: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         count, (query, document) = len(rows.queries), self.prompts[source]
-        queries_B, documents_C = self._hashes_of(ids[:count], query), self._hashes_of(ids[count:], document)
+        queries_B, documents_C = self._hash_ids(ids[:count], query), self._hash_ids(ids[count:], document)
         return queries_B, documents_C[:count], documents_C[count:]
 
-    def _hashes_of(self, ids: list[Ids], prompt: str) -> NDArray[np.int64]:
+    def _hash_ids(self, ids: list[Ids], prompt: str) -> NDArray[np.int64]:
         """Of what stands after the prompt, so that a query can equal a document; of all of it, where the prompt's end
         merged with the text.
         """
-        front = self._fronts[prompt]
+        front = self._prefixes[prompt]
         size = len(front)
         raw = (each.tobytes() for each in ids)
-        return digests_of(each[size:] if each.startswith(front) else b"whole" + each for each in raw)
+        return hash_bytes(each[size:] if each.startswith(front) else b"whole" + each for each in raw)
 
-    def _front(self, prompt: str) -> bytes:
+    def _prefix_bytes(self, prompt: str) -> bytes:
         """The ids that stand in front of every text: special tokens, and the prompt."""
         ids_T = self.tokenizer.ids([prompt])[0]
-        return ids_T[: max(self.tokenizer.prompt_tokens(prompt), self.tokenizer.front)].tobytes()
+        return ids_T[: max(self.tokenizer.prompt_tokens(prompt), self.tokenizer.num_leading_special)].tobytes()
 
-    def _check(self, ids: list[Ids], rows: Rows, start: int) -> None:
+    def _check(self, ids: list[Ids], rows: BatchRows, start: int) -> None:
         """Each text has tokens, and each of these a row in the embedding table."""
         most = self.spec.trunk.rows
         least = 0 if isinstance(self.spec.trunk, StaticSpec) else 1
@@ -227,21 +227,21 @@ class Collator:
             return
         for text, ids_T in enumerate(ids, start):
             if len(ids_T) < least:
-                raise InputError(f"{self._place(rows, text)}: the text has no tokens for this model; leave it out.")
+                raise InputError(f"{self._locate(rows, text)}: the text has no tokens for this model; leave it out.")
             if ids_T.max(initial=0) >= most:
                 raise InputError(
-                    f"{self._place(rows, text)}: the text has token {ids_T.max()}, and the model has vectors for "
+                    f"{self._locate(rows, text)}: the text has token {ids_T.max()}, and the model has vectors for "
                     f"{most}; the tokenizer was given tokens that the model was not trained with."
                 )
 
-    def _place(self, rows: Rows, text: int) -> str:
+    def _locate(self, rows: BatchRows, text: int) -> str:
         """Where the text of this number, in the order of `Collated.ids`, comes from."""
         count = len(rows.rows_B)
         row = text % count if text < 2 * count else (text - 2 * count) // rows.negatives_per_row
-        return self.indexes[rows.source].place(int(rows.rows_B[row]))
+        return self.datasets[rows.source].place(int(rows.rows_B[row]))
 
 
-class Ahead(Generic[T]):
+class Prefetcher(Generic[T]):
     """`make` of start, start + 1, ... up to `stop`, in this order, made in a thread in front of the asking.
 
     An error is raised where its result is asked for, and is the end. Use it in a `with`: at its end, whatever ended it,
@@ -249,10 +249,10 @@ class Ahead(Generic[T]):
     """
 
     def __init__(self, make: Callable[[int], T], start: int, stop: int, *, depth: int = 4) -> None:
-        self._made, self._depth = (make(number) for number in range(start, stop)), depth
+        self._items, self._depth = (make(number) for number in range(start, stop)), depth
         self._thread = ThreadPoolExecutor(1, "gnomon-batches")
-        self._under_way: deque[Future[T]] = deque()
-        self._begin()
+        self._pending: deque[Future[T]] = deque()
+        self._fill()
 
     def __enter__(self) -> Self:
         return self
@@ -264,24 +264,24 @@ class Ahead(Generic[T]):
         return self
 
     def __next__(self) -> T:
-        if not self._under_way:  # closed
+        if not self._pending:  # closed
             raise StopIteration
-        first = self._under_way.popleft()
-        self._begin()
+        first = self._pending.popleft()
+        self._fill()
         return first.result()
 
     def close(self) -> None:
-        self._under_way.clear()
+        self._pending.clear()
         self._depth = 0
         self._thread.shutdown(cancel_futures=True)
 
-    def _begin(self) -> None:
+    def _fill(self) -> None:
         """Let `depth` be under way."""
-        while len(self._under_way) < self._depth:
-            self._under_way.append(self._thread.submit(next, self._made))
+        while len(self._pending) < self._depth:
+            self._pending.append(self._thread.submit(next, self._items))
 
 
-def own_negatives(
+def match_own_negatives(
     queries_B: NDArray[np.int64], positives_B: NDArray[np.int64], negatives_N: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
     """[N]: which negatives have the hash of their own row's query or positive; as many of each row."""
@@ -289,7 +289,7 @@ def own_negatives(
     return (negatives_N == queries_B.repeat(each)) | (negatives_N == positives_B.repeat(each))
 
 
-def _made_together(index: Index, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+def _find_sibling_rows(index: Dataset, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
     """Of each of these rows, those that were made of the same row of a file, one for each of its positives, itself too:
     they stand side by side.
     """
@@ -307,7 +307,7 @@ def _made_together(index: Index, rows: NDArray[np.int64]) -> list[NDArray[np.int
     return [np.array(each) for each in found]
 
 
-def _prompts(source: DataSource, index: Index, spec: ModelSpec) -> tuple[str, str]:
+def _prompts(source: DataSource, index: Dataset, spec: ModelSpec) -> tuple[str, str]:
     """In front of the queries, and of the documents."""
     names = spec.query_prompt_name(), spec.document_prompt_name
     if index.score_kind == "grades":
@@ -317,8 +317,8 @@ def _prompts(source: DataSource, index: Index, spec: ModelSpec) -> tuple[str, st
     return own[0] if query is None else query, own[1] if document is None else document
 
 
-def _scores(index: Index, rows_B: NDArray[np.int64], negatives_BK: NDArray[np.int64]) -> NDArray[np.float64] | None:
+def _scores(index: Dataset, rows_B: NDArray[np.int64], negatives_BK: NDArray[np.int64]) -> NDArray[np.float64] | None:
     """Of the rows; a list's are those of the positive and of the negatives that were taken."""
-    if index.grades is not None:
-        return index.grades[rows_B]
+    if index.labels is not None:
+        return index.labels[rows_B]
     return index.score_lists(rows_B, negatives_BK) if index.score_kind == "lists" else None

@@ -18,9 +18,9 @@ from typing import Any, TypeVar, cast
 import numpy as np
 
 from gnomon.errors import InputError
-from gnomon.text_files import unfit
-from gnomon.train.data.dataset_writer import Rows
-from gnomon.train.data.sources import Block, Part
+from gnomon.text_files import text_fault
+from gnomon.train.data.dataset_writer import CheckedRows
+from gnomon.train.data.sources import Block, SourcePart
 from gnomon.train.recipe.schema import DataSource
 
 T = TypeVar("T")
@@ -29,10 +29,10 @@ TASK_TYPE = "task_type"
 
 _TEXT = r"""(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|“[^”]*”|‘[^’]*’)"""
 _NONE = r"(?:nan|NaN|None|null|<NA>)"
-_BEGUN = r"""(?:"[^"]*|'[^']*|“[^”]*|‘[^’]*)"""
+_UNCLOSED_TEXT = r"""(?:"[^"]*|'[^']*|“[^”]*|‘[^’]*)"""
 LISTS = (
     r"""\[[\s\[]*(['"]).*\1[\s\]]*\]""",  # begins and ends with a quote
-    rf"\[[\s\[]*(?:{_NONE}\s*,\s*)*{_TEXT}(?:[\s,\[\]]|{_TEXT}|{_NONE})*+{_BEGUN}?",  # or has no other words; cut short
+    rf"\[[\s\[]*(?:{_NONE}\s*,\s*)*{_TEXT}(?:[\s,\[\]]|{_TEXT}|{_NONE})*+{_UNCLOSED_TEXT}?",  # or has no other words; cut short
     rf"\(\s*{_TEXT}\s*,(?:[\s,]|{_TEXT}|{_NONE})*+\)",
 )
 """What a list of texts looks like, as JSON, Python, pandas, numpy or a person writes it. A text that begins with a
@@ -44,7 +44,7 @@ SHOWN = 40
 """Characters of a value that a message shows."""
 
 
-class Roles:
+class ColumnMapping:
     """Checks the blocks of one source in their order: its rows have to be of one sort."""
 
     def __init__(self, source: DataSource) -> None:
@@ -55,37 +55,37 @@ class Roles:
         """Those that are read."""
         self.task_types: Counter[str] = Counter()
         """Of all rows, those that are left out too."""
-        self._negatives: int | None = None
+        self._first_negative_count: int | None = None
         """How many the first row has."""
-        self._graded: bool | None = None
+        self._has_labels: bool | None = None
         """Whether the first row has one grade, not a list of scores."""
 
-    def rows(self, file: int, part: Part, block: Block) -> Rows:
+    def rows(self, file: int, part: SourcePart, block: Block) -> CheckedRows:
         """A row of texts for each row of the block; where that has several positives, one for each of these.
 
         Raises:
             InputError: a value that cannot be used in its role.
         """
-        source, (lines, values) = self.source, self._selected(block)
-        at = _Place(part, lines)
+        source, (lines, values) = self.source, self._select_task_types(block)
+        at = _RowLocations(part, lines)
         queries = values[source.query]
         if part.cells:
-            queries = at.each(partial(_parsed, source.query), queries)
+            queries = at.map_rows(partial(_parse_cell, source.query), queries)
         paired = [isinstance(value, list) for value in queries]
-        texts = {"query": self._texts(at, source.query, queries, paired)}
+        texts = {"query": self._encode_texts(at, source.query, queries, paired)}
         if source.instruction:
-            texts["query"] = at.each(self._instructed, values[source.instruction], texts["query"])
-        texts["positive"], each = self._positives(at, values[source.positive], paired, part.cells)
+            texts["query"] = at.map_rows(self._prepend_instruction, values[source.instruction], texts["query"])
+        texts["positive"], each = self._collect_positives(at, values[source.positive], paired, part.cells)
         found = None
         if source.negatives:
             known = [values[name] for name in source.negatives]
-            found = at.each(partial(self._negatives_of, part.cells), paired, *known)
+            found = at.map_rows(partial(self._encode_negatives, part.cells), paired, *known)
         counts = None if found is None else list(map(len, found))
         grades, scores = None, None
         if source.score:
             needed = counts or [0] * len(lines)
-            scores = at.each(partial(self._scores_of, part.cells), values[source.score], each, needed)
-            if self._graded:
+            scores = at.map_rows(partial(self._parse_scores, part.cells), values[source.score], each, needed)
+            if self._has_labels:
                 grades, scores = np.array(list(chain.from_iterable(scores)), np.float64), None
         read = len(lines)
         if sum(each) > read:
@@ -96,9 +96,9 @@ class Roles:
         if found is not None:
             texts["negative"] = list(chain.from_iterable(found))
         lists = None if scores is None else [row for rows in scores for row in cast("list[list[float]]", rows)]
-        return Rows(file, lines, texts, counts, grades, lists, read)
+        return CheckedRows(file, lines, texts, counts, grades, lists, read)
 
-    def _selected(self, block: Block) -> Block:
+    def _select_task_types(self, block: Block) -> Block:
         """The rows of the task types that were asked for."""
         if not self.source.task_types:
             return block
@@ -110,126 +110,126 @@ class Roles:
 
     # ---- texts
 
-    def _positives(
-        self, at: _Place, values: list[Any], paired: list[bool], cells: bool
+    def _collect_positives(
+        self, at: _RowLocations, values: list[Any], with_instruction: list[bool], cells: bool
     ) -> tuple[list[bytes], list[int]]:
         """The texts, row after row, and how many each row has."""
         name = self.source.positive
         if cells:
-            values = at.each(partial(_parsed, name), values)
+            values = at.map_rows(partial(_parse_cell, name), values)
         if not any(isinstance(value, list) for value in values):
-            return self._texts(at, name, values, paired), [1] * len(values)
-        found = at.each(partial(self._positives_of, name), values, paired)
+            return self._encode_texts(at, name, values, with_instruction), [1] * len(values)
+        found = at.map_rows(partial(self._encode_positives, name), values, with_instruction)
         return list(chain.from_iterable(found)), list(map(len, found))
 
-    def _positives_of(self, name: str, value: object, pair: bool) -> list[bytes]:
+    def _encode_positives(self, name: str, value: object, with_instruction: bool) -> list[bytes]:
         """Those of a row: of a list of texts, or, where rows hold [instruction, text], of a list of such pairs."""
         held = cast("list[object]", value) if isinstance(value, list) else []
-        several = held and (not pair or all(isinstance(each, list) for each in held))
-        return [self._text(name, each, pair) for each in (held if several else [value])]
+        several = held and (not with_instruction or all(isinstance(each, list) for each in held))
+        return [self._encode_text(name, each, with_instruction) for each in (held if several else [value])]
 
-    def _texts(self, at: _Place, name: str, values: list[Any], paired: list[bool]) -> list[bytes]:
+    def _encode_texts(self, at: _RowLocations, name: str, values: list[Any], with_instruction: list[bool]) -> list[bytes]:
         try:
             if all(map(str.strip, values)):
                 return list(map(str.encode, values))
         except (TypeError, UnicodeEncodeError):  # a list, or no text
             pass
-        return at.each(partial(self._text, name), values, paired)
+        return at.map_rows(partial(self._encode_text, name), values, with_instruction)
 
-    def _text(self, name: str, value: object, pair: bool) -> bytes:
+    def _encode_text(self, name: str, value: object, with_instruction: bool) -> bytes:
         """A text by itself or in a list; behind its instruction, where the row holds such pairs."""
         if not isinstance(value, list):
-            return _encoded(name, value)
+            return _encode_string(name, value)
         held = cast("list[object]", value)
-        if len(held) != 1 + pair:
-            wanted = "[instruction, text]" if pair else "one text"
-            raise _UnfitError(f"column {name!r} is a list of {len(held)}, and must be {wanted}")
-        text = _encoded(name, held[-1])
-        return self._instructed(held[0], text) if pair and self.source.instructions == "prepend" else text
+        if len(held) != 1 + with_instruction:
+            wanted = "[instruction, text]" if with_instruction else "one text"
+            raise _UnusableRowError(f"column {name!r} is a list of {len(held)}, and must be {wanted}")
+        text = _encode_string(name, held[-1])
+        return self._prepend_instruction(held[0], text) if with_instruction and self.source.instructions == "prepend" else text
 
-    def _instructed(self, instruction: object, text: bytes) -> bytes:
+    def _prepend_instruction(self, instruction: object, text: bytes) -> bytes:
         if instruction is None or instruction == "":
             return text
-        lead = _encoded(self.source.instruction or "instruction", instruction)
+        lead = _encode_string(self.source.instruction or "instruction", instruction)
         return lead + text if lead[-1:].isspace() else lead + b" " + text
 
-    def _negatives_of(self, cells: bool, pair: bool, *values: object) -> list[bytes]:
+    def _encode_negatives(self, cells: bool, with_instruction: bool, *values: object) -> list[bytes]:
         found: list[bytes] = []
         for name, value in zip(self.source.negatives, values, strict=True):
             if value is None or (cells and value == ""):
                 continue
-            value = _parsed(name, value) if cells else value
+            value = _parse_cell(name, value) if cells else value
             held = cast("list[object]", value) if isinstance(value, list) else [value]
-            alone = pair and all(isinstance(each, str) for each in held)  # one [instruction, text], not a list of them
-            found += [self._text(name, each, pair) for each in ([held] if alone and isinstance(value, list) else held)]
+            alone = with_instruction and all(isinstance(each, str) for each in held)  # one [instruction, text], not a list of them
+            found += [self._encode_text(name, each, with_instruction) for each in ([held] if alone and isinstance(value, list) else held)]
         self._check_count(len(found))
         return found
 
     def _check_count(self, count: int) -> None:
         wanted = self.source.num_negatives
-        self._negatives = count if self._negatives is None else self._negatives
+        self._first_negative_count = count if self._first_negative_count is None else self._first_negative_count
         if not count:
-            raise _UnfitError(f"no negatives in {', '.join(map(repr, self.source.negatives))}")
-        if wanted is None and count != self._negatives:
-            told = f"{count} negatives, and the first row has {self._negatives}"
-            raise _UnfitError(f"{told}; num_negatives, how many a step takes, lets rows differ")
+            raise _UnusableRowError(f"no negatives in {', '.join(map(repr, self.source.negatives))}")
+        if wanted is None and count != self._first_negative_count:
+            told = f"{count} negatives, and the first row has {self._first_negative_count}"
+            raise _UnusableRowError(f"{told}; num_negatives, how many a step takes, lets rows differ")
         if wanted is not None and count < wanted:
-            raise _UnfitError(f"{count} negatives, fewer than num_negatives, {wanted}")
+            raise _UnusableRowError(f"{count} negatives, fewer than num_negatives, {wanted}")
 
     # ---- scores
 
-    def _scores_of(self, cells: bool, value: object, positives: int, negatives: int) -> list[float] | list[list[float]]:
+    def _parse_scores(self, cells: bool, value: object, positives: int, negatives: int) -> list[float] | list[list[float]]:
         """Of each positive of a row: its grade, or the list of its score and those of all negatives."""
         name = self.source.score
         if cells:
             try:
                 value = json.loads(str(value))
             except ValueError:
-                raise _UnfitError(f"column {name!r} is {_shown(value)}, not a number") from None
+                raise _UnusableRowError(f"column {name!r} is {_shorten(value)}, not a number") from None
         held = cast("list[object]", value) if isinstance(value, list) else None
         for each in [value] if held is None else held:
-            if not _finite(each):
-                raise _UnfitError(f"column {name!r} holds {_shown(each)}, and must hold finite numbers")
-        self._graded = held is None if self._graded is None else self._graded
-        if self._graded != (held is None):
-            first = "one grade" if self._graded else "a list of scores"
-            raise _UnfitError(
-                f"column {name!r} is {_shown(value)}, and the first row has {first}; all rows need the same"
+            if not _is_finite(each):
+                raise _UnusableRowError(f"column {name!r} holds {_shorten(each)}, and must hold finite numbers")
+        self._has_labels = held is None if self._has_labels is None else self._has_labels
+        if self._has_labels != (held is None):
+            first = "one grade" if self._has_labels else "a list of scores"
+            raise _UnusableRowError(
+                f"column {name!r} is {_shorten(value)}, and the first row has {first}; all rows need the same"
             )
         if held is None:
             return [cast(float, value)] * positives
         if len(held) != positives + negatives:
             whose = "the positive's" if positives == 1 else f"those of {positives} positives"
             told = f"{whose} and those of {negatives} negatives are needed"
-            raise _UnfitError(f"column {name!r} is a list of {len(held)} scores, and {told}")
+            raise _UnusableRowError(f"column {name!r} is a list of {len(held)} scores, and {told}")
         scores = cast("list[float]", held)
         return [[score, *scores[positives:]] for score in scores[:positives]]
 
 
-class _UnfitError(Exception):
+class _UnusableRowError(Exception):
     """Why a row cannot be used."""
 
 
 @dataclass(frozen=True)
-class _Place:
+class _RowLocations:
     """Rows of a part, to be named in messages."""
 
-    part: Part
+    part: SourcePart
     lines: Sequence[int]
 
-    def each(self, function: Callable[..., T], *columns: Sequence[Any]) -> list[T]:
+    def map_rows(self, function: Callable[..., T], *columns: Sequence[Any]) -> list[T]:
         """`function` of each row's values."""
         found: list[T] = []
         for row, values in enumerate(zip(*columns, strict=True)):
             try:
                 found.append(function(*values))
-            except _UnfitError as error:
+            except _UnusableRowError as error:
                 place = f"{self.part.name}, {self.part.unit} {self.lines[row]}"
                 raise InputError(f"{place}: {error}. Mend it, or take it out.") from None
         return found
 
 
-def _parsed(name: str, cell: Any) -> Any:
+def _parse_cell(name: str, cell: Any) -> Any:
     """A cell of CSV, or the list of texts or of [instruction, text] that it holds: as JSON, or as Python writes one (so
     does pandas).
     """
@@ -242,8 +242,8 @@ def _parsed(name: str, cell: Any) -> Any:
             if found == [] or _has_text(found):
                 return found
     if LIST.fullmatch(bare):
-        raise _UnfitError(
-            f"column {name!r} is {_shown(cell)}, which looks like a list of texts and is not JSON; write it as JSON, "
+        raise _UnusableRowError(
+            f"column {name!r} is {_shorten(cell)}, which looks like a list of texts and is not JSON; write it as JSON, "
             "or the rows as .jsonl"
         )
     return cell
@@ -264,24 +264,24 @@ def _literal(cell: str) -> list[object]:
     return found
 
 
-def _encoded(name: str, text: object) -> bytes:
+def _encode_string(name: str, text: object) -> bytes:
     if not isinstance(text, str):
-        raise _UnfitError(f"column {name!r} is {_shown(text)}, not a string")
+        raise _UnusableRowError(f"column {name!r} is {_shorten(text)}, not a string")
     if not text.strip():
-        raise _UnfitError(f"column {name!r} is {'white space alone' if text else 'empty'}")
+        raise _UnusableRowError(f"column {name!r} is {'white space alone' if text else 'empty'}")
     try:
         return text.encode()
     except UnicodeEncodeError:
-        raise _UnfitError(unfit({name: text}, name)) from None
+        raise _UnusableRowError(text_fault({name: text}, name)) from None
 
 
-def _finite(value: object) -> bool:
+def _is_finite(value: object) -> bool:
     try:
         return type(value) in (int, float) and isfinite(cast(float, value))
     except OverflowError:  # an int beyond the largest float
         return False
 
 
-def _shown(value: object) -> str:
+def _shorten(value: object) -> str:
     told = "null" if value is None else repr(value)
     return told if len(told) <= SHOWN else told[:SHOWN] + "..."

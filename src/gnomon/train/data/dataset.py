@@ -28,19 +28,19 @@ from gnomon.errors import InputError
 VERSION = 3
 """Of the format of the folder, and of how sources are read."""
 
-FACTS = "index.json"
+METADATA = "index.json"
 TEXTS, BOUNDS, HASHES = "{}.texts", "{}.bounds", "{}.hashes"
 """Files of each column: UTF-8; int64 [N + 1], where each text begins and the last one ends; int64 [N]."""
-OWNERS = "negatives.bounds"
+NEGATIVE_BOUNDS = "negatives.bounds"
 """int64 [R + 1]"""
-SCORES, PLACES = "scores", "places"
-OWN = "negatives.own"
+SCORES, LOCATIONS = "scores", "places"
+OWN_NEGATIVES = "negatives.own"
 """int64: negatives that are the query or the positive of their own row."""
 
 ScoreKind = Literal["grades", "lists"]
 """One number for each pair; or a list for each row, the positive's score first, then the negatives'."""
 
-PLACE = np.dtype([("file", "<i4"), ("line", "<i8")])
+LOCATION = np.dtype([("file", "<i4"), ("line", "<i8")])
 
 
 _LOWER = bytes.maketrans(string.ascii_uppercase.encode(), string.ascii_lowercase.encode())
@@ -59,26 +59,26 @@ def fold(text: bytes) -> bytes:
     if text.isascii():
         return text.translate(_LOWER, _BLANK) or text
     decoded = unicodedata.normalize("NFKD", text.decode("utf-8", "surrogatepass"))
-    kept = _without(_MARKS, decoded) or _without(_BLANKS, decoded) or decoded
+    kept = _remove_categories(_MARKS, decoded) or _remove_categories(_BLANKS, decoded) or decoded
     return kept.casefold().encode("utf-8", "surrogatepass")
 
 
-def _without(categories: tuple[str, ...], text: str) -> str:
+def _remove_categories(categories: tuple[str, ...], text: str) -> str:
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
-    return codes[_none_of(categories)[codes]].tobytes().decode("utf-32-le", "surrogatepass")
+    return codes[_outside_categories(categories)[codes]].tobytes().decode("utf-32-le", "surrogatepass")
 
 
 @cache
-def _none_of(categories: tuple[str, ...]) -> NDArray[np.bool_]:
+def _outside_categories(categories: tuple[str, ...]) -> NDArray[np.bool_]:
     """Of each character, by its code, whether it is of none of these categories."""
     return np.array([unicodedata.category(chr(code)) not in categories for code in range(sys.maxunicode + 1)])
 
 
-def text_hash(text: str) -> int:
-    return int(hashes_of([text.encode("utf-8", "surrogatepass")])[0])
+def hash_text(text: str) -> int:
+    return int(hash_texts([text.encode("utf-8", "surrogatepass")])[0])
 
 
-def hashes_of(encoded: Sequence[bytes]) -> NDArray[np.int64]:
+def hash_texts(encoded: Sequence[bytes]) -> NDArray[np.int64]:
     """[N], of texts in UTF-8: equal where they fold alike."""
     if not encoded:
         return np.zeros(0, np.int64)
@@ -87,17 +87,17 @@ def hashes_of(encoded: Sequence[bytes]) -> NDArray[np.int64]:
     for at, text in enumerate(encoded):
         if not text.isascii() or not folded[at]:
             folded[at] = fold(text)
-    return digests_of(folded)
+    return hash_bytes(folded)
 
 
-def digests_of(contents: Iterable[bytes]) -> NDArray[np.int64]:
+def hash_bytes(contents: Iterable[bytes]) -> NDArray[np.int64]:
     """[N]: 8 bytes of blake2b of each."""
     digests = b"".join([blake2b(content, digest_size=8).digest() for content in contents])
     return np.frombuffer(digests, ">i8").astype(np.int64)
 
 
 @dataclass(frozen=True)
-class Index:
+class Dataset:
     """The rows of one source."""
 
     folder: Path
@@ -123,13 +123,13 @@ class Index:
     """What the readers of the files had to say."""
 
     @classmethod
-    def open(cls, folder: Path) -> Index:
+    def open(cls, folder: Path) -> Dataset:
         """
         Raises:
             InputError: there is no whole index here.
         """
         try:
-            facts: dict[str, Any] = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+            facts: dict[str, Any] = json.loads((folder / METADATA).read_text(encoding="utf-8"))
             version, sizes = facts.pop("version"), facts.pop("sizes")
             whole = version == VERSION and all((folder / name).stat().st_size == size for name, size in sizes.items())
             facts["columns"], facts["files"] = tuple(facts["columns"]), tuple(map(tuple, facts["files"]))
@@ -160,12 +160,12 @@ class Index:
     @cached_property
     def negative_bounds(self) -> NDArray[np.int64] | None:
         """[R + 1]: the negatives of row r are the entries bounds[r] to bounds[r + 1]; None where there are none."""
-        return _mapped(self.folder / OWNERS, np.int64) if "negative" in self.columns else None
+        return _map_array(self.folder / NEGATIVE_BOUNDS, np.int64) if "negative" in self.columns else None
 
     @cached_property
     def own_negative_entries(self) -> NDArray[np.int64]:
         """Of the column of negatives, those that `own_negatives` counts."""
-        return _mapped(self.folder / OWN, np.int64) if self.own_negatives else np.zeros(0, np.int64)
+        return _map_array(self.folder / OWN_NEGATIVES, np.int64) if self.own_negatives else np.zeros(0, np.int64)
 
     def rows_of_negatives(self, entries: NDArray[np.int64]) -> NDArray[np.int64]:
         """The row that each of these entries of the column of negatives belongs to."""
@@ -173,7 +173,7 @@ class Index:
         return np.searchsorted(self.negative_bounds, entries, side="right") - 1
 
     @property
-    def grades(self) -> NDArray[np.float64] | None:
+    def labels(self) -> NDArray[np.float64] | None:
         """[R], of pairs; None where they have none."""
         return self._scores if self.score_kind == "grades" else None
 
@@ -187,36 +187,36 @@ class Index:
 
     def place(self, row: int) -> str:
         """Where a row comes from: "pairs.jsonl.gz, line 12"."""
-        file, line = self._places[row].tolist()
+        file, line = self._locations[row].tolist()
         path, unit = self.files[file]
         return f"{path}, {unit} {line}"
 
     @cached_property
     def _texts(self) -> dict[str, mmap.mmap]:
-        return {name: _map(self.folder / TEXTS.format(name)) for name in self.columns}
+        return {name: _map_bytes(self.folder / TEXTS.format(name)) for name in self.columns}
 
     @cached_property
     def _bounds(self) -> dict[str, NDArray[np.int64]]:
-        return {name: _mapped(self.folder / BOUNDS.format(name), np.int64) for name in self.columns}
+        return {name: _map_array(self.folder / BOUNDS.format(name), np.int64) for name in self.columns}
 
     @cached_property
     def _hashes(self) -> dict[str, NDArray[np.int64]]:
-        return {name: _mapped(self.folder / HASHES.format(name), np.int64) for name in self.columns}
+        return {name: _map_array(self.folder / HASHES.format(name), np.int64) for name in self.columns}
 
     @cached_property
     def _scores(self) -> NDArray[np.float64]:
-        return _mapped(self.folder / SCORES, np.float64)
+        return _map_array(self.folder / SCORES, np.float64)
 
     @cached_property
-    def _places(self) -> NDArray[Any]:
-        return _mapped(self.folder / PLACES, PLACE)
+    def _locations(self) -> NDArray[Any]:
+        return _map_array(self.folder / LOCATIONS, LOCATION)
 
 
-def _mapped(path: Path, dtype: Any) -> NDArray[Any]:
+def _map_array(path: Path, dtype: Any) -> NDArray[Any]:
     """A plain array: a memmap's slices are slow to make."""
     return np.asarray(np.memmap(path, dtype, "r"))
 
 
-def _map(path: Path) -> mmap.mmap:
+def _map_bytes(path: Path) -> mmap.mmap:
     with path.open("rb") as file:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

@@ -18,23 +18,23 @@ from numpy.typing import NDArray
 
 from gnomon.train.data.dataset import (
     BOUNDS,
-    FACTS,
+    METADATA,
     HASHES,
-    OWN,
-    OWNERS,
-    PLACE,
-    PLACES,
+    OWN_NEGATIVES,
+    NEGATIVE_BOUNDS,
+    LOCATION,
+    LOCATIONS,
     SCORES,
     TEXTS,
     VERSION,
     ScoreKind,
-    hashes_of,
+    hash_texts,
 )
 
 BUFFER = 2**20
 """Bytes of a file that are written at once."""
 
-READ_AT_ONCE, COUNTED_AT_ONCE, PASSES = 2**17, 2**21, 64
+HASHES_PER_READ, HASHES_PER_PASS, MAX_PASSES = 2**17, 2**21, 64
 """To count different hashes: how many are read at once, and sorted (16 MiB), in how many passes at most."""
 
 ODD = np.int64(-7046029254386353131)
@@ -42,7 +42,7 @@ ODD = np.int64(-7046029254386353131)
 
 
 @dataclass(frozen=True)
-class Rows:
+class CheckedRows:
     """Rows that were checked."""
 
     file: int
@@ -53,7 +53,7 @@ class Rows:
     """In UTF-8, by column; the negatives of the first row, then those of the second, and so on."""
     counts: list[int] | None
     """[B], negatives of each row; None where the source has none."""
-    grades: NDArray[np.float64] | None = None
+    labels: NDArray[np.float64] | None = None
     """[B]"""
     score_lists: list[list[float]] | None = None
     """[B], each of 1 + K"""
@@ -61,7 +61,7 @@ class Rows:
     """Rows of the file that they come from, where these are not as many."""
 
 
-class Spool:
+class DatasetWriter:
     """The files of a new index, in a folder that exists; `finish` makes it an index."""
 
     def __init__(self, folder: Path) -> None:
@@ -72,27 +72,27 @@ class Spool:
         self._negatives = self._own = 0
         self._files: dict[str, _File] = {}
 
-    def add(self, rows: Rows) -> None:
+    def add(self, rows: CheckedRows) -> None:
         if not len(rows.lines):
             return
-        hashes = {column: hashes_of(texts) for column, texts in rows.texts.items()}
+        hashes = {column: hash_texts(texts) for column, texts in rows.texts.items()}
         for column, texts in rows.texts.items():
             self._file(TEXTS.format(column)).write(b"".join(texts))
-            self._extend(BOUNDS.format(column), list(map(len, texts)))
+            self._append_bounds(BOUNDS.format(column), list(map(len, texts)))
             self._file(HASHES.format(column)).write(hashes[column].tobytes())
         if rows.counts is not None:
-            self._extend(OWNERS, rows.counts)
+            self._append_bounds(NEGATIVE_BOUNDS, rows.counts)
             self._least = min(rows.counts) if self._least is None else min(self._least, *rows.counts)
             self._add_own(hashes, rows.counts, rows.lines)
-        if rows.grades is not None:
+        if rows.labels is not None:
             self._score_kind = "grades"
-            self._file(SCORES).write(rows.grades.tobytes())
+            self._file(SCORES).write(rows.labels.tobytes())
         if rows.score_lists is not None:
             self._score_kind = "lists"
             self._file(SCORES).write(np.fromiter(chain.from_iterable(rows.score_lists), np.float64).tobytes())
-        places = np.empty(len(rows.lines), PLACE)
+        places = np.empty(len(rows.lines), LOCATION)
         places["file"], places["line"] = rows.file, rows.lines
-        self._file(PLACES).write(places.tobytes())
+        self._file(LOCATIONS).write(places.tobytes())
         self.rows += len(rows.lines)
         self.lines += len(rows.lines) if rows.read is None else rows.read
 
@@ -105,7 +105,7 @@ class Spool:
         positive_N = np.isin(hashes["negative"] + place_N, hashes["positive"] + places_B)
         own = np.flatnonzero((hashes["negative"] == query_N) | positive_N)
         if len(own):
-            self._file(OWN).write((own + self._negatives).tobytes())
+            self._file(OWN_NEGATIVES).write((own + self._negatives).tobytes())
         self._own += len(own)
         self._negatives += len(query_N)
 
@@ -129,8 +129,8 @@ class Spool:
             "notices": notices,
             "sizes": {name: file.size for name, file in self._files.items()},
         }
-        written = _File(self.folder / FACTS)
-        self._files[FACTS] = written
+        written = _File(self.folder / METADATA)
+        self._files[METADATA] = written
         written.write(json.dumps(facts, indent=1).encode())
         written.sync()
 
@@ -143,7 +143,7 @@ class Spool:
             self._files[name] = _File(self.folder / name)
         return self._files[name]
 
-    def _extend(self, name: str, lengths: list[int]) -> None:
+    def _append_bounds(self, name: str, lengths: list[int]) -> None:
         """Add to a file of bounds."""
         file = self._file(name)
         if not file.size:
@@ -154,7 +154,7 @@ class Spool:
 
     def _fingerprint(self) -> str:
         """Hashes follow from the texts, and places say only where those lay."""
-        apart = (PLACES, OWN, *(HASHES.format(column) for column in ("query", "positive", "negative")))
+        apart = (LOCATIONS, OWN_NEGATIVES, *(HASHES.format(column) for column in ("query", "positive", "negative")))
         content = {name: file for name, file in self._files.items() if name not in apart}
         digests = sorted((name, file.digest.hexdigest()) for name, file in content.items())
         return blake2b(json.dumps([digests, self._score_kind]).encode(), digest_size=16).hexdigest()
@@ -183,19 +183,19 @@ class _File:
 
 def count_distinct(path: Path) -> int:
     """Different hashes in a file; in several passes where they are many, each of those with the same first bits."""
-    bits = min(path.stat().st_size // 8 // COUNTED_AT_ONCE, PASSES - 1).bit_length()
-    return sum(len(_different_of(path, part, bits)) for part in range(1 << bits))
+    bits = min(path.stat().st_size // 8 // HASHES_PER_PASS, MAX_PASSES - 1).bit_length()
+    return sum(len(_distinct_with_prefix(path, part, bits)) for part in range(1 << bits))
 
 
-def _different_of(path: Path, part: int, bits: int) -> NDArray[np.uint64]:
+def _distinct_with_prefix(path: Path, part: int, bits: int) -> NDArray[np.uint64]:
     found = [np.empty(0, np.uint64)]
     with path.open("rb") as file:
-        while len(hashes := np.fromfile(file, np.uint64, READ_AT_ONCE)):
-            found.append(_different(hashes[hashes >> np.uint64(64 - bits) == part] if bits else hashes))
-    return _different(np.concatenate(found))
+        while len(hashes := np.fromfile(file, np.uint64, HASHES_PER_READ)):
+            found.append(_sort_distinct(hashes[hashes >> np.uint64(64 - bits) == part] if bits else hashes))
+    return _sort_distinct(np.concatenate(found))
 
 
-def _different(hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def _sort_distinct(hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Sorts its argument. np.unique takes several times the memory."""
     hashes.sort()
     return hashes[np.diff(hashes, prepend=~hashes[:1]) != 0]

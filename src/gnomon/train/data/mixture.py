@@ -26,7 +26,7 @@ class Entry:
     lines: int | None
     """How many of the file are read."""
 
-    def means(self, source: DataSource) -> bool:
+    def matches(self, source: DataSource) -> bool:
         """Whether it is called like the source, or like the end of the path of one of its files."""
         name = source.name or default_name(source)
         paths = ["/" + path.replace("\\", "/") for path in source.path]
@@ -37,7 +37,7 @@ class Entry:
         )
 
 
-def weights_of(sources: Sequence[DataSource], rows: Sequence[int], settings: MixtureSettings) -> NDArray[np.float64]:
+def compute_weights(sources: Sequence[DataSource], rows: Sequence[int], settings: MixtureSettings) -> NDArray[np.float64]:
     """The share of the batches that each source gives; they add up to 1.
 
     Args:
@@ -52,24 +52,24 @@ def weights_of(sources: Sequence[DataSource], rows: Sequence[int], settings: Mix
     if settings.data_config is not None:
         if any(weight is not None for weight in given):
             raise InputError(f"weights are given by the sources and by {settings.data_config}; give them in one place.")
-        return _shares([entry.weight for entry in _entries(settings.data_config, sources)], names)
+        return _normalize_weights([entry.weight for entry in _match_entries(settings.data_config, sources)], names)
     weights = [weight for weight in given if weight is not None]
     if not weights:
-        return _by_rows(rows, settings)
+        return _weights_from_rows(rows, settings)
     if len(weights) < len(given):
         without = next(name for name, weight in zip(names, given, strict=True) if weight is None)
         raise InputError(f"source {without!r} has no weight, and others have; give one to every source, or to none.")
-    return _shares(weights, names)
+    return _normalize_weights(weights, names)
 
 
-def lines_of(settings: MixtureSettings, source: DataSource) -> int | None:
+def max_lines(settings: MixtureSettings, source: DataSource) -> int | None:
     """How many lines of a source are read; None for all."""
     if settings.data_config is None:
         return None
-    return _of(_read(settings.data_config), source, settings.data_config).lines
+    return _find_entry(_read_config(settings.data_config), source, settings.data_config).lines
 
 
-def _by_rows(rows: Sequence[int], settings: MixtureSettings) -> NDArray[np.float64]:
+def _weights_from_rows(rows: Sequence[int], settings: MixtureSettings) -> NDArray[np.float64]:
     """rows ** alpha, rows counted up to the cap. Source: mGTE (2407.19669), with alpha 0.5."""
     alpha, cap = settings.alpha, settings.cap
     if not 0 <= alpha < np.inf:
@@ -81,7 +81,7 @@ def _by_rows(rows: Sequence[int], settings: MixtureSettings) -> NDArray[np.float
     return powers / powers.sum()
 
 
-def _shares(weights: Sequence[float], names: Iterable[str]) -> NDArray[np.float64]:
+def _normalize_weights(weights: Sequence[float], names: Iterable[str]) -> NDArray[np.float64]:
     for weight, name in zip(weights, names, strict=True):
         if not 0 <= weight < np.inf:
             raise InputError(f"the weight of source {name!r} is {weight}; a weight is a finite number from 0 on.")
@@ -92,10 +92,10 @@ def _shares(weights: Sequence[float], names: Iterable[str]) -> NDArray[np.float6
     return scaled / scaled.sum()
 
 
-def _entries(path: str, sources: Sequence[DataSource]) -> list[Entry]:
+def _match_entries(path: str, sources: Sequence[DataSource]) -> list[Entry]:
     """Each source's entry; every entry is some source's."""
-    entries = _read(path)
-    found = [_of(entries, source, path) for source in sources]
+    entries = _read_config(path)
+    found = [_find_entry(entries, source, path) for source in sources]
     names = [source.name or default_name(source) for source in sources]
     for entry in entries:
         owners = [name for name, its in zip(names, found, strict=True) if its is entry]
@@ -109,8 +109,8 @@ def _entries(path: str, sources: Sequence[DataSource]) -> list[Entry]:
     return found
 
 
-def _of(entries: Sequence[Entry], source: DataSource, path: str) -> Entry:
-    found, name = [entry for entry in entries if entry.means(source)], source.name or default_name(source)
+def _find_entry(entries: Sequence[Entry], source: DataSource, path: str) -> Entry:
+    found, name = [entry for entry in entries if entry.matches(source)], source.name or default_name(source)
     if not found:
         hint = did_you_mean(name, [entry.name for entry in entries])
         raise InputError(f"{path} has no weight of source {name!r}; give it one, or leave the source out.{hint}")
@@ -120,7 +120,7 @@ def _of(entries: Sequence[Entry], source: DataSource, path: str) -> Entry:
     return found[0]
 
 
-def _read(path: str) -> list[Entry]:
+def _read_config(path: str) -> list[Entry]:
     try:
         content: Any = json.loads(Path(path).expanduser().read_text("utf-8-sig"))
     except OSError as error:
@@ -129,10 +129,10 @@ def _read(path: str) -> list[Entry]:
         raise InputError(f"data_config {path} is no JSON: {error}.") from error
     if not isinstance(content, list) or not content:
         raise InputError(f"data_config {path} is no list of sources; give [{{'name', 'weight', 'lines'}}, ...].")
-    return [_entry(each, f"entry {position} of {path}") for position, each in enumerate(content)]
+    return [_parse_entry(each, f"entry {position} of {path}") for position, each in enumerate(content)]
 
 
-def _entry(each: Any, where: str) -> Entry:
+def _parse_entry(each: Any, where: str) -> Entry:
     if not isinstance(each, dict):
         raise InputError(f"{where} is {each!r}; give {{'name', 'weight', 'lines'}}.")
     known = ("name", "weight", "lines")

@@ -20,17 +20,17 @@ ROUNDS = 8
 """
 
 
-def noise(counters: NDArray[np.int64], key: Key) -> NDArray[np.uint64]:
+def random_bits(counters: NDArray[np.int64], key: Key) -> NDArray[np.uint64]:
     """64 random bits for each counter: blake2b of the key, and splitmix64 (Steele, Lea and Flood 2014) from there."""
-    return _mixed(counters.astype(np.uint64), _secrets(key, 1)[0])
+    return _mix(counters.astype(np.uint64), _derive_secrets(key, 1)[0])
 
 
 def uniform(counters: NDArray[np.int64], key: Key) -> NDArray[np.float64]:
     """A number in [0, 1) for each counter."""
-    return (noise(counters, key) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return (random_bits(counters, key) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def permuted(places: NDArray[np.int64], n: int, key: Key) -> NDArray[np.int64]:
+def permute(places: NDArray[np.int64], n: int, key: Key) -> NDArray[np.int64]:
     """What stands at these places (each in range(n)) of a permutation of range(n) that the key chooses.
 
     A Feistel network over pairs (left, right) of about sqrt(n) values each; what falls outside of range(n) goes through
@@ -40,26 +40,26 @@ def permuted(places: NDArray[np.int64], n: int, key: Key) -> NDArray[np.int64]:
     assert n >= 1 and (not len(values) or values.max() < n), "a place outside of the permutation"
     high = int(np.ceil(np.sqrt(n)))
     low = -(-n // high)
-    secrets = _secrets(key, ROUNDS)
+    secrets = _derive_secrets(key, ROUNDS)
     walking = np.arange(len(values))
     while len(walking):
-        values[walking] = _network(values[walking], high, low, secrets)
+        values[walking] = _apply_feistel(values[walking], high, low, secrets)
         walking = walking[values[walking] >= n]
     return values.astype(np.int64)
 
 
-def _network(values: NDArray[np.uint64], high: int, low: int, secrets: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def _apply_feistel(values: NDArray[np.uint64], high: int, low: int, secrets: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """A permutation of range(high * low): each round adds a hash of one half to the other."""
     left, right = np.divmod(values, np.uint64(low))
     for round_, secret in enumerate(secrets):
         if round_ % 2:
-            right = (right + _mixed(left, secret) % np.uint64(low)) % np.uint64(low)
+            right = (right + _mix(left, secret) % np.uint64(low)) % np.uint64(low)
         else:
-            left = (left + _mixed(right, secret) % np.uint64(high)) % np.uint64(high)
+            left = (left + _mix(right, secret) % np.uint64(high)) % np.uint64(high)
     return left * np.uint64(low) + right
 
 
-def _mixed(values: NDArray[np.uint64], secret: np.uint64) -> NDArray[np.uint64]:
+def _mix(values: NDArray[np.uint64], secret: np.uint64) -> NDArray[np.uint64]:
     """The bits of values + secret, finished as in splitmix64."""
     bits = (values ^ secret) * np.uint64(0x9E3779B97F4A7C15) + secret
     bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -67,6 +67,6 @@ def _mixed(values: NDArray[np.uint64], secret: np.uint64) -> NDArray[np.uint64]:
     return bits ^ (bits >> np.uint64(31))
 
 
-def _secrets(key: Key, count: int) -> NDArray[np.uint64]:
+def _derive_secrets(key: Key, count: int) -> NDArray[np.uint64]:
     digest = blake2b("\0".join(map(str, key)).encode(), digest_size=8 * count).digest()
     return np.frombuffer(digest, "<u8").astype(np.uint64)

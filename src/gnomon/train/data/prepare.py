@@ -16,66 +16,66 @@ from gnomon.errors import InputError
 from gnomon.notices import warn_caller
 from gnomon.spec import ModelSpec
 from gnomon.tokenizer import Tokenizer
-from gnomon.train.data.build import index_of
-from gnomon.train.data.collate import Collated, Collator, Rows
-from gnomon.train.data.dataset import Index
-from gnomon.train.data.mixture import lines_of, weights_of
-from gnomon.train.data.sampler import Draw, Sampler
+from gnomon.train.data.build import open_dataset
+from gnomon.train.data.collate import CollatedBatch, Collator, BatchRows
+from gnomon.train.data.dataset import Dataset
+from gnomon.train.data.mixture import max_lines, compute_weights
+from gnomon.train.data.sampler import SampledBatch, Sampler
 from gnomon.train.distributed import Ranks
-from gnomon.train.prompts import Prompts
-from gnomon.train.recipe.checks import CONTRASTIVE, LABEL_LOSSES, masks, takes_scores
+from gnomon.train.prompts import SourcePrompts
+from gnomon.train.recipe.checks import CONTRASTIVE_LOSSES, LABEL_LOSSES, masks_duplicates, needs_score_lists
 from gnomon.train.recipe.schema import Recipe
 
-OWN_CHECKED = 20_000
+MAX_OWN_NEGATIVES_CHECKED = 20_000
 """Negatives of a source, at most, that are compared by their tokens before the first step."""
 
 
 @dataclass(frozen=True)
-class Data:
-    indexes: list[Index]
+class TrainingData:
+    datasets: list[Dataset]
     weights: NDArray[np.float64]
     sampler: Sampler
     collator: Collator
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        return {index.name: index.fingerprint for index in self.indexes}
+        return {index.name: index.fingerprint for index in self.datasets}
 
     @property
-    def prompts(self) -> list[Prompts]:
+    def prompts(self) -> list[SourcePrompts]:
         """Of the sources that are drawn."""
         return [
-            Prompts(
-                self.indexes[source].name, *self.collator.prompts[source], self.indexes[source].score_kind == "grades"
+            SourcePrompts(
+                self.datasets[source].name, *self.collator.prompts[source], self.datasets[source].score_kind == "grades"
             )
             for source in np.flatnonzero(self.weights).tolist()
         ]
 
     @cached_property
-    def filled(self) -> dict[int, float]:
+    def mean_batch_rows(self) -> dict[int, float]:
         """Rows of a batch of each source that is drawn, the mean of its first ones."""
-        return {source: self.sampler.filled(source) for source in np.flatnonzero(self.weights).tolist()}
+        return {source: self.sampler.mean_batch_rows(source) for source in np.flatnonzero(self.weights).tolist()}
 
-    def as_written(self, rows: Rows) -> Iterator[dict[str, Any]]:
+    def to_records(self, rows: BatchRows) -> Iterator[dict[str, Any]]:
         """Rows of a batch, each with the place that it comes from."""
-        index, count = self.indexes[rows.source], rows.negatives_per_row
+        index, count = self.datasets[rows.source], rows.negatives_per_row
         for at, row in enumerate(rows.rows_B.tolist()):
             told = {"place": index.place(row), "query": rows.queries[at], "positive": rows.positives[at]}
             negatives = {"negatives": rows.negatives[at * count : (at + 1) * count]} if count else {}
             score = {} if rows.scores is None else {"score": rows.scores[at].tolist()}
             yield told | negatives | score
 
-    def held_out(self) -> list[Collated]:
+    def held_out(self) -> list[CollatedBatch]:
         """The held-out rows of each source, as one batch each."""
-        found: list[Collated] = []
+        found: list[CollatedBatch] = []
         for source in np.flatnonzero(self.weights).tolist():
             rows = self.sampler.held_out_rows(source)
             if len(rows):
-                found.append(self.collator.collate(Draw(0, source, rows)))
+                found.append(self.collator.collate(SampledBatch(0, source, rows)))
         return found
 
 
-def open_data(recipe: Recipe, spec: ModelSpec, tokenizer: Tokenizer, ranks: Ranks, progress: bool | None) -> Data:
+def open_training_data(recipe: Recipe, spec: ModelSpec, tokenizer: Tokenizer, ranks: Ranks, progress: bool | None) -> TrainingData:
     """Index what is not indexed yet, on rank 0; then open it, on every rank.
 
     Raises:
@@ -85,18 +85,18 @@ def open_data(recipe: Recipe, spec: ModelSpec, tokenizer: Tokenizer, ranks: Rank
     if not ranks.first:
         ranks.wait()
     indexes = [
-        index_of(source, cache, lines=lines_of(recipe.mixture, source), progress=progress) for source in recipe.sources
+        open_dataset(source, cache, max_lines=max_lines(recipe.mixture, source), progress=progress) for source in recipe.sources
     ]
     if ranks.first:
         ranks.wait()
     for index in indexes:
-        check_fits(recipe, index)
+        check_loss_fits(recipe, index)
         if ranks.first and index.rows != index.lines:
             warn_caller(
                 f"source {index.name!r}: rows with several positives make a row of each, {index.rows:,} rows of "
                 f"{index.lines:,}."
             )
-    weights = weights_of(recipe.sources, [index.rows for index in indexes], recipe.mixture)
+    weights = compute_weights(recipe.sources, [index.rows for index in indexes], recipe.mixture)
     for index, weight in zip(indexes, weights, strict=True):
         if weight:
             _check_differs(recipe, index)
@@ -105,41 +105,41 @@ def open_data(recipe: Recipe, spec: ModelSpec, tokenizer: Tokenizer, ranks: Rank
         weights,
         batch_size=recipe.batch_size,
         seed=recipe.seed,
-        duplicates=recipe.duplicates if recipe.loss.name in CONTRASTIVE else "keep",
-        masked=masks(recipe.loss),
+        duplicates=recipe.duplicates if recipe.loss.name in CONTRASTIVE_LOSSES else "keep",
+        loss_masks_duplicates=masks_duplicates(recipe.loss),
         length_buckets=recipe.length_buckets,
-        held_out=recipe.validation.rows,
+        num_held_out=recipe.validation.rows,
         num_negatives=[source.num_negatives for source in recipe.sources],
-        world=ranks.world,
+        world_size=ranks.world,
     )
-    data = Data(indexes, weights, sampler, Collator(indexes, recipe.sources, spec, tokenizer, seed=recipe.seed))
+    data = TrainingData(indexes, weights, sampler, Collator(indexes, recipe.sources, spec, tokenizer, seed=recipe.seed))
     if ranks.first:
-        _tell_of_own_negatives(recipe, data)
-        _tell_of_short_batches(recipe, data)
+        _warn_of_own_negatives(recipe, data)
+        _warn_of_short_batches(recipe, data)
     return data
 
 
-def steps_of(recipe: Recipe, data: Data) -> int:
+def count_steps(recipe: Recipe, data: TrainingData) -> int:
     """Steps of the optimizer of the whole run. An epoch is as many rows as may be drawn: where batches are short, it
     takes more of them.
     """
     if recipe.max_steps is not None:
         return recipe.max_steps
     used = np.flatnonzero(data.weights).tolist()
-    rows = sum(data.sampler.rows_to_draw(source) for source in used)
-    filled = [data.filled[source] for source in used]
+    rows = sum(data.sampler.rows_per_epoch(source) for source in used)
+    filled = [data.mean_batch_rows[source] for source in used]
     mean = filled[0] if len({*filled}) == 1 else float(np.dot(data.weights[used], filled))
     return max(1, math.ceil(recipe.num_train_epochs * rows / mean / recipe.gradient_accumulation_steps))
 
 
-def short_batches(recipe: Recipe, name: str, rows: float, *, epoch: int | None = None) -> str:
+def describe_short_batches(recipe: Recipe, name: str, rows: float, *, epoch_steps: int | None = None) -> str:
     """The notice of a source that does not fill its batches.
 
     Args:
         rows: of a batch. epoch: steps of the run, where they were counted by epochs.
     """
-    longer = f" num_train_epochs={recipe.num_train_epochs:g} takes {epoch:,} such steps." if epoch else ""
-    negatives = "" if masks(recipe.loss) else ", or negatives that are another's query or positive"
+    longer = f" num_train_epochs={recipe.num_train_epochs:g} takes {epoch_steps:,} such steps." if epoch_steps else ""
+    negatives = "" if masks_duplicates(recipe.loss) else ", or negatives that are another's query or positive"
     return (
         f"source {name!r}: batches hold {rows:.3g} rows of {recipe.batch_size}, since too many rows have a query or "
         f"positive in common{negatives}, and none may stand twice in a batch.{longer} A smaller batch_size or "
@@ -147,22 +147,22 @@ def short_batches(recipe: Recipe, name: str, rows: float, *, epoch: int | None =
     )
 
 
-def _tell_of_short_batches(recipe: Recipe, data: Data) -> None:
-    epoch = None if recipe.max_steps is not None else steps_of(recipe, data)
-    for source, filled in data.filled.items():
+def _warn_of_short_batches(recipe: Recipe, data: TrainingData) -> None:
+    epoch = None if recipe.max_steps is not None else count_steps(recipe, data)
+    for source, filled in data.mean_batch_rows.items():
         if filled < recipe.batch_size:
-            warn_caller(short_batches(recipe, data.indexes[source].name, filled, epoch=epoch))
+            warn_caller(describe_short_batches(recipe, data.datasets[source].name, filled, epoch_steps=epoch))
 
 
-def _tell_of_own_negatives(recipe: Recipe, data: Data) -> None:
+def _warn_of_own_negatives(recipe: Recipe, data: TrainingData) -> None:
     """By tokens, of those that are alike as texts: where case or accents count for the model, they are not all."""
     for source in np.flatnonzero(data.weights).tolist():
-        index = data.indexes[source]
-        entries = index.own_negative_entries[:OWN_CHECKED]
+        index = data.datasets[source]
+        entries = index.own_negative_entries[:MAX_OWN_NEGATIVES_CHECKED]
         own = entries[data.collator.own_negatives(source, entries)]
         if len(own):
-            more = "at least " if index.own_negatives > OWN_CHECKED else ""
-            fate = "are left out of the loss" if masks(recipe.loss) else "are trained as negatives all the same"
+            more = "at least " if index.own_negatives > MAX_OWN_NEGATIVES_CHECKED else ""
+            fate = "are left out of the loss" if masks_duplicates(recipe.loss) else "are trained as negatives all the same"
             first = index.place(int(index.rows_of_negatives(own[:1])[0]))
             warn_caller(
                 f"source {index.name!r}: {more}{len(own):,} negatives are, as the model reads them, the query or a "
@@ -170,7 +170,7 @@ def _tell_of_own_negatives(recipe: Recipe, data: Data) -> None:
             )
 
 
-def check_fits(recipe: Recipe, index: Index) -> None:
+def check_loss_fits(recipe: Recipe, index: Dataset) -> None:
     """
     Raises:
         InputError: rows that the loss cannot use.
@@ -182,27 +182,27 @@ def check_fits(recipe: Recipe, index: Index) -> None:
             f"loss {loss!r} takes pairs with a grade, and source {name!r} has "
             f"{'negatives' if index.negatives else 'none'}: name the column of grades with score=, and no negatives."
         )
-    if loss == "cosine_regression" and index.grades is not None:
-        far = max(index.grades.min(), index.grades.max(), key=abs)
+    if loss == "cosine_regression" and index.labels is not None:
+        far = max(index.labels.min(), index.labels.max(), key=abs)
         if abs(far) > 1:
             raise InputError(
                 f"loss {loss!r} learns cosines, which lie from -1 to 1, and a grade of source {name!r} is {far:g}: "
                 "divide its grades by the highest, or take cosent, to which only their order matters."
             )
-    if takes_scores(recipe.loss) and index.score_kind != "lists":
+    if needs_score_lists(recipe.loss) and index.score_kind != "lists":
         raise InputError(
             f"loss {loss!r} takes a teacher's scores, a list for each row: the positive's, then the negatives'. Source "
             f"{name!r} has {'one grade a row' if grades else 'no scores'}: name the column of the lists with score=."
         )
 
 
-def _check_differs(recipe: Recipe, index: Index) -> None:
+def _check_differs(recipe: Recipe, index: Dataset) -> None:
     """
     Raises:
         InputError: rows from which the loss can have no gradient, whatever the model.
     """
     name, loss = index.name, recipe.loss
-    grades = index.grades
+    grades = index.labels
     if loss.name == "cosent" and grades is not None and grades.min() == grades.max():
         raise InputError(
             f"every score of source {name!r} is {grades[0]:g}, and the loss cosent learns which pairs have the "

@@ -19,19 +19,19 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gnomon.errors import InputError
-from gnomon.train.data.dataset import Index
-from gnomon.train.data.permutation import Key, noise, permuted, uniform
+from gnomon.train.data.dataset import Dataset
+from gnomon.train.data.permutation import Key, random_bits, permute, uniform
 
 RowNumbers = NDArray[np.int64]
 
-ORDER = 2
+SAMPLING_VERSION = 2
 """Of the rule by which rows are drawn: a run goes on under the rule that it began with."""
 
 BLOCK = 65_536
 """Batches whose sources are drawn at once."""
 WINDOW = 16
 """Batches whose rows are sorted by length together, and among which rows move."""
-SPARES = 64
+MIN_SPARE_ROWS = 64
 """Rows at least that stand in for those that no batch of a window takes; a batch has as many as its own rows, if more.
 """
 SCANNED = 1 << 22
@@ -41,7 +41,7 @@ PROBED = 4096
 
 
 @dataclass(frozen=True)
-class Draw:
+class SampledBatch:
     """Rows of one batch, over all ranks."""
 
     step: int
@@ -76,105 +76,105 @@ class Sampler:
 
     def __init__(
         self,
-        indexes: Sequence[Index],
+        datasets: Sequence[Dataset],
         weights: ArrayLike,
         *,
         batch_size: int,
         seed: int,
         duplicates: Literal["skip", "keep"] = "skip",
-        masked: bool = True,
+        loss_masks_duplicates: bool = True,
         length_buckets: bool = False,
-        held_out: int = 0,
+        num_held_out: int = 0,
         num_negatives: Sequence[int | None] | None = None,
-        world: int = 1,
+        world_size: int = 1,
     ) -> None:
-        if batch_size % world:
-            raise InputError(f"batch_size is {batch_size}; {world} ranks share it, so let it be a multiple of {world}.")
+        if batch_size % world_size:
+            raise InputError(f"batch_size is {batch_size}; {world_size} ranks share it, so let it be a multiple of {world_size}.")
         shares = np.asarray(weights, np.float64)
-        self.batch_size, self.seed, self.skips, self.masked = batch_size, seed, duplicates == "skip", masked
+        self.batch_size, self.seed, self.skip_duplicates, self.masked = batch_size, seed, duplicates == "skip", loss_masks_duplicates
         self.length_buckets = length_buckets
-        self.indexes, self.world = [*indexes], world
-        self.num_negatives = [*num_negatives] if num_negatives else [None] * len(indexes)
-        self._streams = _streams(indexes, shares > 0, seed, held_out)
+        self.datasets, self.world = [*datasets], world_size
+        self.num_negatives = [*num_negatives] if num_negatives else [None] * len(datasets)
+        self._streams = _build_streams(datasets, shares > 0, seed, num_held_out)
         for stream, share_ in zip(self._streams, shares, strict=True):
             if share_:
-                _check_fills(stream, batch_size, skip=self.skips, others=len(indexes) > 1)
+                _check_fills(stream, batch_size, skip=self.skip_duplicates, others=len(datasets) > 1)
         until = np.cumsum(shares)
         self._until = until / until[-1]  # ends with 1 exactly, which no draw reaches
         self._before = {0: np.zeros(len(shares), np.int64)}
         self._block = (-1, np.zeros(0, np.int64))
-        self._windows: dict[int, tuple[int, list[RowNumbers]]] = {}
-        self._moves: dict[int, tuple[int, list[list[int]]]] = {}
+        self._bucket_cache: dict[int, tuple[int, list[RowNumbers]]] = {}
+        self._window_cache: dict[int, tuple[int, list[list[int]]]] = {}
         """Of each source the last window, and what its rows moved to; not state, but work saved."""
 
-    def batch_at(self, batch: int) -> Draw:
+    def batch_at(self, batch: int) -> SampledBatch:
         source = self.source_at(batch)
-        drawn = self._draw(batch, source, int(self.realised(batch)[source]))
+        drawn = self._draw(batch, source, int(self.count_batches_per_source(batch)[source]))
         if len(drawn.rows_B) < self.world:
             raise InputError(
-                f"batch {batch} of source {self.indexes[source].name!r} has {len(drawn.rows_B)} rows without a text "
+                f"batch {batch} of source {self.datasets[source].name!r} has {len(drawn.rows_B)} rows without a text "
                 f"twice, and {self.world} {'rank' if self.world == 1 else 'ranks'} to share it; take out what many "
                 "rows have in common, or let duplicates be 'keep'."
             )
         return drawn
 
-    def filled(self, source: int) -> float:
+    def mean_batch_rows(self, source: int) -> float:
         """Rows of a batch of this source, the mean of its first ones; batch_size, where duplicates leave none short."""
-        if not self.skips:
+        if not self.skip_duplicates:
             return float(self.batch_size)
         epoch = -(-self._streams[source].length // self.batch_size)
         turns = min(epoch, max(4, PROBED // self.batch_size))
         counts = [len(self._draw(turn, source, turn).rows_B) // self.world * self.world for turn in range(turns)]
         return sum(counts) / turns
 
-    def rows_to_draw(self, source: int) -> int:
+    def rows_per_epoch(self, source: int) -> int:
         """Rows of an epoch of a source: those that are not held out, and have no query that is."""
         return self._streams[source].length
 
     def kept_apart(self, source: int) -> int:
         """Rows that are never drawn, since they have the query of a held-out row of some source."""
-        return self.indexes[source].rows - self._streams[source].length - len(self.held_out_rows(source))
+        return self.datasets[source].rows - self._streams[source].length - len(self.held_out_rows(source))
 
     def source_at(self, batch: int) -> int:
-        return int(self._sources(batch // BLOCK)[batch % BLOCK])
+        return int(self._draw_sources(batch // BLOCK)[batch % BLOCK])
 
-    def realised(self, batches: int) -> NDArray[np.int64]:
+    def count_batches_per_source(self, batches: int) -> NDArray[np.int64]:
         """How many of the first batches each source gives."""
         block, rest = divmod(batches, BLOCK)
         for done in range(len(self._before) - 1, block):
-            self._before[done + 1] = self._before[done] + self._counted(self._sources(done))
-        return self._before[block] + (self._counted(self._sources(block)[:rest]) if rest else 0)
+            self._before[done + 1] = self._before[done] + self._count_per_source(self._draw_sources(done))
+        return self._before[block] + (self._count_per_source(self._draw_sources(block)[:rest]) if rest else 0)
 
     def held_out_rows(self, source: int) -> RowNumbers:
         """Rows that are held out, in no order."""
         return self._streams[source].held_out_rows
 
-    def _draw(self, batch: int, source: int, turn: int) -> Draw:
+    def _draw(self, batch: int, source: int, source_batch_number: int) -> SampledBatch:
         """A source's batch number `turn`, which is number `batch` of all."""
-        rows_B = self._own(source, turn)
-        if not self.skips or (self.masked and self._differ(source, rows_B)):
-            return Draw(batch, source, rows_B)
-        kept = self._new_ones(source, rows_B, _Texts())
+        rows_B = self._scheduled_rows(source, source_batch_number)
+        if not self.skip_duplicates or (self.masked and self._all_texts_differ(source, rows_B)):
+            return SampledBatch(batch, source, rows_B)
+        kept = self._take_new_rows(source, rows_B, _BatchTexts())
         if len(kept) < len(rows_B):
-            window, place = divmod(turn, self._streams[source].window(self.batch_size))
-            kept = self._moved(source, window)[place]
-        texts = _Texts()
+            window, place = divmod(source_batch_number, self._streams[source].window(self.batch_size))
+            kept = self._window_batches(source, window)[place]
+        texts = _BatchTexts()
         if not self.masked:
-            kept = self._new_ones(source, np.array(kept, np.int64), texts, batch=batch)
+            kept = self._take_new_rows(source, np.array(kept, np.int64), texts, batch=batch)
         replaced: list[int] = []
         if len(kept) < self.batch_size:
             if self.masked:
-                self._new_ones(source, np.array(kept, np.int64), texts)
-            count = max(SPARES, self.batch_size)
-            spare_S = self._streams[source].rows_at(turn * count, count, "spare")
-            replaced = self._new_ones(source, spare_S, texts, batch=None if self.masked else batch)
+                self._take_new_rows(source, np.array(kept, np.int64), texts)
+            count = max(MIN_SPARE_ROWS, self.batch_size)
+            spare_S = self._streams[source].rows_at(source_batch_number * count, count, "spare")
+            replaced = self._take_new_rows(source, spare_S, texts, batch=None if self.masked else batch)
             replaced = replaced[: self.batch_size - len(kept)]
-        return Draw(batch, source, np.array(kept + replaced, np.int64), len(replaced))
+        return SampledBatch(batch, source, np.array(kept + replaced, np.int64), len(replaced))
 
-    def _counted(self, sources: NDArray[np.int64]) -> NDArray[np.int64]:
-        return np.bincount(sources, minlength=len(self.indexes))
+    def _count_per_source(self, sources: NDArray[np.int64]) -> NDArray[np.int64]:
+        return np.bincount(sources, minlength=len(self.datasets))
 
-    def _sources(self, block: int) -> NDArray[np.int64]:
+    def _draw_sources(self, block: int) -> NDArray[np.int64]:
         """The source of each batch of a block."""
         at, sources = self._block
         if at != block:
@@ -183,51 +183,51 @@ class Sampler:
             self._block = (block, sources)
         return sources
 
-    def _piece(self, source: int, turn: int, batches: int) -> RowNumbers:
+    def _stream_rows(self, source: int, turn: int, batches: int) -> RowNumbers:
         """So many batches of a source's stream, end to end."""
         count = batches * self.batch_size
         return self._streams[source].rows_at(turn * count, count, "main")
 
-    def _own(self, source: int, turn: int) -> RowNumbers:
+    def _scheduled_rows(self, source: int, turn: int) -> RowNumbers:
         """A batch's own piece of the stream."""
-        return self._bucket(source, turn) if self.length_buckets else self._piece(source, turn, 1)
+        return self._bucket_at(source, turn) if self.length_buckets else self._stream_rows(source, turn, 1)
 
-    def _bucket(self, source: int, turn: int) -> RowNumbers:
+    def _bucket_at(self, source: int, turn: int) -> RowNumbers:
         window, place = divmod(turn, self._streams[source].window(self.batch_size))
-        at, buckets = self._windows.get(source, (-1, []))
+        at, buckets = self._bucket_cache.get(source, (-1, []))
         if at != window:
-            buckets = self._buckets(source, window)
-            self._windows[source] = (window, buckets)
+            buckets = self._build_buckets(source, window)
+            self._bucket_cache[source] = (window, buckets)
         return buckets[place]
 
-    def _buckets(self, source: int, window: int) -> list[RowNumbers]:
+    def _build_buckets(self, source: int, window: int) -> list[RowNumbers]:
         """The batches of a window: rows of about one length, in the stream's order again, so that the shares of the
         ranks are alike.
         """
         count = self._streams[source].window(self.batch_size)
-        rows = self._piece(source, window, count)
+        rows = self._stream_rows(source, window, count)
         order = np.argsort(self._streams[source].sizes(rows), kind="stable").reshape(count, -1)
-        turns = permuted(np.arange(count), count, (self.seed, "bucket", source, window))
+        turns = permute(np.arange(count), count, (self.seed, "bucket", source, window))
         return [rows[np.sort(order[at])] for at in turns.tolist()]
 
-    def _moved(self, source: int, window: int) -> list[list[int]]:
+    def _window_batches(self, source: int, window: int) -> list[list[int]]:
         """Of each batch of a window, the rows that it takes; some may be in no batch."""
-        at, places = self._moves.get(source, (-1, []))
+        at, places = self._window_cache.get(source, (-1, []))
         if at != window:
-            places = self._move(source, window)
-            self._moves[source] = (window, places)
+            places = self._resolve_duplicates(source, window)
+            self._window_cache[source] = (window, places)
         return places
 
-    def _move(self, source: int, window: int) -> list[list[int]]:
+    def _resolve_duplicates(self, source: int, window: int) -> list[list[int]]:
         count = self._streams[source].window(self.batch_size)
-        own = [self._own(source, turn) for turn in range(window * count, (window + 1) * count)]
-        texts = [_Texts() for _ in own]
-        kept = [self._new_ones(source, rows_B, known) for rows_B, known in zip(own, texts, strict=True)]
+        own = [self._scheduled_rows(source, turn) for turn in range(window * count, (window + 1) * count)]
+        texts = [_BatchTexts() for _ in own]
+        kept = [self._take_new_rows(source, rows_B, known) for rows_B, known in zip(own, texts, strict=True)]
         for place, (rows_B, stay) in enumerate(zip(own, map(deque, kept), strict=True)):
             # those that stay are some of them in the same order; a row may stand twice where one epoch ends
             moves = [not (stay and row == stay[0] and stay.popleft() == row) for row in rows_B.tolist()]
             moving = rows_B[moves]
-            for row, (pair, _) in zip(moving.tolist(), self._texts_of(source, moving), strict=True):
+            for row, (pair, _) in zip(moving.tolist(), self._text_hashes(source, moving), strict=True):
                 others = ((place + further) % count for further in range(1, count))
                 room = (other for other in others if len(kept[other]) < self.batch_size)
                 taker = next((other for other in room if texts[other].take(pair)), None)
@@ -235,33 +235,33 @@ class Sampler:
                     kept[taker].append(row)
         return kept
 
-    def _differ(self, source: int, rows_B: RowNumbers) -> bool:
+    def _all_texts_differ(self, source: int, rows_B: RowNumbers) -> bool:
         """Whether all queries and positives are different texts."""
-        sides = [self.indexes[source].hashes(side)[rows_B] for side in ("query", "positive")]
+        sides = [self.datasets[source].hashes(side)[rows_B] for side in ("query", "positive")]
         return len(np.unique(np.concatenate(sides))) == 2 * len(rows_B)
 
-    def _new_ones(self, source: int, rows_B: RowNumbers, known: _Texts, *, batch: int | None = None) -> list[int]:
+    def _take_new_rows(self, source: int, rows_B: RowNumbers, batch_texts: _BatchTexts, *, batch: int | None = None) -> list[int]:
         """The rows of which no text is known; they add theirs, one row after the other.
 
         Args:
             batch: whose negatives count too; None for queries and positives alone.
         """
-        texts = self._texts_of(source, rows_B, batch)
-        return [row for row, (pair, others) in zip(rows_B.tolist(), texts, strict=True) if known.take(pair, others)]
+        texts = self._text_hashes(source, rows_B, batch)
+        return [row for row, (pair, others) in zip(rows_B.tolist(), texts, strict=True) if batch_texts.take(pair, others)]
 
-    def _texts_of(
+    def _text_hashes(
         self, source: int, rows_B: RowNumbers, batch: int | None = None
     ) -> Iterable[tuple[list[int], list[int]]]:
         """Of each row the hashes of query and positive, and those of its negatives in a batch."""
-        index = self.indexes[source]
+        index = self.datasets[source]
         pairs = np.column_stack([index.hashes("query")[rows_B], index.hashes("positive")[rows_B]]).tolist()
         if batch is None or index.negative_bounds is None:
             return zip(pairs, repeat([]), strict=False)
-        negatives_BK = negatives_of(index, rows_B, self.num_negatives[source], seed=self.seed, batch=batch)
+        negatives_BK = select_negatives(index, rows_B, self.num_negatives[source], seed=self.seed, batch=batch)
         return zip(pairs, index.hashes("negative")[negatives_BK].tolist(), strict=True)
 
 
-class _Texts:
+class _BatchTexts:
     """Hashes of what a batch holds."""
 
     def __init__(self) -> None:
@@ -279,7 +279,7 @@ class _Texts:
         return True
 
 
-def negatives_of(index: Index, rows_B: RowNumbers, number: int | None, *, seed: int, batch: int) -> NDArray[np.int64]:
+def select_negatives(index: Dataset, rows_B: RowNumbers, number: int | None, *, seed: int, batch: int) -> NDArray[np.int64]:
     """[B, K]: entries of the column of negatives, each row's in its order; all of them (None), or K = `number`, drawn
     by seed and batch.
     """
@@ -292,30 +292,30 @@ def negatives_of(index: Index, rows_B: RowNumbers, number: int | None, *, seed: 
     firsts_B = np.cumsum(counts_B) - counts_B
     owners = np.repeat(np.arange(len(rows_B)), counts_B)
     entries = (starts_B - firsts_B)[owners] + np.arange(len(owners))
-    drawn = entries[np.lexsort((noise(entries, (seed, "negatives", batch)), owners))]
+    drawn = entries[np.lexsort((random_bits(entries, (seed, "negatives", batch)), owners))]
     return np.sort(drawn[firsts_B[:, None] + np.arange(number)], axis=1)
 
 
-def share(rows_B: RowNumbers, rank: int, world: int) -> RowNumbers:
+def shard(rows_B: RowNumbers, rank: int, world_size: int) -> RowNumbers:
     """A rank's rows of a batch: as many as every other rank's. What is left over of a short batch is no one's."""
-    size = len(rows_B) // world
+    size = len(rows_B) // world_size
     return rows_B[rank * size : (rank + 1) * size]
 
 
 class _Stream:
     """The rows of a source that may be drawn, epoch after epoch."""
 
-    def __init__(self, index: Index, key: Key, held_out: int) -> None:
-        self.index, self._key = index, key
-        self.held_out_rows = permuted(np.arange(min(held_out, index.rows)), index.rows, (*key, "validation"))
+    def __init__(self, dataset: Dataset, key: Key, held_out: int) -> None:
+        self.index, self._key = dataset, key
+        self.held_out_rows = permute(np.arange(min(held_out, dataset.rows)), dataset.rows, (*key, "validation"))
         self._sizes: NDArray[np.int32] | None = None
-        self.leave_out(self.held_out_rows)
+        self.exclude(self.held_out_rows)
 
-    def leave_out(self, rows: RowNumbers) -> None:
+    def exclude(self, rows: RowNumbers) -> None:
         """Draw none of these rows, nor the held-out ones."""
         out = np.union1d(self.held_out_rows, rows)
         self.length = self.index.rows - len(out)
-        self._steps = out - np.arange(len(out))
+        self._exclusion_offsets = out - np.arange(len(out))
         """Of each row that is left out, how many before it are not."""
 
     def rows_at(self, start: int, count: int, name: str) -> RowNumbers:
@@ -324,15 +324,15 @@ class _Stream:
         rows = np.empty_like(places)
         for epoch in np.unique(epochs).tolist():
             here = epochs == epoch
-            rows[here] = permuted(places[here], self.length, (*self._key, name, epoch))
-        return self._drawn(rows)
+            rows[here] = permute(places[here], self.length, (*self._key, name, epoch))
+        return self._to_rows(rows)
 
     def distinct(self, column: str, *, least: int) -> int:
         """Different texts of a column of the rows that may be drawn; at least `least` are not counted exactly."""
-        surely = self.index.distinct[column] - len(self._steps)
-        if surely >= least or not len(self._steps):
+        surely = self.index.distinct[column] - len(self._exclusion_offsets)
+        if surely >= least or not len(self._exclusion_offsets):
             return self.index.distinct[column]
-        return len(np.unique(self.index.hashes(column)[self._drawn(np.arange(self.length))]))
+        return len(np.unique(self.index.hashes(column)[self._to_rows(np.arange(self.length))]))
 
     def window(self, batch_size: int) -> int:
         """Batches of a window: no more than an epoch has, or equal rows would meet in one batch."""
@@ -345,12 +345,12 @@ class _Stream:
             self._sizes += self.index.sizes("positive").astype(np.int32)
         return self._sizes[rows]
 
-    def _drawn(self, places: RowNumbers) -> RowNumbers:
+    def _to_rows(self, places: RowNumbers) -> RowNumbers:
         """The rows at these places of all that may be drawn."""
-        return places + np.searchsorted(self._steps, places, side="right")
+        return places + np.searchsorted(self._exclusion_offsets, places, side="right")
 
 
-def _streams(indexes: Sequence[Index], used: NDArray[np.bool_], seed: int, held_out: int) -> list[_Stream]:
+def _build_streams(indexes: Sequence[Dataset], used: NDArray[np.bool_], seed: int, held_out: int) -> list[_Stream]:
     """Of each source, without the rows that have a held-out query of any source that is used."""
     streams = [_Stream(index, (seed, source), held_out) for source, index in enumerate(indexes)]
     taking_part = [stream for stream, uses in zip(streams, used.tolist(), strict=True) if uses]
@@ -358,11 +358,11 @@ def _streams(indexes: Sequence[Index], used: NDArray[np.bool_], seed: int, held_
         queries = [stream.index.hashes("query")[stream.held_out_rows] for stream in taking_part]
         hashes = np.unique(np.concatenate(queries))
         for stream in taking_part:
-            stream.leave_out(rows_with(stream.index, hashes))
+            stream.exclude(rows_with(stream.index, hashes))
     return streams
 
 
-def rows_with(index: Index, hashes: NDArray[np.int64]) -> RowNumbers:
+def rows_with(index: Dataset, hashes: NDArray[np.int64]) -> RowNumbers:
     """The rows that have a text with one of these hashes, in any column."""
     low = np.zeros(1 << 16, np.bool_)
     low[hashes & 0xFFFF] = True

@@ -19,7 +19,7 @@ import numpy as np
 from gnomon.errors import ExtraError, InputError, SourceError
 from gnomon.inputs import did_you_mean
 from gnomon.text_files import load_arrow, read_rows
-from gnomon.text_files.json_lines import BLANK, DECODER
+from gnomon.text_files.json_lines import WHITESPACE, STRICT_DECODER
 from gnomon.text_files.lines import open_text
 
 Row = Mapping[str, Any]
@@ -40,7 +40,7 @@ HUB = "hf:"
 """What the name of a data set of the `datasets` library begins with."""
 
 PATTERN = re.compile(r"[*?[]")
-BLANKS = re.compile(f"[{BLANK}]*")
+BLANKS = re.compile(f"[{WHITESPACE}]*")
 
 
 class Block(NamedTuple):
@@ -49,7 +49,7 @@ class Block(NamedTuple):
     """[rows], by column."""
 
 
-class Part(Protocol):
+class SourcePart(Protocol):
     """A file, or a data set."""
 
     @property
@@ -76,24 +76,24 @@ class Part(Protocol):
     def blocks(self, columns: Sequence[str]) -> Iterator[Block]: ...
 
 
-def parts_of(paths: Sequence[str], *, split: str, streaming: bool) -> list[Part]:
+def list_parts(paths: Sequence[str], *, split: str, streaming: bool) -> list[SourcePart]:
     """What a source is read from: data sets of the `datasets` library, or files, patterns spelt out in their order.
 
     Raises:
         InputError: a file that is not there, or of an unknown format; a pattern that nothing matches.
     """
-    parts: dict[str, Part] = {}
+    parts: dict[str, SourcePart] = {}
     for path in paths:
         if path.startswith(HUB):
-            parts[path] = DataSet(path, split, streaming)
+            parts[path] = HubDataset(path, split, streaming)
         else:
-            parts |= {str(found): _file(found) for found in _existing(path)}
+            parts |= {str(found): _local_file(found) for found in _find_files(path)}
     if not parts:
         raise InputError("a source needs a path: files, patterns of them, or hf:NAME.")
     return list(parts.values())
 
 
-def matching(path: str) -> list[Path]:
+def match_files(path: str) -> list[Path]:
     """The files that a path or pattern means, in their order; none is no error."""
     known = Path(path).expanduser()
     if known.exists() or not PATTERN.search(path):
@@ -102,8 +102,8 @@ def matching(path: str) -> list[Path]:
     return sorted(found for found in Path(known.anchor).glob(str(pattern)) if found.is_file())
 
 
-def _existing(path: str) -> list[Path]:
-    found = matching(path)
+def _find_files(path: str) -> list[Path]:
+    found = match_files(path)
     if Path(path).expanduser().is_dir():
         raise InputError(f"{path} is a folder; name its files, such as {Path(path) / '*.parquet'}.")
     if not found:
@@ -116,9 +116,9 @@ def _existing(path: str) -> list[Path]:
 
 
 @dataclass(frozen=True)
-class File:
+class LocalFile:
     path: Path
-    form: Form
+    form: FileFormat
 
     @property
     def name(self) -> str:
@@ -149,68 +149,68 @@ class File:
         return [str(self.path.absolute()), status.st_size, *times, digest.hexdigest()]
 
     def rows(self) -> int | None:
-        if self.form.blocks is not _parquet:
+        if self.form.blocks is not _read_parquet:
             return None
-        with _arrow_file(self.path) as file:
+        with _open_parquet(self.path) as file:
             return file.metadata.num_rows
 
     def blocks(self, columns: Sequence[str]) -> Iterator[Block]:
         return self.form.blocks(self.path, columns)
 
 
-class Form(NamedTuple):
+class FileFormat(NamedTuple):
     blocks: Callable[[Path, Sequence[str]], Iterator[Block]]
     unit: str
     cells: bool = False
 
 
-def _file(path: Path) -> File:
+def _local_file(path: Path) -> LocalFile:
     for end, form in FORMS.items():
         if path.name.lower().endswith(end):
-            return File(path, form)
+            return LocalFile(path, form)
     raise InputError(
         f"{path}: rows are read from .jsonl, .csv, .tsv and MEDI's .json (each also as .gz), and .parquet."
     )
 
 
-def _rows(path: Path, columns: Sequence[str]) -> Iterator[Block]:
-    return _blocks(f"{path}, line", read_rows(path), columns)
+def _read_line_rows(path: Path, columns: Sequence[str]) -> Iterator[Block]:
+    return _group_into_blocks(f"{path}, line", read_rows(path), columns)
 
 
-def _json_list(path: Path, columns: Sequence[str]) -> Iterator[Block]:
+def _read_json_list(path: Path, columns: Sequence[str]) -> Iterator[Block]:
     with open_text(path) as file:
-        yield from _blocks(f"{path}, row", enumerate(_entries(path, file), 1), columns)
+        yield from _group_into_blocks(f"{path}, row", enumerate(_read_entries(path, file), 1), columns)
 
 
-def _parquet(path: Path, columns: Sequence[str]) -> Iterator[Block]:
-    with _arrow_file(path) as file:
-        _require(str(path), columns, file.schema_arrow.names)
+def _read_parquet(path: Path, columns: Sequence[str]) -> Iterator[Block]:
+    with _open_parquet(path) as file:
+        _require_columns(str(path), columns, file.schema_arrow.names)
         start = 1
         for batch in file.iter_batches(BLOCK, columns=list(columns)):
             lines = range(start, start + batch.num_rows)
             start = lines.stop
-            yield Block(lines, {name: _listed(path, lines, name, batch.column(name)) for name in columns})
+            yield Block(lines, {name: _column_to_list(path, lines, name, batch.column(name)) for name in columns})
 
 
 FORMS = {
-    **{f".json{packed}": Form(_json_list, "row") for packed in ("", ".gz")},
-    ".parquet": Form(_parquet, "row"),
-    **{f".jsonl{packed}": Form(_rows, "line") for packed in ("", ".gz")},
-    **{f".{cut}sv{packed}": Form(_rows, "line", cells=True) for cut in "ct" for packed in ("", ".gz")},
+    **{f".json{packed}": FileFormat(_read_json_list, "row") for packed in ("", ".gz")},
+    ".parquet": FileFormat(_read_parquet, "row"),
+    **{f".jsonl{packed}": FileFormat(_read_line_rows, "line") for packed in ("", ".gz")},
+    **{f".{cut}sv{packed}": FileFormat(_read_line_rows, "line", cells=True) for cut in "ct" for packed in ("", ".gz")},
 }
 """End of a file's name -> how it is read."""
 
 
-def _blocks(place: str, numbered: Iterable[tuple[int, Row]], columns: Sequence[str]) -> Iterator[Block]:
+def _group_into_blocks(place: str, numbered: Iterable[tuple[int, Row]], columns: Sequence[str]) -> Iterator[Block]:
     rows = iter(numbered)
     while taken := list(islice(rows, BLOCK)):
         for line, row in taken:
             if not row.keys() >= set(columns):
-                _require(f"{place} {line}", columns, list(row))
+                _require_columns(f"{place} {line}", columns, list(row))
         yield Block([line for line, _ in taken], {name: [row[name] for _, row in taken] for name in columns})
 
 
-def _require(place: str, columns: Sequence[str], there: Sequence[str]) -> None:
+def _require_columns(place: str, columns: Sequence[str], there: Sequence[str]) -> None:
     for name in columns:
         if name not in there:
             listed = ", ".join(map(repr, there)) or "none"
@@ -220,14 +220,14 @@ def _require(place: str, columns: Sequence[str], there: Sequence[str]) -> None:
             )
 
 
-def _entries(path: Path, file: IO[str]) -> Iterator[Row]:
+def _read_entries(path: Path, file: IO[str]) -> Iterator[Row]:
     """Entries of a JSON list of objects, one after the other: the whole of it may not fit in memory.
 
     Raises:
         InputError: something else than such a list, or something after it.
     """
-    decode = DECODER.raw_decode
-    text, at, number, size = file.read(CHUNK).lstrip(BLANK), 1, 1, CHUNK
+    decode = STRICT_DECODER.raw_decode
+    text, at, number, size = file.read(CHUNK).lstrip(WHITESPACE), 1, 1, CHUNK
     if not text.startswith("["):
         raise InputError(f"{path} is no JSON list of rows; a file with an object on every line is named .jsonl.")
     while True:
@@ -249,7 +249,7 @@ def _entries(path: Path, file: IO[str]) -> Iterator[Row]:
         yield cast(Row, row)
         at, number, size = end, number + 1, CHUNK
     rest = text[between + 1 :]
-    while not (found := rest.strip(BLANK)) and (rest := file.read(CHUNK)):
+    while not (found := rest.strip(WHITESPACE)) and (rest := file.read(CHUNK)):
         pass
     if found:
         raise InputError(
@@ -273,7 +273,7 @@ def _skip_blank(text: str, at: int) -> int:
 
 
 @contextmanager
-def _arrow_file(path: Path) -> Generator[Any]:
+def _open_parquet(path: Path) -> Generator[Any]:
     arrow = load_arrow()
     try:
         with path.open("rb") as raw, arrow.parquet.ParquetFile(raw, buffer_size=BUFFER, pre_buffer=False) as file:
@@ -282,7 +282,7 @@ def _arrow_file(path: Path) -> Generator[Any]:
         raise InputError(f"{path} is not a readable Parquet file ({error}).") from error
 
 
-def _listed(path: Path, lines: range, name: str, column: Any) -> list[Any]:
+def _column_to_list(path: Path, lines: range, name: str, column: Any) -> list[Any]:
     try:
         return column.to_pylist()
     except UnicodeDecodeError:
@@ -298,7 +298,7 @@ def _listed(path: Path, lines: range, name: str, column: Any) -> list[Any]:
 
 
 @dataclass(frozen=True)
-class DataSet:
+class HubDataset:
     path: str
     """hf:NAME or hf:NAME:CONFIG"""
     split: str
@@ -317,17 +317,17 @@ class DataSet:
         return [str(builder.cache_dir), self.split]  # it holds a hash of the files, or of their revision
 
     def rows(self) -> int | None:
-        return None if self.streaming else len(self._rows)
+        return None if self.streaming else len(self._dataset)
 
     def blocks(self, columns: Sequence[str]) -> Iterator[Block]:
         with self._errors():
-            rows = self._rows
+            rows = self._dataset
             if rows.column_names is not None:  # of a stream they may not be known
-                _require(self.name, columns, rows.column_names)
+                _require_columns(self.name, columns, rows.column_names)
                 rows = rows.select_columns(list(columns))
             start = 1
             for batch in rows.iter(BLOCK):
-                _require(self.name, columns, list(batch))
+                _require_columns(self.name, columns, list(batch))
                 lines = range(start, start + len(batch[columns[0]]))
                 start = lines.stop
                 yield Block(lines, {name: list(batch[name]) for name in columns})
@@ -338,7 +338,7 @@ class DataSet:
         return name, config or None
 
     @cached_property
-    def _rows(self) -> Any:
+    def _dataset(self) -> Any:
         with self._errors() as library:
             return library.load_dataset(*self._names, split=self.split, streaming=self.streaming)
 

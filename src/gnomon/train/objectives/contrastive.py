@@ -20,31 +20,31 @@ from torch import Tensor, nn
 
 from gnomon.errors import InputError
 from gnomon.losses import (
-    GTE,
-    SYMMETRIC,
-    annealed,
-    answers_mask,
+    GTE_DIRECTIONS,
+    SYMMETRIC_DIRECTIONS,
+    anneal,
+    known_pairs_mask,
     cosent,
     cosine_distillation,
     cosine_regression,
     distill_kl,
     duplicates_mask,
     gist,
-    guide_blocks,
+    compute_guide_blocks,
     info_nce,
     kl_and_contrast,
     margin_mse,
     matryoshka,
 )
-from gnomon.losses.matryoshka import Widths
-from gnomon.losses.similarity import all_pairs
+from gnomon.losses.matryoshka import MatryoshkaVectors
+from gnomon.losses.similarity import similarity_matrix
 from gnomon.spec import ModelSpec
 from gnomon.train.recipe.schema import LossName, LossSettings, MatryoshkaSettings
 
-PART = 1 << 23
+SCORES_PER_PART = 1 << 23
 """Scores that are in memory at once, about."""
 
-MOST_SCALE = 100.0
+MAX_SCALE = 100.0
 """The most that a learnt scale may be (CLIP)."""
 
 
@@ -53,7 +53,7 @@ Masks = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Batch:
+class LossInputs:
     """What a loss is told of a batch beside the model's vectors."""
 
     start: int
@@ -62,7 +62,7 @@ class Batch:
     """Rows of this rank."""
     hashes: tuple[Tensor, Tensor, Tensor]
     """[Q], [Q], [N] of the texts of all ranks: queries, positives, negatives (`Collated.hashes`)."""
-    own_N: Tensor | None = None
+    own_negatives_N: Tensor | None = None
     """[N] bool: which negatives are the query or a positive of their own row, of all ranks; None for none."""
     scores: Tensor | None = None
     """[Q] grades or [Q, 1 + K] a teacher's scores, of all ranks."""
@@ -71,11 +71,11 @@ class Batch:
     step: int = 0
 
     @cached_property
-    def repeats(self) -> bool:
+    def has_duplicates(self) -> bool:
         """Whether a query or a positive stands twice, or is a negative: a negative may well stand in several rows."""
         queries_Q, positives_Q, negatives_N = self.hashes
         pairs = torch.cat([queries_Q, positives_Q])
-        if self.own_N is not None and self.own_N.any():
+        if self.own_negatives_N is not None and self.own_negatives_N.any():
             return True
         return len(pairs.unique()) < len(pairs) or bool(torch.isin(negatives_N, pairs).any())
 
@@ -83,9 +83,9 @@ class Batch:
     def pairs(self) -> tuple[Tensor, Tensor]:
         """What belongs together, queries and documents: the rows', and rows with negatives that are their own."""
         queries_Q, positives_Q, negatives_N = self.hashes
-        if self.own_N is None:
+        if self.own_negatives_N is None:
             return queries_Q, positives_Q
-        own = self.own_N.nonzero()[:, 0]
+        own = self.own_negatives_N.nonzero()[:, 0]
         owners = own // (len(negatives_N) // len(queries_Q) or 1)
         return torch.cat([queries_Q, queries_Q[owners]]), torch.cat([positives_Q, negatives_N[own]])
 
@@ -93,27 +93,27 @@ class Batch:
         """What is no negative of some rows, of documents and of queries: what answers an equal query, and what is the
         row's query, or positive, itself.
         """
-        if not self.repeats:
+        if not self.has_duplicates:
             return {"doc_mask_BC": None, "query_mask_BQ": None}
         queries_Q, positives_Q, negatives_N = self.hashes
         docs_C = torch.cat([positives_Q, negatives_N])
         keys, answers = self.pairs
         return {
-            "doc_mask_BC": _answers(queries_Q[rows], keys, answers, docs_C) | duplicates_mask(queries_Q[rows], docs_C),
-            "query_mask_BQ": _answers(positives_Q[rows], answers, keys, queries_Q)
+            "doc_mask_BC": _mask_answers(queries_Q[rows], keys, answers, docs_C) | duplicates_mask(queries_Q[rows], docs_C),
+            "query_mask_BQ": _mask_answers(positives_Q[rows], answers, keys, queries_Q)
             | duplicates_mask(positives_Q[rows], queries_Q),
         }
 
 
 @dataclass(frozen=True)
-class Call:
+class LossCall:
     """One call of a loss: some rows of this rank against what all ranks have."""
 
-    batch: Batch
+    batch: LossInputs
     rows: slice
     """Among the rows of all ranks."""
     settings: LossSettings
-    factor: dict[str, Any]
+    scale_kwargs: dict[str, Any]
     """{"scale": ...} or {"temperature": ...}, or neither."""
 
     @property
@@ -127,13 +127,13 @@ class Call:
         return self.batch.masks(self.rows)
 
 
-def _contrastive(call: Call, queries_QD: Tensor, positives_QD: Tensor, negatives_ND: Tensor | None) -> Tensor:
+def _info_nce(call: LossCall, queries_QD: Tensor, positives_QD: Tensor, negatives_ND: Tensor | None) -> Tensor:
     settings = call.settings
     way = "one_way" if negatives_ND is not None and settings.directions == "symmetric" else settings.directions
     directions: dict[str, Any] = {
         "one_way": {},
-        "symmetric": {"directions": SYMMETRIC, "partition_mode": "per_direction"},
-        "gte": {"directions": GTE, "owners_N": _owners(positives_QD, negatives_ND)},
+        "symmetric": {"directions": SYMMETRIC_DIRECTIONS, "partition_mode": "per_direction"},
+        "gte": {"directions": GTE_DIRECTIONS, "owners_N": _owners(positives_QD, negatives_ND)},
     }[way]
     return info_nce(
         queries_QD[call.rows],
@@ -141,19 +141,19 @@ def _contrastive(call: Call, queries_QD: Tensor, positives_QD: Tensor, negatives
         negatives_ND,
         start=call.rows.start,
         all_queries_QD=queries_QD,
-        **call.factor,
+        **call.scale_kwargs,
         **call.similarity,
         **call.masks,
         **directions,
     )
 
 
-def _gist(call: Call, queries_QD: Tensor, positives_QD: Tensor, negatives_ND: Tensor | None) -> Tensor:
+def _gist(call: LossCall, queries_QD: Tensor, positives_QD: Tensor, negatives_ND: Tensor | None) -> Tensor:
     settings, guide = call.settings, call.batch.guide
     assert guide is not None
     guides_QD, theirs_QD, others_ND = guide
     place: dict[str, Any] = {"start": call.rows.start, **call.similarity}
-    blocks = guide_blocks(
+    blocks = compute_guide_blocks(
         guides_QD[call.rows],
         theirs_QD,
         others_ND if negatives_ND is not None else None,
@@ -171,16 +171,16 @@ def _gist(call: Call, queries_QD: Tensor, positives_QD: Tensor, negatives_ND: Te
         contrast_positives=settings.contrast_positives,
         all_queries_QD=queries_QD,
         **place,
-        **call.factor,
+        **call.scale_kwargs,
         **call.masks,
     )
 
 
-def _kl_and_contrast(call: Call, queries_QD: Tensor, positives_QD: Tensor, negatives_ND: Tensor | None) -> Tensor:
+def _kl_and_contrast(call: LossCall, queries_QD: Tensor, positives_QD: Tensor, negatives_ND: Tensor | None) -> Tensor:
     if call.settings.teacher:
-        contrast = _contrastive(call, queries_QD, positives_QD, negatives_ND)
-        return _from_a_teacher(call, queries_QD, positives_QD, negatives_ND) + call.settings.alpha * contrast
-    docs_QKD, mask_BC = _of_each(positives_QD, negatives_ND), call.masks["doc_mask_BC"]
+        contrast = _info_nce(call, queries_QD, positives_QD, negatives_ND)
+        return _distill_teacher_cosines(call, queries_QD, positives_QD, negatives_ND) + call.settings.alpha * contrast
+    docs_QKD, mask_BC = _stack_documents(positives_QD, negatives_ND), call.masks["doc_mask_BC"]
     if mask_BC is not None and negatives_ND is not None:
         # the loss counts negatives column by column, a batch holds them row by row
         count = len(positives_QD)
@@ -189,17 +189,17 @@ def _kl_and_contrast(call: Call, queries_QD: Tensor, positives_QD: Tensor, negat
     return kl_and_contrast(
         queries_QD[call.rows],
         docs_QKD,
-        _teacher(call),
+        _teacher_scores(call),
         alpha=call.settings.alpha,
         teacher_temperature=call.settings.teacher_temperature or 1.0,
         start=call.rows.start,
         doc_mask_BC=mask_BC,
-        **call.factor,
+        **call.scale_kwargs,
         **call.similarity,
     )
 
 
-def _from_a_teacher(call: Call, queries_QD: Tensor, positives_QD: Tensor, negatives_ND: Tensor | None) -> Tensor:
+def _distill_teacher_cosines(call: LossCall, queries_QD: Tensor, positives_QD: Tensor, negatives_ND: Tensor | None) -> Tensor:
     """The scores are the teacher's cosines: of each query with all documents, and of each positive with all queries."""
     assert call.batch.guide is not None
     theirs_QD, right_QD, wrong_ND = call.batch.guide
@@ -212,9 +212,9 @@ def _from_a_teacher(call: Call, queries_QD: Tensor, positives_QD: Tensor, negati
         distill_kl(
             ours_QD[call.rows],
             candidates_CD,
-            all_pairs(taught_QD[call.rows], others_CD),
-            teacher_temperature=call.settings.teacher_temperature or 1 / float(call.factor["scale"]),
-            **call.factor,
+            similarity_matrix(taught_QD[call.rows], others_CD),
+            teacher_temperature=call.settings.teacher_temperature or 1 / float(call.scale_kwargs["scale"]),
+            **call.scale_kwargs,
             **call.similarity,
         )
         for ours_QD, candidates_CD, taught_QD, others_CD in ways
@@ -222,34 +222,34 @@ def _from_a_teacher(call: Call, queries_QD: Tensor, positives_QD: Tensor, negati
     return torch.stack(losses).mean()
 
 
-def _distill_kl(call: Call, queries_QD: Tensor, positives_QD: Tensor, negatives_ND: Tensor | None) -> Tensor:
+def _distill_kl(call: LossCall, queries_QD: Tensor, positives_QD: Tensor, negatives_ND: Tensor | None) -> Tensor:
     if call.settings.teacher:
-        return _from_a_teacher(call, queries_QD, positives_QD, negatives_ND)
-    docs_QKD = _of_each(positives_QD, negatives_ND)
+        return _distill_teacher_cosines(call, queries_QD, positives_QD, negatives_ND)
+    docs_QKD = _stack_documents(positives_QD, negatives_ND)
     return distill_kl(
         queries_QD[call.rows],
         docs_QKD[call.rows],
-        _teacher(call),
+        _teacher_scores(call),
         teacher_temperature=call.settings.teacher_temperature or 1.0,
-        **call.factor,
+        **call.scale_kwargs,
         **call.similarity,
     )
 
 
-def _margin_mse(call: Call, queries_QD: Tensor, positives_QD: Tensor, negatives_ND: Tensor | None) -> Tensor:
-    docs_QKD = _of_each(positives_QD, negatives_ND)
-    return margin_mse(queries_QD[call.rows], docs_QKD[call.rows], _teacher(call), **call.similarity)
+def _margin_mse(call: LossCall, queries_QD: Tensor, positives_QD: Tensor, negatives_ND: Tensor | None) -> Tensor:
+    docs_QKD = _stack_documents(positives_QD, negatives_ND)
+    return margin_mse(queries_QD[call.rows], docs_QKD[call.rows], _teacher_scores(call), **call.similarity)
 
 
-def _cosent(call: Call, a_QD: Tensor, b_QD: Tensor, negatives_ND: Tensor | None) -> Tensor:
-    return cosent(a_QD, b_QD, _teacher(call), **call.factor, **call.similarity)
+def _cosent(call: LossCall, a_QD: Tensor, b_QD: Tensor, negatives_ND: Tensor | None) -> Tensor:
+    return cosent(a_QD, b_QD, _teacher_scores(call), **call.scale_kwargs, **call.similarity)
 
 
-def _cosine_regression(call: Call, a_QD: Tensor, b_QD: Tensor, negatives_ND: Tensor | None) -> Tensor:
-    return cosine_regression(a_QD[call.rows], b_QD[call.rows], _teacher(call))
+def _cosine_regression(call: LossCall, a_QD: Tensor, b_QD: Tensor, negatives_ND: Tensor | None) -> Tensor:
+    return cosine_regression(a_QD[call.rows], b_QD[call.rows], _teacher_scores(call))
 
 
-def _cosine_distillation(call: Call, queries_QD: Tensor, positives_QD: Tensor, negatives_ND: Tensor | None) -> Tensor:
+def _cosine_distillation(call: LossCall, queries_QD: Tensor, positives_QD: Tensor, negatives_ND: Tensor | None) -> Tensor:
     assert call.batch.guide is not None
     rows, each = call.rows, len(call.batch.guide[2]) // len(queries_QD)
     own = (rows, rows, slice(rows.start * each, rows.stop * each))
@@ -260,30 +260,30 @@ def _cosine_distillation(call: Call, queries_QD: Tensor, positives_QD: Tensor, n
     return cosine_distillation(student, teacher[:, : student.shape[1]])
 
 
-Stage = Callable[..., Tensor]
+LossFunction = Callable[..., Tensor]
 """(call, queries [Q, D], positives [Q, D], negatives [N, D] or None) -> the loss of the call's rows."""
 
 
 @dataclass(frozen=True)
-class Row:
+class LossEntry:
     """How a loss is called."""
 
-    stage: Stage
+    function: LossFunction
     scale: float | None
     """Its scale where none is given; None where it has none."""
-    by_rows: bool = True
+    rows_independent: bool = True
     """Whether rows stand alone; otherwise every rank computes the loss of all rows."""
 
 
-STAGES: dict[LossName, Row] = {
-    "info_nce": Row(_contrastive, 20.0),
-    "gist": Row(_gist, 100.0),
-    "kl_and_contrast": Row(_kl_and_contrast, 100.0),
-    "distill_kl": Row(_distill_kl, 1.0),
-    "margin_mse": Row(_margin_mse, None),
-    "cosent": Row(_cosent, 20.0, by_rows=False),
-    "cosine_regression": Row(_cosine_regression, None),
-    "cosine_distillation": Row(_cosine_distillation, None),
+LOSS_FUNCTIONS: dict[LossName, LossEntry] = {
+    "info_nce": LossEntry(_info_nce, 20.0),
+    "gist": LossEntry(_gist, 100.0),
+    "kl_and_contrast": LossEntry(_kl_and_contrast, 100.0),
+    "distill_kl": LossEntry(_distill_kl, 1.0),
+    "margin_mse": LossEntry(_margin_mse, None),
+    "cosent": LossEntry(_cosent, 20.0, rows_independent=False),
+    "cosine_regression": LossEntry(_cosine_regression, None),
+    "cosine_distillation": LossEntry(_cosine_distillation, None),
 }
 
 
@@ -291,46 +291,46 @@ class Loss(nn.Module):
     """A recipe's loss, with its scale where that is learnt."""
 
     def __init__(
-        self, settings: LossSettings, widths: MatryoshkaSettings | None, spec: ModelSpec, *, seed: int
+        self, settings: LossSettings, matryoshka_settings: MatryoshkaSettings | None, spec: ModelSpec, *, seed: int
     ) -> None:
         super().__init__()
-        self.settings, self.widths, self.seed = settings, widths, seed
-        self.row = STAGES[settings.name]
-        self.dims = own_heads(widths, spec)
+        self.settings, self.widths, self.seed = settings, matryoshka_settings, seed
+        self.row = LOSS_FUNCTIONS[settings.name]
+        self.dims = dims_with_modules(matryoshka_settings, spec)
         given = settings.scale or (1 / settings.temperature if settings.temperature else None)
         if self.row.scale is None and (given or settings.learn_scale or settings.scale_warmup_steps):
             raise InputError(f"loss {settings.name!r} has no scale; leave scale, temperature and learn_scale out.")
         self.scale = given or self.row.scale
         self.log_scale = nn.Parameter(torch.tensor(math.log(self.scale or 1))) if settings.learn_scale else None
 
-    def parts(self, vectors: Mapping[int, tuple[Tensor, ...]], batch: Batch) -> Iterator[Tensor]:
+    def parts(self, vectors: Mapping[int, tuple[Tensor, ...]], inputs: LossInputs) -> Iterator[Tensor]:
         """Tensors whose sum is the loss of this rank's rows, each made when it is asked for.
 
         Args:
             vectors: (queries, positives, negatives) of all ranks, by width.
         """
-        queries, positives, negatives = (_joined(vectors, side) for side in range(3))
+        queries, positives, negatives = (_select_side(vectors, side) for side in range(3))
         count = len(next(iter(vectors.values()))[0])
         documents = count + len(next(iter(vectors.values()))[2])
-        size = max(1, PART // documents) if self.row.by_rows else batch.rows
-        for start in range(batch.start, batch.start + batch.rows, size):
-            rows = slice(start, min(start + size, batch.start + batch.rows))
-            call = Call(batch, rows, self.settings, self._factor(batch.step))
+        size = max(1, SCORES_PER_PART // documents) if self.row.rows_independent else inputs.rows
+        for start in range(inputs.start, inputs.start + inputs.rows, size):
+            rows = slice(start, min(start + size, inputs.start + inputs.rows))
+            call = LossCall(inputs, rows, self.settings, self._scale_kwargs(inputs.step))
             loss = self._call(call, queries, positives, negatives if documents > count else None)
-            yield loss * ((rows.stop - rows.start) / batch.rows)
+            yield loss * ((rows.stop - rows.start) / inputs.rows)
 
     @torch.no_grad()
     def clamp(self) -> None:
         """Behind a step of the optimizer: a learnt scale stays between 1 and 100."""
         if self.log_scale is not None:
-            self.log_scale.clamp_(0, math.log(MOST_SCALE))
+            self.log_scale.clamp_(0, math.log(MAX_SCALE))
 
     def told(self) -> dict[str, float]:
         """What the log says of it."""
         return {} if self.log_scale is None else {"scale": self.log_scale.exp().item()}
 
-    def _call(self, call: Call, *vectors: Widths | None) -> Tensor:
-        stage: Callable[..., Tensor] = partial(self.row.stage, call)
+    def _call(self, call: LossCall, *vectors: MatryoshkaVectors | None) -> Tensor:
+        stage: Callable[..., Tensor] = partial(self.row.function, call)
         if self.widths is None:
             return stage(*vectors)
         return matryoshka(
@@ -343,50 +343,50 @@ class Loss(nn.Module):
             step=call.batch.step,
         )
 
-    def _factor(self, step: int) -> dict[str, Any]:
+    def _scale_kwargs(self, step: int) -> dict[str, Any]:
         if self.scale is None:
             return {}
         if self.log_scale is not None:
             return {"scale": self.log_scale.exp()}
         warmup = self.settings.scale_warmup_steps
-        scale = max(min(1.0, self.scale), annealed(0, self.scale, step=step, steps=warmup)) if warmup else self.scale
+        scale = max(min(1.0, self.scale), anneal(0, self.scale, step=step, steps=warmup)) if warmup else self.scale
         return {"scale": scale}
 
 
-def own_heads(widths: MatryoshkaSettings | None, spec: ModelSpec) -> tuple[int, ...]:
+def dims_with_modules(matryoshka_settings: MatryoshkaSettings | None, spec: ModelSpec) -> tuple[int, ...]:
     """The widths of a Matryoshka loss where they have heads of their own; () where they are prefixes of one vector.
 
     Raises:
         InputError: a width that the model does not have; some widths with heads and some without.
     """
-    if widths is None:
+    if matryoshka_settings is None:
         return ()
-    wide = {head.out_features for head in spec.wide_heads} | ({spec.full_dim} if spec.wide_heads else set())
-    beyond = [dim for dim in widths.dims if dim > spec.full_dim and dim not in wide]
+    wide = {head.out_features for head in spec.dim_modules} | ({spec.full_dim} if spec.dim_modules else set())
+    beyond = [dim for dim in matryoshka_settings.dims if dim > spec.full_dim and dim not in wide]
     if beyond:
         raise InputError(f"matryoshka.dims has {beyond[0]}; the model's vectors have {spec.full_dim} components.")
     if not wide:
         return ()
-    without = [dim for dim in widths.dims if dim not in wide]
+    without = [dim for dim in matryoshka_settings.dims if dim not in wide]
     if without:
         raise InputError(
             f"matryoshka.dims has {without[0]}, for which this model has no head; it has "
             f"{', '.join(map(str, sorted(wide)))}."
         )
-    return widths.dims
+    return matryoshka_settings.dims
 
 
-def _joined(vectors: Mapping[int, tuple[Tensor, ...]], side: int) -> Widths:
+def _select_side(vectors: Mapping[int, tuple[Tensor, ...]], side: int) -> MatryoshkaVectors:
     """One side of all widths; the tensor itself where there is one width, since others are its prefixes."""
     if len(vectors) == 1:
         return next(iter(vectors.values()))[side]
     return {dim: sides[side] for dim, sides in vectors.items()}
 
 
-def _answers(keys_B: Tensor, keys: Tensor, answers: Tensor, candidates_C: Tensor) -> Tensor:
+def _mask_answers(keys_B: Tensor, keys: Tensor, answers: Tensor, candidates_C: Tensor) -> Tensor:
     """`answers_mask` of some rows: only pairs with their keys count, which bounds its memory."""
     here = torch.isin(keys, keys_B)
-    return answers_mask(keys_B, keys[here], answers[here], candidates_C)
+    return known_pairs_mask(keys_B, keys[here], answers[here], candidates_C)
 
 
 def _owners(positives_QD: Tensor, negatives_ND: Tensor | None) -> Tensor | None:
@@ -397,15 +397,15 @@ def _owners(positives_QD: Tensor, negatives_ND: Tensor | None) -> Tensor | None:
     return torch.arange(count, device=positives_QD.device).repeat_interleave(len(negatives_ND) // count)
 
 
-def _of_each(positives_QD: Tensor, negatives_ND: Tensor | None) -> Tensor:
+def _stack_documents(positives_QD: Tensor, negatives_ND: Tensor | None) -> Tensor:
     """[Q, 1 + K, D]: each row's positive, then its negatives."""
     if negatives_ND is None:
         return positives_QD[:, None]
     return torch.cat([positives_QD[:, None], negatives_ND.view(len(positives_QD), -1, negatives_ND.shape[1])], dim=1)
 
 
-def _teacher(call: Call) -> Tensor:
+def _teacher_scores(call: LossCall) -> Tensor:
     """Scores of the rows of a call; of all rows where they do not stand alone."""
     scores = call.batch.scores
     assert scores is not None
-    return scores[call.rows] if STAGES[call.settings.name].by_rows else scores
+    return scores[call.rows] if LOSS_FUNCTIONS[call.settings.name].rows_independent else scores

@@ -21,18 +21,18 @@ from hashlib import blake2b
 import torch
 from torch import Tensor
 
-from gnomon.batching import batches
+from gnomon.batching import build_batches
 from gnomon.packed import Ids, Packed, pack
 from gnomon.spec import PoolingSpec
-from gnomon.train.data.collate import Collated
+from gnomon.train.data.collate import CollatedBatch
 from gnomon.train.distributed import Ranks
-from gnomon.train.model import Model, Widths
-from gnomon.train.process import give_back
+from gnomon.train.model import Model, VectorsByDim
+from gnomon.train.process import malloc_trim
 
-Sides = tuple[int, ...]
+SideSizes = tuple[int, ...]
 """How many texts of this rank are queries, positives and negatives."""
 
-Parts = Callable[[Mapping[int, tuple[Tensor, ...]]], Iterable[Tensor]]
+LossParts = Callable[[Mapping[int, tuple[Tensor, ...]]], Iterable[Tensor]]
 """(queries, positives, negatives of all ranks, by width) -> tensors whose sum is this rank's loss, made one at a time.
 
 Each is used up before the next is asked for, so that the memory of the scores is that of one part.
@@ -47,11 +47,11 @@ class Chunk:
     seed: int
 
 
-def gradient(
+def accumulate_gradient(
     model: Model,
     chunks: Sequence[Chunk],
-    sides: Sides,
-    parts: Parts,
+    sides: SideSizes,
+    parts: LossParts,
     *,
     ranks: Ranks,
     dims: tuple[int, ...] = (),
@@ -73,7 +73,7 @@ def gradient(
     leaf_NP: Tensor | None = None
     for chunk in chunks:
         with torch.set_grad_enabled(keep):
-            pooled = _pooled(model, chunk)
+            pooled = _pool_chunk(model, chunk)
         if leaf_NP is None:
             leaf_NP = pooled.new_empty(sum(sides), pooled.shape[1])
         leaf_NP[chunk.texts] = pooled.detach()
@@ -82,23 +82,23 @@ def gradient(
     assert leaf_NP is not None
     leaf_NP.requires_grad_()
     if not keep:
-        give_back()
+        malloc_trim()
 
-    loss = _through_heads(model.vectors(leaf_NP, dims), sides, parts, ranks)
+    loss = _backward_through_modules(model.vectors(leaf_NP, dims), sides, parts, ranks)
 
     if not keep:
-        give_back()
+        malloc_trim()
     assert leaf_NP.grad is not None
     for place, chunk in enumerate(chunks):
-        pooled = made[place] if keep else _pooled(model, chunk)
+        pooled = made[place] if keep else _pool_chunk(model, chunk)
         if pooled.requires_grad:
             pooled.backward(leaf_NP.grad[chunk.texts].to(pooled.dtype))
     return loss
 
 
-def _through_heads(widths: Widths, sides: Sides, parts: Parts, ranks: Ranks) -> float:
+def _backward_through_modules(vectors_by_dim: VectorsByDim, sides: SideSizes, parts: LossParts, ranks: Ranks) -> float:
     """The loss of the vectors; its gradient goes to the heads and to what they were made of."""
-    own = {dim: vectors.split(sides) for dim, vectors in widths.items()}
+    own = {dim: vectors.split(sides) for dim, vectors in vectors_by_dim.items()}
     leaves = {dim: tuple(ranks.gathered(side).requires_grad_() for side in split) for dim, split in own.items()}
     losses: list[Tensor] = []
     for part in parts(leaves):
@@ -115,7 +115,7 @@ def _through_heads(widths: Widths, sides: Sides, parts: Parts, ranks: Ranks) -> 
     return float(torch.stack(losses).sum())
 
 
-def chunks_of(
+def split_into_chunks(
     ids: Sequence[Ids], prompt_tokens: Sequence[int], *, chunk_tokens: int, seed: tuple[int, ...]
 ) -> list[Chunk]:
     """Texts of about one length together, at most `chunk_tokens` tokens a chunk; a longer text is a chunk alone.
@@ -127,28 +127,28 @@ def chunks_of(
     found: list[Chunk] = []
     for prompt in dict.fromkeys(prompt_tokens):
         places = [place for place, tokens in enumerate(prompt_tokens) if tokens == prompt]
-        for batch in batches([len(ids[place]) for place in places], chunk_tokens, padded=False):
+        for batch in build_batches([len(ids[place]) for place in places], chunk_tokens, padded=False):
             texts = [places[index] for index in batch]
             packed = pack([ids[text] for text in texts])
             found.append(Chunk(texts, packed, prompt, _seed(*seed, len(found))))
     return found
 
 
-def prompt_tokens_of(collated: Collated, pooling: PoolingSpec) -> list[int]:
+def skipped_prompt_tokens(collated: CollatedBatch, pooling: PoolingSpec) -> list[int]:
     """Of each text, the tokens in front that pooling leaves out; 0 where it leaves none."""
     query, document = (0, 0) if pooling.include_prompt else collated.prompt_tokens
     queries = len(collated.rows.queries)
     return [query] * queries + [document] * (len(collated.ids) - queries)
 
 
-def vectors_of(model: Model, chunks: Sequence[Chunk], dims: tuple[int, ...] = ()) -> Widths:
+def encode_in_one_graph(model: Model, chunks: Sequence[Chunk], dims: tuple[int, ...] = ()) -> VectorsByDim:
     """Vectors of all texts, in their order, with one graph over everything: what GradCache is checked against."""
-    made = torch.cat([_pooled(model, chunk) for chunk in chunks])
+    made = torch.cat([_pool_chunk(model, chunk) for chunk in chunks])
     order = torch.tensor([text for chunk in chunks for text in chunk.texts], device=model.device)
     return model.vectors(made[order.argsort()], dims)
 
 
-def encoded(model: Model, chunks: Iterable[Chunk]) -> Iterator[tuple[list[int], Tensor]]:
+def encode_chunks(model: Model, chunks: Iterable[Chunk]) -> Iterator[tuple[list[int], Tensor]]:
     """(texts, vectors [B, D]) of each chunk, without dropout and without a gradient."""
     before = model.training
     model.eval()
@@ -161,7 +161,7 @@ def encoded(model: Model, chunks: Iterable[Chunk]) -> Iterator[tuple[list[int], 
         model.train(before)
 
 
-def _pooled(model: Model, chunk: Chunk) -> Tensor:
+def _pool_chunk(model: Model, chunk: Chunk) -> Tensor:
     torch.manual_seed(chunk.seed)
     return model(chunk.packed, chunk.prompt_tokens)
 

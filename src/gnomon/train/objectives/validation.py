@@ -13,15 +13,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gnomon.train.data.collate import Collated
+from gnomon.train.data.collate import CollatedBatch
 from gnomon.train.distributed import Ranks
 from gnomon.train.model import Model
-from gnomon.train.objectives.gradcache import chunks_of, encoded, prompt_tokens_of
+from gnomon.train.objectives.gradcache import split_into_chunks, encode_chunks, skipped_prompt_tokens
 
-MRR_AT = 10
+MRR_CUTOFF = 10
 
 
-def score(model: Model, held_out: Sequence[Collated], *, chunk_tokens: int, ranks: Ranks) -> dict[str, float]:
+def score_held_out(model: Model, held_out: Sequence[CollatedBatch], *, chunk_tokens: int, ranks: Ranks) -> dict[str, float]:
     """The score of each source by its name, the same on every rank.
 
     Pairs and triplets: mean reciprocal rank at 10 of each query's own document among the documents of all held-out rows
@@ -30,57 +30,57 @@ def score(model: Model, held_out: Sequence[Collated], *, chunk_tokens: int, rank
     return {collated.rows.name: _score(model, collated, chunk_tokens, ranks) for collated in held_out}
 
 
-def _score(model: Model, collated: Collated, chunk_tokens: int, ranks: Ranks) -> float:
+def _score(model: Model, collated: CollatedBatch, chunk_tokens: int, ranks: Ranks) -> float:
     rows = collated.rows
     count = len(rows.queries)
-    vectors = torch.nn.functional.normalize(_vectors(model, collated, chunk_tokens, ranks), dim=-1)
+    vectors = torch.nn.functional.normalize(_encode_all_ranks(model, collated, chunk_tokens, ranks), dim=-1)
     queries_RD, documents_CD = vectors[:count], vectors[count:]
     if rows.scores is not None and rows.scores.ndim == 1:
         similarity_R = (queries_RD * documents_CD[:count]).sum(-1).cpu().double().numpy()
-        return _correlation(_ranks(similarity_R), _ranks(rows.scores))
+        return _correlate(_rank_values(similarity_R), _rank_values(rows.scores))
     _, positives_R, negatives_N = collated.hashes
-    return reciprocal_ranks(queries_RD, documents_CD, positives_R, np.concatenate([positives_R, negatives_N]))
+    return mean_reciprocal_rank(queries_RD, documents_CD, positives_R, np.concatenate([positives_R, negatives_N]))
 
 
-def reciprocal_ranks(
-    queries_RD: Tensor, documents_CD: Tensor, own_R: NDArray[np.int64], texts_C: NDArray[np.int64]
+def mean_reciprocal_rank(
+    queries_RD: Tensor, documents_CD: Tensor, positive_hashes_R: NDArray[np.int64], document_hashes_C: NDArray[np.int64]
 ) -> float:
     """The mean over queries of 1 / rank of their own document, 0 beyond the tenth; equals count as before it.
 
     Args:
         own_R, texts_C: hashes of the texts: a copy of a query's own document is no other one.
     """
-    hashes_C, own_hashes_R = torch.from_numpy(texts_C), torch.from_numpy(own_R)
+    hashes_C, own_hashes_R = torch.from_numpy(document_hashes_C), torch.from_numpy(positive_hashes_R)
     total = 0.0
     for rows in torch.arange(len(queries_RD)).split(1024):
         scores = queries_RD[rows] @ documents_CD.T
         own = scores.gather(1, rows[:, None].to(scores.device))
         other = (hashes_C[None, :] != own_hashes_R[rows][:, None]).to(scores.device)
         rank = 1 + ((scores >= own) & other).sum(1)
-        total += float(torch.where(rank <= MRR_AT, 1 / rank.double(), 0).sum())
+        total += float(torch.where(rank <= MRR_CUTOFF, 1 / rank.double(), 0).sum())
     return total / len(queries_RD)
 
 
-def _vectors(model: Model, collated: Collated, chunk_tokens: int, ranks: Ranks) -> Tensor:
+def _encode_all_ranks(model: Model, collated: CollatedBatch, chunk_tokens: int, ranks: Ranks) -> Tensor:
     """[texts, D]: vectors of all texts, queries first; each rank computes every so many-th."""
     ids = collated.ids[ranks.rank :: ranks.world]
-    prompts = prompt_tokens_of(collated, model.spec.pooling)[ranks.rank :: ranks.world]
+    prompts = skipped_prompt_tokens(collated, model.spec.pooling)[ranks.rank :: ranks.world]
     size = -(-len(collated.ids) // ranks.world)
     own = torch.zeros(size, model.spec.full_dim, device=model.device)
-    for texts, vectors_BD in encoded(model, chunks_of(ids, prompts, chunk_tokens=chunk_tokens, seed=(0,))):
+    for texts, vectors_BD in encode_chunks(model, split_into_chunks(ids, prompts, chunk_tokens=chunk_tokens, seed=(0,))):
         own[texts] = vectors_BD
     gathered = ranks.gathered(own).view(ranks.world, size, -1)
     return gathered.transpose(0, 1).reshape(ranks.world * size, -1)[: len(collated.ids)]
 
 
-def _correlation(x_R: NDArray[np.float64], y_R: NDArray[np.float64]) -> float:
+def _correlate(x_R: NDArray[np.float64], y_R: NDArray[np.float64]) -> float:
     """Pearson's; 0 where one of the two does not vary, which has none."""
     x_R, y_R = x_R - x_R.mean(), y_R - y_R.mean()
     product = np.linalg.norm(x_R) * np.linalg.norm(y_R)
     return float(x_R @ y_R / product) if product else 0.0
 
 
-def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def _rank_values(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """1 for the least; equal values share the mean of their ranks."""
     order = np.argsort(values, kind="stable")
     ranks = np.empty(len(values))

@@ -67,12 +67,12 @@ RANGES: Mapping[type[Any], Mapping[str, str]] = {
 SCALED_LOSSES: tuple[LossName, ...] = ("info_nce", "gist", "kl_and_contrast", "distill_kl", "cosent")
 SCORE_LIST_LOSSES: tuple[LossName, ...] = ("kl_and_contrast", "distill_kl", "margin_mse")
 LABEL_LOSSES: tuple[LossName, ...] = ("cosent", "cosine_regression")
-CONTRASTIVE: tuple[LossName, ...] = ("info_nce", "gist", "kl_and_contrast")
+CONTRASTIVE_LOSSES: tuple[LossName, ...] = ("info_nce", "gist", "kl_and_contrast")
 """What the losses learn: from lists of a teacher's scores, or from a teacher's cosines in their place; grades; which
 document belongs to which query.
 """
 
-ONLY_OF: Mapping[str, tuple[LossName, ...]] = {
+LOSSES_BY_KEY: Mapping[str, tuple[LossName, ...]] = {
     "scale": SCALED_LOSSES,
     "temperature": SCALED_LOSSES,
     "learn_scale": SCALED_LOSSES,
@@ -89,7 +89,7 @@ ONLY_OF: Mapping[str, tuple[LossName, ...]] = {
     "margin_strategy": ("gist",),
     "contrast_anchors": ("gist",),
     "contrast_positives": ("gist",),
-    "mask_duplicates": CONTRASTIVE,
+    "mask_duplicates": CONTRASTIVE_LOSSES,
 }
 """Keys of [loss] that only some losses read: elsewhere, a value that is not the default would do nothing."""
 
@@ -101,11 +101,11 @@ def check(recipe: Recipe) -> None:
     told when they are opened.
     """
     _check_ranges(recipe)
-    _check_texts(recipe)
+    _check_not_empty(recipe)
     _check_loss(recipe.loss)
     for place, source in enumerate(recipe.sources):
         _check_source(source, f"sources.{place}", recipe.loss)
-    _check_together(recipe)
+    _check_combinations(recipe)
 
 
 def _check_ranges(recipe: Recipe) -> None:
@@ -113,8 +113,8 @@ def _check_ranges(recipe: Recipe) -> None:
         for name, interval in RANGES[type(settings)].items():
             value = getattr(settings, name)
             for each in value if isinstance(value, tuple) else () if value is None else (value,):
-                if not _within(each, interval):
-                    raise InputError(f"{key}{name} is {each}; it must be {_words(interval)}.")
+                if not _is_within(each, interval):
+                    raise InputError(f"{key}{name} is {each}; it must be {_describe_interval(interval)}.")
 
 
 def _tables(settings: Any, key: str = "") -> Iterator[tuple[str, Any]]:
@@ -130,13 +130,13 @@ def _tables(settings: Any, key: str = "") -> Iterator[tuple[str, Any]]:
                     yield from _tables(each, f"{key}{field.name}.{place}.")
 
 
-def _within(value: float, interval: str) -> bool:
+def _is_within(value: float, interval: str) -> bool:
     low, high = (float(end) for end in interval[1:-1].split(","))
     above = value >= low if interval[0] == "[" else value > low
     return math.isfinite(value) and above and (value <= high if interval[-1] == "]" else value < high)
 
 
-def _words(interval: str) -> str:
+def _describe_interval(interval: str) -> str:
     low, high = (end.strip() for end in interval[1:-1].split(","))
     least = f"at least {low}" if interval[0] == "[" else f"above {low}"
     if high == "inf":
@@ -144,7 +144,7 @@ def _words(interval: str) -> str:
     return f"{least} and {'at most' if interval[-1] == ']' else 'below'} {high}"
 
 
-def _check_texts(recipe: Recipe) -> None:
+def _check_not_empty(recipe: Recipe) -> None:
     if not recipe.sources:
         raise InputError("sources is empty; a recipe needs at least one, [[sources]] with a path.")
     needed = {"model": recipe.model, "output": recipe.output}
@@ -161,7 +161,7 @@ def _check_texts(recipe: Recipe) -> None:
 
 def _check_loss(loss: LossSettings) -> None:
     for field in fields(loss):
-        losses, value = ONLY_OF.get(field.name), getattr(loss, field.name)
+        losses, value = LOSSES_BY_KEY.get(field.name), getattr(loss, field.name)
         if losses and loss.name not in losses and value != field.default:
             raise InputError(
                 f"loss.{field.name} is of {', '.join(losses)}, and the loss is {loss.name}; take it out "
@@ -188,9 +188,9 @@ def _check_source(source: DataSource, key: str, loss: LossSettings) -> None:
         raise InputError(f"{key}.streaming is of data sets of the hub, path=hf:NAME; files are never held in memory.")
     if source.num_negatives is not None and not source.negatives:
         raise InputError(f"{key}.num_negatives is {source.num_negatives}, and no columns are given in {key}.negatives.")
-    scored = loss.name in LABEL_LOSSES or takes_scores(loss)
+    scored = loss.name in LABEL_LOSSES or needs_score_lists(loss)
     if scored and source.score is None:
-        or_model = ", or a model in loss.teacher" if loss.name in ONLY_OF["teacher"] else ""
+        or_model = ", or a model in loss.teacher" if loss.name in LOSSES_BY_KEY["teacher"] else ""
         raise InputError(
             f"{key} has no score, and the loss {loss.name} learns from scores; name their column{or_model}."
         )
@@ -201,7 +201,7 @@ def _check_source(source: DataSource, key: str, loss: LossSettings) -> None:
             else f"the loss {loss.name} takes no scores"
         )
         raise InputError(f"{key}.score is {source.score!r}, and {why}; leave it out.")
-    if takes_scores(loss) and not source.negatives:
+    if needs_score_lists(loss) and not source.negatives:
         raise InputError(f"{key} has no negatives, and the loss {loss.name} compares each positive with its negatives.")
     if loss.taught == "query" and source.negatives:
         raise InputError(
@@ -212,17 +212,17 @@ def _check_source(source: DataSource, key: str, loss: LossSettings) -> None:
         raise InputError(f"{key} has negatives, and the loss {loss.name} is of graded pairs; leave them out.")
 
 
-def takes_scores(loss: LossSettings) -> bool:
+def needs_score_lists(loss: LossSettings) -> bool:
     """Whether each row comes with a list of a teacher's scores."""
     return loss.name in SCORE_LIST_LOSSES and loss.teacher is None
 
 
-def masks(loss: LossSettings) -> bool:
+def masks_duplicates(loss: LossSettings) -> bool:
     """Whether documents that answer a query are left out of its negatives."""
-    return loss.name in CONTRASTIVE and loss.mask_duplicates
+    return loss.name in CONTRASTIVE_LOSSES and loss.mask_duplicates
 
 
-def _check_together(recipe: Recipe) -> None:
+def _check_combinations(recipe: Recipe) -> None:
     names = [source.name or default_name(source) for source in recipe.sources]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise InputError(f"two sources are called {twice!r}; give one of them another name.")
@@ -240,7 +240,7 @@ def _check_together(recipe: Recipe) -> None:
             "validation.rows is 1: a query would be judged against its own document alone; let it be 0, or more."
         )
     if recipe.matryoshka is not None:
-        _check_widths(recipe.matryoshka)
+        _check_matryoshka_dims(recipe.matryoshka)
     if recipe.base_weight and recipe.lora is not None:
         raise InputError(
             f"base_weight is {recipe.base_weight:g}, and with lora two factors are learnt, whose blend is no blend of "
@@ -250,8 +250,8 @@ def _check_together(recipe: Recipe) -> None:
         raise InputError("lora.targets is empty; name linear layers, such as query and value.")
 
 
-def _check_widths(widths: MatryoshkaSettings) -> None:
-    dims, weights, count = widths.dims, widths.weights, widths.n_dims_per_step
+def _check_matryoshka_dims(matryoshka: MatryoshkaSettings) -> None:
+    dims, weights, count = matryoshka.dims, matryoshka.weights, matryoshka.n_dims_per_step
     if not dims or len({*dims}) < len(dims):
         raise InputError(f"matryoshka.dims is {list(dims)}; give at least one width, each once.")
     if weights is not None and (len(weights) != len(dims) or not any(weights)):

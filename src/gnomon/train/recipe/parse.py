@@ -8,7 +8,7 @@ from types import UnionType
 from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
 from gnomon.errors import InputError
-from gnomon.inputs import did_you_mean, nearest
+from gnomon.inputs import did_you_mean, closest_names
 from gnomon.train.recipe.schema import Recipe
 
 Table = dict[str, Any]
@@ -83,11 +83,11 @@ def key_type(kind: type[Any], name: str, key: str) -> Any:
         return hints[name]
     where = f"{key!r} has" if key else "a recipe has"
     others = {each.rpartition(".")[2]: each for each in reversed(keys_of())}
-    if near := nearest(name, hints):
+    if near := closest_names(name, hints):
         hint = f" Did you mean {dotted(key, near[0])!r}?"
     elif instead := FOREIGN_KEYS.get(name) or others.get(name):
         hint = f" Here it is {instead!r}."
-    elif near := nearest(name, keys_of()):
+    elif near := closest_names(name, keys_of()):
         hint = f" Did you mean {near[0]!r}?"
     else:
         hint = f" There are {', '.join(hints)}."

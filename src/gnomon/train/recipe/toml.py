@@ -35,10 +35,10 @@ def read(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
             settings that exclude each other.
     """
     file = _file(recipe)
-    table = _parsed(file)
+    table = _parse_file(file)
     try:
         for override in overrides:
-            _override(table, override)
+            _apply_override(table, override)
         found: Recipe = parse(Recipe, table, "")
         check(found)
     except InputError as error:
@@ -46,7 +46,7 @@ def read(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     return found
 
 
-def shipped() -> dict[str, Path]:
+def shipped_recipes() -> dict[str, Path]:
     """The recipes that ship, by name: in the package, or at the root of a checkout."""
     here = Path(__file__).resolve()
     folders = (here.parents[2] / "recipes", here.parents[4] / "recipes")
@@ -56,22 +56,22 @@ def shipped() -> dict[str, Path]:
 
 def to_toml(recipe: Recipe) -> str:
     """Every key that has a value, defaults too; `read` gives the same recipe back."""
-    return _tomlkit().dumps(plain(recipe))
+    return _tomlkit().dumps(to_table(recipe))
 
 
-def printed(recipe: str | Path, overrides: Sequence[str] = ()) -> str:
+def render_toml(recipe: str | Path, overrides: Sequence[str] = ()) -> str:
     """What `read` makes of it, as TOML. Without overrides a recipe that ships keeps its comments, and what it leaves to
     a default is marked.
     """
     effective = read(recipe, overrides)
-    if overrides or str(recipe) not in shipped():
+    if overrides or str(recipe) not in shipped_recipes():
         return to_toml(effective)
     document = _tomlkit().parse(_file(recipe).read_text("utf-8"))
-    _fill(document, plain(effective))
+    _add_defaults(document, to_table(effective))
     return _tomlkit().dumps(document)
 
 
-def plain(recipe: Recipe) -> Table:
+def to_table(recipe: Recipe) -> Table:
     """As TOML has it: lists for tuples, nothing for None, tables last."""
     return _plain(asdict(recipe))
 
@@ -80,7 +80,7 @@ def plain(recipe: Recipe) -> Table:
 
 
 def _file(recipe: str | Path) -> Path:
-    path, known = Path(recipe), shipped()
+    path, known = Path(recipe), shipped_recipes()
     if str(recipe) in known:
         return known[str(recipe)]
     if not path.is_file():
@@ -91,7 +91,7 @@ def _file(recipe: str | Path) -> Path:
     return path
 
 
-def _parsed(path: Path) -> Table:
+def _parse_file(path: Path) -> Table:
     try:
         return tomllib.loads(path.read_text("utf-8-sig"))
     except UnicodeDecodeError as error:
@@ -103,27 +103,27 @@ def _parsed(path: Path) -> Table:
 # ---- overrides
 
 
-def _override(table: Table, override: str) -> None:
+def _apply_override(table: Table, override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
         raise InputError(f"{override!r} is no override; give key=value, such as max_steps=100.")
-    _put(table, Recipe, key.strip().split("."), text, "")
+    _set_value(table, Recipe, key.strip().split("."), text, "")
 
 
-def _put(table: Table, kind: type[Any], way: Sequence[str], text: str, key: str) -> None:
+def _set_value(table: Table, kind: type[Any], key_path: Sequence[str], text: str, key: str) -> None:
     """Sets what lies at the end of `way`, with the tables on the way."""
-    name, *rest = way
+    name, *rest = key_path
     hint, here = key_type(kind, name, key), dotted(key, name)
     if not rest:
         table.pop(name, None)
         if text.strip() != UNSET:
-            table[name] = _value(text, hint)
+            table[name] = _parse_value(text, hint)
         return
     inner = table_type(hint)
     if inner is None:
-        raise InputError(f"{here!r} has no keys of its own; {'.'.join(way[1:])!r} is none.")
+        raise InputError(f"{here!r} has no keys of its own; {'.'.join(key_path[1:])!r} is none.")
     if get_origin(hint) is tuple:
-        place, rest = _place(table.setdefault(name, [{}]), rest, here)
+        place, rest = _select_table(table.setdefault(name, [{}]), rest, here)
         here = f"{here}.{place}"
         child = table[name][place]
     else:
@@ -134,25 +134,25 @@ def _put(table: Table, kind: type[Any], way: Sequence[str], text: str, key: str)
         raise InputError(
             f"{here} is {shorten(child)}; it is a table, with keys of its own: {', '.join(key_types(inner))}."
         )
-    _put(cast("Table", child), inner, rest, text, here)
+    _set_value(cast("Table", child), inner, rest, text, here)
 
 
-def _place(tables: Any, way: Sequence[str], key: str) -> tuple[int, Sequence[str]]:
+def _select_table(tables: Any, key_path: Sequence[str], key: str) -> tuple[int, Sequence[str]]:
     """Which of a list of tables is meant, and the way on from there."""
     count = len(tables) if isinstance(tables, list) else 0
-    if not way[0].isdecimal():
+    if not key_path[0].isdecimal():
         if count != 1:
             raise InputError(
-                f"there are {count} {key}; say which, {key}.0.{way[0]} to {key}.{count - 1}.{way[0]}, or give all of "
+                f"there are {count} {key}; say which, {key}.0.{key_path[0]} to {key}.{count - 1}.{key_path[0]}, or give all of "
                 f"them: {key}=[{{path = ...}}]."
             )
-        return 0, way
-    if int(way[0]) >= count:
-        raise InputError(f"{key}.{way[0]} is not there; there are {count} {key}, counted from 0.")
-    return int(way[0]), way[1:]
+        return 0, key_path
+    if int(key_path[0]) >= count:
+        raise InputError(f"{key}.{key_path[0]} is not there; there are {count} {key}, counted from 0.")
+    return int(key_path[0]), key_path[1:]
 
 
-def _value(text: str, hint: Any) -> Any:
+def _parse_value(text: str, hint: Any) -> Any:
     """An override's value as TOML has it; where a text is wanted, what is neither a text nor a list is taken as it
     stands.
     """
@@ -188,7 +188,7 @@ def _is_table(value: Any) -> bool:
     )
 
 
-def _fill(document: Any, table: Table) -> None:
+def _add_defaults(document: Any, table: Table) -> None:
     """Adds what the document lacks, marked as defaults."""
     for name, value in table.items():
         if name not in document:
@@ -196,10 +196,10 @@ def _fill(document: Any, table: Table) -> None:
             item.trivia.comment_ws = "  "
             document.add(name, item)
         elif isinstance(value, dict):
-            _fill(document[name], cast("Table", value))
+            _add_defaults(document[name], cast("Table", value))
         elif _is_table(value):
             for child, inner in zip(document[name], value, strict=True):
-                _fill(child, inner)
+                _add_defaults(child, inner)
 
 
 def _tomlkit() -> Any:
