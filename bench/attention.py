@@ -44,7 +44,7 @@ def measured(dtype: torch.dtype, dropout: float, length: int | None, rounds: int
     took: list[list[float]] = []
     for _ in range(rounds + 1):
         lengths = np.full(TOKENS // length, length) if length else _mixed(drawn)
-        spans = Spans.of(lengths, torch.device("cpu"))
+        spans = Spans.from_lengths(lengths, torch.device("cpu"))
         q, k, v = (torch.randn(lengths.sum(), HEADS, SIZE, dtype=dtype, requires_grad=True) for _ in range(3))
         took.append([_milliseconds(partial(form, q, k, v, spans, spans, dropout)) for form in FORMS])
     return [statistics.median(each) for each in zip(*took[1:], strict=True)]

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gnomon import Encoder
-from gnomon.evaluate import Asking, Result, evaluate, format_summary, read_results, summarize, curve_points
+from gnomon.evaluate import Asking, Result, curve_points, evaluate, format_summary, read_results, summarize
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data"

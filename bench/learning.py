@@ -476,7 +476,9 @@ def by_set(compared: Comparison) -> dict[tuple[str, str], ComparisonRow]:
     return {(row.task, row.subset): row for row in compared.rows}
 
 
-def aims_and_others(task: str, rows: dict[tuple[str, str], ComparisonRow]) -> tuple[list[ComparisonRow], list[ComparisonRow]]:
+def aims_and_others(
+    task: str, rows: dict[tuple[str, str], ComparisonRow]
+) -> tuple[list[ComparisonRow], list[ComparisonRow]]:
     """What the task is for; and the other sets, each as a whole."""
     aims = [row for row in rows.values() if row.subset in AIMS[task].get(row.task, [])]
     wholes = {row.task: row for row in reversed(rows.values()) if not row.subset or row.subset == "default"}

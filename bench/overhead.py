@@ -23,7 +23,7 @@ import numpy as np
 from gnomon import Encoder
 from gnomon.evaluate import MtebEncoder, evaluate
 from gnomon.evaluate.local.find import read_local
-from gnomon.evaluate.mteb.tasks import load_task, build_local_task
+from gnomon.evaluate.mteb.tasks import build_local_task, load_task
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -13,7 +13,7 @@ from little_runs import bert, recipe_of, rows, saved, write
 
 from gnomon.cli import main
 from gnomon.errors import InputError
-from gnomon.train.recipe.toml import render_toml, read, to_toml
+from gnomon.train.recipe.toml import read, render_toml, to_toml
 
 Run = Callable[..., Result]
 

@@ -208,8 +208,8 @@ def test_a_head_of_its_own_and_a_prefix_are_two_spaces(stella: Encoder) -> None:
     assert (head.dim, prefix.dim, head.cut_from, prefix.cut_from) == (512, 512, None, 1024)
     assert head != prefix
     assert not np.allclose(stella.encode("a", dim=512), stella.encode("a", truncate_dim=512))
-    head.require(stella.space(dim=512))
+    head.check_same(stella.space(dim=512))
     with pytest.raises(SpaceError, match="cut_from None and 1024"):
-        head.require(prefix)
+        head.check_same(prefix)
     with pytest.raises(SpaceError, match="cut_from 1024 and 512"):
-        stella.space(truncate_dim=256).require(stella.space(dim=512, truncate_dim=256))
+        stella.space(truncate_dim=256).check_same(stella.space(dim=512, truncate_dim=256))

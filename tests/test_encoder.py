@@ -53,7 +53,7 @@ def test_shapes(name: str) -> None:
         assert vectors.shape == (*shape, encoder.spec.dim)
         for dim, of_dim in encoder.encode_dims(texts, on_truncate="mean").items():
             assert of_dim.shape == (*shape, dim)
-    assert [states.shape[1] for states in encoder.encode_tokens("one")] == [encoder.spec.trunk.hidden]
+    assert [states.shape[1] for states in encoder.encode_tokens("one")] == [encoder.spec.trunk.hidden_size]
     assert encoder.encode_tokens([]) == []
 
 

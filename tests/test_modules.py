@@ -13,9 +13,9 @@ from hypothesis.extra import numpy as st_np
 
 from gnomon import Encoder, modules
 from gnomon.errors import InputError, Notice
-from gnomon.spec import DenseSpec, ModuleSpec, ModelSpec, NormalizeSpec, PoolingSpec, TokenizerSpec, TrunkSpec
+from gnomon.spec import DenseSpec, ModelSpec, ModuleSpec, NormalizeSpec, PoolingSpec, TokenizerSpec, TrunkSpec
 
-TRUNK = TrunkSpec(vocab_size=9, hidden=6, layers=1, heads=2, inner=4, positions=8)
+TRUNK = TrunkSpec(vocab_size=9, hidden_size=6, num_layers=1, num_heads=2, intermediate_size=4, max_positions=8)
 WIDE = (DenseSpec("2_Dense_4", 6, 4), DenseSpec("2_Dense_12", 6, 12), DenseSpec("2_Dense_24", 6, 24))
 RNG = np.random.default_rng(2)
 X_BD = RNG.normal(size=(5, 6)).astype(np.float32)

@@ -24,7 +24,7 @@ def test_split_gives_back_what_was_packed(ids: list[np.ndarray]) -> None:
 @given(texts, st.integers(0, 9))
 def test_padded_fills_up_on_the_right(ids: list[np.ndarray], pad_id: int) -> None:
     longest = max((len(text) for text in ids), default=0)
-    padded = pack(ids).padded(pad_id)
+    padded = pack(ids).to_padded(pad_id)
     assert padded.shape == (len(ids), longest)
     assert padded.tolist() == [[*text.tolist(), *[pad_id] * (longest - len(text))] for text in ids]
 
@@ -46,7 +46,7 @@ def test_a_part_is_the_batch_of_its_texts(ids: list[np.ndarray], data: st.DataOb
     for name in ("ids_T", "positions_T", "bounds"):
         assert getattr(found, name).tolist() == getattr(wanted, name).tolist()
         assert getattr(found, name).dtype == np.int64
-    assert found.padded(7).tolist() == wanted.padded(7).tolist()
+    assert found.to_padded(7).tolist() == wanted.to_padded(7).tolist()
 
 
 @given(texts, st.data())

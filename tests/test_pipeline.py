@@ -25,7 +25,7 @@ from gnomon.engines.protocol import Engine, Failure, Vectors
 from gnomon.engines.static import StaticEngine
 from gnomon.errors import InputError, NumericError, TruncationError, TruncationNotice, WorkerError
 from gnomon.packed import Ids, Packed, pack, split_per_text
-from gnomon.pipeline import EncodeRequest, EncodePipeline
+from gnomon.pipeline import EncodePipeline, EncodeRequest
 from gnomon.spec import ModelSpec, PoolingSpec, StaticSpec, TokenizerSpec
 from gnomon.tokenizer import Tokenizer
 
@@ -141,13 +141,16 @@ def test_the_mean_of_long_texts_equals_its_slow_twin(name: str, count: int, prom
     texts = [LONGER, "a", LONG, "", LONGER[3:], LONG]
 
     def twin(text: str) -> np.ndarray:
-        ids_T, limit = tokenizer.ids([prompt + text])[0], encoder.max_seq_length
+        ids_T, limit = tokenizer.encode([prompt + text])[0], encoder.max_seq_length
         assert limit
-        front = len(tokenizer.ids([prompt])[0]) - tokenizer.num_trailing_special
+        front = len(tokenizer.encode([prompt])[0]) - tokenizer.num_trailing_special
         if len(ids_T) <= limit:
             return encoder.engine.pool(pack([ids_T]), front if prompt else 0)
         back = ids_T[len(ids_T) - tokenizer.num_trailing_special :]
-        inner_T, size = ids_T[front : len(ids_T) - tokenizer.num_trailing_special], limit - front - tokenizer.num_trailing_special
+        inner_T, size = (
+            ids_T[front : len(ids_T) - tokenizer.num_trailing_special],
+            limit - front - tokenizer.num_trailing_special,
+        )
         total, read, start = np.zeros(1), 0, 0
         while read < len(inner_T):
             end = min(start + size, len(inner_T))
@@ -172,7 +175,7 @@ def test_every_text_and_every_piece_is_computed_once(count: int) -> None:
 
 
 def _pieces(encoder: Encoder, text: str) -> list[Ids]:
-    return encoder._tokenizer.windows(encoder._tokenizer.ids([text])[0], "").ids
+    return encoder._tokenizer.split_into_windows(encoder._tokenizer.encode([text])[0], "").ids
 
 
 @pytest.mark.parametrize("count", AT_ONCE)
@@ -469,7 +472,7 @@ def test_a_notice_names_texts_of_all_windows() -> None:
     request = EncodeRequest(texts, range(10, 10 + 3 * count, 3), 5 * count, "", "warn", False)
     with pytest.warns(TruncationNotice) as told:
         counts_B = np.zeros(count, np.int64)
-        assert sum(len(batch) for batch, _ in stream_of.pooled(request, counts_B)) == count
+        assert sum(len(batch) for batch, _ in stream_of.iter_pooled(request, counts_B)) == count
         stream_of.warn_of_truncation(request, counts_B)
     assert counts_B.tolist() == [3 if text != "a" else 1 for text in texts]
     assert len(told) == 1
@@ -478,7 +481,7 @@ def test_a_notice_names_texts_of_all_windows() -> None:
 
 def test_progress_counts_texts_without_tokens(bars: list[FakeBar]) -> None:
     request = EncodeRequest([""], [0], 1, "", "silent", True)
-    assert [texts for texts, _ in static("a b").pooled(request, np.zeros(1, np.int64))] == [[0]]
+    assert [texts for texts, _ in static("a b").iter_pooled(request, np.zeros(1, np.int64))] == [[0]]
     assert sum(bars[0].steps) == 1
 
 
@@ -499,7 +502,7 @@ def test_counts_and_truncated_positions_of_equal_texts() -> None:
 
 def reading(encoder: Encoder, monkeypatch: pytest.MonkeyPatch, seen: Callable[[list[str]], None]) -> None:
     """Call `seen` with the texts of each reading."""
-    ids = encoder._tokenizer.ids
+    ids = encoder._tokenizer.encode
 
     def read(texts: Sequence[str]) -> list[Ids]:
         seen(list(texts))

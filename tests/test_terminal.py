@@ -7,7 +7,17 @@ import pytest
 
 from gnomon import terminal
 from gnomon.errors import InputError
-from gnomon.terminal import truncate_line, display_width, format_matrix, prepare_streams, format_hits, format_error, format_table, supports_unicode, wrap_text
+from gnomon.terminal import (
+    display_width,
+    format_error,
+    format_hits,
+    format_matrix,
+    format_table,
+    prepare_streams,
+    supports_unicode,
+    truncate_line,
+    wrap_text,
+)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +49,11 @@ def test_cut_never_splits_a_wide_character() -> None:
 
 
 def test_wrapped_keeps_the_start_raw_and_indents_the_rest() -> None:
-    assert wrap_text("name:   one  two three", 13, 9, indent=8, num_verbatim=8) == ["name:   one", "        two", "        three"]
+    assert wrap_text("name:   one  two three", 13, 9, indent=8, num_verbatim=8) == [
+        "name:   one",
+        "        two",
+        "        three",
+    ]
 
 
 def test_what_is_shown_holds_no_escape_sequences_and_keeps_joiners() -> None:

@@ -20,11 +20,11 @@ from gnomon.text_files import (
     delimited,
     dump_json,
     lines,
-    read_stdin_lines,
     read_rows,
+    read_stdin_lines,
     read_texts,
-    text_fault,
     remove_member,
+    text_fault,
 )
 
 TEXTS = ["one", "", '  zwei, "drei" ', "南瓜\u2028の家常\x0b做法", "e\u0301 \U0001f383"]
@@ -241,8 +241,8 @@ def test_a_field_of_mixed_types_does_not_fit_parquet() -> None:
 def test_labels_are_the_id_and_title_that_a_row_has() -> None:
     rows = [{"_id": "d1", "id": 7, "title": "T", "text": "a"}, {"id": 0, "title": "", "text": "b"}]
     texts = TextFile("in", ["a", "b"], rows=rows)
-    assert [texts.labels(index) for index in range(2)] == [{"id": "d1", "title": "T"}, {"id": 0}]
-    assert TextFile("in", ["a"]).labels(0) == {}
+    assert [texts.id_and_title(index) for index in range(2)] == [{"id": "d1", "title": "T"}, {"id": 0}]
+    assert TextFile("in", ["a"]).id_and_title(0) == {}
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -558,12 +558,12 @@ def test_b5_an_empty_text_is_the_same_in_every_format(tmp_path: Path, form: str,
         write(path, "".join(f"{line}\n" for line in [*header, *((text or "") + delimiter for text in texts)]))
     found = read_texts(path)
     kept = blank if blank == "  " else ""
-    assert (found.texts, list(found.empty), found.skipped) == (["a", kept, kept, "b"], [1, 2], 0)
+    assert (found.texts, list(found.empty_texts), found.skipped) == (["a", kept, kept, "b"], [1, 2], 0)
     first = 3 if form in ("csv", "tsv") else 2
     assert f"2 of 4 texts of {path} are empty ({found.unit}s {first}, {first + 1})" == found.describe_empty()
     with pytest.warns(Notice, match=f"2 {found.unit}s left out, 2 texts kept .{found.unit} {first}: the text is empty"):
         full = read_texts(path, skip_bad=True)
-    assert (full.texts, full.skipped, full.empty) == (["a", "b"], 2, {})
+    assert (full.texts, full.skipped, full.empty_texts) == (["a", "b"], 2, {})
 
 
 def test_b6_what_is_no_json_is_refused_and_numbers_stay_as_they_were_written(tmp_path: Path) -> None:
@@ -573,7 +573,7 @@ def test_b6_what_is_no_json_is_refused_and_numbers_stay_as_they_were_written(tmp
         read_texts(path)
     with pytest.warns(Notice, match="2 lines left out.*line 3: not JSON .-Infinity"):
         found = read_texts(path, skip_bad=True)
-    assert found.sources == [numbers]
+    assert found.json_rows == [numbers]
     assert found.row(0)["big"] == 123456789012345678901234567890
 
 
@@ -655,7 +655,7 @@ def test_a_member_that_stands_twice_is_a_bad_line(tmp_path: Path) -> None:
 def test_b6_a_number_of_any_length_stays_as_it_was_written(tmp_path: Path) -> None:
     path = write(tmp_path / "in.jsonl", '{"text": "a", "n": ' + "1" * 5000 + "}\n")
     found = read_texts(path)
-    assert found.sources == [path.read_text("utf-8").strip()]
+    assert found.json_rows == [path.read_text("utf-8").strip()]
     assert found.row(0)["n"] == Decimal("1" * 5000)
 
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from gnomon.errors import InputError, Notice
 from gnomon.text_files import read_rows, read_texts
 from gnomon.text_files.delimited import parse_csv, parse_tsv
-from gnomon.text_files.rows import BadLine, Remarks, LineSpans
+from gnomon.text_files.rows import BadLine, LineSpans, Remarks
 
 ENDS = ["\n", "\r\n", "\r"]
 ODD = [
@@ -159,7 +159,7 @@ class Read:
 
 
 def parsed(parse: Callable[..., Any], content: str) -> Read:
-    remarks = Remarks(joined=AllSpans(), separate_rows=AllSpans())
+    remarks = Remarks(joined_rows=AllSpans(), separate_rows=AllSpans())
     kept: dict[int, dict[str, Any]] = {}
     bad: list[int] = []
     end = re.search(r"\r\n|\r|\n", content)
@@ -170,7 +170,7 @@ def parsed(parse: Callable[..., Any], content: str) -> Read:
         else:
             assert line not in kept
             kept[line] = row
-    spans = [*remarks.joined.longest, *remarks.separate_rows.longest]
+    spans = [*remarks.joined_rows.longest, *remarks.separate_rows.longest]
     return Read(kept, bad, {line for first, last in spans for line in range(first, last + 1)})
 
 
@@ -227,7 +227,7 @@ def check_counts(path: Path, texts: list[tuple[int, str]], bad: list[int]) -> No
         elif texts:
             found = read_texts(path, field=None if path.suffix == ".txt" else "text")
             assert found.texts == [text for _, text in texts]
-            assert list(found.empty.values()) == [line for line, text in texts if not text.strip()]
+            assert list(found.empty_texts.values()) == [line for line, text in texts if not text.strip()]
         if not filled:
             with pytest.raises(InputError, match="holds no texts"):
                 read_texts(path, field=None if path.suffix == ".txt" else "text", skip_bad=True)

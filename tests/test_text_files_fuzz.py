@@ -157,7 +157,7 @@ def check(form: str, names: list[str], written: list[Written], content: bytes, b
         kept = {line: tuple(row.values()) for line, row in parsed if not isinstance(row, BadLine)}
         bad = {line for line, row in parsed if isinstance(row, BadLine)}
         assert len(kept) + len(bad) == len(parsed), "a line comes once"
-        spans = [*remarks.joined.longest, *remarks.separate_rows.longest]
+        spans = [*remarks.joined_rows.longest, *remarks.separate_rows.longest]
         told = [*spans]  # lines that a message names, and the other lines of the rows that begin in them
         told += [(row.first, row.last) for row in written for first, last in spans if first <= row.first <= last]
 
@@ -194,7 +194,7 @@ def check_commands(path: Path, field: str, kept: list[str], bad: set[int]) -> No
         else:
             found = read_texts(path, field=field)
             assert (found.texts, found.skipped) == (kept, 0)
-            assert list(found.empty) == [place for place, text in enumerate(kept) if not text.strip()]
+            assert list(found.empty_texts) == [place for place, text in enumerate(kept) if not text.strip()]
             assert len(list(read_rows(path))) == len(kept)
 
 

@@ -50,10 +50,10 @@ def test_a_cut_keeps_the_special_tokens_and_one_side(
 ) -> None:
     tokenizer = letters(limit, frame=frame, truncation_side=side)
     assert (tokenizer.num_leading_special, tokenizer.num_trailing_special) == (front, back)
-    (whole,), report = tokenizer.ids([text]), tokenizer.tokenize([text])
+    (whole,), report = tokenizer.encode([text]), tokenizer.tokenize([text])
     body, room = whole[front : len(whole) - back], limit - front - back
     kept = body if len(whole) <= limit else body[-room:] if side == "left" else body[:room]
-    assert tokenizer.cut(whole).tolist() == report.ids[0].tolist() == [*[0] * front, *kept.tolist(), *[1] * back]
+    assert tokenizer.truncate(whole).tolist() == report.ids[0].tolist() == [*[0] * front, *kept.tolist(), *[1] * back]
     assert report.counts == [len(whole)]
     assert report.truncated == ([0] if len(whole) > limit else [])
     cut = report.truncated_at[0]
@@ -74,7 +74,7 @@ def test_without_special_tokens_none_are_added() -> None:
     tokenizer = letters(4, special_tokens=False)
     assert (tokenizer.num_leading_special, tokenizer.num_trailing_special) == (0, 0)
     assert tokenizer.tokenize(["a b c d e", ""]).ids[0].tolist() == [2, 3, 4, 5]
-    assert tokenizer.ids([""])[0].tolist() == []
+    assert tokenizer.encode([""])[0].tolist() == []
 
 
 @pytest.mark.parametrize("limit", [1, 2])
@@ -134,7 +134,7 @@ def test_no_position_is_beyond_the_table(
 
 def test_lower_case_is_done_once_and_in_front() -> None:
     tokenizer = letters(9, lower_case=True)
-    assert tokenizer.ids(["A b C"])[0].tolist() == letters(9).ids(["a b c"])[0].tolist()
+    assert tokenizer.encode(["A b C"])[0].tolist() == letters(9).encode(["a b c"])[0].tolist()
     assert '"Lowercase"' in tokenizer.canonical_json()
 
 
@@ -151,8 +151,8 @@ def test_lower_case_is_done_once_and_in_front() -> None:
 def test_windows_cover_every_token_and_overlap_by_an_eighth(text: str, prompt: str, limit: int, frame: str) -> None:
     tokenizer = letters(limit, frame=frame)
     prompt = " ".join(prompt) + " " if prompt else ""
-    (whole,) = tokenizer.ids([prompt + text])
-    windows = tokenizer.windows(whole, prompt)
+    (whole,) = tokenizer.encode([prompt + text])
+    windows = tokenizer.split_into_windows(whole, prompt)
     front, back = tokenizer.num_leading_special + len(prompt) // 2, tokenizer.num_trailing_special
     bodies = [ids_T[front : len(ids_T) - back].tolist() for ids_T in windows.ids]
     assert all(len(ids_T) <= limit for ids_T in windows.ids)
@@ -164,10 +164,12 @@ def test_windows_cover_every_token_and_overlap_by_an_eighth(text: str, prompt: s
         assert windows.ids[0].tolist() == whole.tolist()
         return
     body = whole[front : len(whole) - back].tolist()
-    assert sum(windows.new_tokens) == len(body)
-    assert min(windows.new_tokens) > 0
-    assert [token for window, new in zip(bodies, windows.new_tokens, strict=True) for token in window[-new:]] == body
-    for before, after, new in zip(bodies, bodies[1:], windows.new_tokens[1:], strict=False):
+    assert sum(windows.new_token_counts) == len(body)
+    assert min(windows.new_token_counts) > 0
+    assert [
+        token for window, new in zip(bodies, windows.new_token_counts, strict=True) for token in window[-new:]
+    ] == body
+    for before, after, new in zip(bodies, bodies[1:], windows.new_token_counts[1:], strict=False):
         assert len(before) == limit - front - back
         assert len(after) - new == limit // 8
         assert before[len(before) - limit // 8 :] == after[: limit // 8]
@@ -176,11 +178,11 @@ def test_windows_cover_every_token_and_overlap_by_an_eighth(text: str, prompt: s
 def test_a_prompt_that_merges_with_the_text_is_split_where_they_differ() -> None:
     """A prompt of "ab" and a text of "c": the letters are one word, unknown, and share no token with the prompt."""
     tokenizer = letters(12)
-    (whole,) = tokenizer.ids(["ab" + "c " * 30])
-    windows = tokenizer.windows(whole, "b a b")
-    assert sum(windows.new_tokens) == len(whole) - 2
-    assert tokenizer.prompt_tokens("") == 0
-    assert tokenizer.prompt_tokens("b a b") == 4
+    (whole,) = tokenizer.encode(["ab" + "c " * 30])
+    windows = tokenizer.split_into_windows(whole, "b a b")
+    assert sum(windows.new_token_counts) == len(whole) - 2
+    assert tokenizer.count_prompt_tokens("") == 0
+    assert tokenizer.count_prompt_tokens("b a b") == 4
 
 
 @needs_golden

@@ -20,12 +20,12 @@ from gnomon import Encoder, quantize
 from gnomon.errors import ExtraError, InputError
 from gnomon.text_files import TextFile
 from gnomon.vector_files import (
+    atomic_files,
     check_precision,
     convert_precision,
-    is_stream,
-    atomic_files,
     describe_origin,
     infer_output_format,
+    is_stream,
     ranges_path,
     read_ranges,
     write_jsonl,
@@ -69,7 +69,7 @@ def test_b6_a_row_of_json_stands_as_it_was_written(tmp_path: Path) -> None:
         '{"embedding":1}',
     ]
     out = io.BytesIO()
-    write_jsonl(out, TextFile("in", ["a", "b", ""], sources=sources), np.ones((3, 1), np.float32))
+    write_jsonl(out, TextFile("in", ["a", "b", ""], json_rows=sources), np.ones((3, 1), np.float32))
     assert out.getvalue().decode().splitlines() == [
         '{"text":"a","x":1e400,"p":0.10, "z":-0, "embedding": [1.0]}',
         '{"text": "b", "e": "\\u00e9", "embedding": [1.0]}',

@@ -49,8 +49,8 @@ GTE = np.array([[41.86354093370361, 77.07076371259589, 37.02981979677899]]) / 10
 def test_stella_numbers_of_its_card_pass_with_its_own_prompt(tmp_path: Path) -> None:
     found = verify(model(tmp_path, "stella_en_400M_v5", STELLA, PROMPTS["stella_en_400M_v5"]["s2p_query"]))
     assert found.passed
-    assert [row.expected[:8] for row in found.rows] == ["0.839753", "0.299001", "0.328184", "0.809545"]
-    assert [row.actual for row in found.rows] == ["0.839753", "0.299001", "0.328184", "0.809545"]
+    assert [row.expected[:8] for row in found.checks] == ["0.839753", "0.299001", "0.328184", "0.809545"]
+    assert [row.actual for row in found.checks] == ["0.839753", "0.299001", "0.328184", "0.809545"]
 
 
 def test_the_wrong_prompt_fails(tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_the_wrong_prompt_fails(tmp_path: Path) -> None:
 def test_gte_numbers_of_its_card_pass_and_others_fail(tmp_path: Path) -> None:
     assert verify(model(tmp_path / "right", "gte-large-en-v1.5", GTE, "")).passed
     wrong = verify(model(tmp_path / "wrong", "gte-large-en-v1.5", GTE + np.array([0, 1.5 * TOLERANCE, 0]), ""))
-    assert [row.passed for row in wrong.rows] == [True, False, True]
+    assert [row.passed for row in wrong.checks] == [True, False, True]
 
 
 @pytest.mark.parametrize(

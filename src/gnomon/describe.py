@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from gnomon.checkpoint.folder import Checkpoint
 from gnomon.checkpoint.hub import to_printable
-from gnomon.spec import StaticSpec, model_shapes, dense_modules, compute_fingerprint
+from gnomon.spec import StaticSpec, compute_fingerprint, dense_modules, model_shapes
 from gnomon.terminal import wrap_text
 from gnomon.tokenizer import Tokenizer
 
@@ -27,15 +27,20 @@ def collect_facts(checkpoint: Checkpoint, fidelity: Fidelity | None = None) -> d
     arrays = {name: checkpoint.arrays[name] for name in model_shapes(spec)}
     static = isinstance(trunk, StaticSpec)
     tokenizer = Tokenizer(checkpoint.tokenizer, spec.tokenizer)
-    card = checkpoint.card
+    card = checkpoint.known_model
     return {
         "model": source.title,
         "folder": to_printable(source.folder),
         "revision": source.revision,
         "architecture": "static table" if static else checkpoint.config.get("model_type", "encoder"),
-        "trunk": {"rows": trunk.rows, "hidden": trunk.hidden}
+        "trunk": {"rows": trunk.vocab_size, "hidden": trunk.hidden_size}
         if static
-        else {"layers": trunk.layers, "hidden": trunk.hidden, "heads": trunk.heads, "inner": trunk.inner},
+        else {
+            "layers": trunk.num_layers,
+            "hidden": trunk.hidden_size,
+            "heads": trunk.num_heads,
+            "inner": trunk.intermediate_size,
+        },
         "parameters": sum(prod(array.shape) for array in arrays.values()),
         "file_dtype": sorted({array.dtype.name for array in arrays.values()}),
         "pooling": list(spec.pooling.modes),
@@ -63,7 +68,7 @@ def collect_facts(checkpoint: Checkpoint, fidelity: Fidelity | None = None) -> d
         "license": checkpoint.license,
         "card": card.name if card else None,
         "card_by": "--card" if checkpoint.recognised_by == "card=" else checkpoint.recognised_by,
-        "assumed": list(checkpoint.notices),
+        "assumed": list(checkpoint.warnings),
         "fingerprint": compute_fingerprint(spec, checkpoint.arrays, tokenizer.canonical_json()),
     } | ({"fidelity": asdict(fidelity)} if fidelity else {})
 

@@ -23,11 +23,11 @@ from gnomon.checkpoint.hub import Source, resolve_source
 from gnomon.engines.protocol import Engine, Failure
 from gnomon.engines.select import EngineOptions, Reopen, open_engine
 from gnomon.errors import InputError, ModelError, Notice, NumericError, WorkerError
-from gnomon.inputs import Texts, as_texts, check_encodable, as_whole_number
+from gnomon.inputs import Texts, as_texts, as_whole_number, check_encodable
 from gnomon.packed import pack
-from gnomon.pipeline import Encoded, OnTruncate, EncodeRequest, EncodePipeline
+from gnomon.pipeline import Encoded, EncodePipeline, EncodeRequest, OnTruncate
 from gnomon.space import Space
-from gnomon.spec import ModuleSpec, ModelSpec, compute_fingerprint
+from gnomon.spec import ModelSpec, ModuleSpec, compute_fingerprint
 from gnomon.tokenizer import Tokenizer, TokenReport
 
 Vectors = NDArray[np.float32]
@@ -44,7 +44,7 @@ class _ReadOptions:
     ignore_config_keys: tuple[str, ...]
     max_seq_length: int | None
 
-    def checkpoint(self) -> Checkpoint:
+    def read_checkpoint(self) -> Checkpoint:
         return read_folder(
             self.source,
             card=self.card,
@@ -61,7 +61,11 @@ class Encoder:
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, options: EngineOptions, read_options: _ReadOptions | None = None, engine: Engine | None = None
+        self,
+        checkpoint: Checkpoint,
+        options: EngineOptions,
+        read_options: _ReadOptions | None = None,
+        engine: Engine | None = None,
     ) -> None:
         self._checkpoint, self._options, self._read_options = checkpoint, options, read_options
         try:
@@ -115,11 +119,13 @@ class Encoder:
                 reached.
             InputError: an option that cannot be used.
         """
-        options = EngineOptions.check(device=device, engine=engine, dtype=dtype, threads=threads)
-        found = resolve_source(source, revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only)
+        options = EngineOptions.from_arguments(device=device, engine=engine, dtype=dtype, threads=threads)
+        found = resolve_source(
+            source, revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only
+        )
         reading = _ReadOptions(found, card, tuple(ignore_config_keys), max_seq_length)
-        checkpoint = reading.checkpoint()
-        for notice in checkpoint.notices:
+        checkpoint = reading.read_checkpoint()
+        for notice in checkpoint.warnings:
             warnings.warn(notice, Notice, stacklevel=2)
         return cls(checkpoint, options, reading)
 
@@ -258,7 +264,9 @@ class Encoder:
         if prompt is None and prompt_name is None:
             self._warn_about_prompts()
         prompt = self._resolve_prompt(prompt, prompt_name)
-        finishers = {dim: self._make_postprocessor(dim, None, normalize_embeddings) for dim in widths}  # each width once
+        finishers = {
+            dim: self._make_postprocessor(dim, None, normalize_embeddings) for dim in widths
+        }  # each width once
         encoded = self._encode(texts, prompt, list(finishers.values()), on_truncate, show_progress_bar)
         return {dim: each.vectors for dim, each in zip(finishers, encoded, strict=True)}
 
@@ -282,9 +290,9 @@ class Encoder:
         listed = as_texts(texts)
         prompt = self._resolve_prompt(prompt, prompt_name)
         request = EncodeRequest(listed, range(len(listed)), len(listed), prompt, on_truncate, show_progress_bar)
-        states: list[Vectors] = [np.zeros((0, self.spec.trunk.hidden), np.float32)] * len(listed)
+        states: list[Vectors] = [np.zeros((0, self.spec.trunk.hidden_size), np.float32)] * len(listed)
         counts_B = np.zeros(len(listed), np.int64)
-        for text, states_TH in self._pipeline.states(request, counts_B):
+        for text, states_TH in self._pipeline.iter_states(request, counts_B):
             self._check_finite(states_TH, [text] * len(states_TH), request)
             states[text] = states_TH
         self._pipeline.warn_of_truncation(request, counts_B)
@@ -353,8 +361,8 @@ class Encoder:
         finish = self._make_postprocessor(dim, truncate_dim, normalize_embeddings)
         return Space(
             fingerprint=self.fingerprint,
-            dim=finish.width,
-            cut_from=modules.output_dim(finish.layers, self.spec.pooled_dim) if finish.prefix else None,
+            dim=finish.dim,
+            cut_from=modules.output_dim(finish.modules, self.spec.pooled_dim) if finish.prefix_dim else None,
             normalized=self.spec.normalizes or finish.normalize,
             long_texts="mean" if on_truncate == "mean" else "cut",
         )
@@ -473,10 +481,10 @@ class Encoder:
         positions_R = np.unique(rows_B, return_index=True)[1]  # where each stands first
         request = EncodeRequest(list(row_of), positions_R.tolist(), len(listed), prompt, on_truncate, show_progress_bar)
         # filled, so that all of the memory is taken now: it does not grow later, and too little is known at once
-        outs = [np.full((len(listed), finish.width), np.nan, np.float32) for finish in postprocessors]
+        outs = [np.full((len(listed), finish.dim), np.nan, np.float32) for finish in postprocessors]
         lost: dict[str, list[int]] = {}
         counts_R = np.zeros(len(row_of), np.int64)
-        for rows, pooled_BD in self._pipeline.pooled(request, counts_R):
+        for rows, pooled_BD in self._pipeline.iter_pooled(request, counts_R):
             if isinstance(pooled_BD, Failure):
                 lost.setdefault(pooled_BD.reason, []).extend(rows)
                 continue
@@ -496,7 +504,7 @@ class Encoder:
                 {why: np.flatnonzero(np.isin(rows_B, rows)).tolist() for why, rows in lost.items()}, outs
             )
         counts_B = counts_R[rows_B]
-        truncated = self._pipeline.truncated(request, counts_B)
+        truncated = self._pipeline.find_truncated(request, counts_B)
         vectors = [out_BD[0] for out_BD in outs] if isinstance(texts, str) else outs
         return [Encoded(each, counts_B, truncated) for each in vectors]
 
@@ -505,13 +513,13 @@ class Encoder:
         if finite_B.all():
             return
         row = text_indices[int(np.argmin(finite_B))]
-        ids_T = self._tokenizer.cut(self._tokenizer.ids([request.prompt + request.texts[row]])[0])
-        why = self._engine.explain(pack([ids_T]))
+        ids_T = self._tokenizer.truncate(self._tokenizer.encode([request.prompt + request.texts[row]])[0])
+        why = self._engine.explain_nonfinite(pack([ids_T]))
         raise NumericError(f"text {request.positions[row]} gives NaN or infinity: {why}.")
 
 
 def _reopen_engine(read_options: _ReadOptions, options: EngineOptions) -> Engine:
-    checkpoint = read_options.checkpoint()
+    checkpoint = read_options.read_checkpoint()
     return open_engine(checkpoint.spec, checkpoint.arrays, options)
 
 
@@ -519,21 +527,21 @@ def _reopen_engine(read_options: _ReadOptions, options: EngineOptions) -> Engine
 class _Postprocessor:
     """Pooled vectors -> the vectors that were asked for."""
 
-    layers: tuple[ModuleSpec, ...]
-    prefix: int | None
+    modules: tuple[ModuleSpec, ...]
+    prefix_dim: int | None
     normalize: bool
-    width: int
+    dim: int
     arrays: Mapping[str, NDArray[Any]]
 
     def __call__(self, pooled_BD: Vectors) -> Vectors:
-        vectors_BD = modules.apply_modules(self.layers, self.arrays, pooled_BD)
-        if self.prefix is not None:
-            vectors_BD = vectors_BD[:, : self.prefix]
+        vectors_BD = modules.apply_modules(self.modules, self.arrays, pooled_BD)
+        if self.prefix_dim is not None:
+            vectors_BD = vectors_BD[:, : self.prefix_dim]
         return modules.normalize(vectors_BD) if self.normalize else vectors_BD
 
 
 def _unpickle(read_options: _ReadOptions, options: EngineOptions) -> Encoder:
-    return Encoder(read_options.checkpoint(), options, read_options)
+    return Encoder(read_options.read_checkpoint(), options, read_options)
 
 
 def _make_worker_error(failed_texts: Mapping[str, list[int]], outputs: Sequence[Vectors]) -> WorkerError:

@@ -36,7 +36,9 @@ def read_texts() -> list[str]:
     return resources.files("gnomon").joinpath("data/fidelity.txt").read_text(encoding="utf-8").splitlines()
 
 
-def measure_fidelity(checkpoint: Checkpoint, *, threads: int | None = None, cache_folder: Path | None = None) -> Fidelity:
+def measure_fidelity(
+    checkpoint: Checkpoint, *, threads: int | None = None, cache_folder: Path | None = None
+) -> Fidelity:
     """Measure a model, or read what was measured before: a file a model, processor and runtime version in
     `cache_folder`.
 
@@ -65,7 +67,9 @@ def _read_cached(path: Path) -> Fidelity | None:
 
 
 def _encode_texts(checkpoint: Checkpoint, dtype: str, threads: int | None) -> NDArray[np.float32]:
-    return Encoder(checkpoint, EngineOptions(dtype=dtype, threads=threads)).encode(read_texts(), prompt="", on_truncate="silent")
+    return Encoder(checkpoint, EngineOptions(dtype=dtype, threads=threads)).encode(
+        read_texts(), prompt="", on_truncate="silent"
+    )
 
 
 def _int8_precision() -> str:

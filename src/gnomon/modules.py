@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gnomon.errors import InputError
-from gnomon.spec import Activation, DenseSpec, ModuleSpec, ModelSpec, SimilarityName
+from gnomon.spec import Activation, DenseSpec, ModelSpec, ModuleSpec, SimilarityName
 
 Vectors = NDArray[np.float32]
 
@@ -51,12 +51,12 @@ def modules_for_dim(spec: ModelSpec, dim: int | None) -> tuple[tuple[ModuleSpec,
     """
     full = spec.full_dim
     if dim is None:
-        return spec.heads, spec.dim if spec.dim < full else None
+        return spec.modules, spec.dim if spec.dim < full else None
     stand_in = next((head for head in spec.dim_modules if head.out_features == dim), None)
     if stand_in is not None and dim != full:
-        last = max(i for i, head in enumerate(spec.heads) if isinstance(head, DenseSpec))
-        return (*spec.heads[:last], stand_in, *spec.heads[last + 1 :]), None
-    return spec.heads, dim if dim < full else None
+        last = max(i for i, head in enumerate(spec.modules) if isinstance(head, DenseSpec))
+        return (*spec.modules[:last], stand_in, *spec.modules[last + 1 :]), None
+    return spec.modules, dim if dim < full else None
 
 
 def output_dim(modules: tuple[ModuleSpec, ...], pooled_dim: int) -> int:

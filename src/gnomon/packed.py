@@ -28,7 +28,7 @@ class Packed:
     def lengths_B(self) -> Ids:
         return np.diff(self.bounds)
 
-    def padded(self, pad_id: int = 0) -> Ids:
+    def to_padded(self, pad_id: int = 0) -> Ids:
         """The ids as [B, S], filled up with `pad_id` on the right."""
         lengths_B = self.lengths_B
         ids_BS = np.full((len(lengths_B), int(lengths_B.max(initial=0))), pad_id, dtype=np.int64)

@@ -42,7 +42,7 @@ class EncodeRequest:
     texts: Sequence[str]
     positions: Sequence[int]
     """Where the caller gave each text: messages name this."""
-    given: int
+    num_given: int
     """Texts that the caller gave, equal ones counted each time."""
     prompt: str
     on_truncate: OnTruncate
@@ -59,17 +59,17 @@ class _Window:
     """Index of the text of each entry."""
     new_tokens: list[int]
     """Tokens of each entry that no entry before it has; of use where texts are read in pieces."""
-    texts: int
+    num_texts: int
 
     @cached_property
-    def tokens(self) -> int:
+    def num_tokens(self) -> int:
         return sum(map(len, self.ids))
 
     def progress_of(self, batch: Sequence[int]) -> float:
         """What a batch is of this window's work, in texts."""
-        if not self.tokens:
-            return self.texts * len(batch) / len(self.ids)
-        return self.texts * sum(len(self.ids[entry]) for entry in batch) / self.tokens
+        if not self.num_tokens:
+            return self.num_texts * len(batch) / len(self.ids)
+        return self.num_texts * sum(len(self.ids[entry]) for entry in batch) / self.num_tokens
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class EncodePipeline:
     tokenizer: Tokenizer
     engine: Engine
 
-    def pooled(self, request: EncodeRequest, token_counts_B: Ids) -> Iterator[tuple[list[int], Vectors | Failure]]:
+    def iter_pooled(self, request: EncodeRequest, token_counts_B: Ids) -> Iterator[tuple[list[int], Vectors | Failure]]:
         """(texts, their pooled vectors), in the order in which they are done. Vectors of texts that are read in pieces
         are means over the pieces.
 
@@ -103,7 +103,7 @@ class EncodePipeline:
             TruncationError: on_truncate="error" and a text that is too long; before anything is computed.
         """
         self.engine.check_open()
-        prompt_tokens = 0 if self.spec.pooling.include_prompt else self.tokenizer.prompt_tokens(request.prompt)
+        prompt_tokens = 0 if self.spec.pooling.include_prompt else self.tokenizer.count_prompt_tokens(request.prompt)
         under_way: deque[tuple[_Window, list[int], _PieceMeans]] = deque()
 
         def packs() -> Iterator[Packed]:
@@ -114,12 +114,14 @@ class EncodePipeline:
                     yield pack([window.ids[entry] for entry in batch])
 
         with _progress_bar(len(request.texts), request.show_progress_bar) as advance:
-            for result in self.engine.pool_each(packs(), prompt_tokens):
+            for result in self.engine.pool_batches(packs(), prompt_tokens):
                 window, batch, means = under_way.popleft()
-                yield from means.failed(batch, result) if isinstance(result, Failure) else means.done(batch, result)
+                yield from (
+                    means.add_failure(batch, result) if isinstance(result, Failure) else means.add_pooled(batch, result)
+                )
                 advance(window.progress_of(batch))
 
-    def states(self, request: EncodeRequest, token_counts_B: Ids) -> Iterator[tuple[int, Vectors]]:
+    def iter_states(self, request: EncodeRequest, token_counts_B: Ids) -> Iterator[tuple[int, Vectors]]:
         """(text, its token states [T, H]), in the order in which they are done; `counts_B` as in `pooled`."""
         self.engine.check_open()
         with _progress_bar(len(request.texts), request.show_progress_bar) as advance:
@@ -131,11 +133,11 @@ class EncodePipeline:
                     advance(window.progress_of(batch))
 
     def _plan_batches(self, window: _Window, request: EncodeRequest) -> list[list[int]]:
-        expected = window.tokens * len(request.texts) // max(window.texts, 1)
+        expected = window.num_tokens * len(request.texts) // max(window.num_texts, 1)
         lengths = [len(ids_T) for ids_T in window.ids]
         return build_batches(lengths, self.engine.budget(expected), padded=self.engine.pads)
 
-    def truncated(self, request: EncodeRequest, token_counts_B: Ids) -> list[int]:
+    def find_truncated(self, request: EncodeRequest, token_counts_B: Ids) -> list[int]:
         """Which of the texts lose something."""
         limit = self.spec.tokenizer.max_seq_length
         if limit is None or request.on_truncate == "mean":
@@ -144,7 +146,7 @@ class EncodePipeline:
 
     def warn_of_truncation(self, request: EncodeRequest, token_counts_B: Ids) -> None:
         """The notice of one call, once all of its texts are read."""
-        cut = self.truncated(request, token_counts_B)
+        cut = self.find_truncated(request, token_counts_B)
         if cut and request.on_truncate == "warn":
             told = f"{self._describe_long_texts(request, token_counts_B)}: the rest of each was cut off. (on_truncate='mean' reads all.)"
             warn_caller(TruncationNotice(told, [request.positions[text] for text in cut]))
@@ -168,15 +170,15 @@ class EncodePipeline:
         Raises:
             TruncationError: a text is too long.
         """
-        if self.truncated(request, token_counts_B):
+        if self.find_truncated(request, token_counts_B):
             way = "Shorten them, or let on_truncate= be 'mean', 'warn' or 'silent'."
             raise TruncationError(f"{self._describe_long_texts(request, token_counts_B)}. {way}")
 
     def _describe_long_texts(self, request: EncodeRequest, token_counts_B: Ids) -> str:
-        texts = "texts" if request.given == len(request.texts) else "different texts"
+        texts = "texts" if request.num_given == len(request.texts) else "different texts"
         longest = int(np.argmax(token_counts_B))
         return (
-            f"{len(self.truncated(request, token_counts_B))} of {len(request.texts)} {texts} are longer than "
+            f"{len(self.find_truncated(request, token_counts_B))} of {len(request.texts)} {texts} are longer than "
             f"{self.spec.tokenizer.max_seq_length} tokens; the longest, text {request.positions[longest]}, has "
             f"{token_counts_B[longest]:,}"
         )
@@ -197,8 +199,8 @@ class EncodePipeline:
     def _tokenize_window(self, request: EncodeRequest, start: int) -> list[Ids]:
         """Ids of whole texts; each has a row in the embedding table."""
         texts = request.texts[start : start + TEXTS_PER_WINDOW]
-        ids = self.tokenizer.ids([request.prompt + text for text in texts] if request.prompt else texts)
-        rows = self.spec.trunk.rows
+        ids = self.tokenizer.encode([request.prompt + text for text in texts] if request.prompt else texts)
+        rows = self.spec.trunk.vocab_size
         for index, ids_T in enumerate(ids):
             if not ids_T.size and not isinstance(self.spec.trunk, StaticSpec):
                 raise InputError(
@@ -215,14 +217,14 @@ class EncodePipeline:
     def _make_window(self, request: EncodeRequest, start: int, whole_ids: list[Ids]) -> _Window:
         texts = list(range(start, start + len(whole_ids)))
         if request.on_truncate != "mean":
-            ids = [self.tokenizer.cut(ids_T) for ids_T in whole_ids]
+            ids = [self.tokenizer.truncate(ids_T) for ids_T in whole_ids]
             return _Window(ids, texts, [], len(whole_ids))
-        pieces = [self.tokenizer.windows(ids_T, request.prompt) for ids_T in whole_ids]
+        pieces = [self.tokenizer.split_into_windows(ids_T, request.prompt) for ids_T in whole_ids]
         return _Window(
             ids=[ids_T for text in pieces for ids_T in text.ids],
             text_indices=[index for index, text in zip(texts, pieces, strict=True) for _ in text.ids],
-            new_tokens=[new for text in pieces for new in text.new_tokens],
-            texts=len(whole_ids),
+            new_tokens=[new for text in pieces for new in text.new_token_counts],
+            num_texts=len(whole_ids),
         )
 
 
@@ -234,26 +236,30 @@ class _PieceMeans:
         pieces = Counter(window.text_indices) if window.new_tokens else {}
         self.pieces_left = {text: count for text, count in pieces.items() if count > 1}
         self.sums: dict[int, NDArray[np.float64]] = {}
-        self.tokens: Counter[int] = Counter()
+        self.token_totals: Counter[int] = Counter()
 
-    def done(self, batch: Sequence[int], pooled_BD: Vectors) -> Iterator[tuple[list[int], Vectors]]:
+    def add_pooled(self, batch: Sequence[int], pooled_BD: Vectors) -> Iterator[tuple[list[int], Vectors]]:
         """(texts that are complete, their vectors)."""
         texts = [self.window.text_indices[entry] for entry in batch]
-        whole = [place for place, text in enumerate(texts) if text not in self.pieces_left] if self.pieces_left else range(len(texts))
+        whole = (
+            [place for place, text in enumerate(texts) if text not in self.pieces_left]
+            if self.pieces_left
+            else range(len(texts))
+        )
         if whole:
             yield [texts[place] for place in whole], pooled_BD[whole] if self.pieces_left else pooled_BD
         for entry, text, vector_D in zip(batch, texts, pooled_BD, strict=True) if self.pieces_left else ():
             if text in self.pieces_left and self._add_piece(text, self.window.new_tokens[entry], vector_D):
-                yield [text], (self.sums.pop(text) / self.tokens[text]).astype(np.float32)[None]
+                yield [text], (self.sums.pop(text) / self.token_totals[text]).astype(np.float32)[None]
 
-    def failed(self, batch: Sequence[int], failure: Failure) -> Iterator[tuple[list[int], Failure]]:
+    def add_failure(self, batch: Sequence[int], failure: Failure) -> Iterator[tuple[list[int], Failure]]:
         """(texts that are lost, why)."""
         yield sorted({self.window.text_indices[entry] for entry in batch}), failure
 
     def _add_piece(self, text: int, new_tokens: int, vector_D: Vectors) -> bool:
         """Whether this was the text's last piece."""
         self.sums[text] = self.sums.get(text, np.zeros(len(vector_D))) + new_tokens * vector_D.astype(np.float64)
-        self.tokens[text] += new_tokens
+        self.token_totals[text] += new_tokens
         self.pieces_left[text] -= 1
         return not self.pieces_left[text]
 

@@ -59,7 +59,9 @@ def quantize(vectors_BD: ArrayLike, precision: VectorPrecision, ranges: ArrayLik
 def _quantize_to_8_bits(vectors: NDArray[np.float32], precision: str, ranges: ArrayLike | None) -> Quantized:
     if ranges is None and (vectors.ndim == 1 or len(vectors) < 2):
         raise InputError(f"{precision} of a single vector needs ranges=, those that its corpus was quantised with.")
-    ranges_2D = np.stack([vectors.min(axis=0), vectors.max(axis=0)]) if ranges is None else np.asarray(ranges, np.float32)
+    ranges_2D = (
+        np.stack([vectors.min(axis=0), vectors.max(axis=0)]) if ranges is None else np.asarray(ranges, np.float32)
+    )
     if ranges_2D.shape != (2, vectors.shape[-1]):
         raise InputError(f"ranges have shape {ranges_2D.shape}; they must be [2, {vectors.shape[-1]}].")
     low, high = ranges_2D

@@ -19,7 +19,7 @@ class Space:
     long_texts: str
     """ "cut", or "mean" of windows."""
 
-    def require(self, other: Space) -> None:
+    def check_same(self, other: Space) -> None:
         """Raise SpaceError, with every difference, unless `other` is the same space."""
         mine, theirs = asdict(self), asdict(other)
         differences = [f"{name} {mine[name]!r} and {theirs[name]!r}" for name in mine if mine[name] != theirs[name]]

@@ -48,11 +48,11 @@ class TrunkSpec:
     """A post-norm bidirectional transformer encoder."""
 
     vocab_size: int
-    hidden: int
-    layers: int
-    heads: int
-    inner: int
-    positions: int
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    intermediate_size: int
+    max_positions: int
     """Rows of the position table; 0 for none (rotary)."""
     position_offset: int = 0
     """Row of the first token: 0 for BERT, padding id + 1 for RoBERTa."""
@@ -73,12 +73,12 @@ class TrunkSpec:
 
     @property
     def head_size(self) -> int:
-        return self.hidden // self.heads
+        return self.hidden_size // self.num_heads
 
     @property
     def max_tokens(self) -> int | None:
         """The longest text that the position table allows, in tokens; None where there is no table."""
-        return self.positions - self.position_offset if self.positions else None
+        return self.max_positions - self.position_offset if self.max_positions else None
 
 
 @dataclass(frozen=True)
@@ -98,8 +98,8 @@ class MlmSpec:
 class StaticSpec:
     """A table of token vectors whose mean is the text's vector (StaticEmbedding, model2vec)."""
 
-    rows: int
-    hidden: int
+    vocab_size: int
+    hidden_size: int
     model2vec: bool = False
     """Unknown tokens are left out of the mean, as model2vec does; sentence-transformers counts them."""
     unk_id: int | None = None
@@ -159,7 +159,7 @@ class ModelSpec:
 
     trunk: TrunkSpec | StaticSpec
     pooling: PoolingSpec
-    heads: tuple[ModuleSpec, ...]
+    modules: tuple[ModuleSpec, ...]
     tokenizer: TokenizerSpec
     dim_modules: tuple[DenseSpec, ...] = ()
     """Dense layers that can stand in for the last Dense of `heads`, one for each width (stella's `2_Dense_{dim}`)."""
@@ -174,12 +174,12 @@ class ModelSpec:
 
     @property
     def pooled_dim(self) -> int:
-        return self.trunk.hidden * len(self.pooling.modes)
+        return self.trunk.hidden_size * len(self.pooling.modes)
 
     @property
     def full_dim(self) -> int:
         """Width of the vectors that come out of the heads."""
-        dense = [head for head in self.heads if isinstance(head, DenseSpec)]
+        dense = [head for head in self.modules if isinstance(head, DenseSpec)]
         return dense[-1].out_features if dense else self.pooled_dim
 
     @property
@@ -220,7 +220,7 @@ class ModelSpec:
 
     @property
     def normalizes(self) -> bool:
-        return bool(self.heads) and isinstance(self.heads[-1], NormalizeSpec)
+        return bool(self.modules) and isinstance(self.modules[-1], NormalizeSpec)
 
     def canonical_json(self) -> str:
         """What the model computes, as JSON, for the fingerprint; how it is asked (prompts, widths) is left out."""
@@ -232,15 +232,15 @@ class ModelSpec:
 def trunk_shapes(trunk: TrunkSpec | StaticSpec) -> dict[str, tuple[int, ...]]:
     """Our name and the shape of every array of a trunk. Linear weights are [out, in], as published."""
     if isinstance(trunk, StaticSpec):
-        return {"embed.tokens": (trunk.rows, trunk.hidden)}
-    hidden, inner = trunk.hidden, trunk.inner
+        return {"embed.tokens": (trunk.vocab_size, trunk.hidden_size)}
+    hidden, inner = trunk.hidden_size, trunk.intermediate_size
     shapes: dict[str, tuple[int, ...]] = {"embed.tokens": (trunk.vocab_size, hidden)}
-    if trunk.positions:
-        shapes["embed.positions"] = (trunk.positions, hidden)
+    if trunk.max_positions:
+        shapes["embed.positions"] = (trunk.max_positions, hidden)
     if trunk.num_token_types:
         shapes["embed.types"] = (trunk.num_token_types, hidden)
     shapes |= _weight_and_bias("embed.norm", (hidden,))
-    for index in range(trunk.layers):
+    for index in range(trunk.num_layers):
         layer = f"layers.{index}"
         for name in ("query", "key", "value", "out"):
             shapes |= _weight_and_bias(f"{layer}.{name}", (hidden, hidden))
@@ -265,7 +265,7 @@ def dense_shapes(dense: DenseSpec) -> dict[str, tuple[int, ...]]:
 
 def dense_modules(spec: ModelSpec) -> tuple[DenseSpec, ...]:
     """Every Dense of a model, each once: the chain, then the stand-ins."""
-    chain = tuple(head for head in spec.heads if isinstance(head, DenseSpec))
+    chain = tuple(head for head in spec.modules if isinstance(head, DenseSpec))
     return chain + tuple(head for head in spec.dim_modules if head not in chain)
 
 

@@ -46,7 +46,7 @@ class Windows:
     """A long text as overlapping windows."""
 
     ids: list[Ids]
-    new_tokens: list[int]
+    new_token_counts: list[int]
     """Tokens of the text that no window before holds; special tokens and the prompt do not count."""
 
 
@@ -56,16 +56,19 @@ class Tokenizer:
     def __init__(self, raw: RawTokenizer, spec: TokenizerSpec) -> None:
         self.raw, self.spec = _add_lowercasing(raw) if spec.lower_case else raw, spec
         self.num_leading_special, self.num_trailing_special = self._count_special_tokens()
-        if spec.max_seq_length is not None and spec.max_seq_length <= self.num_leading_special + self.num_trailing_special:
+        if (
+            spec.max_seq_length is not None
+            and spec.max_seq_length <= self.num_leading_special + self.num_trailing_special
+        ):
             raise ModelError(
                 f"max_seq_length {spec.max_seq_length} leaves no room beside {self.num_leading_special + self.num_trailing_special} special tokens."
             )
 
-    def ids(self, texts: Sequence[str]) -> list[Ids]:
+    def encode(self, texts: Sequence[str]) -> list[Ids]:
         """Ids of whole texts, special tokens included."""
         return [np.array(encoding.ids, dtype=np.int64) for encoding in self._encode_batch(texts, offsets=False)]
 
-    def cut(self, ids_T: Ids) -> Ids:
+    def truncate(self, ids_T: Ids) -> Ids:
         """The ids that the model reads: special tokens stay, the text between them is cut."""
         limit = self.spec.max_seq_length
         if limit is None or len(ids_T) <= limit:
@@ -90,15 +93,15 @@ class Tokenizer:
             report.offsets.append(offsets_T2)
         return report
 
-    def prompt_tokens(self, prompt: str) -> int:
+    def count_prompt_tokens(self, prompt: str) -> int:
         """Tokens in front of the text that come of the prompt, the leading special tokens with them."""
         if not prompt:
             return 0
-        count = len(self.ids([prompt])[0]) - self.num_trailing_special
+        count = len(self.encode([prompt])[0]) - self.num_trailing_special
         limit = self.spec.max_seq_length
         return count if limit is None else min(count, limit - self.num_trailing_special)
 
-    def windows(self, ids_T: Ids, prompt: str) -> Windows:
+    def split_into_windows(self, ids_T: Ids, prompt: str) -> Windows:
         """Windows of max_seq_length that overlap by an eighth of it, the prompt and the special tokens in each.
 
         Raises:
@@ -138,7 +141,7 @@ class Tokenizer:
         """Where the prompt's tokens end in a text's ids: the prompt's last token may have merged with the text."""
         if not prompt:
             return self.num_leading_special
-        prompt_T = self.ids([prompt])[0]
+        prompt_T = self.encode([prompt])[0]
         prompt_T = prompt_T[: len(prompt_T) - self.num_trailing_special]
         same = prompt_T == ids_T[: len(prompt_T)]
         return len(prompt_T) if same.all() else int(np.argmin(same))

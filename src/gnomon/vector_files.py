@@ -6,15 +6,10 @@ B: texts; D: width of a vector.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-import re
-import secrets
-import stat
 import sys
-from collections.abc import Generator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, cast
@@ -25,18 +20,13 @@ from numpy.typing import NDArray
 import gnomon
 from gnomon.checkpoint.hub import to_printable
 from gnomon.errors import InputError
+from gnomon.files import atomic_files, descriptor_number, is_stream
 from gnomon.quantization import VectorPrecision, quantize
 from gnomon.text_files import TextFile, dump_json, load_arrow, remove_member
 
 if TYPE_CHECKING:
     from gnomon.encoder import Encoder
     from gnomon.space import Space
-
-DISK_FULL_REASONS = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up", errno.EFBIG: "it grew too large"}
-
-
-DESCRIPTOR_PATH = re.compile(r"/dev/(?:(stdin|stdout|stderr)|fd/(\d+))|/proc/self/fd/(\d+)")
-"""Paths of open files by their numbers."""
 
 
 def write_npy(file: BinaryIO, values_BD: NDArray[Any]) -> None:
@@ -60,9 +50,9 @@ def write_jsonl(file: BinaryIO, texts: TextFile, values_BD: NDArray[Any]) -> Non
 
 def _row_json(texts: TextFile, index: int) -> str:
     """A row as a JSON object without "embedding"."""
-    if texts.sources is None:
+    if texts.json_rows is None:
         return dump_json({key: value for key, value in texts.row(index).items() if key != "embedding"})
-    source = texts.sources[index]
+    source = texts.json_rows[index]
     may_have = "embedding" in source or "\\u" in source  # a name may be spelt in escapes
     return remove_member(source, "embedding") if may_have and "embedding" in texts.row(index) else source
 
@@ -110,30 +100,8 @@ def infer_output_format(path: str | Path) -> str:
     return form
 
 
-def is_stream(path: str | Path) -> bool:
-    """Whether a path is a pipe, a device, or an open file by its number (/dev/stdout, /dev/fd/63).
-
-    It is written to as it is: there is no place beside it, and nothing to replace.
-    """
-    if _descriptor_number(path) is not None:
-        return True
-    try:
-        mode = Path(path).stat().st_mode
-    except OSError:  # not there
-        return False
-    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
-
-
-def _descriptor_number(path: str | Path) -> int | None:
-    """The number of an open file, of a path that is one."""
-    found = DESCRIPTOR_PATH.fullmatch(str(path))
-    if not found:
-        return None
-    return {"stdin": 0, "stdout": 1, "stderr": 2}[found[1]] if found[1] else int(found[2] or found[3])
-
-
 def _check_stream(path: str | Path) -> None:
-    number = _descriptor_number(path)
+    number = descriptor_number(path)
     try:
         if number is not None:
             os.fstat(number)
@@ -144,13 +112,6 @@ def _check_stream(path: str | Path) -> None:
         raise InputError(f"{path} is closed, so that nothing can be written to it; give a file.")
     if number is None and not os.access(path, os.W_OK):
         raise InputError(f"{path} may not be written to.")
-
-
-def _open_stream(path: str | Path) -> BinaryIO:
-    number = _descriptor_number(path)
-    if number is None:
-        return cast(BinaryIO, Path(path).open("wb"))
-    return os.fdopen(os.dup(number), "wb")  # by its name, a file would be emptied
 
 
 def ranges_path(path: str | Path) -> Path:
@@ -177,9 +138,7 @@ def convert_precision(
     return (vectors_BD, None) if precision == "float32" else quantize(vectors_BD, precision, ranges_2D)
 
 
-def check_precision(
-    dim: int, precision: VectorPrecision | Literal["float32"], ranges_2D: NDArray[Any] | None
-) -> None:
+def check_precision(dim: int, precision: VectorPrecision | Literal["float32"], ranges_2D: NDArray[Any] | None) -> None:
     """Raise, before there are vectors, what `in_precision` would raise for those of a width."""
     convert_precision(np.zeros((2, dim), np.float32), precision, ranges_2D)
 
@@ -225,45 +184,3 @@ def write_vectors(
         files[1].write((json.dumps(manifest, indent=2, ensure_ascii=False) + "\n").encode())
         if ranges_2D is not None:
             write_npy(files[2], ranges_2D)
-
-
-@contextmanager
-def atomic_files(*paths: str | Path) -> Generator[list[BinaryIO]]:
-    """Files to write. They take the places of old ones together, once all are complete; else nothing is left behind.
-
-    A pipe or device is written to as it is (`is_stream`).
-
-    Raises:
-        OSError: they cannot be written; a full disk is named, with what was not written.
-    """
-    # a link is written through, as by open()
-    targets = [None if is_stream(path) else Path(os.path.realpath(path)) for path in paths]
-    drafts = [target and target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp") for target in targets]
-    try:
-        with explain_disk_full(targets[0] or Path(paths[0])), ExitStack() as stack:
-            opened = (
-                draft.open("xb") if draft else _open_stream(path) for path, draft in zip(paths, drafts, strict=True)
-            )
-            files = [stack.enter_context(file) for file in opened]
-            yield files
-            for file in files:
-                file.flush()
-        for draft, target in zip(drafts, targets, strict=True):
-            if draft and target:
-                draft.replace(target)
-    finally:
-        for draft in filter(None, drafts):
-            with suppress(OSError):
-                draft.unlink()
-
-
-@contextmanager
-def explain_disk_full(target: Path) -> Generator[None]:
-    """An error of a full disk says which, and what is not there."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in DISK_FULL_REASONS:
-            raise
-        told = f"{target} was not written: {DISK_FULL_REASONS[error.errno]} ({target.parent}). Nothing was left behind."
-        raise OSError(error.errno, told) from error

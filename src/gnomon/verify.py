@@ -26,7 +26,7 @@ Scores = NDArray[np.float32]
 class Check:
     """One row of the outcome."""
 
-    what: str
+    name: str
     expected: str
     actual: str
     passed: bool
@@ -35,13 +35,13 @@ class Check:
 @dataclass(frozen=True)
 class Verification:
     card: str
-    rows: list[Check]
+    checks: list[Check]
     note: str
     """What kind of check this was."""
 
     @property
     def passed(self) -> bool:
-        return all(row.passed for row in self.rows)
+        return all(row.passed for row in self.checks)
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,9 @@ class Example:
     queries: tuple[str, ...]
     documents: tuple[str, ...]
     query_task: str | None = None
-    scores: tuple[tuple[float, ...], ...] | None = None
+    published_scores: tuple[tuple[float, ...], ...] | None = None
     """Published scores; None where the card prints none."""
-    best: tuple[int, ...] | None = None
+    best_documents: tuple[int, ...] | None = None
     """Where it prints none: the document that evidently answers each query."""
 
 
@@ -110,21 +110,21 @@ EXAMPLES: dict[str, Example] = {
         ("What are some ways to reduce stress?", "What are the benefits of drinking green tea?"),
         (_STRESS, _GREEN_TEA),
         query_task="s2p",
-        scores=((0.8397531, 0.29900077), (0.32818374, 0.80954516)),
+        published_scores=((0.8397531, 0.29900077), (0.32818374, 0.80954516)),
     ),
     "gte-large-en-v1.5": Example(
         ("what is the capital of China?",),
         ("how to implement quick sort in python?", "Beijing", "sorting algorithms"),
-        scores=((0.4186354093370361, 0.7707076371259589, 0.3702981979677899),),
+        published_scores=((0.4186354093370361, 0.7707076371259589, 0.3702981979677899),),
     ),
     "multilingual-e5-small": Example(
-        ("how much protein should a female eat", "南瓜的家常做法"), (_PROTEIN, _PUMPKIN), best=(0, 1)
+        ("how much protein should a female eat", "南瓜的家常做法"), (_PROTEIN, _PUMPKIN), best_documents=(0, 1)
     ),
-    "GIST-Embedding-v0": Example((_REALTABFORMER,), (_GEOFORMER, _ECONOMIES), best=(0,)),
+    "GIST-Embedding-v0": Example((_REALTABFORMER,), (_GEOFORMER, _ECONOMIES), best_documents=(0,)),
     "multi-qa-distilbert-cos-v1": Example(
         ("How many people live in London?",),
         ("Around 9 Million people live in London", "London is known for its financial district"),
-        best=(0,),
+        best_documents=(0,),
     ),
 }
 """Name of a card -> its example."""
@@ -136,11 +136,11 @@ def verify(encoder: Encoder, card: str | None = None) -> Verification:
     Raises:
         InputError: the model is not known and no card was named, or the card has no example.
     """
-    if card is None and encoder.checkpoint.card is None:
+    if card is None and encoder.checkpoint.known_model is None:
         raise InputError(
             f"{encoder.name} is not recognised; name the card that it is or was tuned from: {', '.join(EXAMPLES)}."
         )
-    found = get_known_model(card) if card else encoder.checkpoint.card
+    found = get_known_model(card) if card else encoder.checkpoint.known_model
     assert found
     if found.name not in EXAMPLES:
         raise InputError(f"the card of {found.name} has no example here; there is one of {', '.join(EXAMPLES)}.")
@@ -149,14 +149,14 @@ def verify(encoder: Encoder, card: str | None = None) -> Verification:
     documents = encoder.encode_document(example.documents, normalize_embeddings=True)
     rows, note = (
         (_check_scores, "published scores")
-        if example.scores
+        if example.published_scores
         else (_check_ranking, "the evident ranking; the card prints no scores")
     )
     return Verification(found.name, rows(example, queries @ documents.T), note)
 
 
 def _check_scores(example: Example, scores_QD: Scores) -> list[Check]:
-    assert example.scores
+    assert example.published_scores
     return [
         Check(
             f"query {q + 1}, document {d + 1}",
@@ -164,15 +164,15 @@ def _check_scores(example: Example, scores_QD: Scores) -> list[Check]:
             f"{scores_QD[q, d]:.6f}",
             bool(abs(scores_QD[q, d] - expected) <= TOLERANCE),
         )
-        for q, row in enumerate(example.scores)
+        for q, row in enumerate(example.published_scores)
         for d, expected in enumerate(row)
     ]
 
 
 def _check_ranking(example: Example, scores_QD: Scores) -> list[Check]:
-    assert example.best
+    assert example.best_documents
     checks: list[Check] = []
-    for q, best in enumerate(example.best):
+    for q, best in enumerate(example.best_documents):
         shown = ", ".join(f"{d + 1}: {score:.4f}" for d, score in enumerate(scores_QD[q]))
         checks.append(Check(f"query {q + 1}", f"document {best + 1} first", shown, int(scores_QD[q].argmax()) == best))
     return checks

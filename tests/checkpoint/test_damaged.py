@@ -173,7 +173,7 @@ def test_a2_tokens_of_a_static_model_that_the_normalizer_makes_the_same(
     for _ in range(8):
         found = read(folder)
         assert found.tokenizer.encode("HOUR Hour hour").tokens == ["HOUR", "hour", "hour"]
-        assert any("'HOUR' like 'hour'" in notice for notice in found.notices)
+        assert any("'HOUR' like 'hour'" in notice for notice in found.warnings)
 
 
 @KINDS
@@ -317,14 +317,14 @@ def test_a_readme_that_links_out_of_the_folder_is_not_read(golden_copy: Copy, tm
     (tmp_path / "private.txt").write_text(README)
     (folder / "README.md").symlink_to(tmp_path / "private.txt")
     found = read(folder)
-    assert (found.readme, found.card, found.license) == (None, None, None)
+    assert (found.readme, found.known_model, found.license) == (None, None, None)
     saved = Encoder.load(folder).save(tmp_path / "saved")
     assert not os.path.lexists(saved / "README.md")
     assert not any(b"# Mine" in path.read_bytes() for path in saved.rglob("*") if path.is_file())
     (folder / "README.md").unlink()
     (folder / "README.md").write_text(README)  # as a file, it is
     found = read(folder)
-    assert (found.card is not None, found.license) == (True, "mit")
+    assert (found.known_model is not None, found.license) == (True, "mit")
 
 
 def test_a_small_file_that_links_out_of_the_folder_is_not_copied(golden_copy: Copy, tmp_path: Path) -> None:
@@ -344,7 +344,7 @@ def test_a_readme_of_the_hub_cache_is_a_link_and_is_read(golden_copy: Copy, tmp_
     (folder / "README.md").symlink_to("../../blobs/cafe")
     encoder = Encoder.load(folder)
     assert encoder.name == "x/y"
-    assert (encoder.checkpoint.card is not None, encoder.checkpoint.license) == (True, "mit")
+    assert (encoder.checkpoint.known_model is not None, encoder.checkpoint.license) == (True, "mit")
     saved = encoder.save(tmp_path / "saved") / "README.md"
     assert not saved.is_symlink()
     assert saved.read_bytes() == README.encode()

@@ -158,7 +158,7 @@ def test_a14_every_default_of_transformers_is_read(name: str) -> None:
     transformers = pytest.importorskip("transformers")
     written = json.loads(getattr(transformers, name)().to_json_string(use_diff=False))
     found = read_trunk(written)
-    assert (found.hidden, found.vocab_size) == (768, written["vocab_size"])
+    assert (found.hidden_size, found.vocab_size) == (768, written["vocab_size"])
     generation = transformers.GenerationConfig()._get_default_generation_params()
     assert read_trunk(generation | written) == found
     smallest = {"model_type": written["model_type"]}

@@ -246,7 +246,7 @@ def test_a8_a_plain_folder_tuned_for_another_task_is_refused(
 ) -> None:
     folder = golden_copy(GIST)
     edit_json(folder / "config.json", {"architectures": architectures})
-    assert read(folder).spec.heads == (NormalizeSpec(),)  # saved by sentence-transformers: an embedder
+    assert read(folder).spec.modules == (NormalizeSpec(),)  # saved by sentence-transformers: an embedder
     (folder / "modules.json").unlink()
     with pytest.raises(UnsupportedError, match=does) as caught:
         read(folder)
@@ -273,7 +273,7 @@ def test_a8_another_kind_of_model_is_named(
     folder = golden_copy(GIST)
     settings = folder / "config_sentence_transformers.json"
     edit_json(settings, {"model_type": "SentenceTransformer"})
-    assert read(folder).spec.heads == (NormalizeSpec(),)
+    assert read(folder).spec.modules == (NormalizeSpec(),)
     edit_json(settings, {"model_type": kind})
     if not modules:
         (folder / "modules.json").unlink()
@@ -311,7 +311,7 @@ def test_a_plain_hugging_face_folder_is_pooled_by_the_mean_and_says_so(
     (folder / "1_Pooling").rmdir()
     with pytest.warns(Notice, match="plain Hugging Face checkpoint, with mean pooling and without normalisation"):
         encoder = Encoder.load(folder)
-    assert (encoder.spec.pooling, encoder.spec.heads) == (PoolingSpec(("mean",)), ())
+    assert (encoder.spec.pooling, encoder.spec.modules) == (PoolingSpec(("mean",)), ())
     assert encoder.max_seq_length == 96  # model_max_length of the tokenizer says 512, the positions end at 96
     original = golden_folder(E5)
     texts = json.loads((original / "texts.json").read_text("utf-8"))["texts"]
@@ -325,8 +325,8 @@ def test_without_a_pooling_the_mean_is_used_and_said(golden_copy: Callable[..., 
     write_modules(folder, (f"{CLASSIC}Transformer", ""), (f"{CLASSIC}Normalize", "1_Normalize"))
     found = read(folder)
     assert found.spec.pooling.modes == ("mean",)
-    assert found.spec.heads == (NormalizeSpec(),)
-    assert any("mean pooling" in notice for notice in found.notices)
+    assert found.spec.modules == (NormalizeSpec(),)
+    assert any("mean pooling" in notice for notice in found.warnings)
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
@@ -343,7 +343,7 @@ def test_every_dialect_of_type(dialect: str, golden_copy: Callable[..., Path], e
     write_modules(folder, *rows)
     assert read(folder).spec == classic
     write_modules(folder, *rows, (types["Normalize"], "3_Normalize"))
-    assert read(folder).spec.heads == (*classic.heads, NormalizeSpec())
+    assert read(folder).spec.modules == (*classic.modules, NormalizeSpec())
 
 
 def test_the_names_of_types_are_those_that_were_published() -> None:
@@ -404,7 +404,7 @@ def test_a14_a_dropout_is_left_out_and_said(kind: str, golden_copy: Callable[...
     write_modules(folder, *rows, (f"{CLASSIC}Normalize", "3_Normalize"))
     found = read(folder)
     assert found.spec == wanted
-    [notice] = found.notices
+    [notice] = found.warnings
     assert "Dropout" in notice
 
 
@@ -473,7 +473,7 @@ def test_a13_a_folder_whose_name_is_not_utf_8(
 def test_the_heads_of_stella(golden_copy: Callable[..., Path]) -> None:
     folder = golden_copy(STELLA)
     spec = read(folder).spec
-    assert spec.heads == (DenseSpec("2_Dense_1024", 64, 1024),)
+    assert spec.modules == (DenseSpec("2_Dense_1024", 64, 1024),)
     assert [(head.name, head.out_features) for head in spec.dim_modules] == [
         (f"2_Dense_{dim}", dim) for dim in (256, 512, 1024)
     ]
@@ -522,7 +522,7 @@ def test_max_seq_length_without_one_is_the_tokenizers_within_the_positions(
     edit_json(folder / "tokenizer_config.json", {"model_max_length": model_max_length})
     found = read(folder)
     assert found.spec.tokenizer.max_seq_length == limit
-    assert ["the 64 positions" in notice for notice in found.notices] == [True] * noticed
+    assert ["the 64 positions" in notice for notice in found.warnings] == [True] * noticed
 
 
 @pytest.mark.parametrize("length", [0, -1, "20", 2, 2.5])
@@ -573,12 +573,12 @@ def test_the_prompts_of_a_known_model_are_supplied_with_a_notice(
     known_by: str, set_up: Callable[[Path], None] | None, hub_id: str | None, golden_copy: Callable[..., Path]
 ) -> None:
     folder = golden_copy(E5, "renamed")
-    assert (read(folder).card, read(folder).spec.prompts, read(folder).notices) == (None, {}, ())
+    assert (read(folder).known_model, read(folder).spec.prompts, read(folder).warnings) == (None, {}, ())
     if set_up:
         set_up(folder)
     found = read(folder, name=hub_id)
     assert found.spec.prompts == E5_PROMPTS
-    [notice] = found.notices
+    [notice] = found.warnings
     assert known_by in notice
     assert "'query: '" in notice
     assert "'passage: '" in notice
@@ -611,7 +611,7 @@ def test_a10_other_places_of_a_readme_name_no_model(readme: str, golden_copy: Ca
     folder = golden_copy(E5, "renamed")
     _only_readme(folder, readme)
     found = read(folder)
-    assert (found.card, dict(found.spec.prompts), found.notices) == (None, {}, ())
+    assert (found.known_model, dict(found.spec.prompts), found.warnings) == (None, {}, ())
 
 
 def test_a10_the_licence_is_that_of_the_front_matter(golden_copy: Callable[..., Path]) -> None:
@@ -650,13 +650,13 @@ def test_prompts_of_the_folder_come_first_and_empty_ones_are_none(
     edit_json(path, {"prompts": {"query": "", "document": ""}, "default_prompt_name": None})
     assert read(folder).spec.prompts == E5_PROMPTS
     edit_json(path, {"prompts": {"query": "ask: ", "document": ""}})
-    assert (read(folder).spec.prompts, read(folder).notices) == ({"query": "ask: "}, ())
+    assert (read(folder).spec.prompts, read(folder).warnings) == ({"query": "ask: "}, ())
     edit_json(path, {"prompts": {"mine": "m: "}})
     assert read(folder).spec.prompts == {"mine": "m: ", **E5_PROMPTS}
-    assert "The folder lacks prompts" in read(folder).notices[0]
+    assert "The folder lacks prompts" in read(folder).warnings[0]
     edit_json(path, {"prompts": {"query": "q: ", "passage": "p: "}})
     found = read(folder, card=E5)  # a folder that speaks of queries or documents is not spoken over
-    assert (dict(found.spec.prompts), found.notices) == ({"query": "q: ", "passage": "p: "}, ())
+    assert (dict(found.spec.prompts), found.warnings) == ({"query": "q: ", "passage": "p: "}, ())
 
 
 @pytest.mark.filterwarnings("ignore::gnomon.errors.Notice")
@@ -680,7 +680,7 @@ def test_the_query_prompt_of_stella_goes_by_task(golden_copy: Callable[..., Path
     known, renamed = read(golden_copy(STELLA)), read(golden_copy(STELLA, "renamed"))
     assert known.spec.query_prompt_names[""] == "s2p_query"
     assert known.spec.query_prompt_names["sts"] == "s2s_query"
-    assert (known.notices, renamed.notices, renamed.spec.query_prompt_names) == ((), (), {})
+    assert (known.warnings, renamed.warnings, renamed.spec.query_prompt_names) == ((), (), {})
     without = golden_copy(STELLA, "without")
     edit_json(without / "config_sentence_transformers.json", drop=("prompts",))
     assert read(without, card=STELLA).spec.prompts == known.spec.prompts

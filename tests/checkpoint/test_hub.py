@@ -20,7 +20,7 @@ from huggingface_hub.utils import close_session
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gnomon.checkpoint.hub import BARE_IDS, DEFAULT_ORGANISATION, Source, select_files, resolve_source
+from gnomon.checkpoint.hub import BARE_IDS, DEFAULT_ORGANISATION, Source, resolve_source, select_files
 from gnomon.errors import InputError, NotAModelError, SourceError, UnsafeFileError
 
 # as dunzhang/stella_en_400M_v5 lists its files, shortened

@@ -346,7 +346,7 @@ def test_a_part_of_a_head_is_none(name: str, missing: str, headed: Callable, tmp
     checkpoint = read(folder)
     assert checkpoint.mlm is None
     assert checkpoint.mlm_arrays == {}
-    assert checkpoint.notices == read(folder.with_name("bare")).notices
+    assert checkpoint.warnings == read(folder.with_name("bare")).warnings
     saved = load_file(save_folder(checkpoint, tmp_path / "ours") / "model.safetensors")
     assert saved.keys() == load_file(folder.with_name("bare") / "model.safetensors").keys()
 

@@ -263,7 +263,7 @@ def test_a2_a_table_of_the_new_size_gives_the_vectors_of_sentence_transformers(
     folder = golden_copy(GIST)  # its table has more rows than its tokenizer has tokens
     before = Encoder.load(folder)
     index = with_a_new_token(folder, edit_json, "added_tokens_decoder")
-    if index >= before.spec.trunk.rows:
+    if index >= before.spec.trunk.vocab_size:
         resize_table(folder, index + 1)
     encoder = assert_as_sentence_transformers(folder, assert_near, tmp_path / "saved")
     assert encoder.fingerprint != before.fingerprint

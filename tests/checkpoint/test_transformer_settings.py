@@ -89,7 +89,7 @@ def test_a6_layers_that_are_not_asked_for_are_left_out_and_said(
     found = read(folder)
     assert found.config["num_hidden_layers"] == 1
     assert not any(name.startswith("layers.1.") for name in found.arrays)
-    [notice] = found.notices
+    [notice] = found.warnings
     assert "num_hidden_layers to 1" in notice
     assert "32 tensors" in notice
 
@@ -156,7 +156,7 @@ def test_a6_a_value_that_cannot_be(
 
 def test_a6_another_dtype_is_left_to_the_caller_and_said(tmp_path: Path) -> None:
     (tmp_path / NAME).write_text(json.dumps({"model_args": {"torch_dtype": "float16", "device_map": "auto"}}))
-    [notice] = read_transformer_settings(tmp_path).notices
+    [notice] = read_transformer_settings(tmp_path).warnings
     assert "torch_dtype 'float16'" in notice
     assert "--dtype" in notice
 
@@ -177,13 +177,18 @@ def test_a6_what_sentence_transformers_writes_and_empty_values_change_nothing(tm
     }
     (tmp_path / NAME).write_text(json.dumps(written | empty | {"new_key": None}))
     settings = read_transformer_settings(tmp_path)
-    assert (settings.effective_settings, settings.notices, settings.config, settings.tokenizer) == ((), (), {}, {})
+    assert (
+        settings.effective_settings,
+        settings.warnings,
+        settings.config_overrides,
+        settings.tokenizer_overrides,
+    ) == ((), (), {}, {})
 
 
 def test_a6_without_a_limit_the_positions_are_the_limit(golden_copy: Callable[..., Path], edit_json: Callable) -> None:
     folder = golden_copy(GIST)
     edit_json(folder / NAME, {"max_seq_length": 20, "tokenizer_args": {"model_max_length": 1e30}})
-    assert (read(folder).spec.tokenizer.max_seq_length, read(folder).notices) == (64, ())
+    assert (read(folder).spec.tokenizer.max_seq_length, read(folder).warnings) == (64, ())
 
 
 def test_a7_a_plain_folder_says_that_the_file_is_obeyed(golden_copy: Callable[..., Path], edit_json: Callable) -> None:
@@ -192,12 +197,12 @@ def test_a7_a_plain_folder_says_that_the_file_is_obeyed(golden_copy: Callable[..
     edit_json(folder / NAME, {"max_seq_length": 24, "do_lower_case": True})
     found = read(folder)
     assert (found.spec.tokenizer.max_seq_length, found.spec.tokenizer.lower_case) == (24, True)
-    pooling, length = found.notices
+    pooling, length = found.warnings
     assert "mean pooling" in pooling
     assert all(word in length for word in (NAME, "max_seq_length 24", "do_lower_case True"))
     (folder / NAME).write_text("{}")
     assert found.spec.tokenizer != read(folder).spec.tokenizer
-    assert len(read(folder).notices) == 1
+    assert len(read(folder).warnings) == 1
 
 
 def test_a6_padding_on_the_left_is_not_followed_and_said(golden_copy: Callable[..., Path], edit_json: Callable) -> None:
@@ -207,20 +212,20 @@ def test_a6_padding_on_the_left_is_not_followed_and_said(golden_copy: Callable[.
     edit_json(folder / NAME, {"tokenizer_args": {"padding_side": "left"}})
     found = read(folder)
     assert found.spec == wanted
-    [notice] = found.notices
+    [notice] = found.warnings
     assert "padding_side left" in notice
     relative = golden_copy("gte-large-en-v1.5")  # rotary positions: only distances count
-    before = read(relative).notices
+    before = read(relative).warnings
     edit_json(relative / NAME, {"tokenizer_args": {"padding_side": "left"}})
-    assert read(relative).notices == before
+    assert read(relative).warnings == before
 
 
 def test_a6_tokens_of_the_file_without_a_row_are_said(golden_copy: Callable[..., Path], edit_json: Callable) -> None:
     folder = golden_copy(GIST)
-    rows = read(folder).spec.trunk.rows
+    rows = read(folder).spec.trunk.vocab_size
     tokens = [f"<t{index}>" for index in range(rows - read(folder).tokenizer.get_vocab_size() + 7)]
     edit_json(folder / NAME, {"tokenizer_args": {"additional_special_tokens": tokens}})
-    [notice] = [notice for notice in read(folder).notices if "rows" in notice]
+    [notice] = [notice for notice in read(folder).warnings if "rows" in notice]
     assert f"{rows} rows" in notice
     assert f"{tokens[-7]} (id {rows})" in notice
     assert "and 2 more" in notice

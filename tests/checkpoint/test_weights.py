@@ -13,7 +13,7 @@ import safetensors.numpy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gnomon.checkpoint.weights import read_safetensors, read_weights, match_arrays, write_safetensors
+from gnomon.checkpoint.weights import match_arrays, read_safetensors, read_weights, write_safetensors
 from gnomon.errors import GnomonError, NotAModelError, UnsafeFileError, UnsupportedError, WeightsError
 
 DTYPES = ["f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "?"]
@@ -267,7 +267,9 @@ def test_a_tensor_that_its_shard_does_not_hold_is_named(tmp_path):
 
 def test_strict_picks_what_is_wanted_in_that_order():
     found = {"a": np.ones(2), "b": np.ones((2, 3)), "position_ids": np.ones(1)}
-    picked = match_arrays(found, {"b": (2, 3), "a": (2,)}, is_ignored=lambda name: name.endswith("position_ids"), where="m")
+    picked = match_arrays(
+        found, {"b": (2, 3), "a": (2,)}, is_ignored=lambda name: name.endswith("position_ids"), where="m"
+    )
     assert list(picked) == ["b", "a"]
     assert picked["b"] is found["b"]
 

@@ -35,7 +35,9 @@ TABLE = "embeddings.word_embeddings.weight"
 
 def small_model(folder: Path) -> dict[str, np.ndarray]:
     random = np.random.default_rng(0)
-    trunk = TrunkSpec(vocab_size=FEW, hidden=HIDDEN, layers=1, heads=8, inner=64, positions=16)
+    trunk = TrunkSpec(
+        vocab_size=FEW, hidden_size=HIDDEN, num_layers=1, num_heads=8, intermediate_size=64, max_positions=16
+    )
     arrays = {name: random.normal(size=shape).astype(np.float32) for name, shape in trunk_shapes(trunk).items()}
     names = {"embed.tokens": TABLE, "embed.positions": "embeddings.position_embeddings.weight"}
     names |= {f"embed.norm.{kind}": f"embeddings.LayerNorm.{kind}" for kind in ("weight", "bias")}

@@ -165,7 +165,7 @@ def test_linear_weights_are_views_of_the_mapped_file(name: str) -> None:
 @pytest.mark.parametrize("output", ["pooled", "states"])
 def test_a_written_graph_runs_by_itself(name: str, output: Any, tmp_path: Path) -> None:
     runner, packed = engine(name, PoolingSpec()), pack(texts(name))
-    path = write_graph(runner.graph(output), tmp_path)
+    path = write_graph(runner.build_graph(output), tmp_path)
     onnx.checker.check_model(path)
     session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
     (found,) = session.run([output], runner._build_feed(output, packed, 0))
@@ -198,7 +198,7 @@ def test_where_the_prompt_is_the_whole_text_it_is_pooled() -> None:
 
 def test_positions_of_roberta_leave_out_padding_inside_a_text() -> None:
     packed: Packed = pack([np.array([5, 2, 7]), np.array([2, 2])])
-    assert engine("roberta", PoolingSpec()).positions(packed).tolist() == [[3, 2, 4], [2, 2, 2]]
+    assert engine("roberta", PoolingSpec()).position_ids(packed).tolist() == [[3, 2, 4], [2, 2, 2]]
 
 
 def test_the_longest_text_of_a_table_runs() -> None:

@@ -285,7 +285,7 @@ def test_what_a_library_prints_does_not_reach_the_answers(two: ProcessPoolEngine
 def test_threads_are_shared_out(threads: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Any] = []
     monkeypatch.setattr(process_pool, "ProcessPoolEngine", lambda openers: made.extend(openers))
-    trunk = TrunkSpec(vocab_size=20, hidden=8, layers=1, heads=2, inner=8, positions=16)
+    trunk = TrunkSpec(vocab_size=20, hidden_size=8, num_layers=1, num_heads=2, intermediate_size=8, max_positions=16)
     spec = ModelSpec(trunk, PoolingSpec(), (), TokenizerSpec(16))
     open_engine(spec, {}, EngineOptions(device="cpu,cpu,cpu", threads=threads), reopen=lambda options: options)  # pyright: ignore
     each = threads or max(1, available_cores() // 3)
@@ -543,7 +543,9 @@ def test_closing_does_not_wait_for_a_forked_child() -> None:
 
 
 def test_closing_leaves_no_process_behind(fakes: Any, tmp_path: Path) -> None:
-    encoder = over(ProcessPoolEngine([("left", partial(fakes.Fake, tmp_path)), ("right", partial(fakes.Fake, tmp_path))]))
+    encoder = over(
+        ProcessPoolEngine([("left", partial(fakes.Fake, tmp_path)), ("right", partial(fakes.Fake, tmp_path))])
+    )
     pids = processes(encoder.engine)
     with pytest.raises(WorkerError):
         encoder.engine.pool(of(102), 0)
@@ -580,7 +582,7 @@ def test_what_runs_while_it_is_closed_fails_and_starts_nothing(two: ProcessPoolE
     started: list[int] = processes(two)
     crew = two._worker_pool()
     with ThreadPoolExecutor(4) as pool:
-        asked = [pool.submit(crew.ask, "pool", of(105)) for _ in range(4)]
+        asked = [pool.submit(crew.call, "pool", of(105)) for _ in range(4)]
         with crew.changed:
             crew.changed.wait_for(lambda: len(crew.busy) == 2, 30)
         two.close()
@@ -602,7 +604,7 @@ def test_a_worker_that_does_not_end_is_killed(
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
     else:
-        asked = crew.threads.submit(partial(crew.ask, "pool", of(107)))
+        asked = crew.threads.submit(partial(crew.call, "pool", of(107)))
         with (tmp_path / "hangs").open("rb") as fifo:
             assert fifo.read(1) == b"x"
     engine.close()
@@ -736,7 +738,9 @@ def test_closing_a_worker_that_died_is_quiet(fakes: Any, tmp_path: Path, monkeyp
 def test_a_worker_that_cannot_start_again_leaves_the_work_to_the_others(fakes: Any, tmp_path: Path) -> None:
     """No batch is lost to a device on which it was never tried; the next call tries that device again."""
     (tmp_path / "one").touch()
-    engine = ProcessPoolEngine([("here", partial(fakes.after_death, tmp_path)), ("there", partial(fakes.Fake, tmp_path))])
+    engine = ProcessPoolEngine(
+        [("here", partial(fakes.after_death, tmp_path)), ("there", partial(fakes.Fake, tmp_path))]
+    )
     (tmp_path / "broken").touch()
     worker = engine._worker_pool().workers[0]
     worker.process.kill()

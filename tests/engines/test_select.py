@@ -23,7 +23,7 @@ from gnomon.notices import warn_once
 from gnomon.packed import pack
 from gnomon.spec import ModelSpec, PoolingSpec, StaticSpec, TokenizerSpec, TrunkSpec, trunk_shapes
 
-TRUNK = TrunkSpec(vocab_size=20, hidden=8, layers=1, heads=2, inner=8, positions=16)
+TRUNK = TrunkSpec(vocab_size=20, hidden_size=8, num_layers=1, num_heads=2, intermediate_size=8, max_positions=16)
 ARRAYS = {
     name: np.random.default_rng(1).normal(size=shape).astype(np.float32) for name, shape in trunk_shapes(TRUNK).items()
 }
@@ -85,7 +85,7 @@ def no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def refused(**option: Any) -> str:
     with pytest.raises(InputError) as caught:
-        EngineOptions.check(**FINE | option)
+        EngineOptions.from_arguments(**FINE | option)
     return str(caught.value)
 
 
@@ -171,12 +171,14 @@ def test_auto_with_a_space_is_auto() -> None:
 @pytest.mark.parametrize("engine", ["auto", "onnx", "openvino"])
 @pytest.mark.parametrize("dtype", ["auto", "float32"])
 def test_good_options_are_kept(engine: str, dtype: str) -> None:
-    assert EngineOptions.check(device="cpu", engine=engine, dtype=dtype, threads=3) == EngineOptions(engine, dtype, "cpu", 3)
+    assert EngineOptions.from_arguments(device="cpu", engine=engine, dtype=dtype, threads=3) == EngineOptions(
+        engine, dtype, "cpu", 3
+    )
 
 
 @pytest.mark.parametrize("device", ["cpu,cpu", " cpu , cpu ", ["cpu", "cpu"], ("cpu", " cpu")])
 def test_several_devices_are_kept_as_one_str(device: Any) -> None:
-    options = EngineOptions.check(**FINE | {"device": device})
+    options = EngineOptions.from_arguments(**FINE | {"device": device})
     assert (options.device, options.devices) == ("cpu,cpu", ["cpu", "cpu"])
     assert options.resolve() == EngineOptions("onnx", "float32", "cpu,cpu")
 
@@ -200,7 +202,7 @@ def test_auto_on_a_machine_without_gpu(
     option: dict[str, Any], settled: tuple[str, ...], cpu_dtypes: Callable[..., None]
 ) -> None:
     cpu_dtypes("bfloat16", "float16")
-    options = EngineOptions.check(**FINE | option)
+    options = EngineOptions.from_arguments(**FINE | option)
     found = options.resolve()
     assert (found.engine, found.dtype, found.device) == settled
     assert {name: getattr(options, name) for name in FINE} == FINE | option, "what was asked for is kept"
@@ -231,7 +233,7 @@ def test_auto_on_a_machine_with_gpus(
     option: dict[str, Any], capabilities: list[tuple[int, int]], settled: tuple[str, ...], gpus: Gpus
 ) -> None:
     gpus(*capabilities)
-    found = EngineOptions.check(**FINE | option).resolve()
+    found = EngineOptions.from_arguments(**FINE | option).resolve()
     assert (found.engine, found.dtype, found.device) == settled
 
 
@@ -275,7 +277,7 @@ def test_a_dtype_that_the_processor_lacks_is_refused(cpu_dtypes: Callable[..., N
         "dtype 'bfloat16' is not in this machine's cpu, which has no arithmetic for it; use dtype='float32' or "
         "dtype='float16'."
     )
-    assert EngineOptions.check(**FINE | {"dtype": "float16"}).resolve().engine == "torch"
+    assert EngineOptions.from_arguments(**FINE | {"dtype": "float16"}).resolve().engine == "torch"
 
 
 # ---- a GPU that is not used is told of, once
@@ -287,9 +289,9 @@ def test_a_gpu_without_torch_is_told_of_once(
 ) -> None:
     monkeypatch.setattr(select, "has_gpu_driver", lambda: True)
     told = 'this machine has a GPU, and torch is not installed: running on the CPU. pip install "gnomon[torch]"'
-    assert told_by(lambda: EngineOptions.check(**FINE | option).resolve()) == [(told, __file__)]
-    assert told_by(lambda: EngineOptions.check(**FINE | option).resolve()) == []
-    assert EngineOptions.check(**FINE | option).resolve() == EngineOptions("onnx", "float32", "cpu")
+    assert told_by(lambda: EngineOptions.from_arguments(**FINE | option).resolve()) == [(told, __file__)]
+    assert told_by(lambda: EngineOptions.from_arguments(**FINE | option).resolve()) == []
+    assert EngineOptions.from_arguments(**FINE | option).resolve() == EngineOptions("onnx", "float32", "cpu")
 
 
 def test_a_gpu_that_torch_cannot_use_is_told_of_once(gpus: Gpus) -> None:
@@ -297,8 +299,8 @@ def test_a_gpu_that_torch_cannot_use_is_told_of_once(gpus: Gpus) -> None:
 
     gpus(seen=False)
     told = f"this machine has a GPU that torch {torch.__version__} cannot use: running on the CPU."
-    assert told_by(lambda: EngineOptions.check(**FINE).resolve()) == [(told, __file__)]
-    assert told_by(lambda: EngineOptions.check(**FINE).resolve()) == []
+    assert told_by(lambda: EngineOptions.from_arguments(**FINE).resolve()) == [(told, __file__)]
+    assert told_by(lambda: EngineOptions.from_arguments(**FINE).resolve()) == []
 
 
 @pytest.mark.parametrize("option", [{"device": "cpu"}, {"engine": "onnx"}, {"engine": "openvino"}, {"dtype": "int8"}])
@@ -306,7 +308,7 @@ def test_who_asks_for_the_cpu_hears_nothing_of_a_gpu(
     option: dict[str, Any], no_torch: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(select, "has_gpu_driver", lambda: True)
-    assert told_by(lambda: EngineOptions.check(**FINE | option)) == []
+    assert told_by(lambda: EngineOptions.from_arguments(**FINE | option)) == []
 
 
 def test_the_notice_of_a_load_points_at_its_line(
@@ -326,7 +328,7 @@ def test_the_notice_of_a_load_points_at_its_line(
 def test_torch_that_is_missing_and_needed_names_the_extra(option: dict[str, Any], no_torch: None) -> None:
     assert not select.has_torch()
     with pytest.raises(ExtraError) as caught:
-        EngineOptions.check(**FINE | option)
+        EngineOptions.from_arguments(**FINE | option)
     assert str(caught.value) == NO_TORCH
 
 
@@ -336,9 +338,9 @@ def test_torch_that_is_blocked_is_missing(monkeypatch: pytest.MonkeyPatch) -> No
     for name in [name for name in sys.modules if name.startswith("gnomon.engines.torch")]:
         monkeypatch.delitem(sys.modules, name)
     assert not select.has_torch()
-    assert len(told_by(lambda: EngineOptions.check(**FINE | {"engine": "auto"}).resolve())) == 1
+    assert len(told_by(lambda: EngineOptions.from_arguments(**FINE | {"engine": "auto"}).resolve())) == 1
     with pytest.raises(ExtraError) as caught:
-        EngineOptions.check(**FINE | {"engine": "torch"})
+        EngineOptions.from_arguments(**FINE | {"engine": "torch"})
     assert str(caught.value) == NO_TORCH
 
 
@@ -428,7 +430,9 @@ def test_threads_are_told_and_cannot_be_set(threads: Any, golden_folder: Callabl
         (EngineOptions(dtype="int8"), True, "onnx graph, onnxruntime, uint8"),
     ],
 )
-def test_the_engine_of_options(options: EngineOptions, saturates: bool, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_engine_of_options(
+    options: EngineOptions, saturates: bool, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """int8 weights where their products are exact, uint8 where those of int8 saturate."""
     monkeypatch.setattr(select, "int8_saturates", lambda: saturates)
     engine = open_engine(spec(), ARRAYS, options)
@@ -499,7 +503,7 @@ def test_a_static_table_runs_without_a_runtime_and_says_where(
 def test_what_is_left_open_needs_no_look_at_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether the model needs a runtime at all is known once it is read."""
     monkeypatch.setattr(select, "has_gpu_driver", lambda: pytest.fail("the machine was asked"))
-    assert EngineOptions.check(**FINE | {"threads": 3}) == EngineOptions(threads=3)
+    assert EngineOptions.from_arguments(**FINE | {"threads": 3}) == EngineOptions(threads=3)
 
 
 def test_saturation_is_measured_once() -> None:
@@ -520,15 +524,15 @@ def test_threads_default_to_the_cores_of_this_process(monkeypatch: pytest.Monkey
 
 def test_auto_takes_a_dtype_that_all_gpus_have(gpus: Gpus) -> None:
     gpus((8, 0), (7, 5))
-    assert EngineOptions.check(**FINE | {"device": "cuda:0,cuda:1"}).resolve().dtype == "float32"
-    assert EngineOptions.check(**FINE | {"device": "cuda:0"}).resolve().dtype == "bfloat16"
+    assert EngineOptions.from_arguments(**FINE | {"device": "cuda:0,cuda:1"}).resolve().dtype == "float32"
+    assert EngineOptions.from_arguments(**FINE | {"device": "cuda:0"}).resolve().dtype == "bfloat16"
 
 
 def test_a_gpu_that_runs_no_kernel_of_this_torch_is_told_of_and_left(gpus: Gpus) -> None:
     warn_once.cache_clear()
     gpus((3, 5), works=False)
     with pytest.warns(Notice, match=r"this machine has a GPU that torch .* cannot use: running on the CPU"):
-        assert EngineOptions.check(**FINE).resolve().device == "cpu"
+        assert EngineOptions.from_arguments(**FINE).resolve().device == "cpu"
 
 
 @pytest.mark.parametrize("device", ["cuda:01", "cuda:٣", "cuda:", "cuda:12345"])

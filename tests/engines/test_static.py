@@ -25,7 +25,10 @@ def runner(unk_id: int | None, table: np.ndarray = TABLE) -> StaticEngine:
 
 @pytest.mark.parametrize("unk_id", [None, UNK, 0])
 @settings(max_examples=60, deadline=None)
-@given(texts=st.lists(ids, min_size=1, max_size=5), cells=st.sampled_from([1, 2 * WIDTH, 7 * WIDTH, static.VALUES_PER_BLOCK]))
+@given(
+    texts=st.lists(ids, min_size=1, max_size=5),
+    cells=st.sampled_from([1, 2 * WIDTH, 7 * WIDTH, static.VALUES_PER_BLOCK]),
+)
 def test_the_mean_of_the_counted_tokens(unk_id: int | None, texts: list[np.ndarray], cells: int) -> None:
     """However many rows are looked up at once, so also of a text in parts."""
     with pytest.MonkeyPatch.context() as patch:

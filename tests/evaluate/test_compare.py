@@ -12,7 +12,7 @@ import pytest
 
 from gnomon.errors import InputError
 from gnomon.evaluate import compare as module
-from gnomon.evaluate.compare import Comparison, ComparisonRow, comparison_to_dict, compare, format_comparison
+from gnomon.evaluate.compare import Comparison, ComparisonRow, compare, comparison_to_dict, format_comparison
 from gnomon.evaluate.intervals import PerQueryScores, run_paired_test
 from gnomon.evaluate.results import write_result
 from gnomon.terminal import display_width
@@ -65,7 +65,7 @@ def write(tmp_path: Path) -> Callable[..., Path]:
         found = manifest(model, name)
         for key, change in changes.items():
             found[key] = found[key] | change if isinstance(change, dict) else change
-        numbers = {subset: round(each.score(), 6) for subset, each in units.items()}
+        numbers = {subset: round(each.compute_score(), 6) for subset, each in units.items()}
         metric = found["task"]["metric"]
         scores = {"test": [{"hf_subset": subset, metric: number} for subset, number in numbers.items()]}
         place = tmp_path / output / "results" / model / "0123" / f"{name}.json"
@@ -91,7 +91,7 @@ def test_a_task_is_tested_by_its_units(write: Callable[..., Path]) -> None:
     (row,) = found.rows
     expected = run_paired_test([first], [second])
     assert (row.task, row.subset, row.kind, row.metric) == ("nfcorpus", "", "Retrieval", "ndcg_at_10")
-    assert (row.a, row.b) == (round(first.score(), 6), round(second.score(), 6))
+    assert (row.a, row.b) == (round(first.compute_score(), 6), round(second.compute_score(), 6))
     assert row.difference == pytest.approx(expected.difference, abs=2e-6)
     assert (row.interval, row.p_value, row.corrected) == (expected.interval, expected.p_value, expected.p_value)
     assert row.significant
@@ -131,7 +131,10 @@ def test_the_same_subset_of_two_splits_is_told_apart(write: Callable[..., Path])
 
 
 def test_holm_corrects_for_the_number_of_tasks() -> None:
-    rows = [ComparisonRow(f"t{at}", "", "", "", 0, 0, p_value=p) for at, p in enumerate([0.04, 0.01, None, 0.02, 0.9, 0.011])]
+    rows = [
+        ComparisonRow(f"t{at}", "", "", "", 0, 0, p_value=p)
+        for at, p in enumerate([0.04, 0.01, None, 0.02, 0.9, 0.011])
+    ]
     rows.append(ComparisonRow("t0", "en", "", "", 0, 0, p_value=0.001))
     found = module._correct_p_values(rows)
     # 0.01 * 5; 0.011 * 4 is less than that; 0.02 * 3; 0.04 * 2; 0.9
@@ -139,7 +142,10 @@ def test_holm_corrects_for_the_number_of_tasks() -> None:
     assert [row.corrected for row in found] == [p if p is None else pytest.approx(p) for p in expected]
     assert not found[1].significant
     assert replace(found[1], corrected=0.0499).significant
-    assert module._correct_p_values([ComparisonRow("t", "", "", "", 0, 0, p_value=p) for p in (0.7, 0.6)])[0].corrected == 1.0
+    assert (
+        module._correct_p_values([ComparisonRow("t", "", "", "", 0, 0, p_value=p) for p in (0.7, 0.6)])[0].corrected
+        == 1.0
+    )
 
 
 def test_rows_are_by_kind_metric_and_task_and_lone_tasks_are_listed(write: Callable[..., Path]) -> None:
@@ -266,7 +272,11 @@ def test_what_differs_alike_is_given_once(write: Callable[..., Path]) -> None:
         ("settings.max_seq_length", 256, 512, ("t", "u", "v")),
         ("texts.cut", 0, 7, ("u", "v")),
     ]
-    assert format_comparison(found, 80)[-3:] == ["what differs:", "settings.max_seq_length: 256 | 512", "texts.cut (u, v): 0 | 7"]
+    assert format_comparison(found, 80)[-3:] == [
+        "what differs:",
+        "settings.max_seq_length: 256 | 512",
+        "texts.cut (u, v): 0 | 7",
+    ]
 
 
 # ---- what is printed

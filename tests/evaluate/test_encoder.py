@@ -20,7 +20,14 @@ from gnomon import Encoder
 from gnomon.errors import InputError, Notice
 from gnomon.evaluate.cache import VectorCache
 from gnomon.evaluate.mteb import encoder as adapting
-from gnomon.evaluate.mteb.encoder import Asking, MtebEncoder, Precision, _split_chunks, quantize_and_restore, curve_points
+from gnomon.evaluate.mteb.encoder import (
+    Asking,
+    MtebEncoder,
+    Precision,
+    _split_chunks,
+    curve_points,
+    quantize_and_restore,
+)
 from gnomon.packed import Ids
 from gnomon.quantization import quantize
 
@@ -72,7 +79,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> Callable[[Encoder], list[str]]:
 
     def spy(encoder: Encoder) -> list[str]:
         seen: list[str] = []
-        ids = encoder._tokenizer.ids
+        ids = encoder._tokenizer.encode
 
         def reading(texts: Sequence[str]) -> list[Ids]:
             seen.extend(texts)
@@ -170,7 +177,7 @@ def test_queries_and_documents_reach_the_tokenizer_with_their_prompts(
     run(adapter, task)
     assert set(seen) == {queries + text for text in SEARCHES[task]} | {documents + text for text in DOCUMENTS}
     assert len(seen) == 4
-    used = {of: prompt.text for of, prompt in adapter.tally.prompts.items()}
+    used = {of: prompt.text for of, prompt in adapter.counters.prompts.items()}
     assert used == {"queries": queries, "documents": documents}
 
 
@@ -183,7 +190,7 @@ def test_texts_of_symmetric_tasks_reach_the_tokenizer_with_one_prompt(
     seen, adapter = read(load(name)), MtebEncoder(load(name))
     run(adapter, task)
     assert sorted(seen) == sorted(prompt + text for text in SYMMETRIC[task])
-    assert {of: used.text for of, used in adapter.tally.prompts.items()} == {"texts": prompt}
+    assert {of: used.text for of, used in adapter.counters.prompts.items()} == {"texts": prompt}
 
 
 # ---- texts in, vectors out
@@ -217,7 +224,7 @@ def test_no_texts_are_no_vectors(batches: Any) -> None:
         adapter = MtebEncoder(load(STELLA), Asking(precision=precision, truncate_dim=64))
         found = adapter.encode(batches, task_metadata=mocks.MockSTSTask.metadata, hf_split="t", hf_subset="s")
         assert found.shape == (0, 64)
-        assert adapter.tally.given == adapter.tally.num_encoded == adapter.tally.cut == 0
+        assert adapter.counters.num_texts == adapter.counters.num_encoded == adapter.counters.num_truncated == 0
 
 
 def test_half_a_surrogate_pair_is_refused(tmp_path: Path) -> None:
@@ -232,7 +239,7 @@ def test_a_prompt_longer_than_the_model_reads_leaves_nothing_of_the_text() -> No
     adapter = MtebEncoder(load(GIST), asking)
     found_ND = ask(adapter, ["a", "b", "a"])
     assert np.array_equal(found_ND[0], found_ND[1])
-    assert (adapter.tally.given, adapter.tally.cut) == (3, 3)
+    assert (adapter.counters.num_texts, adapter.counters.num_truncated) == (3, 3)
 
 
 # ---- long texts
@@ -247,7 +254,11 @@ def test_cut_texts_are_counted_each_time_they_are_given(name: str, tmp_path: Pat
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             found_ND = ask(adapter, texts)
-        assert (adapter.tally.given, adapter.tally.num_encoded, adapter.tally.cut) == (6, 0 if run_of else 5, 3)
+        assert (adapter.counters.num_texts, adapter.counters.num_encoded, adapter.counters.num_truncated) == (
+            6,
+            0 if run_of else 5,
+            3,
+        )
         assert_same(found_ND, encoder.encode(texts, prompt=CARDS[name][2], on_truncate="silent"))
         adapter.cache.close()
 
@@ -257,7 +268,7 @@ def test_long_texts_may_be_read_in_windows(tmp_path: Path) -> None:
     ask(MtebEncoder(load(GIST), cache=cache), [LONG, "a"])
     adapter = MtebEncoder(load(GIST), Asking(on_truncate="mean"), cache=cache)
     assert_same(ask(adapter, [LONG, "a"]), load(GIST).encode([LONG, "a"], on_truncate="mean"))
-    assert (adapter.tally.num_encoded, adapter.tally.cut) == (2, 0)
+    assert (adapter.counters.num_encoded, adapter.counters.num_truncated) == (2, 0)
     cache.close()
 
 
@@ -273,7 +284,7 @@ def test_other_notices_of_the_model_pass_through(monkeypatch: pytest.MonkeyPatch
     with pytest.warns(Notice) as told:
         ask(adapter, ["a", LONG])
     assert [str(each.message) for each in told] == ["the fan is loud"]
-    assert adapter.tally.cut == 1
+    assert adapter.counters.num_truncated == 1
 
 
 # ---- every text once
@@ -283,11 +294,11 @@ def test_a_second_task_takes_what_it_shares(read: Callable[[Encoder], list[str]]
     cache, seen = VectorCache(tmp_path), read(load(E5))
     first, second = MtebEncoder(load(E5), cache=cache), MtebEncoder(load(E5), cache=cache)
     run(first, "MockRetrievalTask")  # two splits of the same texts
-    assert (first.tally.given, first.tally.num_encoded, first.tally.num_cached) == (8, 4, 4)
+    assert (first.counters.num_texts, first.counters.num_encoded, first.counters.num_cached) == (8, 4, 4)
     run(second, "MockInstructionReranking")  # the same documents, other queries
-    assert (second.tally.given, second.tally.num_encoded, second.tally.num_cached) == (4, 2, 2)
+    assert (second.counters.num_texts, second.counters.num_encoded, second.counters.num_cached) == (4, 2, 2)
     run(second, "MockSTSTask")  # "query: " in front of texts two of which were queries
-    assert second.tally.num_encoded == 4
+    assert second.counters.num_encoded == 4
     assert len(seen) == len(set(seen)) == 8
     cache.close()
 
@@ -318,7 +329,7 @@ def test_what_changes_vectors_has_a_shelf_of_its_own(other: Asking, tmp_path: Pa
     ask(MtebEncoder(load(STELLA), cache=cache), [*TEXTS, LONG])
     adapter = MtebEncoder(load(STELLA), other, cache=cache)
     found_ND = ask(adapter, [*TEXTS, LONG])
-    assert adapter.tally.num_encoded == 7
+    assert adapter.counters.num_encoded == 7
     encoder = load(STELLA) if other.max_seq_length is None else load(STELLA).with_max_seq_length(other.max_seq_length)
     slow = encoder.encode(
         [*TEXTS, LONG],
@@ -339,7 +350,7 @@ def test_another_engine_or_model_does_not_take_these_vectors(tmp_path: Path, gol
         for encoded in (6, 0):
             adapter = MtebEncoder(encoder, cache=cache)
             ask(adapter, TEXTS)
-            assert adapter.tally.num_encoded == encoded
+            assert adapter.counters.num_encoded == encoded
     cache.close()
 
 
@@ -387,7 +398,7 @@ def test_a_run_that_goes_on_gets_the_same_vectors_to_the_last_bit(
     cache.close()
     again = MtebEncoder(load(GTE), cache=VectorCache(tmp_path))
     assert np.array_equal(ask(again, texts), whole)
-    assert again.tally.num_encoded == 60 - sum(calls[:3])
+    assert again.counters.num_encoded == 60 - sum(calls[:3])
     again.cache.close()
 
 
@@ -404,7 +415,7 @@ def test_a_prefix_of_kept_vectors_equals_that_of_the_encoder(
     adapter, seen = MtebEncoder(load(name), Asking(truncate_dim=dim), cache=cache), read(load(name))
     found_ND = ask(adapter, TEXTS)
     assert seen == []
-    assert adapter.width == dim == adapter.mteb_model_meta.embed_dim
+    assert adapter.dim == dim == adapter.mteb_model_meta.embed_dim
     assert_same(found_ND, load(name).encode(TEXTS, prompt=CARDS[name][2], truncate_dim=dim), 1e-6)
 
 
@@ -413,7 +424,7 @@ def test_heads_of_stella(asking: Asking) -> None:
     adapter = MtebEncoder(load(STELLA), asking)
     wanted = load(STELLA).encode(TEXTS, prompt=S2S, dim=asking.dim, truncate_dim=asking.truncate_dim)
     assert_same(ask(adapter, TEXTS), wanted, 1e-6)
-    assert adapter.width == wanted.shape[1]
+    assert adapter.dim == wanted.shape[1]
 
 
 def test_all_heads_are_computed_in_one_pass_a_chunk(
@@ -434,7 +445,7 @@ def test_all_heads_are_computed_in_one_pass_a_chunk(
     for asking in (Asking(), Asking(dim=256), Asking(dim=512), Asking(dim=512, truncate_dim=8)):
         adapter = MtebEncoder(load(STELLA), asking, cache=cache, dims=(256, 512))
         assert_same(ask(adapter, texts), wanted[asking.dim or 1024][:, : asking.truncate_dim], 1e-6)
-        assert adapter.tally.num_encoded == (0 if asking.dim else 10)
+        assert adapter.counters.num_encoded == (0 if asking.dim else 10)
     assert calls == [(2, [256, 512, 1024])] * 5
     assert len(seen) == 10
 
@@ -447,7 +458,7 @@ def test_a_width_that_the_folder_names(asking: Asking, golden_copy: Copy, edit_j
     encoder = Encoder.load(folder, threads=1)
     adapter = MtebEncoder(encoder, asking, dims=(16, 64))
     wanted = encoder.encode(TEXTS, dim=asking.dim, truncate_dim=asking.truncate_dim)
-    assert adapter.width == wanted.shape[1] == (asking.truncate_dim or asking.dim or 32)
+    assert adapter.dim == wanted.shape[1] == (asking.truncate_dim or asking.dim or 32)
     assert_same(ask(adapter, TEXTS), wanted, 1e-6)
     assert_same(ask(MtebEncoder(encoder, Asking(dim=64), cache=adapter.cache), TEXTS), encoder.encode(TEXTS, dim=64))
 
@@ -517,7 +528,9 @@ def test_what_is_stored_and_what_is_asked_with(precision: Precision, queries: Pr
     ):
         found_ND = ask(adapter, TEXTS, side)
         assert_same(
-            found_ND, quantize_and_restore(load(E5).encode(TEXTS, prompt=prompt), of_side), 1e-5 if of_side[0] == "f" else 0.01
+            found_ND,
+            quantize_and_restore(load(E5).encode(TEXTS, prompt=prompt), of_side),
+            1e-5 if of_side[0] == "f" else 0.01,
         )
 
 
@@ -653,7 +666,9 @@ def test_variants_leave_out_what_is_there() -> None:
     assert curve_points(load(GIST), Asking()) == []
     assert curve_points(load(GIST), Asking(), dims=[64], precisions=["float32"], lengths=[length]) == []
     assert curve_points(load(GIST), Asking(), dims=[8, 8, 16]) == [Asking(truncate_dim=8), Asking(truncate_dim=16)]
-    assert curve_points(load(GIST), Asking(precision="int8"), precisions=["int8", "binary"]) == [Asking(precision="binary")]
+    assert curve_points(load(GIST), Asking(precision="int8"), precisions=["int8", "binary"]) == [
+        Asking(precision="binary")
+    ]
     assert curve_points(load(STELLA), Asking(dim=256), dims=[256, 1024]) == [Asking(dim=1024)]
 
 
@@ -666,4 +681,4 @@ def test_variants_of_declared_prefixes(golden_copy: Copy, edit_json: Callable[..
     cache = VectorCache(None)
     adapters = [MtebEncoder(encoder, each, cache=cache, dims=[16]) for each in (Asking(), *found)]
     assert [ask(each, TEXTS).shape[1] for each in adapters] == [64, 16, 8]
-    assert [each.tally.num_encoded for each in adapters] == [6, 0, 0]
+    assert [each.counters.num_encoded for each in adapters] == [6, 0, 0]

@@ -30,7 +30,9 @@ def slow(statistic: str, gold: np.ndarray | None, values: np.ndarray) -> float:
     return float("nan") if not gold.any() else float(average_precision_score(gold, values))
 
 
-def made(statistic: str, count: int, seed: int, *, shift: float = 0.0, noise: float = 1.0, ties: int = 0) -> PerQueryScores:
+def made(
+    statistic: str, count: int, seed: int, *, shift: float = 0.0, noise: float = 1.0, ties: int = 0
+) -> PerQueryScores:
     """Units whose gold depends on `count` alone; `ties`: how many distinct predictions there are, at most."""
     random, fixed = np.random.default_rng(seed), np.random.default_rng(count)
     gold = (fixed.random(count) < 0.4) * 1.0 if statistic == "average_precision" else fixed.integers(0, 6, count) * 1.0
@@ -57,24 +59,26 @@ def test_the_statistic_of_any_resample_is_that_of_scipy_and_sklearn(
     rows_RN = np.random.default_rng(seed).integers(count, size=(7, count))
     found_R = intervals._compute_statistic(units, rows_RN)
     np.testing.assert_allclose(found_R, [shown(units, rows_N) for rows_N in rows_RN], rtol=0, atol=1e-12)
-    np.testing.assert_allclose(units.score(), shown(units, np.arange(count)), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(units.compute_score(), shown(units, np.arange(count)), rtol=0, atol=1e-12)
 
 
 def test_the_statistic_of_a_subset_of_the_units() -> None:
     units = PerQueryScores("pair", "average_precision", [0.9, 0.8, 0.7, 0.1], [0, 1, 0, 1])
     assert intervals._compute_statistic(units, np.array([[0, 1, 1, 1], [1, 1, 1, 0]])).tolist() == [0.75, 0.75]
     # 0.9: 0 of 1; 0.8: 1 of 2, recall 1/2; 0.7; 0.1: 2 of 4, recall 1/2
-    assert units.score() == 0.5
+    assert units.compute_score() == 0.5
 
 
 def test_equal_predictions_are_one_threshold() -> None:
-    assert PerQueryScores("pair", "average_precision", [0.5] * 4, [1, 0, 0, 0]).score() == 0.25
-    assert PerQueryScores("pair", "average_precision", [1.0, 0.5, 0.5, 0.5], [0, 1, 0, 0]).score() == 0.25
+    assert PerQueryScores("pair", "average_precision", [0.5] * 4, [1, 0, 0, 0]).compute_score() == 0.25
+    assert PerQueryScores("pair", "average_precision", [1.0, 0.5, 0.5, 0.5], [0, 1, 0, 0]).compute_score() == 0.25
 
 
 def test_a_perfect_order_is_exactly_1() -> None:
-    assert PerQueryScores("pair", "spearman", list(np.exp(np.arange(301.0) / 50)), list(range(301))).score() == 1.0
-    assert PerQueryScores("pair", "spearman", [3.0, 2.0, 1.0], [1, 2, 3]).score() == -1.0
+    assert (
+        PerQueryScores("pair", "spearman", list(np.exp(np.arange(301.0) / 50)), list(range(301))).compute_score() == 1.0
+    )
+    assert PerQueryScores("pair", "spearman", [3.0, 2.0, 1.0], [1, 2, 3]).compute_score() == -1.0
 
 
 @pytest.mark.parametrize(
@@ -87,7 +91,7 @@ def test_a_perfect_order_is_exactly_1() -> None:
     ],
 )
 def test_what_is_not_defined_is_nan(units: PerQueryScores) -> None:
-    assert np.isnan(units.score())
+    assert np.isnan(units.compute_score())
     assert np.isnan([bootstrap_interval([units]).low, bootstrap_interval([units]).high]).all()
 
 
@@ -119,7 +123,9 @@ def test_blocks_do_not_show(statistic: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_an_interval_of_95_percent_holds_the_true_mean_so_often() -> None:
     samples = np.random.default_rng(7).normal(3, 2, (300, 40))
-    found = [bootstrap_interval([PerQueryScores("query", "mean", sample.tolist())], resamples=400) for sample in samples]
+    found = [
+        bootstrap_interval([PerQueryScores("query", "mean", sample.tolist())], resamples=400) for sample in samples
+    ]
     held = np.mean([each.low <= 3 <= each.high for each in found])
     assert 0.90 <= held <= 0.98
     # of a normal mean it is 2 * 1.96 standard errors wide
@@ -129,7 +135,7 @@ def test_an_interval_of_95_percent_holds_the_true_mean_so_often() -> None:
 def test_a_wider_level_holds_a_narrower() -> None:
     units = [made("spearman", 50, 3)]
     wide, narrow = bootstrap_interval(units, level=0.99), bootstrap_interval(units, level=0.5)
-    assert wide.low < narrow.low < units[0].score() < narrow.high < wide.high
+    assert wide.low < narrow.low < units[0].compute_score() < narrow.high < wide.high
 
 
 def test_one_unit_gives_an_interval_without_width() -> None:
@@ -154,7 +160,9 @@ def test_each_statistic_is_resampled_on_its_own() -> None:
 # ---- tests
 
 
-def slowly_paired(a: list[PerQueryScores], b: list[PerQueryScores], count: int, swaps: int) -> tuple[list[float], list[float]]:
+def slowly_paired(
+    a: list[PerQueryScores], b: list[PerQueryScores], count: int, swaps: int
+) -> tuple[list[float], list[float]]:
     """The slow twin: differences of `count` resamples, and of `swaps` swaps, one by one."""
     resampled, swapped = np.zeros((len(a), count)), np.zeros((len(a), swaps))
     for at, (first, second) in enumerate(zip(a, b, strict=True)):
@@ -188,7 +196,7 @@ def test_paired_is_a_loop_over_resamples_and_swaps(statistic: str, ties: int, mo
     monkeypatch.setattr(intervals, "TEST_RESAMPLES", 99)
     found = run_paired_test(a, b)
     resampled, swapped = slowly_paired(a, b, 60, 99)
-    difference = np.mean([second.score() - first.score() for first, second in zip(a, b, strict=True)])
+    difference = np.mean([second.compute_score() - first.compute_score() for first, second in zip(a, b, strict=True)])
     assert found.difference == pytest.approx(difference, abs=1e-12)
     assert found.p_value == (1 + sum(abs(each) >= abs(difference) - 1e-9 for each in swapped)) / 100
     low, high = np.nanquantile(resampled, [0.025, 0.975])
@@ -198,7 +206,7 @@ def test_paired_is_a_loop_over_resamples_and_swaps(statistic: str, ties: int, mo
 @pytest.mark.parametrize("statistic", STATISTICS)
 def test_the_p_value_is_near_that_of_all_swaps(statistic: str) -> None:
     a, b = made(statistic, 8, 1), made(statistic, 8, 5, shift=0.5, noise=2.0)
-    difference = b.score() - a.score()
+    difference = b.compute_score() - a.compute_score()
     every = [slowly_swapped(a, b, swaps) for swaps in product((0, 1), repeat=8)]
     exact = np.mean(np.abs(every) >= abs(difference) - 1e-9)
     assert 0.02 < exact < 0.98
@@ -309,7 +317,11 @@ PAIRS = PerQueryScores("pair", "spearman", [0.1, 0.2, 0.3], [1, 2, 3])
             [PerQueryScores("query", "mean", [0.0] * 4, ids=["q3", "q9", "q2", "q1"])],
             "of 3 and 4 of unit 'query', 3 are shared, and 'q9' is in the second only",
         ),
-        ([ONE], [PerQueryScores("query", "mean", [0.0] * 2)], "measured on different data: 3 and 2 of unit 'query'. Run one"),
+        (
+            [ONE],
+            [PerQueryScores("query", "mean", [0.0] * 2)],
+            "measured on different data: 3 and 2 of unit 'query'. Run one",
+        ),
         ([PAIRS], [replace(PAIRS, gold=[1, 2, 4])], "measured on different data: their gold values differ"),
         ([PAIRS], [replace(PAIRS, values=[1, 1, 1])], "the spearman of the second is not defined: its values, or"),
         ([replace(PAIRS, gold=[1, 1, 1])], [replace(PAIRS, gold=[1, 1, 1])], "the spearman of the "),

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gnomon.errors import InputError, Notice
-from gnomon.evaluate.local.find import RetrievalData, LocalTask, read_local
+from gnomon.evaluate.local.find import LocalTask, RetrievalData, read_local
 from gnomon.evaluate.local.task_json import METRICS
 from gnomon.text_files import read_rows
 

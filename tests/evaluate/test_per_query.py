@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from gnomon.evaluate import per_query as units_module
 from gnomon.evaluate.intervals import PerQueryScores
-from gnomon.evaluate.per_query import reciprocal_rank_at, build_per_query, collect_per_query
+from gnomon.evaluate.per_query import build_per_query, collect_per_query, reciprocal_rank_at
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of mteb, sklearn and datasets
 mteb = pytest.importorskip("mteb")
@@ -262,7 +262,7 @@ def test_the_units_of_every_kind_give_mtebs_score(kind: Callable[[Path], Any], c
             each = units[place]
             assert (each.unit, each.statistic) == (unit, statistic)
             assert len(each.values) == count or (kind is summaries and 5 < len(each.values) <= count)
-            assert each.score() == pytest.approx(row[metric], abs=ROUNDED if unit == "query" else 1e-9), metric
+            assert each.compute_score() == pytest.approx(row[metric], abs=ROUNDED if unit == "query" else 1e-9), metric
             scored.append(row[metric])
     assert len(set(scored)) > 1 or len(metrics) == 1
     assert any(0 < abs(score) < 1 for score in scored)
@@ -339,7 +339,7 @@ def test_splits_and_subsets_have_units_of_their_own(tmp_path: Path) -> None:
     }
     for (split, subset), each in units.items():
         (row,) = [row for row in scores[split] if row["hf_subset"] == subset]
-        assert each.score() == pytest.approx(row["recall_at_1"], abs=ROUNDED)
+        assert each.compute_score() == pytest.approx(row["recall_at_1"], abs=ROUNDED)
 
 
 @needs_data
@@ -355,7 +355,7 @@ def test_a_document_that_is_the_query_does_not_count(metric: str, tmp_path: Path
     for leave_out in (False, True):
         task = made("Retrieval", metric, {"default": {"test": split}}, tmp_path, ignore_identical_ids=leave_out)
         scores, _, units = judged(task, metric)
-        assert units["test", "default"].score() == pytest.approx(scores["test"][0][metric], abs=ROUNDED)
+        assert units["test", "default"].compute_score() == pytest.approx(scores["test"][0][metric], abs=ROUNDED)
         found.append(scores["test"][0][metric])
     assert found[1] < found[0]
 
@@ -369,7 +369,7 @@ def test_queries_without_a_relevant_document_count_as_mteb_counts_them(tmp_path:
     for metric in ("ndcg_at_10", "mrr_at_10", "recall_at_100"):
         task = made("Retrieval", metric, {"default": {"test": split | {}}}, tmp_path)
         scores, _, units = judged(task, metric)
-        assert units["test", "default"].score() == pytest.approx(scores["test"][0][metric], abs=ROUNDED)
+        assert units["test", "default"].compute_score() == pytest.approx(scores["test"][0][metric], abs=ROUNDED)
         assert second not in (units["test", "default"].ids or ())
 
 
@@ -385,7 +385,7 @@ def test_max_ap_is_that_of_the_best_way(tmp_path: Path) -> None:
     task = made("PairClassification", "max_ap", {"default": {"test": data}}, tmp_path)
     scores, predicted, units = judged(task, "max_ap")
     assert scores["test"][0]["max_ap"] == 1 > max(scores["test"][0][name] for name in ("dot_ap", "similarity_ap"))
-    assert units["test", "default"].score() == 1
+    assert units["test", "default"].compute_score() == 1
     values = units["test", "default"].values
     assert all(values[place] == -predicted["default"]["test"]["manhattan_distances"][place] for place in range(7))
 
@@ -399,7 +399,7 @@ def test_pairs_in_mtebs_older_form(tmp_path: Path) -> None:
     )
     task = made("PairClassification", "max_ap", {"default": {"test": data}}, tmp_path)
     scores, _, units = judged(task, "max_ap")
-    assert units["test", "default"].score() == pytest.approx(scores["test"][0]["max_ap"])
+    assert units["test", "default"].compute_score() == pytest.approx(scores["test"][0]["max_ap"])
     assert units["test", "default"].gold == [1, 1, 0, 0]
 
 
@@ -413,7 +413,7 @@ def test_texts_that_are_graded_alike_are_no_units(tmp_path: Path) -> None:
     task = made("Summarization", "cosine_spearman", {"default": {"test": data}}, tmp_path, min_score=1, max_score=3)
     scores, _, units = judged(task, "cosine_spearman")
     assert len(units["test", "default"].values) == 2
-    assert units["test", "default"].score() == pytest.approx(scores["test"][0]["cosine_spearman"])
+    assert units["test", "default"].compute_score() == pytest.approx(scores["test"][0]["cosine_spearman"])
 
 
 # ---- mteb's own
@@ -431,7 +431,7 @@ def test_units_of_mtebs_mock_tasks(name: str, tmp_path: Path) -> None:
     scores, _, units = judged(task, metric)
     places = {(split, row["hf_subset"]): row[metric] for split, listed in scores.items() for row in listed}
     for place, each in units.items():
-        assert each.score() == pytest.approx(places[place], abs=ROUNDED if each.unit == "query" else 1e-9)
+        assert each.compute_score() == pytest.approx(places[place], abs=ROUNDED if each.unit == "query" else 1e-9)
     lacking = {place for place in places.keys() - units.keys() if np.isfinite(places[place])}
     assert not lacking or task.metadata.type == "ZeroShotClassification"  # of which mteb says the mean alone
 

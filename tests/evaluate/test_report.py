@@ -19,7 +19,7 @@ import pytest
 from gnomon.errors import InputError
 from gnomon.evaluate.intervals import PerQueryScores
 from gnomon.evaluate.report import render_html, render_markdown
-from gnomon.evaluate.report.sheet import AXES, compute_averages, build_sheet
+from gnomon.evaluate.report.sheet import AXES, build_sheet, compute_averages
 from gnomon.evaluate.results import Result, SubsetScore, read_result, write_result
 
 METRICS = {
@@ -340,7 +340,10 @@ def test_averages_are_over_what_they_say(write: Writer) -> None:
             kind = "STS" if task == "s" else "Retrieval"
             fingerprint = None if model == "BM25" else "0123"
             write(model, task, 0.1 * (place + 1) + (0.01 if model == "b" else 0), kind=kind, fingerprint=fingerprint)
-    found = [(name, [shown(cell) for cell in cells], best(cells)) for name, cells in table_of(render_html(write.written)).foot]
+    found = [
+        (name, [shown(cell) for cell in cells], best(cells))
+        for name, cells in table_of(render_html(write.written)).foot
+    ]
     assert found == [
         ("Average, Retrieval3 tasks", ["20.00", "21.00", "20.00", "–"], [1]),
         ("Average, Retrievalthe 2 of 3 tasks that all havep, q", ["15.00", "16.00", "15.00", "15.00"], [1]),

@@ -22,14 +22,14 @@ from goldens import E5, GIST, GOLDEN, STELLA, load, require
 
 from gnomon import Encoder
 from gnomon.errors import GnomonError, InputError, Notice, SourceError
-from gnomon.evaluate import Asking, Bm25Settings, MtebEncoder, Result, TasksError, evaluate, read_results, curve_points
+from gnomon.evaluate import Asking, Bm25Settings, MtebEncoder, Result, TasksError, curve_points, evaluate, read_results
 from gnomon.evaluate import run as running
 from gnomon.evaluate.cache import RECORD_DTYPE, VectorCache
-from gnomon.evaluate.compare import comparison_to_dict, compare, format_comparison
+from gnomon.evaluate.compare import compare, comparison_to_dict, format_comparison
 from gnomon.evaluate.mteb import encoder as adapting
 from gnomon.evaluate.mteb.encoder import _split_chunks
 from gnomon.evaluate.report import render_html
-from gnomon.evaluate.results import format_summary, manifest_path, read_result, summarize, per_query_path
+from gnomon.evaluate.results import format_summary, manifest_path, per_query_path, read_result, summarize
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*(_ARRAY_API|SwigPy|swig):DeprecationWarning")
 require(whole_module=True)
@@ -250,7 +250,7 @@ def test_the_manifest_says_what_was_done(judge: Judge, sts: Path) -> None:
         ("test", "fr"): 12,
     }
     for subset in result.subsets:
-        assert result.per_query["test", subset.name].score() == pytest.approx(subset.score, abs=1e-6)
+        assert result.per_query["test", subset.name].compute_score() == pytest.approx(subset.score, abs=1e-6)
 
 
 def test_the_manifest_of_a_search(judge: Judge, beir: Path) -> None:
@@ -272,7 +272,7 @@ def test_the_manifest_of_a_search(judge: Judge, beir: Path) -> None:
         assert (each.manifest["model"]["fingerprint"] is None) == (method == "bm25")
         assert each.manifest["model"]["name"] == ("BM25" if method == "bm25" else E5)
         assert {"bm25_k1": 0.9, "bm25_b": 0.4}.items() <= each.manifest["settings"].items() or method == "dense"
-        assert each.per_query["test", "default"].score() == pytest.approx(each.score, abs=1e-5)
+        assert each.per_query["test", "default"].compute_score() == pytest.approx(each.score, abs=1e-5)
         assert each.per_query["test", "default"].ids == [f"test{at}" for at in range(24)]
     assert [each.label for each in found.values()] == [
         "BM25",
@@ -290,7 +290,9 @@ def test_another_metric_of_retrieval(judge: Judge, beir: Path, sts: Path, metric
     found = {each.task: each for each, _ in judge(load(GIST), beir, sts, metric=metric)}
     assert (found["search"].metric, found["sts"].metric) == (metric, "cosine_spearman")
     assert found["search"].score == found["search"].scores["test"][0][metric]
-    assert found["search"].per_query["test", "default"].score() == pytest.approx(found["search"].score, abs=1e-5)
+    assert found["search"].per_query["test", "default"].compute_score() == pytest.approx(
+        found["search"].score, abs=1e-5
+    )
     assert found["search"].interval
 
 
@@ -585,7 +587,9 @@ def test_killed_in_the_middle_and_started_again(tmp_path: Path, judge: Judge, mo
     )
     try:
         deadline = time.monotonic() + 120
-        while sum(each.stat().st_size for each in (tmp_path / "killed").rglob("*.keys")) < on_disk * RECORD_DTYPE.itemsize:
+        while (
+            sum(each.stat().st_size for each in (tmp_path / "killed").rglob("*.keys")) < on_disk * RECORD_DTYPE.itemsize
+        ):
             assert child.poll() is None, child.communicate()[1].decode()
             assert time.monotonic() < deadline
             time.sleep(0.01)
@@ -607,8 +611,8 @@ def test_killed_in_the_middle_and_started_again(tmp_path: Path, judge: Judge, mo
     for name in ("whole", "killed"):
         cache = VectorCache(tmp_path / name / "vectors")
         adapter = MtebEncoder(load(GIST), cache=cache)
-        vectors.append(adapter.vectors([*queries, *documents], ""))
-        assert adapter.tally.num_encoded == 0
+        vectors.append(adapter.encode_cached([*queries, *documents], ""))
+        assert adapter.counters.num_encoded == 0
         cache.close()
     assert np.array_equal(*vectors)
 
@@ -798,7 +802,11 @@ def test_d5_a_score_that_is_not_defined_is_null_with_the_reason(judge: Judge, tm
 
 def test_d5_a_score_that_is_defined_has_no_reason(judge: Judge, sts: Path) -> None:
     ((result, _),) = judge(load(GIST), sts)
-    assert (summarize(result, reused=False)["reason"], result.undefined_reason, result.manifest["undefined"]) == (None, "", [])
+    assert (summarize(result, reused=False)["reason"], result.undefined_reason, result.manifest["undefined"]) == (
+        None,
+        "",
+        [],
+    )
 
 
 def test_d5_a_correlation_of_rounding_is_told_of(judge: Judge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1047,7 +1055,9 @@ def test_heads_of_stella_are_one_pass(judge: Judge, sts: Path, encoded: list[str
 
 
 def test_lengths_count_what_they_cut(judge: Judge, sts: Path) -> None:
-    found = [each.manifest for each, _ in judge(load(GIST), sts, curve=curve_points(load(GIST), Asking(), lengths=[4, 6]))]
+    found = [
+        each.manifest for each, _ in judge(load(GIST), sts, curve=curve_points(load(GIST), Asking(), lengths=[4, 6]))
+    ]
     cut = [sum(count > length for count in load(GIST).tokenize(texts_of(sts)).counts) for length in (64, 4, 6)]
     assert [each["texts"]["cut"] for each in found] == cut
     assert cut[0] == 0 < cut[2] <= cut[1] == 48

@@ -15,9 +15,16 @@ from hypothesis import strategies as st
 
 from gnomon.errors import InputError
 from gnomon.evaluate.mteb import search as mteb_search
-from gnomon.evaluate.mteb.search import BinaryIndex, Bm25Search, HybridSearch, CachedSearch, published_alpha
+from gnomon.evaluate.mteb.search import BinaryIndex, Bm25Search, CachedSearch, HybridSearch, published_alpha
 from gnomon.search.bm25 import Bm25
-from gnomon.search.fusion import MIN_LABELLED_QUERIES, MR_TYDI_ALPHAS, cross_fit_alpha, fuse_mr_tydi, reciprocal_rank_fusion, tune_alpha
+from gnomon.search.fusion import (
+    MIN_LABELLED_QUERIES,
+    MR_TYDI_ALPHAS,
+    cross_fit_alpha,
+    fuse_mr_tydi,
+    reciprocal_rank_fusion,
+    tune_alpha,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of mteb and datasets
 mteb = pytest.importorskip("mteb")

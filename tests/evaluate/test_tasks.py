@@ -27,7 +27,16 @@ from gnomon.errors import InputError, Notice, SourceError
 from gnomon.evaluate import evaluate
 from gnomon.evaluate.local.find import LocalTask, read_local
 from gnomon.evaluate.local.task_json import METRICS
-from gnomon.evaluate.mteb.tasks import LOCO, TASK_SETS, check_text_only, fetch, load_task, build_local_task, patch_part_loading, find_tasks
+from gnomon.evaluate.mteb.tasks import (
+    LOCO,
+    TASK_SETS,
+    build_local_task,
+    check_text_only,
+    fetch,
+    find_tasks,
+    load_task,
+    patch_part_loading,
+)
 
 NEAR = 2e-5
 """mteb rounds what it writes."""
@@ -616,4 +625,4 @@ def test_loco_takes_the_rows_of_its_set(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_the_sets_say_what_they_are() -> None:
     assert [*TASK_SETS] == ["mteb-eng-56", "mr-tydi", "loco"]
-    assert all(each.what for each in TASK_SETS.values())
+    assert all(each.description for each in TASK_SETS.values())

@@ -36,17 +36,23 @@ WORDS = (
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 WIDTH = 16
 BERT = TrunkSpec(
-    vocab_size=len(SPECIAL) + len(WORDS), hidden=WIDTH, layers=2, heads=4, inner=24, positions=24, num_token_types=2
+    vocab_size=len(SPECIAL) + len(WORDS),
+    hidden_size=WIDTH,
+    num_layers=2,
+    num_heads=4,
+    intermediate_size=24,
+    max_positions=24,
+    num_token_types=2,
 )
 CONFIG: dict[str, Any] = {
     "model_type": "bert",
     "architectures": ["BertModel"],
     "vocab_size": BERT.vocab_size,
     "hidden_size": WIDTH,
-    "num_hidden_layers": BERT.layers,
-    "num_attention_heads": BERT.heads,
-    "intermediate_size": BERT.inner,
-    "max_position_embeddings": BERT.positions,
+    "num_hidden_layers": BERT.num_layers,
+    "num_attention_heads": BERT.num_heads,
+    "intermediate_size": BERT.intermediate_size,
+    "max_position_embeddings": BERT.max_positions,
     "type_vocab_size": BERT.num_token_types,
     "hidden_act": "gelu",
     "layer_norm_eps": BERT.norm_eps,

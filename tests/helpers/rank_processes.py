@@ -130,7 +130,7 @@ class Thread(Ranks):
         assert self.table is not None
         self.table.laid[self.rank] = mine
         self.table.barrier.wait(LONGEST)
-        found = [self.table.laid[rank] for rank in range(self.world)]
+        found = [self.table.laid[rank] for rank in range(self.world_size)]
         self.table.barrier.wait(LONGEST)
         return found
 

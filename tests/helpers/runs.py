@@ -101,7 +101,7 @@ class End:
 def run_to(recipe: Recipe, how: dict[str, bool], end: End) -> tuple[str, int]:
     """Train as far as `end` lets it; returns the model's folder and how many calls there were."""
     calls = _counted(Path(recipe.output), end)
-    inner, parts = trainer.Trainer.step, contrastive.Loss.parts
+    inner, parts = trainer.Trainer.step, contrastive.Loss.compute_parts
 
     def step(self: Any, number: int, ahead: Any) -> Any:
         if number == end.step:
@@ -120,7 +120,7 @@ def run_to(recipe: Recipe, how: dict[str, bool], end: End) -> tuple[str, int]:
 
     trainer.Trainer.step = step
     if end.nan:
-        contrastive.Loss.parts = broken
+        contrastive.Loss.compute_parts = broken
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Notice)
         return str(train(recipe, progress=False, **how)), len(calls)
@@ -157,7 +157,7 @@ def digests(recipe: Recipe, first: int, count: int, rank: int = 0, world: int = 
     tokenizer = Tokenizer(base.tokenizer, base.spec.tokenizer)
     data = open_training_data(recipe, base.spec, tokenizer, Ranks(), progress=False)
     draws = (data.sampler.batch_at(batch) for batch in range(first, first + count))
-    return [data.collator.rows_at(draw, rank, world).digest for draw in draws]
+    return [data.collator.read_rows(draw, rank, world).digest for draw in draws]
 
 
 def with_evaluate(recipe: Recipe, evaluate: Callable[[Any], float]) -> str:
@@ -176,13 +176,13 @@ def width(encoder: Any) -> float:
 
 def with_nan(recipe: Recipe, step: int) -> str:
     """A loss that is no number on every rank, in one step."""
-    parts = contrastive.Loss.parts
+    parts = contrastive.Loss.compute_parts
 
     def broken(self: Any, vectors: Any, batch: Any) -> Any:
         for part in parts(self, vectors, batch):
             yield part * float("nan") if batch.step == step else part
 
-    contrastive.Loss.parts = broken
+    contrastive.Loss.compute_parts = broken
     return run(recipe)
 
 

@@ -22,14 +22,14 @@ SAME = 1e-5
 
 BASE = {"vocab_size": 60, "hidden": 32, "layers": 2, "heads": 4, "inner": 48}
 MADE = {
-    "roberta": TrunkSpec(**BASE, positions=64, position_offset=3, pad_id=2, num_token_types=1),
-    "no types, relu": TrunkSpec(**BASE, positions=48, activation="relu", norm_eps=1e-5),
-    "tanh form of gelu": TrunkSpec(**BASE, positions=48, activation="gelu_tanh"),
-    "rope, not gated, silu": TrunkSpec(**BASE, positions=0, activation="silu", rope=RopeSpec(10000.0)),
-    "gated, table, tanh": TrunkSpec(**BASE, positions=48, gated=True, activation="tanh"),
-    "one layer": TrunkSpec(**{**BASE, "layers": 1}, positions=48, activation="sigmoid"),
+    "roberta": TrunkSpec(**BASE, max_positions=64, position_offset=3, pad_id=2, num_token_types=1),
+    "no types, relu": TrunkSpec(**BASE, max_positions=48, activation="relu", norm_eps=1e-5),
+    "tanh form of gelu": TrunkSpec(**BASE, max_positions=48, activation="gelu_tanh"),
+    "rope, not gated, silu": TrunkSpec(**BASE, max_positions=0, activation="silu", rope=RopeSpec(10000.0)),
+    "gated, table, tanh": TrunkSpec(**BASE, max_positions=48, gated=True, activation="tanh"),
+    "one layer": TrunkSpec(**{**BASE, "layers": 1}, max_positions=48, activation="sigmoid"),
     "wide, ntk, gated": TrunkSpec(
-        **{**BASE, "hidden": 288, "heads": 3}, positions=0, rope=RopeSpec(5e5, 2.0), gated=True, num_token_types=2
+        **{**BASE, "hidden": 288, "heads": 3}, max_positions=0, rope=RopeSpec(5e5, 2.0), gated=True, num_token_types=2
     ),
 }
 
@@ -94,7 +94,7 @@ def twin_states(trunk: TrunkSpec, arrays: Arrays, ids_T: np.ndarray) -> np.ndarr
         return np.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
 
     x = arrays["embed.tokens"][ids_T].astype(np.float64)
-    if trunk.positions:
+    if trunk.max_positions:
         rows = np.arange(len(ids_T)) + trunk.position_offset
         if trunk.pad_id is not None:
             real = ids_T != trunk.pad_id
@@ -103,8 +103,8 @@ def twin_states(trunk: TrunkSpec, arrays: Arrays, ids_T: np.ndarray) -> np.ndarr
     if trunk.num_token_types:
         x = x + arrays["embed.types"][0]
     x = norm("embed.norm", x)
-    for layer in (f"layers.{index}" for index in range(trunk.layers)):
-        shape = (len(ids_T), trunk.heads, trunk.head_size)
+    for layer in (f"layers.{index}" for index in range(trunk.num_layers)):
+        shape = (len(ids_T), trunk.num_heads, trunk.head_size)
         q, k, v = (linear(f"{layer}.{part}", x).reshape(shape) for part in ("query", "key", "value"))
         scores = np.einsum("tnd,snd->nts", rotated(q), rotated(k)) / math.sqrt(trunk.head_size)
         shares = np.exp(scores - scores.max(-1, keepdims=True))

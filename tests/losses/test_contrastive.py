@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from loss_twins import info_nce as twin
 
 from gnomon.errors import InputError
-from gnomon.losses import GTE_DIRECTIONS, SYMMETRIC_DIRECTIONS, known_pairs_mask, info_nce, hash_texts
+from gnomon.losses import GTE_DIRECTIONS, SYMMETRIC_DIRECTIONS, hash_texts, info_nce, known_pairs_mask
 
 OPTIONAL = ("query_to_query", "doc_to_query", "doc_to_doc")
 DIRECTIONS = [
@@ -100,7 +100,11 @@ def test_by_hand() -> None:
     eye = torch.eye(2)
     one_way = math.log(math.e + 1) - 1
     near(info_nce(eye, eye, scale=1), one_way, 1e-6)
-    near(info_nce(eye, eye, temperature=1, directions=SYMMETRIC_DIRECTIONS, partition_mode="per_direction"), one_way, 1e-6)
+    near(
+        info_nce(eye, eye, temperature=1, directions=SYMMETRIC_DIRECTIONS, partition_mode="per_direction"),
+        one_way,
+        1e-6,
+    )
     # the positive twice, the other document and query twice each
     near(info_nce(eye, eye, scale=1, directions=GTE_DIRECTIONS), math.log(2 * math.e + 4) - 1, 1e-6)
 
@@ -123,7 +127,9 @@ def test_negatives_are_columns_of_the_positives_order() -> None:
     columns = info_nce(queries, positives, negatives, directions=GTE_DIRECTIONS)
     told = info_nce(queries, positives, negatives, directions=GTE_DIRECTIONS, owners_N=torch.tensor([0, 1, 2, 0, 1, 2]))
     assert columns == told
-    assert columns != info_nce(queries, positives, negatives, directions=GTE_DIRECTIONS, owners_N=torch.tensor([0, 0, 1, 1, 2, 2]))
+    assert columns != info_nce(
+        queries, positives, negatives, directions=GTE_DIRECTIONS, owners_N=torch.tensor([0, 0, 1, 1, 2, 2])
+    )
 
 
 def test_ragged_negatives() -> None:

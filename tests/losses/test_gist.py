@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from loss_twins import gist as twin
 
 from gnomon.errors import InputError
-from gnomon.losses import SimilarityBlocks, duplicates_mask, gist, compute_guide_blocks, hash_texts
+from gnomon.losses import SimilarityBlocks, compute_guide_blocks, duplicates_mask, gist, hash_texts
 
 EXACT = np.array([[2, 0, 0, 0], [0, 2, 0, 0], [0, 0, -2, 0], [1, 1, 1, 1], [1, 1, 1, -1], [1, -1, 1, 1], [-1, 1, 1, 1]])
 """Vectors of norm 2: their cosines are multiples of 1/4 without rounding, so that ties are ties."""

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gnomon.losses.masks import known_pairs_mask, duplicates_mask, hash_texts
+from gnomon.losses.masks import duplicates_mask, hash_texts, known_pairs_mask
 
 TEXTS = st.sampled_from(["a", "b", "c", "d", ""])
 

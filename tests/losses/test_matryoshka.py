@@ -12,7 +12,7 @@ from loss_twins import info_nce as twin
 from loss_twins import prefixes
 
 from gnomon.errors import InputError
-from gnomon.losses import gist, compute_guide_blocks, info_nce, margin_mse, matryoshka, similarity_distillation
+from gnomon.losses import compute_guide_blocks, gist, info_nce, margin_mse, matryoshka, similarity_distillation
 
 
 def vectors(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -15,11 +15,11 @@ import torch
 from gnomon.losses import (
     GTE_DIRECTIONS,
     SYMMETRIC_DIRECTIONS,
+    compute_guide_blocks,
     cosent,
     cosine_regression,
     distill_kl,
     gist,
-    compute_guide_blocks,
     info_nce,
     margin_mse,
     matryoshka,
@@ -88,7 +88,13 @@ def columns(negatives: Leaves) -> torch.Tensor | None:
 @pytest.mark.parametrize("rows", [1, 5])
 @pytest.mark.parametrize(
     "directions",
-    [("query_to_doc",), ("query_to_doc", "query_to_query"), ("query_to_doc", "doc_to_doc"), SYMMETRIC_DIRECTIONS, GTE_DIRECTIONS],
+    [
+        ("query_to_doc",),
+        ("query_to_doc", "query_to_query"),
+        ("query_to_doc", "doc_to_doc"),
+        SYMMETRIC_DIRECTIONS,
+        GTE_DIRECTIONS,
+    ],
 )
 def test_multiple_negatives_ranking(directions: tuple[Any, ...], rows: int, negatives: int) -> None:
     query, positive, *more = leaves = vectors(2 + negatives, rows)
@@ -170,7 +176,9 @@ def test_gist(rows: int, negatives: int, options: dict[str, Any]) -> None:
     leaves, guides = vectors(2 + negatives, rows), vectors(2 + negatives, rows, dim=3, seed=1)
     theirs = losses.GISTEmbedLoss(Given(), Guide(), **options)(features(leaves, guides), None)
     (query, positive, *more), (g_query, g_positive, *g_more) = leaves, guides
-    ours = gist(query, positive, columns(more), guide=compute_guide_blocks(g_query, g_positive, columns(g_more)), **options)
+    ours = gist(
+        query, positive, columns(more), guide=compute_guide_blocks(g_query, g_positive, columns(g_more)), **options
+    )
     assert_equal(ours, theirs, leaves)
 
 
@@ -180,7 +188,9 @@ def test_cached_gist_with_several_negatives(options: dict[str, Any]) -> None:
     cached = losses.CachedGISTEmbedLoss(Given(), Guide(), mini_batch_size=4, **options)
     theirs = cached.calculate_loss([[leaf] for leaf in leaves], [[guide.detach()] for guide in guides])
     (query, positive, *more), (g_query, g_positive, *g_more) = leaves, guides
-    ours = gist(query, positive, columns(more), guide=compute_guide_blocks(g_query, g_positive, columns(g_more)), **options)
+    ours = gist(
+        query, positive, columns(more), guide=compute_guide_blocks(g_query, g_positive, columns(g_more)), **options
+    )
     assert_equal(ours, theirs, leaves)
 
 

@@ -8,7 +8,7 @@ import torch
 from loss_twins import cosine, dot
 
 from gnomon.errors import InputError
-from gnomon.losses.similarity import similarity_matrix, anneal, pairwise_similarity, resolve_scale
+from gnomon.losses.similarity import anneal, pairwise_similarity, resolve_scale, similarity_matrix
 
 BOTH = ("cosine", "dot")
 
@@ -60,7 +60,10 @@ def test_scale_is_one_over_temperature() -> None:
     assert resolve_scale(50, None, default=20.0) == 50
     assert resolve_scale(None, 0.25, default=20.0) == 4
     learnt = torch.tensor(8.0, dtype=torch.bfloat16, requires_grad=True)
-    for factor, wanted in ((resolve_scale(learnt, None, default=1), 8), (resolve_scale(None, learnt, default=1), 0.125)):
+    for factor, wanted in (
+        (resolve_scale(learnt, None, default=1), 8),
+        (resolve_scale(None, learnt, default=1), 0.125),
+    ):
         assert isinstance(factor, torch.Tensor)
         assert (factor.dtype, factor.item(), factor.requires_grad) == (torch.float32, wanted, True)
 

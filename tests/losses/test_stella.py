@@ -17,12 +17,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gnomon.errors import InputError
 from gnomon.losses import (
-    vectors_at_dim,
+    combine_teachers,
     cosine_distillation,
     relative_similarity_distillation,
     similarity_distillation,
     stella,
-    combine_teachers,
+    vectors_at_dim,
 )
 from gnomon.losses.counting import count_below
 from gnomon.losses.stella import ranking_hinge

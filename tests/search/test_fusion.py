@@ -9,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gnomon.errors import InputError
-from gnomon.search.fusion import ALPHAS, MR_TYDI_ALPHAS, cross_fit_alpha, fuse_mr_tydi, ndcg_at, reciprocal_rank_fusion, tune_alpha
+from gnomon.search.fusion import (
+    ALPHAS,
+    MR_TYDI_ALPHAS,
+    cross_fit_alpha,
+    fuse_mr_tydi,
+    ndcg_at,
+    reciprocal_rank_fusion,
+    tune_alpha,
+)
 
 IDS = st.sampled_from(["a", "b", "c", "d", "e", "f", "é", "中", "\uff5e", "\U0001f600"])
 # few values: full of ties

@@ -108,7 +108,7 @@ def test_every_format_gives_the_same_rows(tmp_path: Path, name: str) -> None:
     assert told(index) == told(expected)
     assert told(index)[1] == {**PAIRS[1], "negative": ["n1"], "score": 0.25}
     assert index.fingerprint == expected.fingerprint
-    assert index.place(0) == f"{path}, {FIRST[name.lower().split('.')[1]]}"
+    assert index.location(0) == f"{path}, {FIRST[name.lower().split('.')[1]]}"
 
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r"), max_size=10)
@@ -140,7 +140,7 @@ def test_blocks_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(sources, "CHUNK", 7)
         index = open_dataset(source(write(tmp_path / name, rows)), tmp_path / "cache")
         assert told(index) == rows
-        assert index.place(9).endswith(" 10")
+        assert index.location(9).endswith(" 10")
 
 
 def test_files_follow_each_other_and_patterns_are_sorted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,7 +151,7 @@ def test_files_follow_each_other_and_patterns_are_sorted(tmp_path: Path, monkeyp
     monkeypatch.chdir(tmp_path)
     index = open_dataset(DataSource(("first.csv", "*.jsonl", "**/c.jsonl")), tmp_path / "cache")
     assert [row["query"] for row in told(index)] == ["first", "a", "b", "sub/c"]
-    assert [index.place(row) for row in (0, 3)] == ["first.csv, line 2", "sub/c.jsonl, line 1"]
+    assert [index.location(row) for row in (0, 3)] == ["first.csv, line 2", "sub/c.jsonl, line 1"]
     assert index.name == "first"
 
 
@@ -386,7 +386,7 @@ def test_c12_a_row_with_several_positives_makes_a_row_of_each(tmp_path: Path, na
         {"query": "g", "positive": "h", "negative": ["i", "j"], "score": [9, 8, 7]},
     ]
     assert (index.rows, index.lines, index.negatives) == (3, 2, 2)
-    assert index.place(0) == index.place(1) != index.place(2)
+    assert index.location(0) == index.location(1) != index.location(2)
 
 
 def test_c12_scores_of_ragged_negatives_go_with_those_that_a_step_takes(tmp_path: Path) -> None:
@@ -577,7 +577,7 @@ def test_task_types_select_rows(tmp_path: Path, read: Callable[..., Rows], monke
     scored = [row | {"score": [1, 2]} for row in MEDI]
     assert read(scored, "in.json", task_types=("fever",), score="score")[0]["score"] == [1, 2]
     index = open_dataset(source(tmp_path / "in.json", task_types=("fever",)), tmp_path / "cache")
-    assert index.place(0).endswith("row 2")
+    assert index.location(0).endswith("row 2")
     with pytest.raises(
         InputError, match=r"in: no row has task_type 'fevr'; there are nq, fever. Did you mean 'fever'\?"
     ):
@@ -600,7 +600,7 @@ def test_so_many_lines_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Files that were read, not only opened."""
     found: list[str] = []
-    blocks = sources.LocalFile.blocks
+    blocks = sources.LocalFile.read_blocks
 
     def noted(self: sources.LocalFile, columns: list[str]) -> Any:
         found.append(self.path.name)
@@ -677,7 +677,7 @@ def test_a_damaged_index_is_made_anew(tmp_path: Path, reads: list[str]) -> None:
 
 def test_a_file_that_changes_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "a.jsonl", PAIRS)
-    finished = build.ColumnMapping.rows
+    finished = build.ColumnMapping.map_block
 
     def meddled(*arguments: Any) -> Any:
         write(path, PAIRS[:1])
@@ -784,7 +784,7 @@ def test_a_data_set_of_the_library(tmp_path: Path, hub: str, streaming: bool) ->
     index = open_dataset(one, tmp_path / "cache")
     local = source(tmp_path / "set" / "train.jsonl", negatives=("neg",), score="grade")
     assert index.fingerprint == open_dataset(local, tmp_path / "cache").fingerprint
-    assert index.place(2) == f"{hub} (train), row 3"
+    assert index.location(2) == f"{hub} (train), row 3"
     assert open_dataset(one, tmp_path / "cache") == index
     assert open_dataset(DataSource((hub,), split="test", streaming=streaming), tmp_path / "cache").rows == 1
     write(tmp_path / "set" / "train.jsonl", [row | {"neg": [row["neg"]]} for row in TRIPLETS[:2]])

@@ -19,19 +19,19 @@ from torch import nn
 from gnomon.errors import CheckpointError
 from gnomon.train import checkpoints
 from gnomon.train.checkpoints import (
-    UNCOMPARED_KEYS,
     ROUNDING_KEYS,
+    UNCOMPARED_KEYS,
     SavedState,
-    remove_all,
+    checkpoints_by_step,
     compare_recipes,
     compare_rounding,
     latest,
     load,
     load_optimizer,
     optimizer_tensors,
-    select_prefix,
+    remove_all,
     save,
-    checkpoints_by_step,
+    select_prefix,
 )
 from gnomon.train.recipe.schema import DataSource, LoraSettings, Recipe
 

@@ -21,12 +21,12 @@ from gnomon.spec import SYMMETRIC, ModelSpec, PoolingSpec, StaticSpec, Tokenizer
 from gnomon.tokenizer import Tokenizer
 from gnomon.train.data import collate as collating
 from gnomon.train.data.build import open_dataset
-from gnomon.train.data.collate import Prefetcher, Collator
+from gnomon.train.data.collate import Collator, Prefetcher
 from gnomon.train.data.sampler import SampledBatch, Sampler, select_negatives
 from gnomon.train.recipe.schema import DataSource
 
 WORDS = [chr(ord("a") + at) for at in range(26)]
-TRUNK = TrunkSpec(vocab_size=28, hidden=8, layers=1, heads=1, inner=8, positions=32)
+TRUNK = TrunkSpec(vocab_size=28, hidden_size=8, num_layers=1, num_heads=1, intermediate_size=8, max_positions=32)
 PROMPTS = {"query": "q q ", "passage": "p ", "same": "s s s "}
 LIMIT = 8
 PLAIN = DataSource(("x.jsonl",))
@@ -87,30 +87,37 @@ def test_a_batch_is_what_a_slow_twin_reads(index: Any, prompted: bool, at_once: 
     whole = [prompts[0] + text for text in queries] + [prompts[1] + text for text in positives + negatives]
     report = tokenizer_of().tokenize(whole)
     assert [ids_T.tolist() for ids_T in found.ids] == [ids_T.tolist() for ids_T in report.ids]
-    assert found.truncated == len(report.truncated)
+    assert found.num_truncated == len(report.truncated)
     assert found.prompt_tokens == ((3, 2) if prompted else (0, 0))
 
 
 def test_hashes_and_facts_go_with_the_rows() -> None:
     index = fake_index(["a", "b", "c"], ["d", "e", "f"], [["g"], ["h"], ["i"]], name="letters")
-    rows = collator_of(index).rows_at(draw_of([2, 0], replaced=1))
+    rows = collator_of(index).read_rows(draw_of([2, 0], replaced=1))
     assert rows.query_hashes_B.tolist() == index.hashes("query")[[2, 0]].tolist()
     assert rows.positive_hashes_B.tolist() == index.hashes("positive")[[2, 0]].tolist()
     assert rows.negative_hashes_N.tolist() == index.hashes("negative")[[2, 0]].tolist()
-    assert (rows.batch, rows.source, rows.name, rows.replaced, rows.total, rows.scores) == (5, 0, "letters", 1, 2, None)
+    assert (rows.batch_number, rows.source, rows.source_name, rows.replaced, rows.total_rows, rows.scores) == (
+        5,
+        0,
+        "letters",
+        1,
+        2,
+        None,
+    )
 
 
 @given(rows=st.integers(1, 30), world=st.integers(1, 4))
 def test_ranks_read_their_shares(rows: int, world: int) -> None:
     collator, draw = collator_of(numbered(40)), draw_of([*range(rows)])
-    shares = [collator.rows_at(draw, rank, world) for rank in range(world)]
+    shares = [collator.read_rows(draw, rank, world) for rank in range(world)]
     assert [text for each in shares for text in each.queries] == [f"q{row}" for row in range(rows // world * world)]
-    assert {each.total for each in shares} == {rows // world * world}
+    assert {each.total_rows for each in shares} == {rows // world * world}
 
 
 def test_a_share_without_rows_has_no_texts() -> None:
     found = collator_of(numbered(4)).collate(draw_of([3]), 1, 2)
-    assert (found.ids, found.rows.queries, found.rows.total, found.truncated) == ([], [], 0, 0)
+    assert (found.ids, found.rows.queries, found.rows.total_rows, found.num_truncated) == ([], [], 0, 0)
 
 
 # ---- prompts
@@ -147,7 +154,7 @@ def test_graded_pairs_are_texts_of_one_sort() -> None:
 
 
 def test_grades_go_with_their_rows() -> None:
-    rows = collator_of(fake_index(["a", "b"], ["c", "d"], grades=[0.25, 0.75])).rows_at(draw_of([1, 0, 1]))
+    rows = collator_of(fake_index(["a", "b"], ["c", "d"], grades=[0.25, 0.75])).read_rows(draw_of([1, 0, 1]))
     assert rows.scores is not None
     assert rows.scores.tolist() == [0.75, 0.25, 0.75]
 
@@ -157,7 +164,7 @@ def test_a_teachers_scores_go_with_the_negatives_that_are_drawn(number: int | No
     negatives = [[f"{row} {at}" for at in range(3)] for row in range(20)]
     scores = [[row, *(row + (at + 1) / 10 for at in range(3))] for row in range(20)]
     index = fake_index(["q"] * 20, ["p"] * 20, negatives, scores=scores)
-    rows = collator_of(index, DataSource(("x",), num_negatives=number)).rows_at(draw_of([*range(19, -1, -1)]))
+    rows = collator_of(index, DataSource(("x",), num_negatives=number)).read_rows(draw_of([*range(19, -1, -1)]))
     assert rows.scores is not None
     assert rows.scores.shape == (20, 1 + (number or 3))
     assert rows.scores[:, 0].tolist() == [*range(19, -1, -1)]
@@ -196,16 +203,16 @@ def test_a_digest_tells_batches_rows_and_texts_apart() -> None:
     other = fake_index(["a", "a", "b"], ["c", "x", "c"], [["d"], ["e"], ["f"]])
     named = fake_index(["a", "a", "b"], ["c", "c", "c"], [["d"], ["e"], ["f"]], name="other")
     drawn = [
-        collator_of(index).rows_at(draw_of([0, 1])),
-        collator_of(index).rows_at(draw_of([1, 0])),
-        collator_of(index).rows_at(draw_of([0, 1], step=6)),
-        collator_of(index).rows_at(draw_of([0])),
-        collator_of(other).rows_at(draw_of([0, 1])),
-        collator_of(named).rows_at(draw_of([0, 1])),
+        collator_of(index).read_rows(draw_of([0, 1])),
+        collator_of(index).read_rows(draw_of([1, 0])),
+        collator_of(index).read_rows(draw_of([0, 1], step=6)),
+        collator_of(index).read_rows(draw_of([0])),
+        collator_of(other).read_rows(draw_of([0, 1])),
+        collator_of(named).read_rows(draw_of([0, 1])),
     ]
     assert len({rows.digest for rows in drawn}) == len(drawn)
     assert all(len(rows.digest) == 16 and int(rows.digest, 16) >= 0 for rows in drawn)
-    assert collator_of(index).rows_at(draw_of([0, 1], replaced=9)).digest == drawn[0].digest
+    assert collator_of(index).read_rows(draw_of([0, 1], replaced=9)).digest == drawn[0].digest
 
 
 # ---- on an index on disk
@@ -232,7 +239,7 @@ def test_an_index_on_disk_is_read_alike(tmp_path: Path) -> None:
         sampler = Sampler([each], [1], batch_size=8, seed=3, num_held_out=4, length_buckets=True, num_negatives=[1])
         collator = Collator([each], [source], spec_of(), tokenizer_of(), seed=3)
         for batch in range(20):
-            rows = collator.rows_at(sampler.batch_at(batch))
+            rows = collator.read_rows(sampler.batch_at(batch))
             assert rows.scores is not None
             digests.append((rows.digest, rows.negatives, rows.scores.tolist()))
     assert found[0] == found[1]

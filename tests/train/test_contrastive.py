@@ -20,18 +20,18 @@ from gnomon.errors import InputError
 from gnomon.losses import (
     GTE_DIRECTIONS,
     SYMMETRIC_DIRECTIONS,
+    compute_guide_blocks,
     cosent,
     cosine_regression,
     distill_kl,
     gist,
-    compute_guide_blocks,
     info_nce,
     kl_and_contrast,
     margin_mse,
 )
 from gnomon.losses.matryoshka import vectors_at_dim
 from gnomon.train.objectives import contrastive
-from gnomon.train.objectives.contrastive import LOSS_FUNCTIONS, LossInputs, Loss, dims_with_modules
+from gnomon.train.objectives.contrastive import LOSS_FUNCTIONS, Loss, LossInputs, dims_with_modules
 from gnomon.train.recipe.schema import LossName, LossSettings, MatryoshkaSettings
 
 Q = 6
@@ -67,7 +67,7 @@ def masks_of(batch: LossInputs) -> tuple[Tensor, Tensor]:
     """What is no negative of a row: [Q, C], documents that answer an equal query, or are it; [Q, Q], queries of an
     equal document, or that are it. A negative that is its row's own answers its query.
     """
-    queries, positives, negatives = (side.tolist() for side in batch.hashes)
+    queries, positives, negatives = (side.tolist() for side in batch.token_hashes)
     docs = positives + negatives
     pairs = [*zip(queries, positives, strict=True)]
     own = [] if batch.own_negatives_N is None else batch.own_negatives_N.tolist()
@@ -80,7 +80,7 @@ def masks_of(batch: LossInputs) -> tuple[Tensor, Tensor]:
 
 def value(loss: Loss, vectors: Any, batch: LossInputs) -> Tensor:
     widths = vectors if isinstance(vectors, dict) else {WIDTH: vectors}
-    return torch.stack([*loss.parts(widths, batch)]).sum()
+    return torch.stack([*loss.compute_parts(widths, batch)]).sum()
 
 
 def loss_of(settings: LossSettings, widths: MatryoshkaSettings | None = None, spec: Any = None) -> Loss:
@@ -107,7 +107,7 @@ def plain_info_nce(sides: Sides, batch: LossInputs, **options: Any) -> Tensor:
 
 def plain_gist(sides: Sides, batch: LossInputs, **options: Any) -> Tensor:
     doc_mask, query_mask = masks_of(batch)
-    (q, p, n), (gq, gp, gn) = sides, batch.guide or sides
+    (q, p, n), (gq, gp, gn) = sides, batch.teacher_vectors or sides
     blocks = compute_guide_blocks(gq, gp, gn if len(n) else None)
     masks = {"doc_mask_BC": doc_mask, "query_mask_BQ": query_mask}
     return gist(q, p, n if len(n) else None, guide=blocks, **masks, **options)
@@ -121,7 +121,7 @@ def plain_from_a_teacher(sides: Sides, batch: LossInputs, scale: float) -> Tenso
         taught = (torch.cosine_similarity(theirs[:, None], among, dim=-1) / 0.3).softmax(1)
         return (taught * (taught.log() - (scale * cosines).softmax(1).log())).sum(1).mean()
 
-    (q, p, n), (tq, tp, tn) = sides, batch.guide or sides
+    (q, p, n), (tq, tp, tn) = sides, batch.teacher_vectors or sides
     return (kl(q, torch.cat([p, n]), tq, torch.cat([tp, tn])) + kl(p, q, tp, tq)) / 2
 
 
@@ -129,7 +129,7 @@ def plain_cosine_distillation(sides: Sides, batch: LossInputs) -> Tensor:
     """Text by text; a narrower vector learns the teacher's first components."""
     pairs = [
         (s, t[: len(s)])
-        for side, taught in zip(sides, batch.guide or sides, strict=True)
+        for side, taught in zip(sides, batch.teacher_vectors or sides, strict=True)
         for s, t in zip(side, taught, strict=True)
     ]
     return sum(1 - (s @ t) / (s.norm() * t.norm()) for s, t in pairs) / len(pairs)
@@ -280,7 +280,7 @@ def part(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int
 def test_a_loss_is_the_plain_one(name: str, part: int) -> None:
     settings, negatives, scores, plain = CASES[name]
     sides, batch = sides_of(negatives, learnt=True), batch_of(negatives, scores=scores)
-    parts = [*loss_of(settings).parts({WIDTH: sides}, batch)]
+    parts = [*loss_of(settings).compute_parts({WIDTH: sides}, batch)]
     assert len(parts) == (Q if part == 1 and settings.name != "cosent" else 1)
     found, wanted = torch.stack(parts).sum(), plain(sides, batch)
     torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
@@ -370,7 +370,7 @@ def test_masks_are_those_of_loops(rows: list[tuple[int, int]], each: int, data: 
     hashes = tuple(torch.tensor(column, dtype=torch.int64) for column in columns)
     batch = LossInputs(start, stop - start, hashes, None if own is None else torch.tensor(own, dtype=torch.bool))
     doc_mask, query_mask = masks_of(batch)
-    found = batch.masks(slice(start, stop))
+    found = batch.build_masks(slice(start, stop))
     if found["doc_mask_BC"] is None:
         pairs = columns[0] + columns[1]
         assert len({*pairs}) == len(pairs)
@@ -409,7 +409,7 @@ def test_a_learnt_scale_starts_where_it_is_put_and_stays_between_1_and_100(
 ) -> None:
     loss = loss_of(settings)
     assert loss.log_scale is not None
-    assert loss.told() == {"scale": pytest.approx(start)}
+    assert loss.log_values() == {"scale": pytest.approx(start)}
     fixed = loss_of(LossSettings(settings.name, guide=settings.guide, scale=start))
     sides, batch = sides_of(0), batch_of()
     torch.testing.assert_close(value(loss, sides, batch), value(fixed, sides, batch), rtol=1e-6, atol=1e-6)
@@ -424,10 +424,10 @@ def test_a_learnt_scale_starts_where_it_is_put_and_stays_between_1_and_100(
     for put, kept in ((1000.0, 100.0), (0.01, 1.0), (31.0, 31.0)):
         with torch.no_grad():
             loss.log_scale.fill_(math.log(put))
-        loss.clamp()
-        assert loss.told()["scale"] == pytest.approx(kept)
-    loss_of(LossSettings()).clamp()
-    assert loss_of(LossSettings()).told() == {}
+        loss.clamp_scale()
+        assert loss.log_values()["scale"] == pytest.approx(kept)
+    loss_of(LossSettings()).clamp_scale()
+    assert loss_of(LossSettings()).log_values() == {}
 
 
 WARMING = [(0, 1.0), (1, 1.0), (2, 1.0), (4, 2.0), (20, 10.0), (39, 19.5), (40, 20.0), (99, 20.0)]

@@ -82,7 +82,7 @@ def test_negatives_and_scores_belong_to_their_rows(tmp_path: Path) -> None:
     assert index.score_lists(np.arange(3), np.arange(6).reshape(3, 2)).tolist() == [[1, 2, 3], [4, 5, 6.5], [7, 8, 9]]
     assert index.score_kind == "lists" and index.labels is None
     assert (index.negatives, index.columns) == (2, ("query", "positive", "negative"))
-    assert [index.place(row) for row in (1, 2)] == ["a.jsonl, line 2", "b.parquet, row 7"]
+    assert [index.location(row) for row in (1, 2)] == ["a.jsonl, line 2", "b.parquet, row 7"]
 
 
 def test_where_rows_differ_the_least_number_of_negatives_counts(tmp_path: Path) -> None:

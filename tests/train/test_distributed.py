@@ -21,13 +21,13 @@ KINDS = (torch.float32, torch.float64, torch.int64)
 def test_one_rank_talks_to_no_one() -> None:
     ranks = Ranks()
     rows = torch.ones(2, 3, requires_grad=True)
-    found = ranks.gathered(rows)
+    found = ranks.all_gather(rows)
     assert torch.equal(found, rows)
     assert not found.requires_grad
-    ranks.add_up([found])
+    ranks.all_reduce([found])
     assert torch.equal(found, torch.ones(2, 3))
-    assert ranks.total(1.5, 2) == [1.5, 2]
-    assert ranks.first
+    assert ranks.sum_numbers(1.5, 2) == [1.5, 2]
+    assert ranks.is_first
     with init_distributed("cpu") as one:
         assert one == ranks
     assert not torch.distributed.is_initialized()
@@ -69,16 +69,16 @@ def all_ways() -> dict[str, Any]:
     module.BUCKET = 6
     with init_distributed("cpu") as ranks:
         mine = numbers(ranks.rank)
-        gathered = [ranks.gathered(each.requires_grad_(each.is_floating_point())) for each in mine if each.ndim]
+        gathered = [ranks.all_gather(each.requires_grad_(each.is_floating_point())) for each in mine if each.ndim]
         summed = [each.detach().clone() for each in mine]
-        ranks.add_up(summed)
-        ranks.wait()
+        ranks.all_reduce(summed)
+        ranks.barrier()
         return {
-            "ranks": (ranks.rank, ranks.world, ranks.first),
+            "ranks": (ranks.rank, ranks.world_size, ranks.is_first),
             "gathered": [each.tolist() for each in gathered],
             "learnt": any(each.requires_grad for each in gathered),
             "summed": [each.tolist() for each in summed],
-            "total": ranks.total(ranks.rank + 0.5, 1e15 + ranks.rank),
+            "total": ranks.sum_numbers(ranks.rank + 0.5, 1e15 + ranks.rank),
         }
 
 
@@ -98,9 +98,9 @@ def test_threads_stand_in_for_processes() -> None:
 
     def ways(ranks: Ranks) -> Any:
         summed = numbers(ranks.rank)
-        ranks.add_up(summed)
-        gathered = [ranks.gathered(each).tolist() for each in numbers(ranks.rank) if each.ndim]
-        return gathered, [each.tolist() for each in summed], ranks.total(ranks.rank + 0.5, 1e15 + ranks.rank)
+        ranks.all_reduce(summed)
+        gathered = [ranks.all_gather(each).tolist() for each in numbers(ranks.rank) if each.ndim]
+        return gathered, [each.tolist() for each in summed], ranks.sum_numbers(ranks.rank + 0.5, 1e15 + ranks.rank)
 
     (real, _) = (ended.value for ended in in_processes(all_ways, world=2))
     for found in in_threads(ways):
@@ -113,7 +113,7 @@ def test_threads_stand_in_for_processes() -> None:
 def fail(which: int, how: str) -> None:
     """One rank ends in some way while the other waits for it."""
     with init_distributed("cpu") as ranks:
-        ranks.wait()
+        ranks.barrier()
         if ranks.rank == which:
             if how == "killed":
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -123,7 +123,7 @@ def fail(which: int, how: str) -> None:
                 "torch's": RuntimeError("not enough memory: you tried to allocate 9 bytes."),
                 "Ctrl-C": KeyboardInterrupt(),
             }[how]
-        ranks.wait()
+        ranks.barrier()
 
 
 WHY = {

@@ -19,11 +19,18 @@ from torch import Tensor
 
 from gnomon.packed import pack
 from gnomon.spec import PoolingSpec
-from gnomon.train.data.collate import CollatedBatch, BatchRows
+from gnomon.train.data.collate import BatchRows, CollatedBatch
 from gnomon.train.distributed import Ranks
 from gnomon.train.model import Model
 from gnomon.train.objectives import gradcache
-from gnomon.train.objectives.gradcache import Chunk, split_into_chunks, encode_chunks, accumulate_gradient, skipped_prompt_tokens, encode_in_one_graph
+from gnomon.train.objectives.gradcache import (
+    Chunk,
+    accumulate_gradient,
+    encode_chunks,
+    encode_in_one_graph,
+    skipped_prompt_tokens,
+    split_into_chunks,
+)
 
 Grads = dict[str, Tensor]
 SHAPES = {
@@ -65,7 +72,7 @@ def grads(model: Model) -> Grads:
 def one_graph(model: Model, ids: list[np.ndarray], prompts: list[int], sides: Any, dims: tuple[int, ...]) -> Grads:
     """The slow twin: each text alone, no chunk, no cache, and torch's own differentiation."""
     pooled_NP = torch.cat([model(pack([ids_T]), prompt) for ids_T, prompt in zip(ids, prompts, strict=True)])
-    widths = model.vectors(pooled_NP, dims)
+    widths = model.apply_modules(pooled_NP, dims)
     torch.stack([*a_loss({dim: each.split(sides) for dim, each in widths.items()}, 1)]).sum().backward()
     return grads(model)
 
@@ -163,14 +170,16 @@ def test_vectors_are_in_the_order_of_the_texts(lengths: list[int], chunk_tokens:
     chunks = split_into_chunks(ids, [0] * len(ids), chunk_tokens=chunk_tokens, seed=(1,))
     alone_NP = torch.cat([model(pack([ids_T])) for ids_T in ids])
     for dims in ((), (5, 12)):
-        found, wanted = encode_in_one_graph(model, chunks, dims), model.vectors(alone_NP, dims)
+        found, wanted = encode_in_one_graph(model, chunks, dims), model.apply_modules(alone_NP, dims)
         assert [*found] == [*wanted]
         for dim in wanted:
             torch.testing.assert_close(found[dim], wanted[dim], rtol=1e-10, atol=1e-12)
     placed = {
-        text: vector_D for texts, some in encode_chunks(model, chunks) for text, vector_D in zip(texts, some, strict=True)
+        text: vector_D
+        for texts, some in encode_chunks(model, chunks)
+        for text, vector_D in zip(texts, some, strict=True)
     }
-    (whole,) = model.vectors(alone_NP).values()
+    (whole,) = model.apply_modules(alone_NP).values()
     assert sorted(placed) == [*range(len(ids))]
     torch.testing.assert_close(torch.stack([placed[text] for text in range(len(ids))]), whole, rtol=1e-10, atol=1e-12)
 
@@ -197,7 +206,7 @@ def test_ranks_add_up_to_one_graph(world: int, shape: str, negatives: int) -> No
 
         loss = accumulate_gradient(model, chunks, (2, 2, 2 * negatives), parts, ranks=ranks, dims=dims)
         found = grads(model)
-        ranks.add_up(found.values())
+        ranks.all_reduce(found.values())
         return found, loss
 
     for found, _ in in_threads(rank, world):
@@ -258,7 +267,9 @@ def test_one_chunk_at_a_time_has_its_activations(
     assert len(chunks) == (8 if chunk_tokens == 20 else 1)
     graphs = Graphs(model)
     with torch.autograd.graph.saved_tensors_hooks(graphs.kept, lambda box: box[0]):
-        accumulate_gradient(model, chunks, (16, 16, 0), lambda vectors: a_loss(vectors, 3), ranks=Ranks(), cached=cached)
+        accumulate_gradient(
+            model, chunks, (16, 16, 0), lambda vectors: a_loss(vectors, 3), ranks=Ranks(), cached=cached
+        )
     assert (graphs.forwards, graphs.most) == (forwards, alive)
     assert not graphs.live
 
@@ -290,7 +301,9 @@ def test_what_is_frozen_gets_no_gradient_and_costs_none(cached: bool) -> None:
     model = model_of("heads")
     model.trunk.requires_grad_(False)
     chunks = split_into_chunks(ids, [0] * 4, chunk_tokens=7, seed=(1,))
-    accumulate_gradient(model, chunks, sides, lambda vectors: a_loss(vectors, 2), ranks=Ranks(), dims=(12, 5), cached=cached)
+    accumulate_gradient(
+        model, chunks, sides, lambda vectors: a_loss(vectors, 2), ranks=Ranks(), dims=(12, 5), cached=cached
+    )
     for name, each in model.named_parameters():
         if name.startswith("trunk"):
             assert each.grad is None
@@ -319,15 +332,17 @@ def test_gradients_are_added_to_what_is_there() -> None:
 def test_chunks_hold_every_text_once_within_the_budget(texts: list[tuple[int, int]], chunk_tokens: int) -> None:
     ids, prompts = ids_of([length for length, _ in texts]), [prompt for _, prompt in texts]
     chunks = split_into_chunks(ids, prompts, chunk_tokens=chunk_tokens, seed=(3, 1))
-    assert sorted(chain.from_iterable(chunk.texts for chunk in chunks)) == [*range(len(texts))]
+    assert sorted(chain.from_iterable(chunk.text_numbers for chunk in chunks)) == [*range(len(texts))]
     assert len({chunk.seed for chunk in chunks}) == len(chunks)
     for chunk in chunks:
-        assert len(chunk.packed.ids_T) <= chunk_tokens or len(chunk.texts) == 1
-        assert {prompts[text] for text in chunk.texts} == {chunk.prompt_tokens}
-        assert np.array_equal(chunk.packed.ids_T, np.concatenate([ids[text] for text in chunk.texts]))
+        assert len(chunk.packed.ids_T) <= chunk_tokens or len(chunk.text_numbers) == 1
+        assert {prompts[text] for text in chunk.text_numbers} == {chunk.prompt_tokens}
+        assert np.array_equal(chunk.packed.ids_T, np.concatenate([ids[text] for text in chunk.text_numbers]))
         assert 0 <= chunk.seed < 1 << 63
     again = split_into_chunks(ids, prompts, chunk_tokens=chunk_tokens, seed=(3, 1))
-    assert [(chunk.texts, chunk.seed) for chunk in again] == [(chunk.texts, chunk.seed) for chunk in chunks]
+    assert [(chunk.text_numbers, chunk.seed) for chunk in again] == [
+        (chunk.text_numbers, chunk.seed) for chunk in chunks
+    ]
 
 
 def test_every_batch_and_rank_draws_its_own_random_numbers() -> None:

@@ -29,13 +29,15 @@ WAYS = {
 def test_every_loss_passes_in_every_way() -> None:
     """On two real processes too."""
     found = [*check_gradients()]
-    assert {row.way for row in found} == WAYS
-    assert {row.widths for row in found} == {"-", "prefixes", "heads"}
+    assert {row.method for row in found} == WAYS
+    assert {row.matryoshka_mode for row in found} == {"-", "prefixes", "heads"}
     losses = {row.loss for row in found}
-    assert {loss.partition(",")[0] for loss in losses} == {*contrastive.LOSS_FUNCTIONS}, "every loss that training offers"
+    assert {loss.partition(",")[0] for loss in losses} == {*contrastive.LOSS_FUNCTIONS}, (
+        "every loss that training offers"
+    )
     without_heads = [loss for loss in losses if loss.startswith("cosine_distillation")]
     cases = len(losses) * 3 - len(without_heads)
-    assert len(found) == len({(row.loss, row.widths, row.way) for row in found}) == cases * len(WAYS)
+    assert len(found) == len({(row.loss, row.matryoshka_mode, row.method) for row in found}) == cases * len(WAYS)
     assert TOLERANCE == 1e-6
     for row in found:
         assert row.passed, row
@@ -66,11 +68,15 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     labels = [("info_nce, negatives, learnt scale", "heads"), ("gist", "prefixes"), ("cosine_regression", "-")]
     cases = [whole[label] for label in labels]
     monkeypatch.setattr(module, "_cases", lambda: cases)
-    monkeypatch.setattr(contrastive, "SCORES_PER_PART", contrastive.SCORES_PER_PART)  # put back, whatever the threads leave
+    monkeypatch.setattr(
+        contrastive, "SCORES_PER_PART", contrastive.SCORES_PER_PART
+    )  # put back, whatever the threads leave
 
     def on_two_ranks() -> dict[int, Any]:
         return {
-            place: in_threads(lambda ranks, case=case: module._step_gradients(case, module.SMALL, cached=True, ranks=ranks))[0]
+            place: in_threads(
+                lambda ranks, case=case: module._step_gradients(case, module.SMALL, cached=True, ranks=ranks)
+            )[0]
             for place, case in enumerate(cases)
         }
 
@@ -79,7 +85,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def failed() -> set[str]:
     """Ways that fail for a loss at least."""
-    return {row.way for row in check_gradients() if not row.passed}
+    return {row.method for row in check_gradients() if not row.passed}
 
 
 def test_nothing_fails_where_nothing_is_broken(few: None) -> None:
@@ -92,7 +98,7 @@ def test_a_chunk_that_draws_anew_fails(few: None, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_part_that_is_left_out_fails(few: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = contrastive.Loss.parts
+    whole = contrastive.Loss.compute_parts
 
     def all_but_the_last(self: Any, *args: Any, **named: Any) -> Iterator[Tensor]:
         parts = [*whole(self, *args, **named)]
@@ -103,7 +109,7 @@ def test_a_part_that_is_left_out_fails(few: None, monkeypatch: pytest.MonkeyPatc
 
 
 def test_parts_that_are_not_weighed_fail(few: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = contrastive.Loss.parts
+    whole = contrastive.Loss.compute_parts
 
     def unweighed(self: Any, *args: Any, **named: Any) -> Iterator[Tensor]:
         parts = [*whole(self, *args, **named)]
@@ -122,8 +128,8 @@ def test_gradients_of_vectors_that_are_not_added_up_fail(few: None, monkeypatch:
             pass
 
     def through_heads(widths: Any, sides: Any, parts: Any, ranks: Ranks) -> float:
-        deaf = Deaf(ranks.rank, ranks.world)
-        object.__setattr__(deaf, "gathered", ranks.gathered)
+        deaf = Deaf(ranks.rank, ranks.world_size)
+        object.__setattr__(deaf, "gathered", ranks.all_gather)
         return inner(widths, sides, parts, deaf)
 
     monkeypatch.setattr(gradcache, "_backward_through_modules", through_heads)
@@ -134,7 +140,7 @@ def test_a_sum_over_the_ranks_that_is_not_divided_fails(few: None, monkeypatch: 
     inner = module._step_gradients
 
     def summed(*args: Any, ranks: Ranks = ALONE, **named: Any) -> Any:
-        return {name: grad * ranks.world for name, grad in inner(*args, ranks=ranks, **named).items()}
+        return {name: grad * ranks.world_size for name, grad in inner(*args, ranks=ranks, **named).items()}
 
     monkeypatch.setattr(module, "_step_gradients", summed)
     assert failed() == {"2 ranks"}
@@ -160,8 +166,8 @@ def test_texts_that_lose_their_order_fail(few: None, monkeypatch: pytest.MonkeyP
     def swapped(*args: Any) -> Any:
         chunks, sides = inner(*args)
         for first, second in pairwise(chunks):
-            if len(first.texts) == len(second.texts):
-                first.texts[:], second.texts[:] = second.texts[:], first.texts[:]
+            if len(first.text_numbers) == len(second.text_numbers):
+                first.text_numbers[:], second.text_numbers[:] = second.text_numbers[:], first.text_numbers[:]
                 break
         return chunks, sides
 

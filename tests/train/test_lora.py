@@ -26,7 +26,7 @@ GATED = "gated, table, tanh"
 
 def trunk_of(name: str, **options: float) -> Trunk:
     spec, arrays = model(name)
-    return Trunk.of(spec, arrays, **options).double()
+    return Trunk.from_arrays(spec, arrays, **options).double()
 
 
 def adapted(name: str, settings: LoraSettings, *, learnt: bool = True, **options: float) -> Trunk:
@@ -45,7 +45,7 @@ def adapters(trunk: Trunk) -> Iterator[tuple[str, LoraLinear]]:
 
 
 def states(trunk: Trunk, name: str) -> torch.Tensor:
-    return trunk(DeviceBatch.of(pack(texts(name)), trunk.spec, CPU))
+    return trunk(DeviceBatch.from_packed(pack(texts(name)), trunk.spec, CPU))
 
 
 @pytest.mark.parametrize("name", ["roberta", GATED])
@@ -118,7 +118,7 @@ def test_merged_it_is_a_plain_trunk_of_the_same_states(name: str) -> None:
     trunk = adapted(name, LoraSettings(r=2, alpha=0.5, targets=targets))
     arrays = to_arrays(merge_lora(trunk))
     assert arrays.keys() == trunk_shapes(trunk.spec).keys()
-    plain = Trunk.of(trunk.spec, arrays)
+    plain = Trunk.from_arrays(trunk.spec, arrays)
     torch.testing.assert_close(states(plain, name), states(trunk, name), rtol=1e-10, atol=1e-10)
     with torch.no_grad():
         assert (states(plain, name) - states(trunk_of(name), name)).abs().max() > 0.1
@@ -129,7 +129,7 @@ def test_merged_it_is_a_plain_trunk_of_the_same_states(name: str) -> None:
 
 def test_a_plain_trunk_is_merged_already() -> None:
     spec, arrays = model("roberta")
-    found = to_arrays(merge_lora(Trunk.of(spec, arrays)))
+    found = to_arrays(merge_lora(Trunk.from_arrays(spec, arrays)))
     assert found.keys() == arrays.keys()
     for name, array in arrays.items():
         np.testing.assert_array_equal(found[name], array)
@@ -154,7 +154,7 @@ def test_gradients_reach_the_first_layer_through_recomputed_ones() -> None:
 
 def test_a_half_trunk_has_half_parts() -> None:
     spec, arrays = model("roberta")
-    trunk = Trunk.of(spec, arrays).bfloat16()
+    trunk = Trunk.from_arrays(spec, arrays).bfloat16()
     apply_lora(trunk, LoraSettings())
     assert {module.lora_a.dtype for _, module in adapters(trunk)} == {torch.bfloat16}
 

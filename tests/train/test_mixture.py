@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gnomon.errors import InputError
-from gnomon.train.data.mixture import max_lines, compute_weights
+from gnomon.train.data.mixture import compute_weights, max_lines
 from gnomon.train.recipe.schema import DataSource, MixtureSettings
 
 

@@ -37,12 +37,12 @@ TEXTS = [
 
 def packed_of(base: Checkpoint, some: list[str]) -> Packed:
     tokenizer = Tokenizer(base.tokenizer, base.spec.tokenizer)
-    return pack([tokenizer.cut(ids_T) for ids_T in tokenizer.ids(some)])
+    return pack([tokenizer.truncate(ids_T) for ids_T in tokenizer.encode(some)])
 
 
 def vectors(model: Model, packed: Packed) -> np.ndarray:
     with torch.no_grad():
-        (found_BD,) = model.eval().vectors(model(packed)).values()
+        (found_BD,) = model.eval().apply_modules(model(packed)).values()
     return found_BD.numpy()
 
 
@@ -63,7 +63,7 @@ def test_widths_with_heads_of_their_own(golden_folder: Callable[[str], Path]) ->
     base = golden_checkpoint(STELLA)
     model = Model(base).eval()
     with torch.no_grad():
-        found = model.vectors(model(packed_of(base, TEXTS)), (256, 1024))
+        found = model.apply_modules(model(packed_of(base, TEXTS)), (256, 1024))
     assert [*found] == [256, 1024]
     for dim, vectors_BD in found.items():
         wanted = encoder.encode(TEXTS, on_truncate="silent", dim=dim)
@@ -76,10 +76,10 @@ def test_the_prompt_is_left_out_of_the_pooling_where_the_model_says_so(tmp_path:
     encoder = Encoder.load(saved(spec, tmp_path / "model"), device="cpu", threads=1)
     base, some = checkpoint(spec), [*texts()]
     model = Model(base).eval()
-    count = Tokenizer(base.tokenizer, spec.tokenizer).prompt_tokens(prompts["query"])
+    count = Tokenizer(base.tokenizer, spec.tokenizer).count_prompt_tokens(prompts["query"])
     assert count > 1
     with torch.no_grad():
-        (found,) = model.vectors(
+        (found,) = model.apply_modules(
             model(packed_of(base, [prompts["query"] + " " + text for text in some]), count)
         ).values()
     wanted = encoder.encode([" " + text for text in some], prompt_name="query")
@@ -92,8 +92,8 @@ def test_one_token_of_a_text_has_the_gradient_of_the_whole(name: str, golden_fol
 
     def gradients(one_token: bool) -> dict[str, torch.Tensor]:
         model = Model(golden_checkpoint(name), dropout=0.0, attention_dropout=0.0).double()
-        assert model.pooled.one_token
-        model.pooled.one_token = one_token
+        assert model.pooled_trunk.one_token
+        model.pooled_trunk.one_token = one_token
         pooled_BP = model(packed_of(golden_checkpoint(name), TEXTS))
         (pooled_BP * torch.linspace(-1, 1, pooled_BP.numel()).view_as(pooled_BP)).sum().backward()
         return {key: each.grad for key, each in model.named_parameters() if each.grad is not None}
@@ -107,7 +107,7 @@ def test_one_token_of_a_text_has_the_gradient_of_the_whole(name: str, golden_fol
 def test_its_arrays_are_those_of_the_checkpoint_and_copies(golden: Path) -> None:
     base = golden_checkpoint(golden.name)
     model = Model(base)
-    found = model.arrays()
+    found = model.export_arrays()
     assert found.keys() == model_shapes(base.spec).keys()
     for name, array in found.items():
         assert np.array_equal(array, base.arrays[name].astype(np.float32)), name
@@ -118,7 +118,7 @@ def test_its_arrays_are_those_of_the_checkpoint_and_copies(golden: Path) -> None
     for name in found:
         assert np.array_equal(base.arrays[name], before[name]), name
         assert np.array_equal(found[name], before[name].astype(np.float32)), "what was given changes no more"
-        assert np.array_equal(model.arrays()[name], before[name].astype(np.float32) + 1), name
+        assert np.array_equal(model.export_arrays()[name], before[name].astype(np.float32) + 1), name
 
 
 def test_what_was_trained_is_written_and_read_again(golden: Path, tmp_path: Path) -> None:
@@ -159,14 +159,14 @@ def test_half_precision_on_disk_is_trained_in_float32() -> None:
     half = replace(base, arrays={name: array.astype(np.float16) for name, array in base.arrays.items()})
     model = Model(half, bf16=True)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
-    assert {array.dtype for array in model.arrays().values()} == {np.dtype(np.float32)}
+    assert {array.dtype for array in model.export_arrays().values()} == {np.dtype(np.float32)}
 
 
 def test_bf16_has_gradients_in_float32_near_the_exact_ones() -> None:
     def gradient(bf16: bool) -> torch.Tensor:
         base = checkpoint(bert())
         model = Model(base, bf16=bf16, dropout=0.0, attention_dropout=0.0)
-        (vectors_BD,) = model.vectors(model(packed_of(base, [*texts()]))).values()
+        (vectors_BD,) = model.apply_modules(model(packed_of(base, [*texts()]))).values()
         (vectors_BD @ vectors_BD.T)[0].sum().backward()
         grads = [each.grad for each in model.parameters() if each.grad is not None]
         assert {grad.dtype for grad in grads} == {torch.float32}
@@ -180,9 +180,9 @@ def test_bf16_has_gradients_in_float32_near_the_exact_ones() -> None:
 def test_low_rank_parts_are_merged_when_arrays_are_asked_for() -> None:
     base = checkpoint(bert(wide=(8,)))
     model = Model(base, lora=LoraSettings(r=2, targets=("query", "up")), dropout=0.0)
-    assert model.arrays().keys() == model_shapes(base.spec).keys()
+    assert model.export_arrays().keys() == model_shapes(base.spec).keys()
     learnt = {name for name, each in model.named_parameters() if each.requires_grad}
-    adapted = [f"layers.{index}.{part}" for index in range(BERT.layers) for part in ("query", "up")]
+    adapted = [f"layers.{index}.{part}" for index in range(BERT.num_layers) for part in ("query", "up")]
     trunk = {f"trunk.{name}.lora_{ab}" for name in adapted for ab in "ab"}
     assert learnt == trunk | {"heads.dense.2_Dense_8.weight", "heads.dense.2_Dense_8.bias"}
     with torch.no_grad():
@@ -191,7 +191,9 @@ def test_low_rank_parts_are_merged_when_arrays_are_asked_for() -> None:
     merged = Model(model.to_checkpoint())
     packed = packed_of(base, [*texts()])
     assert_same(vectors(merged, packed), vectors(model, packed))
-    changed = {name for name in trunk_shapes(BERT) if not np.array_equal(model.arrays()[name], base.arrays[name])}
+    changed = {
+        name for name in trunk_shapes(BERT) if not np.array_equal(model.export_arrays()[name], base.arrays[name])
+    }
     assert changed == {f"{name}.weight" for name in adapted}
 
 
@@ -237,10 +239,10 @@ def test_a_batch_that_fits_passes_at_once_and_a_larger_one_in_small_chunks() -> 
     base = replace(spec, trunk=replace(spec.trunk, hidden=768, layers=12, heads=12))
     large = replace(spec, trunk=replace(spec.trunk, hidden=1024, layers=240))
     # 2 GiB of 22 float32 numbers for each token, unit and layer
-    assert choose_chunking(recipe, small, cpu) == Chunking(one_pass_tokens=21_183, chunk=4096)
+    assert choose_chunking(recipe, small, cpu) == Chunking(one_pass_tokens=21_183, chunk_tokens=4096)
     assert choose_chunking(recipe, base, cpu) == Chunking(2647, 2647)
     assert choose_chunking(recipe, large, cpu) == Chunking(512, 512)
     assert choose_chunking(recipe, static(), cpu) == Chunking(65_536, 65_536)
     assert choose_chunking(replace(recipe, chunk_tokens=1000), small, cpu) == Chunking(1000, 1000)
-    chunking = Chunking(one_pass_tokens=100, chunk=10)
+    chunking = Chunking(one_pass_tokens=100, chunk_tokens=10)
     assert [chunking.chunk_tokens_for(tokens) for tokens in (1, 100, 101)] == [100, 100, 10]

@@ -15,7 +15,7 @@ from gnomon.train.recipe.schema import DataSource, LossSettings, Recipe
 from gnomon.train.recipe.toml import read
 
 SPEC = ModelSpec(
-    TrunkSpec(vocab_size=50, hidden=16, layers=1, heads=2, inner=24, positions=64),
+    TrunkSpec(vocab_size=50, hidden_size=16, num_layers=1, num_heads=2, intermediate_size=24, max_positions=64),
     PoolingSpec(),
     (NormalizeSpec(),),
     TokenizerSpec(64),
@@ -26,11 +26,11 @@ FACTS = RunFacts(
     base="org/base",
     base_fingerprint="b" * 64,
     sources=(
-        SourceFacts("pairs", 900, "a" * 64, 0.75, 70, seen=700, held_out=40, kept_apart=12),
+        SourceFacts("pairs", 900, "a" * 64, 0.75, 70, seen=700, held_out=40, excluded=12),
         SourceFacts("more", 100, "c" * 64, 0.25, 30, seen=60, held_out=40),
     ),
     step=80,
-    steps=100,
+    total_steps=100,
     rows=3200,
     tokens=123_456,
     texts=6400,
@@ -167,7 +167,9 @@ def test_it_says_what_is_special(change: dict, line: str) -> None:
     [(LossSettings("gist", guide="./g"), "guide"), (LossSettings("distill_kl", teacher="./g"), "teacher")],
 )
 def test_it_names_what_guided_or_taught(loss: LossSettings, role: str) -> None:
-    card = render_model_card(replace(RECIPE, loss=loss), replace(FACTS, guide="org/large", teacher_fingerprint="d" * 64))
+    card = render_model_card(
+        replace(RECIPE, loss=loss), replace(FACTS, guide="org/large", teacher_fingerprint="d" * 64)
+    )
     assert f"of 2 sources with the loss {loss.name} and the {role} `org/large`, by gnomon." in card
     assert f"- Fingerprint of the {role}: dddddddddddddddd." in card.splitlines()
 

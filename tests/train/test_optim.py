@@ -15,17 +15,24 @@ from gnomon.engines.torch.modules import OutputModules
 from gnomon.engines.torch.trunk import Trunk
 from gnomon.errors import InputError
 from gnomon.spec import DenseSpec, ModelSpec, PoolingSpec, TokenizerSpec
-from gnomon.train.optim import Blend, Ema, learning_rate_factor_at, parameter_groups, scale_learning_rates, count_warmup_steps
+from gnomon.train.optim import (
+    Blend,
+    Ema,
+    count_warmup_steps,
+    learning_rate_factor_at,
+    parameter_groups,
+    scale_learning_rates,
+)
 from gnomon.train.recipe.schema import DataSource, Recipe
 
 
 @pytest.fixture
 def module() -> nn.Module:
     spec, arrays = model("roberta")
-    dense = DenseSpec("2_Dense", spec.hidden, 8)
-    weights = {"2_Dense.weight": torch.ones(8, spec.hidden).numpy(), "2_Dense.bias": torch.ones(8).numpy()}
+    dense = DenseSpec("2_Dense", spec.hidden_size, 8)
+    weights = {"2_Dense.weight": torch.ones(8, spec.hidden_size).numpy(), "2_Dense.bias": torch.ones(8).numpy()}
     whole = ModelSpec(spec, PoolingSpec(), (dense,), TokenizerSpec(None))
-    return nn.ModuleDict({"trunk": Trunk.of(spec, arrays), "heads": OutputModules.of(whole, weights)})
+    return nn.ModuleDict({"trunk": Trunk.from_arrays(spec, arrays), "heads": OutputModules.from_arrays(whole, weights)})
 
 
 def of_each(module: nn.Module, **options: float) -> dict[str, tuple[float, float]]:

@@ -101,7 +101,9 @@ def test_c1_the_earlier_run_stays_until_the_new_model_is_complete(end: End, done
     after = tree(root)
     assert {name: after[name] for name in before} == before
     assert {name.partition("/")[0] for name in after.keys() - before.keys()} == {"overwrite-1"}
-    assert output.latest_checkpoint(root) == max(checkpoints.checkpoints_by_step(root / "overwrite-1" / "checkpoints").values())
+    assert output.latest_checkpoint(root) == max(
+        checkpoints.checkpoints_by_step(root / "overwrite-1" / "checkpoints").values()
+    )
     assert train(second(done), progress=False, resume=True) == root / "model"
     assert files_of(root / "model") == wanted[2]
     assert {path.name for path in root.iterdir()} - {"stopped"} == {*output.ENTRIES, output.MANIFEST, lock.LOCK} - {
@@ -478,7 +480,10 @@ def test_c8_a_lock_that_is_removed_while_it_is_waited_for_is_made_anew(
     monkeypatch.setattr(lock, "_lock_at_once", late)
     with lock.lock_folder(folder):
         assert (folder / lock.LOCK).read_text("utf-8").startswith(f"process {os.getpid()} on ")
-        with pytest.raises(InputError, match=f"is held by another run, process {os.getpid()} on "), lock.lock_folder(folder):
+        with (
+            pytest.raises(InputError, match=f"is held by another run, process {os.getpid()} on "),
+            lock.lock_folder(folder),
+        ):
             pass
         assert folder.is_dir()
     assert not folder.exists()
@@ -626,7 +631,9 @@ class Person:
         whole = [path for path in models if any(self.is_whole(path, files) for files in self.wanted.values())]
         if (self.root / "model").is_dir() and self.root / "model" in whole:
             Encoder.load(self.root / "model")
-        saved = [each for path in self.root.rglob("checkpoints") for each in checkpoints.checkpoints_by_step(path).values()]
+        saved = [
+            each for path in self.root.rglob("checkpoints") for each in checkpoints.checkpoints_by_step(path).values()
+        ]
         for path in saved:
             checkpoints.load(path)
         return bool(whole), bool(whole or saved)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gnomon.train.data.permutation import random_bits, permute, uniform
+from gnomon.train.data.permutation import permute, random_bits, uniform
 
 KEYS = st.tuples(st.integers(0, 2**32), st.text(max_size=3))
 

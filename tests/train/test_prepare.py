@@ -9,14 +9,16 @@ from little_runs import bert, checkpoint, graded, recipe_of, rows, taught, write
 
 from gnomon.errors import InputError
 from gnomon.tokenizer import Tokenizer
-from gnomon.train.data.prepare import TrainingData, open_training_data, count_steps
+from gnomon.train.data.prepare import TrainingData, count_steps, open_training_data
 from gnomon.train.distributed import Ranks
 from gnomon.train.recipe.schema import DataSource, LossSettings, Recipe, ValidationSettings
 
 
 def opened(recipe: Recipe) -> TrainingData:
     base = checkpoint(bert())
-    return open_training_data(recipe, base.spec, Tokenizer(base.tokenizer, base.spec.tokenizer), Ranks(), progress=False)
+    return open_training_data(
+        recipe, base.spec, Tokenizer(base.tokenizer, base.spec.tokenizer), Ranks(), progress=False
+    )
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from gnomon.train.recipe.schema import (
     Recipe,
     ValidationSettings,
 )
-from gnomon.train.recipe.toml import render_toml, read, shipped_recipes, to_toml
+from gnomon.train.recipe.toml import read, render_toml, shipped_recipes, to_toml
 
 SMALL = 'model = "m"\noutput = "out"\n[[sources]]\npath = "pairs.jsonl"\n'
 

@@ -96,7 +96,9 @@ def assert_same_end(found: Recipe, wanted: Recipe) -> None:
     for path in (theirs / "model").rglob("*.safetensors"):
         assert (ours / path.relative_to(theirs)).read_bytes() == path.read_bytes()
     assert story(found) == story(wanted)
-    one, other = (checkpoints.load(checkpoints.checkpoints_by_step(each / "checkpoints")[STEPS]) for each in (ours, theirs))
+    one, other = (
+        checkpoints.load(checkpoints.checkpoints_by_step(each / "checkpoints")[STEPS]) for each in (ours, theirs)
+    )
     assert one.tensors.keys() == other.tensors.keys()
     for name, tensor in one.tensors.items():
         assert np.array_equal(tensor.float().numpy(), other.tensors[name].float().numpy()), name

@@ -288,7 +288,7 @@ def test_held_out_rows_are_never_drawn(rows: int, seed: int, data: st.DataObject
     assert drawn <= free
     if keep == "keep" or index is not twice:  # else a row may be replaced by another, in each of the two epochs
         assert drawn == free
-    assert len(free) == sampler.rows_per_epoch(0) == index.rows - held_out - sampler.kept_apart(0)
+    assert len(free) == sampler.rows_per_epoch(0) == index.rows - held_out - sampler.count_excluded(0)
 
 
 @calm
@@ -383,7 +383,9 @@ def test_realised_counts_the_sources_of_batches(batches: int, seed: int) -> None
     assert exact.sum() == batches
     if step == 1:
         assert exact.tolist() == [counted[source] for source in range(3)]
-    assert sampler_of([numbered(4)] * 3, [1, 2, 3], seed=seed).count_batches_per_source(batches).tolist() == exact.tolist()
+    assert (
+        sampler_of([numbered(4)] * 3, [1, 2, 3], seed=seed).count_batches_per_source(batches).tolist() == exact.tolist()
+    )
 
 
 def test_each_source_has_its_own_turns() -> None:

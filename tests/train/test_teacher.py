@@ -25,7 +25,9 @@ def made(tmp_path: Path, guide: Path, negatives: int) -> tuple[Any, Any]:
     source = write(tmp_path / "rows.jsonl", rows(30, negatives=negatives))
     recipe = recipe_of(tmp_path, tmp_path / "out", source, loss=LossSettings("gist", guide=str(guide)))
     base = checkpoint(bert())
-    return recipe, open_training_data(recipe, base.spec, Tokenizer(base.tokenizer, base.spec.tokenizer), Ranks(), progress=False)
+    return recipe, open_training_data(
+        recipe, base.spec, Tokenizer(base.tokenizer, base.spec.tokenizer), Ranks(), progress=False
+    )
 
 
 @pytest.mark.filterwarnings("ignore::gnomon.errors.Notice")
@@ -88,7 +90,7 @@ def test_each_rank_encodes_its_own_and_has_all(negatives: int, tmp_path: Path) -
         own = TeacherModel(recipe, ranks, bert())
         inner = own.encoder.encode_query
         own.encoder.encode_query = lambda texts, **how: counts.append(len(texts)) or inner(texts, **how)
-        return own(data.collator.rows_at(draw, ranks.rank, ranks.world))
+        return own(data.collator.rows_at(draw, ranks.rank, ranks.world_size))
 
     for found in in_threads(rank):
         for side, wanted in zip(found, whole, strict=True):
@@ -123,7 +125,7 @@ def test_translations_learn_the_vector_of_their_query(prompts: dict[str, str], t
         own = TeacherModel(recipe, ranks, bert())
         inner = own.encoder.encode_document
         own.encoder.encode_document = lambda texts, **how: seen.append(texts) or inner(texts, **how)
-        return own(data.collator.rows_at(draw, ranks.rank, ranks.world))
+        return own(data.collator.rows_at(draw, ranks.rank, ranks.world_size))
 
     for queries, positives, negatives in in_threads(rank):
         assert_same(queries, encoder.encode_query(asked))

@@ -238,7 +238,9 @@ LOSSES: dict[str, tuple[LossSettings, list[dict[str, Any]], Callable[..., Tensor
     "symmetric": (
         LossSettings(directions="symmetric"),
         rows(60),
-        lambda q, p, n, **_: losses.info_nce(q, p, directions=losses.SYMMETRIC_DIRECTIONS, partition_mode="per_direction"),
+        lambda q, p, n, **_: losses.info_nce(
+            q, p, directions=losses.SYMMETRIC_DIRECTIONS, partition_mode="per_direction"
+        ),
     ),
     "gte": (
         LossSettings(directions="gte", temperature=0.1),
@@ -320,7 +322,7 @@ def test_the_first_loss_is_that_of_the_encoders_vectors(
         assert f"Fingerprint of the {key}: {Encoder.load(guide).fingerprint[:16]}." in card
     log = log_of(Path(recipe.output))
     data = data_of(recipe)
-    some = data.collator.rows_at(data.sampler.batch_at(0))
+    some = data.collator.read_rows(data.sampler.batch_at(0))
     told = {"guide": vectors_of(guide, some) if guide else None}
     told["scores"] = None if some.scores is None else torch.from_numpy(some.scores).float()
     vectors = vectors_of(base, some)
@@ -340,7 +342,7 @@ def test_prompts_of_a_source_stand_in_front(made: Callable[..., Recipe], base: P
     recipe = replace(recipe, sources=(replace(source, query_prompt="where is ", document_prompt="old "),))
     folder = train(recipe, progress=False)
     data = data_of(recipe)
-    some = data.collator.rows_at(data.sampler.batch_at(0))
+    some = data.collator.read_rows(data.sampler.batch_at(0))
     prompted = replace(
         some,
         queries=["where is " + text for text in some.queries],
@@ -670,7 +672,7 @@ def test_low_rank_parts_are_merged_into_what_is_written(made: Callable[..., Reci
     state = states(recipe)[5].tensors
     assert {name.rpartition(".")[2] for name in state if name.startswith("model.")} == {"lora_a", "lora_b"}
     theirs = {"query": "attention.self.query", "down": "output.dense"}
-    for layer in range(BERT.layers):
+    for layer in range(BERT.num_layers):
         for ours, name in theirs.items():
             a, b = (state[f"model.trunk.layers.{layer}.{ours}.lora_{which}"].numpy() for which in "ab")
             key = f"encoder.layer.{layer}.{name}.weight"
@@ -678,7 +680,7 @@ def test_low_rank_parts_are_merged_into_what_is_written(made: Callable[..., Reci
             assert np.abs(b).max() > 1e-4
     changed = {name for name, array in found.items() if not np.array_equal(array, before[name])}
     assert changed == {
-        f"encoder.layer.{layer}.{name}.weight" for layer in range(BERT.layers) for name in theirs.values()
+        f"encoder.layer.{layer}.{name}.weight" for layer in range(BERT.num_layers) for name in theirs.values()
     }
 
 
@@ -821,7 +823,7 @@ def test_scores_on_held_out_rows_stand_in_the_log_and_the_card(made: Callable[..
     log = log_of(Path(recipe.output))
     assert [line["step"] for line in log if "validation" in line] == [5, 10]
     assert [*states(recipe)] == [9, 10]
-    (held,) = data_of(recipe).held_out()
+    (held,) = data_of(recipe).collate_held_out()
 
     def mrr(model: Path) -> float:
         q, p, _ = (side.numpy() for side in vectors_of(model, held.rows))
@@ -858,7 +860,7 @@ def test_a_learnt_scale_is_learnt_logged_and_bounded(made: Callable[..., Recipe]
 
 
 def broken_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    parts = contrastive.Loss.parts
+    parts = contrastive.Loss.compute_parts
 
     def broken(self: Any, vectors: Any, batch: Any) -> Any:
         for part in parts(self, vectors, batch):
@@ -882,7 +884,7 @@ def test_a_loss_that_is_nan_ends_the_run_and_its_rows_are_saved(
     )
     told = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
     data = data_of(recipe)
-    batches = [data.collator.rows_at(data.sampler.batch_at(batch)) for batch in (12, 13)]
+    batches = [data.collator.read_rows(data.sampler.batch_at(batch)) for batch in (12, 13)]
     assert told == [row for some in batches for row in data.to_records(some)]
     assert told[0]["place"].endswith(f"line {batches[0].rows_B[0] + 1}")
     assert [*states(recipe)] == [4]
@@ -1334,13 +1336,13 @@ def test_c3_no_held_out_query_is_trained_on_from_any_source(
         base, tmp_path / "out", first, second, duplicates=duplicates, validation=ValidationSettings(10), max_steps=60
     )
     data = data_of(recipe)
-    held = {text.lower().strip() for each in data.held_out() for text in each.rows.queries}
+    held = {text.lower().strip() for each in data.collate_held_out() for text in each.rows.queries}
     assert len(held) > 12
     trained = seen_by(recipe, monkeypatch)
     texts_ = {text.lower().strip() for each in trained for text in (*each.queries, *each.positives)}
     assert len(trained) == 60 and not held & texts_
     card = (tmp_path / "out" / "model" / "README.md").read_text("utf-8")
-    apart = [data.sampler.kept_apart(source) for source in range(2)]
+    apart = [data.sampler.count_excluded(source) for source in range(2)]
     assert min(apart) > 0
     assert f"- 20 rows were held out, and {sum(apart)} more were left out since they have a query of those." in card
 
@@ -1439,7 +1441,7 @@ def test_c14_negatives_that_are_their_rows_own_texts_are_counted_and_masked(
         folder = train(recipe, progress=False)
     card = (folder / "README.md").read_text("utf-8")
     assert re.search(rf"- 2 negatives were, .* own row, and were {fate}", card)
-    some = data_of_quietly(recipe).collator.rows_at(SampledBatch(0, 0, np.arange(8)))
+    some = data_of_quietly(recipe).collator.read_rows(SampledBatch(0, 0, np.arange(8)))
     encoder = Encoder.load(recipe.model, device="cpu", threads=1)
     q, p, n = (
         torch.from_numpy(encoder.encode(side, prompt="")) for side in (some.queries, some.positives, some.negatives)
@@ -1497,7 +1499,7 @@ def test_c12_c14_a_cased_model_tells_other_positives_apart(tmp_path: Path, base:
     data = data_of_quietly(recipe_of(base, tmp_path / "out", source))
     index = data.datasets[0]
     assert (index.rows, index.own_negatives) == (16, 16)
-    assert data.collator.own_negatives(0, index.own_negative_entries).tolist() == [True] * 2 + [False] * 14
+    assert data.collator.find_own_negatives(0, index.own_negative_entries).tolist() == [True] * 2 + [False] * 14
 
 
 def test_c14_a_cased_model_tells_them_apart(tmp_path: Path, base: Path) -> None:

@@ -100,7 +100,8 @@ def test_two_ranks_have_the_gradient_and_the_weights_of_one(variant: str, made: 
     off, way = (np.concatenate([(ends[0][name] - than[name]).ravel() for name in ends[0]]) for than in (ends[1], start))
     assert np.linalg.norm(off) < 0.01 * np.linalg.norm(way)
     tallies = [
-        checkpoints.load(checkpoints.checkpoints_by_step(Path(each.output) / "checkpoints")[10]).facts["tally"] for each in (one, two)
+        checkpoints.load(checkpoints.checkpoints_by_step(Path(each.output) / "checkpoints")[10]).facts["tally"]
+        for each in (one, two)
     ]
     for key in ("rows", "texts", "tokens", "replaced", "missing", "truncated", "short"):
         assert tallies[0][key] == tallies[1][key], key

@@ -35,7 +35,7 @@ def held_out(tmp_path: Path, spec: Any, lines: list[dict[str, Any]], **changes: 
     changes = {"loss": LossSettings("cosent")} | changes if source.score else changes
     recipe = recipe_of(tmp_path, tmp_path / "out", source, validation=ValidationSettings(HELD_OUT), **changes)
     tokenizer = Tokenizer(checkpoint(spec).tokenizer, spec.tokenizer)
-    return open_training_data(recipe, spec, tokenizer, Ranks(), progress=False).held_out()
+    return open_training_data(recipe, spec, tokenizer, Ranks(), progress=False).collate_held_out()
 
 
 def vectors_of(model: Model, collated: CollatedBatch) -> np.ndarray:
@@ -45,7 +45,8 @@ def vectors_of(model: Model, collated: CollatedBatch) -> np.ndarray:
         prompts = [0] * len(prompts)
     with torch.no_grad():
         found = [
-            model.vectors(model(pack([ids_T]), count)) for ids_T, count in zip(collated.ids, prompts, strict=False)
+            model.apply_modules(model(pack([ids_T]), count))
+            for ids_T, count in zip(collated.ids, prompts, strict=False)
         ]
     vectors_CD = np.concatenate([widths[model.spec.full_dim].numpy() for widths in found]).astype(np.float64)
     return vectors_CD / np.linalg.norm(vectors_CD, axis=1, keepdims=True)

@@ -107,16 +107,16 @@ class ModelFamily:
     for hidden states and for attention.
     """
 
-    keys: Mapping[str, str]
-    names: Names
+    config_keys: Mapping[str, str]
+    tensor_names: Names
     prefixes: tuple[str, ...]
     defaults: Mapping[str, Any]
     ignored: tuple[str, ...] = ()
     allowed_values: Mapping[str, tuple[Any, ...]] = field(default_factory=dict[str, tuple[Any, ...]])
-    extra: tuple[str, ...] = ()
-    build: Callable[[Config], dict[str, Any]] = lambda config: {}
+    extra_keys: tuple[str, ...] = ()
+    build_extra_fields: Callable[[Config], dict[str, Any]] = lambda config: {}
     tensor_names_if_false: Mapping[str, Names] = field(default_factory=dict[str, Names])
-    mlm: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+    mlm_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     mlm_activation: Activation | None = None
     key_aliases: Mapping[str, str] = field(default_factory=dict[str, str])
     dropout: tuple[str, str] = ("hidden_dropout_prob", "attention_probs_dropout_prob")
@@ -153,12 +153,12 @@ _BERT_NAMES: Names = {
 
 _BERT_KEYS = {
     "vocab_size": "vocab_size",
-    "hidden": "hidden_size",
-    "layers": "num_hidden_layers",
-    "heads": "num_attention_heads",
-    "inner": "intermediate_size",
-    "positions": "max_position_embeddings",
-    "token_types": "type_vocab_size",
+    "hidden_size": "hidden_size",
+    "num_layers": "num_hidden_layers",
+    "num_heads": "num_attention_heads",
+    "intermediate_size": "intermediate_size",
+    "max_positions": "max_position_embeddings",
+    "num_token_types": "type_vocab_size",
     "activation": "hidden_act",
     "norm_eps": "layer_norm_eps",
 }
@@ -182,7 +182,16 @@ _LEGACY_NORM = (".gamma", ".weight"), (".beta", ".bias")
 _WRAPPERS = ("module.", "_orig_mod.", "auto_model.", "0.auto_model.", "0.model.", "model.")
 """In front of names: DataParallel, torch.compile, and modules of sentence-transformers saved as one state dict."""
 _PEFT = "base_model.model."
-_TASK_HEAD_PREFIXES = ("pooler.", "cls.", "lm_head.", "vocab_", "classifier.", "pre_classifier.", "qa_outputs.", "mlm_head")
+_TASK_HEAD_PREFIXES = (
+    "pooler.",
+    "cls.",
+    "lm_head.",
+    "vocab_",
+    "classifier.",
+    "pre_classifier.",
+    "qa_outputs.",
+    "mlm_head",
+)
 _BUFFERS = ("position_ids", "token_type_ids", "rotary_emb.inv_freq", "rotary_emb.cos_cached", "rotary_emb.sin_cached")
 
 
@@ -198,7 +207,7 @@ def _build_roberta_fields(config: Config) -> dict[str, Any]:
 def _build_new_fields(config: Config) -> dict[str, Any]:
     if config["position_embedding_type"] == "absolute":
         return {"gated": True}
-    return {"gated": True, "positions": 0, "rope": _read_rope(config)}
+    return {"gated": True, "max_positions": 0, "rope": _read_rope(config)}
 
 
 def _read_rope(config: Config) -> RopeSpec:
@@ -225,27 +234,27 @@ def _is_positive(value: Any) -> bool:
 
 def _roberta_family(prefix: str, vocab_size: int) -> ModelFamily:
     return ModelFamily(
-        keys=_BERT_KEYS,
-        names=_BERT_NAMES,
+        config_keys=_BERT_KEYS,
+        tensor_names=_BERT_NAMES,
         prefixes=(f"{prefix}.", ""),
         defaults={**_BERT_DEFAULTS, "vocab_size": vocab_size, "layer_norm_eps": 1e-12, "pad_token_id": 1},
         allowed_values={"position_embedding_type": ("absolute",)},
-        extra=("pad_token_id",),
-        build=_build_roberta_fields,
-        mlm=_map_mlm("lm_head.dense", "lm_head.layer_norm", "lm_head.decoder", "lm_head.bias"),
+        extra_keys=("pad_token_id",),
+        build_extra_fields=_build_roberta_fields,
+        mlm_names=_map_mlm("lm_head.dense", "lm_head.layer_norm", "lm_head.decoder", "lm_head.bias"),
         mlm_activation="gelu",
     )
 
 
 FAMILIES: dict[str, ModelFamily] = {
     "bert": ModelFamily(
-        keys=_BERT_KEYS,
-        names=_BERT_NAMES,
+        config_keys=_BERT_KEYS,
+        tensor_names=_BERT_NAMES,
         prefixes=("bert.", ""),
         defaults=_BERT_DEFAULTS,
         ignored=("pad_token_id",),
         allowed_values={"position_embedding_type": ("absolute",)},
-        mlm=_map_mlm(
+        mlm_names=_map_mlm(
             "cls.predictions.transform.dense",
             "cls.predictions.transform.LayerNorm",
             "cls.predictions.decoder",
@@ -255,16 +264,16 @@ FAMILIES: dict[str, ModelFamily] = {
     "roberta": _roberta_family("roberta", 50265),
     "xlm-roberta": _roberta_family("roberta", 30522),
     "distilbert": ModelFamily(
-        keys={
+        config_keys={
             "vocab_size": "vocab_size",
-            "hidden": "dim",
-            "layers": "n_layers",
-            "heads": "n_heads",
-            "inner": "hidden_dim",
-            "positions": "max_position_embeddings",
+            "hidden_size": "dim",
+            "num_layers": "n_layers",
+            "num_heads": "n_heads",
+            "intermediate_size": "hidden_dim",
+            "max_positions": "max_position_embeddings",
             "activation": "activation",
         },
-        names={
+        tensor_names={
             **_EMBEDDINGS,
             **_map_linear("transformer.layer.{i}.attention.q_lin", "layers.{i}.query"),
             **_map_linear("transformer.layer.{i}.attention.k_lin", "layers.{i}.key"),
@@ -289,14 +298,16 @@ FAMILIES: dict[str, ModelFamily] = {
         },
         ignored=("pad_token_id",),
         key_aliases={"hidden_size": "dim", "num_attention_heads": "n_heads", "num_hidden_layers": "n_layers"},
-        mlm=_map_mlm("vocab_transform", "vocab_layer_norm", "vocab_projector"),
+        mlm_names=_map_mlm("vocab_transform", "vocab_layer_norm", "vocab_projector"),
         dropout=("dropout", "attention_dropout"),
     ),
     "new": ModelFamily(
-        keys=_BERT_KEYS,
-        names={
+        config_keys=_BERT_KEYS,
+        tensor_names={
             **_EMBEDDINGS,
-            **_map_linear("encoder.layer.{i}.attention.qkv_proj", "layers.{i}.query", "layers.{i}.key", "layers.{i}.value"),
+            **_map_linear(
+                "encoder.layer.{i}.attention.qkv_proj", "layers.{i}.query", "layers.{i}.key", "layers.{i}.value"
+            ),
             **_map_linear("encoder.layer.{i}.attention.o_proj", "layers.{i}.out"),
             **_map_linear("encoder.layer.{i}.attn_ln", "layers.{i}.attn_norm"),
             "encoder.layer.{i}.mlp.up_gate_proj.weight": ("layers.{i}.up.weight", "layers.{i}.gate.weight"),
@@ -328,9 +339,9 @@ FAMILIES: dict[str, ModelFamily] = {
             "logn_attention_scale": (False,),
             "pack_qkv": (True, False),
         },
-        extra=("rope_theta", "rope_scaling"),
-        build=_build_new_fields,
-        mlm=_map_mlm("lm_head.dense", "lm_head.norm", "lm_head.decoder"),
+        extra_keys=("rope_theta", "rope_scaling"),
+        build_extra_fields=_build_new_fields,
+        mlm_names=_map_mlm("lm_head.dense", "lm_head.norm", "lm_head.decoder"),
     ),
 }
 
@@ -345,7 +356,9 @@ def read_trunk(config: Config, *, ignore_config_keys: tuple[str, ...] = ()) -> T
     family = get_family(config)
     check_config_keys(family, config, ignore_config_keys)
     merged = {**family.defaults, **config}
-    fields: dict[str, Any] = {ours: merged[theirs] for ours, theirs in family.keys.items()} | family.build(merged)
+    fields: dict[str, Any] = {
+        ours: merged[theirs] for ours, theirs in family.config_keys.items()
+    } | family.build_extra_fields(merged)
     name = fields["activation"]
     if not isinstance(name, str) or name not in ACTIVATIONS:
         raise UnsupportedError(
@@ -381,20 +394,22 @@ def resolve_aliases(section: Config, family: ModelFamily) -> dict[str, Any]:
     return keys
 
 
-def check_config_keys(family: ModelFamily, config: Config, ignored_by_caller: tuple[str, ...], where: str = "config.json") -> None:
+def check_config_keys(
+    family: ModelFamily, config: Config, ignored_by_caller: tuple[str, ...], where: str = "config.json"
+) -> None:
     """Every key is read, or holds a value that changes nothing, or is known not to matter.
 
     Raises:
         UnsupportedError: a key or value that would change the result.
     """
     fixed = {**ALLOWED_VALUES, **family.allowed_values}
-    known = {*family.keys.values(), *family.extra, *family.ignored, *HARMLESS, *ignored_by_caller}
+    known = {*family.config_keys.values(), *family.extra_keys, *family.ignored, *HARMLESS, *ignored_by_caller}
     for key, value in config.items():
         if key in fixed:
             if value not in fixed[key]:
                 allowed = ", ".join(repr(choice) for choice in fixed[key])
                 raise UnsupportedError(f"{where}: {key} {value!r} is not implemented; it may be {allowed}.")
-        elif key == "embedding_size" and value == config.get(family.keys["hidden"]):
+        elif key == "embedding_size" and value == config.get(family.config_keys["hidden_size"]):
             continue  # no projection between them
         elif key not in known and not (value is None or (isinstance(value, str | list | dict) and not value)):
             raise UnsupportedError(
@@ -411,7 +426,7 @@ def drop_later_layers(
 
     def is_later(name: str) -> bool:
         numbers = [name.removeprefix(start).partition(".")[0] for start in starts if name.startswith(start)]
-        return any(number.isdigit() and int(number) >= trunk.layers for number in numbers)
+        return any(number.isdigit() and int(number) >= trunk.num_layers for number in numbers)
 
     bare = _normalize_names(tensors, config)
     kept = {name: array for name, array in bare.items() if not is_later(name)}
@@ -426,8 +441,10 @@ def convert_trunk_weights(
     Raises:
         WeightsError: names every missing, extra and misshapen tensor.
     """
-    if trunk.layers > len(tensors):
-        raise WeightsError(f"{where}: the config says {trunk.layers} layers, and the weights are {len(tensors)} tensors.")
+    if trunk.num_layers > len(tensors):
+        raise WeightsError(
+            f"{where}: the config says {trunk.num_layers} layers, and the weights are {len(tensors)} tensors."
+        )
     blocks = _expand_names(trunk, config)
     bare = _normalize_names(tensors, config)
     if wrapped := [name for name in bare if name.startswith(_PEFT)]:
@@ -459,7 +476,7 @@ def convert_mlm_weights(
     all or as an equal copy. A copy that differs counts, whatever the config says: transformers 5 loads it so.
     """
     bare, shapes = _normalize_names(tensors, config), _mlm_shapes(trunk)
-    there = {ours: [name for name in names if name in bare] for ours, names in get_family(config).mlm.items()}
+    there = {ours: [name for name in names if name in bare] for ours, names in get_family(config).mlm_names.items()}
     named = {ours: names[0] for ours, names in there.items() if names}
     tied = config.get("tie_word_embeddings") is not False
     if shapes.keys() - named.keys() - ({"mlm.decoder.weight"} if tied else set()):
@@ -491,7 +508,9 @@ def read_dropout(config: Config) -> tuple[float, float]:
     return hidden, attention
 
 
-def export_trunk_weights(arrays: Mapping[str, NDArray[Any]], trunk: TrunkSpec, config: Config) -> dict[str, NDArray[Any]]:
+def export_trunk_weights(
+    arrays: Mapping[str, NDArray[Any]], trunk: TrunkSpec, config: Config
+) -> dict[str, NDArray[Any]]:
     """Our trunk arrays under their names without a prefix: the inverse of `trunk_weights`."""
     return {
         theirs: arrays[ours[0]] if len(ours) == 1 else np.concatenate([arrays[name] for name in ours])
@@ -507,28 +526,33 @@ def add_mlm_head(
     The decoder's bias is written under each of its names: transformers 4 and 5 do not compute with the same one.
     """
     family = get_family(config)
-    head = {name: array for ours, array in mlm_arrays.items() for name in family.mlm[ours]}
+    head = {name: array for ours, array in mlm_arrays.items() for name in family.mlm_names[ours]}
     prefix = family.prefixes[0] if head else ""
     return {prefix + name: array for name, array in theirs.items()} | head
 
 
 def _check_sizes(trunk: TrunkSpec) -> None:
-    sizes = {name: getattr(trunk, name) for name in ("vocab_size", "hidden", "layers", "heads", "inner")}
+    sizes = {
+        name: getattr(trunk, name)
+        for name in ("vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size")
+    }
     for name, size in sizes.items():
         if not isinstance(size, int) or size < 1:
             raise ModelError(f"config.json: {name} is {size!r}; it must be a positive integer.")
-    rows: dict[str, Any] = {"positions": trunk.positions, "token_types": trunk.num_token_types}
+    rows: dict[str, Any] = {"max_positions": trunk.max_positions, "num_token_types": trunk.num_token_types}
     for name, size in rows.items():
         if not isinstance(size, int) or size < 0:
             raise ModelError(f"config.json: {name} is {size!r}; it must be a whole number of rows.")
-    if trunk.positions and trunk.positions <= trunk.position_offset:
+    if trunk.max_positions and trunk.max_positions <= trunk.position_offset:
         raise ModelError(
-            f"config.json: {trunk.positions} positions leave none behind the first {trunk.position_offset}."
+            f"config.json: {trunk.max_positions} positions leave none behind the first {trunk.position_offset}."
         )
     if not _is_positive(trunk.norm_eps):
         raise ModelError(f"config.json: norm_eps is {trunk.norm_eps!r}; it must be a positive number.")
-    if trunk.hidden % trunk.heads:
-        raise ModelError(f"config.json: hidden size {trunk.hidden} is not a multiple of the {trunk.heads} heads.")
+    if trunk.hidden_size % trunk.num_heads:
+        raise ModelError(
+            f"config.json: hidden size {trunk.hidden_size} is not a multiple of the {trunk.num_heads} heads."
+        )
     if trunk.rope and trunk.head_size % 2:
         raise ModelError(f"config.json: head size {trunk.head_size} is odd; rotary positions pair components.")
 
@@ -536,7 +560,7 @@ def _check_sizes(trunk: TrunkSpec) -> None:
 def _patterns(config: Config) -> dict[str, tuple[str, ...]]:
     """The family's `names`, with those that a key of this config replaces."""
     family = get_family(config)
-    patterns = dict(family.names)
+    patterns = dict(family.tensor_names)
     for key, names in family.tensor_names_if_false.items():
         if config.get(key) is False:
             replaced = {ours for theirs in names.values() for ours in theirs}
@@ -549,7 +573,7 @@ def _expand_names(trunk: TrunkSpec, config: Config) -> dict[str, tuple[str, ...]
     shapes = trunk_shapes(trunk)
     blocks: dict[str, tuple[str, ...]] = {}
     for theirs, ours in _patterns(config).items():
-        for index in range(trunk.layers) if "{i}" in theirs else (0,):
+        for index in range(trunk.num_layers) if "{i}" in theirs else (0,):
             filled = tuple(name.replace("{i}", str(index)) for name in ours)
             if filled[0] in shapes:
                 blocks[theirs.replace("{i}", str(index))] = filled
@@ -562,7 +586,7 @@ def _their_shapes(blocks: Mapping[str, tuple[str, ...]], trunk: TrunkSpec) -> di
 
 
 def _mlm_shapes(trunk: TrunkSpec) -> dict[str, tuple[int, ...]]:
-    vocab_size, hidden = trunk.vocab_size, trunk.hidden
+    vocab_size, hidden = trunk.vocab_size, trunk.hidden_size
     return {
         "mlm.dense.weight": (hidden, hidden),
         "mlm.dense.bias": (hidden,),

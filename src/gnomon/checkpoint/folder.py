@@ -20,12 +20,20 @@ from tokenizers import Tokenizer
 
 from gnomon.checkpoint import families
 from gnomon.checkpoint.hub import Source
-from gnomon.checkpoint.known_models import KnownModel, get_known_model, front_matter, recognise_model
-from gnomon.checkpoint.modules_json import Arrays, Json, ModuleEntry, read_module_specs, read_json, read_modules, read_pooling
+from gnomon.checkpoint.known_models import KnownModel, front_matter, get_known_model, recognise_model
+from gnomon.checkpoint.modules_json import (
+    Arrays,
+    Json,
+    ModuleEntry,
+    read_json,
+    read_module_specs,
+    read_modules,
+    read_pooling,
+)
 from gnomon.checkpoint.tokenizer_files import read_static_tokenizer, read_tokenizer
 from gnomon.checkpoint.tokenizer_versions import format_names
 from gnomon.checkpoint.transformer_settings import CALL_KEYS, NO_LIMIT, TransformerSettings, read_transformer_settings
-from gnomon.checkpoint.weights import check_floating, read_weights, match_arrays
+from gnomon.checkpoint.weights import check_floating, match_arrays, read_weights
 from gnomon.errors import ModelError, NotAModelError, UnsupportedError, WeightsError
 from gnomon.inputs import as_whole_number
 from gnomon.spec import (
@@ -52,7 +60,7 @@ class Checkpoint:
     """config.json of the trunk as it was read; {} for a StaticEmbedding."""
     tokenizer_side_files: Mapping[str, str]
     """Texts of the small tokenizer files."""
-    notices: tuple[str, ...]
+    warnings: tuple[str, ...]
     """What was assumed, in sentences."""
     source: Source
     unused_arrays: Arrays = field(default_factory=dict[str, NDArray[Any]])
@@ -62,7 +70,7 @@ class Checkpoint:
     mlm_arrays: Arrays = field(default_factory=dict[str, NDArray[Any]])
     """Its arrays under our names, `mlm.decoder.weight` only where it is not tied."""
     readme: bytes | None = None
-    card: KnownModel | None = None
+    known_model: KnownModel | None = None
     recognised_by: str | None = None
     """What the card was recognised by, in words."""
     license: str | None = None
@@ -130,46 +138,46 @@ def _read_transformer(
     if not config:
         raise NotAModelError(f"{place} has no config.json.")
     settings = read_transformer_settings(place)
-    warnings += settings.notices
+    warnings += settings.warnings
     if settings.effective_settings and not (folder / "modules.json").is_file():
         warnings.append(
-            f"{settings.name} is obeyed ({', '.join(settings.effective_settings)}), though there is no modules.json; "
+            f"{settings.file_name} is obeyed ({', '.join(settings.effective_settings)}), though there is no modules.json; "
             "sentence-transformers does not read it then."
         )
     family = families.get_family(config)
-    changes = families.resolve_aliases(settings.config, family)
-    families.check_config_keys(family, changes, ignored_keys, f"{settings.name}: config_kwargs")
+    changes = families.resolve_aliases(settings.config_overrides, family)
+    families.check_config_keys(family, changes, ignored_keys, f"{settings.file_name}: config_kwargs")
     config = families.resolve_aliases(config, family) | changes
     trunk = families.read_trunk(config, ignore_config_keys=ignored_keys)
     found = read_weights(place)
-    if family.keys["layers"] in changes:
+    if family.config_keys["layers"] in changes:
         found, left_out = families.drop_later_layers(found, trunk, config)
         if left_out:
             warnings.append(
-                f"{settings.name} sets {family.keys['layers']} to {trunk.layers}: "
+                f"{settings.file_name} sets {family.config_keys['layers']} to {trunk.num_layers}: "
                 f"the {left_out} tensors of later layers are left out."
             )
     arrays = families.convert_trunk_weights(found, trunk, config, place)
     pooling, rest = PoolingSpec(), modules[1:]
     if rest and rest[0].kind == "Pooling":
-        pooling, rest = read_pooling(rest[0].path / "config.json", trunk.hidden), rest[1:]
+        pooling, rest = read_pooling(rest[0].path / "config.json", trunk.hidden_size), rest[1:]
     elif (folder / "modules.json").is_file():
         warnings.append("modules.json lists no Pooling: mean pooling is used.")
-    heads, wide = read_module_specs(folder, rest, trunk.hidden * len(pooling.modes), arrays)
+    heads, wide = read_module_specs(folder, rest, trunk.hidden_size * len(pooling.modes), arrays)
     spec = ModelSpec(
         trunk=trunk,
         pooling=pooling,
-        heads=heads,
+        modules=heads,
         dim_modules=wide,
         tokenizer=_read_tokenizer_spec(place, config, trunk, settings, warnings),
         **_read_sentence_transformers_config(folder, config),
     )
-    tokenizer = read_tokenizer(place, warnings, _drop_keys(settings.tokenizer, *CALL_KEYS))
+    tokenizer = read_tokenizer(place, warnings, _drop_keys(settings.tokenizer_overrides, *CALL_KEYS))
     checkpoint = _build_checkpoint(source, spec, arrays, place, config, warnings, tokenizer)
     mlm_arrays = families.convert_mlm_weights(found, arrays["embed.tokens"], trunk, config)
     return replace(
         checkpoint,
-        tokenizer_side_files=_apply_overrides(checkpoint.tokenizer_side_files, settings.tokenizer),
+        tokenizer_side_files=_apply_overrides(checkpoint.tokenizer_side_files, settings.tokenizer_overrides),
         unused_arrays=families.unused_arrays(found, config),
         mlm=families.build_mlm_spec(mlm_arrays, trunk, config),
         mlm_arrays=mlm_arrays,
@@ -189,7 +197,7 @@ def _read_static(source: Source, modules: list[ModuleEntry], warnings: list[str]
     spec = ModelSpec(
         trunk=StaticSpec(table.shape[0], table.shape[1], model2vec, unk_id),
         pooling=PoolingSpec(),
-        heads=heads,
+        modules=heads,
         dim_modules=wide,
         tokenizer=TokenizerSpec(_read_static_max_length(place, config if model2vec else None), special_tokens=False),
         **_read_sentence_transformers_config(folder, {}),
@@ -223,7 +231,9 @@ def _build_static_table(tensors: Arrays, module_folder: Path) -> NDArray[Any]:
     wanted = {name: table.shape, "mapping": (rows,), "weights": (rows,)}
     match_arrays(tensors, {key: shape for key, shape in wanted.items() if key in tensors}, where=str(module_folder))
     if mapping is not None and mapping.dtype.kind not in "iu":
-        raise WeightsError(f"{module_folder}: mapping is of {mapping.dtype}; it must be of whole numbers, rows of the table.")
+        raise WeightsError(
+            f"{module_folder}: mapping is of {mapping.dtype}; it must be of whole numbers, rows of the table."
+        )
     if mapping is not None:
         ids = np.asarray(mapping, dtype=np.int64)
         if ids.size and (ids.min() < 0 or ids.max() >= len(table)):
@@ -245,7 +255,7 @@ def _unk_id(tokenizer: Tokenizer) -> int | None:
 def _read_tokenizer_spec(
     module_folder: Path, config: Json, trunk: TrunkSpec, settings: TransformerSettings, warnings: list[str]
 ) -> TokenizerSpec:
-    tokenizer_config = read_json(module_folder / "tokenizer_config.json") | settings.tokenizer
+    tokenizer_config = read_json(module_folder / "tokenizer_config.json") | settings.tokenizer_overrides
     length = settings.max_seq_length
     if length is None:
         limits = (tokenizer_config.get("model_max_length"), config.get("max_position_embeddings"), trunk.max_tokens)
@@ -266,7 +276,7 @@ def _read_tokenizer_spec(
     side = tokenizer_config.get("truncation_side", "right")
     if side not in ("left", "right"):
         raise ModelError(f"{module_folder}: truncation_side is {side!r}; it must be 'left' or 'right'.")
-    if tokenizer_config.get("padding_side") == "left" and trunk.positions and trunk.pad_id is None:
+    if tokenizer_config.get("padding_side") == "left" and trunk.max_positions and trunk.pad_id is None:
         warnings.append(
             "padding_side left is not followed: here no padding moves a text's positions. In sentence-transformers the "
             "vectors of this model depend on the other texts of the batch."
@@ -347,7 +357,7 @@ def _build_checkpoint(
         for name in TOKENIZER_SIDE_FILES
         if (content := _read_own_file(source.folder, module_folder / name)) is not None
     }
-    rows, tokens = spec.trunk.rows, tokenizer.get_vocab_size(with_added_tokens=False)
+    rows, tokens = spec.trunk.vocab_size, tokenizer.get_vocab_size(with_added_tokens=False)
     if tokens > rows:
         raise ModelError(
             f"{module_folder}: the tokenizer has {tokens} tokens, the embedding table {rows} rows; one is not its."
@@ -382,7 +392,7 @@ def _apply_known_model(checkpoint: Checkpoint, named: KnownModel | None) -> Chec
         return replace(checkpoint, license=license_name)
     card, way = found
     missing = _missing_prompts(spec, card)
-    notices = checkpoint.notices
+    notices = checkpoint.warnings
     if missing:
         listed = ", ".join(f"{name} = {text!r}" for name, text in missing.items())
         use = f"encode_query and encode_document use those of {card.name} (known by {way})"
@@ -396,7 +406,11 @@ def _apply_known_model(checkpoint: Checkpoint, named: KnownModel | None) -> Chec
 
 def _missing_prompts(spec: ModelSpec, known_model: KnownModel) -> dict[str, str]:
     """The card's prompts, where the folder has none for queries and none for documents: else it has spoken."""
-    spoken = spec.query_prompt_name() or spec.document_prompt_name or any(name in spec.prompts for name in known_model.prompts)
+    spoken = (
+        spec.query_prompt_name()
+        or spec.document_prompt_name
+        or any(name in spec.prompts for name in known_model.prompts)
+    )
     return {} if spoken else dict(known_model.prompts)
 
 

@@ -53,14 +53,19 @@ WEIGHT_FILE_PATTERNS = (
     re.compile(r"pytorch_model\.bin"),
     re.compile(r"pytorch_model-\d+-of-\d+\.bin"),
 )
-SHARD_INDEX_PATTERNS = {"model.safetensors.index.json": WEIGHT_FILE_PATTERNS[1], "pytorch_model.bin.index.json": WEIGHT_FILE_PATTERNS[3]}
+SHARD_INDEX_PATTERNS = {
+    "model.safetensors.index.json": WEIGHT_FILE_PATTERNS[1],
+    "pytorch_model.bin.index.json": WEIGHT_FILE_PATTERNS[3],
+}
 TOKENIZER_PATTERN = re.compile(
     r"tokenizer[\w.-]*\.json|special_tokens_map\.json|added_tokens\.json|vocab\.json|vocab\.txt|merges\.txt|[\w.-]+\.model"
 )
 CONFIG_PATTERN = re.compile(
     r"config\.json|modules\.json|config_sentence_transformers\.json|sentence_[\w.-]+_config\.json|adapter_config\.json|README\.md"
 )
-FOLDER_PATTERN = re.compile(r"(\d+_[\w.-]+/)?")  # the root, or 1_Pooling/, 2_Dense_1024/: sentence-transformers' own names
+FOLDER_PATTERN = re.compile(
+    r"(\d+_[\w.-]+/)?"
+)  # the root, or 1_Pooling/, 2_Dense_1024/: sentence-transformers' own names
 PATH_LIKE = re.compile(r"[/~]|\.{1,2}(/|$)|[A-Za-z]:|.*\\|.*/.*/", re.DOTALL)
 
 
@@ -293,7 +298,9 @@ def _has_weights(files: Sequence[str]) -> bool:
     return any(_select_weights([_split_path(file)[1]]) for file in select_files(files))
 
 
-def _resolve_hub_id(name: str, revision: str, cache_dir: str | Path | None, token: str | bool | None, local_files_only: bool) -> Source:
+def _resolve_hub_id(
+    name: str, revision: str, cache_dir: str | Path | None, token: str | bool | None, local_files_only: bool
+) -> Source:
     """By a hub id; one without an organisation is of `ORGANISATION`."""
     from huggingface_hub import constants
 
@@ -301,7 +308,9 @@ def _resolve_hub_id(name: str, revision: str, cache_dir: str | Path | None, toke
     if "/" not in name and name.lower() not in BARE_IDS:
         name = f"{DEFAULT_ORGANISATION}/{name}"
     if local_files_only or constants.HF_HUB_OFFLINE:
-        return _find_cached(name, revision, cache_dir, "local_files_only=True" if local_files_only else "HF_HUB_OFFLINE is set")
+        return _find_cached(
+            name, revision, cache_dir, "local_files_only=True" if local_files_only else "HF_HUB_OFFLINE is set"
+        )
     try:
         folder = _download(name, revision, cache_dir, token)
     except GnomonError:

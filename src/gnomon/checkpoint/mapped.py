@@ -44,7 +44,9 @@ def view_tensor(
     try:
         return np.ndarray(shape, dtype, buffer=buffer, offset=offset, strides=strides if all(shape) else None)  # pyright: ignore[reportArgumentType] (an array is a buffer)
     except (ValueError, TypeError, OverflowError) as error:
-        raise build_damaged_error(path, f"{name!r} of shape {format_shape(shape)}", f"{len(buffer)} bytes ({error})") from error
+        raise build_damaged_error(
+            path, f"{name!r} of shape {format_shape(shape)}", f"{len(buffer)} bytes ({error})"
+        ) from error
 
 
 def are_valid_sizes(values: object) -> bool:

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from numpy.typing import NDArray
 
-from gnomon.checkpoint.weights import check_floating, read_weights, match_arrays
+from gnomon.checkpoint.weights import check_floating, match_arrays, read_weights
 from gnomon.errors import ModelError, NotAModelError, UnsafeFileError, UnsupportedError
 from gnomon.spec import (
     POOLING_MODES,
@@ -170,7 +170,9 @@ def read_modules(folder: Path, warnings: list[str]) -> list[ModuleEntry]:
 
 def _build_unsupported_error(kind: str, evidence: str) -> UnsupportedError:
     does = UNSUPPORTED_MODELS.get(kind, "is not an embedder of texts")
-    return UnsupportedError(f"{evidence}: this is a {kind}, which {does}. Give an embedding model, a SentenceTransformer.")
+    return UnsupportedError(
+        f"{evidence}: this is a {kind}, which {does}. Give an embedding model, a SentenceTransformer."
+    )
 
 
 def _check_architecture(folder: Path, config: Json) -> None:
@@ -202,17 +204,27 @@ def _parse_module_list(folder: Path, path: Path) -> list[ModuleEntry]:
 
 def _get_module_kind(type_name: Any, path: Path) -> str:
     kind = MODULE_TYPES.get(type_name) if isinstance(type_name, str) else None
-    if kind is None and (other := [model for start, model in UNSUPPORTED_TYPE_PREFIXES.items() if str(type_name).startswith(start)]):
+    if kind is None and (
+        other := [model for start, model in UNSUPPORTED_TYPE_PREFIXES.items() if str(type_name).startswith(start)]
+    ):
         raise _build_unsupported_error(other[0], f"{path} lists {type_name}")
     if kind is None:
-        raise UnsupportedError(f"{path}: module type {type_name!r} is not implemented; gnomon has {', '.join(_PYTHON_MODULES)}.")
+        raise UnsupportedError(
+            f"{path}: module type {type_name!r} is not implemented; gnomon has {', '.join(_PYTHON_MODULES)}."
+        )
     return kind
 
 
 def _check_inside(folder: Path, relative_path: Any, path: Path) -> Path:
     """The module's folder; judged by its text, since the hub cache is made of links."""
     pure = PurePosixPath(relative_path) if isinstance(relative_path, str) else None
-    if pure is None or pure.is_absolute() or ".." in pure.parts or "\\" in str(relative_path) or ":" in str(relative_path):
+    if (
+        pure is None
+        or pure.is_absolute()
+        or ".." in pure.parts
+        or "\\" in str(relative_path)
+        or ":" in str(relative_path)
+    ):
         raise UnsafeFileError(
             f"{path}: path {str(relative_path)[:80]!r} leaves the model's folder; a module must lie inside it."
         )
@@ -270,7 +282,9 @@ def read_module_specs(
     return tuple(heads), wide
 
 
-def _read_dim_modules(folder: Path, module: ModuleEntry, listed_dense: DenseSpec, arrays: Arrays) -> tuple[DenseSpec, ...]:
+def _read_dim_modules(
+    folder: Path, module: ModuleEntry, listed_dense: DenseSpec, arrays: Arrays
+) -> tuple[DenseSpec, ...]:
     """stella's layout: `2_Dense_1024` in modules.json, other widths in folders of the same name with another number."""
     stem, _, width = module.path.name.rpartition("_")
     if not stem or width != str(listed_dense.out_features):
@@ -284,7 +298,8 @@ def _read_dim_modules(folder: Path, module: ModuleEntry, listed_dense: DenseSpec
     if len(siblings) < 2:
         return ()
     return tuple(
-        listed_dense if path == module.path else _read_dense(folder, path, listed_dense.in_features, arrays) for path in siblings
+        listed_dense if path == module.path else _read_dense(folder, path, listed_dense.in_features, arrays)
+        for path in siblings
     )
 
 
@@ -329,7 +344,9 @@ def _read_dense(folder: Path, module_folder: Path, input_dim: int, arrays: Array
         f"{head.name}.residual": "residual.weight",
     }
     shapes = dense_shapes(head)
-    found = match_arrays(read_weights(module_folder), {theirs[ours]: shape for ours, shape in shapes.items()}, where=str(module_folder))
+    found = match_arrays(
+        read_weights(module_folder), {theirs[ours]: shape for ours, shape in shapes.items()}, where=str(module_folder)
+    )
     check_floating(found, module_folder)
     arrays |= {ours: found[theirs[ours]] for ours in shapes}
     return head

@@ -52,7 +52,9 @@ def read_pickle(path: Path) -> Arrays:
     with _wrap_errors(path):
         read = _read_zip if file[:4].tobytes() == _ZIP_ENTRY else _read_legacy
         top, bytes_of = read(path, file)
-        return {name: _build_array(path, name, tensor, bytes_of) for name, tensor in _collect_tensors(path, top).items()}
+        return {
+            name: _build_array(path, name, tensor, bytes_of) for name, tensor in _collect_tensors(path, top).items()
+        }
 
 
 @contextmanager
@@ -76,7 +78,7 @@ class _Storage(NamedTuple):
     dtype: np.dtype[Any]
     numel: int
     first: int
-    used: int
+    num_used: int
 
 
 class _Tensor(NamedTuple):
@@ -174,7 +176,9 @@ def _check_opcodes(path: Path, stream: io.BytesIO | mmap.mmap) -> None:
         assert position is not None
         tuples += opcode.name.startswith("TUPLE")
         if tuples > _TUPLE_LIMIT or position > _PICKLE_LIMIT:
-            raise build_damaged_error(path, "the pickle of a state dict", f"over {_TUPLE_LIMIT} tuples or {_PICKLE_LIMIT} bytes")
+            raise build_damaged_error(
+                path, "the pickle of a state dict", f"over {_TUPLE_LIMIT} tuples or {_PICKLE_LIMIT} bytes"
+            )
         if opcode.name.endswith("PUT") and int(argument or 0) > position:
             raise build_damaged_error(path, f"a memo index of at most {position}", f"{argument}")
 
@@ -287,16 +291,20 @@ def _build_array(path: Path, name: str, tensor: _Tensor, storage_bytes: Mapping[
     storage, offset, size, stride, metadata = tensor
     if metadata:
         raise UnsupportedError(f"{path}: {name!r} has metadata (a conjugate or negative view); save a plain copy of it")
-    if not isinstance(storage, _Storage) or not (are_valid_sizes([offset]) and are_valid_sizes(size) and are_valid_sizes(stride)):
+    if not isinstance(storage, _Storage) or not (
+        are_valid_sizes([offset]) and are_valid_sizes(size) and are_valid_sizes(stride)
+    ):
         raise build_damaged_error(path, f"the storage, offset, size and strides of {name!r}", "something else")
     if all(size):
         end = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) + 1
     else:  # no element: torch leaves any offset in it
         offset = end = 0
-    if end > storage.used:
-        raise build_damaged_error(path, f"{end} elements for {name!r}", f"{storage.used} in storage {storage.key}")
+    if end > storage.num_used:
+        raise build_damaged_error(path, f"{end} elements for {name!r}", f"{storage.num_used} in storage {storage.key}")
     buffer, item = storage_bytes[storage.key], storage.dtype.itemsize
     if storage.numel * item > len(buffer):
-        raise build_damaged_error(path, f"{storage.numel * item} bytes in storage {storage.key}", f"{len(buffer)} bytes")
+        raise build_damaged_error(
+            path, f"{storage.numel * item} bytes in storage {storage.key}", f"{len(buffer)} bytes"
+        )
     start = (storage.first + offset) * item
     return view_tensor(path, name, buffer, storage.dtype, size, start, strides=[step * item for step in stride])

@@ -90,7 +90,9 @@ def _plan_files(checkpoint: Checkpoint, dialect: str) -> dict[str, Writer]:
 def _transformer_files(checkpoint: Checkpoint, dialect: str) -> dict[str, Writer]:
     spec = checkpoint.spec
     assert not isinstance(spec.trunk, StaticSpec)
-    theirs = families.export_trunk_weights(checkpoint.arrays, spec.trunk, checkpoint.config) | dict(checkpoint.unused_arrays)
+    theirs = families.export_trunk_weights(checkpoint.arrays, spec.trunk, checkpoint.config) | dict(
+        checkpoint.unused_arrays
+    )
     side_files = build_side_files(checkpoint.tokenizer, checkpoint.tokenizer_side_files, checkpoint.config)
     return {
         "config.json": _json_writer(checkpoint.config),
@@ -132,7 +134,7 @@ def _module_rows(spec: ModelSpec, dialect: str) -> list[Json]:
         chain = [("StaticEmbedding", "." if spec.trunk.model2vec else "0_StaticEmbedding")]
     else:
         chain = [("Transformer", ""), ("Pooling", "1_Pooling")]
-    for head in spec.heads:
+    for head in spec.modules:
         chain.append(("Dense", head.name) if isinstance(head, DenseSpec) else ("Normalize", f"{len(chain)}_Normalize"))
     types = DIALECTS[dialect]
     return [{"idx": i, "name": str(i), "path": path, "type": types[kind]} for i, (kind, path) in enumerate(chain)]
@@ -142,7 +144,9 @@ def _normalize_files(spec: ModelSpec) -> dict[str, Writer]:
     name = "sentence_embedding"
     config = _json_writer({"module_input_name": name, "module_output_name": name})
     return {
-        f"{i + 2}_Normalize/config.json": config for i, head in enumerate(spec.heads) if not isinstance(head, DenseSpec)
+        f"{i + 2}_Normalize/config.json": config
+        for i, head in enumerate(spec.modules)
+        if not isinstance(head, DenseSpec)
     }
 
 
@@ -166,12 +170,12 @@ def _pooling_config(spec: ModelSpec, dialect: str) -> Json:
     if dialect != "classic" or modes != tuple(mode for mode in POOLING_KEYS.values() if mode in modes):
         mode = modes[0] if len(modes) == 1 else list(modes)
         return {
-            "embedding_dimension": spec.trunk.hidden,
+            "embedding_dimension": spec.trunk.hidden_size,
             "pooling_mode": mode,
             "include_prompt": spec.pooling.include_prompt,
         }
     return {
-        "word_embedding_dimension": spec.trunk.hidden,
+        "word_embedding_dimension": spec.trunk.hidden_size,
         **{key: mode in modes for key, mode in POOLING_KEYS.items()},
         "include_prompt": spec.pooling.include_prompt,
     }
@@ -189,7 +193,9 @@ def _dense_config(dense: DenseSpec) -> Json:
 
 def _dense_weights(dense: DenseSpec, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     names = {"weight": "linear.weight", "bias": "linear.bias", "residual": "residual.weight"}
-    return {theirs: arrays[f"{dense.name}.{ours}"] for ours, theirs in names.items() if f"{dense.name}.{ours}" in arrays}
+    return {
+        theirs: arrays[f"{dense.name}.{ours}"] for ours, theirs in names.items() if f"{dense.name}.{ours}" in arrays
+    }
 
 
 def _json_writer(value: Any) -> Writer:

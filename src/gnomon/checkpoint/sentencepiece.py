@@ -61,12 +61,18 @@ def read_sentencepiece(path: Path) -> SentencePieceModel:
         raise ValueError("trainer_spec or normalizer_spec is missing, so the file is cut or no SentencePiece model")
     trainer, normalizer = specs[TRAINER_SPEC], specs[NORMALIZER_SPEC]
     settings = {name: _check_type(int, trainer.get(number, default)) for number, name, default in TRAINER_SETTINGS}
-    settings |= {name: _check_type(int, normalizer.get(number, default)) for number, name, default in NORMALIZER_SETTINGS}
+    settings |= {
+        name: _check_type(int, normalizer.get(number, default)) for number, name, default in NORMALIZER_SETTINGS
+    }
     return SentencePieceModel(pieces, _check_type(bytes, normalizer.get(CHARSMAP, b"")), settings)
 
 
 def _parse_piece(fields: Fields) -> Piece:
-    text, score, kind = _check_type(bytes, fields.get(1, b"")), _check_type(float, fields.get(2, 0.0)), _check_type(int, fields.get(3, NORMAL))
+    text, score, kind = (
+        _check_type(bytes, fields.get(1, b"")),
+        _check_type(float, fields.get(2, 0.0)),
+        _check_type(int, fields.get(3, NORMAL)),
+    )
     if not math.isfinite(score):
         raise ValueError(f"a piece has score {score}, which is not a finite number")
     return Piece(text.decode(), score, kind)

@@ -58,9 +58,9 @@ XLM_ROBERTA_SETTINGS = {
 class TokenizerFamily:
     """What a class of transformers builds from a vocabulary, whatever file that is in."""
 
-    tokens: dict[str, AddedToken]
-    model: type[Any]
-    model_settings: Callable[[TokenizerSettings], dict[str, Any]]
+    special_tokens: dict[str, AddedToken]
+    model_class: type[Any]
+    build_model_settings: Callable[[TokenizerSettings], dict[str, Any]]
     """Of the vocabulary's model, beside the vocabulary; as `tokenizers` writes them in JSON."""
     set_components: Callable[[Tokenizer, TokenizerSettings], None]
     """Sets pre-tokenizer and decoder, and the normalizer where the class has one of its own."""
@@ -93,7 +93,7 @@ def _pair_with_id(tokenizer: Tokenizer, text: str) -> tuple[str, int]:
 
 def _wordpiece_settings(settings: TokenizerSettings) -> dict[str, Any]:
     return {
-        "unk_token": settings.text("unk_token"),
+        "unk_token": settings.token_text("unk_token"),
         "continuing_subword_prefix": "##",
         "max_input_chars_per_word": 100,
     }
@@ -105,7 +105,9 @@ def _read_wordpiece(paths: list[Path], settings: TokenizerSettings) -> Tokenizer
 
 
 def _set_bert_components(tokenizer: Tokenizer, settings: TokenizerSettings) -> None:
-    if tokenizer.token_to_id(unk := settings.text("unk_token")) is None:  # WordPiece would fail at an unknown word
+    if (
+        tokenizer.token_to_id(unk := settings.token_text("unk_token")) is None
+    ):  # WordPiece would fail at an unknown word
         raise ValueError(f"it does not hold {unk!r}, the unk_token, so it is not this model's vocabulary")
     tokenizer.normalizer = _bert_normalizer(settings, lowercase=settings.flag("do_lower_case", True))
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -122,7 +124,7 @@ def _bert_normalizer(settings: TokenizerSettings, *, lowercase: bool) -> normali
 
 
 def _build_bert_post_processor(tokenizer: Tokenizer, settings: TokenizerSettings) -> processors.PostProcessor:
-    cls, sep = settings.text("cls_token"), settings.text("sep_token")
+    cls, sep = settings.token_text("cls_token"), settings.token_text("sep_token")
     return processors.TemplateProcessing(
         single=[f"{cls}:0", "$A:0", f"{sep}:0"],
         pair=[f"{cls}:0", "$A:0", f"{sep}:0", "$B:1", f"{sep}:1"],
@@ -162,7 +164,7 @@ def _set_roberta_components(tokenizer: Tokenizer, settings: TokenizerSettings) -
 
 
 def _build_roberta_post_processor(tokenizer: Tokenizer, settings: TokenizerSettings) -> processors.PostProcessor:
-    cls, sep = settings.text("cls_token"), settings.text("sep_token")
+    cls, sep = settings.token_text("cls_token"), settings.token_text("sep_token")
     return processors.RobertaProcessing(
         _pair_with_id(tokenizer, sep),
         _pair_with_id(tokenizer, cls),
@@ -175,7 +177,7 @@ def _build_roberta_post_processor(tokenizer: Tokenizer, settings: TokenizerSetti
 
 
 def _herbert_settings(settings: TokenizerSettings) -> dict[str, Any]:
-    return _bpe_settings(settings) | {"unk_token": settings.text("unk_token"), "end_of_word_suffix": "</w>"}
+    return _bpe_settings(settings) | {"unk_token": settings.token_text("unk_token"), "end_of_word_suffix": "</w>"}
 
 
 def _set_herbert_components(tokenizer: Tokenizer, settings: TokenizerSettings) -> None:
@@ -186,7 +188,7 @@ def _set_herbert_components(tokenizer: Tokenizer, settings: TokenizerSettings) -
 
 def _build_herbert_post_processor(tokenizer: Tokenizer, settings: TokenizerSettings) -> processors.PostProcessor:
     """The ids are constants of the class, whatever the tokens are."""
-    return processors.BertProcessing((settings.text("sep_token"), 2), (settings.text("cls_token"), 0))
+    return processors.BertProcessing((settings.token_text("sep_token"), 2), (settings.token_text("cls_token"), 0))
 
 
 # ---- SentencePiece unigrams
@@ -200,10 +202,12 @@ def _read_xlm_roberta(paths: list[Path], settings: TokenizerSettings) -> Tokeniz
     """Ids as in fairseq: its four special tokens first, so that every piece is one above its place in the file."""
     model = read_sentencepiece(paths[0])
     _check_xlm_roberta(paths[0], model.settings)
-    head = [(settings.text(role), 0.0) for role in ("bos_token", "pad_token", "eos_token", "unk_token")]
+    head = [(settings.token_text(role), 0.0) for role in ("bos_token", "pad_token", "eos_token", "unk_token")]
     pieces = model.pieces[3:]  # the file's own unk, bos and eos
     body = [(piece.text, piece.score) for piece in pieces]
-    tokenizer = Tokenizer(Unigram([*head, *body, (settings.text("mask_token"), 0.0)], unk_id=3, byte_fallback=False))
+    tokenizer = Tokenizer(
+        Unigram([*head, *body, (settings.token_text("mask_token"), 0.0)], unk_id=3, byte_fallback=False)
+    )
     if model.charsmap:
         tokenizer.normalizer = normalizers.Precompiled(model.charsmap)
     marked = [piece for piece in pieces if piece.kind in (CONTROL, USER_DEFINED)]  # matched in the text as they stand
@@ -228,7 +232,7 @@ def _check_xlm_roberta(path: Path, values: dict[str, int]) -> None:
 
 
 def _build_xlm_roberta_post_processor(tokenizer: Tokenizer, settings: TokenizerSettings) -> processors.PostProcessor:
-    bos, eos = settings.text("bos_token"), settings.text("eos_token")
+    bos, eos = settings.token_text("bos_token"), settings.token_text("eos_token")
     return processors.TemplateProcessing(
         single=[bos, "$A", eos],
         pair=[bos, "$A", eos, eos, "$B", eos],
@@ -244,10 +248,17 @@ BERT_KEEPING_JSON = replace(BERT, keeps_json=True)
 DPR = replace(BERT, set_components=_set_dpr_components)
 ROBERTA = TokenizerFamily(ROBERTA_TOKENS, BPE, _bpe_settings, _set_roberta_components, _build_roberta_post_processor)
 XLM_ROBERTA = TokenizerFamily(
-    ROBERTA_TOKENS, Unigram, _unigram_settings, _set_xlm_roberta_components, _build_xlm_roberta_post_processor, keeps_charsmap=True
+    ROBERTA_TOKENS,
+    Unigram,
+    _unigram_settings,
+    _set_xlm_roberta_components,
+    _build_xlm_roberta_post_processor,
+    keeps_charsmap=True,
 )
 GPT2 = TokenizerFamily(GPT2_TOKENS, BPE, _bpe_settings, _set_roberta_components, None)
-HERBERT = TokenizerFamily(HERBERT_TOKENS, BPE, _herbert_settings, _set_herbert_components, _build_herbert_post_processor)
+HERBERT = TokenizerFamily(
+    HERBERT_TOKENS, BPE, _herbert_settings, _set_herbert_components, _build_herbert_post_processor
+)
 
 FAMILIES_BY_CLASS: dict[str, tuple[TokenizerFamily, TokenizerFamily | None]] = {
     "BertTokenizer": (BERT, BERT),

@@ -13,16 +13,23 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer
 
 from gnomon.checkpoint import tokenizer_versions
-from gnomon.checkpoint.tokenizer_families import FAMILIES_BY_CLASS, VOCABULARY_FORMATS, SAVE_TOKENIZER_HINT, VocabularyFormat
+from gnomon.checkpoint.tokenizer_families import (
+    FAMILIES_BY_CLASS,
+    SAVE_TOKENIZER_HINT,
+    VOCABULARY_FORMATS,
+    VocabularyFormat,
+)
 from gnomon.checkpoint.tokenizer_json import load_tokenizer_json, utf8_folder
-from gnomon.checkpoint.tokenizer_settings import TOKEN_FLAGS, TokenizerSettings, SideFiles, wrap_errors, read_settings
+from gnomon.checkpoint.tokenizer_settings import TOKEN_FLAGS, SideFiles, TokenizerSettings, read_settings, wrap_errors
 from gnomon.checkpoint.tokenizer_versions import LoadedTokenizer, format_names
 from gnomon.errors import NotAModelError, UnsupportedError
 
 NO_OVERRIDES: Mapping[str, Any] = {}
 
 
-def read_tokenizer(folder: Path, warnings: list[str] | None = None, overrides: Mapping[str, Any] = NO_OVERRIDES) -> Tokenizer:
+def read_tokenizer(
+    folder: Path, warnings: list[str] | None = None, overrides: Mapping[str, Any] = NO_OVERRIDES
+) -> Tokenizer:
     """The tokenizer of a model folder, with truncation and padding off.
 
     Args:
@@ -36,7 +43,7 @@ def read_tokenizer(folder: Path, warnings: list[str] | None = None, overrides: M
         reading = tokenizer_versions.reconcile_versions(_load_tokenizer(folder), files)
     else:
         reading = _build_tokenizer(folder, _find_format(folder), files)
-    said = [*reading.notices, *_separate_equal_tokens(reading.tokenizer)]
+    said = [*reading.warnings, *_separate_equal_tokens(reading.tokenizer)]
     if warnings is not None:
         warnings += said
     return reading.tokenizer
@@ -110,7 +117,7 @@ def _build_tokenizer(folder: Path, vocabulary_format: VocabularyFormat, side_fil
             f"{folder}: {name or 'no tokenizer_class'} with {files} is not built here, only {', '.join(classes)}; "
             + SAVE_TOKENIZER_HINT
         )
-    settings = read_settings(side_files, family.tokens)
+    settings = read_settings(side_files, family.special_tokens)
     with wrap_errors(folder / files), utf8_folder(folder) as place:
         vocabulary = vocabulary_format.read([place / file for file in vocabulary_format.files], settings)
         tokenizer = tokenizer_versions.copy_vocabulary(vocabulary)
@@ -127,7 +134,7 @@ def _check_special_tokens(tokenizer: Tokenizer, settings: TokenizerSettings) -> 
     """The tokens around every text have ids of the model's own: never ones appended past its vocabulary."""
     declared = {token.content for token in settings.declared_tokens.values()}
     for role in ("cls_token", "sep_token"):
-        text = settings.text(role)
+        text = settings.token_text(role)
         if tokenizer.token_to_id(text) is None and text not in declared:
             raise ValueError(f"it does not hold {text!r}, the {role}, so it is not this model's vocabulary")
 
@@ -136,9 +143,9 @@ def _add_tokens(tokenizer: Tokenizer, settings: TokenizerSettings) -> None:
     """Adds in the order of transformers: by declared id, then by role; new ones go to the end of the vocabulary."""
     tokens: dict[str, AddedToken] = {}
     declared = [token for _, token in sorted(settings.declared_tokens.items(), key=lambda item: item[0])]
-    for token in (*declared, *settings.special_tokens.values(), *settings.extra):
+    for token in (*declared, *settings.special_tokens.values(), *settings.extra_tokens):
         tokens.setdefault(token.content, token)
-    named = settings.files.config | settings.files.special_tokens_map
+    named = settings.side_files.tokenizer_config | settings.side_files.special_tokens_map
     for role, token in settings.special_tokens.items():
         if token.lstrip and role not in named:  # the family's own mask is added once more, and takes its flags along
             tokens[token.content] = token

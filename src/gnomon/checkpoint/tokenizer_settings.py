@@ -143,13 +143,13 @@ class SideFiles:
 
     folder: Path
     """For messages."""
-    config: Json
+    tokenizer_config: Json
     """tokenizer_config.json, with `overrides` laid over it."""
     special_tokens_map: Json
     """special_tokens_map.json; {}, like the next one, where tokenizer_config.json has an added_tokens_decoder."""
     added_tokens: Json
     """added_tokens.json"""
-    model: Json
+    model_config: Json
     """config.json"""
     overrides: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
@@ -170,30 +170,30 @@ class SideFiles:
     @property
     def named_class(self) -> str | None:
         """The tokenizer class without "Fast", as some file names it; None where none does."""
-        name = self.config.get("tokenizer_class") or self.model.get("tokenizer_class")
+        name = self.tokenizer_config.get("tokenizer_class") or self.model_config.get("tokenizer_class")
         return _strip_fast(str(name)) if name else None
 
     @property
     def vocabulary_class(self) -> str | None:
         """The class for a folder without tokenizer.json: a name that says nothing gives way to the model_type."""
-        for name in (self.config.get("tokenizer_class"), self.model.get("tokenizer_class")):
+        for name in (self.tokenizer_config.get("tokenizer_class"), self.model_config.get("tokenizer_class")):
             if name and _strip_fast(str(name)) not in GENERIC_CLASSES:
                 return _strip_fast(str(name))
-        return CLASS_BY_MODEL_TYPE.get(str(self.model.get("model_type")))
+        return CLASS_BY_MODEL_TYPE.get(str(self.model_config.get("model_type")))
 
     @property
     def json_class(self) -> str | None:
         """The class for a folder with a tokenizer.json; None for one that takes it as it is."""
-        name = self.named_class or DEFAULT_CLASS_BY_MODEL_TYPE.get(str(self.model.get("model_type")))
+        name = self.named_class or DEFAULT_CLASS_BY_MODEL_TYPE.get(str(self.model_config.get("model_type")))
         return None if name in GENERIC_CLASSES else name
 
     @property
     def writer_version(self) -> int | None:
         """The major version of transformers that wrote these files, 4 (or older) or 5; None where no file says it."""
-        extra_list = isinstance(self.config.get("extra_special_tokens"), list)
-        if self.named_class == BACKEND or "backend" in self.config or extra_list:
+        extra_list = isinstance(self.tokenizer_config.get("extra_special_tokens"), list)
+        if self.named_class == BACKEND or "backend" in self.tokenizer_config or extra_list:
             return 5  # what version 4 does not write
-        major = str(self.model.get("transformers_version") or "").partition(".")[0]
+        major = str(self.model_config.get("transformers_version") or "").partition(".")[0]
         return max(4, min(5, int(major))) if major.isdigit() else None
 
     def flag(self, name: str, default: bool) -> bool:
@@ -201,7 +201,7 @@ class SideFiles:
         Raises:
             ValueError: neither true nor false.
         """
-        value = self.config.get(name, default)
+        value = self.tokenizer_config.get(name, default)
         if not isinstance(value, bool):
             raise ValueError(f"tokenizer_config.json says that {name} is {value!r}; it can be true or false")
         return value
@@ -217,28 +217,30 @@ class TokenizerSettings:
     each must have.
     """
 
-    files: SideFiles
+    side_files: SideFiles
     special_tokens: dict[str, AddedToken]
     declared_tokens: dict[int, AddedToken]
-    extra: list[AddedToken]
+    extra_tokens: list[AddedToken]
 
-    def text(self, key: str) -> str:
+    def token_text(self, key: str) -> str:
         if key not in self.special_tokens:
             raise ValueError(f"tokenizer_config.json sets {key} to null, and this tokenizer cannot do without it")
         return self.special_tokens[key].content
 
     def flag(self, name: str, default: bool) -> bool:
-        return self.files.flag(name, default)
+        return self.side_files.flag(name, default)
 
     @property
     def strip_accents(self) -> bool | None:
         """None for as `do_lower_case` says."""
-        return None if self.files.config.get("strip_accents") is None else self.flag("strip_accents", False)
+        return (
+            None if self.side_files.tokenizer_config.get("strip_accents") is None else self.flag("strip_accents", False)
+        )
 
 
 def read_settings(files: SideFiles, defaults: Mapping[str, AddedToken]) -> TokenizerSettings:
     """As transformers merges them, over the tokens of the family."""
-    folder, config = files.folder, files.config
+    folder, config = files.folder, files.tokenizer_config
     with_decoder = "added_tokens_decoder" in config
     # what a caller lays over the files holds against the older file, too
     special_map = {key: value for key, value in files.special_tokens_map.items() if not files.overrides.get(key)}
@@ -248,7 +250,11 @@ def read_settings(files: SideFiles, defaults: Mapping[str, AddedToken]) -> Token
     extra: list[AddedToken] = []
     for name, content in sources:
         with wrap_errors(folder / name):
-            tokens |= {role: _parse_special_token(content[role], defaults.get(role)) for role in SPECIAL_TOKEN_KEYS if role in content}
+            tokens |= {
+                role: _parse_special_token(content[role], defaults.get(role))
+                for role in SPECIAL_TOKEN_KEYS
+                if role in content
+            }
             extra += [parse_token(value) for key in EXTRA_KEYS for value in list_tokens(content.get(key))]
     roles = {role: token for role in SPECIAL_TOKEN_KEYS if (token := tokens.get(role))}
     special = {token.content for token in (*roles.values(), *extra)}

@@ -25,13 +25,13 @@ from gnomon.checkpoint.tokenizer_families import BERT, FAMILIES_BY_CLASS, ROBERT
 from gnomon.checkpoint.tokenizer_settings import (
     BACKEND,
     EXTRA_KEYS,
-    SPECIAL_TOKEN_KEYS,
     SIDE_FILES,
+    SPECIAL_TOKEN_KEYS,
     Json,
-    TokenizerSettings,
     SideFiles,
-    wrap_errors,
+    TokenizerSettings,
     parse_token,
+    wrap_errors,
 )
 
 EFFECTIVE_KEYS = (
@@ -58,7 +58,7 @@ class LoadedTokenizer:
     """A tokenizer, and what a caller should know about how it was read, in sentences."""
 
     tokenizer: Tokenizer
-    notices: list[str]
+    warnings: list[str]
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,9 @@ def reconcile_versions(loaded: Tokenizer, files: SideFiles) -> LoadedTokenizer:
     return LoadedTokenizer(chosen, notices)
 
 
-def reconcile_vocabulary(vocabulary: Tokenizer, built: Tokenizer, files: SideFiles, family: TokenizerFamily | None) -> LoadedTokenizer:
+def reconcile_vocabulary(
+    vocabulary: Tokenizer, built: Tokenizer, files: SideFiles, family: TokenizerFamily | None
+) -> LoadedTokenizer:
     """As `read`, for a folder without tokenizer.json: `built` is what version 4 builds on the vocabulary, `family` what
     version 5 builds (None: nothing).
     """
@@ -138,7 +140,9 @@ def _choose(fourth: _VersionReading, fifth: _VersionReading | str, files: SideFi
     return fourth.tokenizer if writer == 4 else _apply_model_settings(fifth)
 
 
-def _choose_for_unknown_class(fourth: _VersionReading, fifth: _VersionReading | str, files: SideFiles, warnings: list[str]) -> Tokenizer:
+def _choose_for_unknown_class(
+    fourth: _VersionReading, fifth: _VersionReading | str, files: SideFiles, warnings: list[str]
+) -> Tokenizer:
     """For a class that is in no table here: what the version does with a class that says nothing."""
     assert not isinstance(fifth, str), "nothing is built"
     warnings.append(
@@ -157,8 +161,10 @@ def format_names(names: Sequence[str]) -> str:
 
 def _find_misplaced(tokenizer: Tokenizer, files: SideFiles) -> list[str]:
     """Added tokens whose id is another than the side files say."""
-    if "added_tokens_decoder" in files.config:
-        declared = {_get_token_text(value): int(key) for key, value in files.config["added_tokens_decoder"].items()}
+    if "added_tokens_decoder" in files.tokenizer_config:
+        declared = {
+            _get_token_text(value): int(key) for key, value in files.tokenizer_config["added_tokens_decoder"].items()
+        }
     else:
         declared = {text: int(index) for text, index in files.added_tokens.items()}
     ids = {text: tokenizer.token_to_id(text) for text in declared}
@@ -174,8 +180,12 @@ def build_side_files(tokenizer: Tokenizer, texts: Mapping[str, str], model_confi
     if of_both and _reads_the_same(tokenizer, files):
         return dict(texts)
     known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
-    kept = {key: value for key, value in files.config.items() if key not in EFFECTIVE_KEYS and not key.endswith("_token")}
-    named = files.config | files.special_tokens_map
+    kept = {
+        key: value
+        for key, value in files.tokenizer_config.items()
+        if key not in EFFECTIVE_KEYS and not key.endswith("_token")
+    }
+    named = files.tokenizer_config | files.special_tokens_map
     roles = {role: _get_token_text(named[role]) for role in SPECIAL_TOKEN_KEYS if named.get(role)}
     kept |= {role: text for role, text in roles.items() if text in known}
     if pad := _find_pad_token(tokenizer, files, roles.get("pad_token")):
@@ -195,8 +205,8 @@ def build_side_files(tokenizer: Tokenizer, texts: Mapping[str, str], model_confi
 def _find_pad_token(tokenizer: Tokenizer, files: SideFiles, named: str | None) -> str | None:
     """A token to pad with: without one, a batch of texts is an error in transformers."""
     family, _ = _families(files)
-    own = family.tokens.get("pad_token") if family else None
-    by_id = tokenizer.get_added_tokens_decoder().get(files.model.get("pad_token_id", -1))
+    own = family.special_tokens.get("pad_token") if family else None
+    by_id = tokenizer.get_added_tokens_decoder().get(files.model_config.get("pad_token_id", -1))
     texts = (named, own and own.content, "[PAD]", "<pad>", by_id and by_id.content)
     return next((text for text in texts if text and tokenizer.token_to_id(text) is not None), None)
 
@@ -261,9 +271,9 @@ def _read_version_5(loaded: Tokenizer, files: SideFiles, family: TokenizerFamily
     tokens = _collect_tokens(loaded, files, family, version=5)
     if family is None or family.keeps_json:
         return _read_unchanged_5(loaded, files, family, tokens)
-    if not isinstance(loaded.model, family.model):
+    if not isinstance(loaded.model, family.model_class):
         holds = type(loaded.model).__name__
-        return f"its class builds a {family.model.__name__}, and tokenizer.json holds a {holds}"
+        return f"its class builds a {family.model_class.__name__}, and tokenizer.json holds a {holds}"
     tokenizer = Tokenizer(loaded.model)
     if family.keeps_charsmap and (charsmap := _charsmap(loaded)) is not None:
         tokenizer.normalizer = charsmap
@@ -272,7 +282,9 @@ def _read_version_5(loaded: Tokenizer, files: SideFiles, family: TokenizerFamily
     return _build_version_5(tokenizer, files, family, tokens)
 
 
-def _read_unchanged_5(loaded: Tokenizer, files: SideFiles, family: TokenizerFamily | None, tokens: _Tokens) -> _VersionReading | str:
+def _read_unchanged_5(
+    loaded: Tokenizer, files: SideFiles, family: TokenizerFamily | None, tokens: _Tokens
+) -> _VersionReading | str:
     tokenizer = copy_vocabulary(loaded)
     for part in ("pre_tokenizer", "post_processor", "decoder"):
         if (value := getattr(loaded, part)) is not None:
@@ -280,14 +292,18 @@ def _read_unchanged_5(loaded: Tokenizer, files: SideFiles, family: TokenizerFami
     _add_tokens(tokenizer, tokens, version=5)
     if family and family.build_post_processor:
         try:
-            tokenizer.post_processor = family.build_post_processor(tokenizer, _build_settings(files, tokens.special_tokens))
+            tokenizer.post_processor = family.build_post_processor(
+                tokenizer, _build_settings(files, tokens.special_tokens)
+            )
         except ValueError as error:
             return str(error)
     tokenizer.encode_special_tokens = files.flag("split_special_tokens", False)
     return _VersionReading(tokenizer, _read_model_settings(loaded))
 
 
-def _build_version_5(tokenizer: Tokenizer, files: SideFiles, family: TokenizerFamily, tokens: _Tokens) -> _VersionReading | str:
+def _build_version_5(
+    tokenizer: Tokenizer, files: SideFiles, family: TokenizerFamily, tokens: _Tokens
+) -> _VersionReading | str:
     """What the class builds on a vocabulary; or why it cannot."""
     settings = _build_settings(files, tokens.special_tokens)
     try:
@@ -295,7 +311,7 @@ def _build_version_5(tokenizer: Tokenizer, files: SideFiles, family: TokenizerFa
         _add_tokens(tokenizer, tokens, version=5)
         if family.build_post_processor:
             tokenizer.post_processor = family.build_post_processor(tokenizer, settings)
-        model_settings = family.model_settings(settings)
+        model_settings = family.build_model_settings(settings)
     except ValueError as error:
         return str(error)
     tokenizer.encode_special_tokens = files.flag("split_special_tokens", False)
@@ -312,7 +328,12 @@ def copy_vocabulary(tokenizer: Tokenizer) -> Tokenizer:
 
 
 def _build_settings(files: SideFiles, special_tokens: Mapping[str, str | AddedToken]) -> TokenizerSettings:
-    return TokenizerSettings(files, {role: _to_added_token(token) for role, token in special_tokens.items() if role in SPECIAL_TOKEN_KEYS}, {}, [])
+    return TokenizerSettings(
+        files,
+        {role: _to_added_token(token) for role, token in special_tokens.items() if role in SPECIAL_TOKEN_KEYS},
+        {},
+        [],
+    )
 
 
 def _charsmap(loaded: Tokenizer) -> Any:
@@ -358,18 +379,18 @@ class _Tokens:
     special_tokens: dict[str, str | AddedToken]
     """By role, then by the names that version 5 takes from keys that end in _token."""
     declared_tokens: dict[int, AddedToken]
-    extra: list[str | AddedToken]
+    extra_tokens: list[str | AddedToken]
 
 
 def _collect_tokens(loaded: Tokenizer, files: SideFiles, family: TokenizerFamily | None, *, version: int) -> _Tokens:
-    with_decoder = "added_tokens_decoder" in files.config
+    with_decoder = "added_tokens_decoder" in files.tokenizer_config
     older = {} if with_decoder else {k: v for k, v in files.special_tokens_map.items() if not files.overrides.get(k)}
-    config = files.config | older
+    config = files.tokenizer_config | older
     names = [*SPECIAL_TOKEN_KEYS]
     if version == 5:
         names += [key for key, value in config.items() if key.endswith("_token") and isinstance(value, str)]
     given = {name: config[name] for name in dict.fromkeys(names) if name in config}
-    extra, special_extra = (_extra_tokens_5 if version == 5 else _extra_tokens_4)(files.config, older)
+    extra, special_extra = (_extra_tokens_5 if version == 5 else _extra_tokens_4)(files.tokenizer_config, older)
     if with_decoder:
         declared = {int(key): parse_token(value, ()) for key, value in config["added_tokens_decoder"].items()}
     else:
@@ -382,7 +403,7 @@ def _collect_tokens(loaded: Tokenizer, files: SideFiles, family: TokenizerFamily
         declared |= loaded.get_added_tokens_decoder()
     by_text = {token.content: token for token in declared.values()}
     roles: dict[str, str | AddedToken] = {
-        role: token.content for role, token in (family.tokens if family else {}).items()
+        role: token.content for role, token in (family.special_tokens if family else {}).items()
     }
     for name, value in given.items():
         if value is None:
@@ -434,12 +455,15 @@ def _add_tokens(tokenizer: Tokenizer, tokens: _Tokens, *, version: int) -> None:
     # those that are there alike, too: one that a role names becomes special
     adding = [token for _, token in sorted(tokens.declared_tokens.items())]
     known = {token.content for token in (*there.values(), *adding)}
-    for value in (*tokens.special_tokens.values(), *tokens.extra):
+    for value in (*tokens.special_tokens.values(), *tokens.extra_tokens):
         # version 4 compares strings alone: a token with flags of its own is added once more, and takes its flags along
         if _get_token_text(value) not in known or (version == 4 and isinstance(value, AddedToken)):
             known.add(_get_token_text(value))
             adding.append(_to_added_token(value))
-    special = {_get_token_text(value) for value in (*tokens.special_tokens.values(), *(tokens.extra if version == 4 else ()))}
+    special = {
+        _get_token_text(value)
+        for value in (*tokens.special_tokens.values(), *(tokens.extra_tokens if version == 4 else ()))
+    }
     for token in adding:
         token.special = token.special or token.content in special
     tokenizer.add_tokens(adding)
@@ -485,7 +509,10 @@ MODEL_SETTINGS = {
     ),
     "WordLevel": ("unk_token",),
 }
-UNIGRAM_UNK_ID_PATTERN, UNIGRAM_FALLBACK_PATTERN = re.compile(rb'"unk_id":(\w+)'), re.compile(rb'"byte_fallback":(\w+)\}$')
+UNIGRAM_UNK_ID_PATTERN, UNIGRAM_FALLBACK_PATTERN = (
+    re.compile(rb'"unk_id":(\w+)'),
+    re.compile(rb'"byte_fallback":(\w+)\}$'),
+)
 
 
 def _read_model_settings(tokenizer: Tokenizer) -> Json:

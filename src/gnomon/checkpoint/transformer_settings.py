@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gnomon.checkpoint.modules_json import Json, read_json
-from gnomon.checkpoint.tokenizer_settings import wrap_errors, check_tokens
+from gnomon.checkpoint.tokenizer_settings import check_tokens, wrap_errors
 from gnomon.errors import ModelError, UnsupportedError
 
 TRANSFORMER_CONFIG_FILES = tuple(
@@ -98,16 +98,16 @@ NON_TEXT_SECTIONS = frozenset("audio image video chat_template".split())
 class TransformerSettings:
     """What the file changes. `config` and `tokenizer` lie over config.json and tokenizer_config.json."""
 
-    name: str | None = None
+    file_name: str | None = None
     """Of the file that counted; None where there is none."""
     max_seq_length: Any = None
     """Unchecked: it depends on the trunk what it may be."""
     lower_case: bool = False
-    config: Json = field(default_factory=dict[str, Any])
-    tokenizer: Json = field(default_factory=dict[str, Any])
+    config_overrides: Json = field(default_factory=dict[str, Any])
+    tokenizer_overrides: Json = field(default_factory=dict[str, Any])
     effective_settings: tuple[str, ...] = ()
     """The keys that change something, with their values, for people."""
-    notices: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def read_transformer_settings(module_folder: Path) -> TransformerSettings:
@@ -125,7 +125,14 @@ def read_transformer_settings(module_folder: Path) -> TransformerSettings:
     settings = _rename_sections(path, content)
     notices: list[str] = []
     sections = {key: _get_section(path, settings, key) for key in (*OLD_NAMES.values(), "processing_kwargs")}
-    _check_keys(path, "", settings, allowed_values=ALLOWED_VALUES, known={*sections, "max_seq_length", "do_lower_case"}, harmless=HARMLESS)
+    _check_keys(
+        path,
+        "",
+        settings,
+        allowed_values=ALLOWED_VALUES,
+        known={*sections, "max_seq_length", "do_lower_case"},
+        harmless=HARMLESS,
+    )
     model, tokenizer = sections["model_kwargs"], sections["processor_kwargs"]
     _check_keys(path, "model_kwargs.", model, known=DTYPES, harmless=MODEL_HARMLESS)
     kept = _read_tokenizer_overrides(path, tokenizer, notices)
@@ -199,7 +206,14 @@ def _read_call_max_length(path: Path, section: Json) -> Any:
     """`max_length` of `processing_kwargs`, with which the tokenizer is called; `common` is laid over `text`."""
     _check_keys(path, "processing_kwargs.", section, known=("text", "common"), harmless=NON_TEXT_SECTIONS)
     merged = {**_get_section(path, section, "text"), **_get_section(path, section, "common")}
-    _check_keys(path, "processing_kwargs.text.", merged, allowed_values=ALLOWED_CALL_VALUES, known=("max_length",), harmless=CALL_HARMLESS)
+    _check_keys(
+        path,
+        "processing_kwargs.text.",
+        merged,
+        allowed_values=ALLOWED_CALL_VALUES,
+        known=("max_length",),
+        harmless=CALL_HARMLESS,
+    )
     return merged.get("max_length")
 
 

@@ -19,7 +19,15 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from gnomon.checkpoint.mapped import Arrays, Bytes, are_valid_sizes, build_damaged_error, map_file, format_shape, view_tensor
+from gnomon.checkpoint.mapped import (
+    Arrays,
+    Bytes,
+    are_valid_sizes,
+    build_damaged_error,
+    format_shape,
+    map_file,
+    view_tensor,
+)
 from gnomon.checkpoint.pickles import read_pickle
 from gnomon.errors import NotAModelError, UnsafeFileError, UnsupportedError, WeightsError
 

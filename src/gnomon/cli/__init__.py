@@ -31,7 +31,17 @@ from gnomon.cli.shared import (
 )
 from gnomon.cli.shared import load_encoder as _load
 from gnomon.errors import GnomonError, InputError, Notice
-from gnomon.terminal import terminal_width, truncate_line, read_typed_lines, format_matrix, pad_line, prepare_streams, format_hits, format_error, wrap_text
+from gnomon.terminal import (
+    format_error,
+    format_hits,
+    format_matrix,
+    pad_line,
+    prepare_streams,
+    read_typed_lines,
+    terminal_width,
+    truncate_line,
+    wrap_text,
+)
 
 if TYPE_CHECKING:
     from gnomon.encoder import Encoder
@@ -87,7 +97,9 @@ class CommandGroup(click.Group):
                 if ctx.params.get("traceback"):
                     traceback.print_exc()
                 interrupted = interrupts.was_interrupted() and not isinstance(error, GnomonError)
-                _echo_stderr("\ninterrupted" if interrupted else f"error: {format_error(error, self._option_names(ctx))}")
+                _echo_stderr(
+                    "\ninterrupted" if interrupted else f"error: {format_error(error, self._option_names(ctx))}"
+                )
                 if isinstance(error, OSError):
                     _redirect_to_devnull(sys.stdout)
                 status = EXIT_INTERRUPTED if interrupted else EXIT_FAILED
@@ -193,12 +205,12 @@ def encode(
         raise click.UsageError("--query, --document, --prompt and --prompt-name exclude each other.")
     if ranges and precision not in ("int8", "uint8"):
         raise click.UsageError(f"--ranges is of no use to {precision}; it belongs to int8 and uint8.")
-    from gnomon import vector_files
+    from gnomon import files, vector_files
 
     if output == "-":
         require_stdout()
     out_form = "jsonl" if output == "-" else vector_files.infer_output_format(output)
-    if precision in ("int8", "uint8") and not ranges and (output == "-" or vector_files.is_stream(output)):
+    if precision in ("int8", "uint8") and not ranges and (output == "-" or files.is_stream(output)):
         note(f"the ranges of {precision} are written beside a file, and {output} is none; a query cannot be compared.")
     texts = _read_texts(input, form=form, field=field, skip_bad=skip_bad)
     _note_empty(texts, "An empty text is encoded as it is; --skip-bad leaves it out.")
@@ -335,7 +347,9 @@ def _print_pairs(a: list[str], b: list[str], scores: list[float], as_json: bool)
             click.echo(to_json({"a": left, "b": right, "score": score}))
         else:
             half = (terminal_width() - 14) // 2
-            click.echo(f"{score:9.4f}  {pad_line(truncate_line(left, half), half)} | {truncate_line(right, half)}".rstrip())
+            click.echo(
+                f"{score:9.4f}  {pad_line(truncate_line(left, half), half)} | {truncate_line(right, half)}".rstrip()
+            )
 
 
 # ---- search
@@ -399,7 +413,8 @@ def search(
             scores_1K, rows_1K = top_k(query_1D, corpus_ND, k, score=encoder.spec.similarity)
             found = zip((places[row] for row in rows_1K[0]), scores_1K[0].tolist(), strict=True)
             hits = [
-                {"row": row, "score": score} | texts.labels(row) | {"text": texts.texts[row]} for row, score in found
+                {"row": row, "score": score} | texts.id_and_title(row) | {"text": texts.texts[row]}
+                for row, score in found
             ]
         elif in_terminal:
             continue

@@ -15,10 +15,10 @@ from gnomon.cli.shared import (
     MultiValueCommand,
     json_option,
     load_encoder,
+    multi_value_option,
     note,
     require_stdout,
     run_options,
-    multi_value_option,
     source_options,
     to_json,
 )
@@ -33,7 +33,9 @@ from gnomon.terminal import terminal_width
 )
 @click.argument("model")
 @multi_value_option("--tasks", metavar="NAME", help="Tasks or benchmarks of mteb; mteb-eng-56, mr-tydi or loco.")
-@multi_value_option("--data", metavar="FOLDER", help="Your own sets: BEIR folders; .jsonl, .tsv, .csv or .parquet rows.")
+@multi_value_option(
+    "--data", metavar="FOLDER", help="Your own sets: BEIR folders; .jsonl, .tsv, .csv or .parquet rows."
+)
 @click.option("--output", default="evaluation", show_default=True, metavar="FOLDER", help="Where the results go.")
 @multi_value_option(
     "--methods",
@@ -210,7 +212,11 @@ def compare(a: str, b: str, as_json: bool) -> None:
     from gnomon.evaluate import compare as comparing
 
     found = comparing.compare(a, b)
-    click.echo(to_json(comparing.comparison_to_dict(found)) if as_json else "\n".join(comparing.format_comparison(found, terminal_width())))
+    click.echo(
+        to_json(comparing.comparison_to_dict(found))
+        if as_json
+        else "\n".join(comparing.format_comparison(found, terminal_width()))
+    )
 
 
 @click.command(cls=MultiValueCommand)
@@ -228,7 +234,7 @@ def report(ctx: click.Context, folders: tuple[str, ...], output: str, markdown: 
         raise click.UsageError(f"--{idle} is of the page, and --markdown makes a table in its place.")
     from gnomon.evaluate import report as reporting
     from gnomon.evaluate.results import read_results
-    from gnomon.vector_files import atomic_files
+    from gnomon.files import atomic_files
 
     target = markdown or output
     if target == "-":

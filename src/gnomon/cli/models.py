@@ -16,7 +16,7 @@ from gnomon.cli.shared import (
     threads_option,
     to_json,
 )
-from gnomon.terminal import terminal_width, format_table
+from gnomon.terminal import format_table, terminal_width
 
 
 @click.command()
@@ -35,7 +35,9 @@ def inspect(model: str, fidelity: bool, threads: int | None, as_json: bool, **re
     if fidelity:
         from gnomon.fidelity import measure_fidelity
 
-        found = measure_fidelity(checkpoint, threads=threads, cache_folder=Path(click.get_app_dir("gnomon")) / "fidelity")
+        found = measure_fidelity(
+            checkpoint, threads=threads, cache_folder=Path(click.get_app_dir("gnomon")) / "fidelity"
+        )
     facts = describe.collect_facts(checkpoint, found)
     click.echo(to_json(facts) if as_json else "\n".join(describe.format_facts(facts, terminal_width())))
 
@@ -54,7 +56,7 @@ def verify(ctx: click.Context, model: str, **load: Any) -> None:
 
     found = run_example(load_encoder(model, load), load["card"])
     head = ("", "expected", "got", "")
-    rows = [(row.what, row.expected, row.actual, "ok" if row.passed else "DIFFERS") for row in found.rows]
+    rows = [(row.name, row.expected, row.actual, "ok" if row.passed else "DIFFERS") for row in found.checks]
     click.echo("\n".join(format_table([head, *rows])))
     click.echo(f"{found.card}: {'passed' if found.passed else 'NOT passed'} ({found.note})")
     if not found.passed:
@@ -70,7 +72,7 @@ def verify(ctx: click.Context, model: str, **load: Any) -> None:
 def save(model: str, folder: str, dialect: str, overwrite: bool, **read: Any) -> None:
     """Write a model as a folder that sentence-transformers opens."""
     from gnomon.checkpoint.save import save_folder
-    from gnomon.vector_files import explain_disk_full
+    from gnomon.files import explain_disk_full
 
     with explain_disk_full(Path(folder).absolute()):
         click.echo(save_folder(read_model(model, **read), folder, dialect=dialect, overwrite=overwrite))

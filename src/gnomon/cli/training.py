@@ -77,7 +77,8 @@ def _check_gradients() -> bool:
     head = ("loss", "widths", "way", "relative difference", "")
     found = [*check_gradients()]
     rows = [
-        (row.loss, row.widths, row.way, f"{row.difference:.1e}", "ok" if row.passed else "DIFFERS") for row in found
+        (row.loss, row.matryoshka_mode, row.method, f"{row.difference:.1e}", "ok" if row.passed else "DIFFERS")
+        for row in found
     ]
     click.echo("\n".join(format_table([head, *rows])))
     failed = sum(not row.passed for row in found)

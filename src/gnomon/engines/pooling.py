@@ -38,7 +38,9 @@ POOLING_WEIGHTS: dict[PoolingMode, PoolingWeightFunction] = {
     "cls": lambda position, first, length: position == first,
     "lasttoken": lambda position, first, length: position == length - 1,
     "mean": lambda position, first, length: _is_pooled(position, first, length) / (length - first),
-    "mean_sqrt_len_tokens": lambda position, first, length: _is_pooled(position, first, length) / np.sqrt(length - first),
+    "mean_sqrt_len_tokens": lambda position, first, length: (
+        _is_pooled(position, first, length) / np.sqrt(length - first)
+    ),
     # by 1-based positions, whose sum over the pooled tokens is the divisor
     "weightedmean": lambda position, first, length: (
         _is_pooled(position, first, length) * (position + 1) * 2 / (length * (length + 1) - first * (first + 1))

@@ -48,7 +48,7 @@ PARENT_POLL_SECONDS = 1.0
 
 EngineOpener = Callable[[], Engine]
 
-WORKER_CODE = "import sys; sys.path[:] = {path!r}; from gnomon.engines.process_pool import work; work()"
+WORKER_CODE = "import sys; sys.path[:] = {path!r}; from gnomon.engines.process_pool import run_worker; run_worker()"
 """It imports from where its parent does, and not from the folder that it is started in."""
 
 
@@ -71,7 +71,7 @@ class ProcessPoolEngine(Engine):
 
     def budget(self, total_tokens: int) -> int:
         """A worker's own; where none can be asked, the last one that was told: no vector is lost for it."""
-        found = self._worker_pool().ask("budget", total_tokens // len(self.openers))
+        found = self._worker_pool().call("budget", total_tokens // len(self.openers))
         if not isinstance(found, Failure):
             self._budget = found
         return self._budget
@@ -86,7 +86,7 @@ class ProcessPoolEngine(Engine):
         unwanted = threading.Event()
         try:
             for packed in batches:
-                asked.append(crew.threads.submit(partial(crew.ask, "pool", packed, prompt_tokens, abandoned=unwanted)))
+                asked.append(crew.threads.submit(partial(crew.call, "pool", packed, prompt_tokens, abandoned=unwanted)))
                 if len(asked) >= BATCHES_PER_WORKER * len(self.openers):
                     yield asked.popleft().result()
             while asked:
@@ -100,7 +100,7 @@ class ProcessPoolEngine(Engine):
         return self._call_worker("states", packed)
 
     def explain(self, packed: Packed) -> str:
-        return self._call_worker("explain", packed)
+        return self._call_worker("explain_nonfinite", packed)
 
     def close(self) -> None:
         super().close()
@@ -111,7 +111,7 @@ class ProcessPoolEngine(Engine):
     def _call_worker(self, method: str, *arguments: Any) -> Any:
         crew = self._worker_pool()
         crew.prepare_for_call()
-        answer = crew.ask(method, *arguments)
+        answer = crew.call(method, *arguments)
         if isinstance(answer, Failure):
             raise WorkerError(answer.reason)
         return answer
@@ -133,7 +133,7 @@ class _WorkerPool:
         self.threads = _DaemonThreads(len(openers))
         started = [self.threads.submit(partial(_Worker, *each)) for each in openers]
         self.workers: list[_Worker] = [each.result() for each in started]
-        self.free = list(self.workers)
+        self.idle = list(self.workers)
         self.busy: dict[_Worker, threading.Event | None] = {}
         self.unavailable: dict[_Worker, str] = {}
         self.closed = False
@@ -144,14 +144,14 @@ class _WorkerPool:
         has a limit of time where all others are busy too: it may hang.
         """
         with self.changed:
-            self.free += self.unavailable
+            self.idle += self.unavailable
             self.unavailable.clear()
             self.changed.notify_all()
-            if not self.changed.wait_for(lambda: self.free or not self._abandoned_workers(), ABANDONED_CALL_SECONDS):
+            if not self.changed.wait_for(lambda: self.idle or not self._abandoned_workers(), ABANDONED_CALL_SECONDS):
                 for worker in self._abandoned_workers():
                     worker.process.kill()
 
-    def ask(self, method: str, *arguments: Any, abandoned: threading.Event | None = None) -> Any:
+    def call(self, method: str, *arguments: Any, abandoned: threading.Event | None = None) -> Any:
         """What a worker's engine answers, or a Failure; one that cannot be started leaves the work to the others.
 
         Args:
@@ -163,14 +163,14 @@ class _WorkerPool:
                 return Failure("; ".join(dict.fromkeys(self.unavailable.values())) or str(closed_error()))
             why = None
             try:
-                return worker.ask(method, *arguments)
+                return worker.call(method, *arguments)
             except _CannotStartError as error:
                 why = str(error)
             finally:
                 with self.changed:
                     del self.busy[worker]
                     if why is None:
-                        self.free.append(worker)
+                        self.idle.append(worker)
                     else:
                         self.unavailable[worker] = why
                     self.changed.notify_all()
@@ -184,16 +184,16 @@ class _WorkerPool:
             worker.closed = True
         _terminate([worker.process for worker in self.workers])
         for worker in self.workers:
-            worker.end()
+            worker.shutdown()
         self.threads.shutdown()
 
     def _acquire(self, abandoned: threading.Event | None) -> _Worker | None:
         """A free worker, waited for; None where no worker is left."""
         with self.changed:
-            self.changed.wait_for(lambda: self.closed or self.free or len(self.unavailable) == len(self.workers))
-            if self.closed or not self.free:
+            self.changed.wait_for(lambda: self.closed or self.idle or len(self.unavailable) == len(self.workers))
+            if self.closed or not self.idle:
                 return None
-            worker = self.free.pop(0)
+            worker = self.idle.pop(0)
             self.busy[worker] = abandoned
             return worker
 
@@ -249,13 +249,13 @@ class _Worker:
         self.closed = False
         self._start()
 
-    def ask(self, method: str, *arguments: Any) -> Any:
+    def call(self, method: str, *arguments: Any) -> Any:
         """
         Raises:
             _CannotStartError: the process had ended, and another could not open its engine.
         """
         if self.process.poll() is not None:
-            self.end()
+            self.shutdown()
             self._start()
         try:
             self._send((method, arguments))
@@ -278,18 +278,20 @@ class _Worker:
         """
         if self.closed:
             raise _CannotStartError(str(closed_error()))
-        self.errors = tempfile.TemporaryFile()  # noqa: SIM115
+        self.stderr_file = tempfile.TemporaryFile()  # noqa: SIM115
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-c", WORKER_CODE.format(path=[place for place in sys.path if type(place) is str])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self.errors,
+            stderr=self.stderr_file,
         )
         assert self.process.stdin and self.process.stdout
         self.input, self.output = self.process.stdin, self.process.stdout
-        self.end = weakref.finalize(self, _shut_down_process, os.getpid(), self.process, self.input, self.output, self.errors)
+        self.shutdown = weakref.finalize(
+            self, _shut_down_process, os.getpid(), self.process, self.input, self.output, self.stderr_file
+        )
         if self.closed:  # while it was started: `_Crew.close` may not have seen this process
-            self.end()
+            self.shutdown()
             raise _CannotStartError(str(closed_error()))
         try:
             self._send((self.device, self.opener))
@@ -316,8 +318,8 @@ class _Worker:
         if not _wait_for_exit(self.process, SHUTDOWN_SECONDS):
             _terminate([self.process])
         code = self.process.returncode
-        self.errors.seek(0)
-        last = self.errors.read().decode(errors="replace").strip().rpartition("\n")[2]
+        self.stderr_file.seek(0)
+        last = self.stderr_file.read().decode(errors="replace").strip().rpartition("\n")[2]
         how = f"was killed by signal {-code}" if code and code < 0 else f"ended with code {code}"
         return f"the worker on {self.device} {how}" + (f" ({last})" if last else "")
 

@@ -44,7 +44,7 @@ class Engine(Protocol):
         """
         ...
 
-    def pool_each(self, batches: Iterable[Packed], prompt_tokens: int) -> Iterator[Vectors | Failure]:
+    def pool_batches(self, batches: Iterable[Packed], prompt_tokens: int) -> Iterator[Vectors | Failure]:
         """`pool` of each batch, in order; an engine may take batches ahead of the vectors that it gives."""
         for packed in batches:
             yield self.pool(packed, prompt_tokens)
@@ -53,7 +53,7 @@ class Engine(Protocol):
         """Token states [T, H] of the last layer."""
         ...
 
-    def explain(self, packed: Packed) -> str:
+    def explain_nonfinite(self, packed: Packed) -> str:
         """Why a text has NaN or infinity in its vector."""
         return "the weights are damaged, or overflow in this dtype"
 

@@ -58,7 +58,9 @@ class EngineOptions:
     threads: int | None = None
 
     @classmethod
-    def check(cls, *, device: str | Sequence[str], engine: str, dtype: str, threads: int | None) -> EngineOptions:
+    def from_arguments(
+        cls, *, device: str | Sequence[str], engine: str, dtype: str, threads: int | None
+    ) -> EngineOptions:
         """Options that can be used here.
 
         Raises:
@@ -100,7 +102,9 @@ class EngineOptions:
         if self.dtype not in ("auto", *able.dtypes):
             engines = [name for name, other in ENGINES.items() if kind in other.devices and self.dtype in other.dtypes]
             way = f"use engine={engines[0]!r}, or " if engines else "use "
-            raise InputError(f"dtype {self.dtype!r} is not in engine {engine!r}; {way}{_join_choices('dtype', able.dtypes)}.")
+            raise InputError(
+                f"dtype {self.dtype!r} is not in engine {engine!r}; {way}{_join_choices('dtype', able.dtypes)}."
+            )
         dtype = self.dtype if self.dtype != "auto" else "float32"
         if engine == "torch":
             dtype = _resolve_torch_dtype(names, self.dtype)
@@ -217,7 +221,7 @@ def _resolve_torch_dtype(devices: Sequence[str], dtype: str) -> str:
     """The dtype to run in; devices and dtype are there."""
     if not has_torch():
         raise ExtraError('the package torch is not installed; pip install "gnomon[torch]"')
-    from gnomon.engines.torch.devices import check_device, check_dtype, auto_dtype
+    from gnomon.engines.torch.devices import auto_dtype, check_device, check_dtype
 
     for device in devices:
         check_device(device)

@@ -19,9 +19,9 @@ __all__ = [
     "MtebEncoder",
     "Result",
     "TasksError",
+    "curve_points",
     "evaluate",
     "format_summary",
     "read_results",
     "summarize",
-    "curve_points",
 ]

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gnomon.errors import Notice
-from gnomon.vector_files import DISK_FULL_REASONS
+from gnomon.files import DISK_FULL_REASONS
 
 Vectors = NDArray[np.float32]
 
@@ -48,7 +48,9 @@ class VectorCache:
 
     def partition(self, description: Mapping[str, Any], dim: int) -> CachePartition:
         """The shelf of vectors that `of` describes: model, prompt, engine; equal descriptions share it."""
-        said = json.dumps(dict(description) | {"width": dim, "record": RECORD_DTYPE.itemsize}, sort_keys=True, ensure_ascii=True)
+        said = json.dumps(
+            dict(description) | {"width": dim, "record": RECORD_DTYPE.itemsize}, sort_keys=True, ensure_ascii=True
+        )
         name = hashlib.sha256(said.encode()).hexdigest()[:24]
         if name not in self._partitions:
             self._partitions[name] = CachePartition(self._disk, name, dim, said)
@@ -66,7 +68,7 @@ class _CacheFolder:
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
 
-    def failed(self, error: OSError) -> None:
+    def disable(self, error: OSError) -> None:
         why = DISK_FULL_REASONS.get(error.errno or 0, str(error))
         told = f"vectors are no longer kept in {self.folder}: {why}. The run goes on, and a second start"
         self.folder = None
@@ -93,7 +95,7 @@ class CachePartition:
     """Vectors of one width by text."""
 
     def __init__(self, disk: _CacheFolder, name: str, dim: int, description: str) -> None:
-        self.width, self.description = dim, description
+        self.dim, self.description = dim, description
         self._disk, self._name = disk, name
         self._location: dict[bytes, tuple[_Block, int]] = {}
         """Hash of a text -> (block, row)"""
@@ -124,11 +126,13 @@ class CachePartition:
         records_N["more"] = np.arange(len(new))[::-1]
         records_N["check"] = [_checksum(hashes[row], vector_D) for row, vector_D in zip(new, vectors_ND, strict=True)]
         written_ND = self._write(records_N, vectors_ND)
-        self._index_block(_Block(vectors_ND if written_ND is None else written_ND, records_N, np.ones(len(new), np.bool_)))
+        self._index_block(
+            _Block(vectors_ND if written_ND is None else written_ND, records_N, np.ones(len(new), np.bool_))
+        )
 
     def get(self, texts: Sequence[str]) -> tuple[Vectors, int]:
         """(vectors [N, D] of texts that are not `missing`, how many of them were cut)."""
-        found_ND = np.empty((len(texts), self.width), np.float32)
+        found_ND = np.empty((len(texts), self.dim), np.float32)
         cut = 0
         for at, text in enumerate(texts):
             block, row = self._location[_hash_text(text)]
@@ -160,12 +164,12 @@ class CachePartition:
         vectors = keys.with_suffix(".vectors")
         try:
             raw = keys.read_bytes()
-            count = min(len(raw) // RECORD_DTYPE.itemsize, vectors.stat().st_size // (4 * self.width))
+            count = min(len(raw) // RECORD_DTYPE.itemsize, vectors.stat().st_size // (4 * self.dim))
             ends = np.flatnonzero(np.frombuffer(raw, RECORD_DTYPE, count)["more"] == 0)
             if not len(ends):
                 return
             records_N = np.frombuffer(raw, RECORD_DTYPE, int(ends[-1]) + 1)
-            vectors_ND = np.memmap(vectors, np.float32, "r", shape=(len(records_N), self.width))
+            vectors_ND = np.memmap(vectors, np.float32, "r", shape=(len(records_N), self.dim))
         except OSError:  # nothing is lost: it is computed again
             return
         self._index_block(_Block(vectors_ND, records_N, np.zeros(len(records_N), np.bool_)))
@@ -188,7 +192,7 @@ class CachePartition:
             return np.memmap(vectors.name, np.float32, "r", offset=start, shape=vectors_ND.shape)
         except OSError as error:
             self.close()
-            self._disk.failed(error)
+            self._disk.disable(error)
         except BaseException:  # Ctrl-C between the two files: they do not fit any more
             self.close()
             raise

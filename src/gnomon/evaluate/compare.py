@@ -12,13 +12,15 @@ from typing import Any
 
 from gnomon.errors import InputError
 from gnomon.evaluate.intervals import Interval, run_paired_test
-from gnomon.evaluate.results import Result, require_one_model, read_results
-from gnomon.terminal import truncate_line, format_table, wrap_text
+from gnomon.evaluate.results import Result, read_results, require_one_model
+from gnomon.terminal import format_table, truncate_line, wrap_text
 
 SIGNIFICANCE_LEVEL = 0.05
 """Of a star, over all tasks together."""
 
-IGNORED_FIELDS = frozenset({"identity", "date", "seconds", "texts.encoded", "texts.from_cache", "intervals", "undefined"})
+IGNORED_FIELDS = frozenset(
+    {"identity", "date", "seconds", "texts.encoded", "texts.from_cache", "intervals", "undefined"}
+)
 """Fields of a manifest that say nothing about how a task was run, or nothing that the others do not say (identity)."""
 
 NUMBER_COLUMNS_WIDTH = 52
@@ -135,7 +137,12 @@ def format_comparison(comparison: Comparison, width: int) -> list[str]:
 def comparison_to_dict(comparison: Comparison) -> dict[str, Any]:
     """The comparison as JSON; null where a score is not defined."""
     rows = [_replace_nan(asdict(row)) | {"significant": row.significant} for row in comparison.rows]
-    return asdict(comparison) | {"rows": rows, "alpha": SIGNIFICANCE_LEVEL, "correction": "holm", "tested": comparison.num_tested}
+    return asdict(comparison) | {
+        "rows": rows,
+        "alpha": SIGNIFICANCE_LEVEL,
+        "correction": "holm",
+        "tested": comparison.num_tested,
+    }
 
 
 # ---- rows
@@ -143,7 +150,9 @@ def comparison_to_dict(comparison: Comparison) -> dict[str, Any]:
 
 def _read_by_task(path: str | Path) -> dict[str, Result]:
     found: dict[str, Result] = {}
-    for result in sorted(require_one_model(read_results(path), path), key=lambda each: (each.kind, each.metric, each.task)):
+    for result in sorted(
+        require_one_model(read_results(path), path), key=lambda each: (each.kind, each.metric, each.task)
+    ):
         if result.task in found:
             both = f"{found[result.task].path} and {result.path}"
             raise InputError(f"{path} holds the task {result.task} twice: {both}. Give the folder of one run.")
@@ -164,7 +173,9 @@ def _compare_results(a: Result, b: Result) -> Iterator[ComparisonRow]:
     yield _compare_scores(a, b, "", keys)
     if len(keys) > 1:
         splits = {split for split, _ in keys}
-        yield from (_compare_scores(a, b, key[1] if len(splits) == 1 else f"{key[1]} ({key[0]})", [key]) for key in keys)
+        yield from (
+            _compare_scores(a, b, key[1] if len(splits) == 1 else f"{key[1]} ({key[0]})", [key]) for key in keys
+        )
 
 
 def _mismatch_reason(a: Result, b: Result) -> str:
@@ -185,7 +196,9 @@ def _compare_scores(a: Result, b: Result, subset: str, keys: Sequence[tuple[str,
     for side, result in (("a", a), ("b", b)):
         if nan := [key for key in keys if isnan(_subset_scores(result)[key])]:
             of_subset = f" of subset {nan[0][1]}" if len(keys) > 1 else ""
-            return replace(row, reason=f"the score{of_subset} in {side} is not defined: {_undefined_reason(result, nan[0])}")
+            return replace(
+                row, reason=f"the score{of_subset} in {side} is not defined: {_undefined_reason(result, nan[0])}"
+            )
     difference = score_b - score_a
     if missing := [key for key in keys if key not in a.per_query or key not in b.per_query]:
         reason = f"what the score of subset {missing[0][1]} is made of is not stored on both sides"
@@ -286,7 +299,11 @@ def _note_lines(comparison: Comparison) -> list[str]:
     method = "interval: paired bootstrap; p: paired randomisation test, two-sided"
     return [
         *([f"{star}; the p shown is without it. Subsets get no star.", method] if comparison.num_tested else []),
-        *(f"{row.task}: {_untested_label(row)}: {row.reason}" for row in comparison.rows if row.reason and not row.subset),
+        *(
+            f"{row.task}: {_untested_label(row)}: {row.reason}"
+            for row in comparison.rows
+            if row.reason and not row.subset
+        ),
         *([f"only in a: {', '.join(comparison.only_a)}"] if comparison.only_a else []),
         *([f"only in b: {', '.join(comparison.only_b)}"] if comparison.only_b else []),
     ]
@@ -301,7 +318,10 @@ def _difference_lines(comparison: Comparison) -> list[str]:
         return ["no field differs: one model, run in one way."]
     return [
         "what differs:",
-        *(f"{each.field}{_tasks_suffix(each, comparison)}: {_format_values(each)}" for each in _sort_differences(comparison)),
+        *(
+            f"{each.field}{_tasks_suffix(each, comparison)}: {_format_values(each)}"
+            for each in _sort_differences(comparison)
+        ),
     ]
 
 

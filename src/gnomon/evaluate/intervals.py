@@ -54,12 +54,12 @@ class PerQueryScores:
     ids: Sequence[str] | None = None
     """[N]: names of the units, where they have any; two models are compared by them."""
 
-    def score(self) -> float:
+    def compute_score(self) -> float:
         """NaN where the statistic is not defined: spearman of constants, average precision without a label 1."""
         return float(_compute_statistic(self, np.arange(len(self.values))[None])[0])
 
     @cached_property
-    def arrays(self) -> tuple[NDArray[np.generic], ...]:
+    def statistic_arguments(self) -> tuple[NDArray[np.generic], ...]:
         """Arguments of the statistic, [N] each; what the model predicted comes last."""
         if self.statistic == "mean":
             return (np.asarray(self.values, np.float64),)
@@ -80,7 +80,9 @@ class PairedTest:
     """Two-sided; at least 1 / 10,000."""
 
 
-def bootstrap_interval(score_sets: Sequence[PerQueryScores], *, level: float = CONFIDENCE_LEVEL, resamples: int = RESAMPLES) -> Interval:
+def bootstrap_interval(
+    score_sets: Sequence[PerQueryScores], *, level: float = CONFIDENCE_LEVEL, resamples: int = RESAMPLES
+) -> Interval:
     """Interval of a score that is the mean of one statistic or of several, each over units of its own.
 
     The percentile bootstrap (Efron & Tibshirani 1993, An Introduction to the Bootstrap, section 13.3): the units of
@@ -113,7 +115,9 @@ def run_paired_test(a: Sequence[PerQueryScores], b: Sequence[PerQueryScores]) ->
     if len(a) != len(b) or not a:
         raise InputError(f"{len(a)} and {len(b)} scores cannot be paired; give as many of each, and at least one.")
     pairs = [_align(first, second) for first, second in zip(a, b, strict=True)]
-    difference = float(np.mean([_score_or_raise(second, "second") - _score_or_raise(first, "first") for first, second in pairs]))
+    difference = float(
+        np.mean([_score_or_raise(second, "second") - _score_or_raise(first, "first") for first, second in pairs])
+    )
     resampled_R = np.mean([_resample_difference(*pair, at) for at, pair in enumerate(pairs)], axis=0)
     swapped_R = np.mean([_swap_difference(*pair, at) for at, pair in enumerate(pairs)], axis=0)
     as_much = np.count_nonzero(np.abs(swapped_R) >= abs(difference) - EQUAL_TOLERANCE)
@@ -126,7 +130,9 @@ def run_paired_test(a: Sequence[PerQueryScores], b: Sequence[PerQueryScores]) ->
 
 def _resample(scores: PerQueryScores, resamples: int, seed: int) -> NDArray[np.float64]:
     count = len(scores.values)
-    return np.concatenate([_compute_statistic(scores, rows_RN) for rows_RN in _draw_blocks(count, count, resamples, seed)])
+    return np.concatenate(
+        [_compute_statistic(scores, rows_RN) for rows_RN in _draw_blocks(count, count, resamples, seed)]
+    )
 
 
 def _resample_difference(a: PerQueryScores, b: PerQueryScores, seed: int) -> NDArray[np.float64]:
@@ -136,7 +142,7 @@ def _resample_difference(a: PerQueryScores, b: PerQueryScores, seed: int) -> NDA
 
 
 def _swap_difference(a: PerQueryScores, b: PerQueryScores, seed: int) -> NDArray[np.float64]:
-    (*gold, a_N), (*_, b_N), statistic = a.arrays, b.arrays, STATISTICS[a.statistic]
+    (*gold, a_N), (*_, b_N), statistic = a.statistic_arguments, b.statistic_arguments, STATISTICS[a.statistic]
     gold_1N = [gold_N[None] for gold_N in gold]
     blocks: list[NDArray[np.float64]] = []
     for swaps_RN in _draw_blocks(2, len(a.values), TEST_RESAMPLES, seed):
@@ -166,7 +172,7 @@ def _percentile_interval(values_R: NDArray[np.float64], level: float) -> Interva
 
 def _compute_statistic(scores: PerQueryScores, rows_RN: NDArray[np.int64]) -> NDArray[np.float64]:
     """[R]: the statistic of the units of each row; NaN where it is not defined."""
-    return STATISTICS[scores.statistic](*[each_N[rows_RN] for each_N in scores.arrays])
+    return STATISTICS[scores.statistic](*[each_N[rows_RN] for each_N in scores.statistic_arguments])
 
 
 def _mean(values_RN: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -265,7 +271,7 @@ def _different_data_message(a: PerQueryScores, b: PerQueryScores) -> str:
 
 
 def _score_or_raise(scores: PerQueryScores, side: str) -> float:
-    score = scores.score()
+    score = scores.compute_score()
     if np.isnan(score):
         raise InputError(
             f"the {scores.statistic} of the {side} is not defined: its values, or its gold, are all equal or NaN."

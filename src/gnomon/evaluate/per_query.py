@@ -94,8 +94,10 @@ def build_per_query(
     for split, listed in scores.items():
         for row in listed:
             place = (split, row["hf_subset"])
-            units = _build_for_subset(task, kind, metric, row, queries.get(place), _select_predictions(predictions, place), place)
-            if units is not None and len(units.values) and abs(units.score() - row[metric]) <= SCORE_TOLERANCE:
+            units = _build_for_subset(
+                task, kind, metric, row, queries.get(place), _select_predictions(predictions, place), place
+            )
+            if units is not None and len(units.values) and abs(units.compute_score() - row[metric]) <= SCORE_TOLERANCE:
                 found[place] = units
     return found
 
@@ -133,7 +135,13 @@ def _select_predictions(predictions: Mapping[str, Any], split_subset: SplitSubse
 
 
 def _build_for_subset(
-    task: Any, kind: str, metric: str, row: Mapping[str, Any], queries: QueryValues | None, predicted: Any, split_subset: SplitSubset
+    task: Any,
+    kind: str,
+    metric: str,
+    row: Mapping[str, Any],
+    queries: QueryValues | None,
+    predicted: Any,
+    split_subset: SplitSubset,
 ) -> PerQueryScores | None:
     if queries:
         return PerQueryScores("query", "mean", list(queries.values()), ids=list(queries))
@@ -156,7 +164,9 @@ def _build_for_scored_pairs(task: Any, metric: str, predicted: Any, split_subset
     return PerQueryScores("pair", "spearman", predicted[name], gold=[float(score) for score in data["score"]])
 
 
-def _build_for_labelled_pairs(task: Any, metric: str, predicted: Any, split_subset: SplitSubset) -> PerQueryScores | None:
+def _build_for_labelled_pairs(
+    task: Any, metric: str, predicted: Any, split_subset: SplitSubset
+) -> PerQueryScores | None:
     """Pairs alike or not: the average precision; `max_ap` is that of the best of mteb's five ways to score a pair."""
     data = _loaded_data(task, split_subset)
     names = {
@@ -173,7 +183,9 @@ def _build_for_labelled_pairs(task: Any, metric: str, predicted: Any, split_subs
         return PerQueryScores("pair", "average_precision", predicted[names[metric]], gold=gold)
     ways = [predicted[name] for name in names.values()]
     ways += [[-value for value in predicted[name]] for name in ("manhattan_distances", "euclidean_distances")]
-    return max((PerQueryScores("pair", "average_precision", way, gold=gold) for way in ways), key=PerQueryScores.score)
+    return max(
+        (PerQueryScores("pair", "average_precision", way, gold=gold) for way in ways), key=PerQueryScores.compute_score
+    )
 
 
 def _build_for_bitext(task: Any, metric: str, predicted: Any, split_subset: SplitSubset) -> PerQueryScores | None:
@@ -187,7 +199,9 @@ def _build_for_bitext(task: Any, metric: str, predicted: Any, split_subset: Spli
     if metric != "f1":
         return None
     times = np.bincount(nearest, minlength=len(nearest))
-    return PerQueryScores("pair", "mean", [2 * hit / (1 + int(times[split_subset])) for split_subset, hit in enumerate(hits)])
+    return PerQueryScores(
+        "pair", "mean", [2 * hit / (1 + int(times[split_subset])) for split_subset, hit in enumerate(hits)]
+    )
 
 
 def _build_for_summaries(task: Any, metric: str, predicted: Any, split_subset: SplitSubset) -> PerQueryScores | None:

@@ -168,13 +168,15 @@ def read_results(path: str | Path) -> list[Result]:
     return sorted(results, key=lambda result: (result.model, result.label, result.task))
 
 
-def write_result(path: Path, scores: str, manifest: Mapping[str, Any], per_query: Mapping[tuple[str, str], PerQueryScores]) -> None:
+def write_result(
+    path: Path, scores: str, manifest: Mapping[str, Any], per_query: Mapping[tuple[str, str], PerQueryScores]
+) -> None:
     """The files of one result, mteb's last: where there was none and one is, the other two are.
 
     Raises:
         OSError: they cannot be written.
     """
-    from gnomon.vector_files import atomic_files
+    from gnomon.files import atomic_files
 
     manifest_path(path).parent.mkdir(parents=True, exist_ok=True)
     listed = [{"split": split, "subset": subset} | asdict(each) for (split, subset), each in per_query.items()]

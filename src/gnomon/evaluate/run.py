@@ -28,14 +28,21 @@ from gnomon.evaluate.mteb import search as mteb_search
 from gnomon.evaluate.mteb.encoder import Asking, EncodeCounters
 from gnomon.evaluate.mteb.quiet import offline, silence_libraries
 from gnomon.evaluate.mteb.search import HybridSearch, Method
-from gnomon.evaluate.mteb.tasks import check_text_only, load_mteb, load_task, build_local_task, patch_part_loading, find_tasks
-from gnomon.evaluate.per_query import noise_spread, build_per_query, collect_per_query, explain_undefined
+from gnomon.evaluate.mteb.tasks import (
+    build_local_task,
+    check_text_only,
+    find_tasks,
+    load_mteb,
+    load_task,
+    patch_part_loading,
+)
+from gnomon.evaluate.per_query import build_per_query, collect_per_query, explain_undefined, noise_spread
 from gnomon.evaluate.prompts import SIDE_NAMES, check_prompt_keys
 from gnomon.evaluate.results import Result, read_result, write_result
 from gnomon.evaluate.systems import RETRIEVAL_KINDS, Bm25Settings, System, build_systems
+from gnomon.files import atomic_files
 from gnomon.inputs import did_you_mean
 from gnomon.notices import warn_caller
-from gnomon.vector_files import atomic_files
 
 RANKING_METRICS = ("ndcg", "map", "recall", "precision", "mrr", "hit_rate")
 """mteb's metrics of retrieval, each at the numbers that the task names."""
@@ -167,7 +174,7 @@ def evaluate(
         _check_tasks(listed, scope, contestants)
         _create_folder(folder)
         with offline(local_files_only):
-            return _Run(folder, scope, contestants, overwrite).all(listed, on_result)
+            return _Run(folder, scope, contestants, overwrite).run_all(listed, on_result)
 
 
 def _collect_tasks(
@@ -181,7 +188,7 @@ def _collect_tasks(
     choice = SubsetFilter(scope.subsets)
     read = [local for place in data for local in read_local(place, split=scope.split, subsets=choice, **read_options)]
     named, metric = find_tasks(names)
-    named = [task for task in named if choice.of(task.metadata.name, task.hf_subsets)]
+    named = [task for task in named if choice.select(task.metadata.name, task.hf_subsets)]
     choice.check()
     if scope.metric is None and not read:
         scope = _Scope(scope.split, scope.subsets, metric)
@@ -200,12 +207,12 @@ def _collect_tasks(
 
 def _check_tasks(tasks: Sequence[Any], scope: _Scope, systems: Sequence[System]) -> None:
     """What of the settings does not fit the tasks."""
-    if not any(contestant.runs(task.metadata.type) for contestant in systems for task in tasks):
+    if not any(contestant.supports(task.metadata.type) for contestant in systems for task in tasks):
         kinds = ", ".join(sorted({task.metadata.type for task in tasks}))
         raise InputError(
             f"{' and '.join(each.method for each in systems)}: of retrieval alone, and these tasks are {kinds}."
         )
-    alone = [task.metadata.name for task in tasks if not any(each.runs(task.metadata.type) for each in systems)]
+    alone = [task.metadata.name for task in tasks if not any(each.supports(task.metadata.type) for each in systems)]
     if alone:
         warnings.warn(f"{', '.join(alone)}: left out, since the methods are of retrieval alone.", Notice, stacklevel=3)
     if scope.metric and not any(task.metadata.type in RETRIEVAL_KINDS for task in tasks):
@@ -216,7 +223,7 @@ def _check_tasks(tasks: Sequence[Any], scope: _Scope, systems: Sequence[System])
         if metric != task.metadata.main_score and metric not in _available_metrics(task):
             near = did_you_mean(metric, _available_metrics(task))
             raise InputError(f"{name} has no metric {metric!r}; it has {', '.join(_available_metrics(task))}.{near}")
-        fused = any(each.method == "hybrid" and each.runs(task.metadata.type) for each in systems)
+        fused = any(each.method == "hybrid" and each.supports(task.metadata.type) for each in systems)
         if fused and systems[0].bm25.alpha == "published":
             for subset in scope.subsets_of(task) or task.hf_subsets:
                 mteb_search.published_alpha(subset)
@@ -255,7 +262,7 @@ class _Run:
         self._first_counters: dict[str, EncodeCounters] = {}
         """What was asked of the model for a task, when it first was asked at all."""
 
-    def all(self, tasks: Sequence[Any], on_result: Callable[[Result, bool], None]) -> list[Result]:
+    def run_all(self, tasks: Sequence[Any], on_result: Callable[[Result, bool], None]) -> list[Result]:
         found: list[Result] = []
         failures: dict[str, Exception] = {}
         for task in tasks:
@@ -272,13 +279,13 @@ class _Run:
 
     def _run_task_or_record(self, task: Any, failures: dict[str, Exception]) -> Generator[tuple[Result, bool]]:
         try:
-            yield from self.task(task)
+            yield from self.run_task(task)
         except Exception as error:  # whatever it is: a night's other tasks are not lost to it
             failures[task.metadata.name] = error
 
-    def task(self, task: Any) -> Generator[tuple[Result, bool]]:
+    def run_task(self, task: Any) -> Generator[tuple[Result, bool]]:
         """(result, whether it was there already) of each contestant."""
-        able = [each for each in self.systems if each.runs(task.metadata.type)]
+        able = [each for each in self.systems if each.supports(task.metadata.type)]
         if subsets := self.scope.subsets_of(task):
             task.hf_subsets = subsets
         try:
@@ -332,13 +339,18 @@ class _Run:
         kind, metric, start = task.metadata.type, self.scope.metric_of(task), monotonic()
         tally = EncodeCounters()
         if system.dense:
-            system.dense.tally = tally
+            system.dense.counters = tally
         parts = {part.metadata.name: part for part in _task_parts(task)}
         if isinstance(system.model, HybridSearch):
             system.model.alphas = {}
             system.model.load_splits = lambda name, subset: parts[name].dataset[subset]
             system.model.ignores_identical_ids = lambda name: _ignores_identical_ids(parts[name])
-        with TemporaryDirectory() as predictions, silence_libraries(), patch_part_loading(task), collect_per_query(task, metric) as queries:
+        with (
+            TemporaryDirectory() as predictions,
+            silence_libraries(),
+            patch_part_loading(task),
+            collect_per_query(task, metric) as queries,
+        ):
             judged = mteb.evaluate(
                 system.model_for_task(kind),
                 task,
@@ -358,15 +370,18 @@ class _Run:
             for row in rows:
                 if metric not in row:
                     raise InputError(f"{task.metadata.name} has no metric {metric!r}; it has {_metric_names(row)}.")
-        if tally.given:
+        if tally.num_texts:
             self._first_counters.setdefault(task.metadata.name, tally)
         if isinstance(system.model, HybridSearch):
             # what was found is remembered from one before it; and what it is tuned on is no part of what is judged
-            tally = replace(self._first_counters[task.metadata.name], num_encoded=tally.num_encoded, seconds=tally.seconds)
+            tally = replace(
+                self._first_counters[task.metadata.name], num_encoded=tally.num_encoded, seconds=tally.seconds
+            )
         manifest = self._build_manifest(system, task, tally, monotonic() - start)
         places = [((split, row["hf_subset"]), row[metric]) for split, rows in scored.scores.items() for row in rows]
         manifest["intervals"] = [
-            {"split": place[0], "subset": place[1], "interval": _interval_to_dict(units.get(place))} for place, _ in places
+            {"split": place[0], "subset": place[1], "interval": _interval_to_dict(units.get(place))}
+            for place, _ in places
         ]
         manifest["undefined"] = [
             {"split": place[0], "subset": place[1], "reason": explain_undefined(kind, metric, predicted, place)}
@@ -414,10 +429,10 @@ class _Run:
             "settings": settings,
             "prompts": [asdict(counters.prompts[of]) for of in SIDE_NAMES.values() if of in counters.prompts],
             "texts": {
-                "given": counters.given,
+                "given": counters.num_texts,
                 "encoded": counters.num_encoded,
                 "from_cache": counters.num_cached,
-                "cut": counters.cut,
+                "cut": counters.num_truncated,
             },
             "protocol": {"titles": mteb_search.TITLE_RULE, "ties": mteb_search.TIE_RULE, "seed": task.seed}
             | ({"ignore_identical_ids": _ignores_identical_ids(task)} if metadata.type in RETRIEVAL_KINDS else {}),

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from gnomon.encoder import Encoder
 from gnomon.evaluate.cache import VectorCache
 from gnomon.evaluate.mteb.encoder import Asking, MtebEncoder
-from gnomon.evaluate.mteb.search import Alpha, BinaryIndex, Bm25Search, HybridSearch, Method, CachedSearch
+from gnomon.evaluate.mteb.search import Alpha, BinaryIndex, Bm25Search, CachedSearch, HybridSearch, Method
 
 RETRIEVAL_KINDS = ("Retrieval", "Reranking", "InstructionRetrieval", "InstructionReranking")
 
@@ -32,7 +32,7 @@ class System:
     dense: MtebEncoder | None
     bm25: Bm25Settings
 
-    def runs(self, kind: str) -> bool:
+    def supports(self, kind: str) -> bool:
         if self.method == "dense":
             rescored = self.dense is not None and self.dense.asking.precision == "binary-rescored"
             return kind in RETRIEVAL_KINDS or not rescored  # elsewhere nothing is searched: it would be "binary" again
@@ -80,12 +80,20 @@ class System:
 
 
 def build_systems(
-    encoder: Encoder | None, option_sets: Sequence[Asking], methods: Sequence[Method], bm25: Bm25Settings, cache: VectorCache
+    encoder: Encoder | None,
+    option_sets: Sequence[Asking],
+    methods: Sequence[Method],
+    bm25: Bm25Settings,
+    cache: VectorCache,
 ) -> list[System]:
     """Every method; the points of a curve, with the model alone. What a wrong setting raises is raised here."""
     found: list[System] = []
     words = CachedSearch(Bm25Search(k1=bm25.k1, b=bm25.b)) if set(methods) - {"dense"} else None
-    adapters = [MtebEncoder(encoder, way, cache=cache, dims=_shared_dims(way, option_sets)) for way in option_sets] if encoder else []
+    adapters = (
+        [MtebEncoder(encoder, way, cache=cache, dims=_shared_dims(way, option_sets)) for way in option_sets]
+        if encoder
+        else []
+    )
     if "bm25" in methods:
         found.append(System("bm25", words, None, bm25))
     if adapters:
@@ -102,7 +110,9 @@ def build_systems(
 def _shared_dims(options: Asking, option_sets: Sequence[Asking]) -> list[int]:
     """Widths that others ask of the same texts, read in the same way."""
     read = (options.prompts, options.on_truncate, options.max_seq_length)
-    return [each.dim for each in option_sets if each.dim and read == (each.prompts, each.on_truncate, each.max_seq_length)]
+    return [
+        each.dim for each in option_sets if each.dim and read == (each.prompts, each.on_truncate, each.max_seq_length)
+    ]
 
 
 def _build_dense_search(adapter: MtebEncoder) -> Any:
@@ -117,7 +127,7 @@ def _dense_settings(adapter: MtebEncoder) -> dict[str, Any]:
     encoder, asking = adapter.encoder, adapter.asking
     rope = getattr(encoder.spec.trunk, "rope", None)
     return {
-        "dim": adapter.width,
+        "dim": adapter.dim,
         "truncate_dim": asking.truncate_dim,
         "normalized": encoder.spec.normalizes,
         "similarity": encoder.spec.similarity,

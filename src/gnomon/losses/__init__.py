@@ -15,17 +15,17 @@ except ImportError as error:
 
 from gnomon.losses.contrastive import GTE_DIRECTIONS, SYMMETRIC_DIRECTIONS, info_nce
 from gnomon.losses.distillation import distill_kl, kl_and_contrast, margin_mse
-from gnomon.losses.gist import SimilarityBlocks, gist, compute_guide_blocks
+from gnomon.losses.gist import SimilarityBlocks, compute_guide_blocks, gist
 from gnomon.losses.graded import cosent, cosine_regression
-from gnomon.losses.masks import known_pairs_mask, duplicates_mask, hash_texts
-from gnomon.losses.matryoshka import vectors_at_dim, matryoshka
+from gnomon.losses.masks import duplicates_mask, hash_texts, known_pairs_mask
+from gnomon.losses.matryoshka import matryoshka, vectors_at_dim
 from gnomon.losses.similarity import anneal
 from gnomon.losses.stella import (
+    combine_teachers,
     cosine_distillation,
     relative_similarity_distillation,
     similarity_distillation,
     stella,
-    combine_teachers,
 )
 
 __all__ = [
@@ -33,22 +33,22 @@ __all__ = [
     "SYMMETRIC_DIRECTIONS",
     "SimilarityBlocks",
     "anneal",
-    "known_pairs_mask",
-    "vectors_at_dim",
+    "combine_teachers",
+    "compute_guide_blocks",
     "cosent",
     "cosine_distillation",
     "cosine_regression",
     "distill_kl",
     "duplicates_mask",
     "gist",
-    "compute_guide_blocks",
+    "hash_texts",
     "info_nce",
     "kl_and_contrast",
+    "known_pairs_mask",
     "margin_mse",
     "matryoshka",
     "relative_similarity_distillation",
     "similarity_distillation",
     "stella",
-    "combine_teachers",
-    "hash_texts",
+    "vectors_at_dim",
 ]

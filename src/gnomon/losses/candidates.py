@@ -50,7 +50,9 @@ def build_candidates(
     docs_CD = positives_PD if negatives_ND is None else torch.cat([positives_PD, negatives_ND])
     queries_QD = queries_BD if all_queries_QD is None else all_queries_QD
     mine_B = _consecutive_indices(0 if all_queries_QD is None else start, count, queries_QD)
-    return Candidates(docs_CD, queries_QD, targets_B, one_hot_mask(targets_B, len(docs_CD)), one_hot_mask(mine_B, len(queries_QD)))
+    return Candidates(
+        docs_CD, queries_QD, targets_B, one_hot_mask(targets_B, len(docs_CD)), one_hot_mask(mine_B, len(queries_QD))
+    )
 
 
 def one_hot_mask(indices_B: Tensor, count: int) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gnomon.errors import InputError
 from gnomon.losses.candidates import build_candidates, exclusion_mask
-from gnomon.losses.similarity import Factor, Similarity, similarity_matrix, resolve_scale
+from gnomon.losses.similarity import Factor, Similarity, resolve_scale, similarity_matrix
 
 Direction = Literal["query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc"]
 PartitionMode = Literal["joint", "per_direction"]
@@ -88,7 +88,9 @@ def info_nce(
         if direction == "doc_to_doc" and negatives_ND is not None:
             out = out | (among.targets_B[:, None] == _positive_of_each_doc(owners_N, positives_PD, negatives_ND))
         # masked behind the factor: the gradient of a learnt one must not meet infinity
-        blocks[direction] = (similarity_matrix(rows[row], columns[column], similarity) * factor).masked_fill(out, -torch.inf)
+        blocks[direction] = (similarity_matrix(rows[row], columns[column], similarity) * factor).masked_fill(
+            out, -torch.inf
+        )
 
     positive_B = blocks["query_to_doc"].gather(1, among.targets_B[:, None]).squeeze(1)
     parts = [torch.cat([*blocks.values()], dim=1)] if partition_mode == "joint" else [*blocks.values()]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gnomon.errors import InputError
 from gnomon.losses.contrastive import info_nce
-from gnomon.losses.similarity import Factor, Similarity, similarity_matrix, pairwise_similarity, resolve_scale
+from gnomon.losses.similarity import Factor, Similarity, pairwise_similarity, resolve_scale, similarity_matrix
 
 
 def distill_kl(

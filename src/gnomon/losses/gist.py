@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gnomon.errors import InputError
 from gnomon.losses.candidates import Candidates, build_candidates, exclusion_mask
-from gnomon.losses.similarity import Factor, Similarity, similarity_matrix, resolve_scale
+from gnomon.losses.similarity import Factor, Similarity, resolve_scale, similarity_matrix
 
 MarginStrategy = Literal["absolute", "relative"]
 
@@ -104,7 +104,9 @@ def compute_guide_blocks(
     return _compute_blocks(queries_BD, positives_PD, among, similarity)
 
 
-def _compute_blocks(queries_BD: Tensor, positives_PD: Tensor, among: Candidates, similarity: Similarity) -> SimilarityBlocks:
+def _compute_blocks(
+    queries_BD: Tensor, positives_PD: Tensor, among: Candidates, similarity: Similarity
+) -> SimilarityBlocks:
     return SimilarityBlocks(
         similarity_matrix(queries_BD, among.docs_CD, similarity),
         similarity_matrix(queries_BD, among.queries_QD, similarity),

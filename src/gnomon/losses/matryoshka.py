@@ -49,7 +49,8 @@ def matryoshka(
     if len(weights) != len(matryoshka_dims):
         raise InputError(f"matryoshka_weights are {len(weights)} for {len(matryoshka_dims)} widths; give one each.")
     terms = [
-        weights[place] * loss(*(None if each is None else vectors_at_dim(each, matryoshka_dims[place]) for each in vectors))
+        weights[place]
+        * loss(*(None if each is None else vectors_at_dim(each, matryoshka_dims[place]) for each in vectors))
         for place in _draw_dim_indices(len(matryoshka_dims), n_dims_per_step, seed, step)
     ]
     return torch.stack(terms).sum()

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gnomon.errors import InputError
 from gnomon.losses.counting import count_below
-from gnomon.losses.similarity import similarity_matrix, pairwise_similarity, at_least_float32
+from gnomon.losses.similarity import at_least_float32, pairwise_similarity, similarity_matrix
 
 
 def stella(
@@ -42,7 +42,9 @@ def stella(
 
 def combine_teachers(teachers: Sequence[Tensor]) -> Tensor:
     """What a student learns from several teachers: their vectors normalised, end to end, normalised again."""
-    return F.normalize(torch.cat([F.normalize(at_least_float32(vectors_BD), dim=-1) for vectors_BD in teachers], dim=-1), dim=-1)
+    return F.normalize(
+        torch.cat([F.normalize(at_least_float32(vectors_BD), dim=-1) for vectors_BD in teachers], dim=-1), dim=-1
+    )
 
 
 def cosine_distillation(student_BD: Tensor, teacher_BD: Tensor) -> Tensor:

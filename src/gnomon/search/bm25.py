@@ -23,7 +23,9 @@ from gnomon.inputs import as_texts
 from gnomon.search.exact import top_k_indices
 
 # Script_Extensions, since Han and kana share ー and 〆; Script elsewhere, since Thai shares the letter ʼ with Latin
-BIGRAM_LETTER = r"[[\p{scx=Han}\p{scx=Hiragana}\p{scx=Katakana}\p{Hangul}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]&&[\p{L}\p{Nl}]]"
+BIGRAM_LETTER = (
+    r"[[\p{scx=Han}\p{scx=Hiragana}\p{scx=Katakana}\p{Hangul}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]&&[\p{L}\p{Nl}]]"
+)
 """A letter of the scripts that are read as bigrams."""
 
 RUN_OR_WORD = rf"(?V1)((?:{BIGRAM_LETTER}\p{{M}}*)+)|([[\p{{L}}\p{{N}}]--{BIGRAM_LETTER}][[\p{{L}}\p{{N}}\p{{M}}]--{BIGRAM_LETTER}]*)"
@@ -94,7 +96,9 @@ class Bm25:
         self._letter_postings: dict[str, _LetterPostings] = {}
         for row, text in enumerate(as_texts(documents)):
             letters: list[str] = []
-            columns_of.append([columns.setdefault(word, len(columns)) for word in _split_words_and_letters(text, letters)])
+            columns_of.append(
+                [columns.setdefault(word, len(columns)) for word in _split_words_and_letters(text, letters)]
+            )
             for letter, times in Counter(letters).items():
                 self._letter_postings.setdefault(letter, _LetterPostings()).add(row, times)
         self._word_ids, self._num_documents = columns, len(columns_of)
@@ -127,7 +131,7 @@ class Bm25:
         if found == letters:
             for letter, times in Counter(letters).items():
                 if (postings := self._letter_postings.get(letter)) is not None:
-                    rows_P, scores_P = postings.scores(self._norms_N)
+                    rows_P, scores_P = postings.score_documents(self._norms_N)
                     scores_N[rows_P] += times * scores_P
             return scores_N
         for word, times in Counter(found).items():
@@ -148,7 +152,7 @@ class _LetterPostings:
         self._rows.append(row)
         self._counts.append(count)
 
-    def scores(self, norms_N: NDArray[np.float64]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    def score_documents(self, norms_N: NDArray[np.float64]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """Rows [P], and the letter's score in each."""
         rows_P, tf_P = np.array(self._rows, np.int32), np.array(self._counts, np.float64)
         idf = math.log(1 + (len(norms_N) - len(rows_P) + 0.5) / (len(rows_P) + 0.5))

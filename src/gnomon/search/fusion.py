@@ -148,7 +148,9 @@ def cross_fit_alpha(
     if len(judged) < MIN_LABELLED_QUERIES:
         return dict.fromkeys(queries, NEUTRAL_ALPHA)
     trials = _ndcg_per_query(sparse, dense, judged, alphas)
-    chosen = [_best_alpha([trials[query] for query in judged if _assign_fold(query) != fold], alphas) for fold in (0, 1)]
+    chosen = [
+        _best_alpha([trials[query] for query in judged if _assign_fold(query) != fold], alphas) for fold in (0, 1)
+    ]
     return {query: chosen[_assign_fold(query)] for query in queries}
 
 

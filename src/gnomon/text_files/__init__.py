@@ -6,7 +6,7 @@
 from gnomon.text_files.json_lines import dump_json, remove_member
 from gnomon.text_files.lines import STDIN, require_stdin
 from gnomon.text_files.parquet import load_arrow
-from gnomon.text_files.read import PARSERS, TextFile, infer_format, read_stdin_lines, read_rows, read_texts, text_fault
+from gnomon.text_files.read import PARSERS, TextFile, infer_format, read_rows, read_stdin_lines, read_texts, text_fault
 from gnomon.text_files.rows import BadLine, NumberedRows, Remarks, Row
 
 __all__ = [
@@ -17,13 +17,13 @@ __all__ = [
     "Remarks",
     "Row",
     "TextFile",
-    "infer_format",
     "dump_json",
-    "read_stdin_lines",
+    "infer_format",
     "load_arrow",
     "read_rows",
+    "read_stdin_lines",
     "read_texts",
+    "remove_member",
     "require_stdin",
     "text_fault",
-    "remove_member",
 ]

@@ -14,7 +14,7 @@ from functools import cached_property
 from itertools import islice
 
 from gnomon.errors import InputError
-from gnomon.text_files.rows import BadLine, NumberedRows, Remarks, LineSpans, pluralize, encoding_fault
+from gnomon.text_files.rows import BadLine, LineSpans, NumberedRows, Remarks, encoding_fault, pluralize
 
 BLOCK_LINES = 1024
 """Lines that are parsed at once."""
@@ -59,7 +59,7 @@ class _LineBuffer:
         self._source = iter(lines)
         self._lines: list[str] = []
         self._used = 0
-        self.number = 1
+        self.line_number = 1
         """Of the next line."""
 
     def peek(self, count: int) -> list[str]:
@@ -69,14 +69,14 @@ class _LineBuffer:
             self._lines += islice(self._source, lacking)
         return self._lines[self._used : self._used + count]
 
-    def use(self, count: int) -> None:
+    def consume(self, count: int) -> None:
         self._used += count
-        self.number += count
+        self.line_number += count
         if self._used > BLOCK_LINES and 2 * self._used > len(self._lines):
             del self._lines[: self._used]
             self._used = 0
 
-    def ahead(self, start: int) -> Iterator[str]:
+    def peek_from(self, start: int) -> Iterator[str]:
         """Lines from the next but `start` on, as many as a record may have."""
         size = 0
         while size <= MAX_RECORD_CHARS and (line := self._get_line(self._used + start)) is not None:
@@ -135,7 +135,7 @@ def parse_csv(lines: Iterable[str], remarks: Remarks | None = None) -> NumberedR
         InputError: a header that cannot be used.
     """
     remarks = remarks or Remarks()
-    held, names, size, doubt = _LineBuffer(lines), list[str](), BLOCK_LINES, _QuoteDoubt(remarks.joined)
+    held, names, size, doubt = _LineBuffer(lines), list[str](), BLOCK_LINES, _QuoteDoubt(remarks.joined_rows)
     while block := held.peek(size):
         ends, rows, fault = _parse_records(block)
         used = ends[-1] if ends else 0
@@ -150,7 +150,7 @@ def parse_csv(lines: Iterable[str], remarks: Remarks | None = None) -> NumberedR
         size, start = min(BLOCK_LINES, 4 * size), 0
         if names and used == len(rows) and not (unclear or spaced or doubt.suspect_since):  # as nearly always
             width = len(names)
-            for number, cells in enumerate(rows, held.number):
+            for number, cells in enumerate(rows, held.line_number):
                 if len(cells) == width:
                     yield number, dict(zip(names, cells, strict=False))  # they are of one length
                 elif cells:
@@ -158,7 +158,7 @@ def parse_csv(lines: Iterable[str], remarks: Remarks | None = None) -> NumberedR
             ends, rows, start = [], [], used
         row_like = _RowDetector(",", len(names), rows)
         for end, cells in zip(ends, rows, strict=True):
-            first, number, start = start, held.number + start, end
+            first, number, start = start, held.line_number + start, end
             lines_used = end - first
             if not cells:
                 continue
@@ -195,11 +195,11 @@ def parse_csv(lines: Iterable[str], remarks: Remarks | None = None) -> NumberedR
             yield number, dict(zip(names, cells, strict=True))
         if fault:
             if not names:
-                raise _header_error(held.number + start, fault)
-            doubt.note_bad_line(block[start], held.number + start)
-            yield held.number + start, BadLine(fault)
+                raise _header_error(held.line_number + start, fault)
+            doubt.note_bad_line(block[start], held.line_number + start)
+            yield held.line_number + start, BadLine(fault)
             start, size = start + 1, CAREFUL_LINES
-        held.use(start)
+        held.consume(start)
 
 
 def _parse_records(block: list[str]) -> tuple[list[int], list[list[str]], str | None]:
@@ -278,13 +278,13 @@ def parse_tsv(lines: Iterable[str], remarks: Remarks | None = None) -> NumberedR
         InputError: a header that cannot be used.
     """
     remarks = remarks or Remarks()
-    held, names, doubt = _LineBuffer(lines), list[str](), _QuoteDoubt(remarks.joined)
+    held, names, doubt = _LineBuffer(lines), list[str](), _QuoteDoubt(remarks.joined_rows)
     while block := held.peek(BLOCK_LINES):
         start = 0
         text = "".join(block)
         if names and '"' not in text and not encoding_fault(text):  # as nearly always
             width = len(names)
-            for number, line in enumerate(block, held.number):
+            for number, line in enumerate(block, held.line_number):
                 cells = line.rstrip("\r\n").split("\t")
                 if len(cells) == width and cells != [""]:
                     yield number, dict(zip(names, cells, strict=False))  # they are of one length
@@ -292,7 +292,7 @@ def parse_tsv(lines: Iterable[str], remarks: Remarks | None = None) -> NumberedR
                     yield number, BadLine(_describe_miscount(cells, names, 1))
             start = len(block)
         while start < len(block):
-            line, number, count = block[start], held.number + start, 1
+            line, number, count = block[start], held.line_number + start, 1
             reason = encoding_fault(line)
             if reason or '"' not in line:
                 cells = line.rstrip("\r\n").split("\t")
@@ -313,18 +313,23 @@ def parse_tsv(lines: Iterable[str], remarks: Remarks | None = None) -> NumberedR
                 yield number, dict(zip(names, cells, strict=True))
             else:
                 yield number, BadLine(_describe_miscount(cells, names, count))
-        held.use(start)
+        held.consume(start)
 
 
 def _parse_quoted_line(
     buffer: _LineBuffer, start: int, number: int, num_columns: int, remarks: Remarks, doubt: _QuoteDoubt
 ) -> tuple[list[str], int, str | None]:
     """Cells of a line that holds quotes, how many lines they take, and why they cannot be used."""
-    line = next(buffer.ahead(start))
+    line = next(buffer.peek_from(start))
     cells, unquoted, literal = _split_cells(line, "\t")
-    if num_columns and literal and _is_open([line], "\t") and (found := _parse_multiline_record(buffer, start, num_columns)):
+    if (
+        num_columns
+        and literal
+        and _is_open([line], "\t")
+        and (found := _parse_multiline_record(buffer, start, num_columns))
+    ):
         several, count = found
-        lines = list(islice(buffer.ahead(start), count))
+        lines = list(islice(buffer.peek_from(start), count))
         row_like = _RowDetector("\t", num_columns)
         fault, doubtful = encoding_fault("".join(several)), _may_be_joined(lines, row_like)
         apart = num_columns > 1 and row_like(lines[0]) and row_like(lines[-1], inside=True)
@@ -352,7 +357,7 @@ def _parse_quoted_line(
 def _parse_multiline_record(buffer: _LineBuffer, start: int, num_columns: int) -> tuple[list[str], int] | None:
     """The record of several lines that quotes make of what begins here, where its last line closes them well."""
     limit = csv.field_size_limit(sys.maxsize)
-    reader = csv.reader(buffer.ahead(start), delimiter="\t", strict=True)
+    reader = csv.reader(buffer.peek_from(start), delimiter="\t", strict=True)
     try:
         cells = next(reader)
     except csv.Error:
@@ -414,22 +419,29 @@ class _RowDetector:
     """Whether a line looks like a row: it has all cells, and numbers in the columns that hold nothing else around."""
 
     def __init__(self, delimiter: str, num_columns: int, context_rows: Sequence[Sequence[str]] = ()) -> None:
-        self.delimiter, self.width = delimiter, num_columns
+        self.delimiter, self.num_columns = delimiter, num_columns
         self._context_rows = context_rows
 
     def __call__(self, line: str, *, inside: bool = False) -> bool:
         """inside: the line begins within a quoted cell."""
-        if line.count(self.delimiter) < self.width - 1:
+        if line.count(self.delimiter) < self.num_columns - 1:
             return False
         ways = (_split_cells(line, self.delimiter, inside=inside)[0], _split_loose_cells(line, self.delimiter))
         return any(
-            len(cells) == self.width and all(cells[at].strip('"').isdigit() for at in self._numeric_columns) for cells in ways
+            len(cells) == self.num_columns and all(cells[at].strip('"').isdigit() for at in self._numeric_columns)
+            for cells in ways
         )
 
     @cached_property
     def _numeric_columns(self) -> list[int]:
-        known = [cells for cells in self._context_rows if len(cells) == self.width][1:]  # the first may be the header
-        return [at for at in range(self.width) if all(row[at].isdigit() for row in known)] if known[MIN_EVIDENCE_ROWS:] else []
+        known = [cells for cells in self._context_rows if len(cells) == self.num_columns][
+            1:
+        ]  # the first may be the header
+        return (
+            [at for at in range(self.num_columns) if all(row[at].isdigit() for row in known)]
+            if known[MIN_EVIDENCE_ROWS:]
+            else []
+        )
 
 
 def _may_be_joined(lines: Sequence[str], row_like: _RowDetector) -> bool:

@@ -91,7 +91,9 @@ def _open_with_raw(path: str | Path) -> Generator[tuple[io.TextIOWrapper, Binary
         try:
             unpacked, head = _unpack(name, raw)
             encoding, errors = _detect_encoding(name, head)
-            text = io.TextIOWrapper(unpacked, encoding, errors, newline=_detect_newline(head.decode(encoding, "replace")))
+            text = io.TextIOWrapper(
+                unpacked, encoding, errors, newline=_detect_newline(head.decode(encoding, "replace"))
+            )
             stack.callback(text.detach)  # it would close standard input
             yield text, raw
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:

@@ -17,7 +17,7 @@ from gnomon.text_files.delimited import parse_csv, parse_tsv
 from gnomon.text_files.json_lines import STRICT_DECODER, parse_jsonl, parse_with_source
 from gnomon.text_files.lines import STDIN, open_lines
 from gnomon.text_files.parquet import load_arrow, read_column
-from gnomon.text_files.rows import MAX_LISTED, NOT_UTF8, BadLine, NumberedRows, Remarks, Row, pluralize, encoding_fault
+from gnomon.text_files.rows import MAX_LISTED, NOT_UTF8, BadLine, NumberedRows, Remarks, Row, encoding_fault, pluralize
 
 EMPTY_TEXT = "the text is empty"
 
@@ -34,9 +34,9 @@ class TextFile:
     """What each text came in; None for a plain text file, JSON lines and a Parquet file."""
     source_table: Any = field(default=None, repr=False)
     """The Arrow table of a Parquet file."""
-    sources: list[str] | None = field(default=None, repr=False)
+    json_rows: list[str] | None = field(default=None, repr=False)
     """The JSON of each text's row, as it was written in a file of JSON lines."""
-    empty: dict[int, int] = field(default_factory=dict[int, int], repr=False)
+    empty_texts: dict[int, int] = field(default_factory=dict[int, int], repr=False)
     """Index -> line or row of each text that is empty: null, "", or white space alone."""
     unit: str = "line"
     """What numbers of places count: "line", or "row" of a Parquet file."""
@@ -45,13 +45,13 @@ class TextFile:
         """All fields of one text's row; {"text": ...} of a plain text file."""
         if self.rows is not None:
             return self.rows[index]
-        if self.sources is not None:
-            return STRICT_DECODER.decode(self.sources[index])
+        if self.json_rows is not None:
+            return STRICT_DECODER.decode(self.json_rows[index])
         if self.source_table is not None:
             return self.source_table.slice(index, 1).to_pylist()[0]
         return {"text": self.texts[index]}
 
-    def labels(self, index: int) -> dict[str, Any]:
+    def id_and_title(self, index: int) -> dict[str, Any]:
         """id and title of one text, where its row has them."""
         row = self.row(index)
         found = {"id": row.get("_id", row.get("id")), "title": row.get("title")}
@@ -59,10 +59,12 @@ class TextFile:
 
     def describe_empty(self) -> str | None:
         """How many texts are empty, and where; None where none is."""
-        if not self.empty:
+        if not self.empty_texts:
             return None
-        places = list(self.empty.values())
-        listed = ", ".join(map(str, places[:MAX_LISTED])) + (f" and {len(places) - MAX_LISTED:,} more" if places[MAX_LISTED:] else "")
+        places = list(self.empty_texts.values())
+        listed = ", ".join(map(str, places[:MAX_LISTED])) + (
+            f" and {len(places) - MAX_LISTED:,} more" if places[MAX_LISTED:] else ""
+        )
         units, are = (self.unit, "is") if len(places) == 1 else (f"{self.unit}s", "are")
         return f"{len(places):,} of {pluralize(len(self.texts), 'text')} of {self.name} {are} empty ({units} {listed})"
 
@@ -76,7 +78,7 @@ class TextFile:
         arrow = load_arrow()
         if self.source_table is not None:
             return self.source_table
-        if self.rows is None and self.sources is None:
+        if self.rows is None and self.json_rows is None:
             return arrow.table({"text": arrow.array(self.texts, arrow.large_string())})
         rows = [self.row(index) for index in range(len(self.texts))]
         columns: dict[str, Any] = {}
@@ -124,7 +126,7 @@ def read_texts(
         else:
             for line, row in _name_in_errors(name, PARSERS[found](lines, remarks)):
                 texts.add(line, row)
-    return texts.result(remarks.columns)
+    return texts.build(remarks.columns)
 
 
 def read_rows(path: str | Path) -> Iterator[tuple[int, Row]]:
@@ -165,7 +167,7 @@ def read_stdin_lines(*, skip_bad: bool = False) -> Iterator[str]:
                     f"standard input, line {number}: {fault}. Write it in UTF-8, or leave such lines out with "
                     "skip_bad=True (--skip-bad)."
                 )
-    remarks.tell("standard input")
+    remarks.warn("standard input")
 
 
 def text_fault(row: Row, field: str) -> str | None:
@@ -203,7 +205,7 @@ class _TextCollector:
         if form in ("csv", "tsv"):
             self._file.rows = []
         if form == "jsonl":
-            self._file.sources = []
+            self._file.json_rows = []
         self._bad_rows = _BadRowCounter(name, self._file.unit, skip_bad)
         self._field: str | None = None
         self._is_only_field, self._only_field_line = False, 0
@@ -233,14 +235,14 @@ class _TextCollector:
             if self._bad_rows.skip:
                 self._bad_rows.add(line, EMPTY_TEXT)
                 return
-            self._file.empty[len(self._file.texts)] = line
+            self._file.empty_texts[len(self._file.texts)] = line
         self._file.texts.append(text)
         if self._file.rows is not None:
             self._file.rows.append(row)
-        if self._file.sources is not None:
-            self._file.sources.append(source)
+        if self._file.json_rows is not None:
+            self._file.json_rows.append(source)
 
-    def result(self, columns: Sequence[str] = ()) -> TextFile:
+    def build(self, columns: Sequence[str] = ()) -> TextFile:
         """columns: that the header of a CSV or TSV names."""
         if columns and not self._file.texts and not self._bad_rows.count:
             names = ", ".join(map(repr, columns))
@@ -248,7 +250,7 @@ class _TextCollector:
                 f"{self._file.name} holds no texts: its only line, {names}, is taken as the header. If it is a text, "
                 "put a header above it."
             )
-        self._bad_rows.tell(len(self._file.texts))
+        self._bad_rows.warn(len(self._file.texts))
         self._file.skipped = self._bad_rows.count
         return self._file
 
@@ -285,7 +287,7 @@ class _BadRowCounter:
         if len(self.first) < MAX_LISTED:
             self.first.append(f"{self.unit} {place}: {reason}")
 
-    def tell(self, num_kept: int) -> None:
+    def warn(self, num_kept: int) -> None:
         """Raise if nothing is left; a Notice of what was left out."""
         more = f"; and {self.count - len(self.first):,} more" if self.count > len(self.first) else ""
         listed = "; ".join(self.first) + more
@@ -365,7 +367,9 @@ def _text_fault(text: object, field: str, row: Mapping[str, Any]) -> str | None:
 
 def _read_parquet(name: str, path: Path, requested: str | None, skip_bad: bool) -> TextFile:
     bad = _BadRowCounter(name, "row", skip_bad)
-    found, rows, table = read_column(path, lambda fields, nested: choose_field(name, fields, requested, nested), bad.add)
+    found, rows, table = read_column(
+        path, lambda fields, nested: choose_field(name, fields, requested, nested), bad.add
+    )
     empty = [index for index, text in enumerate(found) if text is None or not text.strip()]
     texts = [text or "" for text in found]
     places = {index: rows[index] for index in empty}
@@ -374,8 +378,8 @@ def _read_parquet(name: str, path: Path, requested: str | None, skip_bad: bool) 
             bad.add(rows[index], EMPTY_TEXT)
         kept = [index for index in range(len(texts)) if index not in places]
         texts, places, table = [texts[index] for index in kept], {}, table.take(kept)
-    bad.tell(len(texts))
-    return TextFile(name, texts, bad.count, None, table, empty=places, unit="row")
+    bad.warn(len(texts))
+    return TextFile(name, texts, bad.count, None, table, empty_texts=places, unit="row")
 
 
 # ---- formats
@@ -406,9 +410,9 @@ def _warn_at_end(remarks: Remarks, name: str) -> Generator[None]:
     try:
         yield
     except InputError:
-        remarks.tell(name)
+        remarks.warn(name)
         raise
-    remarks.tell(name)
+    remarks.warn(name)
 
 
 def _name_in_errors(name: str, parsed: NumberedRows) -> NumberedRows:

@@ -72,7 +72,7 @@ class Remarks:
 
     columns: list[str] = field(default_factory=list[str])
     """Names in the header of a CSV or TSV."""
-    joined: LineSpans = field(default_factory=LineSpans)
+    joined_rows: LineSpans = field(default_factory=LineSpans)
     """Lines with rows over several lines that may be several rows each."""
     separate_rows: LineSpans = field(default_factory=LineSpans)
     """Lines of a TSV that were read as rows, though quotes could join them into one."""
@@ -87,13 +87,15 @@ class Remarks:
     carriage_returns: LineNumbers = field(default_factory=LineNumbers)
     """Lines of plain text that hold a carriage return."""
 
-    def tell(self, name: str) -> None:
+    def warn(self, name: str) -> None:
         """A Notice for each sort of remark."""
         if self.multiline_header.count:
-            warn_caller(f"{name}: the header goes over {self.multiline_header}, as its quotes say. {MISSING_QUOTE_HINT}")
-        if self.joined.count:
             warn_caller(
-                f"{name}: stray quotes may have made one row of several, in {self.joined}. They were read as the "
+                f"{name}: the header goes over {self.multiline_header}, as its quotes say. {MISSING_QUOTE_HINT}"
+            )
+        if self.joined_rows.count:
+            warn_caller(
+                f"{name}: stray quotes may have made one row of several, in {self.joined_rows}. They were read as the "
                 f"quotes say. {MISSING_QUOTE_HINT}"
             )
         if self.separate_rows.count:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from gnomon.checkpoint.weights import read_safetensors, write_safetensors
 from gnomon.engines.torch.tensors import to_arrays
 from gnomon.errors import CheckpointError
-from gnomon.vector_files import DISK_FULL_REASONS
+from gnomon.files import DISK_FULL_REASONS
 
 UNCOMPARED_KEYS = frozenset(
     """

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gnomon.train.data.collate import CollatedBatch, BatchRows
+from gnomon.train.data.collate import BatchRows, CollatedBatch
 
 
 @dataclass
@@ -37,7 +37,7 @@ class Counters:
     scores: dict[str, dict[str, float]] = field(default_factory=dict[str, dict[str, float]])
     """Step -> source -> score."""
 
-    def add(
+    def add_step(
         self, batches: Sequence[CollatedBatch], loss: float, counts: Sequence[float], *, batch_size: int, seconds: float
     ) -> dict[str, Any]:
         """Take in a step; returns what the log says of its data.
@@ -47,23 +47,23 @@ class Counters:
         """
         tokens, texts, truncated, own_negatives = (round(count) for count in counts)
         rows = [batch.rows for batch in batches]
-        self.rows += sum(each.total for each in rows)
+        self.rows += sum(each.total_rows for each in rows)
         self.replaced += sum(each.replaced for each in rows)
-        self.missing += sum(batch_size - each.total for each in rows)
+        self.missing += sum(batch_size - each.total_rows for each in rows)
         self.own_negatives += own_negatives
-        self.short += sum(each.total < batch_size for each in rows)
+        self.short += sum(each.total_rows < batch_size for each in rows)
         self.tokens, self.texts, self.truncated = self.tokens + tokens, self.texts + texts, self.truncated + truncated
         self.seconds += seconds
         self.first_loss, self.last_loss = loss if self.first_loss is None else self.first_loss, loss
         return {
-            "source": " ".join(dict.fromkeys(each.name for each in rows)),
-            "rows": sum(each.total for each in rows),
+            "source": " ".join(dict.fromkeys(each.source_name for each in rows)),
+            "rows": sum(each.total_rows for each in rows),
             "tokens": tokens,
             "tokens_per_second": tokens / seconds,
             "batch": " ".join(each.digest for each in rows),
         }
 
-    def rename(self, names: Mapping[str, str]) -> None:
+    def rename_sources(self, names: Mapping[str, str]) -> None:
         """Sources that have other names since: names may be those of files."""
         self.scores = {
             step: {names.get(name, name): score for name, score in scores.items()}
@@ -96,5 +96,5 @@ class SeenRows:
 def count_texts(batches: Sequence[CollatedBatch]) -> tuple[float, float, float, float]:
     """Of this rank: tokens, texts, texts that were cut, and negatives that were texts of their own row."""
     lengths = [len(ids) for batch in batches for ids in batch.ids]
-    truncated, own = sum(batch.truncated for batch in batches), sum(batch.own_negatives for batch in batches)
+    truncated, own = sum(batch.num_truncated for batch in batches), sum(batch.num_own_negatives for batch in batches)
     return float(sum(lengths)), float(len(lengths)), float(truncated), float(own)

@@ -40,24 +40,24 @@ CPU = torch.device("cpu")
 @dataclass(frozen=True)
 class Ranks:
     rank: int = 0
-    world: int = 1
+    world_size: int = 1
     device: torch.device = CPU
 
     @property
-    def first(self) -> bool:
+    def is_first(self) -> bool:
         return self.rank == 0
 
-    def gathered(self, rows: Tensor) -> Tensor:
+    def all_gather(self, rows: Tensor) -> Tensor:
         """The rows of all ranks, in their order; every rank gives as many. No gradient."""
-        if self.world == 1:
+        if self.world_size == 1:
             return rows.detach()
-        parts = [torch.empty_like(rows) for _ in range(self.world)]
+        parts = [torch.empty_like(rows) for _ in range(self.world_size)]
         dist.all_gather(parts, rows.detach().contiguous())
         return torch.cat(parts)
 
-    def add_up(self, tensors: Iterable[Tensor]) -> None:
+    def all_reduce(self, tensors: Iterable[Tensor]) -> None:
         """Each becomes its sum over the ranks, in place; they travel in buckets."""
-        if self.world == 1:
+        if self.world_size == 1:
             return
         for bucket in _buckets([*tensors]):
             flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
@@ -65,17 +65,17 @@ class Ranks:
             for tensor, summed in zip(bucket, flat.split([tensor.numel() for tensor in bucket]), strict=True):
                 tensor.copy_(summed.view_as(tensor))
 
-    def total(self, *numbers: float) -> list[float]:
+    def sum_numbers(self, *numbers: float) -> list[float]:
         """The sums of numbers over the ranks."""
-        if self.world == 1:
+        if self.world_size == 1:
             return [*numbers]
         summed = torch.tensor(numbers, dtype=torch.float64 if self.device.type != "mps" else None, device=self.device)
         dist.all_reduce(summed)
         return summed.tolist()
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Until every rank is here."""
-        self.total(0.0)
+        self.sum_numbers(0.0)
 
 
 @contextmanager

@@ -38,7 +38,7 @@ from gnomon.spec import (
 from gnomon.train.distributed import Ranks, init_distributed
 from gnomon.train.model import Model
 from gnomon.train.objectives import contrastive
-from gnomon.train.objectives.gradcache import Chunk, split_into_chunks, accumulate_gradient, encode_in_one_graph
+from gnomon.train.objectives.gradcache import Chunk, accumulate_gradient, encode_in_one_graph, split_into_chunks
 from gnomon.train.recipe.schema import LossSettings, MatryoshkaSettings
 
 TOLERANCE = 1e-6
@@ -56,9 +56,9 @@ class GradientCheck:
     """One way of computing one loss's gradient, against one graph over the whole batch."""
 
     loss: str
-    widths: str
+    matryoshka_mode: str
     """"-", "prefixes" or "heads"."""
-    way: str
+    method: str
     difference: float
     """Norm of the difference over norm of the gradient."""
 
@@ -70,14 +70,14 @@ class GradientCheck:
 @dataclass(frozen=True)
 class Case:
     name: str
-    widths: str
+    matryoshka_mode: str
     settings: LossSettings
     matryoshka: MatryoshkaSettings | None
     negatives: int
 
     @property
     def label(self) -> tuple[str, str]:
-        return self.name, self.widths
+        return self.name, self.matryoshka_mode
 
 
 def check_gradients(*, two_ranks: bool = True) -> Iterator[GradientCheck]:
@@ -90,13 +90,16 @@ def check_gradients(*, two_ranks: bool = True) -> Iterator[GradientCheck]:
                 "GradCache, one chunk": (_step_gradients(case, WHOLE, cached=True), whole),
                 "GradCache, chunks and parts": (_step_gradients(case, SMALL, cached=True, part=3), whole),
                 "no cache, chunks": (_step_gradients(case, SMALL, cached=False), whole),
-                "GradCache, dropout": (_step_gradients(case, SMALL, cached=True, dropout=0.2), _reference_gradients(case, SMALL, dropout=0.2)),
+                "GradCache, dropout": (
+                    _step_gradients(case, SMALL, cached=True, dropout=0.2),
+                    _reference_gradients(case, SMALL, dropout=0.2),
+                ),
                 "accumulated": (_accumulate_gradients(case, SMALL), _accumulate_reference(case)),
             }
         if place in found:
             ways["2 ranks"] = (found[place], whole)
         for way, (grads, reference) in ways.items():
-            yield GradientCheck(case.name, case.widths, way, _difference(grads, reference))
+            yield GradientCheck(case.name, case.matryoshka_mode, way, _difference(grads, reference))
 
 
 def _cases() -> list[Case]:
@@ -134,7 +137,7 @@ def _reference_gradients(case: Case, chunk_tokens: int, *, dropout: float = 0.0,
     chunks, sides = _chunks(case, rows, chunk_tokens)
     widths = encode_in_one_graph(model, chunks, loss.dims)
     vectors = {dim: texts.split(sides) for dim, texts in widths.items()}
-    torch.stack([*loss.parts(vectors, _build_loss_inputs(case, rows))]).sum().backward()
+    torch.stack([*loss.compute_parts(vectors, _build_loss_inputs(case, rows))]).sum().backward()
     return _grads(model, loss)
 
 
@@ -151,8 +154,8 @@ def _step_gradients(
     model, loss = _build_model(case, dropout)
     _add_gradient(model, loss, case, slice(0, ROWS), chunk_tokens, cached=cached, part=part, ranks=ranks)
     grads = _grads(model, loss)
-    ranks.add_up(grads.values())
-    return {name: grad / ranks.world for name, grad in grads.items()}
+    ranks.all_reduce(grads.values())
+    return {name: grad / ranks.world_size for name, grad in grads.items()}
 
 
 def _add_gradient(
@@ -166,13 +169,16 @@ def _add_gradient(
     part: int | None = None,
     ranks: Ranks = Ranks(),  # noqa: B008
 ) -> None:
-    count = (rows.stop - rows.start) // ranks.world
+    count = (rows.stop - rows.start) // ranks.world_size
     own = slice(rows.start + ranks.rank * count, rows.start + (ranks.rank + 1) * count)
     chunks, sides = _chunks(case, own, chunk_tokens)
     batch = replace(_build_loss_inputs(case, rows), start=ranks.rank * count, rows=count)
-    before, contrastive.SCORES_PER_PART = contrastive.SCORES_PER_PART, part * ROWS if part else contrastive.SCORES_PER_PART
+    before, contrastive.SCORES_PER_PART = (
+        contrastive.SCORES_PER_PART,
+        part * ROWS if part else contrastive.SCORES_PER_PART,
+    )
     try:
-        parts = partial(loss.parts, inputs=batch)
+        parts = partial(loss.compute_parts, inputs=batch)
         accumulate_gradient(model, chunks, sides, parts, ranks=ranks, dims=loss.dims, cached=cached)
     finally:
         contrastive.SCORES_PER_PART = before
@@ -187,7 +193,9 @@ def _accumulate_gradients(case: Case, chunk_tokens: int) -> Grads:
 
 
 def _accumulate_reference(case: Case) -> Grads:
-    first, second = (_reference_gradients(case, WHOLE, rows=rows) for rows in (slice(0, ROWS // 2), slice(ROWS // 2, ROWS)))
+    first, second = (
+        _reference_gradients(case, WHOLE, rows=rows) for rows in (slice(0, ROWS // 2), slice(ROWS // 2, ROWS))
+    )
     return {name: first[name] + second[name] for name in first}
 
 
@@ -213,22 +221,30 @@ def _build_loss_inputs(case: Case, rows: slice) -> contrastive.LossInputs:
     scores = rng.uniform(size=ROWS if graded else (ROWS, 1 + case.negatives))[rows]
     guide = [torch.from_numpy(rng.normal(size=(ROWS * each, DIM))) for each in (1, 1, case.negatives)]
     return contrastive.LossInputs(
-        start=0,
-        rows=rows.stop - rows.start,
-        hashes=tuple(torch.from_numpy(side) for side in hashes),  # pyright: ignore[reportArgumentType]
+        first_row=0,
+        num_rows=rows.stop - rows.start,
+        token_hashes=tuple(torch.from_numpy(side) for side in hashes),  # pyright: ignore[reportArgumentType]
         scores=torch.from_numpy(scores),
-        guide=(guide[0][rows], guide[1][rows], guide[2][own]),
+        teacher_vectors=(guide[0][rows], guide[1][rows], guide[2][own]),
     )
 
 
 def _build_model(case: Case, dropout: float) -> tuple[Model, contrastive.Loss]:
-    spec = _spec(with_dim_modules=case.widths == "heads")
+    spec = _spec(with_dim_modules=case.matryoshka_mode == "heads")
     model = Model(_checkpoint(spec), dropout=dropout, attention_dropout=dropout).double().train()
     return model, contrastive.Loss(case.settings, case.matryoshka, spec, seed=SEED).double()
 
 
 def _spec(*, with_dim_modules: bool) -> ModelSpec:
-    trunk = TrunkSpec(vocab_size=50, hidden=DIM, layers=2, heads=4, inner=24, positions=16, num_token_types=2)
+    trunk = TrunkSpec(
+        vocab_size=50,
+        hidden_size=DIM,
+        num_layers=2,
+        num_heads=4,
+        intermediate_size=24,
+        max_positions=16,
+        num_token_types=2,
+    )
     dense = [DenseSpec(f"2_Dense_{width}", DIM, width) for width in (DIM, 6)]
     return ModelSpec(
         trunk,
@@ -285,6 +301,6 @@ def _rank(rank: int, port: int, folder: str) -> None:
     with init_distributed("cpu") as ranks:
         for place, case in enumerate(_cases()):
             grads = _step_gradients(case, SMALL, cached=True, part=3, ranks=ranks)
-            if ranks.first:
+            if ranks.is_first:
                 whole = {name: grad.contiguous() for name, grad in grads.items()}
                 save_file(whole, Path(folder) / f"{place}.safetensors")

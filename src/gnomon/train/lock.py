@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from gnomon.errors import InputError
+from gnomon.files import DISK_FULL_REASONS
 from gnomon.notices import warn_caller
-from gnomon.vector_files import DISK_FULL_REASONS
 
 LOCK = ".gnomon-lock"
 """The file in an output folder that is locked. It says which process holds it, and stays when the run ends."""

@@ -15,8 +15,8 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from gnomon.errors import ExtraError
+from gnomon.files import DISK_FULL_REASONS
 from gnomon.notices import warn_caller
-from gnomon.vector_files import DISK_FULL_REASONS
 
 Values = Mapping[str, Any]
 
@@ -56,7 +56,7 @@ class Log:
         progress: bool | None = None,
         settings: Values | None = None,
     ) -> None:
-        self.folder, self.path = boards_folder or folder, folder / "log.jsonl"
+        self.boards_folder, self.path = boards_folder or folder, folder / "log.jsonl"
         self._modules = {name: import_board(name) for name in report_to}
         self._settings, self._start = dict(settings or {}), 0
         self._boards: list[Board] | None = None
@@ -96,7 +96,8 @@ class Log:
             self._bar.set_postfix_str(format_bar(values))
         if self._boards is None:  # not before it is known where the run starts
             self._boards = [
-                BOARDS[name](module, self.folder, self._start, self._settings) for name, module in self._modules.items()
+                BOARDS[name](module, self.boards_folder, self._start, self._settings)
+                for name, module in self._modules.items()
             ]
         for board in self._boards:
             board.add(step, dict(_flatten_numbers(values)))

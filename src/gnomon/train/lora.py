@@ -41,7 +41,7 @@ class LoraLinear(Linear):
     def product(self, x_TI: Tensor) -> Tensor:
         dropped_TI = apply_dropout(x_TI, self.lora_dropout, self.training)
         added_TO = F.linear(F.linear(dropped_TI, self.lora_a), self.lora_b)
-        return super().product(x_TI) + added_TO * self.scaling
+        return super().pre_activation(x_TI) + added_TO * self.scaling
 
     def merge(self) -> Tensor:
         """The one matrix that does the same."""

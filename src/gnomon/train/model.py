@@ -21,7 +21,7 @@ from gnomon.engines.pooling import pooled_token_index, pools_one_token
 from gnomon.engines.torch.attention import choose_attention
 from gnomon.engines.torch.batch import DeviceBatch, to_device
 from gnomon.engines.torch.modules import OutputModules, Pooling
-from gnomon.engines.torch.tensors import to_array, as_tensor
+from gnomon.engines.torch.tensors import as_tensor, to_array
 from gnomon.engines.torch.trunk import Trunk
 from gnomon.errors import InputError
 from gnomon.losses.similarity import at_least_float32
@@ -64,18 +64,20 @@ class Model(nn.Module):
         else:
             hidden, weights = _resolve_dropout(checkpoint, dropout, attention_dropout)
             computed = torch.bfloat16 if bf16 else torch.float32
-            self.trunk = Trunk.of(
+            self.trunk = Trunk.from_arrays(
                 spec.trunk,
                 checkpoint.arrays,
-                attention=choose_attention(self.device, computed, spec.trunk.head_size, dropout=weights, needs_gradient=True),
+                attention=choose_attention(
+                    self.device, computed, spec.trunk.head_size, dropout=weights, needs_gradient=True
+                ),
                 dropout=hidden,
                 attention_dropout=weights,
                 gradient_checkpointing=gradient_checkpointing,
             )
             if lora is not None:
                 apply_lora(self.trunk, lora)
-        self.pooled = PooledTrunk(self.trunk, spec.pooling, self.device)
-        self.heads = OutputModules.of(spec, checkpoint.arrays)
+        self.pooled_trunk = PooledTrunk(self.trunk, spec.pooling, self.device)
+        self.heads = OutputModules.from_arrays(spec, checkpoint.arrays)
         self.float().to(self.device)
 
     @property
@@ -85,13 +87,13 @@ class Model(nn.Module):
     def forward(self, packed: Packed, prompt_tokens: int = 0) -> Tensor:
         """[B, P]: pooled token states, in front of the heads; float32 under autocast too."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            return self.pooled(packed, prompt_tokens)
+            return self.pooled_trunk(packed, prompt_tokens)
 
-    def vectors(self, pooled_BP: Tensor, dims: tuple[int, ...] = ()) -> VectorsByDim:
+    def apply_modules(self, pooled_BP: Tensor, dims: tuple[int, ...] = ()) -> VectorsByDim:
         """Vectors of the model's full width; or of the widths `dims` that have heads of their own."""
         return {dim: self.heads(pooled_BP, dim) for dim in dims or (self.spec.full_dim,)}
 
-    def arrays(self) -> dict[str, NDArray[Any]]:
+    def export_arrays(self) -> dict[str, NDArray[Any]]:
         """All arrays under our names, low-rank parts merged."""
         names = trunk_shapes(self.spec.trunk)
         tensors = merge_lora(self.trunk) if isinstance(self.trunk, Trunk) else self.trunk.state_dict()
@@ -105,7 +107,7 @@ class Model(nn.Module):
 
     def to_checkpoint(self, **changes: Any) -> Checkpoint:
         """The checkpoint with the weights as they are now, and other fields changed."""
-        return replace(self.checkpoint, arrays=self.arrays(), **changes)
+        return replace(self.checkpoint, arrays=self.export_arrays(), **changes)
 
 
 def dropout_rates(checkpoint: Checkpoint, recipe: Recipe | None = None) -> tuple[float, float]:
@@ -133,10 +135,10 @@ class PooledTrunk(nn.Module):
         (trunk,) = self._trunk
         if isinstance(trunk, StaticEmbedding):
             return trunk(packed, self.device)
-        batch = DeviceBatch.of(packed, trunk.spec, self.device)
+        batch = DeviceBatch.from_packed(packed, trunk.spec, self.device)
         if not self.one_token:
             return self.pooling(trunk(batch), packed, prompt_tokens)
-        row_B = packed.bounds[:-1] + pooled_token_index(self.pooling.pooling, packed, prompt_tokens)
+        row_B = packed.bounds[:-1] + pooled_token_index(self.pooling.spec, packed, prompt_tokens)
         return at_least_float32(trunk(batch, to_device(torch.from_numpy(row_B), self.device)))
 
 

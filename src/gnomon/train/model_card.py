@@ -21,14 +21,14 @@ class SourceFacts:
     name: str
     rows: int
     fingerprint: str
-    asked: float
+    target_share: float
     """Its share of the batches, as the mixture asks for it."""
-    batches: int
+    num_batches: int
     """How many it gave."""
     seen: int = 0
     """Rows that were trained on, each counted once."""
     held_out: int = 0
-    kept_apart: int = 0
+    excluded: int = 0
     """Rows that were never drawn, since they have the query of a held-out row."""
 
 
@@ -44,7 +44,7 @@ class RunFacts:
     sources: tuple[SourceFacts, ...]
     step: int
     """Behind which the weights are those of the card."""
-    steps: int
+    total_steps: int
     """That were run."""
     rows: int
     tokens: int
@@ -61,7 +61,7 @@ class RunFacts:
     """Rows by which batches were short."""
     own_negatives: int = 0
     """Negatives that were the query or a positive of their own row."""
-    ranks: int = 1
+    world_size: int = 1
     without_gradient: int = 0
     """Steps whose gradient was 0."""
     first_loss: float | None = None
@@ -74,7 +74,7 @@ class RunFacts:
     """Package -> version."""
     license: str | None = None
     """Of the base."""
-    guide: str | None = None
+    teacher: str | None = None
     """What guided or taught it, named as the base is."""
     teacher_fingerprint: str = ""
 
@@ -117,7 +117,7 @@ def _render_summary(recipe: Recipe, facts: RunFacts) -> list[str]:
     widths = f", or their first {_join_with_or(spec.matryoshka_dims)}" if spec.matryoshka_dims else ""
     limit = spec.tokenizer.max_seq_length
     read = f" It reads {limit:,} tokens of a text." if limit else ""
-    loss = recipe.loss.name + (f" and the {_teacher_role(recipe)} `{facts.guide}`" if facts.guide else "")
+    loss = recipe.loss.name + (f" and the {_teacher_role(recipe)} `{facts.teacher}`" if facts.teacher else "")
     trained = f"`{facts.base}`, trained on {rows:,} rows of {sources} with the loss {loss}, by gnomon."
     vectors = f"A text becomes {spec.full_dim} numbers{widths}; texts are compared by {spec.similarity}.{read}"
     return [f"{trained} {vectors}", ""]
@@ -154,7 +154,7 @@ def _encode(kind: str, text: str, *, prompted: bool, default: bool) -> str:
 
 
 def _data(recipe: Recipe, facts: RunFacts) -> Iterator[str]:
-    drawn = sum(source.batches for source in facts.sources) or 1
+    drawn = sum(source.num_batches for source in facts.sources) or 1
     yield from _table(
         ("source", "rows", "seen", "held out", "share asked for", "share drawn", "fingerprint"),
         [
@@ -163,8 +163,8 @@ def _data(recipe: Recipe, facts: RunFacts) -> Iterator[str]:
                 f"{each.rows:,}",
                 f"{each.seen:,}",
                 f"{each.held_out:,}",
-                f"{each.asked:.2%}",
-                f"{each.batches / drawn:.2%}",
+                f"{each.target_share:.2%}",
+                f"{each.num_batches / drawn:.2%}",
                 each.fingerprint[:16],
             )
             for each in facts.sources
@@ -172,9 +172,9 @@ def _data(recipe: Recipe, facts: RunFacts) -> Iterator[str]:
     )
     yield ""
     share = f" ({facts.truncated / facts.texts:.2%})" if facts.texts else ""
-    used = [each for each in facts.sources if each.asked]
+    used = [each for each in facts.sources if each.target_share]
     rows, seen, held, apart = (
-        sum(getattr(each, what) for each in used) for what in ("rows", "seen", "held_out", "kept_apart")
+        sum(getattr(each, what) for each in used) for what in ("rows", "seen", "held_out", "excluded")
     )
     yield f"- {facts.rows:,} rows were trained on, of one source in each batch: {seen:,} different ones of {rows:,}."
     if held:
@@ -198,7 +198,11 @@ def _data(recipe: Recipe, facts: RunFacts) -> Iterator[str]:
 
 def _figures(recipe: Recipe, facts: RunFacts) -> Iterator[str]:
     if facts.after:
-        own = "Spearman correlation of cosine and grade" if recipe.loss.name in LABEL_LOSSES else "mean reciprocal rank at 10"
+        own = (
+            "Spearman correlation of cosine and grade"
+            if recipe.loss.name in LABEL_LOSSES
+            else "mean reciprocal rank at 10"
+        )
         yield f"The {facts.score_name or f'{own}, on rows that were held out of training'}:"
         yield ""
         before = {name: f"{score:.4f}" for name, score in facts.before.items()}
@@ -208,18 +212,20 @@ def _figures(recipe: Recipe, facts: RunFacts) -> Iterator[str]:
         )
         yield ""
     chosen = (
-        "" if facts.step == facts.steps else f"; the weights are those behind step {facts.step:,}, the best of them"
+        ""
+        if facts.step == facts.total_steps
+        else f"; the weights are those behind step {facts.step:,}, the best of them"
     )
-    yield f"- {facts.steps:,} steps{chosen}."
+    yield f"- {facts.total_steps:,} steps{chosen}."
     if facts.without_gradient:
         yield f"- In {facts.without_gradient:,} of them the gradient was 0: their rows taught nothing."
     if facts.first_loss is not None and facts.last_loss is not None:
         yield f"- The loss was {facts.first_loss:.4f} at first and {facts.last_loss:.4f} at last."
-    processes = f"{facts.ranks} processes on {facts.device}" if facts.ranks > 1 else facts.device
+    processes = f"{facts.world_size} processes on {facts.device}" if facts.world_size > 1 else facts.device
     took = f"{facts.seconds / 3600:.2f} hours" if facts.seconds >= 3600 else f"{facts.seconds / 60:.1f} minutes"
     yield f"- {facts.tokens:,} tokens in {took}, by {processes}."
     yield f"- Fingerprint of the model that it was trained from: {facts.base_fingerprint[:16]}."
-    if facts.guide:
+    if facts.teacher:
         yield f"- Fingerprint of the {_teacher_role(recipe)}: {facts.teacher_fingerprint[:16]}."
     if facts.versions:
         yield f"- {', '.join(f'{package} {version}' for package, version in facts.versions.items())}."

@@ -87,7 +87,8 @@ def count_warmup_steps(recipe: Recipe, total: int) -> int:
             f"reached; let it be at most {total}, or 0 with a warmup_ratio."
         )
     if not any(
-        learning_rate_factor_at(step, total=total, warmup=warmup, scheduler=recipe.lr_scheduler_type) for step in range(total)
+        learning_rate_factor_at(step, total=total, warmup=warmup, scheduler=recipe.lr_scheduler_type)
+        for step in range(total)
     ):
         raise InputError(
             f"the learning rate is 0 in every step: warmup_steps is {warmup} of {total}, and warm-up begins at 0. Let "
@@ -126,14 +127,14 @@ class Ema:
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay, self.updates = decay, 0
-        self._learnt = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-        self._averages = {name: parameter.detach().clone() for name, parameter in self._learnt.items()}
+        self._parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        self._averages = {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
 
     @torch.no_grad()
     def update(self) -> None:
         """Take in the weights as they are after a step."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        for name, parameter in self._learnt.items():
+        for name, parameter in self._parameters.items():
             self._averages[name].lerp_(parameter, 1 - decay)
         self.updates += 1
 
@@ -159,7 +160,7 @@ class Ema:
 
     @torch.no_grad()
     def _exchange(self) -> None:
-        for name, parameter in self._learnt.items():
+        for name, parameter in self._parameters.items():
             weights = parameter.clone()
             parameter.copy_(self._averages[name])
             self._averages[name].copy_(weights)
@@ -177,18 +178,18 @@ class Blend:
     def __init__(self, model: nn.Module, base_weight: float) -> None:
         self.base_weight = base_weight
         learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self._learnt = [(parameter, parameter.detach().clone()) for parameter in learnt]
+        self._parameter_pairs = [(parameter, parameter.detach().clone()) for parameter in learnt]
 
     @contextmanager
     def swap_weights(self) -> Generator[None]:
         """The blend is in the model's place inside; the weights are back behind, to the bit."""
-        weights = [parameter.detach().clone() for parameter, _ in self._learnt]
+        weights = [parameter.detach().clone() for parameter, _ in self._parameter_pairs]
         with torch.no_grad():
-            for parameter, first in self._learnt:
+            for parameter, first in self._parameter_pairs:
                 parameter.lerp_(first, self.base_weight)
         try:
             yield
         finally:
             with torch.no_grad():
-                for (parameter, _), before in zip(self._learnt, weights, strict=True):
+                for (parameter, _), before in zip(self._parameter_pairs, weights, strict=True):
                     parameter.copy_(before)

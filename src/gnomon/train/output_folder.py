@@ -23,13 +23,13 @@ from pathlib import Path
 
 from gnomon.checkpoint.hub import resolve_source
 from gnomon.errors import CheckpointError, GnomonError, InputError
+from gnomon.files import DISK_FULL_REASONS
 from gnomon.notices import warn_caller
 from gnomon.train import checkpoints
 from gnomon.train.checkpoints import fsync_folder
 from gnomon.train.data.sources import HUB, match_files
 from gnomon.train.recipe.schema import Recipe
 from gnomon.train.recipe.toml import read, to_toml
-from gnomon.vector_files import DISK_FULL_REASONS
 
 MODEL, CHECKPOINTS, STOPPED, LOG, RECIPE = "model", "checkpoints", "stopped", "log.jsonl", "recipe.toml"
 ENTRIES = (MODEL, CHECKPOINTS, STOPPED, LOG, RECIPE)
@@ -207,7 +207,9 @@ def finish(root: Path, number: int, write: Callable[[Path], object]) -> Path:
         shutil.copyfile(folder / MANIFEST, staged / MANIFEST)
     else:
         (folder / STOPPED).mkdir(exist_ok=True)  # every part of the earlier run has one that takes its place
-    if not _is_written_file(root, Path(RECIPE), _read_manifest(root)) and _have_same_recipe(root / RECIPE, staged / RECIPE):
+    if not _is_written_file(root, Path(RECIPE), _read_manifest(root)) and _have_same_recipe(
+        root / RECIPE, staged / RECIPE
+    ):
         (staged / RECIPE).unlink()  # someone's own stays
     staged.rename(root / NEW)
     complete_swap(root)
@@ -311,7 +313,11 @@ def _find_foreign_files(root: Path, folder: Path) -> list[Path]:
 
 def _find_conflicts(root: Path, recipe: Recipe) -> list[Path]:
     """Files in OUTPUT that no run wrote and that are not the recipe of this run in other words."""
-    return [path for path in _find_foreign_files(root, root) if path != Path(RECIPE) or not _is_recipe(root / RECIPE, recipe)]
+    return [
+        path
+        for path in _find_foreign_files(root, root)
+        if path != Path(RECIPE) or not _is_recipe(root / RECIPE, recipe)
+    ]
 
 
 def _files(folder: Path, names: tuple[str, ...] | None = None) -> Iterator[Path]:

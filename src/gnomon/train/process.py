@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.utils import deterministic
 
-from gnomon.interrupts import cancel_handler_call, count_import_frames, call_handler_later
+from gnomon.interrupts import call_handler_later, cancel_handler_call, count_import_frames
 from gnomon.notices import warn_caller
 from gnomon.train.distributed import Ranks
 from gnomon.train.recipe.schema import Recipe
@@ -81,14 +81,14 @@ class StopRequest:
 
     def poll_all_ranks(self) -> int:
         """The signal that some rank has got, the same on every rank; 0 for none."""
-        counts = self.ranks.total(*(float(self._requested == number) for number in SIGNALS))
+        counts = self.ranks.sum_numbers(*(float(self._requested == number) for number in SIGNALS))
         return next((int(number) for number, count in zip(SIGNALS, counts, strict=True) if count), 0)
 
     def handle_signal(self, number: int, frame: FrameType | None = None) -> None:
         """The handler of the signals."""
         if self._closed:
             return
-        if not self._first or (self._requested and self.ranks.world == 1):
+        if not self._first or (self._requested and self.ranks.world_size == 1):
             self._requested = self._immediate = number  # first: the exception may be swallowed
             if not (count_import_frames(frame) > self._outside and call_handler_later(self.handle_signal, number)):
                 raise signal_exception(number)
@@ -112,10 +112,10 @@ class StopRequest:
             raise
 
     def _warn_user(self, number: int) -> None:
-        if not self.ranks.first:
+        if not self.ranks.is_first:
             return
         name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-        again = f"; {name} again stops at once" if self.ranks.world == 1 else ""
+        again = f"; {name} again stops at once" if self.ranks.world_size == 1 else ""
         with suppress(OSError, RuntimeError):  # the terminal is gone; the signal came within a write to it
             warn_caller(f"{self._first}, then the run stops{again}.")
 

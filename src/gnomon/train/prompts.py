@@ -31,7 +31,10 @@ def apply_prompts(spec: ModelSpec, source_prompts: Sequence[SourcePrompts]) -> t
     prompt, which `encode` uses; where nothing else was trained, and the model has no other, also that of queries and
     documents.
     """
-    pairs, graded = [each for each in source_prompts if not each.is_symmetric], [each for each in source_prompts if each.is_symmetric]
+    pairs, graded = (
+        [each for each in source_prompts if not each.is_symmetric],
+        [each for each in source_prompts if each.is_symmetric],
+    )
     query, document, symmetric = spec.query_prompt_name(), spec.document_prompt_name, spec.symmetric_prompt_name
     notices: list[str] = []
 

@@ -21,8 +21,8 @@ from gnomon.train import checkpoints, optim
 from gnomon.train.data.collate import CollatedBatch
 from gnomon.train.distributed import Ranks
 from gnomon.train.model import Model
-from gnomon.train.objectives.contrastive import LossInputs, Loss
-from gnomon.train.objectives.gradcache import split_into_chunks, accumulate_gradient, skipped_prompt_tokens
+from gnomon.train.objectives.contrastive import Loss, LossInputs
+from gnomon.train.objectives.gradcache import accumulate_gradient, skipped_prompt_tokens, split_into_chunks
 from gnomon.train.objectives.teacher import TeacherModel
 from gnomon.train.recipe.schema import Recipe
 
@@ -51,11 +51,11 @@ class Chunking:
     """How a batch passes the model: at once, if it has at most `one_pass` tokens, else in chunks of `chunk` tokens."""
 
     one_pass_tokens: int
-    chunk: int
+    chunk_tokens: int
 
     def chunk_tokens_for(self, tokens: int) -> int:
         """Tokens of a chunk, for a batch of so many."""
-        return self.one_pass_tokens if tokens <= self.one_pass_tokens else self.chunk
+        return self.one_pass_tokens if tokens <= self.one_pass_tokens else self.chunk_tokens
 
 
 class TrainingState:
@@ -80,7 +80,7 @@ class TrainingState:
         )
         freeze_parameters(self.model, recipe.freeze)
         self.loss = Loss(recipe.loss, recipe.matryoshka, base.spec, seed=recipe.seed).to(ranks.device)
-        self.guide = TeacherModel(recipe, ranks, base.spec) if recipe.loss.guide or recipe.loss.teacher else None
+        self.teacher = TeacherModel(recipe, ranks, base.spec) if recipe.loss.guide or recipe.loss.teacher else None
         self.trainable = _trainable_parameters(self.model, self.loss)
         self.optimizer = self._optimizer()
         self.ema = optim.Ema(self.model, recipe.ema_decay) if recipe.ema_decay else None
@@ -94,25 +94,25 @@ class TrainingState:
             collated.ids,
             skipped_prompt_tokens(collated, self.base.spec.pooling),
             chunk_tokens=self.chunking.chunk_tokens_for(tokens),
-            seed=(self.recipe.seed, rows.batch, self.ranks.rank),
+            seed=(self.recipe.seed, rows.batch_number, self.ranks.rank),
         )
         return accumulate_gradient(
             self.model,
             chunks,
             (len(rows.queries), len(rows.positives), len(rows.negatives)),
-            partial(self.loss.parts, inputs=self._build_loss_inputs(collated, step)),
+            partial(self.loss.compute_parts, inputs=self._build_loss_inputs(collated, step)),
             ranks=self.ranks,
             dims=self.loss.dims,
             cached=tokens > self.chunking.one_pass_tokens and len(chunks) > 1,
         )
 
-    def clip(self, batches: int) -> float:
+    def clip_gradient(self, batches: int) -> float:
         """The mean gradient over the ranks and so many batches, clipped; returns its norm before that."""
         learnt = [*self.trainable.values()]
         gradients = [parameter.grad for parameter in learnt if parameter.grad is not None]
-        self.ranks.add_up(gradients)
+        self.ranks.all_reduce(gradients)
         for each in gradients:
-            each /= self.ranks.world * batches
+            each /= self.ranks.world_size * batches
         return float(nn.utils.clip_grad_norm_(learnt, self.recipe.max_grad_norm or math.inf))
 
     def update(self, factor: float) -> None:
@@ -120,7 +120,7 @@ class TrainingState:
         optim.scale_learning_rates(self.optimizer, factor)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.loss.clamp()
+        self.loss.clamp_scale()
         if self.ema:
             self.ema.update()
 
@@ -133,18 +133,18 @@ class TrainingState:
         ):
             yield
 
-    def written(self, **changes: Any) -> Checkpoint:
+    def to_checkpoint(self, **changes: Any) -> Checkpoint:
         """The checkpoint as it would be written now."""
         with self.swap_weights():
             return self.model.to_checkpoint(spec=self.spec, **changes)
 
-    def tensors(self) -> dict[str, Tensor]:
+    def to_tensors(self) -> dict[str, Tensor]:
         """All of its state, by flat names."""
         learnt = {name: parameter.detach() for name, parameter in self.trainable.items()}
         average = self.ema.tensors() if self.ema else {}
         return learnt | checkpoints.optimizer_tensors(self.optimizer, self.trainable) | average
 
-    def load(self, tensors: Mapping[str, Tensor]) -> None:
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """The state that `tensors` gave."""
         with torch.no_grad():
             for name, parameter in self.trainable.items():
@@ -155,19 +155,19 @@ class TrainingState:
 
     def _build_loss_inputs(self, collated: CollatedBatch, step: int) -> LossInputs:
         """What the loss is told of a batch."""
-        rows, device, gathered = collated.rows, self.ranks.device, self.ranks.gathered
+        rows, device, gathered = collated.rows, self.ranks.device, self.ranks.all_gather
         queries_Q, positives_Q, negatives_N, own_N = (
             gathered(torch.from_numpy(side).to(device))
-            for side in (*collated.hashes, collated.own_negatives_N.astype(np.int64))  # gloo gathers no bool
+            for side in (*collated.token_hashes, collated.own_negatives_N.astype(np.int64))  # gloo gathers no bool
         )
         count = len(rows.queries)
         return LossInputs(
-            start=self.ranks.rank * count,
-            rows=count,
-            hashes=(queries_Q, positives_Q, negatives_N),
+            first_row=self.ranks.rank * count,
+            num_rows=count,
+            token_hashes=(queries_Q, positives_Q, negatives_N),
             own_negatives_N=own_N.bool(),
             scores=None if rows.scores is None else gathered(torch.from_numpy(rows.scores).float().to(device)),
-            guide=self.guide(rows) if self.guide else None,
+            teacher_vectors=self.teacher(rows) if self.teacher else None,
             step=step,
         )
 
@@ -178,7 +178,7 @@ class TrainingState:
             learning_rate=recipe.learning_rate,
             weight_decay=recipe.weight_decay,
             layer_decay=recipe.layer_decay,
-            layers=0 if isinstance(trunk, StaticSpec) else trunk.layers,
+            layers=0 if isinstance(trunk, StaticSpec) else trunk.num_layers,
             extra=[*self.loss.parameters()],
             extra_learning_rate=recipe.loss.scale_learning_rate,
         )
@@ -197,7 +197,7 @@ def choose_chunking(recipe: Recipe, spec: ModelSpec, device: torch.device) -> Ch
     room = PASS_BYTES
     if device.type == "cuda":
         room = int(PASS_SHARE * torch.cuda.get_device_properties(device).total_memory)
-    fits = max(512, room // (ACTIVATIONS_PER_UNIT * 4 * spec.trunk.hidden * spec.trunk.layers))
+    fits = max(512, room // (ACTIVATIONS_PER_UNIT * 4 * spec.trunk.hidden_size * spec.trunk.num_layers))
     return Chunking(fits, fits if device.type == "cuda" else min(fits, CPU_CHUNK))
 
 

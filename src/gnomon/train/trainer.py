@@ -25,36 +25,36 @@ from gnomon.checkpoint.save import save_folder
 from gnomon.encoder import Encoder
 from gnomon.engines.select import EngineOptions
 from gnomon.errors import CheckpointError, InputError, NumericError
+from gnomon.files import DISK_FULL_REASONS
 from gnomon.notices import warn_caller
 from gnomon.spec import compute_fingerprint
 from gnomon.train import checkpoints
 from gnomon.train import output_folder as output
-from gnomon.train.counters import SeenRows, Counters, count_texts
-from gnomon.train.data.collate import Prefetcher, CollatedBatch
-from gnomon.train.data.prepare import open_training_data, describe_short_batches, count_steps
+from gnomon.train.counters import Counters, SeenRows, count_texts
+from gnomon.train.data.collate import CollatedBatch, Prefetcher
+from gnomon.train.data.prepare import count_steps, describe_short_batches, open_training_data
 from gnomon.train.data.sampler import SAMPLING_VERSION
 from gnomon.train.distributed import Ranks, init_distributed
 from gnomon.train.lock import lock_folder
 from gnomon.train.logs import Log, import_board
 from gnomon.train.model_card import RunFacts, SourceFacts, render_model_card
 from gnomon.train.objectives import validation
-from gnomon.train.optim import learning_rate_factor_at, count_warmup_steps
+from gnomon.train.optim import count_warmup_steps, learning_rate_factor_at
 from gnomon.train.preflight import (
     ZERO_GRADIENT_NORM,
-    settings_outside_fingerprint,
     check_disk_space,
     check_teacher,
     describe_nothing_learned,
     describe_zero_gradient,
+    settings_outside_fingerprint,
 )
-from gnomon.train.process import StopRequest, signal_exception, handle_stop_signals, torch_settings
+from gnomon.train.process import StopRequest, handle_stop_signals, signal_exception, torch_settings
 from gnomon.train.prompts import apply_prompts
 from gnomon.train.recipe.checks import check
 from gnomon.train.recipe.parse import parse
 from gnomon.train.recipe.schema import Recipe
 from gnomon.train.recipe.toml import to_table
 from gnomon.train.state import TrainingState, declare_dims
-from gnomon.vector_files import DISK_FULL_REASONS
 
 ROWS_AHEAD = 16_384
 """Rows of this rank whose texts and ids may wait for their step."""
@@ -62,7 +62,9 @@ ROWS_AHEAD = 16_384
 Evaluate = Callable[[Encoder], float]
 
 
-def run_training(recipe: Recipe, *, resume: bool, overwrite: bool, progress: bool | None, evaluate: Evaluate | None) -> Path:
+def run_training(
+    recipe: Recipe, *, resume: bool, overwrite: bool, progress: bool | None, evaluate: Evaluate | None
+) -> Path:
     """`gnomon.train.train`."""
     recipe = parse(Recipe, to_table(recipe), "")  # given in Python, nothing has checked its types
     check(recipe)
@@ -83,8 +85,8 @@ def run_training(recipe: Recipe, *, resume: bool, overwrite: bool, progress: boo
 def _open_output(recipe: Recipe, ranks: Ranks, *, resume: bool, overwrite: bool) -> Generator[int]:
     """The number of the run's folder (`output.folder_of`). Rank 0 holds the output for this run and says the number."""
     root = Path(recipe.output).expanduser()
-    if not ranks.first:
-        yield int(ranks.total(0.0)[0])
+    if not ranks.is_first:
+        yield int(ranks.sum_numbers(0.0)[0])
         return
     with lock_folder(root):
         with output.convert_os_errors(root):
@@ -92,7 +94,7 @@ def _open_output(recipe: Recipe, ranks: Ranks, *, resume: bool, overwrite: bool)
         output.check_inputs_outside(recipe, root)
         with output.convert_os_errors(root):
             number = output.choose_run_number(recipe, root, resume=resume, overwrite=overwrite)
-        ranks.total(float(number))
+        ranks.sum_numbers(float(number))
         yield number
 
 
@@ -109,29 +111,37 @@ class Trainer:
         progress: bool | None,
         evaluate: Evaluate | None,
     ) -> None:
-        self.recipe, self.ranks, self.stop, self.evaluate, self.progress = recipe, ranks, stop_request, evaluate, progress
+        self.recipe, self.ranks, self.stop_request, self.evaluate, self.progress = (
+            recipe,
+            ranks,
+            stop_request,
+            evaluate,
+            progress,
+        )
         self._check_evaluate()
-        self.root, self.number = Path(recipe.output).expanduser(), number
-        self.folder = output.run_folder(self.root, number)
+        self.output_root, self.number = Path(recipe.output).expanduser(), number
+        self.run_folder = output.run_folder(self.output_root, number)
         self.base = _base(recipe)
         tokenizer = tokenizers.Tokenizer(self.base.tokenizer, self.base.spec.tokenizer)
-        self.fingerprint = compute_fingerprint(self.base.spec, self.base.arrays, tokenizer.canonical_json())
-        self.data = open_training_data(recipe, self.base.spec, tokenizer, ranks, progress if ranks.first else False)
-        self.total = count_steps(recipe, self.data)
-        self.warmup_steps = count_warmup_steps(recipe, self.total)
+        self.base_fingerprint = compute_fingerprint(self.base.spec, self.base.arrays, tokenizer.canonical_json())
+        self.data = open_training_data(recipe, self.base.spec, tokenizer, ranks, progress if ranks.is_first else False)
+        self.total_steps = count_steps(recipe, self.data)
+        self.warmup_steps = count_warmup_steps(recipe, self.total_steps)
         spec, notices = apply_prompts(declare_dims(self.base.spec, recipe), self.data.prompts)
-        for notice in notices if ranks.first else ():
+        for notice in notices if ranks.is_first else ():
             warn_caller(notice)
         self.state = TrainingState(recipe, self.base, ranks, spec)
-        if ranks.first:
+        if ranks.is_first:
             check_disk_space(recipe, self.base, self.state.trainable.values())
-        if self.state.guide:
-            teacher = self.state.guide.encoder
-            check_teacher(recipe, self.base, self.fingerprint, teacher, self.data.collator.prompts)
-        self.held_out = self.data.held_out()
-        self.tally, self.seen = Counters(), SeenRows([index.rows for index in self.data.datasets])
+        if self.state.teacher:
+            teacher = self.state.teacher.encoder
+            check_teacher(recipe, self.base, self.base_fingerprint, teacher, self.data.collator.prompts)
+        self.held_out_batches = self.data.collate_held_out()
+        self.counters, self.seen_rows = Counters(), SeenRows([index.rows for index in self.data.datasets])
         self._warned_short_sources = {
-            self.data.datasets[source].name for source, rows in self.data.mean_batch_rows.items() if rows < recipe.batch_size
+            self.data.datasets[source].name
+            for source, rows in self.data.mean_batch_rows.items()
+            if rows < recipe.batch_size
         }
         """Sources of which it was said that their batches are short."""
         self.best: tuple[int, float] | None = None
@@ -142,16 +152,16 @@ class Trainer:
         each = self.recipe.gradient_accumulation_steps
         with (
             self._log(start) as log,
-            Prefetcher(self._batch_at, start * each, self.total * each, depth=self._prefetch_depth) as ahead,
-            self.stop.delay_until_saved("this step is finished and saved"),
+            Prefetcher(self._batch_at, start * each, self.total_steps * each, depth=self._prefetch_depth) as ahead,
+            self.stop_request.delay_until_saved("this step is finished and saved"),
         ):
-            for step in range(start, self.total):
+            for step in range(start, self.total_steps):
                 facts = self.step(step, ahead)
-                signal = self.stop.poll_all_ranks()  # all ranks stop at the same step
+                signal = self.stop_request.poll_all_ranks()  # all ranks stop at the same step
                 self._log_validate_save(step + 1, facts, log, is_stopping=bool(signal))
                 if signal:
                     raise signal_exception(signal)
-        with self.stop.delay_until_saved("the model is written"):
+        with self.stop_request.delay_until_saved("the model is written"):
             return self._finish()
 
     def step(self, step: int, prefetched: Iterator[CollatedBatch]) -> dict[str, Any]:
@@ -160,37 +170,45 @@ class Trainer:
         batches = [next(prefetched) for _ in range(recipe.gradient_accumulation_steps)]
         self._warn_of_short_batches(batches)
         loss = sum(learner.add_gradient(batch, step) for batch in batches) / len(batches)
-        norm = learner.clip(len(batches))
-        loss, *counts = self.ranks.total(loss / self.ranks.world, *count_texts(batches))
+        norm = learner.clip_gradient(len(batches))
+        loss, *counts = self.ranks.sum_numbers(loss / self.ranks.world_size, *count_texts(batches))
         self._check_finite(step, loss, norm, batches)
-        factor = learning_rate_factor_at(step, total=self.total, warmup=self.warmup_steps, scheduler=recipe.lr_scheduler_type)
+        factor = learning_rate_factor_at(
+            step, total=self.total_steps, warmup=self.warmup_steps, scheduler=recipe.lr_scheduler_type
+        )
         learner.update(factor)
         self._count_zero_gradient(step, norm, factor, batches)
-        told = {"loss": loss, "learning_rate": recipe.learning_rate * factor, "grad_norm": norm} | learner.loss.told()
+        told = {
+            "loss": loss,
+            "learning_rate": recipe.learning_rate * factor,
+            "grad_norm": norm,
+        } | learner.loss.log_values()
         took = time.monotonic() - began
         for batch in batches:
-            self.seen.add(batch.rows)
-        return told | self.tally.add(batches, loss, counts, batch_size=recipe.batch_size, seconds=took)
+            self.seen_rows.add(batch.rows)
+        return told | self.counters.add_step(batches, loss, counts, batch_size=recipe.batch_size, seconds=took)
 
     def _warn_of_short_batches(self, batches: Sequence[CollatedBatch]) -> None:
         """At the first short batch of a source, unless it was said before the first step."""
         for rows in (batch.rows for batch in batches):
-            if rows.total < self.recipe.batch_size and rows.name not in self._warned_short_sources:
-                self._warned_short_sources.add(rows.name)
-                if self.ranks.first:
-                    warn_caller(describe_short_batches(self.recipe, rows.name, rows.total))
+            if rows.total_rows < self.recipe.batch_size and rows.source_name not in self._warned_short_sources:
+                self._warned_short_sources.add(rows.source_name)
+                if self.ranks.is_first:
+                    warn_caller(describe_short_batches(self.recipe, rows.source_name, rows.total_rows))
 
     @property
     def _prefetch_depth(self) -> int:
         """Batches that are made ahead: four small ones, or one that is large, which holds its texts in memory."""
-        return max(1, min(4, ROWS_AHEAD * self.ranks.world // self.recipe.batch_size))
+        return max(1, min(4, ROWS_AHEAD * self.ranks.world_size // self.recipe.batch_size))
 
     def _batch_at(self, batch: int) -> CollatedBatch:
-        return self.data.collator.collate(self.data.sampler.batch_at(batch), self.ranks.rank, self.ranks.world)
+        return self.data.collator.collate(self.data.sampler.batch_at(batch), self.ranks.rank, self.ranks.world_size)
 
-    def _log_validate_save(self, steps_done: int, log_values: dict[str, Any], log: Log | None, *, is_stopping: bool) -> None:
+    def _log_validate_save(
+        self, steps_done: int, log_values: dict[str, Any], log: Log | None, *, is_stopping: bool
+    ) -> None:
         """Log, validate and save, as often as the recipe says; at the end, and before a stop, in any case."""
-        recipe, due = self.recipe, steps_done == self.total
+        recipe, due = self.recipe, steps_done == self.total_steps
         if self._has_validation and (due or steps_done % (recipe.validation.steps or recipe.save_steps) == 0):
             log_values["validation"] = self._validate(steps_done)
             due = True  # the best one must be there at the end
@@ -205,20 +223,20 @@ class Trainer:
 
     @property
     def _has_validation(self) -> bool:
-        return self.evaluate is not None or bool(self.held_out)
+        return self.evaluate is not None or bool(self.held_out_batches)
 
     def _validate(self, step: int) -> dict[str, float]:
         """The scores of the model as it would be written now."""
         learner = self.state
         if self.evaluate is not None:
-            own = float(self.evaluate(self._encoder())) if self.ranks.first else 0.0
-            scores = {"evaluate": self.ranks.total(own)[0]}
+            own = float(self.evaluate(self._encoder())) if self.ranks.is_first else 0.0
+            scores = {"evaluate": self.ranks.sum_numbers(own)[0]}
         else:
             with learner.swap_weights():
                 scores = validation.score_held_out(
-                    learner.model, self.held_out, chunk_tokens=learner.chunking.chunk, ranks=self.ranks
+                    learner.model, self.held_out_batches, chunk_tokens=learner.chunking.chunk_tokens, ranks=self.ranks
                 )
-        self.tally.scores[str(step)] = scores
+        self.counters.scores[str(step)] = scores
         mean = sum(scores.values()) / len(scores)
         if step and not math.isnan(mean) and (self.best is None or mean >= self.best[1]):
             self.best = (step, mean)  # of equals the last, which has learned from more rows
@@ -229,46 +247,48 @@ class Trainer:
         Raises:
             InputError: some ranks have a function and others have none; they would wait for each other.
         """
-        having = self.ranks.total(float(self.evaluate is not None))[0]
-        if having not in (0, self.ranks.world):
-            raise InputError(f"evaluate is given on {having:.0f} of {self.ranks.world} ranks; give it on every one.")
+        having = self.ranks.sum_numbers(float(self.evaluate is not None))[0]
+        if having not in (0, self.ranks.world_size):
+            raise InputError(
+                f"evaluate is given on {having:.0f} of {self.ranks.world_size} ranks; give it on every one."
+            )
 
     def _encoder(self) -> Encoder:
         """The model as it is now, as anyone else would use it."""
         device, threads = str(self.ranks.device), self.recipe.threads
-        options = EngineOptions.check(device=device, engine="auto", dtype="float32", threads=threads)
-        return Encoder(self.state.written(), options)
+        options = EngineOptions.from_arguments(device=device, engine="auto", dtype="float32", threads=threads)
+        return Encoder(self.state.to_checkpoint(), options)
 
     # ---- checkpoints
 
     @property
     def _checkpoints_folder(self) -> Path:
-        return self.folder / output.CHECKPOINTS
+        return self.run_folder / output.CHECKPOINTS
 
     def _save(self, step: int) -> None:
-        if self.ranks.first:
+        if self.ranks.is_first:
             keep_best = self.best[0] if self.best and self.recipe.validation.keep_best else None
-            seen = {name: torch.from_numpy(bits) for name, bits in self.seen.to_bits().items()}
-            state = checkpoints.SavedState(step, self.state.tensors() | seen, self._checkpoint_facts())
+            seen = {name: torch.from_numpy(bits) for name, bits in self.seen_rows.to_bits().items()}
+            state = checkpoints.SavedState(step, self.state.to_tensors() | seen, self._checkpoint_facts())
             checkpoints.save(self._checkpoints_folder, state, keep=self.recipe.save_total_limit, best_step=keep_best)
-        self.ranks.wait()
+        self.ranks.barrier()
 
     def _checkpoint_facts(self) -> dict[str, Any]:
-        guide = self.state.guide
+        guide = self.state.teacher
         return {
             "recipe": asdict(self.recipe),
-            "model": self.fingerprint,
+            "model": self.base_fingerprint,
             "base": settings_outside_fingerprint(self.base),
             "data": self.data.fingerprints,
             "order of rows": SAMPLING_VERSION,
             "weights": self.data.weights.tolist(),
             "prompts": [list(pair) for pair in self.data.collator.prompts],
             "guide or teacher": guide.encoder.fingerprint if guide else None,
-            "ranks": self.ranks.world,
-            "chunk_tokens": self.state.chunking.chunk,
+            "ranks": self.ranks.world_size,
+            "chunk_tokens": self.state.chunking.chunk_tokens,
             "one_pass_tokens": self.state.chunking.one_pass_tokens,
             "best": self.best,
-            "tally": asdict(self.tally),
+            "tally": asdict(self.counters),
         }
 
     def _resume(self) -> int:
@@ -305,12 +325,14 @@ class Trainer:
             warn_caller(
                 f"the run goes on, with other last digits{with_dropout} than it would have had: {'; '.join(rounding)}."
             )
-        self.state.load(state.tensors)
-        if self.ranks.first:
-            output.write_recipe(self.recipe, self.folder)
-        self.tally = Counters(**then["tally"])
-        self.tally.rename(dict(zip(then["data"], now["data"], strict=False)))
-        self.seen.load({name: tensor.numpy() for name, tensor in state.tensors.items() if name.startswith("seen.")})
+        self.state.load_tensors(state.tensors)
+        if self.ranks.is_first:
+            output.write_recipe(self.recipe, self.run_folder)
+        self.counters = Counters(**then["tally"])
+        self.counters.rename_sources(dict(zip(then["data"], now["data"], strict=False)))
+        self.seen_rows.load(
+            {name: tensor.numpy() for name, tensor in state.tensors.items() if name.startswith("seen.")}
+        )
         self.best = tuple(then["best"]) if then["best"] else None
         gone = self.best and self.best[0] not in checkpoints.checkpoints_by_step(self._checkpoints_folder)
         if self.best and gone and self.recipe.validation.keep_best:
@@ -321,47 +343,49 @@ class Trainer:
     # ---- the ends
 
     def _begin(self) -> int:
-        if self.ranks.first:
-            output.begin(self.recipe, self.root, self.number)
+        if self.ranks.is_first:
+            output.begin(self.recipe, self.output_root, self.number)
         if self._has_validation:
             self._validate(0)
         return 0
 
     def _finish(self) -> Path:
         """The best model, or the last, as a folder."""
-        if self.tally.idle >= self.total:
-            raise NumericError(describe_nothing_learned(self.recipe, self.total, self.folder / output.LOG))
-        chosen = self.total
-        if self.best and self.recipe.validation.keep_best and self.best[0] != self.total:
+        if self.counters.idle >= self.total_steps:
+            raise NumericError(describe_nothing_learned(self.recipe, self.total_steps, self.run_folder / output.LOG))
+        chosen = self.total_steps
+        if self.best and self.recipe.validation.keep_best and self.best[0] != self.total_steps:
             chosen = self.best[0]
-            self.state.load(checkpoints.load(checkpoints.checkpoints_by_step(self._checkpoints_folder)[chosen]).tensors)
-        if self.ranks.first:
+            self.state.load_tensors(
+                checkpoints.load(checkpoints.checkpoints_by_step(self._checkpoints_folder)[chosen]).tensors
+            )
+        if self.ranks.is_first:
             card = render_model_card(self.recipe, self._card_facts(chosen))
-            model = self.state.written(readme=card.encode())
+            model = self.state.to_checkpoint(readme=card.encode())
             if all(np.array_equal(array, self.base.arrays[name]) for name, array in model.arrays.items()):
                 warn_caller(
                     "the model that is written has the weights of the one that it started from: nothing was learned. A "
                     "higher learning_rate or more steps may help."
                 )
             try:
-                output.finish(self.root, self.number, lambda folder: save_folder(model, folder))
+                output.finish(self.output_root, self.number, lambda folder: save_folder(model, folder))
             except CheckpointError:
                 raise
             except OSError as error:
                 raise CheckpointError(
-                    f"the model was not written: {DISK_FULL_REASONS.get(error.errno or 0, str(error))}. Make room in {self.root}, "
-                    f"then use resume=True: the last checkpoint is {output.latest_checkpoint(self.root)}."
+                    f"the model was not written: {DISK_FULL_REASONS.get(error.errno or 0, str(error))}. Make room in {self.output_root}, "
+                    f"then use resume=True: the last checkpoint is {output.latest_checkpoint(self.output_root)}."
                 ) from error
-        self.ranks.wait()
-        return self.root / output.MODEL
+        self.ranks.barrier()
+        return self.output_root / output.MODEL
 
     def _log(self, start: int) -> Any:
-        if not self.ranks.first:
+        if not self.ranks.is_first:
             return nullcontext()
         log = Log(
-            self.folder,
-            boards_folder=self.root,
-            total=self.total,
+            self.run_folder,
+            boards_folder=self.output_root,
+            total=self.total_steps,
             report_to=self.recipe.report_to,
             progress=self.progress,
             settings=asdict(self.recipe),
@@ -376,11 +400,11 @@ class Trainer:
         """
         if math.isfinite(loss) and math.isfinite(norm):
             return
-        path = self.folder / output.STOPPED / f"step-{step + 1:08}-rank-{self.ranks.rank}.jsonl"
+        path = self.run_folder / output.STOPPED / f"step-{step + 1:08}-rank-{self.ranks.rank}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
         rows = [row for batch in batches for row in self.data.to_records(batch.rows)]
         path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-        names = ", ".join(dict.fromkeys(batch.rows.name for batch in batches))
+        names = ", ".join(dict.fromkeys(batch.rows.source_name for batch in batches))
         what = f"the gradient's norm is {norm}" if math.isfinite(loss) else f"the loss is {loss}"
         there = checkpoints.latest(self._checkpoints_folder)
         last = f"The last checkpoint is {there}" if there else "There is no checkpoint yet"
@@ -392,21 +416,23 @@ class Trainer:
     def _count_zero_gradient(self, step: int, norm: float, factor: float, batches: Sequence[CollatedBatch]) -> None:
         """Count steps that can teach nothing; a notice of the first without a gradient."""
         without = norm < ZERO_GRADIENT_NORM
-        if without and not self.tally.without_gradient and self.ranks.first:
-            names = ", ".join(dict.fromkeys(batch.rows.name for batch in batches))
-            warn_caller(describe_zero_gradient(self.recipe, step, names, sum(batch.rows.total for batch in batches)))
-        self.tally.without_gradient += without
-        self.tally.idle += without or not factor
+        if without and not self.counters.without_gradient and self.ranks.is_first:
+            names = ", ".join(dict.fromkeys(batch.rows.source_name for batch in batches))
+            warn_caller(
+                describe_zero_gradient(self.recipe, step, names, sum(batch.rows.total_rows for batch in batches))
+            )
+        self.counters.without_gradient += without
+        self.counters.idle += without or not factor
 
     def _card_facts(self, chosen: int) -> RunFacts:
-        tally, base, guide = self.tally, self.base, self.state.guide
+        tally, base, guide = self.counters, self.base, self.state.teacher
         sampler = self.data.sampler
-        drawn = sampler.count_batches_per_source(self.total * self.recipe.gradient_accumulation_steps)
-        sources = zip(self.data.datasets, self.data.weights, drawn, self.seen.counts(), strict=True)
+        drawn = sampler.count_batches_per_source(self.total_steps * self.recipe.gradient_accumulation_steps)
+        sources = zip(self.data.datasets, self.data.weights, drawn, self.seen_rows.counts(), strict=True)
         return RunFacts(
             spec=self.state.spec,
             base=base.source.name or base.source.folder.name,
-            base_fingerprint=self.fingerprint,
+            base_fingerprint=self.base_fingerprint,
             sources=tuple(
                 SourceFacts(
                     index.name,
@@ -416,12 +442,12 @@ class Trainer:
                     int(batches),
                     seen=seen,
                     held_out=len(sampler.held_out_rows(place)) if asked else 0,
-                    kept_apart=sampler.kept_apart(place) if asked else 0,
+                    excluded=sampler.count_excluded(place) if asked else 0,
                 )
                 for place, (index, asked, batches, seen) in enumerate(sources)
             ),
             step=chosen,
-            steps=self.total,
+            total_steps=self.total_steps,
             rows=tally.rows,
             tokens=tally.tokens,
             texts=tally.texts,
@@ -433,7 +459,7 @@ class Trainer:
             without_gradient=tally.without_gradient,
             seconds=tally.seconds,
             device=_device_name(self.ranks.device),
-            ranks=self.ranks.world,
+            world_size=self.ranks.world_size,
             first_loss=tally.first_loss,
             last_loss=tally.last_loss,
             before=tally.scores.get("0", {}),
@@ -441,7 +467,7 @@ class Trainer:
             score_name="score of the function that was given" if self.evaluate else None,
             versions={name: version(name) for name in ("gnomon", "torch", "tokenizers")},
             license=base.license,
-            guide=guide.encoder.name if guide else None,
+            teacher=guide.encoder.name if guide else None,
             teacher_fingerprint=guide.encoder.fingerprint if guide else "",
         )
 
@@ -449,7 +475,7 @@ class Trainer:
 def _base(recipe: Recipe) -> Checkpoint:
     source = resolve_source(recipe.model, revision=recipe.revision)
     checkpoint = read_folder(source, card=recipe.card, max_seq_length=recipe.max_seq_length)
-    for notice in checkpoint.notices:
+    for notice in checkpoint.warnings:
         warn_caller(notice)
     return checkpoint
 

@@ -12,13 +12,13 @@ LENGTHS = st.lists(st.integers(1, 80) | st.sampled_from([255, 256, 257, 300]), m
 
 @given(lengths=LENGTHS)
 def test_rows_go_there_and_back(lengths: list[int]) -> None:
-    buckets = Buckets.of(lengths, CPU)
+    buckets = Buckets.from_lengths(lengths, CPU)
     x_TH = torch.arange(1.0, 2 * sum(lengths) + 1).view(-1, 2).requires_grad_()
     spread_PH = buckets.pad(x_TH)
-    assert torch.equal(buckets.packed(spread_PH), x_TH)
+    assert torch.equal(buckets.unpad(spread_PH), x_TH)
     # slow twin: text by text
     texts, place = iter(x_TH.detach().split(lengths)), 0
-    for count, length in zip(buckets.texts, buckets.lengths, strict=True):
+    for count, length in zip(buckets.texts_per_bucket, buckets.padded_lengths, strict=True):
         for _ in range(count):
             text = next(texts)
             wanted = torch.cat([text, torch.zeros(length - len(text), 2)])
@@ -30,7 +30,7 @@ def test_rows_go_there_and_back(lengths: list[int]) -> None:
 @given(lengths=LENGTHS)
 def test_gradients_go_the_way_back(lengths: list[int]) -> None:
     """As those of torch's own indexing would; nothing comes of empty places."""
-    buckets = Buckets.of(lengths, CPU)
+    buckets = Buckets.from_lengths(lengths, CPU)
     draw = torch.Generator().manual_seed(1)
     x_TH, there_PH = (
         torch.randn(rows, 2, dtype=torch.float64, generator=draw, requires_grad=True)
@@ -39,7 +39,7 @@ def test_gradients_go_the_way_back(lengths: list[int]) -> None:
     (there_PH * buckets.pad(x_TH)).sum().backward()
     assert x_TH.grad is not None
     assert torch.equal(x_TH.grad, there_PH.detach()[buckets.slots_T])
-    (gradient,) = torch.autograd.grad((buckets.packed(there_PH) * x_TH.detach()).sum(), there_PH)
+    (gradient,) = torch.autograd.grad((buckets.unpad(there_PH) * x_TH.detach()).sum(), there_PH)
     wanted = torch.zeros_like(there_PH).index_put((buckets.slots_T,), x_TH.detach())
     assert torch.equal(gradient, wanted)
 
@@ -47,9 +47,9 @@ def test_gradients_go_the_way_back(lengths: list[int]) -> None:
 @given(lengths=LENGTHS)
 def test_little_is_padded_and_long_texts_not_at_all(lengths: list[int]) -> None:
     ordered = sorted(lengths)
-    buckets = Buckets.of(ordered, CPU)
+    buckets = Buckets.from_lengths(ordered, CPU)
     texts = iter(ordered)
-    for count, longest, mask in zip(buckets.texts, buckets.lengths, buckets.masks, strict=True):
+    for count, longest, mask in zip(buckets.texts_per_bucket, buckets.padded_lengths, buckets.masks, strict=True):
         own = [next(texts) for _ in range(count)]
         assert longest == max(own)
         assert longest - min(own) < (1 if longest > MAX_PADDED_LENGTH else max(16, longest / 4))
@@ -61,5 +61,18 @@ def test_little_is_padded_and_long_texts_not_at_all(lengths: list[int]) -> None:
 
 
 def test_lengths_of_many_kinds_are_few_shapes() -> None:
-    assert Buckets.of(range(1, MAX_PADDED_LENGTH + 1), CPU).lengths == [16, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256]
-    assert Buckets.of([7, 9, 16, 17, 300, 301], CPU).lengths == [16, 17, 300, 301]
+    assert Buckets.from_lengths(range(1, MAX_PADDED_LENGTH + 1), CPU).padded_lengths == [
+        16,
+        32,
+        48,
+        64,
+        80,
+        96,
+        112,
+        128,
+        160,
+        192,
+        224,
+        256,
+    ]
+    assert Buckets.from_lengths([7, 9, 16, 17, 300, 301], CPU).padded_lengths == [16, 17, 300, 301]

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from gnomon.engines.torch.devices import check_device, check_dtype, supported_dtypes, auto_dtype
+from gnomon.engines.torch.devices import auto_dtype, check_device, check_dtype, supported_dtypes
 from gnomon.errors import InputError
 
 Gpus = Callable[..., None]

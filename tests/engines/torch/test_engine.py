@@ -19,7 +19,7 @@ from twin import assert_same, model, texts, twin_pool, twin_states
 from gnomon.engines.torch import budget as budgets
 from gnomon.engines.torch import inference
 from gnomon.engines.torch.engine import TorchEngine
-from gnomon.engines.torch.inference import PackedLinear, merge_linears, can_pack_weights
+from gnomon.engines.torch.inference import PackedLinear, can_pack_weights, merge_linears
 from gnomon.engines.torch.layers import ACTIVATIONS, Linear
 from gnomon.engines.torch.tensors import as_tensor
 from gnomon.errors import DeviceMemoryError
@@ -288,7 +288,7 @@ def test_a_tensor_over_an_array_that_may_not_be_written(kind: Any) -> None:
 
 def test_embeddings_of_half_precision_are_added_in_float32() -> None:
     """Rows of a float16 table: what they add up to is not rounded to it."""
-    spec = TrunkSpec(vocab_size=9, hidden=8, layers=1, heads=2, inner=8, positions=16)
+    spec = TrunkSpec(vocab_size=9, hidden_size=8, num_layers=1, num_heads=2, intermediate_size=8, max_positions=16)
     draw = np.random.default_rng(0)
     halves = {name: draw.normal(size=shape).astype(np.float16) for name, shape in trunk_shapes(spec).items()}
     packed = pack([np.array([1, 2, 3]), np.array([4])])

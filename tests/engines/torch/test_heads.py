@@ -22,7 +22,7 @@ from gnomon.checkpoint.families import export_trunk_weights
 from gnomon.checkpoint.folder import Checkpoint, read_folder
 from gnomon.checkpoint.hub import resolve_source
 from gnomon.engines.torch.batch import DeviceBatch
-from gnomon.engines.torch.modules import OutputModules, MaskedLM, Pooling, segment_sum
+from gnomon.engines.torch.modules import MaskedLM, OutputModules, Pooling, segment_sum
 from gnomon.engines.torch.tensors import to_arrays
 from gnomon.engines.torch.trunk import Trunk
 from gnomon.packed import pack
@@ -37,7 +37,7 @@ from gnomon.spec import (
     model_shapes,
 )
 
-TRUNK = TrunkSpec(vocab_size=9, hidden=6, layers=1, heads=2, inner=8, positions=16)
+TRUNK = TrunkSpec(vocab_size=9, hidden_size=6, num_layers=1, num_heads=2, intermediate_size=8, max_positions=16)
 
 
 @settings(max_examples=60, deadline=None)
@@ -122,23 +122,23 @@ def test_heads_equal_their_numpy_form(dim: int | None) -> None:
     chain, prefix = numpy_heads.modules_for_dim(spec, dim)
     wanted = numpy_heads.apply_modules(chain, arrays, pooled)
     wanted = numpy_heads.normalize(wanted[:, :prefix]) if prefix else wanted
-    found = OutputModules.of(spec, arrays)(torch.from_numpy(pooled), dim)
+    found = OutputModules.from_arrays(spec, arrays)(torch.from_numpy(pooled), dim)
     assert found.shape == (5, dim or 4)
     np.testing.assert_allclose(found.detach().numpy(), wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_every_width_from_one_pooled_vector_with_gradients() -> None:
     spec = whole(wide_heads=(DenseSpec("4_Dense_3", 5, 3),), matryoshka_dims=(2,))
-    heads = OutputModules.of(spec, drawn(spec))
+    heads = OutputModules.from_arrays(spec, drawn(spec))
     pooled = torch.randn(4, 6, generator=torch.Generator().manual_seed(0), requires_grad=True)
-    widths = heads.widths(pooled)
+    widths = heads.vectors_by_dim(pooled)
     assert {dim: tuple(vectors.shape) for dim, vectors in widths.items()} == {2: (4, 2), 3: (4, 3), 4: (4, 4)}
     sum(vectors.cos().sum() for vectors in widths.values()).backward()  # type: ignore[union-attr]
     assert pooled.grad is not None
     for name, parameter in heads.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().max() > 0, name
-    assert heads.widths(pooled, (2,)).keys() == {2}
+    assert heads.vectors_by_dim(pooled, (2,)).keys() == {2}
 
 
 def test_the_widths_of_stella_are_those_of_the_encoder(golden_folder: Callable[[str], Path]) -> None:
@@ -149,8 +149,10 @@ def test_the_widths_of_stella_are_those_of_the_encoder(golden_folder: Callable[[
     assert isinstance(spec.trunk, TrunkSpec)
     packed = pack(encoder.tokenize(texts).ids)
     with torch.no_grad():
-        pooled_BD = Pooling(spec.pooling)(Trunk.of(spec.trunk, arrays)(DeviceBatch.of(packed, spec.trunk)), packed)
-        widths = OutputModules.of(spec, arrays).widths(pooled_BD)
+        pooled_BD = Pooling(spec.pooling)(
+            Trunk.from_arrays(spec.trunk, arrays)(DeviceBatch.from_packed(packed, spec.trunk)), packed
+        )
+        widths = OutputModules.from_arrays(spec, arrays).vectors_by_dim(pooled_BD)
     wanted = encoder.encode_dims(texts, prompt="", on_truncate="silent")
     assert widths.keys() == wanted.keys()
     for dim, vectors_BD in wanted.items():
@@ -191,10 +193,10 @@ def test_mlm_logits_and_names_are_those_of_transformers(
     assert isinstance(spec, TrunkSpec)
     assert mlm is not None
     assert mlm.tied == tie
-    trunk = Trunk.of(spec, checkpoint.arrays).eval()
-    head = MaskedLM.of(mlm, checkpoint.mlm_arrays, trunk)
+    trunk = Trunk.from_arrays(spec, checkpoint.arrays).eval()
+    head = MaskedLM.from_arrays(mlm, checkpoint.mlm_arrays, trunk)
     packed = pack([np.array([2, 7, 9, 30]), np.array([2, 5, 3])])
-    logits_TV = head(trunk(DeviceBatch.of(packed, spec)))
+    logits_TV = head(trunk(DeviceBatch.from_packed(packed, spec)))
     for start, stop in pairwise(packed.bounds):
         wanted = theirs(torch.from_numpy(packed.ids_T[start:stop])[None]).logits[0]
         torch.testing.assert_close(logits_TV[start:stop], wanted, rtol=1e-4, atol=1e-4)
@@ -207,13 +209,15 @@ def test_mlm_logits_and_names_are_those_of_transformers(
         assert trunk.embed.tokens.grad[31:].abs().max() == 0
     # and our parameters under their names load into their model
     ours = to_arrays(trunk.state_dict())
-    named = {name: torch.from_numpy(array) for name, array in export_trunk_weights(ours, spec, checkpoint.config).items()}
+    named = {
+        name: torch.from_numpy(array) for name, array in export_trunk_weights(ours, spec, checkpoint.config).items()
+    }
     fresh = type(theirs)(theirs.config).eval()
     missing, unexpected = fresh.base_model.load_state_dict(named, strict=False)
     assert not unexpected
     assert not missing
     states = fresh.base_model(torch.from_numpy(packed.ids_T[:4])[None]).last_hidden_state[0]
-    torch.testing.assert_close(trunk(DeviceBatch.of(packed, spec))[:4], states, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(trunk(DeviceBatch.from_packed(packed, spec))[:4], states, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("activation", ["gelu", "gelu_tanh", "relu", "silu", "tanh", "sigmoid", "identity"])

@@ -65,7 +65,9 @@ def test_attention_has_the_gradient_of_the_plain_form(
     mask[..., 1:] = -torch.inf if masked else 0
     torch.manual_seed(seed)
     kept, factor = draw_keep_mask((texts, 2, queries, keys), p) if p else (None, 1.0)
-    found = gradients(lambda *sides: recompute.attention_with_recompute(*sides, mask if masked else None, kept, factor), q, k, v)
+    found = gradients(
+        lambda *sides: recompute.attention_with_recompute(*sides, mask if masked else None, kept, factor), q, k, v
+    )
     wanted = gradients(lambda *sides: plain_attention(*sides, mask if masked else None, kept, factor), q, k, v)
     for one, other in zip(found, wanted, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)

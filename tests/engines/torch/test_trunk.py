@@ -45,7 +45,7 @@ def engine(name: str, pooling: PoolingSpec, attention: forms.Attention | None = 
 def exact(name: str, attention: forms.Attention) -> Trunk:
     """A trunk in float64, that may be trained."""
     trunk, arrays = model(name)
-    return Trunk.of(trunk, arrays, attention=attention).double()
+    return Trunk.from_arrays(trunk, arrays, attention=attention).double()
 
 
 @pytest.mark.parametrize("attention", [grouped, plain])
@@ -86,7 +86,7 @@ def test_the_last_layer_for_one_token_of_each_text(name: str) -> None:
     rows_B = torch.from_numpy(packed.bounds[1:] - 2).clamp(min=0)
     rows_B = torch.maximum(rows_B, torch.from_numpy(packed.bounds[:-1]))
     for attention in (grouped, plain):
-        trunk, batch = exact(name, attention), DeviceBatch.of(packed, model(name)[0])
+        trunk, batch = exact(name, attention), DeviceBatch.from_packed(packed, model(name)[0])
         torch.testing.assert_close(trunk(batch, rows_B), trunk(batch)[rows_B], rtol=1e-9, atol=1e-9)
 
 
@@ -106,7 +106,7 @@ def test_gradients_of_packed_and_plain_agree(name: str, lengths: list[int]) -> N
     def gradients(attention: forms.Attention) -> dict[str, torch.Tensor | None]:
         trunk = exact(name, attention)
         trunk.zero_grad()
-        vectors_BD = pooling(trunk(DeviceBatch.of(packed, model(name)[0])), packed)
+        vectors_BD = pooling(trunk(DeviceBatch.from_packed(packed, model(name)[0])), packed)
         (vectors_BD * torch.linspace(-1, 1, vectors_BD.numel()).view_as(vectors_BD)).sum().backward()
         return {key: parameter.grad for key, parameter in trunk.named_parameters()}
 
@@ -128,10 +128,10 @@ def test_a_gradient_equals_its_difference_quotient() -> None:
     spec, arrays = model("wide, ntk, gated")
     packed = pack(texts("wide, ntk, gated", (5, 2, 5)))
     pooling = Pooling(PoolingSpec(("mean",)))
-    trunk = Trunk.of(spec, arrays).double()
+    trunk = Trunk.from_arrays(spec, arrays).double()
 
     def loss() -> torch.Tensor:
-        return pooling(trunk(DeviceBatch.of(packed, spec)), packed)[:, :3].sum()
+        return pooling(trunk(DeviceBatch.from_packed(packed, spec)), packed)[:, :3].sum()
 
     for name in ("layers.0.query.weight", "layers.1.gate.weight", "embed.types", "layers.0.attn_norm.bias"):
         weight = trunk.get_parameter(name)
@@ -154,7 +154,7 @@ def test_parameters_have_our_names_and_lie_where_they_should(share: bool) -> Non
     """Shared for inference; copied to be trained, so that no step of an optimizer reaches a mapped file."""
     for name in (*NAMES, *MADE):
         spec, arrays = model(name)
-        trunk = Trunk.of(spec, arrays, share=share)
+        trunk = Trunk.from_arrays(spec, arrays, share=share)
         assert {key: tuple(value.shape) for key, value in trunk.state_dict().items()} == trunk_shapes(spec)
         for key, array in to_arrays(trunk.state_dict()).items():
             assert np.array_equal(array, arrays[key])
@@ -164,9 +164,9 @@ def test_parameters_have_our_names_and_lie_where_they_should(share: bool) -> Non
 
 def test_a_step_of_an_optimizer_leaves_the_checkpoint_alone() -> None:
     spec, arrays = model("stella_en_400M_v5")  # a mapped file
-    trunk = Trunk.of(spec, arrays)
+    trunk = Trunk.from_arrays(spec, arrays)
     before = {key: array.copy() for key, array in arrays.items()}
-    trunk(DeviceBatch.of(pack(texts("stella_en_400M_v5")), spec)).square().sum().backward()
+    trunk(DeviceBatch.from_packed(pack(texts("stella_en_400M_v5")), spec)).square().sum().backward()
     torch.optim.SGD(trunk.parameters(), lr=0.1).step()
     assert not np.array_equal(to_arrays(trunk.state_dict())["layers.0.up.weight"], before["layers.0.up.weight"])
     assert all(np.array_equal(arrays[key], before[key]) for key in before)
@@ -184,28 +184,28 @@ def test_arrays_of_half_precision_come_back_as_they_are() -> None:
 def test_a_trunk_can_be_pickled() -> None:
     for name in ("wide, ntk, gated", "tanh form of gelu"):
         spec, arrays = model(name)
-        trunk = Trunk.of(spec, arrays)
-        batch = DeviceBatch.of(pack(texts(name)), spec)
+        trunk = Trunk.from_arrays(spec, arrays)
+        batch = DeviceBatch.from_packed(pack(texts(name)), spec)
         assert torch.equal(pickle.loads(pickle.dumps(trunk))(batch), trunk(batch))
 
 
 def test_a_kernel_without_dropout_is_refused_where_dropout_is_asked_for() -> None:
     spec, arrays = model("roberta")
     with pytest.raises(InputError, match="attention has no dropout; take attention=choose"):
-        Trunk.of(spec, arrays, attention=forms.varlen, attention_dropout=0.1)
+        Trunk.from_arrays(spec, arrays, attention=forms.varlen, attention_dropout=0.1)
 
 
 def test_dropout_acts_in_training_alone_and_where_it_is_asked_for() -> None:
     spec, arrays = model("roberta")
     packed = pack(texts("roberta"))
-    batch = DeviceBatch.of(packed, spec)
-    plainly = Trunk.of(spec, arrays)
+    batch = DeviceBatch.from_packed(packed, spec)
+    plainly = Trunk.from_arrays(spec, arrays)
     with torch.no_grad():
         wanted = plainly.eval()(batch)
         assert torch.equal(plainly.train()(batch), wanted)
         for options in ({"dropout": 0.5}, {"attention_dropout": 0.5}):
             for attention in (grouped, bucketed, plain):
-                trunk = Trunk.of(spec, arrays, attention=attention, **options)
+                trunk = Trunk.from_arrays(spec, arrays, attention=attention, **options)
                 torch.testing.assert_close(trunk.eval()(batch), wanted)
                 trunk.train()
                 torch.manual_seed(0)
@@ -219,7 +219,7 @@ def test_dropout_acts_in_training_alone_and_where_it_is_asked_for() -> None:
 def test_dropout_keeps_the_mean() -> None:
     """Inverted dropout of the attention weights, in every form: the average over many draws is the undropped value."""
     torch.manual_seed(0)
-    spans = Spans.of(np.array([3, 3, 2]), CPU)
+    spans = Spans.from_lengths(np.array([3, 3, 2]), CPU)
     q, k, v = (torch.randn(8, 2, 4, dtype=torch.float64) for _ in range(3))
     wanted = plain(q, k, v, spans, spans, 0.0)
     for form in (grouped, bucketed, plain):
@@ -237,10 +237,12 @@ def test_gradient_checkpointing_gives_the_same_bits(name: str, bf16: bool, one_t
     rows_B = torch.from_numpy(packed.bounds[:-1]) if one_token else None
 
     def gradients(again: bool) -> dict[str, torch.Tensor]:
-        trunk = Trunk.of(spec, arrays, dropout=0.2, attention_dropout=0.2, gradient_checkpointing=again).train()
+        trunk = Trunk.from_arrays(
+            spec, arrays, dropout=0.2, attention_dropout=0.2, gradient_checkpointing=again
+        ).train()
         torch.manual_seed(3)
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            states = trunk(DeviceBatch.of(packed, spec), rows_B).float()
+            states = trunk(DeviceBatch.from_packed(packed, spec), rows_B).float()
         (states * torch.linspace(-1, 1, states.numel()).view_as(states)).sum().backward()
         found = {key: parameter.grad for key, parameter in trunk.named_parameters() if parameter.grad is not None}
         return found | {"the next draw": torch.rand(3)}
@@ -253,10 +255,12 @@ def test_gradient_checkpointing_gives_the_same_bits(name: str, bf16: bool, one_t
 def test_gradient_checkpointing_keeps_the_input_of_a_layer_and_no_more() -> None:
     """What autograd holds on to, in bytes: beyond the embeddings, one tensor of states a layer."""
     spec, arrays = model("no types, relu")
-    batch = DeviceBatch.of(pack(texts("no types, relu", (40,) * 20)), spec)
+    batch = DeviceBatch.from_packed(pack(texts("no types, relu", (40,) * 20)), spec)
 
     def held(train: bool, again: bool) -> int:
-        trunk = Trunk.of(spec, arrays, dropout=0.1, attention_dropout=0.1, gradient_checkpointing=again).train(train)
+        trunk = Trunk.from_arrays(spec, arrays, dropout=0.1, attention_dropout=0.1, gradient_checkpointing=again).train(
+            train
+        )
         sizes: dict[int, int] = {}
 
         def pack_(tensor: torch.Tensor) -> torch.Tensor:
@@ -270,7 +274,7 @@ def test_gradient_checkpointing_keeps_the_input_of_a_layer_and_no_more() -> None
         del kept
         return sum(size for place, size in sizes.items() if place not in owned)
 
-    states = 800 * spec.hidden * 4
+    states = 800 * spec.hidden_size * 4
     assert held(train=True, again=False) > 20 * states
     assert held(train=True, again=True) < 8 * states
     assert held(train=False, again=True) == held(train=False, again=False), "nothing to save outside training"
@@ -278,8 +282,8 @@ def test_gradient_checkpointing_keeps_the_input_of_a_layer_and_no_more() -> None
 
 def test_gradient_checkpointing_is_for_gradients_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     spec, arrays = model("roberta")
-    batch = DeviceBatch.of(pack(texts("roberta")), spec)
-    trunk = Trunk.of(spec, arrays, gradient_checkpointing=True)
+    batch = DeviceBatch.from_packed(pack(texts("roberta")), spec)
+    trunk = Trunk.from_arrays(spec, arrays, gradient_checkpointing=True)
     calls: list[Any] = []
     monkeypatch.setattr("gnomon.engines.torch.trunk.checkpoint", lambda layer, *inputs, **_: calls.append(layer))
     with torch.no_grad():
@@ -293,7 +297,7 @@ def test_gradient_checkpointing_is_for_gradients_alone(monkeypatch: pytest.Monke
 @given(lengths=LENGTHS | LONG, one=st.booleans())
 def test_attention_equals_plain(form: forms.Attention, lengths: list[int], one: bool) -> None:
     """And its gradients; in any order, with texts that have a bucket of their own."""
-    spans = Spans.of(np.array(lengths), CPU)
+    spans = Spans.from_lengths(np.array(lengths), CPU)
     q_spans = spans.single_rows if one else spans
     draw = torch.Generator().manual_seed(sum(lengths))
     rows = (len(lengths) if one else sum(lengths), sum(lengths), sum(lengths))
@@ -315,7 +319,7 @@ def test_long_texts_of_a_bucket_are_left_to_the_kernel(monkeypatch: pytest.Monke
         return q
 
     monkeypatch.setattr(forms.F, "scaled_dot_product_attention", kernel)
-    spans = Spans.of(np.array([3, MAX_PADDED_LENGTH, MAX_PADDED_LENGTH + 1]), CPU)
+    spans = Spans.from_lengths(np.array([3, MAX_PADDED_LENGTH, MAX_PADDED_LENGTH + 1]), CPU)
     q = torch.ones(2 * MAX_PADDED_LENGTH + 4, 2, 8)
     bucketed(q, q, q, spans, spans, 0.0)
     assert seen == [MAX_PADDED_LENGTH + 1]
@@ -325,16 +329,25 @@ def test_long_texts_of_a_bucket_are_left_to_the_kernel(monkeypatch: pytest.Monke
 
 @given(lengths=LENGTHS)
 def test_runs_cover_every_text_once_and_join_neighbours(lengths: list[int]) -> None:
-    runs = Spans.of(np.array(lengths), CPU).runs
-    assert [length for run in runs for length in [run.length] * run.texts] == lengths
-    assert [run.start for run in runs] == np.cumsum([0, *(run.texts * run.length for run in runs)])[:-1].tolist()
+    runs = Spans.from_lengths(np.array(lengths), CPU).equal_length_runs
+    assert [length for run in runs for length in [run.length] * run.num_texts] == lengths
+    assert [run.start for run in runs] == np.cumsum([0, *(run.num_texts * run.length for run in runs)])[:-1].tolist()
     assert all(run.length != after.length for run, after in pairwise(runs))
 
 
 @given(ids=st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=9), min_size=1, max_size=5))
 def test_padding_ids_inside_a_text_take_no_position(ids: list[list[int]]) -> None:
     """RoBERTa: row 2 for a padding id, 3, 4, 5... for the others, counted in each text by itself."""
-    spec = TrunkSpec(vocab_size=9, hidden=4, layers=1, heads=1, inner=4, positions=20, position_offset=3, pad_id=2)
+    spec = TrunkSpec(
+        vocab_size=9,
+        hidden_size=4,
+        num_layers=1,
+        num_heads=1,
+        intermediate_size=4,
+        max_positions=20,
+        position_offset=3,
+        pad_id=2,
+    )
     wanted: list[int] = []
     for text in ids:
         seen = 0
@@ -390,7 +403,7 @@ def test_the_kernels_are_called_with_what_they_take(name: str, mode: Any, monkey
         calls.clear()
         trunk, arrays = model(name)
         assert_same(TorchEngine(trunk, PoolingSpec((mode,)), arrays, attention=form).pool(pack(texts(name))), wanted)
-        assert len(calls) == trunk.layers
+        assert len(calls) == trunk.num_layers
         assert calls[-1]["max_q"] == (1 if mode == "cls" else 40)
         assert calls[-1]["max_k"] == 40
 
@@ -466,8 +479,8 @@ def test_positions_beyond_the_tables_made_so_far() -> None:
 def test_a_trunk_that_has_encoded_can_be_trained_and_in_bfloat16_too(name: str) -> None:
     """What inference caches (rotary tables) serves autograd; autocast mixes dtypes on the way."""
     spec, arrays = model(name)
-    trunk = Trunk.of(spec, arrays)
-    batch = DeviceBatch.of(pack(texts(name)), spec)
+    trunk = Trunk.from_arrays(spec, arrays)
+    batch = DeviceBatch.from_packed(pack(texts(name)), spec)
     with torch.inference_mode():
         wanted = trunk(batch)
     trunk(batch).sum().backward()
@@ -485,8 +498,8 @@ def test_a_copy_of_a_trunk_is_one_of_its_own() -> None:
     from copy import deepcopy
 
     spec, arrays = model("wide, ntk, gated")
-    trunk = Trunk.of(spec, arrays)
-    batch = DeviceBatch.of(pack(texts("wide, ntk, gated")), spec)
+    trunk = Trunk.from_arrays(spec, arrays)
+    batch = DeviceBatch.from_packed(pack(texts("wide, ntk, gated")), spec)
     wanted = trunk(batch).detach()
     other = deepcopy(trunk)
     with torch.no_grad():

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gnomon.engines.onnx.graph import Graph, Output, Precision, build_onnx_graph
-from gnomon.engines.pooling import padding_mask, pooled_token_index, max_pooling_mask, padded_pooling_weights
+from gnomon.engines.pooling import max_pooling_mask, padded_pooling_weights, padding_mask, pooled_token_index
 from gnomon.engines.protocol import Engine, Vectors
 from gnomon.errors import ExtraError
 from gnomon.packed import Packed
@@ -72,22 +72,22 @@ class OnnxEngine(Engine):
         return self.token_budget
 
     def pool(self, packed: Packed, prompt_tokens: int = 0) -> Vectors:
-        return self._session("pooled")(self._build_feed("pooled", packed, prompt_tokens))
+        return self._get_session("pooled")(self._build_feed("pooled", packed, prompt_tokens))
 
     def states(self, packed: Packed) -> Vectors:
-        states_BSH = self._session("states")(self._build_feed("states", packed, 0))
+        states_BSH = self._get_session("states")(self._build_feed("states", packed, 0))
         lengths_B = packed.lengths_B
         return states_BSH[np.arange(states_BSH.shape[1]) < lengths_B[:, None]]
 
     def load(self) -> None:
         """Open the session for vectors now, not at the first text."""
-        self._session("pooled")
+        self._get_session("pooled")
 
     def close(self) -> None:
         super().close()
         self._sessions.clear()
 
-    def graph(self, output: Output) -> Graph:
+    def build_graph(self, output: Output) -> Graph:
         """The graph that this engine runs, for export."""
         return build_onnx_graph(
             self.trunk,
@@ -98,23 +98,23 @@ class OnnxEngine(Engine):
             unfused_rotary=self.unfused_rotary,
         )
 
-    def _session(self, output: Output) -> Session:
+    def _get_session(self, output: Output) -> Session:
         """This process's session: a runtime's threads do not survive a fork, so a child opens its own."""
         process = os.getpid()
         with self._locks.setdefault(process, threading.Lock()):
             self.check_open()
             if (process, output) not in self._sessions:
-                self._sessions[process, output] = self.open_session(self.graph(output), self.threads)
+                self._sessions[process, output] = self.open_session(self.build_graph(output), self.threads)
             return self._sessions[process, output]
 
     def _build_feed(self, output: Output, packed: Packed, prompt_tokens: int) -> Feed:
         """The inputs that the graph has, and no other: each is made by its row in INPUTS."""
-        wanted = self._session(output).inputs
+        wanted = self._get_session(output).inputs
         return {name: make(self, packed, prompt_tokens) for name, make in INPUT_BUILDERS.items() if name in wanted}
 
-    def positions(self, packed: Packed) -> NDArray[np.int64]:
+    def position_ids(self, packed: Packed) -> NDArray[np.int64]:
         """Rows of the position table, [1, S], or [B, S] where padding ids inside a text do not count (RoBERTa)."""
-        ids_BS = packed.padded(self.trunk.pad_id or 0)
+        ids_BS = packed.to_padded(self.trunk.pad_id or 0)
         if self.trunk.pad_id is None:
             return np.arange(ids_BS.shape[1])[None] + self.trunk.position_offset
         real_BS = ids_BS != self.trunk.pad_id
@@ -129,9 +129,9 @@ class OnnxEngine(Engine):
 
 
 INPUT_BUILDERS: dict[str, Callable[[OnnxEngine, Packed, int], Array]] = {
-    "ids_BS": lambda engine, packed, prompt: packed.padded(),
+    "ids_BS": lambda engine, packed, prompt: packed.to_padded(),
     "lengths_B": lambda engine, packed, prompt: packed.lengths_B.astype(np.int32),
-    "positions": lambda engine, packed, prompt: engine.positions(packed),
+    "positions": lambda engine, packed, prompt: engine.position_ids(packed),
     "cos_SR": lambda engine, packed, prompt: engine.cos_sin(packed)[0],
     "sin_SR": lambda engine, packed, prompt: engine.cos_sin(packed)[1],
     "mask_B11S": lambda engine, packed, prompt: padding_mask(packed),
@@ -188,7 +188,9 @@ class _OpenVinoSession:
         if threads:
             settings["INFERENCE_NUM_THREADS"] = threads
         with tempfile.TemporaryDirectory(prefix="gnomon-") as folder:
-            self._compiled_model = _singleton(openvino.Core).compile_model(write_graph(graph, Path(folder)), "CPU", settings)
+            self._compiled_model = _singleton(openvino.Core).compile_model(
+                write_graph(graph, Path(folder)), "CPU", settings
+            )
         self.inputs = frozenset(node.any_name for node in self._compiled_model.inputs)
 
     def __call__(self, feed: Feed) -> Vectors:

@@ -73,12 +73,12 @@ class _GraphBuilder:
         precision: Precision,
         unfused_rotary: bool,
     ) -> None:
-        self.trunk, self.pooling, self.source = trunk, pooling, arrays
+        self.trunk, self.pooling, self.source_arrays = trunk, pooling, arrays
         self.output: Output = output
         self.one_token = output == "pooled" and pools_one_token(pooling)
         self.precision: Precision = precision
         self.rotary_attention = self._rotary_unfused if unfused_rotary else self._rotary_fused
-        self.made: set[str] = set()
+        self.defined_names: set[str] = set()
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
         self.arrays: dict[str, Array] = {}
@@ -89,14 +89,14 @@ class _GraphBuilder:
 
     def build(self) -> Graph:
         x = self.embeddings()
-        for index in range(self.trunk.layers):
-            x = self.layer(f"layers.{index}", x, last=index == self.trunk.layers - 1)
+        for index in range(self.trunk.num_layers):
+            x = self.layer(f"layers.{index}", x, last=index == self.trunk.num_layers - 1)
         if self.output == "states":
             self.node("Identity", [x], "states")
-            result = helper.make_tensor_value_info("states", TensorProto.FLOAT, ["B", "S", self.trunk.hidden])
+            result = helper.make_tensor_value_info("states", TensorProto.FLOAT, ["B", "S", self.trunk.hidden_size])
         else:
             self.pool(x)
-            width = self.trunk.hidden * len(self.pooling.modes)
+            width = self.trunk.hidden_size * len(self.pooling.modes)
             result = helper.make_tensor_value_info("pooled", TensorProto.FLOAT, ["B", width])
         inputs = [helper.make_tensor_value_info(name, kind, shape) for name, (kind, shape) in self.inputs.items()]
         graph = helper.make_graph(self.nodes, "gnomon", inputs, [result], self.initializers)
@@ -105,19 +105,21 @@ class _GraphBuilder:
 
     def embeddings(self) -> str:
         x = self.node("Gather", [self.array("embed.tokens"), "ids_BS"])
-        if self.trunk.positions:
+        if self.trunk.max_positions:
             rows = self.input("positions", TensorProto.INT64, ["P", "S"])
             x = self.node("Add", [x, self.node("Gather", [self.array("embed.positions"), rows])])
         if self.trunk.num_token_types:
-            x = self.node("Add", [x, self.constant("embed.type0", self.float32("embed.types")[0])])
-        return self.node("LayerNormalization", [x, *self.weight_and_bias("embed.norm")], epsilon=self.trunk.norm_eps, axis=-1)
+            x = self.node("Add", [x, self.constant("embed.type0", self.as_float32("embed.types")[0])])
+        return self.node(
+            "LayerNormalization", [x, *self.weight_and_bias("embed.norm")], epsilon=self.trunk.norm_eps, axis=-1
+        )
 
     def layer(self, name: str, x: str, *, last: bool) -> str:
         rows = self.select_pooled_token(x) if last and self.one_token else x
         attended = self.attention(name, x, rows)
         x = self.add_norm(f"{name}.attn_norm", self.linear(f"{name}.out", attended), rows, f"{name}.out.bias")
         inner = (
-            self.gated(name, x)
+            self.gated_up_proj(name, x)
             if self.trunk.gated
             else self.activation(self.linear(f"{name}.up", x), f"{name}.up.bias")
         )
@@ -134,22 +136,28 @@ class _GraphBuilder:
         if self.trunk.rope:
             return self.rotary_attention(name, x, rows)
         if rows == x and self.precision == "float32":
-            weights = np.concatenate([self.float32(f"{name}.{part}.weight") for part in ("query", "key", "value")])
+            weights = np.concatenate([self.as_float32(f"{name}.{part}.weight") for part in ("query", "key", "value")])
             fused = self.constant(f"{name}.qkv.weight", np.ascontiguousarray(weights.T))
             return self.node(
-                "Attention", [x, fused, self.qkv_bias(name), "lengths_B"], domain=MICROSOFT_DOMAIN, num_heads=self.trunk.heads
+                "Attention",
+                [x, fused, self.qkv_bias(name), "lengths_B"],
+                domain=MICROSOFT_DOMAIN,
+                num_heads=self.trunk.num_heads,
             )
         parts = [self.linear(f"{name}.query", rows), self.linear(f"{name}.key", x), self.linear(f"{name}.value", x)]
         return self.node(
-            "MultiHeadAttention", [*parts, self.qkv_bias(name), "lengths_B"], domain=MICROSOFT_DOMAIN, num_heads=self.trunk.heads
+            "MultiHeadAttention",
+            [*parts, self.qkv_bias(name), "lengths_B"],
+            domain=MICROSOFT_DOMAIN,
+            num_heads=self.trunk.num_heads,
         )
 
     def _rotary_fused(self, name: str, x: str, rows: str) -> str:
         query = self.linear_with_bias(f"{name}.query", rows)
         key, value = self.linear_with_bias(f"{name}.key", x), self.linear_with_bias(f"{name}.value", x)
         start = self.constant("start", np.zeros(1, np.int64))
-        query = self.rotate(query, start if rows == x else "row_B1")
-        return self.masked_attention(query, self.rotate(key, start), value)
+        query = self.apply_rotary_fused(query, start if rows == x else "row_B1")
+        return self.masked_attention(query, self.apply_rotary_fused(key, start), value)
 
     def _rotary_unfused(self, name: str, x: str, rows: str) -> str:
         """softmax(q k^T / sqrt(d) + mask) v, head by head: [B, N, S, d]."""
@@ -171,10 +179,12 @@ class _GraphBuilder:
         mask = self.input("mask_B11S", TensorProto.FLOAT, ["B", 1, 1, "S"])
         shares = self.node("Softmax", [self.node("Add", [scores, mask])], axis=-1)
         mixed = self.node("Transpose", [self.node("MatMul", [shares, value])], perm=[0, 2, 1, 3])
-        return self.node("Reshape", [mixed, self.constant("joined", np.array([0, 0, self.trunk.hidden], np.int64))])
+        return self.node(
+            "Reshape", [mixed, self.constant("joined", np.array([0, 0, self.trunk.hidden_size], np.int64))]
+        )
 
     def split_heads(self, x: str) -> str:
-        shape = self.constant("by_head", np.array([0, 0, self.trunk.heads, self.trunk.head_size], np.int64))
+        shape = self.constant("by_head", np.array([0, 0, self.trunk.num_heads, self.trunk.head_size], np.int64))
         return self.node("Transpose", [self.node("Reshape", [x, shape])], perm=[0, 2, 1, 3])
 
     def apply_rotary_unfused(self, x: str, cos: str, sin: str) -> str:
@@ -187,7 +197,7 @@ class _GraphBuilder:
         second = self.node("Add", [self.node("Mul", [high, cos]), self.node("Mul", [low, sin])])
         return self.node("Concat", [first, second], axis=-1)
 
-    def rotate(self, x: str, positions: str) -> str:
+    def apply_rotary_fused(self, x: str, positions: str) -> str:
         cos = self.input("cos_SR", TensorProto.FLOAT, ["S", self.trunk.head_size // 2])
         sin = self.input("sin_SR", TensorProto.FLOAT, ["S", self.trunk.head_size // 2])
         return self.node("RotaryEmbedding", [x, positions, cos, sin], domain=MICROSOFT_DOMAIN)
@@ -203,13 +213,17 @@ class _GraphBuilder:
         for branch, mask in (("then_branch", []), ("else_branch", ["", "lengths_B"])):
             out = f"{query}.{branch}"
             node = helper.make_node(
-                "MultiHeadAttention", [query, key, value, *mask], [out], domain=MICROSOFT_DOMAIN, num_heads=self.trunk.heads
+                "MultiHeadAttention",
+                [query, key, value, *mask],
+                [out],
+                domain=MICROSOFT_DOMAIN,
+                num_heads=self.trunk.num_heads,
             )
-            value_info = helper.make_tensor_value_info(out, TensorProto.FLOAT, ["B", None, self.trunk.hidden])
+            value_info = helper.make_tensor_value_info(out, TensorProto.FLOAT, ["B", None, self.trunk.hidden_size])
             branches[branch] = helper.make_graph([node], branch, [], [value_info])
         return self.node("If", [equal], **branches)
 
-    def gated(self, name: str, x: str) -> str:
+    def gated_up_proj(self, name: str, x: str) -> str:
         gate = self.activation(self.linear(f"{name}.gate", x), None)
         return self.node("Mul", [self.linear(f"{name}.up", x), gate])
 
@@ -250,30 +264,30 @@ class _GraphBuilder:
         """x W^T with W as published, [out, in]: in float32 mapped from the file and packed once by the runtime."""
         if self.precision == "float32":
             return self.node("FusedMatMul", [x, self.array(f"{name}.weight")], domain=MICROSOFT_DOMAIN, transB=1)
-        weight, scale, zero = quantize_weight(self.float32(f"{name}.weight"), signed=self.precision == "int8")
+        weight, scale, zero = quantize_weight(self.as_float32(f"{name}.weight"), signed=self.precision == "int8")
         names = [
             self.constant(f"{name}.{part}", value) for part, value in (("q", weight), ("scale", scale), ("zero", zero))
         ]
         return self.node("DynamicQuantizeMatMul", [x, *names], domain=MICROSOFT_DOMAIN)
 
     def qkv_bias(self, name: str) -> str:
-        parts = [self.float32(f"{name}.{part}.bias") for part in ("query", "key", "value")]
+        parts = [self.as_float32(f"{name}.{part}.bias") for part in ("query", "key", "value")]
         return self.constant(f"{name}.qkv.bias", np.concatenate(parts))
 
     def weight_and_bias(self, name: str) -> tuple[str, str]:
         return self.array(f"{name}.weight"), self.array(f"{name}.bias")
 
-    def float32(self, name: str) -> NDArray[np.float32]:
+    def as_float32(self, name: str) -> NDArray[np.float32]:
         """The array as it lies in the file, where that is contiguous float32; else a copy."""
-        return np.ascontiguousarray(self.source[name], dtype=np.float32)
+        return np.ascontiguousarray(self.source_arrays[name], dtype=np.float32)
 
     def array(self, name: str) -> str:
-        return self.constant(name, self.float32(name))
+        return self.constant(name, self.as_float32(name))
 
     def constant(self, name: str, value: Array) -> str:
         """An array under a name: outside the protobuf unless it is small. Asked for again, it is the same."""
-        if name not in self.made:
-            self.made.add(name)
+        if name not in self.defined_names:
+            self.defined_names.add(name)
             self.initializers.append(_make_initializer(name, value))
             if value.nbytes >= MIN_EXTERNAL_BYTES:
                 self.arrays[name] = value
@@ -284,8 +298,8 @@ class _GraphBuilder:
         return name
 
     def node_once(self, out: str, operator: str, inputs: list[str], **attributes: Any) -> str:
-        if out not in self.made:
-            self.made.add(out)
+        if out not in self.defined_names:
+            self.defined_names.add(out)
             self.node(operator, inputs, out, **attributes)
         return out
 

@@ -30,7 +30,7 @@ def plain(q: Tensor, k: Tensor, v: Tensor, q_spans: Spans, k_spans: Spans, dropo
     """Padded, masked, spelled out: the slow twin of the others."""
     q_BHSd, k_BHSd, v_BHSd = _pad_texts(q, q_spans), _pad_texts(k, k_spans), _pad_texts(v, k_spans)
     lengths_B = k_spans.bounds.diff()
-    padding_BS = torch.arange(k_spans.longest, device=k.device) >= lengths_B[:, None]
+    padding_BS = torch.arange(k_spans.max_length, device=k.device) >= lengths_B[:, None]
     scores = q_BHSd @ k_BHSd.transpose(-1, -2) * q.shape[-1] ** -0.5
     shares = scores.masked_fill(padding_BS[:, None, None], -torch.inf).softmax(-1)
     mixed_BSHd = (F.dropout(shares, dropout) @ v_BHSd).transpose(1, 2)
@@ -39,11 +39,13 @@ def plain(q: Tensor, k: Tensor, v: Tensor, q_spans: Spans, k_spans: Spans, dropo
 
 def grouped(q: Tensor, k: Tensor, v: Tensor, q_spans: Spans, k_spans: Spans, dropout: float) -> Tensor:
     """Dense attention for each run of texts of equal length: views of the packed rows, no padding, no mask."""
-    texts = [run.texts for run in k_spans.runs]
-    rows = [run.texts * run.length for run in k_spans.runs]
+    texts = [run.num_texts for run in k_spans.equal_length_runs]
+    rows = [run.num_texts * run.length for run in k_spans.equal_length_runs]
     # q has all rows of a text, or one
     q_rows = rows if q_spans is k_spans else texts
-    dense = _eager_attention if dropout and q.device.type == "cpu" else _sdpa_attention  # torch's own has no dropout there
+    dense = (
+        _eager_attention if dropout and q.device.type == "cpu" else _sdpa_attention
+    )  # torch's own has no dropout there
     # split, not slices: the gradient of a slice is as large as all rows, and filled with zeros
     sides = zip(q.split(q_rows), k.split(rows), v.split(rows), texts, strict=True)
     parts = [dense(*run, dropout) for run in sides]
@@ -58,15 +60,17 @@ def bucketed(q: Tensor, k: Tensor, v: Tensor, q_spans: Spans, k_spans: Spans, dr
     """
     buckets, all_rows = k_spans.buckets, q_spans is k_spans
     places = buckets.slots_per_bucket
-    queries = (buckets.pad(q) if all_rows else q).split(places if all_rows else buckets.texts)
+    queries = (buckets.pad(q) if all_rows else q).split(places if all_rows else buckets.texts_per_bucket)
     keys, values = (buckets.pad(side).split(places) for side in (k, v))
-    sides = zip(queries, keys, values, buckets.texts, strict=True)
+    sides = zip(queries, keys, values, buckets.texts_per_bucket, strict=True)
     parts = [
-        _eager_attention(*side, dropout, mask) if dropout or length <= MAX_PADDED_LENGTH else _sdpa_attention(*side, dropout)
-        for side, length, mask in zip(sides, buckets.lengths, buckets.masks, strict=True)
+        _eager_attention(*side, dropout, mask)
+        if dropout or length <= MAX_PADDED_LENGTH
+        else _sdpa_attention(*side, dropout)
+        for side, length, mask in zip(sides, buckets.padded_lengths, buckets.masks, strict=True)
     ]
     mixed = torch.cat(parts)
-    return buckets.packed(mixed) if all_rows else mixed
+    return buckets.unpad(mixed) if all_rows else mixed
 
 
 def _sdpa_attention(q: Tensor, k: Tensor, v: Tensor, num_texts: int, dropout: float) -> Tensor:
@@ -75,7 +79,9 @@ def _sdpa_attention(q: Tensor, k: Tensor, v: Tensor, num_texts: int, dropout: fl
     return _flatten_texts(F.scaled_dot_product_attention(q_BHSd, k_BHSd, v_BHSd, dropout_p=dropout))
 
 
-def _eager_attention(q: Tensor, k: Tensor, v: Tensor, num_texts: int, dropout: float, mask: Tensor | None = None) -> Tensor:
+def _eager_attention(
+    q: Tensor, k: Tensor, v: Tensor, num_texts: int, dropout: float, mask: Tensor | None = None
+) -> Tensor:
     """The same, spelled out: for dropout, and for gradients in half precision. A mask [B, 1, 1, S] is added."""
     q_BHSd, k_BHSd, v_BHSd = (_unflatten_texts(values, num_texts) for values in (q, k, v))
     kept, factor = draw_keep_mask((*q_BHSd.shape[:-1], k_BHSd.shape[-2]), dropout) if dropout else (None, 1.0)
@@ -95,7 +101,7 @@ def varlen(q: Tensor, k: Tensor, v: Tensor, q_spans: Spans, k_spans: Spans, drop
     from torch.nn.attention.varlen import varlen_attn
 
     assert not dropout
-    mixed = varlen_attn(q, k, v, q_spans.bounds, k_spans.bounds, q_spans.longest, k_spans.longest)
+    mixed = varlen_attn(q, k, v, q_spans.bounds, k_spans.bounds, q_spans.max_length, k_spans.max_length)
     assert isinstance(mixed, Tensor)
     return mixed
 
@@ -105,7 +111,7 @@ def flash(q: Tensor, k: Tensor, v: Tensor, q_spans: Spans, k_spans: Spans, dropo
     from flash_attn import flash_attn_varlen_func  # pyright: ignore[reportMissingImports]
 
     return flash_attn_varlen_func(
-        q, k, v, q_spans.bounds, k_spans.bounds, q_spans.longest, k_spans.longest, dropout_p=dropout
+        q, k, v, q_spans.bounds, k_spans.bounds, q_spans.max_length, k_spans.max_length, dropout_p=dropout
     )
 
 
@@ -161,11 +167,11 @@ def has_flash_attn() -> bool:
 
 def _pad_texts(values: Tensor, spans: Spans) -> Tensor:
     """[B, H, S, d], zeros behind each text."""
-    out = values.new_zeros((len(spans.lengths), spans.longest, *values.shape[1:]))
+    out = values.new_zeros((len(spans.lengths), spans.max_length, *values.shape[1:]))
     out[_token_mask(spans)] = values
     return out.transpose(1, 2)
 
 
 def _token_mask(spans: Spans) -> Tensor:
     """[B, S]: where a token is."""
-    return torch.arange(spans.longest, device=spans.bounds.device) < spans.bounds.diff()[:, None]
+    return torch.arange(spans.max_length, device=spans.bounds.device) < spans.bounds.diff()[:, None]

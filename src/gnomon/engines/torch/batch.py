@@ -25,7 +25,7 @@ class EqualLengthRun(NamedTuple):
 
     start: int
     """The first token."""
-    texts: int
+    num_texts: int
     length: int
 
 
@@ -38,12 +38,12 @@ class Spans:
     lengths: Sequence[int]
 
     @classmethod
-    def of(cls, lengths_B: NDArray[np.int64], device: torch.device) -> Spans:
+    def from_lengths(cls, lengths_B: NDArray[np.int64], device: torch.device) -> Spans:
         bounds = torch.from_numpy(np.concatenate([[0], np.cumsum(lengths_B)]).astype(np.int32))
         return cls(to_device(bounds, device), lengths_B.tolist())
 
     @cached_property
-    def longest(self) -> int:
+    def max_length(self) -> int:
         return max(self.lengths, default=0)
 
     @cached_property
@@ -54,13 +54,13 @@ class Spans:
         return Spans(bounds, [1] * texts)
 
     @cached_property
-    def runs(self) -> list[EqualLengthRun]:
+    def equal_length_runs(self) -> list[EqualLengthRun]:
         """Neighbours of equal length, together: for texts sorted by length, one run a length."""
         found: list[EqualLengthRun] = []
         start = 0
         for length in self.lengths:
             if found and found[-1].length == length:
-                found[-1] = found[-1]._replace(texts=found[-1].texts + 1)
+                found[-1] = found[-1]._replace(texts=found[-1].num_texts + 1)
             else:
                 found.append(EqualLengthRun(start, 1, length))
             start += length
@@ -69,7 +69,7 @@ class Spans:
     @cached_property
     def buckets(self) -> Buckets:
         """Neighbours of about one length, together, and padded to it."""
-        return Buckets.of(self.lengths, self.bounds.device)
+        return Buckets.from_lengths(self.lengths, self.bounds.device)
 
 
 @dataclass(frozen=True)
@@ -84,12 +84,16 @@ class DeviceBatch:
     spans: Spans
 
     @classmethod
-    def of(cls, packed: Packed, trunk: TrunkSpec, device: torch.device | str = "cpu") -> DeviceBatch:
+    def from_packed(cls, packed: Packed, trunk: TrunkSpec, device: torch.device | str = "cpu") -> DeviceBatch:
         """Packed ids on a device; on CUDA the copy does not wait for the device."""
         device = torch.device(device)
         positions_T = to_device(_int32(packed.positions_T), device)
-        rows_T = positions_T if _position_ids_are_positions(trunk) else to_device(_int32(position_ids(trunk, packed)), device)
-        spans = Spans.of(packed.lengths_B, device)
+        rows_T = (
+            positions_T
+            if _position_ids_are_positions(trunk)
+            else to_device(_int32(position_ids(trunk, packed)), device)
+        )
+        spans = Spans.from_lengths(packed.lengths_B, device)
         return cls(to_device(_int32(packed.ids_T), device), positions_T, rows_T, spans)
 
     @property

@@ -25,9 +25,9 @@ MIN_LENGTH_STEP = 16
 class Buckets:
     """Where each row of packed texts goes."""
 
-    texts: list[int]
+    texts_per_bucket: list[int]
     """Of each bucket."""
-    lengths: list[int]
+    padded_lengths: list[int]
     """To which its texts are padded."""
     rows_P: Tensor
     """The row in each place; any at an empty one."""
@@ -39,7 +39,7 @@ class Buckets:
     """[B, 1, 1, S]: minus infinity at empty places of a bucket, 0 elsewhere; None where it has none."""
 
     @classmethod
-    def of(cls, lengths: Sequence[int], device: torch.device) -> Buckets:
+    def from_lengths(cls, lengths: Sequence[int], device: torch.device) -> Buckets:
         """Neighbours of about one length are a bucket, so texts come best in order of length."""
         bounds = [at for at in range(1, len(lengths)) if _bucket_length(lengths[at]) != _bucket_length(lengths[at - 1])]
         groups = np.split(np.asarray(lengths), bounds)
@@ -48,8 +48,8 @@ class Buckets:
         # an empty place has the row in front of it
         rows_P, places_T, empty_E = np.cumsum(real_P) - 1, np.flatnonzero(real_P), np.flatnonzero(~real_P)
         return cls(
-            texts=[len(real_BS) for real_BS in reals],
-            lengths=[real_BS.shape[1] for real_BS in reals],
+            texts_per_bucket=[len(real_BS) for real_BS in reals],
+            padded_lengths=[real_BS.shape[1] for real_BS in reals],
             rows_P=torch.from_numpy(rows_P).to(device),
             slots_T=torch.from_numpy(places_T).to(device),
             empty_slots_E=torch.from_numpy(empty_E).to(device),
@@ -59,7 +59,7 @@ class Buckets:
     @property
     def slots_per_bucket(self) -> list[int]:
         """Of each bucket."""
-        return [texts * length for texts, length in zip(self.texts, self.lengths, strict=True)]
+        return [texts * length for texts, length in zip(self.texts_per_bucket, self.padded_lengths, strict=True)]
 
     def pad(self, x: Tensor) -> Tensor:
         """[T, ...] -> [P, ...], zero at empty places; x itself where none is empty."""
@@ -67,7 +67,7 @@ class Buckets:
             return x
         return _MoveRows.apply(x, self.rows_P, self.empty_slots_E, self.slots_T, None)  # pyright: ignore[reportReturnType]
 
-    def packed(self, x: Tensor) -> Tensor:
+    def unpad(self, x: Tensor) -> Tensor:
         """[P, ...] -> [T, ...]: the way back."""
         if not len(self.empty_slots_E):
             return x

@@ -79,18 +79,18 @@ class TorchEngine(Engine):
         threads: int | None = None,
         attention: forms.Attention | None = None,
     ) -> None:
-        self.place, self.dtype, self.threads = _resolve_index(torch.device(device)), dtype, threads
-        self.device = str(self.place)
+        self.torch_device, self.dtype, self.threads = _resolve_index(torch.device(device)), dtype, threads
+        self.device = str(self.torch_device)
         kind: torch.dtype = getattr(torch, dtype)
-        form = attention or forms.choose_attention(self.place, kind, trunk.head_size)
+        form = attention or forms.choose_attention(self.torch_device, kind, trunk.head_size)
         self.one_token = pools_one_token(pooling)
-        self._trunk: Trunk | None = Trunk.of(trunk, arrays, attention=form, share=True)
-        prepare_for_inference(self._trunk, device=self.place, dtype=kind, one_token=self.one_token)
+        self._trunk: Trunk | None = Trunk.from_arrays(trunk, arrays, attention=form, share=True)
+        prepare_for_inference(self._trunk, device=self.torch_device, dtype=kind, one_token=self.one_token)
         self.pooling = Pooling(pooling)
-        self.name = f"torch, {self.place}, {dtype}, {form.__name__} attention"
+        self.name = f"torch, {self.torch_device}, {dtype}, {form.__name__} attention"
         self._budget: int | None = None
         self._process = os.getpid()
-        self._copy_stream = torch.cuda.Stream(self.place) if self.place.type == "cuda" else None
+        self._copy_stream = torch.cuda.Stream(self.torch_device) if self.torch_device.type == "cuda" else None
 
     @property
     def trunk(self) -> Trunk:
@@ -100,7 +100,7 @@ class TorchEngine(Engine):
         return trunk
 
     def budget(self, total_tokens: int) -> int:
-        sizes = budgets.BUDGET_CHOICES[self.place.type]
+        sizes = budgets.BUDGET_CHOICES[self.torch_device.type]
         if self._budget is None and (total_tokens < sizes.min_work_to_measure or os.getpid() != self._process):
             return sizes.default
         if self._budget is None:
@@ -146,7 +146,7 @@ class TorchEngine(Engine):
             for hook in hooks:
                 hook.remove()
         if not found:
-            return super().explain(packed)
+            return super().explain_nonfinite(packed)
         if self.dtype == "float16":
             return f"{found[0]} goes beyond float16, whose largest number is 65,504; use dtype='bfloat16'"
         return f"{found[0]} is the first layer whose result is not finite in {self.dtype}; are its weights damaged?"
@@ -154,7 +154,7 @@ class TorchEngine(Engine):
     def close(self) -> None:
         super().close()
         self._trunk = None
-        if self.place.type == "cuda" and os.getpid() == self._process:
+        if self.torch_device.type == "cuda" and os.getpid() == self._process:
             torch.cuda.empty_cache()
 
     def _make_pool_work(self, prompt_tokens: int) -> Work:
@@ -170,12 +170,12 @@ class TorchEngine(Engine):
         """The batch on the device; with it, the row of the one token of each text that is pooled, if it is one."""
         rows_B = None
         with torch.cuda.stream(self._copy_stream) if self._copy_stream else nullcontext():
-            batch = DeviceBatch.of(packed, self.trunk.spec, self.place)
+            batch = DeviceBatch.from_packed(packed, self.trunk.spec, self.torch_device)
             if self.one_token and prompt_tokens is not None:
-                row_B = packed.bounds[:-1] + pooled_token_index(self.pooling.pooling, packed, prompt_tokens)
-                rows_B = to_device(torch.from_numpy(row_B), self.place)
+                row_B = packed.bounds[:-1] + pooled_token_index(self.pooling.spec, packed, prompt_tokens)
+                rows_B = to_device(torch.from_numpy(row_B), self.torch_device)
         if self._copy_stream:
-            computing = torch.cuda.current_stream(self.place)
+            computing = torch.cuda.current_stream(self.torch_device)
             computing.wait_stream(self._copy_stream)
             for tensor in (*batch.tensors, rows_B):
                 if tensor is not None:
@@ -194,7 +194,7 @@ class TorchEngine(Engine):
         texts = len(packed.bounds) - 1
         if texts == 1:
             raise DeviceMemoryError(
-                f"a text of {len(packed.ids_T):,} tokens does not fit into the memory of {self.place} beside the "
+                f"a text of {len(packed.ids_T):,} tokens does not fit into the memory of {self.torch_device} beside the "
                 "model; free memory there, use dtype='bfloat16', or cut the text (a smaller max_seq_length)."
             )
         self._lower_budget(len(packed.ids_T) // 2)
@@ -203,34 +203,34 @@ class TorchEngine(Engine):
 
     def _start_batch(self, work: Work, packed: Packed) -> _PendingVectors | None:
         """Begin a batch; None where it does not fit in memory."""
-        if self.place.type == "cuda" and os.getpid() != self._process:
+        if self.torch_device.type == "cuda" and os.getpid() != self._process:
             raise InputError("a model on a GPU cannot be used after a fork; load it in the new process.")
         try:
             with torch.inference_mode(), self._use_device(), self._use_threads():
                 values = work(packed).float()
-                if self.place.type != "cuda":
+                if self.torch_device.type != "cuda":
                     return _PendingVectors(values.cpu(), None)
                 arrived = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
                 arrived.copy_(values, non_blocking=True)
                 done = torch.cuda.Event()
-                done.record(torch.cuda.current_stream(self.place))
+                done.record(torch.cuda.current_stream(self.torch_device))
                 return _PendingVectors(arrived, done)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
         # out here the traceback, and with it what it held on the device, is gone
-        if self.place.type == "cuda":
+        if self.torch_device.type == "cuda":
             torch.cuda.empty_cache()
         return None
 
     def _lower_budget(self, tokens: int) -> None:
         """Later batches are of at most so many tokens, since twice as many did not fit; but not of a handful."""
-        sizes = budgets.BUDGET_CHOICES[self.place.type]
+        sizes = budgets.BUDGET_CHOICES[self.torch_device.type]
         self._budget = max(min(self._budget or sizes.default, tokens), sizes.candidates[0] // 8)
 
     def _use_device(self) -> AbstractContextManager[object]:
         """Makes the engine's GPU the current one, so that nothing touches another."""
-        return torch.cuda.device(self.place) if self.place.type == "cuda" else nullcontext()
+        return torch.cuda.device(self.torch_device) if self.torch_device.type == "cuda" else nullcontext()
 
     @contextmanager
     def _use_threads(self) -> Generator[None]:
@@ -240,7 +240,7 @@ class TorchEngine(Engine):
         """
         before = torch.get_num_threads()
         wanted = self.threads if os.getpid() == self._process else 1
-        if wanted is None or wanted == before or self.place.type != "cpu":
+        if wanted is None or wanted == before or self.torch_device.type != "cpu":
             yield
             return
         torch.set_num_threads(wanted)
@@ -250,7 +250,7 @@ class TorchEngine(Engine):
             torch.set_num_threads(before)
 
     def _measure_budget(self) -> int:
-        sizes = budgets.BUDGET_CHOICES[self.place.type]
+        sizes = budgets.BUDGET_CHOICES[self.torch_device.type]
         return budgets.measure(self._time_layer, sizes.candidates, sizes.default)
 
     def _time_layer(self, tokens: int) -> float | None:
@@ -260,13 +260,15 @@ class TorchEngine(Engine):
         took: list[float] = []
         try:
             with torch.inference_mode(), self._use_device(), self._use_threads():
-                spans = Spans.of(lengths_B, self.place)
-                x_TH = torch.ones(int(lengths_B.sum()), spec.hidden, dtype=self.trunk.dtype, device=self.place)
+                spans = Spans.from_lengths(lengths_B, self.torch_device)
+                x_TH = torch.ones(
+                    int(lengths_B.sum()), spec.hidden_size, dtype=self.trunk.dtype, device=self.torch_device
+                )
                 for _ in range(3):  # the first warms up
                     start = time.perf_counter()
                     self.trunk.layers[0](x_TH, spans, None)
-                    if self.place.type == "cuda":
-                        torch.cuda.synchronize(self.place)
+                    if self.torch_device.type == "cuda":
+                        torch.cuda.synchronize(self.torch_device)
                     took.append(time.perf_counter() - start)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
@@ -276,12 +278,12 @@ class TorchEngine(Engine):
 
     def _budget_key(self) -> str:
         spec = self.trunk.spec
-        if self.place.type == "cuda":
-            device = torch.cuda.get_device_name(self.place)
+        if self.torch_device.type == "cuda":
+            device = torch.cuda.get_device_name(self.torch_device)
         else:
             cores = self.threads or torch.get_num_threads()
             device = f"{processor_name()} {torch.backends.cpu.get_cpu_capability()} {cores} threads"
-        return f"{device}, torch {torch.__version__}, {self.dtype}, {spec.hidden} x {spec.inner}, {spec.heads} heads"
+        return f"{device}, torch {torch.__version__}, {self.dtype}, {spec.hidden_size} x {spec.intermediate_size}, {spec.num_heads} heads"
 
 
 def processor_name() -> str:
@@ -299,7 +301,9 @@ OUT_OF_MEMORY_MESSAGES = ("out of memory", "ALLOC_FAILED", "can't allocate memor
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY_MESSAGES)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
+        words in str(error) for words in OUT_OF_MEMORY_MESSAGES
+    )
 
 
 def _resolve_index(device: torch.device) -> torch.device:

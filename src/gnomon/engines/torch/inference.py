@@ -30,12 +30,14 @@ class PackedLinear(nn.Module):
         super().__init__()
         self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach().contiguous())
         self.bias = None if linear.bias is None else linear.bias.detach()
-        self.activation, self.form = ONEDNN_ACTIVATIONS[linear.activation]
+        self.activation, self.algorithm = ONEDNN_ACTIVATIONS[linear.activation]
 
     def forward(self, x_TI: Tensor, residual_TO: Tensor | None = None) -> Tensor:
         if residual_TO is not None and self.activation == "none":
             return torch.ops.mkldnn._linear_pointwise.binary(x_TI, residual_TO, self.weight, self.bias, "add")
-        y_TO = torch.ops.mkldnn._linear_pointwise.default(x_TI, self.weight, self.bias, self.activation, [], self.form)
+        y_TO = torch.ops.mkldnn._linear_pointwise.default(
+            x_TI, self.weight, self.bias, self.activation, [], self.algorithm
+        )
         return y_TO if residual_TO is None else residual_TO + y_TO
 
 

@@ -58,11 +58,11 @@ class Linear(nn.Module):
         self.dropout = dropout
 
     def forward(self, x_TI: Tensor, residual_TO: Tensor | None = None) -> Tensor:
-        y_TO = self.activate(self.product(x_TI))
+        y_TO = self.activate(self.pre_activation(x_TI))
         y_TO = apply_dropout(y_TO, self.dropout, self.training)
         return y_TO if residual_TO is None else residual_TO + y_TO
 
-    def product(self, x_TI: Tensor) -> Tensor:
+    def pre_activation(self, x_TI: Tensor) -> Tensor:
         """`x W^T + b`."""
         return F.linear(x_TI, self.weight, self.bias)
 
@@ -72,10 +72,14 @@ class Embeddings(nn.Module):
 
     def __init__(self, trunk: TrunkSpec, dropout: float) -> None:
         super().__init__()
-        self.tokens = nn.Parameter(torch.empty(trunk.vocab_size, trunk.hidden))
-        self.positions = nn.Parameter(torch.empty(trunk.positions, trunk.hidden)) if trunk.positions else None
-        self.types = nn.Parameter(torch.empty(trunk.num_token_types, trunk.hidden)) if trunk.num_token_types else None
-        self.norm = nn.LayerNorm(trunk.hidden, eps=trunk.norm_eps)
+        self.tokens = nn.Parameter(torch.empty(trunk.vocab_size, trunk.hidden_size))
+        self.positions = (
+            nn.Parameter(torch.empty(trunk.max_positions, trunk.hidden_size)) if trunk.max_positions else None
+        )
+        self.types = (
+            nn.Parameter(torch.empty(trunk.num_token_types, trunk.hidden_size)) if trunk.num_token_types else None
+        )
+        self.norm = nn.LayerNorm(trunk.hidden_size, eps=trunk.norm_eps)
         self.dropout = dropout
 
     def forward(self, batch: DeviceBatch) -> Tensor:
@@ -99,8 +103,8 @@ class Rotary:
         """cos and sin for the tokens of a batch, [T, 1, d / 2] each: in float64 for such states, else in float32."""
         key = (batch.positions_T.device, torch.float64 if dtype == torch.float64 else torch.float32)
         tables = self._tables.get(key)
-        if tables is None or len(tables[0]) < batch.spans.longest:
-            self._tables[key] = tables = self._build_tables(batch.spans.longest, *key)
+        if tables is None or len(tables[0]) < batch.spans.max_length:
+            self._tables[key] = tables = self._build_tables(batch.spans.max_length, *key)
         cos_SR, sin_SR = tables
         return F.embedding(batch.positions_T, cos_SR)[:, None], F.embedding(batch.positions_T, sin_SR)[:, None]
 
@@ -130,7 +134,7 @@ class Layer(nn.Module):
 
     def __init__(self, trunk: TrunkSpec, attention: Attention, dropout: float, attention_dropout: float) -> None:
         super().__init__()
-        hidden, inner = trunk.hidden, trunk.inner
+        hidden, inner = trunk.hidden_size, trunk.intermediate_size
         self.query, self.key, self.value = (Linear(hidden, hidden) for _ in range(3))
         self.qkv: nn.Module | None = None
         """The three as one product, where `inference.prepare` has joined them."""
@@ -148,9 +152,12 @@ class Layer(nn.Module):
     def forward(self, x_TH: Tensor, spans: Spans, cos_sin: CosSin | None, rows_B: Tensor | None = None) -> Tensor:
         """The states of all tokens, or of the tokens `rows_B`, one in each text, as [B, H]."""
         x_QH = x_TH if rows_B is None else x_TH[rows_B]
-        q, k, v = (self.heads(values) for values in self.project_qkv(x_QH, x_TH))
+        q, k, v = (self.split_heads(values) for values in self.project_qkv(x_QH, x_TH))
         if cos_sin is not None:
-            q, k = apply_rotary(q, cos_sin if rows_B is None else (cos_sin[0][rows_B], cos_sin[1][rows_B])), apply_rotary(k, cos_sin)
+            q, k = (
+                apply_rotary(q, cos_sin if rows_B is None else (cos_sin[0][rows_B], cos_sin[1][rows_B])),
+                apply_rotary(k, cos_sin),
+            )
         q_spans = spans if rows_B is None else spans.single_rows
         mixed_QHd = self.attend(q, k, v, q_spans, spans, self.attention_dropout if self.training else 0.0)
         x_QH = self.attn_norm(self.out(mixed_QHd.flatten(1), x_QH))
@@ -159,7 +166,9 @@ class Layer(nn.Module):
     def feed_forward(self, x_QH: Tensor) -> Tensor:
         if not (self.training and type(self.down) is Linear):
             return self.down(self.up_proj(x_QH), x_QH)
-        y_QH = linear_with_recompute(self.joined, self.down.weight, self.down.bias, *self.up_pre_activations(x_QH))
+        y_QH = linear_with_recompute(
+            self.activate_and_gate, self.down.weight, self.down.bias, *self.up_pre_activations(x_QH)
+        )
         return x_QH + apply_dropout(y_QH, self.down.dropout)
 
     def project_qkv(self, x_QH: Tensor, x_TH: Tensor) -> Sequence[Tensor]:
@@ -172,12 +181,16 @@ class Layer(nn.Module):
 
     def up_pre_activations(self, x_QH: Tensor) -> Sequence[Tensor]:
         """What `widen` is computed of, by `joined`."""
-        return (self.up.product(x_QH),) if self.gate is None else (self.up.product(x_QH), self.gate.product(x_QH))
+        return (
+            (self.up.pre_activation(x_QH),)
+            if self.gate is None
+            else (self.up.pre_activation(x_QH), self.gate.pre_activation(x_QH))
+        )
 
-    def joined(self, up_QI: Tensor, gate_QI: Tensor | None = None) -> Tensor:
+    def activate_and_gate(self, up_QI: Tensor, gate_QI: Tensor | None = None) -> Tensor:
         if self.gate is None or gate_QI is None:
             return self.up.activate(up_QI)
         return up_QI * self.gate.activate(gate_QI)
 
-    def heads(self, x_TH: Tensor) -> Tensor:
+    def split_heads(self, x_TH: Tensor) -> Tensor:
         return x_TH.unflatten(-1, (-1, self.head_size))

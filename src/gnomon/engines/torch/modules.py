@@ -21,7 +21,16 @@ from gnomon.engines.torch.layers import ACTIVATIONS, Linear
 from gnomon.engines.torch.tensors import as_tensor
 from gnomon.engines.torch.trunk import Trunk
 from gnomon.packed import Packed
-from gnomon.spec import Activation, DenseSpec, MlmSpec, ModelSpec, NormalizeSpec, PoolingSpec, dense_modules, dense_shapes
+from gnomon.spec import (
+    Activation,
+    DenseSpec,
+    MlmSpec,
+    ModelSpec,
+    NormalizeSpec,
+    PoolingSpec,
+    dense_modules,
+    dense_shapes,
+)
 
 
 class Pooling(nn.Module):
@@ -29,24 +38,24 @@ class Pooling(nn.Module):
 
     def __init__(self, pooling: PoolingSpec) -> None:
         super().__init__()
-        self.pooling = pooling
+        self.spec = pooling
 
     def forward(self, states_TH: Tensor, packed: Packed, prompt_tokens: int = 0) -> Tensor:
         """Pooled vectors, in float32 (in float64 for such states), whatever the states are in."""
         device = states_TH.device
         states_TH = states_TH if states_TH.dtype == torch.float64 else states_TH.float()
-        weights_MT = packed_pooling_weights(self.pooling, packed, prompt_tokens)
+        weights_MT = packed_pooling_weights(self.spec, packed, prompt_tokens)
         linear = iter(to_device(torch.from_numpy(weights_MT), device).to(states_TH.dtype))
         parts = [
             self._max_pool(states_TH, packed, prompt_tokens)
             if mode == "max"
             else segment_sum(states_TH, next(linear), packed.bounds)
-            for mode in self.pooling.modes
+            for mode in self.spec.modes
         ]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
     def _max_pool(self, states_TH: Tensor, packed: Packed, prompt_tokens: int) -> Tensor:
-        first_B = first_pooled_token(self.pooling, packed, prompt_tokens)
+        first_B = first_pooled_token(self.spec, packed, prompt_tokens)
         pooled_T = np.flatnonzero(packed.positions_T >= np.repeat(first_B, packed.lengths_B))
         rows, lengths_B = (
             to_device(torch.from_numpy(numbers), states_TH.device) for numbers in (pooled_T, packed.lengths_B - first_B)
@@ -114,7 +123,7 @@ class OutputModules(nn.Module):
         self.normalize = Normalize()
 
     @classmethod
-    def of(cls, spec: ModelSpec, arrays: Mapping[str, NDArray[Any]]) -> OutputModules:
+    def from_arrays(cls, spec: ModelSpec, arrays: Mapping[str, NDArray[Any]]) -> OutputModules:
         """Heads with copies of the arrays as parameters, to train."""
         with torch.device("meta"):
             heads = cls(spec)
@@ -137,7 +146,7 @@ class OutputModules(nn.Module):
         x_BD = x_BD[:, :prefix]
         return self.normalize(x_BD) if self.spec.normalizes else x_BD
 
-    def widths(self, pooled_BD: Tensor, dims: tuple[int, ...] | None = None) -> dict[int, Tensor]:
+    def vectors_by_dim(self, pooled_BD: Tensor, dims: tuple[int, ...] | None = None) -> dict[int, Tensor]:
         """Vectors of several widths from one pooled vector: what a Matryoshka loss takes."""
         return {dim: self(pooled_BD, dim) for dim in dims or self.spec.dims}
 
@@ -160,12 +169,14 @@ class MaskedLM(nn.Module):
             self.decoder.weight = token_table
 
     @classmethod
-    def of(cls, mlm: MlmSpec, arrays: Mapping[str, NDArray[Any]], trunk: Trunk) -> MaskedLM:
+    def from_arrays(cls, mlm: MlmSpec, arrays: Mapping[str, NDArray[Any]], trunk: Trunk) -> MaskedLM:
         """The head of a checkpoint (`Checkpoint.mlm`, `mlm_arrays`), on the trunk whose embeddings it may share."""
         spec = trunk.spec
         tokens = trunk.embed.tokens if mlm.tied else None
         with torch.device("meta"):
-            head = cls(spec.hidden, spec.vocab_size, activation=mlm.activation, norm_eps=mlm.norm_eps, token_table=tokens)
+            head = cls(
+                spec.hidden_size, spec.vocab_size, activation=mlm.activation, norm_eps=mlm.norm_eps, token_table=tokens
+            )
         tensors = {name.removeprefix("mlm."): as_tensor(array).clone() for name, array in arrays.items()}
         head.load_state_dict(tensors | ({"decoder.weight": tokens} if tokens is not None else {}), assign=True)
         return head

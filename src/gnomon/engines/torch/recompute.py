@@ -16,7 +16,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
-def linear_with_recompute(compute: Callable[..., Tensor], weight_OI: Tensor, bias_O: Tensor | None, *inputs: Tensor) -> Tensor:
+def linear_with_recompute(
+    compute: Callable[..., Tensor], weight_OI: Tensor, bias_O: Tensor | None, *inputs: Tensor
+) -> Tensor:
     """`compute(*inputs) W^T + b`, [T, O], which keeps the inputs and not what is computed of them, [T, I]."""
     return _LinearWithRecompute.apply(compute, weight_OI, bias_O, *inputs)  # pyright: ignore[reportReturnType]
 

@@ -49,11 +49,13 @@ class Trunk(nn.Module):
         super().__init__()
         self.spec, self.gradient_checkpointing = spec, gradient_checkpointing
         self.embed = Embeddings(spec, dropout)
-        self.layers = nn.ModuleList(Layer(spec, attention, dropout, attention_dropout) for _ in range(spec.layers))
+        self.layers = nn.ModuleList(Layer(spec, attention, dropout, attention_dropout) for _ in range(spec.num_layers))
         self.rotary = Rotary(spec.rope, spec.head_size) if spec.rope else None
 
     @classmethod
-    def of(cls, spec: TrunkSpec, arrays: Mapping[str, NDArray[Any]], *, share: bool = False, **options: Any) -> Trunk:
+    def from_arrays(
+        cls, spec: TrunkSpec, arrays: Mapping[str, NDArray[Any]], *, share: bool = False, **options: Any
+    ) -> Trunk:
         """A trunk with these arrays as its parameters. Options are those of `Trunk`.
 
         Args:

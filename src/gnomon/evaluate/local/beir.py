@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import cast
 
 from gnomon.errors import InputError
-from gnomon.evaluate.local.rows import RetrievalData, Line, read_lines, parse_number, find_row_files, format_value, normalize_split_name, file_stem
+from gnomon.evaluate.local.rows import (
+    Line,
+    RetrievalData,
+    file_stem,
+    find_row_files,
+    format_value,
+    normalize_split_name,
+    parse_number,
+    read_lines,
+)
 from gnomon.notices import warn_caller
 from gnomon.text_files import read_texts
 
@@ -28,7 +37,9 @@ MAX_RELEVANCE = 1000
 
 def is_beir(folder: Path) -> bool:
     """Whether two of the three parts are there: what lacks is told when it is read."""
-    return sum([_qrels_folder(folder).is_dir(), *(bool(_find_files(folder, part)) for part in ("corpus", "queries"))]) > 1
+    return (
+        sum([_qrels_folder(folder).is_dir(), *(bool(_find_files(folder, part)) for part in ("corpus", "queries"))]) > 1
+    )
 
 
 def read_beir(folder: Path, evaluated_split: str, *, allow_missing_ids: bool = False) -> dict[str, RetrievalData]:
@@ -48,7 +59,9 @@ def read_beir(folder: Path, evaluated_split: str, *, allow_missing_ids: bool = F
     files = splits.get(evaluated_split)
     if files is None:
         has = ", ".join(splits) or "none; a split is a file like test.tsv"
-        raise InputError(f"{_qrels_folder(folder)} has no split {evaluated_split!r}; it has {has}. --split names another.")
+        raise InputError(
+            f"{_qrels_folder(folder)} has no split {evaluated_split!r}; it has {has}. --split names another."
+        )
     file = _require_single(files)
     parts = _BeirFolder.read(folder, allow_missing_ids)
     relevant = _read_relevance(file, parts)
@@ -59,7 +72,7 @@ def read_beir(folder: Path, evaluated_split: str, *, allow_missing_ids: bool = F
         )
     _warn_of_nothing_relevant(file, relevant)
     parts.warn_of_empty(relevant)
-    found = {evaluated_split: parts.data(relevant, evaluated_split)}
+    found = {evaluated_split: parts.build_data(relevant, evaluated_split)}
     for split, others in splits.items():
         if split != evaluated_split and (data := _read_other_split(parts, split, others)):
             found[split] = data
@@ -71,7 +84,7 @@ def _read_other_split(parts: _BeirFolder, split: str, files: Sequence[Path]) -> 
     try:
         relevant = _read_relevance(_require_single(files), parts)
         useful = any(_has_relevant(grades) for grades in relevant.values())
-        return parts.data(relevant, split) if useful else None
+        return parts.build_data(relevant, split) if useful else None
     except (InputError, OSError) as error:
         warn_caller(f"the split {split} is not evaluated and cannot be used to tune fusion. {error}")
         return None
@@ -111,7 +124,7 @@ class _BeirFolder:
                     "they are encoded as they are."
                 )
 
-    def data(self, relevant: Mapping[str, Mapping[str, int]], split: str) -> RetrievalData:
+    def build_data(self, relevant: Mapping[str, Mapping[str, int]], split: str) -> RetrievalData:
         candidates = None
         if self.candidates_file is not None:
             if lacking := [query for query in relevant if query not in self.candidates]:
@@ -130,7 +143,7 @@ class _MissingIds:
     documents: list[str] = field(default_factory=list[str])
     queries: list[str] = field(default_factory=list[str])
 
-    def document(self, line: Line, document: str) -> bool:
+    def is_missing_document(self, line: Line, document: str) -> bool:
         """Whether there is none of this id.
 
         Raises:
@@ -143,7 +156,7 @@ class _MissingIds:
         self.documents.append(document)
         return True
 
-    def query(self, line: Line, query: str) -> bool:
+    def is_missing_query(self, line: Line, query: str) -> bool:
         if query in self.parts.queries:
             return False
         if not self.parts.allow_missing_ids:
@@ -227,7 +240,7 @@ def _read_candidates(file: Path, parts: _BeirFolder) -> dict[str, list[str]]:
         if not isinstance(value, list) or not value:
             raise line.error(f"corpus-ids is {format_value(value)}; it must be a list of document ids (in .jsonl).")
         ids = [str(each) for each in cast("list[object]", value)]
-        there = [each for each in ids if not missing.document(line, each)]
+        there = [each for each in ids if not missing.is_missing_document(line, each)]
         if not there:
             raise line.error(f"none of the candidates of query {query!r} is in {parts.corpus_name}; take it out.")
         if query in found:
@@ -254,10 +267,12 @@ def _read_relevance(file: Path, parts: _BeirFolder) -> dict[str, dict[str, int]]
         value = line.value(*RELEVANCE_FIELDS)
         grade = parse_number(value)
         if grade is None or grade != int(grade) or grade > MAX_RELEVANCE:
-            raise line.error(f"the score is {format_value(value)}; it must be a whole number, {MAX_RELEVANCE:,} at most.")
-        if missing.query(line, query):
+            raise line.error(
+                f"the score is {format_value(value)}; it must be a whole number, {MAX_RELEVANCE:,} at most."
+            )
+        if missing.is_missing_query(line, query):
             continue
-        missing.document(line, document)
+        missing.is_missing_document(line, document)
         if grade < 0:
             negative.append(line)
         before = written.setdefault((query, document), int(grade))
@@ -281,7 +296,9 @@ def _read_qrels(file: Path) -> Iterator[Line]:
     for place, line in enumerate(_read_table(file) if bare else read_lines(file)):
         if not place and not _has_qrels_fields(line.row):
             has = ", ".join(line.row)
-            raise InputError(f"{file}: the fields are {has}; those of qrels are {QUERY_FIELDS[0]}, {DOCUMENT_FIELDS[0]}, {RELEVANCE_FIELDS[0]}.")
+            raise InputError(
+                f"{file}: the fields are {has}; those of qrels are {QUERY_FIELDS[0]}, {DOCUMENT_FIELDS[0]}, {RELEVANCE_FIELDS[0]}."
+            )
         yield line
 
 

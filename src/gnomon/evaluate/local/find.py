@@ -21,26 +21,26 @@ from gnomon.evaluate.local.beir import is_beir, read_beir
 from gnomon.evaluate.local.rows import (
     ROW_FORMATS,
     Columns,
-    TaskData,
-    RowFormat,
-    RetrievalData,
     Kind,
     Line,
+    RetrievalData,
+    RowFormat,
+    TaskData,
+    file_stem,
     find_formats,
-    is_row_file,
-    read_lines,
-    list_entries,
-    read_subset,
     find_row_files,
     find_score_scale,
+    is_row_file,
+    list_entries,
     normalize_split_name,
-    file_stem,
+    read_lines,
+    read_subset,
 )
-from gnomon.evaluate.local.task_json import TASK_FILE, MAIN_SCORES, TaskSettings, choose_main_score, read_settings
+from gnomon.evaluate.local.task_json import MAIN_SCORES, TASK_FILE, TaskSettings, choose_main_score, read_settings
 from gnomon.inputs import did_you_mean
 from gnomon.notices import warn_caller
 
-__all__ = ["MAIN_SCORES", "Columns", "RetrievalData", "Kind", "LocalTask", "read_local"]
+__all__ = ["MAIN_SCORES", "Columns", "Kind", "LocalTask", "RetrievalData", "read_local"]
 
 DEFAULT_SUBSET = "default"
 """mteb's name of the subset of a task that has no others."""
@@ -88,16 +88,16 @@ class SubsetFilter:
     """
 
     def __init__(self, wanted: Sequence[str]) -> None:
-        self.wanted = tuple(dict.fromkeys(wanted))
+        self.requested = tuple(dict.fromkeys(wanted))
         self._subsets_by_set: dict[str, list[str]] = {}
         """{set: names of its subsets}"""
 
-    def of(self, name: str, subsets: Iterable[str]) -> list[str]:
+    def select(self, name: str, subsets: Iterable[str]) -> list[str]:
         """Those of one set that are evaluated."""
         there = list(subsets)
         self._subsets_by_set.setdefault(name, []).extend(there)
-        chosen = [subset for subset in self.wanted if subset in there]
-        return there if not self.wanted or there == [DEFAULT_SUBSET] else chosen
+        chosen = [subset for subset in self.requested if subset in there]
+        return there if not self.requested or there == [DEFAULT_SUBSET] else chosen
 
     def check(self) -> None:
         """
@@ -105,18 +105,18 @@ class SubsetFilter:
             InputError: a wanted name that no set has.
         """
         every = list(dict.fromkeys(subset for subsets in self._subsets_by_set.values() for subset in subsets))
-        if lacking := [subset for subset in self.wanted if subset not in every]:
+        if lacking := [subset for subset in self.requested if subset not in every]:
             sets = list(self._subsets_by_set)
             has, it = ("has", "it has") if len(sets) == 1 else ("have", "they have")
             near = did_you_mean(lacking[0], every)
             raise InputError(f"{', '.join(sets)} {has} no subset {lacking[0]!r}; {it} {', '.join(every)}.{near}")
-        wanted = ", ".join(self.wanted)
-        for name, subsets in self._subsets_by_set.items() if self.wanted else ():
-            if subsets == [DEFAULT_SUBSET] != list(self.wanted):
+        wanted = ", ".join(self.requested)
+        for name, subsets in self._subsets_by_set.items() if self.requested else ():
+            if subsets == [DEFAULT_SUBSET] != list(self.requested):
                 warn_caller(
                     f"{name} has no subsets, so all of it is evaluated; --subsets ({wanted}) is for the others."
                 )
-            elif not set(subsets) & set(self.wanted):
+            elif not set(subsets) & set(self.requested):
                 warn_caller(f"{name} is left out: it has none of the subsets {wanted}, but {', '.join(subsets)}.")
 
 
@@ -133,7 +133,7 @@ class _FoundSet:
     """Where a set lies, before it is read: files of rows, or folders in BEIR layout by subset."""
 
     name: str
-    place: Path
+    folder: Path
     settings: TaskSettings
     files: tuple[Path, ...] = ()
     folders: Mapping[str, Path] = field(default_factory=dict[str, Path])
@@ -185,7 +185,9 @@ def _find_single_file(file: Path) -> _FoundSet:
     if not is_row_file(file):
         raise InputError(f"{file} is no file of rows. {KNOWN_LAYOUTS}")
     subset, _ = _parse_file_name(file)
-    return _FoundSet(_folder_name(file.parent) if subset == DEFAULT_SUBSET else subset, file.parent, TaskSettings(), (file,))
+    return _FoundSet(
+        _folder_name(file.parent) if subset == DEFAULT_SUBSET else subset, file.parent, TaskSettings(), (file,)
+    )
 
 
 def _find_sets(folder: Path, skipped: list[str], ancestors: tuple[Path, ...] = ()) -> list[_FoundSet]:
@@ -209,7 +211,9 @@ def _find_sets(folder: Path, skipped: list[str], ancestors: tuple[Path, ...] = (
     if len(subsets) == len(found) > 1:
         return [_FoundSet(name, folder, settings, folders=subsets)]
     if settings != TaskSettings():
-        raise InputError(f"{folder / TASK_FILE} is of one set, and {folder} holds {len(found)}; put it beside its files.")
+        raise InputError(
+            f"{folder / TASK_FILE} is of one set, and {folder} holds {len(found)}; put it beside its files."
+        )
     return found
 
 
@@ -244,7 +248,7 @@ def _parse_file_name(file: Path) -> tuple[str, str]:
 
 
 def _read_retrieval(found: _FoundSet, options: _ReadOptions) -> list[LocalTask]:
-    chosen = {name: found.folders[name] for name in options.subsets.of(found.name, found.folders)}
+    chosen = {name: found.folders[name] for name in options.subsets.select(found.name, found.folders)}
     if not chosen:
         return []
     allow_missing_ids = options.allow_missing_ids or found.settings.allow_missing_ids
@@ -255,7 +259,9 @@ def _read_retrieval(found: _FoundSet, options: _ReadOptions) -> list[LocalTask]:
     ranked = [subset for subset, splits in subsets.items() if splits[options.split].candidates is not None]
     kind = found.settings.kind or ("Reranking" if ranked else "Retrieval")
     if kind not in ("Retrieval", "Reranking"):
-        raise InputError(f"{found.place / TASK_FILE}: kind is {kind!r}; a folder in BEIR layout is Retrieval or Reranking.")
+        raise InputError(
+            f"{found.folder / TASK_FILE}: kind is {kind!r}; a folder in BEIR layout is Retrieval or Reranking."
+        )
     lacking = [subset for subset in subsets if subset not in ranked]
     if kind == "Reranking" and lacking:
         raise InputError(
@@ -263,7 +269,7 @@ def _read_retrieval(found: _FoundSet, options: _ReadOptions) -> list[LocalTask]:
         )
     if found.settings.ignore_identical_ids is None:
         for subset, splits in subsets.items():
-            _warn_of_identical_ids(chosen[subset], splits[options.split], found.place)
+            _warn_of_identical_ids(chosen[subset], splits[options.split], found.folder)
     data: dict[str, dict[str, TaskData]] = {
         subset: {split: each if kind == "Reranking" else _drop_candidates(each) for split, each in splits.items()}
         for subset, splits in subsets.items()
@@ -298,20 +304,26 @@ def _drop_candidates(data: RetrievalData) -> RetrievalData:
 def _read_row_tasks(found: _FoundSet, options: _ReadOptions) -> list[LocalTask]:
     for key in ("ignore_identical_ids", "allow_missing_ids"):
         if getattr(found.settings, key):
-            raise InputError(f"{found.place / TASK_FILE}: {key} is for folders in BEIR layout, and these are files of rows.")
+            raise InputError(
+                f"{found.folder / TASK_FILE}: {key} is for folders in BEIR layout, and these are files of rows."
+            )
     files = _parse_file_names(found)
     lines = {file: _read_nonempty_lines(file) for file, part in files.items() if part.split == options.split}
     if not lines:
         has = ", ".join(dict.fromkeys(part.split for part in files.values()))
-        raise InputError(f"{found.place} has no split {options.split!r}; it has {has}. --split names another.")
+        raise InputError(f"{found.folder} has no split {options.split!r}; it has {has}. --split names another.")
     learned = any(part.split == "train" for part in files.values())
     forms = _common_formats(found, lines, has_train=learned)
     if learned and any(form.kind == "Classification" for form in forms):
-        of_train = {file: _read_nonempty_lines(file) for file, part in files.items() if part.split == "train" and file not in lines}
+        of_train = {
+            file: _read_nonempty_lines(file)
+            for file, part in files.items()
+            if part.split == "train" and file not in lines
+        }
         _common_formats(found, lines | of_train, has_train=learned)  # both must be of that kind
         lines |= of_train
-    grouped = _group_by_subset(files, lines, found, warn=not options.subsets.wanted)
-    chosen = {name: grouped[name] for name in options.subsets.of(found.name, grouped)}
+    grouped = _group_by_subset(files, lines, found, warn=not options.subsets.requested)
+    chosen = {name: grouped[name] for name in options.subsets.select(found.name, grouped)}
     if not chosen:
         return []
     return [
@@ -370,7 +382,7 @@ def _common_formats(found: _FoundSet, lines: Mapping[Path, Sequence[Line]], *, h
     if not common:
         listed_kinds = "; ".join(f"{file.name} {' and '.join(form.kind for form in kinds[file])}" for file in kinds)
         raise InputError(
-            f"{found.place} holds sets of several kinds: {listed_kinds}. Put each into a folder of its own, or give "
+            f"{found.folder} holds sets of several kinds: {listed_kinds}. Put each into a folder of its own, or give "
             "the files one by one."
         )
     return common
@@ -397,7 +409,7 @@ def _group_by_subset(
     if warn and any(len(subsets) > 1 for subsets in subsets_of.values()):
         some = ", ".join(islice(sorted(grouped), 3)) + (", ..." if len(grouped) > 3 else "")
         warn_caller(
-            f"{found.place}: the field lang makes {len(grouped)} subsets of this set ({some}), and its score is the "
+            f"{found.folder}: the field lang makes {len(grouped)} subsets of this set ({some}), and its score is the "
             "mean of theirs. --subsets names those to evaluate; under another name of the field the set is one."
         )
     return dict(sorted(grouped.items()))
@@ -411,13 +423,19 @@ def _subset_name(file_subset: str, lang: object) -> str:
 
 
 def _build_row_task(
-    found: _FoundSet, name: str, row_format: RowFormat, subsets: Mapping[str, Mapping[str, Sequence[Line]]], options: _ReadOptions
+    found: _FoundSet,
+    name: str,
+    row_format: RowFormat,
+    subsets: Mapping[str, Mapping[str, Sequence[Line]]],
+    options: _ReadOptions,
 ) -> LocalTask:
     if row_format.kind == "Classification" and options.split == "train":
-        raise InputError(f"{found.place}: Classification learns from train; name another split to be judged (--split).")
+        raise InputError(
+            f"{found.folder}: Classification learns from train; name another split to be judged (--split)."
+        )
     data: dict[str, dict[str, TaskData]] = {}
     for subset, splits in subsets.items():
-        where = found.place if subset == DEFAULT_SUBSET else f"{found.place} ({subset})"
+        where = found.folder if subset == DEFAULT_SUBSET else f"{found.folder} ({subset})"
         has = ", ".join(splits)
         if options.split not in splits:
             more = "" if subset == DEFAULT_SUBSET else ", and --subsets the subsets that have it"
@@ -434,12 +452,16 @@ def _build_row_task(
 
 
 def _build_task(
-    found: _FoundSet, name: str, kind: Kind, data: Mapping[str, Mapping[str, TaskData]], scale: tuple[float, float] | None
+    found: _FoundSet,
+    name: str,
+    kind: Kind,
+    data: Mapping[str, Mapping[str, TaskData]],
+    scale: tuple[float, float] | None,
 ) -> LocalTask:
-    metric = choose_main_score(found.settings, kind, found.place)
+    metric = choose_main_score(found.settings, kind, found.folder)
     ignore = bool(found.settings.ignore_identical_ids)
     revision = _hash_data(data, ignore_identical_ids=ignore)
-    return LocalTask(name, kind, metric, found.place, data, found.settings.languages, scale, revision, ignore)
+    return LocalTask(name, kind, metric, found.folder, data, found.settings.languages, scale, revision, ignore)
 
 
 def _hash_data(subsets: Mapping[str, Mapping[str, TaskData]], *, ignore_identical_ids: bool) -> str:

@@ -111,11 +111,11 @@ class Line(NamedTuple):
     row: Row
 
     @property
-    def place(self) -> str:
+    def position(self) -> str:
         return f"{'row' if is_parquet(self.file) else 'line'} {self.number}"
 
     def error(self, what: str) -> InputError:
-        return InputError(f"{self.file}, {self.place}: {what}")
+        return InputError(f"{self.file}, {self.position}: {what}")
 
     def value(self, *names: str) -> Any:
         """Of the field with the first of these names that the row has."""
@@ -136,7 +136,9 @@ class Line(NamedTuple):
         value = self.row[name]
         found = cast("list[object]", [value] if isinstance(value, str) else value)
         if not isinstance(value, str | list) or not found:
-            raise self.error(f"{name} is {format_value(value)}; it must be a list of texts with one at least (in .jsonl).")
+            raise self.error(
+                f"{name} is {format_value(value)}; it must be a list of texts with one at least (in .jsonl)."
+            )
         for each in found:
             if reason := text_fault({name: each}, name):
                 raise self.error(f"{reason}. Mend it, or take it out.")
@@ -150,7 +152,9 @@ class Line(NamedTuple):
         if isinstance(value, str):
             self.text(*names)
             if "\0" in value:  # trec_eval reads to there: two ids become one, or the process ends
-                raise self.error(f"{names[0]} is {format_value(value)}; a NUL character cannot be part of an id. Take it out.")
+                raise self.error(
+                    f"{names[0]} is {format_value(value)}; a NUL character cannot be part of an id. Take it out."
+                )
         return str(value)
 
     def label(self) -> str:
@@ -163,7 +167,9 @@ class Line(NamedTuple):
         if isinstance(value, str) and (whole := re.fullmatch(r"([+-]?\d+)\.0+", value)):  # as pandas writes 1 into .csv
             return whole[1]
         if not isinstance(value, str | int) or value == "":
-            raise self.error(f"{LABEL_FIELDS[0]} is {format_value(value)}; it must be a text, a whole number, true or false.")
+            raise self.error(
+                f"{LABEL_FIELDS[0]} is {format_value(value)}; it must be a text, a whole number, true or false."
+            )
         return self.text(*LABEL_FIELDS) if isinstance(value, str) else str(value)
 
     def _field_name(self, names: Sequence[str]) -> str:
@@ -224,7 +230,7 @@ def warn_of_empty_texts(lines: Sequence[Line], fields: Sequence[Sequence[str]]) 
     empty = [line for line in lines if any(_is_empty(line, names) for names in fields)]
     if empty:
         warn_caller(
-            f"{empty[0].file} has rows with an empty text, {empty[0].place} the first; {len(empty):,} of "
+            f"{empty[0].file} has rows with an empty text, {empty[0].position} the first; {len(empty):,} of "
             f"{len(lines):,} in all, and they are encoded as they are."
         )
 
@@ -282,7 +288,10 @@ def _read_labelled_pairs(lines: Sequence[Line]) -> Columns:
 
 
 def _read_pairs(lines: Sequence[Line]) -> Columns:
-    return {"sentence1": [line.text(*SENTENCE1_FIELDS) for line in lines], "sentence2": [line.text(*SENTENCE2_FIELDS) for line in lines]}
+    return {
+        "sentence1": [line.text(*SENTENCE1_FIELDS) for line in lines],
+        "sentence2": [line.text(*SENTENCE2_FIELDS) for line in lines],
+    }
 
 
 def _read_translations(lines: Sequence[Line]) -> Columns:
@@ -335,10 +344,17 @@ def _read_reranking(lines: Sequence[Line]) -> RetrievalData:
 
 ROW_FORMATS = (
     RowFormat("Reranking", (("query",), ("positive",), ("negative",)), _read_reranking),
-    RowFormat("Summarization", (("text",), ("human_summaries",), ("machine_summaries",), ("relevance",)), _read_summaries),
+    RowFormat(
+        "Summarization", (("text",), ("human_summaries",), ("machine_summaries",), ("relevance",)), _read_summaries
+    ),
     RowFormat("STS", (SENTENCE1_FIELDS, SENTENCE2_FIELDS, SCORE_FIELDS), _read_scored_pairs),
     RowFormat("PairClassification", (SENTENCE1_FIELDS, SENTENCE2_FIELDS, LABEL_FIELDS), _read_labelled_pairs),
-    RowFormat("BitextMining", (SENTENCE1_FIELDS, SENTENCE2_FIELDS), _read_translations, excluded_fields=(*SCORE_FIELDS, *LABEL_FIELDS)),
+    RowFormat(
+        "BitextMining",
+        (SENTENCE1_FIELDS, SENTENCE2_FIELDS),
+        _read_translations,
+        excluded_fields=(*SCORE_FIELDS, *LABEL_FIELDS),
+    ),
     RowFormat("Classification", (TEXT_FIELDS, LABEL_FIELDS), _read_classification),
     RowFormat("Clustering", (TEXT_FIELDS, LABEL_FIELDS), _read_clustering),
 )
@@ -406,7 +422,9 @@ def _parse_score(line: Line, name: str, value: object) -> float:
     return found
 
 
-def find_score_scale(row_format: RowFormat, lines: Sequence[Line], low: float | None, high: float | None) -> tuple[float, float] | None:
+def find_score_scale(
+    row_format: RowFormat, lines: Sequence[Line], low: float | None, high: float | None
+) -> tuple[float, float] | None:
     """Least and highest grade, as said or else as they are; None of a kind without grades.
 
     Raises:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from gnomon.errors import InputError
-from gnomon.evaluate.local.rows import Kind, parse_number, format_value
+from gnomon.evaluate.local.rows import Kind, format_value, parse_number
 from gnomon.inputs import did_you_mean
 
 TASK_FILE = "task.json"
@@ -32,7 +32,9 @@ def _combine_names(prefixes: str, suffixes: str) -> tuple[str, ...]:
     return tuple(f"{front}{back}" for front in prefixes.split(" ") for back in suffixes.split(" "))
 
 
-_RANKING_METRICS = _combine_names("ndcg_at_ map_at_ recall_at_ precision_at_ mrr_at_ hit_rate_at_", "1 3 5 10 20 100 1000")
+_RANKING_METRICS = _combine_names(
+    "ndcg_at_ map_at_ recall_at_ precision_at_ mrr_at_ hit_rate_at_", "1 3 5 10 20 100 1000"
+)
 METRICS: dict[Kind, tuple[str, ...]] = {
     "Retrieval": _RANKING_METRICS,
     "Reranking": _RANKING_METRICS,

@@ -79,9 +79,9 @@ class Asking:
 class EncodeCounters:
     """What was asked of the model for one task."""
 
-    given: int = 0
+    num_texts: int = 0
     num_encoded: int = 0
-    cut: int = 0
+    num_truncated: int = 0
     """Texts longer than the model reads, of which the rest was left out."""
     seconds: float = 0.0
     prompts: dict[str, Prompt] = field(default_factory=dict[str, Prompt])
@@ -90,7 +90,7 @@ class EncodeCounters:
     @property
     def num_cached(self) -> int:
         """Texts that were known already: of an earlier task or run, or equal to another of this one."""
-        return self.given - self.num_encoded
+        return self.num_texts - self.num_encoded
 
 
 class MtebEncoder:
@@ -121,11 +121,13 @@ class MtebEncoder:
         length = self.asking.max_seq_length
         self.encoder = encoder if length is None else encoder.with_max_seq_length(length)
         self.cache = cache or VectorCache(None)
-        self.tally = EncodeCounters()
-        self._output_dim = _OutputDim.of(encoder, self.asking)
+        self.counters = EncodeCounters()
+        self._output_dim = _OutputDim.for_options(encoder, self.asking)
         for dim in dims:
             encoder.encode([], prompt="", dim=dim)  # raises what a wrong width raises
-        others = {dim for dim in dims if modules.modules_for_dim(encoder.spec, dim)[1] is None} - {self._output_dim.head_dim}
+        others = {dim for dim in dims if modules.modules_for_dim(encoder.spec, dim)[1] is None} - {
+            self._output_dim.head_dim
+        }
         # a prefix that the folder names has no width in `encode_dims`, where another head may have that one
         self._head_dims = [*([] if self._output_dim.is_folder_prefix else sorted(others)), self._output_dim.head_dim]
 
@@ -135,16 +137,16 @@ class MtebEncoder:
         return self._original.fingerprint
 
     @property
-    def width(self) -> int:
+    def dim(self) -> int:
         """Of the vectors that are judged."""
-        return self._output_dim.cut or self._output_dim.head_dim
+        return self._output_dim.truncate_dim or self._output_dim.head_dim
 
     @property
     def bytes_per_vector(self) -> int:
         """What a store holds of one document, without any index; the last byte of bits may be filled up, as `quantize`
         does.
         """
-        return -(-self.width * BITS_PER_COMPONENT[self.asking.precision] // 8)
+        return -(-self.dim * BITS_PER_COMPONENT[self.asking.precision] // 8)
 
     @property
     def mteb_model_meta(self) -> ModelMeta:
@@ -156,7 +158,7 @@ class MtebEncoder:
                 "name": self.encoder.name,
                 "revision": self.revision,
                 "max_tokens": self.encoder.max_seq_length,
-                "embed_dim": self.width,
+                "embed_dim": self.dim,
                 "similarity_fn_name": ScoringFunction(self.encoder.spec.similarity),  # they have our names
             }
         )
@@ -187,15 +189,17 @@ class MtebEncoder:
 
         `hf_split`, `hf_subset` and `batch_size` are mteb's to say and change nothing here: batches are of tokens.
         """
-        side: PromptSide | None = None if prompt_type is None else "query" if prompt_type.value == "query" else "document"
-        prompt = self.prompt(task_metadata, side)
+        side: PromptSide | None = (
+            None if prompt_type is None else "query" if prompt_type.value == "query" else "document"
+        )
+        prompt = self.choose_prompt(task_metadata, side)
         texts = [text for batch in inputs for text in batch["text"]]  # pyright: ignore[reportTypedDictNotRequiredAccess]
-        self.tally.prompts[prompt.of] = prompt
-        vectors_ND = self._output_dim.finish(self.vectors(texts, prompt.text, show_progress_bar))
+        self.counters.prompts[prompt.of] = prompt
+        vectors_ND = self._output_dim.apply(self.encode_cached(texts, prompt.text, show_progress_bar))
         as_is = side == "query" and self.asking.precision != "binary"
         return vectors_ND if as_is else quantize_and_restore(vectors_ND, self.asking.precision)
 
-    def prompt(self, task_metadata: TaskMetadata, side: PromptSide | None) -> Prompt:
+    def choose_prompt(self, task_metadata: TaskMetadata, side: PromptSide | None) -> Prompt:
         """What is put in front of the texts of one side of a task."""
         return choose_prompt(
             self.encoder.spec,
@@ -221,7 +225,7 @@ class MtebEncoder:
         a_ND, b_ND = (np.asarray(each, np.float32) for each in (embeddings1, embeddings2))
         return torch.from_numpy(modules.similarity_pairwise(self.encoder.spec.similarity, a_ND, b_ND))
 
-    def vectors(self, texts: Sequence[str], prompt: str, show_progress_bar: bool | None = None) -> Vectors:
+    def encode_cached(self, texts: Sequence[str], prompt: str, show_progress_bar: bool | None = None) -> Vectors:
         """Vectors [N, D] as the head gives them, each different text computed once, by any task or run."""
         shelves = {dim: self._open_partition(dim, prompt) for dim in self._head_dims}
         shelf = shelves[self._output_dim.head_dim]
@@ -229,14 +233,16 @@ class MtebEncoder:
         start = monotonic()
         for chunk in _split_chunks(missing):
             self._encode_missing(chunk, prompt, shelves, show_progress_bar)
-        self.tally.seconds += monotonic() - start
+        self.counters.seconds += monotonic() - start
         found_ND, cut = shelf.get(texts)
-        self.tally.given += len(texts)
-        self.tally.num_encoded += len(missing)
-        self.tally.cut += cut
+        self.counters.num_texts += len(texts)
+        self.counters.num_encoded += len(missing)
+        self.counters.num_truncated += cut
         return found_ND
 
-    def _encode_missing(self, texts: list[str], prompt: str, partitions: Mapping[int, CachePartition], show_progress_bar: bool | None) -> None:
+    def _encode_missing(
+        self, texts: list[str], prompt: str, partitions: Mapping[int, CachePartition], show_progress_bar: bool | None
+    ) -> None:
         long = self.asking.on_truncate
         how: dict[str, Any] = {
             "prompt": prompt,
@@ -273,7 +279,7 @@ class _OutputDim:
     dim: int | None
     """As `Encoder.encode` takes it: None for the model's own."""
     head_dim: int
-    cut: int | None
+    truncate_dim: int | None
     """A prefix of that; None for all."""
     normalize: bool
     """Whether a prefix is normalised again."""
@@ -281,7 +287,7 @@ class _OutputDim:
     """`head_dim` is a prefix that the folder names."""
 
     @classmethod
-    def of(cls, encoder: Encoder, asking: Asking) -> _OutputDim:
+    def for_options(cls, encoder: Encoder, asking: Asking) -> _OutputDim:
         # raises what a wrong width raises
         wanted = encoder.encode([], prompt="", dim=asking.dim, truncate_dim=asking.truncate_dim).shape[1]
         prefix = asking.dim is not None and modules.modules_for_dim(encoder.spec, asking.dim)[1] is not None
@@ -292,10 +298,10 @@ class _OutputDim:
         of_folder = dim is None and head_dim < encoder.spec.full_dim
         return cls(dim, head_dim, wanted if wanted < head_dim else None, encoder.spec.normalizes, of_folder)
 
-    def finish(self, vectors_ND: Vectors) -> Vectors:
-        if self.cut is None:
+    def apply(self, vectors_ND: Vectors) -> Vectors:
+        if self.truncate_dim is None:
             return vectors_ND
-        prefix_ND = vectors_ND[:, : self.cut]
+        prefix_ND = vectors_ND[:, : self.truncate_dim]
         return modules.normalize(prefix_ND) if self.normalize else prefix_ND
 
 

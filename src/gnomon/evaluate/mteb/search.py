@@ -16,7 +16,14 @@ from gnomon import modules
 from gnomon.errors import InputError
 from gnomon.search.bm25 import Bm25
 from gnomon.search.exact import top_k_indices
-from gnomon.search.fusion import MIN_LABELLED_QUERIES, MR_TYDI_ALPHAS, cross_fit_alpha, fuse_mr_tydi, reciprocal_rank_fusion, tune_alpha
+from gnomon.search.fusion import (
+    MIN_LABELLED_QUERIES,
+    MR_TYDI_ALPHAS,
+    cross_fit_alpha,
+    fuse_mr_tydi,
+    reciprocal_rank_fusion,
+    tune_alpha,
+)
 
 if TYPE_CHECKING:
     from mteb.abstasks.task_metadata import TaskMetadata
@@ -92,8 +99,13 @@ class CachedSearch:
         self._runs: dict[tuple[str, ...], Runs] = {}
         self._corpus: tuple[Any, dict[str, Any]] = (None, {})
 
-    def index(self, corpus: Any, *, task_metadata: TaskMetadata, hf_split: str, hf_subset: str, **mteb_options: Any) -> None:
-        self._corpus = (corpus, {"task_metadata": task_metadata, "hf_split": hf_split, "hf_subset": hf_subset} | mteb_options)
+    def index(
+        self, corpus: Any, *, task_metadata: TaskMetadata, hf_split: str, hf_subset: str, **mteb_options: Any
+    ) -> None:
+        self._corpus = (
+            corpus,
+            {"task_metadata": task_metadata, "hf_split": hf_split, "hf_subset": hf_subset} | mteb_options,
+        )
         of = (task_metadata.name, hf_split, hf_subset)
         if self._cached_split != of:
             self._cached_split, self._runs = of, {}
@@ -127,7 +139,7 @@ class HybridSearch:
     ) -> None:
         if not (0 <= alpha < math.inf if isinstance(alpha, int | float) else alpha in ("tuned", "published")):
             raise InputError(f"alpha {alpha!r} is not a finite number of at least 0, 'tuned' or 'published'.")
-        self.sparse, self.dense, self.how, self.alpha = sparse, dense, fusion, alpha
+        self.sparse, self.dense, self.fusion, self.alpha = sparse, dense, fusion, alpha
         self.alphas: dict[str, list[float]] = {}
         """{subset: the alphas that were used}; the run empties it before each task."""
         self.load_splits: Callable[[str, str], Mapping[str, Any]] = lambda task, subset: {}
@@ -141,7 +153,7 @@ class HybridSearch:
         meta = self.dense.mteb_model_meta
         words = self.sparse.mteb_model_meta.revision
         said = [
-            f"{self.how}-alpha-{self.alpha}" if self.how == "hybrid" else self.how,
+            f"{self.fusion}-alpha-{self.alpha}" if self.fusion == "hybrid" else self.fusion,
             words if words != Bm25Search().mteb_model_meta.revision else "",
         ]
         return _build_meta(meta.name, "_".join(filter(None, (meta.revision, *said))))
@@ -166,7 +178,7 @@ class HybridSearch:
             return found[0], found[1]
 
         sparse, dense = both(queries)
-        if self.how == "rrf":
+        if self.fusion == "rrf":
             fused = {query: reciprocal_rank_fusion([sparse[query], dense[query]]) for query in queries["id"]}
         else:
             splits = self.load_splits(mteb_options["task_metadata"].name, hf_subset) if self.alpha == "tuned" else {}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gnomon.errors import ExtraError, GnomonError, InputError, SourceError
-from gnomon.evaluate.local.find import Columns, RetrievalData, LocalTask
+from gnomon.evaluate.local.find import Columns, LocalTask, RetrievalData
 from gnomon.inputs import closest_names
 from gnomon.notices import warn_caller
 
@@ -40,7 +40,7 @@ class TaskSet:
     """Tasks that a card or a paper reports together."""
 
     name: str
-    what: str
+    description: str
     metric: str | None
     """What the card reports; None for each task's own main score."""
     build: Callable[[], list[Any]]
@@ -225,10 +225,17 @@ TASK_SETS = {
     each.name: each
     for each in (
         TaskSet(
-            "mteb-eng-56", "the 56 English tasks of MTEB, as the cards of 2023 and 2024 report them", None, _build_mteb_eng
+            "mteb-eng-56",
+            "the 56 English tasks of MTEB, as the cards of 2023 and 2024 report them",
+            None,
+            _build_mteb_eng,
         ),
-        TaskSet("mr-tydi", "Mr. TyDi, 11 languages, MRR@10 as on the card of multilingual-e5", "mrr_at_10", _build_mr_tydi),
-        TaskSet("loco", "LoCo, 5 sets of long documents, nDCG@10 as on the card of gte-v1.5", "ndcg_at_10", _build_loco),
+        TaskSet(
+            "mr-tydi", "Mr. TyDi, 11 languages, MRR@10 as on the card of multilingual-e5", "mrr_at_10", _build_mr_tydi
+        ),
+        TaskSet(
+            "loco", "LoCo, 5 sets of long documents, nDCG@10 as on the card of gte-v1.5", "ndcg_at_10", _build_loco
+        ),
     )
 }
 
@@ -334,7 +341,9 @@ def _build_splits(splits: Mapping[str, RetrievalData | Columns], evaluated: str)
         return {split: _build_retrieval_split(data) for split, data in retrieval.items()}
     columns = {split: dict(data) for split, data in splits.items() if not isinstance(data, RetrievalData)}
     if "label" in columns[evaluated]:
-        number_of = _number_labels(columns[evaluated]["label"], [label for data in columns.values() for label in data["label"]])
+        number_of = _number_labels(
+            columns[evaluated]["label"], [label for data in columns.values() for label in data["label"]]
+        )
         for data in columns.values():
             data["label"] = [number_of[label] for label in data["label"]]
     return DatasetDict({split: Dataset.from_dict(data) for split, data in columns.items()})

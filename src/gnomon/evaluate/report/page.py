@@ -14,9 +14,21 @@ from importlib import resources
 from itertools import groupby
 from typing import Any
 
-from gnomon.evaluate.report.markup import Html, clean, join, scroll_box, tag, escape_text, add_word_breaks
+from gnomon.evaluate.report.markup import Html, add_word_breaks, clean, escape_text, join, scroll_box, tag
 from gnomon.evaluate.report.plots import render_curves, render_dot_plots, render_key, render_shapes
-from gnomon.evaluate.report.sheet import DASH, FINGERPRINT_CHARS, Average, Cell, Column, TaskRow, Sheet, compute_averages, best_indices, pluralize, build_sheet
+from gnomon.evaluate.report.sheet import (
+    DASH,
+    FINGERPRINT_CHARS,
+    Average,
+    Cell,
+    Column,
+    Sheet,
+    TaskRow,
+    best_indices,
+    build_sheet,
+    compute_averages,
+    pluralize,
+)
 from gnomon.evaluate.results import Result
 
 CONTENT_SECURITY_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
@@ -47,7 +59,12 @@ def render_html(results: Sequence[Result], *, title: str = "Evaluation") -> str:
     sections = [tag("section", tag("h2", name), inner, id=keys[name]) for name, inner in parts.items()]
     body = tag(
         "body",
-        tag("header", tag("h1", title), tag("p", render_summary(sheet)), tag("nav", *links, aria_label="Parts of this page")),
+        tag(
+            "header",
+            tag("h1", title),
+            tag("p", render_summary(sheet)),
+            tag("nav", *links, aria_label="Parts of this page"),
+        ),
         tag("main", *sections),
         render_shapes(),
         tag("script", read_asset("page.js")),
@@ -63,9 +80,12 @@ def render_markdown(results: Sequence[Result]) -> str:
     """
     sheet = build_sheet(results)
     head = ["Task", "Kind", "Metric", *(column.label for column in sheet.columns)]
-    lines = [([sheet.name(row), row.kind, row.metric], sheet.cells(row)) for row in sheet.rows]
-    lines += [([f"{each.title} ({each.told})", "", ""], each.cells) for each in compute_averages(sheet)]
-    table = [[*map(escape_markdown, head)], *([*map(escape_markdown, names), *format_markdown_cells(cells)] for names, cells in lines)]
+    lines = [([sheet.row_name(row), row.kind, row.metric], sheet.cells(row)) for row in sheet.rows]
+    lines += [([f"{each.title} ({each.coverage})", "", ""], each.cells) for each in compute_averages(sheet)]
+    table = [
+        [*map(escape_markdown, head)],
+        *([*map(escape_markdown, names), *format_markdown_cells(cells)] for names, cells in lines),
+    ]
     told = "Scores times 100; in brackets the 95 % interval; bold is the best of a row."
     return "\n".join([*align_table(table, names=3), "", told, ""])
 
@@ -121,7 +141,10 @@ def render_scores(sheet: Sheet) -> Html:
         "★ and bold: the highest of its row. A dash: not run. A heading sorts by its column."
     )
     head = [render_sort_heading("Task"), render_sort_heading("Kind", sort="ascending")]
-    head += [render_sort_heading(column.model, render_key(sheet, column), small=column.variant, number=True) for column in sheet.columns]
+    head += [
+        render_sort_heading(column.model, render_key(sheet, column), small=column.variant, number=True)
+        for column in sheet.columns
+    ]
     foot = [render_average_row(each, sheet) for each in compute_averages(sheet)]
     table = tag(
         "table",
@@ -144,7 +167,9 @@ def render_print_style(sheet: Sheet) -> Html:
     return Html(f"@media print {{ {others} {{ display: none; }} {told} }}\n")
 
 
-def render_sort_heading(name: str, mark: str = "", *, small: str = "", number: bool = False, sort: str | None = None) -> Html:
+def render_sort_heading(
+    name: str, mark: str = "", *, small: str = "", number: bool = False, sort: str | None = None
+) -> Html:
     arrow = tag("span", class_="arrow", aria_hidden="true")
     button = tag("button", mark, add_word_breaks(name), *([tag("small", small)] if small else []), arrow, type="button")
     return tag("th", button, scope="col", aria_sort=sort, data_type="number" if number else "text")
@@ -158,7 +183,7 @@ def render_task_rows(row: TaskRow, sheet: Sheet) -> Html:
         "tr",
         tag(
             "th",
-            add_word_breaks(sheet.name(row), capitals=True),
+            add_word_breaks(sheet.row_name(row), capitals=True),
             tag("small", row.metric),
             more,
             scope="row",
@@ -173,7 +198,7 @@ def render_task_rows(row: TaskRow, sheet: Sheet) -> Html:
             "tr",
             tag("th", add_word_breaks(f"{split} / {name}" if len(splits) > 1 else name), scope="row"),
             tag("td"),
-            *render_score_cells([column.subset(row, split, name) for column in sheet.columns]),
+            *render_score_cells([column.subset_cell(row, split, name) for column in sheet.columns]),
             class_="subset",
         )
         for split, name in row.subsets
@@ -183,10 +208,10 @@ def render_task_rows(row: TaskRow, sheet: Sheet) -> Html:
 
 
 def render_average_row(found: Average, sheet: Sheet) -> Html:
-    said = tag("small", found.told)
+    said = tag("small", found.coverage)
     if found.averaged_rows and len(found.averaged_rows) < len(found.rows):
-        names = ", ".join(sheet.name(row) for row in found.averaged_rows)
-        said = tag("details", tag("summary", found.told), tag("small", names))
+        names = ", ".join(sheet.row_name(row) for row in found.averaged_rows)
+        said = tag("details", tag("summary", found.coverage), tag("small", names))
     return tag("tr", tag("th", found.title, said, scope="row", colspan=2), *render_score_cells(found.cells))
 
 
@@ -217,7 +242,12 @@ ColumnFacts = dict[tuple[str, str], "Html"]
 def render_run(sheet: Sheet) -> Html:
     told = "≠: not the same for all models that have it. Prompts are written as Python writes them."
     facts = {column: collect_facts(column) for column in sheet.columns}
-    parts = [tag("p", told), render_manifests(sheet, facts), tag("h3", "Other settings"), render_other_settings(sheet, facts)]
+    parts = [
+        tag("p", told),
+        render_manifests(sheet, facts),
+        tag("h3", "Other settings"),
+        render_other_settings(sheet, facts),
+    ]
     return join(*(parts if len(sheet.styles) < len(facts) else parts[:2]), tag("h3", "Data"), render_data(sheet))
 
 
@@ -375,7 +405,9 @@ def escape_markdown(foreign: str) -> str:
 def format_markdown_cells(cells: Sequence[Cell]) -> list[str]:
     best = best_indices(cells)
     return [
-        cell.words.replace(cell.text, f"**{cell.text}**", 1) if index in best else cell.words.replace(DASH, "-")
+        cell.text_with_range.replace(cell.text, f"**{cell.text}**", 1)
+        if index in best
+        else cell.text_with_range.replace(DASH, "-")
         for index, cell in enumerate(cells)
     ]
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import cast
 
-from gnomon.evaluate.report.markup import Html, join, scroll_box, tag, add_word_breaks
-from gnomon.evaluate.report.sheet import DASH, Axis, Cell, Column, Curve, TaskRow, Sheet, natural_key
+from gnomon.evaluate.report.markup import Html, add_word_breaks, join, scroll_box, tag
+from gnomon.evaluate.report.sheet import DASH, Axis, Cell, Column, Curve, Sheet, TaskRow, natural_key
 
 NUM_COLOURS = 8
 """Classes c0 to c7 of report.css."""
@@ -32,7 +32,7 @@ class Scale:
     high: float
     ticks: Sequence[float]
 
-    def at(self, value: float) -> float:
+    def fraction(self, value: float) -> float:
         """0 at the low end, 1 at the high one."""
         return (value - self.low) / (self.high - self.low)
 
@@ -63,7 +63,9 @@ def render_dot_plots(sheet: Sheet) -> Html:
     told = "Lines: 95 % intervals. Each kind has its own scale."
     left_out = len(sheet.columns) - len(sheet.styles)
     told += f" {left_out} of the columns above are in the curves below." if left_out else ""
-    legend = tag("ul", *(tag("li", render_key(sheet, column), column.label) for column in sheet.styles), class_="legend")
+    legend = tag(
+        "ul", *(tag("li", render_key(sheet, column), column.label) for column in sheet.styles), class_="legend"
+    )
     return join(tag("p", told), legend, *(render_dot_plot(kind, rows, sheet) for kind, rows in sheet.rows_by_kind))
 
 
@@ -78,7 +80,7 @@ def render_dot_plot(kind: str, rows: Sequence[TaskRow], sheet: Sheet) -> Html:
         join(
             tag(
                 "div",
-                add_word_breaks(sheet.name(row), capitals=True),
+                add_word_breaks(sheet.row_name(row), capitals=True),
                 *([tag("small", row.metric)] if len(metrics) > 1 else []),
                 class_="name",
             ),
@@ -97,15 +99,20 @@ def render_dot_row(row: TaskRow, lanes: Sequence[Column], sheet: Sheet, x_scale:
     step = 12 if len(lanes) <= 8 else 9
     height = max(step * len(lanes) + 8, 28)
     top = (height - step * len(lanes)) / 2
-    drawn = [render_line(format_percent(x_scale, tick), 0, format_percent(x_scale, tick), height, class_="grid") for tick in x_scale.ticks]
+    drawn = [
+        render_line(format_percent(x_scale, tick), 0, format_percent(x_scale, tick), height, class_="grid")
+        for tick in x_scale.ticks
+    ]
     for index, column in enumerate(lanes):
         cell, style, y = column.cell(row), sheet.styles[column], top + step * (index + 0.5)
         if not cell.is_known:
             continue
         score, *ends = (format_percent(x_scale, value) for value in score_and_ends(cell))
         whisker = [render_line(ends[0], y, ends[1], y, class_=f"whisker {colour_class(style)}")] if ends else []
-        drawn.append(tag("g", tag("title", f"{column.label}: {cell.words}"), *whisker, render_mark(style, score, y)))
-    said = f"{sheet.name(row)}: the scores of the table, with intervals"
+        drawn.append(
+            tag("g", tag("title", f"{column.label}: {cell.text_with_range}"), *whisker, render_mark(style, score, y))
+        )
+    said = f"{sheet.row_name(row)}: the scores of the table, with intervals"
     return tag("svg", *drawn, role="img", aria_label=said, width="100%", height=height)
 
 
@@ -116,7 +123,7 @@ def render_dot_axis(x_scale: Scale, title: str) -> Html:
 
 
 def format_percent(x_scale: Scale, value: float) -> str:
-    return f"{x_scale.at(value):.2%}"
+    return f"{x_scale.fraction(value):.2%}"
 
 
 def render_curves(sheet: Sheet) -> Html:
@@ -124,7 +131,9 @@ def render_curves(sheet: Sheet) -> Html:
         "Results of one model that differ in one setting alone. Where a plot is of several tasks, a point is their "
         "mean; of one task, it has the 95 % interval."
     )
-    return join(tag("p", told), *(render_axis_curves(axis, found, sheet) for axis, found in sheet.curves.items() if found))
+    return join(
+        tag("p", told), *(render_axis_curves(axis, found, sheet) for axis, found in sheet.curves.items() if found)
+    )
 
 
 def render_axis_curves(axis: Axis, found: Sequence[Curve], sheet: Sheet) -> Html:
@@ -143,14 +152,14 @@ def render_axis_curves(axis: Axis, found: Sequence[Curve], sheet: Sheet) -> Html
 class Style:
     number: int
     """Of the model's mark."""
-    way: int
+    curve_index: int
     """Which of the model's curves: tells its dashes, and whether its marks are hollow."""
 
 
 def assign_styles(found: Sequence[Curve], sheet: Sheet) -> dict[str, Style]:
     styles: dict[str, Style] = {}
-    for curve in sorted(found, key=lambda curve: (sheet.style(curve.model), natural_key(curve.label))):
-        number = sheet.style(curve.model)
+    for curve in sorted(found, key=lambda curve: (sheet.style_of_model(curve.model), natural_key(curve.label))):
+        number = sheet.style_of_model(curve.model)
         way = sum(style.number == number for style in styles.values())
         styles.setdefault(curve.label, Style(number, way))
     return styles
@@ -163,10 +172,14 @@ CHARACTER_WIDTH = 6.2
 """Width of one in a label of a tick."""
 
 
-def render_panel(axis: Axis, rows: Sequence[TaskRow], found: Sequence[Curve], styles: Mapping[str, Style], sheet: Sheet) -> Html:
+def render_panel(
+    axis: Axis, rows: Sequence[TaskRow], found: Sequence[Curve], styles: Mapping[str, Style], sheet: Sheet
+) -> Html:
     metrics = {row.metric for row in rows}
     values = x_positions(axis, found)
-    y = build_scale((value for curve in found for x in curve.columns for value in score_and_ends(curve.cell(x))), max_steps=5)
+    y = build_scale(
+        (value for curve in found for x in curve.columns for value in score_and_ends(curve.cell(x))), max_steps=5
+    )
     drawing = tag(
         "svg",
         *render_y_ticks(y),
@@ -180,7 +193,7 @@ def render_panel(axis: Axis, rows: Sequence[TaskRow], found: Sequence[Curve], st
         aria_label=f"{rows[0].kind} by {axis.title}: the values below",
         viewBox=f"0 0 {WIDTH} {HEIGHT}",
     )
-    tasks = ", ".join(sheet.name(row) for row in rows)
+    tasks = ", ".join(sheet.row_name(row) for row in rows)
     told = tasks if len(rows) == 1 else f"Mean of {len(rows)} tasks: {tasks}"
     return tag("figure", tag("h4", rows[0].kind), tag("p", told), drawing, render_values_table(axis, found, values))
 
@@ -204,7 +217,7 @@ def offset_positions(values: Mapping[int | str, float], axis: Axis, index: int, 
 
 
 def vector_sizes(value: int | str, found: Sequence[Curve]) -> list[int]:
-    listed = {curve.bytes(value) for curve in found if value in curve.columns}
+    listed = {curve.bytes_per_vector(value) for curve in found if value in curve.columns}
     return sorted(size for size in listed if size is not None)
 
 
@@ -216,7 +229,9 @@ def render_x_ticks(axis: Axis, found: Sequence[Curve], values: Mapping[int | str
     depth = max(map(len, labels.values()))
     if "bytes_per_vector" in axis.dependent_settings and all(sizes.values()):
         title += "; beneath: bytes per vector"
-        labels = {v: [*parts, *[""] * (depth - len(parts)), format_range(*extent(sizes[v]))] for v, parts in labels.items()}
+        labels = {
+            v: [*parts, *[""] * (depth - len(parts)), format_range(*extent(sizes[v]))] for v, parts in labels.items()
+        }
         depth += 1
     drawn = [render_line(x, BOTTOM, x, BOTTOM + 4, class_="axis") for x in values.values()]
     for index in range(depth):
@@ -247,19 +262,19 @@ def render_y_ticks(y_scale: Scale) -> Iterator[Html]:
 
 
 def y_position(y_scale: Scale, value: float) -> float:
-    return BOTTOM - (BOTTOM - TOP) * y_scale.at(value)
+    return BOTTOM - (BOTTOM - TOP) * y_scale.fraction(value)
 
 
 def render_curve(curve: Curve, style: Style, values: Mapping[int | str, float], y_scale: Scale) -> Html:
     points = [(x, curve.cell(value), value) for value, x in values.items() if value in curve.columns]
     at = [(x, y_position(y_scale, score_and_ends(cell)[0])) for x, cell, _ in points]
-    dashes = f"curve {colour_class(style.number)} way{style.way % 4}"
+    dashes = f"curve {colour_class(style.number)} way{style.curve_index % 4}"
     drawn = [render_line(*left, *right, class_=dashes) for left, right in pairwise(at)]
     for (x, y), (_, cell, value) in zip(at, points, strict=True):
         ends = [y_position(y_scale, end) for end in score_and_ends(cell)[1:]]
         whisker = [render_line(x, ends[0], x, ends[1], class_=f"whisker {colour_class(style.number)}")] if ends else []
-        told = tag("title", f"{curve.label}, {value}: {cell.words}")
-        drawn.append(tag("g", told, *whisker, render_mark(style.number, x, y, hollow=style.way > 0)))
+        told = tag("title", f"{curve.label}, {value}: {cell.text_with_range}")
+        drawn.append(tag("g", told, *whisker, render_mark(style.number, x, y, hollow=style.curve_index > 0)))
     return tag("g", *drawn)
 
 
@@ -276,13 +291,20 @@ def render_values_table(axis: Axis, found: Sequence[Curve], values: Mapping[int 
 def render_value_cell(curve: Curve, value: int | str) -> Html:
     if value not in curve.columns:
         return tag("td", DASH, class_="number")
-    cell, size = curve.cell(value), curve.bytes(value)
+    cell, size = curve.cell(value), curve.bytes_per_vector(value)
     small = [cell.range, f"{size:,} bytes" if size is not None else ""]
     return tag("td", cell.text, *(tag("small", text) for text in small if text), class_="number")
 
 
 def render_line(x1: float | str, y1: float | str, x2: float | str, y2: float | str, *, class_: str) -> Html:
-    return tag("line", x1=format_coordinate(x1), y1=format_coordinate(y1), x2=format_coordinate(x2), y2=format_coordinate(y2), class_=class_)
+    return tag(
+        "line",
+        x1=format_coordinate(x1),
+        y1=format_coordinate(y1),
+        x2=format_coordinate(x2),
+        y2=format_coordinate(y2),
+        class_=class_,
+    )
 
 
 def format_coordinate(place: float | str) -> str:
@@ -314,8 +336,8 @@ def render_key(sheet: Sheet, column: Column) -> Html:
 
 
 def render_curve_key(style: Style) -> Html:
-    drawn = render_line(0, 7, 34, 7, class_=f"curve {colour_class(style.number)} way{style.way % 4}")
-    point = render_mark(style.number, 17, 7, hollow=style.way > 0)
+    drawn = render_line(0, 7, 34, 7, class_=f"curve {colour_class(style.number)} way{style.curve_index % 4}")
+    point = render_mark(style.number, 17, 7, hollow=style.curve_index > 0)
     return tag("svg", drawn, point, width=34, height=14, class_="key", aria_hidden="true")
 
 

@@ -28,17 +28,29 @@ class Axis:
     setting: str
     title: str
     log: bool
-    value: str
+    value_setting: str
     """The setting that says where a point is."""
     dependent_settings: tuple[str, ...] = ()
     """Settings that this one decides: they may differ along with it."""
 
 
 AXES = (
-    Axis("dim", "dimension", log=True, value="dim", dependent_settings=("bytes_per_vector",)),
-    Axis("truncate_dim", "length of prefix", log=True, value="dim", dependent_settings=("dim", "bytes_per_vector")),
-    Axis("precision", "precision", log=False, value="precision", dependent_settings=("bytes_per_vector", "similarity")),
-    Axis("max_seq_length", "longest text in tokens", log=True, value="max_seq_length"),
+    Axis("dim", "dimension", log=True, value_setting="dim", dependent_settings=("bytes_per_vector",)),
+    Axis(
+        "truncate_dim",
+        "length of prefix",
+        log=True,
+        value_setting="dim",
+        dependent_settings=("dim", "bytes_per_vector"),
+    ),
+    Axis(
+        "precision",
+        "precision",
+        log=False,
+        value_setting="precision",
+        dependent_settings=("bytes_per_vector", "similarity"),
+    ),
+    Axis("max_seq_length", "longest text in tokens", log=True, value_setting="max_seq_length"),
 )
 
 
@@ -83,7 +95,7 @@ class Cell:
         return " to ".join(map(format_times_100, self.ends or ()))
 
     @property
-    def words(self) -> str:
+    def text_with_range(self) -> str:
         return f"{self.text} ({self.range})" if self.range else self.text
 
 
@@ -108,7 +120,7 @@ class Column:
     def cell(self, row: TaskRow) -> Cell:
         return task_cell(self.results[row]) if row in self.results else Cell()
 
-    def subset(self, row: TaskRow, split: str, name: str) -> Cell:
+    def subset_cell(self, row: TaskRow, split: str, name: str) -> Cell:
         if row not in self.results:
             return Cell()
         found = next(each for each in self.results[row].subsets if (each.split, each.name) == (split, name))
@@ -130,7 +142,7 @@ class Curve:
         cells = [self.columns[value].cell(row) for row in self.rows]
         return cells[0] if len(cells) == 1 else Cell(mean_score(cells))
 
-    def bytes(self, value: int | str) -> int | None:
+    def bytes_per_vector(self, value: int | str) -> int | None:
         return self.columns[value].results[self.rows[0]].manifest["settings"].get("bytes_per_vector")
 
 
@@ -144,7 +156,7 @@ class Sheet:
     def cells(self, row: TaskRow) -> list[Cell]:
         return [column.cell(row) for column in self.columns]
 
-    def name(self, row: TaskRow) -> str:
+    def row_name(self, row: TaskRow) -> str:
         """The task; with its split or revision where another row is of another one."""
         alike = [other for other in self.rows if other.task == row.task]
         splits = [" ".join(dict.fromkeys(split for split, _ in other.subsets)) for other in (row, *alike)]
@@ -180,7 +192,7 @@ class Sheet:
         )
         return {column: style for style, column in enumerate(shown)}
 
-    def style(self, model: str) -> int:
+    def style_of_model(self, model: str) -> int:
         return next(style for column, style in self.styles.items() if column.model == model)
 
 
@@ -194,7 +206,7 @@ class Average:
     cells: Sequence[Cell]
 
     @property
-    def told(self) -> str:
+    def coverage(self) -> str:
         if len(self.averaged_rows) == len(self.rows):
             return pluralize(len(self.rows), "task")
         return f"the {len(self.averaged_rows)} of {pluralize(len(self.rows), 'task')} that all have"
@@ -214,7 +226,11 @@ def build_sheet(results: Sequence[Result]) -> Sheet:
     given = list(dict.fromkeys((name, fingerprint) for name, fingerprint, _ in found))
     names = [name for name, _ in given]
     columns = [
-        Column(f"{key[0]} [{(key[1] or 'none')[:FINGERPRINT_CHARS]}]" if names.count(key[0]) > 1 else key[0], key[2], found[key])
+        Column(
+            f"{key[0]} [{(key[1] or 'none')[:FINGERPRINT_CHARS]}]" if names.count(key[0]) > 1 else key[0],
+            key[2],
+            found[key],
+        )
         for key in sorted(found, key=lambda key: (given.index(key[:2]), natural_key(key[2])))
     ]
     every = {row for cells in found.values() for row in cells}
@@ -258,7 +274,9 @@ def compute_averages(sheet: Sheet) -> Iterator[Average]:
             if len(over) > 1 and any(takes_part) and over not in seen:
                 seen.add(over)
                 pairs = zip(sheet.columns, takes_part, strict=True)
-                means = [Cell(mean_score([column.cell(row) for row in over])) if part else Cell() for column, part in pairs]
+                means = [
+                    Cell(mean_score([column.cell(row) for row in over])) if part else Cell() for column, part in pairs
+                ]
                 yield Average(title, rows, over, means)
 
 
@@ -282,7 +300,7 @@ def find_curves(axis: Axis, columns: Sequence[Column]) -> list[Curve]:
             columns[0].model,
             curve_label(columns),
             tuple(rows),
-            {column.results[rows[0]].manifest["settings"][axis.value]: column for column in columns},
+            {column.results[rows[0]].manifest["settings"][axis.value_setting]: column for column in columns},
         )
         for (_, columns), rows in together.items()
     ]
@@ -291,10 +309,14 @@ def find_curves(axis: Axis, columns: Sequence[Column]) -> list[Curve]:
 def find_points(axis: Axis, columns: Sequence[Column], row: TaskRow) -> dict[int | str, Column]:
     """By value. A prefix is one of the model's widest vector: of whole ones, a curve has no other."""
     settings = [column.results[row].manifest["settings"] for column in columns]
-    whole = [each[axis.value] for each in settings if each[axis.setting] is None and each[axis.value] is not None]
+    whole = [
+        each[axis.value_setting]
+        for each in settings
+        if each[axis.setting] is None and each[axis.value_setting] is not None
+    ]
     points: dict[int | str, Column] = {}
     for each, column in zip(settings, columns, strict=True):
-        value = each[axis.value]
+        value = each[axis.value_setting]
         if value is not None and (each[axis.setting] is not None or value == max(whole)):
             points.setdefault(value, column)
     return dict(sorted(points.items(), key=lambda point: cast(Any, point[0])))

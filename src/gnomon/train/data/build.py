@@ -18,14 +18,14 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from gnomon.errors import InputError, Notice
+from gnomon.files import DISK_FULL_REASONS
 from gnomon.inputs import did_you_mean
 from gnomon.notices import warn_caller
 from gnomon.train.data.columns import ColumnMapping
 from gnomon.train.data.dataset import VERSION, Dataset
 from gnomon.train.data.dataset_writer import DatasetWriter
-from gnomon.train.data.sources import HUB, Block, SourcePart, match_files, list_parts
+from gnomon.train.data.sources import HUB, Block, SourcePart, list_parts, match_files
 from gnomon.train.recipe.schema import DataSource
-from gnomon.vector_files import DISK_FULL_REASONS
 
 READING = ("query", "positive", "negatives", "num_negatives", "score", "instruction", "instructions", "task_types")
 """Settings that say which rows are read and how; by the others an index does not change."""
@@ -86,7 +86,7 @@ def _apply_medi_columns(source: DataSource, parts: Sequence[SourcePart]) -> Data
     given = any(getattr(source, name) != getattr(default, name) for name in ("query", "positive", "negatives"))
     if not given and parts[0].name.lower().endswith((".json", ".json.gz")):
         with suppress(InputError):  # of a list of other rows
-            next(parts[0].blocks(["pos"]), None)
+            next(parts[0].read_blocks(["pos"]), None)
             return replace(source, positive="pos", negatives=("neg",))
     return source
 
@@ -114,15 +114,19 @@ def _open_if_complete(folder: Path) -> Dataset | None:
 # ---- the first build
 
 
-def _build(source: DataSource, parts: Sequence[SourcePart], folder: Path, lines: int | None, progress: bool | None) -> Dataset:
+def _build(
+    source: DataSource, parts: Sequence[SourcePart], folder: Path, lines: int | None, progress: bool | None
+) -> Dataset:
     roles = ColumnMapping(source)
     with _draft(folder, source.name) as draft, _collect_warnings() as notices:
         spool = DatasetWriter(draft)
         try:
-            for file, part, block in _show_progress(_blocks(parts, roles.columns, lines), parts, lines, source.name, progress):
-                spool.add(roles.rows(file, part, block))
-            _check_task_types(source, roles, limited=lines is not None and spool.rows > 0)
-            if not spool.rows:
+            for file, part, block in _show_progress(
+                _blocks(parts, roles.columns, lines), parts, lines, source.name, progress
+            ):
+                spool.add(roles.map_block(file, part, block))
+            _check_task_types(source, roles, limited=lines is not None and spool.num_rows > 0)
+            if not spool.num_rows:
                 raise InputError(f"{source.name} ({', '.join(part.name for part in parts)}) holds no rows.")
             if _key(source, parts, lines) != folder.name:
                 raise InputError(f"a file of {source.name} changed while it was read; start again.")
@@ -155,13 +159,17 @@ def _collect_warnings() -> Generator[list[str]]:
         raise
 
 
-def _blocks(parts: Sequence[SourcePart], columns: Sequence[str], lines: int | None) -> Iterator[tuple[int, SourcePart, Block]]:
+def _blocks(
+    parts: Sequence[SourcePart], columns: Sequence[str], lines: int | None
+) -> Iterator[tuple[int, SourcePart, Block]]:
     """(number of the part, part, block), of at most `lines` rows together."""
     for number, part in enumerate(parts):
-        for block in part.blocks(columns):
+        for block in part.read_blocks(columns):
             if lines is not None:
-                block = Block(block.lines[:lines], {name: values[:lines] for name, values in block.values.items()})
-                lines -= len(block.lines)
+                block = Block(
+                    block.line_numbers[:lines], {name: values[:lines] for name, values in block.values.items()}
+                )
+                lines -= len(block.line_numbers)
             yield number, part, block
             if lines == 0:
                 return
@@ -175,7 +183,7 @@ def _show_progress(
     progress: bool | None,
 ) -> Iterator[tuple[int, SourcePart, Block]]:
     """A bar of the rows on stderr."""
-    known = [part.rows() for part in parts]
+    known = [part.count_rows() for part in parts]
     total = None if None in known else sum(filter(None, known))
     total = total if lines is None or total is None else min(total, lines)
     hidden = None if progress is None else not progress  # None: tqdm asks whether stderr is a terminal
@@ -189,7 +197,7 @@ def _show_progress(
     ) as bar:
         for file, part, block in blocks:
             yield file, part, block
-            bar.update(len(block.lines))
+            bar.update(len(block.line_numbers))
 
 
 def _check_task_types(source: DataSource, mapping: ColumnMapping, *, limited: bool) -> None:
@@ -197,7 +205,9 @@ def _check_task_types(source: DataSource, mapping: ColumnMapping, *, limited: bo
     there = [name for name, _ in mapping.task_types.most_common()]
     for name in source.task_types:
         if name not in there and not limited and there:
-            listed = ", ".join(there[:MAX_LISTED]) + (f" and {len(there) - MAX_LISTED} more" if len(there) > MAX_LISTED else "")
+            listed = ", ".join(there[:MAX_LISTED]) + (
+                f" and {len(there) - MAX_LISTED} more" if len(there) > MAX_LISTED else ""
+            )
             raise InputError(
                 f"{source.name}: no row has task_type {name!r}; there are {listed}.{did_you_mean(name, there)}"
             )

@@ -33,9 +33,9 @@ TEXTS_AT_ONCE = 2048
 class BatchRows:
     """A rank's rows of a batch, as texts without their prompts."""
 
-    batch: int
+    batch_number: int
     source: int
-    name: str
+    source_name: str
     """The source's."""
     rows_B: NDArray[np.int64]
     queries: list[str]
@@ -56,13 +56,13 @@ class BatchRows:
     """Rows of the whole batch that stand in for others, of which a text was there already."""
 
     @property
-    def total(self) -> int:
+    def total_rows(self) -> int:
         return len(self.all_rows)
 
     @property
     def digest(self) -> str:
         """16 hex characters of which batch this is, and of its rows and texts."""
-        digest = blake2b(f"{self.batch}\0{self.name}\0".encode(), digest_size=8)
+        digest = blake2b(f"{self.batch_number}\0{self.source_name}\0".encode(), digest_size=8)
         for numbers in (self.rows_B, self.query_hashes_B, self.positive_hashes_B, self.negative_hashes_N):
             digest.update(numbers.astype("<i8").tobytes())
         return digest.hexdigest()
@@ -77,9 +77,9 @@ class CollatedBatch:
     """Of the queries, then the positives, then the negatives, prompts in front, cut to what the model reads."""
     prompt_tokens: tuple[int, int]
     """`Tokenizer.prompt_tokens` of the queries' prompt, and of the documents'."""
-    truncated: int
+    num_truncated: int
     """How many texts were cut."""
-    hashes: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
+    token_hashes: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
     """[B], [B], [N] of what the model reads of queries, positives and negatives after their prompts: equal for texts
     with the same tokens.
     """
@@ -87,7 +87,7 @@ class CollatedBatch:
     """[N]: which negatives are, by these, the query or a positive of their own row, as that stands in its file."""
 
     @property
-    def own_negatives(self) -> int:
+    def num_own_negatives(self) -> int:
         return int(self.own_negatives_N.sum())
 
 
@@ -101,27 +101,33 @@ class Collator:
     """
 
     def __init__(
-        self, datasets: Sequence[Dataset], sources: Sequence[DataSource], spec: ModelSpec, tokenizer: Tokenizer, seed: int
+        self,
+        datasets: Sequence[Dataset],
+        sources: Sequence[DataSource],
+        spec: ModelSpec,
+        tokenizer: Tokenizer,
+        seed: int,
     ) -> None:
         self.datasets, self.sources, self.spec = [*datasets], [*sources], spec
         self.tokenizer, self.seed = tokenizer, seed
         self.prompts = [_prompts(source, index, spec) for source, index in zip(sources, datasets, strict=True)]
         self._prefixes = {text: self._prefix_bytes(text) for pair in self.prompts for text in pair}
         self.prompt_tokens = [
-            (tokenizer.prompt_tokens(query), tokenizer.prompt_tokens(document)) for query, document in self.prompts
+            (tokenizer.count_prompt_tokens(query), tokenizer.count_prompt_tokens(document))
+            for query, document in self.prompts
         ]
 
-    def rows_at(self, draw: SampledBatch, rank: int = 0, world_size: int = 1) -> BatchRows:
+    def read_rows(self, draw: SampledBatch, rank: int = 0, world_size: int = 1) -> BatchRows:
         """The texts of a rank's share of a batch."""
         index, rows_B = self.datasets[draw.source], shard(draw.rows_B, rank, world_size)
         total = len(draw.rows_B) // world_size * world_size
         number = self.sources[draw.source].num_negatives
-        negatives_BK = select_negatives(index, rows_B, number, seed=self.seed, batch=draw.step)
+        negatives_BK = select_negatives(index, rows_B, number, seed=self.seed, batch=draw.batch_number)
         negatives_N = negatives_BK.reshape(-1)
         return BatchRows(
-            batch=draw.step,
+            batch_number=draw.batch_number,
             source=draw.source,
-            name=index.name,
+            source_name=index.name,
             rows_B=rows_B,
             queries=index.texts("query", rows_B),
             positives=index.texts("positive", rows_B),
@@ -142,7 +148,7 @@ class Collator:
         Raises:
             InputError: a text that the model cannot read; names its file and line.
         """
-        rows = self.rows_at(draw, rank, world_size)
+        rows = self.read_rows(draw, rank, world_size)
         query, document = self.prompts[draw.source]
         texts = [query + text for text in rows.queries]
         texts += [document + text for text in rows.positives]
@@ -150,16 +156,16 @@ class Collator:
         ids: list[Ids] = []
         truncated = 0
         for start in range(0, len(texts), TEXTS_AT_ONCE):
-            whole = self.tokenizer.ids(texts[start : start + TEXTS_AT_ONCE])
+            whole = self.tokenizer.encode(texts[start : start + TEXTS_AT_ONCE])
             self._check(whole, rows, start)
-            cut = [self.tokenizer.cut(ids_T) for ids_T in whole]
+            cut = [self.tokenizer.truncate(ids_T) for ids_T in whole]
             truncated += sum(len(kept) < len(all_) for kept, all_ in zip(cut, whole, strict=True))
             ids += cut
         hashes = self._hash_batch(ids, rows, draw.source)
         own_N = match_own_negatives(*hashes) | self._match_other_positives(draw.source, rows.entries_N, hashes[2])
         return CollatedBatch(rows, ids, self.prompt_tokens[draw.source], truncated, hashes, own_N)
 
-    def own_negatives(self, source: int, entries: NDArray[np.int64]) -> NDArray[np.bool_]:
+    def find_own_negatives(self, source: int, entries: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which of these negatives are, by tokens, the query or a positive of their own row (`Collated.own_N`)."""
         index, (query, document) = self.datasets[source], self.prompts[source]
         found: list[NDArray[np.bool_]] = []
@@ -169,7 +175,9 @@ class Collator:
             sides = (query, index.texts("query", rows)), (document, index.texts("positive", rows))
             negatives = (document, index.texts("negative", some))
             queries, positives, others = (self._hash_texts(prompt, texts) for prompt, texts in (*sides, negatives))
-            found.append(match_own_negatives(queries, positives, others) | self._match_other_positives(source, some, others))
+            found.append(
+                match_own_negatives(queries, positives, others) | self._match_other_positives(source, some, others)
+            )
         return np.concatenate([np.zeros(0, np.bool_), *found])
 
     def _match_other_positives(
@@ -195,8 +203,8 @@ class Collator:
         return own_N
 
     def _hash_texts(self, prompt: str, texts: list[str]) -> NDArray[np.int64]:
-        whole = self.tokenizer.ids([prompt + text for text in texts])
-        return self._hash_ids([self.tokenizer.cut(ids_T) for ids_T in whole], prompt)
+        whole = self.tokenizer.encode([prompt + text for text in texts])
+        return self._hash_ids([self.tokenizer.truncate(ids_T) for ids_T in whole], prompt)
 
     def _hash_batch(
         self, ids: list[Ids], rows: BatchRows, source: int
@@ -216,12 +224,12 @@ class Collator:
 
     def _prefix_bytes(self, prompt: str) -> bytes:
         """The ids that stand in front of every text: special tokens, and the prompt."""
-        ids_T = self.tokenizer.ids([prompt])[0]
-        return ids_T[: max(self.tokenizer.prompt_tokens(prompt), self.tokenizer.num_leading_special)].tobytes()
+        ids_T = self.tokenizer.encode([prompt])[0]
+        return ids_T[: max(self.tokenizer.count_prompt_tokens(prompt), self.tokenizer.num_leading_special)].tobytes()
 
     def _check(self, ids: list[Ids], rows: BatchRows, start: int) -> None:
         """Each text has tokens, and each of these a row in the embedding table."""
-        most = self.spec.trunk.rows
+        most = self.spec.trunk.vocab_size
         least = 0 if isinstance(self.spec.trunk, StaticSpec) else 1
         if min(map(len, ids)) >= least and np.concatenate(ids).max(initial=0) < most:
             return
@@ -238,7 +246,7 @@ class Collator:
         """Where the text of this number, in the order of `Collated.ids`, comes from."""
         count = len(rows.rows_B)
         row = text % count if text < 2 * count else (text - 2 * count) // rows.negatives_per_row
-        return self.datasets[rows.source].place(int(rows.rows_B[row]))
+        return self.datasets[rows.source].location(int(rows.rows_B[row]))
 
 
 class Prefetcher(Generic[T]):
@@ -296,10 +304,10 @@ def _find_sibling_rows(index: Dataset, rows: NDArray[np.int64]) -> list[NDArray[
     found: list[range] = []
     for row in rows.tolist():
         if not (found and row in found[-1]):
-            place, first, stop = index.place(row), row, row + 1
-            while first and index.place(first - 1) == place:
+            place, first, stop = index.location(row), row, row + 1
+            while first and index.location(first - 1) == place:
                 first -= 1
-            while stop < index.rows and index.place(stop) == place:
+            while stop < index.rows and index.location(stop) == place:
                 stop += 1
             found.append(range(first, stop))
         else:

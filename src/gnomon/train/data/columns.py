@@ -60,7 +60,7 @@ class ColumnMapping:
         self._has_labels: bool | None = None
         """Whether the first row has one grade, not a list of scores."""
 
-    def rows(self, file: int, part: SourcePart, block: Block) -> CheckedRows:
+    def map_block(self, file: int, part: SourcePart, block: Block) -> CheckedRows:
         """A row of texts for each row of the block; where that has several positives, one for each of these.
 
         Raises:
@@ -69,22 +69,22 @@ class ColumnMapping:
         source, (lines, values) = self.source, self._select_task_types(block)
         at = _RowLocations(part, lines)
         queries = values[source.query]
-        if part.cells:
+        if part.all_strings:
             queries = at.map_rows(partial(_parse_cell, source.query), queries)
         paired = [isinstance(value, list) for value in queries]
         texts = {"query": self._encode_texts(at, source.query, queries, paired)}
         if source.instruction:
             texts["query"] = at.map_rows(self._prepend_instruction, values[source.instruction], texts["query"])
-        texts["positive"], each = self._collect_positives(at, values[source.positive], paired, part.cells)
+        texts["positive"], each = self._collect_positives(at, values[source.positive], paired, part.all_strings)
         found = None
         if source.negatives:
             known = [values[name] for name in source.negatives]
-            found = at.map_rows(partial(self._encode_negatives, part.cells), paired, *known)
+            found = at.map_rows(partial(self._encode_negatives, part.all_strings), paired, *known)
         counts = None if found is None else list(map(len, found))
         grades, scores = None, None
         if source.score:
             needed = counts or [0] * len(lines)
-            scores = at.map_rows(partial(self._parse_scores, part.cells), values[source.score], each, needed)
+            scores = at.map_rows(partial(self._parse_scores, part.all_strings), values[source.score], each, needed)
             if self._has_labels:
                 grades, scores = np.array(list(chain.from_iterable(scores)), np.float64), None
         read = len(lines)
@@ -106,7 +106,7 @@ class ColumnMapping:
         self.task_types.update(found)
         kept = [row for row, name in enumerate(found) if name in self.source.task_types]
         values = {name: [column[row] for row in kept] for name, column in block.values.items()}
-        return Block([block.lines[row] for row in kept], values)
+        return Block([block.line_numbers[row] for row in kept], values)
 
     # ---- texts
 
@@ -128,7 +128,9 @@ class ColumnMapping:
         several = held and (not with_instruction or all(isinstance(each, list) for each in held))
         return [self._encode_text(name, each, with_instruction) for each in (held if several else [value])]
 
-    def _encode_texts(self, at: _RowLocations, name: str, values: list[Any], with_instruction: list[bool]) -> list[bytes]:
+    def _encode_texts(
+        self, at: _RowLocations, name: str, values: list[Any], with_instruction: list[bool]
+    ) -> list[bytes]:
         try:
             if all(map(str.strip, values)):
                 return list(map(str.encode, values))
@@ -145,7 +147,11 @@ class ColumnMapping:
             wanted = "[instruction, text]" if with_instruction else "one text"
             raise _UnusableRowError(f"column {name!r} is a list of {len(held)}, and must be {wanted}")
         text = _encode_string(name, held[-1])
-        return self._prepend_instruction(held[0], text) if with_instruction and self.source.instructions == "prepend" else text
+        return (
+            self._prepend_instruction(held[0], text)
+            if with_instruction and self.source.instructions == "prepend"
+            else text
+        )
 
     def _prepend_instruction(self, instruction: object, text: bytes) -> bytes:
         if instruction is None or instruction == "":
@@ -160,8 +166,13 @@ class ColumnMapping:
                 continue
             value = _parse_cell(name, value) if cells else value
             held = cast("list[object]", value) if isinstance(value, list) else [value]
-            alone = with_instruction and all(isinstance(each, str) for each in held)  # one [instruction, text], not a list of them
-            found += [self._encode_text(name, each, with_instruction) for each in ([held] if alone and isinstance(value, list) else held)]
+            alone = with_instruction and all(
+                isinstance(each, str) for each in held
+            )  # one [instruction, text], not a list of them
+            found += [
+                self._encode_text(name, each, with_instruction)
+                for each in ([held] if alone and isinstance(value, list) else held)
+            ]
         self._check_count(len(found))
         return found
 
@@ -178,7 +189,9 @@ class ColumnMapping:
 
     # ---- scores
 
-    def _parse_scores(self, cells: bool, value: object, positives: int, negatives: int) -> list[float] | list[list[float]]:
+    def _parse_scores(
+        self, cells: bool, value: object, positives: int, negatives: int
+    ) -> list[float] | list[list[float]]:
         """Of each positive of a row: its grade, or the list of its score and those of all negatives."""
         name = self.source.score
         if cells:
@@ -215,7 +228,7 @@ class _RowLocations:
     """Rows of a part, to be named in messages."""
 
     part: SourcePart
-    lines: Sequence[int]
+    line_numbers: Sequence[int]
 
     def map_rows(self, function: Callable[..., T], *columns: Sequence[Any]) -> list[T]:
         """`function` of each row's values."""
@@ -224,7 +237,7 @@ class _RowLocations:
             try:
                 found.append(function(*values))
             except _UnusableRowError as error:
-                place = f"{self.part.name}, {self.part.unit} {self.lines[row]}"
+                place = f"{self.part.name}, {self.part.unit} {self.line_numbers[row]}"
                 raise InputError(f"{place}: {error}. Mend it, or take it out.") from None
         return found
 

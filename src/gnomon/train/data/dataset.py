@@ -185,7 +185,7 @@ class Dataset:
         positives_B1 = (self.negative_bounds[rows_B] + rows_B)[:, None]
         return self._scores[np.concatenate([positives_B1, negatives_BK + rows_B[:, None] + 1], axis=1)]
 
-    def place(self, row: int) -> str:
+    def location(self, row: int) -> str:
         """Where a row comes from: "pairs.jsonl.gz, line 12"."""
         file, line = self._locations[row].tolist()
         path, unit = self.files[file]

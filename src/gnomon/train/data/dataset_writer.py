@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 
 from gnomon.train.data.dataset import (
     BOUNDS,
-    METADATA,
     HASHES,
-    OWN_NEGATIVES,
-    NEGATIVE_BOUNDS,
     LOCATION,
     LOCATIONS,
+    METADATA,
+    NEGATIVE_BOUNDS,
+    OWN_NEGATIVES,
     SCORES,
     TEXTS,
     VERSION,
@@ -45,19 +45,19 @@ ODD = np.int64(-7046029254386353131)
 class CheckedRows:
     """Rows that were checked."""
 
-    file: int
+    file_number: int
     """Which of the source's files."""
-    lines: Sequence[int]
+    line_numbers: Sequence[int]
     """[B], in that file."""
     texts: dict[str, list[bytes]]
     """In UTF-8, by column; the negatives of the first row, then those of the second, and so on."""
-    counts: list[int] | None
+    negative_counts: list[int] | None
     """[B], negatives of each row; None where the source has none."""
     labels: NDArray[np.float64] | None = None
     """[B]"""
     score_lists: list[list[float]] | None = None
     """[B], each of 1 + K"""
-    read: int | None = None
+    source_lines: int | None = None
     """Rows of the file that they come from, where these are not as many."""
 
 
@@ -66,35 +66,35 @@ class DatasetWriter:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.rows = self.lines = 0
+        self.num_rows = self.num_lines = 0
         self._least: int | None = None
         self._score_kind: ScoreKind | None = None
         self._negatives = self._own = 0
         self._files: dict[str, _File] = {}
 
     def add(self, rows: CheckedRows) -> None:
-        if not len(rows.lines):
+        if not len(rows.line_numbers):
             return
         hashes = {column: hash_texts(texts) for column, texts in rows.texts.items()}
         for column, texts in rows.texts.items():
             self._file(TEXTS.format(column)).write(b"".join(texts))
             self._append_bounds(BOUNDS.format(column), list(map(len, texts)))
             self._file(HASHES.format(column)).write(hashes[column].tobytes())
-        if rows.counts is not None:
-            self._append_bounds(NEGATIVE_BOUNDS, rows.counts)
-            self._least = min(rows.counts) if self._least is None else min(self._least, *rows.counts)
-            self._add_own(hashes, rows.counts, rows.lines)
+        if rows.negative_counts is not None:
+            self._append_bounds(NEGATIVE_BOUNDS, rows.negative_counts)
+            self._least = min(rows.negative_counts) if self._least is None else min(self._least, *rows.negative_counts)
+            self._add_own(hashes, rows.negative_counts, rows.line_numbers)
         if rows.labels is not None:
             self._score_kind = "grades"
             self._file(SCORES).write(rows.labels.tobytes())
         if rows.score_lists is not None:
             self._score_kind = "lists"
             self._file(SCORES).write(np.fromiter(chain.from_iterable(rows.score_lists), np.float64).tobytes())
-        places = np.empty(len(rows.lines), LOCATION)
-        places["file"], places["line"] = rows.file, rows.lines
+        places = np.empty(len(rows.line_numbers), LOCATION)
+        places["file"], places["line"] = rows.file_number, rows.line_numbers
         self._file(LOCATIONS).write(places.tobytes())
-        self.rows += len(rows.lines)
-        self.lines += len(rows.lines) if rows.read is None else rows.read
+        self.num_rows += len(rows.line_numbers)
+        self.num_lines += len(rows.line_numbers) if rows.source_lines is None else rows.source_lines
 
     def _add_own(self, hashes: dict[str, NDArray[np.int64]], counts: list[int], lines: Sequence[int]) -> None:
         """Note the negatives that are the query or a positive of their row, as that stands in the file: where it has
@@ -117,8 +117,8 @@ class DatasetWriter:
         facts = {
             "version": VERSION,
             "name": name,
-            "rows": self.rows,
-            "lines": self.lines,
+            "rows": self.num_rows,
+            "lines": self.num_lines,
             "negatives": self._least or 0,
             "fingerprint": self._fingerprint(),
             "columns": columns,

@@ -37,7 +37,9 @@ class Entry:
         )
 
 
-def compute_weights(sources: Sequence[DataSource], rows: Sequence[int], settings: MixtureSettings) -> NDArray[np.float64]:
+def compute_weights(
+    sources: Sequence[DataSource], rows: Sequence[int], settings: MixtureSettings
+) -> NDArray[np.float64]:
     """The share of the batches that each source gives; they add up to 1.
 
     Args:

@@ -17,9 +17,9 @@ from gnomon.notices import warn_caller
 from gnomon.spec import ModelSpec
 from gnomon.tokenizer import Tokenizer
 from gnomon.train.data.build import open_dataset
-from gnomon.train.data.collate import CollatedBatch, Collator, BatchRows
+from gnomon.train.data.collate import BatchRows, CollatedBatch, Collator
 from gnomon.train.data.dataset import Dataset
-from gnomon.train.data.mixture import max_lines, compute_weights
+from gnomon.train.data.mixture import compute_weights, max_lines
 from gnomon.train.data.sampler import SampledBatch, Sampler
 from gnomon.train.distributed import Ranks
 from gnomon.train.prompts import SourcePrompts
@@ -60,12 +60,12 @@ class TrainingData:
         """Rows of a batch, each with the place that it comes from."""
         index, count = self.datasets[rows.source], rows.negatives_per_row
         for at, row in enumerate(rows.rows_B.tolist()):
-            told = {"place": index.place(row), "query": rows.queries[at], "positive": rows.positives[at]}
+            told = {"place": index.location(row), "query": rows.queries[at], "positive": rows.positives[at]}
             negatives = {"negatives": rows.negatives[at * count : (at + 1) * count]} if count else {}
             score = {} if rows.scores is None else {"score": rows.scores[at].tolist()}
             yield told | negatives | score
 
-    def held_out(self) -> list[CollatedBatch]:
+    def collate_held_out(self) -> list[CollatedBatch]:
         """The held-out rows of each source, as one batch each."""
         found: list[CollatedBatch] = []
         for source in np.flatnonzero(self.weights).tolist():
@@ -75,23 +75,26 @@ class TrainingData:
         return found
 
 
-def open_training_data(recipe: Recipe, spec: ModelSpec, tokenizer: Tokenizer, ranks: Ranks, progress: bool | None) -> TrainingData:
+def open_training_data(
+    recipe: Recipe, spec: ModelSpec, tokenizer: Tokenizer, ranks: Ranks, progress: bool | None
+) -> TrainingData:
     """Index what is not indexed yet, on rank 0; then open it, on every rank.
 
     Raises:
         InputError: a source, a row or a mixture that cannot be used; sources that the loss cannot take.
     """
     cache = Path(recipe.cache_dir).expanduser() if recipe.cache_dir else None
-    if not ranks.first:
-        ranks.wait()
+    if not ranks.is_first:
+        ranks.barrier()
     indexes = [
-        open_dataset(source, cache, max_lines=max_lines(recipe.mixture, source), progress=progress) for source in recipe.sources
+        open_dataset(source, cache, max_lines=max_lines(recipe.mixture, source), progress=progress)
+        for source in recipe.sources
     ]
-    if ranks.first:
-        ranks.wait()
+    if ranks.is_first:
+        ranks.barrier()
     for index in indexes:
         check_loss_fits(recipe, index)
-        if ranks.first and index.rows != index.lines:
+        if ranks.is_first and index.rows != index.lines:
             warn_caller(
                 f"source {index.name!r}: rows with several positives make a row of each, {index.rows:,} rows of "
                 f"{index.lines:,}."
@@ -110,10 +113,10 @@ def open_training_data(recipe: Recipe, spec: ModelSpec, tokenizer: Tokenizer, ra
         length_buckets=recipe.length_buckets,
         num_held_out=recipe.validation.rows,
         num_negatives=[source.num_negatives for source in recipe.sources],
-        world_size=ranks.world,
+        world_size=ranks.world_size,
     )
     data = TrainingData(indexes, weights, sampler, Collator(indexes, recipe.sources, spec, tokenizer, seed=recipe.seed))
-    if ranks.first:
+    if ranks.is_first:
         _warn_of_own_negatives(recipe, data)
         _warn_of_short_batches(recipe, data)
     return data
@@ -159,11 +162,13 @@ def _warn_of_own_negatives(recipe: Recipe, data: TrainingData) -> None:
     for source in np.flatnonzero(data.weights).tolist():
         index = data.datasets[source]
         entries = index.own_negative_entries[:MAX_OWN_NEGATIVES_CHECKED]
-        own = entries[data.collator.own_negatives(source, entries)]
+        own = entries[data.collator.find_own_negatives(source, entries)]
         if len(own):
             more = "at least " if index.own_negatives > MAX_OWN_NEGATIVES_CHECKED else ""
-            fate = "are left out of the loss" if masks_duplicates(recipe.loss) else "are trained as negatives all the same"
-            first = index.place(int(index.rows_of_negatives(own[:1])[0]))
+            fate = (
+                "are left out of the loss" if masks_duplicates(recipe.loss) else "are trained as negatives all the same"
+            )
+            first = index.location(int(index.rows_of_negatives(own[:1])[0]))
             warn_caller(
                 f"source {index.name!r}: {more}{len(own):,} negatives are, as the model reads them, the query or a "
                 f"positive of their own row, and {fate}. The first is in {first}."

@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from gnomon.errors import InputError
 from gnomon.train.data.dataset import Dataset
-from gnomon.train.data.permutation import Key, random_bits, permute, uniform
+from gnomon.train.data.permutation import Key, permute, random_bits, uniform
 
 RowNumbers = NDArray[np.int64]
 
@@ -44,7 +44,7 @@ PROBED = 4096
 class SampledBatch:
     """Rows of one batch, over all ranks."""
 
-    step: int
+    batch_number: int
     """The batch's number."""
     source: int
     rows_B: RowNumbers
@@ -89,11 +89,18 @@ class Sampler:
         world_size: int = 1,
     ) -> None:
         if batch_size % world_size:
-            raise InputError(f"batch_size is {batch_size}; {world_size} ranks share it, so let it be a multiple of {world_size}.")
+            raise InputError(
+                f"batch_size is {batch_size}; {world_size} ranks share it, so let it be a multiple of {world_size}."
+            )
         shares = np.asarray(weights, np.float64)
-        self.batch_size, self.seed, self.skip_duplicates, self.masked = batch_size, seed, duplicates == "skip", loss_masks_duplicates
+        self.batch_size, self.seed, self.skip_duplicates, self.loss_masks_duplicates = (
+            batch_size,
+            seed,
+            duplicates == "skip",
+            loss_masks_duplicates,
+        )
         self.length_buckets = length_buckets
-        self.datasets, self.world = [*datasets], world_size
+        self.datasets, self.world_size = [*datasets], world_size
         self.num_negatives = [*num_negatives] if num_negatives else [None] * len(datasets)
         self._streams = _build_streams(datasets, shares > 0, seed, num_held_out)
         for stream, share_ in zip(self._streams, shares, strict=True):
@@ -110,10 +117,10 @@ class Sampler:
     def batch_at(self, batch: int) -> SampledBatch:
         source = self.source_at(batch)
         drawn = self._draw(batch, source, int(self.count_batches_per_source(batch)[source]))
-        if len(drawn.rows_B) < self.world:
+        if len(drawn.rows_B) < self.world_size:
             raise InputError(
                 f"batch {batch} of source {self.datasets[source].name!r} has {len(drawn.rows_B)} rows without a text "
-                f"twice, and {self.world} {'rank' if self.world == 1 else 'ranks'} to share it; take out what many "
+                f"twice, and {self.world_size} {'rank' if self.world_size == 1 else 'ranks'} to share it; take out what many "
                 "rows have in common, or let duplicates be 'keep'."
             )
         return drawn
@@ -122,18 +129,20 @@ class Sampler:
         """Rows of a batch of this source, the mean of its first ones; batch_size, where duplicates leave none short."""
         if not self.skip_duplicates:
             return float(self.batch_size)
-        epoch = -(-self._streams[source].length // self.batch_size)
+        epoch = -(-self._streams[source].num_rows // self.batch_size)
         turns = min(epoch, max(4, PROBED // self.batch_size))
-        counts = [len(self._draw(turn, source, turn).rows_B) // self.world * self.world for turn in range(turns)]
+        counts = [
+            len(self._draw(turn, source, turn).rows_B) // self.world_size * self.world_size for turn in range(turns)
+        ]
         return sum(counts) / turns
 
     def rows_per_epoch(self, source: int) -> int:
         """Rows of an epoch of a source: those that are not held out, and have no query that is."""
-        return self._streams[source].length
+        return self._streams[source].num_rows
 
-    def kept_apart(self, source: int) -> int:
+    def count_excluded(self, source: int) -> int:
         """Rows that are never drawn, since they have the query of a held-out row of some source."""
-        return self.datasets[source].rows - self._streams[source].length - len(self.held_out_rows(source))
+        return self.datasets[source].rows - self._streams[source].num_rows - len(self.held_out_rows(source))
 
     def source_at(self, batch: int) -> int:
         return int(self._draw_sources(batch // BLOCK)[batch % BLOCK])
@@ -152,22 +161,22 @@ class Sampler:
     def _draw(self, batch: int, source: int, source_batch_number: int) -> SampledBatch:
         """A source's batch number `turn`, which is number `batch` of all."""
         rows_B = self._scheduled_rows(source, source_batch_number)
-        if not self.skip_duplicates or (self.masked and self._all_texts_differ(source, rows_B)):
+        if not self.skip_duplicates or (self.loss_masks_duplicates and self._all_texts_differ(source, rows_B)):
             return SampledBatch(batch, source, rows_B)
         kept = self._take_new_rows(source, rows_B, _BatchTexts())
         if len(kept) < len(rows_B):
             window, place = divmod(source_batch_number, self._streams[source].window(self.batch_size))
             kept = self._window_batches(source, window)[place]
         texts = _BatchTexts()
-        if not self.masked:
+        if not self.loss_masks_duplicates:
             kept = self._take_new_rows(source, np.array(kept, np.int64), texts, batch=batch)
         replaced: list[int] = []
         if len(kept) < self.batch_size:
-            if self.masked:
+            if self.loss_masks_duplicates:
                 self._take_new_rows(source, np.array(kept, np.int64), texts)
             count = max(MIN_SPARE_ROWS, self.batch_size)
             spare_S = self._streams[source].rows_at(source_batch_number * count, count, "spare")
-            replaced = self._take_new_rows(source, spare_S, texts, batch=None if self.masked else batch)
+            replaced = self._take_new_rows(source, spare_S, texts, batch=None if self.loss_masks_duplicates else batch)
             replaced = replaced[: self.batch_size - len(kept)]
         return SampledBatch(batch, source, np.array(kept + replaced, np.int64), len(replaced))
 
@@ -230,7 +239,7 @@ class Sampler:
             for row, (pair, _) in zip(moving.tolist(), self._text_hashes(source, moving), strict=True):
                 others = ((place + further) % count for further in range(1, count))
                 room = (other for other in others if len(kept[other]) < self.batch_size)
-                taker = next((other for other in room if texts[other].take(pair)), None)
+                taker = next((other for other in room if texts[other].add_if_new(pair)), None)
                 if taker is not None:
                     kept[taker].append(row)
         return kept
@@ -240,14 +249,20 @@ class Sampler:
         sides = [self.datasets[source].hashes(side)[rows_B] for side in ("query", "positive")]
         return len(np.unique(np.concatenate(sides))) == 2 * len(rows_B)
 
-    def _take_new_rows(self, source: int, rows_B: RowNumbers, batch_texts: _BatchTexts, *, batch: int | None = None) -> list[int]:
+    def _take_new_rows(
+        self, source: int, rows_B: RowNumbers, batch_texts: _BatchTexts, *, batch: int | None = None
+    ) -> list[int]:
         """The rows of which no text is known; they add theirs, one row after the other.
 
         Args:
             batch: whose negatives count too; None for queries and positives alone.
         """
         texts = self._text_hashes(source, rows_B, batch)
-        return [row for row, (pair, others) in zip(rows_B.tolist(), texts, strict=True) if batch_texts.take(pair, others)]
+        return [
+            row
+            for row, (pair, others) in zip(rows_B.tolist(), texts, strict=True)
+            if batch_texts.add_if_new(pair, others)
+        ]
 
     def _text_hashes(
         self, source: int, rows_B: RowNumbers, batch: int | None = None
@@ -268,7 +283,7 @@ class _BatchTexts:
         self.pairs: set[int] = set()
         self.negatives: set[int] = set()
 
-    def take(self, pair: Sequence[int], negatives: Sequence[int] = ()) -> bool:
+    def add_if_new(self, pair: Sequence[int], negatives: Sequence[int] = ()) -> bool:
         """Add a row's texts, unless its query or positive is there, or one of its negatives is another's."""
         if not self.pairs.isdisjoint(pair):
             return False
@@ -279,7 +294,9 @@ class _BatchTexts:
         return True
 
 
-def select_negatives(index: Dataset, rows_B: RowNumbers, number: int | None, *, seed: int, batch: int) -> NDArray[np.int64]:
+def select_negatives(
+    index: Dataset, rows_B: RowNumbers, number: int | None, *, seed: int, batch: int
+) -> NDArray[np.int64]:
     """[B, K]: entries of the column of negatives, each row's in its order; all of them (None), or K = `number`, drawn
     by seed and batch.
     """
@@ -306,7 +323,7 @@ class _Stream:
     """The rows of a source that may be drawn, epoch after epoch."""
 
     def __init__(self, dataset: Dataset, key: Key, held_out: int) -> None:
-        self.index, self._key = dataset, key
+        self.dataset, self._key = dataset, key
         self.held_out_rows = permute(np.arange(min(held_out, dataset.rows)), dataset.rows, (*key, "validation"))
         self._sizes: NDArray[np.int32] | None = None
         self.exclude(self.held_out_rows)
@@ -314,35 +331,35 @@ class _Stream:
     def exclude(self, rows: RowNumbers) -> None:
         """Draw none of these rows, nor the held-out ones."""
         out = np.union1d(self.held_out_rows, rows)
-        self.length = self.index.rows - len(out)
+        self.num_rows = self.dataset.rows - len(out)
         self._exclusion_offsets = out - np.arange(len(out))
         """Of each row that is left out, how many before it are not."""
 
     def rows_at(self, start: int, count: int, name: str) -> RowNumbers:
         """What stands at `start` and the places after it, in the stream of this name."""
-        epochs, places = np.divmod(np.arange(start, start + count), self.length)
+        epochs, places = np.divmod(np.arange(start, start + count), self.num_rows)
         rows = np.empty_like(places)
         for epoch in np.unique(epochs).tolist():
             here = epochs == epoch
-            rows[here] = permute(places[here], self.length, (*self._key, name, epoch))
+            rows[here] = permute(places[here], self.num_rows, (*self._key, name, epoch))
         return self._to_rows(rows)
 
-    def distinct(self, column: str, *, least: int) -> int:
+    def count_distinct(self, column: str, *, least: int) -> int:
         """Different texts of a column of the rows that may be drawn; at least `least` are not counted exactly."""
-        surely = self.index.distinct[column] - len(self._exclusion_offsets)
+        surely = self.dataset.distinct[column] - len(self._exclusion_offsets)
         if surely >= least or not len(self._exclusion_offsets):
-            return self.index.distinct[column]
-        return len(np.unique(self.index.hashes(column)[self._to_rows(np.arange(self.length))]))
+            return self.dataset.distinct[column]
+        return len(np.unique(self.dataset.hashes(column)[self._to_rows(np.arange(self.num_rows))]))
 
     def window(self, batch_size: int) -> int:
         """Batches of a window: no more than an epoch has, or equal rows would meet in one batch."""
-        return max(1, min(WINDOW, self.length // batch_size))
+        return max(1, min(WINDOW, self.num_rows // batch_size))
 
     def sizes(self, rows: RowNumbers) -> NDArray[np.int32]:
         """Bytes of query and positive."""
         if self._sizes is None:
-            self._sizes = self.index.sizes("query").astype(np.int32)
-            self._sizes += self.index.sizes("positive").astype(np.int32)
+            self._sizes = self.dataset.sizes("query").astype(np.int32)
+            self._sizes += self.dataset.sizes("positive").astype(np.int32)
         return self._sizes[rows]
 
     def _to_rows(self, places: RowNumbers) -> RowNumbers:
@@ -355,10 +372,10 @@ def _build_streams(indexes: Sequence[Dataset], used: NDArray[np.bool_], seed: in
     streams = [_Stream(index, (seed, source), held_out) for source, index in enumerate(indexes)]
     taking_part = [stream for stream, uses in zip(streams, used.tolist(), strict=True) if uses]
     if held_out:
-        queries = [stream.index.hashes("query")[stream.held_out_rows] for stream in taking_part]
+        queries = [stream.dataset.hashes("query")[stream.held_out_rows] for stream in taking_part]
         hashes = np.unique(np.concatenate(queries))
         for stream in taking_part:
-            stream.exclude(rows_with(stream.index, hashes))
+            stream.exclude(rows_with(stream.dataset, hashes))
     return streams
 
 
@@ -378,7 +395,7 @@ def rows_with(index: Dataset, hashes: NDArray[np.int64]) -> RowNumbers:
 
 
 def _check_fills(stream: _Stream, batch_size: int, *, skip: bool, others: bool) -> None:
-    index, held, left = stream.index, len(stream.held_out_rows), stream.length
+    index, held, left = stream.dataset, len(stream.held_out_rows), stream.num_rows
     also = index.rows - held - left
     but = f", and {held} of them are held out (validation.rows)" if held else ""
     but += f"; {also} more have a query that is held out" if also else ""
@@ -389,7 +406,7 @@ def _check_fills(stream: _Stream, batch_size: int, *, skip: bool, others: bool) 
             f"{batch_size}: {'leave the source out, ' if others else ''}give it more rows, or let {smaller} be smaller."
         )
     for column in ("query", "positive") if skip else ():
-        if (distinct := stream.distinct(column, least=batch_size)) < batch_size:
+        if (distinct := stream.count_distinct(column, least=batch_size)) < batch_size:
             raise InputError(
                 f"source {index.name!r} has {index.rows} rows{but}; what is left has {distinct} different texts in its "
                 f"column {column}; a batch takes {batch_size}, and none twice: let {smaller} be smaller, or duplicates "

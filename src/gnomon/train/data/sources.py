@@ -19,7 +19,7 @@ import numpy as np
 from gnomon.errors import ExtraError, InputError, SourceError
 from gnomon.inputs import did_you_mean
 from gnomon.text_files import load_arrow, read_rows
-from gnomon.text_files.json_lines import WHITESPACE, STRICT_DECODER
+from gnomon.text_files.json_lines import STRICT_DECODER, WHITESPACE
 from gnomon.text_files.lines import open_text
 
 Row = Mapping[str, Any]
@@ -44,7 +44,7 @@ BLANKS = re.compile(f"[{WHITESPACE}]*")
 
 
 class Block(NamedTuple):
-    lines: Sequence[int]
+    line_numbers: Sequence[int]
     values: dict[str, list[Any]]
     """[rows], by column."""
 
@@ -61,7 +61,7 @@ class SourcePart(Protocol):
         ...
 
     @property
-    def cells(self) -> bool:
+    def all_strings(self) -> bool:
         """Whether every value is a string, as in CSV."""
         ...
 
@@ -69,11 +69,11 @@ class SourcePart(Protocol):
         """JSON that is equal as long as the content is."""
         ...
 
-    def rows(self) -> int | None:
+    def count_rows(self) -> int | None:
         """How many rows it has, where that is known without reading it."""
         ...
 
-    def blocks(self, columns: Sequence[str]) -> Iterator[Block]: ...
+    def read_blocks(self, columns: Sequence[str]) -> Iterator[Block]: ...
 
 
 def list_parts(paths: Sequence[str], *, split: str, streaming: bool) -> list[SourcePart]:
@@ -118,7 +118,7 @@ def _find_files(path: str) -> list[Path]:
 @dataclass(frozen=True)
 class LocalFile:
     path: Path
-    form: FileFormat
+    file_format: FileFormat
 
     @property
     def name(self) -> str:
@@ -126,11 +126,11 @@ class LocalFile:
 
     @property
     def unit(self) -> str:
-        return self.form.unit
+        return self.file_format.unit
 
     @property
-    def cells(self) -> bool:
-        return self.form.cells
+    def all_strings(self) -> bool:
+        return self.file_format.all_strings
 
     def identity(self) -> list[Any]:
         """Its place, size and times, and a hash of samples of it: of all of it, where it is small.
@@ -148,20 +148,20 @@ class LocalFile:
         times = [status.st_mtime_ns, status.st_ctime_ns]
         return [str(self.path.absolute()), status.st_size, *times, digest.hexdigest()]
 
-    def rows(self) -> int | None:
-        if self.form.blocks is not _read_parquet:
+    def count_rows(self) -> int | None:
+        if self.file_format.read_blocks is not _read_parquet:
             return None
         with _open_parquet(self.path) as file:
             return file.metadata.num_rows
 
-    def blocks(self, columns: Sequence[str]) -> Iterator[Block]:
-        return self.form.blocks(self.path, columns)
+    def read_blocks(self, columns: Sequence[str]) -> Iterator[Block]:
+        return self.file_format.read_blocks(self.path, columns)
 
 
 class FileFormat(NamedTuple):
-    blocks: Callable[[Path, Sequence[str]], Iterator[Block]]
+    read_blocks: Callable[[Path, Sequence[str]], Iterator[Block]]
     unit: str
-    cells: bool = False
+    all_strings: bool = False
 
 
 def _local_file(path: Path) -> LocalFile:
@@ -196,7 +196,11 @@ FORMS = {
     **{f".json{packed}": FileFormat(_read_json_list, "row") for packed in ("", ".gz")},
     ".parquet": FileFormat(_read_parquet, "row"),
     **{f".jsonl{packed}": FileFormat(_read_line_rows, "line") for packed in ("", ".gz")},
-    **{f".{cut}sv{packed}": FileFormat(_read_line_rows, "line", cells=True) for cut in "ct" for packed in ("", ".gz")},
+    **{
+        f".{cut}sv{packed}": FileFormat(_read_line_rows, "line", all_strings=True)
+        for cut in "ct"
+        for packed in ("", ".gz")
+    },
 }
 """End of a file's name -> how it is read."""
 
@@ -305,7 +309,7 @@ class HubDataset:
     streaming: bool
 
     unit = "row"
-    cells = False
+    all_strings = False
 
     @property
     def name(self) -> str:
@@ -316,10 +320,10 @@ class HubDataset:
             builder = library.load_dataset_builder(*self._names)
         return [str(builder.cache_dir), self.split]  # it holds a hash of the files, or of their revision
 
-    def rows(self) -> int | None:
+    def count_rows(self) -> int | None:
         return None if self.streaming else len(self._dataset)
 
-    def blocks(self, columns: Sequence[str]) -> Iterator[Block]:
+    def read_blocks(self, columns: Sequence[str]) -> Iterator[Block]:
         with self._errors():
             rows = self._dataset
             if rows.column_names is not None:  # of a stream they may not be known

@@ -23,16 +23,16 @@ from gnomon.losses import (
     GTE_DIRECTIONS,
     SYMMETRIC_DIRECTIONS,
     anneal,
-    known_pairs_mask,
+    compute_guide_blocks,
     cosent,
     cosine_distillation,
     cosine_regression,
     distill_kl,
     duplicates_mask,
     gist,
-    compute_guide_blocks,
     info_nce,
     kl_and_contrast,
+    known_pairs_mask,
     margin_mse,
     matryoshka,
 )
@@ -56,50 +56,51 @@ Masks = dict[str, Any]
 class LossInputs:
     """What a loss is told of a batch beside the model's vectors."""
 
-    start: int
+    first_row: int
     """Place of this rank's first row among those of all ranks."""
-    rows: int
+    num_rows: int
     """Rows of this rank."""
-    hashes: tuple[Tensor, Tensor, Tensor]
+    token_hashes: tuple[Tensor, Tensor, Tensor]
     """[Q], [Q], [N] of the texts of all ranks: queries, positives, negatives (`Collated.hashes`)."""
     own_negatives_N: Tensor | None = None
     """[N] bool: which negatives are the query or a positive of their own row, of all ranks; None for none."""
     scores: Tensor | None = None
     """[Q] grades or [Q, 1 + K] a teacher's scores, of all ranks."""
-    guide: tuple[Tensor, Tensor, Tensor] | None = None
+    teacher_vectors: tuple[Tensor, Tensor, Tensor] | None = None
     """The vectors of a guide or teacher of the same texts, of all ranks."""
     step: int = 0
 
     @cached_property
     def has_duplicates(self) -> bool:
         """Whether a query or a positive stands twice, or is a negative: a negative may well stand in several rows."""
-        queries_Q, positives_Q, negatives_N = self.hashes
+        queries_Q, positives_Q, negatives_N = self.token_hashes
         pairs = torch.cat([queries_Q, positives_Q])
         if self.own_negatives_N is not None and self.own_negatives_N.any():
             return True
         return len(pairs.unique()) < len(pairs) or bool(torch.isin(negatives_N, pairs).any())
 
     @cached_property
-    def pairs(self) -> tuple[Tensor, Tensor]:
+    def matching_pairs(self) -> tuple[Tensor, Tensor]:
         """What belongs together, queries and documents: the rows', and rows with negatives that are their own."""
-        queries_Q, positives_Q, negatives_N = self.hashes
+        queries_Q, positives_Q, negatives_N = self.token_hashes
         if self.own_negatives_N is None:
             return queries_Q, positives_Q
         own = self.own_negatives_N.nonzero()[:, 0]
         owners = own // (len(negatives_N) // len(queries_Q) or 1)
         return torch.cat([queries_Q, queries_Q[owners]]), torch.cat([positives_Q, negatives_N[own]])
 
-    def masks(self, rows: slice) -> Masks:
+    def build_masks(self, rows: slice) -> Masks:
         """What is no negative of some rows, of documents and of queries: what answers an equal query, and what is the
         row's query, or positive, itself.
         """
         if not self.has_duplicates:
             return {"doc_mask_BC": None, "query_mask_BQ": None}
-        queries_Q, positives_Q, negatives_N = self.hashes
+        queries_Q, positives_Q, negatives_N = self.token_hashes
         docs_C = torch.cat([positives_Q, negatives_N])
-        keys, answers = self.pairs
+        keys, answers = self.matching_pairs
         return {
-            "doc_mask_BC": _mask_answers(queries_Q[rows], keys, answers, docs_C) | duplicates_mask(queries_Q[rows], docs_C),
+            "doc_mask_BC": _mask_answers(queries_Q[rows], keys, answers, docs_C)
+            | duplicates_mask(queries_Q[rows], docs_C),
             "query_mask_BQ": _mask_answers(positives_Q[rows], answers, keys, queries_Q)
             | duplicates_mask(positives_Q[rows], queries_Q),
         }
@@ -109,7 +110,7 @@ class LossInputs:
 class LossCall:
     """One call of a loss: some rows of this rank against what all ranks have."""
 
-    batch: LossInputs
+    inputs: LossInputs
     rows: slice
     """Among the rows of all ranks."""
     settings: LossSettings
@@ -117,14 +118,14 @@ class LossCall:
     """{"scale": ...} or {"temperature": ...}, or neither."""
 
     @property
-    def similarity(self) -> dict[str, Any]:
+    def similarity_kwargs(self) -> dict[str, Any]:
         return {"similarity": self.settings.similarity}
 
     @property
-    def masks(self) -> Masks:
+    def mask_kwargs(self) -> Masks:
         if not self.settings.mask_duplicates:
             return {"doc_mask_BC": None, "query_mask_BQ": None}
-        return self.batch.masks(self.rows)
+        return self.inputs.build_masks(self.rows)
 
 
 def _info_nce(call: LossCall, queries_QD: Tensor, positives_QD: Tensor, negatives_ND: Tensor | None) -> Tensor:
@@ -142,17 +143,17 @@ def _info_nce(call: LossCall, queries_QD: Tensor, positives_QD: Tensor, negative
         start=call.rows.start,
         all_queries_QD=queries_QD,
         **call.scale_kwargs,
-        **call.similarity,
-        **call.masks,
+        **call.similarity_kwargs,
+        **call.mask_kwargs,
         **directions,
     )
 
 
 def _gist(call: LossCall, queries_QD: Tensor, positives_QD: Tensor, negatives_ND: Tensor | None) -> Tensor:
-    settings, guide = call.settings, call.batch.guide
+    settings, guide = call.settings, call.inputs.teacher_vectors
     assert guide is not None
     guides_QD, theirs_QD, others_ND = guide
-    place: dict[str, Any] = {"start": call.rows.start, **call.similarity}
+    place: dict[str, Any] = {"start": call.rows.start, **call.similarity_kwargs}
     blocks = compute_guide_blocks(
         guides_QD[call.rows],
         theirs_QD,
@@ -172,7 +173,7 @@ def _gist(call: LossCall, queries_QD: Tensor, positives_QD: Tensor, negatives_ND
         all_queries_QD=queries_QD,
         **place,
         **call.scale_kwargs,
-        **call.masks,
+        **call.mask_kwargs,
     )
 
 
@@ -180,7 +181,7 @@ def _kl_and_contrast(call: LossCall, queries_QD: Tensor, positives_QD: Tensor, n
     if call.settings.teacher:
         contrast = _info_nce(call, queries_QD, positives_QD, negatives_ND)
         return _distill_teacher_cosines(call, queries_QD, positives_QD, negatives_ND) + call.settings.alpha * contrast
-    docs_QKD, mask_BC = _stack_documents(positives_QD, negatives_ND), call.masks["doc_mask_BC"]
+    docs_QKD, mask_BC = _stack_documents(positives_QD, negatives_ND), call.mask_kwargs["doc_mask_BC"]
     if mask_BC is not None and negatives_ND is not None:
         # the loss counts negatives column by column, a batch holds them row by row
         count = len(positives_QD)
@@ -195,14 +196,16 @@ def _kl_and_contrast(call: LossCall, queries_QD: Tensor, positives_QD: Tensor, n
         start=call.rows.start,
         doc_mask_BC=mask_BC,
         **call.scale_kwargs,
-        **call.similarity,
+        **call.similarity_kwargs,
     )
 
 
-def _distill_teacher_cosines(call: LossCall, queries_QD: Tensor, positives_QD: Tensor, negatives_ND: Tensor | None) -> Tensor:
+def _distill_teacher_cosines(
+    call: LossCall, queries_QD: Tensor, positives_QD: Tensor, negatives_ND: Tensor | None
+) -> Tensor:
     """The scores are the teacher's cosines: of each query with all documents, and of each positive with all queries."""
-    assert call.batch.guide is not None
-    theirs_QD, right_QD, wrong_ND = call.batch.guide
+    assert call.inputs.teacher_vectors is not None
+    theirs_QD, right_QD, wrong_ND = call.inputs.teacher_vectors
     docs_CD = positives_QD if negatives_ND is None else torch.cat([positives_QD, negatives_ND])
     ways = (
         (queries_QD, docs_CD, theirs_QD, torch.cat([right_QD, wrong_ND])),
@@ -215,7 +218,7 @@ def _distill_teacher_cosines(call: LossCall, queries_QD: Tensor, positives_QD: T
             similarity_matrix(taught_QD[call.rows], others_CD),
             teacher_temperature=call.settings.teacher_temperature or 1 / float(call.scale_kwargs["scale"]),
             **call.scale_kwargs,
-            **call.similarity,
+            **call.similarity_kwargs,
         )
         for ours_QD, candidates_CD, taught_QD, others_CD in ways
     ]
@@ -232,30 +235,33 @@ def _distill_kl(call: LossCall, queries_QD: Tensor, positives_QD: Tensor, negati
         _teacher_scores(call),
         teacher_temperature=call.settings.teacher_temperature or 1.0,
         **call.scale_kwargs,
-        **call.similarity,
+        **call.similarity_kwargs,
     )
 
 
 def _margin_mse(call: LossCall, queries_QD: Tensor, positives_QD: Tensor, negatives_ND: Tensor | None) -> Tensor:
     docs_QKD = _stack_documents(positives_QD, negatives_ND)
-    return margin_mse(queries_QD[call.rows], docs_QKD[call.rows], _teacher_scores(call), **call.similarity)
+    return margin_mse(queries_QD[call.rows], docs_QKD[call.rows], _teacher_scores(call), **call.similarity_kwargs)
 
 
 def _cosent(call: LossCall, a_QD: Tensor, b_QD: Tensor, negatives_ND: Tensor | None) -> Tensor:
-    return cosent(a_QD, b_QD, _teacher_scores(call), **call.scale_kwargs, **call.similarity)
+    return cosent(a_QD, b_QD, _teacher_scores(call), **call.scale_kwargs, **call.similarity_kwargs)
 
 
 def _cosine_regression(call: LossCall, a_QD: Tensor, b_QD: Tensor, negatives_ND: Tensor | None) -> Tensor:
     return cosine_regression(a_QD[call.rows], b_QD[call.rows], _teacher_scores(call))
 
 
-def _cosine_distillation(call: LossCall, queries_QD: Tensor, positives_QD: Tensor, negatives_ND: Tensor | None) -> Tensor:
-    assert call.batch.guide is not None
-    rows, each = call.rows, len(call.batch.guide[2]) // len(queries_QD)
+def _cosine_distillation(
+    call: LossCall, queries_QD: Tensor, positives_QD: Tensor, negatives_ND: Tensor | None
+) -> Tensor:
+    assert call.inputs.teacher_vectors is not None
+    rows, each = call.rows, len(call.inputs.teacher_vectors[2]) // len(queries_QD)
     own = (rows, rows, slice(rows.start * each, rows.stop * each))
     given = (queries_QD, positives_QD, queries_QD[:0] if negatives_ND is None else negatives_ND)
     student, teacher = (
-        torch.cat([side[part] for side, part in zip(sides, own, strict=True)]) for sides in (given, call.batch.guide)
+        torch.cat([side[part] for side, part in zip(sides, own, strict=True)])
+        for sides in (given, call.inputs.teacher_vectors)
     )
     return cosine_distillation(student, teacher[:, : student.shape[1]])
 
@@ -269,7 +275,7 @@ class LossEntry:
     """How a loss is called."""
 
     function: LossFunction
-    scale: float | None
+    default_scale: float | None
     """Its scale where none is given; None where it has none."""
     rows_independent: bool = True
     """Whether rows stand alone; otherwise every rank computes the loss of all rows."""
@@ -294,16 +300,16 @@ class Loss(nn.Module):
         self, settings: LossSettings, matryoshka_settings: MatryoshkaSettings | None, spec: ModelSpec, *, seed: int
     ) -> None:
         super().__init__()
-        self.settings, self.widths, self.seed = settings, matryoshka_settings, seed
-        self.row = LOSS_FUNCTIONS[settings.name]
+        self.settings, self.matryoshka_settings, self.seed = settings, matryoshka_settings, seed
+        self.objective = LOSS_FUNCTIONS[settings.name]
         self.dims = dims_with_modules(matryoshka_settings, spec)
         given = settings.scale or (1 / settings.temperature if settings.temperature else None)
-        if self.row.scale is None and (given or settings.learn_scale or settings.scale_warmup_steps):
+        if self.objective.default_scale is None and (given or settings.learn_scale or settings.scale_warmup_steps):
             raise InputError(f"loss {settings.name!r} has no scale; leave scale, temperature and learn_scale out.")
-        self.scale = given or self.row.scale
+        self.scale = given or self.objective.default_scale
         self.log_scale = nn.Parameter(torch.tensor(math.log(self.scale or 1))) if settings.learn_scale else None
 
-    def parts(self, vectors: Mapping[int, tuple[Tensor, ...]], inputs: LossInputs) -> Iterator[Tensor]:
+    def compute_parts(self, vectors: Mapping[int, tuple[Tensor, ...]], inputs: LossInputs) -> Iterator[Tensor]:
         """Tensors whose sum is the loss of this rank's rows, each made when it is asked for.
 
         Args:
@@ -312,35 +318,35 @@ class Loss(nn.Module):
         queries, positives, negatives = (_select_side(vectors, side) for side in range(3))
         count = len(next(iter(vectors.values()))[0])
         documents = count + len(next(iter(vectors.values()))[2])
-        size = max(1, SCORES_PER_PART // documents) if self.row.rows_independent else inputs.rows
-        for start in range(inputs.start, inputs.start + inputs.rows, size):
-            rows = slice(start, min(start + size, inputs.start + inputs.rows))
+        size = max(1, SCORES_PER_PART // documents) if self.objective.rows_independent else inputs.num_rows
+        for start in range(inputs.first_row, inputs.first_row + inputs.num_rows, size):
+            rows = slice(start, min(start + size, inputs.first_row + inputs.num_rows))
             call = LossCall(inputs, rows, self.settings, self._scale_kwargs(inputs.step))
             loss = self._call(call, queries, positives, negatives if documents > count else None)
-            yield loss * ((rows.stop - rows.start) / inputs.rows)
+            yield loss * ((rows.stop - rows.start) / inputs.num_rows)
 
     @torch.no_grad()
-    def clamp(self) -> None:
+    def clamp_scale(self) -> None:
         """Behind a step of the optimizer: a learnt scale stays between 1 and 100."""
         if self.log_scale is not None:
             self.log_scale.clamp_(0, math.log(MAX_SCALE))
 
-    def told(self) -> dict[str, float]:
+    def log_values(self) -> dict[str, float]:
         """What the log says of it."""
         return {} if self.log_scale is None else {"scale": self.log_scale.exp().item()}
 
     def _call(self, call: LossCall, *vectors: MatryoshkaVectors | None) -> Tensor:
-        stage: Callable[..., Tensor] = partial(self.row.function, call)
-        if self.widths is None:
+        stage: Callable[..., Tensor] = partial(self.objective.function, call)
+        if self.matryoshka_settings is None:
             return stage(*vectors)
         return matryoshka(
             stage,
             vectors,
-            matryoshka_dims=self.widths.dims,
-            matryoshka_weights=self.widths.weights,
-            n_dims_per_step=self.widths.n_dims_per_step,
+            matryoshka_dims=self.matryoshka_settings.dims,
+            matryoshka_weights=self.matryoshka_settings.weights,
+            n_dims_per_step=self.matryoshka_settings.n_dims_per_step,
             seed=self.seed,
-            step=call.batch.step,
+            step=call.inputs.step,
         )
 
     def _scale_kwargs(self, step: int) -> dict[str, Any]:
@@ -406,6 +412,6 @@ def _stack_documents(positives_QD: Tensor, negatives_ND: Tensor | None) -> Tenso
 
 def _teacher_scores(call: LossCall) -> Tensor:
     """Scores of the rows of a call; of all rows where they do not stand alone."""
-    scores = call.batch.scores
+    scores = call.inputs.scores
     assert scores is not None
     return scores[call.rows] if LOSS_FUNCTIONS[call.settings.name].rows_independent else scores

@@ -41,7 +41,7 @@ Each is used up before the next is asked for, so that the memory of the scores i
 
 @dataclass(frozen=True)
 class Chunk:
-    texts: list[int]
+    text_numbers: list[int]
     packed: Packed
     prompt_tokens: int
     seed: int
@@ -76,7 +76,7 @@ def accumulate_gradient(
             pooled = _pool_chunk(model, chunk)
         if leaf_NP is None:
             leaf_NP = pooled.new_empty(sum(sides), pooled.shape[1])
-        leaf_NP[chunk.texts] = pooled.detach()
+        leaf_NP[chunk.text_numbers] = pooled.detach()
         if keep:  # else the second pass makes it again
             made.append(pooled)
     assert leaf_NP is not None
@@ -84,7 +84,7 @@ def accumulate_gradient(
     if not keep:
         malloc_trim()
 
-    loss = _backward_through_modules(model.vectors(leaf_NP, dims), sides, parts, ranks)
+    loss = _backward_through_modules(model.apply_modules(leaf_NP, dims), sides, parts, ranks)
 
     if not keep:
         malloc_trim()
@@ -92,21 +92,21 @@ def accumulate_gradient(
     for place, chunk in enumerate(chunks):
         pooled = made[place] if keep else _pool_chunk(model, chunk)
         if pooled.requires_grad:
-            pooled.backward(leaf_NP.grad[chunk.texts].to(pooled.dtype))
+            pooled.backward(leaf_NP.grad[chunk.text_numbers].to(pooled.dtype))
     return loss
 
 
 def _backward_through_modules(vectors_by_dim: VectorsByDim, sides: SideSizes, parts: LossParts, ranks: Ranks) -> float:
     """The loss of the vectors; its gradient goes to the heads and to what they were made of."""
     own = {dim: vectors.split(sides) for dim, vectors in vectors_by_dim.items()}
-    leaves = {dim: tuple(ranks.gathered(side).requires_grad_() for side in split) for dim, split in own.items()}
+    leaves = {dim: tuple(ranks.all_gather(side).requires_grad_() for side in split) for dim, split in own.items()}
     losses: list[Tensor] = []
     for part in parts(leaves):
         part.backward()
         losses.append(part.detach())
     flat = [leaf for split in leaves.values() for leaf in split]
     gradients = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in flat]
-    ranks.add_up(gradients)
+    ranks.all_reduce(gradients)
     mine = [
         gradient[ranks.rank * len(side) : (ranks.rank + 1) * len(side)]
         for gradient, side in zip(gradients, (side for split in own.values() for side in split), strict=True)
@@ -144,8 +144,8 @@ def skipped_prompt_tokens(collated: CollatedBatch, pooling: PoolingSpec) -> list
 def encode_in_one_graph(model: Model, chunks: Sequence[Chunk], dims: tuple[int, ...] = ()) -> VectorsByDim:
     """Vectors of all texts, in their order, with one graph over everything: what GradCache is checked against."""
     made = torch.cat([_pool_chunk(model, chunk) for chunk in chunks])
-    order = torch.tensor([text for chunk in chunks for text in chunk.texts], device=model.device)
-    return model.vectors(made[order.argsort()], dims)
+    order = torch.tensor([text for chunk in chunks for text in chunk.text_numbers], device=model.device)
+    return model.apply_modules(made[order.argsort()], dims)
 
 
 def encode_chunks(model: Model, chunks: Iterable[Chunk]) -> Iterator[tuple[list[int], Tensor]]:
@@ -155,8 +155,8 @@ def encode_chunks(model: Model, chunks: Iterable[Chunk]) -> Iterator[tuple[list[
     try:
         with torch.no_grad():
             for chunk in chunks:
-                (vectors_BD,) = model.vectors(model(chunk.packed, chunk.prompt_tokens)).values()
-                yield chunk.texts, vectors_BD
+                (vectors_BD,) = model.apply_modules(model(chunk.packed, chunk.prompt_tokens)).values()
+                yield chunk.text_numbers, vectors_BD
     finally:
         model.train(before)
 

@@ -39,7 +39,9 @@ class TeacherModel:
             threads=recipe.threads,
         )
         if loss.name == "cosine_distillation":
-            _check_dim(self.encoder.spec, student_spec, has_dim_modules=bool(recipe.matryoshka and student_spec.dim_modules))
+            _check_dim(
+                self.encoder.spec, student_spec, has_dim_modules=bool(recipe.matryoshka and student_spec.dim_modules)
+            )
             self.dim = student_spec.full_dim
 
     def __call__(self, rows: BatchRows) -> tuple[Tensor, Tensor, Tensor]:
@@ -56,7 +58,7 @@ class TeacherModel:
             documents_CD = self._encode(self.encoder.encode_document, rows.queries)
         count = len(rows.queries)
         sides = (queries_BD, documents_CD[:count], documents_CD[count:])
-        queries, positives, negatives = (self.ranks.gathered(side.to(self.ranks.device)) for side in sides)
+        queries, positives, negatives = (self.ranks.all_gather(side.to(self.ranks.device)) for side in sides)
         return queries, positives, negatives
 
     def _encode(self, encode: Callable[..., Vectors], texts: list[str]) -> Tensor:

@@ -16,18 +16,20 @@ from torch import Tensor
 from gnomon.train.data.collate import CollatedBatch
 from gnomon.train.distributed import Ranks
 from gnomon.train.model import Model
-from gnomon.train.objectives.gradcache import split_into_chunks, encode_chunks, skipped_prompt_tokens
+from gnomon.train.objectives.gradcache import encode_chunks, skipped_prompt_tokens, split_into_chunks
 
 MRR_CUTOFF = 10
 
 
-def score_held_out(model: Model, held_out: Sequence[CollatedBatch], *, chunk_tokens: int, ranks: Ranks) -> dict[str, float]:
+def score_held_out(
+    model: Model, held_out: Sequence[CollatedBatch], *, chunk_tokens: int, ranks: Ranks
+) -> dict[str, float]:
     """The score of each source by its name, the same on every rank.
 
     Pairs and triplets: mean reciprocal rank at 10 of each query's own document among the documents of all held-out rows
     of its source, by cosine. Graded pairs: Spearman's correlation of cosine and grade.
     """
-    return {collated.rows.name: _score(model, collated, chunk_tokens, ranks) for collated in held_out}
+    return {collated.rows.source_name: _score(model, collated, chunk_tokens, ranks) for collated in held_out}
 
 
 def _score(model: Model, collated: CollatedBatch, chunk_tokens: int, ranks: Ranks) -> float:
@@ -38,7 +40,7 @@ def _score(model: Model, collated: CollatedBatch, chunk_tokens: int, ranks: Rank
     if rows.scores is not None and rows.scores.ndim == 1:
         similarity_R = (queries_RD * documents_CD[:count]).sum(-1).cpu().double().numpy()
         return _correlate(_rank_values(similarity_R), _rank_values(rows.scores))
-    _, positives_R, negatives_N = collated.hashes
+    _, positives_R, negatives_N = collated.token_hashes
     return mean_reciprocal_rank(queries_RD, documents_CD, positives_R, np.concatenate([positives_R, negatives_N]))
 
 
@@ -63,14 +65,16 @@ def mean_reciprocal_rank(
 
 def _encode_all_ranks(model: Model, collated: CollatedBatch, chunk_tokens: int, ranks: Ranks) -> Tensor:
     """[texts, D]: vectors of all texts, queries first; each rank computes every so many-th."""
-    ids = collated.ids[ranks.rank :: ranks.world]
-    prompts = skipped_prompt_tokens(collated, model.spec.pooling)[ranks.rank :: ranks.world]
-    size = -(-len(collated.ids) // ranks.world)
+    ids = collated.ids[ranks.rank :: ranks.world_size]
+    prompts = skipped_prompt_tokens(collated, model.spec.pooling)[ranks.rank :: ranks.world_size]
+    size = -(-len(collated.ids) // ranks.world_size)
     own = torch.zeros(size, model.spec.full_dim, device=model.device)
-    for texts, vectors_BD in encode_chunks(model, split_into_chunks(ids, prompts, chunk_tokens=chunk_tokens, seed=(0,))):
+    for texts, vectors_BD in encode_chunks(
+        model, split_into_chunks(ids, prompts, chunk_tokens=chunk_tokens, seed=(0,))
+    ):
         own[texts] = vectors_BD
-    gathered = ranks.gathered(own).view(ranks.world, size, -1)
-    return gathered.transpose(0, 1).reshape(ranks.world * size, -1)[: len(collated.ids)]
+    gathered = ranks.all_gather(own).view(ranks.world_size, size, -1)
+    return gathered.transpose(0, 1).reshape(ranks.world_size * size, -1)[: len(collated.ids)]
 
 
 def _correlate(x_R: NDArray[np.float64], y_R: NDArray[np.float64]) -> float:

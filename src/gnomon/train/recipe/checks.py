@@ -230,7 +230,9 @@ def _check_combinations(recipe: Recipe) -> None:
         raise InputError(
             "loss.directions is 'symmetric', which is of pairs, and every source has negatives; let it be 'one_way'."
         )
-    contrasts = recipe.loss.name in ("info_nce", "gist") or (recipe.loss.name in SCORE_LIST_LOSSES and recipe.loss.teacher)
+    contrasts = recipe.loss.name in ("info_nce", "gist") or (
+        recipe.loss.name in SCORE_LIST_LOSSES and recipe.loss.teacher
+    )
     if recipe.batch_size == 1 and contrasts and not all(source.negatives for source in recipe.sources):
         raise InputError(
             f"batch_size is 1, and the other rows are the negatives of {recipe.loss.name}; make it larger."

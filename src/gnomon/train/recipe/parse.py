@@ -8,7 +8,7 @@ from types import UnionType
 from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
 from gnomon.errors import InputError
-from gnomon.inputs import did_you_mean, closest_names
+from gnomon.inputs import closest_names, did_you_mean
 from gnomon.train.recipe.schema import Recipe
 
 Table = dict[str, Any]
@@ -62,7 +62,9 @@ def parse(kind: Any, value: Any, key: str) -> Any:
 
 def _parse_table(kind: type[Any], value: Any, key: str) -> Any:
     if not isinstance(value, dict):
-        raise InputError(f"{key} is {shorten(value)}; it is a table, with keys of its own: {', '.join(key_types(kind))}.")
+        raise InputError(
+            f"{key} is {shorten(value)}; it is a table, with keys of its own: {', '.join(key_types(kind))}."
+        )
     given = cast("Table", value)
     values = {name: parse(key_type(kind, name, key), item, dotted(key, name)) for name, item in given.items()}
     for field in fields(kind):

@@ -1,0 +1,45 @@
+"""Progress bars on stderr. tqdm is imported when the first one is shown."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import Any
+
+DELAY = 2.0
+"""Seconds of work before a bar is shown in a terminal: short work shows none."""
+
+
+def shows_progress(show: bool | None) -> bool:
+    """Whether a bar is shown: as asked; for None, only where stderr is a terminal."""
+    return bool(sys.stderr and sys.stderr.isatty()) if show is None else show
+
+
+@contextmanager
+def progress_bar(
+    total: float | None, description: str, unit: str, *, show: bool | None = None, leave: bool | None = None
+) -> Generator[Callable[[float], object]]:
+    """A bar, as a function that adds to what is done.
+
+    Args:
+        total: how much there is to do, in units; None where it is not known.
+        unit: what is counted, such as "texts"; "B" counts bytes.
+        show: True, False, or None for work of over two seconds in a terminal.
+        leave: whether the bar stays when it ends; None for one that was asked for.
+    """
+    if not shows_progress(show):
+        yield lambda count: None
+        return
+    with open_bar(
+        total, description, unit, delay=0 if show else DELAY, leave=bool(show) if leave is None else leave
+    ) as bar:
+        yield bar.update
+
+
+def open_bar(total: float | None, description: str, unit: str, **options: Any) -> Any:
+    """A tqdm bar on stderr; `options` are tqdm's own."""
+    from tqdm import tqdm
+
+    spaced = unit if unit == "B" else f" {unit}"
+    return tqdm(total=total, desc=description, unit=spaced, unit_scale=True, file=sys.stderr, **options)

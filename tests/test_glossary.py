@@ -1,0 +1,129 @@
+"""The glossary: words and patterns that must not appear in names, docstrings, comments and messages under src/.
+
+House words confuse readers of this field; each line of `WORDS` says which word to use instead. To list what is left
+below a folder: `python tests/test_glossary.py src/gnomon/train`.
+"""
+
+import io
+import keyword
+import re
+import sys
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+SOURCE = Path(__file__).resolve().parent.parent / "src" / "gnomon"
+
+WORDS = {
+    r"widths?|narrower": "dimension, dim, size (columns, of a screen)",
+    r"cuts?|cutting": "truncate, truncated, split",
+    r"behind|in front of": "after, before",
+    r"laid aside|lays? aside": "held out",
+    r"learnt": "trained",
+    r"twins?": "reference implementation",
+    r"judges?|judged|judging|judge?ments?": "evaluate, evaluated, relevance labels",
+    r"told|said|asked|tells?": "message, reported, requested",
+    r"wrong answers?": "negatives",
+    r"grades?|graded": "label, relevance, score",
+    r"(?-i:notices?|Notices)": "warning",
+    r"contestants?|tally|tallies|spool|spools": "systems, counters, dataset writer",
+    r"laid down|by heart|at hand|stumbles?|mends?|mended": "a plain word",
+    r"(is|are|was|were|be) no (?!longer|more|less|other|better|worse|one|need|way|such)\w+": "is not a ..., there is no ...",
+    r"is none|are none|none of it": "is not one",
+    r"(one|once|twice|two|three|times|bytes|tokens|texts|rows|lines|array|value|files?|bits?|seconds?|number) an? "
+    r"(call|core|process|row|line|text|step|batch|token|query|rank|worker|channel|weight|file|value|vector|source|day)": "one per core, once per process",
+    r"(?<![\w.,:;] )of (retrieval|gist|graded pairs|pairs)(?= and the|, and| is| are|\.)": "for retrieval, applies to gist only",
+}
+"""Pattern, whole words in any case -> what to write."""
+
+NAMES = {
+    "found", "told", "said", "asked", "made", "kept", "shown", "joined", "listed", "written", "averaged", "dropped",
+    "watched", "stored", "printed", "given", "wanted", "learnt", "judged", "cut", "cuts", "width", "widths", "tally",
+    "twin", "grade", "grades", "asking", "notice", "notices", "contestant", "contestants",
+}  # fmt: skip
+"""Names (of functions, variables, parameters, attributes) that say nothing: a value is a noun, a function a verb."""
+
+ALLOWED_STRINGS = {
+    "cut",
+    "grades",
+    "width",
+    "widths",
+    "notices",
+    "asked",
+    "given",
+    "contestant",
+    "kept",
+    "judged_by",
+    "kept_apart",
+}
+"""Keys of files and results that people have on disk, as whole strings."""
+
+ALLOWED = {
+    "terminal.py": {"width", "widths"},
+    "evaluate/report/plots.py": {"width", "widths"},
+    "evaluate/report/page.py": {"width", "widths"},
+    "evaluate/report/markup.py": {"width", "widths"},
+    "evaluate/report/sheet.py": {"width", "widths"},
+}
+"""Words that mean something else in a file: the width of a screen or of a plot."""
+
+PATTERN = re.compile("|".join(rf"(?P<w{number}>\b(?:{word})\b)" for number, word in enumerate(WORDS)), re.IGNORECASE)
+ADVICE = list(WORDS.values())
+
+
+def offences(path: Path) -> Iterator[tuple[int, str, str]]:
+    """(line, word, what to write instead) of each word of a file that the glossary has not."""
+    allowed = ALLOWED.get(path.relative_to(SOURCE).as_posix(), set())
+    parts = set()
+    for token in tokenize.generate_tokens(io.StringIO(path.read_text("utf-8")).readline):
+        if token.type == tokenize.NAME and not keyword.iskeyword(token.string):
+            words = token.string.lower().strip("_").split("_")
+            name = token.string.strip("_").lower()
+            bad = name if name in NAMES else next((word for word in words if word in HOUSE_WORDS), None)
+            if bad and bad not in allowed and (token.start[0], name) not in parts:
+                parts.add((token.start[0], name))
+                yield token.start[0], token.string, "a noun that says what it is, or a verb"
+        elif token.type == tokenize.COMMENT or token.type in STRINGS:
+            text = token.string
+            if token.type != tokenize.COMMENT and text.strip("\"'rfbRFB") in ALLOWED_STRINGS:
+                continue
+            for match in PATTERN.finditer(text):
+                if match[0].lower() in allowed:
+                    continue
+                line = token.start[0] + text.count("\n", 0, match.start())
+                yield line, match[0], ADVICE[int(match.lastgroup[1:])]
+
+
+HOUSE_WORDS = {
+    "told",
+    "said",
+    "judged",
+    "learnt",
+    "twin",
+    "contestant",
+    "contestants",
+    "tally",
+    "spool",
+    "widths",
+    "asking",
+}
+STRINGS = {tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)}
+
+
+def listed(root: Path = SOURCE) -> list[str]:
+    files = [root] if root.is_file() else sorted(root.rglob("*.py"))
+    return [
+        f"{path.relative_to(SOURCE.parents[1])}:{line}: {word!r} -> {advice}"
+        for path in files
+        for line, word, advice in offences(path)
+    ]
+
+
+def test_the_source_speaks_the_language_of_the_field() -> None:
+    offenders = listed()
+    assert not offenders, f"{len(offenders)} words that the glossary has not:\n" + "\n".join(offenders)
+
+
+if __name__ == "__main__":
+    for root in sys.argv[1:] or [str(SOURCE)]:
+        print(*listed(Path(root).resolve()), sep="\n")

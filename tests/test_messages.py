@@ -1,0 +1,44 @@
+"""The parts of messages."""
+
+import pytest
+
+from gnomon import messages
+from gnomon.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("value", "limit", "text"),
+    [("short", 60, "'short'"), ("abcdefgh", 10, "'abcdefgh'"), ("abcdefghi", 10, "'abcdef..."), ([1, 2], 60, "[1, 2]")],
+)
+def test_a_value_is_shortened(value: object, limit: int, text: str) -> None:
+    assert messages.shorten(value, limit) == text
+    assert len(messages.shorten(value, limit)) <= limit
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(0, ""), (1, "0"), (3, "0, 1, 2"), (4, "0, 1, 2 and 1 more"), (2003, "0, 1, 2 and 2,000 more")]
+)
+def test_many_items_are_the_first_and_a_number(number: int, text: str) -> None:
+    assert messages.list_some(range(number), 3) == text
+
+
+def test_words_are_joined_as_in_a_sentence() -> None:
+    assert [messages.join_words(list("abc")[:count]) for count in range(4)] == ["", "a", "a and b", "a, b and c"]
+    assert messages.join_words(["a", "b"], "or") == "a or b"
+
+
+def test_a_count_has_its_noun() -> None:
+    assert [messages.count(number, "row") for number in (0, 1, 2000)] == ["0 rows", "1 row", "2,000 rows"]
+    assert messages.count(2, "query", "queries") == "2 queries"
+
+
+def test_the_nearest_name_is_offered() -> None:
+    assert messages.did_you_mean("Cosin", ["dot", "cosine"]) == " Did you mean 'cosine'?"
+    assert messages.did_you_mean("x", ["dot", "cosine"]) == ""
+    assert messages.closest_names("ab", ["abc", "abd", "z"], 2) == ["abc", "abd"]
+
+
+def test_a_choice_is_checked() -> None:
+    messages.check_choice("dot", "score", ("dot", "cosine"))
+    with pytest.raises(InputError, match=r"score 'cosin'.*dot, cosine.*'cosine'"):
+        messages.check_choice("cosin", "score", ("dot", "cosine"))
