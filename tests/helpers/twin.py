@@ -29,7 +29,11 @@ MADE = {
     "gated, table, tanh": TrunkSpec(**BASE, max_positions=48, gated=True, activation="tanh"),
     "one layer": TrunkSpec(**{**BASE, "num_layers": 1}, max_positions=48, activation="sigmoid"),
     "wide, ntk, gated": TrunkSpec(
-        **{**BASE, "hidden_size": 288, "num_heads": 3}, max_positions=0, rope=RopeSpec(5e5, 2.0), gated=True, num_token_types=2
+        **{**BASE, "hidden_size": 288, "num_heads": 3},
+        max_positions=0,
+        rope=RopeSpec(5e5, 2.0),
+        gated=True,
+        num_token_types=2,
     ),
 }
 
