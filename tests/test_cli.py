@@ -245,7 +245,7 @@ def test_encode_quantises(run: Run, gist: Path, texts: Path, tmp_path: Path, pre
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--dim", "7"], "dim 7 is not in this model; it has 64."),
+        (["--dim", "7"], "dim 7 is not in this model. It has 64."),
         (["--dim", "7"], "(--truncate-dim cuts to any width.)"),
         (["--engine", "openvino", "--dtype", "int8"], "use --engine onnx, or --dtype float32."),
         (["--engine", "onnx", "--dtype", "float16"], "use --engine torch, or --dtype float32 or --dtype int8."),
@@ -258,7 +258,7 @@ def test_encode_quantises(run: Run, gist: Path, texts: Path, tmp_path: Path, pre
         (["--device", "cuda", "--engine", "onnx"], "which has cpu; use --engine torch."),
         (["--device", "cuda", "--dtype", "int8"], "dtype 'int8' is not in engine 'torch'; use --dtype float32 or"),
         (["--truncate-dim", "65"], "truncate_dim is 65; it must be a whole number from 1 to 64."),
-        (["--prompt-name", "query"], "prompt name 'query' is not in this model; it has none."),
+        (["--prompt-name", "query"], "prompt name 'query' is not in this model. It has none."),
         (["--query", "--task", "sts"], "task 'sts' is not known to this model"),
         (["--precision", "int8", "--ranges", "in.txt"], "in.txt is not a .npy file of ranges"),
         (["--engine", "tensorrt"], "engine 'tensorrt' is not one of auto, onnx, openvino, torch."),

@@ -47,7 +47,7 @@ def test_declared_widths_beyond_the_model_are_not_its_dims(golden_copy: Copy, ed
     encoder = Encoder.load(folder)
     assert encoder.dims == (8, 64)
     assert {dim: vectors.shape for dim, vectors in encoder.encode_dims(TEXTS).items()} == {8: (4, 8), 64: (4, 64)}
-    with pytest.raises(InputError, match="dim 4096 is not in this model; it has 8, 64"):
+    with pytest.raises(InputError, match="dim 4096 is not in this model. It has 8, 64"):
         encoder.encode("a", dim=4096)
 
 
@@ -99,7 +99,7 @@ def test_a_truncate_dim_that_is_none(width: Any, gist: Encoder) -> None:
 @pytest.mark.parametrize("dim", [True, False, 8, "64", [64], 2.5], ids=repr)
 def test_a_dim_that_is_none(dim: Any, gist: Encoder) -> None:
     for call in (gist.encode, gist.encode_query, gist.encode_document):
-        with pytest.raises(InputError, match=re.escape(f"dim {dim!r} is not in this model; it has 64")):
+        with pytest.raises(InputError, match=re.escape(f"dim {dim!r} is not in this model. It has 64")):
             call("a", dim=dim)
     with pytest.raises(InputError, match="is not in this model"):
         gist.space(EncodeOptions(dim=dim))
@@ -110,7 +110,7 @@ def test_true_is_not_the_width_1(golden_copy: Copy, edit_json: Callable) -> None
     edit_json(folder / SETTINGS, {"matryoshka_dims": [1]})
     encoder = Encoder.load(folder)
     assert encoder.encode("a", dim=1).shape == (1,)
-    with pytest.raises(InputError, match="dim True is not in this model; it has 1, 64"):
+    with pytest.raises(InputError, match="dim True is not in this model. It has 1, 64"):
         encoder.encode("a", dim=True)
 
 

@@ -161,7 +161,7 @@ def test_the_mean_of_long_texts_equals_its_slow_twin(name: str, count: int, prom
         return total[None] / len(inner_T)
 
     assert any(encoder.tokenize(text).truncated for text in texts)
-    wanted = [encoder._make_postprocessor(None, None, None)(twin(text).astype(np.float32))[0] for text in texts]
+    wanted = [encoder._make_postprocessor(EncodeOptions())(twin(text).astype(np.float32))[0] for text in texts]
     found = in_windows(count, lambda: encoder.encode(texts, prompt=prompt, on_truncate="mean"))
     assert_same(found, np.stack(wanted))
 
@@ -509,7 +509,7 @@ def reading(encoder: Encoder, monkeypatch: pytest.MonkeyPatch, seen: Callable[[l
         seen(list(texts))
         return ids(texts)
 
-    monkeypatch.setattr(encoder._tokenizer, "ids", read)
+    monkeypatch.setattr(encoder._tokenizer, "encode", read)
 
 
 @pytest.mark.parametrize("call", ["encode", "encode_tokens"])

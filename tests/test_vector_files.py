@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,18 @@ import pytest
 
 from gnomon import Encoder, quantize
 from gnomon.encode_options import EncodeOptions
-from gnomon.errors import ExtraError, InputError
+from gnomon.errors import ExtraError, InputError, SpaceError
+from gnomon.files import atomic_files, is_stream
+from gnomon.space import Space
 from gnomon.text_files import TextFile
 from gnomon.vector_files import (
-    atomic_files,
     check_precision,
     convert_precision,
     describe_origin,
     infer_output_format,
-    is_stream,
     ranges_path,
     read_ranges,
+    read_vectors,
     write_jsonl,
     write_npy,
     write_vectors,
@@ -175,7 +176,7 @@ def test_a_full_disk_is_named_and_leaves_nothing(
 
     monkeypatch.setattr(Path, "open", lambda path, mode: Full(path, mode))
     out = tmp_path / f"out.{form}"
-    with pytest.raises(OSError, match=rf"out.{form} was not written: .*{tmp_path}.*Nothing was left behind") as raised:
+    with pytest.raises(OSError, match=rf"out.{form} was not written: .*{tmp_path}") as raised:
         write_vectors(out, TextFile("in", ["a"]), np.ones((1, 2), np.float32), None, {})
     assert raised.value.errno == code
     assert list(tmp_path.iterdir()) == []
@@ -242,3 +243,103 @@ def test_origin_says_what_vectors_are_of(golden_folder: Callable[[str], Path]) -
         "engine": encoder.engine.name,
         "space": asdict(space),
     }
+
+
+# ---- read_vectors
+
+
+PRECISIONS = ("float32", "float16", "int8", "uint8", "binary", "ubinary")
+SPACE = Space("a" * 64, 12, None, True, "cut")
+
+
+def write(path: Path, precision: Any = "float32", count: int = 3) -> np.ndarray[Any, Any]:
+    """Vectors of 12 dimensions as `gnomon encode` writes them."""
+    vectors_BD = np.random.default_rng(0).normal(size=(count, 12)).astype(np.float32)
+    values, ranges_2D = convert_precision(vectors_BD, precision, None)
+    manifest = {"space": asdict(SPACE), "precision": precision, "count": count}
+    manifest |= {"ranges": ranges_path(path).name if ranges_2D is not None else None}
+    texts = TextFile("texts.txt", [str(index) for index in range(count)])
+    write_vectors(path, texts, values, ranges_2D, manifest)
+    return values
+
+
+@pytest.mark.parametrize("form", ["npy", "jsonl", "parquet"])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_vectors_are_read_as_they_were_written(form: str, precision: str, tmp_path: Path) -> None:
+    path = tmp_path / f"out.{form}"
+    values = write(path, precision)
+    stored = read_vectors(path, SPACE)
+    np.testing.assert_array_equal(stored.vectors_BD, values)
+    assert (stored.vectors_BD.dtype, stored.space, stored.precision) == (values.dtype, SPACE, precision)
+    assert (stored.ranges_2D is not None) == (precision in ("int8", "uint8"))
+
+
+@pytest.mark.parametrize("form", ["npy", "jsonl"])
+def test_no_vectors_are_read_too(form: str, tmp_path: Path) -> None:
+    write(tmp_path / f"out.{form}", count=0)
+    assert len(read_vectors(tmp_path / f"out.{form}").vectors_BD) == 0
+
+
+@pytest.mark.parametrize(
+    ("other", "difference"),
+    [
+        (replace(SPACE, fingerprint="b" * 64), "fingerprint"),
+        (replace(SPACE, dim=6, cut_from=12), "cut_from"),
+        (replace(SPACE, long_texts="mean"), "long_texts"),
+    ],
+)
+def test_vectors_of_another_space_are_refused(other: Space, difference: str, tmp_path: Path) -> None:
+    write(tmp_path / "out.npy")
+    with pytest.raises(SpaceError, match=rf"out.npy.*{difference}"):
+        read_vectors(tmp_path / "out.npy", other)
+    assert read_vectors(tmp_path / "out.npy").space == SPACE
+
+
+def test_a_file_without_its_manifest_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "out.npy")
+    (tmp_path / "out.npy.json").unlink()
+    with pytest.raises(InputError, match=r"out\.npy has no manifest"):
+        read_vectors(tmp_path / "out.npy")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("{", "not JSON"),
+        ("[]", "no space"),
+        ({"space": None}, "no space"),
+        ({"space": {"fingerprint": "a"}}, "space is"),
+        ({"space": asdict(SPACE) | {"dim": "12"}}, "space is"),
+        ({"precision": "float64"}, "'float64'"),
+        ({"count": 4}, r"\(3, 12\).*\(4, 12\)"),
+        ({"precision": "float16"}, "float32.*float16"),
+    ],
+)
+def test_a_manifest_that_does_not_fit_is_refused(change: Any, message: str, tmp_path: Path) -> None:
+    write(tmp_path / "out.npy")
+    place = tmp_path / "out.npy.json"
+    changed = change if isinstance(change, str) else json.dumps(json.loads(place.read_text()) | change)
+    place.write_text(changed)
+    with pytest.raises(InputError, match=message):
+        read_vectors(tmp_path / "out.npy")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("out.npy", "no array", "out.npy"),
+        ("out.jsonl", '{"embedding": [1, 2]}\n{"text": "a"}\n', "line 2"),
+        ("out.jsonl", '{"embedding": [1, 2]}\n{"embedding": [1]}\n', "one length"),
+        ("out.parquet", "no table", "out.parquet"),
+    ],
+)
+def test_a_damaged_file_of_vectors_is_named(name: str, content: str, message: str, tmp_path: Path) -> None:
+    write(tmp_path / name)
+    (tmp_path / name).write_text(content)
+    with pytest.raises(InputError, match=message):
+        read_vectors(tmp_path / name)
+
+
+def test_another_kind_of_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"out\.csv.*\.npy, \.jsonl and \.parquet"):
+        read_vectors(tmp_path / "out.csv")

@@ -1,4 +1,4 @@
-"""Text embeddings: encode, search, judge, serve and train, light and exact.
+"""Text embeddings: encode, search, train and evaluate, light and exact.
 
     from gnomon import Encoder
     enc = Encoder.load("intfloat/multilingual-e5-small")
@@ -12,21 +12,36 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gnomon.encode_options import EncodeOptions
     from gnomon.encoder import Encoder
     from gnomon.quantization import Quantized, quantize
     from gnomon.space import Space
     from gnomon.spec import ModelSpec
     from gnomon.tokenizer import TokenReport
+    from gnomon.vector_files import StoredVectors, read_vectors
 
-__all__ = ["Encoder", "ModelSpec", "Quantized", "Space", "TokenReport", "quantize"]
+__all__ = [
+    "EncodeOptions",
+    "Encoder",
+    "ModelSpec",
+    "Quantized",
+    "Space",
+    "StoredVectors",
+    "TokenReport",
+    "quantize",
+    "read_vectors",
+]
 
 _HOMES = {
+    "EncodeOptions": "gnomon.encode_options",
     "Encoder": "gnomon.encoder",
     "ModelSpec": "gnomon.spec",
     "Quantized": "gnomon.quantization",
     "Space": "gnomon.space",
+    "StoredVectors": "gnomon.vector_files",
     "TokenReport": "gnomon.tokenizer",
     "quantize": "gnomon.quantization",
+    "read_vectors": "gnomon.vector_files",
 }
 
 

@@ -1,4 +1,4 @@
-"""Lengths and a token budget -> batches of indices. Pure functions."""
+"""Batches of texts of nearly equal length, within a budget of tokens. Pure functions."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ from collections.abc import Sequence
 import numpy as np
 
 BATCH_OVERHEAD_TOKENS = 64
-"""Tokens in whose time a runtime begins and ends a batch, about: padding beyond this is dearer than another batch."""
+"""The time that a runtime takes to begin and end a batch, in tokens. More padding than this costs more than a batch."""
 
 
 def build_batches(lengths: Sequence[int], token_budget: int, *, padded: bool = True) -> list[list[int]]:
-    """Cut texts into batches of nearly equal length.
+    """Group texts into batches of nearly equal length; returns the indices of each batch.
 
-    Texts are taken from the longest to the shortest (ties in their order), so the largest batch comes first and memory
-    does not grow later. A batch holds at most `budget` tokens; a text longer than the budget is a batch alone. Where
-    there is padding, a batch ends in front of a text from which on it would be filled up with more than BATCH_COST.
+    Texts are taken from the longest to the shortest, equal lengths in their order. So the largest batch comes first,
+    and memory does not grow later. A batch holds at most `token_budget` tokens; a text longer than that is a batch
+    alone. With padding, a batch also ends where the next text would need more than BATCH_OVERHEAD_TOKENS of it.
 
     Args:
         lengths: tokens of each text.
-        budget: tokens of a batch, at least 1.
-        padded: whether a batch is as many tokens as its longest text times its texts, or the sum of its texts.
+        token_budget: tokens of a batch, at least 1.
+        padded: whether a batch costs its longest text times the number of its texts, or the sum of its texts.
     """
-    found: list[list[int]] = []
+    batches: list[list[int]] = []
     room = 0
     order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable").tolist()
-    for place, index in enumerate(order):
+    for position, index in enumerate(order):
         length = max(1, lengths[index])
-        cost = max(1, lengths[found[-1][0]]) if padded and found else length
-        padding = (cost - length) * min(room // cost, len(order) - place)
+        cost = max(1, lengths[batches[-1][0]]) if padded and batches else length
+        padding = (cost - length) * min(room // cost, len(order) - position)
         if cost > room or padding > BATCH_OVERHEAD_TOKENS:
-            found.append([])
+            batches.append([])
             room, cost = token_budget, length
-        found[-1].append(index)
+        batches[-1].append(index)
         room -= cost
-    return found
+    return batches

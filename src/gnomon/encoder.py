@@ -1,6 +1,6 @@
-"""`Encoder`: texts in, vectors out. The public noun.
+"""`Encoder`: a model that turns texts into vectors.
 
-B: texts; D: width of a vector; T: tokens of one text; H: hidden width of the trunk.
+B: texts; D: dimensions of a vector; T: tokens of one text; H: hidden size of the trunk.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from gnomon.engines.protocol import Engine, Failure
 from gnomon.engines.select import EngineOptions, Reopen, open_engine
 from gnomon.errors import InputError, ModelError, Notice, NumericError, WorkerError
 from gnomon.inputs import Texts, as_texts, as_whole_number
+from gnomon.messages import list_some
 from gnomon.packed import pack
 from gnomon.pipeline import Encoded, EncodePipeline, EncodeRequest
 from gnomon.space import Space
@@ -33,12 +34,12 @@ from gnomon.tokenizer import Tokenizer, TokenReport
 
 Vectors = NDArray[np.float32]
 _warned_folders: set[str] = set()
-"""Models of which this process has said that `encode` adds no prompt."""
+"""Folders of the models for which this process has warned that `encode` adds no prompt."""
 
 
 @dataclass(frozen=True)
 class _ReadOptions:
-    """How a model is read from its folder, by the first process and by any other."""
+    """How a model is read from its folder, in this process and in its worker processes."""
 
     source: Source
     card: str | None
@@ -55,10 +56,10 @@ class _ReadOptions:
 
 
 class Encoder:
-    """A model that turns texts into vectors.
+    """A model that turns texts into vectors. `Encoder.load` makes one.
 
-    Made by `Encoder.load`. It does not change after that; threads may share it, it can be pickled (as its source and
-    options: the copy reads the same folder) and used after a fork.
+    It does not change after that. Threads may share it, and it can be used after a fork. A pickle holds its source and
+    options, so the copy reads the same folder.
     """
 
     def __init__(
@@ -108,9 +109,9 @@ class Encoder:
             engine: "auto", "onnx", "openvino" or "torch".
             dtype: "auto" (float32 on a CPU, bfloat16 on a GPU that has it), "float32", "bfloat16" or "float16" (torch),
                 or "int8" for weights of 8 bits, faster and less exact (CPU; `gnomon inspect --fidelity`).
-            threads: threads of one call on a CPU; None for one a core.
-            max_seq_length: tokens of a text that are read, in place of the folder's own number.
-            card: name of the published model that this is or was tuned from, where the folder does not show it.
+            threads: threads of one call on a CPU; None for one per core.
+            max_seq_length: tokens that are read of a text, in place of the folder's own number.
+            card: name of the published model that this one is, or was fine-tuned from, where the folder does not show it.
             ignore_config_keys: keys of config.json that are not known to gnomon, and that you know not to change
                 vectors.
             cache_dir, token, local_files_only: as in huggingface_hub. Offline, no request is made at all.
@@ -121,17 +122,17 @@ class Encoder:
             InputError: an option that cannot be used.
         """
         options = EngineOptions.from_arguments(device=device, engine=engine, dtype=dtype, threads=threads)
-        found = resolve_source(
+        resolved = resolve_source(
             source, revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only
         )
-        reading = _ReadOptions(found, card, tuple(ignore_config_keys), max_seq_length)
-        checkpoint = reading.read_checkpoint()
-        for notice in checkpoint.warnings:
-            warnings.warn(notice, Notice, stacklevel=2)
-        return cls(checkpoint, options, reading)
+        read_options = _ReadOptions(resolved, card, tuple(ignore_config_keys), max_seq_length)
+        checkpoint = read_options.read_checkpoint()
+        for message in checkpoint.warnings:
+            warnings.warn(message, Notice, stacklevel=2)
+        return cls(checkpoint, options, read_options)
 
     def _make_reopen(self) -> Reopen | None:
-        """What opens this model's engine in another process."""
+        """The function that opens this model's engine in another process."""
         return None if self._read_options is None else partial(_reopen_engine, self._read_options)
 
     def __reduce__(self) -> tuple[Callable[..., Encoder], tuple[Any, ...]]:
@@ -154,17 +155,17 @@ class Encoder:
         on_truncate: OnTruncate = "warn",
         show_progress_bar: bool | None = None,
     ) -> Vectors:
-        """Vectors of texts, float32 [B, D]; of one str, [D]. In the order of the texts; equal texts are computed once.
+        """Vectors of texts, float32 [B, D], in the order of the texts; [D] for one str. Equal texts are computed once.
 
         Args:
             texts: a str, or a list, generator, numpy array, pandas or Arrow column of str.
-            prompt: put in front of every text. Without `prompt` and `prompt_name`, the model's default prompt, if it
-                has one.
+            prompt: put before every text. Without `prompt` and `prompt_name`, the model's default prompt is used, if
+                it has one.
             prompt_name: the name of one of `prompts`.
-            dim: a width of `dims`: its own head where the model has one, else the declared prefix.
-            truncate_dim: cut vectors to any prefix; normalised again where the model normalises.
+            dim: one of `dims`. The model's own module for it is used where there is one, else the declared prefix.
+            truncate_dim: truncate vectors to their first dimensions; normalised again where the model normalises.
             normalize_embeddings: True for unit length; None or False leave it to the model.
-            on_truncate: what to do with texts longer than max_seq_length: "warn" (one notice a call), "error",
+            on_truncate: what to do with texts longer than max_seq_length: "warn" (one warning per call), "error",
                 "silent", or "mean" (the mean over windows that overlap by an eighth, weighted by their new tokens).
             show_progress_bar: True, False, or None for work of over two seconds in a terminal.
 
@@ -313,19 +314,19 @@ class Encoder:
         on_truncate: Literal["warn", "error", "silent"] = "warn",
         show_progress_bar: bool | None = None,
     ) -> list[Vectors]:
-        """States of the last layer, float32 [T, H] for each text, in front of pooling and heads.
+        """States of the last layer for each text, float32 [T, H], before pooling and modules.
 
         Special tokens and the prompt are included.
         """
         if on_truncate not in ("warn", "error", "silent"):
             raise InputError(
-                f"on_truncate {on_truncate!r} is not one of warn, error, silent; token states have no mean."
+                f"on_truncate {on_truncate!r} is not one of warn, error, silent. Token states have no mean."
             )
-        listed = as_texts(texts)
+        texts_B = as_texts(texts)
         prompt = self._resolve_prompt(EncodeOptions(prompt=prompt, prompt_name=prompt_name))
-        request = EncodeRequest(listed, range(len(listed)), len(listed), prompt, on_truncate, show_progress_bar)
-        states: list[Vectors] = [np.zeros((0, self.spec.trunk.hidden_size), np.float32)] * len(listed)
-        counts_B = np.zeros(len(listed), np.int64)
+        request = EncodeRequest(texts_B, range(len(texts_B)), len(texts_B), prompt, on_truncate, show_progress_bar)
+        states: list[Vectors] = [np.zeros((0, self.spec.trunk.hidden_size), np.float32)] * len(texts_B)
+        counts_B = np.zeros(len(texts_B), np.int64)
         for text, states_TH in self._pipeline.iter_states(request, counts_B):
             self._check_finite(states_TH, [text] * len(states_TH), request)
             states[text] = states_TH
@@ -345,7 +346,7 @@ class Encoder:
         return modules.similarity(self.spec.similarity, a, b)
 
     def tokenize(self, texts: Texts, *, prompt: str | None = None, prompt_name: str | None = None) -> TokenReport:
-        """What the model reads of each text: ids, offsets, counts, and where it was cut."""
+        """What the model reads of each text: ids, offsets, counts, and where it is truncated."""
         prompt = self._resolve_prompt(EncodeOptions(prompt=prompt, prompt_name=prompt_name))
         return self._tokenizer.tokenize([prompt + text for text in as_texts(texts)])
 
@@ -418,7 +419,7 @@ class Encoder:
 
     @property
     def dims(self) -> tuple[int, ...]:
-        """Every width that `dim=` takes."""
+        """Every value that `dim=` takes, ascending."""
         return self.spec.dims
 
     @property
@@ -436,17 +437,17 @@ class Encoder:
 
     @property
     def device(self) -> str:
-        """What it runs on: "cpu", "cuda:0", or several with commas between them."""
+        """The device that it runs on: "cpu", "cuda:0", or several with commas between them."""
         return self._engine.device
 
     @property
     def dtype(self) -> str:
-        """What it computes in: "float32", "bfloat16", "float16" or "int8"."""
+        """The type that it computes in: "float32", "bfloat16", "float16" or "int8"."""
         return self._engine.dtype
 
     @property
     def threads(self) -> int | None:
-        """Threads of one call, as they were asked for; they do not change."""
+        """Threads of one call, as given to `load`; None for one per core. They do not change."""
         return self._options.threads
 
     @threads.setter
@@ -455,7 +456,7 @@ class Encoder:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of canonical weights, spec and tokenizer, as hex; computed when first asked for."""
+        """SHA-256 of weights, spec and tokenizer, as 64 hexadecimal digits; computed on first use."""
         return compute_fingerprint(self.spec, self._checkpoint.arrays, self._tokenizer.canonical_json())
 
     def _resolve_prompt(self, options: EncodeOptions) -> str:
@@ -476,7 +477,7 @@ class Encoder:
         _warned_folders.add(key)
         warnings.warn(
             f"{self.name} has prompts ({_join_names(self.prompts)}) and encode adds none; use encode_query and "
-            'encode_document, or prompt_name=. To encode without, prompt="" is silent. (Said once.)',
+            'encode_document, or prompt_name=. prompt="" encodes without one, and without this warning, which is given once.',
             Notice,
             stacklevel=3,
         )
@@ -555,7 +556,7 @@ def _reopen_engine(read_options: _ReadOptions, options: EngineOptions) -> Engine
 
 @dataclass(frozen=True)
 class _Postprocessor:
-    """Pooled vectors -> the vectors that were asked for."""
+    """Turns pooled vectors into the vectors of a call: modules, truncation to a prefix, normalisation."""
 
     modules: tuple[ModuleSpec, ...]
     prefix_dim: int | None
@@ -575,17 +576,11 @@ def _unpickle(read_options: _ReadOptions, options: EngineOptions) -> Encoder:
 
 
 def _make_worker_error(failed_texts: Mapping[str, list[int]], outputs: Sequence[Vectors]) -> WorkerError:
-    """What each failure said, and on which texts; with the vectors of all others."""
+    """The error for texts whose batches failed: each reason with its texts, and the vectors of all others."""
     texts = sorted({text for texts in failed_texts.values() for text in texts})
-    said = "; ".join(f"{why} (texts {_join_first(texts)})" for why, texts in failed_texts.items())
-    message = f"{len(texts)} of {len(outputs[0])} texts have no vectors: {said}. All others were encoded."
+    reasons = "; ".join(f"{reason} (texts {list_some(texts)})" for reason, texts in failed_texts.items())
+    message = f"{len(texts)} of {len(outputs[0])} texts have no vectors: {reasons}. All others were encoded."
     return WorkerError(message, texts, outputs[0] if len(outputs) == 1 else None)
-
-
-def _join_first(numbers: Sequence[int], limit: int = 8) -> str:
-    """The first of many."""
-    more = f" and {len(numbers) - limit} more" if len(numbers) > limit else ""
-    return ", ".join(map(str, numbers[:limit])) + more
 
 
 def _join_names(names: Any) -> str:

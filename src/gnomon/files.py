@@ -225,7 +225,7 @@ def read_json_cache(path: Path) -> dict[str, Any]:
 
 
 def write_json_cache(path: Path, values: dict[str, Any]) -> None:
-    """Write a small file of measured values. One that cannot be written is no error: it is measured again."""
+    """Write a small file of measured values. Nothing is raised where it cannot be written."""
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(values, indent=1, sort_keys=True))

@@ -1,7 +1,9 @@
-"""Texts -> pooled vectors or token states, a window of texts at a time: while an engine runs one window, the next is
-tokenised, and what is held beside the texts and the vectors does not grow with their number.
+"""`EncodePipeline`: from texts to pooled vectors or token states.
 
-B: texts of a batch; D: width of a pooled vector; T: tokens of one text; H: hidden width of the trunk.
+Texts are taken in windows. While an engine runs one window, the next is tokenized. So the memory that is held beside
+the texts and their vectors does not grow with the number of texts.
+
+B: texts of a batch; D: dimensions of a pooled vector; T: tokens of one text; H: hidden size of the trunk.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from gnomon.spec import ModelSpec, StaticSpec
 from gnomon.tokenizer import Tokenizer
 
 TEXTS_PER_WINDOW = 8192
-"""Texts of a window: enough to be sorted into batches of nearly equal length."""
+"""Texts per window: enough to sort them into batches of nearly equal length."""
 
 PROGRESS_BAR_DELAY = 2.0
 """Seconds of work before a progress bar is shown."""
@@ -39,9 +41,9 @@ class EncodeRequest:
 
     texts: Sequence[str]
     positions: Sequence[int]
-    """Where the caller gave each text: messages name this."""
+    """The position of each text among the caller's; messages name it."""
     num_given: int
-    """Texts that the caller gave, equal ones counted each time."""
+    """Number of texts that the caller gave; equal texts count each time."""
     prompt: str
     on_truncate: OnTruncate
     show_progress_bar: bool | None
@@ -49,14 +51,14 @@ class EncodeRequest:
 
 @dataclass(frozen=True)
 class _Window:
-    """Texts that are sorted together: what is read of them, and whose each piece is."""
+    """Texts that are tokenized together and sorted into batches. A long text may be several entries."""
 
     ids: list[Ids]
-    """One entry a text, or one a piece of a long text."""
+    """Token ids of each entry: a whole text, or a window of a long one."""
     text_indices: list[int]
     """Index of the text of each entry."""
     new_tokens: list[int]
-    """Tokens of each entry that no entry before it has; of use where texts are read in pieces."""
+    """Tokens of each entry that no entry before it holds; empty where no text is read in windows."""
     num_texts: int
 
     @cached_property
@@ -64,7 +66,7 @@ class _Window:
         return sum(map(len, self.ids))
 
     def progress_of(self, batch: Sequence[int]) -> float:
-        """What a batch is of this window's work, in texts."""
+        """The share of a batch in this window's work, in texts."""
         if not self.num_tokens:
             return self.num_texts * len(batch) / len(self.ids)
         return self.num_texts * sum(len(self.ids[entry]) for entry in batch) / self.num_tokens
@@ -72,33 +74,34 @@ class _Window:
 
 @dataclass(frozen=True)
 class Encoded:
-    """Vectors, and what was found out about their texts on the way."""
+    """Vectors, with the token counts of their texts and which of them were truncated."""
 
     vectors: Vectors
     """As `Encoder.encode` returns them."""
     token_counts_B: Ids
-    """Tokens of each text before any was cut off, special tokens and the prompt included."""
+    """Tokens of each whole text, before truncation; special tokens and the prompt included."""
     truncated: list[int]
-    """Positions of the texts of which something was cut off, equal texts each time; ascending."""
+    """Positions of the truncated texts, ascending; equal texts count each time."""
 
 
 @dataclass(frozen=True)
 class EncodePipeline:
-    """Reads texts with a tokenizer and runs them with an engine."""
+    """Tokenizes texts and runs them with an engine."""
 
     spec: ModelSpec
     tokenizer: Tokenizer
     engine: Engine
 
     def iter_pooled(self, request: EncodeRequest, token_counts_B: Ids) -> Iterator[tuple[list[int], Vectors | Failure]]:
-        """(texts, their pooled vectors), in the order in which they are done. Vectors of texts that are read in pieces
-        are means over the pieces.
+        """(texts, their pooled vectors), in the order in which they are done.
+
+        The vector of a text that is read in windows is the mean over its windows.
 
         Args:
-            counts_B: is filled with the tokens of each text, whole.
+            token_counts_B: is filled with the tokens of each whole text.
 
         Raises:
-            TruncationError: on_truncate="error" and a text that is too long; before anything is computed.
+            TruncationError: a text is too long and on_truncate is "error"; raised before anything is computed.
         """
         self.engine.check_open()
         prompt_tokens = 0 if self.spec.pooling.include_prompt else self.tokenizer.count_prompt_tokens(request.prompt)
@@ -136,21 +139,22 @@ class EncodePipeline:
         return build_batches(lengths, self.engine.budget(expected), padded=self.engine.pads)
 
     def find_truncated(self, request: EncodeRequest, token_counts_B: Ids) -> list[int]:
-        """Which of the texts lose something."""
+        """Indices of the texts that are truncated."""
         limit = self.spec.tokenizer.max_seq_length
         if limit is None or request.on_truncate == "mean":
             return []
         return np.flatnonzero(token_counts_B > limit).tolist()
 
     def warn_of_truncation(self, request: EncodeRequest, token_counts_B: Ids) -> None:
-        """The notice of one call, once all of its texts are read."""
-        cut = self.find_truncated(request, token_counts_B)
-        if cut and request.on_truncate == "warn":
-            told = f"{self._describe_long_texts(request, token_counts_B)}: the rest of each was cut off. (on_truncate='mean' reads all.)"
-            warn_caller(TruncationNotice(told, [request.positions[text] for text in cut]))
+        """Warn of the truncated texts of one call, once all texts are read."""
+        truncated = self.find_truncated(request, token_counts_B)
+        if truncated and request.on_truncate == "warn":
+            description = self._describe_long_texts(request, token_counts_B)
+            message = f"{description}: the rest of each was truncated. (on_truncate='mean' reads all.)"
+            warn_caller(TruncationNotice(message, [request.positions[text] for text in truncated]))
 
     def _iter_windows(self, request: EncodeRequest, token_counts_B: Ids) -> Iterator[_Window]:
-        """Windows of texts, each tokenised while the one before it is worked on."""
+        """Windows of texts. Each is tokenized while the engine runs the one before it."""
         starts = range(0, len(request.texts), TEXTS_PER_WINDOW)
         refuses = request.on_truncate == "error"
         if refuses and len(starts) > 1:  # a reading of its own, before all work: what is refused is refused early

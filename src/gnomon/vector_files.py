@@ -1,7 +1,8 @@
-"""Vectors into files, and beside them what they are of. A file that is written is complete or it is not there; a pipe
-or a device is written to as it is.
+"""Vectors to files and back. Beside each file lies a manifest, PATH.json, which names the model and the space.
 
-B: texts; D: width of a vector.
+A file that is written is complete or not there. A pipe or a device is written to as it is.
+
+B: texts; D: dimensions of a vector.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, cast
 
@@ -19,14 +20,14 @@ from numpy.typing import NDArray
 
 import gnomon
 from gnomon.checkpoint.hub import to_printable
-from gnomon.errors import InputError
+from gnomon.errors import InputError, SpaceError
 from gnomon.files import atomic_files, descriptor_number, is_stream
 from gnomon.quantization import VectorPrecision, quantize
+from gnomon.space import Space
 from gnomon.text_files import TextFile, dump_json, load_arrow, remove_member
 
 if TYPE_CHECKING:
     from gnomon.encoder import Encoder
-    from gnomon.space import Space
 
 
 def write_npy(file: BinaryIO, values_BD: NDArray[Any]) -> None:
@@ -37,10 +38,10 @@ def write_npy(file: BinaryIO, values_BD: NDArray[Any]) -> None:
 
 
 def write_jsonl(file: BinaryIO, texts: TextFile, values_BD: NDArray[Any]) -> None:
-    """A line for each text: its row and "embedding", floats in the fewest digits that read back as the same float32.
+    """One line per text: its row and "embedding", floats in the fewest digits that read back as the same float32.
 
-    A row that was JSON stands as it was written, its numbers to the last digit. NaN and infinity, which JSON has not,
-    are null in the others.
+    A row that was JSON is copied as it was, its numbers to the last digit. In other rows, NaN and infinity are null,
+    since JSON has neither.
     """
     for index, values_D in enumerate(values_BD):
         row = _row_json(texts, index)
@@ -68,7 +69,7 @@ def write_parquet(file: BinaryIO, texts: TextFile, values_BD: NDArray[Any]) -> N
     if file.seekable():
         arrow.parquet.write_table(table, file)
         return
-    sink = arrow.BufferOutputStream()  # it asks a file where it is, which a pipe does not know
+    sink = arrow.BufferOutputStream()  # pyarrow needs a file with a position, which a pipe is not
     arrow.parquet.write_table(table, sink)
     file.write(memoryview(sink.getvalue()))
 
@@ -120,7 +121,7 @@ def ranges_path(path: str | Path) -> Path:
 
 
 def read_ranges(path: str | Path) -> NDArray[Any]:
-    """The ranges that earlier vectors were quantised with; `quantize` checks what they are.
+    """The ranges with which earlier vectors were quantised. `quantize` checks them.
 
     Raises:
         InputError: not a .npy file. OSError: it cannot be opened.
@@ -134,17 +135,17 @@ def read_ranges(path: str | Path) -> NDArray[Any]:
 def convert_precision(
     vectors_BD: NDArray[np.float32], precision: VectorPrecision | Literal["float32"], ranges_2D: NDArray[Any] | None
 ) -> tuple[NDArray[Any], NDArray[Any] | None]:
-    """Vectors as they are to be written, and their ranges; raises as `quantize`."""
+    """Vectors in the precision in which they are written, and their ranges. Raises what `quantize` raises."""
     return (vectors_BD, None) if precision == "float32" else quantize(vectors_BD, precision, ranges_2D)
 
 
 def check_precision(dim: int, precision: VectorPrecision | Literal["float32"], ranges_2D: NDArray[Any] | None) -> None:
-    """Raise, before there are vectors, what `in_precision` would raise for those of a width."""
+    """Raise, before there are vectors, what `convert_precision` would raise for vectors of `dim` dimensions."""
     convert_precision(np.zeros((2, dim), np.float32), precision, ranges_2D)
 
 
 def describe_origin(encoder: Encoder, space: Space) -> dict[str, Any]:
-    """What vectors are of, for their manifest: two files may be compared where `space` is equal."""
+    """The model and space of vectors, for their manifest. Two files may be compared where `space` is equal."""
     source = encoder.checkpoint.source
     return {
         "gnomon": gnomon.__version__,
@@ -163,12 +164,13 @@ def write_vectors(
     ranges_2D: NDArray[Any] | None,
     manifest: Mapping[str, Any],
 ) -> None:
-    """Write `path`, by its name's end, and beside it what it holds (PATH.json) and the ranges, if any; all or nothing.
+    """Write vectors in the format of the path's suffix, their manifest (PATH.json) and their ranges, all or nothing.
 
     A pipe or device gets the vectors alone.
 
     Raises:
-        InputError, ExtraError: as `output_form`. OSError: it cannot be written; nothing is left behind.
+        InputError, ExtraError: as `infer_output_format`.
+        OSError: a file cannot be written; then none of them is there.
     """
     form, alone = infer_output_format(path), is_stream(path)
     beside = [f"{path}.json", *([ranges_path(path)] if ranges_2D is not None else [])]
@@ -184,3 +186,115 @@ def write_vectors(
         files[1].write((json.dumps(manifest, indent=2, ensure_ascii=False) + "\n").encode())
         if ranges_2D is not None:
             write_npy(files[2], ranges_2D)
+
+
+@dataclass(frozen=True)
+class StoredVectors:
+    """Vectors as a file holds them, with what its manifest says."""
+
+    vectors_BD: NDArray[Any]
+    """float32, float16, int8 or uint8; or packed bits, 8 dimensions per byte."""
+    space: Space
+    precision: str
+    ranges_2D: NDArray[Any] | None
+    """The ranges of int8 and uint8 vectors, [2, D]; None for others."""
+    manifest: Mapping[str, Any]
+
+
+def read_vectors(path: str | Path, space: Space | None = None) -> StoredVectors:
+    """Read a file that `write_vectors` or `gnomon encode` wrote (.npy, .jsonl or .parquet), and its manifest.
+
+    Args:
+        space: the space that the vectors must have, such as `encoder.space()`; None accepts any.
+
+    Raises:
+        InputError: no manifest; a file that is not what its manifest says. ExtraError: Parquet without pyarrow.
+        SpaceError: vectors of another space.
+        OSError: a file cannot be opened.
+    """
+    form = Path(path).suffix.lower().removeprefix(".")
+    if form not in _READERS:
+        raise InputError(f"{path}: vectors are read from .npy, .jsonl and .parquet.")
+    manifest = _read_manifest(path)
+    stored_space = Space.from_json(manifest["space"], f"{path}.json")
+    if space is not None:
+        try:
+            space.check_same(stored_space)
+        except SpaceError as error:
+            raise SpaceError(f"{path}: {error}") from None
+    precision = str(manifest.get("precision"))
+    if precision not in _DTYPES:
+        raise InputError(f"{path}.json: precision is {precision!r}. It may be {', '.join(_DTYPES)}.")
+    vectors_BD = _READERS[form](Path(path), np.dtype(_DTYPES[precision]))
+    packed = precision in ("binary", "ubinary")
+    expected = (manifest.get("count"), -(-stored_space.dim // 8) if packed else stored_space.dim)
+    if vectors_BD.shape != expected and not (expected[0] == 0 and len(vectors_BD) == 0):
+        raise InputError(f"{path} holds vectors of shape {vectors_BD.shape}, and its manifest says {expected}.")
+    ranges = manifest.get("ranges")
+    ranges_2D = read_ranges(Path(path).parent / Path(ranges).name) if ranges else None
+    return StoredVectors(vectors_BD, stored_space, precision, ranges_2D, manifest)
+
+
+def _read_manifest(path: str | Path) -> dict[str, Any]:
+    place = Path(f"{path}.json")
+    if not place.is_file():
+        raise InputError(
+            f"{path} has no manifest: there is no file {place.name} beside it, so its model is not known. "
+            "Vectors that `gnomon encode` writes to a file have one; keep the two together."
+        )
+    try:
+        manifest = json.loads(place.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{place} is not JSON ({error}). Encode the texts again.") from error
+    if not isinstance(manifest, dict) or not isinstance(cast(Any, manifest).get("space"), dict):
+        raise InputError(f"{place} names no space, so the model of the vectors is not known. Encode the texts again.")
+    return cast("dict[str, Any]", manifest)
+
+
+def _read_npy(path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:
+    try:
+        vectors_BD = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise InputError(f"{path} is not a .npy file of vectors ({error}).") from error
+    if vectors_BD.dtype != dtype:
+        raise InputError(f"{path} holds {vectors_BD.dtype}, and its manifest says {dtype}.")
+    return vectors_BD
+
+
+def _read_jsonl(path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:
+    rows: list[Any] = []
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                rows.append(json.loads(line)["embedding"])
+            except (ValueError, TypeError, KeyError) as error:
+                raise InputError(f'{path}, line {number}: it is not a JSON object with "embedding".') from error
+    try:
+        return np.array(rows, dtype).reshape(len(rows), -1 if rows else 0)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise InputError(f"{path}: its vectors are not lists of {dtype} of one length ({error}).") from error
+
+
+def _read_parquet(path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:
+    arrow = load_arrow()
+    try:
+        column = arrow.parquet.read_table(path, columns=["embedding"]).column("embedding").combine_chunks()
+        return np.asarray(column.flatten()).astype(dtype, copy=False).reshape(len(column), -1)
+    except (arrow.ArrowInvalid, KeyError, ValueError) as error:
+        raise InputError(f'{path} is not a Parquet file with a column "embedding" of vectors ({error}).') from error
+
+
+_READERS: Mapping[str, Callable[[Path, np.dtype[Any]], NDArray[Any]]] = {
+    "npy": _read_npy,
+    "jsonl": _read_jsonl,
+    "parquet": _read_parquet,
+}
+_DTYPES = {
+    "float32": np.float32,
+    "float16": np.float16,
+    "int8": np.int8,
+    "uint8": np.uint8,
+    "binary": np.int8,
+    "ubinary": np.uint8,
+}
+"""Precision -> what a component, or 8 packed bits, are stored as."""

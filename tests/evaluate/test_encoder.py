@@ -558,7 +558,7 @@ def test_the_bytes_of_a_vector(asking: Asking, size: int) -> None:
 @pytest.mark.parametrize(
     ("asking", "message"),
     [
-        (Asking(dim=300), "dim 300 is not in this model; it has 256, 512, 1024"),
+        (Asking(dim=300), "dim 300 is not in this model. It has 256, 512, 1024"),
         (Asking(truncate_dim=1025), "truncate_dim is 1025; it must be a whole number from 1 to 1024"),
         (Asking(dim=256, truncate_dim=257), "truncate_dim is 257; it must be a whole number from 1 to 256"),
         (Asking(truncate_dim=0), "truncate_dim is 0"),

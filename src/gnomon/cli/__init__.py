@@ -1,7 +1,7 @@
-"""The command line: thin verbs. Those over texts are here, the others in the modules beside. Nothing imports it.
+"""The command line. The commands that read texts are here, the others in the modules beside; no module imports it.
 
-What is heavy is imported inside the verbs, so that --help is quick. Results go to stdout; notes, errors and progress to
-stderr.
+Each command imports its heavy modules inside, so that --help is quick. Results go to stdout; notes, errors and progress
+go to stderr.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ if TYPE_CHECKING:
 EXIT_FAILED = 2
 """Exit status of every error; 1 is a verification that did not pass."""
 STDOUT_COMMANDS = {"similarity", "search", "inspect", "verify", "compare"}
-"""Verbs whose results go to stdout alone."""
+"""Commands that write their results to stdout only."""
 EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 130, 141
 """As shells report SIGINT and SIGPIPE."""
 
 
 class CommandGroup(click.Group):
-    """The group of verbs: turns notices and errors into lines on stderr."""
+    """The group of commands. It turns warnings and errors into lines on stderr."""
 
     def main(self, *args: Any, **more: Any) -> Any:
         prepare_streams()
@@ -72,10 +72,10 @@ class CommandGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        found = super().resolve_command(ctx, args)
-        if found[0] in STDOUT_COMMANDS and not {"-h", "--help"} & set(args):
+        resolved = super().resolve_command(ctx, args)
+        if resolved[0] in STDOUT_COMMANDS and not {"-h", "--help"} & set(args):
             require_stdout()  # rather than after the work
-        return found
+        return resolved
 
     def invoke(self, ctx: click.Context) -> None:
         with warnings.catch_warnings():
@@ -84,7 +84,7 @@ class CommandGroup(click.Group):
             try:
                 super().invoke(ctx)
                 if sys.stdout:
-                    sys.stdout.flush()  # here, where a failure can still be told
+                    sys.stdout.flush()  # here, where a failure can still be reported
                 status = 0
             except (click.ClickException, click.exceptions.Exit, click.Abort):
                 raise
@@ -94,7 +94,7 @@ class CommandGroup(click.Group):
             except BrokenPipeError:
                 _redirect_to_devnull(sys.stdout)
                 status = EXIT_BROKEN_PIPE
-            except Exception as error:  # the last door: no traceback unless asked for
+            except Exception as error:  # the last handler: no traceback, unless --traceback
                 if ctx.params.get("traceback"):
                     traceback.print_exc()
                 interrupted = interrupts.was_interrupted() and not isinstance(error, GnomonError)
@@ -107,14 +107,14 @@ class CommandGroup(click.Group):
         ctx.exit(status)
 
     def _option_names(self, ctx: click.Context) -> dict[str, str]:
-        """Parameter of the library -> option of the verb that ran: they are called alike here."""
+        """Parameter of the library -> option of the command that runs. Both have the same name here."""
         verb = self.commands.get(ctx.invoked_subcommand or "")
         options = [param for param in verb.params if isinstance(param, click.Option)] if verb else []
         return {option.name: option.opts[0] for option in options if option.name}
 
 
 def _echo_stderr(text: str) -> None:
-    """A line on stderr; where that cannot be written, the work goes on and the exit status tells."""
+    """Write a line to stderr. Where that fails, the work goes on and the exit status reports the error."""
     try:
         click.echo(text, err=True)
     except OSError:
@@ -122,7 +122,7 @@ def _echo_stderr(text: str) -> None:
 
 
 def _redirect_to_devnull(stream: Any) -> None:
-    """Lets Python end in silence where a stream cannot be written: it would flush it once more."""
+    """Let Python end without an error where a stream cannot be written: it flushes the stream once more at its end."""
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     except (OSError, ValueError, AttributeError):  # no file beneath: closed, or a test's
@@ -130,7 +130,7 @@ def _redirect_to_devnull(stream: Any) -> None:
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
-    """A notice as one line; wrapped in a terminal. What libraries say to developers is not shown."""
+    """Write a warning of gnomon as one line, wrapped in a terminal. Warnings for developers are not shown."""
     if not issubclass(category, Notice) and category is not UserWarning:
         return
     text = f"note: {' '.join(str(message).split())}"
@@ -147,13 +147,13 @@ def _show_warning(message: Warning | str, category: type[Warning], *place: Any, 
 @click.version_option(package_name="gnomon", message="gnomon %(version)s")
 @click.option("--traceback", is_flag=True, help="Show the Python traceback of an error.")
 def main(traceback: bool) -> None:
-    """Text embeddings: encode, search, judge, train."""
+    """Text embeddings: encode, search, evaluate, train."""
 
 
 # ---- encode
 
 
-@main.command(epilog="OUTPUT.json beside the vectors says which model, prompt and precision they are of.")
+@main.command(epilog="OUTPUT.json, beside the vectors, names their model, prompt and precision.")
 @click.argument("model")
 @click.argument("input")
 @click.argument("output")
@@ -162,7 +162,7 @@ def main(traceback: bool) -> None:
 @click.option("--document", "as_document", is_flag=True, help="With the model's prompt for documents.")
 @click.option("--task", metavar="NAME", help="With --query: chooses among several prompts.")
 @prompt_options
-@click.option("--dim", type=int, metavar="N", help="A width that the model has (gnomon inspect).")
+@click.option("--dim", type=int, metavar="N", help="Dimensions that the model has (gnomon inspect).")
 @click.option("--truncate-dim", type=int, metavar="N", help="Cut to any prefix.")
 @click.option("--normalize", is_flag=True, help="Unit length, also where the model does not normalise.")
 @truncate_option
@@ -197,7 +197,7 @@ def encode(
 ) -> None:
     """Encode the texts of INPUT into OUTPUT.
 
-    INPUT: .txt (a text a line), .jsonl, .csv, .tsv, also as .gz; .parquet; or - for stdin. OUTPUT: .npy; .jsonl or
+    INPUT: .txt (one text per line), .jsonl, .csv, .tsv, also as .gz; .parquet; or - for stdin. OUTPUT: .npy; .jsonl or
     .parquet, which keep the rows of INPUT; or - for jsonl on stdout. A pipe or device is written to as it is.
     """
     if task is not None and not as_query:
@@ -213,7 +213,7 @@ def encode(
         require_stdout()
     out_form = "jsonl" if output == "-" else vector_files.infer_output_format(output)
     if precision in ("int8", "uint8") and not ranges and (output == "-" or files.is_stream(output)):
-        note(f"the ranges of {precision} are written beside a file, and {output} is none; a query cannot be compared.")
+        note(f"the ranges of {precision} are written beside a file, and {output} is not a file: queries cannot be compared.")
     texts = _read_texts(input, form=form, field=field, skip_bad=skip_bad)
     _note_empty(texts, "An empty text is encoded as it is; --skip-bad leaves it out.")
     if out_form == "parquet":
@@ -266,12 +266,12 @@ def _choose_prompt(
 
 
 def _note_truncated(encoder: Encoder, encoded: Encoded, on_truncate: OnTruncate) -> None:
-    """In the words of the command line: the notice of the library is silenced for it."""
+    """Report truncation in the words of the command line; the library's own warning is switched off."""
     count = len(encoded.truncated)
     if count and on_truncate == "warn":
         verb = "is" if count == 1 else "are"
         those = f"{count} of {len(encoded.token_counts_B)} texts {verb} longer than {encoder.max_seq_length} tokens"
-        note(f"{those}: the rest was cut off. --on-truncate mean reads all.")
+        note(f"{those}: the rest was truncated. --on-truncate mean reads all.")
 
 
 def _note_prompts(encoder: Encoder, options: str) -> None:
@@ -288,8 +288,8 @@ def _read_texts(path: str, **how: Any) -> TextFile:
 
 
 def _note_empty(texts: TextFile, what: str) -> None:
-    if found := texts.describe_empty():
-        note(f"{found}. {what}")
+    if description := texts.describe_empty():
+        note(f"{description}. {what}")
 
 
 # ---- similarity
@@ -318,7 +318,7 @@ def similarity(
     as_json: bool,
     **load: Any,
 ) -> None:
-    """How alike texts are, by the model's own score.
+    """Score how similar texts are, by the model's own score function.
 
     Two texts give a number, more a matrix. --a and --b give a number for each pair of lines.
     """
@@ -377,9 +377,9 @@ def _print_pairs(a: list[str], b: list[str], scores: list[float], as_json: bool)
     "--corpus", required=True, metavar="FILE", help="Texts to search: .txt, .jsonl, .csv, .tsv (or .gz), .parquet."
 )
 @click.option(
-    "--query", "queries", multiple=True, type=TEXT, metavar="TEXT", help="Repeatable. Else from stdin, one a line."
+    "--query", "queries", multiple=True, type=TEXT, metavar="TEXT", help="Repeatable. Otherwise from stdin, one per line."
 )
-@click.option("-k", type=click.IntRange(min=1), default=5, show_default=True, help="Results of a query.")
+@click.option("-k", type=click.IntRange(min=1), default=5, show_default=True, help="Results per query.")
 @click.option("--task", metavar="NAME", help="Chooses among several prompts for queries.")
 @truncate_option
 @text_options
@@ -399,7 +399,7 @@ def search(
     as_json: bool,
     **load: Any,
 ) -> None:
-    """Search a file: exact, in memory. Without --query, asks in a terminal."""
+    """Search a file: exact, in memory. Without --query, it prompts for queries in a terminal."""
     if corpus == "-" and not queries:
         raise click.UsageError("--corpus - takes standard input; give --query.")
     from gnomon.encode_options import EncodeOptions
@@ -411,11 +411,11 @@ def search(
     texts = _read_texts(corpus, form=form, field=field, skip_bad=skip_bad)
     encoder = _load(model, load)
     encoder.spec.query_prompt_name(task)  # a wrong task fails here, rather than after the work
-    places = [place for place, text in enumerate(texts.texts) if text.strip()]
-    if not places:
+    rows = [row for row, text in enumerate(texts.texts) if text.strip()]
+    if not rows:
         raise InputError(f"{corpus} holds empty texts alone.")
-    _note_empty(texts, "An empty text is left out: it is no result of any query.")
-    documents = [texts.texts[place] for place in places]
+    _note_empty(texts, "An empty text is left out of the search.")
+    documents = [texts.texts[row] for row in rows]
     name = encoder.spec.document_prompt_name
     options = EncodeOptions(
         prompt=encoder.prompts[name] if name else "", on_truncate="silent" if on_truncate == "warn" else on_truncate
@@ -429,11 +429,10 @@ def search(
         hits: list[dict[str, Any]] = []
         if query.strip():
             query_1D = encoder.encode_query([query], task=task)
-            scores_1K, rows_1K = top_k(query_1D, corpus_ND, k, score=encoder.spec.similarity)
-            found = zip((places[row] for row in rows_1K[0]), scores_1K[0].tolist(), strict=True)
+            scores_1K, indices_1K = top_k(query_1D, corpus_ND, k, score=encoder.spec.similarity)
             hits = [
-                {"row": row, "score": score} | texts.id_and_title(row) | {"text": texts.texts[row]}
-                for row, score in found
+                {"row": rows[index], "score": score} | texts.id_and_title(rows[index]) | {"text": documents[index]}
+                for index, score in zip(indices_1K[0], scores_1K[0].tolist(), strict=True)
             ]
         elif in_terminal:
             continue
@@ -460,7 +459,7 @@ def _read_queries(in_terminal: bool, skip_bad: bool) -> Iterator[str]:
     return read_typed_lines("query> ")
 
 
-# ---- the verbs of the other modules
+# ---- the commands of the other modules
 
-for _verb in (*models.COMMANDS, *evaluation.COMMANDS, training.train):
-    main.add_command(_verb)
+for _command in (*models.COMMANDS, *evaluation.COMMANDS, training.train):
+    main.add_command(_command)

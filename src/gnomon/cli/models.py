@@ -31,14 +31,14 @@ def inspect(model: str, fidelity: bool, threads: int | None, as_json: bool, **re
         raise click.UsageError("--threads is of use with --fidelity only.")
     from gnomon import describe
 
-    checkpoint, found = read_model(model, **read), None
+    checkpoint, fidelity_result = read_model(model, **read), None
     if fidelity:
         from gnomon.fidelity import measure_fidelity
 
-        found = measure_fidelity(
+        fidelity_result = measure_fidelity(
             checkpoint, threads=threads, cache_folder=Path(click.get_app_dir("gnomon")) / "fidelity"
         )
-    facts = describe.collect_facts(checkpoint, found)
+    facts = describe.collect_facts(checkpoint, fidelity_result)
     click.echo(to_json(facts) if as_json else "\n".join(describe.format_facts(facts, terminal_width())))
 
 
@@ -54,12 +54,12 @@ def verify(ctx: click.Context, model: str, **load: Any) -> None:
     """
     from gnomon.verify import verify as run_example
 
-    found = run_example(load_encoder(model, load), load["card"])
+    verification = run_example(load_encoder(model, load), load["card"])
     head = ("", "expected", "got", "")
-    rows = [(row.name, row.expected, row.actual, "ok" if row.passed else "DIFFERS") for row in found.checks]
+    rows = [(row.name, row.expected, row.actual, "ok" if row.passed else "DIFFERS") for row in verification.checks]
     click.echo("\n".join(format_table([head, *rows])))
-    click.echo(f"{found.card}: {'passed' if found.passed else 'NOT passed'} ({found.note})")
-    if not found.passed:
+    click.echo(f"{verification.card}: {'passed' if verification.passed else 'NOT passed'} ({verification.note})")
+    if not verification.passed:
         ctx.exit(1)
 
 

@@ -52,7 +52,7 @@ source_options = combine_options(
     ),
     click.option("--local-files-only", is_flag=True, help="Make no request; use the cache."),
 )
-threads_option = click.option("--threads", type=int, metavar="N", help="Threads; one a core by default.")
+threads_option = click.option("--threads", type=int, metavar="N", help="Threads; one per core by default.")
 run_options = combine_options(
     click.option("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:N, mps, or cuda:0,cuda:1,..."),
     click.option("--engine", default="auto", metavar="NAME", help="auto, onnx, openvino or torch."),
@@ -76,7 +76,7 @@ text_options = combine_options(
     click.option("--skip-bad", is_flag=True, help="Leave broken lines and empty texts out, and count them."),
 )
 prompt_options = combine_options(
-    click.option("--prompt", type=TEXT, metavar="TEXT", help="Put in front of every text."),
+    click.option("--prompt", type=TEXT, metavar="TEXT", help="Put before every text."),
     click.option("--prompt-name", metavar="NAME", help="A prompt of the model, by its name."),
 )
 truncate_option = click.option(

@@ -53,16 +53,16 @@ def train(
     if show:
         click.echo(recipes.render_toml(recipe, overrides), nl=False)
         return
-    asked = recipes.read(recipe, overrides)  # what is wrong in it fails here, before torch is imported
+    checked = recipes.read(recipe, overrides)  # a wrong recipe fails here, before torch is imported
     from gnomon.train import train as run
 
     try:
-        folder = run(asked, resume=resume, overwrite=overwrite)
+        folder = run(checked, resume=resume, overwrite=overwrite)
     except (KeyboardInterrupt, SystemExit):  # Ctrl-C, SIGTERM, SIGHUP
         from gnomon.train.output_folder import latest_checkpoint
 
         with suppress(OSError):  # the terminal is gone
-            if there := latest_checkpoint(Path(asked.output).expanduser()):
+            if there := latest_checkpoint(Path(checked.output).expanduser()):
                 how = "--resume in place of --overwrite" if overwrite else "--resume"
                 note(f"the last checkpoint is {there}; the same command with {how} goes on from it.")
         raise
@@ -71,16 +71,16 @@ def train(
 
 
 def _check_gradients() -> bool:
-    """Whether all agree; prints each as it is found."""
+    """Whether all gradients agree; prints one line for each."""
     from gnomon.train.gradient_check import check_gradients
 
     head = ("loss", "widths", "way", "relative difference", "")
-    found = [*check_gradients()]
+    checks = [*check_gradients()]
     rows = [
         (row.loss, row.matryoshka_mode, row.method, f"{row.difference:.1e}", "ok" if row.passed else "DIFFERS")
-        for row in found
+        for row in checks
     ]
     click.echo("\n".join(format_table([head, *rows])))
-    failed = sum(not row.passed for row in found)
-    click.echo(f"{len(found) - failed} of {len(found)} gradients agree.")
+    failed = sum(not row.passed for row in checks)
+    click.echo(f"{len(checks) - failed} of {len(checks)} gradients agree.")
     return not failed
