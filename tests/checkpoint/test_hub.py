@@ -402,11 +402,11 @@ def test_a_fresh_offline_process_makes_no_request(
     load(tmp_path)
     hub.requests.clear()
     code = f"""
-        from gnomon.checkpoint.hub import resolve
+        from gnomon.checkpoint.hub import resolve_source
         from gnomon.errors import SourceError
-        print(resolve({NAME!r}, cache_dir={str(tmp_path / "cache")!r}{argument}).revision)
+        print(resolve_source({NAME!r}, cache_dir={str(tmp_path / "cache")!r}{argument}).revision)
         try:
-            resolve("org/other"{argument})
+            resolve_source("org/other"{argument})
         except SourceError as error:
             print(error)
     """
@@ -418,7 +418,7 @@ def test_a_fresh_offline_process_makes_no_request(
 
 def test_a_fresh_online_process_reads_the_endpoint(hub: FakeHub, tmp_path: Path) -> None:
     sha = hub.push(STELLA)
-    code = f"from gnomon.checkpoint.hub import resolve; print(resolve({NAME!r}).revision)"
+    code = f"from gnomon.checkpoint.hub import resolve_source; print(resolve_source({NAME!r}).revision)"
     output = python(code, HF_ENDPOINT=hub.url, HF_HUB_OFFLINE="0", HF_HOME=str(tmp_path / "home"))
     assert output.split() == [sha]
     assert hub.fetched() == WANTED

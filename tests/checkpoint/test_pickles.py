@@ -382,7 +382,7 @@ NO_STORAGE = "keys of the 0 storages"  # how a legacy file says it
         (name("torch.FloatStorage") + b"N}" + plain("name") + b"Ns\x86b", NOT_TORCH),
         (name("collections.OrderedDict") + b")\x81", NOT_TORCH),
         (name("torch._utils._rebuild_parameter") + b")R", NOT_TORCH),
-        (name("collections.OrderedDict"), f"holds _Name at 'a'|{NO_STORAGE}"),
+        (name("collections.OrderedDict"), f"holds _AllowedGlobal at 'a'|{NO_STORAGE}"),
     ],
 )
 def test_odd_arguments_of_an_allowed_rebuild_are_refused(tmp_path, value, message, form, assert_same):

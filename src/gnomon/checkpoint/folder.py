@@ -150,11 +150,11 @@ def _read_transformer(
     config = families.resolve_aliases(config, family) | changes
     trunk = families.read_trunk(config, ignore_config_keys=ignored_keys)
     found = read_weights(place)
-    if family.config_keys["layers"] in changes:
+    if family.config_keys["num_layers"] in changes:
         found, left_out = families.drop_later_layers(found, trunk, config)
         if left_out:
             warnings.append(
-                f"{settings.file_name} sets {family.config_keys['layers']} to {trunk.num_layers}: "
+                f"{settings.file_name} sets {family.config_keys['num_layers']} to {trunk.num_layers}: "
                 f"the {left_out} tensors of later layers are left out."
             )
     arrays = families.convert_trunk_weights(found, trunk, config, place)
@@ -401,7 +401,9 @@ def _apply_known_model(checkpoint: Checkpoint, named: KnownModel | None) -> Chec
     names = {**card.query_prompt_names, **spec.query_prompt_names}
     names = {task: name for task, name in names.items() if name in spec.prompts}
     spec = replace(spec, query_prompt_names=names)
-    return replace(checkpoint, spec=spec, notices=notices, card=card, recognised_by=way, license=license_name)
+    return replace(
+        checkpoint, spec=spec, warnings=notices, known_model=card, recognised_by=way, license=license_name
+    )
 
 
 def _missing_prompts(spec: ModelSpec, known_model: KnownModel) -> dict[str, str]:
