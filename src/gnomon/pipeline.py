@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from gnomon.batching import build_batches
 from gnomon.engines.protocol import Engine, Failure, Vectors
 from gnomon.errors import InputError, TruncationError, TruncationNotice
-from gnomon.notices import warn_caller
 from gnomon.packed import Ids, Packed, pack, split_per_text
 from gnomon.spec import ModelSpec, StaticSpec
 from gnomon.tokenizer import Tokenizer
+from gnomon.warn import warn_caller
 
 OnTruncate = Literal["warn", "error", "silent", "mean"]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from gnomon.notices import warn_caller
+from gnomon.warn import warn_caller
 
 Row = dict[str, Any]
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gnomon.errors import Notice
-from gnomon.notices import warn_caller
+from gnomon.warn import warn_caller
 
 
 def inside(name: str, code: str, **known: Any) -> Any:
@@ -68,6 +68,6 @@ def test_a_notice_may_be_an_error_and_nothing_else_is_lost() -> None:
 
 
 def test_a_stack_of_our_frames_alone_is_no_error() -> None:
-    code = "__name__ = 'gnomon.cli'\nfrom gnomon.notices import warn_caller\nwarn_caller('look')"
+    code = "__name__ = 'gnomon.cli'\nfrom gnomon.warn import warn_caller\nwarn_caller('look')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr.count("Notice: look")) == (0, 1)
