@@ -79,7 +79,7 @@ def test_without_special_tokens_none_are_added() -> None:
 
 @pytest.mark.parametrize("limit", [1, 2])
 def test_a_limit_without_room_is_refused(limit: int) -> None:
-    with pytest.raises(ModelError, match=f"max_seq_length {limit} leaves no room beside 2 special tokens"):
+    with pytest.raises(ModelError, match=f"max_seq_length {limit} .*2 special tokens"):
         letters(limit)
 
 
@@ -127,7 +127,7 @@ def test_no_position_is_beyond_the_table(
 ) -> None:
     folder = golden_copy(name)
     edit_json(folder / "sentence_bert_config.json", {"max_seq_length": 10_000})
-    with pytest.warns(Notice, match=f"max_seq_length 10000 is more than the {rows} positions"):
+    with pytest.warns(Notice, match=f"max_seq_length 10000 .*{rows} positions"):
         encoder = Encoder.load(folder)
     assert len(encoder.encode_tokens(LONG, on_truncate="silent")[0]) == encoder.max_seq_length == rows
 
@@ -187,7 +187,7 @@ def test_a_prompt_that_merges_with_the_text_is_split_where_they_differ() -> None
 
 @needs_golden
 def test_a_prompt_that_leaves_windows_no_room_is_refused() -> None:
-    with pytest.raises(InputError, match="windows that overlap by 8 have no room; use a shorter prompt"):
+    with pytest.raises(InputError, match="64 tokens.*overlap by 8.*prompt"):
         load(GIST).encode(LONG, prompt="word " * 70, on_truncate="mean")
     with pytest.raises(InputError, match="token states have no mean"):
         load(GIST).encode_tokens(LONG, on_truncate="mean")  # pyright: ignore[reportArgumentType]

@@ -41,7 +41,7 @@ def test_a_tokenizer_of_more_tokens_than_the_table_has_rows(
     """The golden e5 is the one with the smaller table: GIST's tokenizer does not fit it, and the other way it would."""
     folder = golden_copy(E5)
     shutil.copy(golden_folder(GIST) / "tokenizer.json", folder / "tokenizer.json")
-    with pytest.raises(ModelError, match="the tokenizer has 2200 tokens, the embedding table 1937 rows"):
+    with pytest.raises(ModelError, match="2200 tokens.* 1937 rows"):
         Encoder.load(folder)
 
 
@@ -51,10 +51,10 @@ def test_the_table_of_gist_cut_short(golden_copy: Copy, edit_json: Callable) -> 
     name = next(name for name in arrays if name.endswith("word_embeddings.weight"))
     arrays[name] = arrays[name][:1902].copy()
     save_file(arrays, folder / "model.safetensors")
-    with pytest.raises(WeightsError, match=r"word_embeddings\.weight is \[1902, 64\], wanted \[2200, 64\]"):
+    with pytest.raises(WeightsError, match=r"word_embeddings\.weight is \[1902, 64\], expected \[2200, 64\]"):
         Encoder.load(folder)
     edit_json(folder / "config.json", {"vocab_size": 1902})
-    with pytest.raises(ModelError, match="the tokenizer has 2200 tokens, the embedding table 1902 rows"):
+    with pytest.raises(ModelError, match="2200 tokens.* 1902 rows"):
         Encoder.load(folder)
 
 
@@ -137,7 +137,7 @@ def test_tensors_that_do_not_fit_a_table(
 def test_a_table_without_rows_and_columns(
     table: np.ndarray, name: str, config: dict | None, static: Callable[..., Path]
 ) -> None:
-    with pytest.raises(WeightsError, match="a table has rows and columns"):
+    with pytest.raises(WeightsError, match=r"shape \[.*rows and columns"):
         read(static({name: np.ascontiguousarray(table)}, config))
 
 
@@ -178,7 +178,7 @@ def test_a2_tokens_of_a_static_model_that_the_normalizer_makes_the_same(
 
 @KINDS
 def test_a_table_shorter_than_the_vocabulary(name: str, config: dict | None, static: Callable[..., Path]) -> None:
-    with pytest.raises(ModelError, match="the tokenizer has 7 tokens, the embedding table 5 rows"):
+    with pytest.raises(ModelError, match="7 tokens.* 5 rows"):
         read(static({name: TABLE[:5].copy()}, config))
 
 
@@ -287,7 +287,7 @@ def test_layers_that_are_not_there_are_told_of_at_once(golden_copy: Copy, edit_j
     tensors = len(load_file(folder / "model.safetensors"))
     edit_json(folder / "config.json", {"num_hidden_layers": 300_000})
     start = time.perf_counter()
-    with pytest.raises(WeightsError, match=f"the config says 300000 layers, and the weights are {tensors} tensors"):
+    with pytest.raises(WeightsError, match=f"300000 layers.* {tensors} tensors"):
         Encoder.load(folder)
     assert time.perf_counter() - start < 2
 

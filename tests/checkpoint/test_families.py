@@ -80,7 +80,7 @@ def test_a_value_that_would_change_the_vectors_is_an_error_that_names_it(base: d
         (BERT, {"num_hidden_layers": -1}, "layers"),
         (BERT, {"num_attention_heads": 5}, "heads"),
         (BERT, {"num_attention_heads": 4.0}, "heads"),
-        (BERT, {"intermediate_size": None}, "inner"),
+        (BERT, {"intermediate_size": None}, "intermediate_size"),
         (BERT, {"vocab_size": 0}, "vocab_size"),
         (BERT, {"max_position_embeddings": "512"}, "position"),
         (BERT, {"max_position_embeddings": -5}, "position"),

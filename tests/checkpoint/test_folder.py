@@ -196,7 +196,7 @@ def test_files_that_are_missing_or_damaged(golden_copy: Callable[..., Path]) -> 
         read(folder)
     weights.write_bytes(whole)
     (folder / "adapter_config.json").write_text("{}")
-    with pytest.raises(UnsupportedError, match="PEFT adapter; merge it"):
+    with pytest.raises(UnsupportedError, match="PEFT adapter.*merge_and_unload"):
         read(folder)
     (folder / "adapter_config.json").unlink()
     for name in ("tokenizer.json", "vocab.txt"):
@@ -626,9 +626,9 @@ def test_a_folder_is_known_by_its_name_or_by_card(
     golden_copy: Callable[..., Path], golden_folder: Callable[[str], Path], assert_near: Callable
 ) -> None:
     folder = golden_copy(E5, "renamed")
-    with pytest.warns(Notice, match="known by its folder's name"):
+    with pytest.warns(Notice, match="by its folder's name"):
         named = Encoder.load(golden_folder(E5))
-    with pytest.warns(Notice, match="known by card="):
+    with pytest.warns(Notice, match="by card="):
         given = Encoder.load(folder, card=E5)
     with warnings.catch_warnings(record=True) as caught:
         plain = Encoder.load(folder)
@@ -637,7 +637,7 @@ def test_a_folder_is_known_by_its_name_or_by_card(
     for encoder in (named, given):
         assert encoder.prompts == E5_PROMPTS
         assert_near([encoder.encode_query("sundial"), encoder.encode_document("sundial")], wanted)
-    with pytest.raises(InputError, match="'e5-tiny' is not known; gnomon knows") as error:
+    with pytest.raises(InputError, match="card 'e5-tiny'") as error:
         Encoder.load(folder, card="e5-tiny")
     assert all(name in str(error.value) for name in KNOWN_MODELS)
 

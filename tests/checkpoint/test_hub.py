@@ -303,7 +303,7 @@ def test_a11_an_address_of_the_hub_is_its_model(
     assert (found.name, found.revision) == ("org/tiny", commits[revision])
     assert load(tmp_path, address, local_files_only=True, revision=revision) == found
     if revision != "main":
-        with pytest.raises(InputError, match="revision 'main' is not that of the address"):
+        with pytest.raises(InputError, match="revision 'main'.*address"):
             load(tmp_path, address, local_files_only=True, revision="main")
 
 
@@ -329,7 +329,7 @@ def test_a11_an_address_takes_a_revision_beside_it(
     ],
 )
 def test_a11_an_address_of_something_else_is_refused(address: str, no_network: object) -> None:
-    with pytest.raises(InputError, match="is no address of a model") as caught:
+    with pytest.raises(InputError, match="not the address of a model") as caught:
         resolve_source(address)
     assert address in str(caught.value)
     assert "ORG/NAME" in str(caught.value) or "a hub id" in str(caught.value)
@@ -349,18 +349,18 @@ def test_a11_a_repo_of_the_hub_cache_is_a_source(cache: Callable[..., Path], no_
     assert resolve_source(repo, revision="v2") == resolve_source(repo, revision="b" * 40)
     assert resolve_source(repo, revision="v2").revision == "b" * 40
     (repo / "refs" / "main").unlink()
-    with pytest.raises(NotAModelError, match=f"no copy of revision main. Its snapshots: {'a' * 40}, {'b' * 40}"):
+    with pytest.raises(NotAModelError, match=f"revision main.*{'a' * 40}, {'b' * 40}"):
         resolve_source(repo)
-    with pytest.raises(NotAModelError, match="no copy of revision v3"):
+    with pytest.raises(NotAModelError, match="without a copy of revision v3"):
         resolve_source(repo, revision="v3")
-    with pytest.raises(NotAModelError, match="no copy of revision"):
+    with pytest.raises(NotAModelError, match="without a copy of revision"):
         resolve_source(repo, revision="../../..")
 
 
 def test_a11_the_only_snapshot_of_a_repo_needs_no_ref(cache: Callable[..., Path], no_network: object) -> None:
     repo = cache("org/tiny", "a" * 40, ref=None)
     assert resolve_source(repo).revision == "a" * 40
-    with pytest.raises(NotAModelError, match="no copy of revision v2"):
+    with pytest.raises(NotAModelError, match="without a copy of revision v2"):
         resolve_source(repo, revision="v2")
 
 
@@ -540,7 +540,7 @@ def test_control_c_passes_through(hub: FakeHub, tmp_path: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize("name", ["org--name", "org/na me", "name.git", "a..b", "-x", "x" * 97])
 def test_what_is_no_hub_id(name: str, no_network: object) -> None:
-    with pytest.raises(InputError, match=r"a source is a folder .* a hub id .* or an installed package"):
+    with pytest.raises(InputError, match=r"a folder .* a hub id .* or an installed package"):
         resolve_source(name)
 
 
@@ -631,12 +631,12 @@ def test_a_path_that_does_not_exist(
     text: str | Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_network: object
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(NotAModelError, match=rf"there is no folder /.*the current folder is {tmp_path}"):
+    with pytest.raises(NotAModelError, match=rf"folder /.*[Tt]he current folder is {tmp_path}"):
         resolve_source(text)
 
 
 def test_texts_that_are_no_source(no_network: object) -> None:
-    with pytest.raises(InputError, match="the source is empty; it is a folder"):
+    with pytest.raises(InputError, match="source is empty.*a folder"):
         resolve_source("")
     with pytest.raises(NotAModelError, match=r"cannot be looked up as a folder: .*name too long"):
         resolve_source("a sentence " * 1000)
@@ -646,7 +646,7 @@ def test_texts_that_are_no_source(no_network: object) -> None:
 
 def test_revision_needs_a_hub_id(tmp_path: Path) -> None:
     for source in (tmp_path, str(tmp_path), "package:anything"):
-        with pytest.raises(InputError, match=r"revision 'v1' needs a hub id, and '.*' is local: leave revision out"):
+        with pytest.raises(InputError, match=r"revision 'v1' needs a hub id, and '.*' is local.*revision"):
             resolve_source(source, revision="v1")
 
 

@@ -173,7 +173,7 @@ def rezipped(source: Path, change: Callable[[str, bytes], bytes | None], compres
 
 def test_compressed_entries_are_refused(tmp_path, layer):
     path = saved(tmp_path / "w", layer.state_dict(), zipped=True)
-    with pytest.raises(UnsupportedError, match=r"compressed or encrypted, as torch\.save writes none"):
+    with pytest.raises(UnsupportedError, match=r"compressed or encrypted"):
         read_pickle(rezipped(path, lambda _, content: content, zipfile.ZIP_DEFLATED))
 
 
@@ -205,7 +205,7 @@ def test_every_prefix_of_a_bin_file_is_refused(tmp_path, whole):
     content = whole.read_bytes()
     for length in range(0, len(content), 11):
         (tmp_path / "w").write_bytes(content[:length])
-        with pytest.raises(WeightsError, match="download it again"):
+        with pytest.raises(WeightsError, match="[Dd]ownload it again"):
             read_pickle(tmp_path / "w")
 
 
@@ -302,7 +302,7 @@ def test_a_pickle_that_calls_anything_else_is_refused_and_nothing_runs(tmp_path,
 @all_forms
 def test_an_instance_of_a_class_is_refused_by_name(tmp_path, form):
     path = hostile_file(tmp_path / "w", pickle.dumps(OrderedDict(a=Plain())), form)
-    with pytest.raises(UnsafeFileError, match=r"asks for .*Plain.*ask the publisher for model.safetensors"):
+    with pytest.raises(UnsafeFileError, match=r"Plain.*ask the publisher for model.safetensors"):
         read_pickle(path)
 
 

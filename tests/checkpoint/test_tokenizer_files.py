@@ -380,7 +380,7 @@ def test_sentencepiece_equals_transformers(trained: tuple[Tokenizer, Tokenizer],
 def test_other_families_are_refused_by_name(tmp_path: Path, name: str, config: dict[str, str], told: str) -> None:
     (tmp_path / name).write_bytes(b"")
     edit_json(tmp_path / "tokenizer_config.json", **config)
-    with pytest.raises(UnsupportedError, match=told + ".*is not built here.*tokenizer.json"):
+    with pytest.raises(UnsupportedError, match=told + ".*is not implemented.*tokenizer.json"):
         read_tokenizer(tmp_path)
 
 
@@ -388,7 +388,7 @@ def test_other_families_are_refused_by_name(tmp_path: Path, name: str, config: d
 def test_model_type_tells_where_no_class_is_named(tmp_path: Path, model_type: str, name: str) -> None:
     (tmp_path / name).write_bytes(b"")
     edit_json(tmp_path / "config.json", model_type=model_type)
-    with pytest.raises(UnsupportedError, match="is not built here"):
+    with pytest.raises(UnsupportedError, match="is not implemented"):
         read_tokenizer(tmp_path)
 
 

@@ -128,7 +128,7 @@ def entry(begin=0, end=8, dtype="F32", shape=(2,)):
 )
 def test_damaged_safetensors_say_what_was_expected_and_found(tmp_path, content, message):
     (tmp_path / "model.safetensors").write_bytes(content)
-    with pytest.raises(WeightsError, match=f"model.safetensors.*{message}.*download it again"):
+    with pytest.raises(WeightsError, match=f"model.safetensors.*{message}.*[Dd]ownload it again"):
         read_weights(tmp_path)
 
 
@@ -149,7 +149,7 @@ def test_every_prefix_of_a_safetensors_file_is_refused(tmp_path, whole):
     path = tmp_path / "w"
     for length in range(0, len(whole), 3):
         path.write_bytes(whole[:length])
-        with pytest.raises(WeightsError, match="download it again"):
+        with pytest.raises(WeightsError, match="[Dd]ownload it again"):
             read_safetensors(path)
 
 
@@ -251,14 +251,14 @@ def test_a_shard_outside_the_folder_is_refused(tmp_path, kind, shard):
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"weight_map": 3}', '{"weight_map": {"a": 3}}'])
 def test_a_damaged_index_is_named(tmp_path, content):
     (tmp_path / "model.safetensors.index.json").write_text(content)
-    with pytest.raises(WeightsError, match=r"index\.json: expected .* found .*download it again"):
+    with pytest.raises(WeightsError, match=r"index\.json: expected .* found .*[Dd]ownload it again"):
         read_weights(tmp_path)
 
 
 def test_a_tensor_that_its_shard_does_not_hold_is_named(tmp_path):
     write_safetensors(tmp_path / "one", {"a": np.ones(1)})
     write_index(tmp_path, "safetensors", {"a": "one", "b": "one"})
-    with pytest.raises(WeightsError, match=r"index\.json names b, not in the shard"):
+    with pytest.raises(WeightsError, match=r"index\.json: b not in the shard"):
         read_weights(tmp_path)
 
 

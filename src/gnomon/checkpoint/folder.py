@@ -141,7 +141,7 @@ def _read_transformer(
     warnings += settings.warnings
     if settings.effective_settings and not (folder / "modules.json").is_file():
         warnings.append(
-            f"{settings.file_name} is used ({', '.join(settings.effective_settings)}), though there is no modules.json. "
+            f"{settings.file_name} is used ({', '.join(settings.effective_settings)}), though modules.json is missing. "
             "sentence-transformers ignores it in such a folder."
         )
     config, trunk = _read_trunk_config(trunk_folder, settings, ignored_keys)
@@ -190,7 +190,7 @@ def _read_trunk_config(
 def _read_trunk_tensors(
     trunk_folder: Path, settings: TransformerSettings, config: Json, trunk: TrunkSpec, warnings: list[str]
 ) -> Arrays:
-    """The tensors in the trunk's folder, without layers that sentence-transformers is told to leave out."""
+    """The tensors in the trunk's folder, without layers that the settings leave out."""
     tensors = read_weights(trunk_folder)
     family = families.get_family(config)
     key = family.config_keys["num_layers"]
@@ -409,13 +409,13 @@ def _build_checkpoint(
     rows, tokens = spec.trunk.vocab_size, tokenizer.get_vocab_size(with_added_tokens=False)
     if tokens > rows:
         raise ModelError(
-            f"{module_folder}: the tokenizer has {tokens} tokens, but the embedding table has {rows} rows. They do not belong "
-            "to the same model."
+            f"{module_folder}: the tokenizer has {tokens} tokens, but the embedding table has {rows} rows. "
+            "They do not belong to the same model."
         )
     if outside := _tokens_outside(tokenizer, rows):
         warnings.append(
-            f"the embedding table has {rows} rows, and none for the added tokens {list_some(outside, MAX_NAMES)}. A text "
-            "that holds one is an error. Remove them from the tokenizer's files, or resize the table and train it."
+            f"the embedding table has {rows} rows, and none for the added tokens {list_some(outside, MAX_NAMES)}. "
+            "A text that holds one is an error. Remove them from the tokenizer's files, or resize the table and train."
         )
     readme = _read_own_file(source.folder, source.folder / "README.md")
     return Checkpoint(spec, arrays, tokenizer, config, side_files, tuple(warnings), source, readme=readme)
@@ -467,7 +467,7 @@ def _missing_prompts(spec: ModelSpec, known_model: KnownModel) -> dict[str, str]
 
 
 def _read_own_file(folder: Path, path: Path) -> bytes | None:
-    """The bytes of a small file; None if it does not exist or is a link out of the folder (except the hub cache's own)."""
+    """The bytes of a small file; None if it does not exist or links out of the folder (except in the hub cache)."""
     real, home = Path(os.path.realpath(path)), folder.resolve()  # resolve() raises at a link to itself
     blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else home
     inside = real.is_relative_to(home) or real.is_relative_to(blobs)

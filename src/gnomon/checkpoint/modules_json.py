@@ -111,7 +111,7 @@ TASK_HEAD_SUFFIXES = {
     "ForCausalLM": "it generates text",
     "LMHeadModel": "it generates text",
 }
-"""End of an architecture's name -> what it was tuned for. Embedders start as masked language models: no row for them."""
+"""End of an architecture's name -> what it was tuned for. Embedders start as masked language models: no row."""
 
 
 @dataclass(frozen=True)
