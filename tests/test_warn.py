@@ -25,10 +25,10 @@ LAZY = "def f(*args):\n    list(h(*args))\ndef h(*args):\n    g(*args)\n    yiel
 
 
 def told(run: Callable[[], object]) -> Iterator[warnings.WarningMessage]:
-    with warnings.catch_warnings(record=True) as notices:
+    with warnings.catch_warnings(record=True) as messages:
         warnings.simplefilter("always")
         run()
-    return iter(notices)
+    return iter(messages)
 
 
 def test_a_call_from_here_points_here() -> None:
@@ -60,7 +60,7 @@ def test_a_frame_without_a_name_is_outside() -> None:
     assert notice.filename == "typed.py"
 
 
-def test_a_notice_may_be_an_error_and_nothing_else_is_lost() -> None:
+def test_a_warning_may_be_an_error_and_nothing_else_is_lost() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", Notice)
         with pytest.raises(Notice, match="look"):
