@@ -17,7 +17,7 @@ from gnomon.checkpoint.modules_json import DENSE_ACTIVATIONS, DIALECTS, POOLING_
 from gnomon.checkpoint.tokenizer_versions import build_side_files
 from gnomon.checkpoint.weights import write_safetensors
 from gnomon.errors import InputError
-from gnomon.files import atomic_folder
+from gnomon.files import atomic_folder, explain_disk_full
 from gnomon.messages import check_choice
 from gnomon.spec import DenseSpec, ModelSpec, StaticSpec, dense_modules
 
@@ -46,7 +46,8 @@ def save_folder(
         raise InputError(f"{target} is not a folder; give a folder.")
     if target.is_dir() and any(target.iterdir()) and not overwrite:
         raise InputError(f"{target} is not empty; give a new folder, or overwrite=True (--overwrite).")
-    with atomic_folder(target, overwrite=overwrite) as draft:
+    # an empty folder is replaced too
+    with explain_disk_full(target), atomic_folder(target, overwrite=True) as draft:
         draft.chmod(0o755)
         for path, write in _plan_files(checkpoint, dialect).items():
             (draft / path).parent.mkdir(parents=True, exist_ok=True)
