@@ -19,14 +19,14 @@ def test_every_index_once(padded: bool, lengths: list[int], budget: int) -> None
 
 
 @given(*lengths_and_budget)
-def test_the_budget_is_kept_with_padding_counted(lengths: list[int], budget: int) -> None:
+def test_batches_with_padding_stay_within_the_budget(lengths: list[int], budget: int) -> None:
     for batch in build_batches(lengths, budget):
         assert batch
         assert len(batch) == 1 or len(batch) * max(lengths[index] for index in batch) <= budget
 
 
 @given(*lengths_and_budget)
-def test_the_budget_is_kept_without_padding(lengths: list[int], budget: int) -> None:
+def test_batches_without_padding_stay_within_the_budget(lengths: list[int], budget: int) -> None:
     for batch in build_batches(lengths, budget, padded=False):
         assert batch
         assert len(batch) == 1 or sum(max(1, lengths[index]) for index in batch) <= budget
@@ -42,10 +42,10 @@ def test_longest_first_and_ties_in_their_order(padded: bool, lengths: list[int],
 @given(*lengths_and_budget)
 def test_no_batch_could_take_its_neighbours_first_text(lengths: list[int], budget: int) -> None:
     """As few batches as the order allows, but where padding would cost more than another batch."""
-    found = build_batches(lengths, budget)
-    for place, (batch, following) in enumerate(pairwise(found)):
+    result = build_batches(lengths, budget)
+    for place, (batch, following) in enumerate(pairwise(result)):
         longest, longest_after = (max(1, lengths[texts[0]]) for texts in (batch, following))
-        joining = min(budget // longest - len(batch), sum(map(len, found[place + 1 :])))
+        joining = min(budget // longest - len(batch), sum(map(len, result[place + 1 :])))
         assert joining <= 0 or (longest - longest_after) * joining > BATCH_OVERHEAD_TOKENS
         assert lengths[following[0]] <= lengths[batch[-1]]
 
@@ -57,7 +57,7 @@ def test_no_batch_without_padding_could_take_its_neighbours_first_text(lengths: 
 
 
 @given(*lengths_and_budget)
-def test_texts_of_one_length_are_cut_alike_either_way(lengths: list[int], budget: int) -> None:
+def test_texts_of_equal_length_are_split_alike_either_way(lengths: list[int], budget: int) -> None:
     same = [lengths[0]] * len(lengths) if lengths else []
     assert build_batches(same, budget, padded=False) == build_batches(same, budget)
 

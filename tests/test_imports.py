@@ -24,7 +24,7 @@ FLOORS = {
     "messages": 1,
     "progress": 1,
     "metrics": 2,
-    "notices": 1,
+    "warn": 1,
     "interrupts": 1,
     "spec": 2,
     "encode_options": 3,

@@ -59,10 +59,10 @@ def test_a_list_is_itself_and_a_str_a_list_of_one(texts: list[str]) -> None:
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
-        (["a", None], "text 1 is NoneType None; every text must be a str: drop the missing ones"),
+        (["a", None], "text 1 is NoneType None; every text must be a str: drop missing values"),
         (["a", b"b"], "text 1 is bytes b'b'; every text must be a str: decode it first"),
         (["a", "b", 3], "text 2 is int 3; every text must be a str."),
-        ([float("nan")], "text 0 is float nan; every text must be a str: drop the missing ones"),
+        ([float("nan")], "text 0 is float nan; every text must be a str: drop missing values"),
         ([["a"], ["b"]], "text 0 is list ['a']; every text must be a str."),
         ([("question", "answer")], "text 0 is tuple"),
         ([{"text": "a"}], "text 0 is dict {'text': 'a'}"),
@@ -70,7 +70,7 @@ def test_a_list_is_itself_and_a_str_a_list_of_one(texts: list[str]) -> None:
         ([np.array(["a", "b"])], "text 0 is ndarray"),
         ([pd.Series(["a", "b"])], "text 0 is Series"),
         (pd.Series(["a", None]), "text 1 is "),
-        (pd.Series(["a", None], dtype="string"), "text 1 is NAType <NA>; every text must be a str: drop the missing"),
+        (pd.Series(["a", None], dtype="string"), "text 1 is NAType <NA>; every text must be a str: drop missing"),
         (pa.array(["a", None]), "text 1 is NoneType None"),
         (pa.array([1, 2]), "text 0 is int 1"),
         (np.array([1.5]), "text 0 is float 1.5"),

@@ -28,8 +28,8 @@ def model(chain: tuple[ModuleSpec, ...] = (), **options: Any) -> ModelSpec:
 
 def arrays_of(head: DenseSpec) -> dict[str, np.ndarray]:
     shapes = {"weight": (head.out_features, head.in_features), "bias": (head.out_features,)}
-    found = {f"{head.name}.{part}": RNG.normal(size=shape).astype(np.float32) for part, shape in shapes.items()}
-    return found | {f"{head.name}.residual": RNG.normal(size=shapes["weight"]).astype(np.float32)}
+    result = {f"{head.name}.{part}": RNG.normal(size=shape).astype(np.float32) for part, shape in shapes.items()}
+    return result | {f"{head.name}.residual": RNG.normal(size=shapes["weight"]).astype(np.float32)}
 
 
 TORCH: dict[str, Callable[[Any], Callable[[Any], Any]]] = {
@@ -47,9 +47,9 @@ TORCH: dict[str, Callable[[Any], Callable[[Any], Any]]] = {
 def test_activations_equal_torch(name: Any) -> None:
     torch = pytest.importorskip("torch")
     x = np.concatenate([np.linspace(-12, 12, 481), [0, -0.0, 1e-8, -90, 90, 1e4, -1e4]]).astype(np.float32)[None]
-    found = modules.ACTIVATIONS[name](x)
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, TORCH[name](torch)(torch.from_numpy(x)).numpy(), rtol=2e-5, atol=1e-6)
+    result = modules.ACTIVATIONS[name](x)
+    assert result.dtype == np.float32
+    np.testing.assert_allclose(result, TORCH[name](torch)(torch.from_numpy(x)).numpy(), rtol=2e-5, atol=1e-6)
 
 
 def test_every_activation_is_compared() -> None:
@@ -58,10 +58,10 @@ def test_every_activation_is_compared() -> None:
 
 @given(rows)
 def test_normalize_gives_unit_length_and_leaves_zero(vectors_BD: np.ndarray) -> None:
-    found = modules.normalize(vectors_BD)
+    result = modules.normalize(vectors_BD)
     norms = np.linalg.norm(vectors_BD.astype(np.float64), axis=-1)
-    assert found.dtype == np.float32
-    for row_D, unit_D, norm in zip(vectors_BD, found, norms, strict=True):
+    assert result.dtype == np.float32
+    for row_D, unit_D, norm in zip(vectors_BD, result, norms, strict=True):
         np.testing.assert_allclose(unit_D, row_D / max(norm, 1e-12), rtol=1e-5, atol=1e-7)
     assert np.array_equal(modules.normalize(np.zeros((2, 3), np.float32)), np.zeros((2, 3)))
 
@@ -73,12 +73,12 @@ def test_dense_equals_the_formula(bias: bool, residual: bool, out: int, dtype: t
     head = DenseSpec("2_Dense", 6, out, bias, "tanh", residual)
     arrays = {name: array.astype(dtype) for name, array in arrays_of(head).items()}
     w, b, r = (arrays[f"2_Dense.{part}"].astype(np.float64) for part in ("weight", "bias", "residual"))
-    wanted = np.tanh(np.stack([w @ x + b * bias for x in X_BD]))
+    expected = np.tanh(np.stack([w @ x + b * bias for x in X_BD]))
     if residual:
-        wanted = wanted + (X_BD if out == 6 else X_BD @ r.T)
-    found = modules.apply_modules((head, NormalizeSpec()), arrays, X_BD)
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, wanted / np.linalg.norm(wanted, axis=1, keepdims=True), rtol=1e-4, atol=1e-6)
+        expected = expected + (X_BD if out == 6 else X_BD @ r.T)
+    result = modules.apply_modules((head, NormalizeSpec()), arrays, X_BD)
+    assert result.dtype == np.float32
+    np.testing.assert_allclose(result, expected / np.linalg.norm(expected, axis=1, keepdims=True), rtol=1e-4, atol=1e-6)
 
 
 def test_no_heads_change_nothing() -> None:
@@ -93,17 +93,17 @@ def test_no_heads_change_nothing() -> None:
         (model((NormalizeSpec(),), matryoshka_dims=(2, 4)), None, (NormalizeSpec(),), None),
         (model((NormalizeSpec(),), truncate_dim=3), None, (NormalizeSpec(),), 3),
         (model((NormalizeSpec(),), truncate_dim=3), 6, (NormalizeSpec(),), None),
-        (model((WIDE[1],), wide_heads=WIDE), None, (WIDE[1],), None),
-        (model((WIDE[1],), wide_heads=WIDE), 12, (WIDE[1],), None),
-        (model((WIDE[1], NormalizeSpec()), wide_heads=WIDE), 4, (WIDE[0], NormalizeSpec()), None),
-        (model((WIDE[1], NormalizeSpec()), wide_heads=WIDE), 24, (WIDE[2], NormalizeSpec()), None),
-        (model((WIDE[1],), wide_heads=WIDE, truncate_dim=5), None, (WIDE[1],), 5),
-        (model((WIDE[1],), wide_heads=WIDE, truncate_dim=5), 12, (WIDE[1],), None),
-        (model((WIDE[1],), wide_heads=WIDE, truncate_dim=5), 24, (WIDE[2],), None),
-        (model((WIDE[1],), wide_heads=WIDE, matryoshka_dims=(8,)), 8, (WIDE[1],), 8),
+        (model((WIDE[1],), dim_modules=WIDE), None, (WIDE[1],), None),
+        (model((WIDE[1],), dim_modules=WIDE), 12, (WIDE[1],), None),
+        (model((WIDE[1], NormalizeSpec()), dim_modules=WIDE), 4, (WIDE[0], NormalizeSpec()), None),
+        (model((WIDE[1], NormalizeSpec()), dim_modules=WIDE), 24, (WIDE[2], NormalizeSpec()), None),
+        (model((WIDE[1],), dim_modules=WIDE, truncate_dim=5), None, (WIDE[1],), 5),
+        (model((WIDE[1],), dim_modules=WIDE, truncate_dim=5), 12, (WIDE[1],), None),
+        (model((WIDE[1],), dim_modules=WIDE, truncate_dim=5), 24, (WIDE[2],), None),
+        (model((WIDE[1],), dim_modules=WIDE, matryoshka_dims=(8,)), 8, (WIDE[1],), 8),
     ],
 )
-def test_the_chain_of_a_width(
+def test_the_modules_for_a_dimension(
     spec: ModelSpec, dim: int | None, chain: tuple[ModuleSpec, ...], prefix: int | None
 ) -> None:
     """Its own head where the model has one, else a prefix."""
@@ -123,23 +123,23 @@ SCORES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
 @settings(deadline=None)
 @given(a_BD=rows, b_CD=rows)
 def test_similarity_equals_loops(name: Any, a_BD: np.ndarray, b_CD: np.ndarray) -> None:
-    found = modules.similarity(name, a_BD, b_CD)
-    wanted = [[SCORES[name](a, b) for b in b_CD.astype(np.float64)] for a in a_BD.astype(np.float64)]
-    scale = np.abs(a_BD).max() * np.abs(b_CD).max() if name == "dot" else max(1, np.abs(wanted).max())
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5 * scale + 1e-6)
+    result = modules.similarity(name, a_BD, b_CD)
+    expected = [[SCORES[name](a, b) for b in b_CD.astype(np.float64)] for a in a_BD.astype(np.float64)]
+    scale = np.abs(a_BD).max() * np.abs(b_CD).max() if name == "dot" else max(1, np.abs(expected).max())
+    assert result.dtype == np.float32
+    np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-5 * scale + 1e-6)
 
 
 @pytest.mark.parametrize("name", SCORES)
 @settings(deadline=None)
 @given(a_BD=rows, b_BD=rows)
 def test_similarity_of_pairs_is_the_diagonal(name: Any, a_BD: np.ndarray, b_BD: np.ndarray) -> None:
-    found = modules.similarity_pairwise(name, a_BD, b_BD)
-    assert found.dtype == np.float32
-    assert found.shape == (3,)
-    wanted = np.diag(modules.similarity(name, a_BD, b_BD))
+    result = modules.similarity_pairwise(name, a_BD, b_BD)
+    assert result.dtype == np.float32
+    assert result.shape == (3,)
+    expected = np.diag(modules.similarity(name, a_BD, b_BD))
     scale = np.abs(a_BD).max() * np.abs(b_BD).max() if name == "dot" else 1
-    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6 * scale + 1e-6)
+    np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-6 * scale + 1e-6)
 
 
 @pytest.mark.parametrize("name", SCORES)
@@ -184,5 +184,5 @@ def test_similarity_orders_as_sentence_transformers() -> None:
         "manhattan": util.manhattan_sim,
     }
     for name, function in theirs.items():
-        found = modules.similarity(name, X_BD, X_BD[::-1].copy())  # pyright: ignore[reportArgumentType]
-        np.testing.assert_allclose(found, function(X_BD, X_BD[::-1].copy()).numpy(), rtol=1e-4, atol=2e-3)
+        result = modules.similarity(name, X_BD, X_BD[::-1].copy())  # pyright: ignore[reportArgumentType]
+        np.testing.assert_allclose(result, function(X_BD, X_BD[::-1].copy()).numpy(), rtol=1e-4, atol=2e-3)

@@ -98,14 +98,14 @@ def test_float16_rounds() -> None:
         (CORPUS, "int4", None, "precision 'int4' is not one of float16, int8, uint8, binary, ubinary."),
         (CORPUS[None], "int8", None, r"vectors have shape (1, 50, 16); give [B, D], or one vector [D]."),
         (np.float32(1), "int8", None, "vectors have shape ()"),
-        (CORPUS[0], "int8", None, "int8 of a single vector needs ranges=, those that its corpus was quantised with."),
+        (CORPUS[0], "int8", None, "int8 of a single vector needs ranges="),
         (CORPUS[:1], "uint8", None, "uint8 of a single vector needs ranges="),
         (CORPUS, "int8", np.zeros((2, 5)), "ranges have shape (2, 5); they must be [2, 16]."),
         (CORPUS, "int8", np.zeros(16), "ranges have shape (16,)"),
         (CORPUS, "int8", np.stack([np.ones(16), np.zeros(16)]), "ranges must be finite, the lowest first."),
         (CORPUS, "int8", np.full((2, 16), np.nan), "ranges must be finite"),
-        (CORPUS, "binary", np.zeros((2, 16)), "ranges are of no use to binary; they belong to int8 and uint8."),
-        (CORPUS, "float16", np.zeros((2, 16)), "ranges are of no use to float16"),
+        (CORPUS, "binary", np.zeros((2, 16)), "ranges are not used by binary"),
+        (CORPUS, "float16", np.zeros((2, 16)), "ranges are not used by float16"),
     ],
 )
 def test_bad_input_is_refused(vectors: Any, precision: Any, ranges: Any, message: str) -> None:
@@ -119,12 +119,12 @@ def test_bad_input_is_refused(vectors: Any, precision: Any, ranges: Any, message
 def test_what_is_not_finite_is_an_error(precision: Any, value: float) -> None:
     vectors = CORPUS.copy()
     vectors[3, 4] = value
-    with pytest.raises(NumericError, match="the vectors hold NaN or infinity"):
+    with pytest.raises(NumericError, match="NaN or infinity"):
         quantize(vectors, precision)
 
 
 def test_what_float16_cannot_hold_is_an_error() -> None:
-    with pytest.raises(NumericError, match=r"1e\+06 is beyond float16 \(65504\)"):
+    with pytest.raises(NumericError, match=r"1e\+06 .*65504"):
         quantize(CORPUS * 0 + 1e6, "float16")
     assert np.isfinite(quantize([65504.0], "float16").values).all()
 

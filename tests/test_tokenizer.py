@@ -45,7 +45,7 @@ def letters(limit: int | None, *, frame: str = "[C] $A [S]", **options: Any) -> 
 @pytest.mark.parametrize(("frame", "front", "back"), [("[C] $A [S]", 1, 1), ("$A [S]", 0, 1), ("$A", 0, 0)])
 @settings(deadline=None)
 @given(text=st.lists(st.sampled_from(WORDS), max_size=30).map(" ".join), limit=st.integers(3, 20))
-def test_a_cut_keeps_the_special_tokens_and_one_side(
+def test_truncation_keeps_the_special_tokens_and_one_side(
     side: Any, frame: str, front: int, back: int, text: str, limit: int
 ) -> None:
     tokenizer = letters(limit, frame=frame, truncation_side=side)
@@ -64,7 +64,7 @@ def test_a_cut_keeps_the_special_tokens_and_one_side(
     assert not report.offsets[0][:front].any()
 
 
-def test_no_limit_cuts_nothing() -> None:
+def test_without_a_limit_nothing_is_truncated() -> None:
     tokenizer = letters(None)
     report = tokenizer.tokenize(["a " * 5000])
     assert (report.counts, report.truncated_at, len(report.ids[0])) == ([5002], [None], 5002)
@@ -79,7 +79,7 @@ def test_without_special_tokens_none_are_added() -> None:
 
 @pytest.mark.parametrize("limit", [1, 2])
 def test_a_limit_without_room_is_refused(limit: int) -> None:
-    with pytest.raises(ModelError, match=f"max_seq_length {limit} leaves no room beside 2 special tokens"):
+    with pytest.raises(ModelError, match=f"max_seq_length {limit} .*2 special tokens"):
         letters(limit)
 
 
@@ -106,7 +106,7 @@ def test_the_report_of_a_model(name: str, prompt: str) -> None:
 
 
 @needs_golden
-def test_a_model_may_cut_on_the_left(golden_copy: Copy, edit_json: Callable[..., Any]) -> None:
+def test_a_model_may_truncate_on_the_left(golden_copy: Copy, edit_json: Callable[..., Any]) -> None:
     folder = golden_copy(GIST)
     edit_json(folder / "tokenizer_config.json", {"truncation_side": "left"})
     encoder = Encoder.load(folder, threads=1)
@@ -127,7 +127,7 @@ def test_no_position_is_beyond_the_table(
 ) -> None:
     folder = golden_copy(name)
     edit_json(folder / "sentence_bert_config.json", {"max_seq_length": 10_000})
-    with pytest.warns(Notice, match=f"max_seq_length 10000 is more than the {rows} positions"):
+    with pytest.warns(Notice, match=f"max_seq_length 10000 .*{rows} positions"):
         encoder = Encoder.load(folder)
     assert len(encoder.encode_tokens(LONG, on_truncate="silent")[0]) == encoder.max_seq_length == rows
 
@@ -187,13 +187,13 @@ def test_a_prompt_that_merges_with_the_text_is_split_where_they_differ() -> None
 
 @needs_golden
 def test_a_prompt_that_leaves_windows_no_room_is_refused() -> None:
-    with pytest.raises(InputError, match="windows that overlap by 8 have no room; use a shorter prompt"):
+    with pytest.raises(InputError, match=r"64 tokens.*overlap by 8.*prompt"):
         load(GIST).encode(LONG, prompt="word " * 70, on_truncate="mean")
     with pytest.raises(InputError, match="token states have no mean"):
         load(GIST).encode_tokens(LONG, on_truncate="mean")  # pyright: ignore[reportArgumentType]
 
 
-def twin_mean(name: str, text: str, prompt: str) -> np.ndarray:
+def reference_mean(name: str, text: str, prompt: str) -> np.ndarray:
     """The mean over windows of one text, from the tokenizer file and token states of one window at a time."""
     encoder, raw = load(name), RawTokenizer.from_file(str(GOLDEN / name / "tokenizer.json"))
     raw.no_truncation()
@@ -220,11 +220,11 @@ def twin_mean(name: str, text: str, prompt: str) -> np.ndarray:
 @needs_golden
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("prompt", ["", "query: ", S2S])
-def test_the_mean_of_windows_equals_the_twin(name: str, prompt: str) -> None:
+def test_the_mean_of_windows_equals_the_reference(name: str, prompt: str) -> None:
     texts = ["short", LONG, LONG[:700], LONG + LONG[::-1]]
-    found = load(name).encode(texts, prompt=prompt, on_truncate="mean")
-    wanted = np.stack(
-        [load(name).encode("short", prompt=prompt), *(twin_mean(name, text, prompt) for text in texts[1:])]
+    result = load(name).encode(texts, prompt=prompt, on_truncate="mean")
+    expected = np.stack(
+        [load(name).encode("short", prompt=prompt), *(reference_mean(name, text, prompt) for text in texts[1:])]
     )
-    errors = np.linalg.norm(found - wanted, axis=-1) / np.linalg.norm(wanted, axis=-1)
+    errors = np.linalg.norm(result - expected, axis=-1) / np.linalg.norm(expected, axis=-1)
     assert errors.max() <= 1e-5, errors

@@ -16,8 +16,8 @@
     ├── WorkerError (RuntimeError)      some texts failed in a worker process; holds the vectors of all others
     └── NumericError (ArithmeticError)  NaN or infinity in a result
 
-`Notice` is the category of every warning; `TruncationNotice`, one of them, has the positions of texts that were cut.
-Messages give the value, the rule and the next move.
+`Notice` is the category of every warning. `TruncationNotice` is one of them and holds the positions of truncated texts.
+A message gives the value, the rule and what to do.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ if TYPE_CHECKING:
 
 
 class Notice(UserWarning):
-    """Something that was done or assumed, and that the caller should know."""
+    """A warning: something was done or assumed that the caller should know."""
 
 
 class TruncationNotice(Notice):
-    """Texts were longer than the model reads, and the rest of each was cut off.
+    """Texts were longer than the model reads and were truncated.
 
     Args:
-        message: how many, and the longest.
-        texts: positions of these texts in the call, ascending; of equal texts the first.
+        message: says how many, and which is the longest.
+        texts: positions of these texts in the call, ascending. Equal texts count once, at the first position.
     """
 
     def __init__(self, message: str, texts: Sequence[int] = ()) -> None:
@@ -56,7 +56,7 @@ class InputError(GnomonError, ValueError):
 
 
 class TruncationError(InputError):
-    """A text is longer than the model reads, and `on_truncate="error"` was asked for."""
+    """A text is longer than the model reads, and `on_truncate="error"` was requested."""
 
 
 class SpaceError(InputError):
@@ -104,10 +104,10 @@ class DeviceMemoryError(GnomonError, MemoryError):
 
 
 class WorkerError(GnomonError, RuntimeError):
-    """Some texts failed in a worker process; nothing of the others is lost.
+    """Some texts failed in a worker process. The vectors of all others are in this error.
 
     Args:
-        message: what happened, in each worker that failed.
+        message: what happened in each worker that failed.
         texts: positions of the texts that have no vectors.
         vectors: as `encode` returns them, with NaN in the rows of `texts`; None where the caller wanted none.
     """

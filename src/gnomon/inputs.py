@@ -1,21 +1,21 @@
-"""What people pass as texts -> a list of str, or an error that says which text and why."""
+"""Turns what people pass as texts into a list of str, or raises an error that says which text is wrong and why."""
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
-from difflib import get_close_matches
 from typing import Any
 
 from gnomon.errors import InputError
+from gnomon.messages import shorten
 
 Texts = str | Iterable[str]
 """One text, or any ordered collection of texts: list, generator, numpy array, pandas or Arrow column."""
 
 
 MISSING_VALUE_TYPES = ("NAType", "NaTType")
-"""Types of the values that stand for a missing one in pandas, which need not be installed."""
+"""Types of pandas' missing values, by name: pandas need not be installed."""
 
 
 def as_texts(texts: Any) -> list[str]:
@@ -33,20 +33,28 @@ def as_texts(texts: Any) -> list[str]:
 
 
 def check_encodable(text: str, what: str) -> None:
-    """Raise InputError for half a surrogate pair: it is the mark of text that was decoded wrongly, and no character."""
+    """Check that a text is Unicode.
+
+    Raises:
+        InputError: half a surrogate pair, which is not a character but the mark of text that was decoded wrongly.
+    """
     if text.isascii():
         return
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise InputError(
-            f"{what} has half a surrogate pair, {text[error.start]!r}, at character {error.start}; it is not "
-            "Unicode text: decode its source anew, or use .encode('utf-8', 'replace').decode()."
+            f"{what} has half a surrogate pair, {text[error.start]!r}, at character {error.start}. That is not "
+            "Unicode text. Decode its source again, or use .encode('utf-8', 'replace').decode()."
         ) from None
 
 
 def as_whole_number(value: Any, name: str, maximum: int) -> int:
-    """An int, or what counts as one (numpy's), from 1 to `most`; anything else is an InputError."""
+    """The value as an int from 1 to `maximum`; integers of numpy are accepted.
+
+    Raises:
+        InputError: anything else; names the parameter.
+    """
     try:
         number = -1 if isinstance(value, bool) else operator.index(value)
     except TypeError:
@@ -54,18 +62,6 @@ def as_whole_number(value: Any, name: str, maximum: int) -> int:
     if not 0 < number <= maximum:
         raise InputError(f"{name} is {value!r}; it must be a whole number from 1 to {maximum}.")
     return number
-
-
-def closest_names(name: object, known: Iterable[str], max_names: int = 1) -> list[str]:
-    """Names that were perhaps meant, the nearest first; capitals do not count."""
-    lower = {each.lower(): each for each in known}
-    return [lower[each] for each in get_close_matches(str(name).lower(), lower, max_names)]
-
-
-def did_you_mean(name: object, known: Iterable[str]) -> str:
-    """The end of a message that offers the nearest name; "" where none is near."""
-    near = closest_names(name, known)
-    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def _to_list(texts: Any) -> list[Any]:
@@ -80,13 +76,12 @@ def _to_list(texts: Any) -> list[Any]:
 
 
 def _describe(item: object) -> str:
-    text = repr(item)
-    return f"{type(item).__name__} {text[:40] + '...' if len(text) > 40 else text}"
+    return f"{type(item).__name__} {shorten(item, 43)}"
 
 
 def _hint(item: object) -> str:
     if isinstance(item, bytes):
         return ": decode it first, .decode('utf-8')"
     if item is None or type(item).__name__ in MISSING_VALUE_TYPES or (isinstance(item, float) and item != item):
-        return ": drop the missing ones, or put '' in their place"
+        return ": drop missing values, or replace them by ''"
     return ""

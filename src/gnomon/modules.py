@@ -1,7 +1,8 @@
-"""What follows pooling, in numpy: Dense, Normalize, similarity. A matrix product a head, so all widths cost next to
-nothing.
+"""What follows pooling, in numpy: Dense, Normalize and similarity.
 
-B: texts; D: width of a vector.
+A Dense module is one matrix product, so vectors of all dimensions together cost next to nothing.
+
+B: texts; D: dimension of a vector.
 """
 
 from __future__ import annotations
@@ -45,41 +46,43 @@ ACTIVATIONS: dict[Activation, Callable[[Vectors], Vectors]] = {
 
 
 def modules_for_dim(spec: ModelSpec, dim: int | None) -> tuple[tuple[ModuleSpec, ...], int | None]:
-    """The heads that give vectors of width `dim` (one of `spec.dims`), and the prefix to cut to, if any.
+    """The modules that give vectors with `dim` components, and how many of these to keep (None: all).
 
-    None is the model's own way: its chain, cut to its `truncate_dim`; a stand-in of that width is another head.
+    Args:
+        dim: one of `spec.dims`; None for the model's own modules, truncated to its `truncate_dim`.
     """
     full = spec.full_dim
     if dim is None:
         return spec.modules, spec.dim if spec.dim < full else None
-    stand_in = next((head for head in spec.dim_modules if head.out_features == dim), None)
-    if stand_in is not None and dim != full:
-        last = max(i for i, head in enumerate(spec.modules) if isinstance(head, DenseSpec))
-        return (*spec.modules[:last], stand_in, *spec.modules[last + 1 :]), None
+    own_dense = next((dense for dense in spec.dim_modules if dense.out_features == dim), None)
+    if own_dense is not None and dim != full:
+        last = max(i for i, module in enumerate(spec.modules) if isinstance(module, DenseSpec))
+        return (*spec.modules[:last], own_dense, *spec.modules[last + 1 :]), None
     return spec.modules, dim if dim < full else None
 
 
 def output_dim(modules: tuple[ModuleSpec, ...], pooled_dim: int) -> int:
-    """Width of the vectors that come out of a chain of heads."""
-    return next((head.out_features for head in reversed(modules) if isinstance(head, DenseSpec)), pooled_dim)
+    """Dimension of the vectors that come out of these modules."""
+    return next((module.out_features for module in reversed(modules) if isinstance(module, DenseSpec)), pooled_dim)
 
 
 def apply_modules(modules: tuple[ModuleSpec, ...], arrays: Mapping[str, NDArray[Any]], pooled_BD: Vectors) -> Vectors:
-    """Run a chain of heads over pooled vectors."""
+    """Run modules over pooled vectors, in order."""
     vectors_BD = pooled_BD
-    for head in modules:
-        vectors_BD = _apply_dense(head, arrays, vectors_BD) if isinstance(head, DenseSpec) else normalize(vectors_BD)
+    for module in modules:
+        is_dense = isinstance(module, DenseSpec)
+        vectors_BD = _apply_dense(module, arrays, vectors_BD) if is_dense else normalize(vectors_BD)
     return vectors_BD
 
 
 def normalize(vectors_BD: Vectors) -> Vectors:
-    """Unit length; a zero vector stays zero. As torch's F.normalize: x / max(||x||, 1e-12)."""
+    """Scale vectors to unit length; a zero vector stays zero. As torch's F.normalize: x / max(||x||, 1e-12)."""
     norms_B1 = np.linalg.norm(vectors_BD, axis=-1, keepdims=True)
     return vectors_BD / np.maximum(norms_B1, 1e-12)
 
 
 def similarity(name: SimilarityName, a_BD: Vectors, b_CD: Vectors) -> Vectors:
-    """Scores [B, C], higher is nearer: distances count negative, as in sentence-transformers."""
+    """Scores [B, C] of all pairs; higher is more similar. Distances are negated, as in sentence-transformers."""
     if name == "cosine":
         return normalize(a_BD) @ normalize(b_CD).T
     if name == "dot":
@@ -91,7 +94,7 @@ def similarity(name: SimilarityName, a_BD: Vectors, b_CD: Vectors) -> Vectors:
 
 
 def similarity_pairwise(name: SimilarityName, a_BD: Vectors, b_BD: Vectors) -> Vectors:
-    """Scores [B] of each row of one with the row of the other; as `similarity`."""
+    """Scores [B] of row i of one with row i of the other, as in `similarity`."""
     if name in ("euclidean", "manhattan"):
         return -np.linalg.norm(a_BD - b_BD, ord=2 if name == "euclidean" else 1, axis=-1)
     if name == "cosine":
@@ -115,13 +118,14 @@ def _float32(array: NDArray[Any]) -> Vectors:
 
 
 def check_not_quantized(*vectors: NDArray[Any]) -> None:
-    """
+    """Check that vectors can be compared by their values.
+
     Raises:
-        InputError: int8 or uint8 vectors, whose numbers are steps within ranges, or eight signs to a byte.
+        InputError: int8 or uint8 vectors; their numbers are steps within ranges, or eight signs per byte.
     """
     for array in vectors:
         if str(array.dtype) in ("int8", "uint8"):
             raise InputError(
-                f"vectors of {array.dtype} are quantized, and no score of them means what it means of floats. Compare "
+                f"vectors of {array.dtype} are quantized; their scores differ from those of float vectors. Compare "
                 'float vectors, or packed signs by gnomon.search.exact.top_k(..., score="hamming").'
             )

@@ -23,10 +23,10 @@ from gnomon.batching import build_batches
 from gnomon.encode_options import OnTruncate
 from gnomon.engines.protocol import Engine, Failure, Vectors
 from gnomon.errors import InputError, TruncationError, TruncationNotice
-from gnomon.notices import warn_caller
 from gnomon.packed import Ids, Packed, pack, split_per_text
 from gnomon.spec import ModelSpec, StaticSpec
 from gnomon.tokenizer import Tokenizer
+from gnomon.warn import warn_caller
 
 TEXTS_PER_WINDOW = 8192
 """Texts per window: enough to sort them into batches of nearly equal length."""

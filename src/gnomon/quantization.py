@@ -1,8 +1,10 @@
-"""Vectors in fewer bytes. The ranges of int8 and uint8 are returned and taken, so that a query quantises exactly as its
-corpus did.
+"""Stores vectors in fewer bytes: float16, 8 bits, or one bit per component.
 
-B: vectors; D: width. Definitions: sentence-transformers' `quantize_embeddings`; unlike there, values outside the ranges
-    are clipped.
+`quantize` returns the ranges of int8 and uint8 and takes them again, so that queries are quantised as their corpus was.
+The definitions are those of `quantize_embeddings` in sentence-transformers, except that values outside the ranges are
+clipped.
+
+B: vectors; D: dimension.
 """
 
 from __future__ import annotations
@@ -13,17 +15,18 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gnomon.errors import InputError, NumericError
+from gnomon.messages import check_choice
 
 VectorPrecision = Literal["float16", "int8", "uint8", "binary", "ubinary"]
 
 
 class Quantized(NamedTuple):
-    """`values`: [B, D], or [B, ceil(D / 8)] for the binary ones. `ranges`: [2, D], lowest and highest of each
-    component; None where unused.
-    """
+    """Quantised vectors and the ranges that they were quantised with."""
 
     values: NDArray[Any]
+    """[B, D], or [B, ceil(D / 8)] for binary and ubinary."""
     ranges: NDArray[np.float32] | None
+    """[2, D], the lowest and the highest value of each component; None where the precision needs none."""
 
 
 def quantize(vectors_BD: ArrayLike, precision: VectorPrecision, ranges: ArrayLike | None = None) -> Quantized:
@@ -36,29 +39,30 @@ def quantize(vectors_BD: ArrayLike, precision: VectorPrecision, ranges: ArrayLik
         ranges: [2, D] of an earlier call, for int8 and uint8; None takes them from these vectors.
 
     Raises:
-        InputError: an unknown precision, a wrong shape, ranges that are needed or of no use.
+        InputError: an unknown precision, a wrong shape, ranges that are missing or not used.
         NumericError: NaN or infinity, or a value beyond float16.
     """
     vectors = np.asarray(vectors_BD, dtype=np.float32)
-    if precision not in get_args(VectorPrecision):
-        raise InputError(f"precision {precision!r} is not one of {', '.join(get_args(VectorPrecision))}.")
+    check_choice(precision, "precision", get_args(VectorPrecision))
     if vectors.ndim not in (1, 2):
         raise InputError(f"vectors have shape {vectors.shape}; give [B, D], or one vector [D].")
     if not np.isfinite(vectors).all():
-        raise NumericError("the vectors hold NaN or infinity.")
+        raise NumericError("the vectors hold NaN or infinity, which cannot be quantised.")
     if precision in ("int8", "uint8"):
         return _quantize_to_8_bits(vectors, precision, ranges)
     if ranges is not None:
-        raise InputError(f"ranges are of no use to {precision}; they belong to int8 and uint8.")
+        raise InputError(f"ranges are not used by {precision}. Only int8 and uint8 take them; leave ranges out.")
     if precision == "float16":
-        return Quantized(_float16(vectors), None)
+        return Quantized(_to_float16(vectors), None)
     bits = np.packbits(vectors > 0, axis=-1)
     return Quantized(bits if precision == "ubinary" else (bits.astype(np.int16) - 128).astype(np.int8), None)
 
 
 def _quantize_to_8_bits(vectors: NDArray[np.float32], precision: str, ranges: ArrayLike | None) -> Quantized:
     if ranges is None and (vectors.ndim == 1 or len(vectors) < 2):
-        raise InputError(f"{precision} of a single vector needs ranges=, those that its corpus was quantised with.")
+        raise InputError(
+            f"{precision} of a single vector needs ranges=. Give those that its corpus was quantised with."
+        )
     ranges_2D = (
         np.stack([vectors.min(axis=0), vectors.max(axis=0)]) if ranges is None else np.asarray(ranges, np.float32)
     )
@@ -75,8 +79,10 @@ def _quantize_to_8_bits(vectors: NDArray[np.float32], precision: str, ranges: Ar
     return Quantized((values - 128).astype(np.int8), ranges_2D)
 
 
-def _float16(vectors: NDArray[np.float32]) -> NDArray[np.float16]:
+def _to_float16(vectors: NDArray[np.float32]) -> NDArray[np.float16]:
     largest = float(np.abs(vectors).max(initial=0))
     if largest > float(np.finfo(np.float16).max):
-        raise NumericError(f"{largest:g} is beyond float16 (65504); normalise the vectors, or keep float32.")
+        raise NumericError(
+            f"{largest:g} is beyond the largest float16 (65504). Normalise the vectors, or keep float32."
+        )
     return vectors.astype(np.float16)

@@ -1,6 +1,6 @@
-"""Texts -> token ids, with every text's count, offsets and cut known.
+"""Turns texts into token ids, and reports each text's token count, offsets and where it was truncated.
 
-T: tokens of a text. A tokenizer here is never changed after it is made, so threads may share it.
+T: tokens of a text. A tokenizer is never changed after it is built, so threads may share it.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ class TokenReport:
     """What the model reads of each text."""
 
     ids: list[Ids]
-    """ids_T that the model reads, special tokens included, cut to max_seq_length."""
+    """ids_T that the model reads: special tokens included, truncated to max_seq_length."""
     offsets: list[NDArray[np.int64]]
-    """[T, 2]: first character and the one behind the last, in prompt + text; 0, 0 for special tokens."""
+    """[T, 2]: start and end of each token in prompt + text, in characters; 0, 0 for special tokens."""
     counts: list[int]
-    """Tokens of the whole text, special tokens included."""
+    """Number of tokens of the whole text, special tokens included."""
     truncated_at: list[int | None]
-    """Character of prompt + text at which it was cut (from which it is read, where the model cuts on the left); None
-    for a whole text.
+    """The character of prompt + text at which it was truncated; None for a whole text. Where the model truncates on
+    the left, it reads from that character on.
     """
 
     @property
     def truncated(self) -> list[int]:
-        """Positions of the texts that were cut."""
-        return [index for index, cut in enumerate(self.truncated_at) if cut is not None]
+        """Positions of the truncated texts."""
+        return [index for index, character in enumerate(self.truncated_at) if character is not None]
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Windows:
 
     ids: list[Ids]
     new_token_counts: list[int]
-    """Tokens of the text that no window before holds; special tokens and the prompt do not count."""
+    """Per window, how many tokens of the text are in no earlier window. Special tokens and the prompt do not count."""
 
 
 class Tokenizer:
@@ -56,12 +56,10 @@ class Tokenizer:
     def __init__(self, raw: RawTokenizer, spec: TokenizerSpec) -> None:
         self.raw, self.spec = _add_lowercasing(raw) if spec.lower_case else raw, spec
         self.num_leading_special, self.num_trailing_special = self._count_special_tokens()
-        if (
-            spec.max_seq_length is not None
-            and spec.max_seq_length <= self.num_leading_special + self.num_trailing_special
-        ):
+        num_special = self.num_leading_special + self.num_trailing_special
+        if spec.max_seq_length is not None and spec.max_seq_length <= num_special:
             raise ModelError(
-                f"max_seq_length {spec.max_seq_length} leaves no room beside {self.num_leading_special + self.num_trailing_special} special tokens."
+                f"max_seq_length {spec.max_seq_length} leaves no room for text beside the {num_special} special tokens."
             )
 
     def encode(self, texts: Sequence[str]) -> list[Ids]:
@@ -69,24 +67,24 @@ class Tokenizer:
         return [np.array(encoding.ids, dtype=np.int64) for encoding in self._encode_batch(texts, offsets=False)]
 
     def truncate(self, ids_T: Ids) -> Ids:
-        """The ids that the model reads: special tokens stay, the text between them is cut."""
+        """The ids that the model reads: special tokens stay, the text between them is truncated."""
         limit = self.spec.max_seq_length
         if limit is None or len(ids_T) <= limit:
             return ids_T
         return np.delete(ids_T, self._truncated_span(len(ids_T), limit))
 
     def tokenize(self, texts: Sequence[str]) -> TokenReport:
-        """Ids, offsets, counts and cuts of texts."""
+        """Ids, offsets and counts of texts, and where each was truncated."""
         report = TokenReport([], [], [], [])
         for encoding in self._encode_batch(texts, offsets=True):
             ids_T, offsets_T2 = np.array(encoding.ids, np.int64), np.array(encoding.offsets, np.int64).reshape(-1, 2)
             count, limit = len(ids_T), self.spec.max_seq_length
             report.counts.append(count)
             if limit is not None and count > limit:
-                dropped = self._truncated_span(count, limit)
+                removed = self._truncated_span(count, limit)
                 left = self.spec.truncation_side == "left"
-                report.truncated_at.append(int(offsets_T2[dropped.stop if left else dropped.start, 0]))
-                ids_T, offsets_T2 = np.delete(ids_T, dropped), np.delete(offsets_T2, dropped, axis=0)
+                report.truncated_at.append(int(offsets_T2[removed.stop if left else removed.start, 0]))
+                ids_T, offsets_T2 = np.delete(ids_T, removed), np.delete(offsets_T2, removed, axis=0)
             else:
                 report.truncated_at.append(None)
             report.ids.append(ids_T)
@@ -94,7 +92,7 @@ class Tokenizer:
         return report
 
     def count_prompt_tokens(self, prompt: str) -> int:
-        """Tokens in front of the text that come of the prompt, the leading special tokens with them."""
+        """How many tokens before the text belong to the prompt, leading special tokens included; 0 without a prompt."""
         if not prompt:
             return 0
         count = len(self.encode([prompt])[0]) - self.num_trailing_special
@@ -102,7 +100,9 @@ class Tokenizer:
         return count if limit is None else min(count, limit - self.num_trailing_special)
 
     def split_into_windows(self, ids_T: Ids, prompt: str) -> Windows:
-        """Windows of max_seq_length that overlap by an eighth of it, the prompt and the special tokens in each.
+        """Split a text into windows with max_seq_length tokens that overlap by an eighth.
+
+        Each window holds the prompt and the special tokens too.
 
         Raises:
             InputError: the prompt leaves no room for windows.
@@ -115,8 +115,8 @@ class Tokenizer:
         size, overlap = limit - front - self.num_trailing_special, limit // 8
         if size <= overlap:
             raise InputError(
-                f"the prompt takes {front} of {limit} tokens: windows that overlap by {overlap} have no room; "
-                "use a shorter prompt."
+                f"the prompt takes {front} of {limit} tokens. Windows that overlap by {overlap} have no room beside it. "
+                "Use a shorter prompt."
             )
         starts = range(front, max(back - overlap, front + 1), size - overlap)
         ends = [min(start + size, back) for start in starts]
@@ -124,21 +124,21 @@ class Tokenizer:
             np.concatenate([ids_T[:front], ids_T[start:end], ids_T[back:]])
             for start, end in zip(starts, ends, strict=True)
         ]
-        new = np.diff([front, *ends]).tolist()
-        return Windows(pieces, new)
+        new_token_counts = np.diff([front, *ends]).tolist()
+        return Windows(pieces, new_token_counts)
 
     def canonical_json(self) -> str:
-        """The tokenizer as JSON, for the fingerprint; lower-casing twice counts as once."""
+        """The tokenizer as JSON, for the fingerprint. Lower-casing twice is written as once."""
         settings = json.loads(self.raw.to_str())
         first, *rest = (settings["normalizer"] or {}).get("normalizers") or [None]
         if first == {"type": "Lowercase"} and any(map(_does_lowercase, rest)):
             settings["normalizer"] = rest[0] if len(rest) == 1 else settings["normalizer"] | {"normalizers": rest}
-        if self.raw.encode_special_tokens:  # no part of that JSON
+        if self.raw.encode_special_tokens:  # tokenizer.json does not hold it
             settings["split_special_tokens"] = True
         return json.dumps(settings, sort_keys=True, ensure_ascii=False)
 
     def _prompt_end(self, ids_T: Ids, prompt: str) -> int:
-        """Where the prompt's tokens end in a text's ids: the prompt's last token may have merged with the text."""
+        """Where the prompt's tokens end in a text's ids. The prompt's last token may have merged with the text."""
         if not prompt:
             return self.num_leading_special
         prompt_T = self.encode([prompt])[0]
@@ -151,7 +151,7 @@ class Tokenizer:
         return slice(start, start + count - limit)
 
     def _count_special_tokens(self) -> tuple[int, int]:
-        """How many special tokens stand in front of a text and behind it."""
+        """How many special tokens stand before a text and after it."""
         if not self.spec.special_tokens:
             return 0, 0
         empty = len(self._encode_batch([""], offsets=False)[0].ids)
@@ -164,24 +164,29 @@ class Tokenizer:
         try:
             return encode(list(texts), add_special_tokens=self.spec.special_tokens)
         except BaseException as error:
-            # a damaged table inside tokenizer.json makes the library's compiled part panic, outside of Exception
+            # a damaged tokenizer.json makes the library's compiled code panic, which is not an Exception
             if type(error).__name__ != "PanicException":
                 raise
             raise ModelError(
-                f"the tokenizer broke down on a text ({error}); its files are damaged, fetch the model again."
+                f"the tokenizer failed on a text ({error}). Its files are damaged; download the model again."
             ) from None
 
 
 def _add_lowercasing(raw: RawTokenizer) -> RawTokenizer:
-    """Lower-case in front of the tokenizer's own normaliser, unless that does it (as sentence-transformers 6.2)."""
+    """The tokenizer with lower-casing before its own normalizer, as in sentence-transformers 6.2.
+
+    A tokenizer whose normalizer lower-cases is returned as it is.
+    """
     settings = json.loads(raw.to_str())
     own = settings["normalizer"]
     if _does_lowercase(own):
         return raw
     parts = [{"type": "Lowercase"}, *([own] if own else [])]
-    lowered = RawTokenizer.from_str(json.dumps(settings | {"normalizer": {"type": "Sequence", "normalizers": parts}}))
-    lowered.encode_special_tokens = raw.encode_special_tokens
-    return lowered
+    lowercasing = RawTokenizer.from_str(
+        json.dumps(settings | {"normalizer": {"type": "Sequence", "normalizers": parts}})
+    )
+    lowercasing.encode_special_tokens = raw.encode_special_tokens
+    return lowercasing
 
 
 def _does_lowercase(normalizer: dict[str, Any] | None) -> bool:

@@ -41,25 +41,25 @@ def test_a_tokenizer_of_more_tokens_than_the_table_has_rows(
     """The golden e5 is the one with the smaller table: GIST's tokenizer does not fit it, and the other way it would."""
     folder = golden_copy(E5)
     shutil.copy(golden_folder(GIST) / "tokenizer.json", folder / "tokenizer.json")
-    with pytest.raises(ModelError, match="the tokenizer has 2200 tokens, the embedding table 1937 rows"):
+    with pytest.raises(ModelError, match=r"2200 tokens.* 1937 rows"):
         Encoder.load(folder)
 
 
-def test_the_table_of_gist_cut_short(golden_copy: Copy, edit_json: Callable) -> None:
+def test_the_table_of_gist_truncated(golden_copy: Copy, edit_json: Callable) -> None:
     folder = golden_copy(GIST)
     arrays = load_file(folder / "model.safetensors")
     name = next(name for name in arrays if name.endswith("word_embeddings.weight"))
     arrays[name] = arrays[name][:1902].copy()
     save_file(arrays, folder / "model.safetensors")
-    with pytest.raises(WeightsError, match=r"word_embeddings\.weight is \[1902, 64\], wanted \[2200, 64\]"):
+    with pytest.raises(WeightsError, match=r"word_embeddings\.weight is \[1902, 64\], expected \[2200, 64\]"):
         Encoder.load(folder)
     edit_json(folder / "config.json", {"vocab_size": 1902})
-    with pytest.raises(ModelError, match="the tokenizer has 2200 tokens, the embedding table 1902 rows"):
+    with pytest.raises(ModelError, match=r"2200 tokens.* 1902 rows"):
         Encoder.load(folder)
 
 
 @pytest.mark.parametrize("call", ["encode", "encode_query", "encode_document", "encode_dims", "encode_tokens"])
-def test_an_added_token_beyond_the_table_is_told_of_where_it_stands(
+def test_an_added_token_beyond_the_table_is_reported_where_it_stands(
     call: str, golden_copy: Copy, golden_folder: Callable[[str], Path]
 ) -> None:
     folder = golden_copy(GIST)
@@ -104,8 +104,8 @@ KINDS = pytest.mark.parametrize(("name", "config"), NAMES.items(), ids=["StaticE
 
 @KINDS
 def test_a_table_that_is_whole(name: str, config: dict | None, static: Callable[..., Path]) -> None:
-    found = Encoder.load(static({name: TABLE}, config)).encode("the hour")
-    np.testing.assert_allclose(found, TABLE[5:7].mean(axis=0), rtol=1e-5)
+    result = Encoder.load(static({name: TABLE}, config)).encode("the hour")
+    np.testing.assert_allclose(result, TABLE[5:7].mean(axis=0), rtol=1e-5)
 
 
 @KINDS
@@ -137,7 +137,7 @@ def test_tensors_that_do_not_fit_a_table(
 def test_a_table_without_rows_and_columns(
     table: np.ndarray, name: str, config: dict | None, static: Callable[..., Path]
 ) -> None:
-    with pytest.raises(WeightsError, match="a table has rows and columns"):
+    with pytest.raises(WeightsError, match=r"shape \[.*rows and columns"):
         read(static({name: np.ascontiguousarray(table)}, config))
 
 
@@ -171,14 +171,14 @@ def test_a2_tokens_of_a_static_model_that_the_normalizer_makes_the_same(
     tokenizer.add_tokens([AddedToken("HOUR", normalized=True), AddedToken("hour", normalized=True)])
     tokenizer.save(str(folder / "tokenizer.json"))
     for _ in range(8):
-        found = read(folder)
-        assert found.tokenizer.encode("HOUR Hour hour").tokens == ["HOUR", "hour", "hour"]
-        assert any("'HOUR' like 'hour'" in notice for notice in found.warnings)
+        result = read(folder)
+        assert result.tokenizer.encode("HOUR Hour hour").tokens == ["HOUR", "hour", "hour"]
+        assert any("'HOUR' like 'hour'" in notice for notice in result.warnings)
 
 
 @KINDS
 def test_a_table_shorter_than_the_vocabulary(name: str, config: dict | None, static: Callable[..., Path]) -> None:
-    with pytest.raises(ModelError, match="the tokenizer has 7 tokens, the embedding table 5 rows"):
+    with pytest.raises(ModelError, match=r"7 tokens.* 5 rows"):
         read(static({name: TABLE[:5].copy()}, config))
 
 
@@ -192,8 +192,8 @@ def test_a_max_length_that_is_none(length: Any, static: Callable[..., Path]) -> 
 def test_a_truncation_that_is_none(truncation: Any, static: Callable[..., Path], edit_json: Callable) -> None:
     folder = static({"embedding.weight": TABLE})
     if truncation:
-        told = truncation if isinstance(truncation, str) else {"strategy": "LongestFirst", "stride": 0, **truncation}
-        edit_json(folder / "tokenizer.json", {"truncation": told})
+        message = truncation if isinstance(truncation, str) else {"strategy": "LongestFirst", "stride": 0, **truncation}
+        edit_json(folder / "tokenizer.json", {"truncation": message})
         with pytest.raises(NotAModelError, match=r"tokenizer\.json cannot be used"):
             read(folder)
     else:
@@ -236,11 +236,11 @@ def test_a_model_max_length_is_not_looked_at_beside_a_max_seq_length(golden_copy
 def test_a_small_file_that_is_not_utf_8(name: str, golden_copy: Copy, tmp_path: Path) -> None:
     """tokenizer.json has it all: the file does not act, and is no reason to fail."""
     folder = golden_copy(GIST)
-    wanted = Encoder.load(folder).encode("noon")
+    expected = Encoder.load(folder).encode("noon")
     (folder / name).write_bytes(b'{"unk_token": "\xff\xfe"}')
     encoder = Encoder.load(folder)
-    np.testing.assert_array_equal(encoder.encode("noon"), wanted)
-    np.testing.assert_array_equal(Encoder.load(encoder.save(tmp_path / "saved")).encode("noon"), wanted)
+    np.testing.assert_array_equal(encoder.encode("noon"), expected)
+    np.testing.assert_array_equal(Encoder.load(encoder.save(tmp_path / "saved")).encode("noon"), expected)
 
 
 def test_special_tokens_that_are_not_utf_8_where_they_act(golden_copy: Copy, edit_json: Callable) -> None:
@@ -282,12 +282,12 @@ def test_a_shard_that_no_file_can_be(shard: str, golden_copy: Copy) -> None:
 # ---- config
 
 
-def test_layers_that_are_not_there_are_told_of_at_once(golden_copy: Copy, edit_json: Callable) -> None:
+def test_missing_layers_are_an_error_at_once(golden_copy: Copy, edit_json: Callable) -> None:
     folder = golden_copy(GIST)
     tensors = len(load_file(folder / "model.safetensors"))
     edit_json(folder / "config.json", {"num_hidden_layers": 300_000})
     start = time.perf_counter()
-    with pytest.raises(WeightsError, match=f"the config says 300000 layers, and the weights are {tensors} tensors"):
+    with pytest.raises(WeightsError, match=f"300000 layers.* {tensors} tensors"):
         Encoder.load(folder)
     assert time.perf_counter() - start < 2
 
@@ -316,15 +316,15 @@ def test_a_readme_that_links_out_of_the_folder_is_not_read(golden_copy: Copy, tm
     folder = golden_copy(E5, "renamed")
     (tmp_path / "private.txt").write_text(README)
     (folder / "README.md").symlink_to(tmp_path / "private.txt")
-    found = read(folder)
-    assert (found.readme, found.known_model, found.license) == (None, None, None)
+    result = read(folder)
+    assert (result.readme, result.known_model, result.license) == (None, None, None)
     saved = Encoder.load(folder).save(tmp_path / "saved")
     assert not os.path.lexists(saved / "README.md")
     assert not any(b"# Mine" in path.read_bytes() for path in saved.rglob("*") if path.is_file())
     (folder / "README.md").unlink()
     (folder / "README.md").write_text(README)  # as a file, it is
-    found = read(folder)
-    assert (found.known_model is not None, found.license) == (True, "mit")
+    result = read(folder)
+    assert (result.known_model is not None, result.license) == (True, "mit")
 
 
 def test_a_small_file_that_links_out_of_the_folder_is_not_copied(golden_copy: Copy, tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def test_a_value_that_would_change_the_vectors_is_an_error_that_names_it(base: d
         (BERT, {"num_hidden_layers": -1}, "layers"),
         (BERT, {"num_attention_heads": 5}, "heads"),
         (BERT, {"num_attention_heads": 4.0}, "heads"),
-        (BERT, {"intermediate_size": None}, "inner"),
+        (BERT, {"intermediate_size": None}, "intermediate_size"),
         (BERT, {"vocab_size": 0}, "vocab_size"),
         (BERT, {"max_position_embeddings": "512"}, "position"),
         (BERT, {"max_position_embeddings": -5}, "position"),
@@ -102,11 +102,11 @@ def test_a_size_that_cannot_be_is_an_error(base: dict, changes: dict, word: str)
 
 def test_an_unknown_key_passes_where_the_caller_says_so(golden_copy: Callable[..., Path], edit_json: Callable) -> None:
     folder = golden_copy("GIST-Embedding-v0")
-    wanted = Encoder.load(folder).encode(TEXTS)
+    expected = Encoder.load(folder).encode(TEXTS)
     edit_json(folder / "config.json", {"rescale_layers": 2})
     with pytest.raises(UnsupportedError, match=r"ignore_config_keys=\['rescale_layers'\]"):
         Encoder.load(folder)
-    np.testing.assert_array_equal(Encoder.load(folder, ignore_config_keys=["rescale_layers"]).encode(TEXTS), wanted)
+    np.testing.assert_array_equal(Encoder.load(folder, ignore_config_keys=["rescale_layers"]).encode(TEXTS), expected)
     edit_json(folder / "config.json", {"is_decoder": True})
     with pytest.raises(UnsupportedError, match="is_decoder"):  # known to change vectors: no caller knows better
         Encoder.load(folder, ignore_config_keys=["rescale_layers", "is_decoder"])
@@ -157,10 +157,10 @@ def test_a14_every_default_of_transformers_is_read(name: str) -> None:
     """A config with every attribute that the installed transformers has, and what it drops of generation."""
     transformers = pytest.importorskip("transformers")
     written = json.loads(getattr(transformers, name)().to_json_string(use_diff=False))
-    found = read_trunk(written)
-    assert (found.hidden_size, found.vocab_size) == (768, written["vocab_size"])
+    result = read_trunk(written)
+    assert (result.hidden_size, result.vocab_size) == (768, written["vocab_size"])
     generation = transformers.GenerationConfig()._get_default_generation_params()
-    assert read_trunk(generation | written) == found
+    assert read_trunk(generation | written) == result
     smallest = {"model_type": written["model_type"]}
     assert read_trunk(smallest).vocab_size == written["vocab_size"]
 
@@ -230,11 +230,11 @@ def _renamed(folder: Path, rename: Callable[[str], str], *, also: dict[str, np.n
 def test_a_prefix_does_not_matter(name: str, prefix: str, golden_copy: Callable[..., Path], tmp_path: Path) -> None:
     folder = golden_copy(name)
     original = Encoder.load(folder)
-    wanted = original.encode(TEXTS)
+    expected = original.encode(TEXTS)
     # the head of a language model stands beside the trunk, without its prefix
     _renamed(folder, lambda tensor: prefix + tensor, also={"cls.predictions.bias": np.ones(7, np.float32)})
     prefixed = Encoder.load(folder)
-    np.testing.assert_array_equal(prefixed.encode(TEXTS), wanted)
+    np.testing.assert_array_equal(prefixed.encode(TEXTS), expected)
     assert prefixed.fingerprint == original.fingerprint
     pooler = {"pooler.dense.weight", "pooler.dense.bias"} if name.startswith("GIST") else set()
     saved = load_file(prefixed.save(tmp_path / "saved") / "model.safetensors")
@@ -271,25 +271,25 @@ def test_a9_whole_numbers_are_no_weights_of_a_dense_layer(golden_copy: Callable[
 
 def test_a9_buffers_of_whole_numbers_are_read_over(golden_copy: Callable[..., Path]) -> None:
     folder = golden_copy("GIST-Embedding-v0")
-    wanted = Encoder.load(folder).fingerprint
+    expected = Encoder.load(folder).fingerprint
     arrays = load_file(folder / "model.safetensors")
     save_file(arrays | {"embeddings.position_ids": np.arange(64)[None]}, folder / "model.safetensors")
-    assert Encoder.load(folder).fingerprint == wanted
+    assert Encoder.load(folder).fingerprint == expected
 
 
 def test_gamma_and_beta_are_the_weight_and_bias_of_a_norm(golden_copy: Callable[..., Path]) -> None:
     folder = golden_copy("GIST-Embedding-v0")
-    wanted = Encoder.load(folder).encode(TEXTS)
+    expected = Encoder.load(folder).encode(TEXTS)
     _renamed(folder, lambda name: name.replace("Norm.weight", "Norm.gamma").replace("Norm.bias", "Norm.beta"))
     assert "embeddings.LayerNorm.gamma" in load_file(folder / "model.safetensors")
-    np.testing.assert_array_equal(Encoder.load(folder).encode(TEXTS), wanted)
+    np.testing.assert_array_equal(Encoder.load(folder).encode(TEXTS), expected)
 
 
 def test_query_key_and_value_may_be_three_tensors(
     golden_copy: Callable[..., Path], edit_json: Callable, tmp_path: Path
 ) -> None:
     folder = golden_copy("gte-large-en-v1.5")
-    wanted = Encoder.load(folder).encode(TEXTS)
+    expected = Encoder.load(folder).encode(TEXTS)
     arrays = load_file(folder / "model.safetensors")
     for name in [name for name in arrays if ".qkv_proj." in name]:
         parts = dict(zip("qkv", np.split(arrays.pop(name), 3), strict=True))
@@ -299,10 +299,10 @@ def test_query_key_and_value_may_be_three_tensors(
         Encoder.load(folder)
     edit_json(folder / "config.json", {"pack_qkv": False})
     split = Encoder.load(folder)
-    np.testing.assert_array_equal(split.encode(TEXTS), wanted)
+    np.testing.assert_array_equal(split.encode(TEXTS), expected)
     saved = split.save(tmp_path / "saved")
     assert load_file(saved / "model.safetensors").keys() == arrays.keys()
-    np.testing.assert_array_equal(Encoder.load(saved).encode(TEXTS), wanted)
+    np.testing.assert_array_equal(Encoder.load(saved).encode(TEXTS), expected)
 
 
 def test_new_with_a_table_of_positions(golden_copy: Callable[..., Path], edit_json: Callable) -> None:
@@ -421,9 +421,9 @@ def test_roberta_as_transformers(kind: str, rows: int, prefix: str, tmp_path: Pa
     ).save_pretrained(tmp_path)
     config = {"vocab_size": tokenizer.get_vocab_size(), "max_position_embeddings": rows, "type_vocab_size": 1, **TINY}
     config |= {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "layer_norm_eps": 1e-5}
-    made = getattr(transformers, {"roberta": "RobertaConfig", "xlm-roberta": "XLMRobertaConfig"}[kind])(**config)
+    built = getattr(transformers, {"roberta": "RobertaConfig", "xlm-roberta": "XLMRobertaConfig"}[kind])(**config)
     torch.manual_seed(0)
-    _perturbed(torch, transformers.AutoModel.from_config(made)).save_pretrained(tmp_path)
+    _perturbed(torch, transformers.AutoModel.from_config(built)).save_pretrained(tmp_path)
     _renamed(tmp_path, lambda name: prefix + name)
     texts = [*TEXTS, "a <pad> in <pad><pad> a text", "<pad>", "<mask> </s> <unk>", "the shadow of a gnomon " * 120]
     _assert_as_transformers(tmp_path, texts, rows - 2, assert_near)

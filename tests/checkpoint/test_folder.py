@@ -196,7 +196,7 @@ def test_files_that_are_missing_or_damaged(golden_copy: Callable[..., Path]) -> 
         read(folder)
     weights.write_bytes(whole)
     (folder / "adapter_config.json").write_text("{}")
-    with pytest.raises(UnsupportedError, match="PEFT adapter; merge it"):
+    with pytest.raises(UnsupportedError, match=r"PEFT adapter.*merge_and_unload"):
         read(folder)
     (folder / "adapter_config.json").unlink()
     for name in ("tokenizer.json", "vocab.txt"):
@@ -289,7 +289,7 @@ def test_a8_another_kind_of_model_is_named(
         ("MultiVectorEncoder", "multi_vector_encoder.modules.multi_vector_mask.MultiVectorMask"),
     ],
 )
-def test_a8_a_module_of_another_kind_of_model_tells_it(
+def test_a8_a_module_of_another_kind_of_model_is_recognised(
     kind: str, module: str, golden_copy: Callable[..., Path]
 ) -> None:
     folder = golden_copy(GIST)
@@ -316,17 +316,17 @@ def test_a_plain_hugging_face_folder_is_pooled_by_the_mean_and_says_so(
     original = golden_folder(E5)
     texts = json.loads((original / "texts.json").read_text("utf-8"))["texts"]
     short = [i for i, ids_T in enumerate(encoder.tokenize(texts).ids) if len(ids_T) < 64]
-    found = encoder.encode([texts[i] for i in short], normalize_embeddings=True)
-    assert_near(found, np.load(original / "expected.npz")["embeddings"][short], 5e-5)
+    result = encoder.encode([texts[i] for i in short], normalize_embeddings=True)
+    assert_near(result, np.load(original / "expected.npz")["embeddings"][short], 5e-5)
 
 
-def test_without_a_pooling_the_mean_is_used_and_said(golden_copy: Callable[..., Path]) -> None:
+def test_without_a_pooling_the_mean_is_used_with_a_warning(golden_copy: Callable[..., Path]) -> None:
     folder = golden_copy(GIST)
     write_modules(folder, (f"{CLASSIC}Transformer", ""), (f"{CLASSIC}Normalize", "1_Normalize"))
-    found = read(folder)
-    assert found.spec.pooling.modes == ("mean",)
-    assert found.spec.modules == (NormalizeSpec(),)
-    assert any("mean pooling" in notice for notice in found.warnings)
+    result = read(folder)
+    assert result.spec.pooling.modes == ("mean",)
+    assert result.spec.modules == (NormalizeSpec(),)
+    assert any("mean pooling" in message for message in result.warnings)
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
@@ -368,7 +368,7 @@ def test_the_names_of_types_are_those_that_were_published() -> None:
 def test_a14_modules_are_read_in_the_order_of_the_file_and_may_lie_in_folders(golden_copy: Callable[..., Path]) -> None:
     """As sentence-transformers, which does not look at idx."""
     folder = golden_copy(GIST)
-    wanted = read(folder).spec
+    expected = read(folder).spec
     trunk = folder / "0_Transformer"
     trunk.mkdir()
     for name in ("config.json", "model.safetensors", "tokenizer.json", "sentence_bert_config.json"):
@@ -376,7 +376,7 @@ def test_a14_modules_are_read_in_the_order_of_the_file_and_may_lie_in_folders(go
     rows = [("Transformer", "0_Transformer", 7), ("Pooling", "1_Pooling/", 1), ("Normalize", "2_Normalize", 0)]
     listed = [{"idx": idx, "name": str(idx), "path": path, "type": CLASSIC + kind} for kind, path, idx in rows]
     (folder / "modules.json").write_text(json.dumps(listed))
-    assert read(folder).spec == wanted
+    assert read(folder).spec == expected
 
 
 @pytest.mark.parametrize("modes", [*((mode,) for mode in POOLING_MODES), ("max", "mean", "lasttoken"), POOLING_MODES])
@@ -388,24 +388,24 @@ def test_both_dialects_of_pooling(
     path = folder / "1_Pooling" / "config.json"
     old = {"word_embedding_dimension": 64, **{key: mode in modes for key, mode in POOLING_KEYS.items()}}
     path.write_text(json.dumps(old | {"include_prompt": include_prompt}))
-    found = read(folder).spec
-    assert found.pooling == PoolingSpec(modes, include_prompt)
-    assert found.dim == 64 * len(modes)
+    result = read(folder).spec
+    assert result.pooling == PoolingSpec(modes, include_prompt)
+    assert result.dim == 64 * len(modes)
     new = {"embedding_dimension": 64, "pooling_mode": modes[0] if len(modes) == 1 else list(modes)}
     path.write_text(json.dumps(new | {"include_prompt": include_prompt}))
-    assert read(folder).spec == found
+    assert read(folder).spec == result
 
 
 @pytest.mark.parametrize("kind", ["sentence_transformers.models.Dropout", f"{NEW_MODULES}dropout.Dropout"])
-def test_a14_a_dropout_is_left_out_and_said(kind: str, golden_copy: Callable[..., Path], tmp_path: Path) -> None:
+def test_a14_a_dropout_is_left_out_with_a_warning(kind: str, golden_copy: Callable[..., Path], tmp_path: Path) -> None:
     folder = golden_copy(GIST)
-    wanted = read(folder).spec
+    expected = read(folder).spec
     rows = [(f"{CLASSIC}Transformer", ""), (f"{CLASSIC}Pooling", "1_Pooling"), (kind, "2_Dropout")]
     write_modules(folder, *rows, (f"{CLASSIC}Normalize", "3_Normalize"))
-    found = read(folder)
-    assert found.spec == wanted
-    [notice] = found.warnings
-    assert "Dropout" in notice
+    result = read(folder)
+    assert result.spec == expected
+    [message] = result.warnings
+    assert "Dropout" in message
 
 
 def test_a14_another_name_of_cosine(golden_copy: Callable[..., Path], edit_json: Callable) -> None:
@@ -437,21 +437,21 @@ JSON_FILES = (
 @pytest.mark.parametrize("name", JSON_FILES)
 def test_a13_json_with_a_byte_order_mark_is_read(name: str, golden_copy: Callable[..., Path], tmp_path: Path) -> None:
     folder = golden_copy(GIST)
-    wanted = Encoder.load(folder)
+    expected = Encoder.load(folder)
     assert (folder / name).is_file()
     (folder / name).write_bytes(codecs.BOM_UTF8 + (folder / name).read_bytes())
-    found = Encoder.load(folder)
-    assert found.fingerprint == wanted.fingerprint
-    np.testing.assert_array_equal(found.encode("A naïve sundial"), wanted.encode("A naïve sundial"))
-    saved = found.save(tmp_path / "saved")
+    result = Encoder.load(folder)
+    assert result.fingerprint == expected.fingerprint
+    np.testing.assert_array_equal(result.encode("A naïve sundial"), expected.encode("A naïve sundial"))
+    saved = result.save(tmp_path / "saved")
     assert not [path for path in saved.rglob("*.json") if path.read_bytes().startswith(codecs.BOM_UTF8)]
 
 
 def test_a13_json_as_windows_redirects_it_is_read(golden_copy: Callable[..., Path]) -> None:
     folder = golden_copy(GIST)
-    wanted = read(folder).spec
+    expected = read(folder).spec
     (folder / "modules.json").write_text((folder / "modules.json").read_text(), "utf-16")
-    assert read(folder).spec == wanted
+    assert read(folder).spec == expected
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only there may a name be any bytes")
@@ -462,12 +462,12 @@ def test_a13_a_folder_whose_name_is_not_utf_8(
     folder = golden_copy(GIST)
     for name in {"tokenizer.json", "vocab.txt"} - {*files}:
         (folder / name).unlink()
-    wanted = Encoder.load(folder).encode("A naïve sundial")
+    expected = Encoder.load(folder).encode("A naïve sundial")
     named = folder.rename(Path(os.fsdecode(os.fsencode(tmp_path) + b"/mod\xe8le")))
-    found = Encoder.load(named)
-    np.testing.assert_array_equal(found.encode("A naïve sundial"), wanted)
-    assert found.name == "mod\ufffdle"
-    assert (found.save(named.with_name(named.name + "2")) / "config.json").is_file()
+    result = Encoder.load(named)
+    np.testing.assert_array_equal(result.encode("A naïve sundial"), expected)
+    assert result.name == "mod\ufffdle"
+    assert (result.save(named.with_name(named.name + "2")) / "config.json").is_file()
 
 
 def test_the_heads_of_stella(golden_copy: Callable[..., Path]) -> None:
@@ -520,9 +520,9 @@ def test_max_seq_length_without_one_is_the_tokenizers_within_the_positions(
     if length_file is not None:
         edit_json(folder / "sentence_bert_config.json", length_file)
     edit_json(folder / "tokenizer_config.json", {"model_max_length": model_max_length})
-    found = read(folder)
-    assert found.spec.tokenizer.max_seq_length == limit
-    assert ["the 64 positions" in notice for notice in found.warnings] == [True] * noticed
+    result = read(folder)
+    assert result.spec.tokenizer.max_seq_length == limit
+    assert ["the 64 positions" in message for message in result.warnings] == [True] * noticed
 
 
 @pytest.mark.parametrize("length", [0, -1, "20", 2, 2.5])
@@ -569,19 +569,19 @@ def _name_or_path(folder: Path, text: str) -> None:
         ("base_model", lambda folder: _only_readme(folder, f"---\nbase_model:\n  - '{E5}'\ntags: [a]\n---\n"), None),
     ],
 )
-def test_the_prompts_of_a_known_model_are_supplied_with_a_notice(
+def test_the_prompts_of_a_known_model_are_supplied_with_a_warning(
     known_by: str, set_up: Callable[[Path], None] | None, hub_id: str | None, golden_copy: Callable[..., Path]
 ) -> None:
     folder = golden_copy(E5, "renamed")
     assert (read(folder).known_model, read(folder).spec.prompts, read(folder).warnings) == (None, {}, ())
     if set_up:
         set_up(folder)
-    found = read(folder, name=hub_id)
-    assert found.spec.prompts == E5_PROMPTS
-    [notice] = found.warnings
-    assert known_by in notice
-    assert "'query: '" in notice
-    assert "'passage: '" in notice
+    result = read(folder, name=hub_id)
+    assert result.spec.prompts == E5_PROMPTS
+    [message] = result.warnings
+    assert known_by in message
+    assert "'query: '" in message
+    assert "'passage: '" in message
 
 
 @pytest.mark.parametrize(
@@ -610,8 +610,8 @@ def test_the_prompts_of_a_known_model_are_supplied_with_a_notice(
 def test_a10_other_places_of_a_readme_name_no_model(readme: str, golden_copy: Callable[..., Path]) -> None:
     folder = golden_copy(E5, "renamed")
     _only_readme(folder, readme)
-    found = read(folder)
-    assert (found.known_model, dict(found.spec.prompts), found.warnings) == (None, {}, ())
+    result = read(folder)
+    assert (result.known_model, dict(result.spec.prompts), result.warnings) == (None, {}, ())
 
 
 def test_a10_the_licence_is_that_of_the_front_matter(golden_copy: Callable[..., Path]) -> None:
@@ -626,18 +626,18 @@ def test_a_folder_is_known_by_its_name_or_by_card(
     golden_copy: Callable[..., Path], golden_folder: Callable[[str], Path], assert_near: Callable
 ) -> None:
     folder = golden_copy(E5, "renamed")
-    with pytest.warns(Notice, match="known by its folder's name"):
+    with pytest.warns(Notice, match="by its folder's name"):
         named = Encoder.load(golden_folder(E5))
-    with pytest.warns(Notice, match="known by card="):
+    with pytest.warns(Notice, match="by card="):
         given = Encoder.load(folder, card=E5)
     with warnings.catch_warnings(record=True) as caught:
         plain = Encoder.load(folder)
     assert caught == []
-    wanted = plain.encode(["query: sundial", "passage: sundial"])
+    expected = plain.encode(["query: sundial", "passage: sundial"])
     for encoder in (named, given):
         assert encoder.prompts == E5_PROMPTS
-        assert_near([encoder.encode_query("sundial"), encoder.encode_document("sundial")], wanted)
-    with pytest.raises(InputError, match="'e5-tiny' is not known; gnomon knows") as error:
+        assert_near([encoder.encode_query("sundial"), encoder.encode_document("sundial")], expected)
+    with pytest.raises(InputError, match="card 'e5-tiny'") as error:
         Encoder.load(folder, card="e5-tiny")
     assert all(name in str(error.value) for name in KNOWN_MODELS)
 
@@ -655,8 +655,8 @@ def test_prompts_of_the_folder_come_first_and_empty_ones_are_none(
     assert read(folder).spec.prompts == {"mine": "m: ", **E5_PROMPTS}
     assert "The folder lacks prompts" in read(folder).warnings[0]
     edit_json(path, {"prompts": {"query": "q: ", "passage": "p: "}})
-    found = read(folder, card=E5)  # a folder that speaks of queries or documents is not spoken over
-    assert (dict(found.spec.prompts), found.warnings) == ({"query": "q: ", "passage": "p: "}, ())
+    result = read(folder, card=E5)  # a folder that speaks of queries or documents is not spoken over
+    assert (dict(result.spec.prompts), result.warnings) == ({"query": "q: ", "passage": "p: "}, ())
 
 
 @pytest.mark.filterwarnings("ignore::gnomon.errors.Notice")

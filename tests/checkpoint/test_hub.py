@@ -24,7 +24,7 @@ from gnomon.checkpoint.hub import BARE_IDS, DEFAULT_ORGANISATION, Source, resolv
 from gnomon.errors import InputError, NotAModelError, SourceError, UnsafeFileError
 
 # as dunzhang/stella_en_400M_v5 lists its files, shortened
-WANTED = {
+EXPECTED = {
     "README.md",
     "config.json",
     "config_sentence_transformers.json",
@@ -59,7 +59,7 @@ UNWANTED = {
     ".github/config.json",
     "2_Dense_1024/deeper/model.safetensors",
 }
-STELLA = sorted(WANTED | UNWANTED)
+STELLA = sorted(EXPECTED | UNWANTED)
 NAME = "org/tiny"
 
 
@@ -181,7 +181,7 @@ def files_in(folder: Path) -> set[str]:
 def test_fetches_what_is_needed_and_no_more(hub: FakeHub, tmp_path: Path) -> None:
     sha = hub.push(STELLA)
     source = load(tmp_path)
-    assert hub.fetched() == files_in(source.folder) == WANTED
+    assert hub.fetched() == files_in(source.folder) == EXPECTED
     assert (source.name, source.revision, source.folder.name) == (NAME, sha, sha)
     assert (source.folder / "2_Dense_1024/config.json").read_text() == f"2_Dense_1024/config.json of {sha}"
     assert resolve_source(source.folder) == source  # id and commit are read off the cache path
@@ -299,11 +299,11 @@ def test_a11_an_address_of_the_hub_is_its_model(
     for ref, sha in commits.items():
         (tmp_path / "cache" / "models--org--tiny" / "refs" / ref).parent.mkdir(parents=True, exist_ok=True)
         cache("org/tiny", sha, ref)
-    found = load(tmp_path, address, local_files_only=True)
-    assert (found.name, found.revision) == ("org/tiny", commits[revision])
-    assert load(tmp_path, address, local_files_only=True, revision=revision) == found
+    result = load(tmp_path, address, local_files_only=True)
+    assert (result.name, result.revision) == ("org/tiny", commits[revision])
+    assert load(tmp_path, address, local_files_only=True, revision=revision) == result
     if revision != "main":
-        with pytest.raises(InputError, match="revision 'main' is not that of the address"):
+        with pytest.raises(InputError, match=r"revision 'main'.*address"):
             load(tmp_path, address, local_files_only=True, revision="main")
 
 
@@ -311,8 +311,8 @@ def test_a11_an_address_takes_a_revision_beside_it(
     cache: Callable[..., Path], tmp_path: Path, no_network: object
 ) -> None:
     cache("org/tiny", "b" * 40, "v2")
-    found = load(tmp_path, "https://huggingface.co/org/tiny", local_files_only=True, revision="v2")
-    assert found.revision == "b" * 40
+    result = load(tmp_path, "https://huggingface.co/org/tiny", local_files_only=True, revision="v2")
+    assert result.revision == "b" * 40
 
 
 @pytest.mark.parametrize(
@@ -329,7 +329,7 @@ def test_a11_an_address_takes_a_revision_beside_it(
     ],
 )
 def test_a11_an_address_of_something_else_is_refused(address: str, no_network: object) -> None:
-    with pytest.raises(InputError, match="is no address of a model") as caught:
+    with pytest.raises(InputError, match="not the address of a model") as caught:
         resolve_source(address)
     assert address in str(caught.value)
     assert "ORG/NAME" in str(caught.value) or "a hub id" in str(caught.value)
@@ -338,7 +338,7 @@ def test_a11_an_address_of_something_else_is_refused(address: str, no_network: o
 def test_a11_an_address_is_that_of_the_endpoint_too(hub: FakeHub, tmp_path: Path) -> None:
     sha = hub.push(STELLA)
     assert load(tmp_path, f"{hub.url}/org/tiny").revision == sha
-    assert hub.fetched() == WANTED
+    assert hub.fetched() == EXPECTED
 
 
 def test_a11_a_repo_of_the_hub_cache_is_a_source(cache: Callable[..., Path], no_network: object) -> None:
@@ -349,18 +349,18 @@ def test_a11_a_repo_of_the_hub_cache_is_a_source(cache: Callable[..., Path], no_
     assert resolve_source(repo, revision="v2") == resolve_source(repo, revision="b" * 40)
     assert resolve_source(repo, revision="v2").revision == "b" * 40
     (repo / "refs" / "main").unlink()
-    with pytest.raises(NotAModelError, match=f"no copy of revision main. Its snapshots: {'a' * 40}, {'b' * 40}"):
+    with pytest.raises(NotAModelError, match=f"revision main.*{'a' * 40}, {'b' * 40}"):
         resolve_source(repo)
-    with pytest.raises(NotAModelError, match="no copy of revision v3"):
+    with pytest.raises(NotAModelError, match="without a copy of revision v3"):
         resolve_source(repo, revision="v3")
-    with pytest.raises(NotAModelError, match="no copy of revision"):
+    with pytest.raises(NotAModelError, match="without a copy of revision"):
         resolve_source(repo, revision="../../..")
 
 
 def test_a11_the_only_snapshot_of_a_repo_needs_no_ref(cache: Callable[..., Path], no_network: object) -> None:
     repo = cache("org/tiny", "a" * 40, ref=None)
     assert resolve_source(repo).revision == "a" * 40
-    with pytest.raises(NotAModelError, match="no copy of revision v2"):
+    with pytest.raises(NotAModelError, match="without a copy of revision v2"):
         resolve_source(repo, revision="v2")
 
 
@@ -402,11 +402,11 @@ def test_a_fresh_offline_process_makes_no_request(
     load(tmp_path)
     hub.requests.clear()
     code = f"""
-        from gnomon.checkpoint.hub import resolve
+        from gnomon.checkpoint.hub import resolve_source
         from gnomon.errors import SourceError
-        print(resolve({NAME!r}, cache_dir={str(tmp_path / "cache")!r}{argument}).revision)
+        print(resolve_source({NAME!r}, cache_dir={str(tmp_path / "cache")!r}{argument}).revision)
         try:
-            resolve("org/other"{argument})
+            resolve_source("org/other"{argument})
         except SourceError as error:
             print(error)
     """
@@ -418,10 +418,10 @@ def test_a_fresh_offline_process_makes_no_request(
 
 def test_a_fresh_online_process_reads_the_endpoint(hub: FakeHub, tmp_path: Path) -> None:
     sha = hub.push(STELLA)
-    code = f"from gnomon.checkpoint.hub import resolve; print(resolve({NAME!r}).revision)"
+    code = f"from gnomon.checkpoint.hub import resolve_source; print(resolve_source({NAME!r}).revision)"
     output = python(code, HF_ENDPOINT=hub.url, HF_HUB_OFFLINE="0", HF_HOME=str(tmp_path / "home"))
     assert output.split() == [sha]
-    assert hub.fetched() == WANTED
+    assert hub.fetched() == EXPECTED
 
 
 def test_importing_gnomon_imports_no_client() -> None:
@@ -540,7 +540,7 @@ def test_control_c_passes_through(hub: FakeHub, tmp_path: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize("name", ["org--name", "org/na me", "name.git", "a..b", "-x", "x" * 97])
 def test_what_is_no_hub_id(name: str, no_network: object) -> None:
-    with pytest.raises(InputError, match=r"a source is a folder .* a hub id .* or an installed package"):
+    with pytest.raises(InputError, match=r"a folder .* a hub id .* or an installed package"):
         resolve_source(name)
 
 
@@ -559,7 +559,7 @@ BIN_SHARDS = [f"pytorch_model-0000{i}-of-00002.bin" for i in (1, 2)]
 @pytest.mark.parametrize(
     ("files", "expected"),
     [
-        (STELLA, sorted(WANTED)),
+        (STELLA, sorted(EXPECTED)),
         ([], []),
         (["model.safetensors", *SHARDS, "model.safetensors.index.json"], ["model.safetensors"]),
         ([*SHARDS, "model.safetensors.index.json", "pytorch_model.bin"], [*SHARDS, "model.safetensors.index.json"]),
@@ -631,12 +631,12 @@ def test_a_path_that_does_not_exist(
     text: str | Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_network: object
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(NotAModelError, match=rf"there is no folder /.*the current folder is {tmp_path}"):
+    with pytest.raises(NotAModelError, match=rf"folder /.*[Tt]he current folder is {tmp_path}"):
         resolve_source(text)
 
 
 def test_texts_that_are_no_source(no_network: object) -> None:
-    with pytest.raises(InputError, match="the source is empty; it is a folder"):
+    with pytest.raises(InputError, match=r"source is empty.*a folder"):
         resolve_source("")
     with pytest.raises(NotAModelError, match=r"cannot be looked up as a folder: .*name too long"):
         resolve_source("a sentence " * 1000)
@@ -646,7 +646,7 @@ def test_texts_that_are_no_source(no_network: object) -> None:
 
 def test_revision_needs_a_hub_id(tmp_path: Path) -> None:
     for source in (tmp_path, str(tmp_path), "package:anything"):
-        with pytest.raises(InputError, match=r"revision 'v1' needs a hub id, and '.*' is local: leave revision out"):
+        with pytest.raises(InputError, match=r"revision 'v1' needs a hub id, and '.*' is local.*revision"):
             resolve_source(source, revision="v1")
 
 

@@ -31,7 +31,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "XLMRoberta": {**SIZES, **COMMON, "hidden_act": "silu", "layer_norm_eps": 1e-5},
     "DistilBert": {**COMMON, "dim": 32, "n_heads": 4, "n_layers": 2, "hidden_dim": 48, "activation": "relu"},
 }
-WANTED = {
+EXPECTED = {
     "Bert": ("relu", 1e-3),
     "Roberta": ("gelu", 1e-3),  # its head has gelu, whatever the layers have
     "XLMRoberta": ("gelu", 1e-5),
@@ -104,7 +104,7 @@ def transformers(torch: Any) -> Any:
 
 
 @pytest.fixture
-def made(torch: Any, transformers: Any, tmp_path: Path) -> Callable[..., tuple[Path, Any]]:
+def built(torch: Any, transformers: Any, tmp_path: Path) -> Callable[..., tuple[Path, Any]]:
     """A folder of a small model with its head, and the model; no weight keeps a value that could hide it."""
 
     def make(kind: str, *, tied: bool = True, pickled: bool = False) -> tuple[Path, Any]:
@@ -132,10 +132,10 @@ def logits(torch: Any, transformers: Any) -> Callable[[Path], np.ndarray]:
     """What AutoModelForMaskedLM computes from a folder, of which it must miss nothing."""
 
     def compute(folder: Path) -> np.ndarray:
-        model, told = transformers.AutoModelForMaskedLM.from_pretrained(folder, output_loading_info=True)
-        assert not told["missing_keys"]
-        assert not told["mismatched_keys"]
-        assert not [key for key in told["unexpected_keys"] if "pooler" not in key]
+        model, message = transformers.AutoModelForMaskedLM.from_pretrained(folder, output_loading_info=True)
+        assert not message["missing_keys"]
+        assert not message["mismatched_keys"]
+        assert not [key for key in message["unexpected_keys"] if "pooler" not in key]
         with torch.no_grad():
             return model.eval()(torch.arange(2, 14)[None]).logits.numpy()
 
@@ -149,21 +149,21 @@ def test_a_head_is_read_and_written_back(
     kind: str,
     tied: bool,
     pickled: bool,
-    made: Callable[..., tuple[Path, Any]],
+    built: Callable[..., tuple[Path, Any]],
     logits: Callable[[Path], np.ndarray],
     tmp_path: Path,
     assert_same: Callable,
     assert_mapped: Callable,
 ) -> None:
-    folder, model = made(kind, tied=tied, pickled=pickled)
+    folder, model = built(kind, tied=tied, pickled=pickled)
     checkpoint = read(folder)
-    activation, norm_eps = WANTED[kind]
+    activation, norm_eps = EXPECTED[kind]
     assert checkpoint.mlm == MlmSpec(activation=activation, tied=tied, norm_eps=norm_eps)
     assert ("mlm.decoder.weight" in checkpoint.mlm_arrays) is not tied
     state = model.state_dict()
-    found = in_their_names(dict(checkpoint.mlm_arrays), THEIRS[kind])
-    assert_same(found, {name: state[name].numpy() for name in found})
-    assert len(found) == 6 - tied
+    result = in_their_names(dict(checkpoint.mlm_arrays), THEIRS[kind])
+    assert_same(result, {name: state[name].numpy() for name in result})
+    assert len(result) == 6 - tied
     assert_mapped(checkpoint.mlm_arrays)
     saved = save_folder(checkpoint, tmp_path / "ours")
     np.testing.assert_array_equal(logits(saved), logits(folder))
@@ -177,10 +177,10 @@ def test_a_head_is_read_and_written_back(
 
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_a_trunk_beside_a_head_has_its_prefix_and_is_found(
-    kind: str, made: Callable[..., tuple[Path, Any]], torch: Any, transformers: Any, tmp_path: Path
+    kind: str, built: Callable[..., tuple[Path, Any]], torch: Any, transformers: Any, tmp_path: Path
 ) -> None:
     """transformers 4 raises at a head beside a trunk without the prefix; 5 takes both."""
-    folder, model = made(kind)
+    folder, model = built(kind)
     saved = save_folder(read(folder), tmp_path / "ours")
     prefix = f"{model.base_model_prefix}."
     heads = ("cls.", "lm_head.", "vocab_")
@@ -189,13 +189,13 @@ def test_a_trunk_beside_a_head_has_its_prefix_and_is_found(
     assert {name for name in tensors if name.startswith(prefix)} == {
         name for name in model.state_dict() if name.startswith(prefix)
     }
-    trunk, told = transformers.AutoModel.from_pretrained(saved, output_loading_info=True)
-    assert not [key for key in told["missing_keys"] if "pooler" not in key]
-    assert all(key.startswith(heads) for key in told["unexpected_keys"])
+    trunk, message = transformers.AutoModel.from_pretrained(saved, output_loading_info=True)
+    assert not [key for key in message["missing_keys"] if "pooler" not in key]
+    assert all(key.startswith(heads) for key in message["unexpected_keys"])
     ids = torch.arange(2, 14)[None]
     with torch.no_grad():
-        wanted = getattr(model, model.base_model_prefix)(ids).last_hidden_state
-        assert torch.equal(trunk.eval()(ids).last_hidden_state, wanted)
+        expected = getattr(model, model.base_model_prefix)(ids).last_hidden_state
+        assert torch.equal(trunk.eval()(ids).last_hidden_state, expected)
 
 
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
@@ -203,12 +203,12 @@ def test_a_trunk_beside_a_head_has_its_prefix_and_is_found(
 def test_the_bias_has_two_names(
     kind: str,
     tied: bool,
-    made: Callable[..., tuple[Path, Any]],
+    built: Callable[..., tuple[Path, Any]],
     logits: Callable[[Path], np.ndarray],
     tmp_path: Path,
 ) -> None:
-    folder, _ = made(kind, tied=tied)
-    wanted, bias = logits(folder), read(folder).mlm_arrays["mlm.decoder.bias"]
+    folder, _ = built(kind, tied=tied)
+    expected, bias = logits(folder), read(folder).mlm_arrays["mlm.decoder.bias"]
     free, decoders = FREE_BIAS[kind], f"{THEIRS[kind]['mlm.decoder']}.bias"
     for names in [{free: bias}, {decoders: bias}, {free: bias, decoders: bias}, {free: bias + 1, decoders: bias}]:
         rewrite(folder, lambda arrays, names=names: without(arrays, free, decoders) | names)
@@ -216,19 +216,19 @@ def test_the_bias_has_two_names(
         np.testing.assert_array_equal(checkpoint.mlm_arrays["mlm.decoder.bias"], bias)
         saved = save_folder(checkpoint, tmp_path / "ours", overwrite=True)
         assert {free, decoders} < load_file(saved / "model.safetensors").keys()
-        np.testing.assert_array_equal(logits(saved), wanted)
+        np.testing.assert_array_equal(logits(saved), expected)
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_a_copy_of_the_token_table_is_tied_and_another_table_is_not(
     kind: str,
-    made: Callable[..., tuple[Path, Any]],
+    built: Callable[..., tuple[Path, Any]],
     logits: Callable[[Path], np.ndarray],
     edit_json: Callable,
     tmp_path: Path,
 ) -> None:
     """As transformers 5 reads it: `tie_word_embeddings` does not throw a table away that the file holds."""
-    folder, _ = made(kind)
+    folder, _ = built(kind)
     decoder, tokens = f"{THEIRS[kind]['mlm.decoder']}.weight", read(folder).arrays["embed.tokens"]
     rewrite(folder, lambda arrays: {**arrays, decoder: tokens})
     copied = read(folder)
@@ -238,9 +238,9 @@ def test_a_copy_of_the_token_table_is_tied_and_another_table_is_not(
     assert decoder not in load_file(saved / "model.safetensors")
     np.testing.assert_array_equal(logits(saved), logits(folder))
     edit_json(folder / "config.json", {"tie_word_embeddings": False})
-    told = read(folder)
-    assert told.mlm is not None
-    assert not told.mlm.tied
+    message = read(folder)
+    assert message.mlm is not None
+    assert not message.mlm.tied
     edit_json(folder / "config.json", drop=("tie_word_embeddings",))
     rewrite(folder, lambda arrays: {**arrays, decoder: tokens + 1})
     other = read(folder)
@@ -381,13 +381,13 @@ def test_sentence_transformers_and_transformers_open_it(
         return sentence_transformers.SentenceTransformer(f"{folder}", device="cpu", local_files_only=True).encode(TEXTS)
 
     folder, _ = headed()
-    wanted = vectors(golden_folder(GIST))
+    expected = vectors(golden_folder(GIST))
     for dialect in DIALECTS:
         saved = save_folder(read(folder), tmp_path / dialect, dialect=dialect)
-        np.testing.assert_array_equal(vectors(saved), wanted)
+        np.testing.assert_array_equal(vectors(saved), expected)
         np.testing.assert_array_equal(logits(saved), logits(folder))
-    trunk, told = transformers.AutoModel.from_pretrained(saved, output_loading_info=True)
-    assert not told["missing_keys"]
+    trunk, message = transformers.AutoModel.from_pretrained(saved, output_loading_info=True)
+    assert not message["missing_keys"]
     original = transformers.AutoModel.from_pretrained(golden_folder(GIST))
     np.testing.assert_array_equal(trunk.pooler.dense.weight.detach(), original.pooler.dense.weight.detach())
 
@@ -396,7 +396,7 @@ def test_sentence_transformers_and_transformers_open_it(
 
 
 @pytest.mark.parametrize(
-    ("config", "wanted"),
+    ("config", "expected"),
     [
         ({"model_type": "bert"}, (0.1, 0.1)),
         ({"model_type": "xlm-roberta", "hidden_dropout_prob": 0, "attention_probs_dropout_prob": 0.5}, (0.0, 0.5)),
@@ -407,8 +407,8 @@ def test_sentence_transformers_and_transformers_open_it(
         ({"model_type": "new", "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.1}, (0.0, 0.1)),
     ],
 )
-def test_dropout(config: dict[str, Any], wanted: tuple[float, float]) -> None:
-    assert read_dropout(config) == wanted
+def test_dropout(config: dict[str, Any], expected: tuple[float, float]) -> None:
+    assert read_dropout(config) == expected
 
 
 @pytest.mark.parametrize("value", [1, 1.0, -0.1, "0.1", None, True, False, float("nan"), [0.1]])

@@ -113,12 +113,12 @@ def test_a_published_layout_as_sentence_transformers(
     folder = golden_folder(name)
     texts = json.loads((folder / "texts.json").read_text("utf-8"))["texts"] + TEXTS
     theirs, ours = open_st(folder), Encoder.load(folder)
-    wanted = theirs.encode(texts)
-    assert_near(ours.encode(texts, prompt="", on_truncate="silent"), wanted)
+    expected = theirs.encode(texts)
+    assert_near(ours.encode(texts, prompt="", on_truncate="silent"), expected)
     theirs.save(str(tmp_path / "theirs"))
-    assert_near(Encoder.load(tmp_path / "theirs").encode(texts, on_truncate="silent"), wanted)
+    assert_near(Encoder.load(tmp_path / "theirs").encode(texts, on_truncate="silent"), expected)
     for dialect in DIALECTS:
-        assert_near(open_st(ours.save(tmp_path / dialect, dialect=dialect)).encode(texts), wanted)
+        assert_near(open_st(ours.save(tmp_path / dialect, dialect=dialect)).encode(texts), expected)
 
 
 @pytest.mark.parametrize("follows", TRUNKLESS.values(), ids=TRUNKLESS.keys())
@@ -129,11 +129,11 @@ def test_what_sentence_transformers_saves_opens_here_and_back(
     assert_near: Callable,
 ) -> None:
     theirs = build(follows)
-    wanted = theirs.encode(TEXTS)
+    expected = theirs.encode(TEXTS)
     theirs.save(str(tmp_path / "theirs"))
     ours = Encoder.load(tmp_path / "theirs")
-    assert ours.spec.dim == wanted.shape[1]
-    assert_near(ours.encode(TEXTS, on_truncate="silent"), wanted)
+    assert ours.spec.dim == expected.shape[1]
+    assert_near(ours.encode(TEXTS, on_truncate="silent"), expected)
     for dialect in DIALECTS:
         folder = ours.save(tmp_path / dialect, dialect=dialect)
         again = Encoder.load(folder)
@@ -141,7 +141,7 @@ def test_what_sentence_transformers_saves_opens_here_and_back(
         np.testing.assert_array_equal(
             again.encode(TEXTS, on_truncate="silent"), ours.encode(TEXTS, on_truncate="silent")
         )
-        assert_near(open_st(folder).encode(TEXTS), wanted)
+        assert_near(open_st(folder).encode(TEXTS), expected)
 
 
 @pytest.mark.parametrize("modes", [*((mode,) for mode in POOLING_MODES), POOLING_MODES], ids=" ".join)
@@ -154,8 +154,8 @@ def test_a_prompt_that_is_not_pooled(
     ours = Encoder.load(tmp_path / "theirs")
     assert dict(ours.prompts) == prompts
     for name in prompts:
-        wanted = theirs.encode(TEXTS, prompt_name=name)
-        assert_near(ours.encode(TEXTS, prompt_name=name, on_truncate="silent"), wanted)
+        expected = theirs.encode(TEXTS, prompt_name=name)
+        assert_near(ours.encode(TEXTS, prompt_name=name, on_truncate="silent"), expected)
     assert_near(ours.encode(TEXTS, prompt="", on_truncate="silent"), theirs.encode(TEXTS, prompt=""))
     assert_near(
         open_st(ours.save(tmp_path / "ours")).encode(TEXTS, prompt_name="ask"), theirs.encode(TEXTS, prompt_name="ask")
@@ -194,15 +194,15 @@ def test_truncate_dim(
 ) -> None:
     """As there, but a model that normalises gives unit vectors here at every width."""
     theirs = build([lambda: Pooling(64), *([Normalize] if normalizes else [])], truncate_dim=16)
-    wanted = theirs.encode(TEXTS, normalize_embeddings=normalizes)
+    expected = theirs.encode(TEXTS, normalize_embeddings=normalizes)
     theirs.save(str(tmp_path / "theirs"))
     ours = Encoder.load(tmp_path / "theirs")
     assert (ours.spec.dim, ours.spec.truncate_dim) == (16, 16)
-    assert_near(ours.encode(TEXTS, on_truncate="silent"), wanted)
+    assert_near(ours.encode(TEXTS, on_truncate="silent"), expected)
     wanted_8 = theirs.encode(TEXTS, truncate_dim=8, normalize_embeddings=normalizes)
     assert_near(ours.encode(TEXTS, truncate_dim=8, on_truncate="silent"), wanted_8)
     saved = ours.save(tmp_path / "ours")
-    assert_near(open_st(saved).encode(TEXTS, normalize_embeddings=normalizes), wanted)
+    assert_near(open_st(saved).encode(TEXTS, normalize_embeddings=normalizes), expected)
 
 
 @pytest.mark.parametrize("name", ["cosine", "dot", "euclidean", "manhattan"])
@@ -310,10 +310,10 @@ def test_a_checkpoint_in_half_precision(
     save_torch(halves, folder / "model.safetensors")
     wide = {tensor: value.float() if value.is_floating_point() else value for tensor, value in halves.items()}
     save_torch(wide, rounded / "model.safetensors")
-    half, twin = Encoder.load(folder), Encoder.load(rounded)
-    found = half.encode(TEXTS, prompt="", on_truncate="silent")
-    assert_near(found, twin.encode(TEXTS, prompt="", on_truncate="silent"))
-    assert_near(found, full.encode(TEXTS, prompt="", on_truncate="silent"), limit)
+    half, reference = Encoder.load(folder), Encoder.load(rounded)
+    result = half.encode(TEXTS, prompt="", on_truncate="silent")
+    assert_near(result, reference.encode(TEXTS, prompt="", on_truncate="silent"))
+    assert_near(result, full.encode(TEXTS, prompt="", on_truncate="silent"), limit)
     again = Encoder.load(half.save(tmp_path / "saved" / name))
     assert again.fingerprint == half.fingerprint != full.fingerprint
     torch.save(halves, folder / "pytorch_model.bin")
@@ -330,12 +330,12 @@ UNKNOWN_TEXTS = ["zebra", "the zebra tells a yak", "yak yak the yak"]
 
 def words_tokenizer(kind: str = "wordpiece") -> Tokenizer:
     vocab = {word: i for i, word in enumerate(WORDS)}
-    made: Mapping[str, Callable[[], Any]] = {
+    built: Mapping[str, Callable[[], Any]] = {
         "wordpiece": lambda: models.WordPiece(vocab, unk_token="[UNK]"),
         "wordlevel": lambda: models.WordLevel(vocab, unk_token="[UNK]"),
         "unigram": lambda: models.Unigram([(word, -float(i)) for i, word in enumerate(WORDS)], unk_id=1),
     }
-    tokenizer = Tokenizer(made[kind]())
+    tokenizer = Tokenizer(built[kind]())
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     return tokenizer
 
@@ -356,11 +356,11 @@ def test_static_embedding(follows: list[Callable[[], nn.Module]], tmp_path: Path
     chain = [StaticEmbedding(tokenizer, embedding_weights=table()), *(module() for module in follows)]
     theirs = SentenceTransformer(modules=chain, device="cpu")
     texts = STATIC_TEXTS + UNKNOWN_TEXTS
-    wanted = theirs.encode(texts)
+    expected = theirs.encode(texts)
     theirs.save(str(tmp_path / "theirs"))
     ours = Encoder.load(tmp_path / "theirs")
     assert ours.max_seq_length is None
-    assert_near(ours.encode(texts), wanted)
+    assert_near(ours.encode(texts), expected)
     if len(follows) < 2:
         assert not ours.encode("").any()
     for dialect in DIALECTS:
@@ -368,7 +368,7 @@ def test_static_embedding(follows: list[Callable[[], nn.Module]], tmp_path: Path
         again = Encoder.load(folder)
         assert again.fingerprint == ours.fingerprint
         assert files_of(again.save(tmp_path / f"{dialect} again", dialect=dialect)) == files_of(folder)
-        assert_near(open_st(folder).encode(texts), wanted)
+        assert_near(open_st(folder).encode(texts), expected)
 
 
 def test_static_embedding_reads_as_far_as_its_tokenizer_says(tmp_path: Path, assert_near: Callable) -> None:
@@ -376,11 +376,11 @@ def test_static_embedding_reads_as_far_as_its_tokenizer_says(tmp_path: Path, ass
     tokenizer = words_tokenizer()
     tokenizer.enable_truncation(6)
     theirs = SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_weights=table())], device="cpu")
-    wanted = theirs.encode(STATIC_TEXTS)
+    expected = theirs.encode(STATIC_TEXTS)
     theirs.save(str(tmp_path / "theirs"))
     ours = Encoder.load(tmp_path / "theirs")
-    assert_near(ours.encode(STATIC_TEXTS, on_truncate="silent"), wanted)
-    assert_near(open_st(ours.save(tmp_path / "ours")).encode(STATIC_TEXTS), wanted)
+    assert_near(ours.encode(STATIC_TEXTS, on_truncate="silent"), expected)
+    assert_near(open_st(ours.save(tmp_path / "ours")).encode(STATIC_TEXTS), expected)
 
 
 MODEL2VEC: dict[str, dict[str, Any]] = {
@@ -409,20 +409,20 @@ def test_model2vec(layout: str, kind: str, options: dict[str, Any], tmp_path: Pa
         theirs.config["model_type"] = "model2vec"  # as distilled ones have; made from a table, a model has none
     theirs.median_token_length = 10**6  # there, texts are cut to max_length times it in characters first; not here
     texts = STATIC_TEXTS + UNKNOWN_TEXTS
-    wanted = theirs.encode(texts)
+    expected = theirs.encode(texts)
     theirs.save_pretrained(tmp_path / "theirs")
     if layout == "no modules.json":
         (tmp_path / "theirs" / "modules.json").unlink()
     ours = Encoder.load(tmp_path / "theirs")
     assert ours.max_seq_length == options.get("max_length", 512)
-    assert_near(ours.encode(texts, on_truncate="silent"), wanted)
+    assert_near(ours.encode(texts, on_truncate="silent"), expected)
     folder = ours.save(tmp_path / "ours")
     again = Encoder.load(folder)
     assert again.fingerprint == ours.fingerprint
     assert files_of(again.save(tmp_path / "again")) == files_of(folder)
     back = model2vec.StaticModel.from_pretrained(folder)
     back.median_token_length = 10**6
-    assert_near(back.encode(texts), wanted)
+    assert_near(back.encode(texts), expected)
     if options.get("max_length", 512) == 512 and theirs.embedding.dtype != np.int8:
         known = [0, 2, 3]  # sentence-transformers counts unknown tokens, and cannot open int8
-        assert_near(open_st(folder).encode([texts[i] for i in known]), wanted[known])
+        assert_near(open_st(folder).encode([texts[i] for i in known]), expected[known])

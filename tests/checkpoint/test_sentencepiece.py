@@ -104,7 +104,7 @@ def test_xlm_roberta_is_known_by_class_or_model_type(tmp_path: Path, name: str) 
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"trainer": field(3, 2)}, r"model_type is 2 \(BPE\), and only 1"),
         ({"trainer": field(3, 4)}, r"model_type is 4 \(char\)"),
@@ -115,8 +115,8 @@ def test_xlm_roberta_is_known_by_class_or_model_type(tmp_path: Path, name: str) 
         ({"normalizer": field(4, 0)}, "remove_extra_whitespaces is 0"),
     ],
 )
-def test_other_settings_are_refused(tmp_path: Path, change: dict[str, bytes], told: str) -> None:
-    with pytest.raises(UnsupportedError, match=told):
+def test_other_settings_are_refused(tmp_path: Path, change: dict[str, bytes], message: str) -> None:
+    with pytest.raises(UnsupportedError, match=message):
         read_tokenizer(spm_folder(tmp_path, spm(**change)))
 
 
@@ -148,7 +148,7 @@ def test_a_corrupt_model_is_named(tmp_path: Path, blob: bytes) -> None:
         read_tokenizer(spm_folder(tmp_path, blob))
 
 
-def test_a_cut_model_is_refused_wherever_it_is_cut(tmp_path: Path) -> None:
+def test_a_truncated_model_is_refused_wherever_it_ends(tmp_path: Path) -> None:
     blob = spm()
     for end in range(len(blob)):
         with pytest.raises(NotAModelError):
@@ -157,7 +157,7 @@ def test_a_cut_model_is_refused_wherever_it_is_cut(tmp_path: Path) -> None:
         read_tokenizer(spm_folder(tmp_path, b"".join(piece(*row) for row in ROWS)))
 
 
-def test_a_cut_real_model_is_refused(tmp_path: Path, golden: Callable[[str], Path]) -> None:
+def test_a_truncated_real_model_is_refused(tmp_path: Path, golden: Callable[[str], Path]) -> None:
     blob = (golden("multilingual-e5-small") / NAME).read_bytes()
     for end in [*range(0, len(blob), 4999), len(blob) - 1]:
         with pytest.raises(NotAModelError):

@@ -142,7 +142,7 @@ def test_ids_are_the_golden_ids(pair: tuple[Path, Tokenizer, Tokenizer]) -> None
                     assert cut == flat[start:end].tolist()
 
 
-def test_long_text_is_neither_cut_nor_padded(pair: tuple[Path, Tokenizer, Tokenizer]) -> None:
+def test_long_text_is_neither_truncated_nor_padded(pair: tuple[Path, Tokenizer, Tokenizer]) -> None:
     for tokenizer in pair[1:]:
         assert len(tokenizer.encode("one two " * 4000).ids) >= 8002
         assert len(tokenizer.encode("").ids) == 2
@@ -368,7 +368,7 @@ def test_sentencepiece_equals_transformers(trained: tuple[Tokenizer, Tokenizer],
 
 
 @pytest.mark.parametrize(
-    ("name", "config", "told"),
+    ("name", "config", "message"),
     [
         ("spiece.model", {"tokenizer_class": "AlbertTokenizer"}, "AlbertTokenizer with spiece.model"),
         ("spiece.model", {"tokenizer_class": "T5TokenizerFast"}, "T5Tokenizer with spiece.model"),
@@ -377,18 +377,18 @@ def test_sentencepiece_equals_transformers(trained: tuple[Tokenizer, Tokenizer],
         ("vocab.txt", {"tokenizer_class": "MPNetTokenizer"}, "MPNetTokenizer with vocab.txt"),
     ],
 )
-def test_other_families_are_refused_by_name(tmp_path: Path, name: str, config: dict[str, str], told: str) -> None:
+def test_other_families_are_refused_by_name(tmp_path: Path, name: str, config: dict[str, str], message: str) -> None:
     (tmp_path / name).write_bytes(b"")
     edit_json(tmp_path / "tokenizer_config.json", **config)
-    with pytest.raises(UnsupportedError, match=told + ".*is not built here.*tokenizer.json"):
+    with pytest.raises(UnsupportedError, match=message + ".*is not implemented.*tokenizer.json"):
         read_tokenizer(tmp_path)
 
 
 @pytest.mark.parametrize(("model_type", "name"), [("camembert", "sentencepiece.bpe.model"), ("mpnet", "vocab.txt")])
-def test_model_type_tells_where_no_class_is_named(tmp_path: Path, model_type: str, name: str) -> None:
+def test_model_type_decides_where_no_class_is_named(tmp_path: Path, model_type: str, name: str) -> None:
     (tmp_path / name).write_bytes(b"")
     edit_json(tmp_path / "config.json", model_type=model_type)
-    with pytest.raises(UnsupportedError, match="is not built here"):
+    with pytest.raises(UnsupportedError, match="is not implemented"):
         read_tokenizer(tmp_path)
 
 
@@ -397,8 +397,8 @@ def test_missing_files_are_listed(tmp_path: Path) -> None:
     with pytest.raises(NotAModelError) as caught:
         read_tokenizer(tmp_path)
     names = ["tokenizer.json", "vocab.txt", "vocab.json + merges.txt", "sentencepiece.bpe.model", "spiece.model"]
-    for told in [str(tmp_path), *names, "tokenizer.model", "save_pretrained"]:
-        assert told in str(caught.value)
+    for message in [str(tmp_path), *names, "tokenizer.model", "save_pretrained"]:
+        assert message in str(caught.value)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b'{"version": "1.0"}', b'{"model": 3}'])
@@ -420,7 +420,7 @@ def test_broken_settings_are_named(tmp_path: Path, name: str, content: bytes) ->
 
 
 @pytest.mark.parametrize(
-    ("config", "told"),
+    ("config", "message"),
     [
         ({"mask_token": 3}, "a token is a string or .*, not 3"),
         ({"mask_token": {"content": None}}, "a token is a string or"),
@@ -431,8 +431,8 @@ def test_broken_settings_are_named(tmp_path: Path, name: str, content: bytes) ->
         ({"additional_special_tokens": 7}, "tokenizer_config.json cannot be used"),
     ],
 )
-def test_settings_of_a_wrong_kind_are_refused(tmp_path: Path, config: dict[str, object], told: str) -> None:
-    with pytest.raises(NotAModelError, match=told):
+def test_settings_of_a_wrong_kind_are_refused(tmp_path: Path, config: dict[str, object], message: str) -> None:
+    with pytest.raises(NotAModelError, match=message):
         read_tokenizer(bert_folder(tmp_path, **config))
 
 

@@ -48,9 +48,9 @@ def first(options: Any) -> Any:
 
 def ours(folder: Path, **overrides: Any) -> tuple[list[list[int]], list[str]]:
     """Ids of TEXTS, and what was said about reading them."""
-    notices: list[str] = []
-    tokenizer = read_tokenizer(folder, notices, overrides)
-    return [tokenizer.encode(text).ids for text in TEXTS], notices
+    messages: list[str] = []
+    tokenizer = read_tokenizer(folder, messages, overrides)
+    return [tokenizer.encode(text).ids for text in TEXTS], messages
 
 
 def check_saved(tokenizer: Tokenizer, folder: Path, files: dict[str, Json], target: Path) -> None:
@@ -61,19 +61,19 @@ def check_saved(tokenizer: Tokenizer, folder: Path, files: dict[str, Json], targ
     (target / "tokenizer.json").write_text(tokenizer.to_str(), "utf-8")
     for name, text in build_side_files(tokenizer, texts, model).items():
         (target / name).write_text(text, "utf-8")
-    wanted = [tokenizer.encode(text).ids for text in TEXTS]
-    assert ours(target) == (wanted, [])
-    assert ids_of(target) == wanted
+    expected = [tokenizer.encode(text).ids for text in TEXTS]
+    assert ours(target) == (expected, [])
+    assert ids_of(target) == expected
 
 
 @settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
-def test_a5_side_files_of_every_kind_are_read_as_transformers_5_reads_them_or_a_notice_says_so(data: Any) -> None:
+def test_a5_side_files_of_every_kind_are_read_as_transformers_5_reads_them_or_with_a_warning(data: Any) -> None:
     files = draw_folder(lambda options: data.draw(st.sampled_from(options)))
     with TemporaryDirectory() as place:
         folder = write_folder(Path(place) / "model", files)
         reference = ids_of(folder)
-        ids, notices = ours(folder)
+        ids, messages = ours(folder)
         name = files.get("tokenizer_config.json", {}).get("tokenizer_class")
         unknown = any(name in names for names in UNKNOWN.values())
         if isinstance(reference, str):
@@ -83,8 +83,8 @@ def test_a5_side_files_of_every_kind_are_read_as_transformers_5_reads_them_or_a_
             version = "5" if name == "TokenizersBackend" else files["config.json"].get("transformers_version", "5")
             if version.startswith("5") and not unknown:
                 assert ids == reference  # said or not: version 5 is followed
-            assert notices or ids == reference
-        assert unknown == any("is not known here" in notice for notice in notices)
+            assert messages or ids == reference
+        assert unknown == any("is not known here" in notice for notice in messages)
         check_saved(read_tokenizer(folder), folder, files, Path(place) / "saved")
 
 
@@ -102,10 +102,10 @@ BERT_SETTINGS: list[Json] = [
 def assert_as_sentence_transformers(folder: Path, assert_near: Callable[..., None], saved: Path) -> Encoder:
     texts = ["Hello World", "café Naïve RÉSUMÉ", "漢字 kana日本", "a <ticket> and < ticket >"]
     encoder = Encoder.load(folder)
-    wanted = SentenceTransformer(str(folder), device="cpu", local_files_only=True).encode(texts)
-    assert_near(encoder.encode(texts, prompt=""), wanted)
+    expected = SentenceTransformer(str(folder), device="cpu", local_files_only=True).encode(texts)
+    assert_near(encoder.encode(texts, prompt=""), expected)
     again = SentenceTransformer(str(encoder.save(saved)), device="cpu", local_files_only=True)
-    assert_near(again.encode(texts), wanted)
+    assert_near(again.encode(texts), expected)
     assert Encoder.load(saved).fingerprint == encoder.fingerprint
     return encoder
 
@@ -171,19 +171,19 @@ def test_a1_a5_a_class_that_the_versions_read_differently(name: str, version: in
     by_4, by_5 = BERT_CLASS_IDS[name]
     tokenizer = read_tokenizer(folder)
     assert tokenizer.encode("World").tokens[1:-1] == (by_4 if version == 4 else by_5)
-    ids, notices = ours(folder)
+    ids, messages = ours(folder)
     assert (ids == ids_of(folder)) == (version == 5 or by_4 == by_5)
-    assert [f"version {version} wrote them" in notice for notice in notices] == [True] * (by_4 != by_5)
+    assert [f"version {version} wrote them" in notice for notice in messages] == [True] * (by_4 != by_5)
     check_saved(tokenizer, folder, files, tmp_path / "saved")
 
 
 @pytest.mark.parametrize("name", ["MPNetTokenizer", "SplinterTokenizer", "NoSuchTokenizer"])
-def test_a1_a4_a_class_that_is_not_known_is_said_and_not_kept(name: str, tmp_path: Path) -> None:
+def test_a1_a4_an_unknown_class_gives_a_warning_and_is_not_saved(name: str, tmp_path: Path) -> None:
     config = {"tokenizer_class": name, "do_lower_case": False}
     files = {"tokenizer.json": bert_json(first), "config.json": {"model_type": "bert"}, "tokenizer_config.json": config}
     folder = write_folder(tmp_path / "model", files)
-    ids, notices = ours(folder)
-    [notice] = notices
+    ids, messages = ours(folder)
+    [notice] = messages
     assert f"{name} is not known here" in notice
     assert "may read this folder in another way" in notice
     assert (ids == ids_of(folder)) == (name == "NoSuchTokenizer")
@@ -215,8 +215,8 @@ def test_a1_a_class_that_takes_tokenizer_json_as_it_is(tmp_path: Path) -> None:
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "do_lower_case": False}
     files = {"tokenizer.json": bert_json(first), "config.json": {"model_type": "bert"}, "tokenizer_config.json": config}
     folder = write_folder(tmp_path, files)
-    ids, notices = ours(folder)
-    assert not notices
+    ids, messages = ours(folder)
+    assert not messages
     assert ids == ids_of(folder)
     assert read_tokenizer(folder).encode("Hello").tokens == ["[CLS]", "hello", "[SEP]"]
 
@@ -281,7 +281,7 @@ def resize_table(folder: Path, rows: int) -> None:
     (folder / "config.json").write_text(json.dumps(config | {"vocab_size": rows}), "utf-8")
 
 
-def test_a2_an_id_that_is_not_the_declared_one_is_said(tmp_path: Path) -> None:
+def test_a2_an_id_that_is_not_the_declared_one_gives_a_warning(tmp_path: Path) -> None:
     tokenizer = bert_json(first)
     size = len(tokenizer["model"]["vocab"])
     token = {key: value for key, value in added(0, "<ticket>").items() if key != "id"}
@@ -289,9 +289,9 @@ def test_a2_an_id_that_is_not_the_declared_one_is_said(tmp_path: Path) -> None:
     folder = write_folder(
         tmp_path, {"tokenizer.json": tokenizer, "config.json": {"model_type": "bert"}, "tokenizer_config.json": config}
     )
-    ids, notices = ours(folder)
+    ids, messages = ours(folder)
     assert ids == ids_of(folder)
-    assert any(f"<ticket> has id {size}, not {size + 5}" in notice for notice in notices)
+    assert any(f"<ticket> has id {size}, not {size + 5}" in notice for notice in messages)
 
 
 def test_a2_a_side_file_that_is_broken_is_named(tmp_path: Path) -> None:
@@ -319,10 +319,10 @@ def test_a2_tokens_that_the_normalizer_makes_the_same_are_read_alike_in_every_lo
     files = {"tokenizer.json": tokenizer, "config.json": {"model_type": "bert"}, "tokenizer_config.json": config}
     folder = write_folder(tmp_path / "model", files)
     for _ in range(12):
-        notices: list[str] = []
-        tokens_read = read_tokenizer(folder, notices).encode("<TICKET> <ticket> <Ticket> <tickeT> <B>").ids[1:-1]
+        messages: list[str] = []
+        tokens_read = read_tokenizer(folder, messages).encode("<TICKET> <ticket> <Ticket> <tickeT> <B>").ids[1:-1]
         assert tokens_read == [size + 1, size, size + 2, size, size + 3]
-    [notice] = notices
+    [notice] = messages
     assert "'<TICKET>' like '<ticket>', '<Ticket>' like '<ticket>'" in notice
     assert '"normalized": false' in notice
     check_saved(read_tokenizer(folder), folder, files, tmp_path / "saved")
@@ -371,17 +371,17 @@ def test_a2_the_side_file_that_is_broken_is_blamed(
 # ---- A3: the prefix space
 
 
-@pytest.mark.parametrize("wanted", [True, False])
+@pytest.mark.parametrize("expected", [True, False])
 @pytest.mark.parametrize("name", ["RobertaTokenizer", "LEDTokenizer", "MvpTokenizer", "GPT2Tokenizer"])
-def test_a3_the_prefix_space_follows_the_side_file(name: str, wanted: bool, tmp_path: Path) -> None:
+def test_a3_the_prefix_space_follows_the_side_file(name: str, expected: bool, tmp_path: Path) -> None:
     tokenizer = roberta_json(first)
-    tokenizer["pre_tokenizer"]["add_prefix_space"] = not wanted
-    config = {"tokenizer_class": name, "add_prefix_space": wanted}
+    tokenizer["pre_tokenizer"]["add_prefix_space"] = not expected
+    config = {"tokenizer_class": name, "add_prefix_space": expected}
     files = {"tokenizer.json": tokenizer, "config.json": {"model_type": "roberta"}, "tokenizer_config.json": config}
     folder = write_folder(tmp_path / "model", files)
     assert ours(folder) == (ids_of(folder), [])
     tokens = read_tokenizer(folder).encode("hello").tokens[1:-1]
-    assert tokens == (["Ġhello"] if wanted else ["hello"])
+    assert tokens == (["Ġhello"] if expected else ["hello"])
     check_saved(read_tokenizer(folder), folder, files, tmp_path / "saved")
 
 
@@ -429,10 +429,10 @@ IDS_OF_4 = {
 def test_a5_version_5_is_followed_where_no_file_names_one(change: str, tmp_path: Path) -> None:
     files = version_case(change)
     folder = write_folder(tmp_path / "model", files)
-    ids, notices = ours(folder)
+    ids, messages = ours(folder)
     assert ids == ids_of(folder)
-    assert len(notices) == 1
-    assert "no file names a version" in notices[0]
+    assert len(messages) == 1
+    assert "no file names a version" in messages[0]
     check_saved(read_tokenizer(folder), folder, files, tmp_path / "saved")
 
 
@@ -441,9 +441,9 @@ def test_a5_the_version_that_wrote_the_folder_is_followed(change: str, tmp_path:
     files = version_case(change)
     files["config.json"]["transformers_version"] = "4.57.6"
     folder = write_folder(tmp_path / "model", files)
-    ids, notices = ours(folder)
-    assert len(notices) == 1
-    assert "version 4 wrote them and is followed" in notices[0]
+    ids, messages = ours(folder)
+    assert len(messages) == 1
+    assert "version 4 wrote them and is followed" in messages[0]
     # version 4 takes tokenizer.json as it is in each of these
     assert ids == [Tokenizer.from_file(str(folder / "tokenizer.json")).encode(text).ids for text in TEXTS]
     assert ids != ids_of(folder)
@@ -477,13 +477,13 @@ def test_a5_a_folder_that_version_5_wrote_says_so(tmp_path: Path) -> None:
     write_folder(tmp_path / "model", files)
     transformers.AutoTokenizer.from_pretrained(str(tmp_path / "model")).save_pretrained(str(tmp_path / "saved"))
     shutil.copyfile(tmp_path / "model" / "config.json", tmp_path / "saved" / "config.json")
-    ids, notices = ours(tmp_path / "saved")
-    assert not notices  # version 5 writes what it read, and both read that alike
+    ids, messages = ours(tmp_path / "saved")
+    assert not messages  # version 5 writes what it read, and both read that alike
     assert ids == ids_of(tmp_path / "model")
     shutil.copyfile(tmp_path / "model" / "tokenizer.json", tmp_path / "saved" / "tokenizer.json")
-    ids, notices = ours(tmp_path / "saved")
+    ids, messages = ours(tmp_path / "saved")
     assert ids == ids_of(tmp_path / "saved")
-    assert "version 5 wrote them" in notices[0]
+    assert "version 5 wrote them" in messages[0]
 
 
 def test_a5_a_class_of_version_5_alone_says_that_version_5_wrote_the_folder(tmp_path: Path) -> None:
@@ -492,16 +492,16 @@ def test_a5_a_class_of_version_5_alone_says_that_version_5_wrote_the_folder(tmp_
     model = {"model_type": "roberta", "transformers_version": "4.57.6"}
     files = {"tokenizer.json": tokenizer, "config.json": model, "tokenizer_config.json": config}
     folder = write_folder(tmp_path / "model", files)
-    ids, notices = ours(folder)
+    ids, messages = ours(folder)
     assert ids == ids_of(folder)
     assert read_tokenizer(folder).encode("hello").tokens[1:-1] == ["hello"]
-    assert ["version 5 wrote them" in notice for notice in notices] == [True]
+    assert ["version 5 wrote them" in notice for notice in messages] == [True]
     check_saved(read_tokenizer(folder), folder, files, tmp_path / "saved")
     saved = json.loads((tmp_path / "saved" / "tokenizer_config.json").read_text("utf-8"))
     assert saved["tokenizer_class"] == "PreTrainedTokenizerFast"  # version 4 does not know the other
 
 
-def test_a5_the_notice_is_given_by_load(
+def test_a5_load_gives_the_warning(
     golden_copy: Callable[..., Path], edit_json: Callable[..., Json], tmp_path: Path
 ) -> None:
     folder = golden_copy(E5)
@@ -531,9 +531,9 @@ def test_a_token_that_a_key_names_is_special_though_tokenizer_json_says_it_is_no
     model = {"model_type": "roberta", "transformers_version": "4.57.6"}
     files = {"tokenizer.json": tokenizer, "config.json": model, "tokenizer_config.json": config}
     folder = write_folder(tmp_path / "model", files)
-    ids, notices = ours(folder)
+    ids, messages = ours(folder)
     assert ids != ids_of(folder)  # version 5 splits it, version 4 knows no such key
-    assert "added tokens" in notices[0]
+    assert "added tokens" in messages[0]
     check_saved(read_tokenizer(folder), folder, files, tmp_path / "saved")
 
 

@@ -74,24 +74,24 @@ def test_a6_what_the_file_changes_is_as_in_sentence_transformers(
     folder = golden_copy(name)
     before = ours(folder)
     edit_json(folder / NAME, changes)
-    wanted = theirs(folder)
-    assert_near(ours(folder), wanted)
+    expected = theirs(folder)
+    assert_near(ours(folder), expected)
     silent = {"model_args", "unpad_inputs"} & changes.keys() or "max_length" in changes.get("processor_kwargs", {})
-    assert (np.abs(wanted - before).max() > 1e-3) != bool(silent)
-    assert_near(theirs(Encoder.load(folder).save(tmp_path / "saved")), wanted)
+    assert (np.abs(expected - before).max() > 1e-3) != bool(silent)
+    assert_near(theirs(Encoder.load(folder).save(tmp_path / "saved")), expected)
 
 
-def test_a6_layers_that_are_not_asked_for_are_left_out_and_said(
+def test_a6_layers_that_are_not_requested_are_left_out_with_a_warning(
     golden_copy: Callable[..., Path], edit_json: Callable
 ) -> None:
     folder = golden_copy(GIST)
     edit_json(folder / NAME, {"config_args": {"num_hidden_layers": 1}})
-    found = read(folder)
-    assert found.config["num_hidden_layers"] == 1
-    assert not any(name.startswith("layers.1.") for name in found.arrays)
-    [notice] = found.warnings
-    assert "num_hidden_layers to 1" in notice
-    assert "32 tensors" in notice
+    result = read(folder)
+    assert result.config["num_hidden_layers"] == 1
+    assert not any(name.startswith("layers.1.") for name in result.arrays)
+    [message] = result.warnings
+    assert "num_hidden_layers to 1" in message
+    assert "32 tensors" in message
 
 
 @pytest.mark.parametrize(
@@ -154,16 +154,16 @@ def test_a6_a_value_that_cannot_be(
         read(folder)
 
 
-def test_a6_another_dtype_is_left_to_the_caller_and_said(tmp_path: Path) -> None:
+def test_a6_another_dtype_is_left_to_the_caller_with_a_warning(tmp_path: Path) -> None:
     (tmp_path / NAME).write_text(json.dumps({"model_args": {"torch_dtype": "float16", "device_map": "auto"}}))
-    [notice] = read_transformer_settings(tmp_path).warnings
-    assert "torch_dtype 'float16'" in notice
-    assert "--dtype" in notice
+    [message] = read_transformer_settings(tmp_path).warnings
+    assert "torch_dtype 'float16'" in message
+    assert "--dtype" in message
 
 
 def test_a6_what_sentence_transformers_writes_and_empty_values_change_nothing(tmp_path: Path) -> None:
     text = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
-    written = {
+    saved = {
         "transformer_task": "feature-extraction",
         "modality_config": text,
         "module_output_name": "token_embeddings",
@@ -175,7 +175,7 @@ def test_a6_what_sentence_transformers_writes_and_empty_values_change_nothing(tm
         "tokenizer_args": None,
         "query_length": None,
     }
-    (tmp_path / NAME).write_text(json.dumps(written | empty | {"new_key": None}))
+    (tmp_path / NAME).write_text(json.dumps(saved | empty | {"new_key": None}))
     settings = read_transformer_settings(tmp_path)
     assert (
         settings.effective_settings,
@@ -195,40 +195,42 @@ def test_a7_a_plain_folder_says_that_the_file_is_obeyed(golden_copy: Callable[..
     folder = golden_copy(GIST)
     (folder / "modules.json").unlink()
     edit_json(folder / NAME, {"max_seq_length": 24, "do_lower_case": True})
-    found = read(folder)
-    assert (found.spec.tokenizer.max_seq_length, found.spec.tokenizer.lower_case) == (24, True)
-    pooling, length = found.warnings
+    result = read(folder)
+    assert (result.spec.tokenizer.max_seq_length, result.spec.tokenizer.lower_case) == (24, True)
+    pooling, length = result.warnings
     assert "mean pooling" in pooling
     assert all(word in length for word in (NAME, "max_seq_length 24", "do_lower_case True"))
     (folder / NAME).write_text("{}")
-    assert found.spec.tokenizer != read(folder).spec.tokenizer
+    assert result.spec.tokenizer != read(folder).spec.tokenizer
     assert len(read(folder).warnings) == 1
 
 
-def test_a6_padding_on_the_left_is_not_followed_and_said(golden_copy: Callable[..., Path], edit_json: Callable) -> None:
+def test_a6_padding_on_the_left_is_ignored_with_a_warning(
+    golden_copy: Callable[..., Path], edit_json: Callable
+) -> None:
     """There it moves the positions of BERT, so that a vector depends on the longest text of its batch."""
     folder = golden_copy(GIST)
-    wanted = read(folder).spec
+    expected = read(folder).spec
     edit_json(folder / NAME, {"tokenizer_args": {"padding_side": "left"}})
-    found = read(folder)
-    assert found.spec == wanted
-    [notice] = found.warnings
-    assert "padding_side left" in notice
+    result = read(folder)
+    assert result.spec == expected
+    [message] = result.warnings
+    assert "padding_side left" in message
     relative = golden_copy("gte-large-en-v1.5")  # rotary positions: only distances count
     before = read(relative).warnings
     edit_json(relative / NAME, {"tokenizer_args": {"padding_side": "left"}})
     assert read(relative).warnings == before
 
 
-def test_a6_tokens_of_the_file_without_a_row_are_said(golden_copy: Callable[..., Path], edit_json: Callable) -> None:
+def test_a6_tokens_without_a_row_give_a_warning(golden_copy: Callable[..., Path], edit_json: Callable) -> None:
     folder = golden_copy(GIST)
     rows = read(folder).spec.trunk.vocab_size
     tokens = [f"<t{index}>" for index in range(rows - read(folder).tokenizer.get_vocab_size() + 7)]
     edit_json(folder / NAME, {"tokenizer_args": {"additional_special_tokens": tokens}})
-    [notice] = [notice for notice in read(folder).warnings if "rows" in notice]
-    assert f"{rows} rows" in notice
-    assert f"{tokens[-7]} (id {rows})" in notice
-    assert "and 2 more" in notice
+    [message] = [message for message in read(folder).warnings if "rows" in message]
+    assert f"{rows} rows" in message
+    assert f"{tokens[-7]} (id {rows})" in message
+    assert "and 2 more" in message
     with pytest.warns(match=f"{rows} rows"):
         encoder = Encoder.load(folder)
     with pytest.raises(GnomonError, match=str(rows + 6)):

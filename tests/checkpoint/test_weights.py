@@ -43,10 +43,10 @@ def test_reads_what_the_reference_library_writes_mapped_and_read_only(tmp_path, 
     arrays = {kind: np.arange(6).reshape(2, 3).astype(kind) for kind in DTYPES}
     arrays["bf16"] = np.arange(4).astype(ml_dtypes.bfloat16)
     safetensors.numpy.save_file(arrays, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    found = read_weights(tmp_path)
-    assert_same(found, arrays)
-    assert_mapped(found)
-    assert len({id(array.base) for array in found.values()}) == 1
+    result = read_weights(tmp_path)
+    assert_same(result, arrays)
+    assert_mapped(result)
+    assert len({id(array.base) for array in result.values()}) == 1
 
 
 def test_written_bytes_depend_on_the_values_alone_and_are_those_of_the_reference_library(tmp_path):
@@ -58,11 +58,11 @@ def test_written_bytes_depend_on_the_values_alone_and_are_those_of_the_reference
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
 
 
-def test_mixed_widths_are_written_aligned(tmp_path):
+def test_mixed_dtypes_are_written_aligned(tmp_path):
     write_safetensors(tmp_path / "w", {"a": np.ones(3, "i1"), "b": np.ones(3, "f8"), "c": np.ones(3, "f2")})
-    found = read_safetensors(tmp_path / "w")
-    assert list(found) == ["b", "c", "a"]
-    assert all(array.flags.aligned for array in found.values())
+    result = read_safetensors(tmp_path / "w")
+    assert list(result) == ["b", "c", "a"]
+    assert all(array.flags.aligned for array in result.values())
 
 
 def test_big_endian_and_strided_arrays_are_written_by_value(tmp_path, assert_same):
@@ -128,7 +128,7 @@ def entry(begin=0, end=8, dtype="F32", shape=(2,)):
 )
 def test_damaged_safetensors_say_what_was_expected_and_found(tmp_path, content, message):
     (tmp_path / "model.safetensors").write_bytes(content)
-    with pytest.raises(WeightsError, match=f"model.safetensors.*{message}.*download it again"):
+    with pytest.raises(WeightsError, match=f"model.safetensors.*{message}.*[Dd]ownload it again"):
         read_weights(tmp_path)
 
 
@@ -149,7 +149,7 @@ def test_every_prefix_of_a_safetensors_file_is_refused(tmp_path, whole):
     path = tmp_path / "w"
     for length in range(0, len(whole), 3):
         path.write_bytes(whole[:length])
-        with pytest.raises(WeightsError, match="download it again"):
+        with pytest.raises(WeightsError, match=r"[Dd]ownload it again"):
             read_safetensors(path)
 
 
@@ -160,10 +160,10 @@ def test_a_changed_byte_of_the_header_raises_nothing_but_our_errors(tmp_path, wh
     changed[data.draw(st.integers(0, len(whole) - 50 * 4 - 9 * 8 - 1))] = data.draw(st.integers(0, 255))
     (tmp_path / "w").write_bytes(changed)
     try:
-        found = read_safetensors(tmp_path / "w")
+        result = read_safetensors(tmp_path / "w")
     except GnomonError:
         return
-    for array in found.values():
+    for array in result.values():
         array.tobytes()
 
 
@@ -217,10 +217,10 @@ def write_index(folder: Path, kind: str, weight_map: dict[str, str]) -> None:
 
 @both_kinds
 def test_shards_read_as_one(tmp_path, kind, assert_same, assert_mapped):
-    wanted = sharded(tmp_path, kind)
-    found = read_weights(tmp_path)
-    assert_same(found, wanted)
-    assert_mapped(found)
+    expected = sharded(tmp_path, kind)
+    result = read_weights(tmp_path)
+    assert_same(result, expected)
+    assert_mapped(result)
 
 
 @both_kinds
@@ -231,13 +231,13 @@ def test_a_missing_shard_is_named(tmp_path, kind):
         read_weights(tmp_path)
 
 
-def test_shards_behind_symbolic_links_read_as_in_a_hub_cache(tmp_path, assert_same):
+def test_shards_that_are_symbolic_links_are_read_as_in_a_hub_cache(tmp_path, assert_same):
     (tmp_path / "snapshot").mkdir()
-    wanted = sharded(tmp_path / "snapshot", "safetensors")
+    expected = sharded(tmp_path / "snapshot", "safetensors")
     for path in list((tmp_path / "snapshot").glob("*.safetensors")):
         path.rename(tmp_path / f"blob-{path.name}")
         path.symlink_to(f"../blob-{path.name}")
-    assert_same(read_weights(tmp_path / "snapshot"), wanted)
+    assert_same(read_weights(tmp_path / "snapshot"), expected)
 
 
 @both_kinds
@@ -251,14 +251,14 @@ def test_a_shard_outside_the_folder_is_refused(tmp_path, kind, shard):
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"weight_map": 3}', '{"weight_map": {"a": 3}}'])
 def test_a_damaged_index_is_named(tmp_path, content):
     (tmp_path / "model.safetensors.index.json").write_text(content)
-    with pytest.raises(WeightsError, match=r"index\.json: expected .* found .*download it again"):
+    with pytest.raises(WeightsError, match=r"index\.json: expected .* found .*[Dd]ownload it again"):
         read_weights(tmp_path)
 
 
 def test_a_tensor_that_its_shard_does_not_hold_is_named(tmp_path):
     write_safetensors(tmp_path / "one", {"a": np.ones(1)})
     write_index(tmp_path, "safetensors", {"a": "one", "b": "one"})
-    with pytest.raises(WeightsError, match=r"index\.json names b, not in the shard"):
+    with pytest.raises(WeightsError, match=r"index\.json: b not in the shard"):
         read_weights(tmp_path)
 
 
@@ -266,18 +266,18 @@ def test_a_tensor_that_its_shard_does_not_hold_is_named(tmp_path):
 
 
 def test_strict_picks_what_is_wanted_in_that_order():
-    found = {"a": np.ones(2), "b": np.ones((2, 3)), "position_ids": np.ones(1)}
+    result = {"a": np.ones(2), "b": np.ones((2, 3)), "position_ids": np.ones(1)}
     picked = match_arrays(
-        found, {"b": (2, 3), "a": (2,)}, is_ignored=lambda name: name.endswith("position_ids"), where="m"
+        result, {"b": (2, 3), "a": (2,)}, is_ignored=lambda name: name.endswith("position_ids"), where="m"
     )
     assert list(picked) == ["b", "a"]
-    assert picked["b"] is found["b"]
+    assert picked["b"] is result["b"]
 
 
 def test_strict_names_all_that_is_wrong_in_one_error():
-    found = {"a": np.ones(2), "b": np.ones((2, 3))} | {f"x{n}": np.ones(1) for n in range(10)}
+    result = {"a": np.ones(2), "b": np.ones((2, 3))} | {f"x{n}": np.ones(1) for n in range(10)}
     with pytest.raises(WeightsError) as caught:
-        match_arrays(found, {"b": (3, 2), "c": (1,), "d": ()}, where="models/m")
+        match_arrays(result, {"b": (3, 2), "c": (1,), "d": ()}, where="models/m")
     told = str(caught.value)
     assert told.startswith("models/m: ")
     assert "2 missing: c, d;" in told

@@ -19,9 +19,9 @@ from gnomon.engines.onnx.engine import OnnxEngine
 from gnomon.engines.select import EngineOptions, available_cores, int8_saturates, open_engine
 from gnomon.engines.static import StaticEngine
 from gnomon.errors import ExtraError, InputError, Notice
-from gnomon.notices import warn_once
 from gnomon.packed import pack
 from gnomon.spec import ModelSpec, PoolingSpec, StaticSpec, TokenizerSpec, TrunkSpec, trunk_shapes
+from gnomon.warn import warn_once
 
 TRUNK = TrunkSpec(vocab_size=20, hidden_size=8, num_layers=1, num_heads=2, intermediate_size=8, max_positions=16)
 ARRAYS = {
@@ -41,7 +41,7 @@ def spec(trunk: TrunkSpec | StaticSpec = TRUNK) -> ModelSpec:
 def cpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the machine has: no GPU, and nothing said of one yet."""
     monkeypatch.setattr(select, "has_gpu_driver", lambda: False)
-    notices.warn_once.cache_clear()
+    warn_once.cache_clear()
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Where a model lies: a folder, a hub id, or an installed package, brought to one local folder.
+"""Finds the local folder of a model: a folder, a hub id (downloaded on need) or an installed package.
 
 Nothing here reads a model, imports a package or runs its code. huggingface_hub is imported on use.
 """
@@ -15,12 +15,14 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from gnomon.errors import GnomonError, InputError, NotAModelError, Notice, SourceError, UnsafeFileError
+from gnomon.files import write_text
+from gnomon.messages import list_some, shorten
 
 SOURCE_HELP = (
     'a folder ("./my-model"), a hub id ("intfloat/multilingual-e5-small") or an installed package ("package:NAME")'
 )
 DEFAULT_ORGANISATION = "sentence-transformers"
-"""Of hub ids without one, as in sentence-transformers, but for `BARE_IDS`."""
+"""The organisation of hub ids without one, except `BARE_IDS`; as in sentence-transformers."""
 BARE_IDS = frozenset(
     """
     albert-base-v1 albert-base-v2 albert-large-v1 albert-large-v2 albert-xlarge-v1 albert-xlarge-v2 albert-xxlarge-v1
@@ -40,13 +42,13 @@ BARE_IDS = frozenset(
     xlm-roberta-large-finetuned-conll03-german xlnet-base-cased xlnet-large-cased
     """.split()
 )
-"""Ids that the hub has without an organisation. Source: `ORIGINAL_TRANSFORMER_MODELS` of sentence-transformers 6.2."""
+"""Hub ids that have no organisation. Source: `ORIGINAL_TRANSFORMER_MODELS` of sentence-transformers 6.2."""
 HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
 REVISION_MARKERS = ("tree", "blob", "resolve", "raw", "commit", "commits")
-"""Parts of the hub's addresses after which a revision stands."""
+"""Parts of the hub's addresses before a revision."""
 MAX_PACKAGE_DEPTH = 3  # levels below a package's folder in which its model is looked for
 
-# Weights in order of preference; one form is read from a folder. An index belongs to its shards.
+# Weights in order of preference; a folder's first form is read. An index belongs to its shards.
 WEIGHT_FILE_PATTERNS = (
     re.compile(r"model\.safetensors"),
     re.compile(r"model-\d+-of-\d+\.safetensors"),
@@ -71,18 +73,20 @@ PATH_LIKE = re.compile(r"[/~]|\.{1,2}(/|$)|[A-Za-z]:|.*\\|.*/.*/", re.DOTALL)
 
 @dataclass(frozen=True)
 class Source:
+    """Where a model is."""
+
     folder: Path  # absolute
     name: str | None  # hub id, as given or read off a hub cache path; or package:NAME
     revision: str | None  # commit hash: the name of the snapshot's folder
 
     @property
     def title(self) -> str:
-        """What to call the model: its id, or the name of its folder."""
+        """The model's id, or the name of its folder."""
         return self.name or to_printable(self.folder.name)
 
 
 def to_printable(path: Path | str) -> str:
-    """A path as text that can be written: bytes of its name that are not UTF-8 become U+FFFD."""
+    """A path as valid text: bytes that are not UTF-8 become U+FFFD."""
     return os.fsencode(path).decode("utf-8", "replace")
 
 
@@ -96,22 +100,28 @@ def resolve_source(
 ) -> Source:
     """The local folder of a model: an installed package, else an existing folder, else a hub id, downloaded on need.
 
-    With `local_files_only`, or with huggingface_hub set offline, no request is made. Raises InputError, NotAModelError,
-    UnsafeFileError or SourceError; warns where the hub was not reached and a cached copy stands in.
+    With `local_files_only`, or with huggingface_hub set offline, no request is made. Where the hub cannot be reached,
+    a cached copy is used, with a warning.
+
+    Raises:
+        InputError: not a source, or a revision that does not go with it.
+        NotAModelError: a folder that does not exist, or a hub id without weights.
+        UnsafeFileError: a path that leaves its package.
+        SourceError: a hub id or package that cannot be reached.
     """
     if not isinstance(source, str | os.PathLike):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InputError(f"the source is {source!r}; give a folder, a hub id or package:NAME, as a str or a path.")
     text = os.fspath(source)
     is_package = isinstance(source, str) and text.startswith("package:")
     if address := _parse_address(text) if isinstance(source, str) else None:
-        name, there = address
-        if None not in (there, revision) and there != revision:
-            raise InputError(f"revision {revision!r} is not that of the address {text!r}; give one of them")
-        return _resolve_hub_id(name, there or revision or "main", cache_dir, token, local_files_only)
+        name, own_revision = address
+        if None not in (own_revision, revision) and own_revision != revision:
+            raise InputError(f"revision {revision!r} differs from that of the address {text!r}; give only one of them")
+        return _resolve_hub_id(name, own_revision or revision or "main", cache_dir, token, local_files_only)
     folder = None if is_package else _find_folder(text, must_exist=not isinstance(source, str))
     repo = _cached_repo(folder) if folder else None
     if revision is not None and (is_package or (folder and not repo)):
-        raise InputError(f"revision {revision!r} needs a hub id, and {text!r} is local: leave revision out")
+        raise InputError(f"revision {revision!r} needs a hub id, and {text!r} is local; leave revision out")
     if is_package:
         return Source(_find_in_package(text.removeprefix("package:")), text, None)
     if folder:
@@ -123,21 +133,21 @@ def resolve_source(
 
 
 def _parse_address(text: str) -> tuple[str, str | None] | None:
-    """Hub id and revision of a page of the hub, as copied from a browser; None for what is no address."""
+    """Hub id and revision of a page of the hub, as copied from a browser; None for anything but an address."""
     scheme, host, path = "", *text.partition("/")[::2]
-    if found := re.match(r"(https?)://([^/?#]*)(.*)", text, re.IGNORECASE):
-        scheme, host, path = found.groups()
+    if url := re.match(r"(https?)://([^/?#]*)(.*)", text, re.IGNORECASE):
+        scheme, host, path = url.groups()
     if host.lower() not in _hosts(scheme) or (not scheme and Path(text).exists()):
         if scheme:
-            raise InputError(f"{text[:200]!r} is no address of a model on {HOSTS[0]}; a source is {SOURCE_HELP}")
+            raise InputError(f"{shorten(text, 200)} is not the address of a model on {HOSTS[0]}; give {SOURCE_HELP}")
         return None
     parts = [unquote(part) for part in re.split(r"[?#]", path)[0].split("/") if part]
-    at = next((index for index in (1, 2) if parts[index : index + 1] and parts[index] in REVISION_MARKERS), len(parts))
-    name, rest = parts[:at], parts[at + 1 :]
-    deeper = rest[1:] if parts[at : at + 1] == ["tree"] else []
-    if not 1 <= len(name) <= 2 or name[0] in ("datasets", "spaces", "collections") or deeper:
+    marker = next((i for i in (1, 2) if i < len(parts) and parts[i] in REVISION_MARKERS), len(parts))
+    name, rest = parts[:marker], parts[marker + 1 :]
+    subfolders = rest[1:] if parts[marker : marker + 1] == ["tree"] else []
+    if not 1 <= len(name) <= 2 or name[0] in ("datasets", "spaces", "collections") or subfolders:
         raise InputError(
-            f"{text[:200]!r} is no address of a model; it is https://{HOSTS[0]}/ORG/NAME, or the id ORG/NAME"
+            f"{shorten(text, 200)} is not the address of a model; give https://{HOSTS[0]}/ORG/NAME, or the id ORG/NAME"
         )
     return "/".join(name), rest[0] if rest else None
 
@@ -156,23 +166,23 @@ def _hosts(scheme: str) -> tuple[str, ...]:
 def _find_folder(text: str, *, must_exist: bool) -> Path | None:
     """The existing folder that `text` names; None where it can only be a hub id."""
     if not text:
-        raise InputError(f"the source is empty; it is {SOURCE_HELP}")
+        raise InputError(f"the source is empty; give {SOURCE_HELP}")
     try:
         folder = Path(text).expanduser().absolute()
         if folder.is_dir():
             return folder
-        found = folder.exists()
+        exists = folder.exists()
     except (OSError, RuntimeError) as error:  # no permission, name too long, no such home
-        raise NotAModelError(f"{text[:200]!r} cannot be looked up as a folder: {error}") from error
-    if found:
+        raise NotAModelError(f"{shorten(text, 200)} cannot be looked up as a folder: {error}") from error
+    if exists:
         raise NotAModelError(f"{folder} is a file; give the folder that holds the model: {folder.parent}")
     if must_exist or PATH_LIKE.match(text):
-        raise NotAModelError(f"there is no folder {folder} (the current folder is {Path.cwd()})")
+        raise NotAModelError(f"the folder {folder} does not exist. The current folder is {Path.cwd()}.")
     return None
 
 
 def _build_source(folder: Path) -> Source:
-    """Reads id and revision off .../models--ORG--NAME/snapshots/REV, the hub cache's own layout."""
+    """The source of a folder. In the hub cache, models--ORG--NAME/snapshots/REVISION, it has an id and a revision."""
     repo = folder.parent.parent.name
     if folder.parent.name != "snapshots" or not repo.startswith("models--"):
         return Source(folder, None, None)
@@ -180,23 +190,23 @@ def _build_source(folder: Path) -> Source:
 
 
 def _cached_repo(folder: Path) -> Path | None:
-    """The folder of a whole repo in the hub cache, models--ORG--NAME, where `folder` is that or its snapshots/."""
+    """The repo's folder in the hub cache, models--ORG--NAME, where `folder` is that or its snapshots/; else None."""
     repo = folder.parent if folder.name == "snapshots" else folder
     return repo if repo.name.startswith("models--") and (repo / "snapshots").is_dir() else None
 
 
 def _snapshot(repo: Path, revision: str | None) -> Path:
-    """The snapshot of a revision in the folder of a repo: of main, or the only one."""
+    """The folder of a revision in a repo's folder. None means main, or the only snapshot."""
     snapshots = sorted(path.name for path in (repo / "snapshots").iterdir() if path.is_dir())
     ref = repo / "refs" / (revision or "main")
     named = ref.read_text().strip() if ref.is_file() and ref.resolve().is_relative_to(repo.resolve()) else revision
     if named is None and len(snapshots) == 1:
         named = snapshots[0]
     if named not in snapshots:
-        listed = ", ".join(snapshots) or "none"
+        names = ", ".join(snapshots) or "none"
         raise NotAModelError(
-            f"{repo} is a repo of the hub cache, and has no copy of revision {revision or 'main'}. "
-            f"Its snapshots: {listed}. Give one of {repo / 'snapshots'}, or the hub id."
+            f"{repo} is a repo in the hub cache without a copy of revision {revision or 'main'}. "
+            f"Its snapshots: {names}. Give one of {repo / 'snapshots'}, or the hub id."
         )
     return repo / "snapshots" / named
 
@@ -223,7 +233,7 @@ def _find_in_package(text: str) -> Path:
 
 
 def _package_folders(name: str) -> list[Path]:
-    """Folders of an import name, else of a distribution. Looks up the top-level name alone: that imports nothing."""
+    """The folders of an import name, else of a distribution. Looking up a top-level name imports nothing."""
     module = name.replace("-", "_")
     with contextlib.suppress(ValueError):  # a module of that name runs without a spec: __main__
         spec = importlib.util.find_spec(module) if "." not in module else None
@@ -246,11 +256,11 @@ def _resolve_inside(root: Path, subfolder: str, package: str) -> Path:
 
 
 def _model_folders(folder: Path, depth: int) -> Iterator[Path]:
-    """Topmost model folders: what lies inside a model belongs to it. Links are not followed."""
+    """The topmost model folders; folders inside a model belong to it. Links are not followed."""
     entries = sorted(folder.iterdir()) if folder.is_dir() else []
     names = [entry.name for entry in entries if entry.is_file()]
-    beside = any(TOKENIZER_PATTERN.fullmatch(name) for name in names) or bool(_select_weights(names))
-    if "modules.json" in names or ("config.json" in names and beside):
+    has_model_files = any(TOKENIZER_PATTERN.fullmatch(name) for name in names) or bool(_select_weights(names))
+    if "modules.json" in names or ("config.json" in names and has_model_files):
         yield folder
     elif depth:
         for entry in entries:
@@ -262,10 +272,10 @@ def _model_folders(folder: Path, depth: int) -> Iterator[Path]:
 
 
 def select_files(files: Sequence[str]) -> list[str]:
-    """The files of a repo that a model is read from, in the order given: configs, tokenizer, one form of weights.
+    """The files of a repo that a model is read from, in their order: configs, tokenizer, one form of weights.
 
-    Weights are chosen for each folder. Only the root and first-level module folders count; whatever is not known
-    to be needed stays out.
+    Each folder has its own form of weights. Only the root and the module folders in it count. A file that is not known
+    to be needed is left out.
     """
     folders: dict[str, list[str]] = {}
     for folder, name in map(_split_path, files):
@@ -287,7 +297,7 @@ def _split_path(file: str) -> tuple[str, str]:
 
 
 def _select_weights(names: Sequence[str]) -> list[str]:
-    """The files of the preferred form of weights among the names of one folder; empty where there are none."""
+    """The weights files to read among the names in one folder: those of its preferred form."""
     for form in WEIGHT_FILE_PATTERNS:
         if any(form.fullmatch(name) for name in names):
             return [name for name in names if form.fullmatch(name) or SHARD_INDEX_PATTERNS.get(name) is form]
@@ -301,7 +311,7 @@ def _has_weights(files: Sequence[str]) -> bool:
 def _resolve_hub_id(
     name: str, revision: str, cache_dir: str | Path | None, token: str | bool | None, local_files_only: bool
 ) -> Source:
-    """By a hub id; one without an organisation is of `ORGANISATION`."""
+    """The source of a hub id. One without an organisation belongs to `DEFAULT_ORGANISATION`."""
     from huggingface_hub import constants
 
     _check_id(name, revision)
@@ -315,7 +325,7 @@ def _resolve_hub_id(
         folder = _download(name, revision, cache_dir, token)
     except GnomonError:
         raise
-    except Exception as error:  # its own, its HTTP library's, OSError, ValueError on a page that is no JSON
+    except Exception as error:  # the hub's own, its HTTP library's, OSError, ValueError on a page that is not JSON
         if refusal := _explain_refusal(error, name, revision):
             raise SourceError(refusal) from error
         reason = f"hub not reached ({type(error).__name__}: {str(error).strip().partition(chr(10))[0]})"
@@ -323,8 +333,8 @@ def _resolve_hub_id(
             cached = _find_cached(name, revision, cache_dir, reason)
         except SourceError as missing:
             raise missing from error
-        notice = f"{reason}; using the cached copy of {name} at revision {cached.revision}"
-        warnings.warn(notice, Notice, stacklevel=3)  # points at the caller of resolve
+        message = f"{reason}; using the cached copy of {name} at revision {cached.revision}"
+        warnings.warn(message, Notice, stacklevel=3)  # points at the caller of resolve_source
         return cached
     return Source(folder, name, folder.name)
 
@@ -336,24 +346,26 @@ def _check_id(name: str, revision: str) -> None:
     try:
         validate_repo_id(name)
     except HFValidationError as error:
-        raise InputError(f"{name[:200]!r} is neither a folder here nor a hub id; a source is {SOURCE_HELP}") from error
+        raise InputError(f"{shorten(name, 200)} is neither a folder here nor a hub id; give {SOURCE_HELP}") from error
     if not re.fullmatch(r"[^/\\][^\\]*", revision) or ".." in revision:  # git's rule; it becomes a path in the cache
         raise InputError(f"revision {revision!r} is not a branch, tag or commit hash")
 
 
 def _download(name: str, revision: str, cache_dir: str | Path | None, token: str | bool | None) -> Path:
-    """The snapshot folder. Listing and files are of one commit: the revision is resolved first."""
+    """Download a model and return its folder. The revision is resolved first, so that all files are from one commit."""
     from huggingface_hub import HfApi, constants, snapshot_download
 
     info = HfApi().model_info(name, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT, token=token)
-    listed = [sibling.rfilename for sibling in info.siblings or ()]
-    files = select_files(listed)
+    names = [sibling.rfilename for sibling in info.siblings or ()]
+    files = select_files(names)
     if not _has_weights(files):
-        found = ", ".join(sorted(listed)[:12]) or "no file"
-        raise NotAModelError(f"{name} has no model.safetensors or pytorch_model.bin, or their shards; it has {found}")
+        raise NotAModelError(
+            f"{name} has no model.safetensors or pytorch_model.bin, or their shards; "
+            f"it has {list_some(sorted(names), 12) or 'no file'}"
+        )
     path = snapshot_download(name, revision=info.sha, allow_patterns=files, cache_dir=cache_dir, token=token)
     folder = Path(path).absolute()
-    # The client returns a partial snapshot in silence where the hub goes away after the first answer.
+    # The client silently returns a partial snapshot if the hub goes away after the first answer.
     if missing := [file for file in files if not (folder / file).exists()]:
         raise SourceError(f"the download of {name} at {info.sha} is incomplete: {', '.join(missing)}; run it again")
     _record_revision(folder, revision)
@@ -361,42 +373,40 @@ def _download(name: str, revision: str, cache_dir: str | Path | None, token: str
 
 
 def _record_revision(folder: Path, revision: str) -> None:
-    """Lets `revision` be found offline: the client notes no branch where it was asked for a commit.
+    """Record which commit `revision` is, so that it is found offline: the client does so only for branches.
 
-    Written once all files are there, so an interrupted update leaves the last whole copy in use.
+    This happens after all files were downloaded, so an interrupted update leaves the last complete copy in use.
     """
     ref = folder.parent.parent / "refs" / revision
     if revision == folder.name or (ref.is_file() and ref.read_text() == folder.name):
         return
     with contextlib.suppress(OSError):  # a read-only cache
         ref.parent.mkdir(parents=True, exist_ok=True)
-        draft = ref.with_name(f"{ref.name}.{os.getpid()}.tmp")
-        draft.write_text(folder.name)
-        draft.replace(ref)
+        write_text(ref, folder.name)
 
 
 def _find_cached(name: str, revision: str, cache_dir: str | Path | None, reason: str) -> Source:
-    """The snapshot in the cache, with no request. `reason` says why there is none."""
+    """The cached copy of a hub id. `reason` says why the hub is not used."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    move = f"run `hf download {name} --revision {revision}` on a machine with network, or give a folder"
-    try:  # the client would count files that we never fetch as missing: ask it about the configs alone
+    hint = f"run `hf download {name} --revision {revision}` on a machine with network, or give a folder"
+    try:  # ask only for the configs: the client would count files that we never fetch as missing
         configs = ["config.json", "modules.json"]
         path = snapshot_download(
             name, revision=revision, cache_dir=cache_dir, local_files_only=True, allow_patterns=configs
         )
     except LocalEntryNotFoundError as error:
-        raise SourceError(f"{name} at revision {revision} is not in the cache, and {reason}; {move}") from error
+        raise SourceError(f"{name} at revision {revision} is not in the cache, and {reason}; {hint}") from error
     folder = Path(path).absolute()
     files = [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
     if not _has_weights(files):
-        raise SourceError(f"the cached copy of {name} in {folder} has no weights, and {reason}; {move}")
+        raise SourceError(f"the cached copy of {name} in {folder} has no weights, and {reason}; {hint}")
     return Source(folder, name, folder.name)
 
 
 def _explain_refusal(error: Exception, name: str, revision: str) -> str | None:
-    """What to say where trying again does not help; None where the hub was not reached."""
+    """The message for an error that trying again does not help; None where the hub was not reached."""
     from huggingface_hub import errors
 
     if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
@@ -416,5 +426,5 @@ def _explain_refusal(error: Exception, name: str, revision: str) -> str | None:
             return None
         return f"{name} at revision {revision} was refused by the hub with status {status}: check the id and token=..."
     if isinstance(error, OSError) and error.errno and not isinstance(error, ConnectionError | TimeoutError):
-        return f"{name} at revision {revision} cannot be stored: {error}; free space, or give another cache_dir"
+        return f"{name} at revision {revision} cannot be stored: {error}; free some space, or give another cache_dir"
     return None

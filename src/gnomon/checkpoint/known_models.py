@@ -1,6 +1,6 @@
-"""What published models say on their cards and their folders lack: a short table, used loudly.
+"""Prompts of published models that are on their cards but not in their folders. Using one gives a warning.
 
-Facts: the models' cards. Only prompts are supplied, since only they change vectors without a trace in the folder.
+Source: the models' cards. Only prompts are supplied, since a folder without them gives no sign that it needs them.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gnomon.errors import InputError
+from gnomon.messages import did_you_mean
 from gnomon.spec import SYMMETRIC
 
 
 @dataclass(frozen=True)
 class KnownModel:
-    """A published model. `prompts` and `query_prompt_names` fill what the folder lacks."""
+    """A published model. `prompts` and `query_prompt_names` are used where its folder has none."""
 
     name: str
     hub_ids: tuple[str, ...]
@@ -27,7 +28,7 @@ class KnownModel:
 
 _E5_PROMPTS = {"query": "query: ", "document": "passage: "}
 _E5_TASK_PROMPTS = {SYMMETRIC: "query"}
-"""The card: "for tasks other than retrieval, you can simply use the query: prefix"."""
+"""From the card: "for tasks other than retrieval, you can simply use the query: prefix"."""
 _STELLA_PROMPTS = {
     "s2p_query": "Instruct: Given a web search query, retrieve relevant passages that answer the query.\nQuery: ",
     "s2s_query": "Instruct: Retrieve semantically similar text.\nQuery: ",
@@ -64,27 +65,30 @@ KNOWN_MODELS: dict[str, KnownModel] = {
 
 
 def get_known_model(name: str) -> KnownModel:
-    """The card that a caller names: a name of `CARDS` or a hub id.
+    """The known model with this name or hub id.
 
     Raises:
-        InputError: no such card; lists them.
+        InputError: the name is not known; lists the names.
     """
     card = _find_by_name(name)
     if card is None:
-        raise InputError(f"card {name!r} is not known; gnomon knows {', '.join(KNOWN_MODELS)}.")
+        raise InputError(
+            f"card {name!r} is not known; gnomon knows {', '.join(KNOWN_MODELS)}.{did_you_mean(name, KNOWN_MODELS)}"
+        )
     return card
 
 
 def recognise_model(candidates: Mapping[str, Any], readme: str) -> tuple[KnownModel, str] | None:
-    """The card of a folder and what it was recognised by, or None.
+    """The known model in a folder and what it was recognised by, or None.
 
-    `candidates` maps a way of knowing ("its hub id") to a name, surest first; a README counts by its front matter's
-    base_model and by its first heading.
+    Args:
+        candidates: what a name was read from ("its hub id") -> the name, most reliable first.
+        readme: its front matter's base_model and its first heading are names too.
     """
-    for way, name in {**candidates, **_readme_names(readme)}.items():
+    for evidence, name in {**candidates, **_readme_names(readme)}.items():
         card = _find_by_name(name) if isinstance(name, str) and name else None
         if card:
-            return card, way
+            return card, evidence
     return None
 
 
@@ -98,7 +102,7 @@ def _find_by_name(name: str) -> KnownModel | None:
 
 
 def front_matter(readme: str) -> list[str]:
-    """The lines between the two `---` with which a README may begin."""
+    """The lines between the two `---` at the start of a README; empty without them."""
     lines = readme.splitlines()
     if not lines or lines[0].rstrip() != "---":
         return []
@@ -112,11 +116,11 @@ HEADING = re.compile(
     r"|<h[1-6]\b[^>]*>((?s:.*?))(?:</h[1-6]\s*>|\n[ \t]*\n|\Z)",  # HTML
     re.MULTILINE | re.IGNORECASE,
 )
-"""A heading of Markdown; one of the groups holds its text."""
+"""A heading in Markdown or HTML; one of the groups holds its text."""
 
 
 def _readme_names(readme: str) -> dict[str, str]:
-    """What a README says that the model is: the only base_model of its front matter, and its first heading."""
+    """Names of the model in its README: the base_model in its front matter, if only one, and its first heading."""
     head = front_matter(readme)
     names: dict[str, str] = {}
     if len(bases := _base_models(head)) == 1:
@@ -133,12 +137,12 @@ def _readme_names(readme: str) -> dict[str, str]:
 
 def _base_models(front_matter_lines: list[str]) -> list[str]:
     """The names under `base_model:`, on its line (one, or several in brackets) or in the list below."""
-    at = next((index for index, line in enumerate(front_matter_lines) if line.startswith("base_model:")), None)
-    if at is None:
+    start = next((index for index, line in enumerate(front_matter_lines) if line.startswith("base_model:")), None)
+    if start is None:
         return []
-    inline = _strip_comment(front_matter_lines[at].partition(":")[2])
+    inline = _strip_comment(front_matter_lines[start].partition(":")[2])
     below: list[str] = []
-    for line in front_matter_lines[at + 1 :]:
+    for line in front_matter_lines[start + 1 :]:
         if not (item := re.match(r"\s*-\s+(.*)|\s+(\S.*)", line)):
             break
         below.append(_strip_comment(item[1] or item[2]))

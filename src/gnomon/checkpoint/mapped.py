@@ -1,4 +1,4 @@
-"""A file of weights as one read-only memory map, arrays as views of it, and the error of a file that is damaged."""
+"""Maps a file of weights into memory, read-only, and makes arrays as views of it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +17,12 @@ _RANK_LIMIT = 64  # numpy's
 
 
 def map_file(path: Path) -> Bytes:
+    """The bytes of a file as a read-only memory map.
+
+    Raises:
+        NotAModelError: not a file.
+        WeightsError: an empty file, or a git-lfs pointer.
+    """
     if not path.is_file():
         raise NotAModelError(f"{path} is not a file; give the path of the weights")
     if path.stat().st_size == 0:
@@ -24,8 +30,8 @@ def map_file(path: Path) -> Bytes:
     file = np.memmap(path, dtype=np.uint8, mode="r")
     if file[: len(_LFS_POINTER)].tobytes() == _LFS_POINTER:
         raise WeightsError(
-            f"{path} is a git-lfs pointer ({len(file)} bytes), not the weights; "
-            "run `git lfs pull`, or download it again"
+            f"{path} is a git-lfs pointer ({len(file)} bytes), not the weights. "
+            "Run `git lfs pull`, or download it again."
         )
     return file
 
@@ -40,7 +46,11 @@ def view_tensor(
     *,
     strides: Sequence[int] | None = None,
 ) -> NDArray[Any]:
-    """The tensor `name` at byte `offset` of the buffer, strides in bytes; an error where it passes the end."""
+    """A view of the tensor `name` at byte `offset`, strides in bytes.
+
+    Raises:
+        WeightsError: the tensor passes the end of the buffer.
+    """
     try:
         return np.ndarray(shape, dtype, buffer=buffer, offset=offset, strides=strides if all(shape) else None)  # pyright: ignore[reportArgumentType] (an array is a buffer)
     except (ValueError, TypeError, OverflowError) as error:
@@ -50,7 +60,7 @@ def view_tensor(
 
 
 def are_valid_sizes(values: object) -> bool:
-    """Whether a file's own value can be a shape: a list or tuple of sizes, none negative, for `view` to judge."""
+    """Whether a value read from a file can be a shape: a list or tuple of sizes that are not negative."""
     return (
         isinstance(values, list | tuple)
         and len(values) <= _RANK_LIMIT
@@ -64,5 +74,5 @@ def format_shape(shape: Sequence[int]) -> str:
 
 def build_damaged_error(path: Path, expected: str, actual: str) -> WeightsError:
     return WeightsError(
-        f"{path}: expected {expected}, found {actual}; the file is cut short or damaged: download it again"
+        f"{path}: expected {expected}, found {actual}; the file is truncated or damaged. Download it again."
     )

@@ -1,8 +1,8 @@
-"""The state dict in a `.bin` file of torch.save, without torch: arrays mapped from the file, not copied.
+"""Reads the state dict in a `.bin` file of torch.save without torch, as arrays mapped from the file and not copied.
 
-Nothing that a pickle names is imported or looked up. The few names that a state dict needs are rows of two tables here,
-each stands for a record of ours, and any other is an UnsafeFileError. A pickle is read in two steps: first into records
-that only say where a tensor's bytes should be, then each is checked against the file and becomes a view of it.
+Nothing that a pickle names is imported or looked up. Two tables here hold the few names that a state dict needs; each
+stands for a record of ours. Any other name is an UnsafeFileError. A pickle is read in two steps: first into records
+that only say where a tensor's bytes should be, then each record is checked against the file and becomes a view of it.
 """
 
 import io
@@ -39,8 +39,8 @@ _STORAGE_DTYPES: dict[str, np.dtype[Any]] = {
 _ZIP_ENTRY = b"PK\x03\x04"
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
-_PICKLE_LIMIT = 100_000_000  # bytes; far above the pickle of any state dict, which holds no tensor's data
-_TUPLE_LIMIT = 50_000  # in one pickle, some 10,000 tensors; hashing a tuple nested 100,000 deep overflows the C stack
+_PICKLE_LIMIT = 100_000_000  # bytes; far above the pickle of any state dict, since the tensors' data is outside it
+_TUPLE_LIMIT = 50_000  # enough for some 10,000 tensors; hashing a tuple nested 100,000 deep overflows the C stack
 
 
 def read_pickle(path: Path) -> Arrays:
@@ -72,7 +72,7 @@ def _wrap_errors(path: Path) -> Generator[None, None, None]:
 
 
 class _Storage(NamedTuple):
-    """A storage that a persistent id names, in elements; of them `used` from `first` on."""
+    """A storage that a persistent id names. Sizes are in elements; `num_used` elements from `first` on are used."""
 
     key: str
     dtype: np.dtype[Any]
@@ -82,7 +82,7 @@ class _Storage(NamedTuple):
 
 
 class _Tensor(NamedTuple):
-    """The arguments of a rebuild, unchecked: any field may be anything until `_place`."""
+    """The arguments of a rebuild. Any field may be anything until `_build_array` checks it."""
 
     storage: Any
     offset: Any
@@ -101,7 +101,7 @@ class _StateDict(dict[Any, Any]):
 
 
 class _AllowedGlobal(NamedTuple):
-    """An allowed global. It is text alone, so that no opcode can change it, and a call goes to our table."""
+    """An allowed global. It is only text, so that no opcode can change it; a call goes to our table."""
 
     name: str
 
@@ -138,8 +138,8 @@ class _Unpickler(pickle.Unpickler):
         if name in _ALLOWED_CALLS or name in _STORAGE_DTYPES:
             return _AllowedGlobal(name)
         raise UnsafeFileError(
-            f"{self.path} asks for {name}, which is not part of a state dict; "
-            "gnomon never runs code from a checkpoint: ask the publisher for model.safetensors"
+            f"{self.path} needs {name}, which is not part of a state dict. "
+            "gnomon never runs code from a checkpoint; ask the publisher for model.safetensors."
         )
 
     def persistent_load(self, pid: Any) -> _Storage:
@@ -170,7 +170,7 @@ def _unpickle(path: Path, stream: io.BytesIO | mmap.mmap) -> tuple[Any, dict[str
 
 
 def _check_opcodes(path: Path, stream: io.BytesIO | mmap.mmap) -> None:
-    """Read past one pickle, and refuse what would make the real reader take memory or stack out of all proportion."""
+    """Read past one pickle, and refuse what would make the real reader use far too much memory or stack."""
     tuples = 0
     for opcode, argument, position in pickletools.genops(stream):  # pyright: ignore[reportArgumentType] (an mmap too)
         assert position is not None
@@ -183,7 +183,7 @@ def _check_opcodes(path: Path, stream: io.BytesIO | mmap.mmap) -> None:
             raise build_damaged_error(path, f"a memo index of at most {position}", f"{argument}")
 
 
-# ---- where the bytes are: each reader gives the unpickled object, and the bytes of each storage by its key
+# ---- where the bytes are: each reader returns the unpickled object, and the bytes of each storage by its key
 
 
 def _read_zip(path: Path, file: Bytes) -> tuple[Any, dict[str, Bytes]]:
@@ -196,19 +196,21 @@ def _read_zip(path: Path, file: Bytes) -> tuple[Any, dict[str, Bytes]]:
         root = pickles[0].removesuffix("data.pkl")
         if f"{root}byteorder" in names:
             _check_byte_order(path, little=_read_entry(path, file, archive, f"{root}byteorder").tobytes() == b"little")
-        words = _read_entry(path, file, archive, pickles[0]).tobytes()
-        top, storages = _unpickle(path, io.BytesIO(words))
+        content = _read_entry(path, file, archive, pickles[0]).tobytes()
+        top, storages = _unpickle(path, io.BytesIO(content))
         return top, {key: _read_entry(path, file, archive, f"{root}data/{key}") for key in storages}
 
 
 def _read_entry(path: Path, file: Bytes, archive: zipfile.ZipFile, name: str) -> Bytes:
-    """A stored entry's part of the file. torch compresses none; one that is could unpack to any size."""
+    """An entry's part of the file. torch never compresses; a compressed entry could unpack to any size."""
     try:
         info = archive.getinfo(name)
     except KeyError:
         raise build_damaged_error(path, f"an entry {name}", "none") from None
     if info.flag_bits & 1 or info.compress_type != zipfile.ZIP_STORED:
-        raise UnsupportedError(f"{path}: {name} is compressed or encrypted, as torch.save writes none; save it again")
+        raise UnsupportedError(
+            f"{path}: {name} is compressed or encrypted, which torch.save never does. Save it again."
+        )
     start = info.header_offset
     header = _slice_file(path, f"the header of {name}", file, start, 30).tobytes()
     if not header.startswith(_ZIP_ENTRY):
@@ -224,7 +226,7 @@ def _read_legacy(path: Path, file: Bytes) -> tuple[Any, dict[str, Bytes]]:
     with path.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as stream:
         magic, _ = _unpickle(path, stream)
         if magic != _LEGACY_MAGIC:
-            raise WeightsError(f"{path} is a pickle but not one of torch.save; ask the publisher for model.safetensors")
+            raise WeightsError(f"{path} is a pickle but not from torch.save. Ask the publisher for model.safetensors.")
         protocol, _ = _unpickle(path, stream)
         if protocol != _LEGACY_PROTOCOL:
             raise build_damaged_error(path, f"protocol {_LEGACY_PROTOCOL}", type(protocol).__name__)
@@ -242,11 +244,11 @@ def _locate_legacy_storages(
         raise build_damaged_error(path, f"the keys of the {len(storages)} storages that its tensors use", "other keys")
     bytes_of: dict[str, Bytes] = {}
     for key in keys:
-        wanted = storages[key]
+        storage = storages[key]
         (numel,) = struct.unpack("<q", _slice_file(path, f"the length of storage {key}", file, position, 8).tobytes())
-        if numel != wanted.numel:
-            raise build_damaged_error(path, f"{wanted.numel} elements in storage {key}", f"{numel}")
-        size = numel * wanted.dtype.itemsize
+        if numel != storage.numel:
+            raise build_damaged_error(path, f"{storage.numel} elements in storage {key}", f"{numel}")
+        size = numel * storage.dtype.itemsize
         bytes_of[key] = _slice_file(path, f"storage {key}", file, position + 8, size)
         position += 8 + size
     return bytes_of
@@ -261,7 +263,7 @@ def _slice_file(path: Path, what: str, file: Bytes, start: int, size: int) -> By
 def _check_byte_order(path: Path, *, little: bool) -> None:
     if not little:
         raise UnsupportedError(
-            f"{path} is not little-endian; save it again on another machine, or as model.safetensors"
+            f"{path} is not little-endian. Save it again on another machine, or as model.safetensors."
         )
 
 
@@ -269,35 +271,37 @@ def _check_byte_order(path: Path, *, little: bool) -> None:
 
 
 def _collect_tensors(path: Path, root: Any) -> dict[str, _Tensor]:
-    """The tensors of a state dict, of {"state_dict": ...} too; plain scalars and strings beside them are left out."""
+    """The tensors of a state dict or of {"state_dict": ...}. Plain scalars and strings beside them are left out."""
     if isinstance(root, dict) and isinstance(root.get("state_dict"), dict):
         root = root["state_dict"]
     if not isinstance(root, dict):
         raise WeightsError(
-            f"{path} holds {type(root).__name__}, not a dict of names and tensors; save model.state_dict()"
+            f"{path} holds {type(root).__name__}, not a dict of names and tensors. Save model.state_dict()."
         )
     tensors: dict[str, _Tensor] = {}
     for name, value in root.items():
         if not isinstance(name, str) or not isinstance(value, _Tensor | str | int | float | None):
-            at = repr(name) if isinstance(name, str) else f"a key of type {type(name).__name__}"
-            raise WeightsError(f"{path} holds {type(value).__name__} at {at}, not a tensor; save model.state_dict()")
+            key = repr(name) if isinstance(name, str) else f"a key of type {type(name).__name__}"
+            raise WeightsError(f"{path} holds {type(value).__name__} at {key}, not a tensor. Save model.state_dict().")
         if isinstance(value, _Tensor):
             tensors[name] = value
     return tensors
 
 
 def _build_array(path: Path, name: str, tensor: _Tensor, storage_bytes: Mapping[str, Bytes]) -> NDArray[Any]:
-    """The view that the record describes, after every number of it is checked against the bytes that are there."""
+    """The view that a record describes, after each of its numbers was checked against the bytes of its storage."""
     storage, offset, size, stride, metadata = tensor
     if metadata:
-        raise UnsupportedError(f"{path}: {name!r} has metadata (a conjugate or negative view); save a plain copy of it")
+        raise UnsupportedError(
+            f"{path}: {name!r} has metadata (a conjugate or negative view). Save a plain copy of it."
+        )
     if not isinstance(storage, _Storage) or not (
         are_valid_sizes([offset]) and are_valid_sizes(size) and are_valid_sizes(stride)
     ):
         raise build_damaged_error(path, f"the storage, offset, size and strides of {name!r}", "something else")
     if all(size):
         end = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) + 1
-    else:  # no element: torch leaves any offset in it
+    else:  # no elements: torch leaves any offset in it
         offset = end = 0
     if end > storage.num_used:
         raise build_damaged_error(path, f"{end} elements for {name!r}", f"{storage.num_used} in storage {storage.key}")

@@ -1,12 +1,8 @@
-"""A model as a sentence-transformers folder. Classic by default: the dialect that opens everywhere. Equal models give
-equal bytes.
-"""
+"""Writes a model as a sentence-transformers folder. Equal models give equal bytes."""
 
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +17,8 @@ from gnomon.checkpoint.modules_json import DENSE_ACTIVATIONS, DIALECTS, POOLING_
 from gnomon.checkpoint.tokenizer_versions import build_side_files
 from gnomon.checkpoint.weights import write_safetensors
 from gnomon.errors import InputError
+from gnomon.files import atomic_folder, explain_disk_full
+from gnomon.messages import check_choice
 from gnomon.spec import DenseSpec, ModelSpec, StaticSpec, dense_modules
 
 Json = dict[str, Any]
@@ -32,56 +30,40 @@ _ACTIVATION_NAMES = {ours: theirs for theirs, ours in DENSE_ACTIVATIONS.items() 
 def save_folder(
     checkpoint: Checkpoint, folder: str | Path, *, dialect: str = "classic", overwrite: bool = False
 ) -> Path:
-    """Write a model folder; it is complete or it is not there.
+    """Write a model folder; it is complete or it does not exist.
 
     Args:
-        dialect: "classic" (opens in every sentence-transformers), "5.4" or "6.0" (from these versions on).
-        overwrite: replace a folder that holds something.
+        dialect: "classic" opens in every version of sentence-transformers, "5.4" and "6.0" from these versions on.
+        overwrite: replace a folder that is not empty.
 
     Raises:
-        InputError: an unknown dialect; a folder that holds something; a path that is a file.
-        OSError: the disk is full, or may not be written; nothing is left behind.
+        InputError: an unknown dialect; a folder that is not empty; a path that is a file.
+        OSError: the disk is full or not writable; no part of the folder remains.
     """
-    if dialect not in DIALECTS:
-        raise InputError(f"dialect {dialect!r} is not one of {', '.join(DIALECTS)}.")
+    check_choice(dialect, "dialect", DIALECTS)
     target = Path(folder).expanduser().absolute()
     if target.exists() and not target.is_dir():
-        raise InputError(f"{target} is {'a file' if target.is_file() else 'no folder'}; give a folder.")
+        raise InputError(f"{target} is not a folder; give a folder.")
     if target.is_dir() and any(target.iterdir()) and not overwrite:
         raise InputError(f"{target} is not empty; give a new folder, or overwrite=True (--overwrite).")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
-    try:
-        beside.chmod(0o755)
+    # an empty folder is replaced too
+    with explain_disk_full(target), atomic_folder(target, overwrite=True) as draft:
+        draft.chmod(0o755)
         for path, write in _plan_files(checkpoint, dialect).items():
-            (beside / path).parent.mkdir(parents=True, exist_ok=True)
-            write(beside / path)
-        _replace_folder(beside, target)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+            (draft / path).parent.mkdir(parents=True, exist_ok=True)
+            write(draft / path)
     return target
 
 
-def _replace_folder(new: Path, target: Path) -> None:
-    """Put a complete folder in the place of an old one, if there is one; the old one is removed last."""
-    if not target.exists():
-        new.rename(target)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".old", dir=target.parent)) / "old"
-    target.rename(old)
-    new.rename(target)
-    shutil.rmtree(old.parent, ignore_errors=True)
-
-
 def _plan_files(checkpoint: Checkpoint, dialect: str) -> dict[str, Writer]:
-    """Path in the folder -> what writes it."""
+    """Path in the folder -> the function that writes it."""
     spec = checkpoint.spec
     files = _static_files(checkpoint) if isinstance(spec.trunk, StaticSpec) else _transformer_files(checkpoint, dialect)
     files["modules.json"] = _json_writer(_module_rows(spec, dialect))
     files["config_sentence_transformers.json"] = _json_writer(_sentence_transformers_config(spec))
-    for head in dense_modules(spec):
-        files[f"{head.name}/config.json"] = _json_writer(_dense_config(head))
-        files[f"{head.name}/model.safetensors"] = _weights_writer(_dense_weights(head, checkpoint.arrays))
+    for dense in dense_modules(spec):
+        files[f"{dense.name}/config.json"] = _json_writer(_dense_config(dense))
+        files[f"{dense.name}/model.safetensors"] = _weights_writer(_dense_weights(dense, checkpoint.arrays))
     if checkpoint.readme is not None:
         files["README.md"] = _bytes_writer(checkpoint.readme)
     return files
@@ -90,13 +72,14 @@ def _plan_files(checkpoint: Checkpoint, dialect: str) -> dict[str, Writer]:
 def _transformer_files(checkpoint: Checkpoint, dialect: str) -> dict[str, Writer]:
     spec = checkpoint.spec
     assert not isinstance(spec.trunk, StaticSpec)
-    theirs = families.export_trunk_weights(checkpoint.arrays, spec.trunk, checkpoint.config) | dict(
-        checkpoint.unused_arrays
+    trunk_tensors = families.export_trunk_weights(checkpoint.arrays, spec.trunk, checkpoint.config)
+    tensors = families.add_mlm_head(
+        trunk_tensors | dict(checkpoint.unused_arrays), checkpoint.mlm_arrays, checkpoint.config
     )
     side_files = build_side_files(checkpoint.tokenizer, checkpoint.tokenizer_side_files, checkpoint.config)
     return {
         "config.json": _json_writer(checkpoint.config),
-        "model.safetensors": _weights_writer(families.add_mlm_head(theirs, checkpoint.mlm_arrays, checkpoint.config)),
+        "model.safetensors": _weights_writer(tensors),
         "tokenizer.json": _text_writer(checkpoint.tokenizer.to_str(pretty=True)),
         **{name: _text_writer(text) for name, text in side_files.items()},
         "sentence_bert_config.json": _json_writer(

@@ -1,4 +1,4 @@
-"""SentencePiece models, read without the sentencepiece package: the pieces, the character map and a few settings.
+"""Reads SentencePiece models without the sentencepiece package: pieces, character map and a few settings.
 
 The file is one protobuf message; the numbers below are from its definition, `ModelProto` in
 https://github.com/google/sentencepiece/blob/master/src/sentencepiece_model.proto.
@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeVar
 PIECE, TRAINER_SPEC, NORMALIZER_SPEC = 1, 2, 3  # fields of ModelProto
 CHARSMAP = 2  # field of NormalizerSpec
 
-# Field number, name, and the value that holds where the file does not say.
+# Field number, name, and the default value.
 TRAINER_SETTINGS = (
     (3, "model_type", 1),
     (35, "byte_fallback", 0),
@@ -27,7 +27,7 @@ NORMALIZER_SETTINGS = (
     (5, "escape_whitespaces", 1),
 )
 MODEL_TYPE_NAMES = {1: "unigram", 2: "BPE", 3: "word", 4: "char"}
-NORMAL, CONTROL, USER_DEFINED = 1, 3, 4  # of the kinds of piece
+NORMAL, CONTROL, USER_DEFINED = 1, 3, 4  # kinds of pieces
 
 Value = int | float | bytes
 Fields = dict[int, Value]
@@ -49,7 +49,11 @@ class SentencePieceModel(NamedTuple):
 
 
 def read_sentencepiece(path: Path) -> SentencePieceModel:
-    """The model in the file; a ValueError says what is wrong with a damaged one, and leaves the path to the caller."""
+    """The model in a file.
+
+    Raises:
+        ValueError: a damaged file. The message says what is wrong; the caller adds the path.
+    """
     pieces: list[Piece] = []
     specs: dict[int, Fields] = {}
     for number, value in _iterate_fields(path.read_bytes()):
@@ -57,8 +61,10 @@ def read_sentencepiece(path: Path) -> SentencePieceModel:
             pieces.append(_parse_piece(_parse_message(value)))
         elif number in (TRAINER_SPEC, NORMALIZER_SPEC):
             specs[number] = _parse_message(value)
-    if len(specs) < 2:  # they follow the pieces: without this check a cut file would pass
-        raise ValueError("trainer_spec or normalizer_spec is missing, so the file is cut or no SentencePiece model")
+    if len(specs) < 2:  # they follow the pieces: without this check a truncated file would pass
+        raise ValueError(
+            "trainer_spec or normalizer_spec is missing, so the file is truncated or not a SentencePiece model"
+        )
     trainer, normalizer = specs[TRAINER_SPEC], specs[NORMALIZER_SPEC]
     settings = {name: _check_type(int, trainer.get(number, default)) for number, name, default in TRAINER_SETTINGS}
     settings |= {
@@ -93,29 +99,31 @@ def _check_type(kind: type[T], value: Value) -> T:
 
 def _iterate_fields(blob: bytes) -> Iterator[tuple[int, Value]]:
     """The (field number, value) pairs of one message: varints as int, four bytes as float, everything else as bytes."""
-    at = 0
-    while at < len(blob):
-        key, at = _read_varint(blob, at)
+    position = 0
+    while position < len(blob):
+        key, position = _read_varint(blob, position)
         number, wire = key >> 3, key & 7
         if wire == 0:
-            value, at = _read_varint(blob, at)
+            value, position = _read_varint(blob, position)
             yield number, value
             continue
         if wire == 2:
-            size, at = _read_varint(blob, at)
+            size, position = _read_varint(blob, position)
         elif wire in (1, 5):
             size = 8 if wire == 1 else 4
         else:
-            raise ValueError(f"wire type {wire} before byte {at} of a message of {len(blob)} bytes is not protobuf")
-        if at + size > len(blob):
-            raise ValueError(f"a field of {size} bytes at byte {at} passes the end of its {len(blob)} bytes")
-        content = blob[at : at + size]
+            raise ValueError(
+                f"wire type {wire} before byte {position} of a message of {len(blob)} bytes is not protobuf"
+            )
+        if position + size > len(blob):
+            raise ValueError(f"a field of {size} bytes at byte {position} passes the end of its {len(blob)} bytes")
+        content = blob[position : position + size]
         yield number, struct.unpack("<f", content)[0] if wire == 5 else content
-        at += size
+        position += size
 
 
 def _read_varint(blob: bytes, position: int) -> tuple[int, int]:
-    """The little-endian base-128 number at `at`, and where it ends."""
+    """The little-endian base-128 number at `position`, and where it ends."""
     if position < len(blob) and blob[position] < 0x80:  # nearly always, and a model has a million of them
         return blob[position], position + 1
     value = 0

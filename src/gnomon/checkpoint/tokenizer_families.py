@@ -1,7 +1,7 @@
-"""Tokenizer families of transformers: what a class builds from a vocabulary, and the files that it can be read from.
+"""Tokenizer families of transformers: what a class builds from a vocabulary, and the files that hold it.
 
-`CLASSES`, at the end, lists the classes; `FORMS` the forms of folders without a tokenizer.json, in the order in which
-they are looked for.
+Two tables at the end: `FAMILIES_BY_CLASS`, and `VOCABULARY_FORMATS` for folders without a tokenizer.json, in the order
+in which their files are looked for.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from gnomon.checkpoint.sentencepiece import CONTROL, MODEL_TYPE_NAMES, USER_DEFI
 from gnomon.checkpoint.tokenizer_settings import DPR_FAST_CLASSES, TokenizerSettings
 from gnomon.errors import UnsupportedError
 
-SAVE_TOKENIZER_HINT = "load the tokenizer with transformers and save_pretrained it: that writes a tokenizer.json"
+SAVE_TOKENIZER_HINT = "load the tokenizer with transformers and save_pretrained it, which writes a tokenizer.json"
 
 BERT_TOKENS = {
     "unk_token": AddedToken("[UNK]", special=True),
@@ -41,7 +41,7 @@ ROBERTA_TOKENS = {
 HERBERT_TOKENS = {role: AddedToken(ROBERTA_TOKENS[role].content, special=True) for role in BERT_TOKENS}
 GPT2_TOKENS = {role: AddedToken("<|endoftext|>", special=True) for role in ("bos_token", "eos_token", "unk_token")}
 
-# The settings of a SentencePiece model that the XLM-R mapping is right for.
+# Settings of a SentencePiece model that the XLM-R mapping needs.
 XLM_ROBERTA_SETTINGS = {
     "model_type": 1,
     "byte_fallback": 0,
@@ -56,25 +56,25 @@ XLM_ROBERTA_SETTINGS = {
 
 @dataclass(frozen=True)
 class TokenizerFamily:
-    """What a class of transformers builds from a vocabulary, whatever file that is in."""
+    """What a tokenizer class of transformers builds from a vocabulary, whatever file holds it."""
 
     special_tokens: dict[str, AddedToken]
     model_class: type[Any]
     build_model_settings: Callable[[TokenizerSettings], dict[str, Any]]
-    """Of the vocabulary's model, beside the vocabulary; as `tokenizers` writes them in JSON."""
+    """Settings of the vocabulary's model, as `tokenizers` writes them in JSON."""
     set_components: Callable[[Tokenizer, TokenizerSettings], None]
-    """Sets pre-tokenizer and decoder, and the normalizer where the class has one of its own."""
+    """Sets pre-tokenizer and decoder, and the normalizer where the class has its own."""
     build_post_processor: Callable[[Tokenizer, TokenizerSettings], processors.PostProcessor] | None
-    """The special tokens around a text; None where those of tokenizer.json stay."""
+    """Builds what adds the special tokens around a text; None to keep that of tokenizer.json."""
     keeps_charsmap: bool = False
-    """The normalizer is the file's compiled character map, and nothing else of the file's."""
+    """Whether the normalizer is the compiled character map of tokenizer.json, and nothing else from there."""
     keeps_json: bool = False
-    """All of a tokenizer.json stays but the special tokens around a text."""
+    """Whether all of tokenizer.json is kept but the special tokens around a text."""
 
 
 @dataclass(frozen=True)
 class VocabularyFormat:
-    """One way to write a tokenizer without tokenizer.json: its files and how to read the vocabulary."""
+    """A form of tokenizer without tokenizer.json: its files and how to read the vocabulary."""
 
     files: tuple[str, ...]
     family: TokenizerFamily
@@ -83,9 +83,9 @@ class VocabularyFormat:
 
 
 def _pair_with_id(tokenizer: Tokenizer, text: str) -> tuple[str, int]:
-    index = tokenizer.token_to_id(text)
-    assert index is not None, text  # every role has been added
-    return text, index
+    token_id = tokenizer.token_to_id(text)
+    assert token_id is not None, text  # every role was added
+    return text, token_id
 
 
 # ---- WordPiece: vocab.txt
@@ -133,7 +133,7 @@ def _build_bert_post_processor(tokenizer: Tokenizer, settings: TokenizerSettings
 
 
 def _set_dpr_components(tokenizer: Tokenizer, settings: TokenizerSettings) -> None:
-    """As version 5: the class keeps `do_lower_case` to itself, so that every text is lower-cased."""
+    """As in version 5, where the class ignores `do_lower_case`: every text is lower-cased."""
     _set_bert_components(tokenizer, settings)
     tokenizer.normalizer = _bert_normalizer(settings, lowercase=True)
 
@@ -187,7 +187,7 @@ def _set_herbert_components(tokenizer: Tokenizer, settings: TokenizerSettings) -
 
 
 def _build_herbert_post_processor(tokenizer: Tokenizer, settings: TokenizerSettings) -> processors.PostProcessor:
-    """The ids are constants of the class, whatever the tokens are."""
+    """The class has fixed ids, whatever the tokens are."""
     return processors.BertProcessing((settings.token_text("sep_token"), 2), (settings.token_text("cls_token"), 0))
 
 
@@ -199,7 +199,7 @@ def _unigram_settings(settings: TokenizerSettings) -> dict[str, Any]:
 
 
 def _read_xlm_roberta(paths: list[Path], settings: TokenizerSettings) -> Tokenizer:
-    """Ids as in fairseq: its four special tokens first, so that every piece is one above its place in the file."""
+    """Ids as in fairseq: its four special tokens come first, so that each piece has its index in the file plus one."""
     model = read_sentencepiece(paths[0])
     _check_xlm_roberta(paths[0], model.settings)
     head = [(settings.token_text(role), 0.0) for role in ("bos_token", "pad_token", "eos_token", "unk_token")]
@@ -210,8 +210,8 @@ def _read_xlm_roberta(paths: list[Path], settings: TokenizerSettings) -> Tokeniz
     )
     if model.charsmap:
         tokenizer.normalizer = normalizers.Precompiled(model.charsmap)
-    marked = [piece for piece in pieces if piece.kind in (CONTROL, USER_DEFINED)]  # matched in the text as they stand
-    tokenizer.add_tokens([AddedToken(piece.text, normalized=False, special=piece.kind == CONTROL) for piece in marked])
+    added = [piece for piece in pieces if piece.kind in (CONTROL, USER_DEFINED)]  # looked for in the text as written
+    tokenizer.add_tokens([AddedToken(piece.text, normalized=False, special=piece.kind == CONTROL) for piece in added])
     return tokenizer
 
 
@@ -223,11 +223,11 @@ def _set_xlm_roberta_components(tokenizer: Tokenizer, settings: TokenizerSetting
 
 
 def _check_xlm_roberta(path: Path, values: dict[str, int]) -> None:
-    for name, served in XLM_ROBERTA_SETTINGS.items():
-        if values[name] != served:
+    for name, expected in XLM_ROBERTA_SETTINGS.items():
+        if values[name] != expected:
             kind = f" ({MODEL_TYPE_NAMES.get(values[name], 'unknown')})" if name == "model_type" else ""
             raise UnsupportedError(
-                f"{path}: {name} is {values[name]}{kind}, and only {served} is built here; {SAVE_TOKENIZER_HINT}"
+                f"{path}: {name} is {values[name]}{kind}, and only {expected} is implemented; {SAVE_TOKENIZER_HINT}"
             )
 
 
@@ -284,7 +284,7 @@ FAMILIES_BY_CLASS: dict[str, tuple[TokenizerFamily, TokenizerFamily | None]] = {
     "GPT2Tokenizer": (GPT2, GPT2),
     "HerbertTokenizer": (HERBERT, HERBERT),
 }
-"""Tokenizer class -> how versions 4 and 5 of transformers read it. None: version 5 has no such class, and takes a
+"""Tokenizer class -> its families in versions 4 and 5 of transformers. None: version 5 has no such class and takes
 tokenizer.json as it is.
 """
 

@@ -1,4 +1,4 @@
-"""tokenizer.json -> `tokenizers.Tokenizer`; what a newer library wrote is named as such."""
+"""Loads a tokenizer.json. An error says which parts need a newer version of the tokenizers library."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from gnomon.errors import UnsupportedError
 
 FORMAT_VERSION = "1.0"
-"""Of the format, since it exists."""
+"""The only version of the format so far."""
 
 SECTIONS: dict[str, Any] = {
     "normalizer": normalizers,
@@ -29,11 +29,13 @@ SECTIONS: dict[str, Any] = {
 
 
 def load_tokenizer_json(path: Path) -> Tokenizer:
-    """The file, by its bytes: a byte order mark, and a path that is not UTF-8, stop the library itself.
+    """The tokenizer in a file.
+
+    It is read as bytes, since the library refuses a byte order mark and a path that is not UTF-8.
 
     Raises:
-        UnsupportedError: the file names what the installed tokenizers does not know. Exception: the library's own, for
-            any other file that it cannot read.
+        UnsupportedError: the file names what the installed library does not know.
+        Exception: the library's own, for any other file that it cannot read.
     """
     content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     try:
@@ -49,12 +51,12 @@ def load_tokenizer_json(path: Path) -> Tokenizer:
 
 @contextmanager
 def utf8_folder(folder: Path) -> Generator[Path]:
-    """The folder under a name that the library can open: its own, or where that is not UTF-8 a link for a while."""
+    """The folder under a path that the library can open: its own, or a temporary link where that is not UTF-8."""
     try:
         str(folder).encode()
     except UnicodeEncodeError:
-        with tempfile.TemporaryDirectory() as beside:
-            link = Path(beside) / "model"
+        with tempfile.TemporaryDirectory() as temporary:
+            link = Path(temporary) / "model"
             link.symlink_to(folder.absolute(), target_is_directory=True)
             yield link
     else:
@@ -62,7 +64,7 @@ def utf8_folder(folder: Path) -> Generator[Path]:
 
 
 def _unknown_parts(content: bytes) -> list[str]:
-    """Versions and types that the installed library does not know; none where the file is not JSON at all."""
+    """Versions and types that the installed library does not know; empty where the file is not JSON."""
     try:
         settings: Any = json.loads(content)
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""The JSON files beside a vocabulary or a tokenizer.json, and what they say, as transformers reads them."""
+"""Reads the JSON files beside a vocabulary or a tokenizer.json, as transformers does."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from gnomon.errors import GnomonError, NotAModelError
 Json = dict[str, Any]
 
 SIDE_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
-"""The small files that change how a tokenizer reads."""
+"""The small files beside a tokenizer.json that change how texts are tokenized. `save` writes them back."""
 
 DECODER = "added_tokens_decoder"
-"""The key of tokenizer_config.json that takes the place of the two older files."""
+"""The key of tokenizer_config.json that replaces the two older files."""
 
 # The order in which transformers appends the special tokens that a vocabulary lacks.
 SPECIAL_TOKEN_KEYS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -27,14 +27,14 @@ EXTRA_KEYS = ("additional_special_tokens", "extra_special_tokens")
 TOKEN_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 BACKEND = "TokenizersBackend"
-"""A class of version 5 alone."""
+"""A class that only version 5 has."""
 GENERIC_CLASSES = ("PreTrainedTokenizer", BACKEND)
-"""Class names that say nothing about the family; both take tokenizer.json as it is."""
+"""Classes that do not name a family; both take tokenizer.json as it is."""
 
 DPR_FAST_CLASSES = tuple(f"DPR{part}TokenizerFast" for part in ("ContextEncoder", "QuestionEncoder", "Reader"))
-"""Classes that version 5 does not read as those without "Fast"."""
+"""Classes that version 5 reads differently from those without "Fast"."""
 
-# Without a tokenizer_class, the model_type tells families whose files carry the names of another family's.
+# Without a tokenizer_class, model_type identifies families whose files have the names of another family's.
 CLASS_BY_MODEL_TYPE = {
     "xlm-roberta": "XLMRobertaTokenizer",
     "xlm-roberta-xl": "XLMRobertaTokenizer",
@@ -61,21 +61,21 @@ DEFAULT_CLASS_BY_MODEL_TYPE = CLASS_BY_MODEL_TYPE | {
 
 @contextmanager
 def wrap_errors(path: Path) -> Generator[None, None, None]:
-    """Any error inside becomes a NotAModelError that names the file: `tokenizers` raises bare Exceptions."""
+    """Turn any error inside into a NotAModelError that names the file: `tokenizers` raises bare Exceptions."""
     try:
         yield
     except GnomonError:
         raise
     except Exception as error:
-        raise NotAModelError(f"{path} cannot be used: {error}; fetch the file again or save it anew") from error
+        raise NotAModelError(f"{path} cannot be used: {error}. Download the file again or save it again.") from error
 
 
 def read_json(path: Path) -> Json:
-    """The object in a JSON file; {} where there is no file."""
+    """The object in a JSON file; {} if the file does not exist."""
     if not path.is_file():
         return {}
     with wrap_errors(path):
-        return parse_json_object(path.read_bytes())  # bytes: a byte order mark is read over
+        return parse_json_object(path.read_bytes())  # bytes: json skips a byte order mark
 
 
 def parse_json_object(text: str | bytes) -> Json:
@@ -102,10 +102,10 @@ def _check_ids(added: Json) -> None:
 
 
 def check_tokens(config: Json) -> None:
-    """That every key of tokenizer_config.json or special_tokens_map.json that names tokens holds tokens.
+    """Check the keys of tokenizer_config.json or special_tokens_map.json that must hold tokens.
 
     Raises:
-        ValueError: it holds something else; names the key and the value.
+        ValueError: a key holds something else; names the key and the value.
     """
     name = config.get("tokenizer_class")
     if name is not None and not isinstance(name, str):
@@ -115,8 +115,8 @@ def check_tokens(config: Json) -> None:
             _check_token(role, config[role])
     for key in EXTRA_KEYS:
         value = config.get(key)
-        mapped = isinstance(value, dict) and key == "extra_special_tokens"
-        if value is not None and not mapped and not isinstance(value, list):
+        is_mapping = isinstance(value, dict) and key == "extra_special_tokens"
+        if value is not None and not is_mapping and not isinstance(value, list):
             forms = "a list of tokens" + (", or map names to tokens" if key == "extra_special_tokens" else "")
             raise ValueError(f"{key} is {value!r}; it must be {forms}")
         for token in list_tokens(value):
@@ -144,11 +144,11 @@ class SideFiles:
     folder: Path
     """For messages."""
     tokenizer_config: Json
-    """tokenizer_config.json, with `overrides` laid over it."""
+    """tokenizer_config.json, with `overrides` in it."""
     special_tokens_map: Json
-    """special_tokens_map.json; {}, like the next one, where tokenizer_config.json has an added_tokens_decoder."""
+    """special_tokens_map.json; {} where tokenizer_config.json has an added_tokens_decoder."""
     added_tokens: Json
-    """added_tokens.json"""
+    """added_tokens.json; {} in the same case."""
     model_config: Json
     """config.json"""
     overrides: Mapping[str, Any] = field(default_factory=dict[str, Any])
@@ -161,7 +161,7 @@ class SideFiles:
 
     @classmethod
     def parse(cls, texts: Mapping[str, str], model_config: Json) -> SideFiles:
-        """From the texts of the files, by name."""
+        """Side files from their texts, by name."""
         config = parse_json_object(texts.get(SIDE_FILES[0], "{}"))
         older = ("{}" if DECODER in config else texts.get(name, "{}") for name in SIDE_FILES[1:])
         special_map, added = map(parse_json_object, older)
@@ -169,13 +169,13 @@ class SideFiles:
 
     @property
     def named_class(self) -> str | None:
-        """The tokenizer class without "Fast", as some file names it; None where none does."""
+        """The tokenizer class that a file names, without "Fast"; None where no file does."""
         name = self.tokenizer_config.get("tokenizer_class") or self.model_config.get("tokenizer_class")
         return _strip_fast(str(name)) if name else None
 
     @property
     def vocabulary_class(self) -> str | None:
-        """The class for a folder without tokenizer.json: a name that says nothing gives way to the model_type."""
+        """The class for a folder without tokenizer.json. model_type decides where the name does not say a family."""
         for name in (self.tokenizer_config.get("tokenizer_class"), self.model_config.get("tokenizer_class")):
             if name and _strip_fast(str(name)) not in GENERIC_CLASSES:
                 return _strip_fast(str(name))
@@ -183,27 +183,28 @@ class SideFiles:
 
     @property
     def json_class(self) -> str | None:
-        """The class for a folder with a tokenizer.json; None for one that takes it as it is."""
+        """The class for a folder with a tokenizer.json; None for a class that takes it as it is."""
         name = self.named_class or DEFAULT_CLASS_BY_MODEL_TYPE.get(str(self.model_config.get("model_type")))
         return None if name in GENERIC_CLASSES else name
 
     @property
     def writer_version(self) -> int | None:
-        """The major version of transformers that wrote these files, 4 (or older) or 5; None where no file says it."""
+        """The major version of transformers that wrote these files, 4 (or older) or 5; None if unknown."""
         extra_list = isinstance(self.tokenizer_config.get("extra_special_tokens"), list)
         if self.named_class == BACKEND or "backend" in self.tokenizer_config or extra_list:
-            return 5  # what version 4 does not write
+            return 5  # version 4 writes none of these
         major = str(self.model_config.get("transformers_version") or "").partition(".")[0]
         return max(4, min(5, int(major))) if major.isdigit() else None
 
     def flag(self, name: str, default: bool) -> bool:
-        """
+        """A setting of tokenizer_config.json that is true or false.
+
         Raises:
-            ValueError: neither true nor false.
+            ValueError: it is something else.
         """
         value = self.tokenizer_config.get(name, default)
         if not isinstance(value, bool):
-            raise ValueError(f"tokenizer_config.json says that {name} is {value!r}; it can be true or false")
+            raise ValueError(f"{name} in tokenizer_config.json is {value!r}; it must be true or false")
         return value
 
 
@@ -213,18 +214,18 @@ def _strip_fast(name: str) -> str:
 
 @dataclass(frozen=True)
 class TokenizerSettings:
-    """What the side files say, for a tokenizer that is built: `roles` in the order of ROLES, `declared` by the id that
-    each must have.
-    """
+    """What the side files say, for a tokenizer that is built from a vocabulary."""
 
     side_files: SideFiles
     special_tokens: dict[str, AddedToken]
+    """By role, in the order of SPECIAL_TOKEN_KEYS."""
     declared_tokens: dict[int, AddedToken]
+    """By the id that each must have."""
     extra_tokens: list[AddedToken]
 
     def token_text(self, key: str) -> str:
         if key not in self.special_tokens:
-            raise ValueError(f"tokenizer_config.json sets {key} to null, and this tokenizer cannot do without it")
+            raise ValueError(f"tokenizer_config.json sets {key} to null, but this tokenizer needs it")
         return self.special_tokens[key].content
 
     def flag(self, name: str, default: bool) -> bool:
@@ -232,17 +233,17 @@ class TokenizerSettings:
 
     @property
     def strip_accents(self) -> bool | None:
-        """None for as `do_lower_case` says."""
+        """None where `do_lower_case` decides."""
         return (
             None if self.side_files.tokenizer_config.get("strip_accents") is None else self.flag("strip_accents", False)
         )
 
 
 def read_settings(files: SideFiles, defaults: Mapping[str, AddedToken]) -> TokenizerSettings:
-    """As transformers merges them, over the tokens of the family."""
+    """The settings in the side files, merged as in transformers. `defaults` are the family's tokens by role."""
     folder, config = files.folder, files.tokenizer_config
     with_decoder = "added_tokens_decoder" in config
-    # what a caller lays over the files holds against the older file, too
+    # a caller's overrides replace keys of the older file, too
     special_map = {key: value for key, value in files.special_tokens_map.items() if not files.overrides.get(key)}
     sources = [("tokenizer_config.json", config)]
     sources += [] if with_decoder else [("special_tokens_map.json", special_map)]
@@ -273,25 +274,25 @@ def list_tokens(value: Any) -> list[Any]:
 
 
 def _parse_special_token(value: Any, default: AddedToken | None) -> AddedToken | None:
-    """The token of a role; a bare string is stripped around as the family's own, null takes the role away."""
+    """The token of a role. A bare string gets the family's lstrip; null removes the role."""
     if isinstance(value, str):
         return AddedToken(value, lstrip=default is not None and default.lstrip, special=True)
     return None if value is None else parse_token(value)
 
 
 def parse_token(value: Any, special: Sequence[str] | set[str] | None = None) -> AddedToken:
-    """A token written as a string or as {"content": ...}; special if it says so or is in `special` (None: all).
+    """A token written as a string or as {"content": ...}. It is special if it says so or is in `special` (None: all).
 
     Raises:
-        ValueError: neither of the two; a flag that is neither true nor false.
+        ValueError: another form, or a flag that is neither true nor false.
     """
     content = value if isinstance(value, str) else value.get("content") if isinstance(value, dict) else None
     if not isinstance(content, str):
         raise ValueError(f'a token is a string or {{"content": ...}}, not {value!r}')
     flags = {} if isinstance(value, str) else {flag: value[flag] for flag in TOKEN_FLAGS if flag in value}
-    for flag, given in flags.items():
-        if not isinstance(given, bool):
-            raise ValueError(f"{flag} of the token {content!r} is {given!r}; it can be true or false")
+    for flag, value in flags.items():
+        if not isinstance(value, bool):
+            raise ValueError(f"{flag} of the token {content!r} is {value!r}; it must be true or false")
     if special is None or content in special:
         flags["special"] = True
     return AddedToken(content, **flags)

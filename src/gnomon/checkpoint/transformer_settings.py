@@ -1,6 +1,6 @@
-"""sentence_bert_config.json, under each of its names: how sentence-transformers loads the trunk and its tokenizer.
+"""Reads sentence_bert_config.json, which says how sentence-transformers loads the trunk and its tokenizer.
 
-Every key is obeyed, or known to change nothing, or an error that names it. Source of what each key does:
+Every key is followed, or known to change nothing, or an error that names it. Source of what each key does:
 sentence-transformers 6.2, `base/modules/transformer.py`, `Transformer._load_init_kwargs` and `__init__`.
 """
 
@@ -19,7 +19,7 @@ TRANSFORMER_CONFIG_FILES = tuple(
     f"sentence_{name}_config.json"
     for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
-"""In the order in which sentence-transformers looks for them; the first that says something counts."""
+"""Names of the file, in the order in which sentence-transformers looks for them. The first that is not empty counts."""
 
 NO_LIMIT = 10**9
 """transformers writes 1e30 into model_max_length for "no limit"."""
@@ -32,7 +32,7 @@ HUB_KEYS = frozenset(
     subfolder trust_remote_code _from_auto _from_pipeline _commit_hash
     """.split()
 )
-"""Where files come from. Whoever loads the model says that, in sentence-transformers too, and no code is ever run."""
+"""Keys that say where files come from. The caller decides that, as in sentence-transformers. No code is ever run."""
 
 ALLOWED_VALUES = {
     "transformer_task": (None, "feature-extraction"),
@@ -43,7 +43,7 @@ ALLOWED_VALUES = {
     "query_expansion": (None,),
     "tokenizer_name_or_path": (None,),
 }
-"""Keys of the file of which only these values give the vectors that we compute."""
+"""Key of the file -> the values with which the model computes what we compute."""
 
 HARMLESS = HUB_KEYS | {"unpad_inputs", "backend"}
 
@@ -56,7 +56,7 @@ MODEL_HARMLESS = HUB_KEYS | frozenset(
 
 DTYPES = ("torch_dtype", "dtype")
 NEUTRAL_DTYPES = (None, "auto", "float32", "torch.float32")
-"""Values of a dtype that leave ours as it is."""
+"""Values of a dtype key that change nothing here."""
 
 BOOLEAN_KEYS = frozenset(
     "do_lower_case strip_accents tokenize_chinese_chars add_prefix_space trim_offsets split_special_tokens".split()
@@ -67,19 +67,17 @@ OVERRIDES = BOOLEAN_KEYS | frozenset(
     additional_special_tokens extra_special_tokens
     """.split()
 )
-"""Keys of the tokenizer that take the place of those of tokenizer_config.json."""
+"""Keys of the tokenizer that replace those of tokenizer_config.json."""
 
 CALL_KEYS = ("truncation_side", "padding_side")
-"""Keys of the same kind that do not change the tokenizer, but how a text is truncated and padded."""
+"""Keys of the same kind that only change how a text is truncated and padded."""
 
 TOKENIZER_HARMLESS = HUB_KEYS | frozenset(
     "use_fast clean_up_tokenization_spaces chat_template verbose name_or_path".split()
 )
 
 UNREAD = ("max_length", "truncation", "padding", "pad_to_multiple_of", "return_tensors")
-"""Keys that act where a tokenizer is called; among those with which it is made, sentence-transformers does not read
-them either.
-"""
+"""Keys for calling a tokenizer. Among the keys for building it, sentence-transformers ignores them too."""
 
 ALLOWED_CALL_VALUES = {
     "truncation": (None, True, "longest_first", "only_first"),
@@ -91,17 +89,17 @@ CALL_HARMLESS = frozenset(
     "padding padding_side pad_to_multiple_of return_token_type_ids logits_to_keep verbose".split()
 )
 NON_TEXT_SECTIONS = frozenset("audio image video chat_template".split())
-"""Sections of `processing_kwargs` for inputs that are not plain text."""
+"""Sections of `processing_kwargs` for inputs other than plain text."""
 
 
 @dataclass(frozen=True)
 class TransformerSettings:
-    """What the file changes. `config` and `tokenizer` lie over config.json and tokenizer_config.json."""
+    """What the file changes in config.json, in tokenizer_config.json and in the tokenizer."""
 
     file_name: str | None = None
-    """Of the file that counted; None where there is none."""
+    """Name of the file that was read; None without a file."""
     max_seq_length: Any = None
-    """Unchecked: it depends on the trunk what it may be."""
+    """Unchecked: its limit depends on the trunk."""
     lower_case: bool = False
     config_overrides: Json = field(default_factory=dict[str, Any])
     tokenizer_overrides: Json = field(default_factory=dict[str, Any])
@@ -111,19 +109,20 @@ class TransformerSettings:
 
 
 def read_transformer_settings(module_folder: Path) -> TransformerSettings:
-    """What the file in the trunk's folder says; nothing where there is none.
+    """The settings in the trunk's folder; empty without a file.
 
     Raises:
-        NotAModelError: not a JSON object. ModelError: a value that cannot be. UnsupportedError: a key or value that
-            would change the vectors and is not implemented.
+        NotAModelError: not a JSON object.
+        ModelError: a value of the wrong type.
+        UnsupportedError: a key or value that would change the vectors and is not implemented.
     """
-    found = ((name, content) for name in TRANSFORMER_CONFIG_FILES if (content := read_json(module_folder / name)))
-    name, content = next(found, (None, {}))
+    files = ((name, content) for name in TRANSFORMER_CONFIG_FILES if (content := read_json(module_folder / name)))
+    name, content = next(files, (None, {}))
     if name is None:
         return TransformerSettings()
     path = module_folder / name
     settings = _rename_sections(path, content)
-    notices: list[str] = []
+    warnings: list[str] = []
     sections = {key: _get_section(path, settings, key) for key in (*OLD_NAMES.values(), "processing_kwargs")}
     _check_keys(
         path,
@@ -135,13 +134,13 @@ def read_transformer_settings(module_folder: Path) -> TransformerSettings:
     )
     model, tokenizer = sections["model_kwargs"], sections["processor_kwargs"]
     _check_keys(path, "model_kwargs.", model, known=DTYPES, harmless=MODEL_HARMLESS)
-    kept = _read_tokenizer_overrides(path, tokenizer, notices)
+    tokenizer_overrides = _read_tokenizer_overrides(path, tokenizer, warnings)
     config = {key: value for key, value in sections["config_kwargs"].items() if key not in HUB_KEYS}
     if "model_type" in config:
         raise UnsupportedError(f"{path}: config_kwargs.model_type is not implemented; config.json says the model_type.")
     for section in (model, config):
-        notices += [
-            f"{name}: {key} {section[key]!r} is left to whoever loads the model; give it as dtype= (--dtype)."
+        warnings += [
+            f"{name}: {key} {section[key]!r} is not used; give dtype= (--dtype) when loading the model."
             for key in DTYPES
             if section.get(key) not in NEUTRAL_DTYPES
         ]
@@ -152,23 +151,25 @@ def read_transformer_settings(module_folder: Path) -> TransformerSettings:
     if length is None:
         length = settings.get("max_seq_length")
         length = (tokenizer["model_max_length"] or NO_LIMIT) if "model_max_length" in tokenizer else length
-    acting = {"max_seq_length": length, "do_lower_case": lower or None, **config, **kept}
+    acting = {"max_seq_length": length, "do_lower_case": lower or None, **config, **tokenizer_overrides}
     return TransformerSettings(
         name,
         length,
         bool(lower),
         {key: value for key, value in config.items() if key not in DTYPES},
-        kept,
+        tokenizer_overrides,
         tuple(f"{key} {value!r}" for key, value in acting.items() if value is not None),
-        tuple(notices),
+        tuple(warnings),
     )
 
 
 def _rename_sections(path: Path, content: Json) -> Json:
-    """With today's names of the sections."""
+    """The settings with the current names of sections."""
     for old, new in OLD_NAMES.items():
         if content.get(old) and content.get(new):
-            raise UnsupportedError(f"{path}: {old} and {new} are two names of one thing; leave one of them out.")
+            raise UnsupportedError(
+                f"{path}: {old} and {new} are two names for the same section; leave one of them out."
+            )
     empty_old = {key for key in OLD_NAMES if key in content and not content[key]}
     return {OLD_NAMES.get(key, key): value for key, value in content.items() if key not in empty_old}
 
@@ -181,13 +182,13 @@ def _get_section(path: Path, settings: Json, key: str) -> Json:
 
 
 def _read_tokenizer_overrides(path: Path, section: Json, warnings: list[str]) -> Json:
-    """The keys that lie over tokenizer_config.json, after all others are checked."""
+    """The keys that override tokenizer_config.json. All others are checked."""
     known = {"model_max_length", "model_input_names", *CALL_KEYS, *OVERRIDES, *UNREAD}
     _check_keys(path, "processor_kwargs.", section, known=known, harmless=TOKENIZER_HARMLESS)
     inputs = section.get("model_input_names") or ["attention_mask"]
     if "attention_mask" not in inputs:
         raise UnsupportedError(
-            f"{path}: model_input_names {inputs!r} is not implemented; attention_mask is among them."
+            f"{path}: model_input_names {inputs!r} is not implemented; it must contain attention_mask."
         )
     for key in BOOLEAN_KEYS & section.keys():
         if not isinstance(section[key], bool) and (key, section[key]) != ("strip_accents", None):
@@ -197,13 +198,13 @@ def _read_tokenizer_overrides(path: Path, section: Json, warnings: list[str]) ->
     if unread := [key for key in UNREAD if section.get(key) is not None]:
         warnings.append(
             f"{path.name}: {', '.join(unread)} of the tokenizer changes nothing, as in sentence-transformers; "
-            "max_seq_length is the key that cuts texts."
+            "max_seq_length is the key that limits their length."
         )
     return {key: value for key, value in section.items() if key in OVERRIDES or key in CALL_KEYS}
 
 
 def _read_call_max_length(path: Path, section: Json) -> Any:
-    """`max_length` of `processing_kwargs`, with which the tokenizer is called; `common` is laid over `text`."""
+    """`max_length` of `processing_kwargs`, with which the tokenizer is called. `common` overrides `text`."""
     _check_keys(path, "processing_kwargs.", section, known=("text", "common"), harmless=NON_TEXT_SECTIONS)
     merged = {**_get_section(path, section, "text"), **_get_section(path, section, "common")}
     _check_keys(
@@ -226,6 +227,7 @@ def _check_keys(
     known: Collection[str] = (),
     harmless: Collection[str] = (),
 ) -> None:
+    """Check that each key of a section is known, or harmless, or has an allowed value, or has no value."""
     for key, value in section.items():
         if allowed_values and key in allowed_values:
             if not any(value == allowed and type(value) is type(allowed) for allowed in allowed_values[key]):
@@ -234,5 +236,5 @@ def _check_keys(
         elif key not in known and key not in harmless and value not in (None, "", [], {}):
             raise UnsupportedError(
                 f"{path}: {where}{key} ({value!r}) is not known and may change the vectors. "
-                "Take it out of the file if you know that it does not."
+                "Remove it from the file if you know that it does not."
             )

@@ -1,16 +1,14 @@
-"""The weights of a checkpoint as named arrays, mapped from the file, not copied: one file or shards, and `strict`.
+"""Reads the weights of a checkpoint as named arrays, mapped from its files and not copied.
 
-Safetensors are read and written here; `.bin` files are read by `pickles`.
+Safetensors are read and written here. `pickles` reads `.bin` files.
 """
 
 import codecs
 import json
 import math
-import os
 import re
-import secrets
 import struct
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
@@ -30,6 +28,8 @@ from gnomon.checkpoint.mapped import (
 )
 from gnomon.checkpoint.pickles import read_pickle
 from gnomon.errors import NotAModelError, UnsafeFileError, UnsupportedError, WeightsError
+from gnomon.files import atomic_file
+from gnomon.messages import list_some, shorten
 
 _SAFETENSORS_DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
@@ -55,12 +55,12 @@ _HEADER_LIMIT = 100_000_000  # bytes; the limit of the safetensors library
 
 
 def read_weights(folder: Path) -> Arrays:
-    """The weights of one module's folder, safetensors before pickle, one file before shards."""
+    """The weights in one module's folder. Safetensors are preferred to pickles, one file to shards."""
     for name, read in _WEIGHT_FILES.items():
         if (folder / name).is_file():
             return read(folder / name)
     looked_for = ", ".join(_WEIGHT_FILES)
-    raise NotAModelError(f"{folder} holds no weights: looked for {looked_for}; give the folder that has one of them")
+    raise NotAModelError(f"{folder} holds no weights. It must have one of {looked_for}.")
 
 
 def _read_shards(index: Path, *, read: Callable[[Path], Arrays]) -> Arrays:
@@ -69,7 +69,8 @@ def _read_shards(index: Path, *, read: Callable[[Path], Arrays]) -> Arrays:
     missing = [name for name, shard in shard_of.items() if name not in shards[shard]]
     if missing:
         raise WeightsError(
-            f"{index} names {_format_names(missing)}, not in the shard it says; download the folder again, from one revision"
+            f"{index}: {list_some(missing)} not in the shards that it names. "
+            "Download the folder again, from one revision."
         )
     return {name: shards[shard][name] for name, shard in shard_of.items()}
 
@@ -83,18 +84,20 @@ def _weight_map(index: Path) -> dict[str, str]:
 
 
 def _shard_path(index: Path, shard: str) -> Path:
-    # judged by its words: the shards of a hub cache are symbolic links, and rightly lead out of the folder
+    # the text is checked, not the target: shards in the hub cache are symbolic links that lead out of the folder
     if ".." in re.split(r"[/\\]", shard) or PureWindowsPath(shard).anchor:
         raise UnsafeFileError(
-            f"{index} names the shard {shard!r}, which leaves the model's folder; do not use this model"
+            f"{index} names the shard {shard!r}, which leaves the model's folder. Do not use this model."
         )
     path = index.parent / shard
     try:
-        found = path.is_file()
+        exists = path.is_file()
     except OSError as error:  # a name too long
-        raise WeightsError(f"{index} names the shard {shard[:80]!r}, which no file can be: {error.strerror}") from error
-    if not found:
-        raise WeightsError(f"{path} is missing and {index.name} names it; download the folder again")
+        raise WeightsError(
+            f"{index} names the shard {shorten(shard, 80)}, which cannot be a file: {error.strerror}"
+        ) from error
+    if not exists:
+        raise WeightsError(f"{path} is missing, and {index.name} names it. Download the folder again.")
     return path
 
 
@@ -113,9 +116,12 @@ def read_safetensors(path: Path) -> Arrays:
     """Every tensor of the file as a read-only view of one memory map, in the order of the header."""
     file = map_file(path)
     header, start = _header(path, file)
-    layouts = [_parse_entry(path, name, entry) for name, entry in header.items() if name != "__metadata__"]
-    _check_no_gaps(path, layouts, len(file) - start)
-    return {at.name: view_tensor(path, at.name, file, at.dtype, at.shape, start + at.begin) for at in layouts}
+    entries = [_parse_entry(path, name, entry) for name, entry in header.items() if name != "__metadata__"]
+    _check_no_gaps(path, entries, len(file) - start)
+    return {
+        entry.name: view_tensor(path, entry.name, file, entry.dtype, entry.shape, start + entry.begin)
+        for entry in entries
+    }
 
 
 def _header(path: Path, file: Bytes) -> tuple[dict[str, Any], int]:
@@ -138,7 +144,9 @@ def _parse_entry(path: Path, name: str, entry: object) -> _TensorEntry:
             raise build_damaged_error(path, f"dtype, shape and data_offsets of {name!r}", "something else")
     if kind not in _SAFETENSORS_DTYPES:
         known = ", ".join(_SAFETENSORS_DTYPES)
-        raise UnsupportedError(f"{path}: {name!r} has dtype {kind!r}, which is not read; those that are: {known}")
+        raise UnsupportedError(
+            f"{path}: {name!r} has dtype {kind!r}, which is not supported. It may be one of {known}."
+        )
     dtype = _SAFETENSORS_DTYPES[kind]
     if end - begin != math.prod(shape) * dtype.itemsize:
         expected = f"{math.prod(shape) * dtype.itemsize} bytes for {name!r} ({kind}, {format_shape(shape)})"
@@ -147,20 +155,20 @@ def _parse_entry(path: Path, name: str, entry: object) -> _TensorEntry:
 
 
 def _check_no_gaps(path: Path, entries: list[_TensorEntry], data_size: int) -> None:
-    """The tensors lie end to end, without hole or overlap, and fill the data, as the format demands."""
+    """Check that the tensors fill the data without gap or overlap, as the format demands."""
     position = 0
-    for at in sorted(entries, key=lambda at: (at.begin, at.end)):
-        if at.begin != position:
-            raise build_damaged_error(path, f"{at.name!r} at byte {position} of the data", f"byte {at.begin}")
-        position = at.end
+    for entry in sorted(entries, key=lambda entry: (entry.begin, entry.end)):
+        if entry.begin != position:
+            raise build_damaged_error(path, f"{entry.name!r} at byte {position} of the data", f"byte {entry.begin}")
+        position = entry.end
     if position != data_size:
         raise build_damaged_error(path, f"{position} bytes of tensors", f"{data_size} bytes")
 
 
 def write_safetensors(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write beside `path` and rename over it.
+    """Write a file of safetensors, whole or not at all.
 
-    Equal arrays give equal bytes: the widest dtype first, so that every tensor is aligned, then by name.
+    Equal arrays give equal bytes. The largest dtype comes first, so that every tensor is aligned; then by name.
     """
     kinds = {dtype: kind for kind, dtype in _SAFETENSORS_DTYPES.items()}
     little = {name: np.asarray(array, array.dtype.newbyteorder("<")) for name, array in arrays.items()}
@@ -170,31 +178,20 @@ def write_safetensors(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     for name, array in ordered:
         if array.dtype not in kinds:
             raise UnsupportedError(
-                f"{name!r} is {array.dtype}, which safetensors does not hold; it holds {', '.join(kinds.values())}"
+                f"{name!r} is {array.dtype}, which safetensors cannot hold. It holds {', '.join(kinds.values())}."
             )
         offsets = [position, position + array.nbytes]
         header[name] = {"dtype": kinds[array.dtype], "shape": list(array.shape), "data_offsets": offsets}
         position += array.nbytes
-    words = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-    words += b" " * (-len(words) % 8)
-    _write_atomically(path, struct.pack("<Q", len(words)) + words, (array for _, array in ordered))
+    content = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    content += b" " * (-len(content) % 8)
+    with atomic_file(path, sync=True) as file:
+        file.write(struct.pack("<Q", len(content)) + content)
+        for _, array in ordered:
+            file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
 
-def _write_atomically(path: Path, header: bytes, arrays: Iterable[NDArray[Any]]) -> None:
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with beside.open("xb") as out:
-            out.write(header)
-            for array in arrays:
-                out.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-            out.flush()
-            os.fsync(out.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-# ---- strict
+# ---- checks
 
 
 def match_arrays(
@@ -204,38 +201,43 @@ def match_arrays(
     is_ignored: Callable[[str], bool] = lambda _: False,
     where: str,
 ) -> Arrays:
-    """The wanted arrays, in the order of `wanted`.
+    """The arrays that are expected, in the order of `expected_shapes`.
 
-    One WeightsError names all that is missing, extra (unless ignored) or misshapen.
+    Raises:
+        WeightsError: names all arrays that are missing, extra (unless ignored) or misshapen.
     """
     missing = [name for name in expected_shapes if name not in arrays]
     extra = [name for name in arrays if name not in expected_shapes and not is_ignored(name)]
     misshapen = [
-        f"{name} is {format_shape(arrays[name].shape)}, wanted {format_shape(shape)}"
+        f"{name} is {format_shape(arrays[name].shape)}, expected {format_shape(shape)}"
         for name, shape in expected_shapes.items()
         if name in arrays and arrays[name].shape != tuple(shape)
     ]
     wrong = {"missing": missing, "extra": extra, "misshapen": misshapen}
     if any(wrong.values()):
-        told = "; ".join(f"{len(names)} {kind}: {_format_names(names)}" for kind, names in wrong.items() if names)
+        problems = "; ".join(f"{len(names)} {kind}: {list_some(names)}" for kind, names in wrong.items() if names)
         raise WeightsError(
-            f"{where}: the weights are not those that the config describes: {told}; "
-            "check that both are of one model and revision"
+            f"{where}: the weights differ from those that the config describes: {problems}. "
+            "Check that both are from one model and revision."
         )
     return {name: arrays[name] for name in expected_shapes}
 
 
 def is_integral(array: NDArray[Any]) -> bool:
-    """Whether it holds whole numbers or truth values; bfloat16 and the floats of 8 bits do not."""
+    """Whether an array holds whole numbers or truth values; bfloat16 and 8-bit floats do not."""
     return array.dtype.kind in "iub"
 
 
 def check_floating(arrays: Arrays, where: Path) -> None:
-    """Raises WeightsError where a tensor to compute with holds whole numbers: without scales they mean nothing."""
+    """Check that arrays hold floats.
+
+    Raises:
+        WeightsError: a tensor holds whole numbers, which mean nothing without scales.
+    """
     if whole := [f"{name} ({array.dtype})" for name, array in arrays.items() if is_integral(array)]:
         raise WeightsError(
-            f"{where}: {len(whole)} tensors hold whole numbers: {_format_names(whole)}. Weights are floats; these are "
-            "quantised, without their scales. Get the model in float32, float16 or bfloat16."
+            f"{where}: {len(whole)} tensors hold whole numbers: {list_some(whole)}. These weights are quantised, "
+            "without their scales. Get the model in float32, float16 or bfloat16."
         )
 
 
@@ -255,14 +257,8 @@ def _parse_json_object(path: Path, content: bytes) -> dict[str, Any]:
 def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     names = dict(pairs)
     if len(names) != len(pairs):
-        raise ValueError(f"a name twice among {_format_names([name for name, _ in pairs])}")
+        raise ValueError(f"a name appears twice among {list_some(name for name, _ in pairs)}")
     return names
-
-
-def _format_names(names: Sequence[str]) -> str:
-    """The first eight, and how many more."""
-    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    return ", ".join(names[:8]) + more
 
 
 _WEIGHT_FILES: dict[str, Callable[[Path], Arrays]] = {

@@ -28,8 +28,8 @@ from typing import IO, Any
 
 from gnomon.engines.protocol import Engine, Failure, Vectors, closed_error
 from gnomon.errors import GnomonError, Notice, WorkerError
-from gnomon.notices import warn_once
 from gnomon.packed import Packed
+from gnomon.warn import warn_once
 
 BATCHES_PER_WORKER = 2
 """Batches for each worker that are taken before the oldest one's vectors are asked for."""

@@ -19,8 +19,8 @@ from gnomon.engines.protocol import Engine
 from gnomon.engines.static import StaticEngine
 from gnomon.errors import ExtraError, InputError
 from gnomon.inputs import as_whole_number
-from gnomon.notices import warn_once
 from gnomon.spec import ModelSpec, StaticSpec
+from gnomon.warn import warn_once
 
 MAX_THREADS = 1024
 """More would only wait for each other; the runtime hangs making them."""

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gnomon.errors import InputError
-from gnomon.inputs import check_encodable, did_you_mean
+from gnomon.inputs import check_encodable
+from gnomon.messages import did_you_mean
 from gnomon.spec import ModelSpec
 
 PromptSide = Literal["query", "document"]

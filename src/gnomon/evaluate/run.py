@@ -41,8 +41,8 @@ from gnomon.evaluate.prompts import SIDE_NAMES, check_prompt_keys
 from gnomon.evaluate.results import Result, read_result, write_result
 from gnomon.evaluate.systems import RETRIEVAL_KINDS, Bm25Settings, System, build_systems
 from gnomon.files import atomic_files
-from gnomon.inputs import did_you_mean
-from gnomon.notices import warn_caller
+from gnomon.messages import did_you_mean
+from gnomon.warn import warn_caller
 
 RANKING_METRICS = ("ndcg", "map", "recall", "precision", "mrr", "hit_rate")
 """mteb's metrics of retrieval, each at the numbers that the task names."""

@@ -11,7 +11,7 @@ from typing import Any, NoReturn, cast
 
 from gnomon.errors import InputError, Notice
 from gnomon.messages import check_choice, count, did_you_mean, list_some, shorten, shorten_json
-from gnomon.notices import warn_caller
+from gnomon.warn import warn_caller
 from gnomon.text_files.delimited import parse_csv, parse_tsv
 from gnomon.text_files.json_lines import STRICT_DECODER, parse_jsonl, parse_with_source
 from gnomon.text_files.lines import STDIN, open_lines

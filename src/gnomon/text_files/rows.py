@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from gnomon.messages import list_some
-from gnomon.notices import warn_caller
+from gnomon.warn import warn_caller
 
 Row = dict[str, Any]
 

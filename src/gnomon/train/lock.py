@@ -13,7 +13,7 @@ from pathlib import Path
 
 from gnomon.errors import InputError
 from gnomon.files import DISK_FULL_REASONS
-from gnomon.notices import warn_caller
+from gnomon.warn import warn_caller
 
 LOCK = ".gnomon-lock"
 """The file in an output folder that is locked. It says which process holds it, and stays when the run ends."""

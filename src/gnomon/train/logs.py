@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from gnomon.errors import ExtraError
 from gnomon.files import DISK_FULL_REASONS
-from gnomon.notices import warn_caller
+from gnomon.warn import warn_caller
 
 Values = Mapping[str, Any]
 

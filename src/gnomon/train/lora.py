@@ -16,7 +16,7 @@ from gnomon.engines.torch.dropout import apply_dropout
 from gnomon.engines.torch.layers import Linear
 from gnomon.engines.torch.trunk import Trunk
 from gnomon.errors import InputError
-from gnomon.inputs import did_you_mean
+from gnomon.messages import did_you_mean
 from gnomon.train.recipe.schema import LoraSettings
 
 

@@ -24,12 +24,12 @@ from pathlib import Path
 from gnomon.checkpoint.hub import resolve_source
 from gnomon.errors import CheckpointError, GnomonError, InputError
 from gnomon.files import DISK_FULL_REASONS
-from gnomon.notices import warn_caller
 from gnomon.train import checkpoints
 from gnomon.train.checkpoints import fsync_folder
 from gnomon.train.data.sources import HUB, match_files
 from gnomon.train.recipe.schema import Recipe
 from gnomon.train.recipe.toml import read, to_toml
+from gnomon.warn import warn_caller
 
 MODEL, CHECKPOINTS, STOPPED, LOG, RECIPE = "model", "checkpoints", "stopped", "log.jsonl", "recipe.toml"
 ENTRIES = (MODEL, CHECKPOINTS, STOPPED, LOG, RECIPE)

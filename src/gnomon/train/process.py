@@ -16,9 +16,9 @@ import torch
 from torch.utils import deterministic
 
 from gnomon.interrupts import call_handler_later, cancel_handler_call, count_import_frames
-from gnomon.notices import warn_caller
 from gnomon.train.distributed import Ranks
 from gnomon.train.recipe.schema import Recipe
+from gnomon.warn import warn_caller
 
 
 @contextmanager

@@ -26,7 +26,6 @@ from gnomon.encoder import Encoder
 from gnomon.engines.select import EngineOptions
 from gnomon.errors import CheckpointError, InputError, NumericError
 from gnomon.files import DISK_FULL_REASONS
-from gnomon.notices import warn_caller
 from gnomon.spec import compute_fingerprint
 from gnomon.train import checkpoints
 from gnomon.train import output_folder as output
@@ -55,6 +54,7 @@ from gnomon.train.recipe.parse import parse
 from gnomon.train.recipe.schema import Recipe
 from gnomon.train.recipe.toml import to_table
 from gnomon.train.state import TrainingState, declare_dims
+from gnomon.warn import warn_caller
 
 ROWS_AHEAD = 16_384
 """Rows of this rank whose texts and ids may wait for their step."""

@@ -18,7 +18,7 @@ from gnomon.engines.torch import recompute
 from gnomon.engines.torch.batch import Spans
 from gnomon.engines.torch.buckets import MAX_PADDED_LENGTH
 from gnomon.engines.torch.dropout import draw_keep_mask
-from gnomon.notices import warn_once
+from gnomon.warn import warn_once
 
 Attention = Callable[[Tensor, Tensor, Tensor, Spans, Spans, float], Tensor]
 """(q_QHd, k_THd, v_THd, q_spans, k_spans, dropout) -> [Q, H, d]. H here counts heads."""

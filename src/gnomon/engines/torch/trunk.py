@@ -22,7 +22,7 @@ class Trunk(nn.Module):
     """A post-norm transformer encoder over packed tokens.
 
     Its `state_dict` holds our array names; `tensors.to_arrays` makes arrays of it, and
-    `checkpoint.families.foreign_arrays` turns those into a checkpoint's own.
+    `checkpoint.families.export_trunk_weights` turns those into a checkpoint's own.
 
     Args:
         attention: a form of `attention.py`; `attention.choose` names the fastest (under autocast, for its dtype).

@@ -22,8 +22,8 @@ from gnomon.evaluate.local.rows import (
     parse_number,
     read_lines,
 )
-from gnomon.notices import warn_caller
 from gnomon.text_files import read_texts
+from gnomon.warn import warn_caller
 
 QUERY_FIELDS = ("query-id", "query_id", "qid")
 DOCUMENT_FIELDS = ("corpus-id", "corpus_id", "docid", "doc_id", "pid")

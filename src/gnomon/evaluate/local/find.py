@@ -37,8 +37,8 @@ from gnomon.evaluate.local.rows import (
     read_subset,
 )
 from gnomon.evaluate.local.task_json import MAIN_SCORES, TASK_FILE, TaskSettings, choose_main_score, read_settings
-from gnomon.inputs import did_you_mean
-from gnomon.notices import warn_caller
+from gnomon.messages import did_you_mean
+from gnomon.warn import warn_caller
 
 __all__ = ["MAIN_SCORES", "Columns", "Kind", "LocalTask", "RetrievalData", "read_local"]
 

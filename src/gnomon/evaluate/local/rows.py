@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
 from gnomon.errors import InputError
-from gnomon.notices import warn_caller
 from gnomon.text_files import Row, load_arrow, read_rows, text_fault
+from gnomon.warn import warn_caller
 
 Kind = Literal[
     "Retrieval",

@@ -11,7 +11,7 @@ from typing import Any, cast, get_args
 
 from gnomon.errors import InputError
 from gnomon.evaluate.local.rows import Kind, format_value, parse_number
-from gnomon.inputs import did_you_mean
+from gnomon.messages import did_you_mean
 
 TASK_FILE = "task.json"
 

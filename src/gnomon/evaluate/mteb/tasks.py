@@ -15,8 +15,8 @@ import numpy as np
 
 from gnomon.errors import ExtraError, GnomonError, InputError, SourceError
 from gnomon.evaluate.local.find import Columns, LocalTask, RetrievalData
-from gnomon.inputs import closest_names
-from gnomon.notices import warn_caller
+from gnomon.messages import closest_names
+from gnomon.warn import warn_caller
 
 if TYPE_CHECKING:
     from mteb.abstasks.abstask import AbsTask

@@ -19,13 +19,13 @@ from tqdm import tqdm
 
 from gnomon.errors import InputError, Notice
 from gnomon.files import DISK_FULL_REASONS
-from gnomon.inputs import did_you_mean
-from gnomon.notices import warn_caller
+from gnomon.messages import did_you_mean
 from gnomon.train.data.columns import ColumnMapping
 from gnomon.train.data.dataset import VERSION, Dataset
 from gnomon.train.data.dataset_writer import DatasetWriter
 from gnomon.train.data.sources import HUB, Block, SourcePart, list_parts, match_files
 from gnomon.train.recipe.schema import DataSource
+from gnomon.warn import warn_caller
 
 READING = ("query", "positive", "negatives", "num_negatives", "score", "instruction", "instructions", "task_types")
 """Settings that say which rows are read and how; by the others an index does not change."""

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gnomon.errors import InputError
-from gnomon.inputs import did_you_mean
+from gnomon.messages import did_you_mean
 from gnomon.train.data.build import default_name
 from gnomon.train.recipe.schema import DataSource, MixtureSettings
 

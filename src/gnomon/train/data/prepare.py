@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gnomon.errors import InputError
-from gnomon.notices import warn_caller
 from gnomon.spec import ModelSpec
 from gnomon.tokenizer import Tokenizer
 from gnomon.train.data.build import open_dataset
@@ -25,6 +24,7 @@ from gnomon.train.distributed import Ranks
 from gnomon.train.prompts import SourcePrompts
 from gnomon.train.recipe.checks import CONTRASTIVE_LOSSES, LABEL_LOSSES, masks_duplicates, needs_score_lists
 from gnomon.train.recipe.schema import Recipe
+from gnomon.warn import warn_caller
 
 MAX_OWN_NEGATIVES_CHECKED = 20_000
 """Negatives of a source, at most, that are compared by their tokens before the first step."""

@@ -17,7 +17,7 @@ from typing import IO, Any, NamedTuple, Protocol, cast
 import numpy as np
 
 from gnomon.errors import ExtraError, InputError, SourceError
-from gnomon.inputs import did_you_mean
+from gnomon.messages import did_you_mean
 from gnomon.text_files import load_arrow, read_rows
 from gnomon.text_files.json_lines import STRICT_DECODER, WHITESPACE
 from gnomon.text_files.lines import open_text

@@ -8,7 +8,7 @@ from types import UnionType
 from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
 from gnomon.errors import InputError
-from gnomon.inputs import closest_names, did_you_mean
+from gnomon.messages import closest_names, did_you_mean
 from gnomon.train.recipe.schema import Recipe
 
 Table = dict[str, Any]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args, get_origin
 
 from gnomon.errors import ExtraError, InputError
-from gnomon.inputs import did_you_mean
+from gnomon.messages import did_you_mean
 from gnomon.train.recipe.checks import check
 from gnomon.train.recipe.parse import Table, dotted, key_type, key_types, parse, shorten, strip_optional, table_type
 from gnomon.train.recipe.schema import Recipe

@@ -1,4 +1,4 @@
-"""Notices that point at the caller's own line, from however deep inside this package."""
+"""Warnings that point at the caller's own line, from however deep inside this package."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gnomon.errors import Notice
 
 
 def warn_caller(message: str | Notice) -> None:
-    """A notice that points at the line outside this package from which it was called."""
+    """Issue a warning that points at the last line outside this package."""
     level, frame = 1, inspect.currentframe()
     while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "gnomon":
         level, frame = level + 1, frame.f_back
@@ -19,5 +19,5 @@ def warn_caller(message: str | Notice) -> None:
 
 @cache
 def warn_once(message: str) -> None:
-    """A notice that is given once a process."""
+    """Issue a warning once per process."""
     warn_caller(message)
