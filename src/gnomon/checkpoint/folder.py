@@ -150,7 +150,7 @@ def _read_transformer(
     config = families.resolve_aliases(config, family) | changes
     trunk = families.read_trunk(config, ignore_config_keys=ignored_keys)
     found = read_weights(place)
-    if family.config_keys["layers"] in changes:
+    if family.config_keys["num_layers"] in changes:
         found, left_out = families.drop_later_layers(found, trunk, config)
         if left_out:
             warnings.append(
@@ -401,7 +401,7 @@ def _apply_known_model(checkpoint: Checkpoint, named: KnownModel | None) -> Chec
     names = {**card.query_prompt_names, **spec.query_prompt_names}
     names = {task: name for task, name in names.items() if name in spec.prompts}
     spec = replace(spec, query_prompt_names=names)
-    return replace(checkpoint, spec=spec, notices=notices, card=card, recognised_by=way, license=license_name)
+    return replace(checkpoint, spec=spec, warnings=notices, known_model=card, recognised_by=way, license=license_name)
 
 
 def _missing_prompts(spec: ModelSpec, known_model: KnownModel) -> dict[str, str]:
