@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from gnomon.checkpoint.known_models import get_known_model
 from gnomon.errors import InputError
-from gnomon.messages import check_choice
 
 if TYPE_CHECKING:
     from gnomon.encoder import Encoder
@@ -144,7 +143,8 @@ def verify(encoder: Encoder, card: str | None = None) -> Verification:
         )
     known_model = get_known_model(card) if card else encoder.checkpoint.known_model
     assert known_model
-    check_choice(known_model.name, "card", EXAMPLES)
+    if known_model.name not in EXAMPLES:
+        raise InputError(f"the card of {known_model.name} has no example here. These have one: {', '.join(EXAMPLES)}.")
     example = EXAMPLES[known_model.name]
     queries = encoder.encode_query(example.queries, task=example.query_task, normalize_embeddings=True)
     documents = encoder.encode_document(example.documents, normalize_embeddings=True)
