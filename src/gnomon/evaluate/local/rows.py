@@ -402,9 +402,10 @@ def _check_labels(lines: Sequence[Line], split: str, allow_rare: bool) -> None:
     _check_values_differ(lines, "label", labels, "two labels are needed")
     once = [label for label, number in counts.items() if number == 1]
     if once and not allow_rare:
-        names, has = list_some(map(repr, once), 1), "has" if len(once) == 1 else "have"
+        names = list_some(map(repr, once), 1)
+        have_one = "has one text" if len(once) == 1 else "have one text each"
         raise lines[labels.index(once[0])].error(
-            f"label {names} {has} one text in {split}. One text does not show a class. Leave such rows out, or "
+            f"label {names} {have_one} in {split}. One text does not show a class. Leave such rows out, or "
             "evaluate them anyway with --allow-rare-labels."
         )
 
