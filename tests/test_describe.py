@@ -31,7 +31,7 @@ def test_facts_are_those_of_the_encoder(facts_of: Read, golden_folder: Callable[
     folder = golden_folder("stella_en_400M_v5")
     encoder, facts = Encoder.load(folder), facts_of("stella_en_400M_v5")
     trunk: Any = encoder.spec.trunk
-    assert facts["trunk"] == {"layers": trunk.layers, "hidden": 64, "heads": 4, "inner": 160}
+    assert facts["trunk"] == {"layers": trunk.num_layers, "hidden": 64, "heads": 4, "inner": 160}
     assert facts["fingerprint"] == encoder.fingerprint
     assert facts["query_prompt"] == encoder.spec.query_prompt_name() == "s2p_query"
     assert facts["query_tasks"]["sts"] == encoder.spec.query_prompt_name("sts")

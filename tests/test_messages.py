@@ -15,6 +15,11 @@ def test_a_value_is_shortened(value: object, limit: int, text: str) -> None:
     assert len(messages.shorten(value, limit)) <= limit
 
 
+def test_a_json_value_is_written_as_in_the_file() -> None:
+    assert [messages.shorten_json(value) for value in (None, [True, 1], "é\ud800")] == ["null", "[true, 1]", "'é\\ud800'"]
+    assert messages.shorten_json(["abcdefghi"], 10) == '["abcde...'
+
+
 @pytest.mark.parametrize(
     ("number", "text"), [(0, ""), (1, "0"), (3, "0, 1, 2"), (4, "0, 1, 2 and 1 more"), (2003, "0, 1, 2 and 2,000 more")]
 )

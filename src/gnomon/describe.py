@@ -1,4 +1,4 @@
-"""What `gnomon inspect` says of a checkpoint: its facts, and the facts in lines for people. No engine is opened."""
+"""Collects the facts of a checkpoint for `gnomon inspect`, and formats them for people. No engine is opened."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from gnomon.fidelity import Fidelity  # which imports the engines
 
 LABEL_COLUMNS = 16
-"""Columns of a row's name."""
+"""Width of the column of names."""
 
 
 def collect_facts(checkpoint: Checkpoint, fidelity: Fidelity | None = None) -> dict[str, Any]:
-    """What a checkpoint is, as JSON; with `fidelity`, what was measured of it."""
+    """The facts of a checkpoint, ready for JSON; with those of `fidelity` if it was measured."""
     spec, source, trunk = checkpoint.spec, checkpoint.source, checkpoint.spec.trunk
     arrays = {name: checkpoint.arrays[name] for name in model_shapes(spec)}
     static = isinstance(trunk, StaticSpec)
@@ -74,14 +74,14 @@ def collect_facts(checkpoint: Checkpoint, fidelity: Fidelity | None = None) -> d
 
 
 def format_facts(facts: Mapping[str, Any], width: int) -> Iterator[str]:
-    """Facts for people, in lines of at most `width` columns."""
+    """Yield the facts for people, in lines of at most `width` columns."""
     for name, text in _labelled_rows(facts):
         lead = f"{name + ':' if name else '':<{LABEL_COLUMNS}}"
         yield from wrap_text(lead + text, width, 99, indent=LABEL_COLUMNS, num_verbatim=LABEL_COLUMNS)
 
 
 def _labelled_rows(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """(name, text) of each line; no name where the one above goes on."""
+    """Yield (name, text) of each line. The name is "" if the line continues the one above."""
     at = f" at {facts['revision']}" if facts["revision"] else ""
     yield "model", f"{facts['model']}{at}"
     yield "folder", facts["folder"]
@@ -113,12 +113,7 @@ def _labelled_rows(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for index, text in enumerate(facts["assumed"]):
         yield "" if index else "assumed", text
     yield "fingerprint", facts["fingerprint"]
-    if found := facts.get("fidelity"):
-        when = ", measured before" if found["cached"] else ""
-        yield (
-            "fidelity",
-            (
-                f"{found['precision']} against float32: cosine {found['mean']:.5f} on average, {found['lowest']:.5f} "
-                f"at worst, over {found['texts']} texts{when}"
-            ),
-        )
+    if fidelity := facts.get("fidelity"):
+        when = ", measured before" if fidelity["cached"] else ""
+        cosines = f"cosine {fidelity['mean']:.5f} on average, {fidelity['lowest']:.5f} at worst"
+        yield "fidelity", f"{fidelity['precision']} against float32: {cosines}, over {fidelity['texts']} texts{when}"

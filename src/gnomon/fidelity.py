@@ -1,4 +1,4 @@
-"""How near int8 weights stay to float32: measured on a small set of texts, on this processor, and kept in a file."""
+"""Measures how close int8 vectors are to float32 ones on a small set of texts, and caches the result in a file."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from gnomon.encoder import Encoder
 from gnomon.engines.select import EngineOptions, int8_saturates
 from gnomon.errors import InputError
 from gnomon.spec import StaticSpec, compute_fingerprint
+from gnomon.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
 class Fidelity:
-    """Cosines of int8 vectors to float32 ones, text by text."""
+    """The cosines between the int8 and the float32 vectors of the same texts."""
 
     lowest: float
     mean: float
@@ -32,34 +33,36 @@ class Fidelity:
 
 
 def read_texts() -> list[str]:
-    """The built-in texts: 64, short and long, in several languages and scripts, code and numbers among them."""
+    """The 64 built-in texts: short and long, in several languages and scripts, with code and numbers among them."""
     return resources.files("gnomon").joinpath("data/fidelity.txt").read_text(encoding="utf-8").splitlines()
 
 
 def measure_fidelity(
     checkpoint: Checkpoint, *, threads: int | None = None, cache_folder: Path | None = None
 ) -> Fidelity:
-    """Measure a model, or read what was measured before: a file a model, processor and runtime version in
-    `cache_folder`.
+    """Measure a model, or read an earlier measurement.
+
+    Args:
+        cache_folder: has one file per model, processor and version of the runtime; None measures anew.
 
     Raises:
-        InputError: a static model, which has no int8.
+        InputError: a static model, which has no int8 engine.
     """
     if isinstance(checkpoint.spec.trunk, StaticSpec):
-        raise InputError("a static model is a table and runs as it is; dtype 'int8' changes nothing in it.")
+        raise InputError("dtype 'int8' changes nothing in a static model: it is a table of vectors. Leave dtype out.")
     path = cache_folder / f"{_cache_key(checkpoint)}.json" if cache_folder else None
-    if path and (before := _read_cached(path)):
-        return before
+    if path and (cached := _read_cached(path)):
+        return cached
     exact, rough = (_encode_texts(checkpoint, dtype, threads) for dtype in ("float32", "int8"))
     cosines = (modules.normalize(exact) * modules.normalize(rough)).sum(axis=-1)
-    found = Fidelity(float(cosines.min()), float(cosines.mean()), len(cosines), _int8_precision())
+    fidelity = Fidelity(float(cosines.min()), float(cosines.mean()), len(cosines), _int8_precision())
     if path:
-        files.write_json_cache(path, asdict(found))
-    return found
+        files.write_json_cache(path, asdict(fidelity))
+    return fidelity
 
 
 def _read_cached(path: Path) -> Fidelity | None:
-    """What was measured before; None if nothing was, or the file is damaged."""
+    """The earlier measurement; None without one, or if the file is damaged."""
     try:
         return replace(Fidelity(**files.read_json_cache(path)), cached=True)
     except TypeError:
@@ -77,8 +80,9 @@ def _int8_precision() -> str:
 
 
 def _cache_key(checkpoint: Checkpoint) -> str:
+    tokenizer = Tokenizer(checkpoint.tokenizer, checkpoint.spec.tokenizer)
     parts = (
-        compute_fingerprint(checkpoint.spec, checkpoint.arrays, checkpoint.tokenizer.to_str()),
+        compute_fingerprint(checkpoint.spec, checkpoint.arrays, tokenizer.canonical_json()),
         hashlib.sha256("\n".join(read_texts()).encode()).hexdigest(),
         platform.machine(),
         platform.processor(),

@@ -1,4 +1,7 @@
-"""Ctrl-C that leaves no library half imported: what is left so crashes later, or says that it is not installed."""
+"""Handles Ctrl-C so that it does not interrupt an import.
+
+A library that is half imported crashes later, or seems not to be installed.
+"""
 
 from __future__ import annotations
 
@@ -8,21 +11,21 @@ from collections.abc import Callable
 from types import FrameType
 
 RETRY_SECONDS = 0.05
-"""Seconds until a signal that came within an import is looked at again."""
+"""A signal that came during an import is handled again after so many seconds."""
 
 _IMPORT_FILE_PREFIX = "<frozen importlib"
-"""How Python calls the files of its own import system."""
+"""How the names of the files of Python's import system begin."""
 
 _interrupted = False
 
 
 def install_handler() -> None:
-    """From now on Ctrl-C raises KeyboardInterrupt as always, but an import is ended first. For the main thread."""
+    """Let Ctrl-C raise KeyboardInterrupt only after an import has ended. Call it in the main thread."""
     signal.signal(signal.SIGINT, _handle_interrupt)
 
 
 def was_interrupted() -> bool:
-    """Whether there was an interrupt: libraries may have turned it into an error of their own."""
+    """Whether Ctrl-C was pressed. Libraries may have turned it into an error of their own."""
     return _interrupted
 
 
@@ -34,7 +37,7 @@ def _handle_interrupt(signum: int, frame: FrameType | None) -> None:
 
 
 def call_handler_later(handler: Callable[[int, FrameType | None], object], signum: int) -> bool:
-    """Call a handler of a signal once more in a moment. False where the system has no timer for it (Windows)."""
+    """Call a signal handler again after a moment. Returns False if the system has no timer for it (Windows)."""
     if not hasattr(signal, "setitimer"):
         return False
     signal.signal(signal.SIGALRM, lambda _, frame: handler(signum, frame))
@@ -44,13 +47,13 @@ def call_handler_later(handler: Callable[[int, FrameType | None], object], signu
 
 
 def cancel_handler_call() -> None:
-    """What `later` promised is not done."""
+    """Cancel the call that `call_handler_later` has scheduled."""
     if hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def count_import_frames(frame: FrameType | None) -> int:
-    """How many calls of the import system are under way."""
+    """How many calls of the import system are on the stack."""
     count = 0
     while frame is not None:
         count += frame.f_code.co_filename.startswith(_IMPORT_FILE_PREFIX)

@@ -15,12 +15,8 @@ def shorten(value: object, limit: int = 60) -> str:
 
 
 def shorten_json(value: object, limit: int = 60) -> str:
-    """A value as JSON writes it, at most `limit` characters; as Python writes it where JSON cannot."""
-    try:
-        text = json.dumps(value, ensure_ascii=False)
-    except (TypeError, ValueError):
-        text = repr(value)
-    return _truncate(text, limit)
+    """A JSON value as JSON writes it (true, null), at most `limit` characters; a text as by `shorten`."""
+    return shorten(value, limit) if isinstance(value, str) else _truncate(json.dumps(value, default=str), limit)
 
 
 def _truncate(text: str, limit: int) -> str:

@@ -1,4 +1,4 @@
-"""What a terminal shows: text in columns, not characters, and errors in the words of the command line."""
+"""Formats text for a terminal: wrapped by columns, not characters, and errors in the words of the command line."""
 
 from __future__ import annotations
 
@@ -17,88 +17,94 @@ from typing import Any, cast
 from gnomon.errors import GnomonError
 
 PARAMETER_PATTERN = re.compile(r"(?<=[\s(])([a-z_]+)=('[^']*'|\[[^]]*\]|True|)(?![\w/])(?: \((--[^)]+)\))?")
-"""A parameter in a message, such as skip_bad=True, dtype='int8' or a bare dim=; and its option, where that follows."""
+"""A parameter in a message, such as skip_bad=True, dtype='int8' or a bare dim=, and its option if that follows."""
 
 
 def terminal_width() -> int:
-    """Width of the terminal; $COLUMNS, or 80, where there is none."""
+    """Number of columns of the terminal; $COLUMNS, or 80, without a terminal."""
     return shutil.get_terminal_size((80, 24)).columns
 
 
 def display_width(text: str) -> int:
-    """Columns that a text takes: 2 for wide characters, 0 for combining ones."""
+    """Number of columns that a text takes: 2 for wide characters, 0 for combining ones."""
     return sum(map(_char_width, text))
 
 
 def truncate_line(text: str, width: int) -> str:
-    """One line of at most `width` columns, with "…" where it was cut."""
+    """One line of at most `width` columns, which ends in "…" if it was longer."""
     return (wrap_text(text, width, 1) or [""])[0]
 
 
-def pad_line(text: str, width: int) -> str:
-    return text + " " * (width - display_width(text))
+def pad_line(text: str, width: int, *, right: bool = False) -> str:
+    """Fill a text with spaces up to `width` columns; with `right`, the spaces come first."""
+    spaces = " " * (width - display_width(text))
+    return spaces + text if right else text + spaces
 
 
 def wrap_text(text: str, width: int, max_lines: int, *, indent: int = 0, num_verbatim: int = 0) -> list[str]:
-    """At most `lines` lines of at most `width` columns, cut with "…"; spaces are folded and control characters dropped.
+    """At most `max_lines` lines of at most `width` columns; the last ends in "…" if text is missing.
+
+    White space becomes single spaces, and control characters are dropped.
 
     Args:
-        indent: columns in front of every line but the first.
-        raw: characters at the start that are kept as they are.
+        indent: number of spaces before every line but the first.
+        num_verbatim: number of characters at the start that stay as they are.
     """
     rest = text[:num_verbatim] + _make_printable(text[num_verbatim:])
-    out: list[str] = []
-    while rest and len(out) < max_lines:
-        room = width - (indent if out else 0)
+    lines: list[str] = []
+    while rest and len(lines) < max_lines:
+        room = width - (indent if lines else 0)
         end = _count_fitting(rest, room)
-        if end < len(rest) and len(out) == max_lines - 1:
+        if end < len(rest) and len(lines) == max_lines - 1:
             line, rest = rest[: _count_fitting(rest, room - 1)].rstrip() + "…", ""
         elif end < len(rest):
-            at = max(_find_break(rest, end), 1)
-            line, rest = rest[:at].rstrip(), rest[at:].lstrip()
+            end = max(_find_break(rest, end), 1)
+            line, rest = rest[:end].rstrip(), rest[end:].lstrip()
         else:
             line, rest = rest, ""
-        out.append(" " * (indent if out else 0) + line)
-    return out
+        lines.append(" " * (indent if lines else 0) + line)
+    return lines
 
 
 def format_table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Lines of a table whose columns are as wide as their widest cell."""
+    """Yield the lines of a table whose columns are as wide as their widest cell."""
     widths = [max(map(display_width, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         yield "  ".join(pad_line(cell, width) for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
 def format_matrix(labels: Sequence[str], scores: Sequence[Sequence[float]], width: int) -> Iterator[str]:
-    """Lines of a square table. Rows and columns carry the numbers of the labels; columns that do not fit beside a label
-    go below, behind an empty line.
+    """Yield the lines of a square table of scores.
+
+    Rows have the labels and their numbers, columns only the numbers. Columns that do not fit go below, after an empty
+    line.
     """
     cell = 2 + max(len(f"{score:.3f}") for row in scores for score in row)
     number = len(str(len(labels)))
     room = max(20, width - number - 2 - cell * len(labels))
     fitting = max(1, (width - number - 2 - room) // cell)
     for start in range(0, len(labels), fitting):
-        shown = range(start, min(start + fitting, len(labels)))
+        columns = range(start, min(start + fitting, len(labels)))
         if start:
             yield ""
-        yield " " * (number + 2 + room) + "".join(f"{column + 1:>{cell}}" for column in shown)
+        yield " " * (number + 2 + room) + "".join(f"{column + 1:>{cell}}" for column in columns)
         for index, (label, row) in enumerate(zip(labels, scores, strict=True), 1):
-            cells = "".join(f"{row[column]:>{cell}.3f}" for column in shown)
+            cells = "".join(f"{row[column]:>{cell}.3f}" for column in columns)
             yield f"{index:>{number}}  {pad_line(truncate_line(label, room), room)}{cells}"
 
 
 def format_hits(hits: Sequence[Mapping[str, Any]], width: int) -> Iterator[str]:
-    """Lines of what a search found: rank, score, id and title where there are any, and the start of the text."""
+    """Yield the lines of search results: rank, score, id and title if known, and the start of the text."""
     for rank, hit in enumerate(hits, 1):
         lead = f"{rank:3}  {hit['score']:6.3f}  "
         heading = ": ".join(str(hit[name]) for name in ("id", "title") if name in hit)
         lines = [truncate_line(heading, width - len(lead))] if heading else []
         lines += wrap_text(hit["text"], width - len(lead), 2)
-        yield from ((" " * len(lead) if at else lead) + line for at, line in enumerate(lines or [""]))
+        yield from ((" " * len(lead) if index else lead) + line for index, line in enumerate(lines or [""]))
 
 
 def read_typed_lines(prompt: str) -> Iterator[str]:
-    """Lines that are typed after a prompt, until Ctrl-D."""
+    """Yield the lines that someone types after a prompt, until Ctrl-D."""
     with suppress(ImportError):
         import_module("readline")  # input() then has a line to edit, and a history
     while True:
@@ -110,31 +116,32 @@ def read_typed_lines(prompt: str) -> Iterator[str]:
 
 
 def prepare_streams() -> None:
-    """Make standard output take any text: what its encoding lacks becomes "?", and a file name its own bytes.
+    """Make standard output accept any text, and give closed streams a place to write to.
 
-    The numbers of closed streams are taken, so that no file gets one and receives what libraries print; what goes to
-    standard error, where that is closed, goes nowhere.
+    A character that the output's encoding lacks becomes "?"; a file name that is not UTF-8 is written as its own bytes.
+    The descriptors of closed streams are opened on the null device. Otherwise the next file that is opened would get
+    one, and would receive what libraries print.
     """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free, which is this one
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
     if cast(Any, sys.stderr) is None:
-        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115  # open as long as the process
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115  # stays open as long as the process
     codecs.register_error(REPLACE_HANDLER, _replace_unencodable)
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors=REPLACE_HANDLER)
 
 
 def supports_unicode(stream: object) -> bool:
-    """Whether a stream's encoding has every character."""
+    """Whether a stream's encoding has all characters."""
     name = getattr(stream, "encoding", None) or "ascii"
     return codecs.lookup(name).name.startswith(("utf-8", "utf-16", "utf-32"))
 
 
 REPLACE_HANDLER = "gnomon-replace"
-"""Name of the error handler of `prepare_streams`."""
+"""The name of the error handler that `prepare_streams` installs."""
 
 
 def _replace_unencodable(error: UnicodeError) -> tuple[str | bytes, int]:
@@ -147,7 +154,7 @@ def _replace_unencodable(error: UnicodeError) -> tuple[str | bytes, int]:
 
 
 def _make_printable(text: str) -> str:
-    """Safe to print: a text may hold the escape sequences of a terminal. Joiners are parts of words."""
+    """Drop characters that are not safe to print, such as escape sequences. Joiners stay, as parts of words."""
     return "".join(char for char in " ".join(text.split()) if char.isprintable() or char in "\u200c\u200d")
 
 
@@ -158,7 +165,7 @@ def _char_width(char: str) -> int:
 
 
 def _count_fitting(text: str, width: int) -> int:
-    """How many characters fit."""
+    """How many characters of a text fit into `width` columns."""
     used = 0
     for index, char in enumerate(text):
         used += _char_width(char)
@@ -168,21 +175,21 @@ def _count_fitting(text: str, width: int) -> int:
 
 
 def _find_break(text: str, end: int) -> int:
-    """Where to break a text of which `end` characters fit: behind a space, or at a wide character, else in the word."""
-    for at in range(end, end // 2, -1):
-        if text[at] == " " or _char_width(text[at]) == 2 or _char_width(text[at - 1]) == 2:
-            return at
+    """Where to break a text of which `end` characters fit: at a space or a wide character, else within the word."""
+    for index in range(end, end // 2, -1):
+        if text[index] == " " or _char_width(text[index]) == 2 or _char_width(text[index - 1]) == 2:
+            return index
     return end
 
 
 def format_error(error: Exception, options: Mapping[str, str]) -> str:
-    """An error as one line.
+    """An error as one line, in the words of the command line.
 
     Args:
-        options: parameter of the library -> option of the command line, in whose words its errors are told.
+        options: parameter of the library -> option of the command line, which replaces it in the message.
     """
     if isinstance(error, GnomonError):
-        text = PARAMETER_PATTERN.sub(lambda found: _to_option(found, options), str(error))
+        text = PARAMETER_PATTERN.sub(lambda match: _to_option(match, options), str(error))
     elif isinstance(error, OSError):
         reason = error.strerror or str(error)
         text = f"{error.filename}: {reason}" if error.filename else reason
@@ -196,8 +203,8 @@ def format_error(error: Exception, options: Mapping[str, str]) -> str:
 
 
 def _to_option(match: re.Match[str], options: Mapping[str, str]) -> str:
-    name, value, told = match.groups()
+    name, value, option = match.groups()
     if name not in options:
         return match[0]
     value = value.strip("'").removeprefix("True")
-    return told or f"{options[name]} {value}".rstrip()
+    return option or f"{options[name]} {value}".rstrip()

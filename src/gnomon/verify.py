@@ -1,8 +1,7 @@
-"""The published example of a model's card, run on a folder: does it give the vectors that its authors meant?
+"""Runs the example of a model's card: does the model give the vectors that its authors published?
 
-Where a card prints numbers they are compared; where it prints none, the evident ranking of its example is checked.
-Texts and
-numbers: the models' cards.
+If the card prints scores, they are compared. If it does not, the evident ranking of its example is checked. The texts
+and numbers are from the models' cards.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ Scores = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Check:
-    """One row of the outcome."""
+    """One row of the result."""
 
     name: str
     expected: str
@@ -37,7 +36,7 @@ class Verification:
     card: str
     checks: list[Check]
     note: str
-    """What kind of check this was."""
+    """Which kind of check it was."""
 
     @property
     def passed(self) -> bool:
@@ -46,20 +45,21 @@ class Verification:
 
 @dataclass(frozen=True)
 class Example:
-    """A card's example: scores [Q, D] of its queries and documents, and what they must be."""
+    """The example of a card: its queries and documents, and their scores [Q, D] or their ranking."""
 
     queries: tuple[str, ...]
     documents: tuple[str, ...]
     query_task: str | None = None
     published_scores: tuple[tuple[float, ...], ...] | None = None
-    """Published scores; None where the card prints none."""
+    """None if the card prints no scores."""
     best_documents: tuple[int, ...] | None = None
-    """Where it prints none: the document that evidently answers each query."""
+    """The index of the document that evidently answers each query; None if there are published scores."""
 
 
 TOLERANCE = 2e-3
-"""Largest difference of a cosine to the card's: authors' GPUs and dtypes differ by less, a wrong prompt or head by far
-more.
+"""The largest difference between a cosine and the card's.
+
+Other GPUs and dtypes make a smaller difference, and a wrong prompt or head a much larger one.
 """
 
 _STRESS = (
@@ -131,28 +131,28 @@ EXAMPLES: dict[str, Example] = {
 
 
 def verify(encoder: Encoder, card: str | None = None) -> Verification:
-    """Run the example of the card that the model is, or of `card`.
+    """Run the example of the model's card, or of `card`.
 
     Raises:
-        InputError: the model is not known and no card was named, or the card has no example.
+        InputError: the model is not recognised and no card is named; the card has no example.
     """
     if card is None and encoder.checkpoint.known_model is None:
         raise InputError(
-            f"{encoder.name} is not recognised; name the card that it is or was tuned from: {', '.join(EXAMPLES)}."
+            f"{encoder.name} is not recognised. Name its card, or that of the model it was fine-tuned from: "
+            f"{', '.join(EXAMPLES)}."
         )
-    found = get_known_model(card) if card else encoder.checkpoint.known_model
-    assert found
-    if found.name not in EXAMPLES:
-        raise InputError(f"the card of {found.name} has no example here; there is one of {', '.join(EXAMPLES)}.")
-    example = EXAMPLES[found.name]
+    known_model = get_known_model(card) if card else encoder.checkpoint.known_model
+    assert known_model
+    if known_model.name not in EXAMPLES:
+        raise InputError(f"the card of {known_model.name} has no example here. These have one: {', '.join(EXAMPLES)}.")
+    example = EXAMPLES[known_model.name]
     queries = encoder.encode_query(example.queries, task=example.query_task, normalize_embeddings=True)
     documents = encoder.encode_document(example.documents, normalize_embeddings=True)
-    rows, note = (
-        (_check_scores, "published scores")
-        if example.published_scores
-        else (_check_ranking, "the evident ranking; the card prints no scores")
-    )
-    return Verification(found.name, rows(example, queries @ documents.T), note)
+    scores_QD = queries @ documents.T
+    if example.published_scores:
+        return Verification(known_model.name, _check_scores(example, scores_QD), "published scores")
+    note = "the evident ranking; the card prints no scores"
+    return Verification(known_model.name, _check_ranking(example, scores_QD), note)
 
 
 def _check_scores(example: Example, scores_QD: Scores) -> list[Check]:
@@ -173,6 +173,8 @@ def _check_ranking(example: Example, scores_QD: Scores) -> list[Check]:
     assert example.best_documents
     checks: list[Check] = []
     for q, best in enumerate(example.best_documents):
-        shown = ", ".join(f"{d + 1}: {score:.4f}" for d, score in enumerate(scores_QD[q]))
-        checks.append(Check(f"query {q + 1}", f"document {best + 1} first", shown, int(scores_QD[q].argmax()) == best))
+        ranking = ", ".join(f"{d + 1}: {score:.4f}" for d, score in enumerate(scores_QD[q]))
+        checks.append(
+            Check(f"query {q + 1}", f"document {best + 1} first", ranking, int(scores_QD[q].argmax()) == best)
+        )
     return checks

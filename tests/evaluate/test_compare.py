@@ -120,7 +120,7 @@ def test_several_subsets_have_their_rows_and_a_mean(write: Callable[..., Path]) 
     assert whole.corrected == whole.p_value
 
 
-def test_the_same_subset_of_two_splits_is_told_apart(write: Callable[..., Path]) -> None:
+def test_the_same_subset_of_two_splits_is_distinguished(write: Callable[..., Path]) -> None:
     a, b = (write(name, "t", {"en": queries(5, 1)}) for name in "ab")
     for place in (a, b):
         file = next(place.rglob("0123/t.json"))
@@ -164,7 +164,7 @@ def test_rows_are_by_kind_metric_and_task_and_lone_tasks_are_listed(write: Calla
 @pytest.mark.parametrize(
     ("task", "reason"),
     [
-        ({"revision": "r2"}, "the data is of revision r1 in a and r2 in b"),
+        ({"revision": "r2"}, "the data has revision r1 in a and r2 in b"),
         ({"metric": "map"}, "the metric is ndcg_at_10 in a and map in b"),
     ],
 )
@@ -191,12 +191,12 @@ def test_other_queries_are_not_comparable(write: Callable[..., Path]) -> None:
     assert "of 5 and 4 of unit 'query', 4 are shared, and 'q4' is in the first only" in row.reason
 
 
-def test_without_units_there_is_a_difference_and_no_test(write: Callable[..., Path]) -> None:
+def test_without_per_query_values_there_is_a_difference_and_no_test(write: Callable[..., Path]) -> None:
     a = write("a", "t", {"default": queries(5, 1)})
     (row,) = compare(a, write("b", "t", {"default": queries(5, 1, 0.25)}, kept=False)).rows
     assert row.difference == pytest.approx(0.25, abs=2e-6)
     assert (row.interval, row.p_value, row.corrected) == (None, None, None)
-    assert row.reason == "what the score of subset default is made of is not stored on both sides"
+    assert row.reason == "the per-query values of subset default are not stored on both sides"
 
 
 def test_sides_that_cannot_be_paired_are_refused(write: Callable[..., Path], tmp_path: Path) -> None:
@@ -235,7 +235,7 @@ def test_one_run_twice_differs_in_nothing(write: Callable[..., Path]) -> None:
     found = compare(write("a", "t", units, model="m"), write("b", "t", units, model="m", **timed))
     assert found.differences == ()
     assert (found.rows[0].difference, found.rows[0].p_value) == (0.0, 1.0)
-    assert format_comparison(found, 80)[-1] == "no field differs: one model, run in one way."
+    assert format_comparison(found, 80)[-1] == "nothing differs: one model, run in one way."
 
 
 def test_every_other_field_that_differs_is_found(write: Callable[..., Path]) -> None:
@@ -306,7 +306,7 @@ def test_the_lines_of_a_comparison(write: Callable[..., Path]) -> None:
         "",
         f"{star} (2); the p shown is without it. Subsets get no star.",
         "interval: paired bootstrap; p: paired randomisation test, two-sided",
-        "scifact: not comparable: the data is of revision r1 in a and r2 in b",
+        "scifact: not comparable: the data has revision r1 in a and r2 in b",
         "only in b: alone",
         "",
         "what differs:",

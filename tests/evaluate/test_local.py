@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -148,7 +149,7 @@ def test_several_good_and_bad_answers(tmp_path: Path) -> None:
     assert list(data.relevance["query0"].values()) == [1, 1, 0]
 
 
-def test_summaries_with_their_grades(tmp_path: Path) -> None:
+def test_summaries_with_their_scores(tmp_path: Path) -> None:
     task = only(write(tmp_path / "in.jsonl", SUMMARIES))
     assert (task.kind, task.scale) == ("Summarization", (1, 4.5))
     assert content(task) == {
@@ -159,7 +160,7 @@ def test_summaries_with_their_grades(tmp_path: Path) -> None:
     }
 
 
-def test_graded_pairs_with_labels_are_two_sets(tmp_path: Path) -> None:
+def test_scored_pairs_with_labels_are_two_sets(tmp_path: Path) -> None:
     rows = [row | {"label": place == 0} for place, row in enumerate(STS)]
     tasks = read_local(write(tmp_path / "both" / "test.jsonl", rows).parent)
     assert [(task.name, task.kind) for task in tasks] == [
@@ -220,7 +221,7 @@ def test_qrels_with_and_without_a_header(tmp_path: Path, how: str) -> None:
         assert task == wanted
 
 
-def test_other_splits_come_with_the_judged_one_in_front(tmp_path: Path) -> None:
+def test_other_splits_come_with_the_evaluated_one_first(tmp_path: Path) -> None:
     folder = beir(tmp_path / "faq")
     packed(folder / "qrels" / "dev.tsv", b"q2\td3\t1\n")
     packed(folder / "qrels" / "train.tsv", b"query-id\tcorpus-id\tscore\n")
@@ -231,24 +232,24 @@ def test_other_splits_come_with_the_judged_one_in_front(tmp_path: Path) -> None:
     other = only(folder, split="dev")
     assert other.splits == ("dev", "test")
     assert other.revision == task.revision
-    fails(folder, r"qrels/train.tsv is an empty split: it names no relevant document", split="train")
+    fails(folder, r"qrels/train.tsv names no relevant document", split="train")
 
 
-def test_d1_grades_below_zero_count_as_zero(tmp_path: Path) -> None:
+def test_d1_labels_below_zero_count_as_zero(tmp_path: Path) -> None:
     """TREC-COVID of BEIR has some; with nothing higher for a query, trec_eval ends the process."""
     beir(tmp_path, qrels="q1 d1 1\nq1 2 -1\nq2 d1 -2\nq2 2 -2\nq2 2 -7\n3 2 -2e3\n")
-    with pytest.warns(Notice) as told:
+    with pytest.warns(Notice) as recorded:
         task = only(tmp_path)
     assert content(task).relevance == {"q1": {"d1": 1, "2": 0}, "q2": {"d1": 0, "2": 0}, "3": {"2": 0}}
-    messages = [str(each.message) for each in told]
-    assert any("has scores below 0, line 2 the first, in 5 of its lines" in message for message in messages), messages
-    assert any("to 2 of 3 queries, 'q2' the first" in message for message in messages), messages
+    messages = [str(warning.message) for warning in recorded]
+    assert any(re.search("scores below 0 in 5 lines, .* line 2", message) for message in messages), messages
+    assert any(re.search("2 of 3 queries, .*'q2'", message) for message in messages), messages
 
 
 @pytest.mark.parametrize("grade", ["1001", "1e9", "4294967297", "1e400", "nan", "-inf", "1.5", "0x1", "", "true"])
-def test_d1_grades_that_trec_eval_does_not_know_are_named(tmp_path: Path, grade: str) -> None:
+def test_d1_labels_that_trec_eval_does_not_know_are_named(tmp_path: Path, grade: str) -> None:
     beir(tmp_path, qrels=f"query-id\tcorpus-id\tscore\nq1\td1\t1\nq1\t2\t{grade}\n")
-    fails(tmp_path, rf"test.tsv, line 3: the score is '{grade}'; it must be a whole number, 1,000 at most")
+    fails(tmp_path, rf"test.tsv, line 3: the score is '{grade}'.*whole number, .*1,000")
 
 
 @pytest.mark.parametrize("name", ["corpus", "queries"])
@@ -256,14 +257,12 @@ def test_d1_an_id_that_ends_trec_eval_is_named(tmp_path: Path, name: str) -> Non
     """Two ids that are one up to a NUL character: its C code sees them as one, and ends the process."""
     rows: Rows = [{"_id": "a\0b", "text": "x"}, {"_id": "a\0c", "text": "y"}]
     write(beir(tmp_path) / f"{name}.jsonl", rows)
-    fails(tmp_path, rf"{name}.jsonl, line 1: _id is 'a\\x00b'; a NUL character")
+    fails(tmp_path, rf"{name}.jsonl, line 1: _id is 'a\\x00b'.* NUL character")
 
 
-def test_queries_without_anything_relevant_are_told_of(tmp_path: Path) -> None:
+def test_queries_without_anything_relevant_are_reported(tmp_path: Path) -> None:
     folder = beir(tmp_path, qrels=QRELS.replace("3\t2\t1", "3\t2\t0"))
-    with pytest.warns(
-        Notice, match=r"test.tsv: no document is relevant .*to 1 of 2 queries, '3' the first; mteb counts"
-    ):
+    with pytest.warns(Notice, match=r"test.tsv: no document is relevant .*to 1 of 2 queries, .*'3'"):
         task = only(folder)
     assert content(task).relevance["3"] == {"2": 0}
 
@@ -287,69 +286,69 @@ BAD_BEIR: list[tuple[str, str, str]] = [
     (
         "qrels/test.tsv",
         "q1\td1\t1\nq1\td9\t1\n",
-        r"test.tsv, line 2: there is no document 'd9' in corpus.jsonl; add it",
+        r"test.tsv, line 2: corpus.jsonl .*document 'd9'.*--allow-missing-ids",
     ),
-    ("qrels/test.tsv", QRELS + "q9\td1\t1\n", r"test.tsv, line 5: there is no query 'q9' in queries.jsonl; add it"),
+    ("qrels/test.tsv", QRELS + "q9\td1\t1\n", r"test.tsv, line 5: queries.jsonl .*query 'q9'.*--allow-missing-ids"),
     ("qrels/test.tsv", "", r"test.tsv holds no texts. Every line of qrels is a query, a document and a score"),
-    ("qrels/test.tsv", "query-id\tcorpus-id\tscore\n", r"test.tsv is an empty split: .*Fill it, or name another"),
-    ("qrels/test.tsv", "q1\td1\t0\n", r"test.tsv is an empty split: it names no relevant document"),
-    ("qrels/test.tsv", "q1\td1\t0.5\n", r"line 1: the score is '0.5'; it must be a whole number, 1,000 at most"),
-    ("qrels/test.tsv", "q1\td1\t1\nq1\td3\thigh\n", r"line 2: the score is 'high'; it must be a whole number"),
+    ("qrels/test.tsv", "query-id\tcorpus-id\tscore\n", r"test.tsv names no relevant document .*--split"),
+    ("qrels/test.tsv", "q1\td1\t0\n", r"test.tsv names no relevant document"),
+    ("qrels/test.tsv", "q1\td1\t0.5\n", r"line 1: the score is '0.5'.*whole number, .*1,000"),
+    ("qrels/test.tsv", "q1\td1\t1\nq1\td3\thigh\n", r"line 2: the score is 'high'.*must be a whole number"),
     ("qrels/test.tsv", "q1\td1\t2147483648\n", r"line 1: the score is '2147483648'"),
-    ("qrels/test.tsv", "q1\td1\t1_0\nq1\td1\t1\n", r"the fields are q1, d1, 1_0; those of qrels are query-id"),
-    ("qrels/test.tsv", "q1\td1\t1\nq1\td1\t2\n", r"line 2: 'q1' and 'd1' had score 1 before, and now 2; take one out"),
-    ("qrels/test.tsv", "q1\td1\t1\nq1\td1\t-1\n", r"line 2: 'q1' and 'd1' had score 1 before, and now -1; take one"),
-    ("qrels/test.tsv", "q1\td1\t-2\nq1\td1\t3\n", r"line 2: 'q1' and 'd1' had score -2 before, and now 3; take one"),
-    ("qrels/test.tsv", "q1\td1\t1\nq1\td1\n", r"line 2: 2 fields, and 3 in the first line"),
-    ("qrels/test.tsv", "query\tdocument\nq1\td1\n", r"test.tsv: the fields are query, document; those of qrels are"),
-    ("qrels/test.csv", "a,b,c\n1,2,3\n", r"qrels has test.csv and test.tsv; take one out"),
+    ("qrels/test.tsv", "q1\td1\t1_0\nq1\td1\t1\n", r"the fields are q1, d1, 1_0.*qrels are query-id"),
+    ("qrels/test.tsv", "q1\td1\t1\nq1\td1\t2\n", r"line 2: 'q1' and 'd1' .*score 2 .* 1.*out"),
+    ("qrels/test.tsv", "q1\td1\t1\nq1\td1\t-1\n", r"line 2: 'q1' and 'd1' .*score -1 .* 1.*one out"),
+    ("qrels/test.tsv", "q1\td1\t-2\nq1\td1\t3\n", r"line 2: 'q1' and 'd1' .*score 3 .* -2.*one out"),
+    ("qrels/test.tsv", "q1\td1\t1\nq1\td1\n", r"line 2: 2 fields, .* 3"),
+    ("qrels/test.tsv", "query\tdocument\nq1\td1\n", r"test.tsv: the fields are query, document.*qrels are"),
+    ("qrels/test.csv", "a,b,c\n1,2,3\n", r"qrels has .*test.csv and test.tsv.*out"),
     (
         "corpus.jsonl",
         '{"_id": "d1", "text": "a"}\n\n{"_id": "d1", "text": "b"}\n',
-        "line 3: _id 'd1' is that of line 1",
+        "line 3: _id 'd1' is in line 1",
     ),
-    ("corpus.jsonl", '{"_id": 1, "text": "a"}\n{"_id": "1", "text": "b"}\n', "line 2: _id '1' is that of line 1 too"),
-    ("corpus.jsonl", '{"text": "a"}\n', "corpus.jsonl, line 1: no field '_id'. Mend it, or take it out"),
-    ("corpus.jsonl", '{"_id": 1.5, "text": "a"}\n', "line 1: _id is 1.5; it must be a text or a whole number"),
-    ("corpus.jsonl", '{"_id": "", "text": "a"}\n', "line 1: _id is ''; it must be a text"),
+    ("corpus.jsonl", '{"_id": 1, "text": "a"}\n{"_id": "1", "text": "b"}\n', "line 2: _id '1' is in line 1 too"),
+    ("corpus.jsonl", '{"text": "a"}\n', "corpus.jsonl, line 1: no field '_id'.*out"),
+    ("corpus.jsonl", '{"_id": 1.5, "text": "a"}\n', "line 1: _id is 1.5.*must be a text or a whole number"),
+    ("corpus.jsonl", '{"_id": "", "text": "a"}\n', "line 1: _id is ''.*must be a text"),
     ("corpus.jsonl", '{"_id": "\\ud83c", "text": "a"}\n', r"line 1: field '_id' has half a surrogate pair, \\ud83c"),
-    ("corpus.jsonl", '{"_id": "d1", "text": NaN}\n', "corpus.jsonl, line 1: .*NaN.* Mend it, or take it out"),
-    ("corpus.jsonl", '{"_id": null, "text": "a"}\n', "line 1: _id is null; it must be a text"),
+    ("corpus.jsonl", '{"_id": "d1", "text": NaN}\n', "corpus.jsonl, line 1: .*NaN.* out"),
+    ("corpus.jsonl", '{"_id": null, "text": "a"}\n', "line 1: _id is null.*must be a text"),
     ("corpus.jsonl", '{"_id": "d1", "title": 5, "text": "a"}\n', "line 1: field 'title' is 5, not a string"),
     ("corpus.jsonl", '{"_id": "d1"\n', "corpus.jsonl, line 1: not JSON"),
-    ("corpus.jsonl", "", "corpus.jsonl is empty; without its rows nothing can be judged"),
-    ("corpus.tsv", "_id\ttext\nd1\ta\n", "has corpus.jsonl and corpus.tsv; take one out"),
-    ("queries.jsonl.gz", "", "has queries.jsonl and queries.jsonl.gz; take one out"),
-    ("top_ranked.jsonl", '{"query-id": "q1", "corpus-ids": "d1"}\n', "line 1: corpus-ids is 'd1'; it must be a list"),
-    ("top_ranked.jsonl", '{"query-id": "q1", "corpus-ids": ["d9"]}\n', "line 1: there is no document 'd9' in corpus"),
+    ("corpus.jsonl", "", "corpus.jsonl is empty"),
+    ("corpus.tsv", "_id\ttext\nd1\ta\n", "has .*corpus.jsonl and corpus.tsv.*out"),
+    ("queries.jsonl.gz", "", "has .*queries.jsonl and queries.jsonl.gz.*out"),
+    ("top_ranked.jsonl", '{"query-id": "q1", "corpus-ids": "d1"}\n', "line 1: corpus-ids is 'd1'.*must be a list"),
+    ("top_ranked.jsonl", '{"query-id": "q1", "corpus-ids": ["d9"]}\n', "line 1: corpus.jsonl .*document 'd9'"),
     (
         "top_ranked.jsonl",
         '{"query-id": "q1", "corpus-ids": ["d1"]}\n' * 2,
-        "line 2: query 'q1' has candidates in a line",
+        "line 2: query 'q1' has candidates",
     ),
     (
         "top_ranked.jsonl",
         '{"query-id": "q1", "corpus-ids": ["d1"]}\n',
         "top_ranked.jsonl has no candidates for query '3'",
     ),
-    ("task.json", '{"kind": "STS"}', "task.json: kind is 'STS'; a folder in BEIR layout is Retrieval or Reranking"),
-    ("task.json", '{"kind": "Reranking"}', "has no top_ranked.jsonl; reranking needs the candidates of every query"),
+    ("task.json", '{"kind": "STS"}', "task.json: kind is 'STS'.* Retrieval or Reranking"),
+    ("task.json", '{"kind": "Reranking"}', "has no top_ranked.jsonl"),
 ]
 
 
 BAD_QRELS: list[tuple[str, str]] = [
     ('{"query-id": "q1", "corpus-id": "d1", "score": 1}\n{"query-id": "q1"}\n', "line 2: no field 'c"),
-    ('{"query-id": "q1", "corpus-id": null, "score": 1}\n', "line 1: corpus-id is null; it must be"),
+    ('{"query-id": "q1", "corpus-id": null, "score": 1}\n', "line 1: corpus-id is null.*must be"),
     ('{"query-id": "q1", "corpus-id": "d1", "score": NaN}\n', "line 1: .*NaN"),
     ('{"query-id": "q1", "corpus-id": "d1", "score": true}\n', "line 1: the score is true"),
-    ('{"query-id": "q9", "corpus-id": "d1", "score": 1}\n', "line 1: there is no query 'q9'"),
-    ('{"query-id": "q1", "corpus-id": "d9", "score": 1}\n', "line 1: there is no document 'd9'"),
+    ('{"query-id": "q9", "corpus-id": "d1", "score": 1}\n', "line 1: queries.jsonl .* 'q9'"),
+    ('{"query-id": "q1", "corpus-id": "d9", "score": 1}\n', "line 1: corpus.jsonl .* 'd9'"),
     ('{"query-id": "q1"', "line 1: not JSON"),
 ]
 
 
 @pytest.mark.parametrize(("text", "message"), BAD_QRELS)
-def test_d4_a_broken_split_that_is_not_evaluated_costs_a_notice(tmp_path: Path, text: str, message: str) -> None:
+def test_d4_a_broken_split_that_is_not_evaluated_gives_a_warning(tmp_path: Path, text: str, message: str) -> None:
     wanted = only(beir(tmp_path))
     packed(tmp_path / "qrels" / "train.jsonl", text.encode())
     with pytest.warns(Notice, match=f"(?s)split train is not evaluated.*train.jsonl, {message}"):
@@ -357,14 +356,14 @@ def test_d4_a_broken_split_that_is_not_evaluated_costs_a_notice(tmp_path: Path, 
     fails(tmp_path, message, split="train")
 
 
-def test_d4_a_split_beside_that_is_there_twice_or_lacks_candidates_costs_a_notice(tmp_path: Path) -> None:
+def test_d4_another_split_that_is_there_twice_or_lacks_candidates_gives_a_warning(tmp_path: Path) -> None:
     packed(beir(tmp_path) / "qrels" / "train.tsv", b"q2\td1\t1\n")
     write(tmp_path / "top_ranked.jsonl", [{"query-id": query, "corpus-ids": ["d1"]} for query in ("q1", 3)])
     with pytest.warns(Notice, match="top_ranked.jsonl has no candidates for query 'q2'"):
         assert only(tmp_path).splits == ("test",)
     (tmp_path / "top_ranked.jsonl").unlink()
     packed(tmp_path / "qrels" / "training.tsv", b"q2\td1\t1\n")
-    with pytest.warns(Notice, match="qrels has train.tsv and training.tsv; take one out"):
+    with pytest.warns(Notice, match="qrels has .*train.tsv and training.tsv.*out"):
         assert only(tmp_path).splits == ("test",)
 
 
@@ -381,20 +380,20 @@ def test_d4_what_classification_learns_from_must_be_whole(tmp_path: Path) -> Non
     packed(tmp_path / "train.jsonl", b"{")
     fails(tmp_path, "train.jsonl, line 1: not JSON")
     packed(tmp_path / "train.jsonl", b'{"anchor": "a", "positive": "b"}')
-    fails(tmp_path, "train.jsonl: the fields 'anchor', 'positive' are of no kind")
+    fails(tmp_path, "train.jsonl: the fields 'anchor', 'positive' are not those of any kind")
 
 
 def test_d3_qrels_may_name_what_is_not_there(tmp_path: Path) -> None:
     """ArguAna names five such documents."""
     beir(tmp_path, qrels=QRELS + "q1\tgone\t1\nq1\tlost\t0\nq9\td1\t1\n")
-    fails(tmp_path, "line 5: there is no document 'gone' in corpus.jsonl.*--allow-missing-ids")
-    with pytest.warns(Notice) as told:
+    fails(tmp_path, "line 5: corpus.jsonl .* 'gone'.*--allow-missing-ids")
+    with pytest.warns(Notice) as recorded:
         task = only(tmp_path, allow_missing_ids=True)
     assert content(task).relevance == {"q1": {"d1": 2, "2": 0, "gone": 1, "lost": 0}, "3": {"2": 1}}
     assert set(content(task).documents) == {"d1", "2", "d3"}
-    messages = " ".join(str(each.message) for each in told)
-    assert "names documents that are not in corpus.jsonl, 'gone' the first, in 2 of its lines" in messages
-    assert "names queries that are not in queries.jsonl, 'q9' the first, in 1 of its lines, which are left" in messages
+    messages = " ".join(str(warning.message) for warning in recorded)
+    assert re.search("documents that corpus.jsonl does not have in 2 lines, .*'gone'", messages)
+    assert re.search("queries that queries.jsonl does not have in 1 line, .*'q9'. .* left out", messages)
     packed(tmp_path / "task.json", b'{"allow_missing_ids": true}')
     with pytest.warns(Notice):
         assert only(tmp_path) == task
@@ -402,18 +401,18 @@ def test_d3_qrels_may_name_what_is_not_there(tmp_path: Path) -> None:
 
 def test_d3_candidates_may_name_what_is_not_there(tmp_path: Path) -> None:
     write(beir(tmp_path) / "top_ranked.jsonl", [{"query-id": key, "corpus-ids": ["gone", "d1"]} for key in ("q1", 3)])
-    fails(tmp_path, "top_ranked.jsonl, line 1: there is no document 'gone' in corpus.jsonl")
-    with pytest.warns(Notice, match="candidates that are not in corpus.jsonl, 'gone' the first; 2 in all"):
+    fails(tmp_path, "top_ranked.jsonl, line 1: corpus.jsonl .* 'gone'")
+    with pytest.warns(Notice, match="2 candidates .*corpus.jsonl .*'gone'"):
         assert content(only(tmp_path, allow_missing_ids=True)).candidates == {"q1": ["d1"], "3": ["d1"]}
     write(tmp_path / "top_ranked.jsonl", [{"query-id": "q1", "corpus-ids": ["gone"]}])
-    fails(tmp_path, "line 1: none of the candidates of query 'q1' is in corpus.jsonl", allow_missing_ids=True)
+    fails(tmp_path, "line 1: corpus.jsonl has no candidate of query 'q1'", allow_missing_ids=True)
 
 
-def test_d2_queries_that_are_documents_are_told_of(tmp_path: Path) -> None:
+def test_d2_queries_that_are_documents_are_reported(tmp_path: Path) -> None:
     corpus: Rows = [{"_id": "q1", "title": "one", "text": "two?"}, {"_id": "3", "text": "other"}, *CORPUS]
     queries: Rows = [{"_id": "q1", "text": "one two?"}, {"_id": 3, "text": "three?"}, {"_id": "q2", "text": "two?"}]
     beir(tmp_path, corpus=corpus, queries=queries, qrels=QRELS + "q2\td1\t1\n")
-    with pytest.warns(Notice, match=r"2 of 3 queries .*\('q1'\), and 1 its text too.*ignore_identical_ids.*task.json"):
+    with pytest.warns(Notice, match=r"2 of 3 queries .*\('q1'\), and 1 .*its text.*ignore_identical_ids.*task.json"):
         as_is = only(tmp_path)
     assert as_is.ignore_identical_ids is False
     packed(tmp_path / "task.json", b'{"ignore_identical_ids": false}')
@@ -431,7 +430,7 @@ def test_d2_d3_keys_of_task_json_are_of_beir_folders(tmp_path: Path, key: str) -
     write(tmp_path / "test.jsonl", STS)
     fails(tmp_path, f"task.json: {key} is for folders in BEIR layout")
     packed(tmp_path / "task.json", json.dumps({key: 1}).encode())
-    fails(tmp_path, f"task.json: {key} is 1; it must be true or false")
+    fails(tmp_path, f"task.json: {key} is 1.*must be true or false")
 
 
 @pytest.mark.parametrize(("name", "text", "message"), BAD_BEIR)
@@ -443,20 +442,20 @@ def test_a_wrong_line_of_a_beir_folder_is_named(tmp_path: Path, name: str, text:
 @pytest.mark.parametrize(
     ("gone", "message"),
     [
-        ("corpus.jsonl", "has no corpus.jsonl; BEIR's layout is corpus.jsonl, queries.jsonl, qrels/test.tsv"),
-        ("queries.jsonl", "has no queries.jsonl; BEIR's layout"),
-        ("qrels", "has no folder qrels; BEIR's layout"),
+        ("corpus.jsonl", "has no corpus.jsonl.*BEIR's layout is corpus.jsonl, queries.jsonl, qrels/test.tsv"),
+        ("queries.jsonl", "has no queries.jsonl.*BEIR's layout"),
+        ("qrels", "has no folder qrels.*BEIR's layout"),
     ],
 )
-def test_a_part_that_lacks_is_named(tmp_path: Path, gone: str, message: str) -> None:
+def test_a_missing_part_is_named(tmp_path: Path, gone: str, message: str) -> None:
     (beir(tmp_path) / gone).rename(tmp_path / "elsewhere")
     fails(tmp_path, message)
 
 
-def test_a_split_that_lacks_lists_those_that_are_there(tmp_path: Path) -> None:
-    fails(beir(tmp_path), "qrels has no split 'dev'; it has test. --split names another", split="dev")
+def test_a_missing_split_lists_the_others(tmp_path: Path) -> None:
+    fails(beir(tmp_path), "qrels has no split 'dev'.* has test.*--split", split="dev")
     (tmp_path / "qrels" / "test.tsv").rename(tmp_path / "qrels" / "test.txt")
-    fails(tmp_path, "qrels has no split 'test'; it has none; a split is a file like test.tsv")
+    fails(tmp_path, "qrels has no split 'test'.* test.tsv.*--split")
 
 
 # ---- what is found
@@ -501,7 +500,7 @@ def test_beir_folders_alone_in_a_folder_are_its_subsets(tmp_path: Path) -> None:
     task = only(tmp_path / "help")
     assert (task.name, list(task.subsets)) == ("help", ["cross_de_en", "mono_de"])
     assert list(only(tmp_path / "help", subsets=["mono_de"]).subsets) == ["mono_de"]
-    fails(tmp_path / "help", "has no subset 'mono_en'; it has .*Did you mean 'mono_de'", subsets=["mono_en"])
+    fails(tmp_path / "help", "has no subset 'mono_en'.* has .*Did you mean 'mono_de'", subsets=["mono_en"])
     packed(tmp_path / "help" / "mono_de" / "task.json", b'{"name": "German help"}')
     assert [task.name for task in read_local(tmp_path / "help")] == ["cross_de_en", "German help"], "a set of its own"
 
@@ -518,7 +517,7 @@ def test_candidates_in_every_subset_or_in_none(tmp_path: Path) -> None:
         beir(tmp_path / name)
     ranked: Rows = [{"query-id": query, "corpus-ids": ["d1"]} for query in ("q1", "3")]
     write(tmp_path / "en" / "top_ranked.jsonl", ranked)
-    fails(tmp_path, "/de has no top_ranked.jsonl; reranking needs the candidates of every query")
+    fails(tmp_path, "/de has no top_ranked.jsonl")
 
 
 def test_links_to_files_and_folders_are_followed(tmp_path: Path) -> None:
@@ -529,7 +528,7 @@ def test_links_to_files_and_folders_are_followed(tmp_path: Path) -> None:
     (tmp_path / "alias").symlink_to(tmp_path / "mine", target_is_directory=True)
     assert only(tmp_path / "alias").name == "alias", "not the target's"
     (tmp_path / "mine" / "gone.jsonl").symlink_to(tmp_path / "nowhere")
-    fails(tmp_path / "alias", "gone.jsonl is a link to nothing; mend it, or take it out")
+    fails(tmp_path / "alias", "gone.jsonl is a link to nothing.* take it out")
 
 
 @pytest.mark.parametrize(
@@ -552,33 +551,33 @@ def test_a_relative_place_has_the_name_of_its_folder(tmp_path: Path, monkeypatch
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({}, "holds no evaluation set. What is known: a folder with corpus.jsonl"),
+        ({}, "holds no evaluation set. .*a folder with corpus.jsonl"),
         ({"README.md": "#", "data.npy": "x"}, "holds no evaluation set"),
         ({"README.md": "#", "data.parquet": "PAR1"}, "data.parquet is not a readable Parquet file"),
         (
             {"test.jsonl": '{"premise": "a", "hypothesis": "b"}\n'},
-            "test.jsonl: the fields 'premise', 'hypothesis' are of no kind",
+            "test.jsonl: the fields 'premise', 'hypothesis' are not those of any kind",
         ),
         (
             {"pairs/train.jsonl": '{"anchor": "a", "positive": "b"}\n'},
-            r"Passed over: .*train.jsonl \(fields anchor, pos",
+            r"Skipped: .*train.jsonl \(fields anchor, pos",
         ),
-        ({"test.jsonl": ""}, "test.jsonl is empty; take it out, or fill it"),
+        ({"test.jsonl": ""}, "test.jsonl is empty"),
         ({"in/test.tsv": "text\tlabel\n"}, "test.tsv is empty"),
         ({"test.csv": "text;label\na;b\n"}, "test.csv: the CSV header is 'text;label'"),
         ({"test.jsonl": "\ufeff{\n"}, "test.jsonl, line 1: not JSON"),
         ({"task.json": "{}", "en/test.jsonl": ""}, "en/test.jsonl is empty"),
     ],
 )
-def test_nothing_to_judge_says_what_is_known(tmp_path: Path, files: dict[str, str], message: str) -> None:
+def test_nothing_to_evaluate_says_what_is_known(tmp_path: Path, files: dict[str, str], message: str) -> None:
     for name, text in files.items():
         packed(tmp_path / name, text.encode())
     fails(tmp_path, message)
 
 
-def test_places_that_are_none(tmp_path: Path) -> None:
-    fails(tmp_path / "nowhere", "there is no '.*/nowhere'; give a folder in BEIR layout")
-    fails(packed(tmp_path / "README.md", b"#"), "README.md is no file of rows. What is known")
+def test_paths_without_rows(tmp_path: Path) -> None:
+    fails(tmp_path / "nowhere", "there is no '.*/nowhere'.* folder in BEIR layout")
+    fails(packed(tmp_path / "README.md", b"#"), "README.md is not a file of rows")
     fails(packed(tmp_path / "in.tsv", b"text\ttext\na\tb\n"), "in.tsv: the header names 'text' twice")
 
 
@@ -642,14 +641,14 @@ def test_d6_other_names_of_splits_of_qrels(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["valid", "val", "validation", "dev"])
 def test_other_splits_are_not_taken_for_subsets(tmp_path: Path, name: str) -> None:
     write(tmp_path / f"{name}.jsonl", STS)
-    fails(tmp_path, f"has no split 'test'; it has {name}. --split names another")
+    fails(tmp_path, f"has no split 'test'.* has {name}.*--split")
     assert only(tmp_path, split=name).splits == (name,)
 
 
-def test_d9_a_language_is_a_subset_and_is_told_of(tmp_path: Path) -> None:
+def test_d9_a_language_is_a_subset_and_is_reported(tmp_path: Path) -> None:
     rows = [row | {"lang": "de" if place % 2 else "en"} for place, row in enumerate(STS + STS)]
     write(tmp_path / "test.jsonl", [*rows, STS[0] | {"lang": None}, STS[1] | {"lang": ""}])
-    with pytest.warns(Notice, match=r"the field lang makes 3 subsets of this set \(de, default, en\).*--subsets"):
+    with pytest.warns(Notice, match=r"field lang .* 3 subsets \(de, default, en\).*--subsets"):
         task = only(tmp_path)
     assert list(task.subsets) == ["de", "default", "en"]
     assert content(task, "de")["score"] == [0.5, 3, 0]
@@ -660,7 +659,7 @@ def test_d9_a_language_is_a_subset_and_is_told_of(tmp_path: Path) -> None:
 def test_a_language_within_a_subset(tmp_path: Path) -> None:
     for name in ("news", "wiki"):
         write(tmp_path / f"{name}.jsonl", [row | {"lang": lang} for row in STS for lang in ("de", "en")])
-    with pytest.warns(Notice, match=r"lang makes 4 subsets of this set \(news-de, news-en, wiki-de, \.\.\.\)"):
+    with pytest.warns(Notice, match=r"lang .* 4 subsets \(news-de, news-en, wiki-de and 1 more\)"):
         assert list(only(tmp_path).subsets) == ["news-de", "news-en", "wiki-de", "wiki-en"]
     for name in ("news", "wiki"):
         (tmp_path / f"{name}.jsonl").unlink()
@@ -672,9 +671,9 @@ def test_a_language_within_a_subset(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["test.jsonl", "test.tsv"], "test.jsonl and test.tsv are both test; take one out, or rename it"),
+        (["test.jsonl", "test.tsv"], "test.jsonl and test.tsv are both test.*out, or rename it"),
         (["de.jsonl", "de.test.jsonl.gz", "fr.jsonl"], "de.jsonl and de.test.jsonl.gz are both test of de"),
-        (["de.jsonl", "fr.dev.jsonl"], r"\(fr\) has no split 'test'; it has dev. --split names another, and --subsets"),
+        (["de.jsonl", "fr.dev.jsonl"], r"\(fr\) has no split 'test'.* has dev.*--split.*--subsets"),
     ],
 )
 def test_two_files_of_one_split_or_none(tmp_path: Path, names: list[str], message: str) -> None:
@@ -686,12 +685,10 @@ def test_two_files_of_one_split_or_none(tmp_path: Path, names: list[str], messag
 def test_files_of_several_kinds_are_not_mixed(tmp_path: Path) -> None:
     write(tmp_path / "sts.jsonl", STS)
     write(tmp_path / "topics.jsonl", LABELLED)
-    fails(
-        tmp_path, "holds sets of several kinds: sts.jsonl STS; topics.jsonl Clustering. Put each into a folder of its"
-    )
+    fails(tmp_path, "holds sets of several kinds: sts.jsonl STS; topics.jsonl Clustering")
     assert [only(tmp_path / name).kind for name in ("sts.jsonl", "topics.jsonl")] == ["STS", "Clustering"]
     write(tmp_path / "topics.jsonl", [{"a": 1}])
-    fails(tmp_path, "topics.jsonl: the fields 'a' are of no kind")
+    fails(tmp_path, "topics.jsonl: the fields 'a' are not those of any kind")
 
 
 # ---- rows that cannot be judged
@@ -709,53 +706,53 @@ HALF = "\ud83c"
 BAD_ROWS: list[tuple[Rows, str]] = [
     (without(STS, 0, "score"), "test.jsonl, line 1: no field 'score'"),
     (without(STS, 2, "sentence2"), "line 3: no field 'sentence2'"),
-    (changed(STS, 1, score=None), "line 2: score is null; it must be a finite number"),
-    (changed(STS, 1, score="nan"), "line 2: score is 'nan'; it must be a finite number"),
+    (changed(STS, 1, score=None), "line 2: score is null.*must be a finite number"),
+    (changed(STS, 1, score="nan"), "line 2: score is 'nan'.*must be a finite number"),
     (changed(STS, 1, score=float("nan")), "line 2: .*NaN"),
     (changed(STS, 1, score=float("inf")), "line 2: .*Infinity"),
-    (changed(STS, 1, score=10**400), r"line 2: score is 1000*\.\.\.; it must be a finite number"),
+    (changed(STS, 1, score=10**400), r"line 2: score is 1000*\.\.\..*must be a finite number"),
     (changed(STS, 1, score="1_000"), "line 2: score is '1_000'"),
     (changed(STS, 1, score="3,5"), "line 2: score is '3,5'"),
     (changed(STS, 1, score=True), "line 2: score is true"),
     (changed(STS, 1, score=[1]), r"line 2: score is \[1\]"),
-    ([row | {"score": 4} for row in STS], "line 1: this and every other score is 4.0; nothing correlates with that"),
+    ([row | {"score": 4} for row in STS], "line 1: this and every other score is 4.0"),
     (STS[:1], "line 1: this and every other score is 3.0"),
-    (changed(STS, 1, sentence1=5), "line 2: field 'sentence1' is 5, not a string. Mend it, or take it out"),
+    (changed(STS, 1, sentence1=5), "line 2: field 'sentence1' is 5, not a string.*out"),
     (changed(STS, 1, sentence1=["a"]), "line 2: field 'sentence1' is "),
     (
         changed(PAIRS, 1, label=2),
-        r"line 2: the label is 2; that of a pair is 1 or true \(alike\), or 0 or false, and a grade is called score",
+        r"line 2: the label is 2.* 1 or true \(alike\).* 0 or false.*score",
     ),
     (changed(PAIRS, 1, label="no"), "line 2: the label is 'no'"),
-    (changed(PAIRS, 1, label=1), "line 1: this and every other label is 1; pairs of both sorts are needed"),
+    (changed(PAIRS, 1, label=1), "line 1: this and every other label is 1"),
     (without(PAIRS, 0, "label"), "line 1: no field 'label'"),
-    (BITEXT[:1], "line 1: it is the only pair; a translation must be found among others"),
-    (changed(LABELLED, 3, label="c"), r"line 2: label 'b' \(and 1 more\) is seen once in test; .*--allow-rare-labels"),
-    ([*LABELLED, {"text": "t", "label": "c"}], "line 5: label 'c' is seen once in test; one text shows no class"),
-    (changed(LABELLED, 1, label=None), "line 2: label is null; it must be a text, a whole number, true or false"),
+    (BITEXT[:1], "line 1: it is the only pair"),
+    (changed(LABELLED, 3, label="c"), r"line 2: label 'b' and 1 more .*test.*--allow-rare-labels"),
+    ([*LABELLED, {"text": "t", "label": "c"}], "line 5: label 'c' has one text in test"),
+    (changed(LABELLED, 1, label=None), "line 2: label is null.*must be a text, a whole number, true or false"),
     (changed(LABELLED, 1, label=""), "line 2: label is ''"),
     (changed(LABELLED, 1, label=1.5), "line 2: label is 1.5"),
     (changed(LABELLED, 1, label=float("nan")), "line 2: .*NaN"),
     (changed(LABELLED, 1, label=float("inf")), "line 2: .*Infinity"),
-    (changed(PAIRS, 1, label=0.5), "line 2: label is 0.5; it must be a text, a whole number, true or false"),
+    (changed(PAIRS, 1, label=0.5), "line 2: label is 0.5.*must be a text, a whole number, true or false"),
     (changed(PAIRS, 1, label=None), "line 2: label is null"),
     (changed(LABELLED, 1, label=["a", "b"]), r'line 2: label is \["a", "b"\]'),
-    (LABELLED[::2], "line 1: this and every other label is 'a'; two are needed"),
-    (changed(RERANKING, 1, positive=[]), r"line 2: positive is \[\]; it must be a list of texts with one at least"),
+    (LABELLED[::2], "line 1: this and every other label is 'a'"),
+    (changed(RERANKING, 1, positive=[]), r"line 2: positive is \[\].*must be a list of at least one text"),
     (changed(RERANKING, 1, negative=None), "line 2: negative is null"),
     (changed(RERANKING, 1, negative=["a", 5]), "line 2: field 'negative' is 5, not a string"),
     (
         changed(SUMMARIES, 0, relevance=[1]),
-        r"line 1: relevance is \[1\]; it must be a list of 2 numbers, one a machine s",
+        r"line 1: relevance is \[1\].*must be a list of 2 numbers, one per machine s",
     ),
-    (changed(SUMMARIES, 0, relevance=3), "line 1: relevance is 3; it must be a list of 2 numbers"),
-    (changed(SUMMARIES, 0, relevance=[1, "x"]), "line 1: relevance is 'x'; it must be a finite number"),
-    (changed(SUMMARIES, 0, relevance=[2, 2]), "line 1: this text's summaries and all others' are graded alike"),
+    (changed(SUMMARIES, 0, relevance=3), "line 1: relevance is 3.*must be a list of 2 numbers"),
+    (changed(SUMMARIES, 0, relevance=[1, "x"]), "line 1: relevance is 'x'.*must be a finite number"),
+    (changed(SUMMARIES, 0, relevance=[2, 2]), "line 1: relevance is the same"),
 ]
 
 
 @pytest.mark.parametrize(("rows", "message"), BAD_ROWS)
-def test_a_row_that_cannot_be_judged_is_named(tmp_path: Path, rows: Rows, message: str) -> None:
+def test_a_row_that_cannot_be_evaluated_is_named(tmp_path: Path, rows: Rows, message: str) -> None:
     write(tmp_path / "test.jsonl", rows)
     fails(tmp_path, message)
 
@@ -772,7 +769,7 @@ def test_half_a_character_is_no_text(tmp_path: Path, rows: Rows, name: str) -> N
     fails(tmp_path / "test.tsv", r"test.tsv, line 3: not UTF-8 \(byte 0xe9\)")
 
 
-def test_every_subset_is_judged_for_itself(tmp_path: Path) -> None:
+def test_every_subset_is_evaluated_for_itself(tmp_path: Path) -> None:
     write(tmp_path / "de.jsonl", STS)
     write(tmp_path / "en.jsonl", [row | {"score": 1} for row in STS])
     fails(tmp_path, "en.jsonl, line 1: this and every other score is 1.0")
@@ -791,27 +788,27 @@ def test_every_subset_is_judged_for_itself(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_b5_empty_texts_are_texts_in_every_format_and_are_told_of(tmp_path: Path, name: str, text: str) -> None:
+def test_b5_empty_texts_are_texts_in_every_format_and_are_reported(tmp_path: Path, name: str, text: str) -> None:
     packed(tmp_path / name, text.encode())
     line = 1 if "jsonl" in name else 2
-    with pytest.warns(Notice, match=rf"{name} has rows with an empty text, line {line} the first; 2 of 3 in all"):
+    with pytest.warns(Notice, match=rf"{name} .* empty text in 2 of 3 rows, .* line {line}\."):
         data = content(only(tmp_path))
     assert (data["sentence1"], data["sentence2"]) == (["", "c", "e"], ["b", "d", ""])
 
 
-def test_b5_empty_queries_and_documents_are_told_of(tmp_path: Path) -> None:
+def test_b5_empty_queries_and_documents_are_reported(tmp_path: Path) -> None:
     rows: Rows = [{"_id": "d9", "title": " ", "text": None}, {"_id": "d8", "title": "only this", "text": ""}]
     beir(tmp_path, corpus=[*CORPUS, *rows], queries=[{"_id": "q1", "text": " "}, *QUERIES[1:]])
-    with pytest.warns(Notice) as told:
+    with pytest.warns(Notice) as recorded:
         data = content(only(tmp_path))
     assert data.documents["d9"] == (" ", "") and data.queries["q1"] == " "
-    messages = [str(each.message) for each in told]
-    assert "queries.jsonl has empty texts, that of 'q1' the first; 1 in all" in messages[0]
-    assert "corpus.jsonl has empty texts, that of 'd9' the first; 1 in all" in messages[1]
+    messages = [str(warning.message) for warning in recorded]
+    assert re.search("queries.jsonl has 1 empty text, .*'q1'", messages[0])
+    assert re.search("corpus.jsonl has 1 empty text, .*'d9'", messages[1])
 
 
 def test_b3_tsv_is_read_as_everywhere(tmp_path: Path) -> None:
-    """Whatever the rule for quotes is, there is one (`textfiles.read_rows`), for qrels with a header too."""
+    """Whatever the rule for quotes is, there is one (`text_files.read_rows`), for qrels with a header too."""
     text = 'sentence1\tsentence2\tscore\n"He said ""no""."\tsaid "no"\t1\n"a ""quoted"" one"\t"b"\t2\n'
     file = packed(tmp_path / "test.tsv", text.encode())
     with warnings.catch_warnings():
@@ -907,14 +904,14 @@ def test_d9_subsets_apply_where_they_are(tmp_path: Path) -> None:
     for folder, names in {"one": ["de", "fr"], "two": ["fr", "it"], "three": ["test"]}.items():
         for name in names:
             write(tmp_path / folder / f"{name}.jsonl", STS)
-    with pytest.warns(Notice) as told:
+    with pytest.warns(Notice) as recorded:
         found = read_local(tmp_path, subsets=["de"])
     assert {task.name: list(task.subsets) for task in found} == {"one": ["de"], "three": ["default"]}
-    messages = sorted(str(each.message) for each in told)
+    messages = sorted(str(warning.message) for warning in recorded)
     assert "three has no subsets, so all of it is evaluated" in messages[0]
-    assert "two is left out: it has none of the subsets de, but fr, it" in messages[1]
-    fails(tmp_path, r"one, three, two have no subset 'es'; they have de, fr, default, it", subsets=["de", "es"])
-    fails(tmp_path / "one", r"one has no subset 'it'; it has de, fr", subsets=["it"])
+    assert re.search("two is left out: it has fr, it, .* de .*--subsets", messages[1])
+    fails(tmp_path, r"one, three, two have no subset 'es'.* have de, fr, default, it", subsets=["de", "es"])
+    fails(tmp_path / "one", r"one has no subset 'it'.* has de, fr", subsets=["it"])
 
 
 # ---- classification
@@ -931,24 +928,24 @@ def test_a_label_seen_once_in_training(tmp_path: Path) -> None:
     folder = classified(tmp_path, train, LABELLED[:1])
     fails(
         folder,
-        r"train.jsonl, line 5: label '7' is seen once in train; one text shows no class. Leave such rows out, or",
+        r"train.jsonl, line 5: label '7' has one text in train.*--allow-rare-labels",
     )
     assert content(only(folder, allow_rare_labels=True), split="train")["label"][-1] == "7"
 
 
-def test_a_label_that_was_never_learned(tmp_path: Path) -> None:
+def test_a_label_that_is_not_in_train(tmp_path: Path) -> None:
     folder = classified(tmp_path, LABELLED, [*LABELLED, {"text": "t", "label": "z"}])
     for allow in (False, True):
-        fails(folder, "test.jsonl, line 5: label 'z' is not in train, so it cannot be learned", allow_rare_labels=allow)
+        fails(folder, "test.jsonl, line 5: label 'z' is not in train, so", allow_rare_labels=allow)
 
 
 def test_classification_needs_training_rows_in_every_subset(tmp_path: Path) -> None:
     german = [row | {"lang": "de"} for row in LABELLED]
     classified(tmp_path, german, [*german, *(row | {"lang": "en"} for row in LABELLED)])
-    with pytest.warns(Notice, match="lang makes 2 subsets"):
-        fails(tmp_path, r"\(en\) has no split 'train', which Classification learns from; it has test")
+    with pytest.warns(Notice, match="lang .* 2 subsets"):
+        fails(tmp_path, r"\(en\) has no split 'train', .*Classification trains.* has test")
     assert list(only(tmp_path, subsets=["de"]).subsets) == ["de"]
-    fails(tmp_path, "Classification learns from train; name another split", split="train", subsets=["de"])
+    fails(tmp_path, "Classification trains on the split train.*--split", split="train", subsets=["de"])
 
 
 # ---- task.json
@@ -981,29 +978,29 @@ def test_clustering_in_spite_of_training_rows(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("{", "task.json is not JSON"),
-        ("[1]", r"task.json is \[1\]; it must be an object with keys of name, kind, main_score"),
-        ("5", "task.json is 5; it must be an object"),
-        ('{"main-score": "x"}', r"'main-score' is not among its keys, .*\. Did you mean 'main_score'?"),
-        ('{"kind": "Sts"}', r"kind is 'Sts'; it must be one of Retrieval, .*\. Did you mean 'STS'?"),
-        ('{"kind": ["STS"]}', r'kind is \["STS"\]; it must be one of'),
+        ("[1]", r"task.json is \[1\].*must be an object with keys of name, kind, main_score"),
+        ("5", "task.json is 5.*must be an object"),
+        ('{"main-score": "x"}', r"'main-score' is not one of the keys .*\. Did you mean 'main_score'?"),
+        ('{"kind": "Sts"}', r"kind is 'Sts'.*must be one of Retrieval, .*\. Did you mean 'STS'?"),
+        ('{"kind": ["STS"]}', r'kind is \["STS"\].*must be one of'),
         (
             '{"kind": "Clustering"}',
             "the fields 'sentence1', 'sentence2', 'score' are not those of Clustering, which task.json",
         ),
-        ('{"name": "a/b"}', "name is 'a/b'; it must be a text without slashes"),
-        ('{"name": ".."}', "name is '..'; it must be"),
-        ('{"name": 5}', "name is 5; it must be a text"),
-        ('{"languages": "eng-Latn"}', r"languages is 'eng-Latn'; it must be a list .*\[\"eng-Latn\"\]"),
-        ('{"languages": ["en"]}', r'languages is \["en"\]; it must be a list'),
-        ('{"min_score": "0"}', "min_score is '0'; it must be a number"),
-        ('{"max_score": NaN}', "max_score is NaN; it must be a number"),
-        ('{"min_score": 5, "max_score": 5}', "min_score is 5 and max_score 5; the first must be less"),
-        ('{"main_score": "ndcg_at_10"}', "main_score 'ndcg_at_10' is not one of STS; those are pearson, spearman"),
+        ('{"name": "a/b"}', "name is 'a/b'.*must be a text without slashes"),
+        ('{"name": ".."}', "name is '..'.*must be"),
+        ('{"name": 5}', "name is 5.*must be a text"),
+        ('{"languages": "eng-Latn"}', r"languages is 'eng-Latn'.*must be a list .*\[\"eng-Latn\"\]"),
+        ('{"languages": ["en"]}', r'languages is \["en"\].*must be a list'),
+        ('{"min_score": "0"}', "min_score is '0'.*must be a number"),
+        ('{"max_score": NaN}', "max_score is NaN.*must be a number"),
+        ('{"min_score": 5, "max_score": 5}', "min_score is 5 and max_score is 5"),
+        ('{"main_score": "ndcg_at_10"}', "STS main_score 'ndcg_at_10' is not one of pearson, spearman"),
         ('{"main_score": "cosine_spearmen"}', "Did you mean 'cosine_spearman'"),
-        ('{"min_score": 1, "max_score": 5}', "test.jsonl, line 2: score 0.5 is outside its scale, 1 to 5; mend it, or"),
+        ('{"min_score": 1, "max_score": 5}', "test.jsonl, line 2: score 0.5 is outside its scale, 1 to 5.*"),
         (
             '{"max_score": 2}',
-            "test.jsonl, line 1: score 3 is outside its scale, 0 to 2; .*task.json .min_score, max_score",
+            "test.jsonl, line 1: score 3 is outside its scale, 0 to 2.*task.json .min_score, max_score",
         ),
     ],
 )
@@ -1017,7 +1014,7 @@ def test_task_json_of_a_folder_of_sets_is_an_error(tmp_path: Path) -> None:
     for name in ("a", "b"):
         write(tmp_path / name / "test.jsonl", STS)
     packed(tmp_path / "task.json", b'{"name": "both"}')
-    fails(tmp_path, r"task.json is of one set, and .* holds 2; put it beside its files")
+    fails(tmp_path, r"task.json .* holds 2")
 
 
 def test_every_main_score_is_one_that_mteb_computes() -> None:
@@ -1185,7 +1182,7 @@ def test_whatever_stands_in_a_field_is_read_or_named(tmp_path: Path, name: str, 
 def test_the_shared_sets_are_found(tmp_path: Path) -> None:
     if not DATA.is_dir():
         pytest.skip(f"{DATA} is not here: it is in the shared folder of the project")
-    with pytest.warns(Notice, match=r"classification_intents: the field lang makes 8 subsets"):
+    with pytest.warns(Notice, match=r"classification_intents: the field lang .* 8 subsets"):
         found = {task.name: task for task in read_local(DATA)}
     assert {name: (task.kind, len(task.subsets)) for name, task in found.items()} == {
         "bitext_wesnoth": ("BitextMining", 8),

@@ -284,7 +284,7 @@ def test_every_score_and_interval_is_in_its_cell(results: list[Result]) -> None:
             assert ranges(cell) == [f"{subset.interval.low * 100:.2f} to {subset.interval.high * 100:.2f}"]
 
 
-def test_what_is_not_there_is_a_dash_and_what_is_no_number_is_told(write: Writer) -> None:
+def test_what_is_not_there_is_a_dash_and_an_undefined_score_is_shown(write: Writer) -> None:
     write("a", "one", 0.5)
     write("a", "two", {"x": 0.25, "y": float("nan")})
     write("b", "one", 0.4, spread=float("nan"))
@@ -356,7 +356,7 @@ def test_no_average_of_a_single_task(write: Writer) -> None:
     assert table_of(render_html(write.written)).foot == []
 
 
-def test_models_of_one_name_are_told_apart_by_fingerprint(write: Writer) -> None:
+def test_models_of_one_name_are_distinguished_by_fingerprint(write: Writer) -> None:
     write("model", "task", 0.5, fingerprint="aaaabbbbccccdddd")
     write("model", "task", 0.6, fingerprint="eeeeffff00001111")
     table = table_of(render_html(write.written))

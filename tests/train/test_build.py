@@ -203,7 +203,7 @@ def test_paths_that_are_none(
         ("a.jsonl", b'{"query": "\xff", "positive": "b"}\n', r"a.jsonl, line 1: not UTF-8 \(byte 0xff\)"),
         ("a.jsonl", b'{"query": "\\ud800", "positive": "b"}\n', "a.jsonl, line 1: field 'query' has half a surrogate"),
         ("a.csv", b"query,positive\na\n", "a.csv, line 2: 1 field, and the header has 2"),
-        ("a.csv.gz", b"query,positive\n", "a.csv.gz is not a whole gzip file"),
+        ("a.csv.gz", b"query,positive\n", "a.csv.gz is not .* gzip file"),
         ("a.parquet", b"nothing", "a.parquet is not a readable Parquet file"),
         ("a.json", b'{"query": "a"}', "a.json is no JSON list of rows; .* named .jsonl"),
         ("a.json", b"", "a.json is no JSON list of rows"),
@@ -270,7 +270,7 @@ def test_b1_each_run_is_told_what_the_readers_had_to_say(tmp_path: Path) -> None
     path = tmp_path / "in.csv"
     path.write_text('query,positive\na,"b\nc,d"\ne,f\n')
     for _ in range(2):  # the second finds the index
-        with pytest.warns(Notice, match="in.csv: stray quotes may have made one row of several, in lines 2 to 3"):
+        with pytest.warns(Notice, match="in.csv: stray quotes .* lines 2 to 3"):
             open_dataset(DataSource((str(path),)), tmp_path / "cache")
     path.write_text('query,positive\na,"b\nc,d"\ne\n')
     with pytest.warns(Notice, match="lines 2 to 3"), pytest.raises(InputError, match="line 4: 1 field, and"):

@@ -1,4 +1,4 @@
-"""Two models, task by task: the difference of their scores, how sure it is, and what else differed between the runs."""
+"""Compares two models task by task: the difference of their scores, its significance, and what else differed."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from gnomon.evaluate.results import Result, read_results, require_one_model
 from gnomon.terminal import format_table, truncate_line, wrap_text
 
 SIGNIFICANCE_LEVEL = 0.05
-"""Of a star, over all tasks together."""
+"""A difference below it, over all tasks together, has a star."""
 
 IGNORED_FIELDS = frozenset(
     {"identity", "date", "seconds", "texts.encoded", "texts.from_cache", "intervals", "undefined"}
 )
-"""Fields of a manifest that say nothing about how a task was run, or nothing that the others do not say (identity)."""
+"""Fields of a manifest that do not describe how a task was run, or that repeat the others (identity)."""
 
 NUMBER_COLUMNS_WIDTH = 52
-"""Columns of the table beside its first."""
+"""Width of all columns of the table but the first."""
 
 
 @dataclass(frozen=True)
@@ -47,18 +47,18 @@ class ComparisonRow:
     kind: str
     metric: str
     a: float
-    """NaN where the score is not defined."""
+    """NaN if the score is not defined."""
     b: float
     difference: float | None = None
-    """b less a; None where the scores are not of the same thing."""
+    """b minus a; None if the scores cannot be compared."""
     interval: Interval | None = None
-    """95 % of the difference; None where there is no test."""
+    """The 95 % interval of the difference; None without a test."""
     p_value: float | None = None
-    """Two-sided, as `intervals.paired` makes it, not corrected; None where there is no test."""
+    """Two-sided and not corrected (`intervals.run_paired_test`); None without a test."""
     corrected: float | None = None
     """p_value after Holm's correction for the number of tasks; None for subsets."""
     reason: str = ""
-    """Why there is no difference or no test; "" where there are both."""
+    """Why there is no difference or no test; "" if there are both."""
 
     @property
     def significant(self) -> bool:
@@ -67,15 +67,15 @@ class ComparisonRow:
 
 @dataclass(frozen=True)
 class Difference:
-    """A field of the manifests that is not the same on both sides."""
+    """A field of the manifests that differs between the two sides."""
 
     field: str
     """Dotted: "settings.dtype", "prompts.queries.text"."""
     a: Any
-    """None where that side has no such field."""
+    """None if that side has no such field."""
     b: Any
     tasks: tuple[str, ...]
-    """Where it differs in this way."""
+    """The tasks whose manifests differ in this way."""
 
 
 @dataclass(frozen=True)
@@ -83,28 +83,28 @@ class Comparison:
     a: Side
     b: Side
     rows: tuple[ComparisonRow, ...]
-    """By kind, metric and task; a task's subsets follow it."""
+    """Sorted by kind, metric and task. The subsets of a task follow it."""
     only_a: tuple[str, ...]
-    """Tasks that the other side does not have."""
+    """Tasks that side b does not have."""
     only_b: tuple[str, ...]
     differences: tuple[Difference, ...]
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """Those of both sides."""
+        """The tasks that both sides have."""
         return tuple(row.task for row in self.rows if not row.subset)
 
     @property
     def num_tested(self) -> int:
-        """Tasks that have a p-value: what Holm's correction is for."""
+        """Number of tasks that have a p-value, which Holm's correction is for."""
         return sum(row.corrected is not None for row in self.rows)
 
 
 def compare(a: str | Path, b: str | Path) -> Comparison:
-    """Results of two models (folders, or files TASK.json of them), paired by task.
+    """Compare the results of two models (folders, or files TASK.json in them), paired by task.
 
     Raises:
-        InputError: no results; several models, or one task twice, on one side; no task on both.
+        InputError: no results; several models, or one task twice, on one side; no task on both sides.
     """
     first, second = _read_by_task(a), _read_by_task(b)
     pairs = [(result, second[task]) for task, result in first.items() if task in second]
@@ -121,10 +121,10 @@ def compare(a: str | Path, b: str | Path) -> Comparison:
 
 
 def format_comparison(comparison: Comparison, width: int) -> list[str]:
-    """What `gnomon compare` prints: the table, what its columns are, and what differed between the runs.
+    """The lines that `gnomon compare` prints: the table, notes, and what differed between the runs.
 
     Args:
-        width: of the lines; the table is wider where it must be.
+        width: the longest line, in columns. The table may be wider.
     """
     prose = [_heading_lines(comparison), _note_lines(comparison), _difference_lines(comparison)]
     headings, notes, fields = [
@@ -135,7 +135,7 @@ def format_comparison(comparison: Comparison, width: int) -> list[str]:
 
 
 def comparison_to_dict(comparison: Comparison) -> dict[str, Any]:
-    """The comparison as JSON; null where a score is not defined."""
+    """The comparison, ready for JSON; None for a score that is not defined."""
     rows = [_replace_nan(asdict(row)) | {"significant": row.significant} for row in comparison.rows]
     return asdict(comparison) | {
         "rows": rows,
@@ -149,15 +149,14 @@ def comparison_to_dict(comparison: Comparison) -> dict[str, Any]:
 
 
 def _read_by_task(path: str | Path) -> dict[str, Result]:
-    found: dict[str, Result] = {}
-    for result in sorted(
-        require_one_model(read_results(path), path), key=lambda each: (each.kind, each.metric, each.task)
-    ):
-        if result.task in found:
-            both = f"{found[result.task].path} and {result.path}"
+    by_task: dict[str, Result] = {}
+    results = require_one_model(read_results(path), path)
+    for result in sorted(results, key=lambda result: (result.kind, result.metric, result.task)):
+        if result.task in by_task:
+            both = f"{by_task[result.task].path} and {result.path}"
             raise InputError(f"{path} holds the task {result.task} twice: {both}. Give the folder of one run.")
-        found[result.task] = result
-    return found
+        by_task[result.task] = result
+    return by_task
 
 
 def _build_side(path: str | Path, results: Mapping[str, Result]) -> Side:
@@ -179,14 +178,14 @@ def _compare_results(a: Result, b: Result) -> Iterator[ComparisonRow]:
 
 
 def _mismatch_reason(a: Result, b: Result) -> str:
-    """Why the scores are not of the same thing; "" where they are."""
+    """Why two scores cannot be compared; "" if they can."""
     revisions = a.manifest["task"]["revision"], b.manifest["task"]["revision"]
     if a.metric != b.metric:
         return f"the metric is {a.metric} in a and {b.metric} in b"
     if revisions[0] != revisions[1]:
-        return f"the data is of revision {revisions[0]} in a and {revisions[1]} in b"
-    if alone := _subset_scores(a).keys() ^ _subset_scores(b).keys():
-        return f"the subset {' '.join(min(alone))} is on one side only"
+        return f"the data has revision {revisions[0]} in a and {revisions[1]} in b"
+    if unpaired := _subset_scores(a).keys() ^ _subset_scores(b).keys():
+        return f"the subset {' '.join(min(unpaired))} is on one side only"
     return ""
 
 
@@ -201,19 +200,19 @@ def _compare_scores(a: Result, b: Result, subset: str, keys: Sequence[tuple[str,
             )
     difference = score_b - score_a
     if missing := [key for key in keys if key not in a.per_query or key not in b.per_query]:
-        reason = f"what the score of subset {missing[0][1]} is made of is not stored on both sides"
+        reason = f"the per-query values of subset {missing[0][1]} are not stored on both sides"
         return replace(row, difference=difference, reason=reason)
     try:
-        found = run_paired_test([a.per_query[key] for key in keys], [b.per_query[key] for key in keys])
+        test = run_paired_test([a.per_query[key] for key in keys], [b.per_query[key] for key in keys])
     except InputError as error:
         return replace(row, reason=str(error))
-    return replace(row, difference=difference, interval=found.interval, p_value=found.p_value)
+    return replace(row, difference=difference, interval=test.interval, p_value=test.p_value)
 
 
 def _undefined_reason(result: Result, key: tuple[str, str]) -> str:
     """Why the score of a subset is not defined."""
-    listed = {(each["split"], each["subset"]): each["reason"] for each in result.manifest.get("undefined", ())}
-    return listed.get(key, f"{result.metric} is not a number on this data")
+    reasons = {(entry["split"], entry["subset"]): entry["reason"] for entry in result.manifest.get("undefined", ())}
+    return reasons.get(key, f"{result.metric} is not a number on this data")
 
 
 def _subset_scores(result: Result) -> dict[tuple[str, str], float]:
@@ -222,38 +221,37 @@ def _subset_scores(result: Result) -> dict[tuple[str, str], float]:
 
 
 def _correct_p_values(rows: Sequence[ComparisonRow]) -> tuple[ComparisonRow, ...]:
-    """Tasks with their p-values corrected (Holm 1979, A Simple Sequentially Rejective Multiple Test Procedure)."""
-    out, least = list(rows), 0.0
-    p_values = [(row.p_value, at) for at, row in enumerate(rows) if not row.subset and row.p_value is not None]
-    for rank, (p_value, at) in enumerate(sorted(p_values)):
-        least = max(least, min(1.0, p_value * (len(p_values) - rank)))
-        out[at] = replace(rows[at], corrected=least)
-    return tuple(out)
+    """Correct the p-values of tasks (Holm 1979, A Simple Sequentially Rejective Multiple Test Procedure)."""
+    corrected_rows, corrected = list(rows), 0.0
+    p_values = [(row.p_value, index) for index, row in enumerate(rows) if not row.subset and row.p_value is not None]
+    for rank, (p_value, index) in enumerate(sorted(p_values)):
+        corrected = max(corrected, min(1.0, p_value * (len(p_values) - rank)))
+        corrected_rows[index] = replace(rows[index], corrected=corrected)
+    return tuple(corrected_rows)
 
 
 # ---- fields of the manifests
 
 
 def _find_differences(pairs: Sequence[tuple[Result, Result]]) -> tuple[Difference, ...]:
-    found: dict[str, Difference] = {}
+    differences: dict[str, Difference] = {}
     for a, b in pairs:
         first, second = dict(_flatten(a.manifest)), dict(_flatten(b.manifest))
         for field in first | second:
             values = first.get(field), second.get(field)
             if values[0] != values[1]:
-                # lists are no keys
-                key = json.dumps([field, *values], sort_keys=True)
-                tasks = found[key].tasks if key in found else ()
-                found[key] = Difference(field, *values, (*tasks, a.task))
-    return tuple(found.values())
+                key = json.dumps([field, *values], sort_keys=True)  # a list cannot be a key itself
+                tasks = differences[key].tasks if key in differences else ()
+                differences[key] = Difference(field, *values, (*tasks, a.task))
+    return tuple(differences.values())
 
 
 def _flatten(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted path, value) of all but LEFT_OUT; prompts by what they are of, other lists whole."""
+    """Yield (dotted path, value) of all fields but IGNORED_FIELDS. Prompts go by their use; other lists stay lists."""
     if path in IGNORED_FIELDS:
         return
     if path == "prompts":
-        value = {each["of"]: {"name": each["name"], "text": each["text"]} for each in value}
+        value = {prompt["of"]: {"name": prompt["name"], "text": prompt["text"]} for prompt in value}
     if not isinstance(value, dict):
         yield path, value
         return
@@ -315,18 +313,19 @@ def _untested_label(row: ComparisonRow) -> str:
 
 def _difference_lines(comparison: Comparison) -> list[str]:
     if not comparison.differences:
-        return ["no field differs: one model, run in one way."]
+        return ["nothing differs: one model, run in one way."]
     return [
         "what differs:",
         *(
-            f"{each.field}{_tasks_suffix(each, comparison)}: {_format_values(each)}"
-            for each in _sort_differences(comparison)
+            f"{difference.field}{_tasks_suffix(difference, comparison)}: {_format_values(difference)}"
+            for difference in _sort_differences(comparison)
         ),
     ]
 
 
 def _sort_differences(comparison: Comparison) -> list[Difference]:
-    return sorted(comparison.differences, key=lambda each: len(each.tasks) != len(comparison.tasks))
+    """Those of all tasks first."""
+    return sorted(comparison.differences, key=lambda difference: len(difference.tasks) != len(comparison.tasks))
 
 
 def _tasks_suffix(difference: Difference, comparison: Comparison) -> str:

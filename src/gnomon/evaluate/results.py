@@ -1,10 +1,10 @@
-"""Results on disk: mteb's own JSON, and beside it what gnomon knows of the run.
+"""Reads and writes results: mteb's own JSON, and beside it what gnomon knows about the run.
 
     OUTPUT/results/MODEL/REVISION/TASK.json            as mteb writes it: `mteb.ResultCache(OUTPUT)` reads the folder
     OUTPUT/results/MODEL/REVISION/gnomon/TASK.json     the manifest: model, prompts, lengths, versions, intervals
-    OUTPUT/results/MODEL/REVISION/gnomon/TASK.units.json.gz   what each score is made of: a value a query, pair, ...
+    OUTPUT/results/MODEL/REVISION/gnomon/TASK.units.json.gz   the values of each score: one per query, pair, ...
 
-REVISION is the start of the model's fingerprint, followed by the settings that are not the model's own.
+REVISION is the start of the model's fingerprint, followed by the settings that differ from the model's own.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ from typing import Any
 
 from gnomon.errors import InputError
 from gnomon.evaluate.intervals import Interval, PerQueryScores, bootstrap_interval
+from gnomon.files import atomic_files
+from gnomon.messages import count, list_some
 
 MANIFEST_FOLDER = "gnomon"
-"""Folder of the manifests, beside mteb's files."""
+"""The folder of the manifests, beside mteb's files."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +34,9 @@ class SubsetScore:
     split: str
     name: str
     score: float
-    """NaN where it is not defined (`Result.undefined`)."""
+    """NaN if it is not defined (`Result.undefined_reason`)."""
     interval: Interval | None
-    """95 %, by bootstrap; None where the score is not made of units that are at hand."""
+    """95 %, by bootstrap; None if the per-query values of the score are not stored."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Result:
     kind: str
     """mteb's task type: Retrieval, STS, ..."""
     metric: str
-    """What is shown, in mteb's words: the task's main score (ndcg_at_10, ...), unless another was asked for."""
+    """mteb's name of the score that is shown: the task's main score (ndcg_at_10, ...), unless another was requested."""
     subsets: tuple[SubsetScore, ...]
     scores: Mapping[str, Any]
     """mteb's scores: {split: [{"hf_subset": ..., metric: value, ...}]}."""
@@ -55,16 +57,18 @@ class Result:
 
     @property
     def score(self) -> float:
-        """The mean over splits and subsets, as mteb takes it; NaN where one of them is not defined."""
+        """The mean over splits and subsets, as in mteb; NaN if one of them is not defined."""
         return sum(subset.score for subset in self.subsets) / len(self.subsets)
 
     @property
     def undefined_reason(self) -> str:
-        """Why the score is not defined; "" where it is."""
+        """Why the score is not defined; "" if it is."""
         if not math.isnan(self.score):
             return ""
-        listed = self.manifest.get("undefined", [])
-        parts = [each["reason"] if len(self.subsets) == 1 else f"{each['subset']}: {each['reason']}" for each in listed]
+        parts = [
+            entry["reason"] if len(self.subsets) == 1 else f"{entry['subset']}: {entry['reason']}"
+            for entry in self.manifest.get("undefined", [])
+        ]
         return "; ".join(parts) or f"{self.metric} is not a number on this data"
 
     @property
@@ -73,27 +77,27 @@ class Result:
 
     @property
     def fingerprint(self) -> str | None:
-        """Of the model's weights, spec and tokenizer; None for BM25, which has none."""
+        """The fingerprint of the model; None for BM25, which has no weights."""
         return self.manifest["model"]["fingerprint"]
 
     @property
     def label(self) -> str:
-        """The model and what was not its own choice: "all-MiniLM-L6-v2 (dim 128)"."""
+        """The model, and the settings that differ from its own: "all-MiniLM-L6-v2 (dim 128)"."""
         variant = self.manifest["variant"]
         return f"{self.model} ({variant})" if variant else self.model
 
     @cached_property
     def per_query(self) -> Mapping[tuple[str, str], PerQueryScores]:
-        """{(split, subset): what its score is made of}; read from disk when first asked for."""
+        """{(split, subset): the values of its score}; read from disk on first use."""
         return read_per_query(per_query_path(self.path))
 
     @cached_property
     def interval(self) -> Interval | None:
-        """95 % of the mean over subsets, each resampled on its own; None where a subset has no units."""
+        """The 95 % interval of the mean over subsets, each resampled by itself; None if values are missing."""
         if len(self.subsets) == 1:
             return self.subsets[0].interval
-        units = [self.per_query.get((subset.split, subset.name)) for subset in self.subsets]
-        return bootstrap_interval([each for each in units if each is not None]) if all(units) else None
+        values = [self.per_query.get((subset.split, subset.name)) for subset in self.subsets]
+        return bootstrap_interval([scores for scores in values if scores is not None]) if all(values) else None
 
 
 def manifest_path(result: Path) -> Path:
@@ -105,38 +109,36 @@ def per_query_path(result: Path) -> Path:
 
 
 def read_result(path: str | Path) -> Result:
-    """One result, by mteb's file.
+    """Read one result.
+
+    Args:
+        path: mteb's file.
 
     Raises:
-        InputError: not a result, or no manifest beside it.
+        InputError: not a result, or without a manifest beside it.
     """
     file = Path(path)
     try:
         return _parse_result(file)
     except (LookupError, TypeError, AttributeError) as error:
-        what = f"{type(error).__name__}: {error}"
-        raise InputError(f"{file} and its manifest are not as gnomon evaluate writes them ({what}).") from error
+        fault = f"{type(error).__name__}: {error}"
+        raise InputError(f"{file} and its manifest are not as gnomon evaluate writes them ({fault}).") from error
 
 
 def _parse_result(file: Path) -> Result:
     scores, manifest = _read_json_object(file), _read_json_object(manifest_path(file), beside=file)
     if "task_name" not in scores or "scores" not in scores:
-        raise InputError(f"{file} is not a result of mteb: it has no task_name and scores.")
+        raise InputError(f"{file} is not a result of mteb: it needs task_name and scores.")
     metric = manifest["task"]["metric"]
-    intervals = {(each["split"], each["subset"]): each["interval"] for each in manifest["intervals"]}
-    lacking = [each["hf_subset"] for listed in scores["scores"].values() for each in listed if metric not in each]
-    if lacking:
-        raise InputError(f"{file}: subset {lacking[0]!r} has no {metric}, which its manifest names.")
-    subsets = [
-        SubsetScore(
-            split,
-            each["hf_subset"],
-            math.nan if each[metric] is None else each[metric],
-            _parse_interval(intervals.get((split, each["hf_subset"]))),
-        )
-        for split, listed in scores["scores"].items()
-        for each in listed
-    ]
+    intervals = {(entry["split"], entry["subset"]): entry["interval"] for entry in manifest["intervals"]}
+    subsets: list[SubsetScore] = []
+    for split, entries in scores["scores"].items():
+        for entry in entries:
+            name = entry["hf_subset"]
+            if metric not in entry:
+                raise InputError(f"{file}: subset {name!r} has no {metric}, which its manifest names.")
+            score = math.nan if entry[metric] is None else entry[metric]
+            subsets.append(SubsetScore(split, name, score, _parse_interval(intervals.get((split, name)))))
     return Result(
         path=file,
         task=scores["task_name"],
@@ -149,65 +151,64 @@ def _parse_result(file: Path) -> Result:
 
 
 def read_results(path: str | Path) -> list[Result]:
-    """Every result beneath a folder, or the one of a file; by model, then by task.
+    """Read all results below a folder, or the one in a file, sorted by model and task.
 
     Raises:
-        InputError: nothing is there; a file that is not a result.
+        InputError: no results; a file that is not a result.
     """
-    place = Path(path)
-    if place.is_file():
-        return [read_result(place)]
-    if not place.is_dir():
+    folder = Path(path)
+    if folder.is_file():
+        return [read_result(folder)]
+    if not folder.is_dir():
         raise InputError(
-            f"there is no {str(place)!r}; give a folder that gnomon evaluate wrote, or a file TASK.json of one."
+            f"there is no {str(folder)!r}. Give a folder that gnomon evaluate wrote, or a file TASK.json in it."
         )
-    files = [file.parent.parent / file.name for file in sorted(place.rglob(f"{MANIFEST_FOLDER}/*.json"))]
+    files = [file.parent.parent / file.name for file in sorted(folder.rglob(f"{MANIFEST_FOLDER}/*.json"))]
     results = [read_result(file) for file in files if file.is_file()]
     if not results:
-        raise InputError(f"{place} holds no results; gnomon evaluate MODEL --data FOLDER --output {place} makes some.")
+        raise InputError(f"{folder} holds no results. Run gnomon evaluate MODEL --data FOLDER --output {folder} first.")
     return sorted(results, key=lambda result: (result.model, result.label, result.task))
 
 
 def write_result(
     path: Path, scores: str, manifest: Mapping[str, Any], per_query: Mapping[tuple[str, str], PerQueryScores]
 ) -> None:
-    """The files of one result, mteb's last: where there was none and one is, the other two are.
+    """Write the files of one result, mteb's last: if it exists, the other two do too.
 
     Raises:
         OSError: they cannot be written.
     """
-    from gnomon.files import atomic_files
-
     manifest_path(path).parent.mkdir(parents=True, exist_ok=True)
-    listed = [{"split": split, "subset": subset} | asdict(each) for (split, subset), each in per_query.items()]
+    entries = [{"split": split, "subset": subset} | asdict(values) for (split, subset), values in per_query.items()]
     with atomic_files(per_query_path(path), manifest_path(path), path) as files:
-        files[0].write(gzip.compress(json.dumps(listed).encode(), mtime=0))
+        files[0].write(gzip.compress(json.dumps(entries).encode(), mtime=0))
         files[1].write((json.dumps(manifest, indent=2, ensure_ascii=False) + "\n").encode())
         files[2].write(scores.encode())
 
 
 def read_per_query(path: Path) -> dict[tuple[str, str], PerQueryScores]:
+    """Read a file of per-query values as {(split, subset): values}; empty if there is no file."""
     if not path.is_file():
         return {}
-    listed: list[dict[str, Any]] = json.loads(gzip.decompress(path.read_bytes()))
-    return {(each.pop("split"), each.pop("subset")): PerQueryScores(**each) for each in listed}
+    entries: list[dict[str, Any]] = json.loads(gzip.decompress(path.read_bytes()))
+    return {(entry.pop("split"), entry.pop("subset")): PerQueryScores(**entry) for entry in entries}
 
 
 def require_one_model(results: Sequence[Result], path: str | Path) -> Sequence[Result]:
-    """The results, if they are of one model run in one way.
+    """Return the results if they belong to one model, run in one way.
 
     Raises:
-        InputError: of several; names them.
+        InputError: they belong to several, which it names.
     """
-    found = sorted({(result.label, (result.fingerprint or "none")[:12]) for result in results})
-    if len(found) > 1:
-        named = ", ".join(f"{label} (fingerprint {fingerprint})" for label, fingerprint in found)
-        raise InputError(f"{path} holds results of several models or settings: {named}. Give the folder of one.")
+    models = sorted({(result.label, (result.fingerprint or "none")[:12]) for result in results})
+    if len(models) > 1:
+        names = list_some(f"{label} (fingerprint {fingerprint})" for label, fingerprint in models)
+        raise InputError(f"{path} holds results of several models or settings: {names}. Give the folder of one.")
     return results
 
 
 def summarize(result: Result, reused: bool) -> dict[str, Any]:
-    """What a run says of one result; None, with the reason, where a score is not defined."""
+    """One result as a run reports it. A score that is not defined is None, with the reason."""
     return {
         "task": result.task,
         "model": result.label,
@@ -226,37 +227,40 @@ def summarize(result: Result, reused: bool) -> dict[str, Any]:
 
 
 def format_summary(summary: Mapping[str, Any]) -> str:
-    """A `summary` for a terminal: numbers first, so that they stand under each other."""
+    """A summary as a line for a terminal, with the numbers first, so that they are in columns."""
     interval = summary["interval"]
     span = f"{interval['low']:.4f} to {interval['high']:.4f}" if interval else ""
-    count = len(summary["subsets"])
-    parts = [summary["task"], summary["metric"], f"{count} subsets" if count > 1 else "", summary["model"]]
-    told = "was there" if summary["reused"] else f"{summary['seconds']:.1f} s"
-    if summary["texts"]["cut"]:
-        told += f", {summary['texts']['cut']:,} of {summary['texts']['given']:,} texts cut"
+    num_subsets = len(summary["subsets"])
+    parts = [summary["task"], summary["metric"], f"{num_subsets} subsets" if num_subsets > 1 else "", summary["model"]]
+    effort = "was there" if summary["reused"] else f"{summary['seconds']:.1f} s"
+    num_truncated = summary["texts"]["cut"]
+    if num_truncated:
+        effort += f", {num_truncated:,} of {count(summary['texts']['given'], 'text')} truncated"
     score = "n/a   " if summary["score"] is None else f"{summary['score']:.4f}"
     reason = f": {summary['reason']}" if summary["reason"] else ""
-    return f"{score}  {span:16}  {', '.join(filter(None, parts))} ({told}){reason}"
+    return f"{score}  {span:16}  {', '.join(filter(None, parts))} ({effort}){reason}"
 
 
 def _nan_to_none(score: float) -> float | None:
-    """As JSON has it, which knows no NaN."""
+    """A score for JSON, which has no NaN."""
     return None if math.isnan(score) else score
 
 
-def _parse_interval(found: Mapping[str, float] | None) -> Interval | None:
-    return Interval(found["low"], found["high"]) if found else None
+def _parse_interval(entry: Mapping[str, float] | None) -> Interval | None:
+    return Interval(entry["low"], entry["high"]) if entry else None
 
 
 def _read_json_object(path: Path, beside: Path | None = None) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         if beside is not None and beside.is_file():
-            raise InputError(f"{beside} has no manifest at {path}: gnomon evaluate did not write it.") from None
+            raise InputError(
+                f"{beside} has no manifest at {path}: gnomon evaluate did not write it. Run it again."
+            ) from None
         raise InputError(f"there is no {str(path)!r}.") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read as JSON ({error}).") from error
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise InputError(f"{path} is not a JSON object.")
-    return found
+    return content

@@ -374,10 +374,9 @@ class _TsvParser:
         while block := self._buffer.peek(BLOCK_LINES):
             text = "".join(block)
             if self._names and '"' not in text and not encoding_fault(text):  # as nearly always
-                cells = (_split_bare(line) for line in block)
-                yield from _build_rows(
-                    (row if row != [""] else [] for row in cells), self._names, self._buffer.line_number
-                )
+                stripped = [line.rstrip("\r\n") for line in block]
+                rows = [line.split("\t") if line else [] for line in stripped]
+                yield from _build_rows(rows, self._names, self._buffer.line_number)
                 self._buffer.consume(len(block))
             else:
                 self._buffer.consume((yield from self._check_lines(block)))

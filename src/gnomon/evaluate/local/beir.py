@@ -1,6 +1,7 @@
-"""Folders in BEIR layout: corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv, and top_ranked.jsonl for reranking.
+"""Reads folders in BEIR layout: corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv, and top_ranked.jsonl for reranking.
 
-qrels may have a header (query-id, corpus-id, score), or none: three fields, or the four of trec_eval.
+A file of qrels (the relevance labels) may have a header: query-id, corpus-id, score. Without one, its lines have these
+three fields, or the four of trec_eval.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from gnomon.evaluate.local.rows import (
     RetrievalData,
     file_stem,
     find_row_files,
-    format_value,
     normalize_split_name,
     parse_number,
     read_lines,
 )
+from gnomon.messages import count, shorten_json
 from gnomon.text_files import read_texts
 from gnomon.warn import warn_caller
 
@@ -32,59 +33,56 @@ RELEVANCE_FIELDS = ("score", "rel", "relevance")
 LAYOUT_HINT = "BEIR's layout is corpus.jsonl, queries.jsonl, qrels/test.tsv."
 
 MAX_RELEVANCE = 1000
-"""trec_eval, which mteb scores by, holds a table as long as the highest grade."""
+"""trec_eval, which mteb uses, has a table as long as the highest relevance."""
 
 
 def is_beir(folder: Path) -> bool:
-    """Whether two of the three parts are there: what lacks is told when it is read."""
-    return (
-        sum([_qrels_folder(folder).is_dir(), *(bool(_find_files(folder, part)) for part in ("corpus", "queries"))]) > 1
-    )
+    """Whether a folder has at least two of the three parts; `read_beir` reports a part that is missing."""
+    parts = [_qrels_folder(folder).is_dir(), *(bool(_find_files(folder, name)) for name in ("corpus", "queries"))]
+    return sum(parts) > 1
 
 
 def read_beir(folder: Path, evaluated_split: str, *, allow_missing_ids: bool = False) -> dict[str, RetrievalData]:
-    """{split: data}: the one that is evaluated first, then the others, which fusion may be tuned on.
+    """Read a folder in BEIR layout as {split: data}: the evaluated split first, then those to tune fusion on.
 
-    Another split that cannot be used is left out with a Notice.
+    If another split cannot be used, it is left out with a Notice.
 
     Args:
         allow_missing_ids: let qrels and candidates name queries and documents that are not in the set. Such relevant
-            documents stay in the ideal ranking, as in mteb; such queries and candidates are left out. Both are counted
-            in a Notice.
+            documents stay in the ideal ranking, as in mteb; such queries and candidates are left out. A Notice counts
+            them.
 
     Raises:
-        InputError: a part or split that lacks, an empty split, a line that cannot be used, an id that is not there.
+        InputError: a missing part or split, an empty split, a line that cannot be used, an unknown id.
     """
     splits = _find_splits(folder)
     files = splits.get(evaluated_split)
     if files is None:
-        has = ", ".join(splits) or "none; a split is a file like test.tsv"
-        raise InputError(
-            f"{_qrels_folder(folder)} has no split {evaluated_split!r}; it has {has}. --split names another."
-        )
+        has = f"It has {', '.join(splits)}" if splits else "A split is a file such as test.tsv"
+        raise InputError(f"{_qrels_folder(folder)} has no split {evaluated_split!r}. {has}. Name a split with --split.")
     file = _require_single(files)
     parts = _BeirFolder.read(folder, allow_missing_ids)
     relevant = _read_relevance(file, parts)
-    if not any(_has_relevant(grades) for grades in relevant.values()):
+    if not any(map(_has_relevant, relevant.values())):
         raise InputError(
-            f"{file} is an empty split: it names no relevant document (score 1 or more), so nothing can be judged. "
-            "Fill it, or name another (--split)."
+            f"{file} names no relevant document (score 1 or more), so nothing can be evaluated. Fill it, or name "
+            "another split with --split."
         )
     _warn_of_nothing_relevant(file, relevant)
     parts.warn_of_empty(relevant)
-    found = {evaluated_split: parts.build_data(relevant, evaluated_split)}
+    data_by_split = {evaluated_split: parts.build_data(relevant, evaluated_split)}
     for split, others in splits.items():
         if split != evaluated_split and (data := _read_other_split(parts, split, others)):
-            found[split] = data
-    return found
+            data_by_split[split] = data
+    return data_by_split
 
 
 def _read_other_split(parts: _BeirFolder, split: str, files: Sequence[Path]) -> RetrievalData | None:
-    """A split that is not evaluated; None where it shows nothing, or cannot be used, which a Notice says."""
+    """Read a split that is not evaluated; None without relevant documents, or (with a Notice) if it cannot be used."""
     try:
         relevant = _read_relevance(_require_single(files), parts)
-        useful = any(_has_relevant(grades) for grades in relevant.values())
-        return parts.build_data(relevant, split) if useful else None
+        has_relevant = any(map(_has_relevant, relevant.values()))
+        return parts.build_data(relevant, split) if has_relevant else None
     except (InputError, OSError) as error:
         warn_caller(f"the split {split} is not evaluated and cannot be used to tune fusion. {error}")
         return None
@@ -92,7 +90,7 @@ def _read_other_split(parts: _BeirFolder, split: str, files: Sequence[Path]) -> 
 
 @dataclass
 class _BeirFolder:
-    """Documents, queries and candidates of a folder; what its qrels name is looked up in them."""
+    """The documents, queries and candidates of a folder, in which the ids of its qrels are looked up."""
 
     folder: Path
     documents: Mapping[str, tuple[str, str]]
@@ -114,22 +112,22 @@ class _BeirFolder:
         return parts
 
     def warn_of_empty(self, relevant: Iterable[str]) -> None:
-        """A Notice of queries, and of documents, without any text."""
+        """Give a Notice if queries, or documents, have no text."""
         queries = [query for query in relevant if not self.queries[query].strip()]
         documents = [key for key, (title, text) in self.documents.items() if not (text.strip() or title.strip())]
         for name, empty in ((self.queries_name, queries), (self.corpus_name, documents)):
             if empty:
                 warn_caller(
-                    f"{self.folder / name} has empty texts, that of {empty[0]!r} the first; {len(empty):,} in all, and "
-                    "they are encoded as they are."
+                    f"{self.folder / name} has {count(len(empty), 'empty text')}, first that of {empty[0]!r}. Empty "
+                    "texts are encoded as they are."
                 )
 
     def build_data(self, relevant: Mapping[str, Mapping[str, int]], split: str) -> RetrievalData:
         candidates = None
         if self.candidates_file is not None:
-            if lacking := [query for query in relevant if query not in self.candidates]:
+            if missing := [query for query in relevant if query not in self.candidates]:
                 raise InputError(
-                    f"{self.candidates_file} has no candidates for query {lacking[0]!r}, which {split} judges."
+                    f"{self.candidates_file} has no candidates for query {missing[0]!r} of the split {split}. Add them."
                 )
             candidates = {query: self.candidates[query] for query in relevant}
         return RetrievalData(self.documents, {query: self.queries[query] for query in relevant}, relevant, candidates)
@@ -137,17 +135,17 @@ class _BeirFolder:
 
 @dataclass
 class _MissingIds:
-    """Lines that name what is not in the set."""
+    """Looks up ids, and collects those that are not in the set."""
 
     parts: _BeirFolder
     documents: list[str] = field(default_factory=list[str])
     queries: list[str] = field(default_factory=list[str])
 
     def is_missing_document(self, line: Line, document: str) -> bool:
-        """Whether there is none of this id.
+        """Whether the set lacks a document.
 
         Raises:
-            InputError: there is none, and that may not be.
+            InputError: it does, and missing ids are not allowed.
         """
         if document in self.parts.documents:
             return False
@@ -157,6 +155,7 @@ class _MissingIds:
         return True
 
     def is_missing_query(self, line: Line, query: str) -> bool:
+        """Whether the set lacks a query; raises as `is_missing_document`."""
         if query in self.parts.queries:
             return False
         if not self.parts.allow_missing_ids:
@@ -165,10 +164,8 @@ class _MissingIds:
         return True
 
 
-def _absent_message(what: str, key: str, where: str) -> str:
-    return (
-        f"there is no {what} {key!r} in {where}; add it there, take the line out, or let it pass (--allow-missing-ids)."
-    )
+def _absent_message(kind: str, key: str, file_name: str) -> str:
+    return f"{file_name} has no {kind} {key!r}. Add it there, take the line out, or allow it with --allow-missing-ids."
 
 
 # ---- parts
@@ -183,32 +180,32 @@ def _find_files(folder: Path, name: str) -> list[Path]:
 
 
 def _find_file(folder: Path, name: str) -> Path | None:
-    """The file of a name, in whichever format."""
-    found = _find_files(folder, name)
-    return _require_single(found) if found else None
+    """The file with a name, in whichever format."""
+    files = _find_files(folder, name)
+    return _require_single(files) if files else None
 
 
 def _require_file(folder: Path, name: str) -> Path:
-    found = _find_file(folder, name)
-    if found is None:
-        raise InputError(f"{folder} has no {name}.jsonl; {LAYOUT_HINT}")
-    return found
+    file = _find_file(folder, name)
+    if file is None:
+        raise InputError(f"{folder} has no {name}.jsonl. {LAYOUT_HINT}")
+    return file
 
 
 def _find_splits(folder: Path) -> dict[str, list[Path]]:
-    """{split: its files}, which must be one where the split is used."""
-    place = _qrels_folder(folder)
-    if not place.is_dir():
-        raise InputError(f"{folder} has no folder qrels; {LAYOUT_HINT}")
-    found: dict[str, list[Path]] = {}
-    for file in find_row_files(place):
-        found.setdefault(normalize_split_name(file_stem(file)), []).append(file)
-    return found
+    """{split: its files}. A split that is used must have one file."""
+    qrels = _qrels_folder(folder)
+    if not qrels.is_dir():
+        raise InputError(f"{folder} has no folder qrels. {LAYOUT_HINT}")
+    splits: dict[str, list[Path]] = {}
+    for file in find_row_files(qrels):
+        splits.setdefault(normalize_split_name(file_stem(file)), []).append(file)
+    return splits
 
 
 def _require_single(files: Sequence[Path]) -> Path:
     if len(files) > 1:
-        raise InputError(f"{files[0].parent} has {files[0].name} and {files[1].name}; take one out.")
+        raise InputError(f"{files[0].parent} has both {files[0].name} and {files[1].name}. Take one out.")
     return files[0]
 
 
@@ -216,15 +213,16 @@ def _require_single(files: Sequence[Path]) -> Path:
 
 
 def _read_by_id(file: Path) -> Iterator[tuple[str, Line]]:
+    """Yield (id, line) of a file of documents or queries."""
     seen: dict[str, int] = {}
     for line in read_lines(file):
         key = line.identifier("_id", "id")
         if key in seen:
-            raise line.error(f"_id {key!r} is that of line {seen[key]} too; every id must be another.")
+            raise line.error(f"_id {key!r} is in line {seen[key]} too. Every line needs its own id.")
         seen[key] = line.number
         yield key, line
     if not seen:
-        raise InputError(f"{file} is empty; without its rows nothing can be judged. Fetch or write it again.")
+        raise InputError(f"{file} is empty, so nothing can be evaluated. Fetch it or write it again.")
 
 
 def _read_title(line: Line) -> str:
@@ -232,81 +230,87 @@ def _read_title(line: Line) -> str:
 
 
 def _read_candidates(file: Path, parts: _BeirFolder) -> dict[str, list[str]]:
-    """{query: documents} of rows {"query-id": ..., "corpus-ids": [...]}."""
-    found: dict[str, list[str]] = {}
+    """Read rows {"query-id": ..., "corpus-ids": [...]} as {query: documents}."""
+    candidates: dict[str, list[str]] = {}
     missing = _MissingIds(parts)
     for line in read_lines(file):
         query, value = line.identifier(*QUERY_FIELDS), line.value("corpus-ids", "corpus_ids")
         if not isinstance(value, list) or not value:
-            raise line.error(f"corpus-ids is {format_value(value)}; it must be a list of document ids (in .jsonl).")
-        ids = [str(each) for each in cast("list[object]", value)]
-        there = [each for each in ids if not missing.is_missing_document(line, each)]
-        if not there:
-            raise line.error(f"none of the candidates of query {query!r} is in {parts.corpus_name}; take it out.")
-        if query in found:
-            raise line.error(f"query {query!r} has candidates in a line before; put them into one.")
-        found[query] = list(dict.fromkeys(there))
+            raise line.error(f"corpus-ids is {shorten_json(value)}. It must be a list of document ids (in .jsonl).")
+        ids = [str(key) for key in cast("list[object]", value)]
+        known = [key for key in ids if not missing.is_missing_document(line, key)]
+        if not known:
+            raise line.error(f"{parts.corpus_name} has no candidate of query {query!r}. Take the line out.")
+        if query in candidates:
+            raise line.error(f"query {query!r} has candidates in an earlier line. Put them into one line.")
+        candidates[query] = list(dict.fromkeys(known))
     if missing.documents:
         warn_caller(
-            f"{file} names candidates that are not in {parts.corpus_name}, {missing.documents[0]!r} the first; "
-            f"{len(missing.documents):,} in all, which are left out."
+            f"{file} names {count(len(missing.documents), 'candidate')} that {parts.corpus_name} does not have, first "
+            f"{missing.documents[0]!r}. They are left out."
         )
-    return found
+    return candidates
 
 
 # ---- qrels
 
 
 def _read_relevance(file: Path, parts: _BeirFolder) -> dict[str, dict[str, int]]:
-    """{query: {document: grade}}; grades below 0 count as 0: trec_eval crashes where a query has no others."""
-    found: defaultdict[str, dict[str, int]] = defaultdict(dict)
-    written: dict[tuple[str, str], int] = {}  # for the message: as the file has them
+    """Read qrels as {query: {document: relevance}}.
+
+    A relevance below 0 counts as 0: trec_eval crashes if all labels of a query are negative.
+    """
+    relevance: defaultdict[str, dict[str, int]] = defaultdict(dict)
+    original: dict[tuple[str, str], int] = {}  # with negative ones, for the message
     missing, negative = _MissingIds(parts), list[Line]()
     for line in _read_qrels(file):
         query, document = line.identifier(*QUERY_FIELDS), line.identifier(*DOCUMENT_FIELDS)
-        value = line.value(*RELEVANCE_FIELDS)
-        grade = parse_number(value)
-        if grade is None or grade != int(grade) or grade > MAX_RELEVANCE:
-            raise line.error(
-                f"the score is {format_value(value)}; it must be a whole number, {MAX_RELEVANCE:,} at most."
-            )
+        score = _parse_relevance(line)
         if missing.is_missing_query(line, query):
             continue
         missing.is_missing_document(line, document)
-        if grade < 0:
+        if score < 0:
             negative.append(line)
-        before = written.setdefault((query, document), int(grade))
-        if (counted := max(int(grade), 0)) != max(before, 0):
+        earlier = original.setdefault((query, document), score)
+        if max(score, 0) != max(earlier, 0):
             raise line.error(
-                f"{query!r} and {document!r} had score {before} before, and now {int(grade)}; take one out."
+                f"{query!r} and {document!r} have score {score} here, and {earlier} in an earlier line. Take one out."
             )
-        found[query][document] = counted
+        relevance[query][document] = max(score, 0)
     _warn_of_missing(file, missing)
     if negative:
         warn_caller(
-            f"{file} has scores below 0, line {negative[0].number} the first, in {len(negative):,} of its lines; they "
+            f"{file} has scores below 0 in {count(len(negative), 'line')}, first in line {negative[0].number}. They "
             "count as 0."
         )
-    return dict(found)
+    return dict(relevance)
+
+
+def _parse_relevance(line: Line) -> int:
+    value = line.value(*RELEVANCE_FIELDS)
+    score = parse_number(value)
+    if score is None or score != int(score) or score > MAX_RELEVANCE:
+        raise line.error(f"the score is {shorten_json(value)}. It must be a whole number, at most {MAX_RELEVANCE:,}.")
+    return int(score)
 
 
 def _read_qrels(file: Path) -> Iterator[Line]:
-    """Rows with one of the names of each field, whatever the file has or lacks for a header."""
+    """Yield the lines of qrels, with their fields named, whether the file has a header or not."""
     bare = file.name.lower().removesuffix(".gz").endswith(".tsv") and not _has_header(file)
-    for place, line in enumerate(_read_table(file) if bare else read_lines(file)):
-        if not place and not _has_qrels_fields(line.row):
-            has = ", ".join(line.row)
+    for index, line in enumerate(_read_table(file) if bare else read_lines(file)):
+        if not index and not _has_qrels_fields(line.row):
             raise InputError(
-                f"{file}: the fields are {has}; those of qrels are {QUERY_FIELDS[0]}, {DOCUMENT_FIELDS[0]}, {RELEVANCE_FIELDS[0]}."
+                f"{file}: the fields are {', '.join(line.row)}. Those of qrels are {QUERY_FIELDS[0]}, "
+                f"{DOCUMENT_FIELDS[0]} and {RELEVANCE_FIELDS[0]}; rename them."
             )
         yield line
 
 
 def _has_header(file: Path) -> bool:
-    """Whether a .tsv begins with the names of qrels, parted by tabs: then it is read as every other .tsv is."""
+    """Whether a .tsv has a header with the names of qrels. Then it is read as every other .tsv."""
     try:
         first = next(read_lines(file), None)
-    except InputError:  # `_table` says what is wrong
+    except InputError:  # `_read_table` reports what is wrong
         return False
     return first is not None and _has_qrels_fields(first.row)
 
@@ -316,13 +320,16 @@ def _has_qrels_fields(fields: Mapping[str, object]) -> bool:
 
 
 def _read_table(file: Path) -> Iterator[Line]:
-    """Lines of cells parted by tabs, or else by blanks, whose first is a header unless a number ends it."""
+    """Yield lines whose cells are separated by tabs, or else by blanks.
+
+    The first line is a header unless it ends in a number.
+    """
     try:
         lines = read_texts(file, form="txt").texts
     except InputError as error:
         raise InputError(f"{error} Every line of qrels is a query, a document and a score.") from error
     names: list[str] = []
-    for place, text in enumerate(lines, 1):
+    for number, text in enumerate(lines, 1):
         cells = text.split("\t") if "\t" in text else text.split()
         if not text.strip():
             continue
@@ -331,39 +338,41 @@ def _read_table(file: Path) -> Iterator[Line]:
             if names == cells:
                 continue
         if len(cells) != len(names):
-            raise Line(file, place, {}).error(f"{len(cells)} fields, and {len(names)} in the first line. Mend it.")
-        yield Line(file, place, dict(zip(names, cells, strict=True)))
+            raise Line(file, number, {}).error(
+                f"{count(len(cells), 'field')}, and the first line has {len(names)}. Correct it."
+            )
+        yield Line(file, number, dict(zip(names, cells, strict=True)))
 
 
 def _table_columns(first: list[str]) -> list[str]:
-    """The fields of a table by its first line: its header, or those of BEIR or trec_eval."""
+    """The names of the columns by the first line: its header, or the fields of BEIR or trec_eval."""
     if len(first) not in (3, 4) or parse_number(first[-1]) is None:
         return first
     return [QUERY_FIELDS[0], *(["iteration"] if len(first) == 4 else []), DOCUMENT_FIELDS[0], RELEVANCE_FIELDS[0]]
 
 
 def _has_relevant(labels: Mapping[str, int]) -> bool:
-    return any(grade > 0 for grade in labels.values())
+    return any(label > 0 for label in labels.values())
 
 
 def _warn_of_missing(file: Path, missing: _MissingIds) -> None:
     parts, documents, queries = missing.parts, missing.documents, missing.queries
     if documents:
         warn_caller(
-            f"{file} names documents that are not in {parts.corpus_name}, {documents[0]!r} the first, in "
-            f"{len(documents):,} of its lines. As in mteb, relevant ones count as documents that were not found."
+            f"{file} names documents that {parts.corpus_name} does not have in {count(len(documents), 'line')}, first "
+            f"{documents[0]!r}. As in mteb, relevant ones count as documents that were not found."
         )
     if queries:
         warn_caller(
-            f"{file} names queries that are not in {parts.queries_name}, {queries[0]!r} the first, in "
-            f"{len(queries):,} of its lines, which are left out."
+            f"{file} names queries that {parts.queries_name} does not have in {count(len(queries), 'line')}, first "
+            f"{queries[0]!r}. These lines are left out."
         )
 
 
 def _warn_of_nothing_relevant(file: Path, relevant: Mapping[str, Mapping[str, int]]) -> None:
-    nothing = [query for query, grades in relevant.items() if not _has_relevant(grades)]
-    if nothing:
+    unanswered = [query for query, labels in relevant.items() if not _has_relevant(labels)]
+    if unanswered:
         warn_caller(
-            f"{file}: no document is relevant (score 1 or more) to {len(nothing):,} of {len(relevant):,} queries, "
-            f"{nothing[0]!r} the first; mteb counts each as 0."
+            f"{file}: no document is relevant (score 1 or more) to {len(unanswered):,} of {len(relevant):,} queries, "
+            f"first {unanswered[0]!r}. mteb counts each of them as 0."
         )

@@ -1,7 +1,8 @@
-"""Evaluation sets out of folders: found, read and checked before any text is encoded. No network, no mteb.
+"""Finds the evaluation sets in a folder, reads them and checks them before any text is encoded. No network, no mteb.
 
-A set is told by what it holds (docs/evaluation.md): a folder in BEIR layout is retrieval (`judged`), and files of rows
-are what their fields say (`rows`). Subsets are folders of BEIR layout in one folder, files, or values of "lang".
+What a set holds decides its kind (docs/evaluation.md): a folder in BEIR layout is retrieval (`beir`), and the fields of
+rows decide the kind of files of rows (`rows`). The subsets of a set are folders in BEIR layout in one folder, files, or
+values of the field "lang".
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,23 +37,23 @@ from gnomon.evaluate.local.rows import (
     read_subset,
 )
 from gnomon.evaluate.local.task_json import MAIN_SCORES, TASK_FILE, TaskSettings, choose_main_score, read_settings
-from gnomon.messages import did_you_mean
+from gnomon.messages import did_you_mean, list_some
 from gnomon.warn import warn_caller
 
 __all__ = ["MAIN_SCORES", "Columns", "Kind", "LocalTask", "RetrievalData", "read_local"]
 
 DEFAULT_SUBSET = "default"
-"""mteb's name of the subset of a task that has no others."""
+"""mteb's name for the only subset of a task."""
 
 SPLIT_PATTERN = re.compile(
     r"(?:(.+)[._-])?(train|training|dev|development|val|valid|validation|test|testing)(?:[._-](.+))?", re.IGNORECASE
 )
-"""A file's name that says a split: test, sts-test, test_de, en-de.test."""
+"""The name of a file that holds that of a split: test, sts-test, test_de, en-de.test."""
 SHARD_PATTERN = re.compile(r"[._-]?\d{5}-of-\d{5}$")
 
 KNOWN_LAYOUTS = (
-    "What is known: a folder with corpus.jsonl, queries.jsonl and qrels/; or .jsonl, .csv, .tsv or .parquet files with "
-    "the fields sentence1, sentence2 (and score, or label); text, label; query, positive, negative; or text, "
+    "These can be read: a folder with corpus.jsonl, queries.jsonl and qrels/; or .jsonl, .csv, .tsv or .parquet files "
+    "with the fields sentence1, sentence2 (and score, or label); text, label; query, positive, negative; or text, "
     "human_summaries, machine_summaries, relevance."
 )
 
@@ -70,11 +70,11 @@ class LocalTask:
     """{subset: {split: data}}"""
     languages: tuple[str, ...]
     scale: tuple[float, float] | None
-    """Least and highest score of graded pairs and summaries."""
+    """The least and the highest score of pairs or summaries; None for other kinds."""
     revision: str
-    """A hash of the data that is used, in whatever files: a result is of this data and no other."""
+    """A hash of the data that is used, not of its files. A result belongs to this data only."""
     ignore_identical_ids: bool = False
-    """Leave the document with a query's own id out of its results."""
+    """Leave the document that has a query's own id out of its results."""
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -82,42 +82,44 @@ class LocalTask:
 
 
 class SubsetFilter:
-    """Which subsets of several sets are evaluated: those of the wanted names, in every set that has one of them.
+    """Chooses the subsets that are evaluated, by their names, in several sets.
 
-    A set without subsets is evaluated whole; of a set with others, nothing is. Both are told.
+    A set without subsets is evaluated as a whole. A set that has other subsets only is left out. A Notice reports both.
     """
 
-    def __init__(self, wanted: Sequence[str]) -> None:
-        self.requested = tuple(dict.fromkeys(wanted))
+    def __init__(self, requested: Sequence[str]) -> None:
+        """requested: names of subsets; empty for all."""
+        self.requested = tuple(dict.fromkeys(requested))
         self._subsets_by_set: dict[str, list[str]] = {}
         """{set: names of its subsets}"""
 
     def select(self, name: str, subsets: Iterable[str]) -> list[str]:
-        """Those of one set that are evaluated."""
-        there = list(subsets)
-        self._subsets_by_set.setdefault(name, []).extend(there)
-        chosen = [subset for subset in self.requested if subset in there]
-        return there if not self.requested or there == [DEFAULT_SUBSET] else chosen
+        """The subsets of one set that are evaluated."""
+        known = list(subsets)
+        self._subsets_by_set.setdefault(name, []).extend(known)
+        chosen = [subset for subset in self.requested if subset in known]
+        return known if not self.requested or known == [DEFAULT_SUBSET] else chosen
 
     def check(self) -> None:
-        """
+        """Check the requested names after all sets were read, and warn of sets that they do not fit.
+
         Raises:
-            InputError: a wanted name that no set has.
+            InputError: a requested name that no set has.
         """
-        every = list(dict.fromkeys(subset for subsets in self._subsets_by_set.values() for subset in subsets))
-        if lacking := [subset for subset in self.requested if subset not in every]:
+        known = list(dict.fromkeys(subset for subsets in self._subsets_by_set.values() for subset in subsets))
+        if unknown := [subset for subset in self.requested if subset not in known]:
             sets = list(self._subsets_by_set)
-            has, it = ("has", "it has") if len(sets) == 1 else ("have", "they have")
-            near = did_you_mean(lacking[0], every)
-            raise InputError(f"{', '.join(sets)} {has} no subset {lacking[0]!r}; {it} {', '.join(every)}.{near}")
-        wanted = ", ".join(self.requested)
+            has, it_has = ("has", "It has") if len(sets) == 1 else ("have", "They have")
+            near = did_you_mean(unknown[0], known)
+            raise InputError(f"{', '.join(sets)} {has} no subset {unknown[0]!r}. {it_has} {', '.join(known)}.{near}")
+        requested = ", ".join(self.requested)
         for name, subsets in self._subsets_by_set.items() if self.requested else ():
             if subsets == [DEFAULT_SUBSET] != list(self.requested):
                 warn_caller(
-                    f"{name} has no subsets, so all of it is evaluated; --subsets ({wanted}) is for the others."
+                    f"{name} has no subsets, so all of it is evaluated. --subsets ({requested}) applies to other sets."
                 )
             elif not set(subsets) & set(self.requested):
-                warn_caller(f"{name} is left out: it has none of the subsets {wanted}, but {', '.join(subsets)}.")
+                warn_caller(f"{name} is left out: it has {', '.join(subsets)}, but not {requested} (--subsets).")
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ class _ReadOptions:
 
 @dataclass(frozen=True)
 class _FoundSet:
-    """Where a set lies, before it is read: files of rows, or folders in BEIR layout by subset."""
+    """A set before it is read: its files of rows, or its folders in BEIR layout by subset."""
 
     name: str
     folder: Path
@@ -140,41 +142,41 @@ class _FoundSet:
 
 
 def read_local(
-    place: str | Path,
+    path: str | Path,
     *,
     split: str = "test",
     subsets: Sequence[str] | SubsetFilter = (),
     allow_rare_labels: bool = False,
     allow_missing_ids: bool = False,
 ) -> list[LocalTask]:
-    """The evaluation sets of a folder, or of one file of rows.
+    """Read the evaluation sets in a folder, or in one file of rows.
 
     Args:
-        split: what is judged; it must be there. Classification learns from "train".
-        subsets: names of those to read; none for all. A `SubsetChoice` is shared by several calls, and is checked by
-            who made it.
-        allow_rare_labels: let a label be learned, or a cluster judged, by a single text.
-        allow_missing_ids: let qrels name queries and documents that are not there (`judged.read_judged`).
+        split: the split to evaluate. Classification also trains on "train".
+        subsets: the names of the subsets to read; empty for all. Several calls may share a `SubsetFilter`; then the
+            caller calls its `check` at the end.
+        allow_rare_labels: allow classes and clusters of a single text.
+        allow_missing_ids: let qrels name queries and documents that are not in the set (`beir.read_beir`).
 
     Raises:
-        InputError: nothing there that is an evaluation set; anything in it that cannot be judged, by file and line.
-        OSError: a file or folder that cannot be opened.
+        InputError: no evaluation set; anything in a set that cannot be evaluated, by file and line.
+        OSError: a file or folder cannot be opened.
     """
-    path = Path(place)
+    path = Path(path)
     if not path.exists():
-        raise InputError(f"there is no {str(place)!r}; give a folder in BEIR layout, or of .jsonl, .csv or .tsv files.")
-    passed: list[str] = []
-    found = _find_sets(path, passed) if path.is_dir() else [_find_single_file(path)]
-    if not found:
-        others = f" Passed over: {'; '.join(passed[:3])}." if passed else ""
-        raise InputError(f"{place} holds no evaluation set. {KNOWN_LAYOUTS}{others}")
-    choice = subsets if isinstance(subsets, SubsetFilter) else SubsetFilter(subsets)
-    asked = _ReadOptions(normalize_split_name(split), choice, allow_rare_labels, allow_missing_ids)
+        raise InputError(f"there is no {str(path)!r}. Give a folder in BEIR layout, or of .jsonl, .csv or .tsv files.")
+    skipped: list[str] = []
+    found_sets = _find_sets(path, skipped) if path.is_dir() else [_find_single_file(path)]
+    if not found_sets:
+        others = f" Skipped: {list_some(skipped, 3, separator='; ')}." if skipped else ""
+        raise InputError(f"{path} holds no evaluation set. {KNOWN_LAYOUTS}{others}")
+    subset_filter = subsets if isinstance(subsets, SubsetFilter) else SubsetFilter(subsets)
+    options = _ReadOptions(normalize_split_name(split), subset_filter, allow_rare_labels, allow_missing_ids)
     tasks: list[LocalTask] = []
-    for each in found:
-        tasks.extend(_read_retrieval(each, asked) if each.folders else _read_row_tasks(each, asked))
-    if choice is not subsets:
-        choice.check()
+    for found_set in found_sets:
+        tasks.extend((_read_retrieval if found_set.folders else _read_row_tasks)(found_set, options))
+    if subset_filter is not subsets:
+        subset_filter.check()
     return tasks
 
 
@@ -183,15 +185,19 @@ def read_local(
 
 def _find_single_file(file: Path) -> _FoundSet:
     if not is_row_file(file):
-        raise InputError(f"{file} is no file of rows. {KNOWN_LAYOUTS}")
+        raise InputError(f"{file} is not a file of rows. {KNOWN_LAYOUTS}")
     subset, _ = _parse_file_name(file)
-    return _FoundSet(
-        _folder_name(file.parent) if subset == DEFAULT_SUBSET else subset, file.parent, TaskSettings(), (file,)
-    )
+    name = _folder_name(file.parent) if subset == DEFAULT_SUBSET else subset
+    return _FoundSet(name, file.parent, TaskSettings(), (file,))
 
 
 def _find_sets(folder: Path, skipped: list[str], ancestors: tuple[Path, ...] = ()) -> list[_FoundSet]:
-    """The sets of a folder and the folders in it; what is none goes to `passed`."""
+    """Find the sets in a folder and the folders in it.
+
+    Args:
+        skipped: receives the files that are not an evaluation set.
+        ancestors: the folders around this one.
+    """
     real = folder.resolve()
     if real in ancestors:  # a link back up
         return []
@@ -199,26 +205,27 @@ def _find_sets(folder: Path, skipped: list[str], ancestors: tuple[Path, ...] = (
     name = settings.name or _folder_name(folder)
     if is_beir(folder):
         return [_FoundSet(name, folder, settings, folders={DEFAULT_SUBSET: folder})]
-    inner = [entry for entry in list_entries(folder) if entry.is_dir()]
-    found = [each for one in inner for each in _find_sets(one, skipped, (*ancestors, real))]
+    inner_folders = [entry for entry in list_entries(folder) if entry.is_dir()]
+    inner_sets = [found_set for inner in inner_folders for found_set in _find_sets(inner, skipped, (*ancestors, real))]
     files = tuple(find_row_files(folder))
-    if (ancestors or found) and not (settings.kind or any(map(_may_be_evaluated, files))):
+    if (ancestors or inner_sets) and not (settings.kind or any(map(_may_be_evaluated, files))):
         skipped.extend(f"{file} (fields {', '.join(_read_first_fields(file))})" for file in files)
         files = ()
     if files:
-        return [_FoundSet(name, folder, settings, files), *found]
-    subsets = {one.name: one for one in inner if is_beir(one) and not (one / TASK_FILE).exists()}
-    if len(subsets) == len(found) > 1:
+        return [_FoundSet(name, folder, settings, files), *inner_sets]
+    subsets = {inner.name: inner for inner in inner_folders if is_beir(inner) and not (inner / TASK_FILE).exists()}
+    if len(subsets) == len(inner_sets) > 1:
         return [_FoundSet(name, folder, settings, folders=subsets)]
     if settings != TaskSettings():
         raise InputError(
-            f"{folder / TASK_FILE} is of one set, and {folder} holds {len(found)}; put it beside its files."
+            f"{folder / TASK_FILE} describes one set, and {folder} holds {len(inner_sets)}. Put it beside the files of "
+            "its set."
         )
-    return found
+    return inner_sets
 
 
 def _may_be_evaluated(file: Path) -> bool:
-    """Whether it looks like an evaluation set: training pairs and other tables are passed over, empty files are not."""
+    """Whether a file looks like an evaluation set, as training pairs and other tables do not. Empty files do."""
     fields = _read_first_fields(file)
     return not fields or bool(find_formats(set(fields)))
 
@@ -226,7 +233,7 @@ def _may_be_evaluated(file: Path) -> bool:
 def _read_first_fields(file: Path) -> list[str]:
     try:
         return next((list(line.row) for line in read_lines(file)), [])
-    except InputError:  # it may be of a split that nobody asked for; who reads it says what is wrong
+    except InputError:  # its split may not be requested; if it is, reading it reports the error
         return []
 
 
@@ -235,50 +242,50 @@ def _folder_name(folder: Path) -> str:
 
 
 def _parse_file_name(file: Path) -> tuple[str, str]:
-    """(subset, split) by a file's name: test.jsonl, en-de.jsonl, en-de.test.jsonl; "test" where it says none."""
+    """(subset, split) by the name of a file: test.jsonl, en-de.jsonl, en-de.test.jsonl. The default split is "test"."""
     name = SHARD_PATTERN.sub("", file_stem(file))
-    said = SPLIT_PATTERN.fullmatch(name)
-    if said is None:
+    match = SPLIT_PATTERN.fullmatch(name)
+    if match is None:
         return name, "test"
-    front, split, back = said.groups()
-    return "-".join(filter(None, (front, back))) or DEFAULT_SUBSET, normalize_split_name(split.lower())
+    before, split, after = match.groups()
+    return "-".join(filter(None, (before, after))) or DEFAULT_SUBSET, normalize_split_name(split.lower())
 
 
 # ---- retrieval
 
 
-def _read_retrieval(found: _FoundSet, options: _ReadOptions) -> list[LocalTask]:
-    chosen = {name: found.folders[name] for name in options.subsets.select(found.name, found.folders)}
+def _read_retrieval(found_set: _FoundSet, options: _ReadOptions) -> list[LocalTask]:
+    chosen = {name: found_set.folders[name] for name in options.subsets.select(found_set.name, found_set.folders)}
     if not chosen:
         return []
-    allow_missing_ids = options.allow_missing_ids or found.settings.allow_missing_ids
+    allow_missing_ids = options.allow_missing_ids or found_set.settings.allow_missing_ids
     subsets = {
         subset: read_beir(folder, options.split, allow_missing_ids=allow_missing_ids)
         for subset, folder in chosen.items()
     }
     ranked = [subset for subset, splits in subsets.items() if splits[options.split].candidates is not None]
-    kind = found.settings.kind or ("Reranking" if ranked else "Retrieval")
+    kind = found_set.settings.kind or ("Reranking" if ranked else "Retrieval")
     if kind not in ("Retrieval", "Reranking"):
         raise InputError(
-            f"{found.folder / TASK_FILE}: kind is {kind!r}; a folder in BEIR layout is Retrieval or Reranking."
+            f"{found_set.folder / TASK_FILE}: kind is {kind!r}. A folder in BEIR layout is Retrieval or Reranking."
         )
-    lacking = [subset for subset in subsets if subset not in ranked]
-    if kind == "Reranking" and lacking:
+    unranked = [subset for subset in subsets if subset not in ranked]
+    if kind == "Reranking" and unranked:
         raise InputError(
-            f"{chosen[lacking[0]]} has no top_ranked.jsonl; reranking needs the candidates of every query."
+            f"{chosen[unranked[0]]} has no top_ranked.jsonl. Reranking needs the candidates of every query; add it."
         )
-    if found.settings.ignore_identical_ids is None:
+    if found_set.settings.ignore_identical_ids is None:
         for subset, splits in subsets.items():
-            _warn_of_identical_ids(chosen[subset], splits[options.split], found.folder)
-    data: dict[str, dict[str, TaskData]] = {
-        subset: {split: each if kind == "Reranking" else _drop_candidates(each) for split, each in splits.items()}
+            _warn_of_identical_ids(chosen[subset], splits[options.split], found_set.folder)
+    task_data: dict[str, dict[str, TaskData]] = {
+        subset: {split: data if kind == "Reranking" else _drop_candidates(data) for split, data in splits.items()}
         for subset, splits in subsets.items()
     }
-    return [_build_task(found, found.name, kind, data, None)]
+    return [_build_task(found_set, found_set.name, kind, task_data, None)]
 
 
 def _warn_of_identical_ids(folder: Path, data: RetrievalData, task_folder: Path) -> None:
-    """Queries that are documents themselves find themselves first."""
+    """Give a Notice if queries have the ids of documents: where both are the same thing, a query finds itself first."""
     identical = [query for query in data.queries if query in data.documents]
     if not identical:
         return
@@ -288,9 +295,9 @@ def _warn_of_identical_ids(folder: Path, data: RetrievalData, task_folder: Path)
     )
     warn_caller(
         f"{folder}: {len(identical):,} of {len(data.queries):,} queries have the id of a document ({identical[0]!r}), "
-        f"and {copies:,} its text too. Where they are one thing, each query finds itself: "
-        f'{{"ignore_identical_ids": true}} in {task_folder / TASK_FILE} leaves that document out, as mteb does for such sets, and '
-        "false keeps it, as now."
+        f"and {copies:,} have its text too. If a query and its document are the same thing, each query finds itself. "
+        f'Then write {{"ignore_identical_ids": true}} in {task_folder / TASK_FILE}: it leaves that document out, as '
+        "mteb does for such sets. false keeps it, as now."
     )
 
 
@@ -301,129 +308,149 @@ def _drop_candidates(data: RetrievalData) -> RetrievalData:
 # ---- rows
 
 
-def _read_row_tasks(found: _FoundSet, options: _ReadOptions) -> list[LocalTask]:
+def _read_row_tasks(found_set: _FoundSet, options: _ReadOptions) -> list[LocalTask]:
     for key in ("ignore_identical_ids", "allow_missing_ids"):
-        if getattr(found.settings, key):
+        if getattr(found_set.settings, key):
             raise InputError(
-                f"{found.folder / TASK_FILE}: {key} is for folders in BEIR layout, and these are files of rows."
+                f"{found_set.folder / TASK_FILE}: {key} is for folders in BEIR layout, and these are files of rows. "
+                "Take it out."
             )
-    files = _parse_file_names(found)
+    files = _parse_file_names(found_set)
     lines = {file: _read_nonempty_lines(file) for file, part in files.items() if part.split == options.split}
     if not lines:
-        has = ", ".join(dict.fromkeys(part.split for part in files.values()))
-        raise InputError(f"{found.folder} has no split {options.split!r}; it has {has}. --split names another.")
-    learned = any(part.split == "train" for part in files.values())
-    forms = _common_formats(found, lines, has_train=learned)
-    if learned and any(form.kind == "Classification" for form in forms):
-        of_train = {
+        splits = ", ".join(dict.fromkeys(part.split for part in files.values()))
+        raise InputError(f"{found_set.folder} has no split {options.split!r}. It has {splits}. Name one with --split.")
+    has_train = any(part.split == "train" for part in files.values())
+    formats = _common_formats(found_set, lines, has_train=has_train)
+    if has_train and any(row_format.kind == "Classification" for row_format in formats):
+        lines |= {
             file: _read_nonempty_lines(file)
             for file, part in files.items()
             if part.split == "train" and file not in lines
         }
-        _common_formats(found, lines | of_train, has_train=learned)  # both must be of that kind
-        lines |= of_train
-    grouped = _group_by_subset(files, lines, found, warn=not options.subsets.requested)
-    chosen = {name: grouped[name] for name in options.subsets.select(found.name, grouped)}
+        _common_formats(found_set, lines, has_train=has_train)  # the files of train must have that kind, too
+    grouped = _group_by_subset(files, lines, found_set, warn=not options.subsets.requested)
+    chosen = {name: grouped[name] for name in options.subsets.select(found_set.name, grouped)}
     if not chosen:
         return []
     return [
-        _build_row_task(found, found.name if len(forms) == 1 else f"{found.name}-{form.kind}", form, chosen, options)
-        for form in forms
+        _build_row_task(
+            found_set,
+            found_set.name if len(formats) == 1 else f"{found_set.name}-{row_format.kind}",
+            row_format,
+            chosen,
+            options,
+        )
+        for row_format in formats
     ]
 
 
 def _read_nonempty_lines(file: Path) -> list[Line]:
     lines = list(read_lines(file))
     if not lines:
-        raise InputError(f"{file} is empty; take it out, or fill it.")
+        raise InputError(f"{file} is empty. Take it out, or fill it.")
     return lines
 
 
 class _FileNameParts(NamedTuple):
-    """What a file's name says of its rows."""
+    """The parts of the name of a file of rows."""
 
     subset: str
     split: str
     shard: str
 
 
-def _parse_file_names(found: _FoundSet) -> dict[Path, _FileNameParts]:
-    """
+def _parse_file_names(found_set: _FoundSet) -> dict[Path, _FileNameParts]:
+    """The parts of the names of a set's files.
+
     Raises:
-        InputError: two files are of one subset and split, and are no shards.
+        InputError: two files have one subset and split, and are not shards.
     """
     files: dict[Path, _FileNameParts] = {}
     seen: dict[_FileNameParts, Path] = {}
-    for file in found.files:
+    for file in found_set.files:
         subset, split = _parse_file_name(file)
         shard = SHARD_PATTERN.search(file_stem(file))
         files[file] = part = _FileNameParts(subset, split, shard.group() if shard else "")
         if (same := seen.setdefault(part, file)) != file:
-            of = split if subset == DEFAULT_SUBSET else f"{split} of {subset}"
-            raise InputError(f"{file.parent}: {same.name} and {file.name} are both {of}; take one out, or rename it.")
+            name = split if subset == DEFAULT_SUBSET else f"{split} of {subset}"
+            raise InputError(f"{file.parent}: {same.name} and {file.name} are both {name}. Take one out, or rename it.")
     return files
 
 
-def _common_formats(found: _FoundSet, lines: Mapping[Path, Sequence[Line]], *, has_train: bool) -> list[RowFormat]:
-    """Every kind that the rows are of: graded pairs with labels are of two. All files must agree on them."""
-    wanted = found.settings.kind
-    common: list[RowFormat] = list(ROW_FORMATS)
-    kinds: dict[Path, list[RowFormat]] = {}
-    for file in lines:
-        fields = {name: None for line in lines[file] for name in line.row}
-        forms = [form for form in find_formats(set(fields)) if wanted in (None, form.kind)]
-        if wanted is None and {"Classification", "Clustering"} <= {form.kind for form in forms}:
-            forms = [form for form in forms if form.kind != ("Clustering" if has_train else "Classification")]
-        if not forms:
-            needs = f"not those of {wanted}, which {TASK_FILE} says it is" if wanted else "of no kind"
-            raise InputError(f"{file}: the fields {', '.join(map(repr, fields))} are {needs}. {KNOWN_LAYOUTS}")
-        kinds[file] = forms
-        common = [form for form in common if form in forms]
+def _common_formats(found_set: _FoundSet, lines: Mapping[Path, Sequence[Line]], *, has_train: bool) -> list[RowFormat]:
+    """The kinds that the rows of all files have: pairs with a score and a label have two.
+
+    Raises:
+        InputError: a file has no known kind, or the files have no kind in common.
+    """
+    formats = {file: _file_formats(file, rows, found_set.settings.kind, has_train) for file, rows in lines.items()}
+    common = [row_format for row_format in ROW_FORMATS if all(row_format in of_file for of_file in formats.values())]
     if not common:
-        listed_kinds = "; ".join(f"{file.name} {' and '.join(form.kind for form in kinds[file])}" for file in kinds)
+        kinds = "; ".join(
+            f"{file.name} {' and '.join(row_format.kind for row_format in formats[file])}" for file in formats
+        )
         raise InputError(
-            f"{found.folder} holds sets of several kinds: {listed_kinds}. Put each into a folder of its own, or give "
-            "the files one by one."
+            f"{found_set.folder} holds sets of several kinds: {kinds}. Put each into its own folder, or give the files "
+            "one by one."
         )
     return common
 
 
+def _file_formats(file: Path, lines: Sequence[Line], kind: Kind | None, has_train: bool) -> list[RowFormat]:
+    """The kinds that the rows of one file can be; `kind` is that of task.json.
+
+    Texts with labels are for Classification if the set has a split "train", else for Clustering.
+    """
+    fields = {name: None for line in lines for name in line.row}
+    formats = [row_format for row_format in find_formats(set(fields)) if kind in (None, row_format.kind)]
+    if kind is None and {"Classification", "Clustering"} <= {row_format.kind for row_format in formats}:
+        other = "Clustering" if has_train else "Classification"
+        formats = [row_format for row_format in formats if row_format.kind != other]
+    if not formats:
+        fault = f"not those of {kind}, which {TASK_FILE} names" if kind else "not those of any kind"
+        raise InputError(f"{file}: the fields {list_some(map(repr, fields))} are {fault}. {KNOWN_LAYOUTS}")
+    return formats
+
+
 def _group_by_subset(
-    files: Mapping[Path, _FileNameParts], lines: Mapping[Path, Sequence[Line]], found: _FoundSet, *, warn: bool
+    files: Mapping[Path, _FileNameParts], lines: Mapping[Path, Sequence[Line]], found_set: _FoundSet, *, warn: bool
 ) -> dict[str, dict[str, list[Line]]]:
-    """{subset: {split: lines}} by the files' names and the field "lang"; no lines of files that were not read."""
-    alone = len({part.subset for part in files.values()}) == 1
+    """Group lines as {subset: {split: lines}}, by the names of files and the field "lang".
+
+    A file that was not read has an empty list of lines.
+    """
+    single = len({part.subset for part in files.values()}) == 1
+    file_subsets = {file: DEFAULT_SUBSET if single else part.subset for file, part in files.items()}
     grouped: dict[str, dict[str, list[Line]]] = {}
-    subsets_of: dict[str, dict[str, None]] = {}
-    """{subset by the names of files: subsets of its rows}"""
+    row_subsets: dict[str, dict[str, None]] = {}
+    """{subset by the name of a file: subsets of its rows}"""
     for file, rows in lines.items():
-        of_file = DEFAULT_SUBSET if alone else files[file].subset
         for line in rows:
-            subset = _subset_name(of_file, line.row.get("lang"))
+            subset = _subset_name(file_subsets[file], line.row.get("lang"))
             grouped.setdefault(subset, {}).setdefault(files[file].split, []).append(line)
-            subsets_of.setdefault(of_file, {})[subset] = None
-    for file, part in files.items():
-        of_file = DEFAULT_SUBSET if alone else part.subset
-        for subset in subsets_of.get(of_file, (of_file,)) if file not in lines else ():
-            grouped.setdefault(subset, {}).setdefault(part.split, [])
-    if warn and any(len(subsets) > 1 for subsets in subsets_of.values()):
-        some = ", ".join(islice(sorted(grouped), 3)) + (", ..." if len(grouped) > 3 else "")
+            row_subsets.setdefault(file_subsets[file], {})[subset] = None
+    for file in files:
+        for subset in row_subsets.get(file_subsets[file], (file_subsets[file],)) if file not in lines else ():
+            grouped.setdefault(subset, {}).setdefault(files[file].split, [])
+    if warn and any(len(subsets) > 1 for subsets in row_subsets.values()):
+        names = list_some(sorted(grouped), 3)
         warn_caller(
-            f"{found.folder}: the field lang makes {len(grouped)} subsets of this set ({some}), and its score is the "
-            "mean of theirs. --subsets names those to evaluate; under another name of the field the set is one."
+            f"{found_set.folder}: the field lang splits this set into {len(grouped)} subsets ({names}), and its score is "
+            "the mean of theirs. --subsets names those to evaluate. To have one set, rename the field."
         )
     return dict(sorted(grouped.items()))
 
 
 def _subset_name(file_subset: str, lang: object) -> str:
-    """By a file's name and a row's language, which may be in that name."""
+    """The subset of a row, by the name of its file and its language, which may be in that name."""
     if not isinstance(lang, str) or not lang or lang in re.split("[._-]", file_subset) or lang == file_subset:
         return file_subset
     return lang if file_subset == DEFAULT_SUBSET else f"{file_subset}-{lang}"
 
 
 def _build_row_task(
-    found: _FoundSet,
+    found_set: _FoundSet,
     name: str,
     row_format: RowFormat,
     subsets: Mapping[str, Mapping[str, Sequence[Line]]],
@@ -431,41 +458,41 @@ def _build_row_task(
 ) -> LocalTask:
     if row_format.kind == "Classification" and options.split == "train":
         raise InputError(
-            f"{found.folder}: Classification learns from train; name another split to be judged (--split)."
+            f"{found_set.folder}: Classification trains on the split train. Name another one to evaluate with --split."
         )
     data: dict[str, dict[str, TaskData]] = {}
     for subset, splits in subsets.items():
-        where = found.folder if subset == DEFAULT_SUBSET else f"{found.folder} ({subset})"
+        where = found_set.folder if subset == DEFAULT_SUBSET else f"{found_set.folder} ({subset})"
         has = ", ".join(splits)
         if options.split not in splits:
-            more = "" if subset == DEFAULT_SUBSET else ", and --subsets the subsets that have it"
-            raise InputError(f"{where} has no split {options.split!r}; it has {has}. --split names another{more}.")
+            more = "" if subset == DEFAULT_SUBSET else ", or the subsets that have it with --subsets"
+            raise InputError(f"{where} has no split {options.split!r}. It has {has}. Name one with --split{more}.")
         if row_format.kind == "Classification" and "train" not in splits:
-            raise InputError(f"{where} has no split 'train', which Classification learns from; it has {has}.")
+            raise InputError(f"{where} has no split 'train', on which Classification trains. It has {has}. Add it.")
         data[subset] = read_subset(row_format, splits, options.split, allow_rare_labels=options.allow_rare_labels)
-    judged = [line for splits in subsets.values() for line in splits[options.split]]
-    scale = find_score_scale(row_format, judged, found.settings.min_score, found.settings.max_score)
-    return _build_task(found, name, row_format.kind, data, scale)
+    evaluated = [line for splits in subsets.values() for line in splits[options.split]]
+    scale = find_score_scale(row_format, evaluated, found_set.settings.min_score, found_set.settings.max_score)
+    return _build_task(found_set, name, row_format.kind, data, scale)
 
 
 # ---- all
 
 
 def _build_task(
-    found: _FoundSet,
+    found_set: _FoundSet,
     name: str,
     kind: Kind,
     data: Mapping[str, Mapping[str, TaskData]],
     scale: tuple[float, float] | None,
 ) -> LocalTask:
-    metric = choose_main_score(found.settings, kind, found.folder)
-    ignore = bool(found.settings.ignore_identical_ids)
+    metric = choose_main_score(found_set.settings, kind, found_set.folder)
+    ignore = bool(found_set.settings.ignore_identical_ids)
     revision = _hash_data(data, ignore_identical_ids=ignore)
-    return LocalTask(name, kind, metric, found.folder, data, found.settings.languages, scale, revision, ignore)
+    return LocalTask(name, kind, metric, found_set.folder, data, found_set.settings.languages, scale, revision, ignore)
 
 
 def _hash_data(subsets: Mapping[str, Mapping[str, TaskData]], *, ignore_identical_ids: bool) -> str:
-    """A hash of what was read, not of files: formats, compression and fields that nothing uses do not count."""
+    """A hash of the data that was read. Formats, compression and unused fields do not change it."""
     digest = hashlib.sha256(b"ignore_identical_ids\n" if ignore_identical_ids else b"")
     for subset, splits in sorted(subsets.items()):
         documents: object = None
@@ -482,7 +509,7 @@ def _hash_data(subsets: Mapping[str, Mapping[str, TaskData]], *, ignore_identica
 
 def _retrieval_rows(data: RetrievalData, *, with_documents: bool) -> Iterator[tuple[str, object]]:
     if with_documents:
-        yield from (("document", each) for each in sorted(data.documents.items()))
-    yield from (("query", each) for each in sorted(data.queries.items()))
-    yield from (("relevant", [query, sorted(grades.items())]) for query, grades in sorted(data.relevance.items()))
+        yield from (("document", document) for document in sorted(data.documents.items()))
+    yield from (("query", query) for query in sorted(data.queries.items()))
+    yield from (("relevant", [query, sorted(labels.items())]) for query, labels in sorted(data.relevance.items()))
     yield from (("candidates", [query, sorted(ids)]) for query, ids in sorted((data.candidates or {}).items()))

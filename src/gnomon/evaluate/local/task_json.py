@@ -1,4 +1,4 @@
-"""task.json beside the files of an evaluation set: what of it is not as is assumed."""
+"""Reads task.json, which stands beside the files of an evaluation set and says what differs from the defaults."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from gnomon.errors import InputError
-from gnomon.evaluate.local.rows import Kind, format_value, parse_number
-from gnomon.messages import did_you_mean
+from gnomon.evaluate.local.rows import Kind, parse_number
+from gnomon.messages import check_choice, did_you_mean, shorten_json
 
 TASK_FILE = "task.json"
 
@@ -25,11 +25,12 @@ MAIN_SCORES: dict[Kind, str] = {
     "BitextMining": "f1",
     "Summarization": "cosine_spearman",
 }
-"""What mteb's own tasks of a kind are ranked by."""
+"""Kind -> the metric that mteb's own tasks of the kind are ranked by."""
 
 
 def _combine_names(prefixes: str, suffixes: str) -> tuple[str, ...]:
-    return tuple(f"{front}{back}" for front in prefixes.split(" ") for back in suffixes.split(" "))
+    """Every prefix with every suffix; both are lists with spaces between."""
+    return tuple(f"{prefix}{suffix}" for prefix in prefixes.split(" ") for suffix in suffixes.split(" "))
 
 
 _RANKING_METRICS = _combine_names(
@@ -47,24 +48,24 @@ METRICS: dict[Kind, tuple[str, ...]] = {
     "BitextMining": ("f1", "accuracy", "precision", "recall"),
     "Summarization": ("pearson", "spearman", *_combine_names("cosine_ dot_", "pearson spearman")),
 }
-"""What mteb computes of a kind, and a set may be ranked by."""
+"""Kind -> the metrics that mteb computes, by which a set may be ranked."""
 
 
 @dataclass(frozen=True)
 class TaskSettings:
-    """What a folder's task.json says."""
+    """The settings in a folder's task.json."""
 
     name: str | None = None
     kind: Kind | None = None
     main_score: str | None = None
     languages: tuple[str, ...] = ("und-Zyyy",)
-    """As mteb writes them: eng-Latn. "und-Zyyy" is a language that nobody named."""
+    """As mteb writes them: eng-Latn. "und-Zyyy" is an unknown language."""
     min_score: float | None = None
     max_score: float | None = None
-    """The scale of graded pairs and summaries; None takes it from the data."""
+    """The scale of the scores of pairs and summaries; None takes it from the data."""
     ignore_identical_ids: bool | None = None
-    """Leave the document with a query's own id out of its results, as mteb does for ArguAna, Quora and others. None
-    leaves nothing out, with a Notice where there are such documents."""
+    """Leave the document that has a query's own id out of its results, as mteb does for ArguAna, Quora and others. None
+    leaves nothing out, and gives a Notice if there are such documents."""
     allow_missing_ids: bool = False
     """Let qrels name queries and documents that are not in the set."""
 
@@ -74,8 +75,10 @@ def _is_name(value: object) -> bool:
 
 
 def _are_languages(value: object) -> bool:
-    listed = cast("list[object]", value) if isinstance(value, list) else []
-    return bool(listed) and all(isinstance(each, str) and re.fullmatch(LANGUAGE_PATTERN, each) for each in listed)
+    languages = cast("list[object]", value) if isinstance(value, list) else []
+    return bool(languages) and all(
+        isinstance(language, str) and re.fullmatch(LANGUAGE_PATTERN, language) for language in languages
+    )
 
 
 def _is_number(value: object) -> bool:
@@ -98,52 +101,51 @@ RULES: dict[str, tuple[Callable[[object], bool], str]] = {
     "ignore_identical_ids": (_is_bool, "true or false"),
     "allow_missing_ids": (_is_bool, "true or false"),
 }
-"""Key of task.json -> what its value must be."""
-assert list(RULES) == [each.name for each in fields(TaskSettings)]
+"""Key of task.json -> a check of its value, and the rule in words."""
+assert list(RULES) == [field.name for field in fields(TaskSettings)]
 
 
 def read_settings(folder: Path) -> TaskSettings:
-    """What the folder's task.json says, if there is one.
+    """Read the task.json of a folder; the defaults if there is no such file.
 
     Raises:
-        InputError: a key that it does not have, or a value that does not fit.
+        InputError: an unknown key, or a value that breaks its rule.
     """
     path = folder / TASK_FILE
     if not path.is_file():
         return TaskSettings()
     try:
-        said = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not JSON ({error}); mend it, or take it out.") from error
-    if not isinstance(said, dict):
-        raise InputError(f"{path} is {format_value(said)}; it must be an object with keys of {', '.join(RULES)}.")
-    found = cast("dict[str, Any]", said)
-    for key, value in found.items():
-        if key not in RULES:
-            raise InputError(f"{path}: {key!r} is not among its keys, {', '.join(RULES)}.{did_you_mean(key, RULES)}")
-        fits, rule = RULES[key]
-        if not fits(value):
-            near = did_you_mean(value, KINDS) if key == "kind" else ""
-            raise InputError(f"{path}: {key} is {format_value(value)}; it must be {rule}.{near}")
-    low, high = found.get("min_score"), found.get("max_score")
+        raise InputError(f"{path} is not JSON ({error}). Correct it, or take it out.") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is {shorten_json(content)}. It must be an object with keys of {', '.join(RULES)}.")
+    values = cast("dict[str, Any]", content)
+    for key, value in values.items():
+        _check_setting(path, key, value)
+    low, high = values.get("min_score"), values.get("max_score")
     if low is not None and high is not None and low >= high:
-        raise InputError(f"{path}: min_score is {low:g} and max_score {high:g}; the first must be less.")
-    if "languages" in found:
-        found["languages"] = tuple(found["languages"])
-    return TaskSettings(**found)
+        raise InputError(f"{path}: min_score is {low:g} and max_score is {high:g}. min_score must be less.")
+    if "languages" in values:
+        values["languages"] = tuple(values["languages"])
+    return TaskSettings(**values)
+
+
+def _check_setting(path: Path, key: str, value: object) -> None:
+    if key not in RULES:
+        raise InputError(f"{path}: {key!r} is not one of the keys {', '.join(RULES)}.{did_you_mean(key, RULES)}")
+    fits, rule = RULES[key]
+    if not fits(value):
+        near = did_you_mean(value, KINDS) if key == "kind" else ""
+        raise InputError(f"{path}: {key} is {shorten_json(value)}. It must be {rule}.{near}")
 
 
 def choose_main_score(settings: TaskSettings, kind: Kind, folder: Path) -> str:
-    """What a set is ranked by.
+    """The metric that a set is ranked by.
 
     Raises:
-        InputError: a score that mteb does not compute of such a task.
+        InputError: task.json names one that mteb does not compute for the kind.
     """
-    score = settings.main_score or MAIN_SCORES[kind]
-    if score not in METRICS[kind]:
-        known = METRICS[kind]
-        raise InputError(
-            f"{folder / TASK_FILE}: main_score {score!r} is not one of {kind}; those are {', '.join(known)}."
-            f"{did_you_mean(score, known)}"
-        )
-    return score
+    metric = settings.main_score or MAIN_SCORES[kind]
+    check_choice(metric, f"{folder / TASK_FILE}: {kind} main_score", METRICS[kind])
+    return metric

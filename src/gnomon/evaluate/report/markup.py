@@ -1,4 +1,4 @@
-"""Markup out of foreign text: what is not `Html` already is escaped."""
+"""Builds markup out of text that others wrote. Every str that is not `Html` is escaped."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ FORBIDDEN_CHARACTERS = re.compile(
 )
 
 
-def clean(foreign: str) -> str:
-    """Without what no page may hold: control characters, also those of direction, and halves of surrogate pairs."""
-    return FORBIDDEN_CHARACTERS.sub("\ufffd", foreign)
+def clean(text: str) -> str:
+    """Replace what a page must not hold: control and direction characters, and halves of surrogate pairs."""
+    return FORBIDDEN_CHARACTERS.sub("\ufffd", text)
 
 
 VOID_ELEMENTS = {"meta", "link"}
 
 
 class Html(str):
-    """Markup. Any other str is text."""
+    """Markup. Any other str is text, and is escaped."""
 
 
-def escape_text(foreign: str) -> Html:
-    return Html(escape(clean(foreign)))
+def escape_text(text: str) -> Html:
+    return Html(escape(clean(text)))
 
 
 def add_word_breaks(name: str, *, capitals: bool = False) -> Html:
-    """With places to break a line: after _ / . and, if wanted, in front of inner capitals."""
+    """Escape a name and allow line breaks after _ / . and, with `capitals`, before inner capitals."""
     parts = re.split(r"(?<=[_/.])|(?<=[a-z])(?=[A-Z])" if capitals else r"(?<=[_/.])", name)
     return Html("<wbr>".join(escape_text(part) for part in parts))
 
@@ -37,18 +37,20 @@ def join(*parts: str) -> Html:
 
 
 def tag(name: str, /, *inner: str, **attributes: str | float | None) -> Html:
-    """An element, what is within it escaped unless it is Html; `class_` is class, `data_value` data-value.
+    """An element. What is within it is escaped unless it is Html.
 
-    Attributes that are None or False are left out.
+    `class_` is written as class, and `data_value` as data-value. Attributes that are None or False are left out.
     """
-    said = "".join(
+    attributes_text = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{escape_text(str(value))}"'
         for key, value in attributes.items()
         if value is not None and value is not False
     )
-    return Html(f"<{name}{said}>" if name in VOID_ELEMENTS else f"<{name}{said}>{join(*inner)}</{name}>")
+    return Html(
+        f"<{name}{attributes_text}>" if name in VOID_ELEMENTS else f"<{name}{attributes_text}>{join(*inner)}</{name}>"
+    )
 
 
 def scroll_box(name: str, table: Html, *, tall: bool = False) -> Html:
-    """A box of its own for what may be wider than the page; by keyboard too."""
+    """Put a table that may be wider than the page into a box that scrolls, by keyboard too."""
     return tag("div", table, class_="box tall" if tall else "box", role="region", aria_label=name, tabindex=0)

@@ -1,14 +1,13 @@
-"""Results as one page that needs nothing beside it, and as a table for a README. Scores are shown times 100.
+"""Renders results as one self-contained page, and as a table for a README. Scores are shown times 100.
 
-Names of models and tasks, prompts and settings are foreign text: `tag` escapes whatever is not markup already, and the
-page's own policy forbids it to load anything.
+Others wrote the names of models and tasks, the prompts and the settings: `tag` escapes everything that is not markup
+already, and the page's own security policy forbids it to load anything.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import resources
 from itertools import groupby
@@ -27,18 +26,19 @@ from gnomon.evaluate.report.sheet import (
     best_indices,
     build_sheet,
     compute_averages,
-    pluralize,
 )
 from gnomon.evaluate.results import Result
+from gnomon.messages import count, list_some
+from gnomon.terminal import display_width, pad_line
 
 CONTENT_SECURITY_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 
 
 def render_html(results: Sequence[Result], *, title: str = "Evaluation") -> str:
-    """One page: the scores in a table and in plots, and how they were made. It loads nothing.
+    """Render one page: the scores in a table and in plots, and how they were measured. The page loads nothing.
 
     Raises:
-        InputError: no results; two of one model, run in one way, on one task.
+        InputError: no results; two results of one model, run in one way, on one task.
     """
     sheet = build_sheet(results)
     parts = {"Models": render_models(sheet), "Scores": render_scores(sheet), "Plots": render_dot_plots(sheet)}
@@ -73,10 +73,10 @@ def render_html(results: Sequence[Result], *, title: str = "Evaluation") -> str:
 
 
 def render_markdown(results: Sequence[Result]) -> str:
-    """The table of scores, its columns in line also as plain text; the best of a row is bold.
+    """Render the table of scores as Markdown that is aligned as plain text too. The best of a row is bold.
 
     Raises:
-        InputError: as `html`.
+        InputError: as `render_html`.
     """
     sheet = build_sheet(results)
     head = ["Task", "Kind", "Metric", *(column.label for column in sheet.columns)]
@@ -86,8 +86,8 @@ def render_markdown(results: Sequence[Result]) -> str:
         [*map(escape_markdown, head)],
         *([*map(escape_markdown, names), *format_markdown_cells(cells)] for names, cells in lines),
     ]
-    told = "Scores times 100; in brackets the 95 % interval; bold is the best of a row."
-    return "\n".join([*align_table(table, names=3), "", told, ""])
+    caption = "Scores times 100; in brackets the 95 % interval; bold is the best of a row."
+    return "\n".join([*align_table(table, num_names=3), "", caption, ""])
 
 
 # the page
@@ -96,9 +96,9 @@ def render_markdown(results: Sequence[Result]) -> str:
 def render_summary(sheet: Sheet) -> str:
     results = [result for column in sheet.columns for result in column.results.values()]
     models = {column.model for column in sheet.columns}
-    counts = [pluralize(len(models), "model")]
+    counts = [count(len(models), "model")]
     counts += [f"{len(sheet.columns)} ways of running them"] if len(sheet.columns) > len(models) else []
-    counts += [pluralize(len(sheet.rows), "task"), pluralize(len(sheet.rows_by_kind), "kind")]
+    counts += [count(len(sheet.rows), "task"), count(len(sheet.rows_by_kind), "kind")]
     versions = ", ".join(sorted({str(result.manifest["gnomon"]) for result in results}))
     return f"{format_dates(result.manifest for result in results)}: {', '.join(counts)}; gnomon {versions}"
 
@@ -111,32 +111,34 @@ def render_models(sheet: Sheet) -> Html:
     lines = [
         tag(
             "tr",
-            tag("th", render_key(sheet, ways[0]), add_word_breaks(name), scope="row"),
-            tag("td", ways[0].manifest["model"]["method"]),
-            tag("td", render_fingerprint(ways[0])),
-            tag("td", str(len({row for column in ways for row in column.results})), class_="number"),
-            tag("td", render_names([column.variant or "its own settings" for column in ways])),
+            tag("th", render_key(sheet, columns[0]), add_word_breaks(name), scope="row"),
+            tag("td", columns[0].manifest["model"]["method"]),
+            tag("td", render_fingerprint(columns[0])),
+            tag("td", str(len({row for column in columns for row in column.results})), class_="number"),
+            tag("td", render_names([column.variant or "its own settings" for column in columns])),
         )
-        for name, ways in by_model.items()
+        for name, columns in by_model.items()
     ]
     table = tag("table", tag("thead", tag("tr", *head)), tag("tbody", *lines), class_="plain")
     return scroll_box("Models", table)
 
 
 def render_names(names: Sequence[str]) -> Html:
-    """All of a few; of many the first, and the others when asked for."""
+    """All names if they are few; else the first, and the others on demand."""
     if len(names) <= 8:
         return escape_text("; ".join(names))
-    return tag("details", tag("summary", f"{names[0]} and {len(names) - 1} others"), "; ".join(names[1:]))
+    return tag("details", tag("summary", list_some(names, 1)), "; ".join(names[1:]))
 
 
 def render_fingerprint(column: Column) -> Html:
-    found = column.manifest["model"]["fingerprint"]
-    return tag("code", found[:FINGERPRINT_CHARS], title=found, class_="whole") if found else Html(DASH)
+    fingerprint = column.manifest["model"]["fingerprint"]
+    if not fingerprint:
+        return Html(DASH)
+    return tag("code", fingerprint[:FINGERPRINT_CHARS], title=fingerprint, class_="whole")
 
 
 def render_scores(sheet: Sheet) -> Html:
-    told = (
+    caption = (
         "Times 100; beneath, the 95 % interval, by bootstrap over queries, pairs, texts or experiments. "
         "★ and bold: the highest of its row. A dash: not run. A heading sorts by its column."
     )
@@ -154,17 +156,17 @@ def render_scores(sheet: Sheet) -> Html:
         id="table",
         style=f"--models: {len(sheet.columns)}",
     )
-    return join(tag("p", told), scroll_box("Scores", table, tall=True))
+    return join(tag("p", caption), scroll_box("Scores", table, tall=True))
 
 
 def render_print_style(sheet: Sheet) -> Html:
-    """There the table of scores keeps to the columns that the dot plots show: as many as have room."""
+    """On paper the table of scores has only the columns that the dot plots show: more would not fit."""
     if len(sheet.styles) == len(sheet.columns):
         return Html()
-    first = 3 + len(sheet.styles)  # a line at the foot has one cell less: its name takes the room of two
+    first = 3 + len(sheet.styles)  # a row of the foot has one cell less: its name spans two columns
     others = f"#table :is(thead, tbody) > tr > :nth-child(n + {first}), #table tfoot td:nth-child(n + {first - 1})"
-    told = '#scores > p::after { content: " What only curves show is left out on paper."; }'
-    return Html(f"@media print {{ {others} {{ display: none; }} {told} }}\n")
+    note = '#scores > p::after { content: " What only curves show is left out on paper."; }'
+    return Html(f"@media print {{ {others} {{ display: none; }} {note} }}\n")
 
 
 def render_sort_heading(
@@ -176,7 +178,7 @@ def render_sort_heading(
 
 
 def render_task_rows(row: TaskRow, sheet: Sheet) -> Html:
-    """A task, and beneath it its subsets, which `details` shows by way of page.css."""
+    """A task, and its subsets below it, which page.css shows when `details` is open."""
     several = len(row.subsets) > 1
     more = tag("details", tag("summary", f"{len(row.subsets)} subsets")) if several else ""
     first = tag(
@@ -207,12 +209,12 @@ def render_task_rows(row: TaskRow, sheet: Sheet) -> Html:
     return tag("tbody", first, *subsets)
 
 
-def render_average_row(found: Average, sheet: Sheet) -> Html:
-    said = tag("small", found.coverage)
-    if found.averaged_rows and len(found.averaged_rows) < len(found.rows):
-        names = ", ".join(sheet.row_name(row) for row in found.averaged_rows)
-        said = tag("details", tag("summary", found.coverage), tag("small", names))
-    return tag("tr", tag("th", found.title, said, scope="row", colspan=2), *render_score_cells(found.cells))
+def render_average_row(average: Average, sheet: Sheet) -> Html:
+    coverage = tag("small", average.coverage)
+    if average.averaged_rows and len(average.averaged_rows) < len(average.rows):
+        names = ", ".join(sheet.row_name(row) for row in average.averaged_rows)
+        coverage = tag("details", tag("summary", average.coverage), tag("small", names))
+    return tag("tr", tag("th", average.title, coverage, scope="row", colspan=2), *render_score_cells(average.cells))
 
 
 def render_score_cells(cells: Sequence[Cell]) -> list[Html]:
@@ -221,10 +223,10 @@ def render_score_cells(cells: Sequence[Cell]) -> list[Html]:
 
 
 def render_score_cell(cell: Cell, *, best: bool) -> Html:
-    said = tag("b", tag("span", "best", class_="unseen"), cell.text) if best else Html(cell.text)
+    score = tag("b", tag("span", "best", class_="unseen"), cell.text) if best else Html(cell.text)
     small = [tag("small", cell.range)] if cell.range else []
     value = repr(cell.score) if cell.is_known else None
-    return tag("td", said, *small, class_="best" if best else None, data_value=value)
+    return tag("td", score, *small, class_="best" if best else None, data_value=value)
 
 
 # how it was run
@@ -233,17 +235,17 @@ def render_score_cell(cell: Cell, *, best: bool) -> Html:
 FACT_GROUPS = ("model", "settings", "prompts", "texts", "protocol", "versions", "seconds")
 
 COMPARED_FACTS = {"settings", "prompts", "protocol", "versions", "cut"}
-"""Groups and names of facts that are marked where they differ; others differ by nature."""
+"""Groups and names of facts that are marked where they differ; the others always differ."""
 
 ColumnFacts = dict[tuple[str, str], "Html"]
 """{(group, name): value}."""
 
 
 def render_run(sheet: Sheet) -> Html:
-    told = "≠: not the same for all models that have it. Prompts are written as Python writes them."
+    caption = "≠: not the same for all models that have it. Prompts are written as Python writes them."
     facts = {column: collect_facts(column) for column in sheet.columns}
     parts = [
-        tag("p", told),
+        tag("p", caption),
         render_manifests(sheet, facts),
         tag("h3", "Other settings"),
         render_other_settings(sheet, facts),
@@ -252,7 +254,7 @@ def render_run(sheet: Sheet) -> Html:
 
 
 def render_manifests(sheet: Sheet, facts: Mapping[Column, ColumnFacts]) -> Html:
-    """A column for each that the dot plots show."""
+    """The facts of each column that the dot plots show, side by side."""
     names = sort_by_group(name for column in sheet.styles for name in facts[column])
     head = [render_heading_cell(column.model, render_key(sheet, column), column.variant) for column in sheet.styles]
     bodies = [
@@ -268,7 +270,7 @@ def render_manifests(sheet: Sheet, facts: Mapping[Column, ColumnFacts]) -> Html:
 
 
 def render_other_settings(sheet: Sheet, facts: Mapping[Column, ColumnFacts]) -> Html:
-    """A line for each that only curves show: where it differs from what its model has above."""
+    """One row for each column that only curves show: where it differs from its model's facts above."""
     first = {column.model: facts[column] for column in reversed(list(sheet.styles))}
     rest = [column for column in sheet.columns if column not in sheet.styles]
     names = sort_by_group(
@@ -306,29 +308,32 @@ def render_fact_row(name: tuple[str, str], values: Sequence[Html | None]) -> Htm
 
 
 def collect_facts(column: Column) -> ColumnFacts:
-    """Of all manifests of a column; what a model has not is not there."""
-    told = [result.manifest for result in column.results.values()]
+    """The facts in all manifests of a column; without those that a model does not have."""
+    manifests = [result.manifest for result in column.results.values()]
     tasks = [row.task for row in column.results]
     facts: ColumnFacts = {}
     for group in ("model", "settings", "protocol", "versions"):
-        facts |= merge_by_task(group, tasks, [each[group] for each in told])
-    facts |= merge_by_task("prompts", tasks, [render_prompts(each) for each in told])
+        facts |= merge_by_task(group, tasks, [manifest[group] for manifest in manifests])
+    facts |= merge_by_task("prompts", tasks, [render_prompts(manifest) for manifest in manifests])
     for group in ("texts", "seconds"):
-        facts |= {(group, name): render_value(sum(each[group][name] for each in told)) for name in told[0][group]}
-    facts["versions", "gnomon"] = render_value(", ".join(sorted({each["gnomon"] for each in told})))
+        facts |= {
+            (group, name): render_value(sum(manifest[group][name] for manifest in manifests))
+            for name in manifests[0][group]
+        }
+    facts["versions", "gnomon"] = render_value(", ".join(sorted({manifest["gnomon"] for manifest in manifests})))
     facts.pop(("model", "name"))
     facts["model", "fingerprint"] = render_fingerprint(column)
-    facts["model", "date"] = render_value(format_dates(told))
+    facts["model", "date"] = render_value(format_dates(manifests))
     return facts
 
 
 def merge_by_task(group: str, tasks: Sequence[str], facts_by_task: Sequence[Mapping[str, Any]]) -> ColumnFacts:
-    """What each task tells: what is the same for all, or each value with its tasks."""
-    found: dict[str, dict[Html, list[str]]] = {}
+    """One value for each fact if it is the same for all tasks; else each value with its tasks."""
+    tasks_by_value: dict[str, dict[Html, list[str]]] = {}
     for task, facts in zip(tasks, facts_by_task, strict=True):
         for name, value in facts.items():
-            found.setdefault(name, {}).setdefault(render_value(value), []).append(task)
-    return {(group, name): render_values(values) for name, values in found.items()}
+            tasks_by_value.setdefault(name, {}).setdefault(render_value(value), []).append(task)
+    return {(group, name): render_values(values) for name, values in tasks_by_value.items()}
 
 
 def render_values(values: Mapping[Html, Sequence[str]]) -> Html:
@@ -339,12 +344,12 @@ def render_values(values: Mapping[Html, Sequence[str]]) -> Html:
 
 
 def render_prompts(manifest: Mapping[str, Any]) -> dict[str, Html]:
-    said: dict[str, Html] = {}
-    for each in manifest["prompts"]:
-        named = [tag("small", each["name"])] if each["name"] else []
-        written = tag("code", repr(each["text"])) if each["text"] else "none"
-        said[each["of"]] = join(said.get(each["of"], Html()), written, *named)
-    return said
+    rendered: dict[str, Html] = {}
+    for prompt in manifest["prompts"]:
+        name = [tag("small", prompt["name"])] if prompt["name"] else []
+        text = tag("code", repr(prompt["text"])) if prompt["text"] else "none"
+        rendered[prompt["of"]] = join(rendered.get(prompt["of"], Html()), text, *name)
+    return rendered
 
 
 def render_value(value: Any) -> Html:
@@ -374,16 +379,16 @@ def render_data(sheet: Sheet) -> Html:
 
 
 def render_source_cells(row: TaskRow, sheet: Sheet) -> Iterator[Html]:
-    told = [column.results[row].manifest["task"] for column in sheet.columns if row in column.results]
+    tasks = [column.results[row].manifest["task"] for column in sheet.columns if row in column.results]
     for name in ("source", "dataset", "revision"):
-        found = dict.fromkeys(str(each[name]) for each in told if each[name] is not None)
-        yield tag("td", ", ".join(found) or DASH)
+        values = dict.fromkeys(str(task[name]) for task in tasks if task[name] is not None)
+        yield tag("td", ", ".join(values) or DASH)
 
 
 def render_subsets_cell(row: TaskRow) -> Html:
     by_split = groupby(row.subsets, lambda subset: subset[0])
-    told = {split: [name for _, name in names] for split, names in by_split}
-    return tag("td", *(tag("div", f"{split}: ", render_names(names)) for split, names in told.items()))
+    names_by_split = {split: [name for _, name in subsets] for split, subsets in by_split}
+    return tag("td", *(tag("div", f"{split}: ", render_names(names)) for split, names in names_by_split.items()))
 
 
 def format_dates(manifests: Iterable[Mapping[str, Any]]) -> str:
@@ -398,8 +403,8 @@ def read_asset(name: str) -> Html:
 # markdown
 
 
-def escape_markdown(foreign: str) -> str:
-    return re.sub(r"([\\`*\[\]<>|~])", r"\\\1", " ".join(clean(foreign).split()))
+def escape_markdown(text: str) -> str:
+    return re.sub(r"([\\`*\[\]<>|~])", r"\\\1", " ".join(clean(text).split()))
 
 
 def format_markdown_cells(cells: Sequence[Cell]) -> list[str]:
@@ -412,23 +417,12 @@ def format_markdown_cells(cells: Sequence[Cell]) -> list[str]:
     ]
 
 
-def align_table(table: Sequence[Sequence[str]], *, names: int) -> list[str]:
-    """Lines of equal width: the first columns to the left, those of numbers to the right."""
+def align_table(table: Sequence[Sequence[str]], *, num_names: int) -> list[str]:
+    """Lines of equal width. The first `num_names` columns are aligned to the left, the others to the right."""
     widths = [max(4, *map(display_width, cells)) for cells in zip(*table, strict=True)]
-    ruler = ["-" * width if index < names else "-" * (width - 1) + ":" for index, width in enumerate(widths)]
+    ruler = ["-" * width if index < num_names else "-" * (width - 1) + ":" for index, width in enumerate(widths)]
     padded = [
-        [pad_cell(cell, widths[index], right=index >= names) for index, cell in enumerate(cells)]
+        [pad_line(cell, widths[index], right=index >= num_names) for index, cell in enumerate(cells)]
         for cells in (table[0], ruler, *table[1:])
     ]
     return ["| " + " | ".join(cells) + " |" for cells in padded]
-
-
-def display_width(cell: str) -> int:
-    """Of a terminal: wide characters take two."""
-    wide = sum(unicodedata.east_asian_width(character) in "WF" for character in cell)
-    return len(cell) + wide - sum(unicodedata.combining(character) > 0 for character in cell)
-
-
-def pad_cell(cell: str, width: int, *, right: bool) -> str:
-    room = " " * (width - display_width(cell))
-    return room + cell if right else cell + room

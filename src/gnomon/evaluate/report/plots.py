@@ -1,4 +1,4 @@
-"""Plots of a report, as SVG. Scores are shown times 100."""
+"""Draws the plots of a report as SVG. Scores are shown times 100."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gnomon.evaluate.report.markup import Html, add_word_breaks, join, scroll_bo
 from gnomon.evaluate.report.sheet import DASH, Axis, Cell, Column, Curve, Sheet, TaskRow, natural_key
 
 NUM_COLOURS = 8
-"""Classes c0 to c7 of report.css."""
+"""Number of colours: the classes c0 to c7 in page.css."""
 
 SHAPES = {
     "circle": "M-4.2 0a4.2 4.2 0 1 0 8.4 0a4.2 4.2 0 1 0 -8.4 0z",
@@ -23,7 +23,7 @@ SHAPES = {
     "plus": "M-1.6 -4.8h3.2v3.2h3.2v3.2h-3.2v3.2h-3.2v-3.2h-3.2v-3.2h3.2z",
     "cross": "M0 -2.3L2.5 -4.8L4.8 -2.5L2.3 0L4.8 2.5L2.5 4.8L0 2.3L-2.5 4.8L-4.8 2.5L-2.3 0L-4.8 -2.5L-2.5 -4.8z",
 }
-"""Seven, which share no divisor with the colours: 56 models before the same pair comes again."""
+"""Seven shapes and eight colours have no common divisor: 56 models have different pairs."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,12 @@ class Scale:
     ticks: Sequence[float]
 
     def fraction(self, value: float) -> float:
-        """0 at the low end, 1 at the high one."""
+        """Where a value is on the scale: 0 at the low end, 1 at the high end."""
         return (value - self.low) / (self.high - self.low)
 
 
 def build_scale(values: Iterable[float], *, max_steps: int) -> Scale:
-    """Ends at round numbers, at least 2 apart: less is noise, and need not look like a cliff."""
+    """A scale that ends at round numbers, at least 2 apart, so that noise does not look like a large difference."""
     low, high = extent(values)
     wider = max(0.0, 2 - (high - low)) / 2
     low, high = low - wider, high + wider
@@ -50,23 +50,24 @@ def build_scale(values: Iterable[float], *, max_steps: int) -> Scale:
 
 
 def extent(values: Iterable[float]) -> tuple[float, float]:
-    found = list(values)
-    return min(found), max(found)
+    """The least and the largest value."""
+    numbers = list(values)
+    return min(numbers), max(numbers)
 
 
 def score_and_ends(cell: Cell) -> list[float]:
-    """Score and ends of the interval, times 100; empty where there is no score."""
+    """The score and the ends of its interval, times 100; empty if there is no score."""
     return [value * 100 for value in (cast(float, cell.score), *(cell.ends or ()))] if cell.is_known else []
 
 
 def render_dot_plots(sheet: Sheet) -> Html:
-    told = "Lines: 95 % intervals. Each kind has its own scale."
+    caption = "Lines: 95 % intervals. Each kind has its own scale."
     left_out = len(sheet.columns) - len(sheet.styles)
-    told += f" {left_out} of the columns above are in the curves below." if left_out else ""
+    caption += f" {left_out} of the columns above are in the curves below." if left_out else ""
     legend = tag(
         "ul", *(tag("li", render_key(sheet, column), column.label) for column in sheet.styles), class_="legend"
     )
-    return join(tag("p", told), legend, *(render_dot_plot(kind, rows, sheet) for kind, rows in sheet.rows_by_kind))
+    return join(tag("p", caption), legend, *(render_dot_plot(kind, rows, sheet) for kind, rows in sheet.rows_by_kind))
 
 
 def render_dot_plot(kind: str, rows: Sequence[TaskRow], sheet: Sheet) -> Html:
@@ -74,7 +75,7 @@ def render_dot_plot(kind: str, rows: Sequence[TaskRow], sheet: Sheet) -> Html:
     values = [value for row in rows for column in lanes for value in score_and_ends(column.cell(row))]
     if not values:
         return tag("figure", tag("h3", kind), tag("p", "No scores."))
-    along = build_scale(values, max_steps=6)
+    x_scale = build_scale(values, max_steps=6)
     metrics = list(dict.fromkeys(row.metric for row in rows))
     lines = [
         join(
@@ -84,18 +85,20 @@ def render_dot_plot(kind: str, rows: Sequence[TaskRow], sheet: Sheet) -> Html:
                 *([tag("small", row.metric)] if len(metrics) > 1 else []),
                 class_="name",
             ),
-            render_dot_row(row, lanes, sheet, along),
+            render_dot_row(row, lanes, sheet, x_scale),
         )
         for row in rows
     ]
     title = f"{metrics[0] if len(metrics) == 1 else 'score'}, times 100"
     gap = tag("div", class_="name")
-    above = join(gap, render_dot_axis(along, "")) if len(rows) * len(lanes) > 40 else ""
-    return tag("figure", tag("h3", kind), tag("div", above, *lines, gap, render_dot_axis(along, title), class_="dots"))
+    above = join(gap, render_dot_axis(x_scale, "")) if len(rows) * len(lanes) > 40 else ""
+    return tag(
+        "figure", tag("h3", kind), tag("div", above, *lines, gap, render_dot_axis(x_scale, title), class_="dots")
+    )
 
 
 def render_dot_row(row: TaskRow, lanes: Sequence[Column], sheet: Sheet, x_scale: Scale) -> Html:
-    """Places along are in percent, so that the plot has any width and its marks keep their size."""
+    """Positions on the x axis are in percent, so that the plot may have any width while its marks keep their size."""
     step = 12 if len(lanes) <= 8 else 9
     height = max(step * len(lanes) + 8, 28)
     top = (height - step * len(lanes)) / 2
@@ -112,8 +115,8 @@ def render_dot_row(row: TaskRow, lanes: Sequence[Column], sheet: Sheet, x_scale:
         drawn.append(
             tag("g", tag("title", f"{column.label}: {cell.text_with_range}"), *whisker, render_mark(style, score, y))
         )
-    said = f"{sheet.row_name(row)}: the scores of the table, with intervals"
-    return tag("svg", *drawn, role="img", aria_label=said, width="100%", height=height)
+    label = f"{sheet.row_name(row)}: the scores of the table, with intervals"
+    return tag("svg", *drawn, role="img", aria_label=label, width="100%", height=height)
 
 
 def render_dot_axis(x_scale: Scale, title: str) -> Html:
@@ -127,23 +130,23 @@ def format_percent(x_scale: Scale, value: float) -> str:
 
 
 def render_curves(sheet: Sheet) -> Html:
-    told = (
-        "Results of one model that differ in one setting alone. Where a plot is of several tasks, a point is their "
-        "mean; of one task, it has the 95 % interval."
+    caption = (
+        "Results of one model that differ in one setting only. In a plot of several tasks, a point is their mean; in a "
+        "plot of one task, it has the 95 % interval."
     )
     return join(
-        tag("p", told), *(render_axis_curves(axis, found, sheet) for axis, found in sheet.curves.items() if found)
+        tag("p", caption), *(render_axis_curves(axis, curves, sheet) for axis, curves in sheet.curves.items() if curves)
     )
 
 
-def render_axis_curves(axis: Axis, found: Sequence[Curve], sheet: Sheet) -> Html:
+def render_axis_curves(axis: Axis, curves: Sequence[Curve], sheet: Sheet) -> Html:
     """A panel for each kind and set of tasks."""
-    styles = assign_styles(found, sheet)
+    styles = assign_styles(curves, sheet)
     legend = [tag("li", render_curve_key(style), label) for label, style in styles.items()]
     panels: dict[tuple[TaskRow, ...], list[Curve]] = {}
-    for curve in sorted(found, key=lambda curve: str(curve.rows)):
+    for curve in sorted(curves, key=lambda curve: str(curve.rows)):
         panels.setdefault(curve.rows, []).append(curve)
-    plots = [render_panel(axis, rows, curves, styles, sheet) for rows, curves in panels.items()]
+    plots = [render_panel(axis, rows, members, styles, sheet) for rows, members in panels.items()]
     title = tag("h3", f"By {axis.title}")
     return tag("div", title, tag("ul", *legend, class_="legend"), tag("div", *plots, class_="panels"))
 
@@ -151,80 +154,83 @@ def render_axis_curves(axis: Axis, found: Sequence[Curve], sheet: Sheet) -> Html
 @dataclass(frozen=True)
 class Style:
     number: int
-    """Of the model's mark."""
+    """The number of the model's mark."""
     curve_index: int
-    """Which of the model's curves: tells its dashes, and whether its marks are hollow."""
+    """Which of the model's curves it is. It decides the dashes, and whether marks are hollow."""
 
 
-def assign_styles(found: Sequence[Curve], sheet: Sheet) -> dict[str, Style]:
+def assign_styles(curves: Sequence[Curve], sheet: Sheet) -> dict[str, Style]:
     styles: dict[str, Style] = {}
-    for curve in sorted(found, key=lambda curve: (sheet.style_of_model(curve.model), natural_key(curve.label))):
+    for curve in sorted(curves, key=lambda curve: (sheet.style_of_model(curve.model), natural_key(curve.label))):
         number = sheet.style_of_model(curve.model)
-        way = sum(style.number == number for style in styles.values())
-        styles.setdefault(curve.label, Style(number, way))
+        index = sum(style.number == number for style in styles.values())
+        styles.setdefault(curve.label, Style(number, index))
     return styles
 
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 360, 264, 42, 344, 26, 196
-"""Of a panel, and of the plot within it."""
+"""The size of a panel, and the edges of the plot within it."""
 
 CHARACTER_WIDTH = 6.2
-"""Width of one in a label of a tick."""
+"""The width of one character in the label of a tick."""
 
 
 def render_panel(
-    axis: Axis, rows: Sequence[TaskRow], found: Sequence[Curve], styles: Mapping[str, Style], sheet: Sheet
+    axis: Axis, rows: Sequence[TaskRow], curves: Sequence[Curve], styles: Mapping[str, Style], sheet: Sheet
 ) -> Html:
     metrics = {row.metric for row in rows}
-    values = x_positions(axis, found)
+    values = x_positions(axis, curves)
     y = build_scale(
-        (value for curve in found for x in curve.columns for value in score_and_ends(curve.cell(x))), max_steps=5
+        (value for curve in curves for x in curve.columns for value in score_and_ends(curve.cell(x))), max_steps=5
     )
     drawing = tag(
         "svg",
         *render_y_ticks(y),
         tag("text", f"{metrics.pop() if len(metrics) == 1 else 'score'}, times 100", x=4, y=13),
-        *render_x_ticks(axis, found, values),
+        *render_x_ticks(axis, curves, values),
         *(
-            render_curve(curve, styles[curve.label], offset_positions(values, axis, index, len(found)), y)
-            for index, curve in enumerate(found)
+            render_curve(curve, styles[curve.label], offset_positions(values, axis, index, len(curves)), y)
+            for index, curve in enumerate(curves)
         ),
         role="img",
         aria_label=f"{rows[0].kind} by {axis.title}: the values below",
         viewBox=f"0 0 {WIDTH} {HEIGHT}",
     )
     tasks = ", ".join(sheet.row_name(row) for row in rows)
-    told = tasks if len(rows) == 1 else f"Mean of {len(rows)} tasks: {tasks}"
-    return tag("figure", tag("h4", rows[0].kind), tag("p", told), drawing, render_values_table(axis, found, values))
+    caption = tasks if len(rows) == 1 else f"Mean of {len(rows)} tasks: {tasks}"
+    return tag("figure", tag("h4", rows[0].kind), tag("p", caption), drawing, render_values_table(axis, curves, values))
 
 
-def x_positions(axis: Axis, found: Sequence[Curve]) -> dict[int | str, float]:
-    """x of each value: by its logarithm; names at equal steps, those of most bytes first."""
-    values = {value for curve in found for value in curve.columns}
+def x_positions(axis: Axis, curves: Sequence[Curve]) -> dict[int | str, float]:
+    """The x of each value: by its logarithm, or names at equal steps, those of most bytes first."""
+    values = {value for curve in curves for value in curve.columns}
     if axis.log:
         logs = {value: math.log(cast(int, value)) for value in sorted(values, key=lambda value: cast(int, value))}
         low, high = extent(logs.values())
         return {value: LEFT + 16 + (RIGHT - LEFT - 32) * (log - low) / (high - low) for value, log in logs.items()}
-    ordered = sorted(values, key=lambda value: (-max(vector_sizes(value, found), default=0), str(value)))
+    ordered = sorted(values, key=lambda value: (-max(vector_sizes(value, curves), default=0), str(value)))
     step = (RIGHT - LEFT) / len(ordered)
     return {value: LEFT + step * (index + 0.5) for index, value in enumerate(ordered)}
 
 
 def offset_positions(values: Mapping[int | str, float], axis: Axis, index: int, count: int) -> dict[int | str, float]:
     """Where x is a name, curves stand beside each other, and their intervals do not cover each other."""
-    aside = 0 if axis.log else (index - (count - 1) / 2) * min(6, 24 / count)
-    return {value: x + aside for value, x in values.items()}
+    offset = 0 if axis.log else (index - (count - 1) / 2) * min(6, 24 / count)
+    return {value: x + offset for value, x in values.items()}
 
 
-def vector_sizes(value: int | str, found: Sequence[Curve]) -> list[int]:
-    listed = {curve.bytes_per_vector(value) for curve in found if value in curve.columns}
-    return sorted(size for size in listed if size is not None)
+def vector_sizes(value: int | str, curves: Sequence[Curve]) -> list[int]:
+    sizes = {curve.bytes_per_vector(value) for curve in curves if value in curve.columns}
+    return sorted(size for size in sizes if size is not None)
 
 
-def render_x_ticks(axis: Axis, found: Sequence[Curve], values: Mapping[int | str, float]) -> list[Html]:
-    """Lines of labels, and the title; names in parts, bytes per vector if the axis decides these."""
+def render_x_ticks(axis: Axis, curves: Sequence[Curve], values: Mapping[int | str, float]) -> list[Html]:
+    """The labels below the x axis, and its title.
+
+    Names are split into parts. Bytes per vector follow if the setting decides them.
+    """
     labels = {value: str(value).replace("-", "- ").split() for value in values}
-    sizes = {value: vector_sizes(value, found) for value in values}
+    sizes = {value: vector_sizes(value, curves) for value in values}
     title = f"{axis.title}{' (log)' if axis.log else ''}"
     depth = max(map(len, labels.values()))
     if "bytes_per_vector" in axis.dependent_settings and all(sizes.values()):
@@ -235,23 +241,25 @@ def render_x_ticks(axis: Axis, found: Sequence[Curve], values: Mapping[int | str
         depth += 1
     drawn = [render_line(x, BOTTOM, x, BOTTOM + 4, class_="axis") for x in values.values()]
     for index in range(depth):
-        at = {value: (values[value], parts[index]) for value, parts in labels.items() if index < len(parts)}
-        drawn += [render_label(part, x, BOTTOM + 16 + 13 * index, class_="tick") for x, part in drop_overlapping(at)]
+        labels_at = {value: (values[value], parts[index]) for value, parts in labels.items() if index < len(parts)}
+        drawn += [
+            render_label(part, x, BOTTOM + 16 + 13 * index, class_="tick") for x, part in drop_overlapping(labels_at)
+        ]
     return [*drawn, render_label(title, (LEFT + RIGHT) / 2, BOTTOM + 20 + 13 * depth)]
 
 
-def render_label(said: str, x: float | str, y: float, *, class_: str | None = None) -> Html:
-    return tag("text", said, x=format_coordinate(x), y=format_coordinate(y), text_anchor="middle", class_=class_)
+def render_label(label: str, x: float | str, y: float, *, class_: str | None = None) -> Html:
+    return tag("text", label, x=format_coordinate(x), y=format_coordinate(y), text_anchor="middle", class_=class_)
 
 
 def drop_overlapping(labels: Mapping[int | str, tuple[float, str]]) -> list[tuple[float, str]]:
-    """Those of (place, text) that leave room between each other: the ends first, then from the left."""
+    """The (x, label) pairs that leave room between each other: the ends first, then from the left."""
     order = list(labels.values())
-    kept: list[tuple[float, str]] = []
-    for x, said in dict.fromkeys([order[-1], order[0], *order]):
-        if all(abs(x - other) >= CHARACTER_WIDTH * (len(said) + len(text)) / 2 + 3 for other, text in kept):
-            kept.append((x, said))
-    return kept
+    spaced: list[tuple[float, str]] = []
+    for x, label in dict.fromkeys([order[-1], order[0], *order]):
+        if all(abs(x - other) >= CHARACTER_WIDTH * (len(label) + len(text)) / 2 + 3 for other, text in spaced):
+            spaced.append((x, label))
+    return spaced
 
 
 def render_y_ticks(y_scale: Scale) -> Iterator[Html]:
@@ -267,21 +275,21 @@ def y_position(y_scale: Scale, value: float) -> float:
 
 def render_curve(curve: Curve, style: Style, values: Mapping[int | str, float], y_scale: Scale) -> Html:
     points = [(x, curve.cell(value), value) for value, x in values.items() if value in curve.columns]
-    at = [(x, y_position(y_scale, score_and_ends(cell)[0])) for x, cell, _ in points]
+    positions = [(x, y_position(y_scale, score_and_ends(cell)[0])) for x, cell, _ in points]
     dashes = f"curve {colour_class(style.number)} way{style.curve_index % 4}"
-    drawn = [render_line(*left, *right, class_=dashes) for left, right in pairwise(at)]
-    for (x, y), (_, cell, value) in zip(at, points, strict=True):
+    drawn = [render_line(*left, *right, class_=dashes) for left, right in pairwise(positions)]
+    for (x, y), (_, cell, value) in zip(positions, points, strict=True):
         ends = [y_position(y_scale, end) for end in score_and_ends(cell)[1:]]
         whisker = [render_line(x, ends[0], x, ends[1], class_=f"whisker {colour_class(style.number)}")] if ends else []
-        told = tag("title", f"{curve.label}, {value}: {cell.text_with_range}")
-        drawn.append(tag("g", told, *whisker, render_mark(style.number, x, y, hollow=style.curve_index > 0)))
+        title = tag("title", f"{curve.label}, {value}: {cell.text_with_range}")
+        drawn.append(tag("g", title, *whisker, render_mark(style.number, x, y, hollow=style.curve_index > 0)))
     return tag("g", *drawn)
 
 
-def render_values_table(axis: Axis, found: Sequence[Curve], values: Mapping[int | str, float]) -> Html:
-    head = [tag("th", name, scope="col") for name in (axis.title, *(curve.label for curve in found))]
+def render_values_table(axis: Axis, curves: Sequence[Curve], values: Mapping[int | str, float]) -> Html:
+    head = [tag("th", name, scope="col") for name in (axis.title, *(curve.label for curve in curves))]
     lines = [
-        tag("tr", tag("th", str(value), scope="row"), *(render_value_cell(curve, value) for curve in found))
+        tag("tr", tag("th", str(value), scope="row"), *(render_value_cell(curve, value) for curve in curves))
         for value in values
     ]
     table = tag("table", tag("thead", tag("tr", *head)), tag("tbody", *lines), class_="plain")
@@ -307,12 +315,12 @@ def render_line(x1: float | str, y1: float | str, x2: float | str, y2: float | s
     )
 
 
-def format_coordinate(place: float | str) -> str:
-    return place if isinstance(place, str) else f"{place:.4g}"
+def format_coordinate(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:.4g}"
 
 
 def render_mark(style: int, x: float | str, y: float, *, hollow: bool = False) -> Html:
-    """A shape and a colour; hollow in every second round through the shapes."""
+    """The mark of a model: a shape and a colour, hollow in every second round through the shapes."""
     shape = list(SHAPES)[style % len(SHAPES)]
     hollow = hollow != bool(style // len(SHAPES) % 2)
     name = f"mark {colour_class(style)}{' hollow' if hollow else ''}"
@@ -324,13 +332,13 @@ def colour_class(style: int) -> str:
 
 
 def render_shapes() -> Html:
-    """The shapes, drawn once; every mark refers to one."""
+    """Draw each shape once; every mark refers to one."""
     shapes = [tag("path", id=name, d=path) for name, path in SHAPES.items()]
     return tag("svg", tag("defs", *shapes), width=0, height=0, aria_hidden="true", class_="unseen")
 
 
 def render_key(sheet: Sheet, column: Column) -> Html:
-    """Its mark, or as much room."""
+    """The mark of a column in a legend; an empty space of its size for a column without one."""
     drawn = [render_mark(sheet.styles[column], 7, 7)] if column in sheet.styles else []
     return tag("svg", *drawn, width=14, height=14, class_="key", aria_hidden="true")
 

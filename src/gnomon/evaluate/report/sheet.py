@@ -1,4 +1,4 @@
-"""What stands beside what in a report: rows, columns, averages and curves of results."""
+"""Arranges results for a report: rows, columns, averages and curves."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ from typing import Any, cast
 from gnomon.errors import InputError
 from gnomon.evaluate.intervals import Interval
 from gnomon.evaluate.results import Result
+from gnomon.messages import count
 
 DASH = "–"
 
 FINGERPRINT_CHARS = 12
-"""Characters of a fingerprint that are shown."""
+"""Number of characters of a fingerprint that are shown."""
 
 
 @dataclass(frozen=True)
 class Axis:
-    """A setting that a curve runs along."""
+    """A setting that is the x axis of a curve."""
 
     setting: str
     title: str
     log: bool
     value_setting: str
-    """The setting that says where a point is."""
+    """The setting whose value is the x of a point."""
     dependent_settings: tuple[str, ...] = ()
-    """Settings that this one decides: they may differ along with it."""
+    """Settings that this one decides, which may differ with it."""
 
 
 AXES = (
@@ -56,20 +57,20 @@ AXES = (
 
 @dataclass(frozen=True)
 class TaskRow:
-    """What may stand in one line: the same task and metric, on the same data and subsets."""
+    """Results that can be compared: the same task and metric, on the same data and subsets."""
 
     task: str
     kind: str
     metric: str
     revision: str | None
     subsets: tuple[tuple[str, str], ...]
-    """(split, name) of each."""
+    """(split, name) of each subset."""
 
 
 @dataclass(frozen=True)
 class Cell:
     score: float | None = None
-    """0 to 1; None where there is no result."""
+    """0 to 1; None if there is no result."""
     interval: Interval | None = None
 
     @property
@@ -84,14 +85,14 @@ class Cell:
 
     @property
     def ends(self) -> tuple[float, float] | None:
-        """Of the interval; None where there is none, or where no resample had a score."""
+        """The ends of the interval; None without one, or if no resample had a score."""
         if not self.is_known or self.interval is None or not math.isfinite(self.interval.low + self.interval.high):
             return None
         return self.interval.low, self.interval.high
 
     @property
     def range(self) -> str:
-        """The interval in words; empty where there is none."""
+        """The interval in words; "" without one."""
         return " to ".join(map(format_times_100, self.ends or ()))
 
     @property
@@ -104,7 +105,7 @@ class Column:
     """One model, run in one way."""
 
     model: str
-    """Its name; with the start of its fingerprint where another model has the same name."""
+    """Its name, with the start of its fingerprint if another model has the same name."""
     variant: str
     results: Mapping[TaskRow, Result]
 
@@ -114,7 +115,7 @@ class Column:
 
     @property
     def manifest(self) -> Mapping[str, Any]:
-        """Of one of its tasks: for what all have in common."""
+        """The manifest of one of its tasks, for what all of them have in common."""
         return next(iter(self.results.values())).manifest
 
     def cell(self, row: TaskRow) -> Cell:
@@ -123,22 +124,22 @@ class Column:
     def subset_cell(self, row: TaskRow, split: str, name: str) -> Cell:
         if row not in self.results:
             return Cell()
-        found = next(each for each in self.results[row].subsets if (each.split, each.name) == (split, name))
-        return Cell(found.score, found.interval)
+        subset = next(subset for subset in self.results[row].subsets if (subset.split, subset.name) == (split, name))
+        return Cell(subset.score, subset.interval)
 
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """One model on tasks of one kind, where nothing but one setting (and what follows from it) differs."""
+    """One model on tasks of one kind, where only one setting (and what follows from it) differs."""
 
     model: str
     label: str
     rows: tuple[TaskRow, ...]
     columns: Mapping[int | str, Column]
-    """By the value of the setting."""
+    """{value of the setting: column}"""
 
     def cell(self, value: int | str) -> Cell:
-        """The mean over the tasks; its interval where it is of one."""
+        """The mean over the tasks; with its interval if there is only one task."""
         cells = [self.columns[value].cell(row) for row in self.rows]
         return cells[0] if len(cells) == 1 else Cell(mean_score(cells))
 
@@ -149,22 +150,22 @@ class Curve:
 @dataclass(frozen=True, eq=False)
 class Sheet:
     rows: Sequence[TaskRow]
-    """By kind, then by task."""
+    """Sorted by kind, then by task."""
     columns: Sequence[Column]
-    """Models as they were given, each with its variants in order; last those that only curves show."""
+    """Models in the order of the results, each with its variants in order; last those that only curves show."""
 
     def cells(self, row: TaskRow) -> list[Cell]:
         return [column.cell(row) for column in self.columns]
 
     def row_name(self, row: TaskRow) -> str:
-        """The task; with its split or revision where another row is of another one."""
+        """The task, with its split or revision if another row of the task has another one."""
         alike = [other for other in self.rows if other.task == row.task]
         splits = [" ".join(dict.fromkeys(split for split, _ in other.subsets)) for other in (row, *alike)]
-        said = [
+        details = [
             f"split {splits[0]}" if len(set(splits)) > 1 else "",
             f"revision {str(row.revision)[:FINGERPRINT_CHARS]}" if len({other.revision for other in alike}) > 1 else "",
         ]
-        return f"{row.task} ({', '.join(filter(None, said))})" if any(said) else row.task
+        return f"{row.task} ({', '.join(filter(None, details))})" if any(details) else row.task
 
     @property
     def rows_by_kind(self) -> list[tuple[str, list[TaskRow]]]:
@@ -176,21 +177,21 @@ class Sheet:
 
     @cached_property
     def styles(self) -> Mapping[Column, int]:
-        """The columns that the dot plots show, by number of mark: not those of other settings that curves show."""
+        """{column that the dot plots show: number of its mark}. Columns that only curves show are not in it."""
         first = {column.model: column for column in reversed(self.columns)}.values()
         in_curves = {
             (column, row)
-            for found in self.curves.values()
-            for curve in found
+            for curves in self.curves.values()
+            for curve in curves
             for column in curve.columns.values()
             for row in curve.rows
         }
-        shown = (
+        in_dot_plots = (
             column
             for column in self.columns
             if column in first or any((column, row) not in in_curves for row in column.results)
         )
-        return {column: style for style, column in enumerate(shown)}
+        return {column: style for style, column in enumerate(in_dot_plots)}
 
     def style_of_model(self, model: str) -> int:
         return next(style for column, style in self.styles.items() if column.model == model)
@@ -200,43 +201,46 @@ class Sheet:
 class Average:
     title: str
     rows: Sequence[TaskRow]
-    """Those it speaks of."""
+    """All rows of the kind, or of the report."""
     averaged_rows: Sequence[TaskRow]
-    """Those it is taken over."""
+    """The rows that the mean is over."""
     cells: Sequence[Cell]
 
     @property
     def coverage(self) -> str:
         if len(self.averaged_rows) == len(self.rows):
-            return pluralize(len(self.rows), "task")
-        return f"the {len(self.averaged_rows)} of {pluralize(len(self.rows), 'task')} that all have"
+            return count(len(self.rows), "task")
+        return f"the {len(self.averaged_rows)} of {count(len(self.rows), 'task')} that all have"
 
 
 def build_sheet(results: Sequence[Result]) -> Sheet:
     if not results:
-        raise InputError("there are no results to report; gnomon evaluate makes some.")
-    found: dict[tuple[str, str | None, str], dict[TaskRow, Result]] = {}
+        raise InputError("there are no results to report. Run gnomon evaluate first.")
+    results_by_way: dict[tuple[str, str | None, str], dict[TaskRow, Result]] = {}
+    """{(model, fingerprint, variant): {row: result}}"""
     for result in results:
-        cells = found.setdefault((result.model, result.fingerprint, result.manifest["variant"]), {})
+        cells = results_by_way.setdefault((result.model, result.fingerprint, result.manifest["variant"]), {})
         row = build_row(result)
         if row in cells:
-            told = f"{result.label} has two results of {result.task}: {cells[row].path} and {result.path}"
-            raise InputError(f"{told}. Give one of them.")
+            raise InputError(
+                f"{result.label} has two results of {result.task}: {cells[row].path} and {result.path}. Give one of "
+                "them."
+            )
         cells[row] = result
-    given = list(dict.fromkeys((name, fingerprint) for name, fingerprint, _ in found))
-    names = [name for name, _ in given]
+    models = list(dict.fromkeys((name, fingerprint) for name, fingerprint, _ in results_by_way))
+    names = [name for name, _ in models]
     columns = [
         Column(
             f"{key[0]} [{(key[1] or 'none')[:FINGERPRINT_CHARS]}]" if names.count(key[0]) > 1 else key[0],
             key[2],
-            found[key],
+            results_by_way[key],
         )
-        for key in sorted(found, key=lambda key: (given.index(key[:2]), natural_key(key[2])))
+        for key in sorted(results_by_way, key=lambda key: (models.index(key[:2]), natural_key(key[2])))
     ]
-    every = {row for cells in found.values() for row in cells}
-    rows = sorted(every, key=lambda row: (row.kind, natural_key(row.task), str(row)))
-    shown = Sheet(rows, columns).styles
-    return Sheet(rows, sorted(columns, key=lambda column: column not in shown))
+    unsorted_rows = {row for cells in results_by_way.values() for row in cells}
+    rows = sorted(unsorted_rows, key=lambda row: (row.kind, natural_key(row.task), str(row)))
+    styles = Sheet(rows, columns).styles
+    return Sheet(rows, sorted(columns, key=lambda column: column not in styles))
 
 
 def build_row(result: Result) -> TaskRow:
@@ -247,20 +251,21 @@ def build_row(result: Result) -> TaskRow:
 def task_cell(result: Result) -> Cell:
     if not math.isfinite(result.score):
         return Cell(result.score)
-    # that of the only subset is written down; the other one is drawn from all units
+    # the interval of a single subset is on file; that of several is computed from all their values
     return Cell(result.score, result.subsets[0].interval if len(result.subsets) == 1 else result.interval)
 
 
 def best_indices(cells: Sequence[Cell]) -> set[int]:
-    """Positions of the highest score as it is shown, all of them in a tie; none where there is no rival."""
-    shown = {index: float(cell.text) for index, cell in enumerate(cells) if cell.is_known}
-    return {index for index, score in shown.items() if score == max(shown.values())} if len(shown) > 1 else set()
+    """Indices of the highest score as it is shown, all of them in a tie; empty if fewer than two cells have scores."""
+    scores = {index: float(cell.text) for index, cell in enumerate(cells) if cell.is_known}
+    return {index for index, score in scores.items() if score == max(scores.values())} if len(scores) > 1 else set()
 
 
 def compute_averages(sheet: Sheet) -> Iterator[Average]:
-    """Over each kind and over all: of the models that have every task; and over the tasks that all of them have.
+    """Yield averages over each kind and over all tasks.
 
-    Those of one task, or of the tasks of an average before, are left out.
+    Each is taken over all tasks, for the models that have every one, and again over the tasks that all models have.
+    Averages over one task, and over the same tasks as an earlier average, are left out.
     """
     groups = [(f"Average, {kind}", rows) for kind, rows in sheet.rows_by_kind]
     seen: set[tuple[TaskRow, ...]] = set()
@@ -285,16 +290,17 @@ def mean_score(cells: Sequence[Cell]) -> float:
 
 
 def find_curves(axis: Axis, columns: Sequence[Column]) -> list[Curve]:
-    """Tasks whose points are of the same columns go together."""
-    found: dict[tuple[str, str, TaskRow], list[Column]] = {}
+    """The curves along a setting. Tasks whose points come from the same columns share a curve."""
+    columns_by_way: dict[tuple[str, str, TaskRow], list[Column]] = {}
+    """{(model, all other settings, row): columns}"""
     for column in columns:
         for row, result in column.results.items():
             if axis.setting in result.manifest["settings"] and math.isfinite(result.score):
-                found.setdefault((column.model, fixed_settings(result, axis), row), []).append(column)
-    together: dict[tuple[str, tuple[Column, ...]], list[TaskRow]] = {}
-    for (_, _, row), listed in found.items():
-        if len(points := find_points(axis, listed, row)) > 1:
-            together.setdefault((row.kind, tuple(points.values())), []).append(row)
+                columns_by_way.setdefault((column.model, fixed_settings(result, axis), row), []).append(column)
+    rows_by_columns: dict[tuple[str, tuple[Column, ...]], list[TaskRow]] = {}
+    for (_, _, row), candidates in columns_by_way.items():
+        if len(points := find_points(axis, candidates, row)) > 1:
+            rows_by_columns.setdefault((row.kind, tuple(points.values())), []).append(row)
     return [
         Curve(
             columns[0].model,
@@ -302,28 +308,28 @@ def find_curves(axis: Axis, columns: Sequence[Column]) -> list[Curve]:
             tuple(rows),
             {column.results[rows[0]].manifest["settings"][axis.value_setting]: column for column in columns},
         )
-        for (_, columns), rows in together.items()
+        for (_, columns), rows in rows_by_columns.items()
     ]
 
 
 def find_points(axis: Axis, columns: Sequence[Column], row: TaskRow) -> dict[int | str, Column]:
-    """By value. A prefix is one of the model's widest vector: of whole ones, a curve has no other."""
+    """{value of the setting: column}. A column without the setting is a point only if its vectors are the longest."""
     settings = [column.results[row].manifest["settings"] for column in columns]
     whole = [
-        each[axis.value_setting]
-        for each in settings
-        if each[axis.setting] is None and each[axis.value_setting] is not None
+        setting[axis.value_setting]
+        for setting in settings
+        if setting[axis.setting] is None and setting[axis.value_setting] is not None
     ]
     points: dict[int | str, Column] = {}
-    for each, column in zip(settings, columns, strict=True):
-        value = each[axis.value_setting]
-        if value is not None and (each[axis.setting] is not None or value == max(whole)):
+    for setting, column in zip(settings, columns, strict=True):
+        value = setting[axis.value_setting]
+        if value is not None and (setting[axis.setting] is not None or value == max(whole)):
             points.setdefault(value, column)
     return dict(sorted(points.items(), key=lambda point: cast(Any, point[0])))
 
 
 def fixed_settings(result: Result, axis: Axis) -> str:
-    """All that must be equal along a curve."""
+    """All settings that must be equal along a curve, as JSON."""
     free = {axis.setting, *axis.dependent_settings}
     settings = {name: value for name, value in result.manifest["settings"].items() if name not in free}
     rest = {name: result.manifest[name] for name in ("prompts", "protocol")}
@@ -331,7 +337,7 @@ def fixed_settings(result: Result, axis: Axis) -> str:
 
 
 def curve_label(columns: Sequence[Column]) -> str:
-    """The model, and what all of its variants say."""
+    """The model, and the parts that all of its variants share."""
     parts = [column.variant.split(", ") for column in columns]
     common = ", ".join(part for part in parts[0] if part and all(part in other for other in parts))
     return f"{columns[0].model} ({common})" if common else columns[0].model
@@ -341,10 +347,6 @@ def format_times_100(score: float) -> str:
     return f"{score * 100:z.2f}"
 
 
-def pluralize(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
 def natural_key(name: str) -> list[tuple[int, str]]:
-    """A key that puts "dim 64" before "dim 128"."""
+    """A key for sorting that puts "dim 64" before "dim 128"."""
     return [(int(part) if part.isdecimal() else -1, part) for part in re.split(r"(\d+)", name)]
