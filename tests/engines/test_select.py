@@ -58,7 +58,7 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> Gpus:
         monkeypatch.setattr(torch.cuda, "device_count", lambda: len(capabilities) if seen else 0)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capabilities[number(device)])
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU {number(device)}")
-        monkeypatch.setattr("gnomon.engines.torch.devices.computes", lambda: works)
+        monkeypatch.setattr("gnomon.engines.torch.devices.gpu_runs_kernels", lambda: works)
 
     return pretend
 
