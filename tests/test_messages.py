@@ -22,6 +22,12 @@ def test_many_items_are_the_first_and_a_number(number: int, text: str) -> None:
     assert messages.list_some(range(number), 3) == text
 
 
+def test_a_list_of_the_first_items_names_the_total() -> None:
+    assert messages.list_some([1, 2], 3, total=2) == "1, 2"
+    assert messages.list_some([1, 2], 3, total=1002) == "1, 2 and 1,000 more"
+    assert messages.list_some(["a, b", "c", "d"], 2, separator="; ") == "a, b; c; and 1 more"
+
+
 def test_words_are_joined_as_in_a_sentence() -> None:
     assert [messages.join_words(list("abc")[:count]) for count in range(4)] == ["", "a", "a and b", "a, b and c"]
     assert messages.join_words(["a", "b"], "or") == "a or b"
@@ -35,7 +41,7 @@ def test_a_count_has_its_noun() -> None:
 def test_the_nearest_name_is_offered() -> None:
     assert messages.did_you_mean("Cosin", ["dot", "cosine"]) == " Did you mean 'cosine'?"
     assert messages.did_you_mean("x", ["dot", "cosine"]) == ""
-    assert messages.closest_names("ab", ["abc", "abd", "z"], 2) == ["abc", "abd"]
+    assert messages.closest_names("abcd", ["abc", "abcde", "z"], 2) == ["abcde", "abc"]
 
 
 def test_a_choice_is_checked() -> None:

@@ -21,6 +21,7 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 
 from gnomon import Encoder, pipeline
 from gnomon.batching import build_batches
+from gnomon.encode_options import EncodeOptions
 from gnomon.engines.protocol import Engine, Failure, Vectors
 from gnomon.engines.static import StaticEngine
 from gnomon.errors import InputError, NumericError, TruncationError, TruncationNotice, WorkerError
@@ -489,12 +490,12 @@ def test_counts_and_truncated_positions_of_equal_texts() -> None:
     """What `encode_with_counts` gives beside the vectors, for every position, as `tokenize` would tell it."""
     encoder = load(GIST)
     texts = ["word " * 200, "a", "word " * 200, "", "a b"]
-    encoded = encoder.encode_with_counts(texts, on_truncate="silent")
+    encoded = encoder.encode_with_counts(texts, EncodeOptions(on_truncate="silent"))
     report = encoder.tokenize(texts)
     assert encoded.token_counts_B.tolist() == report.counts
     assert encoded.truncated == report.truncated == [0, 2]
     np.testing.assert_array_equal(encoded.vectors, encoder.encode(texts, on_truncate="silent"))
-    assert encoder.encode_with_counts(texts, on_truncate="mean").truncated == []
+    assert encoder.encode_with_counts(texts, EncodeOptions(on_truncate="mean")).truncated == []
 
 
 # ---- reading ahead

@@ -14,12 +14,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gnomon import progress
 from gnomon.errors import ExtraError, InputError, Notice
 from gnomon.text_files import (
     TextFile,
     delimited,
     dump_json,
-    lines,
     read_rows,
     read_stdin_lines,
     read_texts,
@@ -106,8 +106,8 @@ def test_the_field_is_the_one_named_or_the_only_one_or_text(
 @pytest.mark.parametrize(
     ("field", "message"),
     [
-        (None, r"several fields: 'title', 'body'; name the text's, field= \(--field\)"),
-        ("bodi", "no field 'bodi'; it has 'title', 'body'. Did you mean 'body'?"),
+        (None, r"several fields: 'title', 'body'.*field= \(--field\)"),
+        ("bodi", "no field 'bodi'.*'title', 'body'. Did you mean 'body'?"),
     ],
 )
 @pytest.mark.parametrize("form", ["jsonl", "csv", "parquet"])
@@ -184,20 +184,20 @@ def test_a_row_of_parquet_that_is_not_utf8_is_a_broken_row(tmp_path: Path) -> No
         ("in.txt", b"", "in.txt holds no texts"),
         ("in.jsonl", b"\n\n", "in.jsonl holds no texts"),
         ("in.csv", b"text\n", "in.csv holds no texts"),
-        ("in.json", b"[]", r"may be .txt, .jsonl, .csv, .tsv \(each also .gz\) or .parquet"),
-        ("in", b"a", "form= .--format. names another"),
-        ("in.parquet.gz", b"", "may be .txt"),
+        ("in.json", b"[]", r"in.json: .*\.txt, \.jsonl, \.csv, \.tsv \(each also \.gz\) or \.parquet"),
+        ("in", b"a", r"form= \(--format\)"),
+        ("in.parquet.gz", b"", r"in\.parquet\.gz: .*\.parquet;"),
         ("in.csv", b'id,"text\n1,a\n', "the header, line 1, cannot be read: a quote opens a cell and none closes it"),
         ("in.csv", b"id,te\xe9t\n1,a\n", "the header, line 1, cannot be read: not UTF-8"),
         ("in.csv", b"PK\x03\x04rest", "is a zip archive or an Excel workbook"),
-        ("in.txt", "a".encode("utf-16") + b"b", "not whole UTF-16-LE"),
+        ("in.txt", "a".encode("utf-16") + b"b", "not .* UTF-16-LE"),
         ("in.txt", gzip.compress(gzip.compress(b"a")), "packed by gzip twice"),
         ("in.csv", b"text,text\na,b\n", "names 'text' twice"),
         ("in.tsv", b"text\ttext\na\tb\n", "names 'text' twice"),
         ("in.tsv", b"text\n", "in.tsv holds no texts"),
-        ("in.csv", b"id;text\n1;a\n", "header is 'id;text'; the fields of a CSV are parted by commas"),
-        ("in.txt.gz", b"plain", "not a whole gzip file"),
-        ("in.txt.gz", gzip.compress(b"a\nb\n" * 500)[:-12], "not a whole gzip file"),
+        ("in.csv", b"id;text\n1;a\n", "'id;text'.* CSV .* commas, .* semicolons"),
+        ("in.txt.gz", b"plain", "not .* gzip file"),
+        ("in.txt.gz", gzip.compress(b"a\nb\n" * 500)[:-12], "not .* gzip file"),
         ("in.parquet", b"plain", "not a readable Parquet file"),
     ],
 )
@@ -234,7 +234,7 @@ def test_parquet_without_pyarrow_names_the_extra(tmp_path: Path, monkeypatch: py
 
 
 def test_a_field_of_mixed_types_does_not_fit_parquet() -> None:
-    with pytest.raises(InputError, match=r"field 'n' does not fit a Parquet column .*write .jsonl"):
+    with pytest.raises(InputError, match=r"field 'n' does not fit a Parquet column .*.jsonl"):
         _ = TextFile("in", ["a", "b"], rows=[{"text": "a", "n": 1}, {"text": "b", "n": "x"}]).table
 
 
@@ -255,7 +255,7 @@ def test_reading_shows_a_bar_in_a_terminal(
     assert len(read_texts(path).texts) == 2500
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    monkeypatch.setattr(lines, "BAR_DELAY", 0)
+    monkeypatch.setattr(progress, "DELAY", 0)
     assert len(read_texts(path).texts) == 2500
     assert "reading:" in capsys.readouterr().err
 
@@ -295,7 +295,7 @@ def test_a_row_that_cannot_be_read_is_named(tmp_path: Path, form: str, content: 
     path = tmp_path / f"in.{form}"
     path.write_bytes(content)
     rows = read_rows(path)
-    with pytest.raises(InputError, match=rf"in.{form}, {message}.*Mend it, or take it out"):
+    with pytest.raises(InputError, match=rf"in.{form}, {message}.*out"):
         list(rows)
 
 
@@ -303,7 +303,7 @@ def test_rows_are_not_of_plain_text_or_parquet(tmp_path: Path) -> None:
     for name in ("in.txt", "in.parquet"):
         with pytest.raises(InputError, match=r"rows are read from .jsonl, .csv and .tsv, each also as .gz"):
             list(read_rows(tmp_path / name))
-    with pytest.raises(InputError, match="format of texts is known by the name's end"):
+    with pytest.raises(InputError, match=r"in\.json: .*--format"):
         list(read_rows(tmp_path / "in.json"))
 
 
@@ -387,7 +387,7 @@ def test_b1_a_bad_record_costs_its_own_line_alone(tmp_path: Path, changes: dict[
 
 def test_b1_rows_that_stray_quotes_may_have_joined_are_named(tmp_path: Path) -> None:
     path = write(tmp_path / "in.csv", numbered({2: '"open', 500: 'closed"', 700: '"two\nlines, ""all\nright"""'}))
-    with pytest.warns(Notice, match="in.csv: stray quotes may have made one row of several, in lines 3 to 501"):
+    with pytest.warns(Notice, match="in.csv: stray quotes .* lines 3 to 501"):
         found = read_texts(path)
     assert len(found.texts) == 1000 - 498
     assert found.texts[1].startswith("open\n3,row 3\n")
@@ -405,7 +405,7 @@ def test_b1_a_cell_of_several_lines_that_looks_like_no_rows_is_kept_without_a_wo
 
 def test_b1_a_stray_quote_that_shifts_what_is_quoted_is_named(tmp_path: Path) -> None:
     path = write(tmp_path / "in.csv", 'id,text\n0,"open\n"\nx",1\n2,b\n')  # of rows 0 and ("\nx", 1)
-    with pytest.warns(Notice, match="stray quotes may have made one row of several, in lines 2 to 4"):
+    with pytest.warns(Notice, match="stray quotes .* lines 2 to 4"):
         assert read_texts(path).texts == ["open\n", "1", "b"]
 
 
@@ -423,16 +423,16 @@ def test_b1_a_stray_quote_that_shifts_what_is_quoted_is_named(tmp_path: Path) ->
 def test_b1_rows_that_quotes_without_doubled_ones_join_are_named(
     tmp_path: Path, name: str, content: str, lines: str
 ) -> None:
-    with pytest.warns(Notice, match=f"made one row of several, in {lines}. They were read as the quotes say"):
+    with pytest.warns(Notice, match=f"stray quotes .* {lines}. "):
         read_texts(write(tmp_path / name, content))
 
 
 def test_b1_a_tsv_with_quotes_without_doubled_ones_is_read_line_by_line(tmp_path: Path) -> None:
     path = write(tmp_path / "in.tsv", 'id\ttext\n1\t"the screen\t5""\n2\tb\n3\t12"\n')
-    with pytest.warns(Notice) as told:
+    with pytest.warns(Notice) as warnings:
         assert read_texts(path, skip_bad=True).texts == ["b", '12"']
-    assert "a quote opens in the first and closes in the last of lines 2 to 4" in str(told[0].message)
-    assert "1 line left out, 2 texts kept (line 2: 3 fields, and the header has 2)" in str(told[1].message)
+    assert "a quote opens in the first line and closes in the last of lines 2 to 4" in str(warnings[0].message)
+    assert "1 line left out, 2 texts kept (line 2: 3 fields, and the header has 2)" in str(warnings[1].message)
 
 
 def test_b1_a_bad_byte_leaves_the_whole_of_its_row_out(tmp_path: Path) -> None:
@@ -440,13 +440,11 @@ def test_b1_a_bad_byte_leaves_the_whole_of_its_row_out(tmp_path: Path) -> None:
         path = write(
             tmp_path / name, f'id{end}text\n1{end}"x\n\udcff\ny"\n2{end}ok\n'.encode("utf-8", "surrogateescape")
         )
-        with pytest.warns(Notice, match="1 line left out, 1 text kept .line 2: not UTF-8 .*let go on to line 4"):
+        with pytest.warns(Notice, match="1 line left out, 1 text kept .line 2: not UTF-8 .*line 4"):
             assert read_texts(path, skip_bad=True).texts == ["ok"]
     # what may be several rows is read by lines, and the message says so
     path = write(path.with_suffix(".csv"), b'text\n"x\n\xff\ny"\nok\n')
-    with pytest.warns(
-        Notice, match=r"line 2: .* go on to line 4 \(line 2 is left out, and the others are read by themselv"
-    ):
+    with pytest.warns(Notice, match=r"line 2: .* line 4 \(line 2 is left out, and the others are read by themselv"):
         assert read_texts(path, skip_bad=True).texts == ['y"', "ok"]
 
 
@@ -470,9 +468,9 @@ def test_b1_how_far_a_row_may_go_is_bounded(tmp_path: Path, monkeypatch: pytest.
     assert read_texts(long).texts == ["x" * 5000]
 
 
-def test_b1_a_space_before_a_quote_is_told_of(tmp_path: Path) -> None:
+def test_b1_a_space_before_a_quote_is_reported(tmp_path: Path) -> None:
     path = write(tmp_path / "in.csv", 'id,text\n1, "hello"\n2,"said, ""so"""\n')
-    with pytest.warns(Notice, match="a space stands before a quote in line 2"):
+    with pytest.warns(Notice, match="space before a quote in line 2"):
         assert read_texts(path).texts == [' "hello"', 'said, "so"']
 
 
@@ -488,7 +486,7 @@ def test_b2_every_line_end_and_every_byte_order_mark(tmp_path: Path, end: str, e
 
 
 def test_b2_a_carriage_return_in_a_line_is_text_where_lines_end_in_lf(tmp_path: Path) -> None:
-    with pytest.warns(Notice, match="a carriage return stands in line 2, and is text"):
+    with pytest.warns(Notice, match="carriage return in line 2. .* as text"):
         assert read_texts(write(tmp_path / "in.txt", "x\r\na\rb\r\nc")).texts == ["x", "a\rb", "c"]
     assert read_texts(write(tmp_path / "in.txt", "x\ra\rb\r\nc\n\n")).texts == ["x", "a", "b", "c", ""]
     assert read_texts(write(tmp_path / "in.tsv", "id\ttext\n1\ta\rb\n")).texts == ["a\rb"]
@@ -518,9 +516,7 @@ def test_b3_tsv_written_by_pandas_is_read_as_written(tmp_path: Path) -> None:
         frame.to_csv(tmp_path / "in.tsv", sep="\t", index=False, quoting=quoting)
         assert read_texts(tmp_path / "in.tsv").texts == texts
         assert [row["text"] for _, row in read_rows(tmp_path / "in.tsv")] == texts
-    with pytest.warns(
-        Notice, match="made one row of several, in lines 4 to 5"
-    ):  # in one column, any line could be a row
+    with pytest.warns(Notice, match="stray quotes .* lines 4 to 5"):  # in one column, any line could be a row
         path = write(tmp_path / "in.tsv", 'text\n"She said ""hi"" to me"\nplain\n"two\nlines"\n')
         assert read_texts(path).texts == ['She said "hi" to me', "plain", "two\nlines"]
 
@@ -528,7 +524,7 @@ def test_b3_tsv_written_by_pandas_is_read_as_written(tmp_path: Path) -> None:
 def test_b3_in_a_tsv_by_hand_quotes_mean_themselves(tmp_path: Path) -> None:
     texts = ['5" disk', 'he said "no"', '"open', 'closed"', '"a" b', "plain"]
     path = write(tmp_path / "in.tsv", "n\ttext\n" + "".join(f"{place}\t{text}\n" for place, text in enumerate(texts)))
-    with pytest.warns(Notice, match="a quote opens in the first and closes in the last of lines 4 to 5"):
+    with pytest.warns(Notice, match="a quote opens in the first line and closes in the last of lines 4 to 5"):
         assert read_texts(path).texts == texts
     path = write(tmp_path / "in.tsv", 'n\ttext\n1\t"all of it"\n2\t5" disk\n')
     with pytest.warns(Notice, match="taken off in line 2, and quotes are text in line 3"):
@@ -536,9 +532,9 @@ def test_b3_in_a_tsv_by_hand_quotes_mean_themselves(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["csv", "tsv"])
-def test_b4_a_first_line_that_may_be_a_text_is_told_of(tmp_path: Path, form: str) -> None:
+def test_b4_a_first_line_that_may_be_a_text_is_reported(tmp_path: Path, form: str) -> None:
     path = write(tmp_path / f"in.{form}", "the first real text\nsecond\nthird\n")
-    with pytest.warns(Notice, match="the first line, 'the first real text', is taken as the header"):
+    with pytest.warns(Notice, match="the first line, 'the first real text', is read as the header"):
         assert read_texts(path).texts == ["second", "third"]
     assert read_texts(path, field="the first real text").texts == ["second", "third"]
     assert read_texts(path, form="txt").texts == ["the first real text", "second", "third"]
@@ -595,7 +591,7 @@ def test_b10_a_field_in_a_field(tmp_path: Path) -> None:
     rows = [{"id": 1, "body": {"text": "alpha"}}, {"id": 2, "body": {"text": "beta"}}, {"body.text": "own", "body": 3}]
     path = write(tmp_path / "in.jsonl", jsonl(rows))
     assert read_texts(path, field="body.text").texts == ["alpha", "beta", "own"]
-    with pytest.raises(InputError, match=r"no field 'body.txt'; it has 'id', 'body'. Did you mean 'body.text'\?"):
+    with pytest.raises(InputError, match=r"no field 'body.txt'.*'id', 'body'. Did you mean 'body.text'\?"):
         read_texts(path, field="body.txt")
     write(path, jsonl([rows[0], {"body": {"title": "x"}}]))
     with pytest.raises(InputError, match=r"line 2: no field 'body\.text'"):
@@ -608,12 +604,12 @@ def test_b10_a_field_in_a_field(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("id , text \n1, a\n", "several fields: 'id ', ' text '; .* Did you mean ' text '?"),
+        ("id , text \n1, a\n", "several fields: 'id ', ' text '. .* Did you mean ' text '?"),
         (
             "id;title, long;text\n1;x;hello, world\n",
-            "'id;title, long;text'; .*parted by commas.*by semicolons",
+            "'id;title, long;text'.* commas.* semicolons",
         ),
-        ("id|text\n1|a\n", "parted by bars"),
+        ("id|text\n1|a\n", "by bars"),
     ],
 )
 def test_b10_a_header_of_another_kind_is_shown(tmp_path: Path, content: str, message: str) -> None:
@@ -640,7 +636,7 @@ def test_b8_standard_input_that_is_closed_is_an_error(monkeypatch: pytest.Monkey
 def test_the_field_of_json_lines_is_that_of_all_rows(tmp_path: Path) -> None:
     rows = [{"id": "doc-1"}, {"id": "doc-2", "text": "hello"}]
     path = write(tmp_path / "in.jsonl", jsonl(rows))
-    with pytest.raises(InputError, match="a row with the field 'id' alone, line 1, and one with 'id', 'text', line 2"):
+    with pytest.raises(InputError, match=r"line 1 .*'id', .*line 2 .*'id', 'text'.*--field"):
         read_texts(path)
     assert read_texts(path, field="id").texts == ["doc-1", "doc-2"]
     assert read_texts(write(path, jsonl([{"t": "a"}, {"t": "b"}]))).texts == ["a", "b"]
@@ -659,8 +655,8 @@ def test_b6_a_number_of_any_length_stays_as_it_was_written(tmp_path: Path) -> No
     assert found.row(0)["n"] == Decimal("1" * 5000)
 
 
-def test_b4_a_header_alone_is_told_of(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="holds no texts: its only line, 'one text', is taken as the header"):
+def test_b4_a_header_alone_is_reported(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no texts: its only line, 'one text', is the header"):
         read_texts(write(tmp_path / "in.csv", "one text\n"))
 
 
@@ -669,9 +665,7 @@ def test_a_bad_byte_in_any_column_of_parquet_is_a_broken_row(tmp_path: Path) -> 
     path = tmp_path / "in.parquet"
     inner = pa.StructArray.from_arrays([pieces], ["deep"])
     pq.write_table(pa.table({"text": ["x", "y", "z"], "other": pieces, "in": inner}), path)
-    with pytest.raises(
-        InputError, match=r"row 3: column 'other' is not UTF-8 .byte 0xe9.\. Mend it, or leave such rows"
-    ):
+    with pytest.raises(InputError, match=r"row 3: column 'other' is not UTF-8 .byte 0xe9.\. .* leave such rows"):
         read_texts(path, field="text")
     with pytest.warns(Notice, match="1 row left out, 2 texts kept"):
         found = read_texts(path, field="text", skip_bad=True)
@@ -685,9 +679,8 @@ def test_lines_of_stdin_come_one_by_one_and_a_wrong_one_is_named(monkeypatch: py
     with pytest.raises(InputError, match="standard input, line 4: not UTF-8"):
         next(found)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a\n\xe9\nb\rc\n")))
-    with pytest.warns(Notice) as told:
+    with pytest.warns(Notice) as warnings:
         assert list(read_stdin_lines(skip_bad=True)) == ["a", "b\rc"]
-    assert [str(each.message)[:50] for each in told] == [
-        "standard input, line 2: not UTF-8 (byte 0xe9). It is"[:50],
-        "standard input: a carriage return stands in line 3, and"[:50],
-    ]
+    bad_line, carriage_return = (str(warning.message) for warning in warnings)
+    assert bad_line.startswith("standard input, line 2: not UTF-8 (byte 0xe9).")
+    assert carriage_return.startswith("standard input: ") and "carriage return in line 3" in carriage_return

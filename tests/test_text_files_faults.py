@@ -90,7 +90,7 @@ class AllSpans(LineSpans):
 
 def quoted_row(cells: list[str], delimiter: str, end: str, quoting: Any) -> str:
     out = io.StringIO(newline="")
-    csv.writer_version(out, delimiter=delimiter, lineterminator=end, quoting=quoting).writerow(cells)
+    csv.writer(out, delimiter=delimiter, lineterminator=end, quoting=quoting).writerow(cells)
     return out.getvalue()
 
 

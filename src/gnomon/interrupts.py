@@ -27,7 +27,7 @@ def was_interrupted() -> bool:
 
 
 def _handle_interrupt(signum: int, frame: FrameType | None) -> None:
-    global _came
+    global _interrupted
     _interrupted = True
     if not (count_import_frames(frame) and call_handler_later(_handle_interrupt, signum)):
         raise KeyboardInterrupt

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
@@ -10,15 +11,35 @@ from gnomon.errors import InputError
 
 def shorten(value: object, limit: int = 60) -> str:
     """A value as Python writes it, at most `limit` characters, with "..." where it was longer."""
-    text = repr(value)
+    return _truncate(repr(value), limit)
+
+
+def shorten_json(value: object, limit: int = 60) -> str:
+    """A value as JSON writes it, at most `limit` characters; as Python writes it where JSON cannot."""
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError):
+        text = repr(value)
+    return _truncate(text, limit)
+
+
+def _truncate(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
-def list_some(items: Iterable[object], limit: int = 8) -> str:
-    """The first items by name and the number of the others: "a, b, c and 4 more"."""
+def list_some(items: Iterable[object], limit: int = 8, *, total: int | None = None, separator: str = ", ") -> str:
+    """The first items by name and the number of the others: "a, b, c and 4 more".
+
+    Args:
+        total: the number of all items, where `items` are only the first of them.
+        separator: "; " suits items that hold commas: "a, b; c; and 4 more".
+    """
     names = [str(item) for item in items]
-    listed = ", ".join(names[:limit])
-    return listed if len(names) <= limit else f"{listed} and {len(names) - limit:,} more"
+    more = (len(names) if total is None else total) - len(names[:limit])
+    if not more:
+        return separator.join(names)
+    last = " and " if separator == ", " else f"{separator}and "
+    return f"{separator.join(names[:limit])}{last}{more:,} more"
 
 
 def join_words(words: Sequence[str], last: str = "and") -> str:

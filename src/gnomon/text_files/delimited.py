@@ -1,7 +1,7 @@
-"""CSV and TSV: rows of cells, some of them in quotes. The rules are in docs/text-files.md.
+"""Reads CSV and TSV files whose quotes may be faulty. The rules are in docs/text-files.md.
 
-Python's csv module reads what is whole. Where a record is not, its first line is bad alone, and reading goes on at the
-next line: a quote that nothing closes swallows no row.
+Python's csv module reads every record that is well formed. Where a record is not, only its first line is bad, and
+reading goes on at the next line. So a quote that nothing closes swallows no row.
 """
 
 from __future__ import annotations
@@ -9,41 +9,44 @@ from __future__ import annotations
 import csv
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import islice
+from typing import NamedTuple
 
 from gnomon.errors import InputError
-from gnomon.text_files.rows import BadLine, LineSpans, NumberedRows, Remarks, encoding_fault, pluralize
+from gnomon.messages import count, shorten
+from gnomon.text_files.rows import BadLine, LineSpans, NumberedRow, NumberedRows, Remarks, Row, encoding_fault
 
 BLOCK_LINES = 1024
-"""Lines that are parsed at once."""
+"""Number of lines that are parsed at once."""
 
 CAREFUL_LINES = 16
-"""Lines that are parsed at once after one that is bad: more may be."""
+"""Number of lines that are parsed at once after a bad line: the next lines may be bad too."""
 
 MAX_RECORD_CHARS = 1 << 24
-"""Characters of a record that goes over several lines; one of a single line may be longer."""
+"""The longest record of several lines, in characters. A record of one line may be longer."""
 
 MIN_EVIDENCE_ROWS = 8
-"""Rows with a number in a column, after which a row without one there is none."""
+"""If so many rows have a number in a column, a line without a number there does not look like a row."""
 
 QUOTED_BODY = re.compile(r'[^"]*+(?:""[^"]*+)*+')
-"""What follows an opening quote, up to the closing one."""
+"""The text between an opening quote and the closing one; a doubled quote is text."""
 
 CELL_PATTERNS = {end: re.compile(rf'"({QUOTED_BODY.pattern})"(?={end}|\Z)|([^{end}]*+)') for end in ",\t"}
-"""Delimiter -> a cell of one line: in quotes that are well formed, or with quotes that are text."""
+"""Delimiter -> a cell of one line: in well-formed quotes (group 1), or with quotes that are text (group 2)."""
 
 RECORD_PATTERNS = {
     end: re.compile(rf"(?:{cell})(?:{end}(?:{cell}))*+[\r\n]*")
     for end, cell in ((end, rf'"{QUOTED_BODY.pattern}"|[^"{end}\r\n]*+') for end in ",\t")
 }
-"""Delimiter -> a record without a quote in a cell that has none around it."""
+"""Delimiter -> a record whose quotes are all around cells, or doubled within them."""
 
+FORMAT_NAMES = {",": "CSV", "\t": "TSV"}
 DELIMITER_NAMES = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
 
 LOOSE_CELL_PATTERNS = {end: re.compile(rf'".*?"(?={end}|\Z)|[^{end}]*+', re.DOTALL) for end in ",\t"}
-"""Delimiter -> a cell of one line whose writer put quotes around some cells and doubled none: `"a 5" disk, new"`."""
+"""Delimiter -> a cell of one line whose writer did not double the quotes in quoted cells: `"a 5" disk"`."""
 
 UNCLOSED_QUOTE = "a quote opens a cell and none closes it"
 TEXT_AFTER_QUOTE = "text after the closing quote of a cell"
@@ -53,64 +56,65 @@ INNER_RETURN = re.compile(r"\r(?![\r\n]*\Z)")
 
 
 class _LineBuffer:
-    """Lines that were read and are not used up: a record may need many, and one that is bad gives them back."""
+    """Lines that were read ahead. Parsing a record may need many lines; a bad record gives back all but its first."""
 
     def __init__(self, lines: Iterable[str]) -> None:
         self._source = iter(lines)
         self._lines: list[str] = []
-        self._used = 0
+        self._num_used = 0
         self.line_number = 1
-        """Of the next line."""
+        """The number of the next line, from 1."""
 
-    def peek(self, count: int) -> list[str]:
-        """At most `count` of the next lines, fewer at the end."""
-        lacking = self._used + count - len(self._lines)
+    def peek(self, size: int) -> list[str]:
+        """At most `size` of the next lines, fewer at the end of the file."""
+        lacking = self._num_used + size - len(self._lines)
         if lacking > 0:
             self._lines += islice(self._source, lacking)
-        return self._lines[self._used : self._used + count]
+        return self._lines[self._num_used : self._num_used + size]
 
-    def consume(self, count: int) -> None:
-        self._used += count
-        self.line_number += count
-        if self._used > BLOCK_LINES and 2 * self._used > len(self._lines):
-            del self._lines[: self._used]
-            self._used = 0
+    def consume(self, num_lines: int) -> None:
+        """Step over lines that were parsed."""
+        self._num_used += num_lines
+        self.line_number += num_lines
+        if self._num_used > BLOCK_LINES and 2 * self._num_used > len(self._lines):
+            del self._lines[: self._num_used]
+            self._num_used = 0
 
     def peek_from(self, start: int) -> Iterator[str]:
-        """Lines from the next but `start` on, as many as a record may have."""
+        """The next lines without the first `start`, as many as a record may have."""
         size = 0
-        while size <= MAX_RECORD_CHARS and (line := self._get_line(self._used + start)) is not None:
+        while size <= MAX_RECORD_CHARS and (line := self._get_line(self._num_used + start)) is not None:
             yield line
             size += len(line)
             start += 1
 
-    def _get_line(self, place: int) -> str | None:
-        if place >= len(self._lines):
+    def _get_line(self, index: int) -> str | None:
+        if index >= len(self._lines):
             self._lines += islice(self._source, BLOCK_LINES)
-        return self._lines[place] if place < len(self._lines) else None
+        return self._lines[index] if index < len(self._lines) else None
 
 
 class _QuoteDoubt:
-    """Whether quotes join what the file's writer kept apart: notes rows over several lines that may be several rows.
+    """Notes rows of several lines that stray quotes may have made out of several rows.
 
-    Where they do, a stray quote shifts what is inside of cells and what is outside, until a quote is out of place: in a
-    line that is bad, or within a cell that has no quotes around it. The rows over several lines before such a line are
-    in doubt, unless a cell in quotes has shown since that all is well.
+    A stray quote swaps what is inside of cells and what is outside, until a quote is out of place: in a bad line, or
+    within a cell that has no quotes around it. The rows of several lines before such a line are in doubt, unless a
+    quoted cell after them has shown that all is well.
     """
 
-    def __init__(self, joined: LineSpans) -> None:
-        self._joined = joined
+    def __init__(self, doubtful_rows: LineSpans) -> None:
+        self._doubtful_rows = doubtful_rows
         self.suspect_since = 0
-        """First line of the rows over several lines that nothing has confirmed; 0 where there are none."""
+        """First line of the rows of several lines that nothing has confirmed yet; 0 if there are no such rows."""
 
     def note_multiline_row(self, first: int, last: int, doubtful: bool) -> None:
         self.suspect_since = self.suspect_since or first
         if doubtful:
-            self._joined.add(self.suspect_since, last)
+            self._doubtful_rows.add(self.suspect_since, last)
 
     def note_single_line(self, line: str, number: int, delimiter: str) -> None:
         if self.suspect_since and '"' in line:
-            if _split_cells(line, delimiter)[2]:
+            if _split_cells(line, delimiter).literal:
                 self._flag_span(number)
             elif '"' in line.replace('""', ""):
                 self.suspect_since = 0
@@ -120,7 +124,7 @@ class _QuoteDoubt:
             self._flag_span(number)
 
     def _flag_span(self, last: int) -> None:
-        self._joined.add(self.suspect_since, last)
+        self._doubtful_rows.add(self.suspect_since, last)
         self.suspect_since = 0
 
 
@@ -128,84 +132,149 @@ class _QuoteDoubt:
 
 
 def parse_csv(lines: Iterable[str], remarks: Remarks | None = None) -> NumberedRows:
-    """Rows of CSV by the names of its header. A row may go over several lines; it counts by its first. Empty lines are
-    passed over.
+    """Yield the rows of a CSV file as dictionaries by the names of its header.
+
+    A row may go over several lines; its number is that of its first line. Empty lines are skipped.
 
     Raises:
         InputError: a header that cannot be used.
     """
-    remarks = remarks or Remarks()
-    held, names, size, doubt = _LineBuffer(lines), list[str](), BLOCK_LINES, _QuoteDoubt(remarks.joined_rows)
-    while block := held.peek(size):
-        ends, rows, fault = _parse_records(block)
-        used = ends[-1] if ends else 0
-        if fault and len(block) == size and _is_open(block[used:], ","):  # its end may be in lines that come
-            if not rows and sum(map(len, block)) <= MAX_RECORD_CHARS:
-                size *= 2
-                continue
-            fault = None if rows else fault
-        text = "".join(block[:used])
-        unclear = encoding_fault(text) is not None
-        spaced = ', "' in text or '\n "' in text
-        size, start = min(BLOCK_LINES, 4 * size), 0
-        if names and used == len(rows) and not (unclear or spaced or doubt.suspect_since):  # as nearly always
-            width = len(names)
-            for number, cells in enumerate(rows, held.line_number):
-                if len(cells) == width:
-                    yield number, dict(zip(names, cells, strict=False))  # they are of one length
-                elif cells:
-                    yield number, BadLine(_describe_miscount(cells, names, 1))
-            ends, rows, start = [], [], used
-        row_like = _RowDetector(",", len(names), rows)
-        for end, cells in zip(ends, rows, strict=True):
-            first, number, start = start, held.line_number + start, end
-            lines_used = end - first
+    return _CsvParser(lines, remarks or Remarks()).rows()
+
+
+class _Records(NamedTuple):
+    """The well-formed records at the start of a block of lines."""
+
+    ends: list[int]
+    """The number of lines up to the end of each record."""
+    rows: list[list[str]]
+    """The cells of each record."""
+    fault: str | None
+    """What is wrong with the record after them; None if they reach to the end of the block."""
+
+    @property
+    def num_lines(self) -> int:
+        return self.ends[-1] if self.ends else 0
+
+
+class _CsvParser:
+    """One pass over the lines of a CSV file, a block at a time."""
+
+    def __init__(self, lines: Iterable[str], remarks: Remarks) -> None:
+        self._buffer = _LineBuffer(lines)
+        self._remarks = remarks
+        self._doubt = _QuoteDoubt(remarks.joined_rows)
+        self._names: list[str] = []
+        self._block_size = BLOCK_LINES
+
+    def rows(self) -> NumberedRows:
+        while block := self._buffer.peek(self._block_size):
+            records = _parse_records(block)
+            if records.fault and self._may_go_on(block, records):
+                if not records.rows and sum(map(len, block)) <= MAX_RECORD_CHARS:
+                    self._block_size *= 2
+                    continue
+                if records.rows:
+                    records = records._replace(fault=None)
+            self._block_size = min(BLOCK_LINES, 4 * self._block_size)
+            text = "".join(block[: records.num_lines])
+            has_fault, has_spaced_quotes = encoding_fault(text) is not None, ', "' in text or '\n "' in text
+            single_lines = records.num_lines == len(records.rows)
+            if self._names and single_lines and not (has_fault or has_spaced_quotes or self._doubt.suspect_since):
+                yield from _build_rows(records.rows, self._names, self._buffer.line_number)  # as nearly always
+                num_used = records.num_lines
+            else:
+                num_used = yield from self._check_records(block, records, has_fault, has_spaced_quotes)
+            if records.fault and num_used == records.num_lines:
+                yield self._skip_bad_line(block[num_used], self._buffer.line_number + num_used, records.fault)
+                num_used += 1
+            self._buffer.consume(num_used)
+
+    def _may_go_on(self, block: Sequence[str], records: _Records) -> bool:
+        """Whether the record that is not well formed may end in lines after the block."""
+        return len(block) == self._block_size and _is_open(block[records.num_lines :], ",")
+
+    def _check_records(
+        self, block: Sequence[str], records: _Records, has_fault: bool, has_spaced_quotes: bool
+    ) -> Generator[NumberedRow, None, int]:
+        """Yield rows of which some need a closer look. Returns the number of lines that are used up.
+
+        Args:
+            has_fault: some record holds characters that are not Unicode text.
+            has_spaced_quotes: some cell may begin with a space and a quote.
+        """
+        row_like = _RowDetector(",", len(self._names), records.rows)
+        start = 0
+        for end, cells in zip(records.ends, records.rows, strict=True):
+            lines, number = block[start:end], self._buffer.line_number + start
+            start = end
             if not cells:
                 continue
-            reason = encoding_fault("".join(block[first:end])) if unclear else None
-            if not names:
-                if reason:
-                    raise _header_error(number, reason)
-                remarks.columns = names = _check_header(cells, ",")
-                row_like = _RowDetector(",", len(names), rows)
-                if lines_used > 1:
-                    remarks.multiline_header.add(number, number + lines_used - 1)
+            fault = encoding_fault("".join(lines)) if has_fault else None
+            if not self._names:
+                self._read_header(cells, number, len(lines), fault)
+                row_like = _RowDetector(",", len(self._names), records.rows)
                 continue
-            lines_of_row = block[first:end]
-            doubtful = lines_used > 1 and _may_be_joined(lines_of_row, row_like)
-            if reason and len(cells) == len(names):
-                reason += _multiline_suffix(number, lines_used)
-                if not doubtful:
-                    yield number, BadLine(reason)
-                    continue
-                reason += f" (line {number} is left out, and the others are read by themselves)"
-            if reason or len(cells) != len(names):
-                doubt.note_bad_line(block[first], number)
-                yield number, BadLine(reason or _describe_miscount(cells, names, lines_used))
-                if lines_used > 1:  # its other lines may be whole by themselves
-                    start, fault, size = first + 1, None, CAREFUL_LINES
-                    break
-                continue
-            if lines_used > 1:
-                doubt.note_multiline_row(number, number + lines_used - 1, doubtful)
-            else:
-                doubt.note_single_line(block[first], number, ",")
-            if spaced and any(cell[:1] == " " and cell.lstrip(" ")[:1] == '"' for cell in cells):
-                remarks.spaced_quotes.add(number)
-            yield number, dict(zip(names, cells, strict=True))
+            row, split = self._check_record(lines, cells, number, fault, row_like)
+            if has_spaced_quotes and not isinstance(row, BadLine) and any(map(_has_spaced_quote, cells)):
+                self._remarks.spaced_quotes.add(number)
+            yield number, row
+            if split:
+                self._block_size = CAREFUL_LINES
+                return end - len(lines) + 1
+        return start
+
+    def _read_header(self, cells: list[str], number: int, num_lines: int, fault: str | None) -> None:
         if fault:
-            if not names:
-                raise _header_error(held.line_number + start, fault)
-            doubt.note_bad_line(block[start], held.line_number + start)
-            yield held.line_number + start, BadLine(fault)
-            start, size = start + 1, CAREFUL_LINES
-        held.consume(start)
+            raise _header_error(number, fault)
+        self._remarks.columns = self._names = _check_header(cells, ",")
+        if num_lines > 1:
+            self._remarks.multiline_header.add(number, number + num_lines - 1)
+
+    def _check_record(
+        self, lines: Sequence[str], cells: list[str], number: int, fault: str | None, row_like: _RowDetector
+    ) -> tuple[Row | BadLine, bool]:
+        """A record as a row, or why it cannot be used; and whether its other lines must be read by themselves."""
+        multiline = len(lines) > 1
+        doubtful = multiline and _may_be_joined(lines, row_like)
+        if fault and len(cells) == len(self._names):
+            fault += _multiline_suffix(number, len(lines))
+            if not doubtful:
+                return BadLine(fault), False
+            fault += f" (line {number} is left out, and the others are read by themselves)"
+        if fault or len(cells) != len(self._names):
+            self._doubt.note_bad_line(lines[0], number)
+            return BadLine(fault or _describe_miscount(cells, self._names, len(lines))), multiline
+        if multiline:
+            self._doubt.note_multiline_row(number, number + len(lines) - 1, doubtful)
+        else:
+            self._doubt.note_single_line(lines[0], number, ",")
+        return dict(zip(self._names, cells, strict=True)), False
+
+    def _skip_bad_line(self, line: str, number: int, fault: str) -> NumberedRow:
+        if not self._names:
+            raise _header_error(number, fault)
+        self._doubt.note_bad_line(line, number)
+        self._block_size = CAREFUL_LINES
+        return number, BadLine(fault)
 
 
-def _parse_records(block: list[str]) -> tuple[list[int], list[list[str]], str | None]:
-    """Of the records at the start of a block the lines after them and the cells; and what is wrong with the next, if it
-    is.
-    """
+def _has_spaced_quote(cell: str) -> bool:
+    return cell[:1] == " " and cell.lstrip(" ")[:1] == '"'
+
+
+def _build_rows(rows: Iterable[list[str]], names: list[str], line_number: int) -> NumberedRows:
+    """Rows of one line each; those without cells are skipped."""
+    num_columns = len(names)
+    for number, cells in enumerate(rows, line_number):
+        if len(cells) == num_columns:
+            yield number, dict(zip(names, cells, strict=False))  # they have one length
+        elif cells:
+            yield number, BadLine(_describe_miscount(cells, names, 1))
+
+
+def _parse_records(block: list[str]) -> _Records:
+    """Parse the records at the start of a block, up to one that is not well formed."""
     ends: list[int] = []
     rows: list[list[str]] = []
     lines, returns = _replace_returns(block)
@@ -216,148 +285,182 @@ def _parse_records(block: list[str]) -> tuple[list[int], list[list[str]], str | 
             rows.append([cell.replace(returns, "\r") for cell in cells] if returns else cells)
             ends.append(reader.line_num)
     except csv.Error:
-        used = ends[-1] if ends else 0
-        return ends, rows, UNCLOSED_QUOTE if _is_open(block[used : used + 1], ",") else TEXT_AFTER_QUOTE
+        end = ends[-1] if ends else 0
+        return _Records(ends, rows, UNCLOSED_QUOTE if _is_open(block[end : end + 1], ",") else TEXT_AFTER_QUOTE)
     finally:
         csv.field_size_limit(limit)
-    return ends, rows, None
+    return _Records(ends, rows, None)
 
 
 def _replace_returns(block: list[str]) -> tuple[list[str], str]:
-    """The lines with another character for each carriage return that ends no line, which the csv module would refuse in
-    a cell without quotes; and that character, "" where there is no such return.
+    """Replace carriage returns within lines, which the csv module refuses in cells without quotes.
+
+    Returns:
+        The lines, and the character that stands for a carriage return in them; "" if there is nothing to replace.
     """
     if not any("\r" in line and INNER_RETURN.search(line) for line in block):
         return block, ""
-    there = set("".join(block))
-    unused = next(chr(code) for code in range(0xE000, 0x110000) if chr(code) not in there)
+    characters = set("".join(block))
+    unused = next(chr(code) for code in range(0xE000, 0x110000) if chr(code) not in characters)
     return [INNER_RETURN.sub(unused, line) for line in block], unused
 
 
 def _is_open(lines: Sequence[str], delimiter: str) -> bool:
     """Whether the record that begins in the first of these lines goes on after the last."""
-    inside = False
+    in_quotes = False
     for line in lines:
-        at = 0
+        index = 0
         while True:
-            if inside:
-                at = _match_end(QUOTED_BODY, line, at)
-                if at == len(line):
+            if in_quotes:
+                index = _match_end(QUOTED_BODY, line, index)
+                if index == len(line):
                     break
-                at, inside = at + 1, False
-                if line[at : at + 1] != delimiter:
+                index, in_quotes = index + 1, False
+                if line[index : index + 1] != delimiter:
                     return False  # it ends here, or text follows
-                at += 1
-            if line.startswith('"', at):
-                at, inside = at + 1, True
+                index += 1
+            if line.startswith('"', index):
+                index, in_quotes = index + 1, True
                 continue
-            at = line.find(delimiter, at) + 1
-            if not at:
+            index = line.find(delimiter, index) + 1
+            if not index:
                 return False
-    return inside
+    return in_quotes
 
 
-def _describe_miscount(cells: Sequence[str], names: Sequence[str], lines: int) -> str:
-    over = f" over {lines:,} lines" if lines > 1 else ""
-    return f"{pluralize(len(cells), 'field')}{over}, and the header has {len(names)}"
+def _describe_miscount(cells: Sequence[str], names: Sequence[str], num_lines: int) -> str:
+    over = f" over {num_lines:,} lines" if num_lines > 1 else ""
+    return f"{count(len(cells), 'field')}{over}, and the header has {len(names)}"
 
 
-def _multiline_suffix(number: int, lines: int) -> str:
+def _multiline_suffix(number: int, num_lines: int) -> str:
     """What is added to the fault of a record that goes over several lines."""
-    return f", in a row that its quotes let go on to line {number + lines - 1:,}" if lines > 1 else ""
+    return f", in a row that its quotes extend to line {number + num_lines - 1:,}" if num_lines > 1 else ""
 
 
 # ---- TSV
 
 
 def parse_tsv(lines: Iterable[str], remarks: Remarks | None = None) -> NumberedRows:
-    """Rows of TSV by the names of its header. Quotes count where they are well formed around a cell, and are text
-    elsewhere. Empty lines are passed over.
+    """Yield the rows of a TSV file as dictionaries by the names of its header.
+
+    Quotes that are well formed around a cell are taken off; elsewhere they are text. Empty lines are skipped.
 
     Raises:
         InputError: a header that cannot be used.
     """
-    remarks = remarks or Remarks()
-    held, names, doubt = _LineBuffer(lines), list[str](), _QuoteDoubt(remarks.joined_rows)
-    while block := held.peek(BLOCK_LINES):
+    return _TsvParser(lines, remarks or Remarks()).rows()
+
+
+class _ParsedLine(NamedTuple):
+    """The cells of a record."""
+
+    cells: list[str]
+    num_lines: int = 1
+    fault: str | None = None
+    """Why the record cannot be used."""
+
+
+class _TsvParser:
+    """One pass over the lines of a TSV file, a block at a time."""
+
+    def __init__(self, lines: Iterable[str], remarks: Remarks) -> None:
+        self._buffer = _LineBuffer(lines)
+        self._remarks = remarks
+        self._doubt = _QuoteDoubt(remarks.joined_rows)
+        self._names: list[str] = []
+
+    def rows(self) -> NumberedRows:
+        while block := self._buffer.peek(BLOCK_LINES):
+            text = "".join(block)
+            if self._names and '"' not in text and not encoding_fault(text):  # as nearly always
+                cells = (_split_bare(line) for line in block)
+                yield from _build_rows(
+                    (row if row != [""] else [] for row in cells), self._names, self._buffer.line_number
+                )
+                self._buffer.consume(len(block))
+            else:
+                self._buffer.consume((yield from self._check_lines(block)))
+
+    def _check_lines(self, block: Sequence[str]) -> Generator[NumberedRow, None, int]:
+        """Yield rows of which some need a closer look. Returns the number of lines that are used up."""
         start = 0
-        text = "".join(block)
-        if names and '"' not in text and not encoding_fault(text):  # as nearly always
-            width = len(names)
-            for number, line in enumerate(block, held.line_number):
-                cells = line.rstrip("\r\n").split("\t")
-                if len(cells) == width and cells != [""]:
-                    yield number, dict(zip(names, cells, strict=False))  # they are of one length
-                elif cells != [""]:
-                    yield number, BadLine(_describe_miscount(cells, names, 1))
-            start = len(block)
         while start < len(block):
-            line, number, count = block[start], held.line_number + start, 1
-            reason = encoding_fault(line)
-            if reason or '"' not in line:
-                cells = line.rstrip("\r\n").split("\t")
-            else:
-                cells, count, reason = _parse_quoted_line(held, start, number, len(names), remarks, doubt)
-            start += count
-            if reason:
-                if not names:
-                    raise _header_error(number, reason)
-                yield number, BadLine(reason)
-            elif cells == [""] and count == 1 and '"' not in line:
+            number = self._buffer.line_number + start
+            record = self._parse_record(block[start], start, number)
+            is_empty = record.cells == [""] and record.num_lines == 1 and '"' not in block[start]
+            start += record.num_lines
+            if record.fault and not self._names:
+                raise _header_error(number, record.fault)
+            if record.fault:
+                yield number, BadLine(record.fault)
+            elif is_empty:
                 continue
-            elif not names:
-                remarks.columns = names = _check_header(cells, "\t")
-                if count > 1:
-                    remarks.multiline_header.add(number, number + count - 1)
-            elif len(cells) == len(names):
-                yield number, dict(zip(names, cells, strict=True))
+            elif not self._names:
+                self._read_header(record, number)
+            elif len(record.cells) == len(self._names):
+                yield number, dict(zip(self._names, record.cells, strict=True))
             else:
-                yield number, BadLine(_describe_miscount(cells, names, count))
-        held.consume(start)
+                yield number, BadLine(_describe_miscount(record.cells, self._names, record.num_lines))
+        return start
 
+    def _read_header(self, record: _ParsedLine, number: int) -> None:
+        self._remarks.columns = self._names = _check_header(record.cells, "\t")
+        if record.num_lines > 1:
+            self._remarks.multiline_header.add(number, number + record.num_lines - 1)
 
-def _parse_quoted_line(
-    buffer: _LineBuffer, start: int, number: int, num_columns: int, remarks: Remarks, doubt: _QuoteDoubt
-) -> tuple[list[str], int, str | None]:
-    """Cells of a line that holds quotes, how many lines they take, and why they cannot be used."""
-    line = next(buffer.peek_from(start))
-    cells, unquoted, literal = _split_cells(line, "\t")
-    if (
-        num_columns
-        and literal
-        and _is_open([line], "\t")
-        and (found := _parse_multiline_record(buffer, start, num_columns))
-    ):
-        several, count = found
-        lines = list(islice(buffer.peek_from(start), count))
+    def _parse_record(self, line: str, start: int, number: int) -> _ParsedLine:
+        """The record that begins in a line, which is the next but `start` of the buffer."""
+        if fault := encoding_fault(line):
+            return _ParsedLine(_split_bare(line), fault=fault)
+        if '"' not in line:
+            return _ParsedLine(_split_bare(line))
+        cells, unquoted, literal = _split_cells(line, "\t")
+        if self._names and literal and _is_open([line], "\t") and (record := self._join_lines(start, number)):
+            return record
+        num_columns, bare = len(self._names), _split_bare(line)
+        if len(cells) != num_columns == len(bare):  # two quotes that are text stand around a tab
+            cells, unquoted, literal = bare, False, True
+        if len(cells) == num_columns:
+            self._doubt.note_single_line(line, number, "\t")
+        else:
+            self._doubt.note_bad_line(line, number)
+        if unquoted:
+            self._remarks.unquoted_cells.add(number)
+        if literal:
+            self._remarks.literal_quotes.add(number)
+        return _ParsedLine(cells)
+
+    def _join_lines(self, start: int, number: int) -> _ParsedLine | None:
+        """The record of several lines that begins here by its quotes; None if its lines are rows of their own."""
+        num_columns = len(self._names)
+        record = _parse_multiline_record(self._buffer.peek_from(start), num_columns)
+        if record is None:
+            return None
+        lines = list(islice(self._buffer.peek_from(start), record.num_lines))
+        last = number + record.num_lines - 1
         row_like = _RowDetector("\t", num_columns)
-        fault, doubtful = encoding_fault("".join(several)), _may_be_joined(lines, row_like)
-        apart = num_columns > 1 and row_like(lines[0]) and row_like(lines[-1], inside=True)
+        fault, doubtful = encoding_fault("".join(record.cells)), _may_be_joined(lines, row_like)
         if fault and not doubtful:
-            return several, count, fault + _multiline_suffix(number, count)
-        if not (fault or apart):
-            doubt.note_multiline_row(number, number + count - 1, doubtful)
-            remarks.unquoted_cells.add(number)
-            return several, count, None
-        remarks.separate_rows.add(number, number + count - 1)
-    bare = line.rstrip("\r\n").split("\t")
-    if len(cells) != num_columns == len(bare):  # two quotes that are text stand around a tab
-        cells, unquoted, literal = bare, False, True
-    if len(cells) == num_columns:
-        doubt.note_single_line(line, number, "\t")
-    else:
-        doubt.note_bad_line(line, number)
-    if unquoted:
-        remarks.unquoted_cells.add(number)
-    if literal:
-        remarks.literal_quotes.add(number)
-    return cells, 1, None
+            return record._replace(fault=fault + _multiline_suffix(number, record.num_lines))
+        are_rows = num_columns > 1 and row_like(lines[0]) and row_like(lines[-1], in_quotes=True)
+        if fault or are_rows:
+            self._remarks.separate_rows.add(number, last)
+            return None
+        self._doubt.note_multiline_row(number, last, doubtful)
+        self._remarks.unquoted_cells.add(number)
+        return record
 
 
-def _parse_multiline_record(buffer: _LineBuffer, start: int, num_columns: int) -> tuple[list[str], int] | None:
-    """The record of several lines that quotes make of what begins here, where its last line closes them well."""
+def _split_bare(line: str) -> list[str]:
+    """Cells of a line of a TSV, with quotes as text."""
+    return line.rstrip("\r\n").split("\t")
+
+
+def _parse_multiline_record(lines: Iterable[str], num_columns: int) -> _ParsedLine | None:
+    """The record of several lines that the quotes of the first line begin; None if they are not closed well."""
     limit = csv.field_size_limit(sys.maxsize)
-    reader = csv.reader(buffer.peek_from(start), delimiter="\t", strict=True)
+    reader = csv.reader(lines, delimiter="\t", strict=True)
     try:
         cells = next(reader)
     except csv.Error:
@@ -366,115 +469,123 @@ def _parse_multiline_record(buffer: _LineBuffer, start: int, num_columns: int) -
         csv.field_size_limit(limit)
     if reader.line_num == 1 or len(cells) != num_columns:
         return None
-    return cells, reader.line_num
+    return _ParsedLine(cells, reader.line_num)
 
 
 # ---- both
 
 
-def _split_cells(line: str, delimiter: str, *, inside: bool = False) -> tuple[list[str], bool, bool]:
-    """Cells of one line by itself, whether quotes were taken off one, and whether another has quotes that are text.
+class _Cells(NamedTuple):
+    """Cells of one line by itself."""
+
+    cells: list[str]
+    unquoted: bool
+    """Whether quotes were taken off a cell."""
+    literal: bool
+    """Whether a cell has quotes that are text."""
+
+
+def _split_cells(line: str, delimiter: str, *, in_quotes: bool = False) -> _Cells:
+    """Split one line by itself.
 
     Args:
-        inside: the line begins within a quoted cell, whose closing quote counts as text.
+        in_quotes: the line begins within a quoted cell, whose closing quote counts as text.
     """
     line = line.rstrip("\r\n")
     cells: list[str] = []
     unquoted = literal = False
-    at = 0
-    if inside:
-        at = _match_end(QUOTED_BODY, line, 0) + 1
-        cells, literal = line[:at].split(delimiter), True
-        if line[at : at + 1] != delimiter:
-            return cells, unquoted, literal
-        at += 1
-    for cell in _match_cells(CELL_PATTERNS[delimiter], line, delimiter, at):
+    start = 0
+    if in_quotes:
+        start = _match_end(QUOTED_BODY, line, 0) + 1
+        cells, literal = line[:start].split(delimiter), True
+        if line[start : start + 1] != delimiter:
+            return _Cells(cells, unquoted, literal)
+        start += 1
+    for cell in _match_cells(CELL_PATTERNS[delimiter], line, delimiter, start):
         if cell[1] is not None:
             cells.append(cell[1].replace('""', '"'))
             unquoted = True
         else:
             cells.append(cell[2])
             literal = literal or '"' in cell[2]
-    return cells, unquoted, literal
+    return _Cells(cells, unquoted, literal)
 
 
 def _split_loose_cells(line: str, delimiter: str) -> list[str]:
-    """Cells of one line by itself, with their quotes, as a writer who doubles none would mean them."""
+    """Cells of one line by itself, with their quotes, if its writer doubles no quotes."""
     return [cell[0] for cell in _match_cells(LOOSE_CELL_PATTERNS[delimiter], line.rstrip("\r\n"), delimiter)]
 
 
-def _match_cells(pattern: re.Pattern[str], line: str, delimiter: str, at: int = 0) -> Iterator[re.Match[str]]:
-    """Cell after cell, from a place on, up to one that no delimiter follows."""
+def _match_cells(pattern: re.Pattern[str], line: str, delimiter: str, start: int = 0) -> Iterator[re.Match[str]]:
+    """Match cell after cell from an index on, up to one that no delimiter follows."""
     while True:
-        cell = pattern.match(line, at)
+        cell = pattern.match(line, start)
         assert cell, "the pattern matches an empty cell"
         yield cell
-        at = cell.end()
-        if line[at : at + 1] != delimiter:
+        start = cell.end()
+        if line[start : start + 1] != delimiter:
             return
-        at += 1
+        start += 1
 
 
 class _RowDetector:
-    """Whether a line looks like a row: it has all cells, and numbers in the columns that hold nothing else around."""
+    """Decides whether a line looks like a row: it has all cells, and digits in the columns that hold only digits."""
 
     def __init__(self, delimiter: str, num_columns: int, context_rows: Sequence[Sequence[str]] = ()) -> None:
+        """context_rows: rows around the line. The first may be the header."""
         self.delimiter, self.num_columns = delimiter, num_columns
         self._context_rows = context_rows
 
-    def __call__(self, line: str, *, inside: bool = False) -> bool:
-        """inside: the line begins within a quoted cell."""
+    def __call__(self, line: str, *, in_quotes: bool = False) -> bool:
+        """in_quotes: the line begins within a quoted cell."""
         if line.count(self.delimiter) < self.num_columns - 1:
             return False
-        ways = (_split_cells(line, self.delimiter, inside=inside)[0], _split_loose_cells(line, self.delimiter))
+        ways = (_split_cells(line, self.delimiter, in_quotes=in_quotes).cells, _split_loose_cells(line, self.delimiter))
         return any(
-            len(cells) == self.num_columns and all(cells[at].strip('"').isdigit() for at in self._numeric_columns)
+            len(cells) == self.num_columns and all(cells[index].strip('"').isdigit() for index in self._numeric_columns)
             for cells in ways
         )
 
     @cached_property
     def _numeric_columns(self) -> list[int]:
-        known = [cells for cells in self._context_rows if len(cells) == self.num_columns][
-            1:
-        ]  # the first may be the header
-        return (
-            [at for at in range(self.num_columns) if all(row[at].isdigit() for row in known)]
-            if known[MIN_EVIDENCE_ROWS:]
-            else []
-        )
+        rows = [cells for cells in self._context_rows if len(cells) == self.num_columns][1:]
+        if len(rows) <= MIN_EVIDENCE_ROWS:
+            return []
+        return [index for index in range(self.num_columns) if all(row[index].isdigit() for row in rows)]
 
 
 def _may_be_joined(lines: Sequence[str], row_like: _RowDetector) -> bool:
-    """Whether stray quotes may have made one record of these lines: the first and another look like rows of their own,
-    or a quote is out of place.
+    """Whether stray quotes may have made one record of these lines.
+
+    They may have, if the first and another line look like rows of their own, or if a quote is out of place.
     """
-    if row_like(lines[0]) and (row_like(lines[-1], inside=True) or any(map(row_like, lines[1:-1]))):
+    if row_like(lines[0]) and (row_like(lines[-1], in_quotes=True) or any(map(row_like, lines[1:-1]))):
         return True
     return RECORD_PATTERNS[row_like.delimiter].fullmatch("".join(lines)) is None
 
 
 def _check_header(cells: list[str], delimiter: str) -> list[str]:
-    form = {",": "CSV", "\t": "TSV"}[delimiter]
-    twice = [name for name in cells if cells.count(name) > 1]
-    if twice:
-        raise InputError(f"the header names {twice[0]!r} twice; every column needs its own name.")
-    for other in DELIMITER_NAMES:
-        if other != delimiter and sum(cell.count(other) for cell in cells) > len(cells) - 1:
-            if delimiter == "\t" and other == "," and len(cells) > 1:
-                continue
-            shown = delimiter.join(cells)
-            raise InputError(  # else whole lines would be taken for texts
-                f"the {form} header is {shown!r}; the fields of a {form} are parted by {DELIMITER_NAMES[delimiter]} here, and "
-                f"these look parted by {DELIMITER_NAMES[other]}. Write the file with {DELIMITER_NAMES[delimiter]}, or as .jsonl."
-            )
+    repeated = next((name for name in cells if cells.count(name) > 1), None)
+    if repeated is not None:
+        raise InputError(f"the header names {repeated!r} twice. Every column needs its own name; rename one.")
+    for other, other_name in DELIMITER_NAMES.items():
+        if other == delimiter or sum(cell.count(other) for cell in cells) < len(cells):
+            continue
+        if delimiter == "\t" and other == "," and len(cells) > 1:
+            continue
+        form, name = FORMAT_NAMES[delimiter], DELIMITER_NAMES[delimiter]
+        raise InputError(  # else whole lines would count as texts
+            f"the {form} header is {shorten(delimiter.join(cells), 200)}. Fields of a {form} are separated by {name}, "
+            f"and these look separated by {other_name}. Write the file with {name}, or as .jsonl."
+        )
     return cells
 
 
 def _header_error(number: int, reason: str) -> InputError:
-    return InputError(f"the header, line {number}, cannot be read: {reason}. Mend it: every row goes by its names.")
+    return InputError(f"the header, line {number}, cannot be read: {reason}. It names the columns; correct it.")
 
 
-def _match_end(pattern: re.Pattern[str], text: str, at: int) -> int:
-    found = pattern.match(text, at)
-    assert found, "the pattern matches nothing, too"
-    return found.end()
+def _match_end(pattern: re.Pattern[str], text: str, start: int) -> int:
+    match = pattern.match(text, start)
+    assert match, "the pattern matches nothing, too"
+    return match.end()

@@ -1,4 +1,4 @@
-"""Bytes of a file or of standard input -> lines of text: unpacked, decoded, split at the file's own line ends."""
+"""Turns a file or standard input into lines of text: unpacked, decoded, and split at the file's own line ends."""
 
 from __future__ import annotations
 
@@ -8,21 +8,19 @@ import os
 import re
 import sys
 import zlib
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from gnomon.errors import InputError
+from gnomon.progress import progress_bar, shows_progress
 
 STDIN = "-"
 """The name that stands for standard input."""
 
-BAR_DELAY = 2.0
-"""Seconds of reading before a progress bar is shown."""
-
 CHUNK_BYTES = 1 << 16
-"""Bytes that are unpacked and decoded at once."""
+"""Number of bytes that are unpacked and decoded at once."""
 
 BYTE_ORDER_MARKS = {
     b"\xef\xbb\xbf": "utf-8",
@@ -42,23 +40,26 @@ BINARY_MAGIC = {
     b"\xfd7zXZ\x00": "packed by xz",
     b"\x28\xb5\x2f\xfd": "packed by zstd",
 }
-"""First bytes -> what such a file is; no text begins so."""
+"""First bytes -> what such a file is. No text begins so."""
 
 MAX_HEAD_BYTES = 1 << 24
-"""Bytes in which the first line end is looked for."""
+"""The first line end is looked for in so many bytes."""
 
 LINE_END = re.compile("\r?\n|\r")
 
 FEW_NULS, MANY_NULS = 0.3, 0.7
-"""Parts of bytes that are NUL: less than in any letter's place, and more than in text that happens to hold some."""
+"""Shares of NUL bytes: fewer than the first at bytes that hold letters, more than the second at the others."""
 
 SAMPLE_BYTES = 4096
-"""Bytes that show whether a file without a byte order mark is UTF-16 or UTF-32."""
+"""So many bytes show whether a file without a byte order mark is UTF-16 or UTF-32."""
 
 
 @contextmanager
 def open_lines(path: str | Path) -> Generator[Iterator[str]]:
-    """Lines of a file or of standard input with their ends, as `open_text`; a bar after two seconds in a terminal."""
+    """Open a file or standard input as lines with their line ends, as `open_text` does.
+
+    In a terminal there is a progress bar after two seconds.
+    """
     with _open_with_raw(path) as (text, raw):
         if str(path) == STDIN:
             yield iter(text)
@@ -69,13 +70,13 @@ def open_lines(path: str | Path) -> Generator[Iterator[str]]:
 
 @contextmanager
 def open_text(path: str | Path) -> Generator[io.TextIOWrapper]:
-    """A file or standard input, as text.
+    """Open a file or standard input as text.
 
-    What is gzip by its first bytes is unpacked. A byte order mark goes. Bytes that are not UTF-8 become surrogates,
-    which `encoding_fault` finds.
+    A file that is gzip by its first bytes is unpacked. A byte order mark is dropped. Bytes that are not UTF-8 become
+    surrogates, which `encoding_fault` finds.
 
     Raises:
-        InputError: standard input is closed; the file is not whole, or not text. OSError: it cannot be opened.
+        InputError: standard input is closed; the file is damaged, or not text. OSError: it cannot be opened.
     """
     with _open_with_raw(path) as (text, _):
         yield text
@@ -83,7 +84,7 @@ def open_text(path: str | Path) -> Generator[io.TextIOWrapper]:
 
 @contextmanager
 def _open_with_raw(path: str | Path) -> Generator[tuple[io.TextIOWrapper, BinaryIO]]:
-    """The text, and the file as it is."""
+    """Open a file or standard input as text, and give its raw bytes too."""
     from_stdin = str(path) == STDIN
     name = "standard input" if from_stdin else str(path)
     with ExitStack() as stack:
@@ -97,20 +98,20 @@ def _open_with_raw(path: str | Path) -> Generator[tuple[io.TextIOWrapper, Binary
             stack.callback(text.detach)  # it would close standard input
             yield text, raw
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise InputError(f"{name} is not a whole gzip file ({error}); fetch or pack it again.") from error
+            raise InputError(f"{name} is not a complete gzip file ({error}). Fetch it or pack it again.") from error
         except UnicodeDecodeError as error:
-            what = error.encoding.upper()
-            raise InputError(f"{name} is not whole {what} ({error.reason}); fetch or write it again.") from error
+            encoding = error.encoding.upper()
+            raise InputError(f"{name} is not valid {encoding} ({error.reason}). Fetch it or write it again.") from error
 
 
 def require_stdin() -> BinaryIO:
-    """Standard input.
+    """The bytes of standard input.
 
     Raises:
         InputError: it is closed.
     """
     if sys.stdin is None or sys.stdin.closed:  # pyright: ignore[reportUnnecessaryComparison]: with <&- it is None
-        raise InputError("standard input is closed, and texts are read from it; give a file, or pipe them in.")
+        raise InputError("standard input is closed, and texts are read from it. Give a file, or pipe the texts in.")
     return cast(BinaryIO, sys.stdin.buffer)
 
 
@@ -120,22 +121,22 @@ def _unpack(name: str, raw: BinaryIO) -> tuple[BinaryIO, bytes]:
     if head.startswith(GZIP_MAGIC) or name.lower().endswith(".gz"):
         file, head = _peek_head(cast(BinaryIO, gzip.GzipFile(fileobj=file)))
         if head.startswith(GZIP_MAGIC):
-            raise InputError(f"{name} is packed by gzip twice; unpack it once.")
+            raise InputError(f"{name} is packed by gzip twice. Unpack it once.")
     file.read(len(next((mark for mark in BYTE_ORDER_MARKS if head.startswith(mark)), b"")))
     return file, head
 
 
 def _peek_head(raw: BinaryIO) -> tuple[BinaryIO, bytes]:
-    """What is to be read, from its first byte on, and its first bytes."""
+    """A file that begins at the first byte again, and its first bytes."""
     head = _read_head(raw)
     if raw.seekable() and isinstance(raw, io.BufferedReader) and raw.tell() == len(head):
-        raw.seek(0)  # a file: without a layer between it is read faster
+        raw.seek(0)  # a file is read faster without a layer between
         return raw, head
     return cast(BinaryIO, io.BufferedReader(_HeadThenRest(head, raw), CHUNK_BYTES)), head
 
 
 def _read_head(raw: BinaryIO) -> bytes:
-    """First bytes, enough to know a byte order mark and the first line end."""
+    """Read the first bytes: enough to find a byte order mark and the first line end."""
     parts = [b""]
     size = 0
     while size < MAX_HEAD_BYTES and (size < 4 or not _has_line(parts[-1])) and (more := _read_some(raw, SAMPLE_BYTES)):
@@ -145,26 +146,27 @@ def _read_head(raw: BinaryIO) -> bytes:
 
 
 def _has_line(part: bytes) -> bool:
-    """Whether a line ends in it before its last byte, which may be the first half of a line end."""
+    """Whether a line ends before the last byte, which may be the first half of a line end."""
     return b"\n" in part or b"\r" in part[:-1]
 
 
 def _detect_newline(head: str) -> str:
-    """How lines end, as `open` calls it: at LF, after a CR or not; or at CR too, where that ends the first line.
+    """How the lines of a file end, as the `newline` of `open`.
 
-    In a file whose first line ends in LF or CRLF, a CR by itself is text: pandas leaves it without quotes in a cell.
+    If the first line ends in LF or CRLF, lines end at LF, and a CR by itself is text: pandas leaves one in a cell
+    without quotes. If the first line ends in CR, lines end at CR too.
     """
     first = LINE_END.search(head)
     return "" if first is None or first[0] == "\r" else "\n"
 
 
 def _read_some(raw: BinaryIO, size: int) -> bytes:
-    """What is there, rather than all of `size`: a pipe may be slow."""
+    """Read what is there, at most `size` bytes. It does not wait for all of them: a pipe may be slow."""
     return cast(Any, raw).read1(size)
 
 
 class _HeadThenRest(io.RawIOBase):
-    """Bytes that were read already, and the rest."""
+    """A file of bytes that were read already, followed by the rest."""
 
     def __init__(self, head: bytes, rest: BinaryIO) -> None:
         self.head, self.rest, self.ended = head, rest, False
@@ -184,29 +186,29 @@ class _HeadThenRest(io.RawIOBase):
 
 
 def _detect_encoding(name: str, head: bytes) -> tuple[str, str]:
-    """Encoding, and how faults of it are carried on."""
-    if what := next((what for start, what in BINARY_MAGIC.items() if head.startswith(start)), None):
-        raise InputError(f"{name} is {what}, and not the text that its name or --format says; unpack or convert it.")
+    """The encoding of a file, and the error handler that carries its faults on."""
+    if kind := next((kind for start, kind in BINARY_MAGIC.items() if head.startswith(start)), None):
+        raise InputError(f"{name} is {kind}, and not the text that its name or --format says. Unpack or convert it.")
     encoding = next((encoding for mark, encoding in BYTE_ORDER_MARKS.items() if head.startswith(mark)), None)
     if encoding is None and (likely := _detect_wide_encoding(head[:SAMPLE_BYTES])):
         raise InputError(
-            f"{name} looks like {likely} without a byte order mark; convert it to UTF-8 (iconv -f {likely} -t UTF-8)."
+            f"{name} looks like {likely} without a byte order mark. Convert it to UTF-8 (iconv -f {likely} -t UTF-8)."
         )
     return (encoding, "surrogatepass") if encoding and encoding != "utf-8" else ("utf-8", "surrogateescape")
 
 
 def _detect_wide_encoding(sample: bytes) -> str | None:
-    """UTF-16 or UTF-32 by its NUL bytes: those of Latin letters, or else of every line end."""
+    """Recognise UTF-16 or UTF-32 by NUL bytes: those of Latin letters, or else those of every line end."""
     for name, step, empty, full in (
         ("UTF-32LE", 4, (2, 3), 0),
         ("UTF-32BE", 4, (0, 1), 3),
         ("UTF-16LE", 2, (1,), 0),
         ("UTF-16BE", 2, (0,), 1),
     ):
-        nuls = [sample[place::step].count(0) / max(len(sample[place::step]), 1) for place in range(step)]
-        if len(sample) > step and nuls[full] < FEW_NULS and all(nuls[place] > MANY_NULS for place in empty):
+        nuls = [sample[offset::step].count(0) / max(len(sample[offset::step]), 1) for offset in range(step)]
+        if len(sample) > step and nuls[full] < FEW_NULS and all(nuls[offset] > MANY_NULS for offset in empty):
             return name
-    ends = [place for place, byte in enumerate(sample) if byte == 10]
+    ends = [index for index, byte in enumerate(sample) if byte == 10]
     for name, odd, step in (("UTF-16LE", 0, 1), ("UTF-16BE", 1, -1)):
         if len(ends) > 1 and all(end % 2 == odd and sample[end + step : end + step + 1] == b"\0" for end in ends):
             return name
@@ -215,20 +217,20 @@ def _detect_wide_encoding(sample: bytes) -> str | None:
 
 @contextmanager
 def _show_progress(lines: Iterable[str], raw: BinaryIO) -> Generator[Iterator[str]]:
-    if not (sys.stderr and sys.stderr.isatty()):
+    """The lines, with a progress bar over the bytes of the file."""
+    if not shows_progress(None):
         yield iter(lines)
         return
-    from tqdm import tqdm
-
     size = os.fstat(raw.fileno()).st_size or None
-    with tqdm(total=size, desc="reading", unit="B", unit_scale=True, delay=BAR_DELAY, leave=False) as bar:
+    with progress_bar(size, "reading", "B") as update:
+        yield _count_bytes(lines, raw, update) if size else iter(lines)
 
-        def watched() -> Iterator[str]:
-            seen = 0
-            for number, line in enumerate(lines):
-                yield line
-                if number % 1000 == 0 and size:
-                    bar.update(raw.tell() - seen)
-                    seen = raw.tell()
 
-        yield watched()
+def _count_bytes(lines: Iterable[str], raw: BinaryIO, update: Callable[[float], object]) -> Iterator[str]:
+    """Yield lines, and report every thousand of them how many bytes of the file were read."""
+    num_read = 0
+    for number, line in enumerate(lines):
+        yield line
+        if number % 1000 == 0:
+            update(raw.tell() - num_read)
+            num_read = raw.tell()

@@ -1,4 +1,4 @@
-"""Parquet: a column of texts, and the table that it stands in."""
+"""Reads a column of texts from a Parquet file, with the table around it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from gnomon.errors import ExtraError, InputError
 
 
 def load_arrow() -> Any:
-    """pyarrow with its Parquet part, imported on use."""
+    """Import pyarrow with its Parquet part.
+
+    Raises:
+        ExtraError: it is not installed.
+    """
     try:
         import_module("pyarrow.parquet")
     except ImportError as error:
@@ -22,12 +26,14 @@ def load_arrow() -> Any:
 def read_column(
     path: Path, choose: Callable[[list[str], list[str]], str], on_bad_row: Callable[[int, str], None]
 ) -> tuple[list[str | None], Sequence[int], Any]:
-    """The texts of a column, None for null, the numbers of their rows from 1, and the table. Rows that are not UTF-8,
-    in whichever column, are given to `bad` and left out.
+    """Read a column of texts. Rows that are not UTF-8, in whichever column, are left out.
 
     Args:
-        choose: the column among those that there are, or a field in one of them: "body.text".
-        bad: (number of a row, why it cannot be used)
+        choose: called with the names of the columns and the paths of the fields in them ("body.text"); returns one.
+        on_bad_row: called with the number of each row that is left out, and why it cannot be used.
+
+    Returns:
+        The texts, None for null; the numbers of their rows, from 1; the table of these rows.
 
     Raises:
         InputError: not a Parquet file; a column that holds no strings. ExtraError: pyarrow is not installed.
@@ -48,12 +54,12 @@ def read_column(
         return column.to_pylist(), range(1, len(column) + 1), table
     for row, reason in faults.items():
         on_bad_row(row + 1, reason)
-    whole = [row for row in range(len(table)) if row not in faults]
-    return column.take(whole).to_pylist(), [row + 1 for row in whole], table.take(whole)
+    good_rows = [row for row in range(len(table)) if row not in faults]
+    return column.take(good_rows).to_pylist(), [row + 1 for row in good_rows], table.take(good_rows)
 
 
 def _find_faults(arrow: Any, table: Any) -> dict[int, str]:
-    """Row -> why it is no Unicode text, in whichever column."""
+    """Index of each row that is not Unicode text in some column -> why."""
     try:
         table.validate(full=True)
     except arrow.ArrowException:
@@ -62,6 +68,7 @@ def _find_faults(arrow: Any, table: Any) -> dict[int, str]:
 
 
 def _find_bad_rows(table: Any, start: int, stop: int) -> Iterator[tuple[int, str]]:
+    """Yield the bad rows in a range, found by halving it."""
     for name in table.column_names:
         try:
             table.column(name).slice(start, stop - start).to_pylist()
@@ -77,18 +84,18 @@ def _find_bad_rows(table: Any, start: int, stop: int) -> Iterator[tuple[int, str
 
 def _nested_paths(arrow: Any, fields: Any, prefix: str = "") -> list[str]:
     """Paths of the fields in columns of structs."""
-    found: list[str] = []
-    for each in fields:
-        path = f"{prefix}{each.name}."
-        if arrow.types.is_struct(each.type):
-            inner = [each.type.field(place) for place in range(each.type.num_fields)]
-            found += [path + field.name for field in inner] + _nested_paths(arrow, inner, path)
-    return found
+    paths: list[str] = []
+    for field in fields:
+        path = f"{prefix}{field.name}."
+        if arrow.types.is_struct(field.type):
+            inner = [field.type.field(index) for index in range(field.type.num_fields)]
+            paths += [path + field.name for field in inner] + _nested_paths(arrow, inner, path)
+    return paths
 
 
 def _get_column(table: Any, name: str) -> Any:
     if name in table.column_names:
         return table.column(name)
     compute = import_module("pyarrow.compute")
-    top = next(each for each in table.column_names if name.startswith(f"{each}."))
+    top = next(column for column in table.column_names if name.startswith(f"{column}."))
     return compute.struct_field(table.column(top), name.removeprefix(f"{top}.").split("."))

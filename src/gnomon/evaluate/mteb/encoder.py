@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gnomon import modules
+from gnomon.encode_options import EncodeOptions
 from gnomon.encoder import Encoder
 from gnomon.errors import InputError, TruncationNotice
 from gnomon.evaluate.cache import CachePartition, VectorCache
@@ -268,7 +269,7 @@ class MtebEncoder:
         engine = self.encoder.engine.name
         on_truncate = "mean" if self.asking.on_truncate == "mean" else "warn"
         own = dim == self._output_dim.head_dim and not self._output_dim.dim
-        space = self.encoder.space(dim=None if own else dim, on_truncate=on_truncate)
+        space = self.encoder.space(EncodeOptions(dim=None if own else dim, on_truncate=on_truncate))
         return self.cache.partition({"space": asdict(space), "prompt": prompt, "engine": engine}, dim)
 
 
