@@ -438,7 +438,7 @@ def test_the_engine_of_options(
     engine = open_engine(spec(), ARRAYS, options)
     assert isinstance(engine, OnnxEngine)
     assert engine.name == name
-    assert engine.pool(pack([np.arange(5)]), 0).shape == (1, 8)
+    assert engine.pool(pack([np.arange(5)])).shape == (1, 8)
 
 
 def test_openvino_is_opened_by_name() -> None:
@@ -467,7 +467,7 @@ def test_the_torch_engine_gets_what_was_settled(options: EngineOptions, dtype: s
     assert isinstance(engine, TorchEngine)
     assert (engine.dtype, engine.threads, str(engine.device)) == (dtype, threads, "cpu")
     onnx = open_engine(spec(), ARRAYS, EngineOptions(engine="onnx"))
-    np.testing.assert_allclose(engine.pool(pack([np.arange(5)])), onnx.pool(pack([np.arange(5)]), 0), atol=1e-5)
+    np.testing.assert_allclose(engine.pool(pack([np.arange(5)])), onnx.pool(pack([np.arange(5)])), atol=1e-5)
 
 
 @pytest.mark.parametrize(
