@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -198,6 +199,7 @@ def test_several_workers_give_the_vectors_of_one_device(name: str, engine: str) 
     one = load(name, engine)
     encoder = Encoder.load(GOLDEN / name, device=["cpu", "cpu"], engine=engine, threads=1)
     assert encoder.engine.name == f"2 workers: {one.engine.name}, {one.engine.name}"
+    assert encoder.engine.identity == one.engine.identity == "onnx graph, onnxruntime, float32"
     assert encoder.engine.pads == one.engine.pads
     assert len(set(processes(encoder.engine))) == 2
     assert_same(encoder.encode(TEXTS), one.encode(TEXTS))
@@ -219,6 +221,7 @@ def test_results_come_in_order_from_workers_that_run_side_by_side(two: ProcessPo
     """The first batch ends only after the third has begun, on the other worker."""
     os.mkfifo(tmp_path / "fifo")
     batches = [of(105), of(1), of(106), *(of(number, number) for number in range(2, 9))]
+    batches = [replace(packed, skip_B=np.array([5])) for packed in batches]
     found = [pooled_BD[0].tolist() for pooled_BD in two.pool_batches(batches)]  # pyright: ignore
     assert [row[0] for row in found] == [105, 1, 106, *(2 * number for number in range(2, 9))]
     assert {row[1] for row in found} == {5}
@@ -632,15 +635,16 @@ def test_a_worker_that_hangs_in_what_nobody_wants_is_killed_when_it_is_needed(
 
 HUNG = """
 import os, signal, sys, threading
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 import gnomon_test_fakes as fakes
 import numpy as np
-from gnomon.engines import several
+from gnomon.engines import process_pool
 from gnomon.packed import pack
-process_pool.CLOSING = 0.05
+process_pool.SHUTDOWN_SECONDS = 0.05
 folder = Path(sys.argv[1])
-engine = process_pool.SeveralEngines([(name, partial(fakes.Fake, folder)) for name in ("left", "right")])
+engine = process_pool.ProcessPoolEngine([(name, partial(fakes.Fake, folder)) for name in ("left", "right")])
 hanging = engine.pool_batches(pack([np.array([token])]) for token in (107, 1, 2, 3, 4, 5, 6, 7))
 MAIN = threading.main_thread().ident
 

@@ -375,8 +375,8 @@ def test_a_gpu_is_seen_by_its_files(
 
 LIGHT = """
 import sys
-from gnomon.engines import choose
-select.gpu_in_machine = lambda: False
+from gnomon.engines import select
+select.has_gpu_driver = lambda: False
 import gnomon
 encoder = gnomon.Encoder.load(sys.argv[1], **eval(sys.argv[2]))
 encoder.encode("a")
@@ -437,7 +437,7 @@ def test_the_engine_of_options(
     monkeypatch.setattr(select, "int8_saturates", lambda: saturates)
     engine = open_engine(spec(), ARRAYS, options)
     assert isinstance(engine, OnnxEngine)
-    assert engine.name == name
+    assert engine.name == engine.identity == name
     assert engine.pool(pack([np.arange(5)])).shape == (1, 8)
 
 
