@@ -226,7 +226,7 @@ def count_forwards(engine: Any, guided: Guided) -> None:
             guided.forwards[-1] += len(packed.lengths_B)
             yield packed
 
-    engine.pool_batches = lambda batches, prompt_tokens: pool_batches(counted(batches), prompt_tokens)
+    engine.pool_batches = lambda batches: pool_batches(counted(batches))
 
 
 # ---- what is masked

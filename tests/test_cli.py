@@ -368,7 +368,7 @@ def test_a_batch_that_fails_is_told_in_the_words_of_the_command_line(
     from gnomon.engines.protocol import Failure
 
     failed = Failure("on cuda:1: it burnt")
-    monkeypatch.setattr(OnnxEngine, "pool_batches", lambda self, batches, prompt: (failed for _ in batches))
+    monkeypatch.setattr(OnnxEngine, "pool_batches", lambda self, batches: (failed for _ in batches))
     result = run("encode", gist, texts, "-")
     fails(result, "on cuda:1: it burnt")
     assert "ectors=" not in result.stderr

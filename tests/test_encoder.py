@@ -385,7 +385,7 @@ def test_a_closed_encoder_says_so(engine: str) -> None:
             with pytest.raises(InputError, match=r"was closed\. Load it again"):
                 call(texts)
     with pytest.raises(InputError, match="was closed"):
-        encoder.engine.pool(pack([np.array([1])]), 0)
+        encoder.engine.pool(pack([np.array([1])]))
     assert_same(copy.encode(["a"]), wanted)
     assert_same(pickle.loads(pickle.dumps(encoder)).encode(["a"]), wanted)
 

@@ -21,6 +21,23 @@ def test_split_gives_back_what_was_packed(ids: list[np.ndarray]) -> None:
         assert array.dtype == np.int64
 
 
+@given(texts, st.data())
+def test_skips_and_types_go_along_with_their_texts(ids: list[np.ndarray], data: st.DataObject) -> None:
+    skip_B = data.draw(st.lists(st.integers(0, 9), min_size=len(ids), max_size=len(ids)))
+    types = [text % 2 for text in ids]
+    start = data.draw(st.integers(0, len(ids)))
+    stop = data.draw(st.integers(start, len(ids)))
+    part = slice_texts(pack(ids, skip_B=skip_B, types_per_text=types), start, stop)
+    wanted = pack(ids[start:stop], skip_B=skip_B[start:stop], types_per_text=types[start:stop])
+    assert part.skip_B is not None
+    assert part.types_T is not None
+    assert part.skip_B.tolist() == skip_B[start:stop]
+    assert part.types_T.tolist() == wanted.types_T.tolist()  # pyright: ignore
+    assert len(part.types_T) == len(part.ids_T)
+    assert part.skip_B.dtype == part.types_T.dtype == np.int64
+    assert (pack(ids).skip_B, pack(ids).types_T) == (None, None)
+
+
 @given(texts, st.integers(0, 9))
 def test_padded_fills_up_on_the_right(ids: list[np.ndarray], pad_id: int) -> None:
     longest = max((len(text) for text in ids), default=0)

@@ -56,7 +56,7 @@ class Spy(Engine):
 
     def __init__(self, engine: Engine, *, tokens: int = 150, ahead: int = 0, fails: Sequence[Ids] = ()) -> None:
         self.engine, self.tokens, self.ahead = engine, tokens, ahead
-        self.name, self.pads = engine.name, engine.pads
+        self.name, self.identity, self.pads = engine.name, engine.identity, engine.pads
         self.bad = {tuple(ids_T.tolist()) for ids_T in fails}
         self.batches: list[list[tuple[int, ...]]] = []
         self.asked: list[int] = []
@@ -66,18 +66,18 @@ class Spy(Engine):
         self.asked.append(tokens)
         return self.tokens
 
-    def pool(self, packed: Packed, prompt_tokens: int = 0) -> Vectors:
+    def pool(self, packed: Packed) -> Vectors:
         self.batches.append([tuple(ids_T.tolist()) for ids_T in split_per_text(packed.ids_T, packed)])  # pyright: ignore
-        return self.engine.pool(packed, prompt_tokens)
+        return self.engine.pool(packed)
 
     def states(self, packed: Packed) -> Vectors:
         self.batches.append([tuple(ids_T.tolist()) for ids_T in split_per_text(packed.ids_T, packed)])  # pyright: ignore
         return self.engine.states(packed)
 
-    def pool_batches(self, batches: Iterable[Packed], prompt_tokens: int = 0) -> Iterator[Vectors | Failure]:
+    def pool_batches(self, batches: Iterable[Packed]) -> Iterator[Vectors | Failure]:
         waiting: list[Vectors | Failure] = []
         for packed in batches:
-            pooled_BD = self.pool(packed, prompt_tokens)
+            pooled_BD = self.pool(packed)
             failed = self.bad.intersection(self.batches[-1])
             if failed:
                 self.failed.append(self.batches[-1])
@@ -145,8 +145,9 @@ def test_the_mean_of_long_texts_equals_its_slow_twin(name: str, count: int, prom
         ids_T, limit = tokenizer.encode([prompt + text])[0], encoder.max_seq_length
         assert limit
         front = len(tokenizer.encode([prompt])[0]) - tokenizer.num_trailing_special
+        skip_B = [front if prompt and not encoder.spec.pooling.include_prompt else 0]
         if len(ids_T) <= limit:
-            return encoder.engine.pool(pack([ids_T]), front if prompt else 0)
+            return encoder.engine.pool(pack([ids_T], skip_B=skip_B))
         back = ids_T[len(ids_T) - tokenizer.num_trailing_special :]
         inner_T, size = (
             ids_T[front : len(ids_T) - tokenizer.num_trailing_special],
@@ -156,7 +157,7 @@ def test_the_mean_of_long_texts_equals_its_slow_twin(name: str, count: int, prom
         while read < len(inner_T):
             end = min(start + size, len(inner_T))
             piece_T = np.concatenate([ids_T[:front], inner_T[start:end], back])
-            total = total + (end - read) * encoder.engine.pool(pack([piece_T]), front if prompt else 0)[0]
+            total = total + (end - read) * encoder.engine.pool(pack([piece_T], skip_B=skip_B))[0]
             start, read = start + size - limit // 8, end
         return total[None] / len(inner_T)
 
@@ -296,14 +297,12 @@ def test_a_vector_that_is_not_finite_names_its_text(count: int, monkeypatch: pyt
     encoder, spy = over(GIST)
     bad = encoder.tokenize("quick sort").ids[0].tolist()
 
-    def damaged(packed: Packed, prompt_tokens: int = 0) -> Vectors:
-        pooled_BD = load(GIST).engine.pool(packed, prompt_tokens)
+    def damaged(packed: Packed) -> Vectors:
+        pooled_BD = load(GIST).engine.pool(packed)
         pooled_BD[[ids_T.tolist() == bad for ids_T in split_per_text(packed.ids_T, packed)]] = np.nan  # pyright: ignore
         return pooled_BD
 
-    monkeypatch.setattr(
-        spy, "pool_batches", lambda batches, prompt_tokens: (damaged(packed, prompt_tokens) for packed in batches)
-    )
+    monkeypatch.setattr(spy, "pool_batches", lambda batches: (damaged(packed) for packed in batches))
     with pytest.raises(NumericError, match="text 3 gives NaN or infinity"):
         in_windows(count, lambda: encoder.encode(["a", "a", "b", "quick sort", "c"]))
     assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("gnomon-reading")]
@@ -350,9 +349,9 @@ def test_failures_are_told_each_with_its_texts(monkeypatch: pytest.MonkeyPatch) 
     encoder, spy = over(GIST)
     whys = iter([None, "on cuda:0: one", "on cuda:1: two", *["on cuda:0: one"] * 9, None])
 
-    def each(batches: Iterable[Packed], prompt_tokens: int) -> Iterator[Vectors | Failure]:
+    def each(batches: Iterable[Packed]) -> Iterator[Vectors | Failure]:
         for packed, why in zip(batches, whys, strict=True):
-            yield spy.pool(packed, prompt_tokens) if why is None else Failure(why)
+            yield spy.pool(packed) if why is None else Failure(why)
 
     monkeypatch.setattr(spy, "pool_batches", each)
     with pytest.raises(WorkerError) as caught:
@@ -528,15 +527,15 @@ def test_a_window_is_read_while_the_one_before_is_worked_on(call: str, monkeypat
     highest: list[int] = []
     whole = getattr(load(GIST), call)(list("abcd"))
 
-    def work(packed: Packed, *prompt: int) -> Vectors:
+    def work(packed: Packed) -> Vectors:
         at = len(waited)
         waited.append(at == 3 or begun["abcd"[at + 1]].wait(20))
         highest.append(max(at for at, text in enumerate("abcd") if begun[text].is_set()))
-        return Spy.states(spy, packed) if call == "encode_tokens" else load(GIST).engine.pool(packed, *prompt)
+        return Spy.states(spy, packed) if call == "encode_tokens" else load(GIST).engine.pool(packed)
 
     monkeypatch.setattr(spy, "pool", work)
     monkeypatch.setattr(spy, "states", work)
-    monkeypatch.setattr(spy, "pool_batches", lambda batches, prompt: (work(packed, prompt) for packed in batches))
+    monkeypatch.setattr(spy, "pool_batches", lambda batches: (work(packed) for packed in batches))
     found = in_windows(1, lambda: getattr(encoder, call)(list("abcd")))
     assert waited == [True] * 4
     assert highest == [1, 2, 3, 3], "more than one window was read ahead"

@@ -1,4 +1,4 @@
-"""`Packed`: the one batch type. Token ids of several texts end to end, without padding.
+"""`Packed`: the one batch type. Token ids of several texts, one text after the other, without padding.
 
 T: tokens of all texts; B: texts; S: tokens of the longest text.
 """
@@ -16,13 +16,17 @@ Ids = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Packed:
-    """Texts end to end."""
+    """A batch of texts as token ids, one text after the other."""
 
     ids_T: Ids
     positions_T: Ids
     """0, 1, 2, ... within each text."""
     bounds: Ids
     """[B + 1]: text b is ids_T[bounds[b]:bounds[b + 1]]."""
+    skip_B: Ids | None = None
+    """How many first tokens of each text pooling leaves out (a prompt's); None leaves out none."""
+    types_T: Ids | None = None
+    """Token types: the row of the token type table for each token; None is row 0 for all."""
 
     @property
     def lengths_B(self) -> Ids:
@@ -30,27 +34,51 @@ class Packed:
 
     def to_padded(self, pad_id: int = 0) -> Ids:
         """The ids as [B, S], filled up with `pad_id` on the right."""
-        lengths_B = self.lengths_B
-        ids_BS = np.full((len(lengths_B), int(lengths_B.max(initial=0))), pad_id, dtype=np.int64)
-        ids_BS[np.arange(ids_BS.shape[1]) < lengths_B[:, None]] = self.ids_T
-        return ids_BS
+        return pad_texts(self.ids_T, self, pad_id)
 
 
-def pack(ids_per_text: Sequence[Ids]) -> Packed:
-    """Token ids of texts, end to end, in their order."""
+def pack(
+    ids_per_text: Sequence[Ids],
+    *,
+    skip_B: Sequence[int] | Ids | None = None,
+    types_per_text: Sequence[Ids] | None = None,
+) -> Packed:
+    """One batch from the token ids of texts, in their order. The other arguments are fields of `Packed`."""
     bounds = np.zeros(len(ids_per_text) + 1, dtype=np.int64)
     np.cumsum([len(ids) for ids in ids_per_text], out=bounds[1:])
-    ids_T = np.concatenate(ids_per_text) if ids_per_text else np.zeros(0, np.int64)
+    ids_T = _concatenate(ids_per_text)
     positions_T = np.arange(len(ids_T)) - np.repeat(bounds[:-1], np.diff(bounds))
-    return Packed(ids_T, positions_T, bounds)
+    skips = None if skip_B is None else np.asarray(skip_B, dtype=np.int64)
+    types_T = None if types_per_text is None else _concatenate(types_per_text)
+    assert skips is None or len(skips) == len(ids_per_text)
+    assert types_T is None or len(types_T) == len(ids_T)
+    return Packed(ids_T, positions_T, bounds, skips, types_T)
 
 
 def slice_texts(packed: Packed, start: int, stop: int) -> Packed:
     """The texts start..stop - 1 of a batch; nothing is copied but the bounds."""
     tokens = slice(int(packed.bounds[start]), int(packed.bounds[stop]))
-    return Packed(packed.ids_T[tokens], packed.positions_T[tokens], packed.bounds[start : stop + 1] - tokens.start)
+    return Packed(
+        packed.ids_T[tokens],
+        packed.positions_T[tokens],
+        packed.bounds[start : stop + 1] - tokens.start,
+        None if packed.skip_B is None else packed.skip_B[start:stop],
+        None if packed.types_T is None else packed.types_T[tokens],
+    )
 
 
 def split_per_text(values_T: NDArray[np.float32], packed: Packed) -> list[NDArray[np.float32]]:
-    """Per-token values [T, ...] as one array a text."""
+    """Per-token values [T, ...] as one array per text."""
     return [values_T[start:stop] for start, stop in zip(packed.bounds[:-1], packed.bounds[1:], strict=True)]
+
+
+def pad_texts(values_T: Ids, packed: Packed, fill: int) -> Ids:
+    """Per-token values as [B, S], filled up with `fill` on the right."""
+    lengths_B = packed.lengths_B
+    values_BS = np.full((len(lengths_B), int(lengths_B.max(initial=0))), fill, dtype=np.int64)
+    values_BS[np.arange(values_BS.shape[1]) < lengths_B[:, None]] = values_T
+    return values_BS
+
+
+def _concatenate(arrays: Sequence[Ids]) -> Ids:
+    return np.concatenate(arrays) if arrays else np.zeros(0, np.int64)

@@ -112,10 +112,10 @@ class EncodePipeline:
                 means = _PieceMeans(window)
                 for batch in self._plan_batches(window, request):
                     under_way.append((window, batch, means))
-                    yield pack([window.ids[entry] for entry in batch])
+                    yield pack([window.ids[entry] for entry in batch], skip_B=[prompt_tokens] * len(batch))
 
         with _progress_bar(len(request.texts), request.show_progress_bar) as advance:
-            for result in self.engine.pool_batches(packs(), prompt_tokens):
+            for result in self.engine.pool_batches(packs()):
                 window, batch, means = under_way.popleft()
                 yield from (
                     means.add_failure(batch, result) if isinstance(result, Failure) else means.add_pooled(batch, result)

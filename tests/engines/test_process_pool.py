@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -54,9 +55,9 @@ BREAK, KILL, LEAVE, PRINT, MEET, RELEASE, HANG = 101, 102, 103, 104, 105, 106, 1
 
 
 class Fake(Engine):
-    """A text's vector is the sum of its ids, the tokens of the prompt, and the process; some ids do harm."""
+    """A text's vector is the sum of its ids, the tokens to skip, and the process; some ids do harm."""
 
-    name, pads = "fake", False
+    name, identity, pads = "fake", "a fake", False
 
     def __init__(self, folder):
         self.folder = Path(folder)
@@ -64,11 +65,12 @@ class Fake(Engine):
     def budget(self, tokens):
         return tokens
 
-    def pool(self, packed, prompt_tokens=0):
+    def pool(self, packed):
         texts = split_per_text(packed.ids_T, packed)
         for token in packed.ids_T.tolist():
             getattr(self, f"on_{token}", int)()
-        return np.array([[ids_T.sum(), prompt_tokens, os.getpid()] for ids_T in texts], np.float32)
+        skips = [0] * len(texts) if packed.skip_B is None else packed.skip_B
+        return np.array([[ids_T.sum(), skip, os.getpid()] for ids_T, skip in zip(texts, skips)], np.float32)
 
     def states(self, packed):
         return self.pool(packed)
@@ -130,7 +132,7 @@ def after_death(folder):
 class Deadly(Engine):
     """A model that dies of one text, as long as the file is there."""
 
-    name, pads = "deadly", True
+    name, identity, pads = "deadly", "a deadly one", True
 
     def __init__(self, folder, ids, how, flag):
         self.engine = Encoder.load(folder, device="cpu", threads=1).engine
@@ -139,13 +141,13 @@ class Deadly(Engine):
     def budget(self, tokens):
         return 40
 
-    def pool(self, packed, prompt_tokens=0):
+    def pool(self, packed):
         if self.flag.exists() and self.ids in [ids_T.tolist() for ids_T in split_per_text(packed.ids_T, packed)]:
             if self.how == "signal":
                 self.flag.unlink()
                 os.kill(os.getpid(), signal.SIGKILL)
             raise ArithmeticError("it overflowed")
-        return self.engine.pool(packed, prompt_tokens)
+        return self.engine.pool(packed)
 '''
 
 
@@ -197,6 +199,7 @@ def test_several_workers_give_the_vectors_of_one_device(name: str, engine: str) 
     one = load(name, engine)
     encoder = Encoder.load(GOLDEN / name, device=["cpu", "cpu"], engine=engine, threads=1)
     assert encoder.engine.name == f"2 workers: {one.engine.name}, {one.engine.name}"
+    assert encoder.engine.identity == one.engine.identity == "onnx graph, onnxruntime, float32"
     assert encoder.engine.pads == one.engine.pads
     assert len(set(processes(encoder.engine))) == 2
     assert_same(encoder.encode(TEXTS), one.encode(TEXTS))
@@ -218,7 +221,8 @@ def test_results_come_in_order_from_workers_that_run_side_by_side(two: ProcessPo
     """The first batch ends only after the third has begun, on the other worker."""
     os.mkfifo(tmp_path / "fifo")
     batches = [of(105), of(1), of(106), *(of(number, number) for number in range(2, 9))]
-    found = [pooled_BD[0].tolist() for pooled_BD in two.pool_batches(batches, 5)]  # pyright: ignore
+    batches = [replace(packed, skip_B=np.array([5])) for packed in batches]
+    found = [pooled_BD[0].tolist() for pooled_BD in two.pool_batches(batches)]  # pyright: ignore
     assert [row[0] for row in found] == [105, 1, 106, *(2 * number for number in range(2, 9))]
     assert {row[1] for row in found} == {5}
     assert {row[2] for row in found} == set(processes(two))
@@ -261,7 +265,7 @@ def test_an_error_of_the_batches_reaches_the_caller(two: ProcessPoolEngine) -> N
 def test_calls_beside_pool_each(two: ProcessPoolEngine) -> None:
     assert two.budget(2000) == 1000, "each worker has its share of the tokens"
     assert two.states(of(7, 8))[0][0] == 15
-    assert two.pool(of(7), 2)[0][:2].tolist() == [7, 2]
+    assert two.pool(pack([np.array([7])], skip_B=[2]))[0][:2].tolist() == [7, 2]
     assert "the weights are damaged" in two.explain_nonfinite(of(1))
     for call in (two.pool, two.states):
         with pytest.raises(WorkerError, match="ValueError: it broke"):
@@ -548,8 +552,8 @@ def test_closing_leaves_no_process_behind(fakes: Any, tmp_path: Path) -> None:
     )
     pids = processes(encoder.engine)
     with pytest.raises(WorkerError):
-        encoder.engine.pool(of(102), 0)
-    encoder.engine.pool(of(1), 0)
+        encoder.engine.pool(of(102))
+    encoder.engine.pool(of(1))
     pids += processes(encoder.engine)
     assert len(set(pids)) == 3 or len(set(pids)) == 2
     del encoder
@@ -631,15 +635,16 @@ def test_a_worker_that_hangs_in_what_nobody_wants_is_killed_when_it_is_needed(
 
 HUNG = """
 import os, signal, sys, threading
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 import gnomon_test_fakes as fakes
 import numpy as np
-from gnomon.engines import several
+from gnomon.engines import process_pool
 from gnomon.packed import pack
-process_pool.CLOSING = 0.05
+process_pool.SHUTDOWN_SECONDS = 0.05
 folder = Path(sys.argv[1])
-engine = process_pool.SeveralEngines([(name, partial(fakes.Fake, folder)) for name in ("left", "right")])
+engine = process_pool.ProcessPoolEngine([(name, partial(fakes.Fake, folder)) for name in ("left", "right")])
 hanging = engine.pool_batches(pack([np.array([token])]) for token in (107, 1, 2, 3, 4, 5, 6, 7))
 MAIN = threading.main_thread().ident
 

@@ -58,7 +58,7 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> Gpus:
         monkeypatch.setattr(torch.cuda, "device_count", lambda: len(capabilities) if seen else 0)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capabilities[number(device)])
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU {number(device)}")
-        monkeypatch.setattr("gnomon.engines.torch.devices.computes", lambda: works)
+        monkeypatch.setattr("gnomon.engines.torch.devices.gpu_runs_kernels", lambda: works)
 
     return pretend
 
@@ -375,8 +375,8 @@ def test_a_gpu_is_seen_by_its_files(
 
 LIGHT = """
 import sys
-from gnomon.engines import choose
-select.gpu_in_machine = lambda: False
+from gnomon.engines import select
+select.has_gpu_driver = lambda: False
 import gnomon
 encoder = gnomon.Encoder.load(sys.argv[1], **eval(sys.argv[2]))
 encoder.encode("a")
@@ -437,8 +437,8 @@ def test_the_engine_of_options(
     monkeypatch.setattr(select, "int8_saturates", lambda: saturates)
     engine = open_engine(spec(), ARRAYS, options)
     assert isinstance(engine, OnnxEngine)
-    assert engine.name == name
-    assert engine.pool(pack([np.arange(5)]), 0).shape == (1, 8)
+    assert engine.name == engine.identity == name
+    assert engine.pool(pack([np.arange(5)])).shape == (1, 8)
 
 
 def test_openvino_is_opened_by_name() -> None:
@@ -467,7 +467,7 @@ def test_the_torch_engine_gets_what_was_settled(options: EngineOptions, dtype: s
     assert isinstance(engine, TorchEngine)
     assert (engine.dtype, engine.threads, str(engine.device)) == (dtype, threads, "cpu")
     onnx = open_engine(spec(), ARRAYS, EngineOptions(engine="onnx"))
-    np.testing.assert_allclose(engine.pool(pack([np.arange(5)])), onnx.pool(pack([np.arange(5)]), 0), atol=1e-5)
+    np.testing.assert_allclose(engine.pool(pack([np.arange(5)])), onnx.pool(pack([np.arange(5)])), atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
-def twin_states(trunk: TrunkSpec, arrays: Arrays, ids_T: np.ndarray) -> np.ndarray:
+def twin_states(trunk: TrunkSpec, arrays: Arrays, ids_T: np.ndarray, types_T: np.ndarray | int = 0) -> np.ndarray:
     """Token states [T, H] of one text."""
     act = ACTIVATIONS[trunk.activation]
 
@@ -105,7 +105,7 @@ def twin_states(trunk: TrunkSpec, arrays: Arrays, ids_T: np.ndarray) -> np.ndarr
             rows = np.array([real[: i + 1].sum() if real[i] else 0 for i in range(len(ids_T))]) + trunk.pad_id
         x = x + arrays["embed.positions"][rows]
     if trunk.num_token_types:
-        x = x + arrays["embed.types"][0]
+        x = x + arrays["embed.types"][types_T]
     x = norm("embed.norm", x)
     for layer in (f"layers.{index}" for index in range(trunk.num_layers)):
         shape = (len(ids_T), trunk.num_heads, trunk.head_size)
@@ -132,6 +132,11 @@ def twin_pool(pooling: PoolingSpec, states_TH: np.ndarray, prompt_tokens: int) -
         "lasttoken": x[-1],
     }
     return np.concatenate([found[mode] for mode in pooling.modes])
+
+
+def skips(pooling: PoolingSpec, texts: int, prompt_tokens: int) -> list[int]:
+    """The tokens that pooling leaves out of each text."""
+    return [0 if pooling.include_prompt else prompt_tokens] * texts
 
 
 def assert_same(found: np.ndarray, wanted: np.ndarray, limit: float = SAME) -> None:

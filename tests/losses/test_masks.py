@@ -19,7 +19,7 @@ def test_hashes_are_equal_for_equal_texts_in_every_process() -> None:
     assert len({*hashes.tolist()}) == len(texts)
     assert hashes.tolist() == hash_texts(iter(texts)).tolist()
     assert hash_texts([]).shape == (0,)
-    code = "from gnomon.losses import text_hashes; print(text_hashes(['a', '中文']).tolist())"
+    code = "from gnomon.losses import hash_texts; print(hash_texts(['a', '中文']).tolist())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str([hashes[1].item(), hashes[6].item()])
 

@@ -71,7 +71,7 @@ def grads(model: Model) -> Grads:
 
 def one_graph(model: Model, ids: list[np.ndarray], prompts: list[int], sides: Any, dims: tuple[int, ...]) -> Grads:
     """The slow twin: each text alone, no chunk, no cache, and torch's own differentiation."""
-    pooled_NP = torch.cat([model(pack([ids_T]), prompt) for ids_T, prompt in zip(ids, prompts, strict=True)])
+    pooled_NP = torch.cat([model(pack([ids_T], skip_B=[prompt])) for ids_T, prompt in zip(ids, prompts, strict=True)])
     widths = model.apply_modules(pooled_NP, dims)
     torch.stack([*a_loss({dim: each.split(sides) for dim, each in widths.items()}, 1)]).sum().backward()
     return grads(model)
@@ -336,7 +336,8 @@ def test_chunks_hold_every_text_once_within_the_budget(texts: list[tuple[int, in
     assert len({chunk.seed for chunk in chunks}) == len(chunks)
     for chunk in chunks:
         assert len(chunk.packed.ids_T) <= chunk_tokens or len(chunk.text_numbers) == 1
-        assert {prompts[text] for text in chunk.text_numbers} == {chunk.prompt_tokens}
+        assert [prompts[text] for text in chunk.text_numbers] == chunk.packed.skip_B.tolist()  # pyright: ignore
+        assert len({*chunk.packed.skip_B.tolist()}) == 1  # pyright: ignore
         assert np.array_equal(chunk.packed.ids_T, np.concatenate([ids[text] for text in chunk.text_numbers]))
         assert 0 <= chunk.seed < 1 << 63
     again = split_into_chunks(ids, prompts, chunk_tokens=chunk_tokens, seed=(3, 1))

@@ -93,7 +93,7 @@ def test_nothing_fails_where_nothing_is_broken(few: None) -> None:
 
 
 def test_a_chunk_that_draws_anew_fails(few: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gradcache, "_pool_chunk", lambda model, chunk: model(chunk.packed, chunk.prompt_tokens))
+    monkeypatch.setattr(gradcache, "_pool_chunk", lambda model, chunk: model(chunk.packed))
     assert failed() == {"GradCache, dropout"}
 
 

@@ -78,10 +78,9 @@ def test_the_prompt_is_left_out_of_the_pooling_where_the_model_says_so(tmp_path:
     model = Model(base).eval()
     count = Tokenizer(base.tokenizer, spec.tokenizer).count_prompt_tokens(prompts["query"])
     assert count > 1
+    packed = packed_of(base, [prompts["query"] + " " + text for text in some])
     with torch.no_grad():
-        (found,) = model.apply_modules(
-            model(packed_of(base, [prompts["query"] + " " + text for text in some]), count)
-        ).values()
+        (found,) = model.apply_modules(model(replace(packed, skip_B=np.full(len(some), count)))).values()
     wanted = encoder.encode([" " + text for text in some], prompt_name="query")
     assert_same(found, wanted)
 

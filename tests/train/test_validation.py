@@ -45,7 +45,7 @@ def vectors_of(model: Model, collated: CollatedBatch) -> np.ndarray:
         prompts = [0] * len(prompts)
     with torch.no_grad():
         found = [
-            model.apply_modules(model(pack([ids_T]), count))
+            model.apply_modules(model(pack([ids_T], skip_B=[count])))
             for ids_T, count in zip(collated.ids, prompts, strict=False)
         ]
     vectors_CD = np.concatenate([widths[model.spec.full_dim].numpy() for widths in found]).astype(np.float64)

@@ -23,11 +23,11 @@ The three broadcast: [S] with [B, 1] for padded tokens, [T] each for packed ones
 """
 
 
-def first_pooled_token(pooling: PoolingSpec, packed: Packed, prompt_tokens: int) -> IntArray:
-    """[B]: the first token that is pooled; where the prompt is the whole text, the first token of all."""
-    if pooling.include_prompt:
+def first_pooled_token(packed: Packed) -> IntArray:
+    """[B]: the first token of each text that is pooled. A text that would lose all of its tokens is pooled whole."""
+    if packed.skip_B is None:
         return np.zeros(len(packed.lengths_B), np.int64)
-    return np.where(packed.lengths_B > prompt_tokens, prompt_tokens, 0)
+    return np.where(packed.lengths_B > packed.skip_B, packed.skip_B, 0)
 
 
 def _is_pooled(position: IntArray, first: IntArray, length: IntArray) -> NDArray[np.bool_]:
@@ -48,9 +48,9 @@ POOLING_WEIGHTS: dict[PoolingMode, PoolingWeightFunction] = {
 }
 
 
-def pooled_token_index(pooling: PoolingSpec, packed: Packed, prompt_tokens: int) -> IntArray:
+def pooled_token_index(pooling: PoolingSpec, packed: Packed) -> IntArray:
     """[B]: the one token of a pooling by cls or lasttoken alone."""
-    first_B = first_pooled_token(pooling, packed, prompt_tokens)
+    first_B = first_pooled_token(packed)
     return first_B if pooling.modes == ("cls",) else packed.lengths_B - 1
 
 
@@ -59,30 +59,28 @@ def pools_one_token(pooling: PoolingSpec) -> bool:
     return pooling.modes in (("cls",), ("lasttoken",))
 
 
-def padded_pooling_weights(pooling: PoolingSpec, packed: Packed, prompt_tokens: int) -> NDArray[np.float32]:
+def padded_pooling_weights(pooling: PoolingSpec, packed: Packed) -> NDArray[np.float32]:
     """[B, M, S] weights of the linear modes, in their order, over padded tokens."""
     positions_S = np.arange(int(packed.lengths_B.max()))
-    first_B1 = first_pooled_token(pooling, packed, prompt_tokens)[:, None]
+    first_B1 = first_pooled_token(packed)[:, None]
     modes = [POOLING_WEIGHTS[mode] for mode in pooling.modes if mode != "max"]
     weights = [mode(positions_S, first_B1, packed.lengths_B[:, None]) for mode in modes]
     return np.stack(weights, axis=1).astype(np.float32)
 
 
-def packed_pooling_weights(pooling: PoolingSpec, packed: Packed, prompt_tokens: int) -> NDArray[np.float32]:
+def packed_pooling_weights(pooling: PoolingSpec, packed: Packed) -> NDArray[np.float32]:
     """[M, T] weights of the linear modes, in their order, over packed tokens."""
     lengths_B = packed.lengths_B
-    first_T, length_T = (
-        np.repeat(values_B, lengths_B) for values_B in (first_pooled_token(pooling, packed, prompt_tokens), lengths_B)
-    )
+    first_T, length_T = (np.repeat(values_B, lengths_B) for values_B in (first_pooled_token(packed), lengths_B))
     modes = [POOLING_WEIGHTS[mode] for mode in pooling.modes if mode != "max"]
     weights = [mode(packed.positions_T, first_T, length_T) for mode in modes]
     return np.array(weights, dtype=np.float32).reshape(len(modes), len(packed.ids_T))
 
 
-def max_pooling_mask(pooling: PoolingSpec, packed: Packed, prompt_tokens: int) -> NDArray[np.float32]:
+def max_pooling_mask(packed: Packed) -> NDArray[np.float32]:
     """[B, S, 1]: 0 where a token may be the maximum, minus infinity elsewhere."""
     positions_S = np.arange(int(packed.lengths_B.max()))
-    first_B1 = first_pooled_token(pooling, packed, prompt_tokens)[:, None]
+    first_B1 = first_pooled_token(packed)[:, None]
     pooled_BS = _is_pooled(positions_S, first_B1, packed.lengths_B[:, None])
     return np.where(pooled_BS, 0, -np.inf).astype(np.float32)[..., None]
 

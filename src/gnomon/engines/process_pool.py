@@ -65,6 +65,7 @@ class ProcessPoolEngine(Engine):
         self._locks: dict[int, threading.Lock] = {}
         crew = self._worker_pool()
         self.name = f"{len(openers)} workers: {', '.join(worker.name for worker in crew.workers)}"
+        self.identity = crew.workers[0].identity
         self.device, self.dtype = ",".join(device for device, _ in openers), crew.workers[0].dtype
         self.pads = crew.workers[0].pads
         self._budget = DEFAULT_BUDGET
@@ -76,17 +77,17 @@ class ProcessPoolEngine(Engine):
             self._budget = found
         return self._budget
 
-    def pool(self, packed: Packed, prompt_tokens: int = 0) -> Vectors:
-        return self._call_worker("pool", packed, prompt_tokens)
+    def pool(self, packed: Packed) -> Vectors:
+        return self._call_worker("pool", packed)
 
-    def pool_batches(self, batches: Iterable[Packed], prompt_tokens: int = 0) -> Iterator[Vectors | Failure]:
+    def pool_batches(self, batches: Iterable[Packed]) -> Iterator[Vectors | Failure]:
         crew = self._worker_pool()
         crew.prepare_for_call()
         asked: deque[Future[Any]] = deque()
         unwanted = threading.Event()
         try:
             for packed in batches:
-                asked.append(crew.threads.submit(partial(crew.call, "pool", packed, prompt_tokens, abandoned=unwanted)))
+                asked.append(crew.threads.submit(partial(crew.call, "pool", packed, abandoned=unwanted)))
                 if len(asked) >= BATCHES_PER_WORKER * len(self.openers):
                     yield asked.popleft().result()
             while asked:
@@ -301,7 +302,7 @@ class _Worker:
         if isinstance(answer, Failure):
             _terminate([self.process])  # it ends by itself, so that the next call starts another
             raise _CannotStartError(answer.reason)
-        self.name, self.pads, self.dtype, notices = answer
+        self.name, self.identity, self.pads, self.dtype, notices = answer
         for notice in notices:
             warn_once(notice)
 
@@ -344,7 +345,9 @@ def run_worker() -> None:
     with warnings.catch_warnings(record=True) as told:
         engine = attempt(opener)
     notices = [str(one.message) for one in told if issubclass(one.category, Notice)]  # the parent's to give
-    facts = engine if isinstance(engine, Failure) else (engine.name, engine.pads, engine.dtype, notices)
+    facts = (
+        engine if isinstance(engine, Failure) else (engine.name, engine.identity, engine.pads, engine.dtype, notices)
+    )
     _send_answer(answers, facts)
     while not isinstance(engine, Failure):
         try:

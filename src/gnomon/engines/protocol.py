@@ -26,28 +26,31 @@ class Engine(Protocol):
     """What encode, serve, search and evaluate see of a runtime. Safe to call from several threads."""
 
     name: str
+    """What a person reads: the runtime, the device and the dtype."""
+    identity: str
+    """Names the computation, for cache keys: two engines of equal identity give a text the same vector. An engine of
+    several processes has the identity of one of them.
+    """
     device: str = "cpu"
-    """What it runs on: "cpu", "cuda:0", or several with commas between them."""
+    """The device that it runs on: "cpu", "cuda:0", or several with commas between them."""
     dtype: str = "float32"
-    """What it computes in: "float32", "bfloat16", "float16" or "int8"."""
+    """The dtype that it computes in: "float32", "bfloat16", "float16" or "int8"."""
     pads: bool = True
     """Whether a batch costs its longest text times the number of its texts."""
     closed: bool = False
 
     def budget(self, total_tokens: int) -> int:
-        """Tokens of a batch that runs well, where there are `tokens` in all; padding counts if the engine pads."""
+        """How many tokens a batch should have, out of `total_tokens` in all; padding counts if the engine pads."""
         ...
 
-    def pool(self, packed: Packed, prompt_tokens: int) -> Vectors:
-        """Pooled vectors [B, width] in front of the heads; `prompt_tokens` are left out where the model leaves the
-        prompt out.
-        """
+    def pool(self, packed: Packed) -> Vectors:
+        """Pooled vectors [B, D], before the modules that follow pooling. `packed.skip_B` says what pooling leaves out."""
         ...
 
-    def pool_batches(self, batches: Iterable[Packed], prompt_tokens: int) -> Iterator[Vectors | Failure]:
-        """`pool` of each batch, in order; an engine may take batches ahead of the vectors that it gives."""
+    def pool_batches(self, batches: Iterable[Packed]) -> Iterator[Vectors | Failure]:
+        """`pool` of each batch, in order. An engine may take batches ahead of the vectors that it returns."""
         for packed in batches:
-            yield self.pool(packed, prompt_tokens)
+            yield self.pool(packed)
 
     def states(self, packed: Packed) -> Vectors:
         """Token states [T, H] of the last layer."""

@@ -20,9 +20,12 @@ VALUES_PER_BLOCK = 1 << 16
 
 
 class StaticEngine(Engine):
-    """The mean of the token vectors; a text without tokens is the zero vector."""
+    """The mean of the token vectors; a text without tokens is the zero vector.
 
-    name = "static table, numpy"
+    All tokens of a text count: these models have no pooling that leaves out a prompt, and no token types.
+    """
+
+    name = identity = "static table, numpy"
     pads = False
     token_budget = 65536
 
@@ -40,7 +43,7 @@ class StaticEngine(Engine):
     def budget(self, total_tokens: int) -> int:
         return self.token_budget
 
-    def pool(self, packed: Packed, prompt_tokens: int = 0) -> Vectors:
+    def pool(self, packed: Packed) -> Vectors:
         table, ids_T, bounds = self.table, packed.ids_T, packed.bounds
         if self.unk_id is not None:
             counted_T = ids_T != self.unk_id

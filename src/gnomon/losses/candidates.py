@@ -1,6 +1,6 @@
-"""What the rows of a contrastive loss are compared with, and where each row's own pair is among it.
+"""The candidates of a contrastive loss, and which of them is each row's own pair.
 
-B: rows, queries of this rank; D: width; P: positives of all ranks; N: hard negatives of all ranks; C: documents, P + N;
+B: rows, queries of this rank; D: dimension; P: positives of all ranks; N: their hard negatives; C: documents, P + N;
 Q: queries of all ranks.
 """
 
@@ -15,11 +15,13 @@ from gnomon.errors import InputError
 
 
 class Candidates(NamedTuple):
+    """What the rows of a contrastive loss are compared with."""
+
     docs_CD: Tensor
     """Positives, then negatives."""
     queries_QD: Tensor
     targets_B: Tensor
-    """Place of each row's positive."""
+    """Index of each row's positive in docs_CD."""
     own_doc_BC: Tensor
     """True at each row's positive."""
     own_query_BQ: Tensor
@@ -35,18 +37,18 @@ def build_candidates(
     targets_B: Tensor | None,
     all_queries_QD: Tensor | None,
 ) -> Candidates:
-    """Arguments as in `info_nce`.
+    """Put the documents and queries of a contrastive loss together. Arguments are those of `info_nce`.
 
     Raises:
-        InputError: there are no rows, or not one place a row; candidates end before the last row's.
+        InputError: the batch is empty; targets_B has another shape; the last rows have no candidates.
     """
     count = len(queries_BD)
     if not count:
-        raise InputError("there are no queries: the mean over no rows is not defined; leave empty batches out.")
+        raise InputError("queries_BD is empty. A loss needs at least one query. Leave empty batches out.")
     if targets_B is None:
         targets_B = _consecutive_indices(start, count, positives_PD)
     elif targets_B.shape != (count,):
-        raise InputError(f"targets_B has the shape {list(targets_B.shape)}; {count} queries need [{count}].")
+        raise InputError(f"targets_B has the shape {list(targets_B.shape)}. {count} queries need [{count}].")
     docs_CD = positives_PD if negatives_ND is None else torch.cat([positives_PD, negatives_ND])
     queries_QD = queries_BD if all_queries_QD is None else all_queries_QD
     mine_B = _consecutive_indices(0 if all_queries_QD is None else start, count, queries_QD)
@@ -56,12 +58,12 @@ def build_candidates(
 
 
 def one_hot_mask(indices_B: Tensor, count: int) -> Tensor:
-    """[B, count], bool: True in each row's place."""
+    """[B, count], bool: row b is True at indices_B[b]."""
     return indices_B[:, None] == torch.arange(count, device=indices_B.device)
 
 
 def exclusion_mask(mask_BC: Tensor | None, own_BC: Tensor, *, own_is_self: bool) -> Tensor:
-    """[B, C]: the mask, with each row's own candidate where that is the row itself, without it where it is its pair."""
+    """[B, C]: which candidates a row leaves out. Its own pair always counts; the row itself never does."""
     if mask_BC is None:
         return own_BC if own_is_self else torch.zeros_like(own_BC)
     return mask_BC | own_BC if own_is_self else mask_BC & ~own_BC
@@ -70,7 +72,7 @@ def exclusion_mask(mask_BC: Tensor | None, own_BC: Tensor, *, own_is_self: bool)
 def _consecutive_indices(start: int, count: int, candidates_CD: Tensor) -> Tensor:
     if not 0 <= start <= len(candidates_CD) - count:
         raise InputError(
-            f"start {start} and {count} queries need candidates {start} to {start + count - 1}; there are "
-            f"{len(candidates_CD)}. Give those of all ranks, or targets_B."
+            f"start {start} and {count} queries need candidates {start} to {start + count - 1}. There are "
+            f"{len(candidates_CD)}. Give the candidates of all ranks, or targets_B."
         )
     return torch.arange(start, start + count, device=candidates_CD.device)

@@ -1,9 +1,9 @@
-"""InfoNCE: a query's own document against all others.
+"""InfoNCE: each query must find its own document among all others.
 
 The rows are the queries of one rank. Candidates may have been gathered from all ranks, with their gradients. A large
 batch can be computed in parts: call with some rows at a time, and weigh each part by its number of rows.
 
-B: rows, queries of this rank; D: width; P: positives of all ranks; N: hard negatives of all ranks; C: documents, P + N;
+B: rows, queries of this rank; D: dimension; P: positives of all ranks; N: their hard negatives; C: documents, P + N;
 Q: queries of all ranks.
 """
 
@@ -58,27 +58,28 @@ def info_nce(
     ways between queries and documents, the symmetric loss of Radford et al. 2021 (CLIP, 2103.00020, figure 3).
 
     Args:
-        scale: factor of the similarities, 20 where not given; a tensor is learnt. `temperature` is 1 / scale.
-        start: the first row's place: row b's positive is positives_PD[start + b], and its query is
+        scale: what similarities are multiplied by, 20 by default; a tensor is trained. `temperature` is 1 / scale.
+        start: where this rank's rows begin: row b's positive is positives_PD[start + b], and its query is
             all_queries_QD[start + b].
-        targets_B: places of the rows' positives, where they do not follow each other (equal texts given once).
-        all_queries_QD: the queries that are candidates; without it, those of the rows.
-        owners_N: the place in positives_PD of the positive that each negative came with; without it, negatives are
-            columns of P, each in the order of the positives. Only "doc_to_doc" asks.
-        doc_mask_BC, query_mask_BQ: True where a document, or a query, is no negative of the row (made by
+        targets_B: index of each row's positive in positives_PD, if they are not in the order of the rows (equal texts
+            given once).
+        all_queries_QD: the queries that are candidates; the default is queries_BD.
+        owners_N: index in positives_PD of the positive that each negative came with. Without it, negatives come in
+            groups of P, each in the order of the positives. Only "doc_to_doc" uses it.
+        doc_mask_BC, query_mask_BQ: True where a document, or a query, must not count as a negative (see
             `gnomon.losses.masks`). A row's own pair is never left out.
 
     Raises:
-        InputError: options that do not exist or do not go together; places that are not there; no rows.
+        InputError: an option does not exist, or two do not go together; an index is out of range; the batch is empty.
     """
     _check_options(directions, partition_mode)
     factor = resolve_scale(scale, temperature, default=20.0)
-    among = build_candidates(
+    candidates = build_candidates(
         queries_BD, positives_PD, negatives_ND, start=start, targets_B=targets_B, all_queries_QD=all_queries_QD
     )
-    rows = {"query": queries_BD, "doc": positives_PD[among.targets_B]}
-    columns = {"query": among.queries_QD, "doc": among.docs_CD}
-    own = {"query": among.own_query_BQ, "doc": among.own_doc_BC}
+    rows = {"query": queries_BD, "doc": positives_PD[candidates.targets_B]}
+    columns = {"query": candidates.queries_QD, "doc": candidates.docs_CD}
+    own = {"query": candidates.own_query_BQ, "doc": candidates.own_doc_BC}
     masks = {"query": query_mask_BQ, "doc": doc_mask_BC}
 
     blocks: dict[Direction, Tensor] = {}
@@ -86,40 +87,41 @@ def info_nce(
         row, _, column = direction.partition("_to_")
         out = exclusion_mask(masks[column], own[column], own_is_self=row == column)
         if direction == "doc_to_doc" and negatives_ND is not None:
-            out = out | (among.targets_B[:, None] == _positive_of_each_doc(owners_N, positives_PD, negatives_ND))
-        # masked behind the factor: the gradient of a learnt one must not meet infinity
+            out = out | (candidates.targets_B[:, None] == _positive_of_each_doc(owners_N, positives_PD, negatives_ND))
+        # masked after the product: the gradient of a trained factor must not meet infinity
         blocks[direction] = (similarity_matrix(rows[row], columns[column], similarity) * factor).masked_fill(
             out, -torch.inf
         )
 
-    positive_B = blocks["query_to_doc"].gather(1, among.targets_B[:, None]).squeeze(1)
+    positive_B = blocks["query_to_doc"].gather(1, candidates.targets_B[:, None]).squeeze(1)
     parts = [torch.cat([*blocks.values()], dim=1)] if partition_mode == "joint" else [*blocks.values()]
     log_z_B = torch.stack([part.logsumexp(1) for part in parts]).mean(0)
     return (log_z_B - positive_B).mean()
 
 
 def _positive_of_each_doc(owners_N: Tensor | None, positives_PD: Tensor, negatives_ND: Tensor) -> Tensor:
-    """[C]: the place of the positive that each document came with."""
+    """[C]: index of the positive that each document came with."""
     positives, negatives = len(positives_PD), len(negatives_ND)
     if owners_N is None and negatives % positives:
         raise InputError(
-            f"{negatives} negatives are no columns of {positives}: say with owners_N which positive each came with."
+            f"{negatives} negatives are not a multiple of {positives} positives. "
+            "Say with owners_N which positive each negative came with."
         )
-    places_P = torch.arange(positives, device=positives_PD.device)
-    return torch.cat([places_P, places_P.repeat(negatives // positives) if owners_N is None else owners_N])
+    indices_P = torch.arange(positives, device=positives_PD.device)
+    return torch.cat([indices_P, indices_P.repeat(negatives // positives) if owners_N is None else owners_N])
 
 
 def _check_options(directions: tuple[Direction, ...], partition_mode: PartitionMode) -> None:
-    asked, known = {*directions}, get_args(Direction)
-    if "query_to_doc" not in asked or len(asked) < len(directions) or not asked <= {*known}:
+    chosen, known = {*directions}, get_args(Direction)
+    if "query_to_doc" not in chosen or len(chosen) < len(directions) or not chosen <= {*known}:
         raise InputError(
-            f"directions are {', '.join(directions) or 'none'}; they must hold query_to_doc and may hold "
+            f"directions are {', '.join(directions) or 'empty'}. They must hold query_to_doc and may hold "
             f"{', '.join(known[1:])}, each once."
         )
     if partition_mode not in get_args(PartitionMode):
-        raise InputError(f"partition_mode {partition_mode!r} is not known; it is 'joint' or 'per_direction'.")
-    if partition_mode == "per_direction" and not asked <= {*SYMMETRIC_DIRECTIONS}:
+        raise InputError(f"partition_mode {partition_mode!r} is not known. Use 'joint' or 'per_direction'.")
+    if partition_mode == "per_direction" and not chosen <= {*SYMMETRIC_DIRECTIONS}:
         raise InputError(
-            f"partition_mode 'per_direction' takes {' and '.join(SYMMETRIC_DIRECTIONS)}: the others hold no positive pair. Use "
-            "'joint'."
+            f"partition_mode 'per_direction' takes {' and '.join(SYMMETRIC_DIRECTIONS)}: other directions have no "
+            "positive pair. Use 'joint'."
         )

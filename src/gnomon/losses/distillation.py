@@ -1,6 +1,6 @@
-"""Distillation from a teacher's scores of query-document pairs, a cross-encoder's for example.
+"""Distillation from a teacher's scores for query-document pairs, for example those of a cross-encoder.
 
-B: queries of this rank; K: documents of each query that the teacher scored; D: width; P: queries of all ranks; C:
+B: queries of this rank; K: documents of each query that the teacher scored; D: dimension; P: queries of all ranks; C:
 documents that all queries are scored with.
 """
 
@@ -31,11 +31,11 @@ def distill_kl(
     section 2): at 0.01 nothing would be left of it.
 
     Args:
-        docs_BKD: those of each query; or [C, D], the same ones of all queries, with scores [B, C].
-        scale: factor of the similarities, 1 where not given; a tensor is learnt. `temperature` is 1 / scale.
+        docs_BKD: the documents of each query; or [C, D], one list for all queries, with scores [B, C].
+        scale: what similarities are multiplied by, 1 by default; a tensor is trained. `temperature` is 1 / scale.
 
     Raises:
-        InputError: scores of another shape; options that cannot be used; no queries.
+        InputError: the scores have another shape; an option is out of range; the batch is empty.
     """
     factor = resolve_scale(scale, temperature, default=1.0)
     teacher_factor = resolve_scale(None, teacher_temperature, default=1.0)
@@ -65,11 +65,11 @@ def kl_and_contrast(
     Args:
         docs_PKD: documents of the queries of all ranks; docs_PKD[:, 0] are the positives. Row b's are
             docs_PKD[start + b].
-        scale: factor of the similarities, 100 where not given; a tensor is learnt. `temperature` is 1 / scale.
+        scale: what similarities are multiplied by, 100 by default; a tensor is trained. `temperature` is 1 / scale.
         doc_mask_BC: as in `info_nce`; its columns are docs_PKD[:, 0], then docs_PKD[:, 1], and so on.
 
     Raises:
-        InputError: as the two.
+        InputError: as in `distill_kl` and `info_nce`.
     """
     factor = resolve_scale(scale, temperature, default=100.0)
     contrast = info_nce(
@@ -93,23 +93,23 @@ def margin_mse(queries_BD: Tensor, docs_BKD: Tensor, teacher_BK: Tensor, *, simi
     that of another. Hofstätter et al. 2020 (2010.02666).
 
     Raises:
-        InputError: scores of another shape; fewer than two documents; no queries.
+        InputError: the scores have another shape; a query has fewer than two documents; the batch is empty.
     """
     scores_BK = _score_own_docs(queries_BD, docs_BKD, teacher_BK, similarity)
     if scores_BK.shape[1] < 2:
-        raise InputError("each query has one document; a margin is between two. Give hard negatives.")
-    off_BK = scores_BK - teacher_BK.detach().to(scores_BK.dtype)
-    return (off_BK[:, :1] - off_BK[:, 1:]).square().mean()
+        raise InputError("each query has one document. A margin is between two. Give hard negatives.")
+    error_BK = scores_BK - teacher_BK.detach().to(scores_BK.dtype)
+    return (error_BK[:, :1] - error_BK[:, 1:]).square().mean()
 
 
 def _score_own_docs(queries_BD: Tensor, docs_BKD: Tensor, teacher_BK: Tensor, similarity: Similarity) -> Tensor:
-    """[B, K]: the student's."""
+    """[B, K]: the student's scores for each query's own documents."""
     _check_shapes(queries_BD, docs_BKD, teacher_BK, docs_BKD.shape[:2])
     return pairwise_similarity(queries_BD[:, None], docs_BKD, similarity)
 
 
 def _score_all_docs(queries_BD: Tensor, docs_CD: Tensor, teacher_BC: Tensor, similarity: Similarity) -> Tensor:
-    """[B, C]: the student's."""
+    """[B, C]: the student's scores for all documents."""
     _check_shapes(queries_BD, docs_CD, teacher_BC, (len(queries_BD), len(docs_CD)))
     return similarity_matrix(queries_BD, docs_CD, similarity)
 
@@ -118,5 +118,5 @@ def _check_shapes(queries_BD: Tensor, docs: Tensor, teacher: Tensor, expected_sh
     if teacher.shape != expected_shape or len(queries_BD) != expected_shape[0] or not len(queries_BD):
         raise InputError(
             f"the teacher's scores have the shape {list(teacher.shape)}, for {len(queries_BD)} queries and "
-            f"documents of {list(docs.shape)}: give one score a document, and at least one query."
+            f"documents of the shape {list(docs.shape)}. Give one score per document, and at least one query."
         )

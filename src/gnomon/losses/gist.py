@@ -1,6 +1,6 @@
-"""GIST: InfoNCE in which a guide model says what is no negative.
+"""GIST: InfoNCE in which a guide model says which candidates must not count as negatives.
 
-B: rows, queries of this rank; D: width; P: positives of all ranks; N: hard negatives of all ranks; C: documents, P + N;
+B: rows, queries of this rank; D: dimension; P: positives of all ranks; N: their hard negatives; C: documents, P + N;
 Q: queries of all ranks.
 """
 
@@ -54,35 +54,35 @@ def gist(
     always are.
 
     Args:
-        guide: the guide's similarities of the same rows and candidates: `guide_blocks`.
-        scale: factor of the similarities, 100 where not given; a tensor is learnt. `temperature` is 1 / scale.
+        guide: the guide's similarities for the same rows and candidates, from `compute_guide_blocks`.
+        scale: what similarities are multiplied by, 100 by default; a tensor is trained. `temperature` is 1 / scale.
         contrast_anchors, contrast_positives: whether there is a block of queries, and one of positives.
         start, targets_B, all_queries_QD, doc_mask_BC, query_mask_BQ: as in `info_nce`. The strict rule keeps a second
-            copy of a positive as a negative, since its similarity is no greater; the masks leave it out.
+            copy of a positive as a negative, since its similarity is not greater; the masks leave it out.
 
     Raises:
-        InputError: options that do not exist or do not go together; places that are not there; no rows; a guide of
-            other shapes.
+        InputError: an option does not exist, or two do not go together; an index is out of range; the batch is empty;
+            the guide's blocks have other shapes.
     """
     factor = resolve_scale(scale, temperature, default=100.0)
-    among = build_candidates(
+    candidates = build_candidates(
         queries_BD, positives_PD, negatives_ND, start=start, targets_B=targets_B, all_queries_QD=all_queries_QD
     )
-    ours = _compute_blocks(queries_BD, positives_PD, among, similarity)
+    ours = _compute_blocks(queries_BD, positives_PD, candidates, similarity)
     _check_guide(margin_strategy, guide, ours)
-    sigma_B1 = guide.query_to_doc_BC.gather(1, among.targets_B[:, None])
+    sigma_B1 = guide.query_to_doc_BC.gather(1, candidates.targets_B[:, None])
     limit_B1 = sigma_B1 - margin * (sigma_B1.abs() if margin_strategy == "relative" else 1)
 
-    ends = len(positives_PD)
-    own = (among.own_doc_BC, among.own_query_BQ, among.own_doc_BC[:, :ends])
-    masks = (doc_mask_BC, query_mask_BQ, None if doc_mask_BC is None else doc_mask_BC[:, :ends])
-    wanted = (True, contrast_anchors, contrast_positives)
+    count = len(positives_PD)
+    own = (candidates.own_doc_BC, candidates.own_query_BQ, candidates.own_doc_BC[:, :count])
+    masks = (doc_mask_BC, query_mask_BQ, None if doc_mask_BC is None else doc_mask_BC[:, :count])
+    included = (True, contrast_anchors, contrast_positives)
     scores: list[Tensor] = []
-    for place in (place for place in range(3) if wanted[place]):
-        near, mask = guide[place] > limit_B1, masks[place]
-        out = exclusion_mask(near if mask is None else near | mask, own[place], own_is_self=place > 0)
-        scores.append((ours[place] * factor).masked_fill(out, -torch.inf))
-    positive_B = scores[0].gather(1, among.targets_B[:, None]).squeeze(1)
+    for block in (block for block in range(3) if included[block]):
+        near, mask = guide[block] > limit_B1, masks[block]
+        out = exclusion_mask(near if mask is None else near | mask, own[block], own_is_self=block > 0)
+        scores.append((ours[block] * factor).masked_fill(out, -torch.inf))
+    positive_B = scores[0].gather(1, candidates.targets_B[:, None]).squeeze(1)
     return (torch.cat(scores, dim=1).logsumexp(1) - positive_B).mean()
 
 
@@ -97,29 +97,32 @@ def compute_guide_blocks(
     targets_B: Tensor | None = None,
     all_queries_QD: Tensor | None = None,
 ) -> SimilarityBlocks:
-    """What `gist` asks of a guide, from the guide's vectors of the same texts. Arguments as there; no gradient."""
-    among = build_candidates(
+    """The similarities that `gist` takes from a guide, computed from the guide's vectors without a gradient.
+
+    Arguments are those of `gist`, with the guide's vectors for the same texts.
+    """
+    candidates = build_candidates(
         queries_BD, positives_PD, negatives_ND, start=start, targets_B=targets_B, all_queries_QD=all_queries_QD
     )
-    return _compute_blocks(queries_BD, positives_PD, among, similarity)
+    return _compute_blocks(queries_BD, positives_PD, candidates, similarity)
 
 
 def _compute_blocks(
-    queries_BD: Tensor, positives_PD: Tensor, among: Candidates, similarity: Similarity
+    queries_BD: Tensor, positives_PD: Tensor, candidates: Candidates, similarity: Similarity
 ) -> SimilarityBlocks:
     return SimilarityBlocks(
-        similarity_matrix(queries_BD, among.docs_CD, similarity),
-        similarity_matrix(queries_BD, among.queries_QD, similarity),
-        similarity_matrix(positives_PD[among.targets_B], positives_PD, similarity),
+        similarity_matrix(queries_BD, candidates.docs_CD, similarity),
+        similarity_matrix(queries_BD, candidates.queries_QD, similarity),
+        similarity_matrix(positives_PD[candidates.targets_B], positives_PD, similarity),
     )
 
 
 def _check_guide(margin_strategy: MarginStrategy, guide: SimilarityBlocks, ours: SimilarityBlocks) -> None:
     if margin_strategy not in get_args(MarginStrategy):
-        raise InputError(f"margin_strategy {margin_strategy!r} is not known; it is 'absolute' or 'relative'.")
+        raise InputError(f"margin_strategy {margin_strategy!r} is not known. Use 'absolute' or 'relative'.")
     for name, theirs, own in zip(SimilarityBlocks._fields, guide, ours, strict=True):
         if theirs.shape != own.shape:
             raise InputError(
-                f"the guide's {name} has the shape {list(theirs.shape)}, the model's {list(own.shape)}: it must be of "
-                "the same texts. Make it with guide_blocks, with the same start, targets_B and all_queries_QD."
+                f"the guide's {name} has the shape {list(theirs.shape)}, the model's {list(own.shape)}. Both must be "
+                "for the same texts. Use compute_guide_blocks with the same start, targets_B and all_queries_QD."
             )

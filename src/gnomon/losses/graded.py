@@ -1,6 +1,6 @@
-"""Losses for pairs with a grade: how similar people find them.
+"""Losses for pairs with a label: how similar people find the two texts.
 
-B: pairs; D: width.
+B: pairs; D: dimension of a vector.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ def cosent(
 ) -> Tensor:
     """log(1 + the sum of exp(scale * (s_j - s_i)) over all i, j with labels_i > labels_j), s_i of the pair i.
 
-    Huang et al. 2024 (CoSENT, doi 10.1109/TASLP.2024.3402087). 0 where no grades differ. Only the order of
-    the grades counts. Memory: B times B.
+    Huang et al. 2024 (CoSENT, doi 10.1109/TASLP.2024.3402087). 0 where no labels differ. Only the order of
+    the labels counts. Memory: B times B.
 
     Args:
-        scale: factor of the similarities, 20 where not given; a tensor is learnt. `temperature` is 1 / scale.
+        scale: what similarities are multiplied by, 20 by default; a tensor is trained. `temperature` is 1 / scale.
 
     Raises:
-        InputError: not one grade a pair; options that cannot be used; no pairs.
+        InputError: not one label a pair; options that cannot be used; no pairs.
     """
     scores_B = _score_pairs(a_BD, b_BD, labels_B, similarity) * resolve_scale(scale, temperature, default=20.0)
     excess_BB = scores_B - scores_B[:, None]
@@ -43,7 +43,7 @@ def cosine_regression(a_BD: Tensor, b_BD: Tensor, labels_B: Tensor) -> Tensor:
     """The mean of (cos(a, b) - label)^2. Reimers and Gurevych 2019 (Sentence-BERT, 1908.10084, section 3).
 
     Raises:
-        InputError: not one grade a pair; no pairs.
+        InputError: not one label per pair; the batch is empty.
     """
     scores_B = _score_pairs(a_BD, b_BD, labels_B, "cosine")
     return (scores_B - labels_B.to(scores_B.dtype)).square().mean()
@@ -52,7 +52,7 @@ def cosine_regression(a_BD: Tensor, b_BD: Tensor, labels_B: Tensor) -> Tensor:
 def _score_pairs(a_BD: Tensor, b_BD: Tensor, labels_B: Tensor, similarity: Similarity) -> Tensor:
     if labels_B.shape != (len(a_BD),) or len(a_BD) != len(b_BD) or not len(a_BD):
         raise InputError(
-            f"labels of the shape {list(labels_B.shape)} for {len(a_BD)} and {len(b_BD)} vectors: give one label a "
-            "pair, and at least one pair."
+            f"labels_B has the shape {list(labels_B.shape)}, for {len(a_BD)} and {len(b_BD)} vectors. "
+            "Give one label per pair, and at least one pair."
         )
     return pairwise_similarity(a_BD, b_BD, similarity)

@@ -1,4 +1,4 @@
-"""Which candidates are no negatives, because their texts say so: masks from hashes of texts, True where left out.
+"""Masks of candidates that must not count as negatives, from hashes of their texts. True is left out.
 
 B: rows, queries of this rank; C: candidates; Q: pairs of all ranks.
 """
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def hash_texts(texts: Iterable[str]) -> Tensor:
-    """int64, one a text: equal for equal texts, in every process (Python's own `hash` is not), so that ranks can
+    """int64, one per text: equal for equal texts, in every process (Python's own `hash` is not), so that ranks can
     gather them.
     """
     digests = (blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest() for text in texts)
@@ -26,14 +26,14 @@ def duplicates_mask(hashes_B: Tensor, hashes_C: Tensor) -> Tensor:
 
 
 def known_pairs_mask(keys_B: Tensor, keys_Q: Tensor, values_Q: Tensor, candidates_C: Tensor) -> Tensor:
-    """[B, C], bool: where the candidate's text is an answer to a key that is equal to the row's.
+    """[B, C], bool: where the candidate's text is paired, somewhere in the batch, with a key that equals the row's key.
 
-    All are hashes. `keys_Q` and `answers_Q` are the pairs of the whole batch, `keys_B` among them. With queries as keys
-    it is the `doc_mask_BC` of the contrastive losses (a positive stands twice, or a query does, with two positives);
-    with positives as keys and queries as answers, `query_mask_BQ`. Memory: Q times C bytes.
+    All are hashes. `keys_Q` and `values_Q` are the pairs of the whole batch, `keys_B` among them. With queries as keys
+    it is the `doc_mask_BC` of the contrastive losses (for a batch in which a positive is twice, or a query with two positives);
+    with positives as keys and queries as values, `query_mask_BQ`. Memory: Q times C bytes.
     """
-    keys_K, places_Q = keys_Q.unique(return_inverse=True)
+    keys_K, key_index_Q = keys_Q.unique(return_inverse=True)
     pairs, candidates = duplicates_mask(values_Q, candidates_C).nonzero(as_tuple=True)
-    answers_KC = torch.zeros(len(keys_K), len(candidates_C), dtype=torch.bool, device=keys_K.device)
-    answers_KC[places_Q[pairs], candidates] = True
-    return answers_KC[torch.searchsorted(keys_K, keys_B)]
+    values_KC = torch.zeros(len(keys_K), len(candidates_C), dtype=torch.bool, device=keys_K.device)
+    values_KC[key_index_Q[pairs], candidates] = True
+    return values_KC[torch.searchsorted(keys_K, keys_B)]

@@ -1,6 +1,6 @@
-"""What the losses begin with: similarities in full precision, and the factor in front of them.
+"""What the losses begin with: similarities in full precision, and the factor that multiplies them.
 
-B: rows; C: candidates; D: width of a vector.
+B: rows; C: candidates; D: dimension of a vector.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from gnomon.errors import InputError
 
 Similarity = Literal["cosine", "dot"]
 Factor = float | Tensor
-"""A number, or a tensor of no dimensions that is learnt."""
+"""A number, or a scalar tensor that is trained."""
 
 
 def similarity_matrix(a_BD: Tensor, b_CD: Tensor, similarity: Similarity = "cosine") -> Tensor:
@@ -30,12 +30,12 @@ def similarity_matrix(a_BD: Tensor, b_CD: Tensor, similarity: Similarity = "cosi
 
 
 def pairwise_similarity(a: Tensor, b: Tensor, similarity: Similarity = "cosine") -> Tensor:
-    """a and b without their last dimension, D: each vector of a with the one in its place in b. Precision as above."""
+    """The similarity of each vector of a with the vector of b at the same index. The result lacks the last dimension, D. Precision as above."""
     return (_prepare_vectors(a, similarity) * _prepare_vectors(b, similarity)).sum(-1)
 
 
 def at_least_float32(values: Tensor) -> Tensor:
-    """In float32, or float64 as they are."""
+    """The values in float32; float64 stays as it is."""
     return values if values.dtype == torch.float64 else values.float()
 
 
@@ -43,29 +43,31 @@ def resolve_scale(scale: Factor | None, temperature: Factor | None, *, default: 
     """What similarities are multiplied by: `scale`, or one over `temperature`; `default` where neither is given.
 
     Raises:
-        InputError: both are given; a number that is not above 0 and finite.
+        InputError: both are given; a number is not above 0 and finite.
     """
     if scale is not None and temperature is not None:
-        raise InputError(f"scale {scale} and temperature {temperature}: scale is 1 / temperature; give one of them.")
-    name, given = ("scale", scale) if temperature is None else ("temperature", temperature)
-    if isinstance(given, Tensor):
-        return at_least_float32(given) if name == "scale" else 1 / at_least_float32(given)
-    if given is not None and not 0 < given < math.inf:
-        raise InputError(f"{name} is {given}; it must be above 0 and finite.")
-    if given is None:
+        raise InputError(
+            f"scale {scale} and temperature {temperature} are both given. scale is 1 / temperature. Give one of them."
+        )
+    name, value = ("scale", scale) if temperature is None else ("temperature", temperature)
+    if isinstance(value, Tensor):
+        return at_least_float32(value) if name == "scale" else 1 / at_least_float32(value)
+    if value is not None and not 0 < value < math.inf:
+        raise InputError(f"{name} is {value}. It must be above 0 and finite.")
+    if value is None:
         return default
-    return given if name == "scale" else 1 / given
+    return value if name == "scale" else 1 / value
 
 
 def anneal(first: float, last: float, *, step: int, steps: int) -> float:
     """`first` at step 0, `last` from step `steps` on, and a straight line between them.
 
-    SimLM's warm-up of the scale is `max(1, annealed(0, scale, step=step, steps=warmup_steps))`.
+    SimLM's warm-up of the scale is `max(1, anneal(0, scale, step=step, steps=warmup_steps))`.
     """
     return last if step >= steps else first + (last - first) * step / steps
 
 
 def _prepare_vectors(vectors: Tensor, similarity: Similarity) -> Tensor:
     if similarity not in get_args(Similarity):
-        raise InputError(f"similarity {similarity!r} is not known here; it is 'cosine' or 'dot'.")
+        raise InputError(f"similarity {similarity!r} is not known here. Use 'cosine' or 'dot'.")
     return F.normalize(at_least_float32(vectors), dim=-1) if similarity == "cosine" else at_least_float32(vectors)

@@ -2,7 +2,7 @@
 
 Zhang et al. 2024, "Jasper and Stella" (2412.19048, section 3).
 
-B: texts; D: width of the student, or of the teacher; N: pairs of texts.
+B: texts; D: dimension of the student's vectors, or of the teacher's; N: pairs of texts.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ def stella(
     relative_weight: float = 20.0,
     margin: float = 0.015,
 ) -> Tensor:
-    """The weighted sum of the three losses of the student, and of the last two for each of the narrower heads.
+    """The weighted sum of the three losses of the student, and of the last two for each of the smaller vectors.
 
     Raises:
-        InputError: as the three.
+        InputError: as in the three losses.
     """
     loss = cosine_weight * cosine_distillation(student_BD, teacher_BD)
     for vectors_BD in (student_BD, *lower_dim_vectors):
@@ -51,22 +51,23 @@ def cosine_distillation(student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
     """The mean of 1 - cos(s_i, t_i) (L_cosine).
 
     Raises:
-        InputError: vectors of another number or width; none at all.
+        InputError: the numbers of vectors differ, or their dimensions; the batch is empty.
     """
     _check_same_texts(student_BD, teacher_BD)
     if student_BD.shape[1] != teacher_BD.shape[1]:
         raise InputError(
-            f"the student has width {student_BD.shape[1]}, the teacher {teacher_BD.shape[1]}: their cosine needs one "
-            "width. Give the student a head of the teacher's width, or leave this loss out."
+            f"the student's vectors have dimension {student_BD.shape[1]}, the teacher's {teacher_BD.shape[1]}. Their "
+            "cosine needs one dimension. Give the student a Dense module with the teacher's dimension, or leave "
+            "this loss out."
         )
     return (1 - pairwise_similarity(student_BD, teacher_BD.detach())).mean()
 
 
 def similarity_distillation(student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
-    """The mean over all i, j of (s_i.s_j - t_i.t_j)^2, vectors normalised (L_sim). Widths may differ.
+    """The mean over all i, j of (s_i.s_j - t_i.t_j)^2, vectors normalised (L_sim). Dimensions may differ.
 
     Raises:
-        InputError: vectors of another number; none at all.
+        InputError: the numbers of vectors differ; the batch is empty.
     """
     _check_same_texts(student_BD, teacher_BD)
     teacher_BB = similarity_matrix(teacher_BD, teacher_BD).detach()
@@ -76,15 +77,15 @@ def similarity_distillation(student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
 def relative_similarity_distillation(student_BD: Tensor, teacher_BD: Tensor, *, margin: float = 0.015) -> Tensor:
     """(1 / C) times the sum of max(0, s_m.s_n - s_i.s_j + margin) over pairs of pairs with t_i.t_j > t_m.t_n (L_resim).
 
-    C is the number of all pairs of pairs, those that the teacher finds equal too. Vectors are normalised; widths may
-    differ. 0 for one or two texts. Exact, in N log N steps and memory of N for N = B (B - 1) / 2 pairs.
+    C is the number of all pairs of pairs, those that the teacher finds equal too. Vectors are normalised; their
+    dimensions may differ. 0 for one or two texts. Exact, in N log N steps and memory of N for N = B (B - 1) / 2 pairs.
 
     Raises:
-        InputError: vectors of another number; none at all; a margin below 0.
+        InputError: the numbers of vectors differ; the batch is empty; margin is below 0.
     """
     _check_same_texts(student_BD, teacher_BD)
     if margin < 0:
-        raise InputError(f"margin is {margin}; it must be at least 0.")
+        raise InputError(f"margin is {margin}. It must be at least 0.")
     i_N, j_N = torch.triu_indices(len(student_BD), len(student_BD), 1, device=student_BD.device)
     student_N = similarity_matrix(student_BD, student_BD)[i_N, j_N]
     teacher_N = similarity_matrix(teacher_BD, teacher_BD).detach()[i_N, j_N]
@@ -118,6 +119,6 @@ def ranking_hinge(student_N: Tensor, teacher_N: Tensor, *, margin: float) -> Ten
 def _check_same_texts(student_BD: Tensor, teacher_BD: Tensor) -> None:
     if len(student_BD) != len(teacher_BD) or not len(student_BD):
         raise InputError(
-            f"{len(student_BD)} vectors of the student and {len(teacher_BD)} of the teacher: give both of the same "
+            f"the student has {len(student_BD)} vectors and the teacher {len(teacher_BD)}. Give both for the same "
             "texts, and at least one."
         )

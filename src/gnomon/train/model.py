@@ -84,10 +84,10 @@ class Model(nn.Module):
     def spec(self) -> ModelSpec:
         return self.checkpoint.spec
 
-    def forward(self, packed: Packed, prompt_tokens: int = 0) -> Tensor:
+    def forward(self, packed: Packed) -> Tensor:
         """[B, P]: pooled token states, in front of the heads; float32 under autocast too."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            return self.pooled_trunk(packed, prompt_tokens)
+            return self.pooled_trunk(packed)
 
     def apply_modules(self, pooled_BP: Tensor, dims: tuple[int, ...] = ()) -> VectorsByDim:
         """Vectors of the model's full width; or of the widths `dims` that have heads of their own."""
@@ -131,14 +131,14 @@ class PooledTrunk(nn.Module):
         self.pooling, self.device = Pooling(pooling), device
         self.one_token = pools_one_token(pooling)
 
-    def forward(self, packed: Packed, prompt_tokens: int) -> Tensor:
+    def forward(self, packed: Packed) -> Tensor:
         (trunk,) = self._trunk
         if isinstance(trunk, StaticEmbedding):
             return trunk(packed, self.device)
         batch = DeviceBatch.from_packed(packed, trunk.spec, self.device)
         if not self.one_token:
-            return self.pooling(trunk(batch), packed, prompt_tokens)
-        row_B = packed.bounds[:-1] + pooled_token_index(self.pooling.spec, packed, prompt_tokens)
+            return self.pooling(trunk(batch), packed)
+        row_B = packed.bounds[:-1] + pooled_token_index(self.pooling.spec, packed)
         return at_least_float32(trunk(batch, to_device(torch.from_numpy(row_B), self.device)))
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from twin import POOLINGS, twin_pool
+from twin import POOLINGS, skips, twin_pool
 
 from gnomon import Encoder
 from gnomon import modules as numpy_heads
@@ -51,11 +51,12 @@ def test_pooling_is_that_of_the_twin_and_so_is_its_gradient(
     lengths: list[int], pooling: PoolingSpec, prompt: int, seed: int
 ) -> None:
     draw = np.random.default_rng(seed)
-    packed = pack([draw.integers(0, 9, length) for length in lengths])
+    skip_B = skips(pooling, len(lengths), prompt)
+    packed = pack([draw.integers(0, 9, length) for length in lengths], skip_B=skip_B)
     # no two are nearer than 1e-3, so that a small step leaves the highest the highest
     values = draw.permutation(6 * sum(lengths)) / 256 - 1
     states = torch.from_numpy(values.reshape(-1, 6)).requires_grad_()
-    found = Pooling(pooling)(states, packed, prompt)
+    found = Pooling(pooling)(states, packed)
     texts = np.split(states.detach().numpy(), packed.bounds[1:-1])
     wanted = np.stack([twin_pool(pooling, text_TH, prompt) for text_TH in texts])
     # the weights of a sum are computed in float32

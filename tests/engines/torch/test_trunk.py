@@ -16,11 +16,12 @@ import torch
 from goldens import NAMES
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from twin import MADE, POOLINGS, assert_same, model, texts, twin_pool, twin_states
+from twin import MADE, POOLINGS, assert_same, model, skips, texts, twin_pool, twin_states
 
+from gnomon.engines.positions import position_ids
 from gnomon.engines.torch import attention as forms
 from gnomon.engines.torch.attention import bucketed, grouped, plain
-from gnomon.engines.torch.batch import DeviceBatch, Spans, position_ids
+from gnomon.engines.torch.batch import DeviceBatch, Spans
 from gnomon.engines.torch.buckets import MAX_PADDED_LENGTH
 from gnomon.engines.torch.engine import TorchEngine
 from gnomon.engines.torch.modules import Pooling
@@ -63,20 +64,20 @@ def test_states_of_a_mixed_batch_equal_the_twin(name: str, attention: forms.Atte
 def test_every_pooling_equals_the_twin(name: str, pooling: PoolingSpec) -> None:
     trunk, arrays = model(name)
     wanted = [twin_pool(pooling, twin_states(trunk, arrays, ids_T), 3) for ids_T in texts(name)]
-    assert_same(engine(name, pooling).pool(pack(texts(name)), 3), np.stack(wanted))
+    assert_same(engine(name, pooling).pool(pack(texts(name), skip_B=skips(pooling, 6, 3))), np.stack(wanted))
 
 
 @pytest.mark.parametrize("name", [*NAMES, *MADE])
 @settings(max_examples=15, deadline=None)
-@given(lengths=LENGTHS, pooling=st.sampled_from(POOLINGS), prompt=st.integers(0, 4), data=st.data())
-def test_packed_equals_one_by_one(
-    name: str, lengths: list[int], pooling: PoolingSpec, prompt: int, data: st.DataObject
-) -> None:
+@given(lengths=LENGTHS, pooling=st.sampled_from(POOLINGS), data=st.data())
+def test_packed_equals_one_by_one(name: str, lengths: list[int], pooling: PoolingSpec, data: st.DataObject) -> None:
     """Every architecture, every pooling, any mix of lengths in any order, padding ids inside texts too."""
     rows = model(name)[0].vocab_size
     ids = [np.array(data.draw(st.lists(st.integers(0, rows - 1), min_size=n, max_size=n))) for n in lengths]
-    together = engine(name, pooling).pool(pack(ids), prompt)
-    alone = [engine(name, pooling, plain).pool(pack([ids_T]), prompt) for ids_T in ids]
+    skip_B = data.draw(st.lists(st.integers(0, 4), min_size=len(ids), max_size=len(ids)))
+    together = engine(name, pooling).pool(pack(ids, skip_B=skip_B))
+    pairs = zip(ids, skip_B, strict=True)
+    alone = [engine(name, pooling, plain).pool(pack([ids_T], skip_B=[skip])) for ids_T, skip in pairs]
     assert_same(together, np.concatenate(alone))
 
 

@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from gnomon.engines.onnx.graph import Graph, Output, Precision, build_onnx_graph
 from gnomon.engines.pooling import max_pooling_mask, padded_pooling_weights, padding_mask, pooled_token_index
+from gnomon.engines.positions import RotaryTables, check_token_types, position_ids, rotary_tables
 from gnomon.engines.protocol import Engine, Vectors
 from gnomon.errors import ExtraError
-from gnomon.packed import Packed
+from gnomon.packed import Ids, Packed, pad_texts
 from gnomon.spec import PoolingSpec, TrunkSpec
 
 Array = NDArray[Any]
@@ -63,19 +64,19 @@ class OnnxEngine(Engine):
         self.threads = threads
         self.open_session = RUNTIMES[runtime]
         self.unfused_rotary = runtime == "openvino"
-        self.name = f"onnx graph, {runtime}, {precision}"
+        self.name = self.identity = f"onnx graph, {runtime}, {precision}"
         self.dtype = "float32" if precision == "float32" else "int8"
-        self._sessions: dict[tuple[int, Output], Session] = {}
+        self._sessions: dict[tuple[int, Output, bool], Session] = {}
         self._locks: dict[int, threading.Lock] = {}
 
     def budget(self, total_tokens: int) -> int:
         return self.token_budget
 
-    def pool(self, packed: Packed, prompt_tokens: int = 0) -> Vectors:
-        return self._get_session("pooled")(self._build_feed("pooled", packed, prompt_tokens))
+    def pool(self, packed: Packed) -> Vectors:
+        return self._run("pooled", packed)
 
     def states(self, packed: Packed) -> Vectors:
-        states_BSH = self._get_session("states")(self._build_feed("states", packed, 0))
+        states_BSH = self._run("states", packed)
         lengths_B = packed.lengths_B
         return states_BSH[np.arange(states_BSH.shape[1]) < lengths_B[:, None]]
 
@@ -87,8 +88,8 @@ class OnnxEngine(Engine):
         super().close()
         self._sessions.clear()
 
-    def build_graph(self, output: Output) -> Graph:
-        """The graph that this engine runs, for export."""
+    def build_graph(self, output: Output, *, token_types: bool = False) -> Graph:
+        """The graph that this engine runs, for export. With `token_types` it has the input types_BS."""
         return build_onnx_graph(
             self.trunk,
             self.pooling,
@@ -96,50 +97,60 @@ class OnnxEngine(Engine):
             output=output,
             precision=self.precision,
             unfused_rotary=self.unfused_rotary,
+            token_types=token_types,
         )
 
-    def _get_session(self, output: Output) -> Session:
+    def _run(self, output: Output, packed: Packed) -> Vectors:
+        check_token_types(self.trunk, packed)
+        session = self._get_session(output, token_types=packed.types_T is not None and self.trunk.num_token_types > 0)
+        return session(self._build_feed(session, packed))
+
+    def _get_session(self, output: Output, *, token_types: bool = False) -> Session:
         """This process's session: a runtime's threads do not survive a fork, so a child opens its own."""
-        process = os.getpid()
-        with self._locks.setdefault(process, threading.Lock()):
+        key = os.getpid(), output, token_types
+        with self._locks.setdefault(key[0], threading.Lock()):
             self.check_open()
-            if (process, output) not in self._sessions:
-                self._sessions[process, output] = self.open_session(self.build_graph(output), self.threads)
-            return self._sessions[process, output]
+            if key not in self._sessions:
+                graph = self.build_graph(output, token_types=token_types)
+                self._sessions[key] = self.open_session(graph, self.threads)
+            return self._sessions[key]
 
-    def _build_feed(self, output: Output, packed: Packed, prompt_tokens: int) -> Feed:
-        """The inputs that the graph has, and no other: each is made by its row in INPUTS."""
-        wanted = self._get_session(output).inputs
-        return {name: make(self, packed, prompt_tokens) for name, make in INPUT_BUILDERS.items() if name in wanted}
+    def _build_feed(self, session: Session, packed: Packed) -> Feed:
+        """The inputs that the graph has, and no others."""
+        return {name: build(self, packed) for name, build in INPUT_BUILDERS.items() if name in session.inputs}
 
-    def position_ids(self, packed: Packed) -> NDArray[np.int64]:
-        """Rows of the position table, [1, S], or [B, S] where padding ids inside a text do not count (RoBERTa)."""
-        ids_BS = packed.to_padded(self.trunk.pad_id or 0)
+    def position_ids(self, packed: Packed) -> Ids:
+        """Rows of the position table: [1, S], or [B, S] where they depend on the ids (RoBERTa)."""
         if self.trunk.pad_id is None:
-            return np.arange(ids_BS.shape[1])[None] + self.trunk.position_offset
-        real_BS = ids_BS != self.trunk.pad_id
-        return np.cumsum(real_BS, axis=1) * real_BS + self.trunk.pad_id
+            return np.arange(int(packed.lengths_B.max()))[None] + self.trunk.position_offset
+        return pad_texts(position_ids(self.trunk, packed), packed, self.trunk.pad_id)
 
-    def cos_sin(self, packed: Packed) -> tuple[Vectors, Vectors]:
+    def rotary_tables(self, packed: Packed) -> RotaryTables:
         """cos and sin of the angles, [S, head size / 2]."""
         assert self.trunk.rope
-        positions_S = np.arange(int(packed.lengths_B.max()), dtype=np.float64)
-        angles_SR = positions_S[:, None] * self.trunk.rope.frequencies(self.trunk.head_size)
-        return np.cos(angles_SR).astype(np.float32), np.sin(angles_SR).astype(np.float32)
+        longest = int(packed.lengths_B.max())
+        cos_SR, sin_SR = rotary_tables(self.trunk.rope, self.trunk.head_size, longest)
+        return cos_SR[:longest], sin_SR[:longest]
 
 
-INPUT_BUILDERS: dict[str, Callable[[OnnxEngine, Packed, int], Array]] = {
-    "ids_BS": lambda engine, packed, prompt: packed.to_padded(),
-    "lengths_B": lambda engine, packed, prompt: packed.lengths_B.astype(np.int32),
-    "positions": lambda engine, packed, prompt: engine.position_ids(packed),
-    "cos_SR": lambda engine, packed, prompt: engine.cos_sin(packed)[0],
-    "sin_SR": lambda engine, packed, prompt: engine.cos_sin(packed)[1],
-    "mask_B11S": lambda engine, packed, prompt: padding_mask(packed),
-    "weights_BMS": lambda engine, packed, prompt: padded_pooling_weights(engine.pooling, packed, prompt),
-    "mask_BS1": lambda engine, packed, prompt: max_pooling_mask(engine.pooling, packed, prompt),
-    "row_B1": lambda engine, packed, prompt: pooled_token_index(engine.pooling, packed, prompt)[:, None],
+INPUT_BUILDERS: dict[str, Callable[[OnnxEngine, Packed], Array]] = {
+    "ids_BS": lambda engine, packed: packed.to_padded(),
+    "types_BS": lambda engine, packed: pad_texts(_types(packed), packed, 0),
+    "lengths_B": lambda engine, packed: packed.lengths_B.astype(np.int32),
+    "positions": lambda engine, packed: engine.position_ids(packed),
+    "cos_SR": lambda engine, packed: engine.rotary_tables(packed)[0],
+    "sin_SR": lambda engine, packed: engine.rotary_tables(packed)[1],
+    "mask_B11S": lambda engine, packed: padding_mask(packed),
+    "weights_BMS": lambda engine, packed: padded_pooling_weights(engine.pooling, packed),
+    "mask_BS1": lambda engine, packed: max_pooling_mask(packed),
+    "row_B1": lambda engine, packed: pooled_token_index(engine.pooling, packed)[:, None],
 }
-"""Input of the graph -> how it is made."""
+"""Input of the graph -> what builds it for a batch."""
+
+
+def _types(packed: Packed) -> Ids:
+    assert packed.types_T is not None
+    return packed.types_T
 
 
 class _OrtSession:

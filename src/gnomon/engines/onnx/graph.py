@@ -53,12 +53,16 @@ def build_onnx_graph(
     output: Output = "pooled",
     precision: Precision = "float32",
     unfused_rotary: bool = False,
+    token_types: bool = False,
 ) -> Graph:
     """The graph of one trunk, up to pooled vectors or token states.
 
-    `plain_rotary` spells rotary attention out in standard operators, for runtimes that lack the fused ones (OpenVINO).
+    Args:
+        unfused_rotary: spell rotary attention out in standard operators, for runtimes without the fused ones
+            (OpenVINO).
+        token_types: the graph has an input for the types of the tokens; without it, all are of type 0.
     """
-    return _GraphBuilder(trunk, pooling, arrays, output, precision, unfused_rotary).build()
+    return _GraphBuilder(trunk, pooling, arrays, output, precision, unfused_rotary, token_types).build()
 
 
 class _GraphBuilder:
@@ -72,11 +76,13 @@ class _GraphBuilder:
         output: Output,
         precision: Precision,
         unfused_rotary: bool,
+        token_types: bool,
     ) -> None:
         self.trunk, self.pooling, self.source_arrays = trunk, pooling, arrays
         self.output: Output = output
         self.one_token = output == "pooled" and pools_one_token(pooling)
         self.precision: Precision = precision
+        self.token_types = token_types
         self.rotary_attention = self._rotary_unfused if unfused_rotary else self._rotary_fused
         self.defined_names: set[str] = set()
         self.nodes: list[onnx.NodeProto] = []
@@ -108,7 +114,10 @@ class _GraphBuilder:
         if self.trunk.max_positions:
             rows = self.input("positions", TensorProto.INT64, ["P", "S"])
             x = self.node("Add", [x, self.node("Gather", [self.array("embed.positions"), rows])])
-        if self.trunk.num_token_types:
+        if self.trunk.num_token_types and self.token_types:
+            types = self.input("types_BS", TensorProto.INT64, ["B", "S"])
+            x = self.node("Add", [x, self.node("Gather", [self.array("embed.types"), types])])
+        elif self.trunk.num_token_types:
             x = self.node("Add", [x, self.constant("embed.type0", self.as_float32("embed.types")[0])])
         return self.node(
             "LayerNormalization", [x, *self.weight_and_bias("embed.norm")], epsilon=self.trunk.norm_eps, axis=-1

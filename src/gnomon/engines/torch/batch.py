@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gnomon.engines.positions import check_token_types, position_ids
 from gnomon.engines.torch.buckets import Buckets
 from gnomon.packed import Packed
 from gnomon.spec import TrunkSpec
@@ -82,10 +83,17 @@ class DeviceBatch:
     position_ids_T: Tensor
     """Rows of the position table."""
     spans: Spans
+    types_T: Tensor | None = None
+    """Rows of the token type table; None is row 0 for all."""
 
     @classmethod
     def from_packed(cls, packed: Packed, trunk: TrunkSpec, device: torch.device | str = "cpu") -> DeviceBatch:
-        """Packed ids on a device; on CUDA the copy does not wait for the device."""
+        """Packed ids on a device; on CUDA the copy does not wait for the device.
+
+        Raises:
+            InputError: a token type that the model does not have.
+        """
+        check_token_types(trunk, packed)
         device = torch.device(device)
         positions_T = to_device(_int32(packed.positions_T), device)
         rows_T = (
@@ -94,21 +102,13 @@ class DeviceBatch:
             else to_device(_int32(position_ids(trunk, packed)), device)
         )
         spans = Spans.from_lengths(packed.lengths_B, device)
-        return cls(to_device(_int32(packed.ids_T), device), positions_T, rows_T, spans)
+        types_T = None if packed.types_T is None else to_device(_int32(packed.types_T), device)
+        return cls(to_device(_int32(packed.ids_T), device), positions_T, rows_T, spans, types_T)
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        return self.ids_T, self.positions_T, self.position_ids_T, self.spans.bounds
-
-
-def position_ids(trunk: TrunkSpec, packed: Packed) -> NDArray[np.int64]:
-    """[T]: the row of the position table of each token; padding ids inside a text do not count (RoBERTa)."""
-    if trunk.pad_id is None:
-        return packed.positions_T + trunk.position_offset
-    real_T = packed.ids_T != trunk.pad_id
-    seen_T = np.cumsum(real_T)
-    before_B = np.concatenate([[0], seen_T])[packed.bounds[:-1]]
-    return (seen_T - np.repeat(before_B, packed.lengths_B)) * real_T + trunk.pad_id
+        types = () if self.types_T is None else (self.types_T,)
+        return self.ids_T, self.positions_T, self.position_ids_T, self.spans.bounds, *types
 
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:

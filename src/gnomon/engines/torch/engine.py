@@ -31,7 +31,7 @@ from gnomon.engines.torch.inference import prepare_for_inference
 from gnomon.engines.torch.modules import Pooling
 from gnomon.engines.torch.trunk import Trunk
 from gnomon.errors import DeviceMemoryError, InputError
-from gnomon.packed import Packed, slice_texts
+from gnomon.packed import Ids, Packed, slice_texts
 from gnomon.spec import PoolingSpec, TrunkSpec
 
 MAX_IN_FLIGHT = 2
@@ -87,7 +87,7 @@ class TorchEngine(Engine):
         self._trunk: Trunk | None = Trunk.from_arrays(trunk, arrays, attention=form, share=True)
         prepare_for_inference(self._trunk, device=self.torch_device, dtype=kind, one_token=self.one_token)
         self.pooling = Pooling(pooling)
-        self.name = f"torch, {self.torch_device}, {dtype}, {form.__name__} attention"
+        self.name = self.identity = f"torch, {self.torch_device}, {dtype}, {form.__name__} attention"
         self._budget: int | None = None
         self._process = os.getpid()
         self._copy_stream = torch.cuda.Stream(self.torch_device) if self.torch_device.type == "cuda" else None
@@ -107,24 +107,23 @@ class TorchEngine(Engine):
             self._budget = budgets.load_or_measure(self._budget_key(), self._measure_budget, budgets.cache_file())
         return self._budget
 
-    def pool(self, packed: Packed, prompt_tokens: int = 0) -> Vectors:
-        return self._run_batch(self._make_pool_work(prompt_tokens), packed)
+    def pool(self, packed: Packed) -> Vectors:
+        return self._run_batch(self._pool, packed)
 
-    def pool_batches(self, batches: Iterable[Packed], prompt_tokens: int = 0) -> Iterator[Vectors]:
-        work = self._make_pool_work(prompt_tokens)
+    def pool_batches(self, batches: Iterable[Packed]) -> Iterator[Vectors]:
         pending: deque[_PendingVectors] = deque()
         for packed in batches:
-            started = self._start_batch(work, packed)
+            started = self._start_batch(self._pool, packed)
             if started is None:  # what is under way holds memory too: let it end first
                 yield from _drain(pending)
-                yield self._run_batch(work, packed)
+                yield self._run_batch(self._pool, packed)
                 continue
             pending.append(started)
             yield from _drain(pending, max_pending=MAX_IN_FLIGHT if started.done else 0)
         yield from _drain(pending)
 
     def states(self, packed: Packed) -> Vectors:
-        return self._run_batch(lambda packed: self.trunk(self._copy_to_device(packed)[0]), packed)
+        return self._run_batch(self._states, packed)
 
     def explain_nonfinite(self, packed: Packed) -> str:
         """The first layer whose output is not finite."""
@@ -157,23 +156,22 @@ class TorchEngine(Engine):
         if self.torch_device.type == "cuda" and os.getpid() == self._process:
             torch.cuda.empty_cache()
 
-    def _make_pool_work(self, prompt_tokens: int) -> Work:
-        def work(packed: Packed) -> Tensor:
-            batch, rows_B = self._copy_to_device(packed, prompt_tokens)
-            if rows_B is not None:
-                return self.trunk(batch, rows_B)
-            return self.pooling(self.trunk(batch), packed, prompt_tokens)
+    def _pool(self, packed: Packed) -> Tensor:
+        if not self.one_token:
+            return self.pooling(self._states(packed), packed)
+        rows = packed.bounds[:-1] + pooled_token_index(self.pooling.spec, packed)
+        return self.trunk(*self._copy_to_device(packed, rows))
 
-        return work
+    def _states(self, packed: Packed) -> Tensor:
+        return self.trunk(self._copy_to_device(packed)[0])
 
-    def _copy_to_device(self, packed: Packed, prompt_tokens: int | None = None) -> tuple[DeviceBatch, Tensor | None]:
-        """The batch on the device; with it, the row of the one token of each text that is pooled, if it is one."""
+    def _copy_to_device(self, packed: Packed, rows: Ids | None = None) -> tuple[DeviceBatch, Tensor | None]:
+        """The batch on the device; with it, `rows`, the one token of each text that is pooled, if it is one."""
         rows_B = None
         with torch.cuda.stream(self._copy_stream) if self._copy_stream else nullcontext():
             batch = DeviceBatch.from_packed(packed, self.trunk.spec, self.torch_device)
-            if self.one_token and prompt_tokens is not None:
-                row_B = packed.bounds[:-1] + pooled_token_index(self.pooling.spec, packed, prompt_tokens)
-                rows_B = to_device(torch.from_numpy(row_B), self.torch_device)
+            if rows is not None:
+                rows_B = to_device(torch.from_numpy(rows), self.torch_device)
         if self._copy_stream:
             computing = torch.cuda.current_stream(self.torch_device)
             computing.wait_stream(self._copy_stream)

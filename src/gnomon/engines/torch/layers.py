@@ -8,14 +8,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gnomon.engines.positions import rotary_tables
 from gnomon.engines.torch.attention import Attention
 from gnomon.engines.torch.batch import DeviceBatch, Spans
 from gnomon.engines.torch.dropout import apply_dropout
 from gnomon.engines.torch.recompute import linear_with_recompute
+from gnomon.engines.torch.tensors import as_tensor
 from gnomon.spec import Activation, RopeSpec, TrunkSpec
 
 
@@ -88,7 +91,8 @@ class Embeddings(nn.Module):
         if self.positions is not None:
             x_TH = x_TH + F.embedding(batch.position_ids_T, self.positions).to(kind)
         if self.types is not None:
-            x_TH = x_TH + self.types[0].to(kind)
+            types = self.types[0] if batch.types_T is None else F.embedding(batch.types_T, self.types)
+            x_TH = x_TH + types.to(kind)
         return apply_dropout(self.norm(x_TH), self.dropout, self.training)
 
 
@@ -96,7 +100,7 @@ class Rotary:
     """Turns component i of a head with component i + d/2 by position times frequency."""
 
     def __init__(self, rope: RopeSpec, head_size: int) -> None:
-        self.frequencies_R = torch.from_numpy(rope.frequencies(head_size))
+        self.rope, self.head_size = rope, head_size
         self._tables: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
 
     def cos_sin(self, batch: DeviceBatch, dtype: torch.dtype) -> CosSin:
@@ -109,11 +113,11 @@ class Rotary:
         return F.embedding(batch.positions_T, cos_SR)[:, None], F.embedding(batch.positions_T, sin_SR)[:, None]
 
     def _build_tables(self, max_length: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Tables [S, d / 2], computed in float64 on the host; their length doubles, so they are made seldom."""
-        with torch.inference_mode(False):  # a table that was made while encoding must serve training too
-            positions_S = torch.arange(1 << max(max_length - 1, 1).bit_length(), dtype=torch.float64)
-            angles_SR = positions_S[:, None] * self.frequencies_R
-            return angles_SR.cos().to(device, dtype), angles_SR.sin().to(device, dtype)
+        """The tables on a device, [S, d / 2]. Their length doubles, so they are copied seldom."""
+        kind = np.float64 if dtype == torch.float64 else np.float32
+        with torch.inference_mode(False):  # a table that was built while encoding must serve training too
+            cos_SR, sin_SR = rotary_tables(self.rope, self.head_size, max_length, kind)
+            return as_tensor(cos_SR).to(device), as_tensor(sin_SR).to(device)
 
 
 def apply_rotary(x_THd: Tensor, cos_sin: CosSin) -> Tensor:

@@ -40,22 +40,20 @@ class Pooling(nn.Module):
         super().__init__()
         self.spec = pooling
 
-    def forward(self, states_TH: Tensor, packed: Packed, prompt_tokens: int = 0) -> Tensor:
+    def forward(self, states_TH: Tensor, packed: Packed) -> Tensor:
         """Pooled vectors, in float32 (in float64 for such states), whatever the states are in."""
         device = states_TH.device
         states_TH = states_TH if states_TH.dtype == torch.float64 else states_TH.float()
-        weights_MT = packed_pooling_weights(self.spec, packed, prompt_tokens)
+        weights_MT = packed_pooling_weights(self.spec, packed)
         linear = iter(to_device(torch.from_numpy(weights_MT), device).to(states_TH.dtype))
         parts = [
-            self._max_pool(states_TH, packed, prompt_tokens)
-            if mode == "max"
-            else segment_sum(states_TH, next(linear), packed.bounds)
+            self._max_pool(states_TH, packed) if mode == "max" else segment_sum(states_TH, next(linear), packed.bounds)
             for mode in self.spec.modes
         ]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
-    def _max_pool(self, states_TH: Tensor, packed: Packed, prompt_tokens: int) -> Tensor:
-        first_B = first_pooled_token(self.spec, packed, prompt_tokens)
+    def _max_pool(self, states_TH: Tensor, packed: Packed) -> Tensor:
+        first_B = first_pooled_token(packed)
         pooled_T = np.flatnonzero(packed.positions_T >= np.repeat(first_B, packed.lengths_B))
         rows, lengths_B = (
             to_device(torch.from_numpy(numbers), states_TH.device) for numbers in (pooled_T, packed.lengths_B - first_B)

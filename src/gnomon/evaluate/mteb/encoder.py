@@ -266,7 +266,7 @@ class MtebEncoder:
             partitions[dim].add(texts, vectors_ND, cut)
 
     def _open_partition(self, dim: int, prompt: str) -> CachePartition:
-        engine = self.encoder.engine.name
+        engine = self.encoder.engine.identity
         on_truncate = "mean" if self.asking.on_truncate == "mean" else "warn"
         own = dim == self._output_dim.head_dim and not self._output_dim.dim
         space = self.encoder.space(EncodeOptions(dim=None if own else dim, on_truncate=on_truncate))

@@ -43,7 +43,6 @@ Each is used up before the next is asked for, so that the memory of the scores i
 class Chunk:
     text_numbers: list[int]
     packed: Packed
-    prompt_tokens: int
     seed: int
 
 
@@ -121,7 +120,8 @@ def split_into_chunks(
     """Texts of about one length together, at most `chunk_tokens` tokens a chunk; a longer text is a chunk alone.
 
     Args:
-        prompt_tokens: of each text: texts of a chunk have one number, since pooling may leave the prompt out.
+        prompt_tokens: how many first tokens of each text pooling leaves out. All texts of a chunk have one number, so
+            that a batch has the same chunks, and rounds the same way, with every loss and pooling.
         seed: what the random numbers of the chunks come of, such as (seed, step, rank).
     """
     found: list[Chunk] = []
@@ -129,8 +129,8 @@ def split_into_chunks(
         places = [place for place, tokens in enumerate(prompt_tokens) if tokens == prompt]
         for batch in build_batches([len(ids[place]) for place in places], chunk_tokens, padded=False):
             texts = [places[index] for index in batch]
-            packed = pack([ids[text] for text in texts])
-            found.append(Chunk(texts, packed, prompt, _seed(*seed, len(found))))
+            packed = pack([ids[text] for text in texts], skip_B=[prompt] * len(texts))
+            found.append(Chunk(texts, packed, _seed(*seed, len(found))))
     return found
 
 
@@ -155,7 +155,7 @@ def encode_chunks(model: Model, chunks: Iterable[Chunk]) -> Iterator[tuple[list[
     try:
         with torch.no_grad():
             for chunk in chunks:
-                (vectors_BD,) = model.apply_modules(model(chunk.packed, chunk.prompt_tokens)).values()
+                (vectors_BD,) = model.apply_modules(model(chunk.packed)).values()
                 yield chunk.text_numbers, vectors_BD
     finally:
         model.train(before)
@@ -163,7 +163,7 @@ def encode_chunks(model: Model, chunks: Iterable[Chunk]) -> Iterator[tuple[list[
 
 def _pool_chunk(model: Model, chunk: Chunk) -> Tensor:
     torch.manual_seed(chunk.seed)
-    return model(chunk.packed, chunk.prompt_tokens)
+    return model(chunk.packed)
 
 
 def _seed(*numbers: int) -> int:
