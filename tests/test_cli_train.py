@@ -88,7 +88,7 @@ def test_print_shows_the_recipe_and_trains_nothing(run: Run, calls: list) -> Non
             "mine.toml: a recipe has no key 'lerning_rate'. Did you mean 'learning_rate'?",
         ),
         (["mine.toml", "batch_size=0"], "mine.toml: batch_size is 0; it must be at least 1."),
-        (["none.toml"], "recipe 'none.toml' is not here"),
+        (["none.toml"], "Recipe 'none.toml' does not exist"),
         (["gits"], "those that ship are e5-stage2, gist, multi-qa. Did you mean 'gist'?"),
         (["gits", "--print"], "Did you mean 'gist'?"),
     ],

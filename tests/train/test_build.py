@@ -697,8 +697,8 @@ where = sys.argv[3]
 if where == "rows":
     build.DatasetWriter.finish = lambda *arguments: os.kill(os.getpid(), signal.SIGKILL)
 if where == "facts":
-    dataset_writer.os.fsync = lambda handle: Path(f"/proc/self/fd/{handle}").readlink().name == "index.json" and os.kill(
-        os.getpid(), signal.SIGKILL
+    dataset_writer.os.fsync = lambda handle: Path(f"/proc/self/fd/{handle}").readlink().name == "index.json" and (
+        os.kill(os.getpid(), signal.SIGKILL)
     )
 build.open_dataset(DataSource((sys.argv[1],)), Path(sys.argv[2]))
 """

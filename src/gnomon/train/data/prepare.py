@@ -23,8 +23,8 @@ from gnomon.train.data.mixture import compute_weights, max_lines
 from gnomon.train.data.sampler import SampledBatch, Sampler
 from gnomon.train.distributed import Ranks
 from gnomon.train.prompts import SourcePrompts
-from gnomon.train.recipe.checks import CONTRASTIVE_LOSSES, LABEL_LOSSES, masks_duplicates, needs_score_lists
-from gnomon.train.recipe.schema import Recipe
+from gnomon.train.recipe.checks import masks_duplicates, needs_score_lists
+from gnomon.train.recipe.schema import CONTRASTIVE_LOSSES, LABEL_LOSSES, Recipe
 
 MAX_OWN_NEGATIVES_CHECKED = 20_000
 """Negatives of a source, at most, that are compared by their tokens before the first step."""
