@@ -223,7 +223,7 @@ def test_a_file_that_cannot_be_used(write: Write, text: str, parts: list[str]) -
 
 
 def test_an_override_of_a_table_that_is_not_one(write: Write) -> None:
-    with pytest.raises(InputError, match="loss is 'gist'.*table"):
+    with pytest.raises(InputError, match=r"loss is 'gist'.*table"):
         read(write('loss = "gist"\n' + SMALL), ["loss.scale=2"])
 
 

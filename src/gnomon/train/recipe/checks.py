@@ -151,7 +151,7 @@ def _check_combinations(recipe: Recipe) -> None:
         )
     if recipe.validation.rows == 1:
         raise InputError(
-            "validation.rows is 1, and a query would have its own document as the only candidate. Set it to 0 or to more."
+            "validation.rows is 1, and a query would have its own document as the only candidate. Set it to 0 or more."
         )
     if recipe.base_weight and recipe.lora is not None:
         raise InputError(

@@ -148,8 +148,8 @@ class LossSettings:
     kl_and_contrast and distill_kl the teacher's cosines in the batch take the place of a column of scores.
     """
     taught: Annotated[Literal["own", "query"], OnlyFor("cosine_distillation")] = "own"
-    """The target of a text: the teacher's vector of the text itself, or of its row's query. The other texts of a row are
-    then translations of the query (2004.09813).
+    """The target of a text: the teacher's vector of the text itself, or of its row's query. The other texts of a row
+    are then translations of the query (2004.09813).
     """
     margin: Annotated[float, Within("[0, inf)"), OnlyFor("gist")] = 0.0
     margin_strategy: Annotated[Literal["absolute", "relative"], OnlyFor("gist")] = "absolute"
@@ -186,7 +186,7 @@ class ValidationSettings:
     """Pairs that are held out of the training rows, and how well each query finds its own document among them."""
 
     rows: Annotated[int, Within("[0, inf)")] = 0
-    """How many rows of each source are held out. No row with one of their queries is trained on. 0 for no validation."""
+    """How many rows of each source are held out, 0 for no validation. No row with their queries is trained on."""
     steps: Annotated[int | None, Within("[1, inf)")] = None
     """Steps from one validation to the next; None for `save_steps`."""
     keep_best: bool = True
