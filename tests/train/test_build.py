@@ -211,7 +211,7 @@ def test_paths_that_are_none(
         ("a.json", b'[{"query": "a", "positive": "b"}', "a.json, row 2: not JSON"),
         ("a.json", b'[{"query": "a", "positive": "b"}, 1]', "a.json, row 2: a JSON int; every row must be an object"),
         ("a.json", b'[{"query": "\xff", "positive": "b"}]', "a.json, row 1: not UTF-8"),
-        ("a.json", b"[]", r"a \(.*a.json\) holds no rows"),
+        ("a.json", b"[]", r"a \(.*a.json\) has no rows"),
         (
             "a.json",
             b'[{"query": "a", "positive": "b"}] [{"query"',
@@ -220,8 +220,8 @@ def test_paths_that_are_none(
         ("a.json", b'[{"query": "a", "positive": "b"}] x', "a.json: something follows the list of 1 rows"),
         ("a.json", b'[{"query": "a", "positive": "b"} {}]', "a.json, row 2: not JSON .a comma parts the rows"),
         ("a.json", b'[{"query": "a", "positive": "b"},,{}]', "a.json, row 2: not JSON"),
-        ("a.jsonl", b"\n", r"a \(.*a.jsonl\) holds no rows"),
-        ("a.csv", b"query,positive\n", r"a \(.*a.csv\) holds no rows"),
+        ("a.jsonl", b"\n", r"a \(.*a.jsonl\) has no rows"),
+        ("a.csv", b"query,positive\n", r"a \(.*a.csv\) has no rows"),
     ],
 )
 def test_files_that_cannot_be_read(tmp_path: Path, name: str, content: bytes, message: str) -> None:
@@ -578,9 +578,7 @@ def test_task_types_select_rows(tmp_path: Path, read: Callable[..., Rows], monke
     assert read(scored, "in.json", task_types=("fever",), score="score")[0]["score"] == [1, 2]
     index = open_dataset(source(tmp_path / "in.json", task_types=("fever",)), tmp_path / "cache")
     assert index.location(0).endswith("row 2")
-    with pytest.raises(
-        InputError, match=r"in: no row has task_type 'fevr'; there are nq, fever. Did you mean 'fever'\?"
-    ):
+    with pytest.raises(InputError, match=r"task_type 'fevr'.* nq, fever\. Did you mean 'fever'"):
         read(MEDI, "in.json", task_types=("nq", "fevr"))
     with pytest.raises(InputError, match="no column 'task_type'; there are 'query', 'positive'"):
         read(PAIRS, "in.jsonl", task_types=("nq",))
@@ -684,7 +682,7 @@ def test_a_file_that_changes_while_it_is_read(tmp_path: Path, monkeypatch: pytes
         return finished(*arguments)
 
     monkeypatch.setattr(build.ColumnMapping, "map_block", meddled)
-    with pytest.raises(InputError, match="a file of a changed while it was read; start again"):
+    with pytest.raises(InputError, match="a changed while it was read"):
         open_dataset(source(path), tmp_path / "cache")
 
 
@@ -736,7 +734,7 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(build.DatasetWriter, "finish", full)
-    with pytest.raises(OSError, match=r"no room for the index of a: the disk is full \(.*\); cache_dir names another"):
+    with pytest.raises(OSError, match=r"data set of a .*cache.*: the disk is full\. .*cache_dir"):
         open_dataset(source(write(tmp_path / "a.jsonl", PAIRS)), tmp_path / "cache")
     assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
 
@@ -750,7 +748,7 @@ def test_the_cache_by_default_is_the_users(tmp_path: Path, monkeypatch: pytest.M
         raise RuntimeError("no home")
 
     monkeypatch.setattr(Path, "home", homeless)
-    with pytest.raises(InputError, match="no home folder to keep indexes in; cache_dir names another"):
+    with pytest.raises(InputError, match="no home folder.*cache_dir"):
         open_dataset(source(tmp_path / "a.jsonl"), None)
 
 
