@@ -58,7 +58,7 @@ def open_dataset(
         progress: whether a bar is shown on stderr; None for a terminal only.
 
     Raises:
-        InputError: a file, column or value cannot be used, with its line or row; there are no rows.
+        InputError: a file, column or value cannot be used, with its line or row; the source has no rows.
         ExtraError: pyarrow or datasets is needed, and not installed. SourceError: a data set cannot be reached.
         OSError: a file cannot be opened, or the disk has too little room.
     """

@@ -38,7 +38,7 @@ OWN_NEGATIVES = "negatives.own"
 """int64, numbers of the negatives that are the query or a positive of their own row."""
 
 ScoreKind = Literal["grades", "lists"]
-"""One label per pair ("grades" on disk), or a list per row: the positive's score, then those of the negatives."""
+"""One label per pair, or a list per row: the positive's score, then those of the negatives."""
 
 LOCATION = np.dtype([("file", "<i4"), ("line", "<i8")])
 
@@ -120,7 +120,7 @@ class Dataset:
     score_kind: ScoreKind | None
     """None without scores."""
     warnings: tuple[str, ...]
-    """Warnings about the files, for every run that uses them. Key on disk: "notices"."""
+    """Warnings about the files, for every run that uses them."""
 
     @classmethod
     def open(cls, folder: Path) -> Dataset:
@@ -176,7 +176,7 @@ class Dataset:
 
     @property
     def labels(self) -> NDArray[np.float64] | None:
-        """[R], the label of each pair; None where there are no labels."""
+        """[R], the label of each pair; None without labels."""
         return self._scores if self.score_kind == "grades" else None
 
     def score_lists(self, rows_B: NDArray[np.int64], negatives_BK: NDArray[np.int64]) -> NDArray[np.float64]:
