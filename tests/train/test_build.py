@@ -403,7 +403,7 @@ def test_c12_scores_of_ragged_negatives_go_with_those_that_a_step_takes(tmp_path
     [
         ({"score": [5, 4, 3, 2]}, "list of 4 scores.* 2 positives and 3 negatives"),
         ({"pos": ["b"]}, "list of 5 scores.* 1 positive and 3 negatives"),
-        ({"neg": ["d"], "score": [5, 4, 3]}, "1 negatives, fewer than num_negatives, 2"),
+        ({"neg": ["d"], "score": [5, 4, 3]}, "1 negative, .*num_negatives=2"),
     ],
 )
 def test_c12_scores_that_do_not_fit_are_named(read: Callable[..., Rows], row: dict[str, Any], message: str) -> None:
@@ -578,7 +578,7 @@ def test_task_types_select_rows(tmp_path: Path, read: Callable[..., Rows], monke
     assert index.location(0).endswith("row 2")
     with pytest.raises(InputError, match=r"task_type 'fevr'.* nq, fever\. Did you mean 'fever'"):
         read(MEDI, "in.json", task_types=("nq", "fevr"))
-    with pytest.raises(InputError, match="no column 'task_type'.* 'query', 'positive'"):
+    with pytest.raises(InputError, match=r"no column 'task_type'.* 'query', 'positive'"):
         read(PAIRS, "in.jsonl", task_types=("nq",))
 
 
@@ -746,7 +746,7 @@ def test_the_cache_by_default_is_the_users(tmp_path: Path, monkeypatch: pytest.M
         raise RuntimeError("no home")
 
     monkeypatch.setattr(Path, "home", homeless)
-    with pytest.raises(InputError, match="no home folder.*cache_dir"):
+    with pytest.raises(InputError, match=r"no home folder.*cache_dir"):
         open_dataset(source(tmp_path / "a.jsonl"), None)
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from gnomon.errors import InputError
 from gnomon.train.recipe import toml as recipes
 from gnomon.train.recipe.checks import losses_for
-from gnomon.train.recipe.parse import annotations, key_types, keys_of, strip_annotation
+from gnomon.train.recipe.parse import find_annotations, key_types, keys_of, strip_annotation
 from gnomon.train.recipe.schema import (
     DataSource,
     LoraSettings,
@@ -339,12 +339,14 @@ def test_keys_that_exclude_each_other(write: Write, overrides: list[str], parts:
 def test_every_number_has_bounds_and_every_loss_key_its_losses() -> None:
     for table in TABLES.values():
         for name, hint in key_types(table).items():
-            assert len(annotations(hint, Within)) == _numeric(strip_annotation(hint)), f"{table.__name__}.{name}"
+            assert len(find_annotations(hint, Within)) == _numeric(strip_annotation(hint)), f"{table.__name__}.{name}"
     keys = {field.name for field in fields(LossSettings)}
     assert {key for key in keys if not losses_for(key)} == {"name"}
     known = {*get_args(key_types(LossSettings)["name"])}
     assert {name for key in keys for name in losses_for(key)} == known - {"cosine_regression"}
-    assert all(not annotations(hint, OnlyFor) for table in (Recipe, DataSource) for hint in key_types(table).values())
+    assert all(
+        not find_annotations(hint, OnlyFor) for table in (Recipe, DataSource) for hint in key_types(table).values()
+    )
 
 
 @pytest.mark.parametrize(
@@ -411,7 +413,7 @@ def test_with_overrides_the_comments_are_left_out() -> None:
 
 def values(hint: Any, bounds: Within | None = None) -> st.SearchStrategy[Any]:
     """Any value of a type and within its bounds: what a key may hold, whatever the other keys hold."""
-    bounds = next(iter(annotations(hint, Within)), bounds)
+    bounds = next(iter(find_annotations(hint, Within)), bounds)
     kind = strip_annotation(hint)
     if kind is not hint and type(None) in get_args(getattr(hint, "__origin__", hint)):
         return st.none() | values(kind, bounds)
@@ -484,4 +486,4 @@ def describe_values(hint: Any) -> str:
     inner = get_args(kind)[0] if get_origin(kind) is tuple else kind
     if get_origin(inner) is Literal:
         return ", ".join(f'`"{choice}"`' for choice in get_args(inner))
-    return ", ".join(map(str, annotations(hint, Within)))
+    return ", ".join(map(str, find_annotations(hint, Within)))

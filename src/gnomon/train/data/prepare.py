@@ -98,8 +98,8 @@ def open_training_data(
         check_loss_fits(recipe, index)
         if ranks.is_first and index.rows != index.lines:
             warn_caller(
-                f"Source {index.name!r}: {index.lines:,} rows make {index.rows:,}, since each positive of a row makes a "
-                "row of its own."
+                f"Source {index.name!r}: {index.lines:,} rows make {index.rows:,}. A row with several positives makes "
+                "one row for each."
             )
     weights = compute_weights(recipe.sources, [index.rows for index in indexes], recipe.mixture)
     for index, weight in zip(indexes, weights, strict=True):
@@ -168,11 +168,11 @@ def _warn_of_own_negatives(recipe: Recipe, data: TrainingData) -> None:
         own = entries[data.collator.find_own_negatives(source, entries)]
         if len(own):
             more = "at least " if index.own_negatives > MAX_OWN_NEGATIVES_CHECKED else ""
-            effect = "leaves them out" if masks_duplicates(recipe.loss) else "uses them as negatives"
+            effect = "are left out of the loss" if masks_duplicates(recipe.loss) else "are trained as negatives"
             first = index.location(int(index.rows_of_negatives(own[:1])[0]))
             warn_caller(
                 f"Source {index.name!r}: {more}{len(own):,} negatives have the tokens of the query or of a positive of "
-                f"their own row. The loss {effect}. The first is in {first}."
+                f"their own row. They {effect}. The first is in {first}."
             )
 
 

@@ -6,7 +6,7 @@ from dataclasses import fields
 
 from gnomon.errors import InputError
 from gnomon.train.data.build import default_name
-from gnomon.train.recipe.parse import annotations, key_types
+from gnomon.train.recipe.parse import find_annotations, key_types
 from gnomon.train.recipe.schema import (
     CONTRASTIVE_LOSSES,
     LABEL_LOSSES,
@@ -49,7 +49,7 @@ def masks_duplicates(loss: LossSettings) -> bool:
 
 def losses_for(key: str) -> tuple[str, ...]:
     """The losses that read a key of [loss]; () for all."""
-    return next((only.losses for only in annotations(key_types(LossSettings)[key], OnlyFor)), ())
+    return next((only.losses for only in find_annotations(key_types(LossSettings)[key], OnlyFor)), ())
 
 
 def _check_not_empty(recipe: Recipe) -> None:

@@ -50,7 +50,7 @@ def parse(hint: Any, value: Any, key: str) -> Any:
         values = tuple(parse(inner, item, f"{key}.{number}") for number, item in enumerate(items))
     else:
         values = (_parse_scalar(kind, value, key),)
-    for bounds in annotations(hint, Within):
+    for bounds in find_annotations(hint, Within):
         for item in values:
             if item not in bounds:
                 raise InputError(f"{key} is {item}. It must be {bounds}.")
@@ -124,7 +124,7 @@ def keys_of(kind: type[Any] = Recipe, key: str = "") -> list[str]:
     ]
 
 
-def annotations(hint: Any, kind: type[N]) -> list[N]:
+def find_annotations(hint: Any, kind: type[N]) -> list[N]:
     """What stands in `Annotated` beside a key's type: its `Within`, its `OnlyFor`."""
     return [item for item in getattr(hint, "__metadata__", ()) if isinstance(item, kind)]
 
