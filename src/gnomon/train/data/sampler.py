@@ -61,9 +61,9 @@ class Sampler:
 
     Args:
         weights: shares of the sources, from `mixture.compute_weights`.
-        duplicates: "skip" for batches in which no two rows share a query or positive. Such a row moves to the
-            next batch of its window that has room for it. If there is no such batch, the row is left out, and one of this batch's
-            spare rows replaces it. If these do not suffice, the batch is shorter.
+        duplicates: "skip" for batches in which no two rows share a query or positive. Such a row moves to the next
+            batch of its window with room for it. If there is no such batch, the row is left out, and one of this
+            batch's spare rows replaces it. If these do not suffice, the batch is shorter.
         loss_masks_duplicates: the loss leaves out a negative that answers a query. Otherwise "skip" also separates rows
             of which one has the other's query or positive as a negative.
         length_buckets: batches of texts of similar length, by bytes of query and positive.
