@@ -87,8 +87,8 @@ def test_print_shows_the_recipe_and_trains_nothing(run: Run, calls: list) -> Non
             ["mine.toml", "lerning_rate=1"],
             "mine.toml: a recipe has no key 'lerning_rate'. Did you mean 'learning_rate'?",
         ),
-        (["mine.toml", "batch_size=0"], "mine.toml: batch_size is 0; it must be at least 1."),
-        (["none.toml"], "recipe 'none.toml' is not here"),
+        (["mine.toml", "batch_size=0"], "mine.toml: batch_size is 0. It must be at least 1."),
+        (["none.toml"], "Recipe 'none.toml' does not exist"),
         (["gits"], "those that ship are e5-stage2, gist, multi-qa. Did you mean 'gist'?"),
         (["gits", "--print"], "Did you mean 'gist'?"),
     ],
@@ -207,4 +207,4 @@ def test_a_wrong_recipe_is_told_without_torch(tmp_path: Path) -> None:
         "try: main(['train', 'gist', 'batch_size=0'])\nexcept SystemExit as end: print(end.code)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert (done.stdout, done.stderr) == ("2\n", "error: gist: batch_size is 0; it must be at least 1.\n")
+    assert (done.stdout, done.stderr) == ("2\n", "error: gist: batch_size is 0. It must be at least 1.\n")

@@ -106,3 +106,17 @@ def test_a_damaged_cache_is_empty_and_one_that_cannot_be_written_is_no_error(tmp
     (tmp_path / "file").write_text("")
     files.write_json_cache(tmp_path / "file" / "a.json", {"b": 1})
     assert (tmp_path / "file").read_text() == ""
+
+
+def test_a_folder_is_filled_under_a_name_of_the_callers(tmp_path: Path) -> None:
+    """What a killed process left under that name is deleted first."""
+    draft, target = tmp_path / "x.draft", tmp_path / "x"
+    draft.mkdir()
+    (draft / "old").touch()
+    with files.atomic_folder(target, draft=draft, sync=True) as folder:
+        assert (folder, [*folder.iterdir()]) == (draft, [])
+        (folder / "new").touch()
+    assert [path.name for path in tmp_path.rglob("*")] == ["x", "new"]
+    with pytest.raises(ZeroDivisionError), files.atomic_folder(tmp_path / "y", draft=draft):
+        raise ZeroDivisionError
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]

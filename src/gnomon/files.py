@@ -123,22 +123,34 @@ def is_draft_of(draft: Path, name: str) -> bool:
 
 
 @contextmanager
-def atomic_folder(path: Path, *, overwrite: bool = False) -> Generator[Path]:
+def atomic_folder(
+    path: Path, *, overwrite: bool = False, draft: Path | None = None, sync: bool = False
+) -> Generator[Path]:
     """A folder to fill. It takes the name `path` once it is complete, or is deleted.
 
     Args:
         overwrite: replace what is at `path`; the old folder is deleted last. Without it, `path` must not exist or be
             an empty folder.
+        draft: the name while it is filled, beside `path`; None for a new one. What is there is deleted, so the caller
+            must hold a lock.
+        sync: have the name on the disk when this ends, so that it survives a power failure.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = draft_path(path)
+    if draft is None:
+        draft = draft_path(path)
+    else:
+        shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir()
     try:
         yield draft
+        if sync:
+            fsync_folder(draft)
         if overwrite and path.exists():
             replace_folder(draft, path)
         else:
             draft.rename(path)
+        if sync:
+            fsync_folder(path.parent)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 

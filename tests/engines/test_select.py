@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gnomon import Encoder, notices
+from gnomon import Encoder
 from gnomon.engines import select
 from gnomon.engines.onnx.engine import OnnxEngine
 from gnomon.engines.select import EngineOptions, available_cores, int8_saturates, open_engine

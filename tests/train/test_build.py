@@ -177,12 +177,12 @@ def test_names_by_default(path: str, name: str) -> None:
 @pytest.mark.parametrize(
     ("paths", "message"),
     [
-        (("gone.jsonl",), "gone.jsonl is not there; a path begins in the current folder, "),
-        (("*.parquet",), r"no file matches '\*.parquet'"),
-        ((".",), r"\. is a folder; name its files"),
-        (("in.txt",), r"in.txt: rows are read from .jsonl, .csv, .tsv and MEDI"),
-        (("in.parquet.gz",), r"in.parquet.gz: rows are read from"),
-        ((), "a source needs a path"),
+        (("gone.jsonl",), "gone.jsonl does not exist.*current folder, "),
+        (("*.parquet",), r"No file matches '\*.parquet'"),
+        ((".",), r"\. is a folder.*\*\.parquet"),
+        (("in.txt",), r"in.txt has.* .jsonl, .csv, .tsv and MEDI"),
+        (("in.parquet.gz",), r"in.parquet.gz has .*parquet"),
+        ((), "no path.*hf:NAME"),
     ],
 )
 def test_paths_that_are_none(
@@ -205,23 +205,23 @@ def test_paths_that_are_none(
         ("a.csv", b"query,positive\na\n", "a.csv, line 2: 1 field, and the header has 2"),
         ("a.csv.gz", b"query,positive\n", "a.csv.gz is not .* gzip file"),
         ("a.parquet", b"nothing", "a.parquet is not a readable Parquet file"),
-        ("a.json", b'{"query": "a"}', "a.json is no JSON list of rows; .* named .jsonl"),
-        ("a.json", b"", "a.json is no JSON list of rows"),
+        ("a.json", b'{"query": "a"}', "a.json is not a JSON list of rows.* .jsonl"),
+        ("a.json", b"", "a.json is not a JSON list of rows"),
         ("a.json", b'[{"query": "a", "positive": "b"},\n{"query"', "a.json, row 2: not JSON"),
         ("a.json", b'[{"query": "a", "positive": "b"}', "a.json, row 2: not JSON"),
-        ("a.json", b'[{"query": "a", "positive": "b"}, 1]', "a.json, row 2: a JSON int; every row must be an object"),
+        ("a.json", b'[{"query": "a", "positive": "b"}, 1]', "a.json, row 2: a JSON int"),
         ("a.json", b'[{"query": "\xff", "positive": "b"}]', "a.json, row 1: not UTF-8"),
-        ("a.json", b"[]", r"a \(.*a.json\) holds no rows"),
+        ("a.json", b"[]", r"a \(.*a.json\) has no rows"),
         (
             "a.json",
             b'[{"query": "a", "positive": "b"}] [{"query"',
-            r"something follows the list of 1 rows \('\[\{.query",
+            r"list of 1 rows .*'\[\{.query",
         ),
-        ("a.json", b'[{"query": "a", "positive": "b"}] x', "a.json: something follows the list of 1 rows"),
-        ("a.json", b'[{"query": "a", "positive": "b"} {}]', "a.json, row 2: not JSON .a comma parts the rows"),
+        ("a.json", b'[{"query": "a", "positive": "b"}] x', "a.json: after the list of 1 rows .*'x'"),
+        ("a.json", b'[{"query": "a", "positive": "b"} {}]', "a.json, row 2: not JSON .*comma"),
         ("a.json", b'[{"query": "a", "positive": "b"},,{}]', "a.json, row 2: not JSON"),
-        ("a.jsonl", b"\n", r"a \(.*a.jsonl\) holds no rows"),
-        ("a.csv", b"query,positive\n", r"a \(.*a.csv\) holds no rows"),
+        ("a.jsonl", b"\n", r"a \(.*a.jsonl\) has no rows"),
+        ("a.csv", b"query,positive\n", r"a \(.*a.csv\) has no rows"),
     ],
 )
 def test_files_that_cannot_be_read(tmp_path: Path, name: str, content: bytes, message: str) -> None:
@@ -279,21 +279,19 @@ def test_b1_each_run_is_told_what_the_readers_had_to_say(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.parquet", "a.json"])
 def test_a_missing_column_is_named_with_the_nearest(read: Callable[..., Rows], name: str) -> None:
-    with pytest.raises(
-        InputError, match=r"no column 'positve'; there are 'query', 'positive'.* Did you mean 'positive'\?"
-    ):
+    with pytest.raises(InputError, match=r"no column 'positve'.* 'query', 'positive'.* Did you mean 'positive'\?"):
         read(PAIRS, name, positive="positve")
 
 
 def test_a_column_that_a_later_row_lacks(read: Callable[..., Rows]) -> None:
-    with pytest.raises(InputError, match=r"in.jsonl, line 2: no column 'positive'; there are 'query'"):
+    with pytest.raises(InputError, match=r"in.jsonl, line 2: no column 'positive'.* 'query'"):
         read([PAIRS[0], {"query": "b"}])
 
 
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"query": ""}, "column 'query' is empty. Mend it, or take it out."),
+        ({"query": ""}, "column 'query' is empty"),
         ({"positive": " \n\u3000"}, "column 'positive' is white space alone"),
         ({"positive": None}, "column 'positive' is null, not a string"),
         ({"query": 3}, "column 'query' is 3, not a string"),
@@ -307,16 +305,16 @@ def test_a_column_that_a_later_row_lacks(read: Callable[..., Rows]) -> None:
         ({"neg": ["a", None]}, "column 'neg' is null, not a string"),
         (
             {"neg": ["a"]},
-            "1 negatives, and the first row has 2; num_negatives, how many a step takes, lets rows differ",
+            "1 negative, and the first row has 2.*num_negatives",
         ),
-        ({"score": "0.5"}, "column 'score' holds '0.5', and must hold finite numbers"),
-        ({"score": None}, "column 'score' holds null, and must hold finite numbers"),
-        ({"score": True}, "column 'score' holds True"),
+        ({"score": "0.5"}, "column 'score' has '0.5'.*finite"),
+        ({"score": None}, "column 'score' has null.*finite"),
+        ({"score": True}, "column 'score' has True"),
         ({"score": [1, 2, float("nan")]}, "not JSON .NaN"),
-        ({"score": [1, 2, 10**400]}, "column 'score' holds 1000"),
+        ({"score": [1, 2, 10**400]}, "column 'score' has 1000"),
         (
             {"score": [1, 2]},
-            "column 'score' is a list of 2 scores, and the positive's and those of 2 negatives are needed",
+            "column 'score' is a list of 2 scores.* 1 positive and 2 negatives",
         ),
         ({"score": 1}, "column 'score' is 1, and the first row has a list of scores"),
         ({"lead": 3}, "column 'lead' is 3, not a string"),
@@ -346,7 +344,7 @@ def test_rows_may_differ_in_negatives_where_a_step_draws_them(tmp_path: Path) ->
         index = open_dataset(source(path, negatives=("n1", "n2"), num_negatives=1), tmp_path / "cache")
         assert [row["negative"] for row in told(index)] == [["a"], ["b", "c"]]
         assert index.negatives == 1
-        with pytest.raises(InputError, match=r"(line|row) \d: 1 negatives, fewer than num_negatives, 2"):
+        with pytest.raises(InputError, match=r"(line|row) \d: 1 negative, .*num_negatives=2"):
             open_dataset(source(path, negatives=("n1", "n2"), num_negatives=2), tmp_path / "cache")
     with pytest.raises(InputError, match="a: num_negatives is 2, and negatives names no columns"):
         open_dataset(source(path, num_negatives=2), tmp_path / "cache")
@@ -403,9 +401,9 @@ def test_c12_scores_of_ragged_negatives_go_with_those_that_a_step_takes(tmp_path
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"score": [5, 4, 3, 2]}, "list of 4 scores, and those of 2 positives and those of 3 negatives are needed"),
-        ({"pos": ["b"]}, "list of 5 scores, and the positive's and those of 3 negatives are needed"),
-        ({"neg": ["d"], "score": [5, 4, 3]}, "1 negatives, fewer than num_negatives, 2"),
+        ({"score": [5, 4, 3, 2]}, "list of 4 scores.* 2 positives and 3 negatives"),
+        ({"pos": ["b"]}, "list of 5 scores.* 1 positive and 3 negatives"),
+        ({"neg": ["d"], "score": [5, 4, 3]}, "1 negative, .*num_negatives=2"),
     ],
 )
 def test_c12_scores_that_do_not_fit_are_named(read: Callable[..., Rows], row: dict[str, Any], message: str) -> None:
@@ -578,11 +576,9 @@ def test_task_types_select_rows(tmp_path: Path, read: Callable[..., Rows], monke
     assert read(scored, "in.json", task_types=("fever",), score="score")[0]["score"] == [1, 2]
     index = open_dataset(source(tmp_path / "in.json", task_types=("fever",)), tmp_path / "cache")
     assert index.location(0).endswith("row 2")
-    with pytest.raises(
-        InputError, match=r"in: no row has task_type 'fevr'; there are nq, fever. Did you mean 'fever'\?"
-    ):
+    with pytest.raises(InputError, match=r"task_type 'fevr'.* nq, fever\. Did you mean 'fever'"):
         read(MEDI, "in.json", task_types=("nq", "fevr"))
-    with pytest.raises(InputError, match="no column 'task_type'; there are 'query', 'positive'"):
+    with pytest.raises(InputError, match=r"no column 'task_type'.* 'query', 'positive'"):
         read(PAIRS, "in.jsonl", task_types=("nq",))
 
 
@@ -684,7 +680,7 @@ def test_a_file_that_changes_while_it_is_read(tmp_path: Path, monkeypatch: pytes
         return finished(*arguments)
 
     monkeypatch.setattr(build.ColumnMapping, "map_block", meddled)
-    with pytest.raises(InputError, match="a file of a changed while it was read; start again"):
+    with pytest.raises(InputError, match="a changed while it was read"):
         open_dataset(source(path), tmp_path / "cache")
 
 
@@ -697,8 +693,8 @@ where = sys.argv[3]
 if where == "rows":
     build.DatasetWriter.finish = lambda *arguments: os.kill(os.getpid(), signal.SIGKILL)
 if where == "facts":
-    dataset_writer.os.fsync = lambda handle: Path(f"/proc/self/fd/{handle}").readlink().name == "index.json" and os.kill(
-        os.getpid(), signal.SIGKILL
+    dataset_writer.os.fsync = lambda handle: Path(f"/proc/self/fd/{handle}").readlink().name == "index.json" and (
+        os.kill(os.getpid(), signal.SIGKILL)
     )
 build.open_dataset(DataSource((sys.argv[1],)), Path(sys.argv[2]))
 """
@@ -736,7 +732,7 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(build.DatasetWriter, "finish", full)
-    with pytest.raises(OSError, match=r"no room for the index of a: the disk is full \(.*\); cache_dir names another"):
+    with pytest.raises(OSError, match=r"data set of a .*cache.*: the disk is full\. .*cache_dir"):
         open_dataset(source(write(tmp_path / "a.jsonl", PAIRS)), tmp_path / "cache")
     assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
 
@@ -750,7 +746,7 @@ def test_the_cache_by_default_is_the_users(tmp_path: Path, monkeypatch: pytest.M
         raise RuntimeError("no home")
 
     monkeypatch.setattr(Path, "home", homeless)
-    with pytest.raises(InputError, match="no home folder to keep indexes in; cache_dir names another"):
+    with pytest.raises(InputError, match=r"no home folder.*cache_dir"):
         open_dataset(source(tmp_path / "a.jsonl"), None)
 
 
@@ -802,7 +798,7 @@ def test_a_data_set_that_cannot_be_read(tmp_path: Path, hub: str, streaming: boo
         of(hub + ":other")
     with pytest.raises(SourceError, match=r"nowhere \(train\) cannot be read: "):
         of(f"hf:{tmp_path}/nowhere")
-    with pytest.raises(InputError, match=r"set \(train\): no column 'anchor'; there are 'query', 'positive'"):
+    with pytest.raises(InputError, match=r"set \(train\): no column 'anchor'.* 'query', 'positive'"):
         of(hub, query="anchor")
 
 

@@ -180,7 +180,7 @@ def test_a_text_without_tokens_is_named() -> None:
     index = fake_index(["a", "b"], ["c", "d"], [["e", "f"], ["g", "\u200b"]], name="letters")
     bare = tokenizer_of(frame="$A")
     bare.raw.pre_tokenizer = pre_tokenizers.Split("\u200b", "removed")  # pyright: ignore
-    with pytest.raises(InputError, match=r"^letters\.jsonl, line 2: the text has no tokens for this model; leave it"):
+    with pytest.raises(InputError, match=r"^letters\.jsonl, line 2: the text has no tokens"):
         collator_of(index, tokenizer=bare).collate(draw_of([0, 1]))
     static = replace(spec_of(), trunk=StaticSpec(28, 8))
     assert len(collator_of(index, tokenizer=bare, spec=static).collate(draw_of([0, 1])).ids[-1]) == 0
@@ -191,7 +191,7 @@ def test_a_token_without_a_vector_is_named(text: tuple[str, str, str], line: int
     query, positive, negative = text
     index = fake_index([query, "a"], [positive, "a"], [[negative], ["a"]], name="letters")
     few = replace(spec_of(), trunk=replace(TRUNK, vocab_size=27))
-    with pytest.raises(InputError, match=rf"^letters\.jsonl, line {line}: the text has token 27, and the model has"):
+    with pytest.raises(InputError, match=rf"^letters\.jsonl, line {line}: the text has token 27,.* 27\."):
         collator_of(index, spec=few).collate(draw_of([1, 0]))
 
 

@@ -1,4 +1,4 @@
-"""Indexes: any text at once, hashes, places, fingerprints of content; whole or no index."""
+"""Data sets: any text at once, hashes, locations, fingerprints of the content; complete or not a data set."""
 
 import json
 import shutil
@@ -186,12 +186,12 @@ def test_different_texts_are_counted_in_passes(tmp_path: Path, monkeypatch: pyte
 
 def test_what_is_not_whole_is_no_index(tmp_path: Path) -> None:
     index = write(tmp_path / "x", [rows(PAIRS)])
-    with pytest.raises(InputError, match=r"is no index of rows .*delete it, and it is made anew"):
+    with pytest.raises(InputError, match=r"is not a data set"):
         Dataset.open(tmp_path)
     facts = json.loads((tmp_path / "x" / "index.json").read_text())
     for wrong in ("", "[]", "{}", json.dumps(facts | {"name": None, "else": 1})):
         (tmp_path / "x" / "index.json").write_text(wrong)
-        with pytest.raises(InputError, match="is no index of rows"):
+        with pytest.raises(InputError, match="is not a data set"):
             Dataset.open(tmp_path / "x")
     (tmp_path / "x" / "index.json").write_text(json.dumps(facts | {"version": 0}))
     with pytest.raises(InputError, match="another version"):
@@ -200,5 +200,5 @@ def test_what_is_not_whole_is_no_index(tmp_path: Path) -> None:
     assert Dataset.open(tmp_path / "x") == index
     with (tmp_path / "x" / "query.texts").open("ab") as file:
         file.truncate(3)
-    with pytest.raises(InputError, match="is not a whole index"):
+    with pytest.raises(InputError, match="not complete"):
         Dataset.open(tmp_path / "x")

@@ -31,7 +31,7 @@ def configured(folder: Path, entries: Any) -> MixtureSettings:
 def test_weights_that_are_given_become_shares(weights: list[float]) -> None:
     sources = sources_of(*weights)
     if not any(weights):
-        with pytest.raises(InputError, match="the weight of every source is 0"):
+        with pytest.raises(InputError, match="The weight of every source is 0"):
             compute_weights(sources, [1] * len(sources), MixtureSettings())
         return
     found = compute_weights(sources, [1] * len(sources), MixtureSettings(alpha=0.3, cap=1))
@@ -41,13 +41,13 @@ def test_weights_that_are_given_become_shares(weights: list[float]) -> None:
 
 
 def test_weights_for_some_are_refused() -> None:
-    with pytest.raises(InputError, match="source 's1' has no weight, and others have; give one to every source"):
+    with pytest.raises(InputError, match="'s1' has no weight"):
         compute_weights(sources_of(1.0, None, 2.0), [1, 2, 3], MixtureSettings())
 
 
 @pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf")])
 def test_what_is_no_weight_is_refused(weight: float) -> None:
-    with pytest.raises(InputError, match=rf"the weight of source 's1' is {weight}; a weight is a finite number from 0"):
+    with pytest.raises(InputError, match=rf"weight of source 's1' is {weight}"):
         compute_weights(sources_of(1.0, weight), [1, 2], MixtureSettings())
 
 
@@ -67,12 +67,12 @@ def test_shares_are_powers_of_rows_up_to_the_cap(rows: list[int], alpha: float, 
 
 @pytest.mark.parametrize("alpha", [-0.5, float("nan"), float("inf")])
 def test_an_alpha_out_of_range_is_refused(alpha: float) -> None:
-    with pytest.raises(InputError, match=rf"mixture\.alpha is {alpha}; it is a number from 0"):
+    with pytest.raises(InputError, match=rf"mixture\.alpha is {alpha}"):
         compute_weights(sources_of(None), [1], MixtureSettings(alpha=alpha))
 
 
 def test_a_cap_below_1_is_refused() -> None:
-    with pytest.raises(InputError, match=r"mixture\.cap is 0; it is how many rows"):
+    with pytest.raises(InputError, match=r"mixture\.cap is 0\..* at least 1"):
         compute_weights(sources_of(None), [1], MixtureSettings(cap=0))
 
 
@@ -107,29 +107,29 @@ def refused(tmp_path: Path, entries: Any, sources: list[DataSource], message: st
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        ([{"name": "s0", "weight": 1}], r"has no weight of source 's1'; give it one, or leave the source out"),
+        ([{"name": "s0", "weight": 1}], r"has no weight for source 's1'"),
         (
             [{"name": "s0", "weight": 1}, {"name": "s1", "weight": 1}, {"name": "s1x", "weight": 1}],
-            r"has a weight of 's1x', and there is no such source\. Did you mean 's1'\?",
+            r"has a weight for 's1x'.* Did you mean 's1'\?",
         ),
         (
             [{"name": "s0", "weight": 1}, {"name": "s1", "weight": 1}, {"name": "s1.jsonl.gz", "weight": 1}],
-            r"has 's1' and 's1.jsonl.gz', and each may be source 's1'; keep one",
+            r"has 's1' and 's1.jsonl.gz', and each matches source 's1'",
         ),
-        ([{"name": "s0", "weight": 0}, {"name": "s1", "weight": 0}], "the weight of every source is 0"),
-        ([{"name": "s0", "weight": -2}, {"name": "s1", "weight": 1}], r"the weight of source 's0' is -2"),
-        ('[{"name": "s0", "weight": NaN}, {"name": "s1", "weight": 1}]', r"the weight of source 's0' is nan"),
-        ([{"name": "s0", "weight": "2"}], r"entry 0 of .*data_config\.json, 's0', has the weight '2'"),
+        ([{"name": "s0", "weight": 0}, {"name": "s1", "weight": 0}], "The weight of every source is 0"),
+        ([{"name": "s0", "weight": -2}, {"name": "s1", "weight": 1}], r"weight of source 's0' is -2"),
+        ('[{"name": "s0", "weight": NaN}, {"name": "s1", "weight": 1}]', r"weight of source 's0' is nan"),
+        ([{"name": "s0", "weight": "2"}], r"Entry 0 of .*data_config\.json, 's0', has the weight '2'"),
         ([{"name": "s0"}], r"'s0', has the weight None"),
         ([{"name": "s0", "weight": True}], r"has the weight True"),
-        ([{"name": "s0", "weigth": 1}], r"has 'weigth'; known are name, weight, lines\. Did you mean 'weight'\?"),
-        ([{"name": "s0", "weight": 1, "lines": 0}], r"'s0', has lines 0; they are a whole number from 1"),
+        ([{"name": "s0", "weigth": 1}], r"has 'weigth'.* name, weight, lines\. Did you mean 'weight'\?"),
+        ([{"name": "s0", "weight": 1, "lines": 0}], r"'s0', has lines 0\..* at least 1"),
         ([{"name": "s0", "weight": 1, "lines": 2.5}], r"has lines 2\.5"),
         ([{"weight": 1}], r"has the name None"),
-        (["s0"], r"entry 0 of .* is 's0'; give"),
-        ({"s0": 1}, r"is no list of sources"),
-        ([], r"is no list of sources"),
-        ("{", r"is no JSON"),
+        (["s0"], r"Entry 0 of .* is 's0'"),
+        ({"s0": 1}, r"is not a list of sources"),
+        ([], r"is not a list of sources"),
+        ("{", r"is not JSON"),
     ],
 )
 def test_a_data_config_that_does_not_fit_is_refused(tmp_path: Path, entries: Any, message: str) -> None:
@@ -138,11 +138,18 @@ def test_a_data_config_that_does_not_fit_is_refused(tmp_path: Path, entries: Any
 
 def test_an_entry_that_may_be_two_sources_is_refused(tmp_path: Path) -> None:
     sources = [DataSource(("a/x.jsonl",), name="one"), DataSource(("b/x.jsonl",), name="two")]
-    refused(tmp_path, [{"name": "x.jsonl", "weight": 1}], sources, r"has 'x\.jsonl', which may be each of one, two")
+    refused(
+        tmp_path, [{"name": "x.jsonl", "weight": 1}], sources, r"has 'x\.jsonl', which matches the sources one and two"
+    )
 
 
 def test_weights_in_two_places_are_refused(tmp_path: Path) -> None:
-    refused(tmp_path, [{"name": "s0", "weight": 1}], sources_of(1.0), r"weights are given by the sources and by")
+    refused(
+        tmp_path,
+        [{"name": "s0", "weight": 1}],
+        sources_of(1.0),
+        r"sources and mixture\.data_config=.*data_config\.json",
+    )
 
 
 def test_a_data_config_that_is_not_there_is_refused() -> None:

@@ -459,7 +459,7 @@ def test_a_folder_that_was_made_for_a_run_that_is_refused_is_removed(
     for where in (tmp_path / "runs" / "new", tmp_path / "there"):
         one = replace(recipe("few"), output=str(where), batch_size=100)
         for _ in range(2):
-            with pytest.raises(InputError, match="has 60 rows; a batch takes 100"):
+            with pytest.raises(InputError, match=r"has 60 rows.* 100"):
                 train(one, progress=False)
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
 

@@ -76,12 +76,12 @@ def test_held_out_rows_are_of_every_source_and_never_drawn(of: Any) -> None:
     ],
     ids=["pairs", "triplets", "graded", "taught"],
 )
-def test_a_batch_is_told_as_it_stands_in_the_file(lines: list[dict[str, Any]], loss: LossSettings, of: Any) -> None:
+def test_records_are_the_rows_of_the_file(lines: list[dict[str, Any]], loss: LossSettings, of: Any) -> None:
     data = of((lines, {}), loss=loss)
     some = data.collator.read_rows(data.sampler.batch_at(2))
-    told = [*data.to_records(some)]
-    assert len(told) == 8
-    for row, entry in zip(some.rows_B.tolist(), told, strict=True):
+    records = [*data.to_records(some)]
+    assert len(records) == 8
+    for row, entry in zip(some.rows_B.tolist(), records, strict=True):
         assert entry.pop("place").endswith(f"rows0.jsonl, line {row + 1}")
         assert entry == lines[row]
 
@@ -105,34 +105,34 @@ def test_steps_are_those_asked_for_or_epochs_of_all_rows(changes: dict[str, Any]
 
 
 @pytest.mark.parametrize(
-    ("lines", "settings", "loss", "told"),
+    ("lines", "settings", "loss", "message"),
     [
-        (rows(20), {}, LossSettings("cosent"), "loss 'cosent' takes pairs with a grade, and source 'rows0' has none"),
+        (rows(20), {}, LossSettings("cosent"), "'cosent'.*'rows0' has none.*score"),
         (
             taught(20),
             {},
             LossSettings("cosine_regression"),
-            "loss 'cosine_regression' takes pairs with a grade, and source 'rows0' has negatives",
+            "'cosine_regression'.*'rows0' has negatives",
         ),
-        (rows(20, negatives=1), {}, LossSettings("margin_mse"), "'margin_mse' takes a teacher's scores.*has no scores"),
-        (graded(20), {}, LossSettings("kl_and_contrast"), "'kl_and_contrast' takes a teacher's.*has one grade a row"),
+        (rows(20, negatives=1), {}, LossSettings("margin_mse"), "'margin_mse'.*'rows0' has no scores"),
+        (graded(20), {}, LossSettings("kl_and_contrast"), "'kl_and_contrast'.*'rows0' has one score per row"),
         (
             [row | {"score": -5 * row["score"]} for row in graded(20)],
             {},
             LossSettings("cosine_regression"),
-            "from -1 to 1, and a grade of source 'rows0' is -[1-5].*divide its grades by the highest, or take cosent",
+            "'cosine_regression'.*from -1 to 1.*'rows0' is -[1-5].*cosent",
         ),
     ],
 )
 def test_rows_that_a_loss_cannot_take_are_refused(
-    lines: list[dict[str, Any]], settings: dict[str, Any], loss: LossSettings, told: str, of: Any
+    lines: list[dict[str, Any]], settings: dict[str, Any], loss: LossSettings, message: str, of: Any
 ) -> None:
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         of((lines, settings), loss=loss)
 
 
 def test_one_of_two_sources_that_does_not_fit_is_named(of: Any) -> None:
-    with pytest.raises(InputError, match="source 'second' has none"):
+    with pytest.raises(InputError, match="'second' has none"):
         of((graded(20), {}), (rows(20), {"name": "second"}), loss=LossSettings("cosent"))
 
 

@@ -347,13 +347,11 @@ def test_c3_no_held_out_query_of_any_source_is_trained_on(
 
 def test_c11_a_source_whose_queries_are_all_held_out_names_validation_rows() -> None:
     index = fake_index([f"q{row % 10}" for row in range(200)], [f"p{row}" for row in range(200)])
-    with pytest.raises(
-        InputError, match=r"200 rows, and 40 .*held out \(validation.rows\); 160 more have a query .* 0 are"
-    ):
+    with pytest.raises(InputError, match=r"200 rows: 40 held out \(validation.rows\), 160 more .* 0 left"):
         sampler_of([index], batch_size=8, num_held_out=40)
     few = fake_index([f"q{row % 10}" for row in range(200)], [f"p{row}" for row in range(200)])
     with pytest.raises(
-        InputError, match=r"4 of them .* 7[0-9] more .* 6 different texts in its column query; .* validation.rows"
+        InputError, match=r"4 held out .* 7[0-9] more .* 6 different texts in the column query.* validation.rows"
     ):
         sampler_of([few], batch_size=8, num_held_out=4)
 
@@ -493,13 +491,11 @@ def test_all_negatives_where_no_number_is_given() -> None:
 
 
 def test_a_source_smaller_than_a_batch_is_refused() -> None:
-    with pytest.raises(InputError, match=r"source 'few' has 3 rows; a batch takes 4: leave the source out"):
+    with pytest.raises(InputError, match=r"'few' has 3 rows.* 4\..*leave it out.*batch_size"):
         sampler_of([numbered(9), numbered(3, "few")])
-    with pytest.raises(InputError, match=r"source 'few' has 3 rows; a batch takes 4: give it more rows, or let batch_"):
+    with pytest.raises(InputError, match=r"'few' has 3 rows.* 4\. Give it more rows or lower batch_size"):
         sampler_of([numbered(3, "few")])
-    with pytest.raises(
-        InputError, match=r"has 9 rows, and 6 of them are held out \(validation.rows\), 3 are left; a batch takes 4"
-    ):
+    with pytest.raises(InputError, match=r"9 rows: 6 held out \(validation.rows\), 3 left.* 4\."):
         sampler_of([numbered(9)], num_held_out=6)
     assert len(sampler_of([numbered(9)], num_held_out=5).batch_at(3).rows_B) <= 4
 
@@ -508,12 +504,12 @@ def test_a_source_smaller_than_a_batch_is_refused() -> None:
 def test_a_source_with_too_few_different_texts_is_refused(column: str) -> None:
     many, few = [f"t{row}" for row in range(9)], ["a", "b", "c"] * 3
     index = fake_index(few, many) if column == "query" else fake_index(many, few)
-    with pytest.raises(InputError, match=f"3 different texts in its column {column}; a batch takes 4, and none twice"):
+    with pytest.raises(InputError, match=f"3 different texts in the column {column}.* 4,.*duplicates"):
         sampler_of([index])
     assert len(sampler_of([index], duplicates="keep").batch_at(0).rows_B) == 4
 
 
 def test_ranks_that_cannot_share_a_batch_are_refused() -> None:
-    with pytest.raises(InputError, match="batch_size is 4; 3 ranks share it, so let it be a multiple of 3"):
+    with pytest.raises(InputError, match=r"batch_size is 4.* 3 ranks.* multiple of 3"):
         sampler_of([numbered(9)], world_size=3)
     sampler_of([numbered(9)], world_size=2)

@@ -11,12 +11,12 @@ from typing import Any, NoReturn, cast
 
 from gnomon.errors import InputError, Notice
 from gnomon.messages import check_choice, count, did_you_mean, list_some, shorten, shorten_json
-from gnomon.warn import warn_caller
 from gnomon.text_files.delimited import parse_csv, parse_tsv
 from gnomon.text_files.json_lines import STRICT_DECODER, parse_jsonl, parse_with_source
 from gnomon.text_files.lines import STDIN, open_lines
 from gnomon.text_files.parquet import load_arrow, read_column
 from gnomon.text_files.rows import MAX_LISTED, NOT_UTF8, BadLine, NumberedRows, Remarks, Row, encoding_fault
+from gnomon.warn import warn_caller
 
 EMPTY_TEXT = "the text is empty"
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gnomon.spec import ModelSpec
-from gnomon.train.recipe.checks import LABEL_LOSSES, masks_duplicates
-from gnomon.train.recipe.schema import Recipe
+from gnomon.train.recipe.checks import masks_duplicates
+from gnomon.train.recipe.schema import LABEL_LOSSES, Recipe
 from gnomon.train.recipe.toml import to_toml
 
 Scores = Mapping[str, float]

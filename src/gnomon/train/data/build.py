@@ -1,9 +1,8 @@
-"""Sources as indexes: read and checked once, then found again by what was read, and how."""
+"""Opens a source as a data set on disk: its files are read and checked once, and the result is cached."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import unicodedata
 import warnings
@@ -15,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from tqdm import tqdm
 
 from gnomon.errors import InputError, Notice
-from gnomon.files import DISK_FULL_REASONS
-from gnomon.messages import did_you_mean
+from gnomon.files import atomic_folder, disk_full_reason
+from gnomon.messages import did_you_mean, list_some
+from gnomon.progress import progress_bar
 from gnomon.train.data.columns import ColumnMapping
 from gnomon.train.data.dataset import VERSION, Dataset
 from gnomon.train.data.dataset_writer import DatasetWriter
@@ -27,51 +26,63 @@ from gnomon.train.data.sources import HUB, Block, SourcePart, list_parts, match_
 from gnomon.train.recipe.schema import DataSource
 from gnomon.warn import warn_caller
 
-READING = ("query", "positive", "negatives", "num_negatives", "score", "instruction", "instructions", "task_types")
-"""Settings that say which rows are read and how; by the others an index does not change."""
+READ_SETTINGS = (
+    "query",
+    "positive",
+    "negatives",
+    "num_negatives",
+    "score",
+    "instruction",
+    "instructions",
+    "task_types",
+)
+"""Settings of a source that say which rows are read, and how. The others do not change the data set."""
 
 MAX_LISTED = 20
 """Task types that a message lists."""
 
-BAR_DELAY = 2.0
-"""Seconds of reading before a progress bar is shown."""
+Numbered = tuple[int, SourcePart, Block]
+"""The number of a part, the part, and one block of its rows."""
 
 
 def open_dataset(
     source: DataSource, cache_dir: Path | None, *, max_lines: int | None = None, progress: bool | None = None
 ) -> Dataset:
-    """The index of a source; made where `cache_dir` has none yet, or the files have changed since.
+    """Open the data set of a source. It is built where `cache_dir` has none yet, or where the files have changed.
 
-    Processes may ask for it at once: one makes it and the others wait. One that is killed leaves no index.
+    Several processes may do this at once: one builds and the others wait. A process that is killed leaves no data set.
 
     Args:
         cache_dir: None for ~/.cache/gnomon/train.
-        lines: at most so many rows are read, those of other task types too.
-        progress: a bar on stderr; None in a terminal only.
+        max_lines: read at most this many rows, counting those of other task types.
+        progress: whether a bar is shown on stderr; None for a terminal only.
 
     Raises:
-        InputError: a file, column or value that cannot be used, by its line or row; no rows.
+        InputError: a file, column or value cannot be used, with its line or row; the source has no rows.
         ExtraError: pyarrow or datasets is needed, and not installed. SourceError: a data set cannot be reached.
-        OSError: a file cannot be opened, or there is no room for the index.
+        OSError: a file cannot be opened, or the disk has too little room.
     """
     parts = list_parts(source.path, split=source.split, streaming=source.streaming)
     source = replace(_apply_medi_columns(source, parts), name=source.name or default_name(source))
     if source.num_negatives is not None and not source.negatives:
-        raise InputError(f"{source.name}: num_negatives is {source.num_negatives}, and negatives names no columns.")
-    folder = (cache_dir or _default_cache()) / _key(source, parts, max_lines)
-    index = _open_if_complete(folder)
-    if index is None:
+        raise InputError(
+            f"{source.name}: num_negatives is {source.num_negatives}, and negatives names no columns. Name them, or "
+            "leave num_negatives out."
+        )
+    folder = (cache_dir or _default_cache_dir()) / _cache_key(source, parts, max_lines)
+    dataset = _open_if_complete(folder)
+    if dataset is None:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        _remove_stale(folder.parent)
-        with FileLock(_lock(folder)):
-            index = _open_if_complete(folder) or _build(source, parts, folder, max_lines, progress)
-    for notice in index.notices:  # given in each run, not only in the one that reads the files
-        warn_caller(notice)
-    return replace(index, name=source.name)
+        _remove_stale_drafts(folder.parent)
+        with FileLock(_lock_path(folder)):
+            dataset = _open_if_complete(folder) or _build(source, parts, folder, max_lines, progress)
+    for message in dataset.warnings:  # in every run, not only in the one that reads the files
+        warn_caller(message)
+    return replace(dataset, name=source.name)
 
 
 def default_name(source: DataSource) -> str:
-    """The first file's name without its end; of a data set its own and its configuration's."""
+    """The first file's name without its ending, or the name of a data set of the hub with its configuration."""
     first = source.path[0]
     if first.startswith(HUB):
         name, _, config = first.removeprefix(HUB).partition(":")
@@ -81,28 +92,31 @@ def default_name(source: DataSource) -> str:
 
 
 def _apply_medi_columns(source: DataSource, parts: Sequence[SourcePart]) -> DataSource:
-    """MEDI's names of columns, where its rows are read and no others were given."""
+    """Take MEDI's column names where the file holds its rows and the source names no columns."""
     default = DataSource(())
-    given = any(getattr(source, name) != getattr(default, name) for name in ("query", "positive", "negatives"))
-    if not given and parts[0].name.lower().endswith((".json", ".json.gz")):
-        with suppress(InputError):  # of a list of other rows
+    names_columns = any(getattr(source, name) != getattr(default, name) for name in ("query", "positive", "negatives"))
+    if not names_columns and parts[0].name.lower().endswith((".json", ".json.gz")):
+        with suppress(InputError):  # a list of other rows
             next(parts[0].read_blocks(["pos"]), None)
             return replace(source, positive="pos", negatives=("neg",))
     return source
 
 
-def _default_cache() -> Path:
+# ---- the cache
+
+
+def _default_cache_dir() -> Path:
     try:
         return Path.home() / ".cache" / "gnomon" / "train"
     except RuntimeError as error:
-        raise InputError("there is no home folder to keep indexes in; cache_dir names another.") from error
+        raise InputError("The user has no home folder for the cache of data sets. Set cache_dir.") from error
 
 
-def _key(source: DataSource, parts: Sequence[SourcePart], lines: int | None) -> str:
-    reading = {name: getattr(source, name) for name in READING}
-    how = [VERSION, unicodedata.unidata_version, reading, lines]  # by Unicode's tables texts are folded
-    read: list[Any] = [*how, [part.identity() for part in parts]]
-    return sha256(json.dumps(read).encode()).hexdigest()[:32]
+def _cache_key(source: DataSource, parts: Sequence[SourcePart], max_lines: int | None) -> str:
+    settings = {name: getattr(source, name) for name in READ_SETTINGS}
+    # texts are folded by Unicode's tables
+    content = [VERSION, unicodedata.unidata_version, settings, max_lines, [part.identity() for part in parts]]
+    return sha256(json.dumps(content).encode()).hexdigest()[:32]
 
 
 def _open_if_complete(folder: Path) -> Dataset | None:
@@ -111,147 +125,117 @@ def _open_if_complete(folder: Path) -> Dataset | None:
     return None
 
 
-# ---- the first build
+def _draft_path(folder: Path) -> Path:
+    return folder.with_suffix(".draft")
+
+
+def _lock_path(folder: Path) -> Path:
+    return folder.with_suffix(".lock")
+
+
+def _remove_stale_drafts(cache: Path) -> None:
+    """Delete the drafts that killed processes left: no process holds their locks."""
+    for draft in cache.glob("*.draft"):
+        with suppress(Timeout), FileLock(_lock_path(draft), timeout=0):
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+# ---- the build
 
 
 def _build(
-    source: DataSource, parts: Sequence[SourcePart], folder: Path, lines: int | None, progress: bool | None
+    source: DataSource, parts: Sequence[SourcePart], folder: Path, max_lines: int | None, progress: bool | None
 ) -> Dataset:
-    roles = ColumnMapping(source)
-    with _draft(folder, source.name) as draft, _collect_warnings() as notices:
-        spool = DatasetWriter(draft)
+    """Read the parts into a new folder. The caller holds the folder's lock."""
+    mapping = ColumnMapping(source)
+    shutil.rmtree(folder, ignore_errors=True)  # a damaged one
+    with (
+        _explain_disk_full(folder.parent, source.name),
+        atomic_folder(folder, draft=_draft_path(folder), sync=True) as draft,
+        _collect_warnings() as messages,
+    ):
+        writer = DatasetWriter(draft)
         try:
-            for file, part, block in _show_progress(
-                _blocks(parts, roles.columns, lines), parts, lines, source.name, progress
-            ):
-                spool.add(roles.map_block(file, part, block))
-            _check_task_types(source, roles, limited=lines is not None and spool.num_rows > 0)
-            if not spool.num_rows:
-                raise InputError(f"{source.name} ({', '.join(part.name for part in parts)}) holds no rows.")
-            if _key(source, parts, lines) != folder.name:
-                raise InputError(f"a file of {source.name} changed while it was read; start again.")
-            spool.finish(source.name, [(part.name, part.unit) for part in parts], notices)
+            blocks = _iterate_blocks(parts, mapping.columns, max_lines)
+            for number, part, block in _show_progress(blocks, parts, max_lines, source.name, progress):
+                writer.add(mapping.map_block(number, part, block))
+            _check_task_types(source, mapping, limited=max_lines is not None and writer.num_rows > 0)
+            if not writer.num_rows:
+                raise InputError(f"{source.name} ({', '.join(part.name for part in parts)}) has no rows.")
+            if _cache_key(source, parts, max_lines) != folder.name:
+                raise InputError(f"A file of {source.name} changed while it was read. Start again.")
+            writer.finish(source.name, [(part.name, part.unit) for part in parts], messages)
         finally:
-            spool.close()
+            writer.close()
     return Dataset.open(folder)
 
 
 @contextmanager
+def _explain_disk_full(cache: Path, name: str) -> Generator[None]:
+    try:
+        yield
+    except OSError as error:
+        if reason := disk_full_reason(error):
+            message = f"The data set of {name} was not written to {cache}: {reason}. Set cache_dir to another folder."
+            raise OSError(error.errno, message) from error
+        raise
+
+
+@contextmanager
 def _collect_warnings() -> Generator[list[str]]:
-    """Notices inside come on a list in place of being shown. Where an error ends it, they are shown."""
-    told: list[str] = []
+    """Collect warnings (`Notice`) in a list instead of showing them. If an error is raised, they are shown first."""
+    messages: list[str] = []
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("always", Notice)
             show = warnings.showwarning
 
-            def collect(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+            def collect(message: Warning | str, category: type[Warning], *origin: Any, **more: Any) -> None:
                 if issubclass(category, Notice):
-                    told.append(str(message))
+                    messages.append(str(message))
                 else:
-                    show(message, category, *place, **more)
+                    show(message, category, *origin, **more)
 
             warnings.showwarning = collect
-            yield told
+            yield messages
     except BaseException:
-        for message in told:
+        for message in messages:
             warn_caller(message)
         raise
 
 
-def _blocks(
-    parts: Sequence[SourcePart], columns: Sequence[str], lines: int | None
-) -> Iterator[tuple[int, SourcePart, Block]]:
-    """(number of the part, part, block), of at most `lines` rows together."""
+def _iterate_blocks(parts: Sequence[SourcePart], columns: Sequence[str], max_lines: int | None) -> Iterator[Numbered]:
+    """The blocks of all parts, at most `max_lines` rows together."""
     for number, part in enumerate(parts):
         for block in part.read_blocks(columns):
-            if lines is not None:
-                block = Block(
-                    block.line_numbers[:lines], {name: values[:lines] for name, values in block.values.items()}
-                )
-                lines -= len(block.line_numbers)
+            if max_lines is not None:
+                first = {name: values[:max_lines] for name, values in block.values.items()}
+                block = Block(block.line_numbers[:max_lines], first)
+                max_lines -= len(block.line_numbers)
             yield number, part, block
-            if lines == 0:
+            if max_lines == 0:
                 return
 
 
 def _show_progress(
-    blocks: Iterator[tuple[int, SourcePart, Block]],
-    parts: Sequence[SourcePart],
-    lines: int | None,
-    name: str,
-    progress: bool | None,
-) -> Iterator[tuple[int, SourcePart, Block]]:
-    """A bar of the rows on stderr."""
-    known = [part.count_rows() for part in parts]
-    total = None if None in known else sum(filter(None, known))
-    total = total if lines is None or total is None else min(total, lines)
-    hidden = None if progress is None else not progress  # None: tqdm asks whether stderr is a terminal
-    with tqdm(
-        total=total,
-        desc=f"reading {name}",
-        unit=" rows",
-        unit_scale=True,
-        delay=0 if progress else BAR_DELAY,
-        disable=hidden,
-    ) as bar:
-        for file, part, block in blocks:
-            yield file, part, block
-            bar.update(len(block.line_numbers))
+    blocks: Iterator[Numbered], parts: Sequence[SourcePart], max_lines: int | None, name: str, progress: bool | None
+) -> Iterator[Numbered]:
+    """The same blocks, with a bar that counts their rows."""
+    counts = [part.count_rows() for part in parts]
+    total = None if None in counts else sum(filter(None, counts))
+    total = total if max_lines is None or total is None else min(total, max_lines)
+    with progress_bar(total, f"reading {name}", "rows", show=progress, leave=True) as update:
+        for number, part, block in blocks:
+            yield number, part, block
+            update(len(block.line_numbers))
 
 
 def _check_task_types(source: DataSource, mapping: ColumnMapping, *, limited: bool) -> None:
-    """Each task type that was asked for has rows, unless not all of them were read."""
-    there = [name for name, _ in mapping.task_types.most_common()]
+    """Each task type of the recipe has rows, unless only some of the rows were read."""
+    known = [name for name, _ in mapping.task_types.most_common()]
     for name in source.task_types:
-        if name not in there and not limited and there:
-            listed = ", ".join(there[:MAX_LISTED]) + (
-                f" and {len(there) - MAX_LISTED} more" if len(there) > MAX_LISTED else ""
-            )
+        if name not in known and not limited and known:
             raise InputError(
-                f"{source.name}: no row has task_type {name!r}; there are {listed}.{did_you_mean(name, there)}"
+                f"{source.name}: no row has task_type {name!r}. There are {list_some(known, MAX_LISTED)}."
+                f"{did_you_mean(name, known)}"
             )
-
-
-# ---- folders: whole or not there
-
-
-@contextmanager
-def _draft(folder: Path, name: str) -> Generator[Path]:
-    """A folder that takes the name of `folder` once it is whole, and is deleted otherwise; under the folder's lock."""
-    draft = folder.with_suffix(".draft")
-    for old in (draft, folder):
-        shutil.rmtree(old, ignore_errors=True)
-    draft.mkdir()
-    try:
-        yield draft
-        _fsync_folder(draft)
-        draft.rename(folder)
-        _fsync_folder(folder.parent)
-    except BaseException as error:
-        shutil.rmtree(draft, ignore_errors=True)
-        if isinstance(error, OSError) and error.errno in DISK_FULL_REASONS:
-            told = f"no room for the index of {name}: {DISK_FULL_REASONS[error.errno]} ({folder.parent})"
-            raise OSError(error.errno, f"{told}; cache_dir names another folder") from error
-        raise
-
-
-def _remove_stale(cache: Path) -> None:
-    """Drafts of processes that were killed: nobody holds their locks."""
-    for draft in cache.glob("*.draft"):
-        with suppress(Timeout), FileLock(_lock(draft), timeout=0):
-            shutil.rmtree(draft, ignore_errors=True)
-
-
-def _lock(folder: Path) -> Path:
-    return folder.with_suffix(".lock")
-
-
-def _fsync_folder(folder: Path) -> None:
-    """Names of files are on the disk; where a system cannot open folders there is nothing to do."""
-    with suppress(PermissionError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

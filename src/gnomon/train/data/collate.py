@@ -1,6 +1,6 @@
-"""Row numbers of a batch -> its texts and their token ids; and batches that are made ahead of the step.
+"""Reads and tokenises the rows of a batch, and prepares batches in a thread before the step needs them.
 
-B: rows of a batch on this rank; K: negatives of a row; N: B times K.
+B: rows of a batch on this rank; K: negatives per row; N: B times K.
 """
 
 from __future__ import annotations
@@ -26,34 +26,33 @@ from gnomon.train.recipe.schema import DataSource
 T = TypeVar("T")
 
 TEXTS_AT_ONCE = 2048
-"""Texts that are tokenised at once: the tokenizer's own account of a token is 80 bytes and more."""
+"""Texts that are tokenised at once: the tokenizer needs 80 bytes and more per token."""
 
 
 @dataclass(frozen=True)
 class BatchRows:
-    """A rank's rows of a batch, as texts without their prompts."""
+    """The rows of a batch on one rank, as texts without prompts."""
 
     batch_number: int
     source: int
     source_name: str
-    """The source's."""
     rows_B: NDArray[np.int64]
     queries: list[str]
     positives: list[str]
     negatives: list[str]
-    """Row after row."""
+    """All negatives, row after row."""
     negatives_per_row: int
     query_hashes_B: NDArray[np.int64]
     positive_hashes_B: NDArray[np.int64]
     negative_hashes_N: NDArray[np.int64]
     entries_N: NDArray[np.int64]
-    """Of the negatives, in the index."""
+    """The numbers of the negatives in the data set."""
     scores: NDArray[np.float64] | None
-    """[B], grades of pairs, or [B, 1 + K], scores of the positive and the negatives."""
+    """[B], one label per pair, or [B, 1 + K], scores of the positive and the negatives."""
     all_rows: NDArray[np.int64]
     """Rows of the whole batch, over all ranks."""
     replaced: int
-    """Rows of the whole batch that stand in for others, of which a text was there already."""
+    """How many rows of the whole batch replace others that had a text of the batch."""
 
     @property
     def total_rows(self) -> int:
@@ -61,7 +60,7 @@ class BatchRows:
 
     @property
     def digest(self) -> str:
-        """16 hex characters of which batch this is, and of its rows and texts."""
+        """16 hex characters: a hash of the batch's number, rows and texts."""
         digest = blake2b(f"{self.batch_number}\0{self.source_name}\0".encode(), digest_size=8)
         for numbers in (self.rows_B, self.query_hashes_B, self.positive_hashes_B, self.negative_hashes_N):
             digest.update(numbers.astype("<i8").tobytes())
@@ -70,21 +69,21 @@ class BatchRows:
 
 @dataclass(frozen=True)
 class CollatedBatch:
-    """Rows and their token ids."""
+    """The rows of a batch on one rank, and their token ids."""
 
     rows: BatchRows
     ids: list[Ids]
-    """Of the queries, then the positives, then the negatives, prompts in front, cut to what the model reads."""
+    """Queries, then positives, then negatives. They begin with the prompt and are truncated to the model's limit."""
     prompt_tokens: tuple[int, int]
-    """`Tokenizer.prompt_tokens` of the queries' prompt, and of the documents'."""
+    """`Tokenizer.count_prompt_tokens` for the prompt of queries, and for that of documents."""
     num_truncated: int
-    """How many texts were cut."""
+    """How many texts were truncated."""
     token_hashes: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
-    """[B], [B], [N] of what the model reads of queries, positives and negatives after their prompts: equal for texts
-    with the same tokens.
+    """[B], [B], [N]: hashes of queries, positives and negatives after their prompts. Texts with the same tokens have
+    equal hashes.
     """
     own_negatives_N: NDArray[np.bool_]
-    """[N]: which negatives are, by these, the query or a positive of their own row, as that stands in its file."""
+    """[N]: which negatives are, by these hashes, the query or a positive of their own row of the file."""
 
     @property
     def num_own_negatives(self) -> int:
@@ -95,9 +94,9 @@ class Collator:
     """Reads and tokenises the rows of batches.
 
     Args:
-        spec: the model's, whose prompts are used where a source gives none; texts of graded pairs get its prompt of
+        spec: the model's spec. Its prompts are used where a source has none; pairs with labels get its prompt for
             symmetric tasks.
-        seed: of the negatives that are drawn; the sampler's.
+        seed: the sampler's seed, by which negatives are drawn.
     """
 
     def __init__(
@@ -118,7 +117,7 @@ class Collator:
         ]
 
     def read_rows(self, draw: SampledBatch, rank: int = 0, world_size: int = 1) -> BatchRows:
-        """The texts of a rank's share of a batch."""
+        """Read the texts of a rank's share of a batch."""
         index, rows_B = self.datasets[draw.source], shard(draw.rows_B, rank, world_size)
         total = len(draw.rows_B) // world_size * world_size
         number = self.sources[draw.source].num_negatives
@@ -143,10 +142,10 @@ class Collator:
         )
 
     def collate(self, draw: SampledBatch, rank: int = 0, world_size: int = 1) -> CollatedBatch:
-        """The texts of a rank's share of a batch, and their ids.
+        """Read and tokenise the texts of a rank's share of a batch.
 
         Raises:
-            InputError: a text that the model cannot read; names its file and line.
+            InputError: the model cannot read a text; names its file and line.
         """
         rows = self.read_rows(draw, rank, world_size)
         query, document = self.prompts[draw.source]
@@ -158,36 +157,36 @@ class Collator:
         for start in range(0, len(texts), TEXTS_AT_ONCE):
             whole = self.tokenizer.encode(texts[start : start + TEXTS_AT_ONCE])
             self._check(whole, rows, start)
-            cut = [self.tokenizer.truncate(ids_T) for ids_T in whole]
-            truncated += sum(len(kept) < len(all_) for kept, all_ in zip(cut, whole, strict=True))
-            ids += cut
+            limited = [self.tokenizer.truncate(ids_T) for ids_T in whole]
+            truncated += sum(len(ids_T) < len(all_T) for ids_T, all_T in zip(limited, whole, strict=True))
+            ids += limited
         hashes = self._hash_batch(ids, rows, draw.source)
         own_N = match_own_negatives(*hashes) | self._match_other_positives(draw.source, rows.entries_N, hashes[2])
         return CollatedBatch(rows, ids, self.prompt_tokens[draw.source], truncated, hashes, own_N)
 
     def find_own_negatives(self, source: int, entries: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which of these negatives are, by tokens, the query or a positive of their own row (`Collated.own_N`)."""
+        """Which of these negatives are, by tokens, the query or a positive of their own row of the file."""
         index, (query, document) = self.datasets[source], self.prompts[source]
-        found: list[NDArray[np.bool_]] = []
+        own: list[NDArray[np.bool_]] = [np.zeros(0, np.bool_)]
         for start in range(0, len(entries), TEXTS_AT_ONCE):
-            some = entries[start : start + TEXTS_AT_ONCE]
-            rows = index.rows_of_negatives(some)
+            chunk = entries[start : start + TEXTS_AT_ONCE]
+            rows = index.rows_of_negatives(chunk)
             sides = (query, index.texts("query", rows)), (document, index.texts("positive", rows))
-            negatives = (document, index.texts("negative", some))
+            negatives = (document, index.texts("negative", chunk))
             queries, positives, others = (self._hash_texts(prompt, texts) for prompt, texts in (*sides, negatives))
-            found.append(
-                match_own_negatives(queries, positives, others) | self._match_other_positives(source, some, others)
+            own.append(
+                match_own_negatives(queries, positives, others) | self._match_other_positives(source, chunk, others)
             )
-        return np.concatenate([np.zeros(0, np.bool_), *found])
+        return np.concatenate(own)
 
     def _match_other_positives(
         self, source: int, entries_N: NDArray[np.int64], hashes_N: NDArray[np.int64]
     ) -> NDArray[np.bool_]:
-        """Which of these negatives are, by tokens, a positive of another row that was made of the same row of a file.
-        The index knows which are as texts: only those are compared.
+        """Which of these negatives are, by tokens, a positive of another row from the same row of the file. Only those
+        that are equal as texts, which the data set knows, are compared.
 
         Args:
-            hashes_N: theirs, by tokens.
+            hashes_N: the negatives' hashes by tokens.
         """
         index, (_, document) = self.datasets[source], self.prompts[source]
         own_N, known = np.zeros(len(entries_N), np.bool_), index.own_negative_entries
@@ -195,9 +194,9 @@ class Collator:
             return own_N
         alike = np.flatnonzero(known[np.searchsorted(known, entries_N).clip(max=len(known) - 1)] == entries_N)
         if len(alike):
-            made = _find_sibling_rows(index, index.rows_of_negatives(entries_N[alike]))
-            counts = [*map(len, made)]
-            hashes = self._hash_texts(document, index.texts("positive", np.concatenate(made)))
+            siblings = _find_sibling_rows(index, index.rows_of_negatives(entries_N[alike]))
+            counts = [*map(len, siblings)]
+            hashes = self._hash_texts(document, index.texts("positive", np.concatenate(siblings)))
             equal = hashes == hashes_N[alike].repeat(counts)
             own_N[alike] = np.logical_or.reduceat(equal, np.cumsum([0, *counts[:-1]]))
         return own_N
@@ -214,46 +213,46 @@ class Collator:
         return queries_B, documents_C[:count], documents_C[count:]
 
     def _hash_ids(self, ids: list[Ids], prompt: str) -> NDArray[np.int64]:
-        """Of what stands after the prompt, so that a query can equal a document; of all of it, where the prompt's end
-        merged with the text.
+        """Hash the tokens after the prompt, so that a query can equal a document. All tokens are hashed where the end
+        of the prompt merged with the text.
         """
-        front = self._prefixes[prompt]
-        size = len(front)
-        raw = (each.tobytes() for each in ids)
-        return hash_bytes(each[size:] if each.startswith(front) else b"whole" + each for each in raw)
+        prefix = self._prefixes[prompt]
+        size = len(prefix)
+        contents = (ids_T.tobytes() for ids_T in ids)
+        return hash_bytes(raw[size:] if raw.startswith(prefix) else b"whole" + raw for raw in contents)
 
     def _prefix_bytes(self, prompt: str) -> bytes:
-        """The ids that stand in front of every text: special tokens, and the prompt."""
+        """The ids before every text, as bytes: special tokens and the prompt."""
         ids_T = self.tokenizer.encode([prompt])[0]
         return ids_T[: max(self.tokenizer.count_prompt_tokens(prompt), self.tokenizer.num_leading_special)].tobytes()
 
     def _check(self, ids: list[Ids], rows: BatchRows, start: int) -> None:
-        """Each text has tokens, and each of these a row in the embedding table."""
-        most = self.spec.trunk.vocab_size
-        least = 0 if isinstance(self.spec.trunk, StaticSpec) else 1
-        if min(map(len, ids)) >= least and np.concatenate(ids).max(initial=0) < most:
+        """Each text has tokens, and each token has a row in the embedding table."""
+        vocab_size = self.spec.trunk.vocab_size
+        min_tokens = 0 if isinstance(self.spec.trunk, StaticSpec) else 1
+        if min(map(len, ids)) >= min_tokens and np.concatenate(ids).max(initial=0) < vocab_size:
             return
         for text, ids_T in enumerate(ids, start):
-            if len(ids_T) < least:
-                raise InputError(f"{self._locate(rows, text)}: the text has no tokens for this model; leave it out.")
-            if ids_T.max(initial=0) >= most:
+            if len(ids_T) < min_tokens:
+                raise InputError(f"{self._locate(rows, text)}: the text has no tokens for this model. Remove the row.")
+            if ids_T.max(initial=0) >= vocab_size:
                 raise InputError(
                     f"{self._locate(rows, text)}: the text has token {ids_T.max()}, and the model has vectors for "
-                    f"{most}; the tokenizer was given tokens that the model was not trained with."
+                    f"{vocab_size}. The tokenizer has tokens that the model does not know: use the model's own."
                 )
 
     def _locate(self, rows: BatchRows, text: int) -> str:
-        """Where the text of this number, in the order of `Collated.ids`, comes from."""
+        """The file and line of a text, by its number in `CollatedBatch.ids`."""
         count = len(rows.rows_B)
         row = text % count if text < 2 * count else (text - 2 * count) // rows.negatives_per_row
         return self.datasets[rows.source].location(int(rows.rows_B[row]))
 
 
 class Prefetcher(Generic[T]):
-    """`make` of start, start + 1, ... up to `stop`, in this order, made in a thread in front of the asking.
+    """Iterates over make(start), make(start + 1), ... up to `stop`, computed in order in a thread ahead of use.
 
-    An error is raised where its result is asked for, and is the end. Use it in a `with`: at its end, whatever ended it,
-    what is being made is waited for, and no more is begun.
+    An error is raised in its turn, and ends the iteration. Use it in a `with`: at the end it waits for the item in
+    progress and starts no other, whatever ended the block.
     """
 
     def __init__(self, make: Callable[[int], T], start: int, stop: int, *, depth: int = 4) -> None:
@@ -284,7 +283,7 @@ class Prefetcher(Generic[T]):
         self._thread.shutdown(cancel_futures=True)
 
     def _fill(self) -> None:
-        """Let `depth` be under way."""
+        """Keep `depth` items in progress."""
         while len(self._pending) < self._depth:
             self._pending.append(self._thread.submit(next, self._items))
 
@@ -292,31 +291,31 @@ class Prefetcher(Generic[T]):
 def match_own_negatives(
     queries_B: NDArray[np.int64], positives_B: NDArray[np.int64], negatives_N: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
-    """[N]: which negatives have the hash of their own row's query or positive; as many of each row."""
-    each = len(negatives_N) // len(queries_B) if len(queries_B) else 0
-    return (negatives_N == queries_B.repeat(each)) | (negatives_N == positives_B.repeat(each))
+    """[N]: which negatives have the hash of their own row's query or positive. Each row has the same number of them."""
+    count = len(negatives_N) // len(queries_B) if len(queries_B) else 0
+    return (negatives_N == queries_B.repeat(count)) | (negatives_N == positives_B.repeat(count))
 
 
 def _find_sibling_rows(index: Dataset, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """Of each of these rows, those that were made of the same row of a file, one for each of its positives, itself too:
-    they stand side by side.
+    """For each of these rows, the rows from the same row of the file, itself included. There is one for each positive,
+    and they are neighbours.
     """
-    found: list[range] = []
+    siblings: list[range] = []
     for row in rows.tolist():
-        if not (found and row in found[-1]):
-            place, first, stop = index.location(row), row, row + 1
-            while first and index.location(first - 1) == place:
+        if not (siblings and row in siblings[-1]):
+            location, first, stop = index.location(row), row, row + 1
+            while first and index.location(first - 1) == location:
                 first -= 1
-            while stop < index.rows and index.location(stop) == place:
+            while stop < index.rows and index.location(stop) == location:
                 stop += 1
-            found.append(range(first, stop))
+            siblings.append(range(first, stop))
         else:
-            found.append(found[-1])
-    return [np.array(each) for each in found]
+            siblings.append(siblings[-1])
+    return [np.array(rows) for rows in siblings]
 
 
 def _prompts(source: DataSource, index: Dataset, spec: ModelSpec) -> tuple[str, str]:
-    """In front of the queries, and of the documents."""
+    """The prompts of queries and of documents."""
     names = spec.query_prompt_name(), spec.document_prompt_name
     if index.score_kind == "grades":
         names = spec.symmetric_prompt_name, spec.symmetric_prompt_name
@@ -326,7 +325,7 @@ def _prompts(source: DataSource, index: Dataset, spec: ModelSpec) -> tuple[str, 
 
 
 def _scores(index: Dataset, rows_B: NDArray[np.int64], negatives_BK: NDArray[np.int64]) -> NDArray[np.float64] | None:
-    """Of the rows; a list's are those of the positive and of the negatives that were taken."""
+    """The labels of the rows, or the scores of each positive and of the negatives that were drawn."""
     if index.labels is not None:
         return index.labels[rows_B]
     return index.score_lists(rows_B, negatives_BK) if index.score_kind == "lists" else None

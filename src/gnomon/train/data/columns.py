@@ -1,4 +1,4 @@
-"""Raw values as rows of texts, each column in its role; what cannot be used is named by its line or row."""
+"""Maps the columns of a file to queries, positives, negatives and scores. Errors name the line or row."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 
 from gnomon.errors import InputError
+from gnomon.messages import count, shorten
 from gnomon.text_files import text_fault
 from gnomon.train.data.dataset_writer import CheckedRows
 from gnomon.train.data.sources import Block, SourcePart
@@ -32,123 +33,128 @@ _NONE = r"(?:nan|NaN|None|null|<NA>)"
 _UNCLOSED_TEXT = r"""(?:"[^"]*|'[^']*|“[^”]*|‘[^’]*)"""
 LISTS = (
     r"""\[[\s\[]*(['"]).*\1[\s\]]*\]""",  # begins and ends with a quote
-    rf"\[[\s\[]*(?:{_NONE}\s*,\s*)*{_TEXT}(?:[\s,\[\]]|{_TEXT}|{_NONE})*+{_UNCLOSED_TEXT}?",  # or has no other words; cut short
+    # or has no other words, and may be truncated
+    rf"\[[\s\[]*(?:{_NONE}\s*,\s*)*{_TEXT}(?:[\s,\[\]]|{_TEXT}|{_NONE})*+{_UNCLOSED_TEXT}?",
     rf"\(\s*{_TEXT}\s*,(?:[\s,]|{_TEXT}|{_NONE})*+\)",
 )
-"""What a list of texts looks like, as JSON, Python, pandas, numpy or a person writes it. A text that begins with a
-bracket has words beside those in quotes.
+"""Patterns of a list of texts as JSON, Python, pandas, numpy or a person writes it. An ordinary text that begins with a
+bracket has words outside of quotes, too.
 """
 LIST = re.compile("|".join(LISTS), re.DOTALL)
 
-SHOWN = 40
-"""Characters of a value that a message shows."""
+MAX_VALUE_LENGTH = 40
+"""Characters of a value in a message."""
 
 
 class ColumnMapping:
-    """Checks the blocks of one source in their order: its rows have to be of one sort."""
+    """Maps the blocks of one source, in order, to rows of texts. All rows must be of one kind."""
 
     def __init__(self, source: DataSource) -> None:
         self.source = source
         names = [source.query, source.positive, *source.negatives, source.score, source.instruction]
         names.append(TASK_TYPE if source.task_types else None)
         self.columns = list(dict.fromkeys(name for name in names if name is not None))
-        """Those that are read."""
+        """The columns that are read."""
         self.task_types: Counter[str] = Counter()
-        """Of all rows, those that are left out too."""
+        """How often each task type occurs, in rows that are left out, too."""
         self._first_negative_count: int | None = None
-        """How many the first row has."""
+        """Negatives of the first row."""
         self._has_labels: bool | None = None
-        """Whether the first row has one grade, not a list of scores."""
+        """Whether the first row has one label, not a list of scores."""
 
     def map_block(self, file: int, part: SourcePart, block: Block) -> CheckedRows:
-        """A row of texts for each row of the block; where that has several positives, one for each of these.
+        """One row of texts for each row of the block, or several for a row with several positives.
 
         Raises:
-            InputError: a value that cannot be used in its role.
+            InputError: a value cannot be used in its column.
         """
         source, (lines, values) = self.source, self._select_task_types(block)
-        at = _RowLocations(part, lines)
+        locations = _RowLocations(part, lines)
         queries = values[source.query]
         if part.all_strings:
-            queries = at.map_rows(partial(_parse_cell, source.query), queries)
+            queries = locations.map_rows(partial(_parse_cell, source.query), queries)
         paired = [isinstance(value, list) for value in queries]
-        texts = {"query": self._encode_texts(at, source.query, queries, paired)}
+        texts = {"query": self._encode_texts(locations, source.query, queries, paired)}
         if source.instruction:
-            texts["query"] = at.map_rows(self._prepend_instruction, values[source.instruction], texts["query"])
-        texts["positive"], each = self._collect_positives(at, values[source.positive], paired, part.all_strings)
-        found = None
+            texts["query"] = locations.map_rows(self._prepend_instruction, values[source.instruction], texts["query"])
+        texts["positive"], num_positives = self._collect_positives(
+            locations, values[source.positive], paired, part.all_strings
+        )
+        negatives: list[list[bytes]] | None = None
         if source.negatives:
-            known = [values[name] for name in source.negatives]
-            found = at.map_rows(partial(self._encode_negatives, part.all_strings), paired, *known)
-        counts = None if found is None else list(map(len, found))
-        grades, scores = None, None
+            columns = [values[name] for name in source.negatives]
+            negatives = locations.map_rows(partial(self._encode_negatives, part.all_strings), paired, *columns)
+        counts = None if negatives is None else list(map(len, negatives))
+        labels, scores = None, None
         if source.score:
             needed = counts or [0] * len(lines)
-            scores = at.map_rows(partial(self._parse_scores, part.all_strings), values[source.score], each, needed)
+            scores = locations.map_rows(
+                partial(self._parse_scores, part.all_strings), values[source.score], num_positives, needed
+            )
             if self._has_labels:
-                grades, scores = np.array(list(chain.from_iterable(scores)), np.float64), None
+                labels, scores = np.array(list(chain.from_iterable(scores)), np.float64), None
         read = len(lines)
-        if sum(each) > read:
-            owners = list(chain.from_iterable([row] * count for row, count in enumerate(each)))
+        if sum(num_positives) > read:
+            owners = list(chain.from_iterable([row] * copies for row, copies in enumerate(num_positives)))
             lines, texts["query"] = [lines[row] for row in owners], [texts["query"][row] for row in owners]
-            found = None if found is None else [found[row] for row in owners]
+            negatives = None if negatives is None else [negatives[row] for row in owners]
             counts = None if counts is None else [counts[row] for row in owners]
-        if found is not None:
-            texts["negative"] = list(chain.from_iterable(found))
+        if negatives is not None:
+            texts["negative"] = list(chain.from_iterable(negatives))
         lists = None if scores is None else [row for rows in scores for row in cast("list[list[float]]", rows)]
-        return CheckedRows(file, lines, texts, counts, grades, lists, read)
+        return CheckedRows(file, lines, texts, counts, labels, lists, read)
 
     def _select_task_types(self, block: Block) -> Block:
-        """The rows of the task types that were asked for."""
+        """The rows whose task type the recipe wants."""
         if not self.source.task_types:
             return block
-        found = list(map(str, block.values[TASK_TYPE]))
-        self.task_types.update(found)
-        kept = [row for row, name in enumerate(found) if name in self.source.task_types]
-        values = {name: [column[row] for row in kept] for name, column in block.values.items()}
-        return Block([block.line_numbers[row] for row in kept], values)
+        task_types = list(map(str, block.values[TASK_TYPE]))
+        self.task_types.update(task_types)
+        rows = [row for row, name in enumerate(task_types) if name in self.source.task_types]
+        values = {name: [column[row] for row in rows] for name, column in block.values.items()}
+        return Block([block.line_numbers[row] for row in rows], values)
 
     # ---- texts
 
     def _collect_positives(
-        self, at: _RowLocations, values: list[Any], with_instruction: list[bool], cells: bool
+        self, locations: _RowLocations, values: list[Any], with_instruction: list[bool], cells: bool
     ) -> tuple[list[bytes], list[int]]:
-        """The texts, row after row, and how many each row has."""
+        """The positives, row after row, and how many each row has."""
         name = self.source.positive
         if cells:
-            values = at.map_rows(partial(_parse_cell, name), values)
+            values = locations.map_rows(partial(_parse_cell, name), values)
         if not any(isinstance(value, list) for value in values):
-            return self._encode_texts(at, name, values, with_instruction), [1] * len(values)
-        found = at.map_rows(partial(self._encode_positives, name), values, with_instruction)
-        return list(chain.from_iterable(found)), list(map(len, found))
+            return self._encode_texts(locations, name, values, with_instruction), [1] * len(values)
+        positives = locations.map_rows(partial(self._encode_positives, name), values, with_instruction)
+        return list(chain.from_iterable(positives)), list(map(len, positives))
 
     def _encode_positives(self, name: str, value: object, with_instruction: bool) -> list[bytes]:
-        """Those of a row: of a list of texts, or, where rows hold [instruction, text], of a list of such pairs."""
-        held = cast("list[object]", value) if isinstance(value, list) else []
-        several = held and (not with_instruction or all(isinstance(each, list) for each in held))
-        return [self._encode_text(name, each, with_instruction) for each in (held if several else [value])]
+        """The positives of a row: a list of texts or, with instructions, a list of pairs [instruction, text]."""
+        items = cast("list[object]", value) if isinstance(value, list) else []
+        several = items and (not with_instruction or all(isinstance(item, list) for item in items))
+        return [self._encode_text(name, item, with_instruction) for item in (items if several else [value])]
 
     def _encode_texts(
-        self, at: _RowLocations, name: str, values: list[Any], with_instruction: list[bool]
+        self, locations: _RowLocations, name: str, values: list[Any], with_instruction: list[bool]
     ) -> list[bytes]:
         try:
             if all(map(str.strip, values)):
                 return list(map(str.encode, values))
-        except (TypeError, UnicodeEncodeError):  # a list, or no text
+        except (TypeError, UnicodeEncodeError):  # a list, or not a text
             pass
-        return at.map_rows(partial(self._encode_text, name), values, with_instruction)
+        return locations.map_rows(partial(self._encode_text, name), values, with_instruction)
 
     def _encode_text(self, name: str, value: object, with_instruction: bool) -> bytes:
-        """A text by itself or in a list; behind its instruction, where the row holds such pairs."""
+        """One text, alone or in a list, or a pair [instruction, text]."""
         if not isinstance(value, list):
             return _encode_string(name, value)
-        held = cast("list[object]", value)
-        if len(held) != 1 + with_instruction:
-            wanted = "[instruction, text]" if with_instruction else "one text"
-            raise _UnusableRowError(f"column {name!r} is a list of {len(held)}, and must be {wanted}")
-        text = _encode_string(name, held[-1])
+        items = cast("list[object]", value)
+        if len(items) != 1 + with_instruction:
+            expected = "[instruction, text]" if with_instruction else "one text"
+            raise _UnusableRowError(f"column {name!r} is a list of {len(items)}, and must be {expected}")
+        text = _encode_string(name, items[-1])
         return (
-            self._prepend_instruction(held[0], text)
+            self._prepend_instruction(items[0], text)
             if with_instruction and self.source.instructions == "prepend"
             else text
         )
@@ -160,62 +166,61 @@ class ColumnMapping:
         return lead + text if lead[-1:].isspace() else lead + b" " + text
 
     def _encode_negatives(self, cells: bool, with_instruction: bool, *values: object) -> list[bytes]:
-        found: list[bytes] = []
+        texts: list[bytes] = []
         for name, value in zip(self.source.negatives, values, strict=True):
             if value is None or (cells and value == ""):
                 continue
             value = _parse_cell(name, value) if cells else value
-            held = cast("list[object]", value) if isinstance(value, list) else [value]
-            alone = with_instruction and all(
-                isinstance(each, str) for each in held
-            )  # one [instruction, text], not a list of them
-            found += [
-                self._encode_text(name, each, with_instruction)
-                for each in ([held] if alone and isinstance(value, list) else held)
-            ]
-        self._check_count(len(found))
-        return found
+            items = cast("list[object]", value) if isinstance(value, list) else [value]
+            # a list of strings is one pair [instruction, text], not several texts
+            is_pair = with_instruction and isinstance(value, list) and all(isinstance(item, str) for item in items)
+            texts += [self._encode_text(name, item, with_instruction) for item in ([items] if is_pair else items)]
+        self._check_num_negatives(len(texts))
+        return texts
 
-    def _check_count(self, count: int) -> None:
-        wanted = self.source.num_negatives
-        self._first_negative_count = count if self._first_negative_count is None else self._first_negative_count
-        if not count:
+    def _check_num_negatives(self, number: int) -> None:
+        num_negatives = self.source.num_negatives
+        self._first_negative_count = number if self._first_negative_count is None else self._first_negative_count
+        if not number:
             raise _UnusableRowError(f"no negatives in {', '.join(map(repr, self.source.negatives))}")
-        if wanted is None and count != self._first_negative_count:
-            told = f"{count} negatives, and the first row has {self._first_negative_count}"
-            raise _UnusableRowError(f"{told}; num_negatives, how many a step takes, lets rows differ")
-        if wanted is not None and count < wanted:
-            raise _UnusableRowError(f"{count} negatives, fewer than num_negatives, {wanted}")
+        if num_negatives is None and number != self._first_negative_count:
+            raise _UnusableRowError(
+                f"{count(number, 'negative')}, and the first row has {self._first_negative_count}. With num_negatives, "
+                "which is how many a step takes, rows may differ"
+            )
+        if num_negatives is not None and number < num_negatives:
+            raise _UnusableRowError(f"{count(number, 'negative')}, fewer than num_negatives={num_negatives}")
 
     # ---- scores
 
     def _parse_scores(
         self, cells: bool, value: object, positives: int, negatives: int
     ) -> list[float] | list[list[float]]:
-        """Of each positive of a row: its grade, or the list of its score and those of all negatives."""
+        """For each positive of a row: its label, or the list of its score and those of all negatives."""
         name = self.source.score
         if cells:
             try:
                 value = json.loads(str(value))
             except ValueError:
                 raise _UnusableRowError(f"column {name!r} is {_shorten(value)}, not a number") from None
-        held = cast("list[object]", value) if isinstance(value, list) else None
-        for each in [value] if held is None else held:
-            if not _is_finite(each):
-                raise _UnusableRowError(f"column {name!r} holds {_shorten(each)}, and must hold finite numbers")
-        self._has_labels = held is None if self._has_labels is None else self._has_labels
-        if self._has_labels != (held is None):
-            first = "one grade" if self._has_labels else "a list of scores"
+        items = cast("list[object]", value) if isinstance(value, list) else None
+        for item in [value] if items is None else items:
+            if not _is_finite(item):
+                raise _UnusableRowError(f"column {name!r} has {_shorten(item)}, and must have finite numbers")
+        self._has_labels = items is None if self._has_labels is None else self._has_labels
+        if self._has_labels != (items is None):
+            first = "one label" if self._has_labels else "a list of scores"
             raise _UnusableRowError(
-                f"column {name!r} is {_shorten(value)}, and the first row has {first}; all rows need the same"
+                f"column {name!r} is {_shorten(value)}, and the first row has {first}. All rows need the same"
             )
-        if held is None:
+        if items is None:
             return [cast(float, value)] * positives
-        if len(held) != positives + negatives:
-            whose = "the positive's" if positives == 1 else f"those of {positives} positives"
-            told = f"{whose} and those of {negatives} negatives are needed"
-            raise _UnusableRowError(f"column {name!r} is a list of {len(held)} scores, and {told}")
-        scores = cast("list[float]", held)
+        if len(items) != positives + negatives:
+            needed = f"{count(positives, 'positive')} and {count(negatives, 'negative')}"
+            raise _UnusableRowError(
+                f"column {name!r} is a list of {len(items)} scores, and must have those of {needed}"
+            )
+        scores = cast("list[float]", items)
         return [[score, *scores[positives:]] for score in scores[:positives]]
 
 
@@ -225,38 +230,38 @@ class _UnusableRowError(Exception):
 
 @dataclass(frozen=True)
 class _RowLocations:
-    """Rows of a part, to be named in messages."""
+    """The rows of a part, with their line numbers for messages."""
 
     part: SourcePart
     line_numbers: Sequence[int]
 
     def map_rows(self, function: Callable[..., T], *columns: Sequence[Any]) -> list[T]:
-        """`function` of each row's values."""
-        found: list[T] = []
+        """Apply a function to each row's values."""
+        results: list[T] = []
         for row, values in enumerate(zip(*columns, strict=True)):
             try:
-                found.append(function(*values))
+                results.append(function(*values))
             except _UnusableRowError as error:
-                place = f"{self.part.name}, {self.part.unit} {self.line_numbers[row]}"
-                raise InputError(f"{place}: {error}. Mend it, or take it out.") from None
-        return found
+                location = f"{self.part.name}, {self.part.unit} {self.line_numbers[row]}"
+                raise InputError(f"{location}: {error}. Correct the row, or remove it.") from None
+        return results
 
 
 def _parse_cell(name: str, cell: Any) -> Any:
-    """A cell of CSV, or the list of texts or of [instruction, text] that it holds: as JSON, or as Python writes one (so
-    does pandas).
+    """A cell of CSV, or the list that it contains: texts or pairs [instruction, text], as JSON or as Python and pandas
+    write it.
     """
     bare = cell.strip()
     if not bare.startswith(("[", "(")):
         return cell
-    for read in (json.loads, _literal):
+    for read in (json.loads, _parse_literal):
         with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
-            found = read(bare)
-            if found == [] or _has_text(found):
-                return found
+            value = read(bare)
+            if value == [] or _has_text(value):
+                return value
     if LIST.fullmatch(bare):
         raise _UnusableRowError(
-            f"column {name!r} is {_shorten(cell)}, which looks like a list of texts and is not JSON; write it as JSON, "
+            f"column {name!r} is {_shorten(cell)}, which looks like a list of texts and is not JSON. Write it as JSON, "
             "or the rows as .jsonl"
         )
     return cell
@@ -264,17 +269,17 @@ def _parse_cell(name: str, cell: Any) -> Any:
 
 def _has_text(value: object) -> bool:
     """Whether it is a list with a text, or with a list that has one."""
-    held = cast("list[object]", value) if isinstance(value, list) else []
-    return any(isinstance(each, str) or _has_text(each) for each in held)
+    items = cast("list[object]", value) if isinstance(value, list) else []
+    return any(isinstance(item, str) or _has_text(item) for item in items)
 
 
-def _literal(cell: str) -> list[object]:
-    """What Python wrote so; "['a' 'b']", a list of one text for Python, is numpy's writing of two."""
-    with warnings.catch_warnings(action="ignore"):  # of escapes that Python does not know
-        found = ast.literal_eval(cell)
-    if repr(found) != cell:
+def _parse_literal(cell: str) -> list[object]:
+    """A list that Python wrote. "['a' 'b']" is an error: one text for Python, but numpy writes two texts so."""
+    with warnings.catch_warnings(action="ignore"):  # about unknown escapes
+        value = ast.literal_eval(cell)
+    if repr(value) != cell:
         raise ValueError("not written by Python")
-    return found
+    return value
 
 
 def _encode_string(name: str, text: object) -> bytes:
@@ -296,5 +301,4 @@ def _is_finite(value: object) -> bool:
 
 
 def _shorten(value: object) -> str:
-    told = "null" if value is None else repr(value)
-    return told if len(told) <= SHOWN else told[:SHOWN] + "..."
+    return "null" if value is None else shorten(value, MAX_VALUE_LENGTH)

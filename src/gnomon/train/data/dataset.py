@@ -1,9 +1,9 @@
-"""A source on disk as the sampler needs it: any row at once, hashes of all texts, in memory of a few pages.
+"""The rows of a source on disk, mapped into memory: any text, hash or score at once.
 
-A folder holds, of each column, the texts one after the other in UTF-8, where each begins, and their hashes; beside
-them the scores, and the place of every row in the source's files. `spool` writes it.
+For each column the folder has the texts one after the other in UTF-8, the offset of each, and their hashes. Beside them
+are the scores, and the line of every row in the source's files. `dataset_writer` writes the folder.
 
-N: entries of a column (R of query and positive); R: rows; B: some rows; K: negatives of a row.
+N: entries of a column (R for query and positive); R: rows; B: some rows; K: negatives of a row.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from numpy.typing import NDArray
 from gnomon.errors import InputError
 
 VERSION = 3
-"""Of the format of the folder, and of how sources are read."""
+"""The version of the folder's format and of how sources are read."""
 
 METADATA = "index.json"
 TEXTS, BOUNDS, HASHES = "{}.texts", "{}.bounds", "{}.hashes"
-"""Files of each column: UTF-8; int64 [N + 1], where each text begins and the last one ends; int64 [N]."""
+"""Files of each column: UTF-8; int64 [N + 1], the start of each text and the end of the last; int64 [N]."""
 NEGATIVE_BOUNDS = "negatives.bounds"
 """int64 [R + 1]"""
 SCORES, LOCATIONS = "scores", "places"
 OWN_NEGATIVES = "negatives.own"
-"""int64: negatives that are the query or the positive of their own row."""
+"""int64, numbers of the negatives that are the query or a positive of their own row."""
 
 ScoreKind = Literal["grades", "lists"]
-"""One number for each pair; or a list for each row, the positive's score first, then the negatives'."""
+"""One label per pair, or a list per row: the positive's score, then those of the negatives."""
 
 LOCATION = np.dtype([("file", "<i4"), ("line", "<i8")])
 
@@ -47,20 +47,20 @@ _LOWER = bytes.maketrans(string.ascii_uppercase.encode(), string.ascii_lowercase
 _BLANK = bytes([*range(33), 127])
 _BLANKS = ("Cc", "Cf", "Zs", "Zl", "Zp")
 _MARKS = ("Mn", "Me", *_BLANKS)
-"""Unicode's categories of control characters and of white space; those and accents."""
+"""Unicode's categories: control characters and white space; these and accents."""
 
 
 def fold(text: bytes) -> bytes:
-    """A text in UTF-8 without what many tokenizers do not read: case, accents, white space and control characters.
+    """Remove from a text in UTF-8 what many tokenizers ignore: case, accents, white space and control characters.
 
-    Texts that an uncased model reads alike fold alike, and so do a few that no model confuses ("a b", "ab"). Accents
-    stay in a text that has nothing else.
+    Texts that are equal for an uncased model become equal, and so do a few that differ for every model ("a b", "ab").
+    Accents stay in a text that has nothing else.
     """
     if text.isascii():
         return text.translate(_LOWER, _BLANK) or text
     decoded = unicodedata.normalize("NFKD", text.decode("utf-8", "surrogatepass"))
-    kept = _remove_categories(_MARKS, decoded) or _remove_categories(_BLANKS, decoded) or decoded
-    return kept.casefold().encode("utf-8", "surrogatepass")
+    folded = _remove_categories(_MARKS, decoded) or _remove_categories(_BLANKS, decoded) or decoded
+    return folded.casefold().encode("utf-8", "surrogatepass")
 
 
 def _remove_categories(categories: tuple[str, ...], text: str) -> str:
@@ -70,7 +70,7 @@ def _remove_categories(categories: tuple[str, ...], text: str) -> str:
 
 @cache
 def _outside_categories(categories: tuple[str, ...]) -> NDArray[np.bool_]:
-    """Of each character, by its code, whether it is of none of these categories."""
+    """For each character, by its code: whether it is outside of these categories."""
     return np.array([unicodedata.category(chr(code)) not in categories for code in range(sys.maxunicode + 1)])
 
 
@@ -79,92 +79,94 @@ def hash_text(text: str) -> int:
 
 
 def hash_texts(encoded: Sequence[bytes]) -> NDArray[np.int64]:
-    """[N], of texts in UTF-8: equal where they fold alike."""
+    """[N], hashes of texts in UTF-8. Texts that are equal after `fold` have equal hashes."""
     if not encoded:
         return np.zeros(0, np.int64)
-    # ASCII at once, which is faster; the byte 0xff is in no text
+    # ASCII all together, which is faster; UTF-8 never has the byte 0xff
     folded = b"\xff".join(encoded).translate(_LOWER, _BLANK).split(b"\xff")
-    for at, text in enumerate(encoded):
-        if not text.isascii() or not folded[at]:
-            folded[at] = fold(text)
+    for number, text in enumerate(encoded):
+        if not text.isascii() or not folded[number]:
+            folded[number] = fold(text)
     return hash_bytes(folded)
 
 
 def hash_bytes(contents: Iterable[bytes]) -> NDArray[np.int64]:
-    """[N]: 8 bytes of blake2b of each."""
+    """[N], the first 8 bytes of blake2b of each."""
     digests = b"".join([blake2b(content, digest_size=8).digest() for content in contents])
     return np.frombuffer(digests, ">i8").astype(np.int64)
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """The rows of one source."""
+    """The rows of one source, read from a folder."""
 
     folder: Path
     name: str
     rows: int
     lines: int
-    """Rows as they stand in the source's files; one with several positives makes several rows here."""
+    """Rows of the source's files. One with several positives makes several rows here."""
     negatives: int
-    """K: how many each row has; where rows differ, the least; 0 for none."""
+    """K: negatives per row, or the smallest number where rows differ; 0 without negatives."""
     fingerprint: str
-    """Of the texts and scores in their order, wherever they lie."""
+    """A hash of the texts and scores in their order, wherever the files are."""
     columns: tuple[str, ...]
     """"query", "positive" and, if there are any, "negative"."""
     distinct: Mapping[str, int]
-    """Different texts of each column, by their hashes."""
+    """How many different texts each column has, by their hashes."""
     own_negatives: int
-    """How many negatives are, by their hashes, the query or the positive of their own row."""
+    """How many negatives are, by their hashes, the query or a positive of their own row."""
     files: tuple[tuple[str, str], ...]
-    """(path, "line" or "row") of what was read."""
+    """(path, "line" or "row") of each file."""
     score_kind: ScoreKind | None
-    """None for no scores."""
-    notices: tuple[str, ...]
-    """What the readers of the files had to say."""
+    """None without scores."""
+    warnings: tuple[str, ...]
+    """Warnings about the files, for every run that uses them."""
 
     @classmethod
     def open(cls, folder: Path) -> Dataset:
         """
         Raises:
-            InputError: there is no whole index here.
+            InputError: the folder is not a complete data set of this version.
         """
         try:
             facts: dict[str, Any] = json.loads((folder / METADATA).read_text(encoding="utf-8"))
             version, sizes = facts.pop("version"), facts.pop("sizes")
-            whole = version == VERSION and all((folder / name).stat().st_size == size for name, size in sizes.items())
+            complete = version == VERSION and all(
+                (folder / name).stat().st_size == size for name, size in sizes.items()
+            )
             facts["columns"], facts["files"] = tuple(facts["columns"]), tuple(map(tuple, facts["files"]))
-            facts["notices"] = tuple(facts["notices"])
-            index = cls(folder, **facts)
+            facts["warnings"] = tuple(facts.pop("notices"))
+            dataset = cls(folder, **facts)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{folder} is no index of rows ({error!r}); delete it, and it is made anew.") from error
-        if not whole:
-            raise InputError(f"{folder} is not a whole index, or of another version; delete it, and it is made anew.")
-        return index
+            raise InputError(f"{folder} is not a data set ({error!r}). Delete it, and it is built again.") from error
+        if not complete:
+            raise InputError(f"{folder} is not complete, or has another version. Delete it, and it is built again.")
+        return dataset
 
     def texts(self, column: str, entries: NDArray[np.int64]) -> list[str]:
-        """Texts of a column by their numbers, in the order asked. A row's query and positive have the row's number, its
-        negatives those of `negative_bounds`.
+        """Texts of a column by their numbers, in the given order. A row's query and positive have the row's number;
+        `negative_bounds` has the numbers of its negatives.
         """
         text, bounds = self._texts[column], self._bounds[column]
         starts, ends = bounds[entries].tolist(), bounds[entries + 1].tolist()
         return [text[start:end].decode() for start, end in zip(starts, ends, strict=True)]
 
     def hashes(self, column: str) -> NDArray[np.int64]:
-        """[N], `text_hash` of each text; mapped from the disk."""
+        """[N], `hash_text` of each text, mapped from the disk."""
         return self._hashes[column]
 
     def sizes(self, column: str) -> NDArray[np.int64]:
-        """[N], bytes of each text in UTF-8; computed by every call."""
+        """[N], bytes of each text in UTF-8, computed by every call."""
         return np.diff(self._bounds[column])
 
     @cached_property
     def negative_bounds(self) -> NDArray[np.int64] | None:
-        """[R + 1]: the negatives of row r are the entries bounds[r] to bounds[r + 1]; None where there are none."""
+        """[R + 1]: the negatives of row r are the entries bounds[r] to bounds[r + 1]. None without negatives."""
         return _map_array(self.folder / NEGATIVE_BOUNDS, np.int64) if "negative" in self.columns else None
 
     @cached_property
     def own_negative_entries(self) -> NDArray[np.int64]:
-        """Of the column of negatives, those that `own_negatives` counts."""
+        """The entries of the column of negatives that `own_negatives` counts."""
         return _map_array(self.folder / OWN_NEGATIVES, np.int64) if self.own_negatives else np.zeros(0, np.int64)
 
     def rows_of_negatives(self, entries: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -174,19 +176,19 @@ class Dataset:
 
     @property
     def labels(self) -> NDArray[np.float64] | None:
-        """[R], of pairs; None where they have none."""
+        """[R], the label of each pair; None without labels."""
         return self._scores if self.score_kind == "grades" else None
 
     def score_lists(self, rows_B: NDArray[np.int64], negatives_BK: NDArray[np.int64]) -> NDArray[np.float64]:
-        """[B, 1 + K], scores of each row's positive and of these negatives of it, by their entries."""
-        assert self.negative_bounds is not None, "lists of scores, and no negatives"
-        # the lists stand one after the other: in front of a negative's score stand those of all negatives before it,
+        """[B, 1 + K], scores of each row's positive and of these entries of its negatives."""
+        assert self.negative_bounds is not None, "lists of scores need negatives"
+        # the lists are stored one after the other: before a negative's score come those of all negatives before it,
         # and of the positives of all rows up to its own
         positives_B1 = (self.negative_bounds[rows_B] + rows_B)[:, None]
         return self._scores[np.concatenate([positives_B1, negatives_BK + rows_B[:, None] + 1], axis=1)]
 
     def location(self, row: int) -> str:
-        """Where a row comes from: "pairs.jsonl.gz, line 12"."""
+        """The file and line of a row: "pairs.jsonl.gz, line 12"."""
         file, line = self._locations[row].tolist()
         path, unit = self.files[file]
         return f"{path}, {unit} {line}"
@@ -213,7 +215,7 @@ class Dataset:
 
 
 def _map_array(path: Path, dtype: Any) -> NDArray[Any]:
-    """A plain array: a memmap's slices are slow to make."""
+    """A mapped file as a plain array: slices of a memmap are slow."""
     return np.asarray(np.memmap(path, dtype, "r"))
 
 

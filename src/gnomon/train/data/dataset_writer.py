@@ -1,4 +1,4 @@
-"""Writes an index, block by block, in memory of one block.
+"""Writes a data set block by block, with the memory of one block.
 
 B: rows of a block; N: entries of a column; K: negatives of a row.
 """
@@ -32,37 +32,39 @@ from gnomon.train.data.dataset import (
 )
 
 BUFFER = 2**20
-"""Bytes of a file that are written at once."""
+"""Bytes that are written to a file at once."""
 
 HASHES_PER_READ, HASHES_PER_PASS, MAX_PASSES = 2**17, 2**21, 64
-"""To count different hashes: how many are read at once, and sorted (16 MiB), in how many passes at most."""
+"""For counting different hashes: how many are read at once, how many are sorted per pass (16 MiB), and how many passes
+there are at most.
+"""
 
 ODD = np.int64(-7046029254386353131)
-"""Times a number of few bits, it is one of many bits: to compare pairs of hash and number."""
+"""A small number times this has many bits: for comparing pairs of a hash and a number."""
 
 
 @dataclass(frozen=True)
 class CheckedRows:
-    """Rows that were checked."""
+    """Rows whose values were checked, as they are written."""
 
     file_number: int
-    """Which of the source's files."""
+    """The file of the source that they come from."""
     line_numbers: Sequence[int]
-    """[B], in that file."""
+    """[B], their lines in that file."""
     texts: dict[str, list[bytes]]
-    """In UTF-8, by column; the negatives of the first row, then those of the second, and so on."""
+    """In UTF-8, by column. Negatives come row after row."""
     negative_counts: list[int] | None
-    """[B], negatives of each row; None where the source has none."""
+    """[B], negatives of each row; None for a source without negatives."""
     labels: NDArray[np.float64] | None = None
     """[B]"""
     score_lists: list[list[float]] | None = None
-    """[B], each of 1 + K"""
+    """[B], each with 1 + K scores"""
     source_lines: int | None = None
-    """Rows of the file that they come from, where these are not as many."""
+    """How many rows of the file they come from, where the number differs."""
 
 
 class DatasetWriter:
-    """The files of a new index, in a folder that exists; `finish` makes it an index."""
+    """Writes the files of a new data set into a folder that exists. `finish` completes it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -83,34 +85,34 @@ class DatasetWriter:
         if rows.negative_counts is not None:
             self._append_bounds(NEGATIVE_BOUNDS, rows.negative_counts)
             self._least = min(rows.negative_counts) if self._least is None else min(self._least, *rows.negative_counts)
-            self._add_own(hashes, rows.negative_counts, rows.line_numbers)
+            self._add_own_negatives(hashes, rows.negative_counts, rows.line_numbers)
         if rows.labels is not None:
             self._score_kind = "grades"
             self._file(SCORES).write(rows.labels.tobytes())
         if rows.score_lists is not None:
             self._score_kind = "lists"
             self._file(SCORES).write(np.fromiter(chain.from_iterable(rows.score_lists), np.float64).tobytes())
-        places = np.empty(len(rows.line_numbers), LOCATION)
-        places["file"], places["line"] = rows.file_number, rows.line_numbers
-        self._file(LOCATIONS).write(places.tobytes())
+        locations = np.empty(len(rows.line_numbers), LOCATION)
+        locations["file"], locations["line"] = rows.file_number, rows.line_numbers
+        self._file(LOCATIONS).write(locations.tobytes())
         self.num_rows += len(rows.line_numbers)
         self.num_lines += len(rows.line_numbers) if rows.source_lines is None else rows.source_lines
 
-    def _add_own(self, hashes: dict[str, NDArray[np.int64]], counts: list[int], lines: Sequence[int]) -> None:
-        """Note the negatives that are the query or a positive of their row, as that stands in the file: where it has
-        several positives, any of them.
+    def _add_own_negatives(self, hashes: dict[str, NDArray[np.int64]], counts: list[int], lines: Sequence[int]) -> None:
+        """Write the numbers of negatives that are the query or a positive of their own row. Where a row of the file has
+        several positives, each of them counts.
         """
-        places_B = np.cumsum(np.diff(lines, prepend=lines[0]) != 0) * ODD
-        query_N, place_N = np.repeat(hashes["query"], counts), np.repeat(places_B, counts)
-        positive_N = np.isin(hashes["negative"] + place_N, hashes["positive"] + places_B)
+        lines_B = np.cumsum(np.diff(lines, prepend=lines[0]) != 0) * ODD
+        query_N, line_N = np.repeat(hashes["query"], counts), np.repeat(lines_B, counts)
+        positive_N = np.isin(hashes["negative"] + line_N, hashes["positive"] + lines_B)
         own = np.flatnonzero((hashes["negative"] == query_N) | positive_N)
         if len(own):
             self._file(OWN_NEGATIVES).write((own + self._negatives).tobytes())
         self._own += len(own)
         self._negatives += len(query_N)
 
-    def finish(self, name: str, files: Sequence[tuple[str, str]], notices: Sequence[str] = ()) -> None:
-        """All of it is on the disk when this returns; the facts, which make it an index, are written last."""
+    def finish(self, name: str, files: Sequence[tuple[str, str]], messages: Sequence[str] = ()) -> None:
+        """Write the metadata last, which completes the data set. All of it is on the disk when this returns."""
         for file in self._files.values():
             file.sync()
         columns = [column for column in ("query", "positive", "negative") if TEXTS.format(column) in self._files]
@@ -126,13 +128,13 @@ class DatasetWriter:
             "own_negatives": self._own,
             "files": files,
             "score_kind": self._score_kind,
-            "notices": notices,
+            "notices": messages,
             "sizes": {name: file.size for name, file in self._files.items()},
         }
-        written = _File(self.folder / METADATA)
-        self._files[METADATA] = written
-        written.write(json.dumps(facts, indent=1).encode())
-        written.sync()
+        metadata = _File(self.folder / METADATA)
+        self._files[METADATA] = metadata
+        metadata.write(json.dumps(facts, indent=1).encode())
+        metadata.sync()
 
     def close(self) -> None:
         for file in self._files.values():
@@ -144,7 +146,7 @@ class DatasetWriter:
         return self._files[name]
 
     def _append_bounds(self, name: str, lengths: list[int]) -> None:
-        """Add to a file of bounds."""
+        """Continue a file of bounds with texts of these lengths."""
         file = self._file(name)
         if not file.size:
             file.write(np.zeros(1, np.int64).tobytes())
@@ -153,20 +155,26 @@ class DatasetWriter:
         file.write(bounds.tobytes())
 
     def _fingerprint(self) -> str:
-        """Hashes follow from the texts, and places say only where those lay."""
-        apart = (LOCATIONS, OWN_NEGATIVES, *(HASHES.format(column) for column in ("query", "positive", "negative")))
-        content = {name: file for name, file in self._files.items() if name not in apart}
+        """A hash of the texts and scores. Text hashes follow from the texts, and locations are not content."""
+        not_content = (
+            LOCATIONS,
+            OWN_NEGATIVES,
+            *(HASHES.format(column) for column in ("query", "positive", "negative")),
+        )
+        content = {name: file for name, file in self._files.items() if name not in not_content}
         digests = sorted((name, file.digest.hexdigest()) for name, file in content.items())
         return blake2b(json.dumps([digests, self._score_kind]).encode(), digest_size=16).hexdigest()
 
 
 class _File:
+    """A file that is written from start to end, with its digest."""
+
     def __init__(self, path: Path) -> None:
         self._file = path.open("wb", BUFFER)
         self.digest = blake2b(digest_size=16)
         self.size = 0
         self.end = 0
-        """The last of the bounds it holds, where it holds bounds."""
+        """The last of its bounds, for a file of bounds."""
 
     def write(self, content: bytes) -> None:
         self._file.write(content)
@@ -182,20 +190,20 @@ class _File:
 
 
 def count_distinct(path: Path) -> int:
-    """Different hashes in a file; in several passes where they are many, each of those with the same first bits."""
+    """Count the different hashes in a file. Many are counted in several passes, one per value of their first bits."""
     bits = min(path.stat().st_size // 8 // HASHES_PER_PASS, MAX_PASSES - 1).bit_length()
     return sum(len(_distinct_with_prefix(path, part, bits)) for part in range(1 << bits))
 
 
 def _distinct_with_prefix(path: Path, part: int, bits: int) -> NDArray[np.uint64]:
-    found = [np.empty(0, np.uint64)]
+    distinct = [np.empty(0, np.uint64)]
     with path.open("rb") as file:
         while len(hashes := np.fromfile(file, np.uint64, HASHES_PER_READ)):
-            found.append(_sort_distinct(hashes[hashes >> np.uint64(64 - bits) == part] if bits else hashes))
-    return _sort_distinct(np.concatenate(found))
+            distinct.append(_sort_distinct(hashes[hashes >> np.uint64(64 - bits) == part] if bits else hashes))
+    return _sort_distinct(np.concatenate(distinct))
 
 
 def _sort_distinct(hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Sorts its argument. np.unique takes several times the memory."""
+    """The different values in order; sorts its argument. np.unique takes several times the memory."""
     hashes.sort()
     return hashes[np.diff(hashes, prepend=~hashes[:1]) != 0]

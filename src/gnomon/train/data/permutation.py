@@ -1,7 +1,6 @@
-"""Pseudo-random numbers and permutations that are computed at the places asked for: no state, no array of all places.
+"""Pseudo-random numbers and permutations, computed at single positions without state or an array of all positions.
 
-The order of a run is made of these and of nothing else, so it is the same in every process and with every version of
-numpy.
+The order of a run depends on these only, so it is the same in every process and with every version of numpy.
 """
 
 from __future__ import annotations
@@ -12,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 Key = tuple[int | str, ...]
-"""What a stream of numbers is drawn for: the seed, then whatever tells it from the seed's other streams."""
+"""Names a stream of numbers: the seed, then whatever distinguishes it from the seed's other streams."""
 
 ROUNDS = 8
-"""Of the Feistel network. Four make a permutation that no observer tells from a random one, if its halves are large
-(Luby and Rackoff 1988); here they may be as small as two values, and twice as many are cheap.
+"""Rounds of the Feistel network. Four give a permutation that cannot be distinguished from a random one if its halves
+are large (Luby and Rackoff 1988). Here a half may have two values, and twice as many rounds are cheap.
 """
 
 
@@ -30,14 +29,14 @@ def uniform(counters: NDArray[np.int64], key: Key) -> NDArray[np.float64]:
     return (random_bits(counters, key) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def permute(places: NDArray[np.int64], n: int, key: Key) -> NDArray[np.int64]:
-    """What stands at these places (each in range(n)) of a permutation of range(n) that the key chooses.
+def permute(positions: NDArray[np.int64], n: int, key: Key) -> NDArray[np.int64]:
+    """The values at these positions of a permutation of range(n) that the key chooses. Positions are in range(n), too.
 
-    A Feistel network over pairs (left, right) of about sqrt(n) values each; what falls outside of range(n) goes through
-    it again until it falls inside (cycle walking: Black and Rogaway 2002), which is one value in sqrt(n) or less.
+    A Feistel network over pairs (left, right) of about sqrt(n) values each. A value outside of range(n) goes through it
+    again until it is inside (cycle walking: Black and Rogaway 2002); at most one value in sqrt(n) does.
     """
-    values = places.astype(np.uint64)
-    assert n >= 1 and (not len(values) or values.max() < n), "a place outside of the permutation"
+    values = positions.astype(np.uint64)
+    assert n >= 1 and (not len(values) or values.max() < n), "a position outside of the permutation"
     high = int(np.ceil(np.sqrt(n)))
     low = -(-n // high)
     secrets = _derive_secrets(key, ROUNDS)

@@ -1,4 +1,4 @@
-"""What a recipe names, opened: the sources with their indexes, the mixture, and what becomes of a batch."""
+"""Opens the data of a recipe: its sources, their weights, the sampler and the collator."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ from gnomon.train.data.mixture import compute_weights, max_lines
 from gnomon.train.data.sampler import SampledBatch, Sampler
 from gnomon.train.distributed import Ranks
 from gnomon.train.prompts import SourcePrompts
-from gnomon.train.recipe.checks import CONTRASTIVE_LOSSES, LABEL_LOSSES, masks_duplicates, needs_score_lists
-from gnomon.train.recipe.schema import Recipe
-from gnomon.warn import warn_caller
+from gnomon.train.recipe.checks import masks_duplicates, needs_score_lists
+from gnomon.train.recipe.schema import CONTRASTIVE_LOSSES, LABEL_LOSSES, Recipe
 
 MAX_OWN_NEGATIVES_CHECKED = 20_000
-"""Negatives of a source, at most, that are compared by their tokens before the first step."""
+"""At most this many negatives per source are compared by their tokens before the first step."""
 
 
 @dataclass(frozen=True)
 class TrainingData:
+    """The data of a run, opened and checked."""
+
     datasets: list[Dataset]
     weights: NDArray[np.float64]
     sampler: Sampler
@@ -43,7 +44,7 @@ class TrainingData:
 
     @property
     def prompts(self) -> list[SourcePrompts]:
-        """Of the sources that are drawn."""
+        """The prompts of each source that is drawn."""
         return [
             SourcePrompts(
                 self.datasets[source].name, *self.collator.prompts[source], self.datasets[source].score_kind == "grades"
@@ -53,35 +54,35 @@ class TrainingData:
 
     @cached_property
     def mean_batch_rows(self) -> dict[int, float]:
-        """Rows of a batch of each source that is drawn, the mean of its first ones."""
+        """Rows per batch of each source that is drawn: the mean of its first batches."""
         return {source: self.sampler.mean_batch_rows(source) for source in np.flatnonzero(self.weights).tolist()}
 
     def to_records(self, rows: BatchRows) -> Iterator[dict[str, Any]]:
-        """Rows of a batch, each with the place that it comes from."""
-        index, count = self.datasets[rows.source], rows.negatives_per_row
-        for at, row in enumerate(rows.rows_B.tolist()):
-            told = {"place": index.location(row), "query": rows.queries[at], "positive": rows.positives[at]}
-            negatives = {"negatives": rows.negatives[at * count : (at + 1) * count]} if count else {}
-            score = {} if rows.scores is None else {"score": rows.scores[at].tolist()}
-            yield told | negatives | score
+        """The rows of a batch as JSON objects, each with its file and line."""
+        dataset, count = self.datasets[rows.source], rows.negatives_per_row
+        for number, row in enumerate(rows.rows_B.tolist()):
+            record = {"place": dataset.location(row), "query": rows.queries[number], "positive": rows.positives[number]}
+            negatives = {"negatives": rows.negatives[number * count : (number + 1) * count]} if count else {}
+            score = {} if rows.scores is None else {"score": rows.scores[number].tolist()}
+            yield record | negatives | score
 
     def collate_held_out(self) -> list[CollatedBatch]:
         """The held-out rows of each source, as one batch each."""
-        found: list[CollatedBatch] = []
+        batches: list[CollatedBatch] = []
         for source in np.flatnonzero(self.weights).tolist():
             rows = self.sampler.held_out_rows(source)
             if len(rows):
-                found.append(self.collator.collate(SampledBatch(0, source, rows)))
-        return found
+                batches.append(self.collator.collate(SampledBatch(0, source, rows)))
+        return batches
 
 
 def open_training_data(
     recipe: Recipe, spec: ModelSpec, tokenizer: Tokenizer, ranks: Ranks, progress: bool | None
 ) -> TrainingData:
-    """Index what is not indexed yet, on rank 0; then open it, on every rank.
+    """Open the data of a recipe on every rank. What is not cached yet is read on rank 0, and the others wait.
 
     Raises:
-        InputError: a source, a row or a mixture that cannot be used; sources that the loss cannot take.
+        InputError: a source, a row or a mixture cannot be used, or does not fit the loss.
     """
     cache = Path(recipe.cache_dir).expanduser() if recipe.cache_dir else None
     if not ranks.is_first:
@@ -96,8 +97,8 @@ def open_training_data(
         check_loss_fits(recipe, index)
         if ranks.is_first and index.rows != index.lines:
             warn_caller(
-                f"source {index.name!r}: rows with several positives make a row of each, {index.rows:,} rows of "
-                f"{index.lines:,}."
+                f"Source {index.name!r}: {index.lines:,} rows make {index.rows:,}. A row with several positives makes "
+                "one row for each."
             )
     weights = compute_weights(recipe.sources, [index.rows for index in indexes], recipe.mixture)
     for index, weight in zip(indexes, weights, strict=True):
@@ -123,8 +124,8 @@ def open_training_data(
 
 
 def count_steps(recipe: Recipe, data: TrainingData) -> int:
-    """Steps of the optimizer of the whole run. An epoch is as many rows as may be drawn: where batches are short, it
-    takes more of them.
+    """Steps of the optimizer in the whole run. An epoch draws as many rows as the sources have: with short batches it
+    takes more steps.
     """
     if recipe.max_steps is not None:
         return recipe.max_steps
@@ -136,17 +137,18 @@ def count_steps(recipe: Recipe, data: TrainingData) -> int:
 
 
 def describe_short_batches(recipe: Recipe, name: str, rows: float, *, epoch_steps: int | None = None) -> str:
-    """The notice of a source that does not fill its batches.
+    """The warning about a source that does not fill its batches.
 
     Args:
-        rows: of a batch. epoch: steps of the run, where they were counted by epochs.
+        rows: the mean number of rows per batch.
+        epoch_steps: steps of the run, if they follow from num_train_epochs.
     """
     longer = f" num_train_epochs={recipe.num_train_epochs:g} takes {epoch_steps:,} such steps." if epoch_steps else ""
-    negatives = "" if masks_duplicates(recipe.loss) else ", or negatives that are another's query or positive"
+    negatives = "" if masks_duplicates(recipe.loss) else ", or negatives that are the query or positive of another row"
     return (
-        f"source {name!r}: batches hold {rows:.3g} rows of {recipe.batch_size}, since too many rows have a query or "
-        f"positive in common{negatives}, and none may stand twice in a batch.{longer} A smaller batch_size or "
-        "duplicates='keep' lets rows in."
+        f"Source {name!r}: batches have {rows:.3g} rows instead of {recipe.batch_size}. Too many rows have a query or "
+        f"positive in common{negatives}, and no text may be in a batch twice.{longer} Lower batch_size, or set "
+        "duplicates='keep'."
     )
 
 
@@ -158,60 +160,58 @@ def _warn_of_short_batches(recipe: Recipe, data: TrainingData) -> None:
 
 
 def _warn_of_own_negatives(recipe: Recipe, data: TrainingData) -> None:
-    """By tokens, of those that are alike as texts: where case or accents count for the model, they are not all."""
+    """Compare, by tokens, the negatives that are equal as texts: for a model that reads case or accents some differ."""
     for source in np.flatnonzero(data.weights).tolist():
         index = data.datasets[source]
         entries = index.own_negative_entries[:MAX_OWN_NEGATIVES_CHECKED]
         own = entries[data.collator.find_own_negatives(source, entries)]
         if len(own):
             more = "at least " if index.own_negatives > MAX_OWN_NEGATIVES_CHECKED else ""
-            fate = (
-                "are left out of the loss" if masks_duplicates(recipe.loss) else "are trained as negatives all the same"
-            )
+            effect = "are left out of the loss" if masks_duplicates(recipe.loss) else "are trained as negatives"
             first = index.location(int(index.rows_of_negatives(own[:1])[0]))
             warn_caller(
-                f"source {index.name!r}: {more}{len(own):,} negatives are, as the model reads them, the query or a "
-                f"positive of their own row, and {fate}. The first is in {first}."
+                f"Source {index.name!r}: {more}{len(own):,} negatives have the tokens of the query or of a positive of "
+                f"their own row. They {effect}. The first is in {first}."
             )
 
 
 def check_loss_fits(recipe: Recipe, index: Dataset) -> None:
     """
     Raises:
-        InputError: rows that the loss cannot use.
+        InputError: the loss cannot use these rows.
     """
     name, loss = index.name, recipe.loss.name
-    grades = index.score_kind == "grades"
-    if loss in LABEL_LOSSES and (not grades or index.negatives):
+    has_labels = index.score_kind == "grades"
+    if loss in LABEL_LOSSES and (not has_labels or index.negatives):
         raise InputError(
-            f"loss {loss!r} takes pairs with a grade, and source {name!r} has "
-            f"{'negatives' if index.negatives else 'none'}: name the column of grades with score=, and no negatives."
+            f"Loss {loss!r} takes pairs with one score each, and source {name!r} has "
+            f"{'negatives' if index.negatives else 'none'}. Name their column in score, and name no negatives."
         )
     if loss == "cosine_regression" and index.labels is not None:
         far = max(index.labels.min(), index.labels.max(), key=abs)
         if abs(far) > 1:
             raise InputError(
-                f"loss {loss!r} learns cosines, which lie from -1 to 1, and a grade of source {name!r} is {far:g}: "
-                "divide its grades by the highest, or take cosent, to which only their order matters."
+                f"Loss {loss!r} trains cosines, which are from -1 to 1, and a score of source {name!r} is {far:g}. "
+                "Divide its scores by the highest, or use cosent, for which only their order matters."
             )
     if needs_score_lists(recipe.loss) and index.score_kind != "lists":
         raise InputError(
-            f"loss {loss!r} takes a teacher's scores, a list for each row: the positive's, then the negatives'. Source "
-            f"{name!r} has {'one grade a row' if grades else 'no scores'}: name the column of the lists with score=."
+            f"Loss {loss!r} takes a list of a teacher's scores per row: the positive's, then the negatives'. Source "
+            f"{name!r} has {'one score per row' if has_labels else 'no scores'}. Name the column of the lists in score."
         )
 
 
 def _check_differs(recipe: Recipe, index: Dataset) -> None:
     """
     Raises:
-        InputError: rows from which the loss can have no gradient, whatever the model.
+        InputError: the gradient of the loss is 0 for all rows, whatever the model.
     """
     name, loss = index.name, recipe.loss
-    grades = index.labels
-    if loss.name == "cosent" and grades is not None and grades.min() == grades.max():
+    labels = index.labels
+    if loss.name == "cosent" and labels is not None and labels.min() == labels.max():
         raise InputError(
-            f"every score of source {name!r} is {grades[0]:g}, and the loss cosent learns which pairs have the "
-            "higher score: nothing can be learned. Give rows whose scores differ"
+            f"Every score of source {name!r} is {labels[0]:g}, and the loss cosent trains which pairs have the higher "
+            "score: nothing can be learned. Give rows whose scores differ"
             f"{', or leave the source out' if len(recipe.sources) > 1 else ''}."
         )
     if loss.name != "info_nce" or not loss.mask_duplicates or loss.directions == "gte" or index.negatives:
@@ -219,7 +219,7 @@ def _check_differs(recipe: Recipe, index: Dataset) -> None:
     for column in ("query", "positive"):
         if index.distinct[column] == 1:
             raise InputError(
-                f"every row of source {name!r} has the same {column}, so no document of a batch is a negative of "
-                "another row's query, and nothing can be learned. Give rows whose texts differ, or negatives, or let "
-                "loss.mask_duplicates be false."
+                f"Every row of source {name!r} has the same {column}, so no document of a batch is a negative of "
+                "another row's query, and nothing can be learned. Give rows whose texts differ, or negatives, or set "
+                "loss.mask_duplicates=false."
             )

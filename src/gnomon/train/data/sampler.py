@@ -1,10 +1,10 @@
-"""Which rows a batch holds: a function of the data, the settings and the batch's number, and of nothing else.
+"""Draws the rows of a batch, as a function of the data, the settings and the batch's number only.
 
-Each source is a stream without end: epoch after epoch, each in a random order of its own. A batch is the next piece of
-one source's stream; what stands where is computed (`order`), so no batch needs those in front of it. Rows that cannot
-stand in their batch together move to others of the same window of the stream.
+Each source is an endless stream: epoch after epoch, each in its own random order. A batch is the next piece of one
+source's stream. Any position is computed directly (`permutation`), so a batch does not need those before it. Rows that
+cannot be in one batch together move to other batches of the same window of the stream.
 
-B: rows of a batch; K: negatives that are taken of a row; S: spare rows.
+B: rows of a batch; K: negatives drawn per row; S: spare rows.
 """
 
 from __future__ import annotations
@@ -19,25 +19,27 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gnomon.errors import InputError
+from gnomon.messages import count
 from gnomon.train.data.dataset import Dataset
 from gnomon.train.data.permutation import Key, permute, random_bits, uniform
 
 RowNumbers = NDArray[np.int64]
 
 SAMPLING_VERSION = 2
-"""Of the rule by which rows are drawn: a run goes on under the rule that it began with."""
+"""The version of the rule that draws rows. A run that is resumed must have the version that it began with."""
 
 BLOCK = 65_536
 """Batches whose sources are drawn at once."""
 WINDOW = 16
 """Batches whose rows are sorted by length together, and among which rows move."""
 MIN_SPARE_ROWS = 64
-"""Rows at least that stand in for those that no batch of a window takes; a batch has as many as its own rows, if more.
+"""A batch has this many spare rows, or as many as its own rows if those are more. They replace rows that no batch of a
+window takes.
 """
 SCANNED = 1 << 22
 """Hashes that are searched at once."""
 PROBED = 4096
-"""Rows of a source, about, whose batches `Sampler.filled` draws."""
+"""About this many rows of a source are drawn by `Sampler.mean_batch_rows`."""
 
 
 @dataclass(frozen=True)
@@ -45,33 +47,32 @@ class SampledBatch:
     """Rows of one batch, over all ranks."""
 
     batch_number: int
-    """The batch's number."""
     source: int
     rows_B: RowNumbers
     replaced: int = 0
-    """Spare rows in place of those that cannot stand in it, since a text of theirs is there already."""
+    """How many spare rows replace rows that have a text of another row."""
 
 
 class Sampler:
     """Draws the source of each batch by weight, and its rows from the source's stream.
 
-    Texts are compared by their hashes (`index.fold`). No batch holds a row with the query of a held-out row of any
-    source, in whatever column it stands.
+    Texts are compared by their hashes (`dataset.fold`). No batch has a row with the query of a held-out row of any
+    source, in any column.
 
     Args:
-        weights: of the sources, as `mixture.weights_of` gives them.
-        duplicates: "skip" for batches in which no query or positive stands in two rows: the row moves to the next batch
-            of its window that has room for it. Where none has, it is left out, and the next of some spare rows that
-            only this batch has is taken. Where these do not suffice, the batch is shorter.
-        masked: the loss leaves out a negative that answers a query; otherwise "skip" also keeps rows apart of which the
-            one has the other's query or positive as a negative.
-        length_buckets: batches of texts of about one length, by bytes of query and positive.
-        held_out: how many rows of each source are never drawn, but given by `held_out_rows`.
-        num_negatives: of each source, how many negatives of a row are in a batch; None for all.
-        world: ranks that share a batch.
+        weights: shares of the sources, from `mixture.compute_weights`.
+        duplicates: "skip" for batches in which no two rows share a query or positive. Such a row moves to the next
+            batch of its window with room for it. If there is no such batch, the row is left out, and one of this
+            batch's spare rows replaces it. If these do not suffice, the batch is shorter.
+        loss_masks_duplicates: the loss leaves out a negative that answers a query. Otherwise "skip" also separates rows
+            of which one has the other's query or positive as a negative.
+        length_buckets: batches of texts of similar length, by bytes of query and positive.
+        num_held_out: how many rows of each source are never drawn, but returned by `held_out_rows`.
+        num_negatives: for each source, how many negatives of a row are in a batch; None for all.
+        world_size: ranks that share a batch.
 
     Raises:
-        InputError: a source that cannot fill a batch; a batch that the ranks cannot share.
+        InputError: a source cannot fill a batch, or the ranks cannot share a batch.
     """
 
     def __init__(
@@ -90,7 +91,7 @@ class Sampler:
     ) -> None:
         if batch_size % world_size:
             raise InputError(
-                f"batch_size is {batch_size}; {world_size} ranks share it, so let it be a multiple of {world_size}."
+                f"batch_size is {batch_size}, and {world_size} ranks share it. It must be a multiple of {world_size}."
             )
         shares = np.asarray(weights, np.float64)
         self.batch_size, self.seed, self.skip_duplicates, self.loss_masks_duplicates = (
@@ -112,21 +113,22 @@ class Sampler:
         self._block = (-1, np.zeros(0, np.int64))
         self._bucket_cache: dict[int, tuple[int, list[RowNumbers]]] = {}
         self._window_cache: dict[int, tuple[int, list[list[int]]]] = {}
-        """Of each source the last window, and what its rows moved to; not state, but work saved."""
+        """For each source the last window, and where its rows moved. Only a cache."""
 
     def batch_at(self, batch: int) -> SampledBatch:
+        """Draw the rows of the batch with this number."""
         source = self.source_at(batch)
         drawn = self._draw(batch, source, int(self.count_batches_per_source(batch)[source]))
         if len(drawn.rows_B) < self.world_size:
             raise InputError(
-                f"batch {batch} of source {self.datasets[source].name!r} has {len(drawn.rows_B)} rows without a text "
-                f"twice, and {self.world_size} {'rank' if self.world_size == 1 else 'ranks'} to share it; take out what many "
-                "rows have in common, or let duplicates be 'keep'."
+                f"Batch {batch} of source {self.datasets[source].name!r} has {count(len(drawn.rows_B), 'row')} without "
+                f"a repeated text, for {count(self.world_size, 'rank')}. Remove what many rows have in common, or set "
+                "duplicates='keep'."
             )
         return drawn
 
     def mean_batch_rows(self, source: int) -> float:
-        """Rows of a batch of this source, the mean of its first ones; batch_size, where duplicates leave none short."""
+        """Rows per batch of this source: the mean of its first batches, or batch_size if duplicates shorten none."""
         if not self.skip_duplicates:
             return float(self.batch_size)
         epoch = -(-self._streams[source].num_rows // self.batch_size)
@@ -137,112 +139,114 @@ class Sampler:
         return sum(counts) / turns
 
     def rows_per_epoch(self, source: int) -> int:
-        """Rows of an epoch of a source: those that are not held out, and have no query that is."""
+        """Rows of a source that may be drawn: not held out, and without a held-out query."""
         return self._streams[source].num_rows
 
     def count_excluded(self, source: int) -> int:
-        """Rows that are never drawn, since they have the query of a held-out row of some source."""
+        """Rows that are never drawn, since they have the query of a held-out row of any source."""
         return self.datasets[source].rows - self._streams[source].num_rows - len(self.held_out_rows(source))
 
     def source_at(self, batch: int) -> int:
         return int(self._draw_sources(batch // BLOCK)[batch % BLOCK])
 
     def count_batches_per_source(self, batches: int) -> NDArray[np.int64]:
-        """How many of the first batches each source gives."""
+        """How many of the first batches come from each source."""
         block, rest = divmod(batches, BLOCK)
-        for done in range(len(self._before) - 1, block):
-            self._before[done + 1] = self._before[done] + self._count_per_source(self._draw_sources(done))
+        for earlier in range(len(self._before) - 1, block):
+            self._before[earlier + 1] = self._before[earlier] + self._count_per_source(self._draw_sources(earlier))
         return self._before[block] + (self._count_per_source(self._draw_sources(block)[:rest]) if rest else 0)
 
     def held_out_rows(self, source: int) -> RowNumbers:
-        """Rows that are held out, in no order."""
+        """Rows that are held out, in random order."""
         return self._streams[source].held_out_rows
 
     def _draw(self, batch: int, source: int, source_batch_number: int) -> SampledBatch:
-        """A source's batch number `turn`, which is number `batch` of all."""
+        """Draw a batch by its number within its source; `batch` is its number among all batches."""
         rows_B = self._scheduled_rows(source, source_batch_number)
         if not self.skip_duplicates or (self.loss_masks_duplicates and self._all_texts_differ(source, rows_B)):
             return SampledBatch(batch, source, rows_B)
-        kept = self._take_new_rows(source, rows_B, _BatchTexts())
-        if len(kept) < len(rows_B):
-            window, place = divmod(source_batch_number, self._streams[source].window(self.batch_size))
-            kept = self._window_batches(source, window)[place]
+        rows = self._take_new_rows(source, rows_B, _BatchTexts())
+        if len(rows) < len(rows_B):
+            window, position = divmod(source_batch_number, self._streams[source].window(self.batch_size))
+            rows = self._window_batches(source, window)[position]
         texts = _BatchTexts()
         if not self.loss_masks_duplicates:
-            kept = self._take_new_rows(source, np.array(kept, np.int64), texts, batch=batch)
-        replaced: list[int] = []
-        if len(kept) < self.batch_size:
+            rows = self._take_new_rows(source, np.array(rows, np.int64), texts, batch=batch)
+        spares: list[int] = []
+        if len(rows) < self.batch_size:
             if self.loss_masks_duplicates:
-                self._take_new_rows(source, np.array(kept, np.int64), texts)
-            count = max(MIN_SPARE_ROWS, self.batch_size)
-            spare_S = self._streams[source].rows_at(source_batch_number * count, count, "spare")
-            replaced = self._take_new_rows(source, spare_S, texts, batch=None if self.loss_masks_duplicates else batch)
-            replaced = replaced[: self.batch_size - len(kept)]
-        return SampledBatch(batch, source, np.array(kept + replaced, np.int64), len(replaced))
+                self._take_new_rows(source, np.array(rows, np.int64), texts)
+            num_spares = max(MIN_SPARE_ROWS, self.batch_size)
+            spare_S = self._streams[source].rows_at(source_batch_number * num_spares, num_spares, "spare")
+            spares = self._take_new_rows(source, spare_S, texts, batch=None if self.loss_masks_duplicates else batch)
+            spares = spares[: self.batch_size - len(rows)]
+        return SampledBatch(batch, source, np.array(rows + spares, np.int64), len(spares))
 
     def _count_per_source(self, sources: NDArray[np.int64]) -> NDArray[np.int64]:
         return np.bincount(sources, minlength=len(self.datasets))
 
     def _draw_sources(self, block: int) -> NDArray[np.int64]:
         """The source of each batch of a block."""
-        at, sources = self._block
-        if at != block:
+        cached_block, sources = self._block
+        if cached_block != block:
             drawn = uniform(np.arange(block * BLOCK, (block + 1) * BLOCK), (self.seed, "source"))
             sources = np.searchsorted(self._until, drawn, side="right")
             self._block = (block, sources)
         return sources
 
     def _stream_rows(self, source: int, turn: int, batches: int) -> RowNumbers:
-        """So many batches of a source's stream, end to end."""
-        count = batches * self.batch_size
-        return self._streams[source].rows_at(turn * count, count, "main")
+        """Rows of this many batches of a source's stream, one after the other."""
+        num_rows = batches * self.batch_size
+        return self._streams[source].rows_at(turn * num_rows, num_rows, "main")
 
     def _scheduled_rows(self, source: int, turn: int) -> RowNumbers:
-        """A batch's own piece of the stream."""
+        """A batch's piece of the stream, before rows move."""
         return self._bucket_at(source, turn) if self.length_buckets else self._stream_rows(source, turn, 1)
 
     def _bucket_at(self, source: int, turn: int) -> RowNumbers:
-        window, place = divmod(turn, self._streams[source].window(self.batch_size))
-        at, buckets = self._bucket_cache.get(source, (-1, []))
-        if at != window:
+        window, position = divmod(turn, self._streams[source].window(self.batch_size))
+        cached_window, buckets = self._bucket_cache.get(source, (-1, []))
+        if cached_window != window:
             buckets = self._build_buckets(source, window)
             self._bucket_cache[source] = (window, buckets)
-        return buckets[place]
+        return buckets[position]
 
     def _build_buckets(self, source: int, window: int) -> list[RowNumbers]:
-        """The batches of a window: rows of about one length, in the stream's order again, so that the shares of the
-        ranks are alike.
+        """The batches of a window with rows of similar length. Within a batch they are in the stream's order again, so
+        that the ranks' shares are similar.
         """
-        count = self._streams[source].window(self.batch_size)
-        rows = self._stream_rows(source, window, count)
-        order = np.argsort(self._streams[source].sizes(rows), kind="stable").reshape(count, -1)
-        turns = permute(np.arange(count), count, (self.seed, "bucket", source, window))
-        return [rows[np.sort(order[at])] for at in turns.tolist()]
+        num_batches = self._streams[source].window(self.batch_size)
+        rows = self._stream_rows(source, window, num_batches)
+        order = np.argsort(self._streams[source].sizes(rows), kind="stable").reshape(num_batches, -1)
+        turns = permute(np.arange(num_batches), num_batches, (self.seed, "bucket", source, window))
+        return [rows[np.sort(order[bucket])] for bucket in turns.tolist()]
 
     def _window_batches(self, source: int, window: int) -> list[list[int]]:
-        """Of each batch of a window, the rows that it takes; some may be in no batch."""
-        at, places = self._window_cache.get(source, (-1, []))
-        if at != window:
-            places = self._resolve_duplicates(source, window)
-            self._window_cache[source] = (window, places)
-        return places
+        """The rows of each batch of a window, after rows have moved. Some rows may be in no batch."""
+        cached_window, batches = self._window_cache.get(source, (-1, []))
+        if cached_window != window:
+            batches = self._resolve_duplicates(source, window)
+            self._window_cache[source] = (window, batches)
+        return batches
 
     def _resolve_duplicates(self, source: int, window: int) -> list[list[int]]:
-        count = self._streams[source].window(self.batch_size)
-        own = [self._scheduled_rows(source, turn) for turn in range(window * count, (window + 1) * count)]
-        texts = [_BatchTexts() for _ in own]
-        kept = [self._take_new_rows(source, rows_B, known) for rows_B, known in zip(own, texts, strict=True)]
-        for place, (rows_B, stay) in enumerate(zip(own, map(deque, kept), strict=True)):
-            # those that stay are some of them in the same order; a row may stand twice where one epoch ends
-            moves = [not (stay and row == stay[0] and stay.popleft() == row) for row in rows_B.tolist()]
+        num_batches = self._streams[source].window(self.batch_size)
+        scheduled = [
+            self._scheduled_rows(source, turn) for turn in range(window * num_batches, (window + 1) * num_batches)
+        ]
+        texts = [_BatchTexts() for _ in scheduled]
+        batches = [self._take_new_rows(source, rows_B, known) for rows_B, known in zip(scheduled, texts, strict=True)]
+        for number, (rows_B, staying) in enumerate(zip(scheduled, map(deque, batches), strict=True)):
+            # the rows that stay are in the same order; where an epoch ends, a batch may have a row twice
+            moves = [not (staying and row == staying[0] and staying.popleft() == row) for row in rows_B.tolist()]
             moving = rows_B[moves]
             for row, (pair, _) in zip(moving.tolist(), self._text_hashes(source, moving), strict=True):
-                others = ((place + further) % count for further in range(1, count))
-                room = (other for other in others if len(kept[other]) < self.batch_size)
-                taker = next((other for other in room if texts[other].add_if_new(pair)), None)
+                others = ((number + step) % num_batches for step in range(1, num_batches))
+                with_room = (other for other in others if len(batches[other]) < self.batch_size)
+                taker = next((other for other in with_room if texts[other].add_if_new(pair)), None)
                 if taker is not None:
-                    kept[taker].append(row)
-        return kept
+                    batches[taker].append(row)
+        return batches
 
     def _all_texts_differ(self, source: int, rows_B: RowNumbers) -> bool:
         """Whether all queries and positives are different texts."""
@@ -252,10 +256,10 @@ class Sampler:
     def _take_new_rows(
         self, source: int, rows_B: RowNumbers, batch_texts: _BatchTexts, *, batch: int | None = None
     ) -> list[int]:
-        """The rows of which no text is known; they add theirs, one row after the other.
+        """The rows that share no text with `batch_texts` or an earlier row. Their texts are added.
 
         Args:
-            batch: whose negatives count too; None for queries and positives alone.
+            batch: compare the negatives that this batch draws, too; None for queries and positives only.
         """
         texts = self._text_hashes(source, rows_B, batch)
         return [
@@ -267,7 +271,7 @@ class Sampler:
     def _text_hashes(
         self, source: int, rows_B: RowNumbers, batch: int | None = None
     ) -> Iterable[tuple[list[int], list[int]]]:
-        """Of each row the hashes of query and positive, and those of its negatives in a batch."""
+        """For each row the hashes of its query and positive, and of the negatives that a batch draws."""
         index = self.datasets[source]
         pairs = np.column_stack([index.hashes("query")[rows_B], index.hashes("positive")[rows_B]]).tolist()
         if batch is None or index.negative_bounds is None:
@@ -277,14 +281,14 @@ class Sampler:
 
 
 class _BatchTexts:
-    """Hashes of what a batch holds."""
+    """Hashes of the texts of a batch."""
 
     def __init__(self) -> None:
         self.pairs: set[int] = set()
         self.negatives: set[int] = set()
 
     def add_if_new(self, pair: Sequence[int], negatives: Sequence[int] = ()) -> bool:
-        """Add a row's texts, unless its query or positive is there, or one of its negatives is another's."""
+        """Add a row's texts, unless the batch has its query or positive, or one of its negatives as one of these."""
         if not self.pairs.isdisjoint(pair):
             return False
         if not (self.negatives.isdisjoint(pair) and self.pairs.isdisjoint(negatives)):
@@ -297,8 +301,8 @@ class _BatchTexts:
 def select_negatives(
     index: Dataset, rows_B: RowNumbers, number: int | None, *, seed: int, batch: int
 ) -> NDArray[np.int64]:
-    """[B, K]: entries of the column of negatives, each row's in its order; all of them (None), or K = `number`, drawn
-    by seed and batch.
+    """[B, K]: numbers of each row's negatives, in their order: all of them (None), or K = `number`, drawn by seed and
+    batch.
     """
     bounds, number = index.negative_bounds, index.negatives if number is None else number
     if bounds is None:
@@ -314,13 +318,13 @@ def select_negatives(
 
 
 def shard(rows_B: RowNumbers, rank: int, world_size: int) -> RowNumbers:
-    """A rank's rows of a batch: as many as every other rank's. What is left over of a short batch is no one's."""
+    """A rank's rows of a batch. All ranks have the same number; what a short batch leaves over is dropped."""
     size = len(rows_B) // world_size
     return rows_B[rank * size : (rank + 1) * size]
 
 
 class _Stream:
-    """The rows of a source that may be drawn, epoch after epoch."""
+    """The endless stream of a source's rows, epoch after epoch."""
 
     def __init__(self, dataset: Dataset, key: Key, held_out: int) -> None:
         self.dataset, self._key = dataset, key
@@ -329,46 +333,46 @@ class _Stream:
         self.exclude(self.held_out_rows)
 
     def exclude(self, rows: RowNumbers) -> None:
-        """Draw none of these rows, nor the held-out ones."""
-        out = np.union1d(self.held_out_rows, rows)
-        self.num_rows = self.dataset.rows - len(out)
-        self._exclusion_offsets = out - np.arange(len(out))
-        """Of each row that is left out, how many before it are not."""
+        """Never draw these rows, nor the held-out ones."""
+        excluded = np.union1d(self.held_out_rows, rows)
+        self.num_rows = self.dataset.rows - len(excluded)
+        self._exclusion_offsets = excluded - np.arange(len(excluded))
+        """For each row that is excluded, how many rows before it are not."""
 
     def rows_at(self, start: int, count: int, name: str) -> RowNumbers:
-        """What stands at `start` and the places after it, in the stream of this name."""
-        epochs, places = np.divmod(np.arange(start, start + count), self.num_rows)
-        rows = np.empty_like(places)
+        """The next `count` rows from `start` on, in the stream with this name."""
+        epochs, positions = np.divmod(np.arange(start, start + count), self.num_rows)
+        rows = np.empty_like(positions)
         for epoch in np.unique(epochs).tolist():
             here = epochs == epoch
-            rows[here] = permute(places[here], self.num_rows, (*self._key, name, epoch))
+            rows[here] = permute(positions[here], self.num_rows, (*self._key, name, epoch))
         return self._to_rows(rows)
 
     def count_distinct(self, column: str, *, least: int) -> int:
-        """Different texts of a column of the rows that may be drawn; at least `least` are not counted exactly."""
-        surely = self.dataset.distinct[column] - len(self._exclusion_offsets)
-        if surely >= least or not len(self._exclusion_offsets):
+        """Different texts of a column in the rows that may be drawn. From `least` on the number is not exact."""
+        lower_bound = self.dataset.distinct[column] - len(self._exclusion_offsets)
+        if lower_bound >= least or not len(self._exclusion_offsets):
             return self.dataset.distinct[column]
         return len(np.unique(self.dataset.hashes(column)[self._to_rows(np.arange(self.num_rows))]))
 
     def window(self, batch_size: int) -> int:
-        """Batches of a window: no more than an epoch has, or equal rows would meet in one batch."""
+        """Batches per window: not more than an epoch has, or the same row would be in a batch twice."""
         return max(1, min(WINDOW, self.num_rows // batch_size))
 
     def sizes(self, rows: RowNumbers) -> NDArray[np.int32]:
-        """Bytes of query and positive."""
+        """Bytes of query and positive of each row."""
         if self._sizes is None:
             self._sizes = self.dataset.sizes("query").astype(np.int32)
             self._sizes += self.dataset.sizes("positive").astype(np.int32)
         return self._sizes[rows]
 
-    def _to_rows(self, places: RowNumbers) -> RowNumbers:
-        """The rows at these places of all that may be drawn."""
-        return places + np.searchsorted(self._exclusion_offsets, places, side="right")
+    def _to_rows(self, positions: RowNumbers) -> RowNumbers:
+        """The rows at these positions among all that may be drawn."""
+        return positions + np.searchsorted(self._exclusion_offsets, positions, side="right")
 
 
 def _build_streams(indexes: Sequence[Dataset], used: NDArray[np.bool_], seed: int, held_out: int) -> list[_Stream]:
-    """Of each source, without the rows that have a held-out query of any source that is used."""
+    """The stream of each source, without the rows that have a held-out query of any source in use."""
     streams = [_Stream(index, (seed, source), held_out) for source, index in enumerate(indexes)]
     taking_part = [stream for stream, uses in zip(streams, used.tolist(), strict=True) if uses]
     if held_out:
@@ -383,32 +387,42 @@ def rows_with(index: Dataset, hashes: NDArray[np.int64]) -> RowNumbers:
     """The rows that have a text with one of these hashes, in any column."""
     low = np.zeros(1 << 16, np.bool_)
     low[hashes & 0xFFFF] = True
-    found = [np.zeros(0, np.int64)]
+    rows = [np.zeros(0, np.int64)]
     for column in index.columns:
         column_N = index.hashes(column)
         for start in range(0, len(column_N), SCANNED):
-            some = column_N[start : start + SCANNED]
-            likely = np.flatnonzero(low[some & 0xFFFF])
-            entries = start + likely[np.isin(some[likely], hashes)]
-            found.append(index.rows_of_negatives(entries) if column == "negative" else entries)
-    return np.unique(np.concatenate(found))
+            chunk = column_N[start : start + SCANNED]
+            likely = np.flatnonzero(low[chunk & 0xFFFF])
+            entries = start + likely[np.isin(chunk[likely], hashes)]
+            rows.append(index.rows_of_negatives(entries) if column == "negative" else entries)
+    return np.unique(np.concatenate(rows))
 
 
 def _check_fills(stream: _Stream, batch_size: int, *, skip: bool, others: bool) -> None:
-    index, held, left = stream.dataset, len(stream.held_out_rows), stream.num_rows
-    also = index.rows - held - left
-    but = f", and {held} of them are held out (validation.rows)" if held else ""
-    but += f"; {also} more have a query that is held out" if also else ""
-    smaller = "validation.rows or batch_size" if held else "batch_size"
-    if left < batch_size:
+    """Raise InputError for a source with too few rows, or too few different texts, for a batch."""
+    dataset, held_out = stream.dataset, len(stream.held_out_rows)
+    rows = _describe_rows(stream)
+    smaller = "validation.rows or batch_size" if held_out else "batch_size"
+    if stream.num_rows < batch_size:
         raise InputError(
-            f"source {index.name!r} has {index.rows} rows{but}{f', {left} are left' if held else ''}; a batch takes "
-            f"{batch_size}: {'leave the source out, ' if others else ''}give it more rows, or let {smaller} be smaller."
+            f"Source {dataset.name!r} has {rows}, and a batch takes {batch_size}. Give it more rows"
+            f"{', leave it out,' if others else ''} or lower {smaller}."
         )
     for column in ("query", "positive") if skip else ():
         if (distinct := stream.count_distinct(column, least=batch_size)) < batch_size:
             raise InputError(
-                f"source {index.name!r} has {index.rows} rows{but}; what is left has {distinct} different texts in its "
-                f"column {column}; a batch takes {batch_size}, and none twice: let {smaller} be smaller, or duplicates "
-                "be 'keep'."
+                f"Source {dataset.name!r} has {rows}, with {distinct} different texts in the column {column}. A batch "
+                f"takes {batch_size}, and none twice: lower {smaller}, or set duplicates='keep'."
             )
+
+
+def _describe_rows(stream: _Stream) -> str:
+    """The number of rows, and why some of them may not be drawn."""
+    held_out, left = len(stream.held_out_rows), stream.num_rows
+    text = count(stream.dataset.rows, "row")
+    if held_out:
+        text += f": {held_out} held out (validation.rows)"
+        if with_held_out_query := stream.dataset.rows - held_out - left:
+            text += f", {with_held_out_query} more with a query of these"
+        text += f", {left} left"
+    return text

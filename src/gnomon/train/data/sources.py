@@ -1,4 +1,4 @@
-"""Files and data sets as blocks of raw values; what cannot be read is named by its line or row."""
+"""Reads files and data sets of the hub as blocks of raw values. Errors name the line or row."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import IO, Any, NamedTuple, Protocol, cast
 import numpy as np
 
 from gnomon.errors import ExtraError, InputError, SourceError
-from gnomon.messages import did_you_mean
+from gnomon.messages import did_you_mean, shorten
 from gnomon.text_files import load_arrow, read_rows
 from gnomon.text_files.json_lines import STRICT_DECODER, WHITESPACE
 from gnomon.text_files.lines import open_text
@@ -25,39 +25,41 @@ from gnomon.text_files.lines import open_text
 Row = Mapping[str, Any]
 
 BLOCK = 2048
-"""Rows that are in memory at once."""
+"""Rows in memory at once."""
 
 CHUNK = 2**22
 """Characters of a JSON list that are read at once."""
 
 BUFFER = 2**20
-"""Bytes of a Parquet column that are read at once; by default the whole file would be."""
+"""Bytes of a Parquet column that are read at once. By default the whole file would be."""
 
 SAMPLE, SAMPLES = 2**14, 64
-"""Bytes of a file that are hashed in one place, and in how many places."""
+"""A large file is hashed in samples: their size in bytes, and their number."""
 
 HUB = "hf:"
-"""What the name of a data set of the `datasets` library begins with."""
+"""The path of a data set of the `datasets` library begins with this."""
 
 PATTERN = re.compile(r"[*?[]")
 BLANKS = re.compile(f"[{WHITESPACE}]*")
 
 
 class Block(NamedTuple):
+    """Some rows of a part."""
+
     line_numbers: Sequence[int]
     values: dict[str, list[Any]]
-    """[rows], by column."""
+    """For each column the value of each row."""
 
 
 class SourcePart(Protocol):
-    """A file, or a data set."""
+    """A file or a data set of the hub: a part of a source."""
 
     @property
     def name(self) -> str: ...
 
     @property
     def unit(self) -> str:
-        """What its numbers count: "line" or "row"."""
+        """What `Block.line_numbers` count: "line" or "row"."""
         ...
 
     @property
@@ -66,50 +68,50 @@ class SourcePart(Protocol):
         ...
 
     def identity(self) -> list[Any]:
-        """JSON that is equal as long as the content is."""
+        """A JSON value that changes when the content changes."""
         ...
 
     def count_rows(self) -> int | None:
-        """How many rows it has, where that is known without reading it."""
+        """The number of rows, if it is known without reading them."""
         ...
 
     def read_blocks(self, columns: Sequence[str]) -> Iterator[Block]: ...
 
 
 def list_parts(paths: Sequence[str], *, split: str, streaming: bool) -> list[SourcePart]:
-    """What a source is read from: data sets of the `datasets` library, or files, patterns spelt out in their order.
+    """The parts of a source: data sets of the `datasets` library, and files. Patterns give their files in order.
 
     Raises:
-        InputError: a file that is not there, or of an unknown format; a pattern that nothing matches.
+        InputError: a file is missing or has an unknown format; a pattern matches nothing.
     """
     parts: dict[str, SourcePart] = {}
     for path in paths:
         if path.startswith(HUB):
             parts[path] = HubDataset(path, split, streaming)
         else:
-            parts |= {str(found): _local_file(found) for found in _find_files(path)}
+            parts |= {str(file): _local_file(file) for file in _find_files(path)}
     if not parts:
-        raise InputError("a source needs a path: files, patterns of them, or hf:NAME.")
+        raise InputError("A source has no path. Give files, patterns of them, or hf:NAME.")
     return list(parts.values())
 
 
 def match_files(path: str) -> list[Path]:
-    """The files that a path or pattern means, in their order; none is no error."""
+    """The files that a path or pattern matches, in order."""
     known = Path(path).expanduser()
     if known.exists() or not PATTERN.search(path):
         return [known] if known.is_file() else []
     pattern = known.relative_to(known.anchor) if known.anchor else known
-    return sorted(found for found in Path(known.anchor).glob(str(pattern)) if found.is_file())
+    return sorted(file for file in Path(known.anchor).glob(str(pattern)) if file.is_file())
 
 
 def _find_files(path: str) -> list[Path]:
-    found = match_files(path)
+    files = match_files(path)
     if Path(path).expanduser().is_dir():
-        raise InputError(f"{path} is a folder; name its files, such as {Path(path) / '*.parquet'}.")
-    if not found:
-        what = f"no file matches {path!r}" if PATTERN.search(path) else f"{path} is not there"
-        raise InputError(f"{what}; a path begins in the current folder, {Path.cwd()}.")
-    return found
+        raise InputError(f"{path} is a folder. Name its files, such as {Path(path) / '*.parquet'}.")
+    if not files:
+        problem = f"No file matches {path!r}" if PATTERN.search(path) else f"{path} does not exist"
+        raise InputError(f"{problem}. Relative paths start in the current folder, {Path.cwd()}.")
+    return files
 
 
 # ---- files
@@ -117,6 +119,8 @@ def _find_files(path: str) -> list[Path]:
 
 @dataclass(frozen=True)
 class LocalFile:
+    """A file on this machine."""
+
     path: Path
     file_format: FileFormat
 
@@ -133,10 +137,10 @@ class LocalFile:
         return self.file_format.all_strings
 
     def identity(self) -> list[Any]:
-        """Its place, size and times, and a hash of samples of it: of all of it, where it is small.
+        """Its path, size and times, and a hash of its content: of all of it if it is small, else of samples.
 
-        No program can set back the time of the last change of a file (ctime) where the system keeps one. Samples are
-        for those that do not, and for a small file that is written twice within one tick of the clock.
+        No program can set back the time of a file's last change (ctime), on systems that have it. The hash is for the
+        other systems, and for a small file that is written twice within one tick of the clock.
         """
         with self.path.open("rb") as file:
             status = os.fstat(file.fileno())
@@ -159,17 +163,20 @@ class LocalFile:
 
 
 class FileFormat(NamedTuple):
+    """How files with one ending are read."""
+
     read_blocks: Callable[[Path, Sequence[str]], Iterator[Block]]
     unit: str
     all_strings: bool = False
 
 
 def _local_file(path: Path) -> LocalFile:
-    for end, form in FORMS.items():
-        if path.name.lower().endswith(end):
-            return LocalFile(path, form)
+    for ending, file_format in FORMATS.items():
+        if path.name.lower().endswith(ending):
+            return LocalFile(path, file_format)
     raise InputError(
-        f"{path}: rows are read from .jsonl, .csv, .tsv and MEDI's .json (each also as .gz), and .parquet."
+        f"{path} has an unknown format. Rows are read from .jsonl, .csv, .tsv and MEDI's .json (each also as .gz), "
+        "and from .parquet."
     )
 
 
@@ -192,88 +199,90 @@ def _read_parquet(path: Path, columns: Sequence[str]) -> Iterator[Block]:
             yield Block(lines, {name: _column_to_list(path, lines, name, batch.column(name)) for name in columns})
 
 
-FORMS = {
+FORMATS = {
     **{f".json{packed}": FileFormat(_read_json_list, "row") for packed in ("", ".gz")},
     ".parquet": FileFormat(_read_parquet, "row"),
     **{f".jsonl{packed}": FileFormat(_read_line_rows, "line") for packed in ("", ".gz")},
     **{
-        f".{cut}sv{packed}": FileFormat(_read_line_rows, "line", all_strings=True)
-        for cut in "ct"
+        f".{letter}sv{packed}": FileFormat(_read_line_rows, "line", all_strings=True)
+        for letter in "ct"
         for packed in ("", ".gz")
     },
 }
-"""End of a file's name -> how it is read."""
+"""Ending of a file's name -> how it is read."""
 
 
-def _group_into_blocks(place: str, numbered: Iterable[tuple[int, Row]], columns: Sequence[str]) -> Iterator[Block]:
+def _group_into_blocks(where: str, numbered: Iterable[tuple[int, Row]], columns: Sequence[str]) -> Iterator[Block]:
     rows = iter(numbered)
-    while taken := list(islice(rows, BLOCK)):
-        for line, row in taken:
+    while block := list(islice(rows, BLOCK)):
+        for line, row in block:
             if not row.keys() >= set(columns):
-                _require_columns(f"{place} {line}", columns, list(row))
-        yield Block([line for line, _ in taken], {name: [row[name] for _, row in taken] for name in columns})
+                _require_columns(f"{where} {line}", columns, list(row))
+        yield Block([line for line, _ in block], {name: [row[name] for _, row in block] for name in columns})
 
 
-def _require_columns(place: str, columns: Sequence[str], there: Sequence[str]) -> None:
+def _require_columns(where: str, columns: Sequence[str], known: Sequence[str]) -> None:
     for name in columns:
-        if name not in there:
-            listed = ", ".join(map(repr, there)) or "none"
+        if name not in known:
+            names = ", ".join(map(repr, known)) or "none"
             raise InputError(
-                f"{place}: no column {name!r}; there are {listed}.{did_you_mean(name, there)} The keys query, positive "
-                "and negatives of a source name its columns (sources.query=NAME)."
+                f"{where}: no column {name!r}. The columns are {names}.{did_you_mean(name, known)} The keys query, "
+                "positive and negatives of a source name its columns (sources.query=NAME)."
             )
 
 
 def _read_entries(path: Path, file: IO[str]) -> Iterator[Row]:
-    """Entries of a JSON list of objects, one after the other: the whole of it may not fit in memory.
+    """The objects of a JSON list, one after the other: the whole list may not fit into memory.
 
     Raises:
-        InputError: something else than such a list, or something after it.
+        InputError: the file is not such a list, or has something after it.
     """
     decode = STRICT_DECODER.raw_decode
-    text, at, number, size = file.read(CHUNK).lstrip(WHITESPACE), 1, 1, CHUNK
+    text, start, number, size = file.read(CHUNK).lstrip(WHITESPACE), 1, 1, CHUNK
     if not text.startswith("["):
-        raise InputError(f"{path} is no JSON list of rows; a file with an object on every line is named .jsonl.")
+        raise InputError(f"{path} is not a JSON list of rows. If every line has one object, name the file .jsonl.")
     while True:
-        between = _after_entry(text, at, first=number == 1)
-        if between is not None and text.startswith("]", between):
+        entry = _next_entry(text, start, first=number == 1)
+        if entry is not None and text.startswith("]", entry):
             break
         try:
-            if between is None:
-                raise ValueError("a comma parts the rows, and ] ends the list")
-            row, end = decode(text, between)
-        except (ValueError, RecursionError) as error:  # at the end of what was read, mostly
+            if entry is None:
+                raise ValueError("a comma must separate the rows, and ] end the list")
+            row, end = decode(text, entry)
+        except (ValueError, RecursionError) as error:  # mostly the end of the characters that were read
             more = file.read(size)
             if not more:
-                raise InputError(f"{path}, row {number}: not JSON ({error}). Mend it, or fetch it again.") from error
-            text, at, size = text[at:] + more, 0, 2 * size
+                raise InputError(
+                    f"{path}, row {number}: not JSON ({error}). Correct it, or download the file again."
+                ) from error
+            text, start, size = text[start:] + more, 0, 2 * size
             continue
         if not isinstance(row, dict):
-            raise InputError(f"{path}, row {number}: a JSON {type(row).__name__}; every row must be an object.")
+            raise InputError(f"{path}, row {number}: a JSON {type(row).__name__}. Every row must be an object.")
         yield cast(Row, row)
-        at, number, size = end, number + 1, CHUNK
-    rest = text[between + 1 :]
-    while not (found := rest.strip(WHITESPACE)) and (rest := file.read(CHUNK)):
+        start, number, size = end, number + 1, CHUNK
+    rest = text[entry + 1 :]
+    while not (extra := rest.strip(WHITESPACE)) and (rest := file.read(CHUNK)):
         pass
-    if found:
+    if extra:
         raise InputError(
-            f"{path}: something follows the list of {number - 1:,} rows ({found[:20]!r}). Make one list of it, or a "
-            "file for each."
+            f"{path}: after the list of {number - 1:,} rows there is {shorten(extra)}. Join the lists into one, or "
+            "write one file for each."
         )
 
 
-def _after_entry(text: str, at: int, *, first: bool) -> int | None:
-    """Where the next entry of a list, or its end, begins; None where neither may."""
-    at = _skip_blank(text, at)
-    if first or text.startswith("]", at):
-        return at
-    return _skip_blank(text, at + 1) if text.startswith(",", at) else None
+def _next_entry(text: str, start: int, *, first: bool) -> int | None:
+    """The start of a list's next entry, or of its end; None if neither may begin here."""
+    start = _skip_blank(text, start)
+    if first or text.startswith("]", start):
+        return start
+    return _skip_blank(text, start + 1) if text.startswith(",", start) else None
 
 
-def _skip_blank(text: str, at: int) -> int:
-    found = BLANKS.match(text, at)
-    assert found, "the pattern matches nothing, too"
-    return found.end()
+def _skip_blank(text: str, start: int) -> int:
+    match = BLANKS.match(text, start)
+    assert match, "the pattern matches the empty text, too"
+    return match.end()
 
 
 @contextmanager
@@ -303,6 +312,8 @@ def _column_to_list(path: Path, lines: range, name: str, column: Any) -> list[An
 
 @dataclass(frozen=True)
 class HubDataset:
+    """A data set of the `datasets` library."""
+
     path: str
     """hf:NAME or hf:NAME:CONFIG"""
     split: str
@@ -316,17 +327,17 @@ class HubDataset:
         return f"{self.path} ({self.split})"
 
     def identity(self) -> list[Any]:
-        with self._errors() as library:
-            builder = library.load_dataset_builder(*self._names)
-        return [str(builder.cache_dir), self.split]  # it holds a hash of the files, or of their revision
+        with self._convert_errors() as library:
+            builder = library.load_dataset_builder(*self._name_and_config)
+        return [str(builder.cache_dir), self.split]  # its name has a hash of the files, or of their revision
 
     def count_rows(self) -> int | None:
         return None if self.streaming else len(self._dataset)
 
     def read_blocks(self, columns: Sequence[str]) -> Iterator[Block]:
-        with self._errors():
+        with self._convert_errors():
             rows = self._dataset
-            if rows.column_names is not None:  # of a stream they may not be known
+            if rows.column_names is not None:  # they may be unknown for a stream
                 _require_columns(self.name, columns, rows.column_names)
                 rows = rows.select_columns(list(columns))
             start = 1
@@ -337,22 +348,22 @@ class HubDataset:
                 yield Block(lines, {name: list(batch[name]) for name in columns})
 
     @property
-    def _names(self) -> tuple[str, str | None]:
+    def _name_and_config(self) -> tuple[str, str | None]:
         name, _, config = self.path.removeprefix(HUB).partition(":")
         return name, config or None
 
     @cached_property
     def _dataset(self) -> Any:
-        with self._errors() as library:
-            return library.load_dataset(*self._names, split=self.split, streaming=self.streaming)
+        with self._convert_errors() as library:
+            return library.load_dataset(*self._name_and_config, split=self.split, streaming=self.streaming)
 
     @contextmanager
-    def _errors(self) -> Generator[Any]:
+    def _convert_errors(self) -> Generator[Any]:
         try:
             library = import_module("datasets")
         except ImportError as error:
-            needs = f"{self.path} needs the package datasets, which is not installed"
-            raise ExtraError(f'{needs}: pip install "gnomon[train]"') from error
+            message = f"{self.path} needs the package datasets, which is not installed"
+            raise ExtraError(f'{message}: pip install "gnomon[train]"') from error
         try:
             yield library
         except InputError:
@@ -360,5 +371,5 @@ class HubDataset:
         except OSError as error:
             raise SourceError(f"{self.name} cannot be read: {error}") from error
         except (ValueError, TypeError, library.exceptions.DatasetsError) as error:
-            why = f"{error} ({error.__cause__})" if error.__cause__ else str(error)
-            raise InputError(f"{self.name} cannot be read: {why}") from error
+            reason = f"{error} ({error.__cause__})" if error.__cause__ else str(error)
+            raise InputError(f"{self.name} cannot be read: {reason}") from error

@@ -1,20 +1,21 @@
-"""The schema of a recipe: the dataclasses of `settings`. Fields are keys, their types say what a value must be."""
+"""TOML values -> the dataclasses of `schema`. A key's annotation says which values it takes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
-from types import UnionType
-from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
+from functools import cache
+from types import NoneType
+from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from gnomon.errors import InputError
-from gnomon.messages import closest_names, did_you_mean
-from gnomon.train.recipe.schema import Recipe
+from gnomon.messages import closest_names, did_you_mean, shorten
+from gnomon.train.recipe.schema import Recipe, Within
 
 Table = dict[str, Any]
+N = TypeVar("N")
 
 TYPE_DESCRIPTIONS: Mapping[Any, str] = {str: "a text", bool: "true or false", int: "a whole number", float: "a number"}
-"""What a value must be, by the type of its field."""
 
 FOREIGN_KEYS = {
     "lr": "learning_rate",
@@ -31,100 +32,116 @@ FOREIGN_KEYS = {
     "model_name_or_path": "model",
     "anchor": "sources.query",
 }
-"""What other trainers call it -> our key, or the key that takes its place."""
+"""A key of other trainers -> our key for it, or the one that takes its place."""
 
 
-def parse(kind: Any, value: Any, key: str) -> Any:
-    """The value of a key, as the type of its field says.
+def parse(hint: Any, value: Any, key: str) -> Any:
+    """The value of a key, as its annotation says. An int is taken for a float, and one value for a list of one.
 
     Raises:
-        InputError: a value of another type; a key that does not exist, or one that is missing.
+        InputError: a value of another type or out of its bounds; an unknown key; a missing key.
     """
-    kind, origin = strip_optional(kind), get_origin(strip_optional(kind))
+    kind = strip_annotation(hint)
     if is_dataclass(kind):
         return _parse_table(cast("type[Any]", kind), value, key)
-    if origin is Literal:
-        if value not in get_args(kind) or not isinstance(value, str):
-            known = get_args(kind)
-            raise InputError(f"{key} is {value!r}; it must be one of {', '.join(known)}.{did_you_mean(value, known)}")
-        return value
-    if origin is tuple:
-        # one value stands for a list of one
+    if get_origin(kind) is tuple:
         items: list[Any] = value if isinstance(value, list) else [value]
         inner = get_args(kind)[0]
-        return tuple(parse(inner, item, f"{key}.{place}") for place, item in enumerate(items))
+        values = tuple(parse(inner, item, f"{key}.{number}") for number, item in enumerate(items))
+    else:
+        values = (_parse_scalar(kind, value, key),)
+    for bounds in find_annotations(hint, Within):
+        for item in values:
+            if item not in bounds:
+                raise InputError(f"{key} is {item}. It must be {bounds}.")
+    return values if get_origin(kind) is tuple else values[0]
+
+
+def _parse_scalar(kind: Any, value: Any, key: str) -> Any:
+    if get_origin(kind) is Literal:
+        choices: tuple[str, ...] = get_args(kind)
+        if not isinstance(value, str) or value not in choices:
+            raise InputError(
+                f"{key} is {shorten(value)}. It must be one of {', '.join(choices)}.{did_you_mean(value, choices)}"
+            )
+        return value
     if type(value) is not kind and not (kind is float and type(value) is int):
-        raise InputError(f"{key} is {shorten(value)}; it must be {TYPE_DESCRIPTIONS[kind]}.")
-    if kind in (int, float) and type(value) is int and abs(value) >= 1 << 63:
-        raise InputError(f"{key} is {shorten(value)}; whole numbers have 64 bits.")
+        raise InputError(f"{key} is {shorten(value)}. It must be {TYPE_DESCRIPTIONS[kind]}.")
+    if type(value) is int and abs(value) >= 1 << 63:
+        raise InputError(f"{key} is {shorten(value)}. A whole number must fit into 64 bits.")
     return kind(value)
 
 
 def _parse_table(kind: type[Any], value: Any, key: str) -> Any:
     if not isinstance(value, dict):
-        raise InputError(
-            f"{key} is {shorten(value)}; it is a table, with keys of its own: {', '.join(key_types(kind))}."
-        )
-    given = cast("Table", value)
-    values = {name: parse(key_type(kind, name, key), item, dotted(key, name)) for name, item in given.items()}
+        raise InputError(f"{key} is {shorten(value)}. It must be a table with the keys {', '.join(key_types(kind))}.")
+    table = cast("Table", value)
+    values = {name: parse(key_type(kind, name, key), item, dotted(key, name)) for name, item in table.items()}
     for field in fields(kind):
-        if field.name not in given and field.default is MISSING and field.default_factory is MISSING:
+        if field.name not in values and field.default is MISSING and field.default_factory is MISSING:
             example = ": [[sources]] with a path" if field.name == "sources" else ""
-            raise InputError(f"{dotted(key, field.name)} is missing; a recipe must have it{example}.")
+            raise InputError(f"{dotted(key, field.name)} is missing. A recipe must have it{example}.")
     return kind(**values)
 
 
+# ---- keys
+
+
 def key_type(kind: type[Any], name: str, key: str) -> Any:
-    """The type of a key of a table.
+    """The annotation of a key in a table.
 
     Raises:
-        InputError: no such key; offers the nearest, of this table or of another.
+        InputError: there is no such key; offers the nearest, from this table or another.
     """
     hints = key_types(kind)
     if name in hints:
         return hints[name]
-    where = f"{key!r} has" if key else "a recipe has"
-    others = {each.rpartition(".")[2]: each for each in reversed(keys_of())}
+    table = repr(key) if key else "a recipe"
+    elsewhere = {known.rpartition(".")[2]: known for known in reversed(keys_of())}
     if near := closest_names(name, hints):
-        hint = f" Did you mean {dotted(key, near[0])!r}?"
-    elif instead := FOREIGN_KEYS.get(name) or others.get(name):
-        hint = f" Here it is {instead!r}."
+        hint = f"Did you mean {dotted(key, near[0])!r}?"
+    elif instead := FOREIGN_KEYS.get(name) or elsewhere.get(name):
+        hint = f"Here it is {instead!r}."
     elif near := closest_names(name, keys_of()):
-        hint = f" Did you mean {near[0]!r}?"
+        hint = f"Did you mean {near[0]!r}?"
     else:
-        hint = f" There are {', '.join(hints)}."
-    raise InputError(f"{where} no key {name!r}.{hint}")
+        hint = f"Its keys are {', '.join(hints)}."
+    raise InputError(f"{table} has no key {name!r}. {hint}")
 
 
+@cache
 def key_types(kind: type[Any]) -> dict[str, Any]:
-    return get_type_hints(kind)
+    """Key -> annotation, for a table."""
+    return get_type_hints(kind, include_extras=True)
 
 
 def keys_of(kind: type[Any] = Recipe, key: str = "") -> list[str]:
     """All keys of a recipe, with dots; those of the first table first."""
-    deeper: list[str] = []
-    for name, hint in key_types(kind).items():
-        if inner := table_type(hint):
-            deeper += keys_of(inner, dotted(key, name))
-    return [dotted(key, name) for name in key_types(kind)] + deeper
+    hints = key_types(kind)
+    inner = [(name, table) for name, hint in hints.items() if (table := table_type(hint))]
+    return [dotted(key, name) for name in hints] + [
+        deeper for name, table in inner for deeper in keys_of(table, dotted(key, name))
+    ]
 
 
-def strip_optional(kind: Any) -> Any:
-    """The type behind "| None"."""
-    return next(each for each in get_args(kind) if each is not type(None)) if isinstance(kind, UnionType) else kind
+def find_annotations(hint: Any, kind: type[N]) -> list[N]:
+    """What stands in `Annotated` beside a key's type: its `Within`, its `OnlyFor`."""
+    return [item for item in getattr(hint, "__metadata__", ()) if isinstance(item, kind)]
+
+
+def strip_annotation(hint: Any) -> Any:
+    """The type of a key's values, without `Annotated` and "| None"."""
+    kind = getattr(hint, "__origin__", hint) if hasattr(hint, "__metadata__") else hint
+    members = get_args(kind)
+    return next(member for member in members if member is not NoneType) if NoneType in members else kind
 
 
 def table_type(hint: Any) -> type[Any] | None:
-    """The table behind the type of a key, also behind a list of tables."""
-    kind = strip_optional(hint)
+    """The dataclass of a table, or of a list of tables; None for another key."""
+    kind = strip_annotation(hint)
     inner = get_args(kind)[0] if get_origin(kind) is tuple else kind
     return cast("type[Any]", inner) if is_dataclass(inner) else None
 
 
 def dotted(key: str, name: str) -> str:
     return f"{key}.{name}" if key else name
-
-
-def shorten(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

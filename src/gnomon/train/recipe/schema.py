@@ -1,12 +1,14 @@
-"""What a training run is made of: frozen dataclasses, which a recipe's TOML is read into (`recipe`).
+"""The keys of a recipe: frozen dataclasses with the type, bounds and default of each key.
 
-Names are those of sentence-transformers and transformers where the meaning is theirs.
+`recipe.parse` reads types and bounds from here, and so does the test that compares the table of keys in
+docs/training.md. Names are those of sentence-transformers and transformers where the meaning is theirs.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 LossName = Literal[
     "info_nce",
@@ -20,53 +22,97 @@ LossName = Literal[
 ]
 Directions = Literal["one_way", "symmetric", "gte"]
 
+SCALED_LOSSES: tuple[LossName, ...] = ("info_nce", "gist", "kl_and_contrast", "distill_kl", "cosent")
+"""Losses that multiply similarities by a scale."""
+CONTRASTIVE_LOSSES: tuple[LossName, ...] = ("info_nce", "gist", "kl_and_contrast")
+"""Losses that train which document belongs to which query, with the other documents of the batch as negatives."""
+SCORE_LIST_LOSSES: tuple[LossName, ...] = ("kl_and_contrast", "distill_kl", "margin_mse")
+"""Losses that train on lists of a teacher's scores, or on a teacher's cosines in their place."""
+LABEL_LOSSES: tuple[LossName, ...] = ("cosent", "cosine_regression")
+"""Losses that train on pairs with one score each."""
+
+
+# ---- what stands beside a key
+
+
+class Within:
+    """The interval that a number, or each number of a list, must lie in: "[0, 1)" includes 0 and excludes 1."""
+
+    def __init__(self, interval: str) -> None:
+        low, high = (float(end) for end in interval[1:-1].split(","))
+        self.low, self.includes_low = low, interval[0] == "["
+        self.high, self.includes_high = high, interval[-1] == "]"
+
+    def __contains__(self, value: float) -> bool:
+        above = value >= self.low if self.includes_low else value > self.low
+        below = value <= self.high if self.includes_high else value < self.high
+        return above and below and math.isfinite(value)
+
+    def __str__(self) -> str:
+        """In words, for messages and the docs: "at least 0 and below 1"."""
+        low = f"{'at least' if self.includes_low else 'above'} {self.low:g}"
+        high = f"{'at most' if self.includes_high else 'below'} {self.high:g}"
+        return low if math.isinf(self.high) else f"{low} and {high}"
+
+
+class OnlyFor:
+    """The losses that read a key of [loss]. With another loss the key must keep its default: it would do nothing."""
+
+    def __init__(self, *losses: LossName) -> None:
+        self.losses = losses
+
+
+# ---- the tables of a recipe
+
 
 @dataclass(frozen=True)
 class DataSource:
-    """Rows of one sort: pairs, or triplets, or graded pairs; a batch holds rows of one source alone."""
+    """Rows of one kind: pairs, triplets or pairs with scores. A batch holds rows of one source only."""
 
     path: tuple[str, ...]
     """Files (.jsonl, .csv, .tsv, MEDI's .json, each also as .gz; .parquet), patterns of them, or one data set of the
     `datasets` library as "hf:NAME" or "hf:NAME:CONFIG".
     """
     name: str = ""
-    """By default the first file's name without its end. Names are unique in a recipe."""
+    """By default the first file's name without its ending. Names are unique in a recipe."""
     split: str = "train"
-    """Of a data set of the `datasets` library."""
+    """For a data set of the `datasets` library."""
     streaming: bool = False
-    """Read such a data set without a copy of its own on disk."""
+    """Read such a data set without a copy on disk."""
     query: str = "query"
-    """The column of the query (the anchor; the first text of a graded pair)."""
+    """The column of the query (the anchor, or the first text of a pair with a score)."""
     positive: str = "positive"
-    """The column of the document (the second text of a graded pair); a row with a list of several makes a row of each.
+    """The column of the document (or the second text of a pair with a score). A list of several positives makes one row
+    for each of them.
     """
     negatives: tuple[str, ...] = ()
     """Columns of hard negatives; each holds a text or a list of texts."""
-    num_negatives: int | None = None
-    """How many of a row's negatives a step takes, drawn by seed and step; None for all, and all rows must have as many.
+    num_negatives: Annotated[int | None, Within("[1, inf)")] = None
+    """How many of a row's negatives a step takes, drawn by seed and step. None takes all; then all rows need the same
+    number of negatives.
     """
     score: str | None = None
-    """The column of a grade of the pair, or of a list of a teacher's scores: the positive's, then the negatives'."""
+    """The column of the pair's score, or of a list of a teacher's scores: the positive's, then the negatives'."""
     instruction: str | None = None
-    """The column of an instruction, put in front of the query with a space."""
+    """The column of an instruction that is put before the query, with a space."""
     instructions: Literal["drop", "prepend"] = "drop"
-    """What becomes of the first of two strings where a text column holds [instruction, text] (MEDI)."""
+    """What becomes of the instruction where a text column holds [instruction, text] (MEDI)."""
     task_types: tuple[str, ...] = ()
-    """Only rows whose `task_type` is one of these (MEDI); none for all."""
+    """Read only rows whose `task_type` is one of these (MEDI); by default all."""
     query_prompt: str | None = None
-    """In front of every query; None for the model's own."""
+    """Put before every query; None for the model's own prompt."""
     document_prompt: str | None = None
-    """In front of every positive and negative; None for the model's own."""
-    weight: float | None = None
-    """Its share of the steps over the sum of all shares; given for every source or for none."""
+    """Put before every positive and negative; None for the model's own prompt."""
+    weight: Annotated[float | None, Within("[0, inf)")] = None
+    """The source's share of the steps, relative to the sum of all weights. All sources have one, or none has."""
 
 
 @dataclass(frozen=True)
 class MixtureSettings:
-    """How often each source is drawn, where no source gives its weight: rows ** alpha, rows counted up to `cap`."""
+    """How often each source is drawn where no source has a weight: rows ** alpha, with at most `cap` rows counted."""
 
-    alpha: float = 1.0
-    cap: int | None = None
+    alpha: Annotated[float, Within("[0, inf)")] = 1.0
+    cap: Annotated[int | None, Within("[1, inf)")] = None
     data_config: str | None = None
     """A file [{"name", "weight", "lines"}] (multi-qa's data_config.json): the weight of each source by its name or its
     file's name, and how many lines of it are read.
@@ -78,57 +124,59 @@ class LossSettings:
     """A loss of `gnomon.losses` and its arguments."""
 
     name: LossName = "info_nce"
-    scale: float | None = None
+    scale: Annotated[float | None, Within("(0, inf)"), OnlyFor(*SCALED_LOSSES)] = None
     """Factor of the similarities; None for the loss's own. `temperature` is 1 / scale."""
-    temperature: float | None = None
-    learn_scale: bool = False
-    """Learn log(scale), kept between 1 and 100 after each step (CLIP)."""
-    scale_learning_rate: float | None = None
-    """Of a learnt scale; None for that of the model, at which it hardly moves."""
-    scale_warmup_steps: int = 0
+    temperature: Annotated[float | None, Within("(0, inf)"), OnlyFor(*SCALED_LOSSES)] = None
+    learn_scale: Annotated[bool, OnlyFor(*SCALED_LOSSES)] = False
+    """Train log(scale), clamped to 1 to 100 after each step (CLIP)."""
+    scale_learning_rate: Annotated[float | None, Within("(0, inf)"), OnlyFor(*SCALED_LOSSES)] = None
+    """For a trained scale; None for the model's learning rate, at which the scale hardly moves."""
+    scale_warmup_steps: Annotated[int, Within("[0, inf)"), OnlyFor(*SCALED_LOSSES)] = 0
     """The scale grows from 1 to its value over these steps (SimLM)."""
-    directions: Directions = "one_way"
-    """Of info_nce, for pairs; triplets are one way."""
-    similarity: Literal["cosine", "dot"] = "cosine"
-    alpha: float = 0.2
-    """Of kl_and_contrast: weight of the contrastive part."""
-    teacher_temperature: float | None = None
-    """Divides a teacher's scores. None: 1 where they are a column, the model's temperature where they are cosines of
-    `teacher`.
+    directions: Annotated[Directions, OnlyFor("info_nce")] = "one_way"
+    """Which side looks for which, for pairs. Triplets are always "one_way"."""
+    similarity: Annotated[Literal["cosine", "dot"], OnlyFor(*SCALED_LOSSES, "margin_mse")] = "cosine"
+    alpha: Annotated[float, Within("[0, inf)"), OnlyFor("kl_and_contrast")] = 0.2
+    """Weight of the contrastive part."""
+    teacher_temperature: Annotated[float | None, Within("(0, inf)"), OnlyFor("kl_and_contrast", "distill_kl")] = None
+    """Divides a teacher's scores. None: 1 for scores in a column, the model's temperature for cosines of `teacher`."""
+    guide: Annotated[str | None, OnlyFor("gist")] = None
+    """The guide model: a folder, hub id or package:NAME."""
+    teacher: Annotated[str | None, OnlyFor("kl_and_contrast", "distill_kl", "cosine_distillation")] = None
+    """The teacher model, named like `guide`. With cosine_distillation the model is trained on the teacher's vectors.
+    The teacher may be the model as it was, and shorter vectors (matryoshka) are trained on its first components. With
+    kl_and_contrast and distill_kl the teacher's cosines in the batch take the place of a column of scores.
     """
-    guide: str | None = None
-    """Of gist: the guide's folder, hub id or package:NAME."""
-    teacher: str | None = None
-    """A model, named as `guide` is. Of cosine_distillation: its vectors are learnt; it may be the model as it was, and
-    narrower vectors (matryoshka) learn their first components. Of kl_and_contrast and distill_kl: its cosines in the
-    batch take the place of a column of scores.
+    taught: Annotated[Literal["own", "query"], OnlyFor("cosine_distillation")] = "own"
+    """The target of a text: the teacher's vector of the text itself, or of its row's query. The other texts of a row
+    are then translations of the query (2004.09813).
     """
-    taught: Literal["own", "query"] = "own"
-    """Of cosine_distillation: what a text learns, the teacher's vector of itself, or of its row's query, whose
-    translations the others are (2004.09813).
-    """
-    margin: float = 0.0
-    margin_strategy: Literal["absolute", "relative"] = "absolute"
-    contrast_anchors: bool = True
-    contrast_positives: bool = True
-    mask_duplicates: bool = True
-    """Texts that answer an equal query elsewhere in the batch, or are the query, are no negatives of it."""
+    margin: Annotated[float, Within("[0, inf)"), OnlyFor("gist")] = 0.0
+    margin_strategy: Annotated[Literal["absolute", "relative"], OnlyFor("gist")] = "absolute"
+    contrast_anchors: Annotated[bool, OnlyFor("gist")] = True
+    contrast_positives: Annotated[bool, OnlyFor("gist")] = True
+    mask_duplicates: Annotated[bool, OnlyFor(*CONTRASTIVE_LOSSES)] = True
+    """Leave a query out of its own negatives, and texts that answer an equal query elsewhere in the batch."""
 
 
 @dataclass(frozen=True)
 class MatryoshkaSettings:
-    dims: tuple[int, ...]
-    weights: tuple[float, ...] | None = None
-    n_dims_per_step: int = -1
+    """Dimensions that are trained together, each as the first components of the vector (2205.13147)."""
+
+    dims: Annotated[tuple[int, ...], Within("[1, inf)")]
+    weights: Annotated[tuple[float, ...] | None, Within("[0, inf)")] = None
+    """One weight per dimension; None for 1 each."""
+    n_dims_per_step: Annotated[int, Within("[-1, inf)")] = -1
+    """How many of the dimensions each step draws: from 1 to all, or -1 for all."""
 
 
 @dataclass(frozen=True)
 class LoraSettings:
-    """Low-rank adaption (2106.09685): only W + alpha / r * B A is learnt; merged into W when the model is saved."""
+    """Low-rank adaptation (2106.09685): only W + alpha / r * B A is trained, and merged into W in the saved model."""
 
-    r: int = 8
-    alpha: float = 16.0
-    dropout: float = 0.0
+    r: Annotated[int, Within("[1, inf)")] = 8
+    alpha: Annotated[float, Within("(0, inf)")] = 16.0
+    dropout: Annotated[float, Within("[0, 1)")] = 0.0
     targets: tuple[str, ...] = ("query", "value")
     """Names of linear layers: query, key, value, out, up, gate, down."""
 
@@ -137,17 +185,17 @@ class LoraSettings:
 class ValidationSettings:
     """Pairs that are held out of the training rows, and how well each query finds its own document among them."""
 
-    rows: int = 0
-    """How many rows of each source are held out; no row with a query of theirs is trained on. 0 for no validation."""
-    steps: int | None = None
-    """How often; None for as often as a checkpoint is saved."""
+    rows: Annotated[int, Within("[0, inf)")] = 0
+    """How many rows of each source are held out, 0 for no validation. No row with their queries is trained on."""
+    steps: Annotated[int | None, Within("[1, inf)")] = None
+    """Steps from one validation to the next; None for `save_steps`."""
     keep_best: bool = True
-    """The model that is written is that of the best checkpoint, not the last."""
+    """Write the model of the best checkpoint, not of the last."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """All of a run. Steps are steps of the optimizer."""
+    """All settings of a training run. Steps are steps of the optimizer."""
 
     model: str
     output: str
@@ -156,72 +204,72 @@ class Recipe:
     # the model
     revision: str | None = None
     card: str | None = None
-    max_seq_length: int | None = None
-    dropout: float | None = None
-    """None for what the model's config says."""
-    attention_dropout: float | None = None
+    max_seq_length: Annotated[int | None, Within("[1, inf)")] = None
+    dropout: Annotated[float | None, Within("[0, 1)")] = None
+    """None for the value in the model's config."""
+    attention_dropout: Annotated[float | None, Within("[0, 1)")] = None
     freeze: tuple[str, ...] = ()
-    """Beginnings of names of arrays that are not learnt: "embed", "layers.0."."""
+    """First letters of the names of arrays that are not trained: "embed", "layers.0."."""
     lora: LoraSettings | None = None
 
     # the data
     mixture: MixtureSettings = field(default_factory=MixtureSettings)
-    batch_size: int = 32
+    batch_size: Annotated[int, Within("[1, inf)")] = 32
     """Rows of a batch, over all ranks."""
     duplicates: Literal["skip", "keep"] = "skip"
-    """Of losses that contrast rows: whether a row moves to another batch, or is replaced, if its query or positive is
-    in the batch already.
+    """For losses that contrast rows: whether a row moves to another batch, or is replaced, if its query or positive is
+    already in the batch.
     """
     length_buckets: bool = False
-    """Batches of texts of about one length, within windows of 16 batches."""
+    """Batches of texts of similar length, within windows of 16 batches."""
     cache_dir: str | None = None
-    """Where indexes of sources are kept; None for the user's cache."""
+    """Where sources are cached after the first reading; None for the user's cache."""
 
     # the loss
     loss: LossSettings = field(default_factory=LossSettings)
     matryoshka: MatryoshkaSettings | None = None
-    chunk_tokens: int | None = None
-    """Tokens that pass the model at once with their activations kept. Larger batches go through GradCache, chunk by
+    chunk_tokens: Annotated[int | None, Within("[1, inf)")] = None
+    """Tokens that pass the model at once with their activations stored. Larger batches go through GradCache, chunk by
     chunk, with the same gradient. None: as many as take 4 GiB on a CPU, or 30 % of a GPU's memory.
     """
 
     # the optimizer
-    learning_rate: float = 2e-5
-    layer_decay: float = 1.0
-    """Each layer's learning rate over that of the layer above it."""
-    weight_decay: float = 0.0
-    """Of matrices; biases and norms have none."""
-    adam_beta1: float = 0.9
-    adam_beta2: float = 0.999
-    adam_epsilon: float = 1e-8
-    max_grad_norm: float = 1.0
+    learning_rate: Annotated[float, Within("(0, inf)")] = 2e-5
+    layer_decay: Annotated[float, Within("(0, 1]")] = 1.0
+    """Each layer's learning rate divided by that of the layer above it."""
+    weight_decay: Annotated[float, Within("[0, inf)")] = 0.0
+    """For matrices; biases and norms have none."""
+    adam_beta1: Annotated[float, Within("[0, 1)")] = 0.9
+    adam_beta2: Annotated[float, Within("[0, 1)")] = 0.999
+    adam_epsilon: Annotated[float, Within("(0, inf)")] = 1e-8
+    max_grad_norm: Annotated[float, Within("[0, inf)")] = 1.0
     """0 for no clipping."""
     lr_scheduler_type: Literal["linear", "cosine", "constant"] = "linear"
-    warmup_steps: int = 0
-    warmup_ratio: float = 0.0
+    warmup_steps: Annotated[int, Within("[0, inf)")] = 0
+    warmup_ratio: Annotated[float, Within("[0, 1]")] = 0.0
     """Share of all steps, where warmup_steps is 0."""
-    gradient_accumulation_steps: int = 1
-    """Batches of a step. The negatives of a row are those of its own batch: a larger batch_size gives more of them, at
+    gradient_accumulation_steps: Annotated[int, Within("[1, inf)")] = 1
+    """Batches per step. The negatives of a row are those of its own batch: a larger batch_size gives more of them, with
     no more memory.
     """
-    ema_decay: float | None = None
-    """The model that is written is a moving average of the weights."""
-    base_weight: float = 0.0
-    """Share of the first weights in those that are written: less is learnt, less forgotten (WiSE-FT, 2109.01903)."""
+    ema_decay: Annotated[float | None, Within("(0, 1)")] = None
+    """Write a moving average of the weights."""
+    base_weight: Annotated[float, Within("[0, 1)")] = 0.0
+    """Share of the original weights in the written ones: the model learns and forgets less (WiSE-FT, 2109.01903)."""
 
     # the run
-    max_steps: int | None = None
-    num_train_epochs: float = 1.0
-    """Where max_steps is None: so many times the rows of all sources."""
-    seed: int = 42
+    max_steps: Annotated[int | None, Within("[1, inf)")] = None
+    num_train_epochs: Annotated[float, Within("(0, inf)")] = 1.0
+    """Passes over the rows of all sources, without max_steps."""
+    seed: Annotated[int, Within("[0, inf)")] = 42
     bf16: bool = False
     gradient_checkpointing: bool = False
     deterministic: bool = True
-    """Kernels that give the same bits again, on a GPU too."""
+    """Kernels that give the same bits in every run, on a GPU too."""
     device: str = "auto"
-    threads: int | None = None
-    save_steps: int = 500
-    save_total_limit: int = 2
-    logging_steps: int = 10
+    threads: Annotated[int | None, Within("[1, inf)")] = None
+    save_steps: Annotated[int, Within("[1, inf)")] = 500
+    save_total_limit: Annotated[int, Within("[1, inf)")] = 2
+    logging_steps: Annotated[int, Within("[1, inf)")] = 10
     validation: ValidationSettings = field(default_factory=ValidationSettings)
     report_to: tuple[Literal["tensorboard", "wandb"], ...] = ()

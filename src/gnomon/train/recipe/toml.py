@@ -1,4 +1,4 @@
-"""A recipe: TOML and overrides -> `Recipe`, and back.
+"""Reads a recipe from TOML and overrides, and writes it as TOML.
 
 recipe = read("multi-qa", ["model=my-model", "output=tuned", "sources.path=pairs.jsonl", "max_steps=500"])
 """
@@ -12,56 +12,55 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args, get_origin
 
 from gnomon.errors import ExtraError, InputError
-from gnomon.messages import did_you_mean
+from gnomon.messages import count, did_you_mean, shorten
 from gnomon.train.recipe.checks import check
-from gnomon.train.recipe.parse import Table, dotted, key_type, key_types, parse, shorten, strip_optional, table_type
+from gnomon.train.recipe.parse import Table, dotted, key_type, key_types, parse, strip_annotation, table_type
 from gnomon.train.recipe.schema import Recipe
 
 UNSET = "none"
-"""As the value of an override: the key is as if it had not been given."""
+"""An override with this value removes the key."""
 
 
 def read(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """A recipe with overrides, checked. No path in it is opened; relative ones are relative to the current folder.
+    """Read a recipe, apply overrides and check it. No path in it is opened; relative ones start in the current folder.
 
     Args:
         recipe: a .toml file, or the name of a recipe that ships ("multi-qa").
-        overrides: "key=value", in their order. The key has dots where there are tables ("loss.temperature",
-            "sources.0.path", or "sources.path" where there is one source). The value is TOML, or else the text as it
-            stands; `none` takes the key out.
+        overrides: "key=value", applied in order. A key in a table has dots ("loss.temperature", "sources.0.path", or
+            "sources.path" where there is one source). A value that is not TOML is a text; `none` removes the key.
 
     Raises:
-        InputError: no such recipe; no TOML; a key that does not exist; a value of another type or out of its range;
-            settings that exclude each other.
+        InputError: there is no such recipe, or it is not TOML; a key is unknown; a value has another type or is out of
+            its bounds; keys exclude each other.
     """
     file = _file(recipe)
     table = _parse_file(file)
     try:
         for override in overrides:
             _apply_override(table, override)
-        found: Recipe = parse(Recipe, table, "")
-        check(found)
+        settings: Recipe = parse(Recipe, table, "")
+        check(settings)
     except InputError as error:
         raise InputError(f"{recipe}: {error}") from error.__cause__
-    return found
+    return settings
 
 
 def shipped_recipes() -> dict[str, Path]:
-    """The recipes that ship, by name: in the package, or at the root of a checkout."""
+    """The files of the recipes that ship, by name. They lie in the package, or at the root of a checkout."""
     here = Path(__file__).resolve()
     folders = (here.parents[2] / "recipes", here.parents[4] / "recipes")
-    folder = next((each for each in folders if each.is_dir()), folders[0])
+    folder = next((path for path in folders if path.is_dir()), folders[0])
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 
 def to_toml(recipe: Recipe) -> str:
-    """Every key that has a value, defaults too; `read` gives the same recipe back."""
+    """Write every key that has a value, defaults too. `read` gives the same recipe back."""
     return _tomlkit().dumps(to_table(recipe))
 
 
 def render_toml(recipe: str | Path, overrides: Sequence[str] = ()) -> str:
-    """What `read` makes of it, as TOML. Without overrides a recipe that ships keeps its comments, and what it leaves to
-    a default is marked.
+    """Write what `read` returns, as TOML. Without overrides a recipe that ships keeps its comments, and defaults are
+    marked.
     """
     effective = read(recipe, overrides)
     if overrides or str(recipe) not in shipped_recipes():
@@ -72,7 +71,7 @@ def render_toml(recipe: str | Path, overrides: Sequence[str] = ()) -> str:
 
 
 def to_table(recipe: Recipe) -> Table:
-    """As TOML has it: lists for tuples, nothing for None, tables last."""
+    """Convert a recipe to what TOML can hold: lists for tuples, nothing for None, tables last."""
     return _plain(asdict(recipe))
 
 
@@ -85,7 +84,7 @@ def _file(recipe: str | Path) -> Path:
         return known[str(recipe)]
     if not path.is_file():
         raise InputError(
-            f"recipe {str(recipe)!r} is not here: there is no such file, and those that ship are {', '.join(known)}."
+            f"Recipe {str(recipe)!r} does not exist. Give a .toml file, or one that ships: {', '.join(known)}."
             f"{did_you_mean(recipe, known)}"
         )
     return path
@@ -95,9 +94,9 @@ def _parse_file(path: Path) -> Table:
     try:
         return tomllib.loads(path.read_text("utf-8-sig"))
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text ({error}); a recipe is a file of TOML.") from error
+        raise InputError(f"{path} is not UTF-8 text ({error}). A recipe is a TOML file.") from error
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise InputError(f"{path} is not TOML: {error}. Texts stand in quotes, lists in brackets.") from error
+        raise InputError(f"{path} is not TOML: {error}. Put texts in quotes and lists in brackets.") from error
 
 
 # ---- overrides
@@ -106,12 +105,17 @@ def _parse_file(path: Path) -> Table:
 def _apply_override(table: Table, override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
-        raise InputError(f"{override!r} is no override; give key=value, such as max_steps=100.")
+        raise InputError(f"{override!r} is not an override. Give key=value, such as max_steps=100.")
     _set_value(table, Recipe, key.strip().split("."), text, "")
 
 
 def _set_value(table: Table, kind: type[Any], key_path: Sequence[str], text: str, key: str) -> None:
-    """Sets what lies at the end of `way`, with the tables on the way."""
+    """Set the key at the end of a path, and create the tables that it needs.
+
+    Args:
+        kind: the dataclass of `table`.
+        key: the path to `table`, for messages.
+    """
     name, *rest = key_path
     hint, here = key_type(kind, name, key), dotted(key, name)
     if not rest:
@@ -121,51 +125,50 @@ def _set_value(table: Table, kind: type[Any], key_path: Sequence[str], text: str
         return
     inner = table_type(hint)
     if inner is None:
-        raise InputError(f"{here!r} has no keys of its own; {'.'.join(key_path[1:])!r} is none.")
-    if get_origin(hint) is tuple:
-        place, rest = _select_table(table.setdefault(name, [{}]), rest, here)
-        here = f"{here}.{place}"
-        child = table[name][place]
+        raise InputError(f"{here!r} is not a table, so it has no key {'.'.join(rest)!r}. Set {here} itself.")
+    if get_origin(strip_annotation(hint)) is tuple:
+        number, rest = _select_table(table.setdefault(name, [{}]), rest, here)
+        here = f"{here}.{number}"
+        child = table[name][number]
     else:
         child = table.setdefault(name, {})
     if not rest:
-        raise InputError(f"{here!r} is a table; say which of its keys, such as {here}.{next(iter(key_types(inner)))}.")
+        raise InputError(f"{here!r} is a table. Set one of its keys, such as {here}.{next(iter(key_types(inner)))}.")
     if not isinstance(child, dict):
-        raise InputError(
-            f"{here} is {shorten(child)}; it is a table, with keys of its own: {', '.join(key_types(inner))}."
-        )
+        raise InputError(f"{here} is {shorten(child)}. It must be a table with the keys {', '.join(key_types(inner))}.")
     _set_value(cast("Table", child), inner, rest, text, here)
 
 
 def _select_table(tables: Any, key_path: Sequence[str], key: str) -> tuple[int, Sequence[str]]:
-    """Which of a list of tables is meant, and the way on from there."""
-    count = len(tables) if isinstance(tables, list) else 0
-    if not key_path[0].isdecimal():
-        if count != 1:
+    """The number of the table that a path means, and the rest of the path."""
+    num_tables = len(cast("list[Any]", tables)) if isinstance(tables, list) else 0
+    first, *rest = key_path
+    if not first.isdecimal():
+        if num_tables != 1:
             raise InputError(
-                f"there are {count} {key}; say which, {key}.0.{key_path[0]} to {key}.{count - 1}.{key_path[0]}, or give all of "
-                f"them: {key}=[{{path = ...}}]."
+                f"There are {num_tables} {key}. Name one, {key}.0.{first} to {key}.{num_tables - 1}.{first}, or "
+                f"replace all of them: {key}=[{{path = ...}}]."
             )
         return 0, key_path
-    if int(key_path[0]) >= count:
-        raise InputError(f"{key}.{key_path[0]} is not there; there are {count} {key}, counted from 0.")
-    return int(key_path[0]), key_path[1:]
+    if int(first) >= num_tables:
+        raise InputError(
+            f"There is no {key}.{first}. The list has {count(num_tables, 'entry', 'entries')}, numbered from 0."
+        )
+    return int(first), rest
 
 
 def _parse_value(text: str, hint: Any) -> Any:
-    """An override's value as TOML has it; where a text is wanted, what is neither a text nor a list is taken as it
-    stands.
-    """
+    """Read an override's value as TOML. Where a key takes a text, anything but a TOML text or list is taken as text."""
     try:
-        found = tomllib.loads(f"value = {text}")
+        table = tomllib.loads(f"value = {text}")
     except (tomllib.TOMLDecodeError, RecursionError):
         return text
-    kind = strip_optional(hint)
+    kind = strip_annotation(hint)
     inner = get_args(kind)[0] if get_origin(kind) is tuple else kind
-    wants_text = inner is str or get_origin(inner) is Literal
-    if found.keys() != {"value"} or (wants_text and not isinstance(found["value"], str | list)):
+    takes_text = inner is str or get_origin(inner) is Literal
+    if table.keys() != {"value"} or (takes_text and not isinstance(table["value"], str | list)):
         return text
-    return found["value"]
+    return table["value"]
 
 
 # ---- settings to TOML
@@ -189,7 +192,7 @@ def _is_table(value: Any) -> bool:
 
 
 def _add_defaults(document: Any, table: Table) -> None:
-    """Adds what the document lacks, marked as defaults."""
+    """Add the keys that the document lacks, marked as defaults."""
     for name, value in table.items():
         if name not in document:
             item = _tomlkit().item(value).comment("default")
@@ -206,5 +209,5 @@ def _tomlkit() -> Any:
     try:
         import tomlkit
     except ImportError as error:
-        raise ExtraError('the package tomlkit is not installed; pip install "gnomon[train]"') from error
+        raise ExtraError('The package tomlkit is not installed: pip install "gnomon[train]"') from error
     return tomlkit
