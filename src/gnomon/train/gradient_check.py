@@ -37,7 +37,7 @@ from gnomon.spec import (
 )
 from gnomon.train.distributed import Ranks, init_distributed
 from gnomon.train.model import Model
-from gnomon.train.objectives import contrastive
+from gnomon.train.objectives.contrastive_loss import SCORES_PER_PART, Loss, LossInputs
 from gnomon.train.objectives.gradcache import Chunk, accumulate_gradient, encode_in_one_graph, split_into_chunks
 from gnomon.train.recipe.schema import LossSettings, MatryoshkaSettings
 
@@ -88,7 +88,7 @@ def check_gradients(*, two_ranks: bool = True) -> Iterator[GradientCheck]:
             whole = _reference_gradients(case, WHOLE)
             ways = {
                 "GradCache, one chunk": (_step_gradients(case, WHOLE, cached=True), whole),
-                "GradCache, chunks and parts": (_step_gradients(case, SMALL, cached=True, part=3), whole),
+                "GradCache, chunks and parts": (_step_gradients(case, SMALL, cached=True, rows_per_part=3), whole),
                 "no cache, chunks": (_step_gradients(case, SMALL, cached=False), whole),
                 "GradCache, dropout": (
                     _step_gradients(case, SMALL, cached=True, dropout=0.2),
@@ -146,13 +146,13 @@ def _step_gradients(
     chunk_tokens: int,
     *,
     cached: bool,
-    part: int | None = None,
+    rows_per_part: int | None = None,
     dropout: float = 0.0,
     ranks: Ranks = Ranks(),  # noqa: B008
 ) -> Grads:
     """As a training step does it."""
     model, loss = _build_model(case, dropout)
-    _add_gradient(model, loss, case, slice(0, ROWS), chunk_tokens, cached=cached, part=part, ranks=ranks)
+    _add_gradient(model, loss, case, slice(0, ROWS), chunk_tokens, cached=cached, rows_per_part=rows_per_part, ranks=ranks)
     grads = _grads(model, loss)
     ranks.all_reduce(grads.values())
     return {name: grad / ranks.world_size for name, grad in grads.items()}
@@ -160,28 +160,22 @@ def _step_gradients(
 
 def _add_gradient(
     model: Model,
-    loss: contrastive.Loss,
+    loss: Loss,
     case: Case,
     rows: slice,
     chunk_tokens: int,
     *,
     cached: bool,
-    part: int | None = None,
+    rows_per_part: int | None = None,
     ranks: Ranks = Ranks(),  # noqa: B008
 ) -> None:
     count = (rows.stop - rows.start) // ranks.world_size
     own = slice(rows.start + ranks.rank * count, rows.start + (ranks.rank + 1) * count)
     chunks, sides = _chunks(case, own, chunk_tokens)
-    batch = replace(_build_loss_inputs(case, rows), start=ranks.rank * count, rows=count)
-    before, contrastive.SCORES_PER_PART = (
-        contrastive.SCORES_PER_PART,
-        part * ROWS if part else contrastive.SCORES_PER_PART,
-    )
-    try:
-        parts = partial(loss.compute_parts, inputs=batch)
-        accumulate_gradient(model, chunks, sides, parts, ranks=ranks, dims=loss.dims, cached=cached)
-    finally:
-        contrastive.SCORES_PER_PART = before
+    inputs = replace(_build_loss_inputs(case, rows), first_row=ranks.rank * count, num_rows=count)
+    scores_per_part = rows_per_part * ROWS if rows_per_part else SCORES_PER_PART
+    parts = partial(loss.compute_parts, inputs=inputs, scores_per_part=scores_per_part)
+    accumulate_gradient(model, chunks, sides, parts, ranks=ranks, dims=loss.dims, cached=cached)
 
 
 def _accumulate_gradients(case: Case, chunk_tokens: int) -> Grads:
@@ -210,7 +204,7 @@ def _chunks(case: Case, rows: slice, chunk_tokens: int) -> tuple[list[Chunk], tu
     return chunks, (count, count, count * case.negatives)
 
 
-def _build_loss_inputs(case: Case, rows: slice) -> contrastive.LossInputs:
+def _build_loss_inputs(case: Case, rows: slice) -> LossInputs:
     """Hashes with a query that stands twice, scores and a guide; the same in every process."""
     rng = np.random.default_rng(SEED + 1)
     queries_Q = np.arange(ROWS)
@@ -220,7 +214,7 @@ def _build_loss_inputs(case: Case, rows: slice) -> contrastive.LossInputs:
     graded = case.settings.name in ("cosent", "cosine_regression")
     scores = rng.uniform(size=ROWS if graded else (ROWS, 1 + case.negatives))[rows]
     guide = [torch.from_numpy(rng.normal(size=(ROWS * each, DIM))) for each in (1, 1, case.negatives)]
-    return contrastive.LossInputs(
+    return LossInputs(
         first_row=0,
         num_rows=rows.stop - rows.start,
         token_hashes=tuple(torch.from_numpy(side) for side in hashes),  # pyright: ignore[reportArgumentType]
@@ -229,10 +223,10 @@ def _build_loss_inputs(case: Case, rows: slice) -> contrastive.LossInputs:
     )
 
 
-def _build_model(case: Case, dropout: float) -> tuple[Model, contrastive.Loss]:
+def _build_model(case: Case, dropout: float) -> tuple[Model, Loss]:
     spec = _spec(with_dim_modules=case.matryoshka_mode == "heads")
     model = Model(_checkpoint(spec), dropout=dropout, attention_dropout=dropout).double().train()
-    return model, contrastive.Loss(case.settings, case.matryoshka, spec, seed=SEED).double()
+    return model, Loss(case.settings, case.matryoshka, spec, seed=SEED).double()
 
 
 def _spec(*, with_dim_modules: bool) -> ModelSpec:
@@ -265,7 +259,7 @@ def _checkpoint(spec: ModelSpec) -> Checkpoint:
     return Checkpoint(spec, arrays, tokenizer, {"model_type": "bert"}, {}, (), Source(Path(), "certify", None))
 
 
-def _grads(model: Model, loss: contrastive.Loss) -> Grads:
+def _grads(model: Model, loss: Loss) -> Grads:
     named = [*model.named_parameters(), *loss.named_parameters()]
     return {name: torch.zeros_like(each) if each.grad is None else each.grad for name, each in named}
 
@@ -300,7 +294,7 @@ def _rank(rank: int, port: int, folder: str) -> None:
     torch.set_num_threads(1)
     with init_distributed("cpu") as ranks:
         for place, case in enumerate(_cases()):
-            grads = _step_gradients(case, SMALL, cached=True, part=3, ranks=ranks)
+            grads = _step_gradients(case, SMALL, cached=True, rows_per_part=3, ranks=ranks)
             if ranks.is_first:
                 whole = {name: grad.contiguous() for name, grad in grads.items()}
                 save_file(whole, Path(folder) / f"{place}.safetensors")

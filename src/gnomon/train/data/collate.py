@@ -1,16 +1,13 @@
-"""Row numbers of a batch -> its texts and their token ids; and batches that are made ahead of the step.
+"""Row numbers of a batch -> its texts and their token ids.
 
 B: rows of a batch on this rank; K: negatives of a row; N: B times K.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Generic, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +19,6 @@ from gnomon.tokenizer import Tokenizer
 from gnomon.train.data.dataset import Dataset, hash_bytes
 from gnomon.train.data.sampler import SampledBatch, select_negatives, shard
 from gnomon.train.recipe.schema import DataSource
-
-T = TypeVar("T")
 
 TEXTS_AT_ONCE = 2048
 """Texts that are tokenised at once: the tokenizer's own account of a token is 80 bytes and more."""
@@ -247,46 +242,6 @@ class Collator:
         count = len(rows.rows_B)
         row = text % count if text < 2 * count else (text - 2 * count) // rows.negatives_per_row
         return self.datasets[rows.source].location(int(rows.rows_B[row]))
-
-
-class Prefetcher(Generic[T]):
-    """`make` of start, start + 1, ... up to `stop`, in this order, made in a thread in front of the asking.
-
-    An error is raised where its result is asked for, and is the end. Use it in a `with`: at its end, whatever ended it,
-    what is being made is waited for, and no more is begun.
-    """
-
-    def __init__(self, make: Callable[[int], T], start: int, stop: int, *, depth: int = 4) -> None:
-        self._items, self._depth = (make(number) for number in range(start, stop)), depth
-        self._thread = ThreadPoolExecutor(1, "gnomon-batches")
-        self._pending: deque[Future[T]] = deque()
-        self._fill()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-    def __iter__(self) -> Iterator[T]:
-        return self
-
-    def __next__(self) -> T:
-        if not self._pending:  # closed
-            raise StopIteration
-        first = self._pending.popleft()
-        self._fill()
-        return first.result()
-
-    def close(self) -> None:
-        self._pending.clear()
-        self._depth = 0
-        self._thread.shutdown(cancel_futures=True)
-
-    def _fill(self) -> None:
-        """Let `depth` be under way."""
-        while len(self._pending) < self._depth:
-            self._pending.append(self._thread.submit(next, self._items))
 
 
 def match_own_negatives(
