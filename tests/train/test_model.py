@@ -22,8 +22,8 @@ from gnomon.packed import Packed, pack
 from gnomon.spec import PoolingSpec, TrunkSpec, model_shapes, trunk_shapes
 from gnomon.tokenizer import Tokenizer
 from gnomon.train.model import Model
+from gnomon.train.objectives.chunking import Chunking, choose_chunking
 from gnomon.train.recipe.schema import LoraSettings, Recipe
-from gnomon.train.state import Chunking, choose_chunking
 
 pytestmark = pytest.mark.filterwarnings("ignore::gnomon.errors.Notice")
 

@@ -106,7 +106,7 @@ def _cases() -> list[Case]:
     """Every loss, with what changes its form; each without widths, with prefixes and with heads."""
     plain: list[tuple[str, LossSettings, int]] = [
         ("info_nce", LossSettings(scale=20.0), 0),
-        ("info_nce, negatives, learnt scale", LossSettings(learn_scale=True), 2),
+        ("info_nce, negatives, trained scale", LossSettings(learn_scale=True), 2),
         ("info_nce, symmetric", LossSettings(directions="symmetric", temperature=0.05), 0),
         ("info_nce, gte, negatives", LossSettings(directions="gte", temperature=0.05), 1),
         ("gist", LossSettings("gist", guide="given", temperature=0.05), 0),
@@ -152,7 +152,9 @@ def _step_gradients(
 ) -> Grads:
     """As a training step does it."""
     model, loss = _build_model(case, dropout)
-    _add_gradient(model, loss, case, slice(0, ROWS), chunk_tokens, cached=cached, rows_per_part=rows_per_part, ranks=ranks)
+    _add_gradient(
+        model, loss, case, slice(0, ROWS), chunk_tokens, cached=cached, rows_per_part=rows_per_part, ranks=ranks
+    )
     grads = _grads(model, loss)
     ranks.all_reduce(grads.values())
     return {name: grad / ranks.world_size for name, grad in grads.items()}

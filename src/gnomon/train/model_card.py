@@ -14,6 +14,7 @@ from gnomon.train.recipe.checks import LABEL_LOSSES, masks_duplicates
 from gnomon.train.recipe.schema import Recipe
 from gnomon.train.recipe.toml import to_toml
 
+
 @dataclass(frozen=True)
 class SourceFacts:
     name: str
@@ -137,7 +138,8 @@ def _data(recipe: Recipe, data: DataFacts) -> Iterator[str]:
     rows, seen, held_out, excluded = (
         sum(getattr(source, name) for source in used) for name in ("rows", "seen", "held_out", "excluded")
     )
-    yield f"- {counters.rows:,} rows were trained on, of one source in each batch: {seen:,} different ones of {rows:,}."
+    trained = f"{counters.rows:,} rows were trained on, of one source in each batch"
+    yield f"- {trained}: {seen:,} different ones of {rows:,}."
     if held_out:
         yield f"- {held_out:,} rows were held out, and {excluded:,} more were left out since they have a query of those."
     yield f"- {rows - seen - held_out - excluded:,} rows were never seen."

@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class Prefetcher(Generic[T]):
-    """`make` of start, start + 1, ... up to `stop`, in this order. A thread computes up to `depth` of them in advance.
+    """`make` of start, start + 1, ... up to `stop`, in this order. A thread computes up to `depth` items ahead.
 
     An error is raised where its result is requested, and ends the iteration. Use it in a `with`: at the end of the block
     the item in progress is waited for, and no other is begun.

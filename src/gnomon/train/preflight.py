@@ -21,8 +21,8 @@ ZERO_GRADIENT_NORM = 1e-12
 def describe_zero_gradient(step: int, batches: str, hint: str) -> str:
     """The warning about the first step whose gradient is 0."""
     return (
-        f"step {step + 1}, {batches}: the gradient is 0, so this step changes nothing. {hint} The model card counts such "
-        "steps."
+        f"step {step + 1}, {batches}: the gradient is 0, so this step changes nothing. {hint} The model card counts "
+        "such steps."
     )
 
 

@@ -77,9 +77,7 @@ def run_training(
         _open_output(recipe, ranks, resume=resume, overwrite=overwrite) as number,
         torch_settings(recipe, ranks),
     ):
-        trainer = Trainer(
-            recipe, ranks, stop, open_objective, number=number, progress=progress, evaluate=evaluate
-        )
+        trainer = Trainer(recipe, ranks, stop, open_objective, number=number, progress=progress, evaluate=evaluate)
         return trainer.train(resume=resume)
 
 
@@ -272,7 +270,9 @@ class Trainer:
         """
         count = self.ranks.sum_numbers(float(self.evaluate is not None))[0]
         if count not in (0, self.ranks.world_size):
-            raise InputError(f"evaluate is given on {count:.0f} of {self.ranks.world_size} ranks; give it on every one.")
+            raise InputError(
+                f"evaluate is given on {count:.0f} of {self.ranks.world_size} ranks; give it on every one."
+            )
 
     def _encoder(self) -> Encoder:
         """The model as it is now, as anyone else would use it."""
@@ -291,9 +291,7 @@ class Trainer:
             best_step = self.best[0] if self.best and self.recipe.validation.keep_best else None
             tensors = self.state.to_tensors() | self.objective.to_tensors()
             state = checkpoints.SavedState(step, tensors, self._checkpoint_facts())
-            checkpoints.save(
-                self._checkpoints_folder, state, keep=self.recipe.save_total_limit, best_step=best_step
-            )
+            checkpoints.save(self._checkpoints_folder, state, keep=self.recipe.save_total_limit, best_step=best_step)
         self.ranks.barrier()
 
     def _checkpoint_facts(self) -> dict[str, Any]:
@@ -340,9 +338,7 @@ class Trainer:
         changes = self.objective.compare(saved)
         conflicts = checkpoints.compare_recipes(saved["recipe"], current["recipe"])
         if saved["model"] != current["model"]:
-            conflicts.append(
-                f"model: its weights or tokenizer were {saved['model'][:12]}, are {current['model'][:12]}"
-            )
+            conflicts.append(f"model: its weights or tokenizer were {saved['model'][:12]}, are {current['model'][:12]}")
         base, saved_base = current["base"], saved.get("base", current["base"])  # old checkpoints do not have it
         conflicts += changes.conflicts
         conflicts += [
@@ -411,8 +407,8 @@ class Trainer:
     def _warn_of_unchanged_weights(self, model: Checkpoint) -> None:
         if all(np.array_equal(array, self.base.arrays[name]) for name, array in model.arrays.items()):
             warn_caller(
-                "the written model has the weights of the one that training started from: nothing was learned. A higher "
-                "learning_rate or more steps may help."
+                "the written model has the weights of the one that training started from: nothing was learned. A "
+                "higher learning_rate or more steps may help."
             )
 
     def _write_model(self, model: Checkpoint) -> None:

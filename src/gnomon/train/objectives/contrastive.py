@@ -129,15 +129,11 @@ class ContrastiveObjective:
         for batch in batches:
             self._warn_of_short_batch(batch)
             self.seen_rows.add(batch.rows)
-        counts = self.row_counters.add_step(
-            batches, self.ranks, batch_size=self.recipe.batch_size, seconds=seconds
-        )
+        counts = self.row_counters.add_step(batches, self.ranks, batch_size=self.recipe.batch_size, seconds=seconds)
         return self.loss.log_values() | counts
 
     def validate(self, model: Model) -> dict[str, float]:
-        return score_held_out(
-            model, self.held_out_batches, chunk_tokens=self.chunking.chunk_tokens, ranks=self.ranks
-        )
+        return score_held_out(model, self.held_out_batches, chunk_tokens=self.chunking.chunk_tokens, ranks=self.ranks)
 
     # ---- messages
 

@@ -105,7 +105,7 @@ class Objective(Protocol[BatchT]):
         ...
 
     def batch_at(self, number: int) -> BatchT:
-        """This rank's share of a batch: the same for the same number, whatever came before. Runs in a thread on the CPU.
+        """This rank's share of a batch, which depends on the number only. Runs in a thread, on the CPU.
 
         A step takes `recipe.gradient_accumulation_steps` batches.
         """

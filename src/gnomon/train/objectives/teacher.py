@@ -90,8 +90,8 @@ def _has_one_prompt(spec: ModelSpec) -> bool:
 def _check_dim(teacher: ModelSpec, student: ModelSpec, *, has_dim_modules: bool) -> None:
     if has_dim_modules:
         raise InputError(
-            "loss cosine_distillation cannot be used with matryoshka here: this model has a dense module per dimension, "
-            "and the teacher has one vector per text. Leave matryoshka out."
+            "loss cosine_distillation cannot be used with matryoshka here: this model has a dense module per "
+            "dimension, and the teacher has one vector per text. Leave matryoshka out."
         )
     if teacher.full_dim != student.full_dim:
         raise InputError(
@@ -126,7 +126,7 @@ def check_teacher(
     same_length = teacher.max_seq_length == base.spec.tokenizer.max_seq_length
     if same_texts and same_length and not any((*dropout_rates(base, recipe), recipe.lora and recipe.lora.dropout)):
         raise InputError(
-            f"loss.teacher is {loss.teacher}, which is the model itself. Without dropout the loss {loss.name} is at its "
-            "minimum before the first step, so nothing can be learned. Give another teacher"
+            f"loss.teacher is {loss.teacher}, which is the model itself. Without dropout the loss {loss.name} is at "
+            "its minimum before the first step, so nothing can be learned. Give another teacher"
             f"{_SELF_TEACHER_HINTS.get(loss.name, '')}."
         )
