@@ -9,7 +9,7 @@ from typing import Any, Self
 
 @dataclass
 class Counters:
-    """Counts and scores of a run. Field names are keys of "tally" in a checkpoint, beside those of the objective."""
+    """Counts and scores of a run. Field names are keys in a checkpoint, beside those that the objective counts."""
 
     without_gradient: int = 0
     """Steps whose gradient was 0."""

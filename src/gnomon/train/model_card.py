@@ -141,7 +141,8 @@ def _data(recipe: Recipe, data: DataFacts) -> Iterator[str]:
     trained = f"{counters.rows:,} rows were trained on, of one source in each batch"
     yield f"- {trained}: {seen:,} different ones of {rows:,}."
     if held_out:
-        yield f"- {held_out:,} rows were held out, and {excluded:,} more were left out since they have a query of those."
+        also = f"{excluded:,} more were left out since they have a query of those"
+        yield f"- {held_out:,} rows were held out, and {also}."
     yield f"- {rows - seen - held_out - excluded:,} rows were never seen."
     if counters.replaced or counters.missing:
         yield (

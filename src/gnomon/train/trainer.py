@@ -218,7 +218,7 @@ class Trainer:
         path = self._save_rows(step, batches)
         value = f"the gradient's norm is {norm}" if math.isfinite(loss) else f"the loss is {loss}"
         checkpoint = checkpoints.latest(self._checkpoints_folder)
-        latest = f"The last checkpoint is {checkpoint}." if checkpoint else "There is no checkpoint yet."
+        latest = f"The last checkpoint is {checkpoint}." if checkpoint else "The run has no checkpoint yet."
         raise NumericError(
             f"step {step + 1}, {self.objective.describe(batches)}: {value}. Its rows are in {path}. {latest} A lower "
             f"learning_rate, a smaller max_grad_norm or bf16=False may help. {self.objective.not_finite_hint}"

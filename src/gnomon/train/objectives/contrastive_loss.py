@@ -1,10 +1,10 @@
-"""What a batch's loss is: a row of `STAGES` calls one of `gnomon.losses` with the vectors of all ranks.
+"""The loss of a batch: an entry of `LOSS_FUNCTIONS` calls one of `gnomon.losses` with the vectors of all ranks.
 
-A loss whose rows stand alone is computed some rows at a time: their sum, each weighed by its rows, is the loss of the
-batch.
+Where the rows of a loss are independent, it is computed in parts of some rows. The loss of the batch is their sum,
+weighted by the rows of each part.
 
 B: rows of this rank; Q: rows of all ranks; K: negatives of a row; N: negatives of all ranks, Q K, row by row; C:
-documents, Q + N; D: width of a vector.
+documents, Q + N; D: dimension of a vector.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ from gnomon.spec import ModelSpec
 from gnomon.train.recipe.schema import LossName, LossSettings, MatryoshkaSettings
 
 SCORES_PER_PART = 1 << 23
-"""Scores that are in memory at once, about."""
+"""Scores that are in memory at once, approximately."""
 
 MAX_SCALE = 100.0
-"""The most that a learnt scale may be (CLIP)."""
+"""The upper limit of a trained scale (CLIP)."""
 
 
 Masks = dict[str, Any]
@@ -54,25 +54,25 @@ Masks = dict[str, Any]
 
 @dataclass(frozen=True)
 class LossInputs:
-    """What a loss is told of a batch beside the model's vectors."""
+    """What a loss gets of a batch beside the model's vectors."""
 
     first_row: int
-    """Place of this rank's first row among those of all ranks."""
+    """The number of this rank's first row among those of all ranks."""
     num_rows: int
     """Rows of this rank."""
     token_hashes: tuple[Tensor, Tensor, Tensor]
-    """[Q], [Q], [N] of the texts of all ranks: queries, positives, negatives (`Collated.hashes`)."""
+    """[Q], [Q], [N]: hashes of queries, positives and negatives of all ranks (`CollatedBatch.token_hashes`)."""
     own_negatives_N: Tensor | None = None
-    """[N] bool: which negatives are the query or a positive of their own row, of all ranks; None for none."""
+    """[N] bool, of all ranks: which negatives are the query or a positive of their own row; None if no negative is."""
     scores: Tensor | None = None
-    """[Q] grades or [Q, 1 + K] a teacher's scores, of all ranks."""
+    """[Q] labels of pairs or [Q, 1 + K] scores of a teacher, of all ranks."""
     teacher_vectors: tuple[Tensor, Tensor, Tensor] | None = None
-    """The vectors of a guide or teacher of the same texts, of all ranks."""
+    """The vectors of a guide or teacher for the same texts, of all ranks."""
     step: int = 0
 
     @cached_property
     def has_duplicates(self) -> bool:
-        """Whether a query or a positive stands twice, or is a negative: a negative may well stand in several rows."""
+        """Whether a query or positive occurs twice, or is also a negative. A negative may occur in several rows."""
         queries_Q, positives_Q, negatives_N = self.token_hashes
         pairs = torch.cat([queries_Q, positives_Q])
         if self.own_negatives_N is not None and self.own_negatives_N.any():
@@ -81,7 +81,7 @@ class LossInputs:
 
     @cached_property
     def matching_pairs(self) -> tuple[Tensor, Tensor]:
-        """What belongs together, queries and documents: the rows', and rows with negatives that are their own."""
+        """Hashes of queries and of their documents: the positives, and negatives that are texts of their own row."""
         queries_Q, positives_Q, negatives_N = self.token_hashes
         if self.own_negatives_N is None:
             return queries_Q, positives_Q
@@ -90,8 +90,10 @@ class LossInputs:
         return torch.cat([queries_Q, queries_Q[owners]]), torch.cat([positives_Q, negatives_N[own]])
 
     def build_masks(self, rows: slice) -> Masks:
-        """What is no negative of some rows, of documents and of queries: what answers an equal query, and what is the
-        row's query, or positive, itself.
+        """Masks of the documents and queries that must not be negatives of some rows.
+
+        These are documents that answer an equal query, queries that an equal document answers, and copies of the row's
+        own query or positive.
         """
         if not self.has_duplicates:
             return {"doc_mask_BC": None, "query_mask_BQ": None}
@@ -108,14 +110,14 @@ class LossInputs:
 
 @dataclass(frozen=True)
 class LossCall:
-    """One call of a loss: some rows of this rank against what all ranks have."""
+    """One call of a loss: some rows of this rank against the texts of all ranks."""
 
     inputs: LossInputs
     rows: slice
-    """Among the rows of all ranks."""
+    """The rows of this call, among those of all ranks."""
     settings: LossSettings
     scale_kwargs: dict[str, Any]
-    """{"scale": ...} or {"temperature": ...}, or neither."""
+    """{"scale": ...}, or {} for a loss without a scale."""
 
     @property
     def similarity_kwargs(self) -> dict[str, Any]:
@@ -130,12 +132,13 @@ class LossCall:
 
 def _info_nce(call: LossCall, queries_QD: Tensor, positives_QD: Tensor, negatives_ND: Tensor | None) -> Tensor:
     settings = call.settings
-    way = "one_way" if negatives_ND is not None and settings.directions == "symmetric" else settings.directions
+    has_triplets = negatives_ND is not None
+    name = "one_way" if has_triplets and settings.directions == "symmetric" else settings.directions
     directions: dict[str, Any] = {
         "one_way": {},
         "symmetric": {"directions": SYMMETRIC_DIRECTIONS, "partition_mode": "per_direction"},
         "gte": {"directions": GTE_DIRECTIONS, "owners_N": _owners(positives_QD, negatives_ND)},
-    }[way]
+    }[name]
     return info_nce(
         queries_QD[call.rows],
         positives_QD,
@@ -152,14 +155,13 @@ def _info_nce(call: LossCall, queries_QD: Tensor, positives_QD: Tensor, negative
 def _gist(call: LossCall, queries_QD: Tensor, positives_QD: Tensor, negatives_ND: Tensor | None) -> Tensor:
     settings, guide = call.settings, call.inputs.teacher_vectors
     assert guide is not None
-    guides_QD, theirs_QD, others_ND = guide
-    place: dict[str, Any] = {"start": call.rows.start, **call.similarity_kwargs}
+    guide_queries_QD, guide_positives_QD, guide_negatives_ND = guide
     blocks = compute_guide_blocks(
-        guides_QD[call.rows],
-        theirs_QD,
-        others_ND if negatives_ND is not None else None,
+        guide_queries_QD[call.rows],
+        guide_positives_QD,
+        guide_negatives_ND if negatives_ND is not None else None,
         start=call.rows.start,
-        all_queries_QD=guides_QD,
+        all_queries_QD=guide_queries_QD,
     )
     return gist(
         queries_QD[call.rows],
@@ -171,7 +173,8 @@ def _gist(call: LossCall, queries_QD: Tensor, positives_QD: Tensor, negatives_ND
         contrast_anchors=settings.contrast_anchors,
         contrast_positives=settings.contrast_positives,
         all_queries_QD=queries_QD,
-        **place,
+        start=call.rows.start,
+        **call.similarity_kwargs,
         **call.scale_kwargs,
         **call.mask_kwargs,
     )
@@ -183,7 +186,7 @@ def _kl_and_contrast(call: LossCall, queries_QD: Tensor, positives_QD: Tensor, n
         return _distill_teacher_cosines(call, queries_QD, positives_QD, negatives_ND) + call.settings.alpha * contrast
     docs_QKD, mask_BC = _stack_documents(positives_QD, negatives_ND), call.mask_kwargs["doc_mask_BC"]
     if mask_BC is not None and negatives_ND is not None:
-        # the loss counts negatives column by column, a batch holds them row by row
+        # the loss orders negatives by column, a batch by row
         count = len(positives_QD)
         columns = torch.arange(len(negatives_ND), device=mask_BC.device).view(count, -1).T.flatten()
         mask_BC = torch.cat([mask_BC[:, :count], mask_BC[:, count:][:, columns]], dim=1)
@@ -203,24 +206,25 @@ def _kl_and_contrast(call: LossCall, queries_QD: Tensor, positives_QD: Tensor, n
 def _distill_teacher_cosines(
     call: LossCall, queries_QD: Tensor, positives_QD: Tensor, negatives_ND: Tensor | None
 ) -> Tensor:
-    """The scores are the teacher's cosines: of each query with all documents, and of each positive with all queries."""
+    """Train on the teacher's cosines: of each query with all documents, and of each positive with all queries."""
     assert call.inputs.teacher_vectors is not None
-    theirs_QD, right_QD, wrong_ND = call.inputs.teacher_vectors
+    teacher_queries_QD, teacher_positives_QD, teacher_negatives_ND = call.inputs.teacher_vectors
     docs_CD = positives_QD if negatives_ND is None else torch.cat([positives_QD, negatives_ND])
-    ways = (
-        (queries_QD, docs_CD, theirs_QD, torch.cat([right_QD, wrong_ND])),
-        (positives_QD, queries_QD, right_QD, theirs_QD),
+    teacher_docs_CD = torch.cat([teacher_positives_QD, teacher_negatives_ND])
+    directions = (
+        (queries_QD, docs_CD, teacher_queries_QD, teacher_docs_CD),
+        (positives_QD, queries_QD, teacher_positives_QD, teacher_queries_QD),
     )
     losses = [
         distill_kl(
-            ours_QD[call.rows],
+            anchors_QD[call.rows],
             candidates_CD,
-            similarity_matrix(taught_QD[call.rows], others_CD),
+            similarity_matrix(teacher_anchors_QD[call.rows], teacher_candidates_CD),
             teacher_temperature=call.settings.teacher_temperature or 1 / float(call.scale_kwargs["scale"]),
             **call.scale_kwargs,
             **call.similarity_kwargs,
         )
-        for ours_QD, candidates_CD, taught_QD, others_CD in ways
+        for anchors_QD, candidates_CD, teacher_anchors_QD, teacher_candidates_CD in directions
     ]
     return torch.stack(losses).mean()
 
@@ -256,12 +260,12 @@ def _cosine_distillation(
     call: LossCall, queries_QD: Tensor, positives_QD: Tensor, negatives_ND: Tensor | None
 ) -> Tensor:
     assert call.inputs.teacher_vectors is not None
-    rows, each = call.rows, len(call.inputs.teacher_vectors[2]) // len(queries_QD)
-    own = (rows, rows, slice(rows.start * each, rows.stop * each))
-    given = (queries_QD, positives_QD, queries_QD[:0] if negatives_ND is None else negatives_ND)
+    rows, per_row = call.rows, len(call.inputs.teacher_vectors[2]) // len(queries_QD)
+    slices = (rows, rows, slice(rows.start * per_row, rows.stop * per_row))
+    vectors = (queries_QD, positives_QD, queries_QD[:0] if negatives_ND is None else negatives_ND)
     student, teacher = (
-        torch.cat([side[part] for side, part in zip(sides, own, strict=True)])
-        for sides in (given, call.inputs.teacher_vectors)
+        torch.cat([side[part] for side, part in zip(sides, slices, strict=True)])
+        for sides in (vectors, call.inputs.teacher_vectors)
     )
     return cosine_distillation(student, teacher[:, : student.shape[1]])
 
@@ -276,9 +280,9 @@ class LossEntry:
 
     function: LossFunction
     default_scale: float | None
-    """Its scale where none is given; None where it has none."""
+    """The scale if a recipe gives no other; None for a loss without a scale."""
     rows_independent: bool = True
-    """Whether rows stand alone; otherwise every rank computes the loss of all rows."""
+    """Whether rows are independent. Otherwise every rank computes the loss of all rows."""
 
 
 LOSS_FUNCTIONS: dict[LossName, LossEntry] = {
@@ -294,19 +298,19 @@ LOSS_FUNCTIONS: dict[LossName, LossEntry] = {
 
 
 class Loss(nn.Module):
-    """A recipe's loss, with its scale where that is learnt."""
+    """The loss of a recipe, with its scale as a parameter if that is trained."""
 
     def __init__(
         self, settings: LossSettings, matryoshka_settings: MatryoshkaSettings | None, spec: ModelSpec, *, seed: int
     ) -> None:
         super().__init__()
         self.settings, self.matryoshka_settings, self.seed = settings, matryoshka_settings, seed
-        self.objective = LOSS_FUNCTIONS[settings.name]
+        self.entry = LOSS_FUNCTIONS[settings.name]
         self.dims = dims_with_modules(matryoshka_settings, spec)
-        given = settings.scale or (1 / settings.temperature if settings.temperature else None)
-        if self.objective.default_scale is None and (given or settings.learn_scale or settings.scale_warmup_steps):
+        scale = settings.scale or (1 / settings.temperature if settings.temperature else None)
+        if self.entry.default_scale is None and (scale or settings.learn_scale or settings.scale_warmup_steps):
             raise InputError(f"loss {settings.name!r} has no scale; leave scale, temperature and learn_scale out.")
-        self.scale = given or self.objective.default_scale
+        self.scale = scale or self.entry.default_scale
         self.log_scale = nn.Parameter(torch.tensor(math.log(self.scale or 1))) if settings.learn_scale else None
 
     def compute_parts(
@@ -325,7 +329,7 @@ class Loss(nn.Module):
         queries, positives, negatives = (_select_side(vectors, side) for side in range(3))
         count = len(next(iter(vectors.values()))[0])
         documents = count + len(next(iter(vectors.values()))[2])
-        size = max(1, scores_per_part // documents) if self.objective.rows_independent else inputs.num_rows
+        size = max(1, scores_per_part // documents) if self.entry.rows_independent else inputs.num_rows
         for start in range(inputs.first_row, inputs.first_row + inputs.num_rows, size):
             rows = slice(start, min(start + size, inputs.first_row + inputs.num_rows))
             call = LossCall(inputs, rows, self.settings, self._scale_kwargs(inputs.step))
@@ -334,20 +338,20 @@ class Loss(nn.Module):
 
     @torch.no_grad()
     def clamp_scale(self) -> None:
-        """Behind a step of the optimizer: a learnt scale stays between 1 and 100."""
+        """Keep a trained scale between 1 and 100, after a step of the optimizer."""
         if self.log_scale is not None:
             self.log_scale.clamp_(0, math.log(MAX_SCALE))
 
     def log_values(self) -> dict[str, float]:
-        """What the log says of it."""
+        """What the log says about the loss, beside its value."""
         return {} if self.log_scale is None else {"scale": self.log_scale.exp().item()}
 
     def _call(self, call: LossCall, *vectors: MatryoshkaVectors | None) -> Tensor:
-        stage: Callable[..., Tensor] = partial(self.objective.function, call)
+        function: Callable[..., Tensor] = partial(self.entry.function, call)
         if self.matryoshka_settings is None:
-            return stage(*vectors)
+            return function(*vectors)
         return matryoshka(
-            stage,
+            function,
             vectors,
             matryoshka_dims=self.matryoshka_settings.dims,
             matryoshka_weights=self.matryoshka_settings.weights,
@@ -367,43 +371,43 @@ class Loss(nn.Module):
 
 
 def dims_with_modules(matryoshka_settings: MatryoshkaSettings | None, spec: ModelSpec) -> tuple[int, ...]:
-    """The widths of a Matryoshka loss where they have heads of their own; () where they are prefixes of one vector.
+    """The dimensions of a Matryoshka loss that have a dense module each; () where they are prefixes of one vector.
 
     Raises:
-        InputError: a width that the model does not have; some widths with heads and some without.
+        InputError: a dimension that the model does not have; some dimensions with a dense module and some without.
     """
     if matryoshka_settings is None:
         return ()
-    wide = {head.out_features for head in spec.dim_modules} | ({spec.full_dim} if spec.dim_modules else set())
-    beyond = [dim for dim in matryoshka_settings.dims if dim > spec.full_dim and dim not in wide]
-    if beyond:
-        raise InputError(f"matryoshka.dims has {beyond[0]}; the model's vectors have {spec.full_dim} components.")
-    if not wide:
+    with_module = {head.out_features for head in spec.dim_modules} | ({spec.full_dim} if spec.dim_modules else set())
+    too_large = [dim for dim in matryoshka_settings.dims if dim > spec.full_dim and dim not in with_module]
+    if too_large:
+        raise InputError(f"matryoshka.dims has {too_large[0]}; the model's vectors have {spec.full_dim} components.")
+    if not with_module:
         return ()
-    without = [dim for dim in matryoshka_settings.dims if dim not in wide]
+    without = [dim for dim in matryoshka_settings.dims if dim not in with_module]
     if without:
         raise InputError(
-            f"matryoshka.dims has {without[0]}, for which this model has no head; it has "
-            f"{', '.join(map(str, sorted(wide)))}."
+            f"matryoshka.dims has {without[0]}, for which this model has no dense module. It has modules for "
+            f"{', '.join(map(str, sorted(with_module)))}."
         )
     return matryoshka_settings.dims
 
 
 def _select_side(vectors: Mapping[int, tuple[Tensor, ...]], side: int) -> MatryoshkaVectors:
-    """One side of all widths; the tensor itself where there is one width, since others are its prefixes."""
+    """One side for all dimensions; one tensor if there is one dimension, since the others are its prefixes."""
     if len(vectors) == 1:
         return next(iter(vectors.values()))[side]
     return {dim: sides[side] for dim, sides in vectors.items()}
 
 
 def _mask_answers(keys_B: Tensor, keys: Tensor, answers: Tensor, candidates_C: Tensor) -> Tensor:
-    """`answers_mask` of some rows: only pairs with their keys count, which bounds its memory."""
+    """`known_pairs_mask` of some rows. Only pairs with keys of these rows are used, which limits the memory."""
     here = torch.isin(keys, keys_B)
     return known_pairs_mask(keys_B, keys[here], answers[here], candidates_C)
 
 
 def _owners(positives_QD: Tensor, negatives_ND: Tensor | None) -> Tensor | None:
-    """[N]: the row that each negative came with."""
+    """[N]: the row of each negative."""
     if negatives_ND is None:
         return None
     count = len(positives_QD)
@@ -418,7 +422,7 @@ def _stack_documents(positives_QD: Tensor, negatives_ND: Tensor | None) -> Tenso
 
 
 def _teacher_scores(call: LossCall) -> Tensor:
-    """Scores of the rows of a call; of all rows where they do not stand alone."""
+    """Scores of the rows of a call, or of all rows if rows are not independent."""
     scores = call.inputs.scores
     assert scores is not None
     return scores[call.rows] if LOSS_FUNCTIONS[call.settings.name].rows_independent else scores

@@ -16,7 +16,7 @@ from gnomon.train.distributed import Ranks
 
 @dataclass
 class RowCounters:
-    """Counts over all ranks since the run began. Field names are keys of "tally" in a checkpoint."""
+    """Counts over all ranks since the run began. Field names are keys in a checkpoint."""
 
     rows: int = 0
     texts: int = 0
