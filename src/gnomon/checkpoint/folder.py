@@ -401,7 +401,7 @@ def _apply_known_model(checkpoint: Checkpoint, named: KnownModel | None) -> Chec
     names = {**card.query_prompt_names, **spec.query_prompt_names}
     names = {task: name for task, name in names.items() if name in spec.prompts}
     spec = replace(spec, query_prompt_names=names)
-    return replace(checkpoint, spec=spec, warnings=notices, card=card, recognised_by=way, license=license_name)
+    return replace(checkpoint, spec=spec, warnings=notices, known_model=card, recognised_by=way, license=license_name)
 
 
 def _missing_prompts(spec: ModelSpec, known_model: KnownModel) -> dict[str, str]:

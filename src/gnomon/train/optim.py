@@ -36,8 +36,8 @@ def parameter_groups(
     matrices have weight decay; biases, norms and `extra` have none.
 
     Args:
-        layer_decay: the learning rate of a layer, divided by that of the layer above it. The modules after the trunk and
-            the last layer have the full learning rate. The embeddings count as the layer below layer 0.
+        layer_decay: the learning rate of a layer, divided by that of the layer above it. The modules after the trunk
+            and the last layer have the full learning rate. The embeddings count as the layer below layer 0.
         layers: the number of layers of the trunk; 0 for a static table.
         extra: parameters that are not the model's.
         extra_learning_rate: the learning rate of `extra`; None for that of the model.

@@ -13,8 +13,8 @@ T = TypeVar("T")
 class Prefetcher(Generic[T]):
     """`make` of start, start + 1, ... up to `stop`, in this order. A thread computes up to `depth` items ahead.
 
-    An error is raised where its result is requested, and ends the iteration. Use it in a `with`: at the end of the block
-    the item in progress is waited for, and no other is begun.
+    An error is raised where its result is requested, and ends the iteration. Use it in a `with`: the end of the
+    block waits for the item in progress, and begins no other.
     """
 
     def __init__(self, make: Callable[[int], T], start: int, stop: int, *, depth: int = 4) -> None:

@@ -150,8 +150,8 @@ def handle_stop_signals(ranks: Ranks) -> Generator[StopRequest]:
 def malloc_trim() -> None:
     """Return free memory of the heap to the system, where the C library can do that (glibc).
 
-    Chunks have many sizes, and the heap holds on to what they free. A call before each chunk would return more, but cost
-    an eighth of the time.
+    Chunks have many sizes, and the heap holds on to what they free. A call before each chunk would return more, but
+    cost an eighth of the time.
     """
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)

@@ -28,8 +28,8 @@ def apply_prompts(spec: ModelSpec, source_prompts: Sequence[SourcePrompts]) -> t
     """The model's spec with the prompts that all sources agree about, and warnings where they do not.
 
     Pairs and triplets have queries and documents. A prompt on both sides of scored pairs becomes the default prompt,
-    which `encode` uses. Where only such pairs were trained, and the model has no other prompts, it becomes that of queries
-    and documents, too.
+    which `encode` uses. Where only such pairs were trained, and the model has no other prompts, it becomes that of
+    queries and documents, too.
     """
     pairs = [each for each in source_prompts if not each.is_symmetric]
     symmetric_pairs = [each for each in source_prompts if each.is_symmetric]
