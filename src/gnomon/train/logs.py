@@ -153,7 +153,9 @@ def format_bar(values: Values) -> str:
 
 
 def _bar(total: int, progress: bool | None) -> Any:
-    return open_bar(total, "training", "steps", dynamic_ncols=True) if shows_progress(progress) else None
+    return (
+        open_bar(total, "training", "steps", dynamic_ncols=True, unit_scale=False) if shows_progress(progress) else None
+    )
 
 
 def _read_step(line: bytes) -> float:
