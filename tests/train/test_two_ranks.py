@@ -193,7 +193,8 @@ def test_a_loss_that_is_nan_ends_both_and_each_saves_its_rows(made: Callable[...
     found: list[Any] = []
     for rank, ended in enumerate(in_processes(with_nan, recipe, 4, world=2)):
         path = Path(recipe.output) / "stopped" / f"step-00000005-rank-{rank}.jsonl"
-        assert ended.error.startswith(f"NumericError: step 5, source 'rows': the loss is nan. Its rows are in {path}")
+        assert ended.error.startswith("NumericError: step 5, source 'rows' (8 rows): the loss is nan.")
+        assert f"rows are in {path}." in ended.error
         found += [json.loads(line) for line in path.read_text("utf-8").splitlines()]
     assert len({row["place"] for row in found}) == 8, "the two halves of a batch"
 

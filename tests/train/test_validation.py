@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from little_runs import bert, checkpoint, graded, recipe_of, rows, write
 from rank_processes import in_threads
-from scipy.stats import rankdata, spearmanr
+from scipy.stats import spearmanr
 
 from gnomon.packed import pack
 from gnomon.spec import PoolingSpec
@@ -23,7 +23,6 @@ from gnomon.train.data.collate import CollatedBatch
 from gnomon.train.data.prepare import open_training_data
 from gnomon.train.distributed import Ranks
 from gnomon.train.model import Model
-from gnomon.train.objectives import validation
 from gnomon.train.objectives.validation import mean_reciprocal_rank, score_held_out
 from gnomon.train.recipe.schema import LossSettings, ValidationSettings
 
@@ -161,8 +160,3 @@ def test_many_queries_are_ranked_some_at_a_time() -> None:
     scores = queries @ docs.T
     rank = 1 + (scores > scores.diagonal()[:, None]).sum(1)
     assert found == pytest.approx(np.where(rank <= 10, 1 / rank, 0).mean(), rel=1e-12)
-
-
-@given(values=st.lists(st.integers(0, 5), min_size=1, max_size=12))
-def test_equal_values_share_the_mean_of_their_ranks(values: list[int]) -> None:
-    assert validation._rank_values(np.array(values, np.float64)).tolist() == rankdata(values).tolist()

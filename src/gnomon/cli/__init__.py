@@ -213,7 +213,9 @@ def encode(
         require_stdout()
     out_form = "jsonl" if output == "-" else vector_files.infer_output_format(output)
     if precision in ("int8", "uint8") and not ranges and (output == "-" or files.is_stream(output)):
-        note(f"the ranges of {precision} are written beside a file, and {output} is not a file: queries cannot be compared.")
+        note(
+            f"the ranges of {precision} are written beside a file, and {output} is not a file: queries cannot be compared."
+        )
     texts = _read_texts(input, form=form, field=field, skip_bad=skip_bad)
     _note_empty(texts, "An empty text is encoded as it is; --skip-bad leaves it out.")
     if out_form == "parquet":
@@ -377,7 +379,12 @@ def _print_pairs(a: list[str], b: list[str], scores: list[float], as_json: bool)
     "--corpus", required=True, metavar="FILE", help="Texts to search: .txt, .jsonl, .csv, .tsv (or .gz), .parquet."
 )
 @click.option(
-    "--query", "queries", multiple=True, type=TEXT, metavar="TEXT", help="Repeatable. Otherwise from stdin, one per line."
+    "--query",
+    "queries",
+    multiple=True,
+    type=TEXT,
+    metavar="TEXT",
+    help="Repeatable. Otherwise from stdin, one per line.",
 )
 @click.option("-k", type=click.IntRange(min=1), default=5, show_default=True, help="Results per query.")
 @click.option("--task", metavar="NAME", help="Chooses among several prompts for queries.")

@@ -51,26 +51,30 @@ def train(
     OUTPUT holds log.jsonl and checkpoints as well. Under torchrun every rank calls this.
 
     Args:
-        resume: go on from the last checkpoint in OUTPUT, to the same weights as without the stop.
-        overwrite: begin anew where OUTPUT holds a run, which stays until the new model is complete.
-        progress: a bar on stderr; None for one in a terminal.
-        evaluate: called with the model as it is, on rank 0, as often as `recipe.validation` says; higher is better. In
-            place of the score on held-out rows.
+        resume: continue from the last checkpoint in OUTPUT, to the same weights as without the stop.
+        overwrite: start a new run where OUTPUT holds one. The old run stays until the new model is complete.
+        progress: whether a progress bar is shown on stderr; None for a terminal only.
+        evaluate: called on rank 0 with the model as it is, as often as `recipe.validation` says. Its score, higher is
+            better, takes the place of the score on held-out rows.
 
     Raises:
-        InputError: a recipe, a source or a row that cannot be used; a run in OUTPUT that is not this one; files there
-            that no run wrote, in the places of a run's; another run that writes there now; no room for a checkpoint.
-        ModelError, SourceError: the model cannot be read. ExtraError: an optional package is not there.
-        NumericError: the loss is no longer finite, and its rows are in OUTPUT/stopped; or no step had a gradient and a
-            learning rate, and there is no model to write.
-        CheckpointError: a checkpoint or the model cannot be written or read. WorkerError: another rank has failed.
-        KeyboardInterrupt: Ctrl-C, behind a checkpoint of the last step. SystemExit: the same of SIGTERM (143) and
-            SIGHUP (129).
+        InputError: a recipe, a source or a row that cannot be used; a run in OUTPUT that is not this one; files in
+            OUTPUT that no run wrote, where a run has to write; another run that writes there now; no room for a
+            checkpoint.
+        ModelError, SourceError: the model cannot be read. ExtraError: an optional package is not installed.
+        NumericError: the loss is no longer finite, and its rows are in OUTPUT/stopped; or no step had both a gradient
+            and a learning rate, so that nothing was learned and no model is written.
+        CheckpointError: a checkpoint or the model cannot be written or read. WorkerError: another rank failed.
+        KeyboardInterrupt: Ctrl-C, after a checkpoint of the last step. SystemExit: SIGTERM (status 143) and SIGHUP
+            (129), likewise.
     """
     try:
         import torch as _torch  # noqa: F401  # pyright: ignore[reportUnusedImport]
     except ImportError as error:
         raise ExtraError('training needs torch, which is not installed: pip install "gnomon[train]"') from error
+    from gnomon.train.objectives.contrastive import ContrastiveObjective
     from gnomon.train.trainer import run_training
 
-    return run_training(recipe, resume=resume, overwrite=overwrite, progress=progress, evaluate=evaluate)
+    return run_training(
+        recipe, ContrastiveObjective, resume=resume, overwrite=overwrite, progress=progress, evaluate=evaluate
+    )

@@ -1,6 +1,7 @@
-"""Checkpoints of a run: each a folder that is complete or not there, whenever the process ends.
+"""Checkpoints of a run. Each is a folder that is complete or not there, whenever the process ends.
 
-FOLDER/step-00000500/state.safetensors holds every tensor, facts.json all else and a checksum of both. No pickle.
+FOLDER/step-00000500/state.safetensors holds the tensors. facts.json holds everything else, and a checksum of both. No
+pickle is used.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from torch import Tensor, nn
 from gnomon.checkpoint.weights import read_safetensors, write_safetensors
 from gnomon.engines.torch.tensors import to_arrays
 from gnomon.errors import CheckpointError
-from gnomon.files import DISK_FULL_REASONS
+from gnomon.files import describe_os_error, draft_path, fsync_folder
+from gnomon.messages import list_some, shorten
 
 UNCOMPARED_KEYS = frozenset(
     """
@@ -33,12 +35,12 @@ UNCOMPARED_KEYS = frozenset(
     validation.steps validation.keep_best sources.*.path sources.*.streaming mixture.data_config loss.guide loss.teacher
     """.split()
 )
-"""Keys of a recipe that change no weight, or that the run compares by what came of them: where data and models lie by
-fingerprints, chunk_tokens by the number that a None stood for.
+"""Keys of a recipe that are not compared. They change no weight, or a run compares what they led to: data and models by
+fingerprints, chunk_tokens by the number that None stood for.
 """
 
 ROUNDING_KEYS = frozenset("device threads deterministic gradient_checkpointing".split())
-"""Keys that change the last digits alone: the order in which numbers are added."""
+"""Keys that change only the order in which numbers are added, and so the last digits."""
 
 _NAME = re.compile(r"step-(\d{8,})(\.new)?")
 _TENSORS, _FACTS = "state.safetensors", "facts.json"
@@ -49,23 +51,23 @@ _FORMAT = 1
 class SavedState:
     step: int
     tensors: Mapping[str, Tensor]
-    """By flat names: "model.*", "optimizer.*", "ema.*", "loss.*", random states."""
+    """By flat names: "model.*", "optimizer.*", "ema.*", and those of the objective, such as "loss.*"."""
     facts: dict[str, Any]
-    """What JSON holds; tuples come back as lists."""
+    """JSON. Tuples become lists."""
 
 
 # ---- folders
 
 
 def save(folder: Path, state: SavedState, *, keep: int, best_step: int | None = None) -> Path:
-    """Write FOLDER/step-N, in place of one of the same step; then remove older ones.
+    """Write FOLDER/step-N, which replaces an older checkpoint of the same step; then remove older steps.
 
     Args:
-        keep: how many stay, the new one counted, and the best one not.
-        keep_best: the step of the best one so far, which stays.
+        keep: how many checkpoints stay, with the new one, without the best one.
+        best_step: the step of the best checkpoint so far, which stays.
 
     Raises:
-        CheckpointError: it cannot be written. Those that were there before are there still.
+        CheckpointError: the checkpoint cannot be written. The older ones are still there.
     """
     arrays = to_arrays(state.tensors)
     try:
@@ -84,9 +86,10 @@ def save(folder: Path, state: SavedState, *, keep: int, best_step: int | None = 
 
 def checkpoints_by_step(folder: Path) -> dict[int, Path]:
     """The complete checkpoints by their step, ascending."""
-    found = ((_NAME.fullmatch(path.name), path) for path in (folder.iterdir() if folder.is_dir() else ()))
-    named = sorted((int(name[1]), path) for name, path in found if name)  # of equal steps a ".new" comes last
-    return {step: path for step, path in named if all((path / file).is_file() for file in (_TENSORS, _FACTS))}
+    paths = folder.iterdir() if folder.is_dir() else ()
+    matches = ((_NAME.fullmatch(path.name), path) for path in paths)
+    numbered = sorted((int(name[1]), path) for name, path in matches if name)  # of equal steps ".new" comes last
+    return {step: path for step, path in numbered if all((path / file).is_file() for file in (_TENSORS, _FACTS))}
 
 
 def latest(folder: Path) -> Path | None:
@@ -95,16 +98,16 @@ def latest(folder: Path) -> Path | None:
 
 
 def load(path: Path) -> SavedState:
-    """A checkpoint, its tensors on the host.
+    """Read a checkpoint; its tensors are on the CPU.
 
     Raises:
-        CheckpointError: it is damaged. OSError: it may not be read.
+        CheckpointError: the checkpoint is damaged. OSError: it may not be read.
     """
     try:
-        said = json.loads((path / _FACTS).read_text("utf-8"))
-        step, facts, check = int(said["step"]), dict(said["facts"]), said["check"]
-        if said["format"] != _FORMAT:
-            raise ValueError(f"its format is {said['format']!r}, and this gnomon reads {_FORMAT}")
+        content = json.loads((path / _FACTS).read_text("utf-8"))
+        step, facts, check = int(content["step"]), dict(content["facts"]), content["check"]
+        if content["format"] != _FORMAT:
+            raise ValueError(f"its format is {content['format']!r}, and this gnomon reads {_FORMAT}")
         arrays = read_safetensors(path / _TENSORS)
         if check != _checksum(step, facts, arrays):
             raise ValueError("its checksum is not that of its content")
@@ -117,7 +120,7 @@ def load(path: Path) -> SavedState:
 
 
 def remove_all(folder: Path) -> None:
-    """Remove all checkpoints, for a run that starts anew."""
+    """Remove all checkpoints of a folder, for a run that starts anew."""
     for path in list(folder.iterdir()) if folder.is_dir() else ():
         if _NAME.fullmatch(path.name):
             _discard(path)
@@ -125,7 +128,7 @@ def remove_all(folder: Path) -> None:
 
 
 def select_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Tensors whose names start with `prefix`, without it."""
+    """The tensors whose names start with `prefix`, by the rest of their names."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
@@ -134,29 +137,29 @@ def _name(step: int) -> str:
 
 
 def _write(folder: Path, state: SavedState, arrays: Mapping[str, NDArray[Any]]) -> Path:
-    beside = _draft_path(folder / _name(state.step))
-    said = {"format": _FORMAT, "check": _checksum(state.step, state.facts, arrays), "step": state.step}
+    draft = draft_path(folder / _name(state.step))
+    head = {"format": _FORMAT, "check": _checksum(state.step, state.facts, arrays), "step": state.step}
     try:
-        beside.mkdir()
-        write_safetensors(beside / _TENSORS, arrays)
-        with (beside / _FACTS).open("x", encoding="utf-8") as file:
-            json.dump(said | {"facts": state.facts}, file, indent=1)
+        draft.mkdir()
+        write_safetensors(draft / _TENSORS, arrays)
+        with (draft / _FACTS).open("x", encoding="utf-8") as file:
+            json.dump(head | {"facts": state.facts}, file, indent=1)
             file.flush()
             os.fsync(file.fileno())
-        fsync_folder(beside)
+        fsync_folder(draft)
         new = folder / f"{_name(state.step)}.new"
-        beside.rename(new)  # it counts from here on, in front of an older one of this step
+        draft.rename(new)  # from here on it counts, before an older one of this step
         return _take_final_name(new)
     finally:
-        _remove(beside)
+        _remove(draft)
 
 
 def _take_final_name(new: Path) -> Path:
-    """Take the old one's name."""
+    """Rename a complete checkpoint from step-N.new to step-N."""
     path = new.with_suffix("")
     if path.exists():
         _discard(path)
-    if path.exists():  # a folder with other files
+    if path.exists():  # the folder holds other files
         path.rename(path.with_name(f"{path.name}.kept-{secrets.token_hex(4)}"))
     new.rename(path)
     fsync_folder(path.parent)
@@ -164,60 +167,45 @@ def _take_final_name(new: Path) -> Path:
 
 
 def _discard(path: Path) -> None:
-    """Remove a checkpoint; at no time is a part of it taken for one. One that cannot be removed stays, and so does what
-    else lies in its folder.
+    """Remove a checkpoint, so that a part of it never counts as one. Other files in its folder stay, and so does a
+    checkpoint that cannot be removed.
     """
-    gone = _draft_path(path)
+    renamed = draft_path(path)
     with suppress(OSError):
-        if {each.name for each in path.iterdir()} <= {_TENSORS, _FACTS}:
-            path.rename(gone)
-            path = gone
+        if {file.name for file in path.iterdir()} <= {_TENSORS, _FACTS}:
+            path.rename(renamed)
+            path = renamed
         _remove(path)
 
 
 def _remove(folder: Path) -> None:
-    """What `_write` writes into a folder, and the folder, unless it holds something else."""
+    """Remove what `_write` writes into a folder, and the folder, unless it holds something else."""
     with suppress(OSError):
-        (folder / _FACTS).unlink(missing_ok=True)  # first: it is no checkpoint from here on
+        (folder / _FACTS).unlink(missing_ok=True)  # first: without it, the folder is not a checkpoint
         for path in (folder / _TENSORS, *folder.glob(f".{_TENSORS}.*.tmp")):
             path.unlink(missing_ok=True)
         folder.rmdir()
 
 
-def _draft_path(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-
-
 def _clean_up_drafts(folder: Path) -> None:
-    """What a killed process left."""
+    """Remove or complete what a killed process left."""
     for path in folder.glob(".step-*.tmp"):
         _remove(path)
     for path in folder.glob("step-*.new"):
         _take_final_name(path)
 
 
-def fsync_folder(folder: Path) -> None:
-    """What a folder holds survives a power failure too."""
-    if os.name != "posix":  # others cannot
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def _describe_write_error(folder: Path, step: int, size: int, error: OSError) -> str:
-    why = DISK_FULL_REASONS.get(error.errno or 0, f"{error}")
     last = latest(folder)
-    stays = f"{last} is whole: then resume from it" if last else "there is no earlier one: then start again"
+    advice = f"resume: {last} is complete" if last else "start again: no earlier checkpoint exists"
     return (
-        f"the checkpoint of step {step} ({size / 1e6:.0f} MB) was not written: {why}. Make room in {folder}; {stays}."
+        f"the checkpoint of step {step} ({size / 1e6:.0f} MB) was not written: {describe_os_error(error)}. Make room "
+        f"in {folder}, then {advice}."
     )
 
 
 def _checksum(step: int, facts: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> int:
-    """CRC-32 of all that a checkpoint holds."""
+    """CRC-32 of everything that a checkpoint holds."""
     check = zlib.crc32(json.dumps([step, facts]).encode())
     for name, array in sorted(arrays.items()):
         check = zlib.crc32(f"{name} {array.dtype} {array.shape}".encode(), check)
@@ -226,7 +214,7 @@ def _checksum(step: int, facts: Mapping[str, Any], arrays: Mapping[str, NDArray[
 
 
 def _tensor(array: NDArray[Any]) -> Tensor:
-    """A tensor with memory of its own: the file may be removed."""
+    """A tensor with its own memory, since the file may be removed."""
     if array.dtype == ml_dtypes.bfloat16:
         return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
     return torch.from_numpy(array.copy())
@@ -236,10 +224,10 @@ def _tensor(array: NDArray[Any]) -> Tensor:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
-    """All state of an optimizer, step counters too: "optimizer.NAME.exp_avg" and so on.
+    """All state of an optimizer with its step counters, named "optimizer.NAME.exp_avg" and so on.
 
     Args:
-        names: every parameter that it has, by name.
+        names: every parameter of the optimizer, by name.
     """
     return {
         f"optimizer.{name}.{key}": tensor
@@ -251,25 +239,25 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[str, nn.P
 def load_optimizer(
     optimizer: torch.optim.Optimizer, names: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]
 ) -> None:
-    """The state that `optimizer_tensors` gave, by the parameters' names; learning rates stay as they are.
+    """Restore what `optimizer_tensors` returned. Learning rates stay as they are.
 
     Raises:
-        CheckpointError: it is of a model with other parameters.
+        CheckpointError: the state is of a model with other parameters.
     """
     saved: dict[str, dict[str, Tensor]] = {}
     for path, tensor in select_prefix(tensors, "optimizer.").items():
         name, _, key = path.rpartition(".")
         saved.setdefault(name, {})[key] = tensor.clone()
     name_of = {id(parameter): name for name, parameter in names.items()}
-    learnt = [name_of[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
-    strange = [name for name in saved if name not in learnt or not _shapes_match(names[name], saved[name])]
-    if strange:
-        some = ", ".join(strange[:4]) + (f" and {len(strange) - 4} more" if len(strange) > 4 else "")
+    trained = [name_of[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
+    unknown = [name for name in saved if name not in trained or not _shapes_match(names[name], saved[name])]
+    if unknown:
         raise CheckpointError(
-            f"the checkpoint is of another model, or of one frozen otherwise: it has the optimizer's state of {some}, "
-            "which is not learnt here in that shape. Resume with the recipe that it is of, or start the run again."
+            f"the checkpoint has the optimizer's state of {list_some(unknown, 4)}, which is not trained here in that "
+            "shape. It is of another model, or of one with other frozen parameters. Resume with the recipe of the "
+            "checkpoint, or start the run again."
         )
-    state = {index: saved[name] for index, name in enumerate(learnt) if name in saved}
+    state = {index: saved[name] for index, name in enumerate(trained) if name in saved}
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
@@ -280,32 +268,31 @@ def _shapes_match(parameter: nn.Parameter, state: Mapping[str, Tensor]) -> bool:
 # ---- recipes
 
 
-def compare_recipes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs between two recipes (`dataclasses.asdict`) so that a run could not go on: "key: was X, is Y"."""
-    return [told for key, told in _differences(then, now) if key not in UNCOMPARED_KEYS | ROUNDING_KEYS]
+def compare_recipes(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
+    """Differences between two recipes (`dataclasses.asdict`) with which a run cannot resume: "key: was X, is Y"."""
+    return [text for key, text in _differences(saved, current) if key not in UNCOMPARED_KEYS | ROUNDING_KEYS]
 
 
-def compare_rounding(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs so that a run can go on, and ends with other last digits than one that was not interrupted."""
-    return [told for key, told in _differences(then, now) if key in ROUNDING_KEYS]
+def compare_rounding(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
+    """Differences between two recipes with which a run resumes, and ends with other last digits."""
+    return [text for key, text in _differences(saved, current) if key in ROUNDING_KEYS]
 
 
-def _differences(then: Any, now: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
-    """(key, with * for the number of an entry; what is told)."""
-    if isinstance(then, Mapping) and isinstance(now, Mapping):
-        for key in {**then, **now}:
-            yield from _differences(then.get(key), now.get(key), (*place, str(key)))
-    elif isinstance(then, list | tuple) and isinstance(now, list | tuple):
-        if len(then) == len(now) and any(isinstance(entry, Mapping) for entry in now):
-            for index, entries in enumerate(zip(then, now, strict=True)):
-                yield from _differences(*entries, (*place, str(index)))
-        elif list(then) != list(now):
-            yield _describe_difference(place, list(then), list(now))
-    elif then != now:
-        yield _describe_difference(place, then, now)
+def _differences(saved: Any, current: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
+    """(key, with * for the number of an entry; "key: was X, is Y") of each value that differs."""
+    if isinstance(saved, Mapping) and isinstance(current, Mapping):
+        for key in {**saved, **current}:
+            yield from _differences(saved.get(key), current.get(key), (*path, str(key)))
+    elif isinstance(saved, list | tuple) and isinstance(current, list | tuple):
+        if len(saved) == len(current) and any(isinstance(entry, Mapping) for entry in current):
+            for index, entries in enumerate(zip(saved, current, strict=True)):
+                yield from _differences(*entries, (*path, str(index)))
+        elif list(saved) != list(current):
+            yield _describe_difference(path, list(saved), list(current))
+    elif saved != current:
+        yield _describe_difference(path, saved, current)
 
 
-def _describe_difference(place: tuple[str, ...], then: Any, now: Any) -> tuple[str, str]:
-    was, is_now = (repr(value) if len(repr(value)) <= 80 else repr(value)[:79] + "…" for value in (then, now))
-    key = ".".join("*" if part.isdigit() else part for part in place)
-    return key, f"{'.'.join(place)}: was {was}, is {is_now}"
+def _describe_difference(path: tuple[str, ...], saved: Any, current: Any) -> tuple[str, str]:
+    key = ".".join("*" if part.isdigit() else part for part in path)
+    return key, f"{'.'.join(path)}: was {shorten(saved, 80)}, is {shorten(current, 80)}"

@@ -1,6 +1,6 @@
-"""The processes of one run: which of them this is, and what they tell each other.
+"""The ranks of a run, which are its processes, and the messages between them.
 
-torchrun starts them and sets RANK, WORLD_SIZE and LOCAL_RANK; without these there is one.
+torchrun starts them and sets RANK, WORLD_SIZE and LOCAL_RANK. Without these there is one rank.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from gnomon.engines.torch.devices import check_device
 from gnomon.errors import InputError, WorkerError
 
 TIMEOUT = timedelta(minutes=60)
-"""How long a rank waits for the others: the first start may index data on rank 0."""
+"""How long a rank waits for the others: at the first start, rank 0 may index data."""
 
 LINGER_TIMEOUT = timedelta(seconds=60)
-"""How long rank 0 stays for others to read why the run ends."""
+"""How long rank 0 waits for the others to read why the run ends."""
 
 FAILURE_KEY = "gnomon/why"
-"""Key of the store under which the rank that failed first says why."""
+"""Key in the store under which the first rank that fails writes the reason."""
 
 BUCKET = 1 << 24
-"""Numbers that travel at once."""
+"""Numbers that are sent in one piece."""
 
 
 CPU = torch.device("cpu")
@@ -48,7 +48,7 @@ class Ranks:
         return self.rank == 0
 
     def all_gather(self, rows: Tensor) -> Tensor:
-        """The rows of all ranks, in their order; every rank gives as many. No gradient."""
+        """The rows of all ranks, in the order of the ranks, without a gradient. Every rank has equally many."""
         if self.world_size == 1:
             return rows.detach()
         parts = [torch.empty_like(rows) for _ in range(self.world_size)]
@@ -56,7 +56,7 @@ class Ranks:
         return torch.cat(parts)
 
     def all_reduce(self, tensors: Iterable[Tensor]) -> None:
-        """Each becomes its sum over the ranks, in place; they travel in buckets."""
+        """Replace each tensor by its sum over the ranks, in place. They are sent in buckets."""
         if self.world_size == 1:
             return
         for bucket in _buckets([*tensors]):
@@ -74,16 +74,16 @@ class Ranks:
         return summed.tolist()
 
     def barrier(self) -> None:
-        """Until every rank is here."""
+        """Wait until every rank is here."""
         self.sum_numbers(0.0)
 
 
 @contextmanager
 def init_distributed(device: str = "auto") -> Generator[Ranks]:
-    """The ranks of this run, and this one's device. A rank that fails tells the others why, and they end with that.
+    """The ranks of this run, with this rank's device. When a rank fails, the others end with its reason.
 
     Raises:
-        InputError: a device that is not there. WorkerError: another rank has failed; says which, and why.
+        InputError: a device that does not exist. WorkerError: another rank failed; the message says which, and why.
     """
     world, rank = (int(os.environ.get(name, default)) for name, default in (("WORLD_SIZE", "1"), ("RANK", "0")))
     where = _select_device(device, int(os.environ.get("LOCAL_RANK", "0")))
@@ -102,23 +102,24 @@ def init_distributed(device: str = "auto") -> Generator[Ranks]:
     try:
         yield Ranks(rank, world, where)
     except (Exception, KeyboardInterrupt, SystemExit) as error:
-        told = _report_failure(error, rank, store)
+        reported = _report_failure(error, rank, store)
         _leave(store, rank, world)
-        if told is error:
+        if reported is error:
             raise
-        raise told from error
+        raise reported from error
     finally:
         _close()
 
 
 def _report_failure(error: BaseException, rank: int, store: Store) -> BaseException:
-    """The error, told to the other ranks; or theirs, where this one comes of a connection that they closed."""
+    """Send an error to the other ranks and return it; or return theirs, if they closed a connection because of it."""
     lost = _is_connection_error(error)
     with suppress(RuntimeError):  # the rank that held the store is gone
         if not lost:
             store.set(FAILURE_KEY, f"rank {rank} stopped: {type(error).__name__}: {error}".rstrip(".: "))
         elif store.check([FAILURE_KEY]):
-            return WorkerError(f"{store.get(FAILURE_KEY).decode()}. All ranks have ended; mend it and use resume=True.")
+            reason = store.get(FAILURE_KEY).decode()
+            return WorkerError(f"{reason}. All ranks have ended. Fix the cause, then use resume=True.")
     if not lost:
         return error
     return WorkerError(
@@ -128,13 +129,13 @@ def _report_failure(error: BaseException, rank: int, store: Store) -> BaseExcept
 
 
 def _is_connection_error(error: BaseException) -> bool:
-    """gloo's errors are known by their text alone."""
+    """Whether an error is one of a lost connection. Those of gloo can be recognised by their text only."""
     return isinstance(error, dist.DistError) or (type(error) is RuntimeError and "/gloo/" in str(error))
 
 
 def _leave(store: Store, rank: int, world: int) -> None:
-    """Close the connections, by which the others learn that something is wrong. The store with the reason lies in rank
-    0, which stays until they have read it.
+    """Close the connections, so that the others see the failure. The store with the reason is in rank 0, which waits
+    until they have read it.
     """
     _close()
     with suppress(RuntimeError):
@@ -158,11 +159,11 @@ def _select_device(device: str, local: int) -> torch.device:
             f"device {device!r} is not auto, cpu, cuda, cuda:N or mps. Several GPUs are ranks of torchrun."
         )
     check_device(device)
-    found = torch.device(device)
-    if found.type == "cuda":
-        found = torch.device("cuda", local if device == "cuda" else found.index)
-        torch.cuda.set_device(found)
-    return found
+    selected = torch.device(device)
+    if selected.type == "cuda":
+        selected = torch.device("cuda", local if device == "cuda" else selected.index)
+        torch.cuda.set_device(selected)
+    return selected
 
 
 def _buckets(tensors: list[Tensor]) -> Generator[list[Tensor]]:

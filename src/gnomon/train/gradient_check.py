@@ -1,8 +1,8 @@
-"""Proof that a step's gradient is that of the whole batch: `gnomon train --certify`.
+"""Check that the gradient of a step is that of the whole batch: `gnomon train --certify`.
 
-For each loss, with and without Matryoshka, in float64 on a small model made here: one graph over the whole batch,
-against GradCache in one chunk, in many chunks with the loss in parts, with dropout, accumulated over batches, and on
-two ranks with gathered negatives.
+For each loss, with and without Matryoshka, one graph over the whole batch is the reference. It is compared with
+GradCache in one chunk, in many chunks with the loss in parts, with dropout, accumulated over batches, and on two ranks
+with gathered negatives. All of it runs in float64 on a small random model.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ from gnomon.spec import (
 )
 from gnomon.train.distributed import Ranks, init_distributed
 from gnomon.train.model import Model
-from gnomon.train.objectives import contrastive
+from gnomon.train.objectives.contrastive_loss import SCORES_PER_PART, Loss, LossInputs
 from gnomon.train.objectives.gradcache import Chunk, accumulate_gradient, encode_in_one_graph, split_into_chunks
 from gnomon.train.recipe.schema import LossSettings, MatryoshkaSettings
 
 TOLERANCE = 1e-6
-"""The most that a gradient may differ, relative to its norm."""
+"""The largest difference of a gradient that passes, relative to its norm."""
 
 ROWS, DIM, SEED = 8, 16, 7
 WHOLE, SMALL = 1 << 20, 24
-"""Tokens of a chunk: all texts at once, and two or three."""
+"""Tokens of a chunk: for all texts at once, and for two or three texts."""
 
 Grads = dict[str, Tensor]
 
@@ -60,7 +60,7 @@ class GradientCheck:
     """"-", "prefixes" or "heads"."""
     method: str
     difference: float
-    """Norm of the difference over norm of the gradient."""
+    """The norm of the difference, divided by the norm of the gradient."""
 
     @property
     def passed(self) -> bool:
@@ -81,14 +81,14 @@ class Case:
 
 
 def check_gradients(*, two_ranks: bool = True) -> Iterator[GradientCheck]:
-    """Rows of the proof, as they are computed; about a minute. `two_ranks` starts two processes."""
-    found = _on_two_ranks() if two_ranks else {}
-    for place, case in enumerate(_cases()):
+    """Compute the checks one by one, in about a minute. `two_ranks` starts two processes."""
+    two_rank_gradients = _on_two_ranks() if two_ranks else {}
+    for number, case in enumerate(_cases()):
         with torch.random.fork_rng(devices=[]):
             whole = _reference_gradients(case, WHOLE)
-            ways = {
+            methods = {
                 "GradCache, one chunk": (_step_gradients(case, WHOLE, cached=True), whole),
-                "GradCache, chunks and parts": (_step_gradients(case, SMALL, cached=True, part=3), whole),
+                "GradCache, chunks and parts": (_step_gradients(case, SMALL, cached=True, rows_per_part=3), whole),
                 "no cache, chunks": (_step_gradients(case, SMALL, cached=False), whole),
                 "GradCache, dropout": (
                     _step_gradients(case, SMALL, cached=True, dropout=0.2),
@@ -96,17 +96,17 @@ def check_gradients(*, two_ranks: bool = True) -> Iterator[GradientCheck]:
                 ),
                 "accumulated": (_accumulate_gradients(case, SMALL), _accumulate_reference(case)),
             }
-        if place in found:
-            ways["2 ranks"] = (found[place], whole)
-        for way, (grads, reference) in ways.items():
-            yield GradientCheck(case.name, case.matryoshka_mode, way, _difference(grads, reference))
+        if number in two_rank_gradients:
+            methods["2 ranks"] = (two_rank_gradients[number], whole)
+        for method, (grads, reference) in methods.items():
+            yield GradientCheck(case.name, case.matryoshka_mode, method, _difference(grads, reference))
 
 
 def _cases() -> list[Case]:
-    """Every loss, with what changes its form; each without widths, with prefixes and with heads."""
+    """Every loss with the settings that change its formula, in each Matryoshka mode."""
     plain: list[tuple[str, LossSettings, int]] = [
         ("info_nce", LossSettings(scale=20.0), 0),
-        ("info_nce, negatives, learnt scale", LossSettings(learn_scale=True), 2),
+        ("info_nce, negatives, trained scale", LossSettings(learn_scale=True), 2),
         ("info_nce, symmetric", LossSettings(directions="symmetric", temperature=0.05), 0),
         ("info_nce, gte, negatives", LossSettings(directions="gte", temperature=0.05), 1),
         ("gist", LossSettings("gist", guide="given", temperature=0.05), 0),
@@ -121,22 +121,22 @@ def _cases() -> list[Case]:
         ("cosine_distillation", LossSettings("cosine_distillation", teacher="given"), 0),
         ("cosine_distillation, negatives", LossSettings("cosine_distillation", teacher="given"), 2),
     ]
-    widths = {"-": None, "prefixes": MatryoshkaSettings((4, 8, DIM)), "heads": MatryoshkaSettings((6, DIM))}
-    without_heads = ("cosine_distillation",)  # a teacher has one vector for each text
+    modes = {"-": None, "prefixes": MatryoshkaSettings((4, 8, DIM)), "heads": MatryoshkaSettings((6, DIM))}
+    without_heads = ("cosine_distillation",)  # a teacher has one vector per text
     return [
-        Case(name, kind, settings, chosen, negatives)
+        Case(name, mode, settings, matryoshka, negatives)
         for name, settings, negatives in plain
-        for kind, chosen in widths.items()
-        if kind != "heads" or settings.name not in without_heads
+        for mode, matryoshka in modes.items()
+        if mode != "heads" or settings.name not in without_heads
     ]
 
 
 def _reference_gradients(case: Case, chunk_tokens: int, *, dropout: float = 0.0, rows: slice = slice(0, ROWS)) -> Grads:
-    """One graph over everything, and torch's own differentiation."""
+    """The reference: one graph over the whole batch, and torch's own differentiation."""
     model, loss = _build_model(case, dropout)
     chunks, sides = _chunks(case, rows, chunk_tokens)
-    widths = encode_in_one_graph(model, chunks, loss.dims)
-    vectors = {dim: texts.split(sides) for dim, texts in widths.items()}
+    vectors_by_dim = encode_in_one_graph(model, chunks, loss.dims)
+    vectors = {dim: texts.split(sides) for dim, texts in vectors_by_dim.items()}
     torch.stack([*loss.compute_parts(vectors, _build_loss_inputs(case, rows))]).sum().backward()
     return _grads(model, loss)
 
@@ -146,13 +146,15 @@ def _step_gradients(
     chunk_tokens: int,
     *,
     cached: bool,
-    part: int | None = None,
+    rows_per_part: int | None = None,
     dropout: float = 0.0,
     ranks: Ranks = Ranks(),  # noqa: B008
 ) -> Grads:
-    """As a training step does it."""
+    """The gradient as a training step computes it."""
     model, loss = _build_model(case, dropout)
-    _add_gradient(model, loss, case, slice(0, ROWS), chunk_tokens, cached=cached, part=part, ranks=ranks)
+    _add_gradient(
+        model, loss, case, slice(0, ROWS), chunk_tokens, cached=cached, rows_per_part=rows_per_part, ranks=ranks
+    )
     grads = _grads(model, loss)
     ranks.all_reduce(grads.values())
     return {name: grad / ranks.world_size for name, grad in grads.items()}
@@ -160,32 +162,26 @@ def _step_gradients(
 
 def _add_gradient(
     model: Model,
-    loss: contrastive.Loss,
+    loss: Loss,
     case: Case,
     rows: slice,
     chunk_tokens: int,
     *,
     cached: bool,
-    part: int | None = None,
+    rows_per_part: int | None = None,
     ranks: Ranks = Ranks(),  # noqa: B008
 ) -> None:
     count = (rows.stop - rows.start) // ranks.world_size
     own = slice(rows.start + ranks.rank * count, rows.start + (ranks.rank + 1) * count)
     chunks, sides = _chunks(case, own, chunk_tokens)
-    batch = replace(_build_loss_inputs(case, rows), start=ranks.rank * count, rows=count)
-    before, contrastive.SCORES_PER_PART = (
-        contrastive.SCORES_PER_PART,
-        part * ROWS if part else contrastive.SCORES_PER_PART,
-    )
-    try:
-        parts = partial(loss.compute_parts, inputs=batch)
-        accumulate_gradient(model, chunks, sides, parts, ranks=ranks, dims=loss.dims, cached=cached)
-    finally:
-        contrastive.SCORES_PER_PART = before
+    inputs = replace(_build_loss_inputs(case, rows), first_row=ranks.rank * count, num_rows=count)
+    scores_per_part = rows_per_part * ROWS if rows_per_part else SCORES_PER_PART
+    parts = partial(loss.compute_parts, inputs=inputs, scores_per_part=scores_per_part)
+    accumulate_gradient(model, chunks, sides, parts, ranks=ranks, dims=loss.dims, cached=cached)
 
 
 def _accumulate_gradients(case: Case, chunk_tokens: int) -> Grads:
-    """Two batches one after the other, as accumulation does."""
+    """The gradient of two batches, one after the other, as accumulation adds it up."""
     model, loss = _build_model(case, 0.0)
     for rows in (slice(0, ROWS // 2), slice(ROWS // 2, ROWS)):
         _add_gradient(model, loss, case, rows, chunk_tokens, cached=True)
@@ -210,17 +206,17 @@ def _chunks(case: Case, rows: slice, chunk_tokens: int) -> tuple[list[Chunk], tu
     return chunks, (count, count, count * case.negatives)
 
 
-def _build_loss_inputs(case: Case, rows: slice) -> contrastive.LossInputs:
-    """Hashes with a query that stands twice, scores and a guide; the same in every process."""
+def _build_loss_inputs(case: Case, rows: slice) -> LossInputs:
+    """Hashes with a query that occurs twice, scores and a guide; the same in every process."""
     rng = np.random.default_rng(SEED + 1)
     queries_Q = np.arange(ROWS)
     queries_Q[3] = queries_Q[1]
     own = slice(rows.start * case.negatives, rows.stop * case.negatives)
     hashes = (queries_Q[rows], 100 + np.arange(ROWS)[rows], 200 + np.arange(ROWS * case.negatives)[own])
-    graded = case.settings.name in ("cosent", "cosine_regression")
-    scores = rng.uniform(size=ROWS if graded else (ROWS, 1 + case.negatives))[rows]
+    has_labels = case.settings.name in ("cosent", "cosine_regression")
+    scores = rng.uniform(size=ROWS if has_labels else (ROWS, 1 + case.negatives))[rows]
     guide = [torch.from_numpy(rng.normal(size=(ROWS * each, DIM))) for each in (1, 1, case.negatives)]
-    return contrastive.LossInputs(
+    return LossInputs(
         first_row=0,
         num_rows=rows.stop - rows.start,
         token_hashes=tuple(torch.from_numpy(side) for side in hashes),  # pyright: ignore[reportArgumentType]
@@ -229,10 +225,10 @@ def _build_loss_inputs(case: Case, rows: slice) -> contrastive.LossInputs:
     )
 
 
-def _build_model(case: Case, dropout: float) -> tuple[Model, contrastive.Loss]:
+def _build_model(case: Case, dropout: float) -> tuple[Model, Loss]:
     spec = _spec(with_dim_modules=case.matryoshka_mode == "heads")
     model = Model(_checkpoint(spec), dropout=dropout, attention_dropout=dropout).double().train()
-    return model, contrastive.Loss(case.settings, case.matryoshka, spec, seed=SEED).double()
+    return model, Loss(case.settings, case.matryoshka, spec, seed=SEED).double()
 
 
 def _spec(*, with_dim_modules: bool) -> ModelSpec:
@@ -245,7 +241,7 @@ def _spec(*, with_dim_modules: bool) -> ModelSpec:
         max_positions=16,
         num_token_types=2,
     )
-    dense = [DenseSpec(f"2_Dense_{width}", DIM, width) for width in (DIM, 6)]
+    dense = [DenseSpec(f"2_Dense_{dim}", DIM, dim) for dim in (DIM, 6)]
     return ModelSpec(
         trunk,
         PoolingSpec(),
@@ -265,7 +261,7 @@ def _checkpoint(spec: ModelSpec) -> Checkpoint:
     return Checkpoint(spec, arrays, tokenizer, {"model_type": "bert"}, {}, (), Source(Path(), "certify", None))
 
 
-def _grads(model: Model, loss: contrastive.Loss) -> Grads:
+def _grads(model: Model, loss: Loss) -> Grads:
     named = [*model.named_parameters(), *loss.named_parameters()]
     return {name: torch.zeros_like(each) if each.grad is None else each.grad for name, each in named}
 
@@ -279,10 +275,10 @@ def _difference(grads: Mapping[str, Tensor], reference: Mapping[str, Tensor]) ->
 
 
 def _on_two_ranks() -> dict[int, Grads]:
-    """The gradient of each case, by two processes that each hold half of the rows."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
+    """The gradient of each case, from two processes with half of the rows each."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
     with tempfile.TemporaryDirectory() as folder:
         context = multiprocessing.get_context("spawn")
         processes = [context.Process(target=_rank, args=(rank, port, folder)) for rank in range(2)]
@@ -292,15 +288,15 @@ def _on_two_ranks() -> dict[int, Grads]:
             process.join()
         if any(process.exitcode for process in processes):
             raise RuntimeError(f"ranks ended with {[process.exitcode for process in processes]}.")
-        return {place: load_file(Path(folder) / f"{place}.safetensors") for place in range(len(_cases()))}
+        return {number: load_file(Path(folder) / f"{number}.safetensors") for number in range(len(_cases()))}
 
 
 def _rank(rank: int, port: int, folder: str) -> None:
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     with init_distributed("cpu") as ranks:
-        for place, case in enumerate(_cases()):
-            grads = _step_gradients(case, SMALL, cached=True, part=3, ranks=ranks)
+        for number, case in enumerate(_cases()):
+            grads = _step_gradients(case, SMALL, cached=True, rows_per_part=3, ranks=ranks)
             if ranks.is_first:
                 whole = {name: grad.contiguous() for name, grad in grads.items()}
-                save_file(whole, Path(folder) / f"{place}.safetensors")
+                save_file(whole, Path(folder) / f"{number}.safetensors")

@@ -1,4 +1,4 @@
-"""One run writes to an output folder at a time. A process that ends, however it ends, leaves no lock that holds."""
+"""A lock on an output folder, so that one run at a time writes there. It ends with the process, whatever ends that."""
 
 from __future__ import annotations
 
@@ -12,39 +12,38 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from gnomon.errors import InputError
-from gnomon.files import DISK_FULL_REASONS
+from gnomon.files import describe_os_error
 from gnomon.warn import warn_caller
 
 LOCK = ".gnomon-lock"
-"""The file in an output folder that is locked. It says which process holds it, and stays when the run ends."""
+"""The file in an output folder that is locked. It names the process that holds it, and stays when the run ends."""
 
 _TRIES = 10
 
 _LOCKED_BYTE = 1 << 30
-"""Windows locks bytes, and no one may read those: one far behind the text is locked."""
+"""Windows locks bytes, which nobody may read then. So a byte far after the text is locked."""
 
 
 @contextmanager
 def lock_folder(folder: Path) -> Generator[None]:
-    """Holds `folder`, which is made where it is missing, for this run alone. Where it was made, and nothing was written
-    in it, it is removed again.
+    """Lock `folder` for this run. A missing folder is created, and removed again if nothing was written to it.
 
     Raises:
         InputError: another run holds it; it is a file or a link to nothing, or cannot be written to.
     """
-    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
     handle = _open_locked(folder)
     try:
         with _record_holder(folder, handle):
             yield
     finally:
-        if made:
-            _remove_if_empty(folder, made)  # while it is locked
+        if created:
+            _remove_if_empty(folder, created)  # while it is locked
         os.close(handle)  # which unlocks
 
 
 def _open_locked(folder: Path) -> int:
-    """The lock file, locked. A run that ends may remove it after this one has opened it: then it is made once more."""
+    """The lock file, locked. A run that ends may remove it after this one opened it: then it is created again."""
     for _ in range(_TRIES):
         if (handle := _open(folder)) is None:
             continue
@@ -64,36 +63,37 @@ def _open_locked(folder: Path) -> int:
 
 
 def _open(folder: Path) -> int | None:
-    """None where a run that ends has just removed the folder."""
+    """Open the lock file; None where a run that ends just removed the folder."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         return os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     except FileNotFoundError:
         return None
     except (FileExistsError, NotADirectoryError) as error:
-        for each in (folder, *folder.parents):
-            if each.is_symlink() and not each.exists():
+        for path in (folder, *folder.parents):
+            if path.is_symlink() and not path.exists():
                 raise InputError(
-                    f"output is {folder}, and {each} is a link to {each.readlink()}, which is not there. Make that "
+                    f"output is {folder}, and {path} is a link to {path.readlink()}, which is not there. Make that "
                     "folder, or give another output."
                 ) from error
-        file = next((each for each in (folder, *folder.parents) if each.is_file()), folder / LOCK)
+        file = next((path for path in (folder, *folder.parents) if path.is_file()), folder / LOCK)
         raise InputError(f"output is {folder}, and {file} is a file. Give the path of a folder.") from error
     except OSError as error:
         raise InputError(_describe_write_error(folder, error)) from error
 
 
-def _remove_if_empty(folder: Path, made: Sequence[Path]) -> None:
-    with suppress(OSError):  # it is not empty; or the system removes no open files
+def _remove_if_empty(folder: Path, created: Sequence[Path]) -> None:
+    """Remove the folders that were created, if they hold the lock file only."""
+    with suppress(OSError):  # the folder is not empty, or the system does not remove open files
         if [*folder.iterdir()] == [folder / LOCK]:
             (folder / LOCK).unlink()
-            for each in made:
-                each.rmdir()
+            for path in created:
+                path.rmdir()
 
 
 @contextmanager
 def _record_holder(folder: Path, handle: int) -> Generator[None]:
-    """Inside, the file says who holds it."""
+    """Inside, the lock file names the process that holds it."""
     began = datetime.now(UTC).astimezone().isoformat(sep=" ", timespec="seconds")
     try:
         os.ftruncate(handle, 0)
@@ -114,12 +114,14 @@ def _holder(handle: int) -> str:
 
 
 def _describe_write_error(folder: Path, error: OSError) -> str:
-    why = DISK_FULL_REASONS.get(error.errno or 0, error.strerror or str(error))
-    return f"output {folder} cannot be written to: {why}. Make room or change its permissions, or give another output."
+    return (
+        f"output {folder} cannot be written to: {describe_os_error(error)}. Make room or change its permissions, or "
+        "give another output."
+    )
 
 
 def _lock(handle: int) -> bool:
-    """Whether this process has the lock now. A file system without locks gives it to everyone, with a notice."""
+    """Try to lock the file; returns whether it worked. A file system without locks always allows it, with a warning."""
     try:
         _lock_at_once(handle)
     except OSError as error:
@@ -127,7 +129,7 @@ def _lock(handle: int) -> bool:
             return False
         if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL):
             raise
-        warn_caller("the file system of output has no locks: see to it that no other run writes to the same folder.")
+        warn_caller("the file system of output has no locks: make sure that no other run writes to the same folder.")
     return True
 
 

@@ -1,4 +1,4 @@
-"""What a run says while it goes: lines of JSON always, a bar in a terminal, and boards where they are asked for."""
+"""The log of a run: lines of JSON, a progress bar in a terminal, and boards such as TensorBoard."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from gnomon.errors import ExtraError
-from gnomon.files import DISK_FULL_REASONS
+from gnomon.files import atomic_file, describe_os_error
+from gnomon.progress import open_bar, shows_progress
 from gnomon.warn import warn_caller
 
 Values = Mapping[str, Any]
 
 BAR_FIELDS = (("loss", "loss", ".4f"), ("learning_rate", "lr", ".2e"))
-"""Key of a record, and its name and form in the bar."""
+"""Key of a record, and its name and format in the bar."""
 
 
 class Board(Protocol):
-    """A service that draws curves."""
+    """A service that plots the numbers of a run."""
 
     def add(self, step: int, numbers: Mapping[str, float]) -> None: ...
 
@@ -33,14 +34,14 @@ class Board(Protocol):
 
 
 class Log:
-    """FOLDER/log.jsonl, a line for each `record`; beside it the bar and the boards. Of one process: rank 0.
+    """FOLDER/log.jsonl with one line per `record`, the progress bar and the boards. Only rank 0 has a log.
 
     Args:
-        boards: where the boards keep their files; None for `folder`.
+        boards_folder: where boards store their files; None for `folder`.
         total: steps of the run.
         report_to: names of `BOARDS`.
-        progress: whether there is a bar on stderr; None for a terminal only.
-        settings: of the run, for boards that show them.
+        progress: whether stderr shows a progress bar; None for a terminal only.
+        settings: the settings of the run, for boards that show them.
 
     Raises:
         ExtraError: the package of a board is not installed.
@@ -65,18 +66,17 @@ class Log:
         self._bar = _bar(total, progress)
 
     def rewind(self, step: int) -> None:
-        """Cut off what was said behind a step, which the run goes on from; 0 for all. Before the first `record`."""
+        """Remove the records after a step, from which the run resumes; 0 removes all. Call it before `record`."""
         lines = self.path.read_bytes().splitlines(keepends=True)
-        kept = [line for line in lines if step and _read_step(line) <= step]
-        if len(kept) < len(lines):
-            beside = self.path.with_name(".log.jsonl.tmp")
-            beside.write_bytes(b"".join(kept))
+        earlier = [line for line in lines if step and _read_step(line) <= step]
+        if len(earlier) < len(lines):
             self._close_file()
-            beside.replace(self.path)
+            with atomic_file(self.path) as file:
+                file.writelines(earlier)
             self._file = self.path.open("ab", buffering=0)
         self._start = step
         if self._bar is not None:
-            self._bar.initial = self._bar.n = step  # not counted into the rate
+            self._bar.initial = self._bar.n = step  # these steps do not count for the rate
             self._bar.refresh()
 
     def advance(self, step: int) -> None:
@@ -85,16 +85,16 @@ class Log:
             self._bar.update(step - self._bar.n)
 
     def record(self, step: int, values: Values) -> None:
-        """One line {"step": step, **values}, written through; NaN and infinity are null in it.
+        """Write one line {"step": step, **values} to the file at once; NaN and infinity become null.
 
-        The bar shows "loss", "learning_rate" and "tokens_per_second"; boards get every number, those of an inner
+        The bar shows "loss", "learning_rate" and "tokens_per_second". Boards get every number, and those of an inner
         mapping as "outer/inner".
         """
         self._write(json.dumps({"step": step} | _to_json_value(values)).encode() + b"\n")
         if self._bar is not None:
             self.advance(step)
             self._bar.set_postfix_str(format_bar(values))
-        if self._boards is None:  # not before it is known where the run starts
+        if self._boards is None:  # opened late: `rewind` says where the run starts
             self._boards = [
                 BOARDS[name](module, self.boards_folder, self._start, self._settings)
                 for name, module in self._modules.items()
@@ -103,7 +103,7 @@ class Log:
             board.add(step, dict(_flatten_numbers(values)))
 
     def say(self, text: str) -> None:
-        """A line on stderr, above the bar."""
+        """Print a line on stderr, above the bar."""
         if self._bar is None:
             print(text, file=sys.stderr, flush=True)
         else:
@@ -111,7 +111,7 @@ class Log:
 
     def _close_file(self) -> None:
         if self._file is not None:
-            with suppress(OSError):  # a full disk was told of
+            with suppress(OSError):  # the user was warned of a full disk
                 self._file.close()
         self._file = None
 
@@ -132,37 +132,34 @@ class Log:
         self.close()
 
     def _write(self, line: bytes) -> None:
-        """A log that cannot be written does not end a run."""
+        """Write a line. A log that cannot be written does not end a run."""
         if self._file is None:
             return
         try:
-            if self._file.write(line) < len(line):  # a disk that was full within the line
+            if self._file.write(line) < len(line):  # the disk became full within the line
                 raise OSError(errno.ENOSPC, "No space left on device")
         except OSError as error:
-            why = DISK_FULL_REASONS.get(error.errno or 0, str(error))
             self._close_file()
-            warn_caller(f"{self.path} is no longer written: {why}. The run goes on without it.")
+            warn_caller(f"{self.path} is no longer written: {describe_os_error(error)}. The run goes on without it.")
 
 
 def format_bar(values: Values) -> str:
-    """What the bar shows, in few characters."""
-    found = [f"{name}={values[key]:{form}}" for key, name, form in BAR_FIELDS if values.get(key) is not None]
+    """The numbers that the bar shows, in few characters."""
+    parts = [f"{name}={values[key]:{form}}" for key, name, form in BAR_FIELDS if values.get(key) is not None]
     rate = values.get("tokens_per_second")
     if rate is not None:
-        found.append(f"{rate / 1000:.1f}k tokens/s" if rate >= 1000 else f"{rate:.0f} tokens/s")
-    return ", ".join(found)
+        parts.append(f"{rate / 1000:.1f}k tokens/s" if rate >= 1000 else f"{rate:.0f} tokens/s")
+    return ", ".join(parts)
 
 
 def _bar(total: int, progress: bool | None) -> Any:
-    if not ((sys.stderr and sys.stderr.isatty()) if progress is None else progress):
-        return None
-    from tqdm import tqdm
-
-    return tqdm(total=total, desc="training", unit=" steps", file=sys.stderr, dynamic_ncols=True)
+    return (
+        open_bar(total, "training", "steps", dynamic_ncols=True, unit_scale=False) if shows_progress(progress) else None
+    )
 
 
 def _read_step(line: bytes) -> float:
-    """Infinity for a line that was cut short when the process ended."""
+    """The step of a record; infinity for a line that is incomplete because the process ended."""
     try:
         return int(json.loads(line)["step"]) if line.endswith(b"\n") else math.inf
     except (ValueError, KeyError, TypeError, OverflowError):
@@ -177,19 +174,20 @@ def _to_json_value(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _flatten_numbers(values: Values, place: str = "") -> Iterator[tuple[str, float]]:
+def _flatten_numbers(values: Values, prefix: str = "") -> Iterator[tuple[str, float]]:
+    """(name, number) of every number, those of an inner mapping as "outer/inner"."""
     for key, value in values.items():
         if isinstance(value, Mapping):
-            yield from _flatten_numbers(value, f"{place}{key}/")
+            yield from _flatten_numbers(value, f"{prefix}{key}/")
         elif isinstance(value, int | float) and not isinstance(value, bool):
-            yield f"{place}{key}", float(value)
+            yield f"{prefix}{key}", float(value)
 
 
 # ---- boards
 
 
 class TensorBoard:
-    """Events in FOLDER/tensorboard; on a resume, those behind its step are hidden."""
+    """Events in FOLDER/tensorboard. After a resume, older events of later steps are hidden."""
 
     def __init__(self, module: Any, folder: Path, start: int, settings: dict[str, Any]) -> None:
         self._writer = module.SummaryWriter(folder / "tensorboard", purge_step=start + 1 if start else None)
@@ -205,14 +203,14 @@ class TensorBoard:
 
 
 class Wandb:
-    """A run called like the folder, of the project "gnomon". FOLDER/wandb-id names it, for a resume to go on with."""
+    """A run of the project "gnomon", named after the folder. With the id in FOLDER/wandb-id, a resume continues it."""
 
     def __init__(self, module: Any, folder: Path, start: int, settings: dict[str, Any]) -> None:
-        kept = folder / "wandb-id"
-        how = {"id": kept.read_text("utf-8"), "resume": "allow"} if start and kept.is_file() else {}
+        id_file = folder / "wandb-id"
+        options = {"id": id_file.read_text("utf-8"), "resume": "allow"} if start and id_file.is_file() else {}
         name = folder.absolute().name
-        self._run = module.init(project="gnomon", name=name, dir=str(folder), config=settings, **how)
-        kept.write_text(self._run.id, "utf-8")
+        self._run = module.init(project="gnomon", name=name, dir=str(folder), config=settings, **options)
+        id_file.write_text(self._run.id, "utf-8")
 
     def add(self, step: int, numbers: Mapping[str, float]) -> None:
         self._run.log(dict(numbers), step=step)
@@ -222,12 +220,17 @@ class Wandb:
 
 
 BOARDS: dict[str, Callable[[Any, Path, int, dict[str, Any]], Board]] = {"tensorboard": TensorBoard, "wandb": Wandb}
-"""Name -> what opens a board: its module, the folder, the step that the run goes on from, the run's settings."""
+"""Name -> function that opens a board, from its module, the folder, the first step and the settings of the run."""
 
 _MODULES = {"tensorboard": "torch.utils.tensorboard", "wandb": "wandb"}
 
 
 def import_board(name: str) -> Any:
+    """The module of a board.
+
+    Raises:
+        ExtraError: its package is not installed.
+    """
     try:
         return import_module(_MODULES[name])
     except ImportError as error:

@@ -1,6 +1,6 @@
-"""Low-rank adaption of a trunk (LoRA, 2106.09685, section 4.1): `W + alpha / r * B A`, and only A and B are learnt.
+"""Low-rank adaptation of a trunk (LoRA, 2106.09685, section 4.1): `W + alpha / r * B A`. Only A and B are trained.
 
-T: tokens; I: width that goes in; O: width that comes out; r: rank.
+T: tokens; I: input dimension; O: output dimension; r: rank.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from gnomon.train.recipe.schema import LoraSettings
 class LoraLinear(Linear):
     """`x W^T + b + alpha / r * dropout(x) A^T B^T`. W and b are those of another layer, and frozen.
 
-    B starts at zero, so the product starts as it was; A as in the reference and in peft, uniform within 1 / sqrt(I).
+    B starts at zero, so that the layer starts with its own output. A starts as in the reference and in peft, uniform
+    within 1 / sqrt(I).
     """
 
     def __init__(self, linear: Linear, settings: LoraSettings, generator: torch.Generator | None = None) -> None:
@@ -44,16 +45,16 @@ class LoraLinear(Linear):
         return super().pre_activation(x_TI) + added_TO * self.scaling
 
     def merge(self) -> Tensor:
-        """The one matrix that does the same."""
+        """The single matrix that computes the same."""
         return self.weight + self.scaling * (self.lora_b @ self.lora_a)
 
 
 def apply_lora(trunk: Trunk, settings: LoraSettings, *, generator: torch.Generator | None = None) -> None:
-    """Replace linear layers of every layer of a trunk, and freeze all else of it.
+    """Replace linear layers in every layer of a trunk, and freeze everything else in it.
 
     Args:
-        settings: targets are the names of those layers.
-        generator: of A, on the host; None for torch's own.
+        settings: its targets are the names of those linear layers.
+        generator: draws A, on the CPU; None for torch's own.
 
     Raises:
         InputError: a target that the trunk does not have.
@@ -61,8 +62,10 @@ def apply_lora(trunk: Trunk, settings: LoraSettings, *, generator: torch.Generat
     known = list(dict.fromkeys(name for _, name, _ in _iterate_linears(trunk)))
     for target in settings.targets:
         if target not in known:
-            hint = did_you_mean(target, known)
-            raise InputError(f"lora.targets: {target!r} is not in this model; it has {', '.join(known)}.{hint}")
+            raise InputError(
+                f"lora.targets has {target!r}, which is not a linear layer of this model. It has {', '.join(known)}."
+                f"{did_you_mean(target, known)}"
+            )
     trunk.requires_grad_(False)
     for layer, name, linear in list(_iterate_linears(trunk)):
         if name in settings.targets:
@@ -71,8 +74,8 @@ def apply_lora(trunk: Trunk, settings: LoraSettings, *, generator: torch.Generat
 
 @torch.no_grad()
 def merge_lora(trunk: Trunk) -> dict[str, Tensor]:
-    """The trunk's state under our array names, what was learnt added to the matrices; of any trunk."""
-    tensors = {name: one for name, one in trunk.state_dict().items() if not name.endswith((".lora_a", ".lora_b"))}
+    """The state of any trunk by our array names, with low-rank parts added to their matrices."""
+    tensors = {name: tensor for name, tensor in trunk.state_dict().items() if not name.endswith((".lora_a", ".lora_b"))}
     for path, module in trunk.named_modules():
         if isinstance(module, LoraLinear):
             tensors[f"{path}.weight"] = module.merge()

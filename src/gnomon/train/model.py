@@ -1,6 +1,6 @@
-"""`Model`: trunk, pooling and heads as one module to be trained; a checkpoint in, a checkpoint out.
+"""`Model`: the torch module that is trained. It has the trunk, pooling and dense modules of a checkpoint.
 
-B: texts; P: width of a pooled vector; D: width of a vector.
+B: texts; P: dimension of a pooled vector; D: dimension of a vector.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from gnomon.train.lora import apply_lora, merge_lora
 from gnomon.train.recipe.schema import LoraSettings, Recipe
 
 VectorsByDim = dict[int, Tensor]
-"""Vectors by their width."""
+"""Vectors by their dimension."""
 
 
 class Model(nn.Module):
-    """What is trained. Its parameters are float32 copies; autocast computes in bfloat16 where that is asked for.
+    """The model that is trained. Its parameters are float32 copies; with `bf16`, autocast computes in bfloat16.
 
     Args:
-        dropout, attention_dropout: None for what the checkpoint's config says.
+        dropout, attention_dropout: None for the values of the checkpoint's config.
     """
 
     def __init__(
@@ -59,16 +59,16 @@ class Model(nn.Module):
         self.trunk: Trunk | StaticEmbedding
         if isinstance(spec.trunk, StaticSpec):
             if lora is not None:
-                raise InputError("lora is of linear layers, and this model is a table of token vectors; leave it out.")
+                raise InputError("lora adapts linear layers, and this model is a static table. Leave lora out.")
             self.trunk = StaticEmbedding(spec.trunk, checkpoint.arrays)
         else:
             hidden, weights = _resolve_dropout(checkpoint, dropout, attention_dropout)
-            computed = torch.bfloat16 if bf16 else torch.float32
+            dtype = torch.bfloat16 if bf16 else torch.float32
             self.trunk = Trunk.from_arrays(
                 spec.trunk,
                 checkpoint.arrays,
                 attention=choose_attention(
-                    self.device, computed, spec.trunk.head_size, dropout=weights, needs_gradient=True
+                    self.device, dtype, spec.trunk.head_size, dropout=weights, needs_gradient=True
                 ),
                 dropout=hidden,
                 attention_dropout=weights,
@@ -85,33 +85,33 @@ class Model(nn.Module):
         return self.checkpoint.spec
 
     def forward(self, packed: Packed) -> Tensor:
-        """[B, P]: pooled token states, in front of the heads; float32 under autocast too."""
+        """[B, P]: pooled token states, before the dense modules; float32 also under autocast."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             return self.pooled_trunk(packed)
 
     def apply_modules(self, pooled_BP: Tensor, dims: tuple[int, ...] = ()) -> VectorsByDim:
-        """Vectors of the model's full width; or of the widths `dims` that have heads of their own."""
+        """Vectors of the model's full dimension, or of `dims`, which have a dense module each."""
         return {dim: self.heads(pooled_BP, dim) for dim in dims or (self.spec.full_dim,)}
 
     def export_arrays(self) -> dict[str, NDArray[Any]]:
-        """All arrays under our names, low-rank parts merged."""
+        """All arrays by our names, with low-rank parts merged."""
         names = trunk_shapes(self.spec.trunk)
         tensors = merge_lora(self.trunk) if isinstance(self.trunk, Trunk) else self.trunk.state_dict()
-        found = {name: to_array(tensors[name]) for name in names}
+        arrays = {name: to_array(tensors[name]) for name in names}
         dense = self.heads.state_dict()
         for head in dense_modules(self.spec):
             for name in dense_shapes(head):
                 key = f"dense.{head.name.replace('.', '_')}{name.removeprefix(head.name)}"
-                found[name] = to_array(dense[key])
-        return {name: np.array(array) for name, array in found.items()}
+                arrays[name] = to_array(dense[key])
+        return {name: np.array(array) for name, array in arrays.items()}
 
     def to_checkpoint(self, **changes: Any) -> Checkpoint:
-        """The checkpoint with the weights as they are now, and other fields changed."""
+        """The checkpoint with the present weights, and with other fields changed."""
         return replace(self.checkpoint, arrays=self.export_arrays(), **changes)
 
 
 def dropout_rates(checkpoint: Checkpoint, recipe: Recipe | None = None) -> tuple[float, float]:
-    """Of token states and of attention weights: the recipe's, or else the model's own; none in a table."""
+    """The dropout of token states and of attention weights: the recipe's or the model's own; 0 in a static table."""
     if isinstance(checkpoint.spec.trunk, StaticSpec):
         return 0.0, 0.0
     return _resolve_dropout(checkpoint, recipe and recipe.dropout, recipe and recipe.attention_dropout)
@@ -123,7 +123,7 @@ def _resolve_dropout(checkpoint: Checkpoint, hidden: float | None, attention: fl
 
 
 class PooledTrunk(nn.Module):
-    """Packed texts -> pooled vectors. The last layer computes one token of a text where only that is pooled."""
+    """Packed texts -> pooled vectors. Where pooling reads one token only, the last layer computes that token only."""
 
     def __init__(self, trunk: Trunk | StaticEmbedding, pooling: PoolingSpec, device: torch.device) -> None:
         super().__init__()
@@ -143,7 +143,7 @@ class PooledTrunk(nn.Module):
 
 
 class StaticEmbedding(nn.Module):
-    """A static table of token vectors; a text is the mean of its own."""
+    """A static table of token vectors. A text's vector is the mean of those of its tokens."""
 
     def __init__(self, spec: StaticSpec, arrays: Mapping[str, NDArray[Any]]) -> None:
         super().__init__()

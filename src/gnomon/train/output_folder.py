@@ -1,12 +1,12 @@
-"""What runs keep in OUTPUT, and how a new run takes the place of an earlier one. No other file is changed or removed.
+"""What runs write to OUTPUT, and how a new run replaces an earlier one. No other file is changed or removed.
 
     OUTPUT/              a run: recipe.toml, log.jsonl, checkpoints/, stopped/ and, once it is complete, model/
-      written.sha256     digests of recipe.toml and of the files in model/, by which they are recognised later
+      written.sha256     the manifest: digests of recipe.toml and of the files in model/, to recognise them later
       overwrite-1/       a run with overwrite=True: all of the above, until its model is complete
-      kept-1/            files that no run wrote and that stood where a run had to write
+      kept-1/            files that no run wrote, and that were where a run had to write
 
-A run with overwrite=True changes nothing of the earlier one until its own model is complete. Then its folder is renamed
-to NEW, which is the one step that decides; what follows can be repeated by any later run (`settle`), after a kill too.
+A run with overwrite=True changes nothing of the earlier run until its own model is complete. Then its folder is renamed
+to NEW. This one rename decides. Any later run can repeat the steps after it (`complete_swap`), also after a kill.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ import shutil
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from hashlib import file_digest
+from hashlib import file_digest, sha256
 from pathlib import Path
 
 from gnomon.checkpoint.hub import resolve_source
 from gnomon.errors import CheckpointError, GnomonError, InputError
-from gnomon.files import DISK_FULL_REASONS
+from gnomon.files import atomic_file, describe_os_error, fsync_folder, fsync_tree, is_draft_of
+from gnomon.messages import list_some
 from gnomon.train import checkpoints
-from gnomon.train.checkpoints import fsync_folder
 from gnomon.train.data.sources import HUB, match_files
 from gnomon.train.recipe.schema import Recipe
 from gnomon.train.recipe.toml import read, to_toml
@@ -33,30 +33,31 @@ from gnomon.warn import warn_caller
 
 MODEL, CHECKPOINTS, STOPPED, LOG, RECIPE = "model", "checkpoints", "stopped", "log.jsonl", "recipe.toml"
 ENTRIES = (MODEL, CHECKPOINTS, STOPPED, LOG, RECIPE)
-"""What a run writes. TensorBoard's and wandb's files are their own: they are added to and never removed."""
+"""What a run writes. TensorBoard and wandb manage their own files: runs add to these and never remove them."""
 MANIFEST = "written.sha256"
 
 NEW, OLD = ".gnomon-new", ".gnomon-old"
-"""A complete run whose parts are moved to OUTPUT; the parts of the run before, until they are removed."""
+"""NEW holds a complete run while its parts move to OUTPUT; OLD holds the parts of the earlier run until the end."""
 MODEL_DRAFT, RUN_DRAFT = ".model.tmp", ".gnomon-begun.tmp"
-"""The model while it is written; the folder of a run until it has its recipe."""
+"""The model while it is written, and the folder of a run until it has its recipe."""
 
 _NUMBERED = re.compile(r"overwrite-([1-9]\d*)")
-_DRAFTS = re.compile(r"\.\.?model\.tmp(\.\w+\.tmp)?|\.(recipe\.toml|log\.jsonl|written\.sha256)\.tmp")
+_DRAFTS = re.compile(r"\.\.?model\.tmp(\.\w+\.tmp)?|\.(recipe\.toml|log\.jsonl|written\.sha256)(\.[0-9a-f]{8})?\.tmp")
+"""Names of files and folders that are not complete, as `files.draft_path` gives them; without the digits, as earlier
+versions did.
+"""
 _CHECKPOINT = re.compile(
     r"checkpoints/\.?step-\d{8,}(\.new)?(\.[0-9a-f]{8}\.tmp)?/"
     r"(facts\.json|state\.safetensors|\.state\.safetensors\.[0-9a-f]{8}\.tmp)"
 )
 _ROWS = re.compile(r"stopped/step-\d{8,}-rank-\d+\.jsonl")
 _DIGEST = re.compile(r"([0-9a-f]{64})  (.+)")
-"""A line of written.sha256."""
+"""One line of written.sha256."""
 _RECORD = b'{"step": '
-"""What a line of log.jsonl begins with."""
-_EARLIER = (
-    f" Runs of earlier versions of gnomon have no {MANIFEST}, so their files are not recognised as a run's and stay."
-)
-_SHOWN = 5
-"""Files that a message names."""
+"""How each line of log.jsonl begins."""
+_EARLIER = f" Runs of early versions of gnomon have no {MANIFEST}, so their files cannot be recognised, and stay."
+_MAX_LISTED = 5
+"""How many files a message names."""
 
 
 # ---- before a run
@@ -74,7 +75,7 @@ def convert_os_errors(root: Path) -> Generator[None]:
         raise
     except OSError as error:
         raise InputError(
-            f"output {root} cannot be used: {_describe_error(error)}. Change its permissions, or give another output."
+            f"output {root} cannot be used: {describe_os_error(error)}. Change its permissions, or give another output."
         ) from error
 
 
@@ -94,19 +95,19 @@ def check_inputs_outside(recipe: Recipe, root: Path) -> None:
     for source in recipe.sources:
         for path in source.path:
             files = [] if path.startswith(HUB) else match_files(path)
-            if taken := next((file for file in files if _is_written_to(Path(file), root)), None):
+            if overlap := next((file for file in files if _is_written_to(Path(file), root)), None):
                 raise InputError(
-                    f"the source {taken} is a file of the run in the output folder {root}. A run does not read what "
+                    f"the source {overlap} is a file of the run in the output folder {root}. A run does not read what "
                     "it may replace: give another output, or copy the file to another place."
                 )
 
 
 def choose_run_number(recipe: Recipe, root: Path, *, resume: bool, overwrite: bool) -> int:
-    """The number of the run's folder, for `folder_of`: of the one to resume, or of a new one. Changes nothing.
+    """The number of the run's folder (`run_folder`): of the run to resume, or of a new one. Changes nothing.
 
     Raises:
-        InputError: there is a run, or there is none, against what was asked; files that no run wrote are in the way, or
-            what has to be replaced cannot be.
+        InputError: OUTPUT holds a run, or does not, contrary to `resume` and `overwrite`; files that no run wrote are
+            in the way; something that has to be replaced cannot be.
     """
     runs = [*reversed(_numbers(root)), 0]
     saved = next((number for number in runs if checkpoints.latest(run_folder(root, number) / CHECKPOINTS)), None)
@@ -114,38 +115,38 @@ def choose_run_number(recipe: Recipe, root: Path, *, resume: bool, overwrite: bo
         if saved is None:
             raise InputError(f"{root / CHECKPOINTS} holds no checkpoint to go on from; leave resume=True out.")
         in_the_way = (*ENTRIES, MANIFEST) if saved else (MODEL, MANIFEST)
-        strange = [path for path in _find_conflicts(root, recipe) if path.parts[0] in in_the_way]
+        foreign = [path for path in _find_conflicts(root, recipe) if path.parts[0] in in_the_way]
         log = run_folder(root, saved) / LOG
-        if log.is_file() and not _is_log(log):  # the run cuts off what was said behind its checkpoint
-            strange.append(log.relative_to(root))
-        _check_no_foreign_files(root, [*dict.fromkeys(strange)])
+        if log.is_file() and not _is_log(log):  # the run removes lines after its checkpoint
+            foreign.append(log.relative_to(root))
+        _check_no_foreign_files(root, [*dict.fromkeys(foreign)])
         _check_replaceable(root)
         return saved
     holds = saved is not None or _is_non_empty(root / MODEL)
     if holds and not overwrite:
         raise InputError(
-            f"{root} holds a run already; resume=True goes on with it, overwrite=True begins anew, or give another "
+            f"{root} holds a run already. Use resume=True to continue it, overwrite=True to start anew, or another "
             "output."
         )
-    strange = _find_conflicts(root, recipe)
+    foreign = _find_conflicts(root, recipe)
     if not holds and (root / CHECKPOINTS).is_dir():  # they may be a link to another disk
-        strange = [path for path in strange if path != Path(CHECKPOINTS)]
+        foreign = [path for path in foreign if path != Path(CHECKPOINTS)]
     for number in _numbers(root):
         folder = run_folder(root, number)
-        strange += [folder.relative_to(root) / path for path in _find_foreign_files(root, folder)]
-    _check_no_foreign_files(root, strange)
+        foreign += [folder.relative_to(root) / path for path in _find_foreign_files(root, folder)]
+    _check_no_foreign_files(root, foreign)
     _check_replaceable(root)
     taken = [int(name[1]) for path in root.iterdir() if (name := _NUMBERED.fullmatch(path.name))]
     return 1 + max(taken, default=0) if holds else 0
 
 
 def run_folder(root: Path, number: int) -> Path:
-    """Where a run writes: 0 for OUTPUT itself."""
+    """The folder that a run writes to; number 0 is OUTPUT itself."""
     return root / f"overwrite-{number}" if number else root
 
 
 def latest_checkpoint(root: Path) -> Path | None:
-    """The checkpoint that resume=True goes on from."""
+    """The checkpoint that resume=True continues from."""
     folders = [run_folder(root, number) for number in (*reversed(_numbers(root)), 0)]
     return next(filter(None, (checkpoints.latest(folder / CHECKPOINTS) for folder in folders)), None)
 
@@ -154,17 +155,17 @@ def latest_checkpoint(root: Path) -> Path | None:
 
 
 def begin(recipe: Recipe, root: Path, number: int) -> None:
-    """An empty folder for a run, with its recipe. Of the earlier runs the complete one and the last checkpoint stay."""
+    """Prepare the folder of a run, with its recipe. The complete earlier run and the last checkpoint stay."""
     saved = [each for each in _numbers(root) if checkpoints.latest(run_folder(root, each) / CHECKPOINTS)]
     for earlier in _numbers(root):
         if earlier not in saved[-1:]:
             _remove_or_warn(root, run_folder(root, earlier))
     if number:
-        beside = root / RUN_DRAFT
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir()
-        write_recipe(recipe, beside)
-        beside.rename(run_folder(root, number))
+        draft = root / RUN_DRAFT
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir()
+        write_recipe(recipe, draft)
+        draft.rename(run_folder(root, number))
         return
     checkpoints.remove_all(root / CHECKPOINTS)
     for rows in (root / STOPPED).glob("*"):
@@ -174,43 +175,43 @@ def begin(recipe: Recipe, root: Path, number: int) -> None:
 
 
 def write_recipe(recipe: Recipe, folder: Path) -> None:
-    """FOLDER/recipe.toml, unless one stands there that no run wrote."""
-    target, text = folder / RECIPE, to_toml(recipe)
+    """Write FOLDER/recipe.toml, unless there is one that no run wrote."""
+    target, content = folder / RECIPE, to_toml(recipe).encode()
     if os.path.lexists(target) and Path(RECIPE) not in _select_written_files(folder, [Path(RECIPE)]):
         return
-    beside = folder / f".{RECIPE}.tmp"
-    beside.write_text(text, encoding="utf-8")
-    _add_to_manifest(folder, {RECIPE: beside})
-    beside.replace(target)
+    with atomic_file(target) as file:
+        file.write(content)
+        _add_to_manifest(folder, {RECIPE: sha256(content).hexdigest()})
 
 
 def finish(root: Path, number: int, write: Callable[[Path], object]) -> Path:
-    """Let `write` make the model, and put the run in the place of the earlier one; returns the model's folder.
+    """Write the model with `write`, and replace the earlier run; returns the model's folder.
 
-    Killed before the model is complete, the earlier run is as it was; killed later, `settle` ends it.
+    A kill before the model is complete leaves the earlier run as it was. After a later kill, `complete_swap` does the
+    rest.
 
     Raises:
-        OSError: the model cannot be written. CheckpointError: it is complete, and cannot take its place.
+        OSError: the model cannot be written. CheckpointError: the model is complete, and cannot take its place.
     """
     folder = run_folder(root, number)
     staged = folder if number else root / f"{NEW}.tmp"
     if not number:
         shutil.rmtree(staged, ignore_errors=True)
         staged.mkdir()
-    for left in (path for path in staged.iterdir() if _DRAFTS.fullmatch(path.name) and path.is_dir()):
-        shutil.rmtree(left)
+    for draft in (path for path in staged.iterdir() if _DRAFTS.fullmatch(path.name) and path.is_dir()):
+        shutil.rmtree(draft)
     write(staged / MODEL_DRAFT)
-    files = {f"{MODEL}/{path.as_posix()}": staged / MODEL_DRAFT / path for path in _files(staged / MODEL_DRAFT)}
-    _add_to_manifest(folder, files)
-    _flush(staged / MODEL_DRAFT)
+    model = staged / MODEL_DRAFT
+    _add_to_manifest(folder, {f"{MODEL}/{path.as_posix()}": _hash_file(model / path) for path in _files(model)})
+    fsync_tree(model)  # before the earlier model is removed
     if not number:
         shutil.copyfile(folder / MANIFEST, staged / MANIFEST)
     else:
-        (folder / STOPPED).mkdir(exist_ok=True)  # every part of the earlier run has one that takes its place
+        (folder / STOPPED).mkdir(exist_ok=True)  # each part of the earlier run needs a new part
     if not _is_written_file(root, Path(RECIPE), _read_manifest(root)) and _have_same_recipe(
         root / RECIPE, staged / RECIPE
     ):
-        (staged / RECIPE).unlink()  # someone's own stays
+        (staged / RECIPE).unlink()  # a recipe that no run wrote stays
     staged.rename(root / NEW)
     complete_swap(root)
     for earlier in _numbers(root):
@@ -219,10 +220,10 @@ def finish(root: Path, number: int, write: Callable[[Path], object]) -> Path:
 
 
 def complete_swap(root: Path) -> None:
-    """Put a complete run in its place, where one was killed while it did so, and remove what it leaves.
+    """Move a complete run to its place, where a kill interrupted that, and remove what is left over.
 
     Raises:
-        CheckpointError: it cannot take its place.
+        CheckpointError: the run cannot take its place.
     """
     new, old = root / NEW, root / OLD
     if (new / MANIFEST).is_file():
@@ -231,8 +232,9 @@ def complete_swap(root: Path) -> None:
         except OSError as error:
             model = next(filter(Path.is_dir, (new / MODEL_DRAFT, new / MODEL, root / MODEL)), new)
             raise CheckpointError(
-                f"the new model is complete in {model}. It could not take its place in {root}: {_describe_error(error)}. Make "
-                "room or change the permissions, and the next command on this folder completes it."
+                f"the new model is complete in {model}. It could not take its place in {root}: "
+                f"{describe_os_error(error)}. Make room or change the permissions. The next command on this folder "
+                "completes it."
             ) from error
     for left in (old, new):
         if left.is_dir():
@@ -241,8 +243,18 @@ def complete_swap(root: Path) -> None:
         (root / STOPPED).rmdir()
     for draft in (f"{NEW}.tmp", RUN_DRAFT):
         shutil.rmtree(root / draft, ignore_errors=True)
-    for name in (RECIPE, LOG, MANIFEST):
-        (root / f".{name}.tmp").unlink(missing_ok=True)
+    for path in _list_drafts(root):
+        path.unlink(missing_ok=True)
+
+
+def _list_drafts(folder: Path) -> list[Path]:
+    """Files of a run that a killed process has not completed."""
+    names = (RECIPE, LOG, MANIFEST)
+    return [
+        path
+        for path in folder.iterdir()
+        if any(is_draft_of(path, name) or path.name == f".{name}.tmp" for name in names)
+    ]
 
 
 def _move_into_place(root: Path) -> None:
@@ -259,22 +271,22 @@ def _move_into_place(root: Path) -> None:
 
 
 def _swap(root: Path, name: str) -> None:
-    """A part of the new run takes the place of that of the earlier one, which is removed later."""
-    new, place, old = root / NEW / name, root / name, root / OLD / name
+    """Replace a part of the earlier run, which is removed later."""
+    new, target, old = root / NEW / name, root / name, root / OLD / name
     if not os.path.lexists(new):
         return
-    if os.path.lexists(place):
+    if os.path.lexists(target):
         if os.path.lexists(old):
             _move_aside(root, old)
-        place.rename(old)
-    new.rename(place)
+        target.rename(old)
+    new.rename(target)
 
 
 # ---- what a run wrote
 
 
 def _select_written_files(folder: Path, files: Iterator[Path] | list[Path]) -> list[Path]:
-    """Those of some files that the run in this folder wrote, as it wrote them. Paths are relative to the folder."""
+    """The files that the run in this folder wrote, and that did not change since. Paths are relative to the folder."""
     digests = _read_manifest(folder)
     return [path for path in files if _is_written_file(folder, path, digests)]
 
@@ -295,9 +307,9 @@ def _is_written_file(folder: Path, path: Path, digests: dict[str, set[str]]) -> 
 
 
 def _is_log(path: Path) -> bool:
-    """Whether each line is a record; the last may have been cut short."""
+    """Whether each line is a record. The last line may be incomplete."""
     *lines, last = path.read_bytes().split(b"\n")
-    torn = last.strip(b"\0")  # what some file systems leave behind a power failure
+    torn = last.strip(b"\0")  # some file systems add zeros after a power failure
     try:
         return all("step" in json.loads(line) for line in lines) and torn[: len(_RECORD)] == _RECORD[: len(torn)]
     except (ValueError, TypeError, RecursionError):
@@ -305,14 +317,14 @@ def _is_log(path: Path) -> bool:
 
 
 def _find_foreign_files(root: Path, folder: Path) -> list[Path]:
-    """Files that no run wrote: where a run writes in OUTPUT, and everywhere in a folder of a run of its own."""
+    """Files that no run wrote. In OUTPUT, only the places where a run writes are searched."""
     files = list(_files(folder, (MANIFEST, *ENTRIES) if folder == root else None))
     ours = {*_select_written_files(folder, files)}
     return [path for path in files if path not in ours]
 
 
 def _find_conflicts(root: Path, recipe: Recipe) -> list[Path]:
-    """Files in OUTPUT that no run wrote and that are not the recipe of this run in other words."""
+    """Files in OUTPUT that no run wrote, apart from a recipe that equals the one of this run."""
     return [
         path
         for path in _find_foreign_files(root, root)
@@ -321,7 +333,7 @@ def _find_conflicts(root: Path, recipe: Recipe) -> list[Path]:
 
 
 def _files(folder: Path, names: tuple[str, ...] | None = None) -> Iterator[Path]:
-    """All below a folder that is no folder, relative to it: links too, which are not followed."""
+    """All files below a folder, relative to it. Links count as files and are not followed."""
     for path in sorted(folder.iterdir()) if names is None else (folder / name for name in names):
         if path.is_dir() and not path.is_symlink():
             yield from (Path(path.name) / inner for inner in _files(path))
@@ -330,40 +342,27 @@ def _files(folder: Path, names: tuple[str, ...] | None = None) -> Iterator[Path]
 
 
 def _read_manifest(folder: Path) -> dict[str, set[str]]:
-    """Path -> digests that it had; nothing, where there is none, or a file of that name that no run wrote."""
-    found: dict[str, set[str]] = {}
+    """Path -> digests that the file had. Empty where no manifest exists, or it is a file that no run wrote."""
+    digests: dict[str, set[str]] = {}
     try:
         lines = (folder / MANIFEST).read_text("utf-8").splitlines()
     except (FileNotFoundError, UnicodeDecodeError):
-        return found
+        return digests
     for line in lines:
         if (parts := _DIGEST.fullmatch(line)) is None:
             return {}
-        found.setdefault(parts[2], set()).add(parts[1])
-    return found
+        digests.setdefault(parts[2], set()).add(parts[1])
+    return digests
 
 
-def _add_to_manifest(folder: Path, files: dict[str, Path]) -> None:
-    """Add digests to a run's manifest, before the files come to their places."""
+def _add_to_manifest(folder: Path, files: dict[str, str]) -> None:
+    """Add digests of files to a run's manifest, before the files take their names."""
     digests = _read_manifest(folder)
-    for name, path in files.items():
-        digests.setdefault(name, set()).add(_hash_file(path))
+    for name, digest in files.items():
+        digests.setdefault(name, set()).add(digest)
     lines = [f"{digest}  {name}\n" for name, known in digests.items() for digest in sorted(known)]
-    beside = folder / f".{MANIFEST}.tmp"
-    with beside.open("w", encoding="utf-8") as file:
-        file.write("".join(lines))
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(folder / MANIFEST)
-
-
-def _flush(folder: Path) -> None:
-    """What a folder holds is on the disk before another one is removed for it."""
-    for path in _files(folder):
-        with (folder / path).open("r+b") as file:
-            os.fsync(file.fileno())
-    for inner, _, _ in os.walk(folder):
-        fsync_folder(Path(inner))
+    with atomic_file(folder / MANIFEST, sync=True) as file:
+        file.write("".join(lines).encode())
 
 
 def _hash_file(path: Path) -> str:
@@ -375,55 +374,50 @@ def _hash_file(path: Path) -> str:
 
 
 def _remove_run(root: Path, folder: Path) -> None:
-    """Remove what a run wrote; what it did not write is moved to OUTPUT/kept-N, with a notice."""
+    """Remove what a run wrote. Other files are moved to OUTPUT/kept-N, with a warning."""
     files = [*_files(folder)]
     ours = _select_written_files(folder, files)
     if len(ours) < len(files):
         folder = _move_aside(root, folder)
-    for path in sorted(ours, key=lambda path: path.name == MANIFEST):  # a kill before the last leaves it recognised
+    for path in sorted(ours, key=lambda path: path.name == MANIFEST):  # last, to recognise the rest after a kill
         (folder / path).unlink(missing_ok=True)
     for inner, _, _ in os.walk(folder, topdown=False):
         with suppress(OSError):  # it is not empty
             Path(inner).rmdir()
-    if len(ours) == len(files) and os.path.lexists(folder):  # something was put there meanwhile
+    if len(ours) == len(files) and os.path.lexists(folder):  # someone added a file meanwhile
         _move_aside(root, folder)
 
 
 def _remove_or_warn(root: Path, folder: Path) -> None:
-    """`_remove`, with a notice of what cannot be removed."""
+    """Remove a run, and warn about what cannot be removed."""
     try:
         _remove_run(root, folder)
     except OSError as error:
         warn_caller(
-            f"{folder} is left of an earlier run and cannot be removed: {_describe_error(error)}. It harms nothing. Change the "
-            "permissions, and the next command on this folder removes it."
+            f"{folder} is left over from an earlier run and cannot be removed: {describe_os_error(error)}. It does no "
+            "harm. Change the permissions, and the next command on this folder removes it."
         )
-
-
-def _describe_error(error: OSError) -> str:
-    why = DISK_FULL_REASONS.get(error.errno or 0, error.strerror or str(error))
-    return f"{why} ({error.filename})" if error.filename else why
 
 
 def _move_aside(root: Path, path: Path) -> Path:
     number = next(number for number in range(1, 1 << 30) if not os.path.lexists(root / f"kept-{number}"))
-    kept = path.rename(root / f"kept-{number}")
-    warn_caller(f"{kept} holds files that stood where a run had to write and that no run wrote.")
-    return kept
+    moved = path.rename(root / f"kept-{number}")
+    warn_caller(f"{moved} holds files that no run wrote, and that were where a run had to write.")
+    return moved
 
 
 # ---- what a run reads
 
 
 def _local_model_folder(name: str, revision: str | None) -> Path | None:
-    """The folder of a model that is on this machine."""
+    """The folder of a model, if it is on this machine."""
     with suppress(GnomonError):
         return resolve_source(name, revision=revision, local_files_only=True).folder
     return None
 
 
 def _inside(path: Path, root: Path) -> bool:
-    """Whether a path is a folder or lies in it, by whatever links, case or mount they are named."""
+    """Whether a path is a folder or lies in it, whatever links, capitals or mounts the names use."""
     real = path.resolve()
     return any(each.exists() and root.exists() and each.samefile(root) for each in (real, *real.parents))
 
@@ -434,23 +428,23 @@ def _is_written_to(file: Path, root: Path) -> bool:
 
 
 def _is_recipe(path: Path, recipe: Recipe) -> bool:
-    """Whether a file is this recipe in other words."""
+    """Whether a file holds this recipe, perhaps in another form."""
     with suppress(InputError, OSError):
         return replace(read(path), output=recipe.output) == recipe
     return False
 
 
 def _have_same_recipe(path: Path, other: Path) -> bool:
-    """Whether two files are one recipe in other words."""
+    """Whether two files hold the same recipe, perhaps in another form."""
     with suppress(InputError, OSError):
         return _is_recipe(path, read(other))
     return False
 
 
 def _numbers(root: Path) -> list[int]:
-    """Of the folders of runs that were to overwrite, ascending."""
-    found = ((_NUMBERED.fullmatch(path.name), path) for path in (root.iterdir() if root.is_dir() else ()))
-    return sorted(int(name[1]) for name, path in found if name and (path / MANIFEST).is_file())
+    """The numbers of the folders of runs with overwrite=True, ascending."""
+    matches = ((_NUMBERED.fullmatch(path.name), path) for path in (root.iterdir() if root.is_dir() else ()))
+    return sorted(int(name[1]) for name, path in matches if name and (path / MANIFEST).is_file())
 
 
 def _is_non_empty(path: Path) -> bool:
@@ -460,19 +454,18 @@ def _is_non_empty(path: Path) -> bool:
 def _check_no_foreign_files(root: Path, foreign_files: list[Path]) -> None:
     if not foreign_files:
         return
-    place = root / CHECKPOINTS
-    if Path(CHECKPOINTS) in foreign_files and place.is_symlink():
+    checkpoints_path = root / CHECKPOINTS
+    if Path(CHECKPOINTS) in foreign_files and checkpoints_path.is_symlink():
         raise InputError(
-            f"{place} is a link to {place.readlink()}. A run writes its checkpoints through it, but does not remove "
-            "those of another run there. Remove the link, and the folder that it leads to if you do not need it; or "
-            "give another output, which may have such a link too."
+            f"{checkpoints_path} is a link to {checkpoints_path.readlink()}. A run writes its checkpoints through the "
+            "link, but does not remove those of another run there. Remove the link, and the folder that it leads to if "
+            "you do not need it; or give another output, which may have such a link, too."
         )
-    names = ", ".join(path.as_posix() for path in foreign_files[:_SHOWN])
-    more = f" and {len(foreign_files) - _SHOWN} more" if len(foreign_files) > _SHOWN else ""
+    names = list_some([path.as_posix() for path in foreign_files], _MAX_LISTED)
     earlier = "" if os.path.lexists(root / MANIFEST) or not (root / LOG).is_file() else _EARLIER
     raise InputError(
-        f"{root} has files in the places of a run that no run wrote, or that were changed since: {names}{more}. A run "
-        f"removes what runs wrote and nothing else.{earlier} Move them to another place, or give another output."
+        f"{root} has files where a run writes, which no run wrote or which changed since: {names}. A run removes only "
+        f"what runs wrote.{earlier} Move the files to another place, or give another output."
     )
 
 
@@ -481,7 +474,8 @@ def _check_replaceable(root: Path) -> None:
     Raises:
         InputError: a folder in which a run has to write, or that it has to move or remove, may not be written to.
     """
-    inside = (Path(at) / name for part in (*ENTRIES, OLD) for at, names, _ in os.walk(root / part) for name in names)
+    walks = (os.walk(root / part) for part in (*ENTRIES, OLD))
+    inside = (Path(folder) / name for walk in walks for folder, names, _ in walk for name in names)
     for folder in (root, *(root / part for part in (*ENTRIES, OLD)), *inside):
         if folder.is_dir() and not os.access(folder, os.W_OK | os.X_OK):
             raise InputError(

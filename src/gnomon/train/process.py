@@ -1,4 +1,4 @@
-"""What a run changes in its process, and puts back: torch's settings, and what signals do."""
+"""What a run changes in its process and restores: torch's settings and signal handlers."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from gnomon.warn import warn_caller
 
 @contextmanager
 def torch_settings(recipe: Recipe, ranks: Ranks) -> Generator[None]:
-    """torch's own settings for a run; as they were behind it."""
+    """Inside, torch has the settings of a run; they are restored afterwards."""
     threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     warns = torch.is_deterministic_algorithms_warn_only_enabled()
     setting: Any = deterministic
     filled = setting.fill_uninitialized_memory
     with torch.random.fork_rng(devices=[ranks.device] if ranks.device.type == "cuda" else []):
         try:
-            torch.manual_seed(recipe.seed)  # what is drawn when the model is made is the same on every rank
+            torch.manual_seed(recipe.seed)  # so that random initial weights are equal on every rank
             if recipe.threads:
                 torch.set_num_threads(recipe.threads)
             if recipe.deterministic:
                 torch.use_deterministic_algorithms(True, warn_only=True)
-                setting.fill_uninitialized_memory = False  # slow, and nothing here reads such memory
+                setting.fill_uninitialized_memory = False  # slow, and training reads no such memory
             yield
         finally:
             torch.set_num_threads(threads)
@@ -44,18 +44,18 @@ def torch_settings(recipe: Recipe, ranks: Ranks) -> Generator[None]:
 
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
-"""What stops a run: Ctrl-C; what schedulers, containers and `kill` send; a terminal that is closed."""
+"""Signals that stop a run: Ctrl-C; those of schedulers, containers and `kill`; that of a terminal that closes."""
 
 
 class StopRequest:
-    """Whether a signal has asked the run to stop.
+    """Whether a signal has requested that the run stops.
 
-    Inside `saving` the first signal waits until what has begun is saved, and the second stops at once. Elsewhere there
-    is nothing to save, and the first stops at once. Under torchrun every rank gets a signal from the terminal and once
-    more from torchrun: there the second does nothing.
+    Inside `delay_until_saved`, the first signal waits until the work in progress is saved, and the second stops the run
+    at once. Elsewhere the first one stops it at once, since nothing has to be saved. Under torchrun every rank gets a
+    signal twice, from the terminal and from torchrun; so a second one does nothing there.
 
-    A module that is being imported is left half made by an exception, which then ends as some other error or as none:
-    a signal within an import is raised when that is over.
+    An exception inside an import would leave a module half initialised, and then be lost or become another error. So a
+    signal during an import is raised when the import is complete.
     """
 
     def __init__(self, ranks: Ranks) -> None:
@@ -66,10 +66,13 @@ class StopRequest:
 
     @contextmanager
     def delay_until_saved(self, pending_work: str) -> Generator[None]:
-        """Args: first: what is done before the run stops, for the notice.
+        """Inside, a first signal does not interrupt the work.
+
+        Args:
+            pending_work: what is completed before the run stops, for the message.
 
         Raises:
-            KeyboardInterrupt, SystemExit: a signal came before, and whatever was under way has swallowed it.
+            KeyboardInterrupt, SystemExit: a signal came earlier, and its exception was lost.
         """
         if self._immediate:
             raise signal_exception(self._immediate)
@@ -80,7 +83,7 @@ class StopRequest:
             self._first = ""
 
     def poll_all_ranks(self) -> int:
-        """The signal that some rank has got, the same on every rank; 0 for none."""
+        """The signal that any rank has received; 0 for none. Every rank returns the same."""
         counts = self.ranks.sum_numbers(*(float(self._requested == number) for number in SIGNALS))
         return next((int(number) for number, count in zip(SIGNALS, counts, strict=True) if count), 0)
 
@@ -89,7 +92,7 @@ class StopRequest:
         if self._closed:
             return
         if not self._first or (self._requested and self.ranks.world_size == 1):
-            self._requested = self._immediate = number  # first: the exception may be swallowed
+            self._requested = self._immediate = number  # set first: the exception may be lost
             if not (count_import_frames(frame) > self._outside and call_handler_later(self.handle_signal, number)):
                 raise signal_exception(number)
         elif not self._requested:
@@ -97,13 +100,13 @@ class StopRequest:
             self._warn_user(number)
 
     def close(self) -> None:
-        """No signal is raised from here on."""
+        """From here on, signals do nothing."""
         self._closed = True
         cancel_handler_call()
 
     @contextmanager
     def raise_signal_for_errors(self) -> Generator[None]:
-        """An error inside, after a signal that stops the run at once, is what that signal means."""
+        """Inside, an error after a signal that stops the run at once becomes the exception of that signal."""
         try:
             yield
         except Exception as error:
@@ -116,7 +119,7 @@ class StopRequest:
             return
         name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
         again = f"; {name} again stops at once" if self.ranks.world_size == 1 else ""
-        with suppress(OSError, RuntimeError):  # the terminal is gone; the signal came within a write to it
+        with suppress(OSError, RuntimeError):  # the terminal is gone, or the signal came during a write to it
             warn_caller(f"{self._first}, then the run stops{again}.")
 
 
@@ -127,7 +130,7 @@ def signal_exception(number: int) -> BaseException:
 
 @contextmanager
 def handle_stop_signals(ranks: Ranks) -> Generator[StopRequest]:
-    """Inside, signals stop the run as `Stop` says; in the main thread alone, which gets them."""
+    """Inside, signals stop the run as `StopRequest` says. Only the main thread can handle signals."""
     stop = StopRequest(ranks)
     before: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
@@ -145,10 +148,10 @@ def handle_stop_signals(ranks: Ranks) -> Generator[StopRequest]:
 
 
 def malloc_trim() -> None:
-    """Return what is free in the heap to the system, where that can be asked for (glibc).
+    """Return free memory of the heap to the system, where the C library can do that (glibc).
 
-    Chunks are of many sizes, and the heap keeps what they leave. Before each chunk it would give back more, and cost an
-    eighth of the time.
+    Chunks have many sizes, and the heap holds on to what they free. A call before each chunk would return more, but
+    cost an eighth of the time.
     """
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)

@@ -5,12 +5,9 @@ B: rows of a batch on this rank; K: negatives per row; N: B times K.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Generic, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +19,6 @@ from gnomon.tokenizer import Tokenizer
 from gnomon.train.data.dataset import Dataset, hash_bytes
 from gnomon.train.data.sampler import SampledBatch, select_negatives, shard
 from gnomon.train.recipe.schema import DataSource
-
-T = TypeVar("T")
 
 TEXTS_AT_ONCE = 2048
 """Texts that are tokenised at once: the tokenizer needs 80 bytes and more per token."""
@@ -246,46 +241,6 @@ class Collator:
         count = len(rows.rows_B)
         row = text % count if text < 2 * count else (text - 2 * count) // rows.negatives_per_row
         return self.datasets[rows.source].location(int(rows.rows_B[row]))
-
-
-class Prefetcher(Generic[T]):
-    """Iterates over make(start), make(start + 1), ... up to `stop`, computed in order in a thread ahead of use.
-
-    An error is raised in its turn, and ends the iteration. Use it in a `with`: at the end it waits for the item in
-    progress and starts no other, whatever ended the block.
-    """
-
-    def __init__(self, make: Callable[[int], T], start: int, stop: int, *, depth: int = 4) -> None:
-        self._items, self._depth = (make(number) for number in range(start, stop)), depth
-        self._thread = ThreadPoolExecutor(1, "gnomon-batches")
-        self._pending: deque[Future[T]] = deque()
-        self._fill()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-    def __iter__(self) -> Iterator[T]:
-        return self
-
-    def __next__(self) -> T:
-        if not self._pending:  # closed
-            raise StopIteration
-        first = self._pending.popleft()
-        self._fill()
-        return first.result()
-
-    def close(self) -> None:
-        self._pending.clear()
-        self._depth = 0
-        self._thread.shutdown(cancel_futures=True)
-
-    def _fill(self) -> None:
-        """Keep `depth` items in progress."""
-        while len(self._pending) < self._depth:
-            self._pending.append(self._thread.submit(next, self._items))
 
 
 def match_own_negatives(

@@ -24,6 +24,7 @@ from gnomon.train.distributed import Ranks
 from gnomon.train.prompts import SourcePrompts
 from gnomon.train.recipe.checks import masks_duplicates, needs_score_lists
 from gnomon.train.recipe.schema import CONTRASTIVE_LOSSES, LABEL_LOSSES, Recipe
+from gnomon.warn import warn_caller
 
 MAX_OWN_NEGATIVES_CHECKED = 20_000
 """At most this many negatives per source are compared by their tokens before the first step."""

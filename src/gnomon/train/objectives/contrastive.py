@@ -1,417 +1,244 @@
-"""What a batch's loss is: a row of `STAGES` calls one of `gnomon.losses` with the vectors of all ranks.
+"""Contrastive training: here rows of queries, documents and scores become a loss and its gradient.
 
-A loss whose rows stand alone is computed some rows at a time: their sum, each weighed by its rows, is the loss of the
-batch.
-
-B: rows of this rank; Q: rows of all ranks; K: negatives of a row; N: negatives of all ranks, Q K, row by row; C:
-documents, Q + N; D: width of a vector.
+`ContrastiveObjective` opens the sources of a recipe, samples and tokenises batches, and computes their gradient with
+GradCache. The losses are called in `contrastive_loss`.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property, partial
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gnomon.errors import InputError
-from gnomon.losses import (
-    GTE_DIRECTIONS,
-    SYMMETRIC_DIRECTIONS,
-    anneal,
-    compute_guide_blocks,
-    cosent,
-    cosine_distillation,
-    cosine_regression,
-    distill_kl,
-    duplicates_mask,
-    gist,
-    info_nce,
-    kl_and_contrast,
-    known_pairs_mask,
-    margin_mse,
-    matryoshka,
-)
-from gnomon.losses.matryoshka import MatryoshkaVectors
-from gnomon.losses.similarity import similarity_matrix
 from gnomon.spec import ModelSpec
-from gnomon.train.recipe.schema import LossName, LossSettings, MatryoshkaSettings
+from gnomon.train.data.collate import CollatedBatch
+from gnomon.train.data.prepare import count_steps, describe_short_batches, open_training_data
+from gnomon.train.data.sampler import SAMPLING_VERSION
+from gnomon.train.model import Model
+from gnomon.train.model_card import DataFacts, SourceFacts, render_model_card
+from gnomon.train.objectives.chunking import choose_chunking
+from gnomon.train.objectives.contrastive_loss import Loss, LossInputs
+from gnomon.train.objectives.gradcache import accumulate_gradient, skipped_prompt_tokens, split_into_chunks
+from gnomon.train.objectives.objective import FactChanges, RunFacts, TrainingContext
+from gnomon.train.objectives.row_counters import RowCounters, SeenRows
+from gnomon.train.objectives.teacher import TeacherModel, check_teacher
+from gnomon.train.objectives.validation import score_held_out
+from gnomon.train.prompts import apply_prompts
+from gnomon.train.recipe.schema import LossName, Recipe
+from gnomon.warn import warn_caller
 
-SCORES_PER_PART = 1 << 23
-"""Scores that are in memory at once, about."""
+MAX_PREFETCHED_ROWS = 16_384
+"""Rows of this rank whose texts and ids may wait for their step."""
 
-MAX_SCALE = 100.0
-"""The most that a learnt scale may be (CLIP)."""
-
-
-Masks = dict[str, Any]
-"""doc_mask_BC and query_mask_BQ of `info_nce`."""
-
-
-@dataclass(frozen=True)
-class LossInputs:
-    """What a loss is told of a batch beside the model's vectors."""
-
-    first_row: int
-    """Place of this rank's first row among those of all ranks."""
-    num_rows: int
-    """Rows of this rank."""
-    token_hashes: tuple[Tensor, Tensor, Tensor]
-    """[Q], [Q], [N] of the texts of all ranks: queries, positives, negatives (`Collated.hashes`)."""
-    own_negatives_N: Tensor | None = None
-    """[N] bool: which negatives are the query or a positive of their own row, of all ranks; None for none."""
-    scores: Tensor | None = None
-    """[Q] grades or [Q, 1 + K] a teacher's scores, of all ranks."""
-    teacher_vectors: tuple[Tensor, Tensor, Tensor] | None = None
-    """The vectors of a guide or teacher of the same texts, of all ranks."""
-    step: int = 0
-
-    @cached_property
-    def has_duplicates(self) -> bool:
-        """Whether a query or a positive stands twice, or is a negative: a negative may well stand in several rows."""
-        queries_Q, positives_Q, negatives_N = self.token_hashes
-        pairs = torch.cat([queries_Q, positives_Q])
-        if self.own_negatives_N is not None and self.own_negatives_N.any():
-            return True
-        return len(pairs.unique()) < len(pairs) or bool(torch.isin(negatives_N, pairs).any())
-
-    @cached_property
-    def matching_pairs(self) -> tuple[Tensor, Tensor]:
-        """What belongs together, queries and documents: the rows', and rows with negatives that are their own."""
-        queries_Q, positives_Q, negatives_N = self.token_hashes
-        if self.own_negatives_N is None:
-            return queries_Q, positives_Q
-        own = self.own_negatives_N.nonzero()[:, 0]
-        owners = own // (len(negatives_N) // len(queries_Q) or 1)
-        return torch.cat([queries_Q, queries_Q[owners]]), torch.cat([positives_Q, negatives_N[own]])
-
-    def build_masks(self, rows: slice) -> Masks:
-        """What is no negative of some rows, of documents and of queries: what answers an equal query, and what is the
-        row's query, or positive, itself.
-        """
-        if not self.has_duplicates:
-            return {"doc_mask_BC": None, "query_mask_BQ": None}
-        queries_Q, positives_Q, negatives_N = self.token_hashes
-        docs_C = torch.cat([positives_Q, negatives_N])
-        keys, answers = self.matching_pairs
-        return {
-            "doc_mask_BC": _mask_answers(queries_Q[rows], keys, answers, docs_C)
-            | duplicates_mask(queries_Q[rows], docs_C),
-            "query_mask_BQ": _mask_answers(positives_Q[rows], answers, keys, queries_Q)
-            | duplicates_mask(positives_Q[rows], queries_Q),
-        }
-
-
-@dataclass(frozen=True)
-class LossCall:
-    """One call of a loss: some rows of this rank against what all ranks have."""
-
-    inputs: LossInputs
-    rows: slice
-    """Among the rows of all ranks."""
-    settings: LossSettings
-    scale_kwargs: dict[str, Any]
-    """{"scale": ...} or {"temperature": ...}, or neither."""
-
-    @property
-    def similarity_kwargs(self) -> dict[str, Any]:
-        return {"similarity": self.settings.similarity}
-
-    @property
-    def mask_kwargs(self) -> Masks:
-        if not self.settings.mask_duplicates:
-            return {"doc_mask_BC": None, "query_mask_BQ": None}
-        return self.inputs.build_masks(self.rows)
-
-
-def _info_nce(call: LossCall, queries_QD: Tensor, positives_QD: Tensor, negatives_ND: Tensor | None) -> Tensor:
-    settings = call.settings
-    way = "one_way" if negatives_ND is not None and settings.directions == "symmetric" else settings.directions
-    directions: dict[str, Any] = {
-        "one_way": {},
-        "symmetric": {"directions": SYMMETRIC_DIRECTIONS, "partition_mode": "per_direction"},
-        "gte": {"directions": GTE_DIRECTIONS, "owners_N": _owners(positives_QD, negatives_ND)},
-    }[way]
-    return info_nce(
-        queries_QD[call.rows],
-        positives_QD,
-        negatives_ND,
-        start=call.rows.start,
-        all_queries_QD=queries_QD,
-        **call.scale_kwargs,
-        **call.similarity_kwargs,
-        **call.mask_kwargs,
-        **directions,
-    )
-
-
-def _gist(call: LossCall, queries_QD: Tensor, positives_QD: Tensor, negatives_ND: Tensor | None) -> Tensor:
-    settings, guide = call.settings, call.inputs.teacher_vectors
-    assert guide is not None
-    guides_QD, theirs_QD, others_ND = guide
-    place: dict[str, Any] = {"start": call.rows.start, **call.similarity_kwargs}
-    blocks = compute_guide_blocks(
-        guides_QD[call.rows],
-        theirs_QD,
-        others_ND if negatives_ND is not None else None,
-        start=call.rows.start,
-        all_queries_QD=guides_QD,
-    )
-    return gist(
-        queries_QD[call.rows],
-        positives_QD,
-        negatives_ND,
-        guide=blocks,
-        margin=settings.margin,
-        margin_strategy=settings.margin_strategy,
-        contrast_anchors=settings.contrast_anchors,
-        contrast_positives=settings.contrast_positives,
-        all_queries_QD=queries_QD,
-        **place,
-        **call.scale_kwargs,
-        **call.mask_kwargs,
-    )
-
-
-def _kl_and_contrast(call: LossCall, queries_QD: Tensor, positives_QD: Tensor, negatives_ND: Tensor | None) -> Tensor:
-    if call.settings.teacher:
-        contrast = _info_nce(call, queries_QD, positives_QD, negatives_ND)
-        return _distill_teacher_cosines(call, queries_QD, positives_QD, negatives_ND) + call.settings.alpha * contrast
-    docs_QKD, mask_BC = _stack_documents(positives_QD, negatives_ND), call.mask_kwargs["doc_mask_BC"]
-    if mask_BC is not None and negatives_ND is not None:
-        # the loss counts negatives column by column, a batch holds them row by row
-        count = len(positives_QD)
-        columns = torch.arange(len(negatives_ND), device=mask_BC.device).view(count, -1).T.flatten()
-        mask_BC = torch.cat([mask_BC[:, :count], mask_BC[:, count:][:, columns]], dim=1)
-    return kl_and_contrast(
-        queries_QD[call.rows],
-        docs_QKD,
-        _teacher_scores(call),
-        alpha=call.settings.alpha,
-        teacher_temperature=call.settings.teacher_temperature or 1.0,
-        start=call.rows.start,
-        doc_mask_BC=mask_BC,
-        **call.scale_kwargs,
-        **call.similarity_kwargs,
-    )
-
-
-def _distill_teacher_cosines(
-    call: LossCall, queries_QD: Tensor, positives_QD: Tensor, negatives_ND: Tensor | None
-) -> Tensor:
-    """The scores are the teacher's cosines: of each query with all documents, and of each positive with all queries."""
-    assert call.inputs.teacher_vectors is not None
-    theirs_QD, right_QD, wrong_ND = call.inputs.teacher_vectors
-    docs_CD = positives_QD if negatives_ND is None else torch.cat([positives_QD, negatives_ND])
-    ways = (
-        (queries_QD, docs_CD, theirs_QD, torch.cat([right_QD, wrong_ND])),
-        (positives_QD, queries_QD, right_QD, theirs_QD),
-    )
-    losses = [
-        distill_kl(
-            ours_QD[call.rows],
-            candidates_CD,
-            similarity_matrix(taught_QD[call.rows], others_CD),
-            teacher_temperature=call.settings.teacher_temperature or 1 / float(call.scale_kwargs["scale"]),
-            **call.scale_kwargs,
-            **call.similarity_kwargs,
-        )
-        for ours_QD, candidates_CD, taught_QD, others_CD in ways
-    ]
-    return torch.stack(losses).mean()
-
-
-def _distill_kl(call: LossCall, queries_QD: Tensor, positives_QD: Tensor, negatives_ND: Tensor | None) -> Tensor:
-    if call.settings.teacher:
-        return _distill_teacher_cosines(call, queries_QD, positives_QD, negatives_ND)
-    docs_QKD = _stack_documents(positives_QD, negatives_ND)
-    return distill_kl(
-        queries_QD[call.rows],
-        docs_QKD[call.rows],
-        _teacher_scores(call),
-        teacher_temperature=call.settings.teacher_temperature or 1.0,
-        **call.scale_kwargs,
-        **call.similarity_kwargs,
-    )
-
-
-def _margin_mse(call: LossCall, queries_QD: Tensor, positives_QD: Tensor, negatives_ND: Tensor | None) -> Tensor:
-    docs_QKD = _stack_documents(positives_QD, negatives_ND)
-    return margin_mse(queries_QD[call.rows], docs_QKD[call.rows], _teacher_scores(call), **call.similarity_kwargs)
-
-
-def _cosent(call: LossCall, a_QD: Tensor, b_QD: Tensor, negatives_ND: Tensor | None) -> Tensor:
-    return cosent(a_QD, b_QD, _teacher_scores(call), **call.scale_kwargs, **call.similarity_kwargs)
-
-
-def _cosine_regression(call: LossCall, a_QD: Tensor, b_QD: Tensor, negatives_ND: Tensor | None) -> Tensor:
-    return cosine_regression(a_QD[call.rows], b_QD[call.rows], _teacher_scores(call))
-
-
-def _cosine_distillation(
-    call: LossCall, queries_QD: Tensor, positives_QD: Tensor, negatives_ND: Tensor | None
-) -> Tensor:
-    assert call.inputs.teacher_vectors is not None
-    rows, each = call.rows, len(call.inputs.teacher_vectors[2]) // len(queries_QD)
-    own = (rows, rows, slice(rows.start * each, rows.stop * each))
-    given = (queries_QD, positives_QD, queries_QD[:0] if negatives_ND is None else negatives_ND)
-    student, teacher = (
-        torch.cat([side[part] for side, part in zip(sides, own, strict=True)])
-        for sides in (given, call.inputs.teacher_vectors)
-    )
-    return cosine_distillation(student, teacher[:, : student.shape[1]])
-
-
-LossFunction = Callable[..., Tensor]
-"""(call, queries [Q, D], positives [Q, D], negatives [N, D] or None) -> the loss of the call's rows."""
-
-
-@dataclass(frozen=True)
-class LossEntry:
-    """How a loss is called."""
-
-    function: LossFunction
-    default_scale: float | None
-    """Its scale where none is given; None where it has none."""
-    rows_independent: bool = True
-    """Whether rows stand alone; otherwise every rank computes the loss of all rows."""
-
-
-LOSS_FUNCTIONS: dict[LossName, LossEntry] = {
-    "info_nce": LossEntry(_info_nce, 20.0),
-    "gist": LossEntry(_gist, 100.0),
-    "kl_and_contrast": LossEntry(_kl_and_contrast, 100.0),
-    "distill_kl": LossEntry(_distill_kl, 1.0),
-    "margin_mse": LossEntry(_margin_mse, None),
-    "cosent": LossEntry(_cosent, 20.0, rows_independent=False),
-    "cosine_regression": LossEntry(_cosine_regression, None),
-    "cosine_distillation": LossEntry(_cosine_distillation, None),
+_DOCUMENTS = "learns from the other documents of a batch. Give larger batches, rows with other texts, or negatives"
+_SCORES = "learns scores, and the model may have these already"
+_ZERO_GRADIENT_HINTS: Mapping[LossName, str] = {
+    "info_nce": _DOCUMENTS,
+    "gist": f"{_DOCUMENTS}. The guide may have left all of them out",
+    "kl_and_contrast": _SCORES,
+    "distill_kl": _SCORES,
+    "margin_mse": _SCORES,
+    "cosent": "learns which pairs have the higher score. Give rows whose scores differ",
+    "cosine_regression": _SCORES,
+    "cosine_distillation": "learns the teacher's vectors. The teacher may be the model itself",
 }
+"""Loss -> why its gradient may be 0, after the loss's name."""
 
 
-class Loss(nn.Module):
-    """A recipe's loss, with its scale where that is learnt."""
-
-    def __init__(
-        self, settings: LossSettings, matryoshka_settings: MatryoshkaSettings | None, spec: ModelSpec, *, seed: int
-    ) -> None:
-        super().__init__()
-        self.settings, self.matryoshka_settings, self.seed = settings, matryoshka_settings, seed
-        self.objective = LOSS_FUNCTIONS[settings.name]
-        self.dims = dims_with_modules(matryoshka_settings, spec)
-        given = settings.scale or (1 / settings.temperature if settings.temperature else None)
-        if self.objective.default_scale is None and (given or settings.learn_scale or settings.scale_warmup_steps):
-            raise InputError(f"loss {settings.name!r} has no scale; leave scale, temperature and learn_scale out.")
-        self.scale = given or self.objective.default_scale
-        self.log_scale = nn.Parameter(torch.tensor(math.log(self.scale or 1))) if settings.learn_scale else None
-
-    def compute_parts(self, vectors: Mapping[int, tuple[Tensor, ...]], inputs: LossInputs) -> Iterator[Tensor]:
-        """Tensors whose sum is the loss of this rank's rows, each made when it is asked for.
-
-        Args:
-            vectors: (queries, positives, negatives) of all ranks, by width.
-        """
-        queries, positives, negatives = (_select_side(vectors, side) for side in range(3))
-        count = len(next(iter(vectors.values()))[0])
-        documents = count + len(next(iter(vectors.values()))[2])
-        size = max(1, SCORES_PER_PART // documents) if self.objective.rows_independent else inputs.num_rows
-        for start in range(inputs.first_row, inputs.first_row + inputs.num_rows, size):
-            rows = slice(start, min(start + size, inputs.first_row + inputs.num_rows))
-            call = LossCall(inputs, rows, self.settings, self._scale_kwargs(inputs.step))
-            loss = self._call(call, queries, positives, negatives if documents > count else None)
-            yield loss * ((rows.stop - rows.start) / inputs.num_rows)
-
-    @torch.no_grad()
-    def clamp_scale(self) -> None:
-        """Behind a step of the optimizer: a learnt scale stays between 1 and 100."""
-        if self.log_scale is not None:
-            self.log_scale.clamp_(0, math.log(MAX_SCALE))
-
-    def log_values(self) -> dict[str, float]:
-        """What the log says of it."""
-        return {} if self.log_scale is None else {"scale": self.log_scale.exp().item()}
-
-    def _call(self, call: LossCall, *vectors: MatryoshkaVectors | None) -> Tensor:
-        stage: Callable[..., Tensor] = partial(self.objective.function, call)
-        if self.matryoshka_settings is None:
-            return stage(*vectors)
-        return matryoshka(
-            stage,
-            vectors,
-            matryoshka_dims=self.matryoshka_settings.dims,
-            matryoshka_weights=self.matryoshka_settings.weights,
-            n_dims_per_step=self.matryoshka_settings.n_dims_per_step,
-            seed=self.seed,
-            step=call.inputs.step,
-        )
-
-    def _scale_kwargs(self, step: int) -> dict[str, Any]:
-        if self.scale is None:
-            return {}
-        if self.log_scale is not None:
-            return {"scale": self.log_scale.exp()}
-        warmup = self.settings.scale_warmup_steps
-        scale = max(min(1.0, self.scale), anneal(0, self.scale, step=step, steps=warmup)) if warmup else self.scale
-        return {"scale": scale}
-
-
-def dims_with_modules(matryoshka_settings: MatryoshkaSettings | None, spec: ModelSpec) -> tuple[int, ...]:
-    """The widths of a Matryoshka loss where they have heads of their own; () where they are prefixes of one vector.
+class ContrastiveObjective:
+    """Trains a model on pairs, triplets, scored pairs or a teacher, with one of the losses of a recipe.
 
     Raises:
-        InputError: a width that the model does not have; some widths with heads and some without.
+        InputError: a source, a row, a mixture or a dimension that cannot be used; a teacher that teaches nothing.
     """
-    if matryoshka_settings is None:
-        return ()
-    wide = {head.out_features for head in spec.dim_modules} | ({spec.full_dim} if spec.dim_modules else set())
-    beyond = [dim for dim in matryoshka_settings.dims if dim > spec.full_dim and dim not in wide]
-    if beyond:
-        raise InputError(f"matryoshka.dims has {beyond[0]}; the model's vectors have {spec.full_dim} components.")
-    if not wide:
-        return ()
-    without = [dim for dim in matryoshka_settings.dims if dim not in wide]
-    if without:
-        raise InputError(
-            f"matryoshka.dims has {without[0]}, for which this model has no head; it has "
-            f"{', '.join(map(str, sorted(wide)))}."
+
+    def __init__(self, context: TrainingContext) -> None:
+        recipe, base, ranks = context.recipe, context.base, context.ranks
+        self.recipe, self.base, self.ranks = recipe, base, ranks
+        progress = context.progress if ranks.is_first else False
+        self.data = open_training_data(recipe, base.spec, context.tokenizer, ranks, progress)
+        self.total_steps = count_steps(recipe, self.data)
+        self.spec = self._write_prompts(declare_dims(base.spec, recipe))
+        self.chunking = choose_chunking(recipe, base.spec, ranks.device)
+        self.loss = Loss(recipe.loss, recipe.matryoshka, base.spec, seed=recipe.seed).to(ranks.device)
+        self.teacher = TeacherModel(recipe, ranks, base.spec) if recipe.loss.guide or recipe.loss.teacher else None
+        if self.teacher:
+            check_teacher(recipe, base, context.base_fingerprint, self.teacher.encoder, self.data.collator.prompts)
+        self.held_out_batches = self.data.collate_held_out()
+        self.has_validation = bool(self.held_out_batches)
+        self.row_counters, self.seen_rows = RowCounters(), SeenRows([dataset.rows for dataset in self.data.datasets])
+        self.parameters_learning_rate = recipe.loss.scale_learning_rate
+        self.prefetch_depth = max(1, min(4, MAX_PREFETCHED_ROWS * ranks.world_size // recipe.batch_size))
+        self.zero_gradient_hint = f"The loss {recipe.loss.name} {_ZERO_GRADIENT_HINTS[recipe.loss.name]}."
+        self.not_finite_hint = "A higher temperature may help."
+        self._warned_short_sources = self._short_sources()
+
+    # ---- steps
+
+    def parameters(self) -> Mapping[str, nn.Parameter]:
+        return {f"loss.{name}": parameter for name, parameter in self.loss.named_parameters()}
+
+    def batch_at(self, number: int) -> CollatedBatch:
+        return self.data.collator.collate(self.data.sampler.batch_at(number), self.ranks.rank, self.ranks.world_size)
+
+    def add_gradient(self, model: Model, batch: CollatedBatch) -> float:
+        rows, tokens = batch.rows, sum(map(len, batch.ids))
+        chunks = split_into_chunks(
+            batch.ids,
+            skipped_prompt_tokens(batch, self.base.spec.pooling),
+            chunk_tokens=self.chunking.chunk_tokens_for(tokens),
+            seed=(self.recipe.seed, rows.batch_number, self.ranks.rank),
         )
-    return matryoshka_settings.dims
+        return accumulate_gradient(
+            model,
+            chunks,
+            (len(rows.queries), len(rows.positives), len(rows.negatives)),
+            partial(self.loss.compute_parts, inputs=self._loss_inputs(batch)),
+            ranks=self.ranks,
+            dims=self.loss.dims,
+            cached=tokens > self.chunking.one_pass_tokens and len(chunks) > 1,
+        )
+
+    def _loss_inputs(self, batch: CollatedBatch) -> LossInputs:
+        """What the loss needs of a batch beside the model's vectors, gathered from all ranks."""
+        rows, device, gather = batch.rows, self.ranks.device, self.ranks.all_gather
+        queries_Q, positives_Q, negatives_N, own_N = (
+            gather(torch.from_numpy(side).to(device))
+            for side in (*batch.token_hashes, batch.own_negatives_N.astype(np.int64))  # gloo gathers no bool
+        )
+        count = len(rows.queries)
+        return LossInputs(
+            first_row=self.ranks.rank * count,
+            num_rows=count,
+            token_hashes=(queries_Q, positives_Q, negatives_N),
+            own_negatives_N=own_N.bool(),
+            scores=None if rows.scores is None else gather(torch.from_numpy(rows.scores).float().to(device)),
+            teacher_vectors=self.teacher(rows) if self.teacher else None,
+            step=rows.batch_number // self.recipe.gradient_accumulation_steps,
+        )
+
+    def after_update(self) -> None:
+        self.loss.clamp_scale()
+
+    def record(self, batches: Sequence[CollatedBatch], *, seconds: float) -> dict[str, Any]:
+        for batch in batches:
+            self._warn_of_short_batch(batch)
+            self.seen_rows.add(batch.rows)
+        counts = self.row_counters.add_step(batches, self.ranks, batch_size=self.recipe.batch_size, seconds=seconds)
+        return self.loss.log_values() | counts
+
+    def validate(self, model: Model) -> dict[str, float]:
+        return score_held_out(model, self.held_out_batches, chunk_tokens=self.chunking.chunk_tokens, ranks=self.ranks)
+
+    # ---- messages
+
+    def describe(self, batches: Sequence[CollatedBatch]) -> str:
+        names = ", ".join(dict.fromkeys(batch.rows.source_name for batch in batches))
+        return f"source {names!r} ({sum(batch.rows.total_rows for batch in batches)} rows)"
+
+    def to_records(self, batch: CollatedBatch) -> Iterator[dict[str, Any]]:
+        return self.data.to_records(batch.rows)
+
+    def _short_sources(self) -> set[str]:
+        """Sources that `open_training_data` has warned about."""
+        return {
+            self.data.datasets[source].name
+            for source, rows in self.data.mean_batch_rows.items()
+            if rows < self.recipe.batch_size
+        }
+
+    def _warn_of_short_batch(self, batch: CollatedBatch) -> None:
+        """Warn once about a source whose batches are not full."""
+        rows = batch.rows
+        if rows.total_rows < self.recipe.batch_size and rows.source_name not in self._warned_short_sources:
+            self._warned_short_sources.add(rows.source_name)
+            if self.ranks.is_first:
+                warn_caller(describe_short_batches(self.recipe, rows.source_name, rows.total_rows))
+
+    # ---- checkpoints
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "data": self.data.fingerprints,
+            "order of rows": SAMPLING_VERSION,
+            "weights": self.data.weights.tolist(),
+            "prompts": [list(pair) for pair in self.data.collator.prompts],
+            "guide or teacher": self.teacher.encoder.fingerprint if self.teacher else None,
+            "chunk_tokens": self.chunking.chunk_tokens,
+            "one_pass_tokens": self.chunking.one_pass_tokens,
+        }
+
+    def compare(self, saved: Mapping[str, Any]) -> FactChanges:
+        current = self.facts()
+        # sources are compared in their order: a name may be that of a file
+        sources = zip(current["data"].items(), saved["data"].values(), strict=False)
+        conflicts = [f"source {name!r}: its rows differ" for (name, now), before in sources if now != before]
+        conflicts += _list_changes(saved, current, ("order of rows", "weights", "prompts", "guide or teacher"))
+        return FactChanges(
+            conflicts,
+            _list_changes(saved, current, ("chunk_tokens", "one_pass_tokens")),
+            dict(zip(saved["data"], current["data"], strict=False)),
+        )
+
+    def counters(self) -> dict[str, Any]:
+        return asdict(self.row_counters)
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        return self.seen_rows.to_tensors()
+
+    def load(self, tensors: Mapping[str, Tensor], counters: Mapping[str, Any]) -> None:
+        self.row_counters = RowCounters.from_json(counters)
+        self.seen_rows.load(tensors)
+
+    # ---- the written model
+
+    def model_card(self, run: RunFacts) -> str:
+        teacher = self.teacher.encoder if self.teacher else None
+        facts = DataFacts(
+            sources=self._source_facts(),
+            counters=self.row_counters,
+            teacher=teacher.name if teacher else None,
+            teacher_fingerprint=teacher.fingerprint if teacher else "",
+        )
+        return render_model_card(self.recipe, run, facts)
+
+    def _source_facts(self) -> tuple[SourceFacts, ...]:
+        data, sampler = self.data, self.data.sampler
+        batches = sampler.count_batches_per_source(self.total_steps * self.recipe.gradient_accumulation_steps)
+        columns = zip(data.datasets, data.weights, batches, self.seen_rows.counts(), strict=True)
+        return tuple(
+            SourceFacts(
+                dataset.name,
+                dataset.rows,
+                dataset.fingerprint,
+                float(share),
+                int(count),
+                seen=seen,
+                held_out=len(sampler.held_out_rows(number)) if share else 0,
+                excluded=sampler.count_excluded(number) if share else 0,
+            )
+            for number, (dataset, share, count, seen) in enumerate(columns)
+        )
+
+    def _write_prompts(self, spec: ModelSpec) -> ModelSpec:
+        """The spec with the prompts of the sources; warns where sources do not agree about them."""
+        spec, messages = apply_prompts(spec, self.data.prompts)
+        for message in messages if self.ranks.is_first else ():
+            warn_caller(message)
+        return spec
 
 
-def _select_side(vectors: Mapping[int, tuple[Tensor, ...]], side: int) -> MatryoshkaVectors:
-    """One side of all widths; the tensor itself where there is one width, since others are its prefixes."""
-    if len(vectors) == 1:
-        return next(iter(vectors.values()))[side]
-    return {dim: sides[side] for dim, sides in vectors.items()}
+def declare_dims(spec: ModelSpec, recipe: Recipe) -> ModelSpec:
+    """The spec with the Matryoshka dimensions that the run trains."""
+    if recipe.matryoshka and not spec.dim_modules:
+        return replace(spec, matryoshka_dims=tuple(sorted({*recipe.matryoshka.dims} - {spec.full_dim})))
+    return spec
 
 
-def _mask_answers(keys_B: Tensor, keys: Tensor, answers: Tensor, candidates_C: Tensor) -> Tensor:
-    """`answers_mask` of some rows: only pairs with their keys count, which bounds its memory."""
-    here = torch.isin(keys, keys_B)
-    return known_pairs_mask(keys_B, keys[here], answers[here], candidates_C)
-
-
-def _owners(positives_QD: Tensor, negatives_ND: Tensor | None) -> Tensor | None:
-    """[N]: the row that each negative came with."""
-    if negatives_ND is None:
-        return None
-    count = len(positives_QD)
-    return torch.arange(count, device=positives_QD.device).repeat_interleave(len(negatives_ND) // count)
-
-
-def _stack_documents(positives_QD: Tensor, negatives_ND: Tensor | None) -> Tensor:
-    """[Q, 1 + K, D]: each row's positive, then its negatives."""
-    if negatives_ND is None:
-        return positives_QD[:, None]
-    return torch.cat([positives_QD[:, None], negatives_ND.view(len(positives_QD), -1, negatives_ND.shape[1])], dim=1)
-
-
-def _teacher_scores(call: LossCall) -> Tensor:
-    """Scores of the rows of a call; of all rows where they do not stand alone."""
-    scores = call.inputs.scores
-    assert scores is not None
-    return scores[call.rows] if LOSS_FUNCTIONS[call.settings.name].rows_independent else scores
+def _list_changes(saved: Mapping[str, Any], current: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
+    return [f"{key}: was {saved.get(key)}, is {current[key]}" for key in keys if saved.get(key) != current[key]]

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from gnomon.checkpoint.folder import Checkpoint
 from gnomon.encoder import Encoder, Vectors
 from gnomon.engines.torch.devices import supported_dtypes
 from gnomon.errors import InputError
 from gnomon.spec import ModelSpec
 from gnomon.train.data.collate import BatchRows
 from gnomon.train.distributed import Ranks
-from gnomon.train.recipe.schema import Recipe
+from gnomon.train.model import dropout_rates
+from gnomon.train.recipe.schema import LossName, Recipe
+
+_SELF_TEACHER_HINTS: Mapping[LossName, str] = {
+    "cosine_distillation": ", or loss.taught='query' with translations",
+    "distill_kl": ", or another loss.teacher_temperature",
+}
+"""Loss -> how a model can be its own teacher."""
 
 
 class TeacherModel:
-    """What a guide or a teacher makes of a batch: one forward a text, with its own tokenizer and prompts.
+    """The vectors that a guide or teacher has for a batch. It has its own tokenizer and prompts.
 
     Raises:
-        InputError: its vectors are to be learnt as they are, and the model's have another width, or several heads.
+        InputError: the loss trains the teacher's vectors themselves, and the model's vectors have another dimension, or
+            a dense module per dimension.
     """
 
     def __init__(self, recipe: Recipe, ranks: Ranks, student_spec: ModelSpec) -> None:
@@ -47,7 +56,7 @@ class TeacherModel:
     def __call__(self, rows: BatchRows) -> tuple[Tensor, Tensor, Tensor]:
         """[Q, D], [Q, D], [N, D]: queries, positives and negatives of all ranks, in float32.
 
-        Where a text learns the vector of its row's query, positives are that: the query as a document.
+        With `taught="query"` the positives are the queries of their rows, encoded as documents.
         """
         queries_BD = self._encode(self.encoder.encode_query, rows.queries)
         if not self.targets_are_queries:
@@ -66,14 +75,14 @@ class TeacherModel:
 
 
 def _select_dtype(recipe: Recipe, device: str) -> str:
-    """bfloat16 where the model itself computes in it and the device can; what a teacher says is exact otherwise."""
+    """bfloat16 where the model trains in it and the device has it; else a teacher computes in float32."""
     if recipe.bf16 and "bfloat16" in supported_dtypes(device):
         return "bfloat16"
     return "float32" if recipe.loss.teacher else "auto"
 
 
 def _has_one_prompt(spec: ModelSpec) -> bool:
-    """Whether queries and documents have the same one, or none."""
+    """Whether queries and documents have the same prompt, or no prompt."""
     names = (spec.query_prompt_name(), spec.document_prompt_name)
     return len({spec.prompts[name] if name is not None else "" for name in names}) == 1
 
@@ -81,11 +90,43 @@ def _has_one_prompt(spec: ModelSpec) -> bool:
 def _check_dim(teacher: ModelSpec, student: ModelSpec, *, has_dim_modules: bool) -> None:
     if has_dim_modules:
         raise InputError(
-            "cosine_distillation has one vector of the teacher for each text, and the widths of this model have heads "
-            "of their own; leave matryoshka out."
+            "loss cosine_distillation cannot be used with matryoshka here: this model has a dense module per "
+            "dimension, and the teacher has one vector per text. Leave matryoshka out."
         )
     if teacher.full_dim != student.full_dim:
         raise InputError(
-            f"the teacher's vectors have {teacher.full_dim} components, the model's {student.full_dim}, and "
-            "cosine_distillation needs one width. Take another teacher, or loss.name=distill_kl, which takes any."
+            f"the teacher's vectors have {teacher.full_dim} components and the model's have {student.full_dim}; loss "
+            "cosine_distillation needs equal dimensions. Choose another teacher, or loss.name=distill_kl, which takes "
+            "any."
+        )
+
+
+def check_teacher(
+    recipe: Recipe, base: Checkpoint, model_fingerprint: str, teacher: Encoder, prompts: Sequence[tuple[str, str]]
+) -> None:
+    """
+    Args:
+        model_fingerprint: the fingerprint of the model that is trained.
+        prompts: those of queries and documents, for each source.
+
+    Raises:
+        InputError: the teacher is the model itself and reads the same texts, so that no difference can be trained.
+    """
+    loss = recipe.loss
+    if loss.teacher is None or loss.taught == "query" or teacher.fingerprint != model_fingerprint:
+        return
+    scale = loss.scale or (1 / loss.temperature if loss.temperature else 1.0)
+    as_sharp = loss.teacher_temperature is None or loss.teacher_temperature * scale == 1
+    if not (loss.name == "cosine_distillation" or (loss.name == "distill_kl" and as_sharp)):
+        return
+    spec = teacher.spec
+    names = (spec.query_prompt_name(), spec.document_prompt_name)
+    own = tuple(spec.prompts[name] if name is not None else "" for name in names)
+    same_texts = all(pair == own for pair in prompts)
+    same_length = teacher.max_seq_length == base.spec.tokenizer.max_seq_length
+    if same_texts and same_length and not any((*dropout_rates(base, recipe), recipe.lora and recipe.lora.dropout)):
+        raise InputError(
+            f"loss.teacher is {loss.teacher}, which is the model itself. Without dropout the loss {loss.name} is at "
+            "its minimum before the first step, so nothing can be learned. Give another teacher"
+            f"{_SELF_TEACHER_HINTS.get(loss.name, '')}."
         )

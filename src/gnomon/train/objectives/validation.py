@@ -1,18 +1,19 @@
-"""How good the model is on rows that are held out of training: every rank encodes its share of them.
+"""Scores of a model on held-out rows. Every rank encodes its share of them.
 
-R: held-out rows; D: width of a vector.
+R: held-out rows; C: documents; D: dimension of a vector.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from itertools import groupby
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gnomon.metrics import spearman
 from gnomon.train.data.collate import CollatedBatch
 from gnomon.train.distributed import Ranks
 from gnomon.train.model import Model
@@ -26,8 +27,9 @@ def score_held_out(
 ) -> dict[str, float]:
     """The score of each source by its name, the same on every rank.
 
-    Pairs and triplets: mean reciprocal rank at 10 of each query's own document among the documents of all held-out rows
-    of its source, by cosine. Graded pairs: Spearman's correlation of cosine and grade.
+    For pairs and triplets it is the mean reciprocal rank at 10, by cosine, of each query's own document among the
+    documents of all held-out rows of its source. For scored pairs it is Spearman's correlation of cosine and score, or
+    0 where one of them does not vary.
     """
     return {collated.rows.source_name: _score(model, collated, chunk_tokens, ranks) for collated in held_out}
 
@@ -39,7 +41,8 @@ def _score(model: Model, collated: CollatedBatch, chunk_tokens: int, ranks: Rank
     queries_RD, documents_CD = vectors[:count], vectors[count:]
     if rows.scores is not None and rows.scores.ndim == 1:
         similarity_R = (queries_RD * documents_CD[:count]).sum(-1).cpu().double().numpy()
-        return _correlate(_rank_values(similarity_R), _rank_values(rows.scores))
+        correlation = spearman(similarity_R, rows.scores)
+        return 0.0 if math.isnan(correlation) else correlation
     _, positives_R, negatives_N = collated.token_hashes
     return mean_reciprocal_rank(queries_RD, documents_CD, positives_R, np.concatenate([positives_R, negatives_N]))
 
@@ -47,10 +50,12 @@ def _score(model: Model, collated: CollatedBatch, chunk_tokens: int, ranks: Rank
 def mean_reciprocal_rank(
     queries_RD: Tensor, documents_CD: Tensor, positive_hashes_R: NDArray[np.int64], document_hashes_C: NDArray[np.int64]
 ) -> float:
-    """The mean over queries of 1 / rank of their own document, 0 beyond the tenth; equals count as before it.
+    """The mean over queries of 1 / rank of their own document, and of 0 for ranks above 10.
+
+    Documents with an equal score rank before the own one.
 
     Args:
-        own_R, texts_C: hashes of the texts: a copy of a query's own document is no other one.
+        positive_hashes_R, document_hashes_C: hashes of the texts. Copies of a query's own document are not ranked.
     """
     hashes_C, own_hashes_R = torch.from_numpy(document_hashes_C), torch.from_numpy(positive_hashes_R)
     total = 0.0
@@ -64,7 +69,7 @@ def mean_reciprocal_rank(
 
 
 def _encode_all_ranks(model: Model, collated: CollatedBatch, chunk_tokens: int, ranks: Ranks) -> Tensor:
-    """[texts, D]: vectors of all texts, queries first; each rank computes every so many-th."""
+    """[texts, D]: vectors of all texts, queries first. With N ranks, each one encodes every N-th text."""
     ids = collated.ids[ranks.rank :: ranks.world_size]
     prompts = skipped_prompt_tokens(collated, model.spec.pooling)[ranks.rank :: ranks.world_size]
     size = -(-len(collated.ids) // ranks.world_size)
@@ -75,22 +80,3 @@ def _encode_all_ranks(model: Model, collated: CollatedBatch, chunk_tokens: int, 
         own[texts] = vectors_BD
     gathered = ranks.all_gather(own).view(ranks.world_size, size, -1)
     return gathered.transpose(0, 1).reshape(ranks.world_size * size, -1)[: len(collated.ids)]
-
-
-def _correlate(x_R: NDArray[np.float64], y_R: NDArray[np.float64]) -> float:
-    """Pearson's; 0 where one of the two does not vary, which has none."""
-    x_R, y_R = x_R - x_R.mean(), y_R - y_R.mean()
-    product = np.linalg.norm(x_R) * np.linalg.norm(y_R)
-    return float(x_R @ y_R / product) if product else 0.0
-
-
-def _rank_values(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """1 for the least; equal values share the mean of their ranks."""
-    order = np.argsort(values, kind="stable")
-    ranks = np.empty(len(values))
-    place = 0
-    for _, group in groupby(order.tolist(), key=lambda at: values[at]):
-        members = [*group]
-        ranks[members] = place + (len(members) + 1) / 2
-        place += len(members)
-    return ranks

@@ -30,8 +30,7 @@ from gnomon.losses import (
     margin_mse,
 )
 from gnomon.losses.matryoshka import vectors_at_dim
-from gnomon.train.objectives import contrastive
-from gnomon.train.objectives.contrastive import LOSS_FUNCTIONS, Loss, LossInputs, dims_with_modules
+from gnomon.train.objectives.contrastive_loss import LOSS_FUNCTIONS, Loss, LossInputs, dims_with_modules
 from gnomon.train.recipe.schema import LossName, LossSettings, MatryoshkaSettings
 
 Q = 6
@@ -270,9 +269,8 @@ def test_every_loss_is_here() -> None:
 
 
 @pytest.fixture(params=[1 << 23, 1])
-def part(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+def part(request: pytest.FixtureRequest) -> int:
     """Scores that are in memory at once: all, or those of one row."""
-    monkeypatch.setattr(contrastive, "SCORES_PER_PART", request.param)
     return request.param
 
 
@@ -280,7 +278,7 @@ def part(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int
 def test_a_loss_is_the_plain_one(name: str, part: int) -> None:
     settings, negatives, scores, plain = CASES[name]
     sides, batch = sides_of(negatives, learnt=True), batch_of(negatives, scores=scores)
-    parts = [*loss_of(settings).compute_parts({WIDTH: sides}, batch)]
+    parts = [*loss_of(settings).compute_parts({WIDTH: sides}, batch, scores_per_part=part)]
     assert len(parts) == (Q if part == 1 and settings.name != "cosent" else 1)
     found, wanted = torch.stack(parts).sum(), plain(sides, batch)
     torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
@@ -330,7 +328,7 @@ def test_widths_are_the_weighted_sum_of_the_plain_losses(name: str) -> None:
 def test_a_model_that_is_its_own_teacher_has_nothing_to_learn(settings: LossSettings) -> None:
     """Where no temperature is given: the teacher's is the model's."""
     sides = sides_of(2, learnt=True)
-    loss = value(loss_of(settings), sides, batch_of(2, guide=tuple(side.detach() for side in sides)))
+    loss = value(loss_of(settings), sides, batch_of(2, teacher_vectors=tuple(side.detach() for side in sides)))
     assert loss.item() == pytest.approx(0, abs=1e-9)
     assert all(grad.abs().max() < 1e-9 for grad in torch.autograd.grad(loss, sides))
 
