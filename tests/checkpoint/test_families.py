@@ -327,9 +327,9 @@ def test_new_with_a_table_of_positions(golden_copy: Callable[..., Path], edit_js
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"intermediate_size": 96}, "encoder.layer.0.intermediate.dense.weight is [128, 64], wanted [96, 64]"),
-        ({"vocab_size": 2300}, "embeddings.word_embeddings.weight is [2200, 64], wanted [2300, 64]"),
-        ({"max_position_embeddings": 66}, "embeddings.position_embeddings.weight is [64, 64], wanted [66, 64]"),
+        ({"intermediate_size": 96}, "encoder.layer.0.intermediate.dense.weight is [128, 64], expected [96, 64]"),
+        ({"vocab_size": 2300}, "embeddings.word_embeddings.weight is [2200, 64], expected [2300, 64]"),
+        ({"max_position_embeddings": 66}, "embeddings.position_embeddings.weight is [64, 64], expected [66, 64]"),
         ({"num_hidden_layers": 2}, "16 extra: encoder.layer.2."),
         ({"num_hidden_layers": 4}, "16 missing: encoder.layer.3."),
     ],

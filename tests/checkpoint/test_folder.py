@@ -104,9 +104,9 @@ def test_a_module_that_is_not_known_is_named(kind: Any, golden_copy: Callable[..
     ("kinds", "words"),
     [
         (("Pooling", "Transformer"), "first module is Pooling"),
-        (("Transformer", "Pooling", "Pooling"), "Pooling may not stand after"),
-        (("Transformer", "Pooling", "Transformer"), "Transformer may not stand after"),
-        (("Transformer", "Normalize", "Pooling"), "Pooling may not stand after"),
+        (("Transformer", "Pooling", "Pooling"), "Pooling must not come after"),
+        (("Transformer", "Pooling", "Transformer"), "Transformer must not come after"),
+        (("Transformer", "Normalize", "Pooling"), "Pooling must not come after"),
     ],
 )
 def test_modules_out_of_order(kinds: tuple[str, ...], words: str, golden_copy: Callable[..., Path]) -> None:
@@ -122,9 +122,9 @@ def test_modules_out_of_order(kinds: tuple[str, ...], words: str, golden_copy: C
         ({"activation_function": "torch.nn.modules.activation.Softplus"}, UnsupportedError, "Softplus"),
         ({"activation_function": "os.system"}, UnsupportedError, "'os.system'"),
         ({"activation_function": ["torch.nn.Tanh"]}, ModelError, "activation_function"),
-        ({"in_features": 48}, ModelError, "in_features is 48, but 64 arrive"),
+        ({"in_features": 48}, ModelError, "in_features is 48, but .* 64"),
         ({"in_features": None}, ModelError, "in_features"),
-        ({"out_features": 1000}, WeightsError, r"linear\.weight is \[1024, 64\], wanted \[1000, 64\]"),
+        ({"out_features": 1000}, WeightsError, r"linear\.weight is \[1024, 64\], expected \[1000, 64\]"),
         ({"bias": False}, WeightsError, r"1 extra: linear\.bias"),
         ({"use_residual": True}, WeightsError, r"1 missing: residual\.weight"),
         ({"module_input_name": "token_embeddings"}, UnsupportedError, "module_input_name 'token_embeddings'"),
@@ -143,8 +143,8 @@ def test_a_dense_that_cannot_be(
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({"word_embedding_dimension": 128, "pooling_mode_cls_token": True}, "width 128, but the trunk gives 64"),
-        ({"embedding_dimension": 32, "pooling_mode": "cls"}, "width 32, but the trunk gives 64"),
+        ({"word_embedding_dimension": 128, "pooling_mode_cls_token": True}, "128.* trunk gives 64"),
+        ({"embedding_dimension": 32, "pooling_mode": "cls"}, "32.* trunk gives 64"),
         ({"embedding_dimension": 64, "pooling_mode": "median"}, "'median'"),
         ({"embedding_dimension": 64, "pooling_mode": ["cls", "median"]}, "'median'"),
         ({"embedding_dimension": 64, "pooling_mode": []}, "no mode"),
@@ -522,7 +522,7 @@ def test_max_seq_length_without_one_is_the_tokenizers_within_the_positions(
     edit_json(folder / "tokenizer_config.json", {"model_max_length": model_max_length})
     result = read(folder)
     assert result.spec.tokenizer.max_seq_length == limit
-    assert ["the 64 positions" in message for message in result.warnings] == [True] * noticed
+    assert ["64 positions" in message for message in result.warnings] == [True] * noticed
 
 
 @pytest.mark.parametrize("length", [0, -1, "20", 2, 2.5])

@@ -425,7 +425,7 @@ def test_broken_settings_are_named(tmp_path: Path, name: str, content: bytes) ->
         ({"mask_token": 3}, "a token is a string or .*, not 3"),
         ({"mask_token": {"content": None}}, "a token is a string or"),
         ({"cls_token": None}, "sets cls_token to null"),
-        ({"do_lower_case": "yes"}, "do_lower_case is 'yes'; it can be true or false"),
+        ({"do_lower_case": "yes"}, "do_lower_case .*'yes'.* true or false"),
         ({"added_tokens_decoder": [1]}, "tokenizer_config.json cannot be used"),
         ({"added_tokens_decoder": {"x": {"content": "a"}}}, "tokenizer_config.json cannot be used"),
         ({"additional_special_tokens": 7}, "tokenizer_config.json cannot be used"),

@@ -301,7 +301,7 @@ def test_a2_a_side_file_that_is_broken_is_named(tmp_path: Path) -> None:
     with pytest.raises(NotAModelError, match=r"tokenizer_config\.json.*3"):
         read_tokenizer(folder)
     (folder / "tokenizer_config.json").write_text('{"do_lower_case": "no"}')
-    with pytest.raises(NotAModelError, match="do_lower_case is 'no'"):
+    with pytest.raises(NotAModelError, match=r"do_lower_case .*'no'"):
         read_tokenizer(folder)
 
 
