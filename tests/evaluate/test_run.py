@@ -904,7 +904,7 @@ def test_what_is_missing_is_asked_for(judge: Judge, beir: Path, sts: Path) -> No
         judge(load(GIST), sts, metric="mrr_at_10")
     with pytest.raises(InputError, match="split 'dev' is of local data"):
         evaluate(load(GIST), tasks=["NFCorpus"], split="dev")
-    with pytest.raises(InputError, match="NFCorpus has no subset 'eng'.* has default"):
+    with pytest.raises(InputError, match=r"NFCorpus has no subset 'eng'.* has default"):
         evaluate(load(GIST), tasks=["NFCorpus"], subsets=["eng"])
 
 
@@ -1095,7 +1095,7 @@ def test_subsets_of_mtebs_tasks(named: Callable[..., None], tmp_path: Path) -> N
         assert not task.data_loaded
     assert len(read_results(tmp_path)) == 3
     assert found.manifest["task"]["source"] == "hub"
-    with pytest.raises(InputError, match="MockMultilingualSTSTask has no subset 'deu'.* has "):
+    with pytest.raises(InputError, match=r"MockMultilingualSTSTask has no subset 'deu'.* has "):
         evaluate(load(GIST), tasks=["sts"], subsets=["deu"], output=tmp_path)
 
 
