@@ -105,13 +105,13 @@ def test_d3_missing_ids_pass_where_they_may(run: Run, questions: Path) -> None:
         file.write("q0\tgone\t1\nq99\td0\t1\n")
     ran = run("evaluate", "bm25", "--data", questions)
     assert ran.exit_code == 2
-    assert "line 10: there is no document 'gone'" in ran.stderr and "--allow-missing-ids" in ran.stderr
+    assert "line 10: corpus.jsonl has no document 'gone'" in ran.stderr and "--allow-missing-ids" in ran.stderr
     ran = run("evaluate", "bm25", "--data", questions, "--allow-missing-ids", "--json")
     assert ran.exit_code == 0, ran.stderr
     # of 8 queries, one finds one of its two documents: 1 / (1 + 1 / log2(3)) = 0.61315
     assert json.loads(ran.stdout)["score"] == pytest.approx((7 + 0.61315) / 8, abs=1e-5)
-    assert "'gone' the first, in 1 of its lines" in ran.stderr
-    assert "'q99' the first, in 1 of its lines" in ran.stderr
+    assert "in 1 line, first 'gone'" in ran.stderr
+    assert "in 1 line, first 'q99'" in ran.stderr
 
 
 def test_d9_a_subset_that_is_nowhere_is_named(run: Run, questions: Path, pairs: Path) -> None:
@@ -120,7 +120,7 @@ def test_d9_a_subset_that_is_nowhere_is_named(run: Run, questions: Path, pairs: 
     (pairs / "test.jsonl").unlink()
     ran = run("evaluate", GOLDEN / GIST, "--data", questions, pairs, "--subsets", "ed", "--threads", 1)
     assert ran.exit_code == 2
-    assert "no subset 'ed'; they have default, de, en" in ran.stderr
+    assert "no subset 'ed'. They have default, de, en" in ran.stderr
     ran = run("evaluate", GOLDEN / GIST, "--data", questions, pairs, "--subsets", "de", "--threads", 1, "--json")
     assert ran.exit_code == 0, ran.stderr
     assert [list(json.loads(line)["subsets"]) for line in ran.stdout.splitlines()] == [["default"], ["de"]]

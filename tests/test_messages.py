@@ -16,11 +16,8 @@ def test_a_value_is_shortened(value: object, limit: int, text: str) -> None:
 
 
 def test_a_json_value_is_written_as_in_the_file() -> None:
-    assert [messages.shorten_json(value) for value in (None, [True, 1], "é\ud800")] == [
-        "null",
-        "[true, 1]",
-        "'é\\ud800'",
-    ]
+    values = None, [True, 1], "é\ud800"
+    assert [messages.shorten_json(value) for value in values] == ["null", "[true, 1]", "'é\\ud800'"]
     assert messages.shorten_json(["abcdefghi"], 10) == '["abcde...'
 
 

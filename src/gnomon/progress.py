@@ -41,7 +41,6 @@ def open_bar(total: float | None, description: str, unit: str, **options: Any) -
     """A tqdm bar on stderr; `options` are tqdm's own. Large counts are scaled (12k) unless `unit_scale` is False."""
     from tqdm import tqdm
 
-    settings: dict[str, Any] = {"delay": 0, "leave": True} | options
     spaced = unit if unit == "B" else f" {unit}"
-    settings = {"unit_scale": True} | options
+    settings: dict[str, Any] = {"unit_scale": True} | options
     return tqdm(total=total, desc=description, unit=spaced, file=sys.stderr, **settings)

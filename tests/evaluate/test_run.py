@@ -725,7 +725,7 @@ def test_d1_grades_below_zero_lose_no_set(judge: Judge, beir: Path, sts: Path) -
     with pytest.warns(Notice) as told:
         found = judge(load(GIST), beir, sts)
     assert [each.task for each, _ in found] == ["search", "sts"]
-    assert any("has scores below 0, line 2 the first, in 1 of its lines" in str(each.message) for each in told)
+    assert any("has scores below 0 in 1 line, first in line 2" in str(each.message) for each in told)
     own = found[0][0].per_query["test", "default"]
     assert dict(zip(own.ids or (), own.values, strict=True))["test0"] == 0
 
@@ -760,7 +760,7 @@ def test_d3_a_set_whose_qrels_name_absent_documents(judge: Judge, beir: Path) ->
         file.write("test0\tgone\t1\n")
     with pytest.raises(InputError, match=r"no document 'gone'.*--allow-missing-ids"):
         judge(load(GIST), beir)
-    with pytest.warns(Notice, match="'gone' the first, in 1 of its lines"):
+    with pytest.warns(Notice, match="in 1 line, first 'gone'"):
         (found, reused), *_ = judge(load(GIST), beir, allow_missing_ids=True)
     assert not reused
     values = found.per_query["test", "default"].values
@@ -838,7 +838,7 @@ def test_d9_subsets_apply_to_the_sets_that_have_them(
     }
     messages = " ".join(str(each.message) for each in told)
     assert "search has no subsets, so all of it is evaluated" in messages
-    assert f"other is left out: it has none of the subsets {', '.join(subsets)}, but es, it" in messages
+    assert f"other is left out: it has es, it, but not {', '.join(subsets)}" in messages
     assert found[0][0].manifest["variant"] == ""
     assert found[1][0].manifest["variant"] == " ".join(subsets)
     assert judge(load(GIST), beir)[0][1], "all of a set is the same result, whatever others were asked for"
@@ -878,7 +878,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"methods": ["dense", "rrf"], "bm25": Bm25Settings(k1=-1)}, "k1 is -1"),
     ({"metric": "mrr_at_11"}, "search has no metric 'mrr_at_11'; it has ndcg_at_1, .*mrr_at_10, "),
     ({"metric": "mrr@10"}, "search has no metric 'mrr@10'"),
-    ({"split": "dev"}, r"has no split 'dev'; it has test"),
+    ({"split": "dev"}, r"has no split 'dev'.* has test"),
     ({"subsets": ["eng"]}, "has no subset 'eng'"),
 ]
 
@@ -904,7 +904,7 @@ def test_what_is_missing_is_asked_for(judge: Judge, beir: Path, sts: Path) -> No
         judge(load(GIST), sts, metric="mrr_at_10")
     with pytest.raises(InputError, match="split 'dev' is of local data"):
         evaluate(load(GIST), tasks=["NFCorpus"], split="dev")
-    with pytest.raises(InputError, match="NFCorpus has no subset 'eng'; it has default"):
+    with pytest.raises(InputError, match=r"NFCorpus has no subset 'eng'.* has default"):
         evaluate(load(GIST), tasks=["NFCorpus"], subsets=["eng"])
 
 
@@ -1095,7 +1095,7 @@ def test_subsets_of_mtebs_tasks(named: Callable[..., None], tmp_path: Path) -> N
         assert not task.data_loaded
     assert len(read_results(tmp_path)) == 3
     assert found.manifest["task"]["source"] == "hub"
-    with pytest.raises(InputError, match="MockMultilingualSTSTask has no subset 'deu'; it has "):
+    with pytest.raises(InputError, match=r"MockMultilingualSTSTask has no subset 'deu'.* has "):
         evaluate(load(GIST), tasks=["sts"], subsets=["deu"], output=tmp_path)
 
 

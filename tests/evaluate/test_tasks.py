@@ -255,8 +255,8 @@ def test_d3_absent_documents_count_in_the_ideal_ranking_as_in_mteb(tmp_path: Pat
     (tmp_path / "qrels" / "test.tsv").write_text("q77 0 d1 1\n" + "".join(lines), "utf-8")
     with pytest.warns(Notice) as told:
         (local,) = read_local(tmp_path, allow_missing_ids=True)
-    assert "'gone' the first, in 3 of its lines" in str(told[0].message)
-    assert "'q77' the first, in 1 of its lines" in str(told[1].message)
+    assert "in 3 lines, first 'gone'" in str(told[0].message)
+    assert "in 1 line, first 'q77'" in str(told[1].message)
     row = judge_local(local)
     runs = {query: {key: cosine(text, each) for key, each in documents.items()} for query, text in queries.items()}
     for metric, measure in {"ndcg_at_10": "ndcg_cut.10", "recall_at_100": "recall.100"}.items():

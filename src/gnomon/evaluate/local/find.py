@@ -436,8 +436,8 @@ def _group_by_subset(
     if warn and any(len(subsets) > 1 for subsets in row_subsets.values()):
         names = list_some(sorted(grouped), 3)
         warn_caller(
-            f"{found_set.folder}: the field lang splits this set into {len(grouped)} subsets ({names}), and its score is "
-            "the mean of theirs. --subsets names those to evaluate. To have one set, rename the field."
+            f"{found_set.folder}: the field lang splits this set into {len(grouped)} subsets ({names}), and its score "
+            "is the mean of theirs. --subsets names those to evaluate. To have one set, rename the field."
         )
     return dict(sorted(grouped.items()))
 
