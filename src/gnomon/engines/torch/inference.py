@@ -1,4 +1,4 @@
-"""A trunk made faster where no gradient is asked for: one product for query, key and value, and on a CPU weights packed
+"""A trunk made faster where no gradient is needed: one product for query, key and value, and on a CPU weights packed
 once for its matrix kernels, with bias and activation in the product itself.
 """
 
