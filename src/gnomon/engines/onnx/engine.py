@@ -164,8 +164,8 @@ class _OrtSession:
         options.log_severity_level = 3
         # a waiting thread that spins takes a core from other work: measured, docs/lab-notes.md, 2026-11-21
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        # given one by one, arrays are used where they lie in memory; add_external_initializers would copy them. The runtime only
-        # checks that the file that the graph names as their location exists, so it is given this one
+        # given one by one, arrays are used where they lie in memory; add_external_initializers would copy them. The
+        # runtime only checks that the file that the graph names as their location exists, so it is given this one
         self._ort_values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in graph.arrays.items()}
         for name, value in self._ort_values.items():
             options.add_initializer(name, value)

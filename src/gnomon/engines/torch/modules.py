@@ -114,7 +114,7 @@ class Normalize(nn.Module):
 
 
 class OutputModules(nn.Module):
-    """The chain of a model, and every other width that it offers: own heads by width, prefixes of the last vector."""
+    """The modules after pooling, for every dimension of a model: a module of its own, or a prefix of the vector."""
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
