@@ -69,7 +69,7 @@ def test_documents_of_all_queries_are_those_of_each(similarity: str) -> None:
     assert found.item() == pytest.approx(distill_kl(queries, docs.expand(3, 5, 4), teacher, **options).item())  # pyright: ignore
     with pytest.raises(InputError, match=r"\[3, 4\].* 3 queries .*\[5, 4\]"):
         distill_kl(queries, docs, teacher[:, :4])
-    with pytest.raises(InputError, match="(?i)one score per document"):
+    with pytest.raises(InputError, match=r"(?i)one score per document"):
         margin_mse(queries, docs, teacher)
 
 
@@ -145,9 +145,9 @@ def test_what_cannot_be_used() -> None:
             loss(queries[:0], docs[:0], teacher[:0])
         with pytest.raises(InputError, match="1 queries"):
             loss(queries[:1], docs, teacher)
-    with pytest.raises(InputError, match="one document.*hard negatives"):
+    with pytest.raises(InputError, match=r"one document.*hard negatives"):
         margin_mse(queries, docs[:, :1], teacher[:, :1])
-    with pytest.raises(InputError, match="temperature is 0.*above 0"):
+    with pytest.raises(InputError, match=r"temperature is 0.*above 0"):
         distill_kl(queries, docs, teacher, teacher_temperature=0)
     with pytest.raises(InputError, match="start 1 and 2 queries"):
         kl_and_contrast(queries, docs, teacher, start=1)

@@ -94,10 +94,10 @@ def test_widths_that_cannot_be_used() -> None:
     with pytest.raises(InputError, match="1 matryoshka_weights for 2 matryoshka_dims"):
         matryoshka(info_nce, pair, matryoshka_dims=(4, 2), matryoshka_weights=(1,))
     for dim in (0, 5):
-        with pytest.raises(InputError, match=f"dim {dim} .* 4, "):
+        with pytest.raises(InputError, match=rf"dim {dim} .* 4, "):
             matryoshka(info_nce, pair, matryoshka_dims=(4, dim))
-    with pytest.raises(InputError, match="dim 3 .* 4, 2"):
+    with pytest.raises(InputError, match=r"dim 3 .* 4, 2"):
         matryoshka(info_nce, [{4: pair[0], 2: pair[0]}] * 2, matryoshka_dims=(3,))
     for count in (0, -2):
-        with pytest.raises(InputError, match=f"n_dims_per_step is {count}.*at least 1, or -1"):
+        with pytest.raises(InputError, match=rf"n_dims_per_step is {count}.*at least 1, or -1"):
             matryoshka(info_nce, pair, matryoshka_dims=(4,), n_dims_per_step=count)

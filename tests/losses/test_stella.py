@@ -196,5 +196,5 @@ def test_what_cannot_be_used() -> None:
             loss(student, teacher[:2, :4])
         with pytest.raises(InputError, match="at least one"):
             loss(student[:0], student[:0])
-    with pytest.raises(InputError, match="margin is -1.*at least 0"):
+    with pytest.raises(InputError, match=r"margin is -1.*at least 0"):
         relative_similarity_distillation(student, teacher, margin=-1)
