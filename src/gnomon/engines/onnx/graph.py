@@ -3,8 +3,8 @@
 B: texts; S: tokens of the longest; H: hidden; N: heads; d: head size; M: linear pooling modes.
 
 Inputs: ids_BS, lengths_B (texts are padded on the right), and, where the graph needs them, types_BS (token types),
-positions (rows of the position table, [1 or B, S]), cos_SR and sin_SR (rotary), weights_BMS and mask_BS1 (pooling), row_B1
-(the one token that is pooled).
+positions (rows of the position table, [1 or B, S]), cos_SR and sin_SR (rotary), weights_BMS and mask_BS1 (pooling),
+row_B1 (the one token that is pooled).
 Output: "pooled" [B, D], or "states" [B, S, H].
 """
 

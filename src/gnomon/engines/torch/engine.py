@@ -192,8 +192,8 @@ class TorchEngine(Engine):
         texts = len(packed.bounds) - 1
         if texts == 1:
             raise DeviceMemoryError(
-                f"a text of {len(packed.ids_T):,} tokens does not fit into the memory of "
-                f"{self.torch_device} beside the model. Free memory there, use dtype='bfloat16', or truncate the text (a smaller max_seq_length)."
+                f"a text of {len(packed.ids_T):,} tokens does not fit into the memory of {self.torch_device} beside "
+                "the model. Free memory there, use dtype='bfloat16', or truncate the text (a smaller max_seq_length)."
             )
         self._lower_budget(len(packed.ids_T) // 2)
         halves = slice_texts(packed, 0, texts // 2), slice_texts(packed, texts // 2, texts)
