@@ -199,7 +199,7 @@ def test_several_workers_give_the_vectors_of_one_device(name: str, engine: str) 
     one = load(name, engine)
     encoder = Encoder.load(GOLDEN / name, device=["cpu", "cpu"], engine=engine, threads=1)
     assert encoder.engine.name == f"2 workers: {one.engine.name}, {one.engine.name}"
-    assert encoder.engine.identity == one.engine.identity == "onnx graph, onnxruntime, float32"
+    assert encoder.engine.identity == one.engine.identity
     assert encoder.engine.pads == one.engine.pads
     assert len(set(processes(encoder.engine))) == 2
     assert_same(encoder.encode(TEXTS), one.encode(TEXTS))

@@ -135,7 +135,7 @@ def test_negatives_are_columns_of_the_positives_order() -> None:
 def test_ragged_negatives() -> None:
     queries, positives, negatives = vectors(3, 4), vectors(3, 4, seed=1), vectors(2, 4, seed=2)
     near(info_nce(queries, positives, negatives), twin(queries.tolist(), positives.tolist(), negatives.tolist()))
-    with pytest.raises(InputError, match="2 negatives are no columns of 3: say with owners_N which positive each came"):
+    with pytest.raises(InputError, match=r"2 negatives .* 3 positives.*owners_N"):
         info_nce(queries, positives, negatives, directions=GTE_DIRECTIONS)
 
 
@@ -257,20 +257,18 @@ def test_extreme_factors_stay_finite_in_float32() -> None:
 def test_options_that_cannot_be_used() -> None:
     queries, docs = vectors(3, 4), vectors(6, 4)
     for directions in ((), ("doc_to_query",), ("query_to_doc", "query_to_doc"), ("query_to_doc", "doc")):
-        with pytest.raises(InputError, match="they must hold query_to_doc and may hold query_to_query, doc_to_query"):
+        with pytest.raises(InputError, match=r"directions .*query_to_doc .*query_to_query, doc_to_query"):
             info_nce(queries, docs, directions=directions)  # pyright: ignore
-    with pytest.raises(InputError, match="partition_mode 'split' is not known; it is 'joint' or 'per_direction'"):
+    with pytest.raises(InputError, match=r"partition_mode 'split'.*'joint' or 'per_direction'"):
         info_nce(queries, docs, partition_mode="split")  # pyright: ignore
-    with pytest.raises(InputError, match="'per_direction' takes query_to_doc and doc_to_query: the others hold no pos"):
+    with pytest.raises(InputError, match=r"'per_direction' takes query_to_doc and doc_to_query.*'joint'"):
         info_nce(queries, docs, directions=GTE_DIRECTIONS, partition_mode="per_direction")
     for start in (-1, 4):
-        with pytest.raises(
-            InputError, match=rf"start {start} and 3 queries need candidates .* there are 6\. Give those"
-        ):
+        with pytest.raises(InputError, match=rf"start {start} and 3 queries need candidates .* 6\. Give "):
             info_nce(queries, docs, start=start)
-    with pytest.raises(InputError, match="start 1 and 3 queries need candidates 1 to 3; there are 3"):
+    with pytest.raises(InputError, match=r"start 1 and 3 queries need candidates 1 to 3.*are 3"):
         info_nce(queries, docs, start=1, all_queries_QD=queries)
-    with pytest.raises(InputError, match=r"targets_B has the shape \[2\]; 3 queries need \[3\]"):
+    with pytest.raises(InputError, match=r"targets_B .*\[2\].* 3 queries .*\[3\]"):
         info_nce(queries, docs, targets_B=torch.tensor([0, 1]))
-    with pytest.raises(InputError, match="there are no queries: the mean over no rows is not defined"):
+    with pytest.raises(InputError, match="queries_BD is empty"):
         info_nce(queries[:0], docs)

@@ -67,9 +67,9 @@ def test_documents_of_all_queries_are_those_of_each(similarity: str) -> None:
     options = {"scale": 3.0, "teacher_temperature": 0.4, "similarity": similarity}
     found = distill_kl(queries, docs, teacher, **options)  # pyright: ignore
     assert found.item() == pytest.approx(distill_kl(queries, docs.expand(3, 5, 4), teacher, **options).item())  # pyright: ignore
-    with pytest.raises(InputError, match=r"scores have the shape \[3, 4\], for 3 queries and documents of \[5, 4\]"):
+    with pytest.raises(InputError, match=r"\[3, 4\].* 3 queries .*\[5, 4\]"):
         distill_kl(queries, docs, teacher[:, :4])
-    with pytest.raises(InputError, match="give one score a document"):
+    with pytest.raises(InputError, match=r"(?i)one score per document"):
         margin_mse(queries, docs, teacher)
 
 
@@ -138,18 +138,16 @@ def test_half_precision_is_computed_in_float32() -> None:
 def test_what_cannot_be_used() -> None:
     queries, docs, teacher = vectors(2, 4), vectors(2, 3, 4), vectors(2, 3)
     for loss in (distill_kl, margin_mse, kl_and_contrast):
-        with pytest.raises(
-            InputError, match=r"scores have the shape \[2, 2\], for 2 queries and documents of \[2, 3, 4"
-        ):
+        with pytest.raises(InputError, match=r"\[2, 2\].* 2 queries .*\[2, 3, 4"):
             loss(queries, docs, teacher[:, :2])
     for loss in (distill_kl, margin_mse):
-        with pytest.raises(InputError, match="give one score a document, and at least one query"):
+        with pytest.raises(InputError, match="at least one query"):
             loss(queries[:0], docs[:0], teacher[:0])
-        with pytest.raises(InputError, match="for 1 queries and documents"):
+        with pytest.raises(InputError, match="1 queries"):
             loss(queries[:1], docs, teacher)
-    with pytest.raises(InputError, match="each query has one document; a margin is between two"):
+    with pytest.raises(InputError, match=r"one document.*hard negatives"):
         margin_mse(queries, docs[:, :1], teacher[:, :1])
-    with pytest.raises(InputError, match="temperature is 0; it must be above 0"):
+    with pytest.raises(InputError, match=r"temperature is 0.*above 0"):
         distill_kl(queries, docs, teacher, teacher_temperature=0)
-    with pytest.raises(InputError, match="start 1 and 2 queries need"):
+    with pytest.raises(InputError, match="start 1 and 2 queries"):
         kl_and_contrast(queries, docs, teacher, start=1)

@@ -158,9 +158,9 @@ def test_autocast_computes_in_float32() -> None:
 def test_what_cannot_be_used() -> None:
     queries, positives = random(0, 3, 3)
     guide = compute_guide_blocks(queries, positives)
-    with pytest.raises(InputError, match="margin_strategy 'percent' is not known; it is 'absolute' or 'relative'"):
+    with pytest.raises(InputError, match=r"margin_strategy 'percent'.*'absolute' or 'relative'"):
         gist(queries, positives, guide=guide, margin_strategy="percent")  # pyright: ignore
-    with pytest.raises(InputError, match=r"guide's query_to_doc_BC has the shape \[3, 3\], the model's \[3, 6\]"):
+    with pytest.raises(InputError, match=r"query_to_doc_BC .*\[3, 3\].*\[3, 6\]"):
         gist(queries, positives, positives, guide=guide)
     with pytest.raises(InputError, match="start 1 and 3 queries"):
         gist(queries, positives, guide=guide, start=1)

@@ -80,11 +80,9 @@ def test_half_precision_and_extreme_factors() -> None:
 def test_what_cannot_be_used() -> None:
     a, b = vectors(3, 4), vectors(3, 4, seed=1)
     for loss in (cosent, cosine_regression):
-        with pytest.raises(
-            InputError, match=r"labels of the shape \[3, 1\] for 3 and 3 vectors: give one label a pair"
-        ):
+        with pytest.raises(InputError, match=r"labels_B .*\[3, 1\].* 3 and 3 vectors.*one label per pair"):
             loss(a, b, torch.ones(3, 1))
-        with pytest.raises(InputError, match="for 3 and 2 vectors"):
+        with pytest.raises(InputError, match="3 and 2 vectors"):
             loss(a, b[:2], torch.ones(3))
-        with pytest.raises(InputError, match="and at least one pair"):
+        with pytest.raises(InputError, match="at least one pair"):
             loss(a[:0], b[:0], torch.ones(0))

@@ -89,15 +89,15 @@ def test_widths_are_drawn_by_seed_and_step() -> None:
 
 def test_widths_that_cannot_be_used() -> None:
     pair = (vectors(2, 4), vectors(2, 4))
-    with pytest.raises(InputError, match="matryoshka_dims is empty; give at least one width"):
+    with pytest.raises(InputError, match="matryoshka_dims is empty"):
         matryoshka(info_nce, pair, matryoshka_dims=())
-    with pytest.raises(InputError, match="matryoshka_weights are 1 for 2 widths; give one each"):
+    with pytest.raises(InputError, match="1 matryoshka_weights for 2 matryoshka_dims"):
         matryoshka(info_nce, pair, matryoshka_dims=(4, 2), matryoshka_weights=(1,))
     for dim in (0, 5):
-        with pytest.raises(InputError, match=f"dim {dim} is not a width of these vectors; they have 4 components"):
+        with pytest.raises(InputError, match=rf"dim {dim} .* 4, "):
             matryoshka(info_nce, pair, matryoshka_dims=(4, dim))
-    with pytest.raises(InputError, match="dim 3 has no head; there are 4, 2"):
+    with pytest.raises(InputError, match=r"dim 3 .* 4, 2"):
         matryoshka(info_nce, [{4: pair[0], 2: pair[0]}] * 2, matryoshka_dims=(3,))
     for count in (0, -2):
-        with pytest.raises(InputError, match=f"n_dims_per_step is {count}; it must be at least 1, or -1 for all"):
+        with pytest.raises(InputError, match=rf"n_dims_per_step is {count}.*at least 1, or -1"):
             matryoshka(info_nce, pair, matryoshka_dims=(4,), n_dims_per_step=count)

@@ -51,7 +51,7 @@ def test_a_vector_of_zeros_is_near_nothing() -> None:
 
 def test_an_unknown_similarity() -> None:
     for similar in (similarity_matrix, pairwise_similarity):
-        with pytest.raises(InputError, match="similarity 'manhattan' is not known here; it is 'cosine' or 'dot'"):
+        with pytest.raises(InputError, match=r"similarity 'manhattan'.*'cosine' or 'dot'"):
             similar(vectors(1, 2), vectors(1, 2), "manhattan")
 
 
@@ -69,12 +69,12 @@ def test_scale_is_one_over_temperature() -> None:
 
 
 def test_factors_that_cannot_be_used() -> None:
-    with pytest.raises(InputError, match=r"scale 20 and temperature 0.05: scale is 1 / temperature; give one of them"):
+    with pytest.raises(InputError, match=r"scale 20 and temperature 0\.05"):
         resolve_scale(20, 0.05, default=1)
     for value in (0, -1.0, math.nan, math.inf):
-        with pytest.raises(InputError, match=f"scale is {value}; it must be above 0 and finite"):
+        with pytest.raises(InputError, match=rf"scale is {value}.*above 0 and finite"):
             resolve_scale(value, None, default=1)
-        with pytest.raises(InputError, match=f"temperature is {value}; it must be above 0 and finite"):
+        with pytest.raises(InputError, match=rf"temperature is {value}.*above 0 and finite"):
             resolve_scale(None, value, default=1)
 
 

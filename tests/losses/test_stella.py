@@ -189,12 +189,12 @@ def test_targets_of_several_teachers() -> None:
 
 def test_what_cannot_be_used() -> None:
     student, teacher = vectors(3, 4), vectors(3, 5)
-    with pytest.raises(InputError, match="the student has width 4, the teacher 5: their cosine needs one width"):
+    with pytest.raises(InputError, match="dimension 4, the teacher's 5"):
         cosine_distillation(student, teacher)
     for loss in (cosine_distillation, similarity_distillation, relative_similarity_distillation):
-        with pytest.raises(InputError, match="3 vectors of the student and 2 of the teacher: give both of the same"):
+        with pytest.raises(InputError, match="student has 3 vectors and the teacher 2"):
             loss(student, teacher[:2, :4])
-        with pytest.raises(InputError, match="and at least one"):
+        with pytest.raises(InputError, match="at least one"):
             loss(student[:0], student[:0])
-    with pytest.raises(InputError, match="margin is -1; it must be at least 0"):
+    with pytest.raises(InputError, match=r"margin is -1.*at least 0"):
         relative_similarity_distillation(student, teacher, margin=-1)

@@ -1,4 +1,4 @@
-"""Pooling as arithmetic on lengths: every mode but max is a weighted sum of token states. One table row a mode.
+"""Pooling as arithmetic on lengths: every mode but max is a weighted sum of token states. One table row per mode.
 
 B: texts; S: tokens of the longest; M: linear modes; T: tokens of all texts. Definitions: sentence-transformers 6.2,
 Pooling.

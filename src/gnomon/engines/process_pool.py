@@ -32,70 +32,70 @@ from gnomon.packed import Packed
 from gnomon.warn import warn_once
 
 BATCHES_PER_WORKER = 2
-"""Batches for each worker that are taken before the oldest one's vectors are asked for."""
+"""Batches for each worker that are taken before the oldest one's vectors are waited for."""
 
 DEFAULT_BUDGET = 1024
-"""Until a worker has told its own."""
+"""Tokens of a batch, until a worker has reported its own budget."""
 
 SHUTDOWN_SECONDS = 2.0
-"""Seconds that workers have to end by themselves before they are killed, and that those are waited for."""
+"""How long workers may take to end by themselves before they are killed, and then to be gone."""
 
 ABANDONED_CALL_SECONDS = 10.0
-"""Seconds that a call waits for a worker which is busy with what nobody wants any more, before that one is killed."""
+"""How long a call waits for a worker that is busy with an abandoned call, before that worker is killed."""
 
 PARENT_POLL_SECONDS = 1.0
-"""Seconds between two looks of a worker whether its parent is still there."""
+"""How often a worker checks that its parent is still there."""
 
 EngineOpener = Callable[[], Engine]
 
 WORKER_CODE = "import sys; sys.path[:] = {path!r}; from gnomon.engines.process_pool import run_worker; run_worker()"
-"""It imports from where its parent does, and not from the folder that it is started in."""
+"""A worker imports from where its parent does, not from the folder that it is started in."""
 
 
 class ProcessPoolEngine(Engine):
     """An engine over worker processes.
 
     Args:
-        openers: for each worker, the device that it is called by and what opens the model's engine there (pickled).
+        openers: for each worker, the name of its device and what opens the model's engine there (pickled).
     """
 
     def __init__(self, openers: Sequence[tuple[str, EngineOpener]]) -> None:
         self.openers = openers
         self._worker_pools: dict[int, _WorkerPool] = {}
         self._locks: dict[int, threading.Lock] = {}
-        crew = self._worker_pool()
-        self.name = f"{len(openers)} workers: {', '.join(worker.name for worker in crew.workers)}"
-        self.identity = crew.workers[0].identity
-        self.device, self.dtype = ",".join(device for device, _ in openers), crew.workers[0].dtype
-        self.pads = crew.workers[0].pads
+        pool = self._worker_pool()
+        self.name = f"{len(openers)} workers: {', '.join(worker.name for worker in pool.workers)}"
+        self.identity = pool.workers[0].identity
+        self.device, self.dtype = ",".join(device for device, _ in openers), pool.workers[0].dtype
+        self.pads = pool.workers[0].pads
         self._budget = DEFAULT_BUDGET
 
     def budget(self, total_tokens: int) -> int:
-        """A worker's own; where none can be asked, the last one that was told: no vector is lost for it."""
-        found = self._worker_pool().call("budget", total_tokens // len(self.openers))
-        if not isinstance(found, Failure):
-            self._budget = found
+        """A worker's own budget. If no worker can answer, the last one that was reported: no vector is lost for it."""
+        answer = self._worker_pool().call("budget", total_tokens // len(self.openers))
+        if not isinstance(answer, Failure):
+            self._budget = answer
         return self._budget
 
     def pool(self, packed: Packed) -> Vectors:
         return self._call_worker("pool", packed)
 
     def pool_batches(self, batches: Iterable[Packed]) -> Iterator[Vectors | Failure]:
-        crew = self._worker_pool()
-        crew.prepare_for_call()
-        asked: deque[Future[Any]] = deque()
-        unwanted = threading.Event()
+        pool = self._worker_pool()
+        pool.prepare_for_call()
+        pending: deque[Future[Any]] = deque()
+        abandoned = threading.Event()
         try:
             for packed in batches:
-                asked.append(crew.threads.submit(partial(crew.call, "pool", packed, abandoned=unwanted)))
-                if len(asked) >= BATCHES_PER_WORKER * len(self.openers):
-                    yield asked.popleft().result()
-            while asked:
-                yield asked.popleft().result()
-        finally:  # Ctrl-C, or whoever asked has stopped
-            unwanted.set()
-            for each in asked:
-                each.cancel()
+                pending.append(pool.threads.submit(partial(pool.call, "pool", packed, abandoned=abandoned)))
+                if len(pending) >= BATCHES_PER_WORKER * len(self.openers):
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:  # Ctrl-C, or the caller has stopped
+            abandoned.set()
+            for future in pending:
+                future.cancel()
 
     def states(self, packed: Packed) -> Vectors:
         return self._call_worker("states", packed)
@@ -105,14 +105,14 @@ class ProcessPoolEngine(Engine):
 
     def close(self) -> None:
         super().close()
-        crew = self._worker_pools.pop(os.getpid(), None)
-        if crew is not None:
-            crew.close()
+        pool = self._worker_pools.pop(os.getpid(), None)
+        if pool is not None:
+            pool.close()
 
     def _call_worker(self, method: str, *arguments: Any) -> Any:
-        crew = self._worker_pool()
-        crew.prepare_for_call()
-        answer = crew.call(method, *arguments)
+        pool = self._worker_pool()
+        pool.prepare_for_call()
+        answer = pool.call(method, *arguments)
         if isinstance(answer, Failure):
             raise WorkerError(answer.reason)
         return answer
@@ -128,12 +128,12 @@ class ProcessPoolEngine(Engine):
 
 
 class _WorkerPool:
-    """Workers: who is free, and who cannot be started."""
+    """The worker processes: which are free, and which cannot be started."""
 
     def __init__(self, openers: Sequence[tuple[str, EngineOpener]]) -> None:
         self.threads = _DaemonThreads(len(openers))
-        started = [self.threads.submit(partial(_Worker, *each)) for each in openers]
-        self.workers: list[_Worker] = [each.result() for each in started]
+        started = [self.threads.submit(partial(_Worker, *opener)) for opener in openers]
+        self.workers: list[_Worker] = [future.result() for future in started]
         self.idle = list(self.workers)
         self.busy: dict[_Worker, threading.Event | None] = {}
         self.unavailable: dict[_Worker, str] = {}
@@ -141,8 +141,8 @@ class _WorkerPool:
         self.changed = threading.Condition()
 
     def prepare_for_call(self) -> None:
-        """A new call: who could not be started may try again, and who is busy with an earlier call that was given up
-        has a limit of time where all others are busy too: it may hang.
+        """Begin a new call. Workers that could not be started may try again. If all are busy, those that are busy with
+        an abandoned call get a limit of time: they may hang.
         """
         with self.changed:
             self.idle += self.unavailable
@@ -153,27 +153,27 @@ class _WorkerPool:
                     worker.process.kill()
 
     def call(self, method: str, *arguments: Any, abandoned: threading.Event | None = None) -> Any:
-        """What a worker's engine answers, or a Failure; one that cannot be started leaves the work to the others.
+        """The answer of a worker's engine, or a Failure. A worker that cannot be started leaves the work to the others.
 
         Args:
-            unwanted: set when nobody waits for the answer any more.
+            abandoned: set when nobody waits for the answer any more.
         """
         while True:
             worker = self._acquire(abandoned)
             if worker is None:
                 return Failure("; ".join(dict.fromkeys(self.unavailable.values())) or str(closed_error()))
-            why = None
+            reason = None
             try:
                 return worker.call(method, *arguments)
             except _CannotStartError as error:
-                why = str(error)
+                reason = str(error)
             finally:
                 with self.changed:
                     del self.busy[worker]
-                    if why is None:
+                    if reason is None:
                         self.idle.append(worker)
                     else:
-                        self.unavailable[worker] = why
+                        self.unavailable[worker] = reason
                     self.changed.notify_all()
 
     def close(self) -> None:
@@ -189,7 +189,7 @@ class _WorkerPool:
         self.threads.shutdown()
 
     def _acquire(self, abandoned: threading.Event | None) -> _Worker | None:
-        """A free worker, waited for; None where no worker is left."""
+        """Wait for a free worker; None if no worker is left."""
         with self.changed:
             self.changed.wait_for(lambda: self.closed or self.idle or len(self.unavailable) == len(self.workers))
             if self.closed or not self.idle:
@@ -199,7 +199,7 @@ class _WorkerPool:
             return worker
 
     def _abandoned_workers(self) -> list[_Worker]:
-        return [worker for worker, unwanted in self.busy.items() if unwanted is not None and unwanted.is_set()]
+        return [worker for worker, abandoned in self.busy.items() if abandoned is not None and abandoned.is_set()]
 
 
 class _DaemonThreads:
@@ -239,7 +239,7 @@ def _stop_threads(calls: SimpleQueue[Any], count: int) -> None:
 
 
 class _CannotStartError(WorkerError):
-    """A worker did not open its engine, so it has tried nothing."""
+    """A worker did not open its engine, so it has not tried the call."""
 
 
 class _Worker:
@@ -281,7 +281,7 @@ class _Worker:
             raise _CannotStartError(str(closed_error()))
         self.stderr_file = tempfile.TemporaryFile()  # noqa: SIM115
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-c", WORKER_CODE.format(path=[place for place in sys.path if type(place) is str])],
+            [sys.executable, "-P", "-c", WORKER_CODE.format(path=[path for path in sys.path if type(path) is str])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.stderr_file,
@@ -291,7 +291,7 @@ class _Worker:
         self.shutdown = weakref.finalize(
             self, _shut_down_process, os.getpid(), self.process, self.input, self.output, self.stderr_file
         )
-        if self.closed:  # while it was started: `_Crew.close` may not have seen this process
+        if self.closed:  # while it was started: `_WorkerPool.close` may not have seen this process
             self.shutdown()
             raise _CannotStartError(str(closed_error()))
         try:
@@ -302,9 +302,9 @@ class _Worker:
         if isinstance(answer, Failure):
             _terminate([self.process])  # it ends by itself, so that the next call starts another
             raise _CannotStartError(answer.reason)
-        self.name, self.identity, self.pads, self.dtype, notices = answer
-        for notice in notices:
-            warn_once(notice)
+        self.name, self.identity, self.pads, self.dtype, messages = answer
+        for message in messages:
+            warn_once(message)
 
     def _send(self, message: object) -> None:
         pickle.dump(message, self.input, protocol=pickle.HIGHEST_PROTOCOL)
@@ -326,13 +326,13 @@ class _Worker:
 
 
 def run_worker() -> None:
-    """A worker: opens its engine, answers until its input ends."""
+    """Run a worker: open its engine, then answer calls until the input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; its end closes our input
     threading.Thread(target=_exit_with_parent, args=(os.getppid(),), daemon=True).start()
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print goes to stderr
-    asked = sys.stdin.buffer
-    device, opener = pickle.load(asked)
+    calls = sys.stdin.buffer
+    device, opener = pickle.load(calls)
 
     def attempt(run: Callable[[], Any]) -> Any:
         try:
@@ -342,16 +342,16 @@ def run_worker() -> None:
         except Exception as error:
             return Failure(f"on {device}: {type(error).__name__}: {error}")
 
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as recorded:
         engine = attempt(opener)
-    notices = [str(one.message) for one in told if issubclass(one.category, Notice)]  # the parent's to give
+    messages = [str(one.message) for one in recorded if issubclass(one.category, Notice)]  # for the parent to show
     facts = (
-        engine if isinstance(engine, Failure) else (engine.name, engine.identity, engine.pads, engine.dtype, notices)
+        engine if isinstance(engine, Failure) else (engine.name, engine.identity, engine.pads, engine.dtype, messages)
     )
     _send_answer(answers, facts)
     while not isinstance(engine, Failure):
         try:
-            method, arguments = pickle.load(asked)
+            method, arguments = pickle.load(calls)
         except EOFError:
             return
         _send_answer(answers, attempt(lambda: getattr(engine, method)(*arguments)))  # noqa: B023
@@ -363,14 +363,14 @@ def _send_answer(answers: IO[bytes], message: object) -> None:
 
 
 def _exit_with_parent(parent: int) -> None:
-    """A parent that was killed tells nobody; where this process is idle its input ends, else it would compute on."""
+    """End this process when its parent is gone. Its input ends too then, but a busy worker would not see that."""
     while os.getppid() == parent:
         time.sleep(PARENT_POLL_SECONDS)
     os._exit(0)
 
 
 def _shut_down_process(owner: int, process: subprocess.Popen[bytes], *pipes: IO[bytes]) -> None:
-    """End it and see it out. Closing its input would not do: a forked child of ours may hold that too."""
+    """End a worker and wait for it. Closing its input is not enough: a forked child of ours may hold that too."""
     if os.getpid() != owner:
         return
     _terminate([process])
@@ -382,7 +382,7 @@ def _shut_down_process(owner: int, process: subprocess.Popen[bytes], *pipes: IO[
 
 
 def _terminate(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """End processes and see them out; those that are not gone in time are killed."""
+    """End processes and wait for them; those that are not gone in time are killed."""
     running = [process for process in processes if process.poll() is None]
     for end in (methodcaller("terminate"), methodcaller("kill")):
         for process in running:
@@ -392,7 +392,7 @@ def _terminate(processes: Sequence[subprocess.Popen[bytes]]) -> None:
 
 
 def _wait_for_exit(process: subprocess.Popen[bytes], seconds: float) -> bool:
-    """Whether it ends in so many seconds."""
+    """Whether a process ends within so many seconds."""
     try:
         process.wait(max(0.0, seconds))
     except subprocess.TimeoutExpired:

@@ -1,4 +1,4 @@
-"""Engines: token ids in, vectors out. Each knows a spec and arrays, and nothing of where they came from."""
+"""Engines: token ids in, vectors out. They know a spec and arrays, and not where these came from."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Vectors = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Failure:
-    """What a batch gave in place of vectors, where other batches go on."""
+    """Why a batch has no vectors, where other batches go on."""
 
     reason: str
 
@@ -40,11 +40,11 @@ class Engine(Protocol):
     closed: bool = False
 
     def budget(self, total_tokens: int) -> int:
-        """How many tokens a batch should have, out of `total_tokens` in all; padding counts if the engine pads."""
+        """The best number of tokens for one batch, out of `total_tokens` in all; padding counts if the engine pads."""
         ...
 
     def pool(self, packed: Packed) -> Vectors:
-        """Pooled vectors [B, D], before the modules that follow pooling. `packed.skip_B` says what pooling leaves out."""
+        """Pooled vectors [B, D], before the modules after pooling. `packed.skip_B` says what pooling leaves out."""
         ...
 
     def pool_batches(self, batches: Iterable[Packed]) -> Iterator[Vectors | Failure]:

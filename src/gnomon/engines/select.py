@@ -49,7 +49,7 @@ Reopen = Callable[["EngineOptions"], Engine]
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """How a model is run, as it was asked for."""
+    """How a model is run, as the caller requested it."""
 
     engine: str = "auto"
     dtype: str = "auto"
@@ -71,12 +71,12 @@ class EngineOptions:
         names = _parse_devices(device)
         if not names or (len(names) > 1 and "auto" in names):
             raise InputError(f"device {device!r} names no devices; give one, or several such as 'cuda:0,cuda:1'.")
-        for what, value, choices in (("engine", engine, ENGINES), ("dtype", dtype, DTYPES)):
+        for name, value, choices in (("engine", engine, ENGINES), ("dtype", dtype, DTYPES)):
             if value not in ("auto", *choices):
-                raise InputError(f"{what} {value!r} is not one of {', '.join(('auto', *choices))}.")
+                raise InputError(f"{name} {value!r} is not one of {', '.join(('auto', *choices))}.")
         number = None if threads is None else as_whole_number(threads, "threads", MAX_THREADS)
         options = cls(engine, dtype, ",".join(names), number)
-        if options != cls(threads=number):  # what is left open is never wrong, and a static model needs none of it
+        if options != cls(threads=number):  # options left open are never wrong, and a static model needs no engine
             options.resolve()
         return options
 
@@ -120,15 +120,17 @@ class EngineOptions:
 def open_engine(
     spec: ModelSpec, arrays: Mapping[str, NDArray[Any]], options: EngineOptions, *, reopen: Reopen | None = None
 ) -> Engine:
-    """The engine for a model. A static table needs no runtime, whatever was asked for; a notice says so.
+    """The engine for a model. A static table needs no runtime, whatever the options say; a warning says so.
 
     Args:
         reopen: opens this model in another process, which several devices need.
     """
     if isinstance(spec.trunk, StaticSpec):
-        for what, asked, used in (("device", options.device, "cpu"), ("dtype", options.dtype, "float32")):
-            if asked not in ("auto", used):
-                warn_once(f"{what} {asked!r} changes nothing: a static model is a table, summed on the CPU in float32.")
+        for name, requested, used in (("device", options.device, "cpu"), ("dtype", options.dtype, "float32")):
+            if requested not in ("auto", used):
+                warn_once(
+                    f"{name} {requested!r} changes nothing: a static model is a table, summed on the CPU in float32."
+                )
         return StaticEngine(spec.trunk, arrays)
     settled = options.resolve()
     if len(settled.devices) > 1:
@@ -161,15 +163,15 @@ def open_engine(
 
 
 def _parse_devices(device: object) -> list[str]:
-    given: list[object] = [device]
+    names: list[object] = [device]
     if isinstance(device, str):
-        given = [name.strip() for name in device.split(",")]
+        names = [name.strip() for name in device.split(",")]
     elif isinstance(device, list | tuple):
-        given = [name.strip() if isinstance(name, str) else name for name in device]
-    for name in given:
+        names = [name.strip() if isinstance(name, str) else name for name in device]
+    for name in names:
         if not isinstance(name, str) or not DEVICE_PATTERN.fullmatch(name):
             raise InputError(f"device {name!r} is not one of auto, cpu, cuda, cuda:N, mps.")
-    return [str(name) for name in given]
+    return [str(name) for name in names]
 
 
 def available_cores() -> int:
@@ -187,14 +189,14 @@ def has_torch() -> bool:
 
 
 def has_gpu_driver() -> bool:
-    """Whether the system has a driver for a GPU that torch may use; asked of its files, since torch is slow to load."""
+    """Whether the system has a driver for a GPU that torch may use. It looks at files, since torch is slow to load."""
     if os.name == "nt":
         return (Path(os.sep) / "Windows" / "System32" / "nvcuda.dll").exists()
     return any(Path("/dev").glob("nvidia[0-9]*")) or any(Path("/dev", name).exists() for name in ("dxg", "kfd"))
 
 
 def _has_usable_gpu() -> bool:
-    """Whether "auto" takes a GPU; a GPU that cannot be used is told of once a process."""
+    """Whether "auto" takes a GPU; a GPU that cannot be used gives one warning per process."""
     if not has_gpu_driver():
         return False
     if not has_torch():

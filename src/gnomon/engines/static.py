@@ -51,12 +51,12 @@ class StaticEngine(Engine):
         lengths_B = np.diff(bounds)
         filled = np.flatnonzero(lengths_B)  # reduceat would give an empty text its neighbour's token
         sums_BD = np.zeros((len(lengths_B), table.shape[1]))
-        some = max(1, VALUES_PER_BLOCK // table.shape[1])
-        for texts in _group_texts(filled, bounds, some):
+        block = max(1, VALUES_PER_BLOCK // table.shape[1])
+        for texts in _group_texts(filled, bounds, block):
             starts, end = bounds[texts], bounds[texts[-1] + 1]
             # a text of more tokens than that is alone, and its parts are added one after the other
-            for first in range(starts[0], end, some):
-                states_TD = table[ids_T[first : min(first + some, end)]].astype(np.float64)
+            for first in range(starts[0], end, block):
+                states_TD = table[ids_T[first : min(first + block, end)]].astype(np.float64)
                 sums_BD[texts] += np.add.reduceat(states_TD, starts - first if first == starts[0] else [0])
         sums_BD /= np.maximum(lengths_B, 1)[:, None]
         return sums_BD.astype(np.float32)
@@ -72,9 +72,9 @@ class StaticEngine(Engine):
 def _group_texts(texts_B: NDArray[np.int64], bounds: NDArray[np.int64], max_tokens: int) -> Iterator[NDArray[np.int64]]:
     """Neighbours among these texts, with at most so many tokens together, or one text of more."""
     ends_B = bounds[texts_B + 1]
-    at = 0
-    while at < len(texts_B):
-        start = bounds[texts_B[at]]
-        stop = max(at + 1, int(np.searchsorted(ends_B, start + max_tokens, side="right")))
-        yield texts_B[at:stop]
-        at = stop
+    index = 0
+    while index < len(texts_B):
+        start = bounds[texts_B[index]]
+        stop = max(index + 1, int(np.searchsorted(ends_B, start + max_tokens, side="right")))
+        yield texts_B[index:stop]
+        index = stop

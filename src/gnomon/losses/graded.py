@@ -30,7 +30,7 @@ def cosent(
         scale: what similarities are multiplied by, 20 by default; a tensor is trained. `temperature` is 1 / scale.
 
     Raises:
-        InputError: not one label a pair; options that cannot be used; no pairs.
+        InputError: not one label per pair; an option is out of range; the batch is empty.
     """
     scores_B = _score_pairs(a_BD, b_BD, labels_B, similarity) * resolve_scale(scale, temperature, default=20.0)
     excess_BB = scores_B - scores_B[:, None]

@@ -29,8 +29,8 @@ def known_pairs_mask(keys_B: Tensor, keys_Q: Tensor, values_Q: Tensor, candidate
     """[B, C], bool: where the candidate's text is paired, somewhere in the batch, with a key that equals the row's key.
 
     All are hashes. `keys_Q` and `values_Q` are the pairs of the whole batch, `keys_B` among them. With queries as keys
-    it is the `doc_mask_BC` of the contrastive losses (for a batch in which a positive is twice, or a query with two positives);
-    with positives as keys and queries as values, `query_mask_BQ`. Memory: Q times C bytes.
+    it is the `doc_mask_BC` of the contrastive losses, for a batch in which a positive or a query is there twice. With
+    positives as keys and queries as values it is the `query_mask_BQ`. Memory: Q times C bytes.
     """
     keys_K, key_index_Q = keys_Q.unique(return_inverse=True)
     pairs, candidates = duplicates_mask(values_Q, candidates_C).nonzero(as_tuple=True)

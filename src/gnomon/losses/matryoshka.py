@@ -59,7 +59,7 @@ def matryoshka(
 
 
 def vectors_at_dim(vectors: MatryoshkaVectors, dim: int) -> Tensor:
-    """[..., dim]: the first components, normalised, in float32 at least; or those of the module for that dimension, as they are.
+    """[..., dim]: the first components, normalised, in float32 at least; or a module's vectors, as they are.
 
     Raises:
         InputError: the vectors do not have that dimension.

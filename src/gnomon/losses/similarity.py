@@ -30,7 +30,7 @@ def similarity_matrix(a_BD: Tensor, b_CD: Tensor, similarity: Similarity = "cosi
 
 
 def pairwise_similarity(a: Tensor, b: Tensor, similarity: Similarity = "cosine") -> Tensor:
-    """The similarity of each vector of a with the vector of b at the same index. The result lacks the last dimension, D. Precision as above."""
+    """The similarity of each vector of a with the one of b at the same index: D is summed away. Precision as above."""
     return (_prepare_vectors(a, similarity) * _prepare_vectors(b, similarity)).sum(-1)
 
 

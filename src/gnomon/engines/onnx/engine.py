@@ -38,11 +38,11 @@ class Session(Protocol):
 
 
 class OnnxEngine(Engine):
-    """A trunk as ONNX graphs; each graph is built when it is first asked for.
+    """A trunk as ONNX graphs; each graph is built on first use.
 
     Args:
         precision: "float32", or "int8" / "uint8" for weights of 8 bits.
-        threads: threads of one call; None for one a core.
+        threads: threads of one call; None for one per core.
         runtime: "onnxruntime" or "openvino".
     """
 
@@ -162,10 +162,10 @@ class _OrtSession:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads or 0
         options.log_severity_level = 3
-        # a waiting thread that spins takes a core from whoever else works: measured, docs/lab-notes.md, 2026-11-21
+        # a waiting thread that spins takes a core from other work: measured, docs/lab-notes.md, 2026-11-21
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        # given one by one, arrays are used where they lie; add_external_initializers would copy them. The runtime only
-        # asks that the file that the graph names as their place exists, so it is told this one
+        # given one by one, arrays are used where they lie in memory; add_external_initializers would copy them. The
+        # runtime only checks that the file that the graph names as their location exists, so it is given this one
         self._ort_values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in graph.arrays.items()}
         for name, value in self._ort_values.items():
             options.add_initializer(name, value)
@@ -221,9 +221,9 @@ def write_graph(graph: Graph, folder: Path) -> Path:
             if tensor.name in graph.arrays:
                 array = graph.arrays[tensor.name]
                 data.seek(-data.tell() % 64, 1)
-                place = {"location": "model.onnx.data", "offset": str(data.tell()), "length": str(array.nbytes)}
+                location = {"location": "model.onnx.data", "offset": str(data.tell()), "length": str(array.nbytes)}
                 for entry in tensor.external_data:
-                    entry.value = place[entry.key]
+                    entry.value = location[entry.key]
                 data.write(np.ascontiguousarray(array).data)
     path = folder / "model.onnx"
     path.write_bytes(model.SerializeToString())

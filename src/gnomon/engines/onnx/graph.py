@@ -2,10 +2,10 @@
 
 B: texts; S: tokens of the longest; H: hidden; N: heads; d: head size; M: linear pooling modes.
 
-Inputs: ids_BS, lengths_B (texts are padded on the right), and, where the graph needs them, positions (rows of the
-position table, [1 or B, S]), cos_SR and sin_SR (rotary), weights_BMS and mask_BS1 (pooling), row_B1 (the one token that
-is pooled).
-Output: "pooled" [B, width], or "states" [B, S, H].
+Inputs: ids_BS, lengths_B (texts are padded on the right), and, where the graph needs them, types_BS (token types),
+positions (rows of the position table, [1 or B, S]), cos_SR and sin_SR (rotary), weights_BMS and mask_BS1 (pooling),
+row_B1 (the one token that is pooled).
+Output: "pooled" [B, D], or "states" [B, S, H].
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def build_onnx_graph(
 
 
 class _GraphBuilder:
-    """Nodes and arrays of one graph, in the order in which they run. Methods return the name of what they made."""
+    """Nodes and arrays of one graph, in the order in which they run. Methods return the name of their result."""
 
     def __init__(
         self,
@@ -102,8 +102,8 @@ class _GraphBuilder:
             result = helper.make_tensor_value_info("states", TensorProto.FLOAT, ["B", "S", self.trunk.hidden_size])
         else:
             self.pool(x)
-            width = self.trunk.hidden_size * len(self.pooling.modes)
-            result = helper.make_tensor_value_info("pooled", TensorProto.FLOAT, ["B", width])
+            pooled_dim = self.trunk.hidden_size * len(self.pooling.modes)
+            result = helper.make_tensor_value_info("pooled", TensorProto.FLOAT, ["B", pooled_dim])
         inputs = [helper.make_tensor_value_info(name, kind, shape) for name, (kind, shape) in self.inputs.items()]
         graph = helper.make_graph(self.nodes, "gnomon", inputs, [result], self.initializers)
         opsets = [helper.make_opsetid(domain, version) for domain, version in OPSETS]
@@ -294,7 +294,7 @@ class _GraphBuilder:
         return self.constant(name, self.as_float32(name))
 
     def constant(self, name: str, value: Array) -> str:
-        """An array under a name: outside the protobuf unless it is small. Asked for again, it is the same."""
+        """An array under a name: outside the protobuf unless it is small. The same name is the same array."""
         if name not in self.defined_names:
             self.defined_names.add(name)
             self.initializers.append(_make_initializer(name, value))
@@ -333,7 +333,7 @@ ACTIVATIONS: dict[Activation, Callable[[_GraphBuilder, str], str]] = {
 
 
 def quantize_weight(weight_OI: NDArray[np.float32], *, signed: bool) -> tuple[Array, Array, Array]:
-    """A linear weight in 8 bits, symmetric, a scale an output channel.
+    """A linear weight in 8 bits, symmetric, with one scale per output channel.
 
     Returns:
         values [in, out], int8 or uint8; scale [out]; zero point [out], 0 or 128.

@@ -27,7 +27,7 @@ HALF_DTYPES = (torch.float16, torch.bfloat16)
 
 
 def plain(q: Tensor, k: Tensor, v: Tensor, q_spans: Spans, k_spans: Spans, dropout: float) -> Tensor:
-    """Padded, masked, spelled out: the slow twin of the others."""
+    """Padded, masked, spelled out: the reference implementation for the others."""
     q_BHSd, k_BHSd, v_BHSd = _pad_texts(q, q_spans), _pad_texts(k, k_spans), _pad_texts(v, k_spans)
     lengths_B = k_spans.bounds.diff()
     padding_BS = torch.arange(k_spans.max_length, device=k.device) >= lengths_B[:, None]
@@ -84,8 +84,8 @@ def _eager_attention(
 ) -> Tensor:
     """The same, spelled out: for dropout, and for gradients in half precision. A mask [B, 1, 1, S] is added."""
     q_BHSd, k_BHSd, v_BHSd = (_unflatten_texts(values, num_texts) for values in (q, k, v))
-    kept, factor = draw_keep_mask((*q_BHSd.shape[:-1], k_BHSd.shape[-2]), dropout) if dropout else (None, 1.0)
-    return _flatten_texts(recompute.attention_with_recompute(q_BHSd, k_BHSd, v_BHSd, mask, kept, factor))
+    keep_mask, factor = draw_keep_mask((*q_BHSd.shape[:-1], k_BHSd.shape[-2]), dropout) if dropout else (None, 1.0)
+    return _flatten_texts(recompute.attention_with_recompute(q_BHSd, k_BHSd, v_BHSd, mask, keep_mask, factor))
 
 
 def _unflatten_texts(values: Tensor, num_texts: int) -> Tensor:
@@ -118,27 +118,27 @@ def flash(q: Tensor, k: Tensor, v: Tensor, q_spans: Spans, k_spans: Spans, dropo
 def choose_attention(
     device: torch.device, dtype: torch.dtype, head_size: int, *, dropout: float = 0.0, needs_gradient: bool = False
 ) -> Attention:
-    """The fastest form that computes this; on a GPU, a notice tells of what keeps its kernels from it.
+    """The fastest form that computes this; on a GPU, a warning says why its kernels cannot.
 
     Args:
-        learns: whether its gradient is asked for.
+        needs_gradient: whether its gradient is needed.
     """
     if device.type != "cuda":
         return bucketed if needs_gradient and device.type == "cpu" and dtype in HALF_DTYPES else grouped
-    why = varlen_unsupported_reason(device, dtype, head_size)
-    if why is None:
+    reason = varlen_unsupported_reason(device, dtype, head_size)
+    if reason is None:
         if has_varlen() and not dropout:
             return varlen
         if has_flash_attn():
             return flash
         lack = "torch's own takes no attention dropout" if has_varlen() else "this torch brings none"
-        why = f"{lack}, and flash-attn is not installed"
-    warn_once(f"the variable-length attention kernels are not used: {why}. The result is the same, and slower.")
+        reason = f"{lack}, and flash-attn is not installed"
+    warn_once(f"the variable-length attention kernels are not used: {reason}. The result is the same, and slower.")
     return grouped
 
 
 def varlen_unsupported_reason(device: torch.device, dtype: torch.dtype, head_size: int) -> str | None:
-    """Why the variable-length kernels cannot be used on a GPU, in words; None where they can.
+    """Why a GPU cannot run the variable-length kernels, in words; None if it can.
 
     Source of the limits: FlashAttention 2 (Ampere or newer, half precision, head sizes up to 256 in steps of 8).
     """
@@ -166,7 +166,7 @@ def has_flash_attn() -> bool:
 
 
 def _pad_texts(values: Tensor, spans: Spans) -> Tensor:
-    """[B, H, S, d], zeros behind each text."""
+    """[B, H, S, d], zeros after each text."""
     out = values.new_zeros((len(spans.lengths), spans.max_length, *values.shape[1:]))
     out[_token_mask(spans)] = values
     return out.transpose(1, 2)

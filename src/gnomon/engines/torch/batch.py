@@ -1,4 +1,4 @@
-"""`Batch`: `Packed` as tensors on a device, with what attention must know of where texts begin.
+"""`DeviceBatch`: `Packed` as tensors on a device, with what attention must know of where texts begin.
 
 T: tokens of all texts; B: texts.
 """
@@ -56,16 +56,16 @@ class Spans:
 
     @cached_property
     def equal_length_runs(self) -> list[EqualLengthRun]:
-        """Neighbours of equal length, together: for texts sorted by length, one run a length."""
-        found: list[EqualLengthRun] = []
+        """Neighbours of equal length, together: texts sorted by length give one run for each length."""
+        runs: list[EqualLengthRun] = []
         start = 0
         for length in self.lengths:
-            if found and found[-1].length == length:
-                found[-1] = found[-1]._replace(num_texts=found[-1].num_texts + 1)
+            if runs and runs[-1].length == length:
+                runs[-1] = runs[-1]._replace(num_texts=runs[-1].num_texts + 1)
             else:
-                found.append(EqualLengthRun(start, 1, length))
+                runs.append(EqualLengthRun(start, 1, length))
             start += length
-        return found
+        return runs
 
     @cached_property
     def buckets(self) -> Buckets:

@@ -26,9 +26,9 @@ class Buckets:
     """Where each row of packed texts goes."""
 
     texts_per_bucket: list[int]
-    """Of each bucket."""
+    """Number of texts in each bucket."""
     padded_lengths: list[int]
-    """To which its texts are padded."""
+    """Length to which the texts of each bucket are padded."""
     rows_P: Tensor
     """The row in each place; any at an empty one."""
     slots_T: Tensor
@@ -45,7 +45,7 @@ class Buckets:
         groups = np.split(np.asarray(lengths), bounds)
         reals = [np.arange(lengths_B.max()) < lengths_B[:, None] for lengths_B in groups]
         real_P = np.concatenate([real_BS.ravel() for real_BS in reals])
-        # an empty place has the row in front of it
+        # an empty slot has the row before it
         rows_P, places_T, empty_E = np.cumsum(real_P) - 1, np.flatnonzero(real_P), np.flatnonzero(~real_P)
         return cls(
             texts_per_bucket=[len(real_BS) for real_BS in reals],
@@ -58,7 +58,7 @@ class Buckets:
 
     @property
     def slots_per_bucket(self) -> list[int]:
-        """Of each bucket."""
+        """Number of slots in each bucket, padding included."""
         return [texts * length for texts, length in zip(self.texts_per_bucket, self.padded_lengths, strict=True)]
 
     def pad(self, x: Tensor) -> Tensor:
@@ -81,12 +81,12 @@ class _MoveRows(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, index: Tensor, empty: Tensor | None, index_back: Tensor, empty_back: Tensor | None
     ) -> Tensor:
-        ctx.way_back = index_back, empty_back
+        ctx.reverse = index_back, empty_back
         return _move_rows(x, index, empty)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        return _move_rows(gradients[0], *ctx.way_back), None, None, None, None
+        return _move_rows(gradients[0], *ctx.reverse), None, None, None, None
 
 
 def _move_rows(x: Tensor, index: Tensor, empty: Tensor | None) -> Tensor:
@@ -96,8 +96,8 @@ def _move_rows(x: Tensor, index: Tensor, empty: Tensor | None) -> Tensor:
 
 def _bucket_length(length: int) -> int:
     """The most that a text of the same bucket may have."""
-    width = max(MIN_LENGTH_STEP, (1 << (length - 1).bit_length()) // 8) if length <= MAX_PADDED_LENGTH else 1
-    return -(-length // width) * width
+    step = max(MIN_LENGTH_STEP, (1 << (length - 1).bit_length()) // 8) if length <= MAX_PADDED_LENGTH else 1
+    return -(-length // step) * step
 
 
 def _padding_mask(real_BS: NDArray[np.bool_]) -> Tensor:

@@ -1,7 +1,7 @@
 """The token budget of a device: measured once, kept in a small file.
 
 A batch that is too small leaves a device idle between kernels; one that is too large falls out of a processor's cache,
-or out of memory. Where the best lies depends on the device, the widths and the dtype, so it is measured.
+or out of memory. Where the best lies depends on the device, the sizes of the layers and the dtype, so it is measured.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from typing import NamedTuple
 from gnomon import files as cache
 
 GOOD_ENOUGH_RATE = 0.97
-"""Of the best rate: the smallest budget that reaches this is taken, since it needs the least memory."""
+"""Share of the best rate. The smallest budget that reaches it is taken, since it needs the least memory."""
 
 
 class BudgetChoices(NamedTuple):
     """Budgets of one kind of device, in tokens."""
 
     default: int
-    """Until it is measured."""
+    """Used until the budget is measured."""
     candidates: tuple[int, ...]
     min_work_to_measure: int
-    """Tokens of work from which on the measuring (a second or so) pays."""
+    """Tokens of work from which on the measurement (about a second) pays."""
 
 
 BUDGET_CHOICES = {
@@ -34,11 +34,11 @@ BUDGET_CHOICES = {
 
 
 def measure(time_batch: Callable[[int], float | None], candidates: Sequence[int], default: int) -> int:
-    """The smallest of the budgets `tried` whose rate is nearly the best.
+    """The smallest of `candidates` whose rate is nearly the best.
 
     Args:
-        seconds: time of a batch of so many tokens; None where it does not fit in memory, which ends the search.
-        default: the answer where not even the first fits.
+        time_batch: seconds of a batch of so many tokens; None if it does not fit in memory, which ends the search.
+        default: the answer if not even the first fits.
     """
     rates: dict[int, float] = {}
     for tokens in candidates:
@@ -51,9 +51,9 @@ def measure(time_batch: Callable[[int], float | None], candidates: Sequence[int]
 
 
 def load_or_measure(key: str, measure_now: Callable[[], int], file: Path | None) -> int:
-    """The budget that the file holds for a device and model of this key; else it is measured, and kept there.
+    """The budget that the file holds for a device and model of this key; else it is measured and written there.
 
-    A file that cannot be read or written is no error: the measuring is done again another time.
+    A file that cannot be read or written is ignored: the budget is measured again another time.
     """
     known = _read_budgets(file)
     if key in known:
@@ -65,7 +65,7 @@ def load_or_measure(key: str, measure_now: Callable[[], int], file: Path | None)
 
 
 def cache_file() -> Path | None:
-    """Where budgets are kept; None where the user has no home."""
+    """Where budgets are cached; None if the user has no home folder."""
     try:
         return Path.home() / ".cache" / "gnomon" / "token_budgets.json"
     except RuntimeError:
@@ -73,5 +73,5 @@ def cache_file() -> Path | None:
 
 
 def _read_budgets(file: Path | None) -> dict[str, int]:
-    found = cache.read_json_cache(file) if file else {}
-    return {key: value for key, value in found.items() if type(value) is int and value > 0}
+    entries = cache.read_json_cache(file) if file else {}
+    return {key: value for key, value in entries.items() if type(value) is int and value > 0}

@@ -12,7 +12,7 @@ from torch import Tensor
 from gnomon.engines.torch.recompute import mask_and_scale
 
 PROBABILITY_STEPS = 1 << 16
-"""A probability is rounded to a multiple of 1 / STEPS."""
+"""A probability is rounded to a multiple of 1 / PROBABILITY_STEPS."""
 
 
 def apply_dropout(x: Tensor, p: float, training: bool = True) -> Tensor:
@@ -26,8 +26,8 @@ def apply_dropout(x: Tensor, p: float, training: bool = True) -> Tensor:
 
 def draw_keep_mask(shape: Sequence[int], p: float) -> tuple[Tensor, float]:
     """Which elements are kept, on a CPU, and what those are multiplied by."""
-    share = min(max(round(p * PROBABILITY_STEPS), 1), PROBABILITY_STEPS - 1)
+    zeros = min(max(round(p * PROBABILITY_STEPS), 1), PROBABILITY_STEPS - 1)
     count = math.prod(shape)
     bits = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(1 << 63), None)
-    kept = bits.view(torch.int16)[:count].view(*shape) >= share - PROBABILITY_STEPS // 2
-    return kept, PROBABILITY_STEPS / (PROBABILITY_STEPS - share)
+    keep_mask = bits.view(torch.int16)[:count].view(*shape) >= zeros - PROBABILITY_STEPS // 2
+    return keep_mask, PROBABILITY_STEPS / (PROBABILITY_STEPS - zeros)

@@ -1,7 +1,7 @@
 """`TorchEngine`: the trunk on one device.
 
 On CUDA the copies of one batch to the device run beside the computation of the one before, and nothing waits until its
-vectors are asked for. A batch that does not fit in memory is cut in two.
+vectors are needed. A batch that does not fit in memory is split in two.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class TorchEngine(Engine):
 
     Args:
         device: "cpu", "cuda", "cuda:N" or "mps".
-        dtype: "float32", "bfloat16" or "float16" ("float64" for references), of everything behind the embeddings.
+        dtype: "float32", "bfloat16" or "float16" ("float64" for references), of everything after the embeddings.
         threads: threads of one call on a CPU; None leaves torch's own number.
         attention: a form of `attention.py`; None for the fastest.
     """
@@ -127,13 +127,13 @@ class TorchEngine(Engine):
 
     def explain_nonfinite(self, packed: Packed) -> str:
         """The first layer whose output is not finite."""
-        found: list[str] = []
+        names: list[str] = []
         thread = threading.get_ident()  # others may run the same trunk
 
         def watch(name: str) -> Callable[[nn.Module, Any, Any], None]:
             def look(module: nn.Module, inputs: Any, output: Tensor) -> None:
                 if threading.get_ident() == thread and not bool(output.isfinite().all()):
-                    found.append(name)
+                    names.append(name)
 
             return look
 
@@ -144,11 +144,11 @@ class TorchEngine(Engine):
         finally:
             for hook in hooks:
                 hook.remove()
-        if not found:
+        if not names:
             return super().explain_nonfinite(packed)
         if self.dtype == "float16":
-            return f"{found[0]} goes beyond float16, whose largest number is 65,504; use dtype='bfloat16'"
-        return f"{found[0]} is the first layer whose result is not finite in {self.dtype}; are its weights damaged?"
+            return f"{names[0]} goes beyond float16, whose largest number is 65,504; use dtype='bfloat16'"
+        return f"{names[0]} is the first layer whose result is not finite in {self.dtype}; are its weights damaged?"
 
     def close(self) -> None:
         super().close()
@@ -192,8 +192,8 @@ class TorchEngine(Engine):
         texts = len(packed.bounds) - 1
         if texts == 1:
             raise DeviceMemoryError(
-                f"a text of {len(packed.ids_T):,} tokens does not fit into the memory of {self.torch_device} beside the "
-                "model; free memory there, use dtype='bfloat16', or cut the text (a smaller max_seq_length)."
+                f"a text of {len(packed.ids_T):,} tokens does not fit into the memory of {self.torch_device} beside "
+                "the model. Free memory there, use dtype='bfloat16', or truncate the text (a smaller max_seq_length)."
             )
         self._lower_budget(len(packed.ids_T) // 2)
         halves = slice_texts(packed, 0, texts // 2), slice_texts(packed, texts // 2, texts)
@@ -232,16 +232,16 @@ class TorchEngine(Engine):
 
     @contextmanager
     def _use_threads(self) -> Generator[None]:
-        """torch has one number of threads a process: set while a batch runs, put back behind it.
+        """Set torch's number of threads, one for the whole process, while a batch runs.
 
         After a fork it is one: OpenMP's threads do not survive it, and waiting for them would take for ever.
         """
         before = torch.get_num_threads()
-        wanted = self.threads if os.getpid() == self._process else 1
-        if wanted is None or wanted == before or self.torch_device.type != "cpu":
+        threads = self.threads if os.getpid() == self._process else 1
+        if threads is None or threads == before or self.torch_device.type != "cpu":
             yield
             return
-        torch.set_num_threads(wanted)
+        torch.set_num_threads(threads)
         try:
             yield
         finally:
@@ -276,16 +276,17 @@ class TorchEngine(Engine):
 
     def _budget_key(self) -> str:
         spec = self.trunk.spec
+        sizes = f"{spec.hidden_size} x {spec.intermediate_size}, {spec.num_heads} heads"
         if self.torch_device.type == "cuda":
             device = torch.cuda.get_device_name(self.torch_device)
         else:
             cores = self.threads or torch.get_num_threads()
             device = f"{processor_name()} {torch.backends.cpu.get_cpu_capability()} {cores} threads"
-        return f"{device}, torch {torch.__version__}, {self.dtype}, {spec.hidden_size} x {spec.intermediate_size}, {spec.num_heads} heads"
+        return f"{device}, torch {torch.__version__}, {self.dtype}, {sizes}"
 
 
 def processor_name() -> str:
-    """The processor's name, as far as the system tells it."""
+    """The processor's name, as far as the system knows it."""
     try:
         rows = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""A trunk made faster where no gradient is asked for: one product for query, key and value, and on a CPU weights packed
+"""A trunk made faster where no gradient is needed: one product for query, key and value, and on a CPU weights packed
 once for its matrix kernels, with bias and activation in the product itself.
 """
 
@@ -44,7 +44,7 @@ class PackedLinear(nn.Module):
 def prepare_for_inference(trunk: Trunk, *, device: torch.device, dtype: torch.dtype, one_token: bool) -> None:
     """Make a trunk ready to run, and no longer to train: move it, join and pack its products.
 
-    Embedding tables keep the dtype of their file and the norm behind them is float32: only the rows that texts use are
+    Embedding tables keep the dtype of their file and the norm after them is float32: only the rows that texts use are
     read, a mapped file stays mapped on a CPU, and the sum of the rows loses nothing.
 
     Args:

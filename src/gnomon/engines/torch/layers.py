@@ -1,4 +1,4 @@
-"""Modules of the trunk. What a spec leaves open is chosen at construction: a part that it has none of is None.
+"""Modules of the trunk. What a spec leaves open is chosen at construction: a part that the spec lacks is None here.
 
 Parameters carry our names (`gnomon.spec.trunk_arrays`); weights are [out, in], as published.
 """
@@ -141,7 +141,7 @@ class Layer(nn.Module):
         hidden, inner = trunk.hidden_size, trunk.intermediate_size
         self.query, self.key, self.value = (Linear(hidden, hidden) for _ in range(3))
         self.qkv: nn.Module | None = None
-        """The three as one product, where `inference.prepare` has joined them."""
+        """The three as one product, if `prepare_for_inference` has merged them."""
         self.out = Linear(hidden, hidden, dropout=dropout)
         self.attn_norm = nn.LayerNorm(hidden, eps=trunk.norm_eps)
         self.gate = Linear(hidden, inner, bias=False, activation=trunk.activation) if trunk.gated else None
@@ -184,7 +184,7 @@ class Layer(nn.Module):
         return self.up(x_QH) if self.gate is None else self.up(x_QH) * self.gate(x_QH)
 
     def up_pre_activations(self, x_QH: Tensor) -> Sequence[Tensor]:
-        """What `widen` is computed of, by `joined`."""
+        """The inputs of `activate_and_gate`, which computes `up_proj` from them."""
         return (
             (self.up.pre_activation(x_QH),)
             if self.gate is None

@@ -1,6 +1,8 @@
-"""What follows the trunk, as modules: pooling by segmented reduction, Dense, Normalize, widths, and the MLM head.
+"""What follows the trunk, as modules: pooling by segmented reduction, Dense, Normalize, and the MLM head.
 
-The numpy form of the same is `gnomon.modules`. D: width of a vector; V: rows of the vocabulary; M: linear pooling modes.
+The numpy form of the same is `gnomon.modules`.
+
+D: dimension of a vector; V: rows of the vocabulary; M: linear pooling modes.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ from gnomon.spec import (
 
 
 class Pooling(nn.Module):
-    """Token states [T, H] -> [B, width], every mode a segmented reduction over packed rows."""
+    """Token states [T, H] -> [B, D], every mode a segmented reduction over packed rows."""
 
     def __init__(self, pooling: PoolingSpec) -> None:
         super().__init__()
@@ -112,7 +114,7 @@ class Normalize(nn.Module):
 
 
 class OutputModules(nn.Module):
-    """The chain of a model, and every other width that it offers: own heads by width, prefixes of the last vector."""
+    """The modules after pooling, for every dimension of a model: a module of its own, or a prefix of the vector."""
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
@@ -134,7 +136,7 @@ class OutputModules(nn.Module):
         return heads
 
     def forward(self, pooled_BD: Tensor, dim: int | None = None) -> Tensor:
-        """Vectors of one width: `dim` is one of `spec.dims`, None the model's own."""
+        """Vectors of one dimension: `dim` is one of `spec.dims`, None the model's own."""
         chain, prefix = plain_heads.modules_for_dim(self.spec, dim)
         x_BD = pooled_BD
         for head in chain:
@@ -145,7 +147,7 @@ class OutputModules(nn.Module):
         return self.normalize(x_BD) if self.spec.normalizes else x_BD
 
     def vectors_by_dim(self, pooled_BD: Tensor, dims: tuple[int, ...] | None = None) -> dict[int, Tensor]:
-        """Vectors of several widths from one pooled vector: what a Matryoshka loss takes."""
+        """Vectors of several dimensions from one pooled vector: what a Matryoshka loss takes."""
         return {dim: self(pooled_BD, dim) for dim in dims or self.spec.dims}
 
 

@@ -1,7 +1,7 @@
 """Functions that keep less for their gradient: what is cheap to compute is computed again for it.
 
 The gradient is that of the same operations. T: tokens; I, O: dimensions that go in and come out; B: texts; S: tokens of
-one; d: dimensions of a head. H in front of d counts heads.
+one; d: dimensions of a head. H before d counts heads.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ def linear_with_recompute(
 def attention_with_recompute(
     q_BHSd: Tensor, k_BHSd: Tensor, v_BHSd: Tensor, mask: Tensor | None, keep_mask: Tensor | None, factor: float
 ) -> Tensor:
-    """`(softmax(q k^T / sqrt(d) + mask) * kept * factor) v`, which keeps q, k, v and `kept`, a byte for each score.
+    """`(softmax(q k^T / sqrt(d) + mask) * keep_mask * factor) v`. It keeps q, k, v and
+    `keep_mask`, one byte for each score.
 
     Args:
         mask: added to the scores.
-        kept: which scores dropout keeps; None for all.
-        factor: what those are multiplied by.
+        keep_mask: which scores dropout keeps; None for all.
+        factor: what the scores that stay are multiplied by.
     """
     return _AttentionWithRecompute.apply(q_BHSd, k_BHSd, v_BHSd, mask, keep_mask, factor)  # pyright: ignore[reportReturnType]
 
@@ -52,15 +53,17 @@ class _LinearWithRecompute(torch.autograd.Function):
         weight, *inputs = ctx.saved_tensors
         _, needs_weight, needs_bias, *needs_inputs = ctx.needs_input_grad
         with _restore_autocast(ctx.computed_as), torch.enable_grad():
-            again = [each.detach().requires_grad_(needed) for each, needed in zip(inputs, needs_inputs, strict=True)]
+            again = [x.detach().requires_grad_(needed) for x, needed in zip(inputs, needs_inputs, strict=True)]
             x_TI = ctx.compute(*again)
             with torch.no_grad():
                 of_weight = gradient_TO.t() @ x_TI.detach() if needs_weight else None
                 of_bias = gradient_TO.sum(0) if needs_bias else None
                 of_x_TI = gradient_TO @ weight if any(needs_inputs) else None
-            wanted = [each for each in again if each.requires_grad]
-            found = iter(torch.autograd.grad(x_TI, wanted, of_x_TI.to(x_TI.dtype)) if of_x_TI is not None else ())
-        return None, of_weight, of_bias, *(next(found) if needed else None for needed in needs_inputs)
+            targets = [x for x in again if x.requires_grad]
+            gradients_of_inputs = iter(
+                torch.autograd.grad(x_TI, targets, of_x_TI.to(x_TI.dtype)) if of_x_TI is not None else ()
+            )
+        return None, of_weight, of_bias, *(next(gradients_of_inputs) if needed else None for needed in needs_inputs)
 
 
 class _AttentionWithRecompute(torch.autograd.Function):
@@ -76,10 +79,10 @@ class _AttentionWithRecompute(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         (gradient_BHSd,) = gradients
-        q, k, v, kept = ctx.saved_tensors
+        q, k, v, keep_mask = ctx.saved_tensors
         with _restore_autocast(ctx.computed_as), torch.enable_grad():
             q, k = q.detach().requires_grad_(), k.detach().requires_grad_()
-            shares_BHSS = _attention_weights(q, k, ctx.mask, kept, ctx.factor)
+            shares_BHSS = _attention_weights(q, k, ctx.mask, keep_mask, ctx.factor)
             with torch.no_grad():
                 of_v = shares_BHSS.detach().transpose(-1, -2) @ gradient_BHSd
                 of_shares = (gradient_BHSd @ v.transpose(-1, -2)).to(shares_BHSS.dtype)
@@ -97,7 +100,7 @@ def _attention_weights(q: Tensor, k: Tensor, mask: Tensor | None, keep_mask: Ten
 
 
 def mask_and_scale(x: Tensor, keep_mask: Tensor, factor: float) -> Tensor:
-    """`x * kept * factor`, which keeps a byte for each element for its gradient."""
+    """`x * keep_mask * factor`, which keeps a byte for each element for its gradient."""
     return _MaskAndScale.apply(x, keep_mask, factor)  # pyright: ignore[reportReturnType]
 
 
@@ -111,8 +114,8 @@ class _MaskAndScale(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        (gradient,), (kept,) = gradients, ctx.saved_tensors
-        return gradient * kept.to(gradient.dtype).mul_(ctx.factor), None, None
+        (gradient,), (keep_mask,) = gradients, ctx.saved_tensors
+        return gradient * keep_mask.to(gradient.dtype).mul_(ctx.factor), None, None
 
 
 _AutocastState = tuple[str, torch.dtype, bool]

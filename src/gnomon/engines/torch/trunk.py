@@ -25,8 +25,8 @@ class Trunk(nn.Module):
     `checkpoint.families.export_trunk_weights` turns those into a checkpoint's own.
 
     Args:
-        attention: a form of `attention.py`; `attention.choose` names the fastest (under autocast, for its dtype).
-        dropout: of the embeddings and in front of each addition, while training.
+        attention: a form of `attention.py`; `choose_attention` names the fastest (under autocast, for its dtype).
+        dropout: of the embeddings and before each addition, while training.
         attention_dropout: of the attention weights, while training; the form must have it.
         gradient_checkpointing: while training, keep each layer's input alone and compute the layer again for its
             gradient.
