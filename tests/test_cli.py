@@ -19,6 +19,7 @@ from click.testing import CliRunner, Result
 
 from gnomon import Encoder, cli, describe, quantize, vector_files
 from gnomon.cli import main
+from gnomon.encode_options import EncodeOptions
 from gnomon.pipeline import EncodePipeline
 from gnomon.terminal import display_width, format_matrix
 from gnomon.tokenizer import Tokenizer
@@ -159,7 +160,7 @@ def test_encode_options_are_those_of_the_encoder(
     manifest = manifest_of(out)
     assert manifest["prompt"] == encoder.prompts.get(prompt, prompt)
     space = {key: value for key, value in how.items() if key not in ("task", "prompt", "prompt_name")}
-    assert manifest["space"] == vars(encoder.space(**space))
+    assert manifest["space"] == vars(encoder.space(EncodeOptions(**space)))
     assert manifest["space"]["dim"] == expected.shape[1]
     assert manifest["cut"] == (0 if "mean" in options else 1)
 
@@ -367,7 +368,7 @@ def test_a_batch_that_fails_is_told_in_the_words_of_the_command_line(
     from gnomon.engines.protocol import Failure
 
     failed = Failure("on cuda:1: it burnt")
-    monkeypatch.setattr(OnnxEngine, "pool_each", lambda self, batches, prompt: (failed for _ in batches))
+    monkeypatch.setattr(OnnxEngine, "pool_batches", lambda self, batches, prompt: (failed for _ in batches))
     result = run("encode", gist, texts, "-")
     fails(result, "on cuda:1: it burnt")
     assert "ectors=" not in result.stderr

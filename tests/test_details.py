@@ -13,6 +13,7 @@ from gnomon import Encoder
 from gnomon.checkpoint.folder import read_folder
 from gnomon.checkpoint.hub import Source
 from gnomon.checkpoint.save import save_folder
+from gnomon.encode_options import EncodeOptions
 from gnomon.errors import InputError, SpaceError
 
 pytestmark = pytest.mark.filterwarnings("ignore::gnomon.errors.Notice")
@@ -60,7 +61,7 @@ def test_the_argument_may_widen_what_the_folder_cuts(golden_copy: Copy, edit_jso
     np.testing.assert_array_equal(encoder.encode(TEXTS, truncate_dim=512), full_BD[:, :512])
     np.testing.assert_array_equal(encoder.encode(TEXTS, truncate_dim=1024), full_BD)
     np.testing.assert_array_equal(encoder.encode(TEXTS, dim=512), stella.encode(TEXTS, dim=512))
-    assert encoder.space(truncate_dim=512) == stella.space(truncate_dim=512)
+    assert encoder.space(EncodeOptions(truncate_dim=512)) == stella.space(EncodeOptions(truncate_dim=512))
     with pytest.raises(InputError, match="truncate_dim is 1025; it must be a whole number from 1 to 1024"):
         encoder.encode(TEXTS, truncate_dim=1025)
 
@@ -76,13 +77,13 @@ def test_a_folder_s_truncate_dim_is_a_prefix_even_where_a_head_has_that_width(
     np.testing.assert_array_equal(encoder.encode(TEXTS), prefix_BD)
     np.testing.assert_array_equal(encoder.encode(TEXTS, dim=256), stella.encode(TEXTS, dim=256))
     assert np.abs(encoder.encode(TEXTS, dim=256) - prefix_BD).max() > 0.1
-    assert encoder.space() == stella.space(truncate_dim=256)
+    assert encoder.space() == stella.space(EncodeOptions(truncate_dim=256))
 
 
 @pytest.mark.parametrize("number", [np.int64(8), np.uint8(8), np.int32(8)], ids=lambda number: type(number).__name__)
 def test_a_whole_number_of_numpy_is_one(number: Any, gist: Encoder) -> None:
     np.testing.assert_array_equal(gist.encode(TEXTS, truncate_dim=number), gist.encode(TEXTS, truncate_dim=8))
-    assert gist.space(truncate_dim=number) == gist.space(truncate_dim=8)
+    assert gist.space(EncodeOptions(truncate_dim=number)) == gist.space(EncodeOptions(truncate_dim=8))
     assert gist.encode("a", dim=np.int64(64)).shape == (64,)
 
 
@@ -92,7 +93,7 @@ def test_a_truncate_dim_that_is_none(width: Any, gist: Encoder) -> None:
         with pytest.raises(InputError, match=r"truncate_dim is .* it must be a whole number from 1 to 64"):
             call("a", truncate_dim=width)
     with pytest.raises(InputError, match="truncate_dim is"):
-        gist.space(truncate_dim=width)
+        gist.space(EncodeOptions(truncate_dim=width))
 
 
 @pytest.mark.parametrize("dim", [True, False, 8, "64", [64], 2.5], ids=repr)
@@ -101,7 +102,7 @@ def test_a_dim_that_is_none(dim: Any, gist: Encoder) -> None:
         with pytest.raises(InputError, match=re.escape(f"dim {dim!r} is not in this model; it has 64")):
             call("a", dim=dim)
     with pytest.raises(InputError, match="is not in this model"):
-        gist.space(dim=dim)
+        gist.space(EncodeOptions(dim=dim))
 
 
 def test_true_is_not_the_width_1(golden_copy: Copy, edit_json: Callable) -> None:
@@ -204,12 +205,12 @@ def test_a_model_that_lower_cases_for_its_tokenizer_is_saved_the_same_either_way
 
 
 def test_a_head_of_its_own_and_a_prefix_are_two_spaces(stella: Encoder) -> None:
-    head, prefix = stella.space(dim=512), stella.space(truncate_dim=512)
+    head, prefix = stella.space(EncodeOptions(dim=512)), stella.space(EncodeOptions(truncate_dim=512))
     assert (head.dim, prefix.dim, head.cut_from, prefix.cut_from) == (512, 512, None, 1024)
     assert head != prefix
     assert not np.allclose(stella.encode("a", dim=512), stella.encode("a", truncate_dim=512))
-    head.check_same(stella.space(dim=512))
+    head.check_same(stella.space(EncodeOptions(dim=512)))
     with pytest.raises(SpaceError, match="cut_from None and 1024"):
         head.check_same(prefix)
     with pytest.raises(SpaceError, match="cut_from 1024 and 512"):
-        stella.space(truncate_dim=256).check_same(stella.space(dim=512, truncate_dim=256))
+        stella.space(EncodeOptions(truncate_dim=256)).check_same(stella.space(EncodeOptions(dim=512, truncate_dim=256)))

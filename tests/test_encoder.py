@@ -24,6 +24,7 @@ from safetensors.numpy import save_file
 from gnomon import Encoder, quantize
 from gnomon import encoder as encoder_module
 from gnomon.checkpoint.weights import read_weights
+from gnomon.encode_options import EncodeOptions
 from gnomon.errors import InputError, Notice, NumericError, TruncationError, TruncationNotice
 from gnomon.packed import pack
 
@@ -354,12 +355,12 @@ def test_b12_what_was_read_comes_with_the_vectors() -> None:
     prompt = "query: "
     encoder = load(GIST)
     report = encoder.tokenize(texts, prompt=prompt)
-    found = encoder.encode_with_counts(texts, prompt=prompt, on_truncate="silent")
+    found = encoder.encode_with_counts(texts, EncodeOptions(prompt=prompt, on_truncate="silent"))
     assert found.token_counts_B.tolist() == report.counts
     assert found.token_counts_B[1] > 64
     assert found.truncated == report.truncated == [1, 3]
     assert np.array_equal(found.vectors, encoder.encode(texts, prompt=prompt, on_truncate="silent"))
-    assert encoder.encode_with_counts(texts, prompt=prompt, on_truncate="mean").truncated == []
+    assert encoder.encode_with_counts(texts, EncodeOptions(prompt=prompt, on_truncate="mean")).truncated == []
     one = encoder.encode_with_counts("quick sort")
     assert (one.vectors.shape, one.token_counts_B.tolist(), one.truncated) == (
         (64,),

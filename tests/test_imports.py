@@ -27,6 +27,7 @@ FLOORS = {
     "notices": 1,
     "interrupts": 1,
     "spec": 2,
+    "encode_options": 3,
     "losses": 2,
     "quantization": 2,
     "space": 2,

@@ -21,6 +21,7 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 
 from gnomon import Encoder, pipeline
 from gnomon.batching import build_batches
+from gnomon.encode_options import EncodeOptions
 from gnomon.engines.protocol import Engine, Failure, Vectors
 from gnomon.engines.static import StaticEngine
 from gnomon.errors import InputError, NumericError, TruncationError, TruncationNotice, WorkerError
@@ -73,7 +74,7 @@ class Spy(Engine):
         self.batches.append([tuple(ids_T.tolist()) for ids_T in split_per_text(packed.ids_T, packed)])  # pyright: ignore
         return self.engine.states(packed)
 
-    def pool_each(self, batches: Iterable[Packed], prompt_tokens: int = 0) -> Iterator[Vectors | Failure]:
+    def pool_batches(self, batches: Iterable[Packed], prompt_tokens: int = 0) -> Iterator[Vectors | Failure]:
         waiting: list[Vectors | Failure] = []
         for packed in batches:
             pooled_BD = self.pool(packed, prompt_tokens)
@@ -301,7 +302,7 @@ def test_a_vector_that_is_not_finite_names_its_text(count: int, monkeypatch: pyt
         return pooled_BD
 
     monkeypatch.setattr(
-        spy, "pool_each", lambda batches, prompt_tokens: (damaged(packed, prompt_tokens) for packed in batches)
+        spy, "pool_batches", lambda batches, prompt_tokens: (damaged(packed, prompt_tokens) for packed in batches)
     )
     with pytest.raises(NumericError, match="text 3 gives NaN or infinity"):
         in_windows(count, lambda: encoder.encode(["a", "a", "b", "quick sort", "c"]))
@@ -353,7 +354,7 @@ def test_failures_are_told_each_with_its_texts(monkeypatch: pytest.MonkeyPatch) 
         for packed, why in zip(batches, whys, strict=True):
             yield spy.pool(packed, prompt_tokens) if why is None else Failure(why)
 
-    monkeypatch.setattr(spy, "pool_each", each)
+    monkeypatch.setattr(spy, "pool_batches", each)
     with pytest.raises(WorkerError) as caught:
         in_windows(1, lambda: encoder.encode(list("abcdefghijklm")))
     assert caught.value.texts == list(range(1, 12))
@@ -489,12 +490,12 @@ def test_counts_and_truncated_positions_of_equal_texts() -> None:
     """What `encode_with_counts` gives beside the vectors, for every position, as `tokenize` would tell it."""
     encoder = load(GIST)
     texts = ["word " * 200, "a", "word " * 200, "", "a b"]
-    encoded = encoder.encode_with_counts(texts, on_truncate="silent")
+    encoded = encoder.encode_with_counts(texts, EncodeOptions(on_truncate="silent"))
     report = encoder.tokenize(texts)
     assert encoded.token_counts_B.tolist() == report.counts
     assert encoded.truncated == report.truncated == [0, 2]
     np.testing.assert_array_equal(encoded.vectors, encoder.encode(texts, on_truncate="silent"))
-    assert encoder.encode_with_counts(texts, on_truncate="mean").truncated == []
+    assert encoder.encode_with_counts(texts, EncodeOptions(on_truncate="mean")).truncated == []
 
 
 # ---- reading ahead
@@ -535,7 +536,7 @@ def test_a_window_is_read_while_the_one_before_is_worked_on(call: str, monkeypat
 
     monkeypatch.setattr(spy, "pool", work)
     monkeypatch.setattr(spy, "states", work)
-    monkeypatch.setattr(spy, "pool_each", lambda batches, prompt: (work(packed, prompt) for packed in batches))
+    monkeypatch.setattr(spy, "pool_batches", lambda batches, prompt: (work(packed, prompt) for packed in batches))
     found = in_windows(1, lambda: getattr(encoder, call)(list("abcd")))
     assert waited == [True] * 4
     assert highest == [1, 2, 3, 3], "more than one window was read ahead"

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from gnomon import Encoder, quantize
+from gnomon.encode_options import EncodeOptions
 from gnomon.errors import ExtraError, InputError
 from gnomon.text_files import TextFile
 from gnomon.vector_files import (
@@ -231,7 +232,7 @@ def test_ranges_are_written_beside_and_read_back(tmp_path: Path) -> None:
 def test_origin_says_what_vectors_are_of(golden_folder: Callable[[str], Path]) -> None:
     folder = golden_folder("GIST-Embedding-v0")
     encoder = Encoder.load(folder)
-    space = encoder.space(truncate_dim=8)
+    space = encoder.space(EncodeOptions(truncate_dim=8))
     found = describe_origin(encoder, space)
     assert found.pop("gnomon")
     assert found == {

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,12 +20,13 @@ from numpy.typing import ArrayLike, NDArray
 from gnomon import modules
 from gnomon.checkpoint.folder import Checkpoint, read_folder, replace_max_seq_length
 from gnomon.checkpoint.hub import Source, resolve_source
+from gnomon.encode_options import MODEL_DEFAULTS, EncodeOptions, OnTruncate
 from gnomon.engines.protocol import Engine, Failure
 from gnomon.engines.select import EngineOptions, Reopen, open_engine
 from gnomon.errors import InputError, ModelError, Notice, NumericError, WorkerError
-from gnomon.inputs import Texts, as_texts, as_whole_number, check_encodable
+from gnomon.inputs import Texts, as_texts, as_whole_number
 from gnomon.packed import pack
-from gnomon.pipeline import Encoded, EncodePipeline, EncodeRequest, OnTruncate
+from gnomon.pipeline import Encoded, EncodePipeline, EncodeRequest
 from gnomon.space import Space
 from gnomon.spec import ModelSpec, ModuleSpec, compute_fingerprint
 from gnomon.tokenizer import Tokenizer, TokenReport
@@ -172,30 +173,27 @@ class Encoder:
             TruncationError: on_truncate="error" and a text that is too long.
             NumericError: NaN or infinity in a vector.
         """
-        if prompt is None and prompt_name is None:
+        options = EncodeOptions(
+            prompt=prompt,
+            prompt_name=prompt_name,
+            dim=dim,
+            truncate_dim=truncate_dim,
+            normalize_embeddings=normalize_embeddings,
+            on_truncate=on_truncate,
+        )
+        if not options.names_a_prompt:
             self._warn_about_prompts()
-        prompt = self._resolve_prompt(prompt, prompt_name)
-        finish = self._make_postprocessor(dim, truncate_dim, normalize_embeddings)
-        return self._encode(texts, prompt, [finish], on_truncate, show_progress_bar)[0].vectors
+        return self.encode_with_counts(texts, options, show_progress_bar=show_progress_bar).vectors
 
     def encode_with_counts(
-        self,
-        texts: Texts,
-        *,
-        prompt: str | None = None,
-        prompt_name: str | None = None,
-        dim: int | None = None,
-        truncate_dim: int | None = None,
-        normalize_embeddings: bool | None = None,
-        on_truncate: OnTruncate = "warn",
-        show_progress_bar: bool | None = None,
+        self, texts: Texts, options: EncodeOptions = MODEL_DEFAULTS, *, show_progress_bar: bool | None = None
     ) -> Encoded:
-        """As `encode`, with the tokens of each text and the positions of those that were truncated: for callers who
-        would else tokenise twice, or read a warning. Says nothing of prompts.
+        """As `encode`, with the tokens of each text and which texts were truncated. It gives no warning about prompts.
+
+        For callers that would otherwise tokenize twice, or read facts out of warnings.
         """
-        prompt = self._resolve_prompt(prompt, prompt_name)
-        finish = self._make_postprocessor(dim, truncate_dim, normalize_embeddings)
-        return self._encode(texts, prompt, [finish], on_truncate, show_progress_bar)[0]
+        postprocessor = self._make_postprocessor(options)
+        return self._encode(texts, options, [postprocessor], show_progress_bar)[0]
 
     def encode_query(
         self,
@@ -214,14 +212,23 @@ class Encoder:
 
         `task` chooses among several: "s2p", "s2s", "sts" for stella, or the name of a prompt.
         """
+        if task is not None and (prompt is not None or prompt_name is not None):
+            raise InputError(f"task {task!r} chooses a prompt. Give it without prompt and prompt_name.")
         if prompt is None and prompt_name is None:
             prompt_name = self.spec.query_prompt_name(task)
             prompt = "" if prompt_name is None else None  # as in sentence-transformers: not the default prompt
-        elif task is not None:
-            raise InputError(f"task {task!r} chooses a prompt; give it without prompt and prompt_name.")
-        prompt = self._resolve_prompt(prompt, prompt_name)
-        finish = self._make_postprocessor(dim, truncate_dim, normalize_embeddings)
-        return self._encode(texts, prompt, [finish], on_truncate, show_progress_bar)[0].vectors
+        return self.encode_with_counts(
+            texts,
+            EncodeOptions(
+                prompt=prompt,
+                prompt_name=prompt_name,
+                dim=dim,
+                truncate_dim=truncate_dim,
+                normalize_embeddings=normalize_embeddings,
+                on_truncate=on_truncate,
+            ),
+            show_progress_bar=show_progress_bar,
+        ).vectors
 
     def encode_document(
         self,
@@ -239,9 +246,18 @@ class Encoder:
         if prompt is None and prompt_name is None:
             prompt_name = self.spec.document_prompt_name
             prompt = "" if prompt_name is None else None
-        prompt = self._resolve_prompt(prompt, prompt_name)
-        finish = self._make_postprocessor(dim, truncate_dim, normalize_embeddings)
-        return self._encode(texts, prompt, [finish], on_truncate, show_progress_bar)[0].vectors
+        return self.encode_with_counts(
+            texts,
+            EncodeOptions(
+                prompt=prompt,
+                prompt_name=prompt_name,
+                dim=dim,
+                truncate_dim=truncate_dim,
+                normalize_embeddings=normalize_embeddings,
+                on_truncate=on_truncate,
+            ),
+            show_progress_bar=show_progress_bar,
+        ).vectors
 
     def encode_dims(
         self,
@@ -254,21 +270,39 @@ class Encoder:
         on_truncate: OnTruncate = "warn",
         show_progress_bar: bool | None = None,
     ) -> dict[int, Vectors]:
-        """Vectors of several widths from one pass of the trunk: {dim: [B, dim]}, or {dim: [dim]} of one str.
+        """Vectors of several dimensions from one pass of the trunk: {dim: [B, dim]}, or {dim: [dim]} for one str.
 
         `dims` None means all of `Encoder.dims`.
         """
-        widths = self.dims if dims is None else dims
-        if not isinstance(widths, list | tuple) or None in widths:  # pyright: ignore
-            raise InputError(f"dims is {dims!r}; give a list of widths, such as {list(self.dims)}.")
-        if prompt is None and prompt_name is None:
+        options = EncodeOptions(
+            prompt=prompt, prompt_name=prompt_name, normalize_embeddings=normalize_embeddings, on_truncate=on_truncate
+        )
+        if not options.names_a_prompt:
             self._warn_about_prompts()
-        prompt = self._resolve_prompt(prompt, prompt_name)
-        finishers = {
-            dim: self._make_postprocessor(dim, None, normalize_embeddings) for dim in widths
-        }  # each width once
-        encoded = self._encode(texts, prompt, list(finishers.values()), on_truncate, show_progress_bar)
-        return {dim: each.vectors for dim, each in zip(finishers, encoded, strict=True)}
+        encoded = self.encode_dims_with_counts(texts, dims, options, show_progress_bar=show_progress_bar)
+        return {dim: of_dim.vectors for dim, of_dim in encoded.items()}
+
+    def encode_dims_with_counts(
+        self,
+        texts: Texts,
+        dims: Sequence[int] | None = None,
+        options: EncodeOptions = MODEL_DEFAULTS,
+        *,
+        show_progress_bar: bool | None = None,
+    ) -> dict[int, Encoded]:
+        """As `encode_dims`, with what `encode_with_counts` gives beside the vectors.
+
+        Raises:
+            InputError: also where `options` has a `dim` or `truncate_dim`.
+        """
+        if options.dim is not None or options.truncate_dim is not None:
+            raise InputError("options has a dim or truncate_dim. Give the dimensions as dims.")
+        dims = self.dims if dims is None else dims
+        if not isinstance(dims, list | tuple) or None in dims:  # pyright: ignore
+            raise InputError(f"dims is {dims!r}. Give a list of dimensions, such as {list(self.dims)}.")
+        postprocessors = {dim: self._make_postprocessor(replace(options, dim=dim)) for dim in dims}  # each dim once
+        encoded = self._encode(texts, options, list(postprocessors.values()), show_progress_bar)
+        return dict(zip(postprocessors, encoded, strict=True))
 
     def encode_tokens(
         self,
@@ -288,7 +322,7 @@ class Encoder:
                 f"on_truncate {on_truncate!r} is not one of warn, error, silent; token states have no mean."
             )
         listed = as_texts(texts)
-        prompt = self._resolve_prompt(prompt, prompt_name)
+        prompt = self._resolve_prompt(EncodeOptions(prompt=prompt, prompt_name=prompt_name))
         request = EncodeRequest(listed, range(len(listed)), len(listed), prompt, on_truncate, show_progress_bar)
         states: list[Vectors] = [np.zeros((0, self.spec.trunk.hidden_size), np.float32)] * len(listed)
         counts_B = np.zeros(len(listed), np.int64)
@@ -312,7 +346,7 @@ class Encoder:
 
     def tokenize(self, texts: Texts, *, prompt: str | None = None, prompt_name: str | None = None) -> TokenReport:
         """What the model reads of each text: ids, offsets, counts, and where it was cut."""
-        prompt = self._resolve_prompt(prompt, prompt_name)
+        prompt = self._resolve_prompt(EncodeOptions(prompt=prompt, prompt_name=prompt_name))
         return self._tokenizer.tokenize([prompt + text for text in as_texts(texts)])
 
     def close(self) -> None:
@@ -348,23 +382,25 @@ class Encoder:
         reading = replace(self._read_options, max_seq_length=max_seq_length) if self._read_options else None
         return Encoder(replace_max_seq_length(self._checkpoint, max_seq_length), self._options, reading, self._engine)
 
-    def space(
-        self,
-        *,
-        dim: int | None = None,
-        truncate_dim: int | None = None,
-        normalize_embeddings: bool | None = None,
-        on_truncate: OnTruncate = "warn",
-    ) -> Space:
-        """What the vectors of such a call may be compared with."""
-        _check_on_truncate(on_truncate)
-        finish = self._make_postprocessor(dim, truncate_dim, normalize_embeddings)
+    def output_dim(self, options: EncodeOptions = MODEL_DEFAULTS) -> int:
+        """Dimensions of the vectors that `encode` gives with these options.
+
+        Raises:
+            InputError: a `dim`, `truncate_dim` or prompt name that the model does not have.
+        """
+        self._resolve_prompt(options)
+        return self._make_postprocessor(options).dim
+
+    def space(self, options: EncodeOptions = MODEL_DEFAULTS) -> Space:
+        """The space of the vectors that `encode` gives with these options: vectors of equal spaces can be compared."""
+        postprocessor = self._make_postprocessor(options)
+        full_dim = modules.output_dim(postprocessor.modules, self.spec.pooled_dim)
         return Space(
             fingerprint=self.fingerprint,
-            dim=finish.dim,
-            cut_from=modules.output_dim(finish.modules, self.spec.pooled_dim) if finish.prefix_dim else None,
-            normalized=self.spec.normalizes or finish.normalize,
-            long_texts="mean" if on_truncate == "mean" else "cut",
+            dim=postprocessor.dim,
+            cut_from=full_dim if postprocessor.prefix_dim else None,
+            normalized=self.spec.normalizes or postprocessor.normalize,
+            long_texts="mean" if options.on_truncate == "mean" else "cut",
         )
 
     @property
@@ -422,19 +458,15 @@ class Encoder:
         """SHA-256 of canonical weights, spec and tokenizer, as hex; computed when first asked for."""
         return compute_fingerprint(self.spec, self._checkpoint.arrays, self._tokenizer.canonical_json())
 
-    def _resolve_prompt(self, prompt: str | None, prompt_name: str | None) -> str:
-        if prompt is not None:
-            if prompt_name is not None:
-                raise InputError(f"prompt {prompt!r} and prompt_name {prompt_name!r} were both given; give one.")
-            if not isinstance(prompt, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-                raise InputError(f"prompt is {prompt!r}; it must be a str.")
-            check_encodable(prompt, "prompt")
-            return prompt
-        name = prompt_name if prompt_name is not None else self.spec.default_prompt_name
+    def _resolve_prompt(self, options: EncodeOptions) -> str:
+        """The text that is put before each text."""
+        if options.prompt is not None:
+            return options.prompt
+        name = options.prompt_name if options.prompt_name is not None else self.spec.default_prompt_name
         if name is None:
             return ""
         if not isinstance(name, str) or name not in self.prompts:  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise InputError(f"prompt name {name!r} is not in this model; it has {_join_names(self.prompts)}.")
+            raise InputError(f"prompt name {name!r} is not in this model. It has {_join_names(self.prompts)}.")
         return self.prompts[name]
 
     def _warn_about_prompts(self) -> None:
@@ -449,64 +481,62 @@ class Encoder:
             stacklevel=3,
         )
 
-    def _make_postprocessor(self, dim: int | None, truncate_dim: int | None, normalize: bool | None) -> _Postprocessor:
+    def _make_postprocessor(self, options: EncodeOptions) -> _Postprocessor:
+        dim, truncate_dim = options.dim, options.truncate_dim
         if dim is not None and (type(dim) is bool or dim not in self.dims):
             raise InputError(
-                f"dim {dim!r} is not in this model; it has {_join_names(self.dims)}. (truncate_dim= cuts to any width.)"
+                f"dim {dim!r} is not in this model. It has {_join_names(self.dims)}. "
+                "(truncate_dim= truncates to any number of dimensions.)"
             )
-        if normalize not in (None, True, False):
-            raise InputError(f"normalize_embeddings is {normalize!r}; it may be True, False or None.")
-        layers, prefix = modules.modules_for_dim(self.spec, None if dim is None else int(dim))
-        full = modules.output_dim(layers, self.spec.pooled_dim)
+        chain, prefix_dim = modules.modules_for_dim(self.spec, None if dim is None else int(dim))
+        full_dim = modules.output_dim(chain, self.spec.pooled_dim)
         if truncate_dim is not None:
-            most = int(dim or full)
-            cut = as_whole_number(truncate_dim, "truncate_dim", most)
-            prefix = cut if cut < full else None
-        again = bool(normalize) or (prefix is not None and self.spec.normalizes)
-        return _Postprocessor(layers, prefix, again, prefix or full, self._checkpoint.arrays)
+            wanted_dim = as_whole_number(truncate_dim, "truncate_dim", int(dim or full_dim))
+            prefix_dim = wanted_dim if wanted_dim < full_dim else None
+        again = bool(options.normalize_embeddings) or (prefix_dim is not None and self.spec.normalizes)
+        return _Postprocessor(chain, prefix_dim, again, prefix_dim or full_dim, self._checkpoint.arrays)
 
     def _encode(
         self,
         texts: Texts,
-        prompt: str,
+        options: EncodeOptions,
         postprocessors: Sequence[_Postprocessor],
-        on_truncate: OnTruncate,
         show_progress_bar: bool | None,
     ) -> list[Encoded]:
-        """For each finisher."""
-        _check_on_truncate(on_truncate)
-        listed = as_texts(texts)
+        """The vectors that each postprocessor makes from one pass of the trunk."""
+        prompt = self._resolve_prompt(options)
+        texts_B = as_texts(texts)
         row_of: dict[str, int] = {}  # among different texts
-        rows_B = np.array([row_of.setdefault(text, len(row_of)) for text in listed], np.int64)
-        positions_R = np.unique(rows_B, return_index=True)[1]  # where each stands first
-        request = EncodeRequest(list(row_of), positions_R.tolist(), len(listed), prompt, on_truncate, show_progress_bar)
-        # filled, so that all of the memory is taken now: it does not grow later, and too little is known at once
-        outs = [np.full((len(listed), finish.dim), np.nan, np.float32) for finish in postprocessors]
-        lost: dict[str, list[int]] = {}
-        counts_R = np.zeros(len(row_of), np.int64)
-        for rows, pooled_BD in self._pipeline.iter_pooled(request, counts_R):
+        rows_B = np.array([row_of.setdefault(text, len(row_of)) for text in texts_B], np.int64)
+        positions_R = np.unique(rows_B, return_index=True)[1]  # where each different text stands first
+        request = EncodeRequest(
+            list(row_of), positions_R.tolist(), len(texts_B), prompt, options.on_truncate, show_progress_bar
+        )
+        # filled with values, so that all of the memory is taken now: a lack of it shows at once
+        outputs = [np.full((len(texts_B), post.dim), np.nan, np.float32) for post in postprocessors]
+        failed: dict[str, list[int]] = {}
+        token_counts_R = np.zeros(len(row_of), np.int64)
+        for rows, pooled_BD in self._pipeline.iter_pooled(request, token_counts_R):
             if isinstance(pooled_BD, Failure):
-                lost.setdefault(pooled_BD.reason, []).extend(rows)
+                failed.setdefault(pooled_BD.reason, []).extend(rows)
                 continue
-            places = positions_R[rows]
-            for finish, out_BD in zip(postprocessors, outs, strict=True):
-                vectors_BD = finish(pooled_BD)
+            for postprocess, output_BD in zip(postprocessors, outputs, strict=True):
+                vectors_BD = postprocess(pooled_BD)
                 self._check_finite(vectors_BD, rows, request)
-                out_BD[places] = vectors_BD
-        self._pipeline.warn_of_truncation(request, counts_R)
-        firsts_B = positions_R[rows_B]
-        copies = np.flatnonzero(firsts_B != np.arange(len(listed)))
+                output_BD[positions_R[rows]] = vectors_BD
+        self._pipeline.warn_of_truncation(request, token_counts_R)
+        first_positions_B = positions_R[rows_B]
+        copies = np.flatnonzero(first_positions_B != np.arange(len(texts_B)))
         if len(copies):
-            for out_BD in outs:
-                out_BD[copies] = out_BD[firsts_B[copies]]
-        if lost:
-            raise _make_worker_error(
-                {why: np.flatnonzero(np.isin(rows_B, rows)).tolist() for why, rows in lost.items()}, outs
-            )
-        counts_B = counts_R[rows_B]
-        truncated = self._pipeline.find_truncated(request, counts_B)
-        vectors = [out_BD[0] for out_BD in outs] if isinstance(texts, str) else outs
-        return [Encoded(each, counts_B, truncated) for each in vectors]
+            for output_BD in outputs:
+                output_BD[copies] = output_BD[first_positions_B[copies]]
+        if failed:
+            failed_texts = {reason: np.flatnonzero(np.isin(rows_B, rows)).tolist() for reason, rows in failed.items()}
+            raise _make_worker_error(failed_texts, outputs)
+        token_counts_B = token_counts_R[rows_B]
+        truncated = self._pipeline.find_truncated(request, token_counts_B)
+        vectors = [output_BD[0] for output_BD in outputs] if isinstance(texts, str) else outputs
+        return [Encoded(each_BD, token_counts_B, truncated) for each_BD in vectors]
 
     def _check_finite(self, vectors_BD: Vectors, text_indices: Sequence[int], request: EncodeRequest) -> None:
         finite_B = np.isfinite(vectors_BD).all(axis=-1)
@@ -556,11 +586,6 @@ def _join_first(numbers: Sequence[int], limit: int = 8) -> str:
     """The first of many."""
     more = f" and {len(numbers) - limit} more" if len(numbers) > limit else ""
     return ", ".join(map(str, numbers[:limit])) + more
-
-
-def _check_on_truncate(on_truncate: str) -> None:
-    if on_truncate not in get_args(OnTruncate):
-        raise InputError(f"on_truncate {on_truncate!r} is not one of {_join_names(get_args(OnTruncate))}.")
 
 
 def _join_names(names: Any) -> str:

@@ -55,7 +55,7 @@ def explain_disk_full(target: Path) -> Generator[None]:
         reason = disk_full_reason(error)
         if reason is None:
             raise
-        message = f"{target} was not written: {reason} ({target.parent}). Nothing was left behind."
+        message = f"{target} was not written: {reason} ({target.parent}). No part of it was left."
         raise OSError(error.errno, message) from error
 
 

@@ -17,8 +17,8 @@ def shorten(value: object, limit: int = 60) -> str:
 def list_some(items: Iterable[object], limit: int = 8) -> str:
     """The first items by name and the number of the others: "a, b, c and 4 more"."""
     names = [str(item) for item in items]
-    listed = ", ".join(names[:limit])
-    return listed if len(names) <= limit else f"{listed} and {len(names) - limit:,} more"
+    first = ", ".join(names[:limit])
+    return first if len(names) <= limit else f"{first} and {len(names) - limit:,} more"
 
 
 def join_words(words: Sequence[str], last: str = "and") -> str:

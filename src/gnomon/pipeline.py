@@ -13,20 +13,18 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gnomon.batching import build_batches
+from gnomon.encode_options import OnTruncate
 from gnomon.engines.protocol import Engine, Failure, Vectors
 from gnomon.errors import InputError, TruncationError, TruncationNotice
 from gnomon.notices import warn_caller
 from gnomon.packed import Ids, Packed, pack, split_per_text
 from gnomon.spec import ModelSpec, StaticSpec
 from gnomon.tokenizer import Tokenizer
-
-OnTruncate = Literal["warn", "error", "silent", "mean"]
 
 TEXTS_PER_WINDOW = 8192
 """Texts of a window: enough to be sorted into batches of nearly equal length."""

@@ -12,7 +12,7 @@ DELAY = 2.0
 
 
 def shows_progress(show: bool | None) -> bool:
-    """Whether a bar is shown: as asked; for None, only where stderr is a terminal."""
+    """Whether a bar is shown: as requested; for None, only where stderr is a terminal."""
     return bool(sys.stderr and sys.stderr.isatty()) if show is None else show
 
 
@@ -26,7 +26,7 @@ def progress_bar(
         total: how much there is to do, in units; None where it is not known.
         unit: what is counted, such as "texts"; "B" counts bytes.
         show: True, False, or None for work of over two seconds in a terminal.
-        leave: whether the bar stays when it ends; None for one that was asked for.
+        leave: whether the bar stays when it ends; None for one that was requested.
     """
     if not shows_progress(show):
         yield lambda count: None

@@ -47,8 +47,8 @@ import time
 from pathlib import Path
 import numpy as np
 from gnomon import Encoder
-from gnomon.engines import Engine
-from gnomon.packed import split
+from gnomon.engines.protocol import Engine
+from gnomon.packed import split_per_text
 
 BREAK, KILL, LEAVE, PRINT, MEET, RELEASE, HANG = 101, 102, 103, 104, 105, 106, 107
 
@@ -65,7 +65,7 @@ class Fake(Engine):
         return tokens
 
     def pool(self, packed, prompt_tokens=0):
-        texts = split(packed.ids_T, packed)
+        texts = split_per_text(packed.ids_T, packed)
         for token in packed.ids_T.tolist():
             getattr(self, f"on_{token}", int)()
         return np.array([[ids_T.sum(), prompt_tokens, os.getpid()] for ids_T in texts], np.float32)
@@ -140,7 +140,7 @@ class Deadly(Engine):
         return 40
 
     def pool(self, packed, prompt_tokens=0):
-        if self.flag.exists() and self.ids in [ids_T.tolist() for ids_T in split(packed.ids_T, packed)]:
+        if self.flag.exists() and self.ids in [ids_T.tolist() for ids_T in split_per_text(packed.ids_T, packed)]:
             if self.how == "signal":
                 self.flag.unlink()
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -218,7 +218,7 @@ def test_results_come_in_order_from_workers_that_run_side_by_side(two: ProcessPo
     """The first batch ends only after the third has begun, on the other worker."""
     os.mkfifo(tmp_path / "fifo")
     batches = [of(105), of(1), of(106), *(of(number, number) for number in range(2, 9))]
-    found = [pooled_BD[0].tolist() for pooled_BD in two.pool_each(batches, 5)]  # pyright: ignore
+    found = [pooled_BD[0].tolist() for pooled_BD in two.pool_batches(batches, 5)]  # pyright: ignore
     assert [row[0] for row in found] == [105, 1, 106, *(2 * number for number in range(2, 9))]
     assert {row[1] for row in found} == {5}
     assert {row[2] for row in found} == set(processes(two))
@@ -233,7 +233,7 @@ def test_batches_are_taken_a_few_ahead_and_no_more(two: ProcessPoolEngine) -> No
             taken.append(number)
             yield of(number)
 
-    results = two.pool_each(batches())
+    results = two.pool_batches(batches())
     assert taken == []
     for number in range(12):
         assert next(results)[0][0] == number  # pyright: ignore
@@ -242,10 +242,10 @@ def test_batches_are_taken_a_few_ahead_and_no_more(two: ProcessPoolEngine) -> No
 
 
 def test_what_is_left_half_way_leaves_the_engine_whole(two: ProcessPoolEngine) -> None:
-    results = two.pool_each(of(number) for number in range(20))
+    results = two.pool_batches(of(number) for number in range(20))
     assert next(results)[0][0] == 0  # pyright: ignore
     results.close()  # pyright: ignore
-    assert [row[0][0] for row in two.pool_each(of(number) for number in range(20, 40))] == [*range(20, 40)]
+    assert [row[0][0] for row in two.pool_batches(of(number) for number in range(20, 40))] == [*range(20, 40)]
 
 
 def test_an_error_of_the_batches_reaches_the_caller(two: ProcessPoolEngine) -> None:
@@ -254,7 +254,7 @@ def test_an_error_of_the_batches_reaches_the_caller(two: ProcessPoolEngine) -> N
         raise KeyError("no such text")
 
     with pytest.raises(KeyError, match="no such text"):
-        list(two.pool_each(batches()))
+        list(two.pool_batches(batches()))
     assert two.pool(of(3))[0][0] == 3
 
 
@@ -262,7 +262,7 @@ def test_calls_beside_pool_each(two: ProcessPoolEngine) -> None:
     assert two.budget(2000) == 1000, "each worker has its share of the tokens"
     assert two.states(of(7, 8))[0][0] == 15
     assert two.pool(of(7), 2)[0][:2].tolist() == [7, 2]
-    assert "the weights are damaged" in two.explain(of(1))
+    assert "the weights are damaged" in two.explain_nonfinite(of(1))
     for call in (two.pool, two.states):
         with pytest.raises(WorkerError, match="ValueError: it broke"):
             call(of(101))
@@ -277,7 +277,7 @@ def test_threads_share_it(gist: Encoder) -> None:
 
 
 def test_what_a_library_prints_does_not_reach_the_answers(two: ProcessPoolEngine, capfd: Any) -> None:
-    assert [row[0][0] for row in two.pool_each([of(104), of(1), of(104), of(2)])] == [104, 1, 104, 2]
+    assert [row[0][0] for row in two.pool_batches([of(104), of(1), of(104), of(2)])] == [104, 1, 104, 2]
     assert capfd.readouterr() == ("", "")
 
 
@@ -345,7 +345,7 @@ def test_a_worker_that_fails_costs_one_batch(fakes: Any, tmp_path: Path, how: st
 
 def test_a_failure_says_where_and_what(two: ProcessPoolEngine) -> None:
     batches = [of(1), of(101), of(2), of(102), of(3), of(103), of(4), of(5)]
-    results = list(two.pool_each(batches))
+    results = list(two.pool_batches(batches))
     whys = [result.reason if isinstance(result, Failure) else int(result[0][0]) for result in results]
     assert [why for why in whys if isinstance(why, int)] == [1, 2, 3, 4, 5]
     assert [(why.replace("left", "x").replace("right", "x")) for why in whys if isinstance(why, str)] == [
@@ -353,7 +353,7 @@ def test_a_failure_says_where_and_what(two: ProcessPoolEngine) -> None:
         "the worker on x was killed by signal 9",
         "the worker on x ended with code 3 (what went wrong)",
     ]
-    assert [result[0][0] for result in two.pool_each([of(6), of(7)])] == [6, 7]  # pyright: ignore
+    assert [result[0][0] for result in two.pool_batches([of(6), of(7)])] == [6, 7]  # pyright: ignore
 
 
 def test_a_worker_that_died_while_idle_is_started_again(two: ProcessPoolEngine) -> None:
@@ -361,7 +361,7 @@ def test_a_worker_that_died_while_idle_is_started_again(two: ProcessPoolEngine) 
     for worker in two._worker_pool().workers:
         os.kill(worker.process.pid, signal.SIGKILL)
         os.waitid(os.P_PID, worker.process.pid, os.WEXITED | os.WNOWAIT)
-    assert [row[0][0] for row in two.pool_each(of(number) for number in range(6))] == [*range(6)]  # pyright: ignore
+    assert [row[0][0] for row in two.pool_batches(of(number) for number in range(6))] == [*range(6)]  # pyright: ignore
     assert not set(processes(two)) & set(before)
     for pid in before:
         assert_gone(pid)
@@ -371,7 +371,7 @@ def test_workers_leave_ctrl_c_to_us(two: ProcessPoolEngine) -> None:
     before = processes(two)
     for pid in before:
         os.kill(pid, signal.SIGINT)
-    found = [row[0].tolist() for row in two.pool_each(of(number) for number in range(6))]  # pyright: ignore
+    found = [row[0].tolist() for row in two.pool_batches(of(number) for number in range(6))]  # pyright: ignore
     assert [row[0] for row in found] == [*range(6)]
     assert processes(two) == before
 
@@ -491,7 +491,7 @@ warnings.simplefilter("ignore")
 encoder = Encoder.load(sys.argv[1], device=["cpu", "cpu"], threads=1)
 texts = ["one", "two", "three " * 9, ""]
 wanted = encoder.encode(texts)
-pids = lambda: [worker.process.pid for worker in encoder.engine._crew().workers]
+pids = lambda: [worker.process.pid for worker in encoder.engine._worker_pool().workers]
 before = pids()
 read, write = os.pipe()
 child = os.fork()
@@ -620,12 +620,12 @@ def test_a_worker_that_hangs_in_what_nobody_wants_is_killed_when_it_is_needed(
     monkeypatch.setattr(process_pool, "ABANDONED_CALL_SECONDS", 0.05)
     os.mkfifo(tmp_path / "hangs")
     engine = ProcessPoolEngine([("here", partial(fakes.Fake, tmp_path))])
-    results = engine.pool_each([of(1), of(107), of(2), of(3)])
+    results = engine.pool_batches([of(1), of(107), of(2), of(3)])
     assert next(results)[0][0] == 1  # pyright: ignore
     with (tmp_path / "hangs").open("rb") as fifo:
         assert fifo.read(1) == b"x"
         results.close()  # pyright: ignore
-        assert [row[0][0] for row in engine.pool_each([of(4), of(5)])] == [4, 5]  # pyright: ignore
+        assert [row[0][0] for row in engine.pool_batches([of(4), of(5)])] == [4, 5]  # pyright: ignore
         assert fifo.read() == b"", "it is gone"
 
 
@@ -640,7 +640,7 @@ from gnomon.packed import pack
 process_pool.CLOSING = 0.05
 folder = Path(sys.argv[1])
 engine = process_pool.SeveralEngines([(name, partial(fakes.Fake, folder)) for name in ("left", "right")])
-hanging = engine.pool_each(pack([np.array([token])]) for token in (107, 1, 2, 3, 4, 5, 6, 7))
+hanging = engine.pool_batches(pack([np.array([token])]) for token in (107, 1, 2, 3, 4, 5, 6, 7))
 MAIN = threading.main_thread().ident
 
 def tell():
@@ -660,7 +660,7 @@ threading.Thread(target=tell, daemon=True).start()
         ("list(hanging)", signal.SIGINT, -signal.SIGINT, "KeyboardInterrupt"),
         ("list(hanging)", signal.SIGKILL, -signal.SIGKILL, ""),
         ("list(hanging)", signal.SIGTERM, -signal.SIGTERM, ""),
-        ("engine._crew().threads.submit(partial(next, hanging)); sys.stdin.read()", None, 0, ""),
+        ("engine._worker_pool().threads.submit(partial(next, hanging)); sys.stdin.read()", None, 0, ""),
     ],
     ids=["Ctrl-C", "killed", "terminated", "the end"],
 )
@@ -709,7 +709,7 @@ def test_the_end_of_a_script_is_quiet_and_ends_the_workers() -> None:
         "import sys; from gnomon import Encoder\n"
         "encoder = Encoder.load(sys.argv[1], device='cpu,cpu', threads=1)\n"
         "assert encoder.encode(['a', 'b']).shape == (2, 64)\n"
-        "print(*(worker.process.pid for worker in encoder.engine._crew().workers))"
+        "print(*(worker.process.pid for worker in encoder.engine._worker_pool().workers))"
     )
     done = subprocess.run([sys.executable, "-c", code, GOLDEN / GIST], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
@@ -745,12 +745,12 @@ def test_a_worker_that_cannot_start_again_leaves_the_work_to_the_others(fakes: A
     worker = engine._worker_pool().workers[0]
     worker.process.kill()
     worker.process.wait()
-    found = list(engine.pool_each(of(number) for number in range(1, 30)))
+    found = list(engine.pool_batches(of(number) for number in range(1, 30)))
     assert [vectors[0][0] for vectors in found if not isinstance(vectors, Failure)] == [*range(1, 30)]
     assert list(engine._worker_pool().unavailable.values()) == ["on here: ValueError: the disk is gone"]
     assert engine.budget(100) > 0
     (tmp_path / "broken").unlink()
-    assert len(list(engine.pool_each(of(number) for number in range(1, 4)))) == 3
+    assert len(list(engine.pool_batches(of(number) for number in range(1, 4)))) == 3
     assert not engine._worker_pool().unavailable
 
 
@@ -762,4 +762,4 @@ def test_a_budget_is_told_also_where_no_worker_is_left(fakes: Any, tmp_path: Pat
     worker.process.kill()
     worker.process.wait()
     assert engine.budget(100) == 1024
-    assert [type(answer) for answer in engine.pool_each([of(1), of(2)])] == [Failure, Failure]
+    assert [type(answer) for answer in engine.pool_batches([of(1), of(2)])] == [Failure, Failure]

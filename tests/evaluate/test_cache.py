@@ -313,7 +313,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from gnomon.evaluate.cache import VectorCache
-shelf = VectorCache(Path(sys.argv[1])).shelf({"model": "m", "prompt": ""}, 5)
+shelf = VectorCache(Path(sys.argv[1])).partition({"model": "m", "prompt": ""}, 5)
 print("ready", flush=True)
 sys.stdin.readline()
 for start in range(int(sys.argv[2]), int(sys.argv[2]) + 400, 20):

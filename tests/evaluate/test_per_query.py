@@ -5,7 +5,7 @@ N: texts; D: width of a vector.
 
 import gzip
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,12 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from gnomon.evaluate import per_query as units_module
+from gnomon.evaluate import per_query
 from gnomon.evaluate.intervals import PerQueryScores
-from gnomon.evaluate.per_query import build_per_query, collect_per_query, reciprocal_rank_at
+from gnomon.evaluate.per_query import build_per_query, collect_per_query
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of mteb, sklearn and datasets
 mteb = pytest.importorskip("mteb")
@@ -464,25 +462,12 @@ def test_other_tasks_are_not_watched() -> None:
     assert seen == {}
 
 
-@settings(deadline=None)
-@given(
-    scores=st.dictionaries(st.sampled_from("abcdefgh"), st.sampled_from([0.0, 0.5, 1.0]), max_size=8),
-    relevant=st.dictionaries(st.sampled_from("abcdefgh"), st.integers(0, 2), max_size=4),
-    k=st.sampled_from([1, 3, 10]),
-)
-def test_reciprocal_ranks_are_mtebs(scores: Mapping[str, float], relevant: Mapping[str, int], k: int) -> None:
-    from mteb._evaluators.retrieval_metrics import mrr
-
-    wanted = mrr({"q": dict(relevant)}, {"q": dict(scores)}, [1, 3, 10])[f"MRR@{k}"][0]
-    assert reciprocal_rank_at(scores, relevant, k) == wanted
-
-
 def test_texts_that_do_not_count_leave_the_others_their_names() -> None:
     """Two models may leave out different ones: they are paired by name."""
     human = [[1.0, 2.0, 3.0], [1.0, 2.0, 3.0], [2.0, 2.0, 2.0], [3.0, 1.0, 2.0]]
     found = [[0.1, 0.2, 0.3], [0.5, 0.5, 0.5], [0.1, 0.2, 0.3], [0.1, 0.2, 0.3]]
     predicted = {"cosine_scores": found, "human_scores": human}
-    units = units_module._build_for_summaries(None, "cosine_spearman", predicted, ("test", "default"))
+    units = per_query._build_for_summaries(None, "cosine_spearman", predicted, ("test", "default"))
     assert units is not None
     assert units.ids == ["0", "3"]
     assert units.values == pytest.approx([1.0, -0.5])

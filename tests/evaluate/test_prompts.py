@@ -1,4 +1,4 @@
-"""The cards' rules: which prompt goes where, for each kind of task and model. (test_adapter.py: that it arrives.)"""
+"""The cards' rules: which prompt goes where, for each kind of task and model. (test_encoder.py: that it arrives.)"""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -22,7 +22,17 @@ from goldens import E5, GIST, GOLDEN, STELLA, load, require
 
 from gnomon import Encoder
 from gnomon.errors import GnomonError, InputError, Notice, SourceError
-from gnomon.evaluate import Asking, Bm25Settings, MtebEncoder, Result, TasksError, curve_points, evaluate, read_results
+from gnomon.evaluate import (
+    Bm25Settings,
+    EvaluationOptions,
+    MtebEncoder,
+    Result,
+    TasksError,
+    curve_points,
+    evaluate,
+    manifest,
+    read_results,
+)
 from gnomon.evaluate import run as running
 from gnomon.evaluate.cache import RECORD_DTYPE, VectorCache
 from gnomon.evaluate.compare import compare, comparison_to_dict, format_comparison
@@ -114,18 +124,18 @@ def clusters(tmp_path: Path) -> Path:
 def encoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Texts that models encode from now on."""
     seen: list[str] = []
-    one, several = Encoder.encode, Encoder.encode_dims
+    one, several = Encoder.encode_with_counts, Encoder.encode_dims_with_counts
 
-    def encode(self: Encoder, texts: Any, **how: Any) -> Any:
+    def encode(self: Encoder, texts: Any, *args: Any, **options: Any) -> Any:
         seen.extend(texts)
-        return one(self, texts, **how)
+        return one(self, texts, *args, **options)
 
-    def encode_dims(self: Encoder, texts: Any, *of: Any, **how: Any) -> Any:
+    def encode_dims(self: Encoder, texts: Any, *args: Any, **options: Any) -> Any:
         seen.extend(texts)
-        return several(self, texts, *of, **how)
+        return several(self, texts, *args, **options)
 
-    monkeypatch.setattr(Encoder, "encode", encode)
-    monkeypatch.setattr(Encoder, "encode_dims", encode_dims)
+    monkeypatch.setattr(Encoder, "encode_with_counts", encode)
+    monkeypatch.setattr(Encoder, "encode_dims_with_counts", encode_dims)
     return seen
 
 
@@ -206,7 +216,7 @@ def test_a_score_is_mtebs_with_the_same_adapter(judge: Judge, sts: Path) -> None
 
 
 def test_the_manifest_says_what_was_done(judge: Judge, sts: Path) -> None:
-    ((result, _),) = judge(load(E5), sts, asking=Asking(truncate_dim=16, max_seq_length=MANY))
+    ((result, _),) = judge(load(E5), sts, options=EvaluationOptions(truncate_dim=16, max_seq_length=MANY))
     manifest, encoder = json.loads(manifest_path(result.path).read_text()), load(E5).with_max_seq_length(MANY)
     assert manifest == result.manifest
     assert manifest["model"] == {"name": E5, "method": "dense", "fingerprint": load(E5).fingerprint, "revision": None}
@@ -329,11 +339,11 @@ def test_another_engine_is_run_for_itself(judge: Judge, sts: Path) -> None:
 
 
 CHANGES: dict[str, dict[str, Any]] = {
-    "prompts": {"asking": Asking(prompts={"STS": "s: "})},
-    "a width": {"asking": Asking(truncate_dim=8)},
-    "a precision": {"asking": Asking(precision="int8")},
-    "a length": {"asking": Asking(max_seq_length=5)},
-    "windows": {"asking": Asking(on_truncate="mean")},
+    "prompts": {"options": EvaluationOptions(prompts={"STS": "s: "})},
+    "a width": {"options": EvaluationOptions(truncate_dim=8)},
+    "a precision": {"options": EvaluationOptions(precision="int8")},
+    "a length": {"options": EvaluationOptions(max_seq_length=5)},
+    "windows": {"options": EvaluationOptions(on_truncate="mean")},
     "subsets": {"subsets": ["fr"]},
     "two subsets": {"subsets": ["fr", "de"]},
 }
@@ -353,7 +363,9 @@ def test_what_is_asked_otherwise_is_run_and_stands_beside(judge: Judge, sts: Pat
 
 
 def test_prompts_are_told_apart(judge: Judge, sts: Path) -> None:
-    found = [judge(load(GIST), sts, asking=Asking(prompts={"STS": text}))[0] for text in ("a: ", "b: ", "a: ")]
+    found = [
+        judge(load(GIST), sts, options=EvaluationOptions(prompts={"STS": text}))[0] for text in ("a: ", "b: ", "a: ")
+    ]
     assert [reused for _, reused in found] == [False, False, True]
     assert [each.manifest["prompts"][0]["text"] for each, _ in found] == ["a: ", "b: ", "a: "]
     values = [each.per_query["test", "de"].values for each, _ in found]
@@ -397,10 +409,10 @@ def test_what_changes_beneath_a_result_runs_it_again(
         rows[0]["text"] += " wind"
         write(beir / "corpus.jsonl", rows)
     elif change == "mteb":
-        known = running.version
-        monkeypatch.setattr(running, "version", lambda name: "9.9" if name == "mteb" else known(name))
+        known = manifest.version
+        monkeypatch.setattr(manifest, "version", lambda name: "9.9" if name == "mteb" else known(name))
     elif change == "format":
-        monkeypatch.setattr(running, "MANIFEST_FORMAT", running.MANIFEST_FORMAT + 1)
+        monkeypatch.setattr(manifest, "MANIFEST_FORMAT", manifest.MANIFEST_FORMAT + 1)
     else:
         (beir / "task.json").write_text(json.dumps({"main_score": "map_at_10"}))
     ((second, reused),) = judge(encoder, beir)
@@ -471,10 +483,10 @@ def test_a_kill_while_a_result_is_replaced_leaves_no_old_scores(
 
 def test_what_was_run_before_changes_no_score(judge: Judge, clusters: Path, tmp_path: Path) -> None:
     """mteb's clustering draws on from where the last run of the task left off."""
-    points = [Asking(truncate_dim=dim) for dim in (48, 32)]
+    points = [EvaluationOptions(truncate_dim=dim) for dim in (48, 32)]
     together = [each for each, _ in judge(load(GIST), clusters, curve=points)]
     alone = [
-        judge(load(GIST), clusters, asking=point, output=tmp_path / str(at))[0][0] for at, point in enumerate(points)
+        judge(load(GIST), clusters, options=point, output=tmp_path / str(at))[0][0] for at, point in enumerate(points)
     ]
     assert [each.scores for each in together[1:]] == [each.scores for each in alone]
     # and where the first was there already
@@ -557,15 +569,16 @@ def test_a_full_disk_costs_a_notice_and_no_result(
 CHILD = """
 import sys, threading
 from gnomon import Encoder
-from gnomon.evaluate import adapter, evaluate
+from gnomon.evaluate import evaluate
+from gnomon.evaluate.mteb import encoder
 model, data, output, chunks = sys.argv[1:]
-adapter.CHUNK, encode, done = 300, adapter.MtebEncoder._encode, []
-def slow(self, *of):
+encoder.CHUNK_CHARS, encode, done = 300, encoder.MtebEncoder._encode_missing, []
+def slow(self, *args):
     if len(done) == int(chunks):
         threading.Event().wait()  # to be killed here
-    encode(self, *of)
+    encode(self, *args)
     done.append(None)
-adapter.MtebEncoder._encode = slow
+encoder.MtebEncoder._encode_missing = slow
 evaluate(Encoder.load(model, device="cpu", engine="onnx", threads=1), data=[data], output=output)
 """
 
@@ -710,7 +723,7 @@ def test_an_error_of_the_caller_is_the_callers(sts: Path, beir: Path, tmp_path: 
 
 def test_two_tasks_of_one_name_are_refused(judge: Judge, sts: Path, tmp_path: Path, encoded: list[str]) -> None:
     write(tmp_path / "elsewhere" / "sts" / "test.jsonl", read(sts / "de.test.jsonl"))
-    with pytest.raises(InputError, match=r"two tasks are called sts; results go by name.*task.json: \{\"name\": ...\}"):
+    with pytest.raises(InputError, match=r"two tasks are called sts.*task.json: \{\"name\": ...\}"):
         judge(load(GIST), sts, tmp_path / "elsewhere" / "sts")
     (tmp_path / "elsewhere" / "sts" / "task.json").write_text('{"name": "other"}')
     assert [each.task for each, _ in judge(load(GIST), sts, tmp_path / "elsewhere" / "sts")] == ["sts", "other"]
@@ -858,22 +871,22 @@ def test_d6_training_rows_beside_test_rows_are_learned_from(judge: Judge, tmp_pa
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [
-    ({"asking": Asking(dim=300)}, "dim 300 is not in this model"),
-    ({"asking": Asking(truncate_dim=1025)}, "truncate_dim is 1025"),
-    ({"curve": [Asking(), Asking(truncate_dim=2000)]}, "truncate_dim is 2000"),
-    ({"asking": Asking(precision="int4")}, "precision 'int4' is not one of"),  # pyright: ignore
-    ({"asking": Asking(max_seq_length=-1)}, "max_seq_length is -1"),
-    ({"asking": Asking(on_truncate="tail")}, "on_truncate 'tail' is not one of cut, mean"),  # pyright: ignore
-    ({"methods": ["dense", "splade"]}, "method 'splade' is not one of dense, bm25, hybrid, rrf"),
-    ({"methods": []}, "method '' is not one of dense, bm25, hybrid, rrf"),
+    ({"options": EvaluationOptions(dim=300)}, "dim 300"),
+    ({"options": EvaluationOptions(truncate_dim=1025)}, "truncate_dim is 1025"),
+    ({"curve": [EvaluationOptions(), EvaluationOptions(truncate_dim=2000)]}, "truncate_dim is 2000"),
+    ({"options": EvaluationOptions(precision="int4")}, "precision 'int4'"),  # pyright: ignore
+    ({"options": EvaluationOptions(max_seq_length=-1)}, "max_seq_length is -1"),
+    ({"options": EvaluationOptions(on_truncate="tail")}, "on_truncate 'tail'.*cut, mean"),  # pyright: ignore
+    ({"methods": ["dense", "splade"]}, "method 'splade'.*dense, bm25, hybrid, rrf"),
+    ({"methods": []}, "method ''.*dense, bm25, hybrid, rrf"),
     (
-        {"asking": Asking(prompts={"Retrieval-querry": "q"})},
+        {"options": EvaluationOptions(prompts={"Retrieval-querry": "q"})},
         r"the prompt 'Retrieval-querry'.*Did you mean 'Retrieval-query'\?",
     ),
-    ({"curve": [Asking(prompts={"Clustering": "q"})]}, "the prompt 'Clustering' belongs to nothing here"),
-    ({"methods": ["hybrid"], "bm25": Bm25Settings(alpha=-1.0)}, "alpha -1.0 is not a finite number of at least 0"),
-    ({"methods": ["hybrid"], "bm25": Bm25Settings(alpha="dev")}, "alpha 'dev' is not a finite number"),  # pyright: ignore
-    ({"methods": ["hybrid"], "bm25": Bm25Settings(alpha="published")}, "no alpha was published for 'default'"),
+    ({"curve": [EvaluationOptions(prompts={"Clustering": "q"})]}, "the prompt 'Clustering'"),
+    ({"methods": ["hybrid"], "bm25": Bm25Settings(alpha=-1.0)}, "alpha -1.0"),
+    ({"methods": ["hybrid"], "bm25": Bm25Settings(alpha="dev")}, "alpha 'dev'"),  # pyright: ignore
+    ({"methods": ["hybrid"], "bm25": Bm25Settings(alpha="published")}, "alpha.*published.*'default'"),
     ({"methods": ["bm25"], "bm25": Bm25Settings(b=2)}, "b is 2"),
     ({"methods": ["dense", "rrf"], "bm25": Bm25Settings(k1=-1)}, "k1 is -1"),
     ({"metric": "mrr_at_11"}, "search has no metric 'mrr_at_11'; it has ndcg_at_1, .*mrr_at_10, "),
@@ -894,15 +907,15 @@ def test_wrong_settings_fail_before_any_text(
 
 
 def test_what_is_missing_is_asked_for(judge: Judge, beir: Path, sts: Path) -> None:
-    with pytest.raises(InputError, match="methods dense, bm25 need a model; only bm25 does without"):
+    with pytest.raises(InputError, match=r"methods dense, bm25 .*model"):
         judge(None, beir, methods=["dense", "bm25"])
-    with pytest.raises(InputError, match=r"nothing to judge: name tasks \(--tasks\), or give folders of data"):
+    with pytest.raises(InputError, match=r"nothing to evaluate.*--tasks.*--data"):
         judge(load(GIST))
-    with pytest.raises(InputError, match="bm25: of retrieval alone, and these tasks are STS"):
+    with pytest.raises(InputError, match=r"bm25.*retrieval.*STS"):
         judge(None, sts, methods=["bm25"])
-    with pytest.raises(InputError, match="metric 'mrr_at_10' is of retrieval, and none of these tasks is"):
+    with pytest.raises(InputError, match=r"metric 'mrr_at_10'.*retrieval"):
         judge(load(GIST), sts, metric="mrr_at_10")
-    with pytest.raises(InputError, match="split 'dev' is of local data"):
+    with pytest.raises(InputError, match=r"split 'dev'.*local data"):
         evaluate(load(GIST), tasks=["NFCorpus"], split="dev")
     with pytest.raises(InputError, match="NFCorpus has no subset 'eng'; it has default"):
         evaluate(load(GIST), tasks=["NFCorpus"], subsets=["eng"])
@@ -912,7 +925,7 @@ def test_an_output_that_cannot_be_written_fails_before_any_text(
     judge: Judge, sts: Path, encoded: list[str], tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"no results can be written to .*/file/out"):
+    with pytest.raises(InputError, match=r"written to .*/file/out"):
         judge(load(GIST), sts, output=tmp_path / "file" / "out")
     assert encoded == []
 
@@ -929,12 +942,12 @@ def test_another_metric_stands_beside_the_tasks_own(judge: Judge, beir: Path) ->
 
 
 def test_a_curve_is_of_the_model(judge: Judge, beir: Path) -> None:
-    with pytest.raises(InputError, match="a curve is of the model alone, and methods are bm25; add dense"):
-        judge(load(GIST), beir, methods=["bm25"], curve=[Asking(truncate_dim=8)])
+    with pytest.raises(InputError, match=r"curve.*methods are bm25.*dense"):
+        judge(load(GIST), beir, methods=["bm25"], curve=[EvaluationOptions(truncate_dim=8)])
 
 
 def test_bm25_needs_no_model(judge: Judge, beir: Path, sts: Path) -> None:
-    with pytest.warns(Notice, match="^sts: left out, since the methods are of retrieval alone"):
+    with pytest.warns(Notice, match="^sts: left out.*retrieval"):
         ((found, reused),) = judge(None, beir, sts, methods=["bm25"])
     assert (found.task, found.model, found.label, found.fingerprint, reused) == ("search", "BM25", "BM25", None, False)
     assert [reused for _, reused in judge(None, beir, methods=["bm25"])] == [True]
@@ -1014,7 +1027,9 @@ def test_reranking_takes_no_fusion(judge: Judge, beir: Path) -> None:
 
 def test_a_curve_is_encoded_once(judge: Judge, beir: Path, encoded: list[str]) -> None:
     encoder = load(GIST)
-    curve = curve_points(encoder, Asking(), dims=[8, 32], precisions=["float16", "int8", "binary", "binary-rescored"])
+    curve = curve_points(
+        encoder, EvaluationOptions(), dims=[8, 32], precisions=["float16", "int8", "binary", "binary-rescored"]
+    )
     found = [each for each, _ in judge(encoder, beir, curve=curve)]
     assert [each.label for each in found] == [
         GIST,
@@ -1033,7 +1048,7 @@ def test_bits_that_are_rescored_find_as_the_index_does(judge: Judge, beir: Path,
     """All 30 documents are put into order by the query's own numbers: as by hand, with signs of documents. A14: of a
     width that 8 does not divide, too.
     """
-    ((found, _),) = judge(load(GIST), beir, asking=Asking(precision="binary-rescored", truncate_dim=width))
+    ((found, _),) = judge(load(GIST), beir, options=EvaluationOptions(precision="binary-rescored", truncate_dim=width))
     queries, documents = (read(beir / f"{name}.jsonl") for name in ("queries", "corpus"))
     q, d = (load(GIST).encode([row["text"] for row in rows], truncate_dim=width) for rows in (queries, documents))
     scores = q @ np.where(d > 0, 1, -1).T
@@ -1045,7 +1060,12 @@ def test_bits_that_are_rescored_find_as_the_index_does(judge: Judge, beir: Path,
 
 
 def test_heads_of_stella_are_one_pass(judge: Judge, sts: Path, encoded: list[str], tmp_path: Path) -> None:
-    curve = [Asking(dim=256), Asking(dim=512), Asking(max_seq_length=6), Asking(truncate_dim=64)]
+    curve = [
+        EvaluationOptions(dim=256),
+        EvaluationOptions(dim=512),
+        EvaluationOptions(max_seq_length=6),
+        EvaluationOptions(truncate_dim=64),
+    ]
     found = [each for each, _ in judge(load(STELLA), sts, curve=curve)]
     assert [each.manifest["settings"]["dim"] for each in found] == [1024, 256, 512, 1024, 64]
     assert [each.manifest["texts"]["encoded"] for each in found] == [48, 0, 0, 48, 0]
@@ -1056,7 +1076,8 @@ def test_heads_of_stella_are_one_pass(judge: Judge, sts: Path, encoded: list[str
 
 def test_lengths_count_what_they_cut(judge: Judge, sts: Path) -> None:
     found = [
-        each.manifest for each, _ in judge(load(GIST), sts, curve=curve_points(load(GIST), Asking(), lengths=[4, 6]))
+        each.manifest
+        for each, _ in judge(load(GIST), sts, curve=curve_points(load(GIST), EvaluationOptions(), lengths=[4, 6]))
     ]
     cut = [sum(count > length for count in load(GIST).tokenize(texts_of(sts)).counts) for length in (64, 4, 6)]
     assert [each["texts"]["cut"] for each in found] == cut
@@ -1141,7 +1162,7 @@ def test_an_aggregate_is_its_parts(named: Callable[..., None], tmp_path: Path) -
 def test_prompts_of_the_caller_reach_mtebs_tasks(named: Callable[..., None], tmp_path: Path, side: str) -> None:
     named(task=mocks.MockRetrievalTask() if side == "queries" else mocks.MockSTSTask())
     key = "MockRetrievalTask-query" if side == "queries" else "STS"
-    (found,) = evaluate(load(E5), tasks=["task"], asking=Asking(prompts={key: "mine: "}), output=tmp_path)
+    (found,) = evaluate(load(E5), tasks=["task"], options=EvaluationOptions(prompts={key: "mine: "}), output=tmp_path)
     assert found.manifest["prompts"][0] == {"of": side, "name": key, "text": "mine: "}
 
 

@@ -1,4 +1,4 @@
-"""Indexes in memory, of the attributes that the sampler and the collator read."""
+"""Data sets in memory with the attributes that the sampler and the collator read."""
 
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -14,14 +14,18 @@ def fake_index(
     positives: Sequence[str],
     negatives: Sequence[Sequence[str]] | None = None,
     *,
-    grades: Any = None,
+    labels: Any = None,
     scores: Any = None,
     lines: Sequence[int] | None = None,
     own: Sequence[int] = (),
     name: str = "source",
 ) -> Any:
-    """Twin of `gnomon.train.data.dataset.Index`. `scores`: a list for each row; `lines`: where each is from; `own`: negatives
-    that are texts of their own row.
+    """Stands in for `gnomon.train.data.dataset.Dataset`.
+
+    Args:
+        scores: a list for each row.
+        lines: the line of each row in its file.
+        own: negatives that are texts of their own row.
     """
     lines = lines or range(1, len(queries) + 1)
     texts = {"query": [*queries], "positive": [*positives]}
@@ -45,8 +49,8 @@ def fake_index(
         columns=tuple(texts),
         distinct={column: len({*each}) for column, each in texts.items()},
         negative_bounds=bounds,
-        score_kind="grades" if grades is not None else "lists" if scores is not None else None,
-        grades=None if grades is None else np.array(grades, np.float64),
+        score_kind="grades" if labels is not None else "lists" if scores is not None else None,
+        labels=None if labels is None else np.array(labels, np.float64),
         score_lists=score_lists,
         own_negatives=len(own),
         own_negative_entries=np.array(own, np.int64),
@@ -54,7 +58,7 @@ def fake_index(
         texts=lambda column, entries: [texts[column][entry] for entry in entries.tolist()],
         hashes=hashes.__getitem__,
         sizes=sizes.__getitem__,
-        place=lambda row: f"{name}.jsonl, line {lines[row]}",
+        location=lambda row: f"{name}.jsonl, line {lines[row]}",
     )
 
 

@@ -114,16 +114,16 @@ class Thread(Ranks):
 
     table: _Table | None = None
 
-    def gathered(self, rows: Tensor) -> Tensor:
+    def all_gather(self, rows: Tensor) -> Tensor:
         return torch.cat(self._all(rows.detach().clone()))
 
-    def add_up(self, tensors: Any) -> None:
+    def all_reduce(self, tensors: Any) -> None:
         tensors = [*tensors]
         everyone = self._all([tensor.clone() for tensor in tensors])
         for place, tensor in enumerate(tensors):
             tensor.copy_(torch.stack([each[place] for each in everyone]).sum(0))
 
-    def total(self, *numbers: float) -> list[float]:
+    def sum_numbers(self, *numbers: float) -> list[float]:
         return [sum(each) for each in zip(*self._all(numbers), strict=True)]
 
     def _all(self, mine: Any) -> list[Any]:

@@ -114,9 +114,9 @@ def run_to(recipe: Recipe, how: dict[str, bool], end: End) -> tuple[str, int]:
                 os.kill(os.getpid(), each)
         return inner(self, number, ahead)
 
-    def broken(self: Any, vectors: Any, batch: Any) -> Any:
-        for part in parts(self, vectors, batch):
-            yield part * float("nan") if batch.step == end.step else part
+    def broken(self: Any, vectors: Any, inputs: Any) -> Any:
+        for part in parts(self, vectors, inputs):
+            yield part * float("nan") if inputs.step == end.step else part
 
     trainer.Trainer.step = step
     if end.nan:
@@ -178,9 +178,9 @@ def with_nan(recipe: Recipe, step: int) -> str:
     """A loss that is no number on every rank, in one step."""
     parts = contrastive.Loss.compute_parts
 
-    def broken(self: Any, vectors: Any, batch: Any) -> Any:
-        for part in parts(self, vectors, batch):
-            yield part * float("nan") if batch.step == step else part
+    def broken(self: Any, vectors: Any, inputs: Any) -> Any:
+        for part in parts(self, vectors, inputs):
+            yield part * float("nan") if inputs.step == step else part
 
     contrastive.Loss.compute_parts = broken
     return run(recipe)
@@ -193,7 +193,7 @@ def own_end(recipe: Recipe) -> dict[str, bytes]:
     finish = trainer.Trainer._finish
 
     def look(self: Any) -> Any:
-        found.update({name: each.numpy().tobytes() for name, each in self.state.tensors().items()})
+        found.update({name: each.numpy().tobytes() for name, each in self.state.to_tensors().items()})
         return finish(self)
 
     trainer.Trainer._finish = look

@@ -20,16 +20,16 @@ Model = tuple[TrunkSpec, Arrays]
 MIXED = (3, 17, 1, 40, 17, 8)
 SAME = 1e-5
 
-BASE = {"vocab_size": 60, "hidden": 32, "layers": 2, "heads": 4, "inner": 48}
+BASE = {"vocab_size": 60, "hidden_size": 32, "num_layers": 2, "num_heads": 4, "intermediate_size": 48}
 MADE = {
     "roberta": TrunkSpec(**BASE, max_positions=64, position_offset=3, pad_id=2, num_token_types=1),
     "no types, relu": TrunkSpec(**BASE, max_positions=48, activation="relu", norm_eps=1e-5),
     "tanh form of gelu": TrunkSpec(**BASE, max_positions=48, activation="gelu_tanh"),
     "rope, not gated, silu": TrunkSpec(**BASE, max_positions=0, activation="silu", rope=RopeSpec(10000.0)),
     "gated, table, tanh": TrunkSpec(**BASE, max_positions=48, gated=True, activation="tanh"),
-    "one layer": TrunkSpec(**{**BASE, "layers": 1}, max_positions=48, activation="sigmoid"),
+    "one layer": TrunkSpec(**{**BASE, "num_layers": 1}, max_positions=48, activation="sigmoid"),
     "wide, ntk, gated": TrunkSpec(
-        **{**BASE, "hidden": 288, "heads": 3}, max_positions=0, rope=RopeSpec(5e5, 2.0), gated=True, num_token_types=2
+        **{**BASE, "hidden_size": 288, "num_heads": 3}, max_positions=0, rope=RopeSpec(5e5, 2.0), gated=True, num_token_types=2
     ),
 }
 

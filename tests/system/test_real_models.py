@@ -126,7 +126,7 @@ def test_bfloat16_keeps_the_direction_of_every_vector(folder: Path, texts: list[
     order = [index for batch in build_batches([len(ids_T) for ids_T in ids], 2048, padded=False) for index in batch]
     packs = [pack([ids[index] for index in order[start : start + 40]]) for start in range(0, len(order), 40)]
     exact, rough = (
-        np.concatenate([*TorchEngine(spec.trunk, spec.pooling, arrays, dtype=dtype).pool_each(packs)])
+        np.concatenate([*TorchEngine(spec.trunk, spec.pooling, arrays, dtype=dtype).pool_batches(packs)])
         for dtype in ("float32", "bfloat16")
     )
     cosines = np.sum(exact * rough, axis=1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(rough, axis=1)

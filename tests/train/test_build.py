@@ -606,7 +606,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         found.append(self.path.name)
         return blocks(self, columns)
 
-    monkeypatch.setattr(sources.LocalFile, "blocks", noted)
+    monkeypatch.setattr(sources.LocalFile, "read_blocks", noted)
     return found
 
 
@@ -683,7 +683,7 @@ def test_a_file_that_changes_while_it_is_read(tmp_path: Path, monkeypatch: pytes
         write(path, PAIRS[:1])
         return finished(*arguments)
 
-    monkeypatch.setattr(build.ColumnMapping, "rows", meddled)
+    monkeypatch.setattr(build.ColumnMapping, "map_block", meddled)
     with pytest.raises(InputError, match="a file of a changed while it was read; start again"):
         open_dataset(source(path), tmp_path / "cache")
 
@@ -691,16 +691,16 @@ def test_a_file_that_changes_while_it_is_read(tmp_path: Path, monkeypatch: pytes
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from gnomon.train import build, spool
-from gnomon.train.settings import DataSource
+from gnomon.train.data import build, dataset_writer
+from gnomon.train.recipe.schema import DataSource
 where = sys.argv[3]
 if where == "rows":
-    build.Spool.finish = lambda *arguments: os.kill(os.getpid(), signal.SIGKILL)
+    build.DatasetWriter.finish = lambda *arguments: os.kill(os.getpid(), signal.SIGKILL)
 if where == "facts":
-    spool.os.fsync = lambda handle: Path(f"/proc/self/fd/{handle}").readlink().name == "index.json" and os.kill(
+    dataset_writer.os.fsync = lambda handle: Path(f"/proc/self/fd/{handle}").readlink().name == "index.json" and os.kill(
         os.getpid(), signal.SIGKILL
     )
-build.index_of(DataSource((sys.argv[1],)), Path(sys.argv[2]))
+build.open_dataset(DataSource((sys.argv[1],)), Path(sys.argv[2]))
 """
 
 

@@ -143,7 +143,7 @@ def test_a_source_sets_either_prompt() -> None:
 
 
 def test_graded_pairs_are_texts_of_one_sort() -> None:
-    graded = fake_index(["a"], ["b"], grades=[0.5])
+    graded = fake_index(["a"], ["b"], labels=[0.5])
     spec = spec_of(prompts=PROMPTS, query_prompt_names={SYMMETRIC: "same"})
     assert collator_of(graded, spec=spec).prompts == [("s s s ", "s s s ")]
     assert collator_of(graded, spec=spec_of(prompts=PROMPTS)).prompts == [("", "")]
@@ -154,7 +154,7 @@ def test_graded_pairs_are_texts_of_one_sort() -> None:
 
 
 def test_grades_go_with_their_rows() -> None:
-    rows = collator_of(fake_index(["a", "b"], ["c", "d"], grades=[0.25, 0.75])).read_rows(draw_of([1, 0, 1]))
+    rows = collator_of(fake_index(["a", "b"], ["c", "d"], labels=[0.25, 0.75])).read_rows(draw_of([1, 0, 1]))
     assert rows.scores is not None
     assert rows.scores.tolist() == [0.75, 0.25, 0.75]
 
@@ -314,7 +314,7 @@ def test_closing_twice_is_closing() -> None:
 
 INTERRUPTED = """
 import os, signal, sys, threading
-from gnomon.train.collate import Ahead
+from gnomon.train.data.collate import Prefetcher
 
 MAIN = threading.main_thread().ident
 
@@ -327,7 +327,7 @@ def make(number):
     return number
 
 try:
-    with Ahead(make, 0, 10**9) as batches:
+    with Prefetcher(make, 0, 10**9) as batches:
         for batch in batches:
             pass
 except KeyboardInterrupt:
@@ -335,8 +335,8 @@ except KeyboardInterrupt:
 """
 
 FORGOTTEN = """
-from gnomon.train.collate import Ahead
-print(next(Ahead(str, 0, 10**9)))
+from gnomon.train.data.collate import Prefetcher
+print(next(Prefetcher(str, 0, 10**9)))
 """
 
 

@@ -54,11 +54,11 @@ def batch_of(negatives: int = 0, *, scores: str = "", planted: bool = True, **ch
     rng = np.random.default_rng(5)
     size = {"": 0, "grades": Q, "teacher": (Q, 1 + negatives)}[scores]
     whole = {
-        "start": 0,
-        "rows": Q,
-        "hashes": tuple(torch.from_numpy(each) for each in (queries, positives, others)),
+        "first_row": 0,
+        "num_rows": Q,
+        "token_hashes": tuple(torch.from_numpy(each) for each in (queries, positives, others)),
         "scores": torch.from_numpy(rng.normal(size=size)) if scores else None,
-        "guide": sides_of(negatives, width=WIDTH + 4, seed=9),
+        "teacher_vectors": sides_of(negatives, width=WIDTH + 4, seed=9),
     }
     return LossInputs(**{**whole, **changes})
 
@@ -296,7 +296,7 @@ def test_the_mean_of_the_ranks_losses_is_the_loss(name: str, world: int, part: i
     sides = sides_of(negatives)
     rows = Q // world
     found = [
-        value(loss_of(settings), sides, batch_of(negatives, scores=scores, start=rank * rows, rows=rows))
+        value(loss_of(settings), sides, batch_of(negatives, scores=scores, first_row=rank * rows, num_rows=rows))
         for rank in range(world)
     ]
     wanted = plain(sides, batch_of(negatives, scores=scores))

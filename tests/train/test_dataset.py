@@ -152,7 +152,7 @@ def test_c14_a_negative_that_is_another_positive_of_its_row_is_noted(tmp_path: P
     """Lines of a file with two positives and one: rows of one line have the same negatives."""
     pairs = [("Paris", "France"), ("Paris", "Seine"), ("Rome", "Italy"), ("Oslo", "Norway"), ("Oslo", "Fjord")]
     negatives = [["SEINE", "Italy"], ["SEINE", "Italy"], ["Norway", "france"], ["fjord ", "Paris"], ["fjord ", "Paris"]]
-    block = replace(rows(pairs, negatives), lines=[1, 1, 2, 3, 3], read=3)
+    block = replace(rows(pairs, negatives), line_numbers=[1, 1, 2, 3, 3], source_lines=3)
     index = write(tmp_path / "x", [block, block])
     assert index.own_negative_entries.tolist() == [0, 2, 6, 8, 10, 12, 16, 18]
 

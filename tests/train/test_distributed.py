@@ -50,7 +50,7 @@ def test_buckets_hold_all_in_order_each_of_one_dtype(sizes: list[tuple[int, torc
     tensors = [torch.full((size,), place, dtype=kind) for place, (size, kind) in enumerate(sizes)]
     before, module.BUCKET = module.BUCKET, most
     try:
-        buckets = [*module._build_buckets(tensors)]
+        buckets = [*module._buckets(tensors)]
     finally:
         module.BUCKET = before
     assert [id(tensor) for bucket in buckets for tensor in bucket] == [id(tensor) for tensor in tensors]

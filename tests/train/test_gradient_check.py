@@ -104,7 +104,7 @@ def test_a_part_that_is_left_out_fails(few: None, monkeypatch: pytest.MonkeyPatc
         parts = [*whole(self, *args, **named)]
         yield from parts[:-1] or parts
 
-    monkeypatch.setattr(contrastive.Loss, "parts", all_but_the_last)
+    monkeypatch.setattr(contrastive.Loss, "compute_parts", all_but_the_last)
     assert failed() == {"GradCache, chunks and parts"}
 
 
@@ -115,7 +115,7 @@ def test_parts_that_are_not_weighed_fail(few: None, monkeypatch: pytest.MonkeyPa
         parts = [*whole(self, *args, **named)]
         yield from (part * len(parts) for part in parts)
 
-    monkeypatch.setattr(contrastive.Loss, "parts", unweighed)
+    monkeypatch.setattr(contrastive.Loss, "compute_parts", unweighed)
     assert failed() == {"GradCache, chunks and parts"}
 
 
@@ -124,12 +124,12 @@ def test_gradients_of_vectors_that_are_not_added_up_fail(few: None, monkeypatch:
     inner = gradcache._backward_through_modules
 
     class Deaf(Ranks):
-        def add_up(self, tensors: Iterable[Tensor]) -> None:
+        def all_reduce(self, tensors: Iterable[Tensor]) -> None:
             pass
 
     def through_heads(widths: Any, sides: Any, parts: Any, ranks: Ranks) -> float:
         deaf = Deaf(ranks.rank, ranks.world_size)
-        object.__setattr__(deaf, "gathered", ranks.all_gather)
+        object.__setattr__(deaf, "all_gather", ranks.all_gather)
         return inner(widths, sides, parts, deaf)
 
     monkeypatch.setattr(gradcache, "_backward_through_modules", through_heads)
@@ -151,8 +151,8 @@ def test_ranks_that_take_one_place_fail(few: None, monkeypatch: pytest.MonkeyPat
     inner = module._add_gradient
 
     def misplaced(model: Any, loss: Any, *args: Any, ranks: Ranks = ALONE, **named: Any) -> None:
-        parts = loss.parts
-        loss.parts = lambda vectors, batch: parts(vectors, replace(batch, start=0))
+        parts = loss.compute_parts
+        loss.compute_parts = lambda vectors, inputs, **named: parts(vectors, replace(inputs, first_row=0), **named)
         inner(model, loss, *args, ranks=ranks, **named)
 
     monkeypatch.setattr(module, "_add_gradient", misplaced)

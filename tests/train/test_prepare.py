@@ -41,26 +41,29 @@ def test_sources_are_opened_by_name_with_their_weights(of: Any, tmp_path: Path) 
     assert data.weights.tolist() == [0.75, 0.25]
     assert [*data.fingerprints] == ["first", "rows1"]
     assert len({*data.fingerprints.values()}) == 2
-    assert {data.collator.collate(data.sampler.batch_at(batch)).rows.name for batch in range(20)} == {"first", "rows1"}
+    assert {data.collator.collate(data.sampler.batch_at(batch)).rows.source_name for batch in range(20)} == {
+        "first",
+        "rows1",
+    }
     assert [*(tmp_path / "cache").iterdir()], "indexes lie where the recipe says"
 
 
 def test_held_out_rows_are_of_every_source_and_never_drawn(of: Any) -> None:
     sources = ((rows(40), {"name": "a"}), (rows(30, seed=1, negatives=2), {"name": "b"}))
     data = of(*sources, validation=ValidationSettings(5))
-    held = data.held_out()
-    assert [(each.rows.name, len(each.rows.queries), len(each.rows.negatives)) for each in held] == [
+    held = data.collate_held_out()
+    assert [(each.rows.source_name, len(each.rows.queries), len(each.rows.negatives)) for each in held] == [
         ("a", 5, 0),
         ("b", 5, 10),
     ]
     drawn: dict[str, set[int]] = {"a": set(), "b": set()}
     for batch in range(200):
-        some = data.collator.rows_at(data.sampler.batch_at(batch))
-        drawn[some.name] |= {*some.rows_B.tolist()}
+        some = data.collator.read_rows(data.sampler.batch_at(batch))
+        drawn[some.source_name] |= {*some.rows_B.tolist()}
     for each, whole in zip(held, (40, 30), strict=True):
-        assert drawn[each.rows.name] | {*each.rows.rows_B.tolist()} == {*range(whole)}
-        assert not drawn[each.rows.name] & {*each.rows.rows_B.tolist()}
-    assert of(*sources).held_out() == []
+        assert drawn[each.rows.source_name] | {*each.rows.rows_B.tolist()} == {*range(whole)}
+        assert not drawn[each.rows.source_name] & {*each.rows.rows_B.tolist()}
+    assert of(*sources).collate_held_out() == []
 
 
 @pytest.mark.parametrize(
@@ -75,7 +78,7 @@ def test_held_out_rows_are_of_every_source_and_never_drawn(of: Any) -> None:
 )
 def test_a_batch_is_told_as_it_stands_in_the_file(lines: list[dict[str, Any]], loss: LossSettings, of: Any) -> None:
     data = of((lines, {}), loss=loss)
-    some = data.collator.rows_at(data.sampler.batch_at(2))
+    some = data.collator.read_rows(data.sampler.batch_at(2))
     told = [*data.to_records(some)]
     assert len(told) == 8
     for row, entry in zip(some.rows_B.tolist(), told, strict=True):

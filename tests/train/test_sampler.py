@@ -45,7 +45,7 @@ def batch_size_of(draw: st.DataObject, *indexes: Any) -> int:
 
 
 def facts(draw: Any) -> tuple[Any, ...]:
-    return draw.step, draw.source, draw.rows_B.tolist(), draw.replaced
+    return draw.batch_number, draw.source, draw.rows_B.tolist(), draw.replaced
 
 
 # ---- a function of the batch's number
@@ -147,7 +147,9 @@ def test_no_query_or_positive_stands_in_two_rows(
     data: st.DataObject, index: Any, seed: int, batch: int, masked: bool
 ) -> None:
     """Nor, where the loss masks nothing, as a negative of another row. A negative may well be that of several rows."""
-    drawn = sampler_of([index], batch_size=batch_size_of(data, index), seed=seed, masked=masked).batch_at(batch)
+    drawn = sampler_of(
+        [index], batch_size=batch_size_of(data, index), seed=seed, loss_masks_duplicates=masked
+    ).batch_at(batch)
     rows = drawn.rows_B.tolist()
     pairs = [texts_of(index, row, []) for row in rows]
     assert sum(map(len, pairs)) == len(set().union(*pairs))
@@ -204,12 +206,12 @@ def test_a_row_that_repeats_itself_is_kept() -> None:
 def test_only_negatives_that_are_drawn_count_as_texts() -> None:
     """Without masks a row whose positive is a negative of another stands beside it where that is not drawn."""
     index = fake_index(["a", "b"], ["c", "d"], [["d", "e"], ["f", "g"]])
-    sampler = sampler_of([index], batch_size=2, num_negatives=[1], masked=False)
+    sampler = sampler_of([index], batch_size=2, num_negatives=[1], loss_masks_duplicates=False)
     lengths = Counter(len(sampler.batch_at(batch).rows_B) for batch in range(200))
     assert 70 < lengths[1] < 130, "the one of two negatives, every second time"
     assert lengths[2] == 200 - lengths[1]
     for masked, length in ((False, 1), (True, 2)):
-        everything = sampler_of([index], batch_size=2, num_negatives=[None], masked=masked)
+        everything = sampler_of([index], batch_size=2, num_negatives=[None], loss_masks_duplicates=masked)
         assert {len(everything.batch_at(batch).rows_B) for batch in range(20)} == {length}
 
 
@@ -226,7 +228,7 @@ def test_c6_rows_that_share_their_negatives_fill_their_batches_and_are_all_seen(
     assert sampler.mean_batch_rows(0) == 32
     among = fake_index([f"q{row}" for row in range(400)], [f"d{row % 60}" for row in range(400)], negatives)
     assert sampler_of([among], batch_size=32).mean_batch_rows(0) == 32
-    assert 5 < sampler_of([among], batch_size=32, masked=False).mean_batch_rows(0) < 20
+    assert 5 < sampler_of([among], batch_size=32, loss_masks_duplicates=False).mean_batch_rows(0) < 20
 
 
 def test_c6_what_fills_a_batch_is_known_before_it_is_drawn() -> None:
@@ -237,7 +239,7 @@ def test_c6_what_fills_a_batch_is_known_before_it_is_drawn() -> None:
     rows = sum(len(each.rows_B) for each in drawn)
     assert 12 * 4 < rows < 96
     assert sampler.mean_batch_rows(0) == rows / 12
-    shared = sampler_of([index], batch_size=8, world=4)
+    shared = sampler_of([index], batch_size=8, world_size=4)
     assert shared.mean_batch_rows(0) == sum(len(each.rows_B) // 4 * 4 for each in drawn) / 12
     assert sampler_of([index], batch_size=8, duplicates="keep").mean_batch_rows(0) == 8
 
@@ -278,7 +280,9 @@ def test_held_out_rows_are_never_drawn(rows: int, seed: int, data: st.DataObject
     twice = fake_index([f"q{row // 2}" for row in range(4 * rows)], [f"p{row}" for row in range(4 * rows)])
     index, held_out = data.draw(st.sampled_from([numbered(rows), twice])), 5
     keep = data.draw(st.sampled_from(["keep", "skip"]))
-    sampler = sampler_of([index], batch_size=2, seed=seed, held_out=held_out, length_buckets=buckets, duplicates=keep)
+    sampler = sampler_of(
+        [index], batch_size=2, seed=seed, num_held_out=held_out, length_buckets=buckets, duplicates=keep
+    )
     held = sampler.held_out_rows(0).tolist()
     assert len({*held}) == len(held) == held_out
     drawn = {row for batch in range(index.rows) for row in sampler.batch_at(batch).rows_B.tolist()}
@@ -309,9 +313,9 @@ def test_c3_no_held_out_query_of_any_source_is_trained_on(
     options: dict[str, Any] = {
         "batch_size": 1,
         "seed": seed,
-        "held_out": 3,
+        "num_held_out": 3,
         "duplicates": "keep" if keep else "skip",
-        "masked": masked,
+        "loss_masks_duplicates": masked,
         "length_buckets": buckets,
     }
     try:
@@ -346,12 +350,12 @@ def test_c11_a_source_whose_queries_are_all_held_out_names_validation_rows() -> 
     with pytest.raises(
         InputError, match=r"200 rows, and 40 .*held out \(validation.rows\); 160 more have a query .* 0 are"
     ):
-        sampler_of([index], batch_size=8, held_out=40)
+        sampler_of([index], batch_size=8, num_held_out=40)
     few = fake_index([f"q{row % 10}" for row in range(200)], [f"p{row}" for row in range(200)])
     with pytest.raises(
         InputError, match=r"4 of them .* 7[0-9] more .* 6 different texts in its column query; .* validation.rows"
     ):
-        sampler_of([few], batch_size=8, held_out=4)
+        sampler_of([few], batch_size=8, num_held_out=4)
 
 
 def test_nothing_is_held_out_unless_asked() -> None:
@@ -496,8 +500,8 @@ def test_a_source_smaller_than_a_batch_is_refused() -> None:
     with pytest.raises(
         InputError, match=r"has 9 rows, and 6 of them are held out \(validation.rows\), 3 are left; a batch takes 4"
     ):
-        sampler_of([numbered(9)], held_out=6)
-    assert len(sampler_of([numbered(9)], held_out=5).batch_at(3).rows_B) <= 4
+        sampler_of([numbered(9)], num_held_out=6)
+    assert len(sampler_of([numbered(9)], num_held_out=5).batch_at(3).rows_B) <= 4
 
 
 @pytest.mark.parametrize("column", ["query", "positive"])
@@ -511,5 +515,5 @@ def test_a_source_with_too_few_different_texts_is_refused(column: str) -> None:
 
 def test_ranks_that_cannot_share_a_batch_are_refused() -> None:
     with pytest.raises(InputError, match="batch_size is 4; 3 ranks share it, so let it be a multiple of 3"):
-        sampler_of([numbered(9)], world=3)
-    sampler_of([numbered(9)], world=2)
+        sampler_of([numbered(9)], world_size=3)
+    sampler_of([numbered(9)], world_size=2)

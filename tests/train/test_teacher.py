@@ -36,7 +36,7 @@ def test_its_vectors_are_its_encoders(negatives: int, tmp_path: Path, golden_fol
     """With the guide's own tokenizer and prompts, which are not the model's."""
     guide = golden_folder(E5)
     recipe, data = made(tmp_path, guide, negatives)
-    some = data.collator.rows_at(data.sampler.batch_at(0))
+    some = data.collator.read_rows(data.sampler.batch_at(0))
     queries, positives, others = TeacherModel(recipe, Ranks(), bert())(some)
     encoder = Encoder.load(guide, device="cpu", threads=1)
     assert_same(queries, encoder.encode_query(some.queries))
@@ -71,7 +71,7 @@ def test_it_computes_in_bfloat16_where_the_model_does(
 def test_prompts_of_the_guide_are_used(tmp_path: Path) -> None:
     guide = saved(bert(prompts={"query": "where is the ", "document": "old "}), tmp_path / "guide", seed=1)
     recipe, data = made(tmp_path, guide, 0)
-    some = data.collator.rows_at(data.sampler.batch_at(0))
+    some = data.collator.read_rows(data.sampler.batch_at(0))
     queries, positives, _ = TeacherModel(recipe, Ranks(), bert())(some)
     encoder = Encoder.load(guide, device="cpu", threads=1)
     assert_same(queries, encoder.encode(["where is the " + text for text in some.queries], prompt=""))
@@ -83,14 +83,14 @@ def test_each_rank_encodes_its_own_and_has_all(negatives: int, tmp_path: Path) -
     guide = saved(bert(), tmp_path / "guide", seed=1)
     recipe, data = made(tmp_path, guide, negatives)
     draw = data.sampler.batch_at(3)
-    whole = TeacherModel(recipe, Ranks(), bert())(data.collator.rows_at(draw))
+    whole = TeacherModel(recipe, Ranks(), bert())(data.collator.read_rows(draw))
     counts: list[int] = []
 
     def rank(ranks: Ranks) -> Any:
         own = TeacherModel(recipe, ranks, bert())
         inner = own.encoder.encode_query
         own.encoder.encode_query = lambda texts, **how: counts.append(len(texts)) or inner(texts, **how)
-        return own(data.collator.rows_at(draw, ranks.rank, ranks.world_size))
+        return own(data.collator.read_rows(draw, ranks.rank, ranks.world_size))
 
     for found in in_threads(rank):
         for side, wanted in zip(found, whole, strict=True):
@@ -103,7 +103,7 @@ def test_each_rank_encodes_its_own_and_has_all(negatives: int, tmp_path: Path) -
 def test_long_texts_are_cut_without_a_word(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     guide = saved(bert(), tmp_path / "guide", seed=1)
     recipe, data = made(tmp_path, guide, 0)
-    some = data.collator.rows_at(data.sampler.batch_at(0))
+    some = data.collator.read_rows(data.sampler.batch_at(0))
     some.positives[0] = "noon " * 400
     _, positives, _ = TeacherModel(recipe, Ranks(), bert())(some)
     assert positives.isfinite().all()
@@ -117,7 +117,7 @@ def test_translations_learn_the_vector_of_their_query(prompts: dict[str, str], t
     recipe, data = made(tmp_path, teacher, 0)
     recipe = replace(recipe, loss=LossSettings("cosine_distillation", teacher=str(teacher), taught="query"))
     draw = data.sampler.batch_at(3)
-    asked = data.collator.rows_at(draw).queries
+    asked = data.collator.read_rows(draw).queries
     encoder = Encoder.load(teacher, threads=1)
     seen: list[list[str]] = []
 
@@ -125,7 +125,7 @@ def test_translations_learn_the_vector_of_their_query(prompts: dict[str, str], t
         own = TeacherModel(recipe, ranks, bert())
         inner = own.encoder.encode_document
         own.encoder.encode_document = lambda texts, **how: seen.append(texts) or inner(texts, **how)
-        return own(data.collator.rows_at(draw, ranks.rank, ranks.world_size))
+        return own(data.collator.read_rows(draw, ranks.rank, ranks.world_size))
 
     for queries, positives, negatives in in_threads(rank):
         assert_same(queries, encoder.encode_query(asked))
@@ -139,7 +139,7 @@ def test_a_model_that_cuts_its_vectors_teaches_all_of_them(tmp_path: Path) -> No
     teacher = saved(spec, tmp_path / "teacher", seed=1)
     recipe, data = made(tmp_path, teacher, 0)
     recipe = replace(recipe, loss=LossSettings("cosine_distillation", teacher=str(teacher)))
-    some = data.collator.rows_at(data.sampler.batch_at(0))
+    some = data.collator.read_rows(data.sampler.batch_at(0))
     queries, _, _ = TeacherModel(recipe, Ranks(), spec)(some)
     assert queries.shape[1] == spec.full_dim > 4
     assert_same(queries, Encoder.load(teacher, threads=1).encode_query(some.queries, dim=spec.full_dim))

@@ -862,11 +862,11 @@ def test_a_learnt_scale_is_learnt_logged_and_bounded(made: Callable[..., Recipe]
 def broken_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     parts = contrastive.Loss.compute_parts
 
-    def broken(self: Any, vectors: Any, batch: Any) -> Any:
-        for part in parts(self, vectors, batch):
-            yield part * float("nan") if batch.step == step else part
+    def broken(self: Any, vectors: Any, inputs: Any) -> Any:
+        for part in parts(self, vectors, inputs):
+            yield part * float("nan") if inputs.step == step else part
 
-    monkeypatch.setattr(contrastive.Loss, "parts", broken)
+    monkeypatch.setattr(contrastive.Loss, "compute_parts", broken)
 
 
 def test_a_loss_that_is_nan_ends_the_run_and_its_rows_are_saved(
@@ -906,7 +906,7 @@ def test_a_learning_rate_that_is_far_too_high_is_told_as_such(made: Callable[...
 def test_a_gradient_that_is_not_finite_ends_it_too(
     made: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(TrainingState, "clip", lambda *_: float("inf"))
+    monkeypatch.setattr(TrainingState, "clip_gradient", lambda *_: float("inf"))
     with pytest.raises(NumericError, match="step 1, source 'rows': the gradient's norm is inf"):
         train(made(), progress=False)
 
@@ -1097,7 +1097,7 @@ def test_c9_a_run_within_an_import_stops_at_once(
 
     monkeypatch.setattr(trainer, "open_training_data", interrupted)
     monkeypatch.setattr(trainer, "trains_now", lambda: train(recipe, progress=False), raising=False)
-    a_module(tmp_path, "trains", "from gnomon.train import loop\nloop.trains_now()", monkeypatch)
+    a_module(tmp_path, "trains", "from gnomon.train import trainer\ntrainer.trains_now()", monkeypatch)
     with pytest.raises(SystemExit) as raised:
         importlib.import_module("trains")
     assert raised.value.code == 143
@@ -1380,7 +1380,7 @@ def data_of_quietly(recipe: Recipe, model: Any = None) -> TrainingData:
 
 def test_c6_the_first_short_batch_is_told_of_once(tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the batches that are drawn beforehand were full."""
-    monkeypatch.setattr(Sampler, "filled", lambda self, source: 8.0)
+    monkeypatch.setattr(Sampler, "mean_batch_rows", lambda self, source: 8.0)
     lines = [row | {"positive": f"noon {WORDS[min(at, 7)]}"} for at, row in enumerate(rows(40))]
     recipe = recipe_of(base, tmp_path / "out", write(tmp_path / "few.jsonl", lines))
     with pytest.warns(Notice, match=r"source 'few': batches hold \d rows of 8") as caught:

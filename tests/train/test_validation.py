@@ -115,7 +115,7 @@ def test_a_correlation_with_equal_grades_is_none(tmp_path: Path) -> None:
 def test_ranks_share_the_work_and_have_the_same_score(world: int, tmp_path: Path) -> None:
     """Their shares are not equal: 42 texts over five ranks."""
     (collated,) = held_out(tmp_path, bert(), rows(60))
-    other = replace(collated, rows=replace(collated.rows, name="other"), ids=collated.ids[::-1])
+    other = replace(collated, rows=replace(collated.rows, source_name="other"), ids=collated.ids[::-1])
     alone = score_held_out(Model(checkpoint(bert())), [collated, other], chunk_tokens=50, ranks=Ranks())
     encoded: dict[int, int] = {}
 

@@ -150,7 +150,7 @@ def _read_transformer(
     config = families.resolve_aliases(config, family) | changes
     trunk = families.read_trunk(config, ignore_config_keys=ignored_keys)
     found = read_weights(place)
-    if family.config_keys["layers"] in changes:
+    if family.config_keys["num_layers"] in changes:
         found, left_out = families.drop_later_layers(found, trunk, config)
         if left_out:
             warnings.append(

@@ -44,6 +44,7 @@ from gnomon.terminal import (
 )
 
 if TYPE_CHECKING:
+    from gnomon.encode_options import OnTruncate
     from gnomon.encoder import Encoder
     from gnomon.pipeline import Encoded
     from gnomon.text_files import TextFile
@@ -188,7 +189,7 @@ def encode(
     dim: int | None,
     truncate_dim: int | None,
     normalize: bool,
-    on_truncate: str,
+    on_truncate: OnTruncate,
     precision: Any,
     ranges: str | None,
     skip_bad: bool,
@@ -206,6 +207,7 @@ def encode(
     if ranges and precision not in ("int8", "uint8"):
         raise click.UsageError(f"--ranges is of no use to {precision}; it belongs to int8 and uint8.")
     from gnomon import files, vector_files
+    from gnomon.encode_options import EncodeOptions
 
     if output == "-":
         require_stdout()
@@ -217,39 +219,53 @@ def encode(
     if out_form == "parquet":
         _ = texts.table  # fails here, rather than after the work
     encoder = _load(model, load)
-    if prompt is None and prompt_name is None:
-        spec = encoder.spec
-        prompt_name = spec.document_prompt_name if as_document else spec.default_prompt_name
-        prompt_name = spec.query_prompt_name(task) if as_query else prompt_name
-        prompt = "" if prompt_name is None else None
-        if not (as_query or as_document) and prompt_name is None:
-            _note_prompts(encoder, "--query, --document and --prompt-name")
-    asked: dict[str, Any] = {"prompt": prompt, "prompt_name": prompt_name}
-    how: dict[str, Any] = {"dim": dim, "truncate_dim": truncate_dim, "normalize_embeddings": normalize or None}
-    # wrong options fail in these three lines, rather than after the work
-    width = encoder.encode([], **asked, **how).shape[1]
-    limits = vector_files.read_ranges(ranges) if ranges else None
-    vector_files.check_precision(width, precision, limits)
-    used = encoder.prompts[prompt_name] if prompt_name is not None else prompt or ""
-    how["on_truncate"] = "silent" if on_truncate == "warn" else on_truncate
-    encoded = encoder.encode_with_counts(texts.texts, **asked, **how)
+    prompt, prompt_name = _choose_prompt(encoder, prompt, prompt_name, as_query, as_document, task)
+    options = EncodeOptions(
+        prompt=prompt,
+        prompt_name=prompt_name,
+        dim=dim,
+        truncate_dim=truncate_dim,
+        normalize_embeddings=normalize or None,
+        on_truncate="silent" if on_truncate == "warn" else on_truncate,
+    )
+    # wrong options fail in these lines, rather than after the work
+    space = encoder.space(options)
+    ranges_2D = vector_files.read_ranges(ranges) if ranges else None
+    vector_files.check_precision(encoder.output_dim(options), precision, ranges_2D)
+    encoded = encoder.encode_with_counts(texts.texts, options)
     _note_truncated(encoder, encoded, on_truncate)
-    values, limits = vector_files.convert_precision(encoded.vectors, precision, limits)
+    values, ranges_2D = vector_files.convert_precision(encoded.vectors, precision, ranges_2D)
     if output == "-":
         vector_files.write_jsonl(sys.stdout.buffer, texts, values)
         return
-    manifest = vector_files.describe_origin(encoder, encoder.space(**how)) | {
-        "prompt": used,
+    manifest = vector_files.describe_origin(encoder, space) | {
+        "prompt": encoder.prompts[prompt_name] if prompt_name is not None else prompt or "",
         "precision": precision,
-        "ranges": vector_files.ranges_path(output).name if limits is not None else None,
+        "ranges": vector_files.ranges_path(output).name if ranges_2D is not None else None,
         "count": len(values),
         "cut": len(encoded.truncated),
         "skipped": texts.skipped,
     }
-    vector_files.write_vectors(output, texts, values, limits, manifest)
+    vector_files.write_vectors(output, texts, values, ranges_2D, manifest)
 
 
-def _note_truncated(encoder: Encoder, encoded: Encoded, on_truncate: str) -> None:
+def _choose_prompt(
+    encoder: Encoder, prompt: str | None, prompt_name: str | None, as_query: bool, as_document: bool, task: str | None
+) -> tuple[str | None, str | None]:
+    """(prompt, prompt_name) as `EncodeOptions` takes them; one of the two is always set."""
+    if prompt is not None or prompt_name is not None:
+        return prompt, prompt_name
+    spec = encoder.spec
+    if as_query:
+        prompt_name = spec.query_prompt_name(task)
+    else:
+        prompt_name = spec.document_prompt_name if as_document else spec.default_prompt_name
+        if not as_document and prompt_name is None:
+            _note_prompts(encoder, "--query, --document and --prompt-name")
+    return ("", None) if prompt_name is None else (None, prompt_name)
+
+
+def _note_truncated(encoder: Encoder, encoded: Encoded, on_truncate: OnTruncate) -> None:
     """In the words of the command line: the notice of the library is silenced for it."""
     count = len(encoded.truncated)
     if count and on_truncate == "warn":
@@ -386,6 +402,7 @@ def search(
     """Search a file: exact, in memory. Without --query, asks in a terminal."""
     if corpus == "-" and not queries:
         raise click.UsageError("--corpus - takes standard input; give --query.")
+    from gnomon.encode_options import EncodeOptions
     from gnomon.search.exact import top_k
     from gnomon.text_files import require_stdin
 
@@ -400,8 +417,10 @@ def search(
     _note_empty(texts, "An empty text is left out: it is no result of any query.")
     documents = [texts.texts[place] for place in places]
     name = encoder.spec.document_prompt_name
-    quietly: Any = "silent" if on_truncate == "warn" else on_truncate
-    encoded = encoder.encode_with_counts(documents, prompt=encoder.prompts[name] if name else "", on_truncate=quietly)
+    options = EncodeOptions(
+        prompt=encoder.prompts[name] if name else "", on_truncate="silent" if on_truncate == "warn" else on_truncate
+    )
+    encoded = encoder.encode_with_counts(documents, options)
     _note_truncated(encoder, encoded, on_truncate)
     corpus_ND = encoded.vectors
     in_terminal = not queries and sys.stdin.isatty()

@@ -79,7 +79,7 @@ class ProcessPoolEngine(Engine):
     def pool(self, packed: Packed, prompt_tokens: int = 0) -> Vectors:
         return self._call_worker("pool", packed, prompt_tokens)
 
-    def pool_each(self, batches: Iterable[Packed], prompt_tokens: int = 0) -> Iterator[Vectors | Failure]:
+    def pool_batches(self, batches: Iterable[Packed], prompt_tokens: int = 0) -> Iterator[Vectors | Failure]:
         crew = self._worker_pool()
         crew.prepare_for_call()
         asked: deque[Future[Any]] = deque()
@@ -99,7 +99,7 @@ class ProcessPoolEngine(Engine):
     def states(self, packed: Packed) -> Vectors:
         return self._call_worker("states", packed)
 
-    def explain(self, packed: Packed) -> str:
+    def explain_nonfinite(self, packed: Packed) -> str:
         return self._call_worker("explain_nonfinite", packed)
 
     def close(self) -> None:

@@ -152,9 +152,7 @@ def _collect_tasks(
     """
     subset_filter = SubsetFilter(scope.subsets)
     local_tasks = [
-        local
-        for path in data
-        for local in read_local(path, split=scope.split, subsets=subset_filter, **read_options)
+        local for path in data for local in read_local(path, split=scope.split, subsets=subset_filter, **read_options)
     ]
     named_tasks, metric = find_tasks(names)
     named_tasks = [task for task in named_tasks if subset_filter.select(task.metadata.name, task.hf_subsets)]
@@ -341,8 +339,8 @@ def _interval_to_dict(scores: PerQueryScores | None) -> dict[str, float] | None:
 def _warn_about_noise(task: Any, run: TaskRun) -> None:
     for (_, subset), spread in run.noise.items():
         warn_caller(
-            f"{task.metadata.name} ({subset}): the scores of all pairs lie within {spread:.1g}, so that rounding decides "
-            "their order and with it the correlation. The model sees no difference here."
+            f"{task.metadata.name} ({subset}): the scores of all pairs lie within {spread:.1g}, so that rounding "
+            "decides their order and with it the correlation. The model sees no difference here."
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from gnomon.encoder import Encoder
 from gnomon.evaluate.cache import VectorCache

@@ -41,8 +41,8 @@ IGNORABLE = r"(?V1)[\p{Default_Ignorable_Code_Point}--\u200B]+"
 def split_words(text: str) -> list[str]:
     """Split a text of any language into words for matching.
 
-    Words are folded by Unicode's NFKC_Casefold (section 3.13): case and full-size forms of letters do not count, accents
-    do. A word consists of letters, marks and digits. An apostrophe ends a word, so that "l'eau" contains "eau".
+    Words are folded by Unicode's NFKC_Casefold (section 3.13): case and full-size forms do not count, accents do. A
+    word consists of letters, marks and digits. An apostrophe ends a word, so that "l'eau" contains "eau".
 
     Scripts without spaces (Han, kana, Thai, Lao, Khmer, Myanmar) and Hangul, whose words carry their particles, give
     overlapping pairs of letters, each letter with its marks. A letter that stands alone is a word. Lucene's CJKAnalyzer

@@ -38,7 +38,7 @@ class LoraLinear(Linear):
         self.lora_b = nn.Parameter(linear.weight.new_zeros(outputs, settings.r))
         self.scaling, self.lora_dropout = settings.alpha / settings.r, settings.dropout
 
-    def product(self, x_TI: Tensor) -> Tensor:
+    def pre_activation(self, x_TI: Tensor) -> Tensor:
         dropped_TI = apply_dropout(x_TI, self.lora_dropout, self.training)
         added_TO = F.linear(F.linear(dropped_TI, self.lora_a), self.lora_b)
         return super().pre_activation(x_TI) + added_TO * self.scaling

@@ -273,7 +273,7 @@ def batch_of(texts: int, length: int = 10) -> Packed:
     return pack([np.arange(length) + at % 7 for at in range(texts)])
 
 
-@pytest.mark.parametrize("call", ["pool", "pool_each", "states"])
+@pytest.mark.parametrize("call", ["pool", "pool_batches", "states"])
 @pytest.mark.parametrize("large_before", [True, False])
 def test_too_little_memory_makes_later_batches_smaller(
     call: str, large_before: bool, measured: list[str], monkeypatch: pytest.MonkeyPatch
@@ -282,7 +282,7 @@ def test_too_little_memory_makes_later_batches_smaller(
     whole = getattr(runner, "states" if call == "states" else "pool")(packed)
     before = runner.budget(LARGE if large_before else SMALL)
     limited(runner, 70, monkeypatch)
-    found = list(runner.pool_each([packed]))[0] if call == "pool_each" else getattr(runner, call)(packed)  # noqa: RUF015
+    found = list(runner.pool_batches([packed]))[0] if call == "pool_batches" else getattr(runner, call)(packed)  # noqa: RUF015
     assert_same(found, whole)
     after = runner.budget(SMALL)
     assert 0 < after <= 70 < before
@@ -295,7 +295,7 @@ def test_many_batches_that_do_not_fit_are_one_lesson(measured: list[str], monkey
     """Batches of a window are cut before the first of them is tried: halves of each fit, and so do later batches."""
     runner = engine()
     limited(runner, 70, monkeypatch)
-    assert sum(len(pooled_BD) for pooled_BD in runner.pool_each(batch_of(12) for _ in range(8))) == 96
+    assert sum(len(pooled_BD) for pooled_BD in runner.pool_batches(batch_of(12) for _ in range(8))) == 96
     assert runner.budget(SMALL) >= 30
 
 
@@ -304,5 +304,5 @@ def test_one_batch_that_does_not_fit_halves_the_budget_once(
 ) -> None:
     runner = engine()
     limited(runner, 70, monkeypatch)
-    assert_same(np.concatenate([*runner.pool_each([batch_of(12)])]), engine().pool(batch_of(12)))
+    assert_same(np.concatenate([*runner.pool_batches([batch_of(12)])]), engine().pool(batch_of(12)))
     assert runner.budget(SMALL) == 60

@@ -87,7 +87,7 @@ def test_batches_in_a_row_keep_their_order_whatever_fits(lengths: list[list[int]
     with pytest.MonkeyPatch.context() as patch:
         small = engine()
         Small(small, 12, OUT[0], patch)
-        found = list(small.pool_each(pack(texts(NAME, tuple(batch))) for batch in lengths))
+        found = list(small.pool_batches(pack(texts(NAME, tuple(batch))) for batch in lengths))
     for vectors_BD, batch in zip(found, lengths, strict=True):
         assert_same(vectors_BD, wanted(NAME, tuple(batch)))
 
@@ -105,7 +105,7 @@ def test_a_moment_of_too_little_memory_teaches_nothing(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(ours.trunk, "forward", sometimes)
     before = ours.budget(10)
-    assert_same(np.concatenate([*ours.pool_each([pack(texts(NAME, (5, 3)))])]), wanted(NAME, (5, 3)))
+    assert_same(np.concatenate([*ours.pool_batches([pack(texts(NAME, (5, 3)))])]), wanted(NAME, (5, 3)))
     assert ours.budget(10) == before
 
 
@@ -140,7 +140,7 @@ def test_batches_are_taken_one_at_a_time_on_a_processor() -> None:
             taken.append(number)
             yield pack(texts(NAME, (2, number + 1)))
 
-    seen = [len(taken) for _ in engine().pool_each(batches())]
+    seen = [len(taken) for _ in engine().pool_batches(batches())]
     assert seen == [1, 2, 3]
 
 
@@ -167,7 +167,7 @@ def test_overflow_of_float16_names_the_layer(layer: str) -> None:
     packed = pack(texts(NAME, (4, 9)))
     broken = huge(layer, "float16")
     assert not np.isfinite(broken.pool(packed)).all()
-    assert broken.explain(packed) == (
+    assert broken.explain_nonfinite(packed) == (
         f"{layer} goes beyond float16, whose largest number is 65,504; use dtype='bfloat16'"
     )
     for dtype in ("bfloat16", "float32"):
@@ -179,7 +179,7 @@ def test_overflow_of_float16_names_the_layer(layer: str) -> None:
 def test_damaged_weights_name_the_layer() -> None:
     trunk, arrays = model(NAME)
     spoilt = dict(arrays) | {"layers.1.mlp_norm.weight": np.full_like(arrays["layers.1.mlp_norm.weight"], np.nan)}
-    why = TorchEngine(trunk, PoolingSpec(), spoilt).explain(pack(texts(NAME, (3,))))
+    why = TorchEngine(trunk, PoolingSpec(), spoilt).explain_nonfinite(pack(texts(NAME, (3,))))
     assert why == "layers.1.mlp_norm is the first layer whose result is not finite in float32; are its weights damaged?"
 
 

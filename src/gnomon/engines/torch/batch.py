@@ -60,7 +60,7 @@ class Spans:
         start = 0
         for length in self.lengths:
             if found and found[-1].length == length:
-                found[-1] = found[-1]._replace(texts=found[-1].num_texts + 1)
+                found[-1] = found[-1]._replace(num_texts=found[-1].num_texts + 1)
             else:
                 found.append(EqualLengthRun(start, 1, length))
             start += length

@@ -81,12 +81,12 @@ class _MoveRows(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, index: Tensor, empty: Tensor | None, index_back: Tensor, empty_back: Tensor | None
     ) -> Tensor:
-        ctx.num_trailing_special = index_back, empty_back
+        ctx.way_back = index_back, empty_back
         return _move_rows(x, index, empty)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        return _move_rows(gradients[0], *ctx.num_trailing_special), None, None, None, None
+        return _move_rows(gradients[0], *ctx.way_back), None, None, None, None
 
 
 def _move_rows(x: Tensor, index: Tensor, empty: Tensor | None) -> Tensor:

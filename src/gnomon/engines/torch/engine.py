@@ -110,7 +110,7 @@ class TorchEngine(Engine):
     def pool(self, packed: Packed, prompt_tokens: int = 0) -> Vectors:
         return self._run_batch(self._make_pool_work(prompt_tokens), packed)
 
-    def pool_each(self, batches: Iterable[Packed], prompt_tokens: int = 0) -> Iterator[Vectors]:
+    def pool_batches(self, batches: Iterable[Packed], prompt_tokens: int = 0) -> Iterator[Vectors]:
         work = self._make_pool_work(prompt_tokens)
         pending: deque[_PendingVectors] = deque()
         for packed in batches:
@@ -126,7 +126,7 @@ class TorchEngine(Engine):
     def states(self, packed: Packed) -> Vectors:
         return self._run_batch(lambda packed: self.trunk(self._copy_to_device(packed)[0]), packed)
 
-    def explain(self, packed: Packed) -> str:
+    def explain_nonfinite(self, packed: Packed) -> str:
         """The first layer whose output is not finite."""
         found: list[str] = []
         thread = threading.get_ident()  # others may run the same trunk

@@ -68,7 +68,7 @@ class _AttentionWithRecompute(torch.autograd.Function):
     def forward(
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, keep_mask: Tensor | None, factor: float
     ) -> Tensor:
-        ctx.mask, ctx.scale_kwargs, ctx.computed_as = mask, factor, _get_autocast_state(q.device)
+        ctx.mask, ctx.factor, ctx.computed_as = mask, factor, _get_autocast_state(q.device)
         ctx.save_for_backward(q, k, v, keep_mask)
         return _attention_weights(q, k, mask, keep_mask, factor) @ v
 
@@ -79,7 +79,7 @@ class _AttentionWithRecompute(torch.autograd.Function):
         q, k, v, kept = ctx.saved_tensors
         with _restore_autocast(ctx.computed_as), torch.enable_grad():
             q, k = q.detach().requires_grad_(), k.detach().requires_grad_()
-            shares_BHSS = _attention_weights(q, k, ctx.mask, kept, ctx.scale_kwargs)
+            shares_BHSS = _attention_weights(q, k, ctx.mask, kept, ctx.factor)
             with torch.no_grad():
                 of_v = shares_BHSS.detach().transpose(-1, -2) @ gradient_BHSd
                 of_shares = (gradient_BHSd @ v.transpose(-1, -2)).to(shares_BHSS.dtype)
@@ -104,7 +104,7 @@ def mask_and_scale(x: Tensor, keep_mask: Tensor, factor: float) -> Tensor:
 class _MaskAndScale(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, keep_mask: Tensor, factor: float) -> Tensor:
-        ctx.scale_kwargs = factor
+        ctx.factor = factor
         ctx.save_for_backward(keep_mask)
         return x * keep_mask.to(x.dtype).mul_(factor)
 
@@ -112,7 +112,7 @@ class _MaskAndScale(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         (gradient,), (kept,) = gradients, ctx.saved_tensors
-        return gradient * kept.to(gradient.dtype).mul_(ctx.scale_kwargs), None, None
+        return gradient * kept.to(gradient.dtype).mul_(ctx.factor), None, None
 
 
 _AutocastState = tuple[str, torch.dtype, bool]

@@ -135,7 +135,9 @@ class HybridSearch:
         ignores_identical_ids: Callable[[str], bool] = lambda task: False,
     ) -> None:
         check_alpha(alpha)
-        self.sparse, self.dense, self.fusion, self.alpha = sparse, dense, fusion, alpha
+        self.sparse, self.dense = sparse, dense
+        self.fusion: FusionMethod = fusion
+        self.alpha: Alpha = alpha
         self.alphas: dict[str, list[float]] = {}
         """{subset: the alphas that were used}"""
         self._load_splits, self._ignores_identical_ids = load_splits, ignores_identical_ids
