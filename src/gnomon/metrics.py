@@ -84,7 +84,7 @@ def rank_levels(values_N: ArrayLike) -> NDArray[np.int64]:
 
 
 def spearman_of_levels(x_RN: NDArray[np.int64], y_RN: NDArray[np.int64]) -> NDArray[np.float64]:
-    """[R]: Spearman's correlation of levels, which are whole numbers in the order of the values (`rank_levels`).
+    """[R]: Spearman's correlation of levels: whole numbers from 0 to N - 1 in the order of the values (`rank_levels`).
 
     One row of `x_RN` may serve all rows of `y_RN`. NaN where one does not vary.
     """

@@ -265,8 +265,8 @@ def test_a_full_disk_is_told_of_once_and_stops_nothing(room: int, tmp_path: Path
         for chunk in CHUNKS:
             for prompt in ("", "query: "):
                 cache.partition(OF | {"prompt": prompt}, D).add(chunk, vectors(chunk), [])
-    said = f"vectors are no longer kept in {tmp_path}: the disk is full. The run goes on, and a second start would"
-    assert [str(each.message) for each in told] == [f"{said} encode again what follows."]
+    (message,) = [str(each.message) for each in told]
+    assert f"{tmp_path}: the disk is full" in message
     every = [text for chunk in CHUNKS for text in chunk]
     for prompt in ("", "query: "):
         assert_holds(cache.partition(OF | {"prompt": prompt}, D), every)
@@ -280,7 +280,7 @@ def test_a_full_disk_is_told_of_once_and_stops_nothing(room: int, tmp_path: Path
 def test_a_folder_that_cannot_be_made_is_told_of(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     cache = VectorCache(tmp_path / "file" / "vectors")
-    with pytest.warns(Notice, match=r"vectors are no longer kept in .*file/vectors: .*Not a directory"):
+    with pytest.warns(Notice, match=r"vectors .*file/vectors: .*Not a directory"):
         cache.partition(OF, D).add(TEXTS, vectors(TEXTS), [])
     assert_holds(cache.partition(OF, D), TEXTS)
 

@@ -558,7 +558,7 @@ def test_a_full_disk_costs_a_notice_and_no_result(
         patch.setattr(Path, "open", open_)
         ((found, _),) = judge(load(E5), beir)
     assert [str(each.message).partition(". ")[0] for each in told] == [
-        f"vectors are no longer kept in {tmp_path / 'out' / 'vectors'}: the disk is full"
+        f"vectors are no longer cached in {tmp_path / 'out' / 'vectors'}: the disk is full"
     ]
     assert found.scores == whole.scores
 

@@ -149,9 +149,9 @@ def test_a_metric_is_that_of_one_set_alone() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("NFCorpsu", r"no task, benchmark or set 'NFCorpsu' in mteb or here. Did you mean NFCorpus or"),
+        ("NFCorpsu", r"'NFCorpsu'.*Did you mean NFCorpus or"),
         ("nfcorpus", "Did you mean NFCorpus"),
-        ("mteb-eng", "Did you mean .*mteb-eng-56"),
+        ("mteb-eng", r"Did you mean .*mteb-eng-56"),
         ("QmsumRetreival", "Did you mean QmsumRetrieval"),
         ("MTEB(eng, v3)", r"Did you mean .*MTEB\(eng, v2\)"),
         ("zzzzzzzzzz", r"mteb.get_tasks\(\) lists them"),
@@ -164,7 +164,7 @@ def test_an_unknown_name_offers_the_nearest(name: str, message: str) -> None:
 
 def test_a_task_of_images_is_refused() -> None:
     (task,), _ = find_tasks(["Caltech101"])
-    with pytest.raises(InputError, match=r"Caltech101 needs image; gnomon's models read text alone\. Leave it out"):
+    with pytest.raises(InputError, match=r"Caltech101.*image"):
         check_text_only(task)
 
 
@@ -530,7 +530,7 @@ def graded(grade: int) -> Callable[..., None]:
 def test_d1_grades_below_zero_of_mtebs_own_tasks_count_as_zero(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(AbsTaskRetrieval, "load_data", graded(-2))
     (task,), _ = find_tasks(["NFCorpus"])
-    with pytest.warns(Notice, match="NFCorpus: 3 grades of its qrels are below 0; they count as 0"):
+    with pytest.warns(Notice, match=r"NFCorpus: 3 relevance labels.*below 0"):
         load_task(task)
     assert task.dataset["default"]["test"]["relevant_docs"] == {"q": {"a": 0, "b": 0}, "r": {"a": 0, "b": 1}}
     (row,) = judge(task)
@@ -541,7 +541,7 @@ def test_d1_the_parts_of_a_task_are_mended_whenever_they_are_loaded(monkeypatch:
     monkeypatch.setattr(AbsTaskRetrieval, "load_data", graded(-2))
     (task,), _ = find_tasks(["CQADupstackRetrieval"])
     part = task.metadata.tasks[0]
-    with patch_part_loading(task), pytest.warns(Notice, match="3 grades of its qrels are below 0"):
+    with patch_part_loading(task), pytest.warns(Notice, match=r"3 relevance labels.*below 0"):
         part.load_data()
     assert part.dataset["default"]["test"]["relevant_docs"]["q"] == {"a": 0, "b": 0}
     part.unload_data()
@@ -551,7 +551,7 @@ def test_d1_the_parts_of_a_task_are_mended_whenever_they_are_loaded(monkeypatch:
 def test_d1_a_grade_that_trec_eval_cannot_count_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(AbsTaskRetrieval, "load_data", graded(2**31))
     (task,), _ = find_tasks(["NFCorpus"])
-    with pytest.raises(InputError, match="NFCorpus: query 'q' has a document of grade 2,147,483,648; 1,000,000 is"):
+    with pytest.raises(InputError, match=r"NFCorpus: query 'q'.*2,147,483,648.*1,000,000"):
         load_task(task)
 
 
@@ -559,9 +559,7 @@ def test_reranking_without_its_candidates_is_refused(monkeypatch: pytest.MonkeyP
     """mteb reads no list of a data set's parts out of a cache, and would search all documents."""
     (task,), _ = find_tasks(["AskUbuntuDupQuestions"])
     monkeypatch.setattr(type(task), "load_data", retrieval_data(candidates=False))
-    with pytest.raises(
-        SourceError, match=r"AskUbuntuDupQuestions .* came without the candidates .*Run it where there is"
-    ):
+    with pytest.raises(SourceError, match=r"AskUbuntuDupQuestions .*without the candidates"):
         load_task(task)
     assert not task.data_loaded
     monkeypatch.setattr(type(task), "load_data", retrieval_data(candidates=True))

@@ -105,9 +105,9 @@ def run_paired_test(a: Sequence[PerQueryScores], b: Sequence[PerQueryScores]) ->
     The interval is the percentile bootstrap's, with the same units drawn for both models.
 
     The p-value is that of the paired randomisation test (Noreen 1989, Computer-Intensive Methods for Testing
-    Hypotheses; for retrieval Smucker, Allan & Carterette 2007; for statistics that are not means Yeh 2000). If the models were
-    equal, it would not matter which of them gave which value. So at each unit, with probability 1/2, the two values are
-    swapped, and p is (1 + the number of swaps that differ by as much) / (1 + the number of swaps).
+    Hypotheses; for retrieval Smucker, Allan & Carterette 2007; for statistics that are not means Yeh 2000). If the
+    models were equal, it would not matter which of them gave which value. So at each unit, with probability 1/2, the
+    two values are swapped, and p is (1 + the number of swaps that differ by as much) / (1 + the number of swaps).
 
     For means it is the sign-flip test, which is valid for any number of units; a bootstrap test is not valid for few,
     such as the 10 experiments of a classification. Predictions are swapped as ranks, because one model's may lie from

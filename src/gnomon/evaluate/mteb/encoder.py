@@ -79,7 +79,6 @@ class MtebEncoder:
     ) -> None:
         self.options = options or EvaluationOptions()
         self.options.check()
-        self._original = encoder
         length = self.options.max_seq_length
         self.encoder = encoder if length is None else encoder.with_max_seq_length(length)
         self.cache = cache or VectorCache(None)
@@ -102,8 +101,8 @@ class MtebEncoder:
 
     @property
     def fingerprint(self) -> str:
-        """The fingerprint of the model as it was passed in: `max_seq_length` is a setting, not another model."""
-        return self._original.fingerprint
+        """The fingerprint of the model; `max_seq_length` is a setting and does not change it."""
+        return self.encoder.fingerprint
 
     @property
     def dim(self) -> int:
@@ -225,7 +224,15 @@ class MtebEncoder:
         is_default = dim == self._output_dim.head_dim and not self._output_dim.dim
         options = replace(self.options.encode_options(), dim=None if is_default else dim, truncate_dim=None)
         space = self.encoder.space(options)
-        return self.cache.partition({"space": asdict(space), "prompt": prompt, "engine": self.encoder.engine.name}, dim)
+        return self.cache.partition(
+            {
+                "space": asdict(space),
+                "max_seq_length": self.encoder.max_seq_length,  # a fingerprint says nothing about it
+                "prompt": prompt,
+                "engine": self.encoder.engine.name,
+            },
+            dim,
+        )
 
 
 @dataclass(frozen=True)
