@@ -240,7 +240,7 @@ def test_a_prompt_longer_than_the_model_reads_leaves_nothing_of_the_text() -> No
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_cut_texts_are_counted_each_time_they_are_given(name: str, tmp_path: Path) -> None:
+def test_truncated_texts_are_counted_each_time_they_are_given(name: str, tmp_path: Path) -> None:
     texts = ["a", LONG, "b", LONG + "!", LONG, "c"]
     encoder = load(name).with_max_seq_length(64)
     for run_of in range(2):
@@ -318,7 +318,7 @@ def test_another_start_takes_what_the_disk_has(read: Callable[[Encoder], list[st
         EvaluationOptions(dim=256),
     ],
 )
-def test_what_changes_vectors_has_a_shelf_of_its_own(other: EvaluationOptions, tmp_path: Path) -> None:
+def test_what_changes_vectors_has_a_partition_of_its_own(other: EvaluationOptions, tmp_path: Path) -> None:
     cache = VectorCache(tmp_path)
     ask(MtebEncoder(load(STELLA), cache=cache), [*TEXTS, LONG])
     adapter = MtebEncoder(load(STELLA), other, cache=cache)
@@ -424,9 +424,9 @@ def test_a_prefix_of_kept_vectors_equals_that_of_the_encoder(
 )
 def test_heads_of_stella(options: EvaluationOptions) -> None:
     adapter = MtebEncoder(load(STELLA), options)
-    wanted = load(STELLA).encode(TEXTS, prompt=S2S, dim=options.dim, truncate_dim=options.truncate_dim)
-    assert_same(ask(adapter, TEXTS), wanted, 1e-6)
-    assert adapter.dim == wanted.shape[1]
+    expected = load(STELLA).encode(TEXTS, prompt=S2S, dim=options.dim, truncate_dim=options.truncate_dim)
+    assert_same(ask(adapter, TEXTS), expected, 1e-6)
+    assert adapter.dim == expected.shape[1]
 
 
 def test_all_heads_are_computed_in_one_pass_a_chunk(
@@ -441,7 +441,7 @@ def test_all_heads_are_computed_in_one_pass_a_chunk(
         return encode_dims(texts, dims, *args, **options)
 
     texts = [f"the library opens at {number}" for number in range(10)]
-    wanted = load(STELLA).encode_dims(texts, prompt=S2S)
+    expected = load(STELLA).encode_dims(texts, prompt=S2S)
     monkeypatch.setattr(load(STELLA), "encode_dims_with_counts", counting)
     seen, cache = read(load(STELLA)), VectorCache(None)
     for options in (
@@ -451,7 +451,7 @@ def test_all_heads_are_computed_in_one_pass_a_chunk(
         EvaluationOptions(dim=512, truncate_dim=8),
     ):
         adapter = MtebEncoder(load(STELLA), options, cache=cache, dims=(256, 512))
-        assert_same(ask(adapter, texts), wanted[options.dim or 1024][:, : options.truncate_dim], 1e-6)
+        assert_same(ask(adapter, texts), expected[options.dim or 1024][:, : options.truncate_dim], 1e-6)
         assert adapter.counters.num_encoded == (0 if options.dim else 10)
     assert calls == [(2, [256, 512, 1024])] * 5
     assert len(seen) == 10
@@ -467,7 +467,7 @@ def test_all_heads_are_computed_in_one_pass_a_chunk(
         EvaluationOptions(dim=32),
     ],
 )
-def test_a_width_that_the_folder_names(
+def test_a_dim_that_the_folder_names(
     options: EvaluationOptions, golden_copy: Copy, edit_json: Callable[..., Any]
 ) -> None:
     """32 of 64: prefixes of it are cut from it, wider ones from the whole."""
@@ -475,9 +475,9 @@ def test_a_width_that_the_folder_names(
     edit_json(folder / "config_sentence_transformers.json", {"matryoshka_dims": [16, 32], "truncate_dim": 32})
     encoder = Encoder.load(folder, threads=1)
     adapter = MtebEncoder(encoder, options, dims=(16, 64))
-    wanted = encoder.encode(TEXTS, dim=options.dim, truncate_dim=options.truncate_dim)
-    assert adapter.dim == wanted.shape[1] == (options.truncate_dim or options.dim or 32)
-    assert_same(ask(adapter, TEXTS), wanted, 1e-6)
+    expected = encoder.encode(TEXTS, dim=options.dim, truncate_dim=options.truncate_dim)
+    assert adapter.dim == expected.shape[1] == (options.truncate_dim or options.dim or 32)
+    assert_same(ask(adapter, TEXTS), expected, 1e-6)
     assert_same(
         ask(MtebEncoder(encoder, EvaluationOptions(dim=64), cache=adapter.cache), TEXTS), encoder.encode(TEXTS, dim=64)
     )
@@ -490,8 +490,8 @@ def test_a_prefix_as_wide_as_another_head_is_not_taken_for_it(golden_copy: Copy,
     encoder, cache = Encoder.load(folder, threads=1), VectorCache(None)
     for options in (EvaluationOptions(), EvaluationOptions(dim=512), EvaluationOptions(dim=256)):
         adapter = MtebEncoder(encoder, options, cache=cache, dims=(256, 512))
-        wanted = load(STELLA).encode(TEXTS, prompt=S2S, dim=options.dim, truncate_dim=None if options.dim else 256)
-        assert_same(ask(adapter, TEXTS), wanted, 1e-6)
+        expected = load(STELLA).encode(TEXTS, prompt=S2S, dim=options.dim, truncate_dim=None if options.dim else 256)
+        assert_same(ask(adapter, TEXTS), expected, 1e-6)
 
 
 # ---- precisions
@@ -539,7 +539,7 @@ def test_binary_is_the_signs(precision: Precision) -> None:
         ("binary-rescored", "float32", "binary"),
     ],
 )
-def test_what_is_stored_and_what_is_asked_with(precision: Precision, queries: Precision, others: Precision) -> None:
+def test_what_is_stored_and_what_queries_are(precision: Precision, queries: Precision, others: Precision) -> None:
     adapter = MtebEncoder(load(E5), EvaluationOptions(precision=precision))
     for side, of_side, prompt in (
         ("query", queries, "query: "),
@@ -600,7 +600,7 @@ def test_more_tokens_than_positions_fail_at_once() -> None:
         MtebEncoder(load(GIST), EvaluationOptions(max_seq_length=most + 1))
 
 
-def test_a_wrong_width_among_the_others_fails_at_once() -> None:
+def test_a_wrong_dim_among_the_others_fails_at_once() -> None:
     with pytest.raises(InputError, match="dim 5000"):
         MtebEncoder(load(STELLA), dims=(256, 5000))
 

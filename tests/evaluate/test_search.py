@@ -67,9 +67,9 @@ def sentences(count: int, seed: int) -> list[str]:
     return [" ".join(rng.choice(WORDS, 6)) for _ in range(count)]
 
 
-def of(search: Any, documents: Any, asked: Any, top_k: int = 1000, **said: Any) -> Runs:
+def of(search: Any, documents: Any, asked: Any, top_k: int = 1000, **options: Any) -> Runs:
     search.index(documents, **SAID)
-    return search.search(asked, top_k=top_k, **SAID | {"top_ranked": None} | said)
+    return search.search(asked, top_k=top_k, **SAID | {"top_ranked": None} | options)
 
 
 # ---- BM25
@@ -139,19 +139,19 @@ def test_no_query_and_no_word() -> None:
 
 
 def test_an_index_is_made_once_a_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[int] = []
+    build: list[int] = []
 
     class Counted(Bm25):
-        def __init__(self, documents: Sequence[str], **said: Any) -> None:
-            made.append(len(documents))
-            super().__init__(documents, **said)
+        def __init__(self, documents: Sequence[str], **options: Any) -> None:
+            build.append(len(documents))
+            super().__init__(documents, **options)
 
     search = Bm25Search()
     monkeypatch.setattr(mteb_search, "Bm25", Counted)
     first, second = corpus(["ice"]), corpus(["water", "door"])
     for documents in (first, first, second, second, first):
         assert of(search, documents, queries(["ice water"]))["q0"]
-    assert made == [1, 2, 1]
+    assert build == [1, 2, 1]
 
 
 def test_bm25_runs_mtebs_mock_tasks_of_retrieval() -> None:
@@ -183,11 +183,11 @@ class Counting:
         self.asked: list[tuple[str, ...]] = []
         self.mteb_model_meta = SimpleNamespace(name="counting", revision="1")
 
-    def index(self, corpus: Any, **said: Any) -> None:
-        self.indexed.append((corpus["id"], said["hf_subset"], said["encode_kwargs"]))
+    def index(self, corpus: Any, **options: Any) -> None:
+        self.indexed.append((corpus["id"], options["hf_subset"], options["encode_kwargs"]))
 
-    def search(self, queries: Any, *, top_k: int, **said: Any) -> Runs:
-        self.asked.append((*queries["id"], said["hf_split"], str(top_k)))
+    def search(self, queries: Any, *, top_k: int, **options: Any) -> Runs:
+        self.asked.append((*queries["id"], options["hf_split"], str(top_k)))
         return {row["id"]: {f"d{at}": float(at) for at in range(len(row["text"]))} for row in queries}
 
 
@@ -218,13 +218,13 @@ def test_remembered_gives_copies() -> None:
         {"asked": queries(["abc"], front="p")},
     ],
 )
-def test_remembered_asks_anew_for_anything_else(other: dict[str, Any]) -> None:
+def test_remembered_asks_again_for_anything_else(other: dict[str, Any]) -> None:
     inner = Counting()
     search = CachedSearch(inner)
     of(search, corpus(["x"]), queries(["abc"]))
-    said = SAID | {key: value for key, value in other.items() if key in SAID}
-    search.index(corpus(["x"]), **said)
-    search.search(other.get("asked", queries(["abc"])), top_k=other.get("top_k", 1000), top_ranked=None, **said)
+    options = SAID | {key: value for key, value in other.items() if key in SAID}
+    search.index(corpus(["x"]), **options)
+    search.search(other.get("asked", queries(["abc"])), top_k=other.get("top_k", 1000), top_ranked=None, **options)
     assert len(inner.asked) == 2
 
 
@@ -249,9 +249,9 @@ class Scripted:
         self.asked: list[list[str]] = []
         self.mteb_model_meta = SimpleNamespace(name="scripted", revision="1")
 
-    def index(self, corpus: Any, **said: Any) -> None: ...
+    def index(self, corpus: Any, **options: Any) -> None: ...
 
-    def search(self, queries: Any, *, top_k: int, **said: Any) -> Runs:
+    def search(self, queries: Any, *, top_k: int, **options: Any) -> Runs:
         self.asked.append(list(queries["id"]))
         best = {query: sorted(self.runs[query].items(), key=lambda item: -item[1])[:top_k] for query in queries["id"]}
         return {query: dict(run) for query, run in best.items()}
@@ -260,7 +260,7 @@ class Scripted:
 N = 12
 
 
-def made(front: str, count: int, good: str, seed: int) -> tuple[Runs, Runs, dict[str, dict[str, int]]]:
+def build(front: str, count: int, good: str, seed: int) -> tuple[Runs, Runs, dict[str, dict[str, int]]]:
     """(sparse, dense, labels) of queries for which one of the two is right and the other is noise."""
     rng = np.random.default_rng(seed)
     sparse: Runs = {}
@@ -281,8 +281,8 @@ def split_of(relevant: Mapping[str, Mapping[str, int]], front: str) -> dict[str,
     return {"queries": queries(["x"] * len(relevant), front), "relevant_docs": relevant, "corpus": corpus(["x"] * N)}
 
 
-TEST = made("q", 40, "sparse", 1)
-DEV = made("p", 30, "dense", 2)
+TEST = build("q", 40, "sparse", 1)
+DEV = build("p", 30, "dense", 2)
 BOTH: tuple[Runs, Runs] = (TEST[0] | DEV[0], TEST[1] | DEV[1])
 DOCUMENTS = corpus(["x"] * N)
 
@@ -367,8 +367,8 @@ def test_d2_a_query_that_is_a_document_is_left_out_before_fusion(how: Any) -> No
     assert found[True]["q2"] == found[False]["q2"]
     assert "d1" in found[False]["d1"]
     sparse, dense = ({key: score for key, score in each["d1"].items() if key != "d1"} for each in runs)
-    wanted = fuse_mr_tydi(sparse, dense, alpha=2.0) if how == "hybrid" else reciprocal_rank_fusion([sparse, dense])
-    assert found[True]["d1"] == pytest.approx(wanted)
+    expected = fuse_mr_tydi(sparse, dense, alpha=2.0) if how == "hybrid" else reciprocal_rank_fusion([sparse, dense])
+    assert found[True]["d1"] == pytest.approx(expected)
 
 
 def test_the_evaluated_split_is_not_the_one_to_tune_on() -> None:
@@ -382,14 +382,14 @@ def test_the_evaluated_split_is_not_the_one_to_tune_on() -> None:
 
 def test_a_split_on_another_corpus_is_of_no_use() -> None:
     elsewhere = {
-        query: {f"other-{document}": grade for document, grade in grades.items()} for query, grades in DEV[2].items()
+        query: {f"other-{document}": label for document, label in labels.items()} for query, labels in DEV[2].items()
     }
     search = hybrid(test=split_of(TEST[2], "q"), dev=split_of(elsewhere, "p"))
     fused(search)
     assert search.alphas == {"default": sorted(set(cross_fit_alpha(*TEST).values()))}
 
 
-def test_many_queries_of_another_split_are_not_all_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_queries_of_another_split_are_not_all_requested(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hybrid_module, "MAX_TUNING_QUERIES", 8)
     search = hybrid(test=split_of(TEST[2], "q"), dev=split_of(DEV[2], "p"))
     fused(search)
@@ -458,9 +458,9 @@ def test_reciprocal_ranks(top_k: int) -> None:
     assert search.alphas == {}
 
 
-def test_equal_scores_are_cut_by_id_descending() -> None:
+def test_equal_scores_are_truncated_by_id_descending() -> None:
     class All(Scripted):
-        def search(self, queries: Any, **said: Any) -> Runs:
+        def search(self, queries: Any, **options: Any) -> Runs:
             return {"q0": {"b": 1.0, "a": 1.0, "d": 1.0, "c": 1.0}}
 
     search = HybridSearch(All({}), All({}), alpha=1)
@@ -536,7 +536,7 @@ class Vectors:
     def __init__(self) -> None:
         self.mteb_model_meta = SimpleNamespace(name="vectors", revision="1", modalities=["text"])
 
-    def encode(self, inputs: Any, *, prompt_type: Any, **said: Any) -> np.ndarray:
+    def encode(self, inputs: Any, *, prompt_type: Any, **options: Any) -> np.ndarray:
         texts = [text for batch in inputs for text in batch["text"]]
         drawn = [np.random.default_rng(list(text.encode())).normal(size=16) for text in texts]
         vectors_ND = np.array(drawn, np.float32)
@@ -554,16 +554,16 @@ def test_bits_are_a_backend_of_mtebs_search(reranking: bool) -> None:
     search = SearchEncoderWrapper(model, index_backend=BinaryBackend())
     documents, asked = corpus(sentences(70, 5)), queries(sentences(4, 6))
     top_ranked = {f"q{place}": [f"d{at}" for at in range(place, 70, 5)] for place in range(4)} if reranking else None
-    said = {key: value for key, value in SAID.items() if key != "task_metadata"}
+    options = {key: value for key, value in SAID.items() if key != "task_metadata"}
     metadata = mocks.MockRerankingTask.metadata if reranking else mocks.MockRetrievalTask.metadata
     for _ in range(2):
-        search.index(documents, task_metadata=metadata, **said)
-        found = search.search(asked, task_metadata=metadata, top_k=50, top_ranked=top_ranked, **said)
+        search.index(documents, task_metadata=metadata, **options)
+        found = search.search(asked, task_metadata=metadata, top_k=50, top_ranked=top_ranked, **options)
         batches = {"document": [{"text": documents["text"]}], "query": [{"text": asked["text"]}]}
         bits_ND, queries_QD = (
             model.encode(batches[side], prompt_type=SimpleNamespace(value=side)) for side in ("document", "query")
         )
         for place, query_D in enumerate(queries_QD):
             rows = range(place, 70, 5) if reranking else range(70)
-            wanted = {f"d{rows[at]}": score for at, score in reference(query_D, bits_ND[list(rows)], 50)}
-            assert found[f"q{place}"] == pytest.approx(wanted, abs=1e-6)
+            expected = {f"d{rows[at]}": score for at, score in reference(query_D, bits_ND[list(rows)], 50)}
+            assert found[f"q{place}"] == pytest.approx(expected, abs=1e-6)

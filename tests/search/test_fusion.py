@@ -26,8 +26,8 @@ RUNS = st.dictionaries(IDS, st.sampled_from([-2.5, -1.0, 0.0, 0.25, 1.0, 1 + 1e-
 
 def test_mr_tydi_by_hand() -> None:
     fused = fuse_mr_tydi({"a": 30.0, "b": 20.0, "c": 10.0}, {"b": 0.9, "d": 0.8, "a": 0.5}, alpha=0.5)
-    wanted = {"a": 0.5 - 0.25, "b": 0 + 0.25, "c": -0.5 - 0.25, "d": -0.5 + 0.5 * 0.25}
-    assert fused == pytest.approx(wanted)
+    expected = {"a": 0.5 - 0.25, "b": 0 + 0.25, "c": -0.5 - 0.25, "d": -0.5 + 0.5 * 0.25}
+    assert fused == pytest.approx(expected)
     assert list(fused) == ["a", "b", "c", "d"]
 
 
@@ -176,7 +176,7 @@ def test_no_query_chooses_its_own_weight() -> None:
         assert turned[query] == fitted[query]
 
 
-def test_queries_without_judgements_get_the_weight_of_their_fold() -> None:
+def test_queries_without_labels_get_the_weight_of_their_fold() -> None:
     sparse, dense, relevant = two_folds()
     labelled = {query: labels for query, labels in relevant.items() if query not in ("q3", "q4")}
     fitted = cross_fit_alpha(sparse | {"q3": {}}, dense, labelled)
