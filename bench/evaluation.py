@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gnomon import Encoder
-from gnomon.evaluate import Asking, Result, curve_points, evaluate, format_summary, read_results, summarize
+from gnomon.evaluate import EvaluationOptions, Result, curve_points, evaluate, format_summary, read_results, summarize
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data"
@@ -55,7 +55,7 @@ def run(encoder: Encoder, output: Path) -> None:
     evaluate(encoder, data=[DATA / name for name in OTHER], output=output, on_result=show)
     evaluate(encoder, data=[DATA / name for name in RETRIEVAL], methods=methods, output=output, on_result=show)
     if encoder.name == MODELS[0]:
-        points = curve_points(encoder, Asking(), dims=DIMS, precisions=PRECISIONS, lengths=LENGTHS)
+        points = curve_points(encoder, EvaluationOptions(), dims=DIMS, precisions=PRECISIONS, lengths=LENGTHS)
         evaluate(encoder, data=[DATA / name for name in CURVES], curve=points, output=output, on_result=show)
 
 

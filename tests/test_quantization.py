@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_np
 
 from gnomon.errors import InputError, NumericError
-from gnomon.quantization import Quantized, quantize
+from gnomon.quantization import Quantized, dequantize, quantize, unpack_signs
 
 RNG = np.random.default_rng(0)
 CORPUS = RNG.normal(size=(50, 16)).astype(np.float32)
@@ -133,3 +133,46 @@ def test_ranges_too_near_for_a_step_are_one_step() -> None:
     """(high - low) / 255 is zero in float32."""
     vectors = np.array([[1e-45, 0], [0, 1]], np.float32)
     assert quantize(vectors, "uint8").values[:, 0].tolist() == [0, 0]
+
+
+# ---- and back
+
+
+@pytest.mark.parametrize("precision", ["int8", "uint8"])
+@settings(max_examples=40, deadline=None)
+@given(corpus=corpora)
+def test_dequantized_values_are_within_half_a_step(precision: Any, corpus: np.ndarray) -> None:
+    values, ranges = quantize(corpus, precision)
+    assert ranges is not None
+    restored = dequantize(values, ranges)
+    assert restored.dtype == np.float32
+    steps_D = (ranges[1].astype(np.float64) - ranges[0]) / 255
+    assert (np.abs(restored - corpus) <= steps_D / 2 + 1e-4 * np.abs(ranges).max() + 1e-6).all()
+    assert np.array_equal(dequantize(values[0], ranges), restored[0])
+
+
+def test_int8_and_uint8_are_dequantized_alike() -> None:
+    restored = [dequantize(*quantize(CORPUS, precision)) for precision in ("int8", "uint8")]
+    assert np.array_equal(*restored)
+
+
+def test_float16_is_dequantized_by_its_type() -> None:
+    values = quantize(CORPUS, "float16").values
+    assert np.array_equal(dequantize(values), values.astype(np.float32))
+
+
+@pytest.mark.parametrize("dim", [1, 7, 8, 16])
+def test_packed_signs_are_unpacked_to_their_dim(dim: int) -> None:
+    signs = unpack_signs(quantize(CORPUS[:, :dim], "ubinary").values, dim)
+    assert signs.dtype == np.float32
+    assert np.array_equal(signs, np.where(CORPUS[:, :dim] > 0, 1, -1))
+
+
+def test_what_cannot_be_dequantized() -> None:
+    values, ranges = quantize(CORPUS, "int8")
+    with pytest.raises(InputError, match=r"int8.*ranges"):
+        dequantize(values)
+    with pytest.raises(InputError, match=r"ranges.*\(1, 16\).*\[2, 16\]"):
+        dequantize(values, ranges[:1])  # pyright: ignore[reportOptionalSubscript]
+    with pytest.raises(InputError, match="float32"):
+        dequantize(CORPUS)

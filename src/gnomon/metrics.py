@@ -1,7 +1,7 @@
-"""The measures of rankings and correlations that gnomon computes itself.
+"""The metrics of rankings and the correlations that gnomon computes itself.
 
-A run is what one search found for one query: {document id: score}, higher is better. Equal scores are ranked by document
-id, descending, as in trec_eval and mteb.
+A run is what one search found for one query: {document id: score}; higher is better. Equal scores are ranked by
+document id, descending, as in trec_eval and mteb.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from gnomon.errors import InputError
 
 Run = Mapping[str, float]
 RelevanceLabels = Mapping[str, int]
-"""Of one query: {document id: relevance}. A document that is not in it has relevance 0."""
+"""The relevance labels of one query: {document id: relevance}. A document without a label has relevance 0."""
 
 
 def rank_documents(run: Run) -> list[str]:
@@ -30,6 +30,11 @@ def dcg(relevances: Iterable[int]) -> float:
     Negative relevances count as 0.
     """
     return sum(max(relevance, 0) / math.log2(rank + 1) for rank, relevance in enumerate(relevances, start=1))
+
+
+def dcg_of_rows(gains_RK: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[R]: discounted cumulative gain of each row of gains, which are in the order of their ranks and at least 0."""
+    return (gains_RK / np.log2(np.arange(2, gains_RK.shape[1] + 2))).sum(axis=1)
 
 
 def ideal_dcg(labels: RelevanceLabels, k: int) -> float:
@@ -61,7 +66,10 @@ def reciprocal_rank_at(run: Run, labels: RelevanceLabels, k: int) -> float:
 
 
 def spearman(x_N: ArrayLike, y_N: ArrayLike) -> float:
-    """Spearman's correlation: Pearson's of the ranks, equal values at their average rank. NaN where one does not vary."""
+    """Spearman's correlation: Pearson's correlation of ranks, equal values at their average rank.
+
+    NaN where one side does not vary.
+    """
     x, y = rank_levels(x_N), rank_levels(y_N)
     return float(spearman_of_levels(x[None], y[None])[0])
 
@@ -71,12 +79,12 @@ def spearman(x_N: ArrayLike, y_N: ArrayLike) -> float:
 
 def rank_levels(values_N: ArrayLike) -> NDArray[np.int64]:
     """Average ranks from 0 to N - 1, rounded down: equal where the values are, else in their order."""
-    _, place_N, counts = np.unique(np.asarray(values_N, np.float64), return_inverse=True, return_counts=True)
-    return (counts.cumsum() - 1 - counts // 2)[place_N]
+    _, index_N, counts = np.unique(np.asarray(values_N, np.float64), return_inverse=True, return_counts=True)
+    return (counts.cumsum() - 1 - counts // 2)[index_N]
 
 
 def spearman_of_levels(x_RN: NDArray[np.int64], y_RN: NDArray[np.int64]) -> NDArray[np.float64]:
-    """[R]: Spearman's correlation of levels, which are whole numbers in the order of the values (`rank_levels`).
+    """[R]: Spearman's correlation of levels: whole numbers from 0 to N - 1 in the order of the values (`rank_levels`).
 
     One row of `x_RN` may serve all rows of `y_RN`. NaN where one does not vary.
     """

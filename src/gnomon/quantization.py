@@ -86,3 +86,32 @@ def _to_float16(vectors: NDArray[np.float32]) -> NDArray[np.float16]:
             f"{largest:g} is beyond the largest float16 (65504). Normalise the vectors, or keep float32."
         )
     return vectors.astype(np.float16)
+
+
+def dequantize(values_BD: NDArray[Any], ranges: ArrayLike | None = None) -> NDArray[np.float32]:
+    """Float vectors from those of `quantize`: the middle of each value's step for int8 and uint8.
+
+    Args:
+        values_BD: float16, int8 or uint8 values [B, D], or one vector [D].
+        ranges: [2, D] that `quantize` used, for int8 and uint8.
+
+    Raises:
+        InputError: values of another type; ranges that are missing or have another shape.
+    """
+    if values_BD.dtype == np.float16:
+        return values_BD.astype(np.float32)
+    if str(values_BD.dtype) not in ("int8", "uint8"):
+        raise InputError(f"values are {values_BD.dtype}; they must be float16, int8 or uint8.")
+    if ranges is None:
+        raise InputError(f"{values_BD.dtype} values need ranges=, those that quantize returned with them.")
+    ranges_2D = np.asarray(ranges, np.float32)
+    if ranges_2D.shape != (2, values_BD.shape[-1]):
+        raise InputError(f"ranges have shape {ranges_2D.shape}; they must be [2, {values_BD.shape[-1]}].")
+    low_D, high_D = ranges_2D
+    middle = 0.5 if values_BD.dtype == np.uint8 else 128.5
+    return low_D + (values_BD.astype(np.float32) + np.float32(middle)) * (high_D - low_D) / 255
+
+
+def unpack_signs(bits_BN: NDArray[np.uint8], dim: int) -> NDArray[np.float32]:
+    """The signs [B, dim], +1 and -1, of vectors that `quantize` packed to "ubinary"."""
+    return np.where(np.unpackbits(bits_BN, axis=-1, count=dim), np.float32(1), np.float32(-1))

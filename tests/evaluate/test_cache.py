@@ -58,28 +58,28 @@ def assert_holds(held: CachePartition, texts: list[str]) -> None:
 @settings(max_examples=60, deadline=None)
 @given(
     chunks=st.lists(st.lists(st.text(st.characters(), max_size=30), min_size=1, max_size=6), min_size=1, max_size=5),
-    asked=st.lists(st.text(st.characters(), max_size=30), max_size=5),
+    requested=st.lists(st.text(st.characters(), max_size=30), max_size=5),
     on_disk=st.booleans(),
 )
-@example(chunks=[["", "\ud800", "\udfff\ud800", "a\x00", "a"]], asked=["\ud801", "\x00"], on_disk=True)
-def test_texts_come_back_with_their_own_vectors(chunks: list[list[str]], asked: list[str], on_disk: bool) -> None:
+@example(chunks=[["", "\ud800", "\udfff\ud800", "a\x00", "a"]], requested=["\ud801", "\x00"], on_disk=True)
+def test_texts_come_back_with_their_own_vectors(chunks: list[list[str]], requested: list[str], on_disk: bool) -> None:
     """Against a dict; by this object, and on a disk by the next one too."""
     with TemporaryDirectory() as place:
         folder = Path(place) if on_disk else None
-        cache, twin = VectorCache(folder), dict[str, bool]()
+        cache, reference = VectorCache(folder), dict[str, bool]()
         for texts in chunks:
             different = list(dict.fromkeys(texts))
             cut = [at for at, text in enumerate(different) if len(text) % 3 == 0]
             cache.partition(OF, D).add(different, vectors(different), cut)
-            twin |= {text: len(text) % 3 == 0 for text in different}
-        every = [*asked, *(text for texts in chunks for text in texts), *asked]
+            reference |= {text: len(text) % 3 == 0 for text in different}
+        every = [*requested, *(text for texts in chunks for text in texts), *requested]
         for held in (cache.partition(OF, D), *([shelf(folder)] if on_disk else [])):
-            assert held.missing(every) == [text for text in dict.fromkeys(every) if text not in twin]
-            known = [text for text in every if text in twin]
+            assert held.missing(every) == [text for text in dict.fromkeys(every) if text not in reference]
+            known = [text for text in every if text in reference]
             found_ND, cut_count = held.get(known)
             assert np.array_equal(found_ND, vectors(known))
-            assert cut_count == sum(twin[text] for text in known)
-            assert len(held) == len(twin)
+            assert cut_count == sum(reference[text] for text in known)
+            assert len(held) == len(reference)
         cache.close()
 
 
@@ -103,7 +103,7 @@ def test_no_texts_are_nothing(tmp_path: Path) -> None:
     assert not files(tmp_path, "keys")
 
 
-def test_shelves_are_told_apart_by_all_that_describes_them(tmp_path: Path) -> None:
+def test_shelves_are_kept_apart_by_all_that_describes_them(tmp_path: Path) -> None:
     others = [{"model": "n", "prompt": ""}, {"model": "m", "prompt": "query: "}, OF | {"engine": "torch"}]
     fill(tmp_path, TEXTS)
     for other in others:
@@ -152,16 +152,16 @@ def test_a_torn_tail_loses_the_chunks_that_it_tore(end: str, records: int, more:
     (file,) = files(tmp_path, end)
     size = min(max(records * SIZES[end] + more, 0), file.stat().st_size)
     os.truncate(file, size)
-    wanted: list[str] = []
+    expected: list[str] = []
     for chunk in CHUNKS:
-        if (len(wanted) + len(chunk)) * SIZES[end] > size:
+        if (len(expected) + len(chunk)) * SIZES[end] > size:
             break
-        wanted += chunk
+        expected += chunk
     every = [text for chunk in CHUNKS for text in chunk]
     held = shelf(tmp_path)
-    assert held.missing(every) == every[len(wanted) :]
-    assert_holds(held, wanted)
-    held.add(every[len(wanted) :], vectors(every[len(wanted) :]), [])
+    assert held.missing(every) == every[len(expected) :]
+    assert_holds(held, expected)
+    held.add(every[len(expected) :], vectors(every[len(expected) :]), [])
     held.close()
     assert_holds(shelf(tmp_path), every)
 
@@ -188,8 +188,8 @@ def test_a_damaged_file_gives_no_wrong_vector(data: st.DataObject, end: str) -> 
         every = [text for chunk in CHUNKS for text in chunk]
         held = shelf(folder)
         missing = held.missing(every)
-        kept = [text for text in every if text not in missing]
-        assert np.array_equal(held.get(kept)[0], vectors(kept))
+        cached = [text for text in every if text not in missing]
+        assert np.array_equal(held.get(cached)[0], vectors(cached))
         held.add(missing, vectors(missing), [])
         held.close()
         assert_holds(held, every)
@@ -246,7 +246,7 @@ def full(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
     opened = Path.open
 
     def open_(self: Path, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
-        if mode != "xb":
+        if mode != "xb" or self.name.startswith("."):  # a draft of the small what.json does not count
             return opened(self, mode, *args, **kwargs)
         return Full(io.FileIO(self, "x"))
 
@@ -258,29 +258,29 @@ def full(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
 
 
 @pytest.mark.parametrize("room", [0, 7, 4 * D * 3, 4 * D * 3 + 10, 3 * (4 * D + RECORD_DTYPE.itemsize) + 3])
-def test_a_full_disk_is_told_of_once_and_stops_nothing(room: int, tmp_path: Path, full: Callable[[int], None]) -> None:
+def test_a_full_disk_is_reported_once_and_stops_nothing(room: int, tmp_path: Path, full: Callable[[int], None]) -> None:
     full(room)
     cache = VectorCache(tmp_path)
-    with pytest.warns(Notice) as told:
+    with pytest.warns(Notice) as warned:
         for chunk in CHUNKS:
             for prompt in ("", "query: "):
                 cache.partition(OF | {"prompt": prompt}, D).add(chunk, vectors(chunk), [])
-    said = f"vectors are no longer kept in {tmp_path}: the disk is full. The run goes on, and a second start would"
-    assert [str(each.message) for each in told] == [f"{said} encode again what follows."]
+    (message,) = [str(each.message) for each in warned]
+    assert f"{tmp_path}: the disk is full" in message
     every = [text for chunk in CHUNKS for text in chunk]
     for prompt in ("", "query: "):
         assert_holds(cache.partition(OF | {"prompt": prompt}, D), every)
     cache.close()
     assert cache.folder is None
-    kept = 3 if room > 3 * (4 * D + RECORD_DTYPE.itemsize) else 0
-    assert shelf(tmp_path).missing(every) == every[kept:]
-    assert_holds(shelf(tmp_path), every[:kept])
+    cached = 3 if room > 3 * (4 * D + RECORD_DTYPE.itemsize) else 0
+    assert shelf(tmp_path).missing(every) == every[cached:]
+    assert_holds(shelf(tmp_path), every[:cached])
 
 
-def test_a_folder_that_cannot_be_made_is_told_of(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     cache = VectorCache(tmp_path / "file" / "vectors")
-    with pytest.warns(Notice, match=r"vectors are no longer kept in .*file/vectors: .*Not a directory"):
+    with pytest.warns(Notice, match=r"vectors .*file/vectors: .*Not a directory"):
         cache.partition(OF, D).add(TEXTS, vectors(TEXTS), [])
     assert_holds(cache.partition(OF, D), TEXTS)
 
@@ -313,7 +313,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from gnomon.evaluate.cache import VectorCache
-shelf = VectorCache(Path(sys.argv[1])).shelf({"model": "m", "prompt": ""}, 5)
+shelf = VectorCache(Path(sys.argv[1])).partition({"model": "m", "prompt": ""}, 5)
 print("ready", flush=True)
 sys.stdin.readline()
 for start in range(int(sys.argv[2]), int(sys.argv[2]) + 400, 20):
@@ -322,7 +322,7 @@ for start in range(int(sys.argv[2]), int(sys.argv[2]) + 400, 20):
 """
 
 
-def test_processes_add_to_one_shelf_beside_each_other(tmp_path: Path) -> None:
+def test_processes_add_to_one_partition_beside_each_other(tmp_path: Path) -> None:
     """Two that share half of their texts, started at once; each writes files of its own."""
     running = [
         subprocess.Popen(

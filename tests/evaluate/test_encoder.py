@@ -16,18 +16,12 @@ from goldens import DISTILBERT, E5, GIST, GOLDEN, GTE, NAMES, STELLA, assert_sam
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gnomon import Encoder
+from gnomon import Encoder, modules
 from gnomon.errors import InputError, Notice
 from gnomon.evaluate.cache import VectorCache
 from gnomon.evaluate.mteb import encoder as adapting
-from gnomon.evaluate.mteb.encoder import (
-    Asking,
-    MtebEncoder,
-    Precision,
-    _split_chunks,
-    curve_points,
-    quantize_and_restore,
-)
+from gnomon.evaluate.mteb.encoder import MtebEncoder, _split_chunks, quantize_and_restore
+from gnomon.evaluate.options import EvaluationOptions, Precision, curve_points
 from gnomon.packed import Ids
 from gnomon.quantization import quantize
 
@@ -85,7 +79,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> Callable[[Encoder], list[str]]:
             seen.extend(texts)
             return ids(texts)
 
-        monkeypatch.setattr(encoder._tokenizer, "ids", reading)
+        monkeypatch.setattr(encoder._tokenizer, "encode", reading)
         return seen
 
     return spy
@@ -221,7 +215,7 @@ def test_what_else_is_in_a_batch_changes_nothing() -> None:
 @pytest.mark.parametrize("batches", [[], [{"text": []}]])
 def test_no_texts_are_no_vectors(batches: Any) -> None:
     for precision in ("float32", "float16", "int8", "binary", "binary-rescored"):
-        adapter = MtebEncoder(load(STELLA), Asking(precision=precision, truncate_dim=64))
+        adapter = MtebEncoder(load(STELLA), EvaluationOptions(precision=precision, truncate_dim=64))
         found = adapter.encode(batches, task_metadata=mocks.MockSTSTask.metadata, hf_split="t", hf_subset="s")
         assert found.shape == (0, 64)
         assert adapter.counters.num_texts == adapter.counters.num_encoded == adapter.counters.num_truncated == 0
@@ -229,14 +223,14 @@ def test_no_texts_are_no_vectors(batches: Any) -> None:
 
 def test_half_a_surrogate_pair_is_refused(tmp_path: Path) -> None:
     adapter = MtebEncoder(load(GIST), cache=VectorCache(tmp_path))
-    with pytest.raises(InputError, match="text 1 has half a surrogate pair"):
+    with pytest.raises(InputError, match=r"text 1 .*surrogate"):
         ask(adapter, ["a", "b\ud800"])
     assert_same(ask(adapter, ["a", "b"]), load(GIST).encode(["a", "b"]))
 
 
 def test_a_prompt_longer_than_the_model_reads_leaves_nothing_of_the_text() -> None:
-    asking = Asking(prompts={"STS": "read this with care " * 40})
-    adapter = MtebEncoder(load(GIST), asking)
+    options = EvaluationOptions(prompts={"STS": "read this with care " * 40})
+    adapter = MtebEncoder(load(GIST), options)
     found_ND = ask(adapter, ["a", "b", "a"])
     assert np.array_equal(found_ND[0], found_ND[1])
     assert (adapter.counters.num_texts, adapter.counters.num_truncated) == (3, 3)
@@ -246,7 +240,7 @@ def test_a_prompt_longer_than_the_model_reads_leaves_nothing_of_the_text() -> No
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_cut_texts_are_counted_each_time_they_are_given(name: str, tmp_path: Path) -> None:
+def test_truncated_texts_are_counted_each_time_they_are_given(name: str, tmp_path: Path) -> None:
     texts = ["a", LONG, "b", LONG + "!", LONG, "c"]
     encoder = load(name).with_max_seq_length(64)
     for run_of in range(2):
@@ -266,24 +260,24 @@ def test_cut_texts_are_counted_each_time_they_are_given(name: str, tmp_path: Pat
 def test_long_texts_may_be_read_in_windows(tmp_path: Path) -> None:
     cache = VectorCache(tmp_path)
     ask(MtebEncoder(load(GIST), cache=cache), [LONG, "a"])
-    adapter = MtebEncoder(load(GIST), Asking(on_truncate="mean"), cache=cache)
+    adapter = MtebEncoder(load(GIST), EvaluationOptions(on_truncate="mean"), cache=cache)
     assert_same(ask(adapter, [LONG, "a"]), load(GIST).encode([LONG, "a"], on_truncate="mean"))
     assert (adapter.counters.num_encoded, adapter.counters.num_truncated) == (2, 0)
     cache.close()
 
 
 def test_other_notices_of_the_model_pass_through(monkeypatch: pytest.MonkeyPatch) -> None:
-    encode = load(GIST).encode
+    encode = load(GIST).encode_with_counts
 
-    def telling(texts: Any, **how: Any) -> Any:
+    def warning(texts: Any, *args: Any, **options: Any) -> Any:
         warnings.warn("the fan is loud", Notice, stacklevel=2)
-        return encode(texts, **how)
+        return encode(texts, *args, **options)
 
     adapter = MtebEncoder(load(GIST))
-    monkeypatch.setattr(load(GIST), "encode", telling)
-    with pytest.warns(Notice) as told:
+    monkeypatch.setattr(load(GIST), "encode_with_counts", warning)
+    with pytest.warns(Notice) as warned:
         ask(adapter, ["a", LONG])
-    assert [str(each.message) for each in told] == ["the fan is loud"]
+    assert [str(each.message) for each in warned] == ["the fan is loud"]
     assert adapter.counters.num_truncated == 1
 
 
@@ -318,13 +312,13 @@ def test_another_start_takes_what_the_disk_has(read: Callable[[Encoder], list[st
 @pytest.mark.parametrize(
     "other",
     [
-        Asking(prompts={"STS": "other: "}),
-        Asking(max_seq_length=32),
-        Asking(on_truncate="mean"),
-        Asking(dim=256),
+        EvaluationOptions(prompts={"STS": "other: "}),
+        EvaluationOptions(max_seq_length=32),
+        EvaluationOptions(on_truncate="mean"),
+        EvaluationOptions(dim=256),
     ],
 )
-def test_what_changes_vectors_has_a_shelf_of_its_own(other: Asking, tmp_path: Path) -> None:
+def test_what_changes_vectors_has_a_partition_of_its_own(other: EvaluationOptions, tmp_path: Path) -> None:
     cache = VectorCache(tmp_path)
     ask(MtebEncoder(load(STELLA), cache=cache), [*TEXTS, LONG])
     adapter = MtebEncoder(load(STELLA), other, cache=cache)
@@ -343,23 +337,29 @@ def test_what_changes_vectors_has_a_shelf_of_its_own(other: Asking, tmp_path: Pa
 
 def test_another_engine_or_model_does_not_take_these_vectors(tmp_path: Path, golden_copy: Copy) -> None:
     cache = VectorCache(tmp_path / "vectors")
+    for encoder in (load(GIST), load(GIST, "torch"), load(E5), load(DISTILBERT)):
+        for num_encoded in (6, 0):
+            adapter = MtebEncoder(encoder, cache=cache)
+            ask(adapter, TEXTS)
+            assert adapter.counters.num_encoded == num_encoded
+    # another score function gives the same vectors
     other = golden_copy(GIST, to="other")
     config = json.loads((other / "config_sentence_transformers.json").read_text())
     (other / "config_sentence_transformers.json").write_text(json.dumps(config | {"similarity_fn_name": "dot"}))
-    for encoder in (load(GIST), load(GIST, "torch"), Encoder.load(other, threads=1), load(DISTILBERT)):
-        for encoded in (6, 0):
-            adapter = MtebEncoder(encoder, cache=cache)
-            ask(adapter, TEXTS)
-            assert adapter.counters.num_encoded == encoded
+    adapter = MtebEncoder(Encoder.load(other, threads=1), cache=cache)
+    ask(adapter, TEXTS)
+    assert adapter.counters.num_encoded == 0
     cache.close()
 
 
 def test_adapters_share_a_cache_whatever_they_make_of_it(read: Callable[[Encoder], list[str]]) -> None:
     cache, seen = VectorCache(None), read(load(STELLA))
-    askings = [Asking(truncate_dim=dim) for dim in (8, 100, 1024)]
-    askings += [Asking(precision=precision) for precision in ("float16", "int8", "binary", "binary-rescored")]
-    for asking in [Asking(), *askings]:
-        ask(MtebEncoder(load(STELLA), asking, cache=cache), TEXTS)
+    option_sets = [EvaluationOptions(truncate_dim=dim) for dim in (8, 100, 1024)]
+    option_sets += [
+        EvaluationOptions(precision=precision) for precision in ("float16", "int8", "binary", "binary-rescored")
+    ]
+    for options in [EvaluationOptions(), *option_sets]:
+        ask(MtebEncoder(load(STELLA), options, cache=cache), TEXTS)
     assert len(seen) == 6
 
 
@@ -382,18 +382,18 @@ def test_a_run_that_goes_on_gets_the_same_vectors_to_the_last_bit(
     monkeypatch.setattr(adapting, "CHUNK_CHARS", 60)
     texts = [f"{'the library ' * (number % 7)}opens at {number}" for number in range(60)]
     whole = ask(MtebEncoder(load(GTE), cache=VectorCache(None)), texts)
-    encode, calls = load(GTE).encode, list[int]()
+    encode, calls = load(GTE).encode_with_counts, list[int]()
 
-    def stopping(texts: Any, **how: Any) -> Any:
+    def stopping(texts: Any, *args: Any, **options: Any) -> Any:
         calls.append(len(texts))
         if len(calls) == 4:
             raise KeyboardInterrupt
-        return encode(texts, **how)
+        return encode(texts, *args, **options)
 
     cache = VectorCache(tmp_path)
     adapter = MtebEncoder(load(GTE), cache=cache)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(load(GTE), "encode", stopping)
+        patch.setattr(load(GTE), "encode_with_counts", stopping)
         ask(adapter, texts)
     cache.close()
     again = MtebEncoder(load(GTE), cache=VectorCache(tmp_path))
@@ -412,19 +412,21 @@ def test_a_prefix_of_kept_vectors_equals_that_of_the_encoder(
 ) -> None:
     cache = VectorCache(None)
     ask(MtebEncoder(load(name), cache=cache), TEXTS)
-    adapter, seen = MtebEncoder(load(name), Asking(truncate_dim=dim), cache=cache), read(load(name))
+    adapter, seen = MtebEncoder(load(name), EvaluationOptions(truncate_dim=dim), cache=cache), read(load(name))
     found_ND = ask(adapter, TEXTS)
     assert seen == []
     assert adapter.dim == dim == adapter.mteb_model_meta.embed_dim
     assert_same(found_ND, load(name).encode(TEXTS, prompt=CARDS[name][2], truncate_dim=dim), 1e-6)
 
 
-@pytest.mark.parametrize("asking", [Asking(dim=256), Asking(dim=512, truncate_dim=100), Asking(dim=1024)])
-def test_heads_of_stella(asking: Asking) -> None:
-    adapter = MtebEncoder(load(STELLA), asking)
-    wanted = load(STELLA).encode(TEXTS, prompt=S2S, dim=asking.dim, truncate_dim=asking.truncate_dim)
-    assert_same(ask(adapter, TEXTS), wanted, 1e-6)
-    assert adapter.dim == wanted.shape[1]
+@pytest.mark.parametrize(
+    "options", [EvaluationOptions(dim=256), EvaluationOptions(dim=512, truncate_dim=100), EvaluationOptions(dim=1024)]
+)
+def test_heads_of_stella(options: EvaluationOptions) -> None:
+    adapter = MtebEncoder(load(STELLA), options)
+    expected = load(STELLA).encode(TEXTS, prompt=S2S, dim=options.dim, truncate_dim=options.truncate_dim)
+    assert_same(ask(adapter, TEXTS), expected, 1e-6)
+    assert adapter.dim == expected.shape[1]
 
 
 def test_all_heads_are_computed_in_one_pass_a_chunk(
@@ -432,35 +434,53 @@ def test_all_heads_are_computed_in_one_pass_a_chunk(
 ) -> None:
     monkeypatch.setattr(adapting, "CHUNK_CHARS", 40)
     calls: list[tuple[int, list[int]]] = []
-    encode_dims = load(STELLA).encode_dims
+    encode_dims = load(STELLA).encode_dims_with_counts
 
-    def counting(texts: Any, dims: Any, **how: Any) -> Any:
+    def counting(texts: Any, dims: Any, *args: Any, **options: Any) -> Any:
         calls.append((len(texts), dims))
-        return encode_dims(texts, dims, **how)
+        return encode_dims(texts, dims, *args, **options)
 
     texts = [f"the library opens at {number}" for number in range(10)]
-    wanted = load(STELLA).encode_dims(texts, prompt=S2S)
-    monkeypatch.setattr(load(STELLA), "encode_dims", counting)
+    expected = load(STELLA).encode_dims(texts, prompt=S2S)
+    monkeypatch.setattr(load(STELLA), "encode_dims_with_counts", counting)
     seen, cache = read(load(STELLA)), VectorCache(None)
-    for asking in (Asking(), Asking(dim=256), Asking(dim=512), Asking(dim=512, truncate_dim=8)):
-        adapter = MtebEncoder(load(STELLA), asking, cache=cache, dims=(256, 512))
-        assert_same(ask(adapter, texts), wanted[asking.dim or 1024][:, : asking.truncate_dim], 1e-6)
-        assert adapter.counters.num_encoded == (0 if asking.dim else 10)
+    for options in (
+        EvaluationOptions(),
+        EvaluationOptions(dim=256),
+        EvaluationOptions(dim=512),
+        EvaluationOptions(dim=512, truncate_dim=8),
+    ):
+        adapter = MtebEncoder(load(STELLA), options, cache=cache, dims=(256, 512))
+        assert_same(ask(adapter, texts), expected[options.dim or 1024][:, : options.truncate_dim], 1e-6)
+        assert adapter.counters.num_encoded == (0 if options.dim else 10)
     assert calls == [(2, [256, 512, 1024])] * 5
     assert len(seen) == 10
 
 
-@pytest.mark.parametrize("asking", [Asking(), Asking(truncate_dim=48), Asking(dim=16), Asking(dim=64), Asking(dim=32)])
-def test_a_width_that_the_folder_names(asking: Asking, golden_copy: Copy, edit_json: Callable[..., Any]) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        EvaluationOptions(),
+        EvaluationOptions(truncate_dim=48),
+        EvaluationOptions(dim=16),
+        EvaluationOptions(dim=64),
+        EvaluationOptions(dim=32),
+    ],
+)
+def test_a_dim_that_the_folder_names(
+    options: EvaluationOptions, golden_copy: Copy, edit_json: Callable[..., Any]
+) -> None:
     """32 of 64: prefixes of it are cut from it, wider ones from the whole."""
     folder = golden_copy(GIST)
     edit_json(folder / "config_sentence_transformers.json", {"matryoshka_dims": [16, 32], "truncate_dim": 32})
     encoder = Encoder.load(folder, threads=1)
-    adapter = MtebEncoder(encoder, asking, dims=(16, 64))
-    wanted = encoder.encode(TEXTS, dim=asking.dim, truncate_dim=asking.truncate_dim)
-    assert adapter.dim == wanted.shape[1] == (asking.truncate_dim or asking.dim or 32)
-    assert_same(ask(adapter, TEXTS), wanted, 1e-6)
-    assert_same(ask(MtebEncoder(encoder, Asking(dim=64), cache=adapter.cache), TEXTS), encoder.encode(TEXTS, dim=64))
+    adapter = MtebEncoder(encoder, options, dims=(16, 64))
+    expected = encoder.encode(TEXTS, dim=options.dim, truncate_dim=options.truncate_dim)
+    assert adapter.dim == expected.shape[1] == (options.truncate_dim or options.dim or 32)
+    assert_same(ask(adapter, TEXTS), expected, 1e-6)
+    assert_same(
+        ask(MtebEncoder(encoder, EvaluationOptions(dim=64), cache=adapter.cache), TEXTS), encoder.encode(TEXTS, dim=64)
+    )
 
 
 def test_a_prefix_as_wide_as_another_head_is_not_taken_for_it(golden_copy: Copy, edit_json: Callable[..., Any]) -> None:
@@ -468,10 +488,10 @@ def test_a_prefix_as_wide_as_another_head_is_not_taken_for_it(golden_copy: Copy,
     folder = golden_copy(STELLA)
     edit_json(folder / "config_sentence_transformers.json", {"truncate_dim": 256})
     encoder, cache = Encoder.load(folder, threads=1), VectorCache(None)
-    for asking in (Asking(), Asking(dim=512), Asking(dim=256)):
-        adapter = MtebEncoder(encoder, asking, cache=cache, dims=(256, 512))
-        wanted = load(STELLA).encode(TEXTS, prompt=S2S, dim=asking.dim, truncate_dim=None if asking.dim else 256)
-        assert_same(ask(adapter, TEXTS), wanted, 1e-6)
+    for options in (EvaluationOptions(), EvaluationOptions(dim=512), EvaluationOptions(dim=256)):
+        adapter = MtebEncoder(encoder, options, cache=cache, dims=(256, 512))
+        expected = load(STELLA).encode(TEXTS, prompt=S2S, dim=options.dim, truncate_dim=None if options.dim else 256)
+        assert_same(ask(adapter, TEXTS), expected, 1e-6)
 
 
 # ---- precisions
@@ -519,8 +539,8 @@ def test_binary_is_the_signs(precision: Precision) -> None:
         ("binary-rescored", "float32", "binary"),
     ],
 )
-def test_what_is_stored_and_what_is_asked_with(precision: Precision, queries: Precision, others: Precision) -> None:
-    adapter = MtebEncoder(load(E5), Asking(precision=precision))
+def test_what_is_stored_and_what_queries_are(precision: Precision, queries: Precision, others: Precision) -> None:
+    adapter = MtebEncoder(load(E5), EvaluationOptions(precision=precision))
     for side, of_side, prompt in (
         ("query", queries, "query: "),
         ("document", others, "passage: "),
@@ -535,53 +555,53 @@ def test_what_is_stored_and_what_is_asked_with(precision: Precision, queries: Pr
 
 
 @pytest.mark.parametrize(
-    ("asking", "size"),
+    ("options", "size"),
     [
-        (Asking(), 256),
-        (Asking(precision="float16"), 128),
-        (Asking(precision="int8"), 64),
-        (Asking(precision="binary"), 8),
-        (Asking(precision="binary-rescored", truncate_dim=16), 2),
-        (Asking(truncate_dim=10), 40),
-        (Asking(precision="int8", truncate_dim=9), 9),
-        (Asking(precision="binary", truncate_dim=12), 2),
-        (Asking(precision="binary-rescored", truncate_dim=1), 1),
+        (EvaluationOptions(), 256),
+        (EvaluationOptions(precision="float16"), 128),
+        (EvaluationOptions(precision="int8"), 64),
+        (EvaluationOptions(precision="binary"), 8),
+        (EvaluationOptions(precision="binary-rescored", truncate_dim=16), 2),
+        (EvaluationOptions(truncate_dim=10), 40),
+        (EvaluationOptions(precision="int8", truncate_dim=9), 9),
+        (EvaluationOptions(precision="binary", truncate_dim=12), 2),
+        (EvaluationOptions(precision="binary-rescored", truncate_dim=1), 1),
     ],
 )
-def test_the_bytes_of_a_vector(asking: Asking, size: int) -> None:
-    assert MtebEncoder(load(GIST), asking).bytes_per_vector == size
+def test_the_bytes_of_a_vector(options: EvaluationOptions, size: int) -> None:
+    assert MtebEncoder(load(GIST), options).bytes_per_vector == size
 
 
 # ---- settings that are wrong, before any text
 
 
 @pytest.mark.parametrize(
-    ("asking", "message"),
+    ("options", "message"),
     [
-        (Asking(dim=300), "dim 300 is not in this model. It has 256, 512, 1024"),
-        (Asking(truncate_dim=1025), "truncate_dim is 1025; it must be a whole number from 1 to 1024"),
-        (Asking(dim=256, truncate_dim=257), "truncate_dim is 257; it must be a whole number from 1 to 256"),
-        (Asking(truncate_dim=0), "truncate_dim is 0"),
-        (Asking(precision="int4"), "precision 'int4' is not one of float32, float16, int8, binary, binary-rescored"),  # pyright: ignore
-        (Asking(on_truncate="warn"), "on_truncate 'warn' is not one of cut, mean"),  # pyright: ignore
-        (Asking(max_seq_length=0), "max_seq_length is 0; it must be a whole number from 1"),
-        (Asking(max_seq_length=2), "max_seq_length 2 leaves no room beside 2 special tokens"),
+        (EvaluationOptions(dim=300), "dim 300.*256, 512, 1024"),
+        (EvaluationOptions(truncate_dim=1025), "truncate_dim is 1025.*1024"),
+        (EvaluationOptions(dim=256, truncate_dim=257), "truncate_dim is 257.*256"),
+        (EvaluationOptions(truncate_dim=0), "truncate_dim is 0"),
+        (EvaluationOptions(precision="int4"), "precision 'int4'.*binary-rescored"),  # pyright: ignore
+        (EvaluationOptions(on_truncate="warn"), "on_truncate 'warn'.*cut, mean"),  # pyright: ignore
+        (EvaluationOptions(max_seq_length=0), "max_seq_length is 0"),
+        (EvaluationOptions(max_seq_length=2), "max_seq_length 2 .*2 special tokens"),
     ],
 )
-def test_wrong_settings_fail_at_once(asking: Asking, message: str) -> None:
+def test_wrong_settings_fail_at_once(options: EvaluationOptions, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        MtebEncoder(load(STELLA), asking)
+        MtebEncoder(load(STELLA), options)
 
 
 def test_more_tokens_than_positions_fail_at_once() -> None:
     most = load(GIST).spec.trunk.max_tokens  # pyright: ignore
-    MtebEncoder(load(GIST), Asking(max_seq_length=most))
-    with pytest.raises(InputError, match=rf"max_seq_length is {most + 1}; it must be a whole number from 1 to {most}"):
-        MtebEncoder(load(GIST), Asking(max_seq_length=most + 1))
+    MtebEncoder(load(GIST), EvaluationOptions(max_seq_length=most))
+    with pytest.raises(InputError, match=rf"max_seq_length is {most + 1}\b.*\b{most}\b"):
+        MtebEncoder(load(GIST), EvaluationOptions(max_seq_length=most + 1))
 
 
-def test_a_wrong_width_among_the_others_fails_at_once() -> None:
-    with pytest.raises(InputError, match="dim 5000 is not in this model"):
+def test_a_wrong_dim_among_the_others_fails_at_once() -> None:
+    with pytest.raises(InputError, match="dim 5000"):
         MtebEncoder(load(STELLA), dims=(256, 5000))
 
 
@@ -589,29 +609,28 @@ def test_a_wrong_width_among_the_others_fails_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asking", "variant", "revision"),
+    ("options", "variant", "revision"),
     [
-        (Asking(), "", ""),
-        (Asking(dim=256, precision="int8"), "dim 256, int8", "_dim-256_int8"),
-        (Asking(truncate_dim=64), "first 64", "_first-64"),
-        (Asking(on_truncate="mean"), "long texts in windows", "_long-texts-in-windows"),
-        (Asking(max_seq_length=128), "128 tokens", "_128-tokens"),
-        (Asking(prompts={"query": "a"}), "prompts 84ac74", "_prompts-84ac74"),
-        (Asking(prompts={"query": "b"}), "prompts f3ae3d", "_prompts-f3ae3d"),
+        (EvaluationOptions(), "", ""),
+        (EvaluationOptions(dim=256, precision="int8"), "dim 256, int8", "_dim-256_int8"),
+        (EvaluationOptions(truncate_dim=64), "first 64", "_first-64"),
+        (EvaluationOptions(on_truncate="mean"), "long texts in windows", "_long-texts-in-windows"),
+        (EvaluationOptions(max_seq_length=128), "128 tokens", "_128-tokens"),
+        (EvaluationOptions(prompts={"query": "a"}), "prompts 84ac74", "_prompts-84ac74"),
+        (EvaluationOptions(prompts={"query": "b"}), "prompts f3ae3d", "_prompts-f3ae3d"),
     ],
 )
-def test_the_revision_names_what_is_not_the_models_own(asking: Asking, variant: str, revision: str) -> None:
-    adapter = MtebEncoder(load(STELLA), asking)
-    assert asking.variant == adapter.variant == variant
+def test_the_revision_names_what_is_not_the_models_own(options: EvaluationOptions, variant: str, revision: str) -> None:
+    adapter = MtebEncoder(load(STELLA), options)
+    assert options.variant == adapter.variant == variant
     assert adapter.revision == adapter.mteb_model_meta.revision == adapter.fingerprint[:12] + revision
-    assert adapter.fingerprint == load(STELLA).fingerprint  # the same model, whatever it is asked
-    assert (adapter.encoder.fingerprint == load(STELLA).fingerprint) == (asking.max_seq_length is None)
+    assert adapter.fingerprint == load(STELLA).fingerprint  # the same model, whatever the options
 
 
 def test_a_dtype_is_in_the_revision() -> None:
     encoder = Encoder.load(GOLDEN / GIST, device="cpu", engine="torch", dtype="bfloat16", threads=1)
     assert MtebEncoder(encoder).revision == f"{load(GIST).fingerprint[:12]}_run-in-bfloat16"
-    assert MtebEncoder(encoder, Asking(precision="int8")).variant == "int8, run in bfloat16"
+    assert MtebEncoder(encoder, EvaluationOptions(precision="int8")).variant == "int8, run in bfloat16"
 
 
 # ---- score functions
@@ -622,8 +641,8 @@ def test_the_models_own_score_function(name: Any, golden_copy: Copy, edit_json: 
     """Through mteb: its similarity on STS, its ranking in retrieval."""
     folder = golden_copy(DISTILBERT)
     edit_json(folder / "config_sentence_transformers.json", {"similarity_fn_name": name})
-    modules = json.loads((folder / "modules.json").read_text())
-    (folder / "modules.json").write_text(json.dumps([each for each in modules if "Normalize" not in each["type"]]))
+    entries = json.loads((folder / "modules.json").read_text())
+    (folder / "modules.json").write_text(json.dumps([each for each in entries if "Normalize" not in each["type"]]))
     encoder = Encoder.load(folder, threads=1)
     adapter = MtebEncoder(encoder)
     assert adapter.mteb_model_meta.similarity_fn_name == name
@@ -645,40 +664,43 @@ def test_the_models_own_score_function(name: Any, golden_copy: Copy, edit_json: 
 
 
 def test_variants_change_one_setting_at_a_time() -> None:
-    asking = Asking(prompts={"query": "q: "})
+    options = EvaluationOptions(prompts={"query": "q: "})
     precisions: list[Precision] = ["int8", "float32", "binary"]
-    found = curve_points(load(STELLA), asking, dims=[64, 256, 1024, 512], precisions=precisions, lengths=[16, 32])
+    found = curve_points(load(STELLA), options, dims=[64, 256, 1024, 512], precisions=precisions, lengths=[16, 32])
     assert load(STELLA).max_seq_length not in (16, 32)
     assert found == [
-        replace(asking, dim=256),
-        replace(asking, dim=512),
-        replace(asking, truncate_dim=64),
-        replace(asking, precision="int8"),
-        replace(asking, precision="binary"),
-        replace(asking, max_seq_length=16),
-        replace(asking, max_seq_length=32),
+        replace(options, dim=256),
+        replace(options, dim=512),
+        replace(options, truncate_dim=64),
+        replace(options, precision="int8"),
+        replace(options, precision="binary"),
+        replace(options, max_seq_length=16),
+        replace(options, max_seq_length=32),
     ]
 
 
 def test_variants_leave_out_what_is_there() -> None:
     length = load(GIST).max_seq_length
     assert length
-    assert curve_points(load(GIST), Asking()) == []
-    assert curve_points(load(GIST), Asking(), dims=[64], precisions=["float32"], lengths=[length]) == []
-    assert curve_points(load(GIST), Asking(), dims=[8, 8, 16]) == [Asking(truncate_dim=8), Asking(truncate_dim=16)]
-    assert curve_points(load(GIST), Asking(precision="int8"), precisions=["int8", "binary"]) == [
-        Asking(precision="binary")
+    assert curve_points(load(GIST), EvaluationOptions()) == []
+    assert curve_points(load(GIST), EvaluationOptions(), dims=[64], precisions=["float32"], lengths=[length]) == []
+    assert curve_points(load(GIST), EvaluationOptions(), dims=[8, 8, 16]) == [
+        EvaluationOptions(truncate_dim=8),
+        EvaluationOptions(truncate_dim=16),
     ]
-    assert curve_points(load(STELLA), Asking(dim=256), dims=[256, 1024]) == [Asking(dim=1024)]
+    assert curve_points(load(GIST), EvaluationOptions(precision="int8"), precisions=["int8", "binary"]) == [
+        EvaluationOptions(precision="binary")
+    ]
+    assert curve_points(load(STELLA), EvaluationOptions(dim=256), dims=[256, 1024]) == [EvaluationOptions(dim=1024)]
 
 
 def test_variants_of_declared_prefixes(golden_copy: Copy, edit_json: Callable[..., Any]) -> None:
     folder = golden_copy(GIST)
     edit_json(folder / "config_sentence_transformers.json", {"matryoshka_dims": [16, 32]})
     encoder = Encoder.load(folder, threads=1)
-    found = curve_points(encoder, Asking(), dims=[8, 16, 64])
-    assert found == [Asking(dim=16), Asking(truncate_dim=8)]
+    found = curve_points(encoder, EvaluationOptions(), dims=[8, 16, 64])
+    assert found == [EvaluationOptions(dim=16), EvaluationOptions(truncate_dim=8)]
     cache = VectorCache(None)
-    adapters = [MtebEncoder(encoder, each, cache=cache, dims=[16]) for each in (Asking(), *found)]
+    adapters = [MtebEncoder(encoder, each, cache=cache, dims=[16]) for each in (EvaluationOptions(), *found)]
     assert [ask(each, TEXTS).shape[1] for each in adapters] == [64, 16, 8]
     assert [each.counters.num_encoded for each in adapters] == [6, 0, 0]

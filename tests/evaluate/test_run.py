@@ -22,7 +22,17 @@ from goldens import E5, GIST, GOLDEN, STELLA, load, require
 
 from gnomon import Encoder
 from gnomon.errors import GnomonError, InputError, Notice, SourceError
-from gnomon.evaluate import Asking, Bm25Settings, MtebEncoder, Result, TasksError, curve_points, evaluate, read_results
+from gnomon.evaluate import (
+    Bm25Settings,
+    EvaluationOptions,
+    MtebEncoder,
+    Result,
+    TasksError,
+    curve_points,
+    evaluate,
+    manifest,
+    read_results,
+)
 from gnomon.evaluate import run as running
 from gnomon.evaluate.cache import RECORD_DTYPE, VectorCache
 from gnomon.evaluate.compare import compare, comparison_to_dict, format_comparison
@@ -86,13 +96,13 @@ def retrieval(folder: Path, splits: Sequence[str] = ("test",), documents: int = 
     write(folder / "corpus.jsonl", [{"_id": f"d{at:03}", "title": "", "text": text} for at, text in enumerate(texts)])
     queries: list[dict[str, Any]] = []
     for number, split in enumerate(splits):
-        judged = ["query-id\tcorpus-id\tscore"]
+        evaluated = ["query-id\tcorpus-id\tscore"]
         for at in range(24):
             right = (at * 7 + number) % documents
             queries.append({"_id": f"{split}{at}", "text": " ".join(texts[right].split()[at % 4 : at % 4 + 5])})
-            judged.append(f"{split}{at}\td{right:03}\t1")
+            evaluated.append(f"{split}{at}\td{right:03}\t1")
         (folder / "qrels").mkdir(exist_ok=True)
-        (folder / "qrels" / f"{split}.tsv").write_text("\n".join(judged) + "\n")
+        (folder / "qrels" / f"{split}.tsv").write_text("\n".join(evaluated) + "\n")
     write(folder / "queries.jsonl", queries)
     return folder
 
@@ -105,8 +115,8 @@ def beir(tmp_path: Path) -> Path:
 @pytest.fixture
 def clusters(tmp_path: Path) -> Path:
     rows = [{"text": text, "label": text.split()[0]} for text in sentences(300, 3, 4)]
-    kept = [row for row in rows if row["label"] in ("ice", "water", "door")]
-    write(tmp_path / "clusters" / "test.jsonl", kept)
+    rows_of_three_labels = [row for row in rows if row["label"] in ("ice", "water", "door")]
+    write(tmp_path / "clusters" / "test.jsonl", rows_of_three_labels)
     return tmp_path / "clusters"
 
 
@@ -114,47 +124,47 @@ def clusters(tmp_path: Path) -> Path:
 def encoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Texts that models encode from now on."""
     seen: list[str] = []
-    one, several = Encoder.encode, Encoder.encode_dims
+    one, several = Encoder.encode_with_counts, Encoder.encode_dims_with_counts
 
-    def encode(self: Encoder, texts: Any, **how: Any) -> Any:
+    def encode(self: Encoder, texts: Any, *args: Any, **options: Any) -> Any:
         seen.extend(texts)
-        return one(self, texts, **how)
+        return one(self, texts, *args, **options)
 
-    def encode_dims(self: Encoder, texts: Any, *of: Any, **how: Any) -> Any:
+    def encode_dims(self: Encoder, texts: Any, *args: Any, **options: Any) -> Any:
         seen.extend(texts)
-        return several(self, texts, *of, **how)
+        return several(self, texts, *args, **options)
 
-    monkeypatch.setattr(Encoder, "encode", encode)
-    monkeypatch.setattr(Encoder, "encode_dims", encode_dims)
+    monkeypatch.setattr(Encoder, "encode_with_counts", encode)
+    monkeypatch.setattr(Encoder, "encode_dims_with_counts", encode_dims)
     return seen
 
 
 @pytest.fixture
-def judge(tmp_path: Path) -> Callable[..., list[tuple[Result, bool]]]:
+def run_evaluation(tmp_path: Path) -> Callable[..., list[tuple[Result, bool]]]:
     """`evaluate` into one folder -> [(result, whether it was there)]."""
 
     def run(encoder: Encoder | None, *data: Path, **said: Any) -> list[tuple[Result, bool]]:
-        told: list[tuple[Result, bool]] = []
+        warned: list[tuple[Result, bool]] = []
         found = evaluate(
             encoder,
             data=list(data),
             **{"output": tmp_path / "out"} | said,
-            on_result=lambda result, reused: told.append((result, reused)),
+            on_result=lambda result, reused: warned.append((result, reused)),
         )
-        assert found == [result for result, _ in told]
-        return told
+        assert found == [result for result, _ in warned]
+        return warned
 
     return run
 
 
-Judge = Callable[..., list[tuple[Result, bool]]]
+RunEvaluation = Callable[..., list[tuple[Result, bool]]]
 
 
 # ---- what is written
 
 
-def test_results_are_mtebs_own(judge: Judge, sts: Path, beir: Path, tmp_path: Path) -> None:
-    found = judge(load(GIST), sts, beir, methods=["dense", "bm25", "hybrid", "rrf"])
+def test_results_are_mtebs_own(run_evaluation: RunEvaluation, sts: Path, beir: Path, tmp_path: Path) -> None:
+    found = run_evaluation(load(GIST), sts, beir, methods=["dense", "bm25", "hybrid", "rrf"])
     assert [(each.task, each.manifest["model"]["method"]) for each, _ in found] == [
         ("sts", "dense"),
         *(("search", method) for method in ("bm25", "dense", "hybrid", "rrf")),
@@ -185,11 +195,11 @@ def test_results_are_mtebs_own(judge: Judge, sts: Path, beir: Path, tmp_path: Pa
     }
 
 
-def test_a_score_is_mtebs_with_the_same_adapter(judge: Judge, sts: Path) -> None:
+def test_a_score_is_mtebs_with_the_same_adapter(run_evaluation: RunEvaluation, sts: Path) -> None:
     from gnomon.evaluate.local.find import read_local
     from gnomon.evaluate.mteb.tasks import build_local_task
 
-    ((result, _),) = judge(load(E5), sts)
+    ((result, _),) = run_evaluation(load(E5), sts)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         theirs = mteb.evaluate(
@@ -205,8 +215,8 @@ def test_a_score_is_mtebs_with_the_same_adapter(judge: Judge, sts: Path) -> None
     assert [subset.name for subset in result.subsets] == ["de", "fr"]
 
 
-def test_the_manifest_says_what_was_done(judge: Judge, sts: Path) -> None:
-    ((result, _),) = judge(load(E5), sts, asking=Asking(truncate_dim=16, max_seq_length=MANY))
+def test_the_manifest_says_what_was_done(run_evaluation: RunEvaluation, sts: Path) -> None:
+    ((result, _),) = run_evaluation(load(E5), sts, options=EvaluationOptions(truncate_dim=16, max_seq_length=MANY))
     manifest, encoder = json.loads(manifest_path(result.path).read_text()), load(E5).with_max_seq_length(MANY)
     assert manifest == result.manifest
     assert manifest["model"] == {"name": E5, "method": "dense", "fingerprint": load(E5).fingerprint, "revision": None}
@@ -253,20 +263,20 @@ def test_the_manifest_says_what_was_done(judge: Judge, sts: Path) -> None:
         assert result.per_query["test", subset.name].compute_score() == pytest.approx(subset.score, abs=1e-6)
 
 
-def test_the_manifest_of_a_search(judge: Judge, beir: Path) -> None:
+def test_the_manifest_of_a_search(run_evaluation: RunEvaluation, beir: Path) -> None:
     found = {
         each.manifest["model"]["method"]: each
-        for each, _ in judge(load(E5), beir, methods=["dense", "bm25", "hybrid", "rrf"])
+        for each, _ in run_evaluation(load(E5), beir, methods=["dense", "bm25", "hybrid", "rrf"])
     }
     prompts = [
         {"of": "queries", "name": "query", "text": "query: "},
         {"of": "documents", "name": "document", "text": "passage: "},
     ]
     texts = {method: each.manifest["texts"] for method, each in found.items()}
-    asked = {"given": 54, "encoded": 0, "from_cache": 54, "cut": texts["dense"]["cut"]}
-    assert texts["dense"] == asked | {"encoded": 54, "from_cache": 0}
-    assert texts["hybrid"] == texts["rrf"] == asked
-    assert texts["bm25"] == dict.fromkeys(asked, 0)
+    requested = {"given": 54, "encoded": 0, "from_cache": 54, "cut": texts["dense"]["cut"]}
+    assert texts["dense"] == requested | {"encoded": 54, "from_cache": 0}
+    assert texts["hybrid"] == texts["rrf"] == requested
+    assert texts["bm25"] == dict.fromkeys(requested, 0)
     for method, each in found.items():
         assert each.manifest["prompts"] == ([] if method == "bm25" else prompts)
         assert (each.manifest["model"]["fingerprint"] is None) == (method == "bm25")
@@ -285,9 +295,9 @@ def test_the_manifest_of_a_search(judge: Judge, beir: Path) -> None:
 
 
 @pytest.mark.parametrize("metric", ["mrr_at_10", "mrr_at_100", "recall_at_100", "ndcg_at_5", "precision_at_1"])
-def test_another_metric_of_retrieval(judge: Judge, beir: Path, sts: Path, metric: str) -> None:
+def test_another_metric_of_retrieval(run_evaluation: RunEvaluation, beir: Path, sts: Path, metric: str) -> None:
     """It is shown in place of the main score; other kinds keep theirs."""
-    found = {each.task: each for each, _ in judge(load(GIST), beir, sts, metric=metric)}
+    found = {each.task: each for each, _ in run_evaluation(load(GIST), beir, sts, metric=metric)}
     assert (found["search"].metric, found["sts"].metric) == (metric, "cosine_spearman")
     assert found["search"].score == found["search"].scores["test"][0][metric]
     assert found["search"].per_query["test", "default"].compute_score() == pytest.approx(
@@ -299,29 +309,31 @@ def test_another_metric_of_retrieval(judge: Judge, beir: Path, sts: Path, metric
 # ---- when it is run again
 
 
-def kept(result: Result) -> tuple[bytes, ...]:
+def read_files(result: Result) -> tuple[bytes, ...]:
     return tuple(each.read_bytes() for each in (result.path, manifest_path(result.path), per_query_path(result.path)))
 
 
-def test_what_is_there_is_not_run_again(judge: Judge, sts: Path, beir: Path, encoded: list[str]) -> None:
-    first = judge(load(GIST), sts, beir, methods=["dense", "bm25", "hybrid"])
-    files = [kept(each) for each, _ in first]
+def test_what_is_there_is_not_run_again(
+    run_evaluation: RunEvaluation, sts: Path, beir: Path, encoded: list[str]
+) -> None:
+    first = run_evaluation(load(GIST), sts, beir, methods=["dense", "bm25", "hybrid"])
+    files = [read_files(each) for each, _ in first]
     del encoded[:]
-    again = judge(load(GIST), sts, beir, methods=["dense", "bm25", "hybrid"])
+    again = run_evaluation(load(GIST), sts, beir, methods=["dense", "bm25", "hybrid"])
     assert [reused for _, reused in first + again] == [False] * 4 + [True] * 4
     assert [each for each, _ in again] == [each for each, _ in first]
-    assert [kept(each) for each, _ in again] == files
+    assert [read_files(each) for each, _ in again] == files
     assert encoded == []
-    overwritten = judge(load(GIST), sts, overwrite=True)
+    overwritten = run_evaluation(load(GIST), sts, overwrite=True)
     assert [reused for _, reused in overwritten] == [False]
     assert encoded == []  # the vectors are there all the same
     assert overwritten[0][0].scores == first[0][0].scores
     assert overwritten[0][0].manifest["texts"] == {"given": 48, "encoded": 0, "from_cache": 48, "cut": 0}
 
 
-def test_another_engine_is_run_for_itself(judge: Judge, sts: Path) -> None:
-    ((first, _),) = judge(load(GIST), sts)
-    ((second, reused),) = judge(load(GIST, "torch"), sts)
+def test_another_engine_is_run_for_itself(run_evaluation: RunEvaluation, sts: Path) -> None:
+    ((first, _),) = run_evaluation(load(GIST), sts)
+    ((second, reused),) = run_evaluation(load(GIST, "torch"), sts)
     assert not reused
     assert second.path == first.path
     assert second.manifest["settings"]["engine"].startswith("torch")
@@ -329,43 +341,48 @@ def test_another_engine_is_run_for_itself(judge: Judge, sts: Path) -> None:
 
 
 CHANGES: dict[str, dict[str, Any]] = {
-    "prompts": {"asking": Asking(prompts={"STS": "s: "})},
-    "a width": {"asking": Asking(truncate_dim=8)},
-    "a precision": {"asking": Asking(precision="int8")},
-    "a length": {"asking": Asking(max_seq_length=5)},
-    "windows": {"asking": Asking(on_truncate="mean")},
+    "prompts": {"options": EvaluationOptions(prompts={"STS": "s: "})},
+    "a width": {"options": EvaluationOptions(truncate_dim=8)},
+    "a precision": {"options": EvaluationOptions(precision="int8")},
+    "a length": {"options": EvaluationOptions(max_seq_length=5)},
+    "windows": {"options": EvaluationOptions(on_truncate="mean")},
     "subsets": {"subsets": ["fr"]},
     "two subsets": {"subsets": ["fr", "de"]},
 }
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_what_is_asked_otherwise_is_run_and_stands_beside(judge: Judge, sts: Path, change: str) -> None:
-    ((first, _),) = judge(load(GIST), sts)
-    before = kept(first)
-    ((other, reused),) = judge(load(GIST), sts, **CHANGES[change])
+def test_what_is_requested_otherwise_is_run_and_stands_beside(
+    run_evaluation: RunEvaluation, sts: Path, change: str
+) -> None:
+    ((first, _),) = run_evaluation(load(GIST), sts)
+    before = read_files(first)
+    ((other, reused),) = run_evaluation(load(GIST), sts, **CHANGES[change])
     assert not reused
     assert other.path != first.path
     assert json.loads((other.path.parent / "model_meta.json").read_text())["revision"] == other.path.parent.name
-    assert kept(first) == before
-    assert [reused for _, reused in judge(load(GIST), sts)] == [True]
-    assert [reused for _, reused in judge(load(GIST), sts, **CHANGES[change])] == [True]
+    assert read_files(first) == before
+    assert [reused for _, reused in run_evaluation(load(GIST), sts)] == [True]
+    assert [reused for _, reused in run_evaluation(load(GIST), sts, **CHANGES[change])] == [True]
 
 
-def test_prompts_are_told_apart(judge: Judge, sts: Path) -> None:
-    found = [judge(load(GIST), sts, asking=Asking(prompts={"STS": text}))[0] for text in ("a: ", "b: ", "a: ")]
+def test_prompts_are_kept_apart(run_evaluation: RunEvaluation, sts: Path) -> None:
+    found = [
+        run_evaluation(load(GIST), sts, options=EvaluationOptions(prompts={"STS": text}))[0]
+        for text in ("a: ", "b: ", "a: ")
+    ]
     assert [reused for _, reused in found] == [False, False, True]
     assert [each.manifest["prompts"][0]["text"] for each, _ in found] == ["a: ", "b: ", "a: "]
     values = [each.per_query["test", "de"].values for each, _ in found]
     assert values[0] == values[2] != values[1]
 
 
-def test_another_model_is_run(judge: Judge, sts: Path, golden_copy: Copy) -> None:
+def test_another_model_is_run(run_evaluation: RunEvaluation, sts: Path, golden_copy: Copy) -> None:
     from safetensors.numpy import save_file
 
     from gnomon.checkpoint.weights import read_weights
 
-    ((first, _),) = judge(load(GIST), sts)
+    ((first, _),) = run_evaluation(load(GIST), sts)
     folder = golden_copy(GIST)
     arrays = {name: array.copy() for name, array in read_weights(folder).items()}
     next(array for name, array in arrays.items() if name.endswith("word_embeddings.weight"))[5, 0] += 1e-3
@@ -373,20 +390,20 @@ def test_another_model_is_run(judge: Judge, sts: Path, golden_copy: Copy) -> Non
         old.unlink()
     save_file(arrays, folder / "model.safetensors")
     other = Encoder.load(folder, device="cpu", threads=1)
-    ((second, reused),) = judge(other, sts)
+    ((second, reused),) = run_evaluation(other, sts)
     assert not reused
     assert first.path.parent.parent == second.path.parent.parent  # one name, two fingerprints
     assert first.path != second.path
-    assert [reused for _, reused in judge(load(GIST), sts)] == [True]
+    assert [reused for _, reused in run_evaluation(load(GIST), sts)] == [True]
 
 
 @pytest.mark.parametrize("change", ["the model's prompts", "data", "mteb", "format", "task.json"])
 def test_what_changes_beneath_a_result_runs_it_again(
-    judge: Judge, beir: Path, change: str, monkeypatch: pytest.MonkeyPatch
+    run_evaluation: RunEvaluation, beir: Path, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoder = load(GIST)
-    ((first, _),) = judge(encoder, beir)
-    before = kept(first)
+    ((first, _),) = run_evaluation(encoder, beir)
+    before = read_files(first)
     if change == "the model's prompts":  # not part of the fingerprint
         checkpoint = encoder.checkpoint
         checkpoint = replace(checkpoint, spec=replace(checkpoint.spec, prompts={"query": "find: "}))
@@ -397,37 +414,40 @@ def test_what_changes_beneath_a_result_runs_it_again(
         rows[0]["text"] += " wind"
         write(beir / "corpus.jsonl", rows)
     elif change == "mteb":
-        known = running.version
-        monkeypatch.setattr(running, "version", lambda name: "9.9" if name == "mteb" else known(name))
+        known = manifest.version
+        monkeypatch.setattr(manifest, "version", lambda name: "9.9" if name == "mteb" else known(name))
     elif change == "format":
-        monkeypatch.setattr(running, "MANIFEST_FORMAT", running.MANIFEST_FORMAT + 1)
+        monkeypatch.setattr(manifest, "MANIFEST_FORMAT", manifest.MANIFEST_FORMAT + 1)
     else:
         (beir / "task.json").write_text(json.dumps({"main_score": "map_at_10"}))
-    ((second, reused),) = judge(encoder, beir)
+    ((second, reused),) = run_evaluation(encoder, beir)
     assert not reused
     assert second.path == first.path
-    assert kept(first) != before
-    assert [reused for _, reused in judge(encoder, beir)] == [True]
+    assert read_files(first) != before
+    assert [reused for _, reused in run_evaluation(encoder, beir)] == [True]
     if change == "the model's prompts":
         assert second.manifest["prompts"][0] == {"of": "queries", "name": "query", "text": "find: "}
 
 
-def test_another_split_stands_beside(judge: Judge, tmp_path: Path) -> None:
+def test_another_split_stands_beside(run_evaluation: RunEvaluation, tmp_path: Path) -> None:
     folder = retrieval(tmp_path / "search", ("test", "dev"))
-    ((first, _),) = judge(load(GIST), folder)
-    before = kept(first)
-    ((dev, reused),) = judge(load(GIST), folder, split="dev")
+    ((first, _),) = run_evaluation(load(GIST), folder)
+    before = read_files(first)
+    ((dev, reused),) = run_evaluation(load(GIST), folder, split="dev")
     assert not reused
-    assert kept(first) == before
+    assert read_files(first) == before
     assert [subset.split for subset in dev.subsets] == ["dev"]
     assert dev.manifest["variant"] == "split dev"
     assert dev.path.parent.name == f"{first.path.parent.name}_split-dev"
-    assert [reused for split in ("test", "dev") for _, reused in judge(load(GIST), folder, split=split)] == [True, True]
+    assert [reused for split in ("test", "dev") for _, reused in run_evaluation(load(GIST), folder, split=split)] == [
+        True,
+        True,
+    ]
 
 
 @pytest.mark.parametrize("spoil", ["half a file", "no manifest", "an empty manifest", "a list", "no scores", "no file"])
-def test_a_damaged_result_is_made_anew(judge: Judge, sts: Path, spoil: str) -> None:
-    ((first, _),) = judge(load(GIST), sts)
+def test_a_damaged_result_is_made_again(run_evaluation: RunEvaluation, sts: Path, spoil: str) -> None:
+    ((first, _),) = run_evaluation(load(GIST), sts)
     manifest = manifest_path(first.path)
     if spoil == "half a file":
         os.truncate(first.path, first.path.stat().st_size // 2)
@@ -438,17 +458,17 @@ def test_a_damaged_result_is_made_anew(judge: Judge, sts: Path, spoil: str) -> N
     else:
         content = {"an empty manifest": "{}", "a list": "[]", "no scores": "{}"}[spoil]
         (first.path if spoil == "no scores" else manifest).write_text(content)
-    ((second, reused),) = judge(load(GIST), sts)
+    ((second, reused),) = run_evaluation(load(GIST), sts)
     assert not reused
     assert second.scores == first.scores
     assert read_result(first.path).score == first.score
 
 
 def test_a_kill_while_a_result_is_replaced_leaves_no_old_scores(
-    judge: Judge, sts: Path, monkeypatch: pytest.MonkeyPatch
+    run_evaluation: RunEvaluation, sts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The new manifest is there and mteb's file is not yet: the old one must not pass for it."""
-    ((first, _),) = judge(load(GIST), sts)
+    ((first, _),) = run_evaluation(load(GIST), sts)
     rows = read(sts / "de.test.jsonl")
     write(sts / "de.test.jsonl", [row | {"score": 3 - row["score"]} for row in rows])
     put = Path.replace
@@ -460,8 +480,8 @@ def test_a_kill_while_a_result_is_replaced_leaves_no_old_scores(
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Path, "replace", killed)
-        judge(load(GIST), sts)
-    ((second, reused),) = judge(load(GIST), sts)
+        run_evaluation(load(GIST), sts)
+    ((second, reused),) = run_evaluation(load(GIST), sts)
     assert not reused
     assert second.subsets[0].score == -first.subsets[0].score
 
@@ -469,47 +489,54 @@ def test_a_kill_while_a_result_is_replaced_leaves_no_old_scores(
 # ---- the same score whatever was run before
 
 
-def test_what_was_run_before_changes_no_score(judge: Judge, clusters: Path, tmp_path: Path) -> None:
+def test_what_was_run_before_changes_no_score(run_evaluation: RunEvaluation, clusters: Path, tmp_path: Path) -> None:
     """mteb's clustering draws on from where the last run of the task left off."""
-    points = [Asking(truncate_dim=dim) for dim in (48, 32)]
-    together = [each for each, _ in judge(load(GIST), clusters, curve=points)]
+    points = [EvaluationOptions(truncate_dim=dim) for dim in (48, 32)]
+    together = [each for each, _ in run_evaluation(load(GIST), clusters, curve=points)]
     alone = [
-        judge(load(GIST), clusters, asking=point, output=tmp_path / str(at))[0][0] for at, point in enumerate(points)
+        run_evaluation(load(GIST), clusters, options=point, output=tmp_path / str(at))[0][0]
+        for at, point in enumerate(points)
     ]
     assert [each.scores for each in together[1:]] == [each.scores for each in alone]
     # and where the first was there already
-    again = judge(load(GIST), clusters, curve=points, output=tmp_path / "0")
+    again = run_evaluation(load(GIST), clusters, curve=points, output=tmp_path / "0")
     assert [reused for _, reused in again] == [False, True, False]
     assert [each.scores for each, _ in again] == [each.scores for each in together]
 
 
-def test_random_numbers_of_the_caller_change_no_score(judge: Judge, clusters: Path) -> None:
-    ((first, _),) = judge(load(GIST), clusters)
+def test_random_numbers_of_the_caller_change_no_score(run_evaluation: RunEvaluation, clusters: Path) -> None:
+    ((first, _),) = run_evaluation(load(GIST), clusters)
     random.seed(5)
     np.random.seed(5)
-    ((second, _),) = judge(load(GIST), clusters, overwrite=True)
+    ((second, _),) = run_evaluation(load(GIST), clusters, overwrite=True)
     assert first.scores == second.scores
 
 
 # ---- vectors
 
 
-def test_vectors_are_kept_beside_the_results(judge: Judge, sts: Path, encoded: list[str], tmp_path: Path) -> None:
-    judge(load(GIST), sts)
+def test_vectors_are_kept_beside_the_results(
+    run_evaluation: RunEvaluation, sts: Path, encoded: list[str], tmp_path: Path
+) -> None:
+    run_evaluation(load(GIST), sts)
     assert len(list((tmp_path / "out" / "vectors").rglob("*.vectors"))) == 1
     assert len(encoded) == 48
 
 
-def test_no_cache_leaves_no_vectors(judge: Judge, sts: Path, encoded: list[str], tmp_path: Path) -> None:
+def test_no_cache_leaves_no_vectors(
+    run_evaluation: RunEvaluation, sts: Path, encoded: list[str], tmp_path: Path
+) -> None:
     for count in (48, 96):
-        judge(load(GIST), sts, cache=False, overwrite=True)
+        run_evaluation(load(GIST), sts, cache=False, overwrite=True)
         assert len(encoded) == count
     assert [each.name for each in (tmp_path / "out").iterdir()] == ["results"]
 
 
-def test_outputs_may_share_a_cache(judge: Judge, sts: Path, encoded: list[str], tmp_path: Path) -> None:
+def test_outputs_may_share_a_cache(
+    run_evaluation: RunEvaluation, sts: Path, encoded: list[str], tmp_path: Path
+) -> None:
     scores = [
-        judge(load(GIST), sts, output=tmp_path / name, cache=place)[0][0].scores
+        run_evaluation(load(GIST), sts, output=tmp_path / name, cache=place)[0][0].scores
         for name, place in (("a", tmp_path / "vectors"), ("b", str(tmp_path / "vectors")))
     ]
     assert scores[0] == scores[1]
@@ -518,12 +545,12 @@ def test_outputs_may_share_a_cache(judge: Judge, sts: Path, encoded: list[str], 
     assert not (tmp_path / "a" / "vectors").exists()
 
 
-def test_a_second_task_takes_what_the_first_encoded(judge: Judge, sts: Path, tmp_path: Path) -> None:
+def test_a_second_task_takes_what_the_first_encoded(run_evaluation: RunEvaluation, sts: Path, tmp_path: Path) -> None:
     """Pairs with grades and labels are two tasks of the same texts."""
     for file in sts.iterdir():
         rows = read(file)
         write(file, [row | {"label": int(row["score"] == 3)} for row in rows])
-    found = [each.manifest["texts"] for each, _ in judge(load(GIST), sts)]
+    found = [each.manifest["texts"] for each, _ in run_evaluation(load(GIST), sts)]
     assert [each["encoded"] for each in found] == [48, 0]
     assert [each["from_cache"] for each in found] == [0, 48]
 
@@ -534,19 +561,19 @@ class Full(io.BufferedWriter):
 
 
 def test_a_full_disk_costs_a_notice_and_no_result(
-    judge: Judge, beir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run_evaluation: RunEvaluation, beir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened = Path.open
 
     def open_(self: Path, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
         return Full(io.FileIO(self, "x")) if self.suffix == ".vectors" else opened(self, mode, *args, **kwargs)
 
-    ((whole, _),) = judge(load(E5), beir, output=tmp_path / "whole")
-    with monkeypatch.context() as patch, pytest.warns(Notice) as told:
+    ((whole, _),) = run_evaluation(load(E5), beir, output=tmp_path / "whole")
+    with monkeypatch.context() as patch, pytest.warns(Notice) as warned:
         patch.setattr(Path, "open", open_)
-        ((found, _),) = judge(load(E5), beir)
-    assert [str(each.message).partition(". ")[0] for each in told] == [
-        f"vectors are no longer kept in {tmp_path / 'out' / 'vectors'}: the disk is full"
+        ((found, _),) = run_evaluation(load(E5), beir)
+    assert [str(each.message).partition(". ")[0] for each in warned] == [
+        f"vectors are no longer cached in {tmp_path / 'out' / 'vectors'}: the disk is full"
     ]
     assert found.scores == whole.scores
 
@@ -557,20 +584,23 @@ def test_a_full_disk_costs_a_notice_and_no_result(
 CHILD = """
 import sys, threading
 from gnomon import Encoder
-from gnomon.evaluate import adapter, evaluate
+from gnomon.evaluate import evaluate
+from gnomon.evaluate.mteb import encoder
 model, data, output, chunks = sys.argv[1:]
-adapter.CHUNK, encode, done = 300, adapter.MtebEncoder._encode, []
-def slow(self, *of):
+encoder.CHUNK_CHARS, encode, done = 300, encoder.MtebEncoder._encode_missing, []
+def slow(self, *args):
     if len(done) == int(chunks):
         threading.Event().wait()  # to be killed here
-    encode(self, *of)
+    encode(self, *args)
     done.append(None)
-adapter.MtebEncoder._encode = slow
+encoder.MtebEncoder._encode_missing = slow
 evaluate(Encoder.load(model, device="cpu", engine="onnx", threads=1), data=[data], output=output)
 """
 
 
-def test_killed_in_the_middle_and_started_again(tmp_path: Path, judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_in_the_middle_and_started_again(
+    tmp_path: Path, run_evaluation: RunEvaluation, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The result is that of a run that was not killed, to the last bit, and what was kept is not encoded again."""
     monkeypatch.setattr(adapting, "CHUNK_CHARS", 300)
     data = retrieval(tmp_path / "search", documents=60)
@@ -600,8 +630,8 @@ def test_killed_in_the_middle_and_started_again(tmp_path: Path, judge: Judge, mo
         child.communicate()
     assert not list((tmp_path / "killed").rglob("search.json"))
 
-    ((whole, _),) = judge(load(GIST), data, output=tmp_path / "whole")
-    ((again, reused),) = judge(load(GIST), data, output=tmp_path / "killed")
+    ((whole, _),) = run_evaluation(load(GIST), data, output=tmp_path / "whole")
+    ((again, reused),) = run_evaluation(load(GIST), data, output=tmp_path / "killed")
     assert not reused
     assert whole.manifest["texts"]["encoded"] == len(queries) + len(documents)
     assert again.manifest["texts"]["encoded"] == len(queries) + len(documents) - on_disk
@@ -642,45 +672,53 @@ def failing(monkeypatch: pytest.MonkeyPatch, errors: dict[str, BaseException]) -
     ],
 )
 def test_one_task_that_fails_does_not_lose_the_others(
-    judge: Judge, sts: Path, beir: Path, clusters: Path, error: Exception, said: str, monkeypatch: pytest.MonkeyPatch
+    run_evaluation: RunEvaluation,
+    sts: Path,
+    beir: Path,
+    clusters: Path,
+    error: Exception,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     failing(monkeypatch, {"sts": error})
     with pytest.raises(TasksError, match=rf"^1 of 3 tasks failed\.\n{said}$") as caught:
-        judge(load(GIST), beir, sts, clusters)
+        run_evaluation(load(GIST), beir, sts, clusters)
     assert [each.task for each in caught.value.results] == ["search", "clusters"]
     assert all(each.path.is_file() for each in caught.value.results)
     assert caught.value.__cause__ is error
     assert isinstance(caught.value, GnomonError)
     with pytest.raises(type(error)) as alone:
-        judge(load(GIST), sts)
+        run_evaluation(load(GIST), sts)
     assert alone.value is error
     failing(monkeypatch, {})
     monkeypatch.undo()
-    assert [reused for _, reused in judge(load(GIST), beir, sts, clusters)] == [True, False, True]
+    assert [reused for _, reused in run_evaluation(load(GIST), beir, sts, clusters)] == [True, False, True]
 
 
-def test_several_that_fail_are_all_named(judge: Judge, sts: Path, beir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_that_fail_are_all_named(
+    run_evaluation: RunEvaluation, sts: Path, beir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     failing(monkeypatch, {"sts": SourceError("no network"), "search": ValueError("odd")})
     with pytest.raises(
         TasksError, match=r"^2 of 2 tasks failed\.\nsts: no network\nsearch: ValueError: odd$"
     ) as caught:
-        judge(load(GIST), sts, beir)
+        run_evaluation(load(GIST), sts, beir)
     assert caught.value.results == []
 
 
 def test_what_a_failed_task_had_already_is_among_the_results(
-    judge: Judge, sts: Path, beir: Path, monkeypatch: pytest.MonkeyPatch
+    run_evaluation: RunEvaluation, sts: Path, beir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    judged = running._Run._evaluate
+    evaluated = running._Run._evaluate
 
-    def judge_one(self: Any, contestant: Any, task: Any, path: Path) -> Result:
-        if contestant.method == "hybrid":
+    def evaluate_one(self: Any, system: Any, task: Any, path: Path) -> Result:
+        if system.method == "hybrid":
             raise ValueError("odd")
-        return judged(self, contestant, task, path)
+        return evaluated(self, system, task, path)
 
-    monkeypatch.setattr(running._Run, "_evaluate", judge_one)
+    monkeypatch.setattr(running._Run, "_evaluate", evaluate_one)
     with pytest.raises(TasksError) as caught:
-        judge(load(GIST), beir, sts, methods=["dense", "bm25", "hybrid"])
+        run_evaluation(load(GIST), beir, sts, methods=["dense", "bm25", "hybrid"])
     assert [(each.task, each.manifest["model"]["method"]) for each in caught.value.results] == [
         ("search", "bm25"),
         ("search", "dense"),
@@ -689,13 +727,13 @@ def test_what_a_failed_task_had_already_is_among_the_results(
 
 
 def test_ctrl_c_passes_through_and_keeps_what_is_done(
-    judge: Judge, sts: Path, beir: Path, encoded: list[str], monkeypatch: pytest.MonkeyPatch
+    run_evaluation: RunEvaluation, sts: Path, beir: Path, encoded: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         failing(patch, {"search": KeyboardInterrupt()})
-        judge(load(GIST), sts, beir)
+        run_evaluation(load(GIST), sts, beir)
     del encoded[:]
-    assert [reused for _, reused in judge(load(GIST), sts, beir)] == [True, False]
+    assert [reused for _, reused in run_evaluation(load(GIST), sts, beir)] == [True, False]
     assert len(encoded) == 54
 
 
@@ -708,38 +746,43 @@ def test_an_error_of_the_caller_is_the_callers(sts: Path, beir: Path, tmp_path: 
     assert [each.task for each in read_results(tmp_path / "out")] == ["sts"]
 
 
-def test_two_tasks_of_one_name_are_refused(judge: Judge, sts: Path, tmp_path: Path, encoded: list[str]) -> None:
+def test_two_tasks_of_one_name_are_refused(
+    run_evaluation: RunEvaluation, sts: Path, tmp_path: Path, encoded: list[str]
+) -> None:
     write(tmp_path / "elsewhere" / "sts" / "test.jsonl", read(sts / "de.test.jsonl"))
-    with pytest.raises(InputError, match=r"two tasks are called sts; results go by name.*task.json: \{\"name\": ...\}"):
-        judge(load(GIST), sts, tmp_path / "elsewhere" / "sts")
+    with pytest.raises(InputError, match=r"two tasks are called sts.*task.json: \{\"name\": ...\}"):
+        run_evaluation(load(GIST), sts, tmp_path / "elsewhere" / "sts")
     (tmp_path / "elsewhere" / "sts" / "task.json").write_text('{"name": "other"}')
-    assert [each.task for each, _ in judge(load(GIST), sts, tmp_path / "elsewhere" / "sts")] == ["sts", "other"]
+    assert [each.task for each, _ in run_evaluation(load(GIST), sts, tmp_path / "elsewhere" / "sts")] == [
+        "sts",
+        "other",
+    ]
 
 
 # ---- data that trips the scoring
 
 
-def test_d1_grades_below_zero_lose_no_set(judge: Judge, beir: Path, sts: Path) -> None:
+def test_d1_labels_below_zero_lose_no_set(run_evaluation: RunEvaluation, beir: Path, sts: Path) -> None:
     qrels = (beir / "qrels" / "test.tsv").read_text().replace("test0\td000\t1", "test0\td000\t-2")
     (beir / "qrels" / "test.tsv").write_text(qrels)
-    with pytest.warns(Notice) as told:
-        found = judge(load(GIST), beir, sts)
+    with pytest.warns(Notice) as warned:
+        found = run_evaluation(load(GIST), beir, sts)
     assert [each.task for each, _ in found] == ["search", "sts"]
-    assert any("has scores below 0 in 1 line, first in line 2" in str(each.message) for each in told)
+    assert any("has scores below 0 in 1 line, first in line 2" in str(each.message) for each in warned)
     own = found[0][0].per_query["test", "default"]
     assert dict(zip(own.ids or (), own.values, strict=True))["test0"] == 0
 
 
-def test_d2_identical_ids_are_another_run_and_in_the_manifest(judge: Judge, beir: Path) -> None:
+def test_d2_identical_ids_are_another_run_and_in_the_manifest(run_evaluation: RunEvaluation, beir: Path) -> None:
     queries, texts = read(beir / "queries.jsonl"), {row["_id"]: row["text"] for row in read(beir / "corpus.jsonl")}
     write(beir / "queries.jsonl", [*queries, {"_id": "d004", "text": texts["d004"]}])
     with (beir / "qrels" / "test.tsv").open("a") as file:
         file.write("d004\td005\t1\n")
     with pytest.warns(Notice, match="1 of 25 queries have the id of a document"):
-        (as_is, _), *_ = judge(load(GIST), beir)
+        (as_is, _), *_ = run_evaluation(load(GIST), beir)
     assert as_is.per_query, "read before they are replaced"
     (beir / "task.json").write_text('{"ignore_identical_ids": true}')
-    (ignoring, reused), *_ = judge(load(GIST), beir)
+    (ignoring, reused), *_ = run_evaluation(load(GIST), beir)
     assert not reused
     protocols = [each.manifest["protocol"]["ignore_identical_ids"] for each in (as_is, ignoring)]
     assert protocols == [False, True]
@@ -754,14 +797,14 @@ def test_d2_identical_ids_are_another_run_and_in_the_manifest(judge: Judge, beir
     }
 
 
-def test_d3_a_set_whose_qrels_name_absent_documents(judge: Judge, beir: Path) -> None:
-    whole = judge(load(GIST), beir)[0][0].per_query["test", "default"]
+def test_d3_a_set_whose_qrels_name_absent_documents(run_evaluation: RunEvaluation, beir: Path) -> None:
+    whole = run_evaluation(load(GIST), beir)[0][0].per_query["test", "default"]
     with (beir / "qrels" / "test.tsv").open("a") as file:
         file.write("test0\tgone\t1\n")
     with pytest.raises(InputError, match=r"no document 'gone'.*--allow-missing-ids"):
-        judge(load(GIST), beir)
+        run_evaluation(load(GIST), beir)
     with pytest.warns(Notice, match="in 1 line, first 'gone'"):
-        (found, reused), *_ = judge(load(GIST), beir, allow_missing_ids=True)
+        (found, reused), *_ = run_evaluation(load(GIST), beir, allow_missing_ids=True)
     assert not reused
     values = found.per_query["test", "default"].values
     ideal = 1 + 1 / np.log2(3)
@@ -773,11 +816,13 @@ ONE_SCORE = [{"sentence1": f"the {word}", "sentence2": f"the {word}", "score": a
 
 
 @pytest.mark.parametrize("subset", [False, True])
-def test_d5_a_score_that_is_not_defined_is_null_with_the_reason(judge: Judge, tmp_path: Path, subset: bool) -> None:
+def test_d5_a_score_that_is_not_defined_is_null_with_the_reason(
+    run_evaluation: RunEvaluation, tmp_path: Path, subset: bool
+) -> None:
     write(tmp_path / "odd" / "a.jsonl", ONE_SCORE)
     if subset:
         write(tmp_path / "odd" / "b.jsonl", [row | {"sentence2": WORDS[at]} for at, row in enumerate(ONE_SCORE)])
-    ((result, _),) = judge(load(GIST), tmp_path / "odd")
+    ((result, _),) = run_evaluation(load(GIST), tmp_path / "odd")
     row = json.loads(json.dumps(summarize(result, reused=False), allow_nan=False))
     reason = f"the model gives all {len(WORDS)} pairs the score 1; a correlation needs scores that differ"
     assert (row["score"], row["interval"]) == (None, None)
@@ -788,20 +833,20 @@ def test_d5_a_score_that_is_not_defined_is_null_with_the_reason(judge: Judge, tm
     assert format_summary(row).startswith("n/a ")
     assert format_summary(row).endswith(row["reason"])
     json.loads(manifest_path(result.path).read_text(), parse_constant=lambda name: pytest.fail(name))
-    other = summarize(judge(load(E5), tmp_path / "odd", output=tmp_path / "b")[0][0], reused=False)
+    other = summarize(run_evaluation(load(E5), tmp_path / "odd", output=tmp_path / "b")[0][0], reused=False)
     assert other["reason"]
     found = compare(tmp_path / "out", tmp_path / "b")
     assert found.rows[0].difference is None
     assert "is not defined: the model gives all" in found.rows[0].reason
-    shown = "\n".join(format_comparison(found, 100))
-    assert "n/a" in shown
-    assert "nan" not in shown
+    slow_score = "\n".join(format_comparison(found, 100))
+    assert "n/a" in slow_score
+    assert "nan" not in slow_score
     json.dumps(comparison_to_dict(found), allow_nan=False)
     assert "n/a" in render_html(read_results(tmp_path / "out"))
 
 
-def test_d5_a_score_that_is_defined_has_no_reason(judge: Judge, sts: Path) -> None:
-    ((result, _),) = judge(load(GIST), sts)
+def test_d5_a_score_that_is_defined_has_no_reason(run_evaluation: RunEvaluation, sts: Path) -> None:
+    ((result, _),) = run_evaluation(load(GIST), sts)
     assert (summarize(result, reused=False)["reason"], result.undefined_reason, result.manifest["undefined"]) == (
         None,
         "",
@@ -809,7 +854,9 @@ def test_d5_a_score_that_is_defined_has_no_reason(judge: Judge, sts: Path) -> No
     )
 
 
-def test_d5_a_correlation_of_rounding_is_told_of(judge: Judge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_d5_a_correlation_of_rounding_is_reported(
+    run_evaluation: RunEvaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write(tmp_path / "odd" / "test.jsonl", ONE_SCORE)
     inner = MtebEncoder.encode
 
@@ -820,37 +867,37 @@ def test_d5_a_correlation_of_rounding_is_told_of(judge: Judge, tmp_path: Path, m
     seen = [1, 0]
     monkeypatch.setattr(MtebEncoder, "encode", encode)
     with pytest.warns(Notice, match="odd .*the scores of all pairs lie within .* rounding decides their order"):
-        ((result, _),) = judge(load(GIST), tmp_path / "odd")
+        ((result, _),) = run_evaluation(load(GIST), tmp_path / "odd")
     assert not np.isnan(result.score)
 
 
 @pytest.mark.parametrize("subsets", [["fr"], ["de", "fr"]])
 def test_d9_subsets_apply_to_the_sets_that_have_them(
-    judge: Judge, sts: Path, beir: Path, tmp_path: Path, subsets: list[str]
+    run_evaluation: RunEvaluation, sts: Path, beir: Path, tmp_path: Path, subsets: list[str]
 ) -> None:
     write(tmp_path / "other" / "es.jsonl", ONE_SCORE[:4])
     write(tmp_path / "other" / "it.jsonl", ONE_SCORE[4:8])
-    with pytest.warns(Notice) as told:
-        found = judge(load(GIST), beir, sts, tmp_path / "other", subsets=subsets)
+    with pytest.warns(Notice) as warned:
+        found = run_evaluation(load(GIST), beir, sts, tmp_path / "other", subsets=subsets)
     assert {each.task: [subset.name for subset in each.subsets] for each, _ in found} == {
         "search": ["default"],
         "sts": subsets,
     }
-    messages = " ".join(str(each.message) for each in told)
+    messages = " ".join(str(each.message) for each in warned)
     assert "search has no subsets, so all of it is evaluated" in messages
     assert f"other is left out: it has es, it, but not {', '.join(subsets)}" in messages
     assert found[0][0].manifest["variant"] == ""
     assert found[1][0].manifest["variant"] == " ".join(subsets)
-    assert judge(load(GIST), beir)[0][1], "all of a set is the same result, whatever others were asked for"
+    assert run_evaluation(load(GIST), beir)[0][1], "all of a set is the same result, whatever others were asked for"
     with pytest.raises(InputError, match=r"other, search, sts have no subset 'frr'.*Did you mean 'fr'"):
-        judge(load(GIST), tmp_path / "other", beir, sts, subsets=["fr", "frr"])
+        run_evaluation(load(GIST), tmp_path / "other", beir, sts, subsets=["fr", "frr"])
 
 
-def test_d6_training_rows_beside_test_rows_are_learned_from(judge: Judge, tmp_path: Path) -> None:
+def test_d6_training_rows_beside_test_rows_are_learned_from(run_evaluation: RunEvaluation, tmp_path: Path) -> None:
     rows = [{"text": f"{word} {at}", "label": bool(at % 2)} for at, word in enumerate(WORDS * 2)]
     write(tmp_path / "topics" / "training.jsonl", rows)
     write(tmp_path / "topics" / "test.jsonl", [row | {"label": str(row["label"])} for row in rows[:8]])
-    ((result, _),) = judge(load(GIST), tmp_path / "topics")
+    ((result, _),) = run_evaluation(load(GIST), tmp_path / "topics")
     assert (result.kind, result.metric) == ("Classification", "accuracy")
 
 
@@ -858,22 +905,22 @@ def test_d6_training_rows_beside_test_rows_are_learned_from(judge: Judge, tmp_pa
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [
-    ({"asking": Asking(dim=300)}, "dim 300 is not in this model"),
-    ({"asking": Asking(truncate_dim=1025)}, "truncate_dim is 1025"),
-    ({"curve": [Asking(), Asking(truncate_dim=2000)]}, "truncate_dim is 2000"),
-    ({"asking": Asking(precision="int4")}, "precision 'int4' is not one of"),  # pyright: ignore
-    ({"asking": Asking(max_seq_length=-1)}, "max_seq_length is -1"),
-    ({"asking": Asking(on_truncate="tail")}, "on_truncate 'tail' is not one of cut, mean"),  # pyright: ignore
-    ({"methods": ["dense", "splade"]}, "method 'splade' is not one of dense, bm25, hybrid, rrf"),
-    ({"methods": []}, "method '' is not one of dense, bm25, hybrid, rrf"),
+    ({"options": EvaluationOptions(dim=300)}, "dim 300"),
+    ({"options": EvaluationOptions(truncate_dim=1025)}, "truncate_dim is 1025"),
+    ({"curve": [EvaluationOptions(), EvaluationOptions(truncate_dim=2000)]}, "truncate_dim is 2000"),
+    ({"options": EvaluationOptions(precision="int4")}, "precision 'int4'"),  # pyright: ignore
+    ({"options": EvaluationOptions(max_seq_length=-1)}, "max_seq_length is -1"),
+    ({"options": EvaluationOptions(on_truncate="tail")}, "on_truncate 'tail'.*cut, mean"),  # pyright: ignore
+    ({"methods": ["dense", "splade"]}, "method 'splade'.*dense, bm25, hybrid, rrf"),
+    ({"methods": []}, "method ''.*dense, bm25, hybrid, rrf"),
     (
-        {"asking": Asking(prompts={"Retrieval-querry": "q"})},
+        {"options": EvaluationOptions(prompts={"Retrieval-querry": "q"})},
         r"the prompt 'Retrieval-querry'.*Did you mean 'Retrieval-query'\?",
     ),
-    ({"curve": [Asking(prompts={"Clustering": "q"})]}, "the prompt 'Clustering' belongs to nothing here"),
-    ({"methods": ["hybrid"], "bm25": Bm25Settings(alpha=-1.0)}, "alpha -1.0 is not a finite number of at least 0"),
-    ({"methods": ["hybrid"], "bm25": Bm25Settings(alpha="dev")}, "alpha 'dev' is not a finite number"),  # pyright: ignore
-    ({"methods": ["hybrid"], "bm25": Bm25Settings(alpha="published")}, "no alpha was published for 'default'"),
+    ({"curve": [EvaluationOptions(prompts={"Clustering": "q"})]}, "the prompt 'Clustering'"),
+    ({"methods": ["hybrid"], "bm25": Bm25Settings(alpha=-1.0)}, "alpha -1.0"),
+    ({"methods": ["hybrid"], "bm25": Bm25Settings(alpha="dev")}, "alpha 'dev'"),  # pyright: ignore
+    ({"methods": ["hybrid"], "bm25": Bm25Settings(alpha="published")}, "alpha.*published.*'default'"),
     ({"methods": ["bm25"], "bm25": Bm25Settings(b=2)}, "b is 2"),
     ({"methods": ["dense", "rrf"], "bm25": Bm25Settings(k1=-1)}, "k1 is -1"),
     ({"metric": "mrr_at_11"}, "search has no metric 'mrr_at_11'; it has ndcg_at_1, .*mrr_at_10, "),
@@ -885,60 +932,60 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("said", "message"), WRONG, ids=[message for _, message in WRONG])
 def test_wrong_settings_fail_before_any_text(
-    judge: Judge, beir: Path, encoded: list[str], tmp_path: Path, said: dict[str, Any], message: str
+    run_evaluation: RunEvaluation, beir: Path, encoded: list[str], tmp_path: Path, said: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
-        judge(load(STELLA), beir, **said)
+        run_evaluation(load(STELLA), beir, **said)
     assert encoded == []
     assert not (tmp_path / "out").exists()
 
 
-def test_what_is_missing_is_asked_for(judge: Judge, beir: Path, sts: Path) -> None:
-    with pytest.raises(InputError, match="methods dense, bm25 need a model; only bm25 does without"):
-        judge(None, beir, methods=["dense", "bm25"])
-    with pytest.raises(InputError, match=r"nothing to judge: name tasks \(--tasks\), or give folders of data"):
-        judge(load(GIST))
-    with pytest.raises(InputError, match="bm25: of retrieval alone, and these tasks are STS"):
-        judge(None, sts, methods=["bm25"])
-    with pytest.raises(InputError, match="metric 'mrr_at_10' is of retrieval, and none of these tasks is"):
-        judge(load(GIST), sts, metric="mrr_at_10")
-    with pytest.raises(InputError, match="split 'dev' is of local data"):
+def test_what_is_missing_is_reported(run_evaluation: RunEvaluation, beir: Path, sts: Path) -> None:
+    with pytest.raises(InputError, match=r"methods dense, bm25 .*model"):
+        run_evaluation(None, beir, methods=["dense", "bm25"])
+    with pytest.raises(InputError, match=r"nothing to evaluate.*--tasks.*--data"):
+        run_evaluation(load(GIST))
+    with pytest.raises(InputError, match=r"bm25.*retrieval.*STS"):
+        run_evaluation(None, sts, methods=["bm25"])
+    with pytest.raises(InputError, match=r"metric 'mrr_at_10'.*retrieval"):
+        run_evaluation(load(GIST), sts, metric="mrr_at_10")
+    with pytest.raises(InputError, match=r"split 'dev'.*local data"):
         evaluate(load(GIST), tasks=["NFCorpus"], split="dev")
     with pytest.raises(InputError, match=r"NFCorpus has no subset 'eng'.* has default"):
         evaluate(load(GIST), tasks=["NFCorpus"], subsets=["eng"])
 
 
 def test_an_output_that_cannot_be_written_fails_before_any_text(
-    judge: Judge, sts: Path, encoded: list[str], tmp_path: Path
+    run_evaluation: RunEvaluation, sts: Path, encoded: list[str], tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"no results can be written to .*/file/out"):
-        judge(load(GIST), sts, output=tmp_path / "file" / "out")
+    with pytest.raises(InputError, match=r"written to .*/file/out"):
+        run_evaluation(load(GIST), sts, output=tmp_path / "file" / "out")
     assert encoded == []
 
 
-def test_another_metric_stands_beside_the_tasks_own(judge: Judge, beir: Path) -> None:
-    ((first, _),) = judge(load(GIST), beir)
-    before = kept(first)
-    ((other, reused),) = judge(load(GIST), beir, metric="mrr_at_10")
+def test_another_metric_stands_beside_the_tasks_own(run_evaluation: RunEvaluation, beir: Path) -> None:
+    ((first, _),) = run_evaluation(load(GIST), beir)
+    before = read_files(first)
+    ((other, reused),) = run_evaluation(load(GIST), beir, metric="mrr_at_10")
     assert not reused
     assert (other.metric, other.label) == ("mrr_at_10", f"{GIST} (by mrr_at_10)")
     assert other.score == other.scores["test"][0]["mrr_at_10"]
-    assert kept(first) == before
-    assert [reused for _, reused in judge(load(GIST), beir)] == [True]
+    assert read_files(first) == before
+    assert [reused for _, reused in run_evaluation(load(GIST), beir)] == [True]
 
 
-def test_a_curve_is_of_the_model(judge: Judge, beir: Path) -> None:
-    with pytest.raises(InputError, match="a curve is of the model alone, and methods are bm25; add dense"):
-        judge(load(GIST), beir, methods=["bm25"], curve=[Asking(truncate_dim=8)])
+def test_a_curve_is_of_the_model(run_evaluation: RunEvaluation, beir: Path) -> None:
+    with pytest.raises(InputError, match=r"curve.*methods are bm25.*dense"):
+        run_evaluation(load(GIST), beir, methods=["bm25"], curve=[EvaluationOptions(truncate_dim=8)])
 
 
-def test_bm25_needs_no_model(judge: Judge, beir: Path, sts: Path) -> None:
-    with pytest.warns(Notice, match="^sts: left out, since the methods are of retrieval alone"):
-        ((found, reused),) = judge(None, beir, sts, methods=["bm25"])
+def test_bm25_needs_no_model(run_evaluation: RunEvaluation, beir: Path, sts: Path) -> None:
+    with pytest.warns(Notice, match="^sts: left out.*retrieval"):
+        ((found, reused),) = run_evaluation(None, beir, sts, methods=["bm25"])
     assert (found.task, found.model, found.label, found.fingerprint, reused) == ("search", "BM25", "BM25", None, False)
-    assert [reused for _, reused in judge(None, beir, methods=["bm25"])] == [True]
-    ((other, reused),) = judge(None, beir, methods=["bm25"], bm25=Bm25Settings(k1=2.0))
+    assert [reused for _, reused in run_evaluation(None, beir, methods=["bm25"])] == [True]
+    ((other, reused),) = run_evaluation(None, beir, methods=["bm25"], bm25=Bm25Settings(k1=2.0))
     assert (other.label, reused) == ("BM25 (k1 2, b 0.4)", False)
     assert other.path != found.path
 
@@ -946,54 +993,56 @@ def test_bm25_needs_no_model(judge: Judge, beir: Path, sts: Path) -> None:
 # ---- fusion
 
 
-def test_a_fusion_is_tuned_on_dev_and_says_so(judge: Judge, tmp_path: Path) -> None:
+def test_a_fusion_is_tuned_on_dev_and_says_so(run_evaluation: RunEvaluation, tmp_path: Path) -> None:
     folder = retrieval(tmp_path / "search", ("test", "dev"))
-    ((tuned, _),) = judge(load(GIST), folder, methods=["hybrid"])
+    ((tuned, _),) = run_evaluation(load(GIST), folder, methods=["hybrid"])
     (alpha,) = tuned.manifest["settings"]["alphas"]["default"]
     assert tuned.manifest["texts"]["given"] == 24 + 30 + 24 + 30  # the queries of dev, too
     # other judgements of test: another score, the same alpha
-    judged = (folder / "qrels" / "test.tsv").read_text().splitlines()
-    turned = [f"{query}\td{at:03}\t1" for at, query in enumerate(row.split("\t")[0] for row in judged[1:])]
-    (folder / "qrels" / "test.tsv").write_text("\n".join([judged[0], *turned]) + "\n")
-    ((other, reused),) = judge(load(GIST), folder, methods=["hybrid"])
+    evaluated = (folder / "qrels" / "test.tsv").read_text().splitlines()
+    turned = [f"{query}\td{at:03}\t1" for at, query in enumerate(row.split("\t")[0] for row in evaluated[1:])]
+    (folder / "qrels" / "test.tsv").write_text("\n".join([evaluated[0], *turned]) + "\n")
+    ((other, reused),) = run_evaluation(load(GIST), folder, methods=["hybrid"])
     assert not reused
     assert other.score != tuned.score
     assert other.manifest["settings"]["alphas"] == {"default": [alpha]}
     # other judgements of dev: another alpha
     words = [f"{query}\td{(at * 7) % 30:03}\t1" for at, query in enumerate(f"dev{at}" for at in range(24))]
-    (folder / "qrels" / "dev.tsv").write_text("\n".join([judged[0], *words]) + "\n")
-    ((third, reused),) = judge(load(GIST), folder, methods=["hybrid"])
+    (folder / "qrels" / "dev.tsv").write_text("\n".join([evaluated[0], *words]) + "\n")
+    ((third, reused),) = run_evaluation(load(GIST), folder, methods=["hybrid"])
     assert not reused
     assert third.manifest["settings"]["alphas"] != {"default": [alpha]}
 
 
-def test_alphas_of_one_task_are_not_said_of_the_next(judge: Judge, tmp_path: Path) -> None:
+def test_alphas_of_one_task_are_not_reported_for_the_next(run_evaluation: RunEvaluation, tmp_path: Path) -> None:
     """A task of two languages, and one of none."""
     for lang in ("de", "fr"):
         retrieval(tmp_path / "langs" / lang, ("test", "dev"))
     plain = retrieval(tmp_path / "search")
-    found = {each.task: each for each, _ in judge(load(GIST), tmp_path / "langs", plain, methods=["hybrid"])}
+    found = {each.task: each for each, _ in run_evaluation(load(GIST), tmp_path / "langs", plain, methods=["hybrid"])}
     assert found["langs"].manifest["settings"]["alphas"].keys() == {"de", "fr"}
     assert found["search"].manifest["settings"]["alphas"].keys() == {"default"}
     assert [subset.name for subset in found["langs"].subsets] == ["de", "fr"]
 
 
-def test_published_alphas(judge: Judge, tmp_path: Path) -> None:
+def test_published_alphas(run_evaluation: RunEvaluation, tmp_path: Path) -> None:
     for lang in ("swahili", "korean"):
         retrieval(tmp_path / "tydi" / lang)
-    ((found, _),) = judge(load(GIST), tmp_path / "tydi", methods=["hybrid"], bm25=Bm25Settings(alpha="published"))
+    ((found, _),) = run_evaluation(
+        load(GIST), tmp_path / "tydi", methods=["hybrid"], bm25=Bm25Settings(alpha="published")
+    )
     assert found.manifest["settings"]["alphas"] == {"korean": [1.0], "swahili": [0.56]}
     assert found.label == f"{GIST} (with BM25, alpha published)"
 
 
-def test_fusions_stand_beside_each_other(judge: Judge, beir: Path) -> None:
+def test_fusions_stand_beside_each_other(run_evaluation: RunEvaluation, beir: Path) -> None:
     settings = [Bm25Settings(alpha=0.5), Bm25Settings(alpha=2.0), Bm25Settings(k1=2.0, alpha=0.5)]
-    found = [judge(load(GIST), beir, methods=["hybrid"], bm25=each)[0] for each in [*settings, *settings]]
+    found = [run_evaluation(load(GIST), beir, methods=["hybrid"], bm25=each)[0] for each in [*settings, *settings]]
     assert [reused for _, reused in found] == [False] * 3 + [True] * 3
     assert len({each.path for each, _ in found}) == 3
 
 
-def test_reranking_takes_no_fusion(judge: Judge, beir: Path) -> None:
+def test_reranking_takes_no_fusion(run_evaluation: RunEvaluation, beir: Path) -> None:
     rows = [
         {"query-id": f"test{at}", "corpus-ids": [f"d{(at * 7 + step) % 30:03}" for step in range(4)]}
         for at in range(24)
@@ -1001,7 +1050,7 @@ def test_reranking_takes_no_fusion(judge: Judge, beir: Path) -> None:
     write(beir / "top_ranked.jsonl", rows)
     found = {
         each.manifest["model"]["method"]: each
-        for each, _ in judge(load(GIST), beir, methods=["dense", "bm25", "hybrid", "rrf"])
+        for each, _ in run_evaluation(load(GIST), beir, methods=["dense", "bm25", "hybrid", "rrf"])
     }
     assert found.keys() == {"dense", "bm25"}
     assert {each.kind for each in found.values()} == {"Reranking"}
@@ -1012,10 +1061,12 @@ def test_reranking_takes_no_fusion(judge: Judge, beir: Path) -> None:
 # ---- curves
 
 
-def test_a_curve_is_encoded_once(judge: Judge, beir: Path, encoded: list[str]) -> None:
+def test_a_curve_is_encoded_once(run_evaluation: RunEvaluation, beir: Path, encoded: list[str]) -> None:
     encoder = load(GIST)
-    curve = curve_points(encoder, Asking(), dims=[8, 32], precisions=["float16", "int8", "binary", "binary-rescored"])
-    found = [each for each, _ in judge(encoder, beir, curve=curve)]
+    curve = curve_points(
+        encoder, EvaluationOptions(), dims=[8, 32], precisions=["float16", "int8", "binary", "binary-rescored"]
+    )
+    found = [each for each, _ in run_evaluation(encoder, beir, curve=curve)]
     assert [each.label for each in found] == [
         GIST,
         *(f"{GIST} ({name})" for name in ("first 8", "first 32", "float16", "int8", "binary", "binary-rescored")),
@@ -1029,11 +1080,15 @@ def test_a_curve_is_encoded_once(judge: Judge, beir: Path, encoded: list[str]) -
 
 
 @pytest.mark.parametrize("width", [None, 60])
-def test_bits_that_are_rescored_find_as_the_index_does(judge: Judge, beir: Path, width: int | None) -> None:
+def test_bits_that_are_rescored_find_as_the_index_does(
+    run_evaluation: RunEvaluation, beir: Path, width: int | None
+) -> None:
     """All 30 documents are put into order by the query's own numbers: as by hand, with signs of documents. A14: of a
     width that 8 does not divide, too.
     """
-    ((found, _),) = judge(load(GIST), beir, asking=Asking(precision="binary-rescored", truncate_dim=width))
+    ((found, _),) = run_evaluation(
+        load(GIST), beir, options=EvaluationOptions(precision="binary-rescored", truncate_dim=width)
+    )
     queries, documents = (read(beir / f"{name}.jsonl") for name in ("queries", "corpus"))
     q, d = (load(GIST).encode([row["text"] for row in rows], truncate_dim=width) for rows in (queries, documents))
     scores = q @ np.where(d > 0, 1, -1).T
@@ -1044,9 +1099,16 @@ def test_bits_that_are_rescored_find_as_the_index_does(judge: Judge, beir: Path,
     )
 
 
-def test_heads_of_stella_are_one_pass(judge: Judge, sts: Path, encoded: list[str], tmp_path: Path) -> None:
-    curve = [Asking(dim=256), Asking(dim=512), Asking(max_seq_length=6), Asking(truncate_dim=64)]
-    found = [each for each, _ in judge(load(STELLA), sts, curve=curve)]
+def test_heads_of_stella_are_one_pass(
+    run_evaluation: RunEvaluation, sts: Path, encoded: list[str], tmp_path: Path
+) -> None:
+    curve = [
+        EvaluationOptions(dim=256),
+        EvaluationOptions(dim=512),
+        EvaluationOptions(max_seq_length=6),
+        EvaluationOptions(truncate_dim=64),
+    ]
+    found = [each for each, _ in run_evaluation(load(STELLA), sts, curve=curve)]
     assert [each.manifest["settings"]["dim"] for each in found] == [1024, 256, 512, 1024, 64]
     assert [each.manifest["texts"]["encoded"] for each in found] == [48, 0, 0, 48, 0]
     assert len(encoded) == 96
@@ -1054,9 +1116,12 @@ def test_heads_of_stella_are_one_pass(judge: Judge, sts: Path, encoded: list[str
     assert len(list((tmp_path / "out" / "vectors").iterdir())) == 4
 
 
-def test_lengths_count_what_they_cut(judge: Judge, sts: Path) -> None:
+def test_lengths_count_truncated_texts(run_evaluation: RunEvaluation, sts: Path) -> None:
     found = [
-        each.manifest for each, _ in judge(load(GIST), sts, curve=curve_points(load(GIST), Asking(), lengths=[4, 6]))
+        each.manifest
+        for each, _ in run_evaluation(
+            load(GIST), sts, curve=curve_points(load(GIST), EvaluationOptions(), lengths=[4, 6])
+        )
     ]
     cut = [sum(count > length for count in load(GIST).tokenize(texts_of(sts)).counts) for length in (64, 4, 6)]
     assert [each["texts"]["cut"] for each in found] == cut
@@ -1141,7 +1206,7 @@ def test_an_aggregate_is_its_parts(named: Callable[..., None], tmp_path: Path) -
 def test_prompts_of_the_caller_reach_mtebs_tasks(named: Callable[..., None], tmp_path: Path, side: str) -> None:
     named(task=mocks.MockRetrievalTask() if side == "queries" else mocks.MockSTSTask())
     key = "MockRetrievalTask-query" if side == "queries" else "STS"
-    (found,) = evaluate(load(E5), tasks=["task"], asking=Asking(prompts={key: "mine: "}), output=tmp_path)
+    (found,) = evaluate(load(E5), tasks=["task"], options=EvaluationOptions(prompts={key: "mine: "}), output=tmp_path)
     assert found.manifest["prompts"][0] == {"of": side, "name": key, "text": "mine: "}
 
 
@@ -1149,7 +1214,7 @@ def test_prompts_of_the_caller_reach_mtebs_tasks(named: Callable[..., None], tmp
 
 
 def test_a_run_says_nothing_but_notices(
-    judge: Judge,
+    run_evaluation: RunEvaluation,
     sts: Path,
     beir: Path,
     clusters: Path,
@@ -1160,7 +1225,7 @@ def test_a_run_says_nothing_but_notices(
     level = logging.getLogger("mteb").level
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        judge(load(GIST), sts, beir, clusters, methods=["dense", "bm25", "hybrid"])
+        run_evaluation(load(GIST), sts, beir, clusters, methods=["dense", "bm25", "hybrid"])
     assert capfd.readouterr() == ("", "")
     assert caplog.records == []
     assert logging.getLogger("mteb").level == level

@@ -62,7 +62,7 @@ class Words:
     def __init__(self) -> None:
         self.mteb_model_meta = ModelMeta.create_empty(overwrites={"name": "test/words", "revision": "1"})
 
-    def encode(self, inputs: Any, **said: Any) -> np.ndarray:
+    def encode(self, inputs: Any, **options: Any) -> np.ndarray:
         return np.stack([vector(text) for batch in inputs for text in batch["text"]]).astype(np.float32)
 
     def similarity(self, one: Any, two: Any) -> np.ndarray:
@@ -81,16 +81,16 @@ def quietly() -> Iterator[None]:
         yield
 
 
-def judge(task: Any) -> list[dict[str, Any]]:
+def run_evaluation(task: Any) -> list[dict[str, Any]]:
     """The rows of mteb's scores, one a subset, of the only split."""
     with quietly():
-        judged = mteb.evaluate(Words(), task, cache=None, co2_tracker=False, show_progress_bar=False)
-    (rows,) = judged.task_results[0].scores.values()
+        evaluated = mteb.evaluate(Words(), task, cache=None, co2_tracker=False, show_progress_bar=False)
+    (rows,) = evaluated.task_results[0].scores.values()
     return rows
 
 
 def judge_local(local: LocalTask) -> dict[str, Any]:
-    (row,) = judge(build_local_task(local, "test"))
+    (row,) = run_evaluation(build_local_task(local, "test"))
     assert row["main_score"] == row[local.main_score]
     assert set(METRICS[local.kind]) <= row.keys(), "task.json may name each of these"
     return row
@@ -149,9 +149,9 @@ def test_a_metric_is_that_of_one_set_alone() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("NFCorpsu", r"no task, benchmark or set 'NFCorpsu' in mteb or here. Did you mean NFCorpus or"),
+        ("NFCorpsu", r"'NFCorpsu'.*Did you mean NFCorpus or"),
         ("nfcorpus", "Did you mean NFCorpus"),
-        ("mteb-eng", "Did you mean .*mteb-eng-56"),
+        ("mteb-eng", r"Did you mean .*mteb-eng-56"),
         ("QmsumRetreival", "Did you mean QmsumRetrieval"),
         ("MTEB(eng, v3)", r"Did you mean .*MTEB\(eng, v2\)"),
         ("zzzzzzzzzz", r"mteb.get_tasks\(\) lists them"),
@@ -164,7 +164,7 @@ def test_an_unknown_name_offers_the_nearest(name: str, message: str) -> None:
 
 def test_a_task_of_images_is_refused() -> None:
     (task,), _ = find_tasks(["Caltech101"])
-    with pytest.raises(InputError, match=r"Caltech101 needs image; gnomon's models read text alone\. Leave it out"):
+    with pytest.raises(InputError, match=r"Caltech101.*image"):
         check_text_only(task)
 
 
@@ -180,8 +180,8 @@ def test_what_a_run_sets_on_a_task_is_not_there_in_the_next(name: str) -> None:
 
 
 def test_names_are_resolved_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*said: Any) -> None:
-        raise AssertionError(said)
+    def refuse(*options: Any) -> None:
+        raise AssertionError(options)
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
@@ -214,7 +214,7 @@ def test_retrieval(tmp_path: Path) -> None:
     assert 0 < row["ndcg_at_10"] < 1
 
 
-def test_d1_the_score_with_grades_below_zero_is_that_with_zero(tmp_path: Path) -> None:
+def test_d1_the_score_with_labels_below_zero_is_that_with_zero(tmp_path: Path) -> None:
     documents, queries, relevant = beir(tmp_path, random.Random(1))
     grades = {query: dict.fromkeys(each, -2) if query == "q0" else each for query, each in relevant.items()}
     grades["q1"] = {key: grade - (grade == 0) for key, grade in grades["q1"].items()}
@@ -253,10 +253,10 @@ def test_d3_absent_documents_count_in_the_ideal_ranking_as_in_mteb(tmp_path: Pat
     relevant["q2"] |= {"away": 0}
     lines = [f"{query} 0 {key} {grade}\n" for query, each in relevant.items() for key, grade in each.items()]
     (tmp_path / "qrels" / "test.tsv").write_text("q77 0 d1 1\n" + "".join(lines), "utf-8")
-    with pytest.warns(Notice) as told:
+    with pytest.warns(Notice) as warned:
         (local,) = read_local(tmp_path, allow_missing_ids=True)
-    assert "in 3 lines, first 'gone'" in str(told[0].message)
-    assert "in 1 line, first 'q77'" in str(told[1].message)
+    assert "in 3 lines, first 'gone'" in str(warned[0].message)
+    assert "in 1 line, first 'q77'" in str(warned[1].message)
     row = judge_local(local)
     runs = {query: {key: cosine(text, each) for key, each in documents.items()} for query, text in queries.items()}
     for metric, measure in {"ndcg_at_10": "ndcg_cut.10", "recall_at_100": "recall.100"}.items():
@@ -282,15 +282,15 @@ def test_reranking_of_rows(tmp_path: Path) -> None:
         for _ in range(6)
     ]
     row = judge_local(only(write(tmp_path / "in.jsonl", rows)))
-    wanted: list[float] = []
+    expected: list[float] = []
     for each in rows:
         scores = [cosine(each["query"], text) for text in [*each["positive"], each["negative"][0]]]
         # the three negatives are alike, so that all three are before a positive or behind it
         ranks = sorted(
             1 + sum(3 if place == 2 else 1 for place in range(3) if scores[place] > scores[good]) for good in (0, 1)
         )
-        wanted.append(np.mean([(place + 1) / rank for place, rank in enumerate(ranks)]))
-    assert row["map_at_1000"] == pytest.approx(np.mean(wanted), abs=NEAR)
+        expected.append(np.mean([(place + 1) / rank for place, rank in enumerate(ranks)]))
+    assert row["map_at_1000"] == pytest.approx(np.mean(expected), abs=NEAR)
 
 
 def test_sts(tmp_path: Path) -> None:
@@ -317,9 +317,9 @@ def test_pair_classification(tmp_path: Path) -> None:
         "manhattan": [-np.abs(a - b).sum() for a, b in pairs],
         "euclidean": [-np.linalg.norm(a - b) for a, b in pairs],
     }
-    wanted = {f"{name}_ap": average_precision_score(labels, scores) for name, scores in ways.items()}
-    assert {name: row[name] for name in wanted} == pytest.approx(wanted, abs=NEAR)
-    assert row["max_ap"] == max(row[name] for name in wanted)
+    expected = {f"{name}_ap": average_precision_score(labels, scores) for name, scores in ways.items()}
+    assert {name: row[name] for name in expected} == pytest.approx(expected, abs=NEAR)
+    assert row["max_ap"] == max(row[name] for name in expected)
 
 
 def test_bitext_mining(tmp_path: Path) -> None:
@@ -346,14 +346,14 @@ def test_summarization(tmp_path: Path) -> None:
     ]
     rows[1]["relevance"] = [2] * 5  # graded alike: it does not count
     found = judge_local(only(write(tmp_path / "in.jsonl", rows)))["cosine_spearman"]
-    wanted = [
+    expected = [
         spearmanr(
             row["relevance"],
             [max(cosine(text, human) for human in row["human_summaries"]) for text in row["machine_summaries"]],
         ).statistic
         for row in (rows[0], *rows[2:])
     ]
-    assert found == pytest.approx(np.mean(wanted), abs=NEAR)
+    assert found == pytest.approx(np.mean(expected), abs=NEAR)
 
 
 def apart(labels: Sequence[Any], times: int) -> Rows:
@@ -373,7 +373,7 @@ def test_classification_of_whatever_labels(tmp_path: Path, labels: list[Any]) ->
     assert (row["ap"] == 1) if len(labels) == 2 else np.isnan(row["ap"] or np.nan)
 
 
-def test_classification_where_two_of_three_labels_are_judged(tmp_path: Path) -> None:
+def test_classification_where_two_of_three_labels_are_evaluated(tmp_path: Path) -> None:
     write(tmp_path / "train.jsonl", apart(["a", "b", "c"], 4))
     write(tmp_path / "test.jsonl", apart(["a", "b", "c"], 2)[1:3])
     assert judge_local(only(tmp_path))["accuracy"] == 1
@@ -388,14 +388,14 @@ def test_clustering_is_of_all_texts_and_the_same_whenever_it_is_run(tmp_path: Pa
         found.n_clusters, found.max_documents_per_cluster = 3, 60  # mteb's draws are of 16,384
         return found
 
-    (first,) = judge(task())
+    (first,) = run_evaluation(task())
     assert set(METRICS["Clustering"]) <= first.keys()
     assert 0.6 < first["v_measure"] <= 1
     second = task()
     load_task(second)
     second.rng_state.random()  # as after another model that was judged
     load_task(second)
-    assert judge(second)[0]["v_measures"] == first["v_measures"]
+    assert run_evaluation(second)[0]["v_measures"] == first["v_measures"]
     assert len(second.dataset["default"]["test"]) == 21
 
 
@@ -410,7 +410,7 @@ def test_subsets_and_splits_are_mtebs(tmp_path: Path) -> None:
     assert (task.metadata.name, task.eval_splits, task.hf_subsets) == ("sts", ["dev"], ["de", "fr"])
     assert task.metadata.dataset == {"path": "local/sts", "revision": local.revision}
     assert task.metadata.languages == ["deu"]
-    assert [row["hf_subset"] for row in judge(task)] == ["de", "fr"]
+    assert [row["hf_subset"] for row in run_evaluation(task)] == ["de", "fr"]
     assert (task.min_score, task.max_score) == (0, 4)
 
 
@@ -450,22 +450,21 @@ def no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_network_and_no_cache_says_how_to_get_the_data(
     how: Callable[[str], None], name: str, source: str, asked: str
 ) -> None:
-    with pytest.raises(SourceError) as found, quietly():
+    with pytest.raises(SourceError) as caught, quietly():
         how(name)
-    told = str(found.value)
-    assert told.startswith(f"the data of {asked} ({source}) could not be loaded (ConnectionError: Couldn't reach '")
-    assert (
-        f"python -c \"from gnomon.evaluate.mteb.tasks import fetch; fetch('{asked}')\" gets it into the cache (HF_H"
-        in told
-    )
-    assert told.endswith("A folder of your own data needs none (--data).")
+    message = str(caught.value)
+    assert message.startswith(f"the data of {asked} ({source}) ")
+    assert "ConnectionError: Couldn't reach '" in message
+    assert f"python -c \"from gnomon.evaluate.mteb.tasks import fetch; fetch('{asked}')\"" in message
+    assert "HF_HOME" in message
+    assert "--data" in message
 
 
 @pytest.mark.parametrize("error", [ValueError("Couldn't find cache for mteb/sts12-sts"), KeyError("score"), OSError(5)])
 def test_whatever_goes_wrong_with_the_data_is_of_that_task_alone(
     monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    def fail(**said: Any) -> None:
+    def fail(**options: Any) -> None:
         raise error
 
     (task,), _ = find_tasks(["STS12"])
@@ -478,7 +477,7 @@ def test_whatever_goes_wrong_with_the_data_is_of_that_task_alone(
 def retrieval_data(*, candidates: bool) -> Callable[..., None]:
     """A `load_data` of one tiny split."""
 
-    def load_data(self: Any, num_proc: int | None = None, **said: Any) -> None:
+    def load_data(self: Any, num_proc: int | None = None, **options: Any) -> None:
         draw = random.Random(self.metadata.name)
         documents = {f"d{place}": sentence(draw) for place in range(6)}
         split = {
@@ -500,22 +499,22 @@ def test_a_task_made_of_others_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
     parts = task.metadata.tasks
     assert len(parts) == 12
     assert not any(part.data_loaded for part in parts), "mteb loads them in turn"
-    (row,) = judge(task)
-    wanted: list[float] = []
+    (row,) = run_evaluation(task)
+    expected: list[float] = []
     for part in parts:
         part.load_data()
         data = part.dataset["default"]["test"]
         texts = zip(data["corpus"]["id"], data["corpus"]["text"], strict=True)
         run = {document: cosine(data["queries"]["text"][0], text) for document, text in texts}
-        wanted.append(ndcg(data["relevant_docs"], {"q": run}, "ndcg_cut.10"))
+        expected.append(ndcg(data["relevant_docs"], {"q": run}, "ndcg_cut.10"))
         part.unload_data()
-    assert row["ndcg_at_10"] == pytest.approx(np.mean(wanted), abs=NEAR)
+    assert row["ndcg_at_10"] == pytest.approx(np.mean(expected), abs=NEAR)
 
 
 def graded(grade: int) -> Callable[..., None]:
     """`load_data` of a task with a query whose highest grade is this, and another of grades -1 and 1."""
 
-    def load_data(self: Any, num_proc: int | None = None, **said: Any) -> None:
+    def load_data(self: Any, num_proc: int | None = None, **options: Any) -> None:
         split = {
             "corpus": Dataset.from_dict({"id": ["a", "b"], "title": ["", ""], "text": WORDS[:2]}),
             "queries": Dataset.from_dict({"id": ["q", "r"], "text": WORDS[:2]}),
@@ -527,13 +526,13 @@ def graded(grade: int) -> Callable[..., None]:
     return load_data
 
 
-def test_d1_grades_below_zero_of_mtebs_own_tasks_count_as_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_d1_labels_below_zero_of_mtebs_own_tasks_count_as_zero(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(AbsTaskRetrieval, "load_data", graded(-2))
     (task,), _ = find_tasks(["NFCorpus"])
-    with pytest.warns(Notice, match="NFCorpus: 3 grades of its qrels are below 0; they count as 0"):
+    with pytest.warns(Notice, match=r"NFCorpus: 3 relevance labels.*below 0"):
         load_task(task)
     assert task.dataset["default"]["test"]["relevant_docs"] == {"q": {"a": 0, "b": 0}, "r": {"a": 0, "b": 1}}
-    (row,) = judge(task)
+    (row,) = run_evaluation(task)
     assert row["ndcg_at_10"] == pytest.approx(0.5, abs=NEAR)
 
 
@@ -541,7 +540,7 @@ def test_d1_the_parts_of_a_task_are_mended_whenever_they_are_loaded(monkeypatch:
     monkeypatch.setattr(AbsTaskRetrieval, "load_data", graded(-2))
     (task,), _ = find_tasks(["CQADupstackRetrieval"])
     part = task.metadata.tasks[0]
-    with patch_part_loading(task), pytest.warns(Notice, match="3 grades of its qrels are below 0"):
+    with patch_part_loading(task), pytest.warns(Notice, match=r"3 relevance labels.*below 0"):
         part.load_data()
     assert part.dataset["default"]["test"]["relevant_docs"]["q"] == {"a": 0, "b": 0}
     part.unload_data()
@@ -551,7 +550,7 @@ def test_d1_the_parts_of_a_task_are_mended_whenever_they_are_loaded(monkeypatch:
 def test_d1_a_grade_that_trec_eval_cannot_count_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(AbsTaskRetrieval, "load_data", graded(2**31))
     (task,), _ = find_tasks(["NFCorpus"])
-    with pytest.raises(InputError, match="NFCorpus: query 'q' has a document of grade 2,147,483,648; 1,000,000 is"):
+    with pytest.raises(InputError, match=r"NFCorpus: query 'q'.*2,147,483,648.*1,000,000"):
         load_task(task)
 
 
@@ -559,9 +558,7 @@ def test_reranking_without_its_candidates_is_refused(monkeypatch: pytest.MonkeyP
     """mteb reads no list of a data set's parts out of a cache, and would search all documents."""
     (task,), _ = find_tasks(["AskUbuntuDupQuestions"])
     monkeypatch.setattr(type(task), "load_data", retrieval_data(candidates=False))
-    with pytest.raises(
-        SourceError, match=r"AskUbuntuDupQuestions .* came without the candidates .*Run it where there is"
-    ):
+    with pytest.raises(SourceError, match=r"AskUbuntuDupQuestions .*without the candidates"):
         load_task(task)
     assert not task.data_loaded
     monkeypatch.setattr(type(task), "load_data", retrieval_data(candidates=True))
@@ -615,7 +612,7 @@ def test_loco_takes_the_rows_of_its_set(monkeypatch: pytest.MonkeyPatch) -> None
     }
     assert data["queries"].to_dict() == {"id": ["q1", "q3"], "text": ["moon river", "bread"]}
     assert data["relevant_docs"] == {"q1": {"p1": 1}, "q3": {"p3": 1}}, "answers that are not there are left out"
-    (row,) = judge(task)
+    (row,) = run_evaluation(task)
     runs = {
         query: {key: cosine(text, each) for key, each in (("p1", "moon river music"), ("p3", "winter"))}
         for query, text in (("q1", "moon river"), ("q3", "bread"))

@@ -49,7 +49,7 @@ def test_equal_scores_come_by_row_across_blocks(monkeypatch: pytest.MonkeyPatch)
     assert scores.tolist() == [[1.0] * 5]
 
 
-def test_k_is_cut_to_the_corpus() -> None:
+def test_k_is_truncated_to_the_corpus() -> None:
     scores, rows = top_k(np.eye(2), np.eye(2), 9, score="dot")
     assert rows.tolist() == [[0, 1], [1, 0]]
     assert scores.tolist() == [[1, 0], [1, 0]]
@@ -78,7 +78,7 @@ def test_a_float16_corpus_is_read_a_block_at_a_time(monkeypatch: pytest.MonkeyPa
         (np.eye(3), np.eye(3), 1, "jaccard", "'jaccard' is not one of cosine, dot, euclidean, manhattan"),
     ],
 )
-def test_what_cannot_be_searched_is_said(queries, corpus, k: int, score: str, message: str) -> None:
+def test_what_cannot_be_searched_is_reported(queries, corpus, k: int, score: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         top_k(queries, corpus, k, score=score)
 

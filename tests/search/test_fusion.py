@@ -1,4 +1,4 @@
-"""Fusion by hand, against slow twins, trec_eval and mteb."""
+"""Fusion and the choice of its weight: by hand, against reference implementations and mteb."""
 
 import math
 from itertools import pairwise
@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gnomon.errors import InputError
+from gnomon.metrics import ndcg_at
 from gnomon.search.fusion import (
     ALPHAS,
     MR_TYDI_ALPHAS,
     cross_fit_alpha,
     fuse_mr_tydi,
-    ndcg_at,
     reciprocal_rank_fusion,
     tune_alpha,
 )
@@ -22,13 +22,12 @@ from gnomon.search.fusion import (
 IDS = st.sampled_from(["a", "b", "c", "d", "e", "f", "é", "中", "\uff5e", "\U0001f600"])
 # few values: full of ties
 RUNS = st.dictionaries(IDS, st.sampled_from([-2.5, -1.0, 0.0, 0.25, 1.0, 1 + 1e-12, 7.5]))
-GRADES = st.dictionaries(IDS, st.integers(-1, 3))
 
 
 def test_mr_tydi_by_hand() -> None:
     fused = fuse_mr_tydi({"a": 30.0, "b": 20.0, "c": 10.0}, {"b": 0.9, "d": 0.8, "a": 0.5}, alpha=0.5)
-    wanted = {"a": 0.5 - 0.25, "b": 0 + 0.25, "c": -0.5 - 0.25, "d": -0.5 + 0.5 * 0.25}
-    assert fused == pytest.approx(wanted)
+    expected = {"a": 0.5 - 0.25, "b": 0 + 0.25, "c": -0.5 - 0.25, "d": -0.5 + 0.5 * 0.25}
+    assert fused == pytest.approx(expected)
     assert list(fused) == ["a", "b", "c", "d"]
 
 
@@ -39,7 +38,7 @@ def test_equal_scores_and_an_empty_list_say_nothing() -> None:
     assert fuse_mr_tydi({}, {}, alpha=1) == {}
 
 
-def mr_tydi_twin(sparse: dict[str, float], dense: dict[str, float], alpha: float) -> dict[str, float]:
+def reference_mr_tydi(sparse: dict[str, float], dense: dict[str, float], alpha: float) -> dict[str, float]:
     """Zhang et al.'s formula, a document at a time."""
 
     def value(run: dict[str, float], document: str) -> float:
@@ -53,8 +52,8 @@ def mr_tydi_twin(sparse: dict[str, float], dense: dict[str, float], alpha: float
 
 @settings(deadline=None)
 @given(RUNS, RUNS, st.sampled_from([0, 0.56, 1, 3.0]))
-def test_mr_tydi_is_its_twin(sparse: dict[str, float], dense: dict[str, float], alpha: float) -> None:
-    assert fuse_mr_tydi(sparse, dense, alpha=alpha) == mr_tydi_twin(sparse, dense, alpha)
+def test_mr_tydi_equals_its_reference(sparse: dict[str, float], dense: dict[str, float], alpha: float) -> None:
+    assert fuse_mr_tydi(sparse, dense, alpha=alpha) == reference_mr_tydi(sparse, dense, alpha)
 
 
 def test_numpy_scores_are_fused_in_double_precision() -> None:
@@ -88,29 +87,10 @@ def test_reciprocal_rank_is_mtebs(runs: list[dict[str, float]], k: int) -> None:
     assert reciprocal_rank_fusion(runs, k=k) == pytest.approx(dict(theirs(runs, [1.0] * len(runs), rrf_k=k)))
 
 
-def test_ndcg_by_hand() -> None:
-    run = {"a": 3.0, "b": 2.0, "c": 1.0}
-    assert ndcg_at(run, {"b": 1}) == 1 / math.log2(3)
-    ideal = 3 + 2 / math.log2(3) + 1 / 2
-    assert ndcg_at(run, {"b": 3, "c": 1, "z": 2}) == pytest.approx((3 / math.log2(3) + 1 / 2) / ideal)
-    assert ndcg_at(run, {"b": 1}, 1) == ndcg_at(run, {}) == ndcg_at({}, {"b": 1}) == ndcg_at(run, {"a": 0}) == 0
-    assert ndcg_at({"a": 1.0, "b": 1.0}, {"b": 1}) == 1
-    falling = {f"d{rank}": -float(rank) for rank in range(1, 20)}
-    assert ndcg_at(falling, {"d10": 1}) == 1 / math.log2(11)
-    assert ndcg_at(falling, {"d11": 1}) == 0
-
-
-@settings(max_examples=300, deadline=None)
-@given(RUNS, GRADES.filter(bool), st.sampled_from([1, 3, 10]))
-def test_ndcg_is_trec_evals(run: dict[str, float], relevant: dict[str, int], k: int) -> None:
-    evaluator = pytest.importorskip("pytrec_eval").RelevanceEvaluator({"q": relevant}, {f"ndcg_cut.{k}"})
-    assert ndcg_at(run, relevant, k) == pytest.approx(evaluator.evaluate({"q": run})["q"][f"ndcg_cut_{k}"], abs=1e-12)
-
-
 def brute_force(sparse: dict, dense: dict, relevant: dict, alphas: tuple[float, ...]) -> float:
     def mean(alpha: float) -> float:
         fused = {query: fuse_mr_tydi(sparse.get(query, {}), dense.get(query, {}), alpha=alpha) for query in relevant}
-        return math.fsum(ndcg_at(fused[query], relevant[query]) for query in relevant)
+        return math.fsum(ndcg_at(fused[query], relevant[query], 10) for query in relevant)
 
     best = max(map(mean, alphas))
     return min((alpha for alpha in alphas if mean(alpha) > best - 1e-9), key=lambda alpha: abs(alpha - 1))
@@ -196,33 +176,31 @@ def test_no_query_chooses_its_own_weight() -> None:
         assert turned[query] == fitted[query]
 
 
-def test_queries_without_judgements_get_the_weight_of_their_fold() -> None:
+def test_queries_without_labels_get_the_weight_of_their_fold() -> None:
     sparse, dense, relevant = two_folds()
-    judged = {query: grades for query, grades in relevant.items() if query not in ("q3", "q4")}
-    fitted = cross_fit_alpha(sparse | {"q3": {}}, dense, judged)
+    labelled = {query: labels for query, labels in relevant.items() if query not in ("q3", "q4")}
+    fitted = cross_fit_alpha(sparse | {"q3": {}}, dense, labelled)
     assert set(fitted) == set(relevant)
     assert (fitted["q3"], fitted["q4"]) == (fitted["q0"], fitted["q1"])
     assert fitted["q3"] != fitted["q4"]
 
 
-def test_few_judged_queries_get_1() -> None:
+def test_few_labelled_queries_get_1() -> None:
     sparse, dense, relevant = two_folds()
-    few = {query: grades if place < 19 else {"d0": 0} for place, (query, grades) in enumerate(relevant.items())}
+    few = {query: labels if place < 19 else {"d0": 0} for place, (query, labels) in enumerate(relevant.items())}
     assert cross_fit_alpha(sparse, dense, few) == dict.fromkeys(relevant, 1.0)
     assert set(cross_fit_alpha(sparse, dense, few | {"q19": {"d0": 1}}).values()) != {1.0}
 
 
 def test_values_that_cannot_be_used() -> None:
     for alpha in (-0.5, math.nan, math.inf):
-        with pytest.raises(InputError, match=f"alpha is {alpha}; it must be a finite number of at least 0"):
+        with pytest.raises(InputError, match=f"alpha is {alpha}"):
             fuse_mr_tydi({}, {}, alpha=alpha)
         for choose in (tune_alpha, cross_fit_alpha):
-            with pytest.raises(InputError, match=f"alpha is {alpha};"):
+            with pytest.raises(InputError, match=f"alpha is {alpha}"):
                 choose({}, {}, {}, alphas=[1.0, alpha])
     for choose in (tune_alpha, cross_fit_alpha):
-        with pytest.raises(InputError, match="alphas is empty; give at least one"):
+        with pytest.raises(InputError, match="alphas is empty"):
             choose({}, {}, {}, alphas=[])
-    with pytest.raises(InputError, match="k is -1; it must be at least 0"):
+    with pytest.raises(InputError, match="k is -1"):
         reciprocal_rank_fusion([], k=-1)
-    with pytest.raises(InputError, match="k is 0; it must be at least 1"):
-        ndcg_at({}, {}, 0)

@@ -132,7 +132,7 @@ def evaluate(
     from gnomon import evaluate as judge
 
     encoder = None if words_alone else load_encoder(model, load)
-    asking = judge.Asking(
+    options = judge.EvaluationOptions(
         prompts=_read_prompts(prompts) if prompts else {},
         dim=dim,
         truncate_dim=truncate_dim,
@@ -154,8 +154,8 @@ def evaluate(
         data=data,
         output=output,
         methods=("bm25",) if words_alone else methods or ("dense",),
-        asking=asking,
-        curve=judge.curve_points(encoder, asking, **points) if encoder else (),
+        options=options,
+        curve=judge.curve_points(encoder, options, **points) if encoder else (),
         bm25=judge.Bm25Settings(k1, b, _parse_alpha(alpha)),
         metric=metric,
         split=split,

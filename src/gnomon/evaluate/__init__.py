@@ -1,4 +1,4 @@
-"""How good a model is: mteb's tasks and local data, by mteb's protocol; results that say how they came about.
+"""Evaluates models on mteb's tasks and on local data, by mteb's protocol; each result says how it came about.
 
     from gnomon.evaluate import evaluate
     results = evaluate(Encoder.load("..."), data=["my-folder"], output="evaluation")
@@ -8,14 +8,15 @@ mteb, torch and scikit-learn come with the extra `gnomon[evaluate]` and are impo
 
 from __future__ import annotations
 
-from gnomon.evaluate.mteb.encoder import Asking, MtebEncoder, curve_points
+from gnomon.evaluate.mteb.encoder import MtebEncoder
+from gnomon.evaluate.options import EvaluationOptions, curve_points
 from gnomon.evaluate.results import Result, format_summary, read_results, summarize
 from gnomon.evaluate.run import TasksError, evaluate
 from gnomon.evaluate.systems import Bm25Settings
 
 __all__ = [
-    "Asking",
     "Bm25Settings",
+    "EvaluationOptions",
     "MtebEncoder",
     "Result",
     "TasksError",

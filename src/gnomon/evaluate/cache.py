@@ -1,10 +1,10 @@
-"""Vectors that were computed once, by the text: what makes a second task, and a second start, quick.
+"""Caches vectors by text, so that a second task, and a second start, encode nothing again.
 
-A shelf holds the vectors of one model, width and prompt. Every run that adds to it writes files of its own, so that
-runs beside each other do no harm. What is added at once is there whole or not at all, whenever a run is killed: the
-run after it then computes the same texts together, and so gets the same vectors to the last bit.
+A partition holds the vectors of one model, dimension and prompt. Every run that adds to it writes files of its own, so
+runs at the same time do no harm. What one call adds is there whole or not at all, whenever a run is killed: the next
+run then computes the same texts together, and so gets the same vectors to the last bit.
 
-N: texts; D: width of a vector.
+N: texts; D: dimension.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import time
-import warnings
 import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -24,18 +23,18 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from gnomon.errors import Notice
-from gnomon.files import DISK_FULL_REASONS
+from gnomon.files import describe_os_error, write_text
+from gnomon.warn import warn_caller
 
 Vectors = NDArray[np.float32]
 
 RECORD_DTYPE = np.dtype([("text", "V16"), ("cut", "u1"), ("more", "<u4"), ("check", "<u4")])
-"""A text by its hash; whether it was longer than the model reads; how many records follow that were added with it; the
+"""The fields in order: the hash of a text; whether it was truncated; how many records of the same `add` follow; the
 CRC-32 of the hash and the vector."""
 
 
 class VectorCache:
-    """Shelves in a folder; None keeps them in memory, for as long as this object lives."""
+    """Partitions in a folder; without a folder they are in memory, as long as this object lives."""
 
     def __init__(self, folder: Path | None) -> None:
         self._disk = _CacheFolder(None if folder is None else folder.absolute())
@@ -43,46 +42,48 @@ class VectorCache:
 
     @property
     def folder(self) -> Path | None:
-        """Where vectors are written; None once that failed."""
+        """Where vectors are written; None without a folder, and after writing failed."""
         return self._disk.folder
 
     def partition(self, description: Mapping[str, Any], dim: int) -> CachePartition:
-        """The shelf of vectors that `of` describes: model, prompt, engine; equal descriptions share it."""
-        said = json.dumps(
+        """The partition for a description (model, prompt, engine) and a dimension; equal descriptions share it."""
+        text = json.dumps(
             dict(description) | {"width": dim, "record": RECORD_DTYPE.itemsize}, sort_keys=True, ensure_ascii=True
         )
-        name = hashlib.sha256(said.encode()).hexdigest()[:24]
+        name = hashlib.sha256(text.encode()).hexdigest()[:24]
         if name not in self._partitions:
-            self._partitions[name] = CachePartition(self._disk, name, dim, said)
+            self._partitions[name] = CachePartition(self._disk, name, dim, text)
         return self._partitions[name]
 
     def close(self) -> None:
-        for shelf in self._partitions.values():
-            shelf.close()
+        for partition in self._partitions.values():
+            partition.close()
         self._partitions.clear()
 
 
 class _CacheFolder:
-    """Where all shelves write, for as long as that goes well."""
+    """The folder that all partitions write to, until writing fails."""
 
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
 
     def disable(self, error: OSError) -> None:
-        why = DISK_FULL_REASONS.get(error.errno or 0, str(error))
-        told = f"vectors are no longer kept in {self.folder}: {why}. The run goes on, and a second start"
-        self.folder = None
-        warnings.warn(f"{told} would encode again what follows.", Notice, stacklevel=2)
+        """Continue without a folder, and warn of it."""
+        folder, self.folder = self.folder, None
+        warn_caller(
+            f"vectors are no longer cached in {folder}: {describe_os_error(error)}. The run goes on; a second start "
+            "would encode what follows again."
+        )
 
 
 @dataclass(frozen=True)
 class _Block:
-    """What was added at once, or read from one file."""
+    """The vectors of one `add`, or of one file."""
 
     vectors_ND: Vectors
     records_N: NDArray[Any]
     checked_N: NDArray[np.bool_]
-    """Rows whose check was made."""
+    """Rows whose checksum was verified."""
 
     def is_intact(self, row: int) -> bool:
         if not self.checked_N[row]:
@@ -92,7 +93,7 @@ class _Block:
 
 
 class CachePartition:
-    """Vectors of one width by text."""
+    """Vectors of one dimension, by text."""
 
     def __init__(self, disk: _CacheFolder, name: str, dim: int, description: str) -> None:
         self.dim, self.description = dim, description
@@ -107,13 +108,14 @@ class CachePartition:
         return len(self._location)
 
     def missing(self, texts: Sequence[str]) -> list[str]:
-        """Those that are not here, or damaged, each once, in their order."""
+        """The texts whose vectors are not here, or are damaged: each once, in their order."""
         return [text for text in dict.fromkeys(texts) if not self._contains(_hash_text(text))]
 
     def add(self, texts: Sequence[str], vectors_ND: Vectors, truncated: Sequence[int]) -> None:
-        """Keep vectors of different texts; `cut`: places of those that were longer than the model reads.
+        """Add the vectors of different texts; texts that are here already stay as they are.
 
-        Those that are here already stay as they are.
+        Args:
+            truncated: positions of the texts that were longer than the model reads.
         """
         hashes = [_hash_text(text) for text in texts]
         new = [row for row, key in enumerate(hashes) if key not in self._location]
@@ -131,26 +133,26 @@ class CachePartition:
         )
 
     def get(self, texts: Sequence[str]) -> tuple[Vectors, int]:
-        """(vectors [N, D] of texts that are not `missing`, how many of them were cut)."""
-        found_ND = np.empty((len(texts), self.dim), np.float32)
-        cut = 0
-        for at, text in enumerate(texts):
+        """(vectors [N, D], how many texts were truncated), of texts that are not `missing`."""
+        vectors_ND = np.empty((len(texts), self.dim), np.float32)
+        num_truncated = 0
+        for index, text in enumerate(texts):
             block, row = self._location[_hash_text(text)]
-            found_ND[at] = block.vectors_ND[row]
-            cut += int(block.records_N["cut"][row])
-        return found_ND, cut
+            vectors_ND[index] = block.vectors_ND[row]
+            num_truncated += int(block.records_N["cut"][row])
+        return vectors_ND, num_truncated
 
     def close(self) -> None:
         for file in self._files or ():
-            with suppress(OSError):  # a full disk is told of again
+            with suppress(OSError):  # a full disk was already reported
                 file.close()
         self._files = None
 
     def _contains(self, key: bytes) -> bool:
-        place = self._location.get(key)
-        if place is None:
+        location = self._location.get(key)
+        if location is None:
             return False
-        block, row = place
+        block, row = location
         if not block.is_intact(row):
             del self._location[key]
             return False
@@ -160,7 +162,7 @@ class CachePartition:
         self._location |= {bytes(key): (block, row) for row, key in enumerate(block.records_N["text"])}
 
     def _load(self, keys: Path) -> None:
-        """What an earlier run, or one beside this, added; what it did not finish is passed over."""
+        """Read what an earlier run, or one at the same time, added; an unfinished `add` is skipped."""
         vectors = keys.with_suffix(".vectors")
         try:
             raw = keys.read_bytes()
@@ -175,9 +177,9 @@ class CachePartition:
         self._index_block(_Block(vectors_ND, records_N, np.zeros(len(records_N), np.bool_)))
 
     def _write(self, records_N: NDArray[Any], vectors_ND: Vectors) -> Vectors | None:
-        """The vectors as they lie on the disk, so that memory does not hold them; None where they do not.
+        """Write vectors and records; returns the vectors mapped from the file, None where nothing was written.
 
-        They are written in front of the records: a record is there only where its vector is.
+        The vectors are written first, so that a record is there only where its vector is.
         """
         if self._disk.folder is None:
             return None
@@ -193,14 +195,14 @@ class CachePartition:
         except OSError as error:
             self.close()
             self._disk.disable(error)
-        except BaseException:  # Ctrl-C between the two files: they do not fit any more
+        except BaseException:  # Ctrl-C between the two files: they no longer match
             self.close()
             raise
         return None
 
     def _open(self, folder: Path) -> tuple[BinaryIO, BinaryIO]:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "what.json").write_text(self.description + "\n", encoding="utf-8")
+        write_text(folder / "what.json", self.description + "\n")
         stem = folder / f"{time.time_ns():020}-{os.getpid()}"
         return stem.with_suffix(".keys").open("xb"), stem.with_suffix(".vectors").open("xb")
 

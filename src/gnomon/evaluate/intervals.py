@@ -1,9 +1,10 @@
-"""How sure a score is: bootstrap intervals of one model, and paired tests of two, over what a score is made of.
+"""How certain a score is: bootstrap intervals for one model, and paired tests for two.
 
-Spearman's correlation and average precision depend on the order of the predictions only, so both are computed from
-levels: whole numbers in the same order. A resample is then counted, not sorted.
+Both resample the values that a score consists of. Spearman's correlation and average precision depend on the order of
+the predictions only, so they are computed from levels: whole numbers in the same order (`gnomon.metrics.rank_levels`).
+A resample is then counted, not sorted.
 
-R: resamples; N: units, and levels.
+R: resamples; N: units (queries, pairs, texts or experiments).
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from gnomon.errors import InputError
+from gnomon.metrics import average_precision_of_levels, rank_levels, spearman_of_levels
 
 Statistic = Literal["mean", "spearman", "average_precision"]
 RESAMPLES = 2000
@@ -25,13 +27,13 @@ CONFIDENCE_LEVEL = 0.95
 SEED = 20_240_501
 
 TEST_RESAMPLES = 9999
-"""Resamples of a test: its p is at least 1 / 10,000, which leaves Holm's correction room for 500 tasks."""
+"""Resamples of a test. Its p-value is at least 1 / 10,000, small enough for Holm's correction over 500 tasks."""
 
 BLOCK_CELLS = 1 << 15
-"""Numbers of a block, resamples times units: its arrays stay in the processor's cache."""
+"""Numbers per block, resamples times units, so that its arrays stay in the processor's cache."""
 
 EQUAL_TOLERANCE = 1e-12
-"""Differences of less come from rounding."""
+"""Smaller differences come from rounding."""
 
 
 @dataclass(frozen=True)
@@ -42,17 +44,17 @@ class Interval:
 
 @dataclass(frozen=True)
 class PerQueryScores:
-    """What one score is made of: `statistic(values)`, or `statistic(gold, values)`."""
+    """The values that one score consists of. The score is `statistic(values)` or `statistic(gold, values)`."""
 
     unit: str
     """ "query", "pair", "text" or "experiment"."""
     statistic: Statistic
     values: Sequence[float]
-    """[N]: a query's nDCG, an experiment's accuracy; of the other statistics, what the model predicted."""
+    """[N]: for "mean" the nDCG of a query or the accuracy of an experiment; else what the model predicted."""
     gold: Sequence[float] | None = None
     """[N]: human scores of pairs (spearman), labels 0 and 1 (average_precision)."""
     ids: Sequence[str] | None = None
-    """[N]: names of the units, where they have any; two models are compared by them."""
+    """[N]: names of the units, where they have any; a paired test matches units by them."""
 
     def compute_score(self) -> float:
         """NaN where the statistic is not defined: spearman of constants, average precision without a label 1."""
@@ -64,18 +66,18 @@ class PerQueryScores:
         if self.statistic == "mean":
             return (np.asarray(self.values, np.float64),)
         assert self.gold is not None
-        gold_N = _rank_levels(self.gold) if self.statistic == "spearman" else np.asarray(self.gold, np.float64)
-        return gold_N, _rank_levels(self.values)
+        gold_N = rank_levels(self.gold) if self.statistic == "spearman" else np.asarray(self.gold, np.float64)
+        return gold_N, rank_levels(self.values)
 
 
 @dataclass(frozen=True)
 class PairedTest:
-    """Two models on the same units."""
+    """The difference of two models on the same units."""
 
     difference: float
-    """The second's score less the first's."""
+    """The score of the second minus that of the first."""
     interval: Interval
-    """95 % of the difference."""
+    """The 95 % interval of the difference."""
     p_value: float
     """Two-sided; at least 1 / 10,000."""
 
@@ -87,41 +89,45 @@ def bootstrap_interval(
 
     The percentile bootstrap (Efron & Tibshirani 1993, An Introduction to the Bootstrap, section 13.3): the units of
     each statistic are drawn anew, with replacement, and the interval holds the middle `level` of the scores. Resamples
-    in which a statistic is not defined are left out. Of few units it comes out too narrow; of one it has no width.
+    in which a statistic is not defined are left out. For few units the interval is too narrow; for one, both ends are
+    equal.
 
     Returns:
-        The same for the same units; NaN at both ends where no resample has a score.
+        The same interval for the same units; NaN at both ends where no resample has a score.
     """
-    values_R = np.mean([_resample(each, resamples, at) for at, each in enumerate(score_sets)], axis=0)
+    values_R = np.mean([_resample(scores, resamples, index) for index, scores in enumerate(score_sets)], axis=0)
     return _percentile_interval(values_R, level)
 
 
 def run_paired_test(a: Sequence[PerQueryScores], b: Sequence[PerQueryScores]) -> PairedTest:
-    """Whether two models differ, by scores made of the same units: `b` less `a`, as the means over statistics.
+    """Test whether two models differ, by scores over the same units: `b` minus `a`, as means over statistics.
 
-    The interval is the percentile bootstrap's, the same units drawn for both models. The p-value is that of the paired
-    randomisation test (Noreen 1989, Computer-Intensive Methods for Testing Hypotheses; for retrieval Smucker, Allan &
-    Carterette 2007; for statistics that are not means Yeh 2000): if the models were alike, it would not matter which of
-    them said what, so at each unit, with probability 1/2, they change places. p is (1 + the swaps that differ by as
-    much) / (1 + all swaps). Of means it is the sign-flip test, which is right for any number of units; a bootstrap test
-    is not for few, such as the 10 experiments of a classification. Predictions change places as ranks, for one model's
-    may lie from 0.7 to 1 and the other's from -1 to 1. Fewer than 6 units in all never give a p below 0.05.
+    The interval is the percentile bootstrap's, with the same units drawn for both models.
+
+    The p-value is that of the paired randomisation test (Noreen 1989, Computer-Intensive Methods for Testing
+    Hypotheses; for retrieval Smucker, Allan & Carterette 2007; for statistics that are not means Yeh 2000). If the
+    models were equal, it would not matter which of them gave which value. So at each unit, with probability 1/2, the
+    two values are swapped, and p is (1 + the number of swaps that differ by as much) / (1 + the number of swaps).
+
+    For means it is the sign-flip test, which is valid for any number of units; a bootstrap test is not valid for few,
+    such as the 10 experiments of a classification. Predictions are swapped as ranks, because one model's may lie from
+    0.7 to 1 and the other's from -1 to 1. Fewer than 6 units in all never give a p below 0.05.
 
     Units are matched by ids where both sides have them, else by position.
 
     Raises:
-        InputError: the two were not measured on the same data, by the same statistic; or a score is not defined.
+        InputError: the two were not evaluated on the same data by the same statistic, or a score is not defined.
     """
     if len(a) != len(b) or not a:
-        raise InputError(f"{len(a)} and {len(b)} scores cannot be paired; give as many of each, and at least one.")
+        raise InputError(f"{len(a)} and {len(b)} scores cannot be paired. Give the same number of each, at least one.")
     pairs = [_align(first, second) for first, second in zip(a, b, strict=True)]
     difference = float(
         np.mean([_score_or_raise(second, "second") - _score_or_raise(first, "first") for first, second in pairs])
     )
-    resampled_R = np.mean([_resample_difference(*pair, at) for at, pair in enumerate(pairs)], axis=0)
-    swapped_R = np.mean([_swap_difference(*pair, at) for at, pair in enumerate(pairs)], axis=0)
-    as_much = np.count_nonzero(np.abs(swapped_R) >= abs(difference) - EQUAL_TOLERANCE)
-    p_value = (1 + as_much) / (1 + np.count_nonzero(~np.isnan(swapped_R)))
+    resampled_R = np.mean([_resample_difference(*pair, index) for index, pair in enumerate(pairs)], axis=0)
+    swapped_R = np.mean([_swap_difference(*pair, index) for index, pair in enumerate(pairs)], axis=0)
+    at_least_as_large = np.count_nonzero(np.abs(swapped_R) >= abs(difference) - EQUAL_TOLERANCE)
+    p_value = (1 + at_least_as_large) / (1 + np.count_nonzero(~np.isnan(swapped_R)))
     return PairedTest(difference, _percentile_interval(resampled_R, CONFIDENCE_LEVEL), float(p_value))
 
 
@@ -172,108 +178,65 @@ def _percentile_interval(values_R: NDArray[np.float64], level: float) -> Interva
 
 def _compute_statistic(scores: PerQueryScores, rows_RN: NDArray[np.int64]) -> NDArray[np.float64]:
     """[R]: the statistic of the units of each row; NaN where it is not defined."""
-    return STATISTICS[scores.statistic](*[each_N[rows_RN] for each_N in scores.statistic_arguments])
+    return STATISTICS[scores.statistic](*[values_N[rows_RN] for values_N in scores.statistic_arguments])
 
 
 def _mean(values_RN: NDArray[np.float64]) -> NDArray[np.float64]:
     return values_RN.mean(axis=1)
 
 
-def _spearman(gold_RN: NDArray[np.int64], values_RN: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Pearson's correlation of ranks, equal values at their average rank; one row of gold may serve all resamples."""
-    x_RN, y_RN = _centered_ranks(gold_RN), _centered_ranks(values_RN)
-    scale_R = np.sqrt(_row_dots(x_RN, x_RN) * _row_dots(y_RN, y_RN))
-    # ranks are multiples of 1/2, so that the scale of constants is exactly 0
-    return np.clip(_divide_or_nan(_row_dots(x_RN, y_RN), scale_R), -1, 1)
-
-
-def _average_precision(gold_RN: NDArray[np.float64], values_RN: NDArray[np.int64]) -> NDArray[np.float64]:
-    """The precision at each distinct value, weighted by the recall that it adds, as scikit-learn takes it."""
-    falling_RN = values_RN.shape[1] - 1 - values_RN
-    right_RN = _sum_per_level(falling_RN, np.broadcast_to(gold_RN, values_RN.shape))
-    precision_RN = right_RN.cumsum(axis=1) / np.maximum(_sum_per_level(falling_RN).cumsum(axis=1), 1)
-    return _divide_or_nan(_row_dots(precision_RN, right_RN), right_RN.sum(axis=1))
-
-
 STATISTICS: dict[Statistic, Callable[..., NDArray[np.float64]]] = {
     "mean": _mean,
-    "spearman": _spearman,
-    "average_precision": _average_precision,
+    "spearman": spearman_of_levels,
+    "average_precision": average_precision_of_levels,
 }
-
-
-def _rank_levels(values_N: ArrayLike) -> NDArray[np.int64]:
-    """Average ranks from 0 to N - 1, rounded down: equal where the values are, else in their order."""
-    _, place_N, counts = np.unique(np.asarray(values_N, np.float64), return_inverse=True, return_counts=True)
-    return (counts.cumsum() - 1 - counts // 2)[place_N]
-
-
-def _sum_per_level(levels_RN: NDArray[np.int64], weights_RN: NDArray[np.float64] | None = None) -> NDArray[Any]:
-    """[R, N]: how many units are at each level, or the sum of their weights."""
-    weights = None if weights_RN is None else weights_RN.ravel()
-    return np.bincount(_flat_levels(levels_RN), weights, levels_RN.size).reshape(levels_RN.shape)
-
-
-def _centered_ranks(levels_RN: NDArray[np.int64]) -> NDArray[np.float64]:
-    totals_RN = _sum_per_level(levels_RN)
-    ranks_RN = totals_RN.cumsum(axis=1) - totals_RN / 2 - levels_RN.shape[1] / 2
-    return ranks_RN.ravel()[_flat_levels(levels_RN)].reshape(levels_RN.shape)
-
-
-def _flat_levels(levels_RN: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Levels, each row's behind those of the row before."""
-    rows, width = levels_RN.shape
-    return (levels_RN + width * np.arange(rows)[:, None]).ravel()
-
-
-def _row_dots(x_RN: NDArray[np.float64], y_RN: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.einsum("rn,rn->r", x_RN, y_RN)
-
-
-def _divide_or_nan(x_R: NDArray[np.float64], y_R: NDArray[np.float64]) -> NDArray[np.float64]:
-    """NaN where the divisor is 0."""
-    return np.divide(x_R, y_R, out=np.full(y_R.shape, np.nan), where=y_R > 0)
 
 
 # ---- pairs
 
 
 def _align(a: PerQueryScores, b: PerQueryScores) -> tuple[PerQueryScores, PerQueryScores]:
-    """Both in one order."""
+    """The same units in the same order."""
     if (a.unit, a.statistic) != (b.unit, b.statistic):
-        said = f"the {a.statistic} of a {a.unit} and the {b.statistic} of a {b.unit}"
-        raise InputError(f"{said} cannot be compared; compare results of one task, made by one version of gnomon.")
+        both = f"the {a.statistic} of a {a.unit} and the {b.statistic} of a {b.unit}"
+        raise InputError(f"{both} cannot be compared. Compare results of one task and one version of gnomon.")
     by_id = a.ids is not None and b.ids is not None
     if len(a.values) != len(b.values) or (by_id and Counter(a.ids) != Counter(b.ids)):
         raise InputError(_different_data_message(a, b))
     if by_id:
         a, b = _sort_by_id(a), _sort_by_id(b)
     if list(a.gold or ()) != list(b.gold or ()):
-        raise InputError("the two were measured on different data: their gold values differ. Run one of them anew.")
+        raise InputError(
+            "the two were evaluated on different data: their gold values differ. Evaluate one of them again."
+        )
     return a, b
 
 
 def _sort_by_id(scores: PerQueryScores) -> PerQueryScores:
     assert scores.ids is not None
     order = sorted(range(len(scores.ids)), key=scores.ids.__getitem__)
-    gold = None if scores.gold is None else [scores.gold[at] for at in order]
-    return replace(scores, values=[scores.values[at] for at in order], gold=gold, ids=[scores.ids[at] for at in order])
+    return replace(
+        scores,
+        values=[scores.values[index] for index in order],
+        gold=None if scores.gold is None else [scores.gold[index] for index in order],
+        ids=[scores.ids[index] for index in order],
+    )
 
 
 def _different_data_message(a: PerQueryScores, b: PerQueryScores) -> str:
     counts = f"{len(a.values):,} and {len(b.values):,} of unit {a.unit!r}"
     if a.ids is None or b.ids is None:
-        return f"the two were measured on different data: {counts}. Run one of them anew."
+        return f"the two were evaluated on different data: {counts}. Evaluate one of them again."
     first, second = Counter(a.ids), Counter(b.ids)
     side, missing = ("first", first - second) if first - second else ("second", second - first)
     shared = f"{(first & second).total():,} are shared, and {next(iter(missing))!r} is in the {side} only"
-    return f"the two were measured on different data: of {counts}, {shared}. Run one of them anew."
+    return f"the two were evaluated on different data: of {counts}, {shared}. Evaluate one of them again."
 
 
 def _score_or_raise(scores: PerQueryScores, side: str) -> float:
     score = scores.compute_score()
     if np.isnan(score):
         raise InputError(
-            f"the {scores.statistic} of the {side} is not defined: its values, or its gold, are all equal or NaN."
+            f"the {scores.statistic} of the {side} is not defined: its values or its gold values are all equal, or NaN."
         )
     return score

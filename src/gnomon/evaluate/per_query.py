@@ -1,12 +1,10 @@
-"""What mteb's scores are made of: a value a query, pair, text or experiment, for intervals and paired tests.
+"""The values that mteb's scores consist of, one per query, pair, text or experiment: for intervals and paired tests.
 
-Nothing is scored here that mteb does not score: each is checked against mteb's own number, and left out where it
-differs.
+Each set of values is checked against mteb's own score, and left out where it gives another.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from gnomon.evaluate.intervals import PerQueryScores
+from gnomon.metrics import reciprocal_rank_at, spearman
 
 SplitSubset = tuple[str, str]
 """(split, subset)"""
@@ -21,10 +20,10 @@ QueryValues = dict[str, float]
 """{query: value}"""
 
 SCORE_TOLERANCE = 1e-5
-"""mteb rounds the scores of retrieval to five digits."""
+"""mteb rounds retrieval scores to five digits."""
 
 NOISE_TOLERANCE = 1e-5
-"""Scores of pairs that differ by less may have another order with another engine."""
+"""Scores of pairs that differ by less may be in another order with another engine."""
 
 STS_PREDICTIONS = {
     "cosine": "cosine_scores",
@@ -42,7 +41,7 @@ TREC_EVAL_NAMES = {"ndcg": "ndcg_cut", "map": "map_cut", "recall": "recall", "pr
 def collect_per_query(task: Any, metric: str) -> Generator[dict[SplitSubset, QueryValues]]:
     """{(split, subset): {query: value}} of a retrieval task, filled while mteb runs it; empty for other tasks.
 
-    `task_specific_scores` is mteb's hook for scores of one's own: it is given every query's.
+    `task_specific_scores` is mteb's hook for custom scores: it receives the scores of every query.
     """
     seen: dict[SplitSubset, QueryValues] = {}
     if not hasattr(task, "task_specific_scores"):
@@ -62,18 +61,11 @@ def collect_per_query(task: Any, metric: str) -> Generator[dict[SplitSubset, Que
 
 
 def _query_values(metric: str, scores: Any, qrels: Any, results: Any) -> QueryValues:
-    family, _, cut = metric.rpartition("_at_")
+    family, _, k = metric.rpartition("_at_")
     if family == "mrr":
-        return {query: reciprocal_rank_at(run, qrels[query], int(cut)) for query, run in results.items()}
-    name = f"{TREC_EVAL_NAMES.get(family, family)}_{cut}"
-    return {query: found[name] for query, found in scores.items() if name in found}
-
-
-def reciprocal_rank_at(run: Mapping[str, float], relevant: Mapping[str, int], k: int) -> float:
-    """1 / the rank of the first relevant document among the first k, else 0; ties by document id, descending."""
-    first = sorted(run.items(), key=lambda item: (item[1], item[0]), reverse=True)[:k]
-    ranks = (rank for rank, (document, _) in enumerate(first, 1) if relevant.get(document, 0) > 0)
-    return 1 / next(ranks, math.inf)
+        return {query: reciprocal_rank_at(run, qrels[query], int(k)) for query, run in results.items()}
+    name = f"{TREC_EVAL_NAMES.get(family, family)}_{k}"
+    return {query: values[name] for query, values in scores.items() if name in values}
 
 
 def build_per_query(
@@ -84,26 +76,30 @@ def build_per_query(
     queries: Mapping[SplitSubset, QueryValues],
     predictions: Mapping[str, Any],
 ) -> dict[SplitSubset, PerQueryScores]:
-    """The units of every split and subset whose score they give.
+    """The per-query scores of every split and subset where they give mteb's own score.
 
     Args:
-        scores: mteb's: {split: [{"hf_subset": ..., metric: value}]}.
-        queries: of `watched`. predictions: mteb's file of them: {subset: {split: ...}}.
+        scores: mteb's, as {split: [{"hf_subset": ..., metric: value}]}.
+        queries: values from `collect_per_query`.
+        predictions: mteb's file of predictions, {subset: {split: ...}}.
     """
-    found: dict[SplitSubset, PerQueryScores] = {}
-    for split, listed in scores.items():
-        for row in listed:
-            place = (split, row["hf_subset"])
-            units = _build_for_subset(
-                task, kind, metric, row, queries.get(place), _select_predictions(predictions, place), place
-            )
-            if units is not None and len(units.values) and abs(units.compute_score() - row[metric]) <= SCORE_TOLERANCE:
-                found[place] = units
-    return found
+    per_query: dict[SplitSubset, PerQueryScores] = {}
+    for split, rows in scores.items():
+        for row in rows:
+            split_subset = (split, row["hf_subset"])
+            predicted = _select_predictions(predictions, split_subset)
+            values = _build_for_subset(task, kind, metric, row, queries.get(split_subset), predicted, split_subset)
+            if values is not None and len(values.values) and _agrees(values.compute_score(), row[metric]):
+                per_query[split_subset] = values
+    return per_query
+
+
+def _agrees(score: float, mteb_score: float) -> bool:
+    return abs(score - mteb_score) <= SCORE_TOLERANCE
 
 
 def explain_undefined(kind: str, metric: str, predictions: Mapping[str, Any], split_subset: SplitSubset) -> str:
-    """Why mteb has no number for a score."""
+    """Why a score of mteb is not a number."""
     predicted = _select_predictions(predictions, split_subset)
     values = _sts_predictions(metric, predicted) if kind == "STS" else []
     if values and min(values) == max(values):
@@ -116,15 +112,15 @@ def explain_undefined(kind: str, metric: str, predictions: Mapping[str, Any], sp
 
 
 def noise_spread(kind: str, metric: str, predictions: Mapping[str, Any], split_subset: SplitSubset) -> float | None:
-    """How far apart the scores of graded pairs are, where that may be rounding alone; else None."""
+    """The spread of the scores of scored pairs, where it may be rounding alone; else None."""
     values = _sts_predictions(metric, _select_predictions(predictions, split_subset)) if kind == "STS" else []
     spread = max(values) - min(values) if values else 0.0
     return spread if 0 < spread <= NOISE_TOLERANCE * max(map(abs, values)) else None
 
 
 def _sts_predictions(metric: str, predicted: Any) -> list[float]:
-    front, _, _ = metric.rpartition("_")
-    return predicted.get(STS_PREDICTIONS.get(front)) or [] if predicted else []
+    similarity, _, _ = metric.rpartition("_")
+    return predicted.get(STS_PREDICTIONS.get(similarity)) or [] if predicted else []
 
 
 def _select_predictions(predictions: Mapping[str, Any], split_subset: SplitSubset) -> Any:
@@ -156,7 +152,7 @@ def _build_for_subset(
 
 
 def _build_for_scored_pairs(task: Any, metric: str, predicted: Any, split_subset: SplitSubset) -> PerQueryScores | None:
-    """Graded pairs: the correlation of their scores with people's."""
+    """Scored pairs: the correlation of the model's scores with people's."""
     name = {"cosine_spearman": "cosine_scores", "spearman": "similarity_scores"}.get(metric)
     data = _loaded_data(task, split_subset)
     if name is None or data is None:
@@ -167,7 +163,7 @@ def _build_for_scored_pairs(task: Any, metric: str, predicted: Any, split_subset
 def _build_for_labelled_pairs(
     task: Any, metric: str, predicted: Any, split_subset: SplitSubset
 ) -> PerQueryScores | None:
-    """Pairs alike or not: the average precision; `max_ap` is that of the best of mteb's five ways to score a pair."""
+    """Labelled pairs: the average precision. `max_ap` is the best of mteb's five ways to score a pair."""
     data = _loaded_data(task, split_subset)
     names = {
         "similarity_ap": "similarity_scores",
@@ -176,7 +172,9 @@ def _build_for_labelled_pairs(
     }
     if data is None or metric not in ("max_ap", *names):
         return None
-    if len(data) == 1 and isinstance(data[0][task.label_column_name], list):  # mteb's older form: one row holds all
+    if len(data) == 1 and isinstance(
+        data[0][task.label_column_name], list
+    ):  # an older format of mteb: one row holds all pairs
         data = data[0]
     gold = [float(label) for label in data[task.label_column_name]]
     if metric != "max_ap":
@@ -189,36 +187,31 @@ def _build_for_labelled_pairs(
 
 
 def _build_for_bitext(task: Any, metric: str, predicted: Any, split_subset: SplitSubset) -> PerQueryScores | None:
-    """Each sentence is a class of its own, so that mteb's weighted F1 is the mean of theirs."""
+    """Bitext: each sentence is a class of its own, so mteb's weighted F1 is the mean of the classes' F1."""
     if not isinstance(predicted, dict) or len(predicted) != 1:
         return None
     nearest = [int(each["corpus_id"]) for each in next(iter(predicted.values()))]
-    hits = [float(found == split_subset) for split_subset, found in enumerate(nearest)]
+    hits = [float(row == expected) for expected, row in enumerate(nearest)]
     if metric == "accuracy":
         return PerQueryScores("pair", "mean", hits)
     if metric != "f1":
         return None
     times = np.bincount(nearest, minlength=len(nearest))
-    return PerQueryScores(
-        "pair", "mean", [2 * hit / (1 + int(times[split_subset])) for split_subset, hit in enumerate(hits)]
-    )
+    return PerQueryScores("pair", "mean", [2 * hit / (1 + int(times[row])) for row, hit in enumerate(hits)])
 
 
 def _build_for_summaries(task: Any, metric: str, predicted: Any, split_subset: SplitSubset) -> PerQueryScores | None:
-    """Texts with several summaries: the mean of their correlations; texts graded all alike do not count."""
-    from scipy.stats import spearmanr
-
+    """Texts with several summaries: the mean correlation. Texts whose summaries have equal scores do not count."""
     name = {"cosine_spearman": "cosine_scores", "dot_spearman": "dot_scores", "spearman": "similarity_scores"}.get(
         metric
     )
     if name is None or name not in predicted:
         return None
     pairs = zip(predicted[name], predicted["human_scores"], strict=True)
-    correlate: Callable[..., Any] = spearmanr
     values = {
-        str(at): float(correlate(human, found).statistic)
-        for at, (found, human) in enumerate(pairs)
-        if np.ptp(human) and np.ptp(found)
+        str(index): spearman(human_scores, model_scores)
+        for index, (model_scores, human_scores) in enumerate(pairs)
+        if np.ptp(human_scores) and np.ptp(model_scores)
     }
     return PerQueryScores("text", "mean", list(values.values()), ids=list(values))
 
@@ -232,10 +225,10 @@ BUILDERS: dict[str, Callable[[Any, str, Any, SplitSubset], PerQueryScores | None
 
 
 def _loaded_data(task: Any, split_subset: SplitSubset) -> Any:
-    """mteb's data of a split, where it is still loaded."""
+    """mteb's data of a split and subset; None where it is no longer loaded."""
     split, subset = split_subset
     dataset = task.dataset
     if dataset is None:
         return None
-    of_subset = dataset if subset not in dataset and subset == "default" else dataset[subset]
-    return of_subset[split]
+    splits = dataset if subset not in dataset and subset == "default" else dataset[subset]
+    return splits[split]

@@ -1,4 +1,4 @@
-"""Which prompt goes where: the model's own rules, in mteb's words. No mteb here.
+"""Which prompt goes where: the model's own rules, by mteb's names of tasks and sides. Does not import mteb.
 
 mteb encodes queries and documents apart, and texts of symmetric tasks (STS, clustering, classification, pairs, bitext,
 summaries) as neither. The cards say: e5 takes "query: " on both sides of symmetric tasks; stella its `s2p_query` on the
@@ -24,12 +24,12 @@ SIDE_NAMES: dict[PromptSide | None, str] = {"query": "queries", "document": "doc
 
 @dataclass(frozen=True)
 class Prompt:
-    """What is put in front of texts."""
+    """A prompt that is added before texts."""
 
     of: str
     """ "queries", "documents", or "texts" of a symmetric task."""
     name: str | None
-    """Its name in the model, or the key it was given under; None for no prompt."""
+    """Its name in the model, or the caller's key for it; None without a prompt."""
     text: str
 
 
@@ -38,13 +38,13 @@ def choose_prompt(
 ) -> Prompt:
     """The prompt of one side of a task.
 
-    The first that is there: one of `given`, by mteb's keys (task-side, task, kind-side, kind, side); one of the model's
-    own under a key that names the task or the kind; the model's rule for that side.
+    The first of these that exists: one of `overrides`, by mteb's keys (task-side, task, kind-side, kind, side); one of
+    the model's own under a key that names the task or the kind; the model's rule for that side.
 
     Args:
         kind: mteb's task type, such as "Retrieval" or "STS".
         side: None for the texts of a symmetric task.
-        given: prompts of the caller; they take the place of the model's wherever they have a key.
+        overrides: prompts of the caller; they replace the model's wherever they have a key.
     """
     of, narrow = SIDE_NAMES[side], _candidate_keys(task, kind, side)
     keys = [*narrow, side] if side else narrow
@@ -68,8 +68,8 @@ def _candidate_keys(task: str, kind: str, side: PromptSide | None) -> list[str]:
 def check_prompt_keys(overrides: Mapping[str, str], *, tasks: Sequence[str], kinds: Sequence[str]) -> None:
     """
     Raises:
-        InputError: a key that names no side and none of these tasks and kinds (offers the nearest); a prompt that is no
-            text.
+        InputError: a key that names neither a side nor one of these tasks and kinds (the message offers the nearest);
+            a prompt that is not a text.
     """
     names = [*tasks, *kinds]
     known = ["query", "document", *names, *(f"{name}-{side}" for name in names for side in ("query", "document"))]
@@ -79,6 +79,6 @@ def check_prompt_keys(overrides: Mapping[str, str], *, tasks: Sequence[str], kin
         check_encodable(text, f"the prompt {key!r}")
         if key not in known:
             raise InputError(
-                f"the prompt {key!r} belongs to nothing here: keys are query, document, a task's name or a kind of "
-                f"task ({', '.join(kinds)}), the last two also with -query or -document.{did_you_mean(key, known)}"
+                f"the prompt {key!r} applies to none of these tasks. Keys are query, document, a task's name or a kind "
+                f"of task ({', '.join(kinds)}), the last two also with -query or -document.{did_you_mean(key, known)}"
             )

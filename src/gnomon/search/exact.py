@@ -1,6 +1,6 @@
 """Exact nearest neighbours in memory: every score is computed, a block at a time.
 
-Q: queries; N: vectors of the corpus; D: width; K: results of a query; C: vectors of a block; M: candidates.
+Q: queries; N: vectors of the corpus; D: dimension; K: results per query; C: vectors of a block; M: candidates.
 """
 
 from __future__ import annotations
@@ -12,31 +12,32 @@ from numpy.typing import ArrayLike, NDArray
 
 from gnomon import modules
 from gnomon.errors import InputError, NumericError
+from gnomon.messages import check_choice
 from gnomon.spec import SimilarityName
 
 ScoreName = SimilarityName | Literal["hamming"]
 
 PACKED_DTYPES = ("uint8", "int8")
-"""Types of packed signs, as `quantize` gives them for "ubinary" and "binary"."""
+"""The dtypes of packed signs: `quantize` returns uint8 for "ubinary" and int8 for "binary"."""
 
 QUERIES_PER_BLOCK = 256
 """Queries that are scored at once."""
 
 VALUES_PER_BLOCK = 1 << 22
-"""Numbers of a block, scores or vectors: 16 MB."""
+"""Numbers in a block of scores or vectors: 16 MB."""
 
 
 def top_k(
     queries_QD: ArrayLike, corpus_ND: ArrayLike, k: int, *, score: ScoreName = "cosine"
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """The k best rows of a corpus for each query: (scores [Q, K], rows [Q, K]), best first, equal scores by row.
+    """Find the k best rows of a corpus for each query: (scores [Q, K], rows [Q, K]).
 
-    K is k, or N if that is less.
+    The best row comes first; equal scores are ordered by row. K is k, or N if that is less.
 
     Args:
-        score: a model's own (`encoder.spec.similarity`), or "hamming" for vectors whose signs are packed eight to a
-            byte (`quantize` to "ubinary" or "binary"): the number of signs that differ. Higher is nearer, distances
-            count negative.
+        score: the score function of the model (`encoder.spec.similarity`). Or "hamming", the number of signs that
+            differ, for vectors whose signs are packed eight to a byte (`quantize` to "ubinary" or "binary"). Higher
+            scores are nearer, so distances are negative.
 
     Raises:
         InputError: shapes that do not fit, a k below 1, an unknown score, int8 or uint8 vectors with another score than
@@ -48,18 +49,17 @@ def top_k(
         raise InputError(f"queries {queries.shape} and corpus {corpus.shape} do not fit; give [Q, D] and [N, D].")
     if k < 1:
         raise InputError(f"k is {k}; it must be at least 1.")
-    if score not in (names := (*get_args(SimilarityName), "hamming")):
-        raise InputError(f"score {score!r} is not one of {', '.join(names)}.")
+    check_choice(score, "score", (*get_args(SimilarityName), "hamming"))
     if score == "hamming":
         _check_packed(queries, corpus)
     else:
         modules.check_not_quantized(queries, corpus)
         queries = queries.astype(np.float32, copy=False)
-    width = min(k, len(corpus))
-    scores_QK, rows_QK = np.empty((len(queries), width), np.float32), np.empty((len(queries), width), np.int64)
-    for start in range(0, len(queries) if width else 0, QUERIES_PER_BLOCK):
-        some = slice(start, start + QUERIES_PER_BLOCK)
-        scores_QK[some], rows_QK[some] = _top_k_for_block(queries[some], corpus, width, score)
+    count = min(k, len(corpus))
+    scores_QK, rows_QK = np.empty((len(queries), count), np.float32), np.empty((len(queries), count), np.int64)
+    for start in range(0, len(queries) if count else 0, QUERIES_PER_BLOCK):
+        block = slice(start, start + QUERIES_PER_BLOCK)
+        scores_QK[block], rows_QK[block] = _top_k_for_block(queries[block], corpus, count, score)
     return scores_QK, rows_QK
 
 
@@ -72,7 +72,7 @@ def _check_packed(queries: NDArray[np.generic], corpus: NDArray[np.generic]) -> 
 
 
 def _hamming(queries_QD: NDArray[np.generic], corpus_CD: NDArray[np.generic]) -> NDArray[np.float32]:
-    """Scores [Q, C]: signs that differ, negative. The offset of int8 flips the same bit on both sides."""
+    """Scores [Q, C]: minus the number of signs that differ. The offset of int8 flips the same bit on both sides."""
     differing_QCD = np.bitwise_xor(queries_QD.view(np.uint8)[:, None], corpus_CD.view(np.uint8)[None])
     return -np.bitwise_count(differing_QCD).sum(axis=-1, dtype=np.float32)
 
@@ -80,9 +80,9 @@ def _hamming(queries_QD: NDArray[np.generic], corpus_CD: NDArray[np.generic]) ->
 def _top_k_for_block(
     queries_QD: NDArray[np.generic], corpus_ND: NDArray[np.generic], k: int, score: ScoreName
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    count = len(queries_QD)
-    best_QK, rows_QK = np.empty((count, 0), np.float32), np.empty((count, 0), np.int64)
-    cells = count * corpus_ND.shape[1] if score == "hamming" else max(count, corpus_ND.shape[1])
+    num_queries = len(queries_QD)
+    best_QK, rows_QK = np.empty((num_queries, 0), np.float32), np.empty((num_queries, 0), np.int64)
+    cells = num_queries * corpus_ND.shape[1] if score == "hamming" else max(num_queries, corpus_ND.shape[1])
     step = max(1, VALUES_PER_BLOCK // max(cells, 1))
     for start in range(0, len(corpus_ND), step):
         block_CD = corpus_ND[start : start + step]
@@ -101,8 +101,8 @@ def _top_k_for_block(
 
 
 def top_k_indices(scores_M: NDArray[np.float32], k: int) -> NDArray[np.int64]:
-    """Places of the k best scores, best first, equal ones by place; of all, where M is k or less."""
-    able = np.arange(len(scores_M))
-    if len(scores_M) > k:  # a partition alone would choose among equals at will
-        able = np.flatnonzero(scores_M >= np.partition(scores_M, -k)[-k])
-    return able[np.argsort(-scores_M[able], kind="stable")[:k]]
+    """Indices of the k best scores, the best first; equal scores are ordered by index. K is k, or M if that is less."""
+    candidates = np.arange(len(scores_M))
+    if len(scores_M) > k:  # a partition alone would choose among equal scores at random
+        candidates = np.flatnonzero(scores_M >= np.partition(scores_M, -k)[-k])
+    return candidates[np.argsort(-scores_M[candidates], kind="stable")[:k]]

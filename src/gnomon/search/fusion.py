@@ -1,24 +1,22 @@
-"""Two or more rankings of the same documents -> one, and the weight to fuse them with.
+"""Fuses two or more rankings of the same documents into one, and chooses the weight to fuse them with.
 
-A run is what one search found for one query: {document id: score}, in any order, higher is better.
+A run is what one search found for one query: {document id: score}, in any order; higher is better. An alpha is the
+weight of the dense scores.
 
-A: weights that are tried; C: candidates, documents that are looked at; K: ranks; Q: queries.
+A: alphas that are tried; C: candidate documents; K: ranks; Q: queries.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gnomon.errors import InputError
-
-Run = Mapping[str, float]
-RelevanceLabels = Mapping[str, int]
-"""The judgements of one query: {document id: grade}; a document that is not in it has grade 0."""
+from gnomon.metrics import RelevanceLabels, Run, dcg_of_rows, ideal_dcg, rank_documents
 
 MR_TYDI_ALPHAS: Mapping[str, float] = {
     "arabic": 0.77,
@@ -33,78 +31,61 @@ MR_TYDI_ALPHAS: Mapping[str, float] = {
     "telugu": 0.73,
     "thai": 0.84,
 }
-"""The published weights, by mteb's names of the subsets (castorini/mr.tydi, scripts/hybrid.py, for v1.1)."""
+"""The published alphas, by mteb's names of the subsets (castorini/mr.tydi, scripts/hybrid.py, for v1.1)."""
 
 ALPHAS = tuple(round(10 ** (step / 20), 3) for step in range(-20, 21))
-"""Weights to choose from: 0.1 to 10, each 12 % above the one before, with 1 in their middle."""
+"""Alphas to choose from: 0.1 to 10, each 12 % above the one before, with 1 in the middle."""
 
 NEUTRAL_ALPHA = 1.0
-"""The weight where nothing speaks for another: both lists count alike."""
+"""The alpha without any evidence for another: both lists count alike."""
 
 CANDIDATES_PER_RUN = 100
-"""Best documents of each list that are looked at to choose a weight."""
+"""How many of the best documents of each list are looked at to choose an alpha."""
 
 NDCG_K = 10
-"""Ranks of the nDCG that chooses a weight."""
+"""An alpha is chosen by nDCG@10."""
 
 MIN_LABELLED_QUERIES = 20
-"""Judged queries below which cross-fitting would fit noise."""
+"""With fewer labelled queries, cross-fitting would fit noise."""
 
 
 def fuse_mr_tydi(sparse: Run, dense: Run, *, alpha: float) -> dict[str, float]:
-    """The hybrid of Mr. TyDi: {document: sparse + alpha * dense}, over the documents of both lists.
+    """Fuse scores as the hybrid of Mr. TyDi: {document: sparse + alpha * dense}, over the documents of both lists.
 
-    Each score is normalised first, (x - (min + max) / 2) / (max - min) over its list as given, to -0.5 to 0.5; a
-    document that is missing from a list gets that list's minimum. Where a list is of equal scores, or empty, it says
-    nothing: all its values, and those of the documents that it lacks, are 0. (Zhang, Ma, Shi and Lin 2021, in the form
-    of castorini/mr.tydi's scripts/hybrid.py --normalization --weight-on-dense, which stumbles over equal scores: it
-    drops the dense list where the sparse scores are equal, and fails where the dense ones are.)
+    Each score is normalised first, (x - (min + max) / 2) / (max - min) over its own list, to -0.5 to 0.5. A document
+    that is missing from a list gets that list's minimum. A list of equal scores, or an empty one, contributes 0 for
+    every document. (Zhang, Ma, Shi and Lin 2021, in the form of castorini/mr.tydi's scripts/hybrid.py --normalization
+    --weight-on-dense. That script handles equal scores differently: it drops the dense list where the sparse scores are
+    equal, and fails where the dense ones are.)
 
     Raises:
         InputError: an alpha that is negative or not finite.
     """
     _check_alpha(alpha)
-    of_sparse, of_dense = _normalize_scores(sparse), _normalize_scores(dense)
-    least_sparse, least_dense = _min_score(of_sparse), _min_score(of_dense)
+    sparse, dense = _normalize_scores(sparse), _normalize_scores(dense)
+    min_sparse, min_dense = _min_score(sparse), _min_score(dense)
     return {
-        document: of_sparse.get(document, least_sparse) + alpha * of_dense.get(document, least_dense)
-        for document in of_sparse | of_dense
+        document: sparse.get(document, min_sparse) + alpha * dense.get(document, min_dense)
+        for document in sparse | dense
     }
 
 
 def reciprocal_rank_fusion(runs: Sequence[Run], *, k: int = 60) -> dict[str, float]:
-    """Reciprocal rank fusion: {document: the sum over the runs that hold it of 1 / (k + rank)}, ranks from 1.
+    """Fuse ranks: {document: the sum of 1 / (k + rank) over the runs that contain it}, with ranks from 1.
 
-    Equal scores of a run are ranked by document id, descending, as in trec_eval and mteb. (Cormack, Clarke and
-    Buettcher, SIGIR 2009; their k.)
+    Equal scores of a run are ranked by document id, descending, as in trec_eval and mteb. (Reciprocal rank fusion of
+    Cormack, Clarke and Buettcher, SIGIR 2009; k as there.)
 
     Raises:
-        InputError: a k below 0.
+        InputError: k below 0.
     """
     if k < 0:
         raise InputError(f"k is {k}; it must be at least 0.")
     fused: dict[str, float] = {}
     for run in runs:
-        for rank, document in enumerate(_rank_documents(run), start=1):
+        for rank, document in enumerate(rank_documents(run), start=1):
             fused[document] = fused.get(document, 0.0) + 1 / (k + rank)
     return fused
-
-
-def ndcg_at(run: Run, labels: RelevanceLabels, k: int = NDCG_K) -> float:
-    """nDCG of the k best, as trec_eval's ndcg_cut: gains are the grades, negative ones 0, over log2(rank + 1).
-
-    The ideal ranking is that of all relevant documents, found or not; 0.0 where none is relevant. As in trec_eval,
-    scores are compared as 32-bit floats and equal ones ranked by document id, descending.
-
-    Raises:
-        InputError: a k below 1.
-    """
-    if k < 1:
-        raise InputError(f"k is {k}; it must be at least 1.")
-    scores = np.fromiter(run.values(), np.float32, len(run)).tolist()
-    best = _rank_documents(dict(zip(run, scores, strict=True)))[:k]
-    ideal = _ideal_dcg(labels, k)
-    return _dcg(labels.get(document, 0) for document in best) / ideal if ideal else 0.0
 
 
 def tune_alpha(
@@ -114,13 +95,14 @@ def tune_alpha(
     *,
     alphas: Sequence[float] = ALPHAS,
 ) -> float:
-    """The weight for `mr_tydi` with the best mean nDCG@10 over the queries of `relevant`; of equals, that nearest 1.
+    """Choose the alpha for `fuse_mr_tydi` with the best mean nDCG@10 over the queries of `qrels`.
 
-    Runs and judgements are by query id; a query that a search has no run for counts as an empty run. Scores are
-    normalised over the whole lists, and the 100 best documents of each list are looked at.
+    Of equally good alphas, the one nearest 1 is chosen. Runs and relevance labels are by query id; a query without a
+    run counts as an empty run. Scores are normalised over the whole lists, and the 100 best documents of each list are
+    looked at.
 
     Raises:
-        InputError: no alphas; an alpha that is negative or not finite.
+        InputError: alphas is empty, or one of them is negative or not finite.
     """
     _check_alphas(alphas)
     return _best_alpha(list(_ndcg_per_query(sparse, dense, qrels, alphas).values()), alphas)
@@ -133,25 +115,26 @@ def cross_fit_alpha(
     *,
     alphas: Sequence[float] = ALPHAS,
 ) -> dict[str, float]:
-    """{query id: weight for `mr_tydi`}, each chosen without that query's judgements, for sets with no split to tune on.
+    """Choose alphas without a split to tune on: {query id: alpha}, each chosen without that query's own labels.
 
-    A hash of its id puts every query of `relevant`, `sparse` or `dense` into one of two folds, and each fold gets the
-    weight that `tune_alpha` chooses on the other: a query keeps its fold whatever else is in the set. With fewer than
-    20 judged queries (a grade above 0) the weight is 1.0 for all.
+    A hash of its id puts each query of `qrels`, `sparse` or `dense` into one of two folds, and each fold gets the alpha
+    that `tune_alpha` chooses on the other. So a query keeps its fold whatever else is in the set. With fewer than 20
+    labelled queries (those with a relevance above 0) the alpha is 1.0 for all.
 
     Raises:
         InputError: as `tune_alpha`.
     """
     _check_alphas(alphas)
     queries = [*dict.fromkeys([*qrels, *sparse, *dense])]
-    judged = {query: grades for query, grades in qrels.items() if any(grade > 0 for grade in grades.values())}
-    if len(judged) < MIN_LABELLED_QUERIES:
+    labelled = {query: labels for query, labels in qrels.items() if any(label > 0 for label in labels.values())}
+    if len(labelled) < MIN_LABELLED_QUERIES:
         return dict.fromkeys(queries, NEUTRAL_ALPHA)
-    trials = _ndcg_per_query(sparse, dense, judged, alphas)
-    chosen = [
-        _best_alpha([trials[query] for query in judged if _assign_fold(query) != fold], alphas) for fold in (0, 1)
+    ndcg_of_query = _ndcg_per_query(sparse, dense, labelled, alphas)
+    alpha_of_fold = [
+        _best_alpha([ndcg_of_query[query] for query in labelled if _assign_fold(query) != fold], alphas)
+        for fold in (0, 1)
     ]
-    return {query: chosen[_assign_fold(query)] for query in queries}
+    return {query: alpha_of_fold[_assign_fold(query)] for query in queries}
 
 
 def _ndcg_per_query(
@@ -161,25 +144,25 @@ def _ndcg_per_query(
 
 
 def _ndcg_by_alpha(sparse: Run, dense: Run, labels: RelevanceLabels, alphas: Sequence[float]) -> NDArray[np.float64]:
-    """[A]: nDCG@10 of one query by each weight."""
-    of_sparse, of_dense = _normalize_scores(sparse), _normalize_scores(dense)
-    candidates = {*_rank_documents(of_sparse)[:CANDIDATES_PER_RUN], *_rank_documents(of_dense)[:CANDIDATES_PER_RUN]}
-    ideal = _ideal_dcg(labels, NDCG_K)
+    """[A]: nDCG@10 of one query with each alpha."""
+    sparse, dense = _normalize_scores(sparse), _normalize_scores(dense)
+    candidates = {*rank_documents(sparse)[:CANDIDATES_PER_RUN], *rank_documents(dense)[:CANDIDATES_PER_RUN]}
+    ideal = ideal_dcg(labels, NDCG_K)
     if not candidates or not ideal:
         return np.zeros(len(alphas))
     documents = sorted(candidates, reverse=True)  # so that a stable sort breaks ties as trec_eval does
-    sparse_C, dense_C = _scores_of_documents(of_sparse, documents), _scores_of_documents(of_dense, documents)
+    sparse_C, dense_C = _scores_of_documents(sparse, documents), _scores_of_documents(dense, documents)
     gains_C = np.array([max(labels.get(document, 0), 0) for document in documents], np.float64)
     scores_AC = (sparse_C + np.array(alphas, np.float64)[:, None] * dense_C).astype(np.float32)
     best_AK = np.argsort(-scores_AC, axis=1, kind="stable")[:, :NDCG_K]
-    return (gains_C[best_AK] / np.log2(np.arange(2, best_AK.shape[1] + 2))).sum(axis=1) / ideal
+    return dcg_of_rows(gains_C[best_AK]) / ideal
 
 
 def _best_alpha(ndcg_QA: Sequence[NDArray[np.float64]], alphas: Sequence[float]) -> float:
-    # fsum: the sum of the same values in another order is the same, and a tie is a tie
-    totals = [math.fsum(float(ndcg_A[place]) for ndcg_A in ndcg_QA) for place in range(len(alphas))]
-    most = max(totals)
-    ties = [alpha for alpha, total in zip(alphas, totals, strict=True) if total == most]
+    # fsum gives the same sum in any order of the queries, so that equal totals are exactly equal
+    totals = [math.fsum(float(ndcg_A[index]) for ndcg_A in ndcg_QA) for index in range(len(alphas))]
+    best = max(totals)
+    ties = [alpha for alpha, total in zip(alphas, totals, strict=True) if total == best]
     return min(ties, key=lambda alpha: abs(alpha - NEUTRAL_ALPHA))
 
 
@@ -195,30 +178,18 @@ def _min_score(run: Run) -> float:
 
 
 def _scores_of_documents(run: Run, documents: Sequence[str]) -> NDArray[np.float64]:
-    least = _min_score(run)
-    return np.array([run.get(document, least) for document in documents], np.float64)
-
-
-def _rank_documents(run: Run) -> list[str]:
-    return sorted(run, key=lambda document: (run[document], document), reverse=True)
-
-
-def _ideal_dcg(labels: RelevanceLabels, k: int) -> float:
-    return _dcg(sorted(labels.values(), reverse=True)[:k])
-
-
-def _dcg(labels: Iterable[int]) -> float:
-    return sum(max(grade, 0) / math.log2(rank + 1) for rank, grade in enumerate(labels, start=1))
+    lowest = _min_score(run)
+    return np.array([run.get(document, lowest) for document in documents], np.float64)
 
 
 def _assign_fold(query: str) -> int:
-    # hash() differs from process to process
+    # Python's hash() of a text differs between processes
     return sha256(query.encode()).digest()[0] % 2
 
 
 def _check_alphas(alphas: Sequence[float]) -> None:
     if not len(alphas):
-        raise InputError("alphas is empty; give at least one weight to choose.")
+        raise InputError("alphas is empty; give at least one to choose from.")
     for alpha in alphas:
         _check_alpha(alpha)
 

@@ -1,4 +1,4 @@
-"""mteb and its libraries, without what they say to developers, and without the network where that was asked for."""
+"""Silences mteb and its libraries, and keeps them off the network."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from gnomon.errors import Notice
 
 @contextmanager
 def offline(enabled: bool) -> Generator[None]:
-    """As under HF_HUB_OFFLINE=1: no request is made."""
-    places: list[Any] = [import_module("datasets.config"), import_module("huggingface_hub.constants")]
-    before = [place.HF_HUB_OFFLINE for place in places]
-    for place in places:
-        place.HF_HUB_OFFLINE = place.HF_HUB_OFFLINE or enabled
+    """Within, no request is made, as under HF_HUB_OFFLINE=1."""
+    settings: list[Any] = [import_module("datasets.config"), import_module("huggingface_hub.constants")]
+    before = [module.HF_HUB_OFFLINE for module in settings]
+    for module in settings:
+        module.HF_HUB_OFFLINE = module.HF_HUB_OFFLINE or enabled
     try:
         yield
     finally:
-        for place, was in zip(places, before, strict=True):
-            place.HF_HUB_OFFLINE = was
+        for module, value in zip(settings, before, strict=True):
+            module.HF_HUB_OFFLINE = value
 
 
 @contextmanager
 def silence_libraries() -> Generator[None]:
-    """Without what mteb and its libraries say to developers: bars of their own, logs, warnings."""
+    """Within, mteb and its libraries show no bars, logs or warnings; the warnings of gnomon stay."""
     import datasets
 
-    tqdm: Any = import_module("tqdm.auto").tqdm  # mteb's; the encoder's own bar is of tqdm.std
+    tqdm: Any = import_module("tqdm.auto").tqdm  # mteb's; gnomon's own bars come from tqdm.std
     loggers = {name: logging.getLogger(name).level for name in ("mteb", "huggingface_hub")}
     bars, make_bar = datasets.is_progress_bar_enabled(), tqdm.__init__
     for name in loggers:

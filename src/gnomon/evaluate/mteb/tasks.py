@@ -1,4 +1,4 @@
-"""Tasks of mteb: by name, by the name of a set of them, and out of local folders."""
+"""Finds and loads mteb's tasks by name, and builds tasks from local data."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ LOCO = {
 LOCO_DOCUMENTS, LOCO_QUERIES = "hazyresearch/LoCoV1-Documents", "hazyresearch/LoCoV1-Queries"
 
 MAX_RELEVANCE = 1_000_000
-"""trec_eval holds a table as long as the highest grade, and counts it in 32 bits."""
+"""trec_eval allocates a table as long as the highest relevance, and counts it in 32 bits."""
 
 
 @dataclass(frozen=True)
 class TaskSet:
-    """Tasks that a card or a paper reports together."""
+    """Tasks that a model card or a paper reports together."""
 
     name: str
     description: str
     metric: str | None
-    """What the card reports; None for each task's own main score."""
+    """The metric that the card reports; None for each task's own main score."""
     build: Callable[[], list[Any]]
 
 
@@ -55,27 +55,28 @@ def load_mteb() -> Any:
     try:
         return import_module("mteb")
     except ImportError as error:
-        told = "evaluation runs on mteb, which is in an extra: pip install 'gnomon[evaluate]'"
-        raise ExtraError(f"{told} ({error}).") from error
+        message = "evaluation needs mteb, which is in an extra. Install it: pip install 'gnomon[evaluate]'"
+        raise ExtraError(f"{message} ({error}).") from error
 
 
 # ---- by name
 
 
 def find_tasks(names: Sequence[str]) -> tuple[list[AbsTask], str | None]:
-    """(tasks, the metric that their set reports) of names of mteb's tasks and benchmarks, and of `SETS`.
+    """Find tasks by names of mteb's tasks and benchmarks, and of `TASK_SETS`: (tasks, the metric of their set).
 
     Raises:
-        InputError: a name that neither mteb nor `SETS` has; offers the nearest. ExtraError: mteb is not installed.
+        InputError: a name that neither mteb nor `TASK_SETS` has; the message offers the nearest.
+        ExtraError: mteb is not installed.
     """
     mteb = load_mteb()
-    found: list[AbsTask] = []
+    tasks: list[AbsTask] = []
     metrics: set[str | None] = set()
     for name in names:
-        listed, metric = _find_by_name(mteb, name)
-        found.extend(listed)
+        tasks_description, metric = _find_by_name(mteb, name)
+        tasks.extend(tasks_description)
         metrics.add(metric)
-    return found, metrics.pop() if len(metrics) == 1 else None
+    return tasks, metrics.pop() if len(metrics) == 1 else None
 
 
 def _find_by_name(mteb: Any, name: str) -> tuple[list[AbsTask], str | None]:
@@ -89,39 +90,42 @@ def _find_by_name(mteb: Any, name: str) -> tuple[list[AbsTask], str | None]:
     known = {cls.metadata.name for cls in TASK_LIST}
     if name in known:
         return [mteb.get_task(name)], None
-    benchmarks = {called: each for each in get_benchmarks() for called in (each.name, *(each.aliases or ()))}
+    benchmarks = {
+        alias: benchmark for benchmark in get_benchmarks() for alias in (benchmark.name, *(benchmark.aliases or ()))
+    }
     if name in benchmarks:
         return _copy_tasks(benchmarks[name].tasks), None
     everything = [*TASK_SETS, *LOCO, *sorted(known), *benchmarks]
     near = closest_names(name, everything, 3)
     hint = f"Did you mean {' or '.join(near)}?" if near else "mteb.get_tasks() lists them."
-    raise InputError(f"there is no task, benchmark or set {name!r} in mteb or here. {hint}")
+    raise InputError(f"task {name!r} is unknown: neither mteb nor gnomon has such a task, benchmark or set. {hint}")
 
 
 def _copy_tasks(tasks: Sequence[AbsTask]) -> list[AbsTask]:
-    """Copies, since a run sets subsets and draws random numbers, and a benchmark's tasks are those of the process."""
+    """Copies, because a run sets subsets and draws random numbers, and the whole process shares a benchmark's tasks."""
     return [deepcopy(task) for task in tasks]
 
 
 def check_text_only(task: AbsTask) -> None:
     """
     Raises:
-        InputError: a task of images, sound or video.
+        InputError: the task has images, sound or video.
     """
     other = [modality for modality in task.metadata.modalities if modality != "text"]
     if other:
         raise InputError(
-            f"{task.metadata.name} needs {', '.join(other)}; gnomon's models read text alone. Leave it out."
+            f"{task.metadata.name} needs {', '.join(other)}. The models of gnomon read text only. Leave it out."
         )
 
 
 def load_task(task: AbsTask) -> None:
-    """Load a task's data, from the hub or its cache, and put its random draws back to the start, so that all who are
-    judged by it get the same samples. Of a task that is made of others, each is tried and let go again: mteb loads
-    them in turn.
+    """Load the data of a task from the hub or its cache, and reset its random draws.
+
+    With reset draws, all systems that are evaluated on it get the same samples. The parts of an aggregate are loaded
+    and unloaded again, to check each; mteb loads them in turn.
 
     Raises:
-        SourceError: the data is not in the cache and the hub cannot be reached, or refuses.
+        SourceError: the data is not in the cache, and the hub cannot be reached or refuses.
     """
     task.rng_state, task.np_rng = random.Random(task.seed), np.random.default_rng(task.seed)
     parts: list[AbsTask] = getattr(task.metadata, "tasks", [])
@@ -131,29 +135,29 @@ def load_task(task: AbsTask) -> None:
     if parts or task.data_loaded:
         return
     name, path = task.metadata.name, task.metadata.dataset["path"]
-    of_name = f"the data of {name} ({f'{LOCO_DOCUMENTS} and {LOCO_QUERIES}' if name in LOCO else path})"
-    own = "A folder of your own data needs none (--data)."
+    description = f"the data of {name} ({f'{LOCO_DOCUMENTS} and {LOCO_QUERIES}' if name in LOCO else path})"
+    advice = "A folder of your own data needs no network (--data)."
     try:
         _load_data(task, task.load_data)
     except (GnomonError, MemoryError):
         raise
-    except Exception as error:  # of the hub, the cache and the network, and of the task with what it got from them
+    except Exception as error:  # of any kind: from the hub, the cache, the network, or the task that reads their data
         command = f"python -c \"from gnomon.evaluate.mteb.tasks import fetch; fetch('{name}')\""
         raise SourceError(
-            f"{of_name} could not be loaded ({type(error).__name__}: {error}). Where there is a network, {command} "
-            f"gets it into the cache (HF_HOME), which may be copied. {own}"
+            f"{description} could not be loaded ({type(error).__name__}: {error}). With a network, {command} gets it "
+            f"into the cache (HF_HOME), which may be copied. {advice}"
         ) from error
     if _lacks_candidates(task):
         task.unload_data()
         raise SourceError(
-            f"{of_name} came without the candidates of its queries, and all documents would be searched: mteb finds "
-            f"candidates on the hub alone, not in the cache. Run it where there is a network. {own}"
+            f"{description} came without the candidates of its queries, so all documents would be searched. mteb reads "
+            f"candidates from the hub only, not from the cache. Run it with a network. {advice}"
         )
 
 
 @contextmanager
 def patch_part_loading(task: AbsTask) -> Generator[None]:
-    """Within, the tasks that a task is made of, which mteb loads in turn, are loaded as `load_task` loads one."""
+    """Within, mteb loads the parts of an aggregate task as `load_task` loads one."""
     parts: list[Any] = getattr(task.metadata, "tasks", [])
     for part in parts:
         part.load_data = partial(_load_data, part, part.load_data)
@@ -166,34 +170,34 @@ def patch_part_loading(task: AbsTask) -> Generator[None]:
 
 def _load_data(task: AbsTask, load: Callable[..., None], *args: Any, **kwargs: Any) -> None:
     load(*args, **kwargs)
-    if hasattr(task, "convert_v1_dataset_format_to_v2"):  # a task with qrels
+    if hasattr(task, "convert_v1_dataset_format_to_v2"):  # a task that has qrels
         _clamp_relevance(task)
 
 
 def _clamp_relevance(task: Any) -> None:
-    """Grades below 0 become 0, with a Notice: trec_eval crashes, and the process with it, where a query has no others.
+    """Set negative relevance labels to 0, with a warning: trec_eval crashes the process where a query has no others.
 
     Raises:
-        InputError: a grade that trec_eval has no room for.
+        InputError: a relevance that trec_eval has no room for.
     """
     task.convert_v1_dataset_format_to_v2(None)
     below = 0
     for relevant in (data["relevant_docs"] for splits in task.dataset.values() for data in splits.values()):
-        for query, grades in relevant.items():
-            if grades and max(grades.values()) > MAX_RELEVANCE:
+        for query, labels in relevant.items():
+            if labels and max(labels.values()) > MAX_RELEVANCE:
                 raise InputError(
-                    f"{task.metadata.name}: query {query!r} has a document of grade {max(grades.values()):,}; "
-                    f"{MAX_RELEVANCE:,} is the most that trec_eval can count. Leave the task out."
+                    f"{task.metadata.name}: query {query!r} has a document of relevance {max(labels.values()):,}. "
+                    f"trec_eval can count to {MAX_RELEVANCE:,}. Leave the task out."
                 )
-            if grades and min(grades.values()) < 0:
-                below += sum(grade < 0 for grade in grades.values())
-                relevant[query] = {document: max(grade, 0) for document, grade in grades.items()}
+            if labels and min(labels.values()) < 0:
+                below += sum(relevance < 0 for relevance in labels.values())
+                relevant[query] = {document: max(relevance, 0) for document, relevance in labels.items()}
     if below:
-        warn_caller(f"{task.metadata.name}: {below:,} grades of its qrels are below 0; they count as 0.")
+        warn_caller(f"{task.metadata.name}: {below:,} relevance labels of its qrels are below 0. They count as 0.")
 
 
 def fetch(name: str) -> None:
-    """Get the data of a task, benchmark or set into the cache (HF_HOME), for a machine without a network."""
+    """Download the data of a task, benchmark or set into the cache (HF_HOME), for a machine without a network."""
     for task in find_tasks([name])[0]:
         load_task(task)
         if task.data_loaded:
@@ -201,11 +205,13 @@ def fetch(name: str) -> None:
 
 
 def _lacks_candidates(task: AbsTask) -> bool:
-    """Whether there are none where mteb's own statistics of the task have some."""
-    said: Mapping[str, Any] = task.metadata.descriptive_stats or {}
-    having = {split for split, stats in said.items() if stats.get("top_ranked_statistics")}
-    found: Any = task.dataset if having else None
-    loaded = [data for splits in (found or {}).values() for split, data in splits.items() if split in having]
+    """Whether the loaded data has no candidates, though mteb's own statistics of the task count some."""
+    statistics: Mapping[str, Any] = task.metadata.descriptive_stats or {}
+    splits_with_candidates = {split for split, stats in statistics.items() if stats.get("top_ranked_statistics")}
+    dataset: Any = task.dataset if splits_with_candidates else None
+    loaded = [
+        data for splits in (dataset or {}).values() for split, data in splits.items() if split in splits_with_candidates
+    ]
     return any(data.get("top_ranked") is None for data in loaded)
 
 
@@ -222,8 +228,8 @@ def _build_loco() -> list[Any]:
 
 
 TASK_SETS = {
-    each.name: each
-    for each in (
+    task_set.name: task_set
+    for task_set in (
         TaskSet(
             "mteb-eng-56",
             "the 56 English tasks of MTEB, as the cards of 2023 and 2024 report them",
@@ -241,41 +247,41 @@ TASK_SETS = {
 
 
 def _build_loco_task(name: str, dataset: str) -> AbsTask:
-    """Source of the sets: the authors' own loader (github.com/HazyResearch/m2)."""
+    """Reads a set as the authors' own loader does (github.com/HazyResearch/m2)."""
     from mteb.abstasks import AbsTaskRetrieval
 
     class Loco(AbsTaskRetrieval):
         metadata = _build_metadata(name, "Retrieval", "ndcg_at_10", ["eng-Latn"], LOCO_DOCUMENTS, "main", "test")
 
-        def load_data(self, num_proc: int | None = None, **said: Any) -> None:
+        def load_data(self, num_proc: int | None = None, **options: Any) -> None:
             if self.data_loaded:
                 return
             from datasets import load_dataset
 
             def rows(path: str) -> list[dict[str, Any]]:
-                listed: Any = load_dataset(path, split="test")
-                return [row for row in listed if row["dataset"] == dataset]
+                table: Any = load_dataset(path, split="test")
+                return [row for row in table if row["dataset"] == dataset]
 
             corpus = {row["pid"]: ("", row["passage"]) for row in rows(LOCO_DOCUMENTS) if row["passage"] is not None}
-            asked = rows(LOCO_QUERIES)
-            answers = {row["qid"]: [each for each in row["answer_pids"] if each in corpus] for row in asked}
-            judged = RetrievalData(
+            queries = rows(LOCO_QUERIES)
+            answers = {row["qid"]: [pid for pid in row["answer_pids"] if pid in corpus] for row in queries}
+            data = RetrievalData(
                 corpus,
-                {row["qid"]: row["query"] for row in asked if answers[row["qid"]]},
-                {query: dict.fromkeys(found, 1) for query, found in answers.items() if found},
+                {row["qid"]: row["query"] for row in queries if answers[row["qid"]]},
+                {query: dict.fromkeys(pids, 1) for query, pids in answers.items() if pids},
             )
-            split: Any = _build_retrieval_split(judged)
+            split: Any = _build_retrieval_split(data)
             self.dataset = {"default": {"test": split}}
             self.data_loaded = True
 
     return Loco()
 
 
-# ---- out of folders
+# ---- from local data
 
 
 def build_local_task(local: LocalTask, split: str) -> AbsTask:
-    """A task of mteb over local data: its class, its protocol, its metrics."""
+    """Build a task of mteb from local data, with mteb's class, protocol and metrics."""
     task_class = _task_classes()[local.kind]
     metadata = _build_metadata(
         local.name,
@@ -287,7 +293,7 @@ def build_local_task(local: LocalTask, split: str) -> AbsTask:
         split,
     )
 
-    def load_data(self: Any, num_proc: int | None = None, **said: Any) -> None:
+    def load_data(self: Any, num_proc: int | None = None, **options: Any) -> None:
         if not self.data_loaded:
             self.dataset = {subset: _build_splits(splits, split) for subset, splits in local.subsets.items()}
             self.data_loaded = True
@@ -298,7 +304,9 @@ def build_local_task(local: LocalTask, split: str) -> AbsTask:
     if local.scale:
         settings["min_score"], settings["max_score"] = local.scale
     if local.kind == "Clustering":
-        settings["max_fraction_of_documents_to_embed"] = None  # mteb's 4 % are for sets of a million texts
+        settings["max_fraction_of_documents_to_embed"] = (
+            None  # mteb's default of 4 % is meant for sets of a million texts
+        )
     return type(local.name, (task_class,), settings)()
 
 
@@ -350,9 +358,9 @@ def _build_splits(splits: Mapping[str, RetrievalData | Columns], evaluated: str)
 
 
 def _number_labels(evaluated: Sequence[str], every: Sequence[str]) -> dict[str, int]:
-    """Numbers of classes, those that are judged first: of two, mteb's average precision knows only 0 and 1."""
+    """{label: number}, the evaluated labels first: mteb's average precision of two classes needs numbers 0 and 1."""
     ordered = [*sorted(set(evaluated)), *sorted(set(every) - set(evaluated))]
-    return {name: place for place, name in enumerate(ordered)}
+    return {name: number for number, name in enumerate(ordered)}
 
 
 def _build_retrieval_split(data: RetrievalData) -> dict[str, Any]:
@@ -362,6 +370,6 @@ def _build_retrieval_split(data: RetrievalData) -> dict[str, Any]:
     return {
         "corpus": Dataset.from_dict({"id": list(data.documents), "title": titles, "text": texts}),
         "queries": Dataset.from_dict({"id": list(data.queries), "text": list(data.queries.values())}),
-        "relevant_docs": {query: dict(grades) for query, grades in data.relevance.items()},
+        "relevant_docs": {query: dict(labels) for query, labels in data.relevance.items()},
         "top_ranked": None if data.candidates is None else {key: list(ids) for key, ids in data.candidates.items()},
     }
