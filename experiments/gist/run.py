@@ -1,11 +1,11 @@
 """GIST masks what it should: planted paraphrases, what the guide leaves out of them, what that gives, what it costs.
 
-    python bench/gist.py MODELS [--steps 24] [--rows 1500] [--share 0.3]
+    python -m experiments.gist.run MODELS [--steps 24] [--rows 1500] [--share 0.3]
 
 MODELS is the folder that shared/models/build_models.py writes. Rows of train_pairs/docs, without the 1,000 that
-bench/learning.py keeps apart; some are there four times, each time in other words. paraphrase-MiniLM-L3-v2 is trained
+experiments/learning holds out; some are there four times, each time in other words. paraphrase-MiniLM-L3-v2 is trained
 on them with gist (guide all-MiniLM-L6-v2) and with info_nce: the same batches, steps, temperature and seed. Writes
-bench/results/gist.json and docs/gist-results.md.
+results.json and prints the tables of docs/gist-results.md (also: python -m experiments.gist.tables).
 """
 
 import argparse
@@ -26,8 +26,10 @@ from typing import Any
 
 import numpy as np
 
-import gist_page
-import meters
+from bench import machine
+from bench.training.worker import Seen, watched
+from experiments.gist import tables
+from experiments.learning.data import keep_apart
 from gnomon import Encoder
 from gnomon.evaluate import evaluate
 from gnomon.evaluate.compare import compare
@@ -36,10 +38,8 @@ from gnomon.losses import guide_blocks
 from gnomon.train import DataSource, LossSettings, Recipe, train
 from gnomon.train.collate import Rows
 from gnomon.train.guide import Guide
-from learning import keep_apart
-from training_worker import Seen, watched
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 TEST = ROOT.parent / "shared" / "data" / "retrieval_faq"
 SEED = 42
 WARM = 2
@@ -50,36 +50,34 @@ Results = dict[str, Any]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    asked = parse(arguments)
-    if not asked.report_only:
-        asked.results.parent.mkdir(parents=True, exist_ok=True)
-        asked.results.write_text(json.dumps(measure(asked), indent=1) + "\n")
-    asked.page.write_text("\n".join(gist_page.page(json.loads(asked.results.read_text()))) + "\n", encoding="utf-8")
-    print(f"wrote {asked.page}")
+    options = parse(arguments)
+    results = measure(options)
+    options.results.write_text(json.dumps(results, indent=1) + "\n")
+    tables.print_all(results)
 
 
-def measure(asked: argparse.Namespace) -> Results:
-    folder: Path = asked.output
+def measure(options: argparse.Namespace) -> Results:
+    folder: Path = options.output
     keep_apart(folder / "data")
-    rows = planted_rows(folder / "data" / "docs.jsonl.gz", asked.rows, asked.share)
+    rows = planted_rows(folder / "data" / "docs.jsonl.gz", options.rows, options.share)
     data = folder / "planted.jsonl"
     data.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     start = time.perf_counter()
-    runs = {name: one(name, asked, data) for name in ("info_nce", "gist")}
+    runs = {name: train_with(name, options, data) for name in ("info_nce", "gist")}
     guided = runs["gist"][1]
     return {
-        "model": asked.model,
-        "guide": asked.guide,
+        "model": options.model,
+        "guide": options.guide,
         "rows": len(rows),
         "copies": sum(bool(row["query_rule"]) for row in rows),
-        **{name: getattr(asked, name) for name in ("batch", "steps", "temperature", "learning_rate")},
+        **{name: getattr(options, name) for name in ("batch", "steps", "temperature", "learning_rate")},
         "seed": SEED,
         "query_rules": [*QUERIES],
         "positive_rules": [*POSITIVES],
-        "masked": {f"{margin:g}": [each.told() for each in masked(guided, rows, margin)] for margin in MARGINS},
-        "cost": cost({name: seen for name, (seen, _) in runs.items()}, guided, str(asked.models / asked.guide)),
-        "scores": scores(asked, folder),
-        "device": meters.device_name("cpu"),
+        "masked": {f"{margin:g}": [each.facts() for each in masked(guided, rows, margin)] for margin in MARGINS},
+        "cost": cost({name: seen for name, (seen, _) in runs.items()}, guided, str(options.models / options.guide)),
+        "scores": scores(options, folder),
+        "device": machine.device_name("cpu"),
         "cores": len(os.sched_getaffinity(0)),
         "minutes": (time.perf_counter() - start) / 60,
     }
@@ -163,7 +161,7 @@ POSITIVES: dict[str, Callable[[list[str]], list[str]]] = {
 
 @dataclass
 class Guided:
-    """What the guide was asked, and said, in each step."""
+    """What the guide was options, and said, in each step."""
 
     rows: list[Rows] = field(default_factory=list[Rows])
     vectors: list[Any] = field(default_factory=list[Any])
@@ -172,20 +170,20 @@ class Guided:
     """Texts that passed the guide's network."""
 
 
-def one(name: str, asked: argparse.Namespace, data: Path) -> tuple[Seen, Guided]:
+def train_with(name: str, options: argparse.Namespace, data: Path) -> tuple[Seen, Guided]:
     seen, guided = Seen("cpu"), Guided()
-    guide = str(asked.models / asked.guide) if name == "gist" else None
+    guide = str(options.models / options.guide) if name == "gist" else None
     recipe = Recipe(
-        model=str(asked.models / asked.model),
-        output=str(asked.output / name),
+        model=str(options.models / options.model),
+        output=str(options.output / name),
         sources=(DataSource((str(data),), query="anchor"),),
-        cache_dir=str(asked.output / "index"),
-        batch_size=asked.batch,
-        max_steps=asked.steps,
-        save_steps=asked.steps,
-        learning_rate=asked.learning_rate,
+        cache_dir=str(options.output / "index"),
+        batch_size=options.batch,
+        max_steps=options.steps,
+        save_steps=options.steps,
+        learning_rate=options.learning_rate,
         warmup_ratio=0.1,
-        loss=LossSettings(name=name, temperature=asked.temperature, guide=guide),  # type: ignore[arg-type]
+        loss=LossSettings(name=name, temperature=options.temperature, guide=guide),  # type: ignore[arg-type]
         device="cpu",
         seed=SEED,
     )
@@ -196,10 +194,10 @@ def one(name: str, asked: argparse.Namespace, data: Path) -> tuple[Seen, Guided]
 
 @contextmanager
 def listening(guided: Guided) -> Generator[None]:
-    """Inside, what the guide of a run does is kept."""
+    """Inside, what the guide of a run does is recorded."""
     call = Guide.__call__
 
-    def kept(self: Guide, rows: Rows) -> Any:
+    def record(self: Guide, rows: Rows) -> Any:
         if not guided.rows:
             count_forwards(self.encoder.engine, guided)
         guided.rows.append(rows)
@@ -210,7 +208,7 @@ def listening(guided: Guided) -> Generator[None]:
         guided.vectors.append(vectors)
         return vectors
 
-    Guide.__call__ = kept  # type: ignore[method-assign]
+    Guide.__call__ = record  # type: ignore[method-assign]
     try:
         yield
     finally:
@@ -246,7 +244,7 @@ class Counts:
     others: int = 0
     others_masked: int = 0
     by_rule: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
-    """Rule -> candidates that are a copy by it beside their original, either way; how many of them are masked."""
+    """Rule -> candidates that are a copy by it beside their original, either way; how many of them are moptions."""
 
     def add(self, near_BB: np.ndarray, same_BB: np.ndarray, rules: dict[str, np.ndarray]) -> None:
         """
@@ -266,7 +264,7 @@ class Counts:
             found_BB = rule_BB & planted_BB
             self.by_rule[rule] = (before[0] + int(found_BB.sum()), before[1] + int(near_BB[found_BB].sum()))
 
-    def told(self) -> Results:
+    def facts(self) -> Results:
         counted = {name: int(getattr(self, name)) for name in ("planted", "planted_masked", "others", "others_masked")}
         return {"block": self.block, **counted, "by_rule": self.by_rule}
 
@@ -324,11 +322,11 @@ def seconds(seen: Seen) -> list[float]:
 # ---- what it gives
 
 
-def scores(asked: argparse.Namespace, folder: Path) -> Results:
-    """Of the model before and after, on the rows kept apart and on the test set; gist less info_nce, with intervals."""
-    pairs = [json.loads(line) for line in (folder / "data" / "docs.dev.jsonl").open(encoding="utf-8")][: asked.apart]
+def scores(options: argparse.Namespace, folder: Path) -> Results:
+    """Of the model before and after, on the held-out rows and on the test set; gist less info_nce, with intervals."""
+    pairs = [json.loads(line) for line in (folder / "data" / "docs.dev.jsonl").open(encoding="utf-8")][: options.apart]
     places = {
-        "before": asked.models / asked.model,
+        "before": options.models / options.model,
         "info_nce": folder / "info_nce" / "model",
         "gist": folder / "gist" / "model",
     }
@@ -340,7 +338,7 @@ def scores(asked: argparse.Namespace, folder: Path) -> Results:
         apart[name] = reciprocal_ranks(
             *(encoder.encode([row[key] for row in pairs], on_truncate="silent") for key in ("anchor", "positive"))
         )
-        test[name] = evaluate(encoder, data=[asked.test], output=folder / "judged" / name)[0].score
+        test[name] = evaluate(encoder, data=[options.test], output=folder / "judged" / name)[0].score
     units = {name: [Units("query", "mean", values.tolist())] for name, values in apart.items()}
     difference = paired(units["info_nce"], units["gist"])
     judged = compare(*(folder / "judged" / name / "results" for name in ("info_nce", "gist"))).rows[0]
@@ -351,7 +349,7 @@ def scores(asked: argparse.Namespace, folder: Path) -> Results:
         "queries_apart": len(pairs),
         "test": test,
         "test_difference": [judged.difference, judged.interval.low, judged.interval.high],
-        "test_name": f"{judged.metric}, {asked.test.name}",
+        "test_name": f"{judged.metric}, {options.test.name}",
     }
 
 
@@ -378,12 +376,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--share", type=float, default=0.3, help="of the rows that are copies (0.3)")
     add("--temperature", type=float, default=0.01, help="of both losses; the recipe gist's own (0.01)")
     add("--learning-rate", type=float, default=5e-5)
-    add("--apart", type=int, default=1000, help="rows kept apart that are judged (1000)")
+    add("--apart", type=int, default=1000, help="held-out rows that are evaluated (1000)")
     add("--test", type=Path, default=TEST, metavar="FOLDER")
     add("--output", type=Path, default=ROOT / ".learning" / "gist", metavar="FOLDER")
-    add("--results", type=Path, default=ROOT / "bench" / "results" / "gist.json", metavar="FILE")
-    add("--page", type=Path, default=ROOT / "docs" / "gist-results.md", metavar="FILE")
-    add("--report-only", action="store_true", help="measure nothing, write the page")
+    add("--results", type=Path, default=Path(__file__).with_name("results.json"), metavar="FILE")
     return parser.parse_args(arguments)
 
 

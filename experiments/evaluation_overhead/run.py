@@ -1,12 +1,13 @@
 """What `gnomon evaluate` costs beside mteb with vectors that are there already, plus the encoding alone.
 
-    python bench/overhead.py MODEL [--data FOLDER] [--rounds 5]
+    python -m experiments.evaluation_overhead.run MODEL [--data FOLDER] [--rounds 5]
 
-Both sides alternate in one process over one loaded model: ours judges the set from nothing (an empty cache on disk,
-manifest, intervals and all); the other encodes the texts, and then lets mteb judge the vectors.
+Both sides alternate in one process over one loaded model: ours evaluates the set from nothing (an empty cache on disk,
+manifest, intervals and all); the other encodes the texts, and then lets mteb evaluate the vectors. Writes results.json.
 """
 
 import argparse
+import json
 import logging
 import shutil
 import statistics
@@ -25,15 +26,15 @@ from gnomon.evaluate import MtebEncoder, evaluate
 from gnomon.evaluate.local import read_local
 from gnomon.evaluate.tasks import load_task, local_task
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 
 class Precomputed(MtebEncoder):
-    """mteb's encoder over arrays: whatever it is asked for is there."""
+    """mteb's encoder over arrays: whatever it requests is there."""
 
     arrays: dict[str, np.ndarray]
 
-    def encode(self, inputs: Any, *, prompt_type: Any = None, **said: Any) -> np.ndarray:
+    def encode(self, inputs: Any, *, prompt_type: Any = None, **options: Any) -> np.ndarray:
         for _ in inputs:  # mteb's own loader is mteb's cost
             pass
         return self.arrays[prompt_type.value]
@@ -44,28 +45,28 @@ def main() -> None:
     arguments.add_argument("model")
     arguments.add_argument("--data", type=Path, default=DATA / "retrieval_defs")
     arguments.add_argument("--rounds", type=int, default=5)
-    asked = arguments.parse_args()
+    options = arguments.parse_args()
     logging.getLogger("mteb").setLevel(logging.CRITICAL)
     datasets.disable_progress_bars()
     warnings.simplefilter("ignore")
-    encoder = Encoder.load(asked.model)
+    encoder = Encoder.load(options.model)
     _ = encoder.fingerprint  # once a model, not once a run
-    ours: list[float] = []
-    theirs: list[tuple[float, float]] = []
-    for number in range(asked.rounds + 1):
-        pair = (run_ours(encoder, asked.data), run_theirs(encoder, asked.data))
-        if number:  # the first round warms both up
-            ours.append(pair[0])
-            theirs.append(pair[1])
-        print(
-            f"round {number}: gnomon evaluate {pair[0]:.2f} s; encoding {pair[1][0]:.2f} s + mteb {pair[1][1]:.2f} s",
-            flush=True,
-        )
-    ratio = statistics.median(ours) / statistics.median(sum(pair) for pair in theirs)
-    paired = statistics.median(mine / sum(other) for mine, other in zip(ours, theirs, strict=True))
-    print(
-        f"{asked.data.name}, {encoder.name}: {ratio:.4f} times (medians), {paired:.4f} (median of the rounds' ratios)"
-    )
+    rounds: list[tuple[float, float, float]] = []
+    for number in range(options.rounds + 1):
+        rounds.append((run_ours(encoder, options.data), *run_theirs(encoder, options.data)))
+        print(f"round {number}: {rounds[-1]}", flush=True)
+    ours, encoding, others = zip(*rounds[1:], strict=True)  # the first round warms both up
+    theirs = [sum(pair) for pair in zip(encoding, others, strict=True)]
+    results = {
+        "data": options.data.name,
+        "model": encoder.name,
+        "gnomon_s": statistics.median(ours),
+        "encoding_and_mteb_s": statistics.median(theirs),
+        "ratio_of_medians": statistics.median(ours) / statistics.median(theirs),
+        "median_of_ratios": statistics.median(mine / other for mine, other in zip(ours, theirs, strict=True)),
+    }
+    print(results)
+    Path(__file__).with_name("results.json").write_text(json.dumps(results, indent=1) + "\n")
 
 
 def run_ours(encoder: Encoder, data: Path) -> float:
@@ -78,7 +79,7 @@ def run_ours(encoder: Encoder, data: Path) -> float:
 
 
 def run_theirs(encoder: Encoder, data: Path) -> tuple[float, float]:
-    """(seconds of encoding alone, seconds of mteb with the vectors: reading the data, judging)"""
+    """(seconds of encoding alone, seconds of mteb with the vectors: reading the data, evaluating)"""
     texts = read_local(data)[0].subsets["default"]["test"]
     documents = [f"{title} {text}".strip() for title, text in texts.documents.values()]  # type: ignore[union-attr]
     queries = list(texts.queries.values())  # type: ignore[union-attr]
