@@ -1,5 +1,5 @@
-"""What the benchmark itself computes, in a process like a contender's: lengths, the float64 reference, distances, and
-the rate of a plain matrix product.
+"""What the benchmark itself computes, in a process like a system's: lengths, the float64 reference, distances, and the
+rate of a plain matrix product.
 """
 
 import json
@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import meters
-from contenders import Setting, limit_of, naive
+from bench import machine
+from bench.inference.systems import Setting, limit_of, naive
 
 Answer = dict[str, Any]
 PRODUCT = (4096, 768, 3072)
@@ -18,21 +18,21 @@ PRODUCT_SECONDS = 0.3
 """Time for which each library repeats the product in each round."""
 
 
-class Toolbox:
+class Reference:
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
         self._rates: dict[str, dict[str, Callable[[], float]]] = {}
 
     def device(self) -> Answer:
-        return {"name": meters.device_name(self.setting.device)}
+        return {"name": machine.device_name(self.setting.device)}
 
     def lengths(self, folder: str, texts: str) -> Answer:
-        """Tokens of each text, cut where the model cuts, special tokens included."""
+        """Tokens of each text, truncated where the model truncates, special tokens included."""
         encodings = plain_tokenizer(folder).encode_batch(json.loads(Path(texts).read_text()))
         limit = limit_of(Path(folder))
         return {"lengths": [min(len(encoding.ids), limit) for encoding in encodings]}
 
-    def cut(self, folder: str, texts: str, length: int, count: int, out: str) -> Answer:
+    def write_parts(self, folder: str, texts: str, length: int, count: int, out: str) -> Answer:
         """Write `count` parts of the texts, of so many tokens with the special ones; fewer where there are no more."""
         tokenizer, found, inside = plain_tokenizer(folder), dict[str, None](), length - 2
         for text in json.loads(Path(texts).read_text()):
@@ -100,11 +100,11 @@ def products(dtype: str, setting: Setting) -> dict[str, Callable[[], float]]:
 def timed(run: Callable[[], Any], device: str) -> float:
     """A GPU is given many at once, since one is over before the next can be asked for."""
     times = 1 if device == "cpu" else 50
-    meters.synchronize(device)
+    machine.synchronize(device)
     start = time.perf_counter()
     for _ in range(times):
         run()
-    meters.synchronize(device)
+    machine.synchronize(device)
     return (time.perf_counter() - start) / times
 
 

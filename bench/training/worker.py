@@ -1,4 +1,4 @@
-"""One run of training in a process of its own: a job as JSON in the first argument, what was seen as one line of JSON.
+"""One run of training in a process of its own: a job as JSON in the first argument, its figures as one line of JSON.
 
 Whatever the trainers print goes to stderr.
 """
@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import meters
+from bench import machine
 
 SCALE = 20.0
 LEARNING_RATE = 2e-5
@@ -33,7 +33,7 @@ class Job:
     batch: int
     steps: int
     warm: int = 0
-    """Steps in front of those that are timed."""
+    """Steps before those that are timed."""
     length: int | None = None
     """Tokens of a text that are read; None for as many as the model reads."""
     chunk_tokens: int | None = None
@@ -41,8 +41,6 @@ class Job:
     mini_batch: int | None = None
     """Of CachedMultipleNegativesRankingLoss; None for the loss without a cache."""
     device: str = "cpu"
-    deterministic: bool = True
-    """gnomon's default; sentence-transformers' trainer has the other one."""
     seed: int = 42
 
     @property
@@ -52,11 +50,11 @@ class Job:
 
 @dataclass
 class Seen:
-    """What the steps of a run took."""
+    """What was measured of the steps of a run."""
 
     device: str
     exact: tuple[int, ...] = ()
-    """Marks in front of which a GPU is waited for: where the timed steps begin and end."""
+    """Marks at which a GPU is waited for: where the timed steps begin and end."""
     marks: list[float] = field(default_factory=list[float])
     """Where the first step begins, then where each ends; what lies between two steps counts for the second."""
     tokens: list[int] = field(default_factory=list[int])
@@ -70,26 +68,26 @@ class Seen:
 
     def mark(self) -> None:
         if len(self.marks) in self.exact:
-            meters.synchronize(self.device)
+            machine.synchronize(self.device)
         self.marks.append(time.perf_counter())
-        self.start_mib = self.start_mib or meters.resident_mib()
-        self.peak_mib, self.device_mib = meters.peak_mib(), meters.device_peak_mib(self.device)
+        self.start_mib = self.start_mib or machine.resident_mib()
+        self.peak_mib, self.device_mib = machine.peak_mib(), machine.device_peak_mib(self.device)
 
 
 def main() -> None:
     with redirect_stdout(sys.stderr):
         try:
-            told = run(Job(**json.loads(sys.argv[1])))
+            answer = run(Job(**json.loads(sys.argv[1])))
         except Exception as error:
             traceback.print_exc()
-            told = {"failed": f"{type(error).__name__}: {error}"}
-    print(json.dumps(told))
+            answer = {"failed": f"{type(error).__name__}: {error}"}
+    print(json.dumps(answer))
 
 
 def run(job: Job) -> dict[str, Any]:
     seen = Seen(job.device, (0, job.warm, job.steps))
     TRAINERS[job.trainer](job, seen)
-    return asdict(seen) | {"whole_mib": meters.peak_mib()}
+    return asdict(seen) | {"whole_mib": machine.peak_mib()}
 
 
 # ---- gnomon
@@ -142,7 +140,6 @@ def recipe_of(job: Job) -> Any:
         chunk_tokens=job.chunk_tokens,
         device=job.device,
         bf16=job.bf16,
-        deterministic=job.deterministic,
         seed=job.seed,
     )
 

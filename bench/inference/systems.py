@@ -1,4 +1,4 @@
-"""Who takes part: one row each. The functions here run in the contender's own process and environment.
+"""Who takes part: one row each. The functions here run in the system's own process and environment.
 
 A loader makes, once, what a user of that library would keep; `encode(texts, size)` then turns texts into vectors, with
 `size` texts a batch where the library has such an option.
@@ -11,8 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from counting import padded, padded_by_characters, padded_by_window, padded_in_order
 
 Encode = Callable[[list[str], int], Any]
 Padded = Callable[[Sequence[int], Sequence[int], int], int]
@@ -37,7 +35,7 @@ class Loaded:
 
 
 @dataclass(frozen=True)
-class Contender:
+class System:
     environment: str
     entry: str
     """What a program imports first, "module:name"."""
@@ -55,6 +53,30 @@ class Contender:
     """Tokens of a text beyond which it takes no part: some graphs keep the scores of all pairs of tokens, several times
     over, which ends the process, or another one, for want of memory.
     """
+
+
+def padded(batches: Sequence[Sequence[int]]) -> int:
+    """Tokens that are computed where each batch is filled up to its longest text."""
+    return sum(len(batch) * max(batch) for batch in batches if batch)
+
+
+def padded_in_order(lengths: Sequence[int], characters: Sequence[int], size: int) -> int:
+    """Batches of `size` texts as they come."""
+    return padded([lengths[start : start + size] for start in range(0, len(lengths), size)])
+
+
+def padded_by_characters(lengths: Sequence[int], characters: Sequence[int], size: int) -> int:
+    """Batches of `size` texts, all texts sorted by their number of characters, longest first."""
+    order = sorted(range(len(lengths)), key=lambda at: -characters[at])
+    return padded_in_order([lengths[at] for at in order], characters, size)
+
+
+def padded_by_window(lengths: Sequence[int], characters: Sequence[int], size: int, batches: int = 8) -> int:
+    """Batches of `size` texts, sorted within windows of so many batches."""
+    window = size * batches
+    starts = range(0, len(lengths), window)
+    windows = ((lengths[at : at + window], characters[at : at + window]) for at in starts)
+    return sum(padded_by_characters(tokens, letters, size) for tokens, letters in windows)
 
 
 def gnomon(engine: str) -> Callable[[Setting], Loaded]:
@@ -221,28 +243,26 @@ GNOMON_TORCH = {"environment": "gnomon-all", "entry": "gnomon:Encoder", "form": 
 NAIVE = {"environment": "st", "entry": "transformers:AutoModel", "needs": ("torch", "transformers"), "size": 32}
 BOTH = ("cpu", "cuda")
 
-CONTENDERS: dict[str, Contender] = {
-    "gnomon onnx": Contender("gnomon", "gnomon:Encoder", gnomon("onnx"), ("onnxruntime",), size=None, form="published"),
-    "gnomon openvino": Contender(load=gnomon("openvino"), needs=("openvino",), **GNOMON_TORCH),
-    "gnomon torch": Contender(load=gnomon("torch"), needs=("torch",), devices=BOTH, **GNOMON_TORCH),
-    "gnomon torch bfloat16": Contender(
+SYSTEMS: dict[str, System] = {
+    "gnomon onnx": System("gnomon", "gnomon:Encoder", gnomon("onnx"), ("onnxruntime",), size=None, form="published"),
+    "gnomon openvino": System(load=gnomon("openvino"), needs=("openvino",), **GNOMON_TORCH),
+    "gnomon torch": System(load=gnomon("torch"), needs=("torch",), devices=BOTH, **GNOMON_TORCH),
+    "gnomon torch bfloat16": System(
         load=gnomon("torch"), needs=("torch",), dtype="bfloat16", devices=BOTH, **GNOMON_TORCH
     ),
-    "gnomon torch float16": Contender(
+    "gnomon torch float16": System(
         load=gnomon("torch"), needs=("torch",), dtype="float16", devices=("cuda",), **GNOMON_TORCH
     ),
-    "gnomon onnx int8": Contender(
+    "gnomon onnx int8": System(
         "gnomon", "gnomon:Encoder", gnomon("onnx"), ("onnxruntime",), dtype="int8", size=None, form="published"
     ),
-    "sentence-transformers": Contender(load=sentence_transformers(), size=32, devices=BOTH, **ST),
-    "sentence-transformers tuned": Contender(load=sentence_transformers(), devices=BOTH, **ST),
-    "sentence-transformers bfloat16": Contender(
+    "sentence-transformers": System(load=sentence_transformers(), size=32, devices=BOTH, **ST),
+    "sentence-transformers tuned": System(load=sentence_transformers(), devices=BOTH, **ST),
+    "sentence-transformers bfloat16": System(
         load=sentence_transformers(), dtype="bfloat16", size=32, devices=("cuda",), **ST
     ),
-    "sentence-transformers bfloat16 tuned": Contender(
-        load=sentence_transformers(), dtype="bfloat16", devices=BOTH, **ST
-    ),
-    "sentence-transformers bfloat16 FlashAttention": Contender(
+    "sentence-transformers bfloat16 tuned": System(load=sentence_transformers(), dtype="bfloat16", devices=BOTH, **ST),
+    "sentence-transformers bfloat16 FlashAttention": System(
         "st",
         "sentence_transformers:SentenceTransformer",
         sentence_transformers(attn_implementation="flash_attention_2"),
@@ -250,10 +270,10 @@ CONTENDERS: dict[str, Contender] = {
         dtype="bfloat16",
         devices=("cuda",),
     ),
-    "sentence-transformers float16 tuned": Contender(
+    "sentence-transformers float16 tuned": System(
         load=sentence_transformers(), dtype="float16", devices=("cuda",), **ST
     ),
-    "sentence-transformers onnx": Contender(
+    "sentence-transformers onnx": System(
         "st-onnx",
         "sentence_transformers:SentenceTransformer",
         sentence_transformers(backend="onnx"),
@@ -261,7 +281,7 @@ CONTENDERS: dict[str, Contender] = {
         form="onnx",
         architectures=("bert",),
     ),
-    "sentence-transformers openvino": Contender(
+    "sentence-transformers openvino": System(
         "st-openvino",
         "sentence_transformers:SentenceTransformer",
         sentence_transformers(backend="openvino"),
@@ -269,7 +289,7 @@ CONTENDERS: dict[str, Contender] = {
         form="openvino",
         architectures=("bert",),
     ),
-    "sentence-transformers openvino default": Contender(
+    "sentence-transformers openvino default": System(
         "st-openvino",
         "sentence_transformers:SentenceTransformer",
         sentence_transformers(backend="openvino"),
@@ -278,10 +298,8 @@ CONTENDERS: dict[str, Contender] = {
         form="openvino",
         architectures=("bert",),
     ),
-    "fastembed": Contender(
-        "fastembed", "fastembed:TextEmbedding", fastembed, ("fastembed",), form="onnx", longest=2048
-    ),
-    "infinity": Contender(
+    "fastembed": System("fastembed", "fastembed:TextEmbedding", fastembed, ("fastembed",), form="onnx", longest=2048),
+    "infinity": System(
         "infinity",
         "infinity_emb:SyncEngineArray",
         infinity(bettertransformer=False),
@@ -289,7 +307,7 @@ CONTENDERS: dict[str, Contender] = {
         form="published",
         architectures=("bert",),
     ),
-    "infinity bettertransformer": Contender(
+    "infinity bettertransformer": System(
         "infinity-bt",
         "infinity_emb:SyncEngineArray",
         infinity(bettertransformer=True),
@@ -297,8 +315,8 @@ CONTENDERS: dict[str, Contender] = {
         form="published",
         architectures=("bert",),
     ),
-    "naive transformers": Contender(load=naive, **NAIVE),
-    "naive transformers bfloat16": Contender(load=naive, dtype="bfloat16", devices=("cuda",), **NAIVE),
+    "naive transformers": System(load=naive, **NAIVE),
+    "naive transformers bfloat16": System(load=naive, dtype="bfloat16", devices=("cuda",), **NAIVE),
 }
 """Name -> how it is run. "tuned": at its best batch size of a few; those with one of their own keep it."""
 
@@ -306,6 +324,6 @@ DEFAULT = "sentence-transformers"
 """Whom all are compared with: as installed, nothing chosen."""
 
 
-def named(device: str, pattern: str = "") -> dict[str, Contender]:
+def systems_named(device: str, pattern: str = "") -> dict[str, System]:
     """Contenders of a device whose name holds the pattern."""
-    return {name: row for name, row in CONTENDERS.items() if device in row.devices and re.search(pattern, name)}
+    return {name: row for name, row in SYSTEMS.items() if device in row.devices and re.search(pattern, name)}

@@ -1,6 +1,6 @@
-"""Attention that learns on a CPU, forward and backward: `grouped` beside `bucketed`, by length, dtype and dropout.
+"""Attention in training on a CPU, forward and backward: `grouped` beside `bucketed`, by length, dtype and dropout.
 
-    python bench/attention.py [--rounds 7]
+    python -m bench.training.attention [--rounds 7]
 
 Both take turns in one process, over texts of one length, 8,192 tokens of them, or 256 texts of lengths that are drawn
 anew each round, as in training; 12 heads of 32, on as many threads as torch takes. Medians over the rounds.
@@ -32,13 +32,13 @@ def main() -> None:
     print("|---|---|---|---|---|---|")
     dtypes = (torch.bfloat16, torch.float32)
     for dtype, dropout, length in itertools.product(dtypes, (0.0, 0.1), (*LENGTHS, None)):
-        grouped, bucketed = measured(dtype, dropout, length, rounds)
+        grouped, bucketed = measure(dtype, dropout, length, rounds)
         row = [str(dtype).removeprefix("torch."), dropout, length or "mixed"]
         row += [f"{grouped:.0f}", f"{bucketed:.0f}", f"{bucketed / grouped:.2f}"]
         print(f"| {' | '.join(map(str, row))} |", flush=True)
 
 
-def measured(dtype: torch.dtype, dropout: float, length: int | None, rounds: int) -> list[float]:
+def measure(dtype: torch.dtype, dropout: float, length: int | None, rounds: int) -> list[float]:
     """Milliseconds of each form."""
     drawn = np.random.default_rng(0)
     took: list[list[float]] = []

@@ -1,4 +1,4 @@
-"""A virtual environment for each library, since several cannot share one. Made once, under the work folder."""
+"""One virtual environment per library, since several cannot share one. Set up at first use, in the work folder."""
 
 import importlib.metadata
 import importlib.util
@@ -10,9 +10,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from contenders import CONTENDERS, Contender
+from bench.figures import say
+from bench.inference.systems import SYSTEMS, System
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 TOOLS = "tools"
 TORCH = "torch==2.13.0"
 
@@ -49,23 +50,11 @@ STEPS: dict[str, list[list[str]]] = {
 }
 """Environment -> arguments of pip, in this order."""
 
-NAMED = (
-    "gnomon",
-    "sentence-transformers",
-    "fastembed",
-    "infinity-emb",
-    "transformers",
-    "torch",
-    "onnxruntime",
-    "openvino",
-    "optimum",
-    "optimum-onnx",
-    "optimum-intel",
-    "flash-attn",
-    "tokenizers",
-    "numpy",
-)
-"""Packages whose versions the report names."""
+PACKAGES = (
+    "gnomon sentence-transformers fastembed infinity-emb transformers torch onnxruntime openvino optimum optimum-onnx "
+    "optimum-intel flash-attn tokenizers numpy"
+).split()
+"""Whose versions the results name."""
 
 INSTALLERS = re.compile(r"(pip|setuptools|_distutils_hack|pkg_resources)\b")
 """What every new environment brings."""
@@ -73,7 +62,7 @@ INSTALLERS = re.compile(r"(pip|setuptools|_distutils_hack|pkg_resources)\b")
 
 @dataclass(frozen=True)
 class Environments:
-    """Where contenders run: in environments of their own, or all in this interpreter."""
+    """Where systems run: in environments of their own, or (`here`) all in this interpreter."""
 
     work: Path
     here: bool = False
@@ -85,38 +74,33 @@ class Environments:
         folder, marker = self.work / name, self.work / f"{name}.ready"
         wanted = json.dumps(STEPS[name])
         if not marker.exists() or marker.read_text() != wanted:
-            print(f"setting up {folder}", file=sys.stderr, flush=True)
-            self._set_up(name, folder)
+            say(f"setting up {folder}")
+            subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
+            for step in STEPS[name]:
+                arguments = [argument.format(root=ROOT) for argument in step]
+                options = ["--quiet", "--disable-pip-version-check"]
+                subprocess.run([folder / "bin" / "python", "-m", "pip", *arguments, *options], check=True)
             marker.write_text(wanted)
         return folder / "bin" / "python"
 
-    def missing(self, contender: Contender) -> str | None:
-        """Why a contender cannot run in this interpreter; None if it can, or will have an environment."""
-        absent = [name for name in contender.needs if not importable(name)] if self.here else []
+    def missing(self, system: System) -> str | None:
+        """Why a system cannot run in this interpreter; None if it can, or will have an environment."""
+        absent = [name for name in system.needs if not importable(name)] if self.here else []
         return f"{', '.join(absent)} not installed" if absent else None
 
-    def path(self) -> dict[str, str]:
-        """Variables that let this interpreter find gnomon's source."""
-        return {"PYTHONPATH": str(ROOT / "src")} if self.here else {}
-
-    def _set_up(self, name: str, folder: Path) -> None:
-        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
-        for step in STEPS[name]:
-            arguments = [argument.format(root=ROOT) for argument in step]
-            options = ["--quiet", "--disable-pip-version-check"]
-            subprocess.run([folder / "bin" / "python", "-m", "pip", *arguments, *options], check=True)
+    def variables(self) -> dict[str, str]:
+        """Environment variables of a system's process; its modules and, with `here`, gnomon's source are found."""
+        return {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}" if self.here else str(ROOT)}
 
     def versions(self, names: list[str]) -> dict[str, str]:
         """Environment -> the named packages in it."""
         if self.here:
-            return {"this interpreter": listed(sys.path)}
-        return {name: listed(self.site_packages(name)) for name in names}
+            return {"this interpreter": versions_in(sys.path)}
+        return {name: versions_in(self.site_packages(name)) for name in names}
 
     def sizes(self, names: list[str]) -> dict[str, float]:
         """Megabytes of the installed packages, pip and setuptools not among them."""
-        if self.here:
-            return {}
-        return {name: sum(map(size_mb, self.site_packages(name))) for name in names}
+        return {} if self.here else {name: sum(map(size_mb, self.site_packages(name))) for name in names}
 
     def site_packages(self, name: str) -> list[str]:
         return [str(path) for path in (self.work / name).glob("lib/python*/site-packages")]
@@ -129,24 +113,24 @@ def importable(module: str) -> bool:
         return False
 
 
-def listed(places: list[str]) -> str:
-    found: dict[str, str] = {}
-    for distribution in importlib.metadata.distributions(path=places):
+def versions_in(folders: list[str]) -> str:
+    versions: dict[str, str] = {}
+    for distribution in importlib.metadata.distributions(path=folders):
         name = re.sub(r"[-_.]+", "-", distribution.metadata["Name"] or "").lower()
-        found.setdefault(name, distribution.version)
-    return ", ".join(f"{name} {found[name]}" for name in NAMED if name in found)
+        versions.setdefault(name, distribution.version)
+    return ", ".join(f"{name} {versions[name]}" for name in PACKAGES if name in versions)
 
 
-def size_mb(place: str) -> float:
+def size_mb(site_packages: str) -> float:
     """Without INSTALLERS."""
     total = 0
-    for folder, names, files in os.walk(place):
-        if folder == place:
+    for folder, names, files in os.walk(site_packages):
+        if folder == site_packages:
             names[:] = [name for name in names if not INSTALLERS.match(name)]
         total += sum((Path(folder) / file).lstat().st_size for file in files)
     return total / 1e6
 
 
 def environments_of(names: list[str]) -> list[str]:
-    """Environments of contenders, each once."""
-    return list(dict.fromkeys(CONTENDERS[name].environment for name in names))
+    """Environments of systems, each once."""
+    return list(dict.fromkeys(SYSTEMS[name].environment for name in names))

@@ -1,28 +1,30 @@
-"""The contenders' processes, seen from the program that asks them."""
+"""The systems' processes, as seen from the program that sends them commands."""
 
 import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from contenders import CONTENDERS, Contender
-from environments import ROOT, TOOLS, Environments
-from models import Model, Models
+from bench.figures import say
+from bench.inference.environments import ROOT, TOOLS, Environments
+from bench.inference.models import Model, Models
+from bench.inference.systems import SYSTEMS
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
 OFFLINE = {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "INFINITY_ANONYMOUS_USAGE_STATS": "0"}
 RESERVE_MIB = 2048
 """Memory that is left to others."""
 
+Answer = dict[str, Any]
 
-class ContenderError(Exception):
-    """A contender that cannot do what it was asked; says why."""
+
+class WorkerError(Exception):
+    """A system that cannot do what was requested; says why."""
 
 
 @dataclass(frozen=True)
@@ -35,27 +37,26 @@ class Bench:
     device: str
 
     def command(self, name: str, folder: Path | str) -> list[str]:
-        environment = CONTENDERS[name].environment if name in CONTENDERS else TOOLS
+        environment = SYSTEMS[name].environment if name in SYSTEMS else TOOLS
         python = self.environments.python(environment)
-        return [str(python), str(ROOT / "bench" / "worker.py"), name, str(folder), str(self.threads), self.device]
+        return [str(python), "-m", "bench.inference.worker", name, str(folder), str(self.threads), self.device]
 
     def variables(self) -> dict[str, str]:
-        limits = dict.fromkeys(THREAD_VARIABLES, str(self.threads))
-        return {**os.environ, **limits, **OFFLINE, **self.environments.path()}
+        return self.environments.variables() | OFFLINE | dict.fromkeys(THREAD_VARIABLES, str(self.threads))
 
     def folder(self, name: str, model: Model) -> Path:
-        """The folder that a contender reads.
+        """The folder that a system reads.
 
         Raises:
-            ContenderError: it cannot take part; says why.
+            WorkerError: it cannot take part; says why.
         """
-        contender = CONTENDERS[name]
-        reason = self.environments.missing(contender)
-        if not reason and model.architecture not in contender.architectures:
+        system = SYSTEMS[name]
+        reason = self.environments.missing(system)
+        if not reason and model.architecture not in system.architectures:
             reason = f"does not open the architecture {model.config['model_type']!r}"
-        folder = None if reason else self.models.form(model, contender.form)
+        folder = None if reason else self.models.form(model, system.form)
         if folder is None:
-            raise ContenderError(reason or f"needs the folder's form {contender.form!r}, which is not made here")
+            raise WorkerError(reason or f"needs the folder's form {system.form!r}, which is not made here")
         return folder
 
 
@@ -65,32 +66,32 @@ class Worker:
     """
 
     def __init__(self, bench: Bench, name: str, folder: Path | str) -> None:
+        pipe = subprocess.PIPE
         self.process = subprocess.Popen(
             bench.command(name, folder),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            stdin=pipe,
+            stdout=pipe,
             stderr=subprocess.DEVNULL,
             text=True,
             env=bench.variables(),
+            cwd=ROOT,
         )
         try:
             self._read()
-        except ContenderError:
+        except WorkerError:
             self.close()
             raise
 
-    def ask(self, do: str, **options: Any) -> dict[str, Any]:
+    def ask(self, do: str, **options: Any) -> Answer:
         """
         Raises:
-            ContenderError: what went wrong in the process, or that it ended.
+            WorkerError: what went wrong in the process, or that it ended.
         """
         assert self.process.stdin
         self.process.send_signal(signal.SIGCONT)
-        try:
+        with suppress(BrokenPipeError):  # reading says why
             self.process.stdin.write(json.dumps({"do": do, **options}) + "\n")
             self.process.stdin.flush()
-        except BrokenPipeError:
-            raise ContenderError(f"the process ended with {self.process.wait()}") from None
         return self._read()
 
     def close(self) -> None:
@@ -101,13 +102,11 @@ class Worker:
         self.process.stdout.close()
         self.process.wait()
 
-    def _read(self) -> dict[str, Any]:
+    def _read(self) -> Answer:
         assert self.process.stdout
         line = self.process.stdout.readline()
-        answer = json.loads(line) if line else {"failed": f"the process ended with {self.process.wait()}"}
+        answer = answer_of(line, "" if line else self.process.wait())
         self.process.send_signal(signal.SIGSTOP)
-        if "failed" in answer:
-            raise ContenderError(answer["failed"])
         return answer
 
 
@@ -118,32 +117,32 @@ class Workers:
     bench: Bench
     model: Model
     skipped: dict[str, str] = field(default_factory=dict)
-    """Who does not take part, and why."""
+    """Systems that do not take part, and why."""
     _open: dict[str, Worker] = field(default_factory=dict)
 
-    def __enter__(self) -> "Workers":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
         while self._open:
             self._open.popitem()[1].close()
 
-    def able(self, names: list[str]) -> dict[str, Contender]:
+    def start(self, names: list[str]) -> list[str]:
         """Those whose process starts."""
-        return {name: CONTENDERS[name] for name in names if name not in self.skipped and self.starts(name)}
+        return [name for name in names if self.attempt(name, "get_ready") is not None]
 
-    def starts(self, name: str) -> bool:
+    def attempt(self, name: str, do: str, **options: Any) -> Answer | None:
+        """An answer; None from a system that fails, which takes no part from then on."""
+        if name in self.skipped:
+            return None
         try:
-            self.get(name)
-        except ContenderError as failure:
-            self.skip(name, str(failure))
-        return name not in self.skipped
-
-    def skip(self, name: str, reason: str) -> None:
-        print(f"  {name}: {reason}", file=sys.stderr, flush=True)
-        self.skipped[name] = reason
-        if name in self._open:
-            self._open.pop(name).close()
+            return self.get(name).ask(do, **options)
+        except WorkerError as failure:
+            say(f"  {name}: {failure}")
+            self.skipped[name] = str(failure)
+            if name in self._open:
+                self._open.pop(name).close()
+            return None
 
     def get(self, name: str) -> Worker:
         if name not in self._open:
@@ -161,21 +160,28 @@ def available_mib() -> float:
     return next(int(row.split()[1]) for row in rows if row.startswith("MemAvailable")) / 1024
 
 
-def whole_process(command: list[str], variables: dict[str, str]) -> dict[str, float]:
+def run_process(command: list[str], variables: dict[str, str]) -> Answer:
     """A process that prints one JSON line, with its seconds as seen from outside.
 
     Raises:
-        ContenderError: what the process says went wrong.
+        WorkerError: what the process says went wrong.
     """
     start = time.perf_counter()
-    child = subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    child = subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=ROOT)
     assert child.stdout
     line = child.stdout.read()
     _, status, usage = os.wait4(child.pid, 0)
     seconds = time.perf_counter() - start
     child.returncode = os.waitstatus_to_exitcode(status)
     child.stdout.close()
-    answer = json.loads(line) if line else {"failed": f"the process ended with {child.returncode}"}
+    return answer_of(line, child.returncode) | {
+        "seconds": seconds,
+        "processor seconds": usage.ru_utime + usage.ru_stime,
+    }
+
+
+def answer_of(line: str | bytes, status: object) -> Answer:
+    answer = json.loads(line) if line else {"failed": f"the process ended with {status}"}
     if "failed" in answer:
-        raise ContenderError(answer["failed"])
-    return answer | {"seconds": seconds, "processor seconds": usage.ru_utime + usage.ru_stime}
+        raise WorkerError(answer["failed"])
+    return answer

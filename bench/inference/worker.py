@@ -1,8 +1,8 @@
-"""A process of its own for one contender: commands as JSON lines on stdin, answers as JSON lines on stdout.
+"""A process of its own for one system: commands as JSON lines on stdin, answers as JSON lines on stdout.
 
-usage: worker.py CONTENDER FOLDER THREADS DEVICE          answers commands until stdin ends
-       worker.py CONTENDER FOLDER THREADS DEVICE --cold   import, load, one vector; prints how long each took
-       worker.py toolbox - THREADS DEVICE                 the tools of toolbox.py
+usage: python -m bench.inference.worker SYSTEM FOLDER THREADS DEVICE         answers commands until stdin ends
+       python -m bench.inference.worker SYSTEM FOLDER THREADS DEVICE --cold  seconds of import, load, one vector
+       python -m bench.inference.worker reference - THREADS DEVICE           the commands of reference.py
 """
 
 import importlib
@@ -17,8 +17,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-import meters
-from contenders import CONTENDERS, Loaded, Setting
+from bench import machine
+from bench.inference.systems import SYSTEMS, Loaded, Setting
 
 Answer = dict[str, Any]
 SAMPLE_SECONDS = 0.2
@@ -26,21 +26,24 @@ QUERY = "how do I sort a list?"
 
 
 class Commands:
-    """What a contender is asked to do."""
+    """What a system is sent."""
 
     def __init__(self, loaded: Loaded, device: str) -> None:
         self.loaded, self.device = loaded, device
+
+    def get_ready(self) -> Answer:
+        return {}
 
     def encode(self, texts: str, size: int, out: str | None = None, first: int | None = None) -> Answer:
         """Encode the texts of a file, timed; the vectors of the `first` ones are written to `out`."""
         import numpy as np
 
         listed = json.loads(Path(texts).read_text())
-        meters.reset_peak(self.device)
-        meters.synchronize(self.device)
+        machine.reset_peak(self.device)
+        machine.synchronize(self.device)
         start = time.perf_counter()
         vectors = self.loaded.encode(listed, size)
-        meters.synchronize(self.device)
+        machine.synchronize(self.device)
         seconds = time.perf_counter() - start
         if out:
             np.save(out, np.asarray(vectors[:first]))
@@ -52,7 +55,7 @@ class Commands:
         for text in texts:
             start = time.perf_counter()
             self.loaded.encode([text], size)
-            meters.synchronize(self.device)
+            machine.synchronize(self.device)
             seconds.append(time.perf_counter() - start)
         return {"seconds": seconds} | self._memory()
 
@@ -67,19 +70,19 @@ class Commands:
         return {"tokens": int(self.loaded.padded(lengths, characters, size))}
 
     def _memory(self) -> Answer:
-        answer = {"peak_mib": meters.peak_mib(), "device_mib": meters.device_peak_mib(self.device)}
-        meters.release(self.device)
+        answer = {"peak_mib": machine.peak_mib(), "device_mib": machine.device_peak_mib(self.device)}
+        machine.release(self.device)
         return answer
 
 
 @contextmanager
 def sampling() -> Iterator[list[float]]:
-    samples = [meters.resident_mib()]
+    samples = [machine.resident_mib()]
     over = threading.Event()
 
     def sample() -> None:
         while not over.wait(SAMPLE_SECONDS):
-            samples.append(meters.resident_mib())
+            samples.append(machine.resident_mib())
 
     thread = threading.Thread(target=sample, daemon=True)
     thread.start()
@@ -88,33 +91,21 @@ def sampling() -> Iterator[list[float]]:
     finally:
         over.set()
         thread.join()
-        samples.append(meters.resident_mib())
+        samples.append(machine.resident_mib())
 
 
-def cold(name: str, setting: Setting) -> Answer:
-    contender = CONTENDERS[name]
+def start_cold(name: str, setting: Setting) -> Answer:
+    system = SYSTEMS[name]
     marks = [time.perf_counter()]
-
-    def mark() -> None:
-        marks.append(time.perf_counter())
-
-    module, _, attribute = contender.entry.partition(":")
+    module, _, attribute = system.entry.partition(":")
     getattr(importlib.import_module(module), attribute)
-    mark()
-    loaded = contender.load(setting)
-    mark()
+    marks.append(time.perf_counter())
+    loaded = system.load(setting)
+    marks.append(time.perf_counter())
     loaded.encode([QUERY], 32)
-    mark()
-    taken = {name: marks[at + 1] - marks[at] for at, name in enumerate(("import", "load", "first vector"))}
-    return taken | {"peak_mib": meters.peak_mib()}
-
-
-def opened(name: str, setting: Setting) -> Any:
-    if name == "toolbox":
-        from toolbox import Toolbox
-
-        return Toolbox(setting)
-    return Commands(CONTENDERS[name].load(setting), setting.device)
+    marks.append(time.perf_counter())
+    seconds = {name: marks[at + 1] - marks[at] for at, name in enumerate(("import", "load", "first vector"))}
+    return seconds | {"peak_mib": machine.peak_mib()}
 
 
 def attempt(work: Callable[[], Answer]) -> Answer:
@@ -122,35 +113,40 @@ def attempt(work: Callable[[], Answer]) -> Answer:
     try:
         return work()
     except Exception as error:
-        told = str(error).strip().splitlines() or [""]
-        return {"failed": f"{type(error).__name__}: {told[0][:300]}"}
+        lines = str(error).strip().splitlines() or [""]
+        return {"failed": f"{type(error).__name__}: {lines[0][:300]}"}
 
 
 def serve(name: str, setting: Setting, replies: TextIO) -> None:
-    holder: list[Any] = []
+    opened: list[Any] = []
 
     def load() -> Answer:
-        holder.append(opened(name, setting))
-        return {"ready": name}
+        if name == "reference":
+            from bench.inference.reference import Reference
+
+            opened.append(Reference(setting))
+        else:
+            opened.append(Commands(SYSTEMS[name].load(setting), setting.device))
+        return {}
 
     print(json.dumps(attempt(load)), file=replies)
-    for line in sys.stdin if holder else ():
+    for line in sys.stdin if opened else ():
         command = json.loads(line)
-        do = getattr(holder[0], command.pop("do"))
+        do = getattr(opened[0], command.pop("do"))
         print(json.dumps(attempt(lambda do=do, command=command: do(**command))), file=replies)
 
 
 def main() -> None:
     warnings.simplefilter("ignore")
     name, folder, threads, device, *rest = sys.argv[1:]
-    dtype = CONTENDERS[name].dtype if name in CONTENDERS else "float64"
+    dtype = SYSTEMS[name].dtype if name in SYSTEMS else "float64"
     setting = Setting(Path(folder), int(threads), device, dtype)
-    with suppress(OSError):  # where memory runs out, it is a contender that ends, not somebody else's process
+    with suppress(OSError):  # where memory runs out, it is a system that ends, not somebody else's process
         Path("/proc/self/oom_score_adj").write_text("500")
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what libraries print on stdout goes to stderr
     if rest == ["--cold"]:
-        print(json.dumps(attempt(lambda: cold(name, setting))), file=replies)
+        print(json.dumps(attempt(lambda: start_cold(name, setting))), file=replies)
     else:
         serve(name, setting, replies)
     replies.flush()
