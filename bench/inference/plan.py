@@ -83,15 +83,6 @@ class Plan:
     calls: int = 40
     """Calls of one query, of each system in each round."""
 
-    @property
-    def models(self) -> list[str]:
-        return list(dict.fromkeys(cell.model for cell in self.cells))
-
-    @property
-    def latency_models(self) -> list[str]:
-        """One query costs a large trunk on a CPU what its operations cost: bulk already says that."""
-        return [name for name in self.models if not name.startswith("gte-large")]
-
 
 def plan(device: str, *, rounds: int, scale: float, models: list[str], has_minilm: bool, quick: bool) -> Plan:
     """What to measure. A model that the plan does not name is a folder, and gets the long-tailed mix.
@@ -116,10 +107,5 @@ def plan(device: str, *, rounds: int, scale: float, models: list[str], has_minil
         few = tuple(replace(cell, texts=12, sizes=(4, 8), reference_tokens=500) for cell in cells)
         growth = replace(growth, texts=(5, 10, 20, 40), lengths=(16, 32, 64), tokens=64)
         return Plan(few, growth, rounds=1, calls=5)
-    cells = tuple(replace(cell, texts=scaled(cell.texts, scale)) for cell in cells)
-    counts = tuple(scaled(count, scale) for count in growth.texts)
-    return Plan(cells, replace(growth, texts=counts, tokens=scaled(growth.tokens, max(scale, 0.5))), rounds)
-
-
-def scaled(count: int, scale: float) -> int:
-    return max(4, round(count * scale))
+    cells = tuple(replace(cell, texts=max(4, round(cell.texts * scale))) for cell in cells)
+    return Plan(cells, replace(growth, texts=tuple(max(4, round(count * scale)) for count in growth.texts)), rounds)

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ def gnomon(engine: str) -> Callable[[Setting], Loaded]:
     return load
 
 
-def sentence_transformers(*, backend: str = "torch", **model_options: Any) -> Callable[[Setting], Loaded]:
+def sentence_transformers(backend: str = "torch", **model_options: Any) -> Callable[[Setting], Loaded]:
     def load(setting: Setting) -> Loaded:
         import torch
         from sentence_transformers import SentenceTransformer
@@ -237,93 +238,58 @@ def pools_first(folder: Path) -> bool:
     return json.loads((folder / "1_Pooling" / "config.json").read_text())["pooling_mode_cls_token"]
 
 
+BOTH, BERT = ("cpu", "cuda"), ("bert",)
+GNOMON, ST, INFINITY = "gnomon:Encoder", "sentence_transformers:SentenceTransformer", "infinity_emb:SyncEngineArray"
 ST_MODULES = ("torch", "sentence_transformers")
-ST = {"environment": "st", "entry": "sentence_transformers:SentenceTransformer", "needs": ST_MODULES}
-GNOMON_TORCH = {"environment": "gnomon-all", "entry": "gnomon:Encoder", "form": "published", "size": None}
-NAIVE = {"environment": "st", "entry": "transformers:AutoModel", "needs": ("torch", "transformers"), "size": 32}
-BOTH = ("cpu", "cuda")
+
+ours = partial(System, entry=GNOMON, size=None, form="published")
+ours_onnx = partial(ours, "gnomon", load=gnomon("onnx"), needs=("onnxruntime",))
+ours_torch = partial(ours, "gnomon-all", load=gnomon("torch"), needs=("torch",), devices=BOTH)
+st = partial(System, "st", ST, sentence_transformers(), ST_MODULES)
+st_openvino = partial(
+    System, "st-openvino", ST, sentence_transformers("openvino"), (*ST_MODULES, "optimum.intel"), form="openvino"
+)
+infinity_torch = partial(System, entry=INFINITY, form="published", architectures=BERT)
+flash_attention = sentence_transformers(attn_implementation="flash_attention_2")
 
 SYSTEMS: dict[str, System] = {
-    "gnomon onnx": System("gnomon", "gnomon:Encoder", gnomon("onnx"), ("onnxruntime",), size=None, form="published"),
-    "gnomon openvino": System(load=gnomon("openvino"), needs=("openvino",), **GNOMON_TORCH),
-    "gnomon torch": System(load=gnomon("torch"), needs=("torch",), devices=BOTH, **GNOMON_TORCH),
-    "gnomon torch bfloat16": System(
-        load=gnomon("torch"), needs=("torch",), dtype="bfloat16", devices=BOTH, **GNOMON_TORCH
-    ),
-    "gnomon torch float16": System(
-        load=gnomon("torch"), needs=("torch",), dtype="float16", devices=("cuda",), **GNOMON_TORCH
-    ),
-    "gnomon onnx int8": System(
-        "gnomon", "gnomon:Encoder", gnomon("onnx"), ("onnxruntime",), dtype="int8", size=None, form="published"
-    ),
-    "sentence-transformers": System(load=sentence_transformers(), size=32, devices=BOTH, **ST),
-    "sentence-transformers tuned": System(load=sentence_transformers(), devices=BOTH, **ST),
-    "sentence-transformers bfloat16": System(
-        load=sentence_transformers(), dtype="bfloat16", size=32, devices=("cuda",), **ST
-    ),
-    "sentence-transformers bfloat16 tuned": System(load=sentence_transformers(), dtype="bfloat16", devices=BOTH, **ST),
+    "gnomon onnx": ours_onnx(),
+    "gnomon openvino": ours("gnomon-all", load=gnomon("openvino"), needs=("openvino",)),
+    "gnomon torch": ours_torch(),
+    "gnomon torch bfloat16": ours_torch(dtype="bfloat16"),
+    "gnomon onnx int8": ours_onnx(dtype="int8"),
+    "sentence-transformers": st(size=32, devices=BOTH),
+    "sentence-transformers tuned": st(devices=BOTH),
+    "sentence-transformers bfloat16 tuned": st(dtype="bfloat16", devices=BOTH),
     "sentence-transformers bfloat16 FlashAttention": System(
-        "st",
-        "sentence_transformers:SentenceTransformer",
-        sentence_transformers(attn_implementation="flash_attention_2"),
-        (*ST_MODULES, "flash_attn"),
-        dtype="bfloat16",
-        devices=("cuda",),
-    ),
-    "sentence-transformers float16 tuned": System(
-        load=sentence_transformers(), dtype="float16", devices=("cuda",), **ST
+        "st", ST, flash_attention, (*ST_MODULES, "flash_attn"), dtype="bfloat16", devices=("cuda",)
     ),
     "sentence-transformers onnx": System(
         "st-onnx",
-        "sentence_transformers:SentenceTransformer",
-        sentence_transformers(backend="onnx"),
+        ST,
+        sentence_transformers("onnx"),
         (*ST_MODULES, "optimum.onnxruntime"),
         form="onnx",
-        architectures=("bert",),
+        architectures=BERT,
     ),
-    "sentence-transformers openvino": System(
-        "st-openvino",
-        "sentence_transformers:SentenceTransformer",
-        sentence_transformers(backend="openvino"),
-        (*ST_MODULES, "optimum.intel"),
-        form="openvino",
-        architectures=("bert",),
-    ),
-    "sentence-transformers openvino default": System(
-        "st-openvino",
-        "sentence_transformers:SentenceTransformer",
-        sentence_transformers(backend="openvino"),
-        (*ST_MODULES, "optimum.intel"),
-        dtype="bfloat16",  # what OpenVINO takes by itself on a processor that has it
-        form="openvino",
-        architectures=("bert",),
-    ),
+    "sentence-transformers openvino": st_openvino(architectures=BERT),
+    # what OpenVINO takes by itself on a processor that has it
+    "sentence-transformers openvino default": st_openvino(architectures=BERT, dtype="bfloat16"),
     "fastembed": System("fastembed", "fastembed:TextEmbedding", fastembed, ("fastembed",), form="onnx", longest=2048),
-    "infinity": System(
-        "infinity",
-        "infinity_emb:SyncEngineArray",
-        infinity(bettertransformer=False),
-        ("infinity_emb",),
-        form="published",
-        architectures=("bert",),
+    "infinity": infinity_torch("infinity", load=infinity(bettertransformer=False), needs=("infinity_emb",)),
+    "infinity bettertransformer": infinity_torch(
+        "infinity-bt", load=infinity(bettertransformer=True), needs=("infinity_emb", "optimum.bettertransformer")
     ),
-    "infinity bettertransformer": System(
-        "infinity-bt",
-        "infinity_emb:SyncEngineArray",
-        infinity(bettertransformer=True),
-        ("infinity_emb", "optimum.bettertransformer"),
-        form="published",
-        architectures=("bert",),
+    "naive transformers": System(
+        "st", "transformers:AutoModel", naive, ("torch", "transformers"), size=32, devices=BOTH
     ),
-    "naive transformers": System(load=naive, **NAIVE),
-    "naive transformers bfloat16": System(load=naive, dtype="bfloat16", devices=("cuda",), **NAIVE),
 }
 """Name -> how it is run. "tuned": at its best batch size of a few; those with one of their own keep it."""
 
 DEFAULT = "sentence-transformers"
-"""Whom all are compared with: as installed, nothing chosen."""
+"""What all are compared with: as installed, nothing chosen."""
 
 
 def systems_named(device: str, pattern: str = "") -> dict[str, System]:
-    """Contenders of a device whose name holds the pattern."""
+    """Systems of a device whose name holds the pattern."""
     return {name: row for name, row in SYSTEMS.items() if device in row.devices and re.search(pattern, name)}

@@ -17,12 +17,8 @@ Rows = dict[str, Any]
 SAME = 1e-4
 """Largest |difference| / |vector| to float64 up to which a float32 system computes the same."""
 
-SAME_DTYPE = {
-    "float32": (DEFAULT,),
-    "bfloat16": (f"{DEFAULT} bfloat16", f"{DEFAULT} bfloat16 tuned"),
-    "float16": (f"{DEFAULT} float16 tuned",),
-}
-"""dtype -> sentence-transformers in this dtype, in order of preference."""
+OWN = {"float32": DEFAULT, "bfloat16": f"{DEFAULT} bfloat16 tuned"}
+"""dtype -> sentence-transformers in this dtype."""
 
 
 def print_all(results: Rows) -> None:
@@ -57,7 +53,8 @@ def short_rows(title: str, cell: Rows) -> Iterator[tuple[str, ...]]:
         ours = fastest(runs, lambda name, row, dtype=dtype: name.startswith("gnomon") and row["dtype"] == dtype)
         peer = fastest(runs, lambda name, row, dtype=dtype: is_peer(name, row, dtype))
         if ours:
-            beside = [f"{times(runs[name], runs[ours])} ({name})" if name else "-" for name in (own(runs, dtype), peer)]
+            others = (OWN.get(dtype), peer)
+            beside = [f"{times(runs[name], runs[ours])} ({name})" if name in runs else "-" for name in others]
             yield title, dtype, ours, times(runs.get(DEFAULT), runs[ours]), *beside, of_product(cell, runs[ours])
 
 
@@ -73,11 +70,6 @@ def is_peer(name: str, row: Rows, dtype: str) -> bool:
 def differs(row: Rows) -> bool:
     """Whether a float32 system computes something else."""
     return row["dtype"] == "float32" and row.get("distance", 0.0) > SAME
-
-
-def own(runs: Rows, dtype: str) -> str | None:
-    """sentence-transformers in a dtype."""
-    return next((name for name in SAME_DTYPE.get(dtype, ()) if name in runs), None)
 
 
 def times(reference: Rows | None, row: Rows) -> str:
@@ -110,7 +102,7 @@ def bulk(results: Rows) -> None:
 def bulk_row(name: str, row: Rows, cell: Rows, *, cuda: bool) -> list[str]:
     seconds, runs = row["seconds"]["median"], cell["runs"]
     line = [f"{name} ({row['size']})" if row["size"] else name, spread(row["seconds"]), times(runs.get(DEFAULT), row)]
-    line += [times(runs.get(own(runs, row["dtype"]) or ""), row)] if cuda else []
+    line += [times(runs.get(OWN.get(row["dtype"])), row)] if cuda else []
     line += [f"{cell['tokens'] / seconds:,.0f}", f"{cell['texts'] / seconds:,.1f}"]
     line += [f"{cell['operations'] / seconds / 1e9:,.0f}", of_product(cell, row)]
     line += [f"{row['waste']:.0%}", f"{row['peak_mib']:,.0f}"]

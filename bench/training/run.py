@@ -179,12 +179,7 @@ def defaults(bench: Bench) -> Results:
     return {"model": options.cache_model, "former": former, "sizes": measured}
 
 
-PARTS: dict[str, Callable[[Bench], Results]] = {
-    "speed": speed,
-    "cache": cache,
-    "memory": memory,
-    "defaults": defaults,
-}
+PARTS: dict[str, Callable[[Bench], Results]] = {"speed": speed, "cache": cache, "memory": memory, "defaults": defaults}
 
 
 def theirs(job: Job, **changes: Any) -> Job:

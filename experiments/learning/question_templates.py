@@ -48,12 +48,7 @@ DOING = (
     "Is there a way of {section}?",
     "What is the best way of {section}?",
 )
-ORDERED = (
-    "How do I {section}?",
-    "How can I {section}?",
-    "How to {section}?",
-    "What do I need in order to {section}?",
-)
+ORDERED = ("How do I {section}?", "How can I {section}?", "How to {section}?", "What do I need in order to {section}?")
 NAMED = (
     "What is {section}?",
     "What does {section} mean?",
