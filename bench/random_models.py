@@ -31,6 +31,16 @@ from gnomon.spec import (
 
 VOCABULARY = 30528
 THETA, NTK = 160_000, 2.0
+CONFIG = json.loads("""{
+    "architectures": ["BertModel"], "attention_probs_dropout_prob": 0.0, "hidden_act": "gelu",
+    "hidden_dropout_prob": 0.0, "layer_norm_eps": 1e-12, "pad_token_id": 0, "position_embedding_type": "absolute",
+    "torch_dtype": "float32", "type_vocab_size": 2
+}""")
+NEW_CONFIG = json.loads("""{
+    "architectures": ["NewModel"], "layer_norm_type": "layer_norm", "pack_qkv": true, "position_embedding_type": "rope",
+    "rope_scaling": {"factor": 2.0, "type": "ntk"}, "rope_theta": 160000, "unpad_inputs": false,
+    "use_memory_efficient_attention": false
+}""")
 
 
 @dataclass(frozen=True)
@@ -50,58 +60,26 @@ class RandomModel:
     """Standard deviation of the weights."""
 
     @property
-    def positions(self) -> int:
-        return max(self.limit, 512)
-
-    @property
     def spec(self) -> ModelSpec:
         new = self.form == "new"
-        trunk = TrunkSpec(
-            vocab_size=self.vocabulary,
-            hidden=self.hidden,
-            layers=self.layers,
-            heads=self.heads,
-            inner=4 * self.hidden,
-            positions=0 if new else self.positions,
-            token_types=2,
-            gated=new,
-            rope=RopeSpec(THETA, NTK) if new else None,
-        )
+        sizes = {"vocab_size": self.vocabulary, "hidden": self.hidden, "layers": self.layers, "heads": self.heads}
+        positions, rope = (0, RopeSpec(THETA, NTK)) if new else (max(self.limit, 512), None)
+        trunk = TrunkSpec(**sizes, inner=4 * self.hidden, positions=positions, token_types=2, gated=new, rope=rope)
         return ModelSpec(trunk, PoolingSpec((self.pooling,)), (NormalizeSpec(),), TokenizerSpec(self.limit))
 
     @property
     def config(self) -> dict[str, Any]:
         """config.json, which transformers 4 and 5 read too."""
-        config = {
-            "architectures": ["BertModel"],
-            "attention_probs_dropout_prob": 0.0,
-            "hidden_act": "gelu",
-            "hidden_dropout_prob": 0.0,
+        config = CONFIG | {
             "hidden_size": self.hidden,
             "intermediate_size": 4 * self.hidden,
-            "layer_norm_eps": 1e-12,
-            "max_position_embeddings": self.positions,
+            "max_position_embeddings": max(self.limit, 512),
             "model_type": self.form,
             "num_attention_heads": self.heads,
             "num_hidden_layers": self.layers,
-            "pad_token_id": 0,
-            "position_embedding_type": "absolute",
-            "torch_dtype": "float32",
-            "type_vocab_size": 2,
             "vocab_size": self.vocabulary,
         }
-        if self.form == "bert":
-            return config
-        return config | {
-            "architectures": ["NewModel"],
-            "layer_norm_type": "layer_norm",
-            "pack_qkv": True,
-            "position_embedding_type": "rope",
-            "rope_scaling": {"factor": NTK, "type": "ntk"},
-            "rope_theta": THETA,
-            "unpad_inputs": False,
-            "use_memory_efficient_attention": False,
-        }
+        return config | NEW_CONFIG if self.form == "new" else config
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The same values each time."""
@@ -114,19 +92,10 @@ class RandomModel:
         """Write the model. `extras` are the texts of small tokenizer files, by name."""
         source = Source(target, target.name, None)
         pooler = {"weight": np.zeros((self.hidden, self.hidden), np.float32), "bias": np.zeros(self.hidden, np.float32)}
+        # plays no part, and without it transformers would report that it is missing
+        kept = {f"pooler.dense.{name}": values for name, values in pooler.items()} if self.form == "bert" else {}
         return save_folder(
-            Checkpoint(
-                self.spec,
-                self.arrays(),
-                tokenizer,
-                self.config,
-                extras or {},
-                (),
-                source,
-                # plays no part, and without it transformers would report that it is missing
-                {f"pooler.dense.{name}": values for name, values in pooler.items()} if self.form == "bert" else {},
-            ),
-            target,
+            Checkpoint(self.spec, self.arrays(), tokenizer, self.config, extras or {}, (), source, kept), target
         )
 
 

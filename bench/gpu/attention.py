@@ -51,13 +51,13 @@ def check(report: Report) -> None:
 
 
 def kernels(device: str) -> dict[str, tuple[forms.Attention, str]]:
-    """Form -> the form, and why it cannot run here, if it cannot."""
+    """Name -> the form, and why it cannot run here, if it cannot."""
     on_gpu = "" if device == "cuda" else "it runs on CUDA only"
     return {
         "torch's varlen": (forms.varlen, on_gpu or varlen_missing()),
         "flash-attn": (forms.flash, on_gpu or ("" if forms.has_flash_attn() else "flash-attn is not installed")),
         "grouped": (forms.grouped, ""),
-        "bucketed": (forms.bucketed, ""),
+        "bucketed": (forms.bucketed, "" if device == "cpu" else "it is used on a CPU only"),
     }
 
 

@@ -58,7 +58,7 @@ def check_memory(report: Report, name: str, encoder: Encoder, ids: list[Ids]) ->
         return
     engine = encoder.engine
     assert isinstance(engine, TorchEngine)
-    report.check(title, lambda: short_of_memory(engine, ids * 8), LIMITS["float32"])
+    report.check(title, lambda: short_of_memory(engine, ids * 32), LIMITS["float32"])
 
 
 def imports_onnx() -> float:

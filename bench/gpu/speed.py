@@ -21,8 +21,8 @@ from gnomon.engines.torch.devices import dtypes_of
 from gnomon.packed import pack
 
 DTYPES = {"float32": 4, "bfloat16": 2}
-TOKENS = {"MiniLM": 4_000_000, "GIST": 2_000_000, "gte": 600_000}
-"""Of a run in bfloat16; an eighth of it in float32."""
+TOKENS = {"MiniLM": 1_000_000, "GIST": 600_000, "gte": 200_000}
+"""Of a run in bfloat16; a quarter of it in float32."""
 TINY_TOKENS = 600
 BACKWARD = 2
 """Operations of the gradient, in forward passes."""
@@ -68,12 +68,13 @@ def measure_encoding(report: Report, name: str, dtype: str, peak: Peak) -> None:
     model, folder = models.write(name, report.models, tiny=report.tiny)
     encoder = Encoder.load(folder, device=report.device, engine="torch", dtype=dtype)
     engine, shape = encoder.engine, Shape.of(folder)
-    tokens = TINY_TOKENS if report.tiny else TOKENS[name] // (8 if dtype == "float32" else 1)
+    budget = engine.budget(0 if report.tiny else 1 << 20)  # of so many tokens a budget is measured
+    tokens = TINY_TOKENS if report.tiny else TOKENS[name] // (4 if dtype == "float32" else 1)
     for mix in models.MIXES:
         mean = models.draw_lengths(mix, 1000, model.limit).mean()
         lengths = np.sort(models.draw_lengths(mix, max(8, int(tokens / mean)), model.limit))
         ids = models.draw_ids(lengths, model.vocabulary)
-        groups = batches(lengths.tolist(), engine.budget(int(lengths.sum())))
+        groups = batches(lengths.tolist(), budget)
         packed = [pack([ids[at] for at in group]) for group in groups]
         machine.reset_peak(report.device)
         trunk = repeat(lambda packed=packed: [*engine.pool_each(packed)], report.device, times=3)

@@ -103,7 +103,7 @@ def draw_batch(vocabulary: int, rows: int, *, query: int, document: int, seed: i
 
 def open_learner(base: Checkpoint, recipe: Recipe) -> tuple[Learner, AbstractContextManager[None]]:
     """What a run of this recipe trains, and torch's settings for it."""
-    ranks = Ranks(device=torch.device(recipe.device or "cpu"))
+    ranks = Ranks(device=torch.device("cuda", 0) if recipe.device == "cuda" else torch.device("cpu"))
     return Learner(recipe, base, ranks), torch_as(recipe, ranks)
 
 

@@ -14,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from bench import machine
+from bench.figures import print_table
 from bench.texts import Texts
 from gnomon.train.data import index_of
 from gnomon.train.sampler import Sampler
@@ -32,9 +32,11 @@ from gnomon.train.settings import DataSource
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 RUNS = 50_000
 """Different runs of words; a text is two of them."""
-ROWS_PER_GROUP, FILES = 100_000, 8
+ROWS_PER_FILE = 1_000_000
 BATCH, LATE, SOME = 64, 100_000, 100
 """Rows of a batch; the step that a run goes on from, and how many batches are compared."""
+STARTS = {"first start": 0, "later start": 0, "uninterrupted": 1_000}
+"""Batches before the late step that are drawn first."""
 
 
 def main() -> None:
@@ -42,59 +44,34 @@ def main() -> None:
     arguments.add_argument("--rows", type=int, default=10_000_000)
     arguments.add_argument("--shared", type=Path, default=SHARED, help="the folder with data/")
     arguments.add_argument("--place", type=Path, help="parent of the temporary folder")
-    arguments.add_argument("--child", type=Path, help=argparse.SUPPRESS)
-    arguments.add_argument("--before", type=int, help=argparse.SUPPRESS)
+    arguments.add_argument("--start", nargs=2, help=argparse.SUPPRESS)
     options = arguments.parse_args()
-    if options.child:
-        print(json.dumps(start(options.child, options.before)))
+    if options.start:
+        print(json.dumps(start(Path(options.start[0]), int(options.start[1]))))
         return
     with tempfile.TemporaryDirectory(prefix="bench-index-", dir=options.place) as place:
-        size = write_rows(Path(place), options.rows, Texts(options.shared / "data"))
-        print(f"{options.rows:,} rows, {size / options.rows:.0f} bytes of text in each, {FILES} parquet files")
-        orders: list[str] = []
-        # the one goes on at once, the other has the batches before it too
-        for name, before in (("first start", 0), ("later start", 0), ("uninterrupted", 1_000)):
-            facts = run_alone(Path(place), before)
-            orders.append(facts["order"])
-            print(
-                f"{name}: {facts['seconds']:.2f} s in index_of, {facts['process']:.1f} s of the whole process, "
-                f"{facts['imported MiB']:.0f} MiB resident after imports, {facts['peak MiB']:.0f} MiB at most; "
-                f"{facts['rows']:,} rows, {facts['distinct']}; batch {LATE:,} after {facts['batch']:.3f} s"
-            )
-        assert len({*orders}) == 1, orders
-        print(f"batches {LATE:,} to {LATE + SOME - 1:,} are the same in all three: {orders[0][:16]}")
+        write_rows(Path(place), options.rows, Texts(options.shared / "data"))
+        command = [sys.executable, "-m", "bench.index.run", "--start", place]
+        answers = [subprocess.check_output([*command, str(before)]) for before in STARTS.values()]
+    facts = [json.loads(answer) for answer in answers]
+    rows = [(name, *(f"{value:,.2f}" for value in found["figures"].values())) for name, found in zip(STARTS, facts)]  # noqa: B905
+    print_table(("", *facts[0]["figures"]), rows)
+    assert len({found["order"] for found in facts}) == 1, "the batches differ"
+    print(f"batches {LATE:,} to {LATE + SOME - 1:,} are the same in all: {facts[0]['order'][:16]}")
 
 
-def write_rows(place: Path, rows: int, texts: Texts) -> int:
-    """Parquet files; returns the bytes of all their texts."""
-    runs, random, total = pa.array(texts.brief(RUNS)), np.random.default_rng(0), 0
-    for number in range(FILES):
-        count = rows * (number + 1) // FILES - rows * number // FILES
-        schema = pa.schema({"query": pa.string(), "positive": pa.string()})
-        with pq.ParquetWriter(place / f"rows-{number}.parquet", schema) as writer:
-            for group in groups(count):
-                columns = [join_runs(runs, random, group) for _ in schema]
-                total += sum(pc.sum(pc.binary_length(column)).as_py() for column in columns)
-                writer.write_table(pa.Table.from_arrays(columns, schema=schema))
-    return total
+def write_rows(place: Path, rows: int, texts: Texts) -> None:
+    """Parquet files of rows whose texts are two runs of words each."""
+    runs, random = pa.array(texts.brief(RUNS)), np.random.default_rng(0)
 
+    def draw(count: int) -> Any:
+        halves = [runs.take(pa.array(random.integers(len(runs), size=count))) for _ in range(2)]
+        return pc.binary_join_element_wise(*halves, " ")
 
-def groups(rows: int) -> Iterator[int]:
-    while rows:
-        yield (group := min(rows, ROWS_PER_GROUP))
-        rows -= group
-
-
-def join_runs(runs: Any, random: np.random.Generator, count: int) -> Any:
-    taken = [runs.take(pa.array(random.integers(len(runs), size=count))) for _ in range(2)]
-    return pc.binary_join_element_wise(*taken, " ")
-
-
-def run_alone(place: Path, before: int) -> dict[str, Any]:
-    begin = time.perf_counter()
-    command = [sys.executable, "-m", "bench.index.run", "--child", str(place), "--before", str(before)]
-    answer = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
-    return json.loads(answer) | {"process": time.perf_counter() - begin}
+    for number, first in enumerate(range(0, rows, ROWS_PER_FILE)):
+        count = min(ROWS_PER_FILE, rows - first)
+        table = pa.table({"query": draw(count), "positive": draw(count)})
+        pq.write_table(table, place / f"rows-{number}.parquet", row_group_size=100_000)
 
 
 def start(place: Path, before: int) -> dict[str, Any]:
@@ -115,16 +92,9 @@ def start(place: Path, before: int) -> dict[str, Any]:
     took = time.perf_counter() - begin
     for batch in range(LATE, LATE + SOME):
         order.update(sampler.batch_at(batch).rows_B.tobytes())
-    peak = machine.peak_mib()
-    return {
-        "seconds": seconds,
-        "imported MiB": imported,
-        "peak MiB": peak,
-        "rows": index.rows,
-        "distinct": dict(index.distinct),
-        "batch": took,
-        "order": order.hexdigest(),
-    }
+    figures = {"seconds to open": seconds, "MiB after imports": imported, "peak MiB": machine.peak_mib()}
+    figures |= {"rows": index.rows, "seconds of the late batch": took}
+    return {"figures": figures, "order": order.hexdigest()}
 
 
 if __name__ == "__main__":

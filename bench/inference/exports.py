@@ -45,11 +45,8 @@ def onnx(source: Path, target: Path) -> None:
 def openvino(source: Path, target: Path) -> None:
     from sentence_transformers import SentenceTransformer
 
-    options = {"export": True}
-    model = SentenceTransformer(
-        str(source), backend="openvino", device="cpu", local_files_only=True, model_kwargs=options
-    )
-    model.save_pretrained(str(target))
+    options = {"backend": "openvino", "device": "cpu", "local_files_only": True, "model_kwargs": {"export": True}}
+    SentenceTransformer(str(source), **options).save_pretrained(str(target))
 
 
 def gte_onnx(source: Path, target: Path) -> None:
@@ -61,21 +58,19 @@ def gte_onnx(source: Path, target: Path) -> None:
     model = AutoModel.from_pretrained(source).eval()
 
     class States(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
-
-        def forward(self, ids: torch.Tensor, mask: torch.Tensor, types: torch.Tensor) -> torch.Tensor:
-            return self.model(input_ids=ids, attention_mask=mask, token_type_ids=types).last_hidden_state
+        def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+            return model(**dict(zip(names, inputs, strict=True))).last_hidden_state
 
     ids = torch.ones(3, 17, dtype=torch.long)
     mask = ids.clone()
     mask[0, 9:] = 0
     copy_published(source, target)
     (target / "onnx").mkdir()
+    states = States()
+    states.model = model
     with torch.no_grad():
         torch.onnx.export(
-            States(),
+            states,
             (ids, mask, torch.zeros_like(ids)),
             str(target / "onnx" / "model.onnx"),
             dynamo=False,

@@ -1,6 +1,6 @@
 """The plot of one file of results; needs matplotlib.
 
-usage: plot.py RESULTS.json OUT.png
+usage: python -m bench.inference.plot RESULTS.json OUT.png
 """
 
 import json
@@ -15,16 +15,11 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
 OURS, PEERS, REDUCED = "#0072b2", "#999999", "////"
-LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # told apart by colour-blind readers too
+LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # colour-blind readers can tell them apart
 MARKERS = "osD^"
 MIX = "long-tail"
 
 Results = dict[str, Any]
-
-
-def main() -> None:
-    results = json.loads(Path(sys.argv[1]).read_text())
-    draw(results, Path(sys.argv[2]))
 
 
 def draw(results: Results, out: Path) -> None:
@@ -42,10 +37,14 @@ def draw(results: Results, out: Path) -> None:
     )
     for axes, (model, cell) in zip(panels(above, max(len(bulk), 1)), bulk.items(), strict=False):
         bars(axes, model, cell)
-    left, middle, right = panels(below, 3)
-    per_text(left, results)
-    memory(middle, results)
-    lengths(right, results)
+    growth = results.get("growth", {})
+    drawn = (("texts", per_text), ("texts", memory), ("lengths", lengths))
+    for axes, (found, draw_panel) in zip(panels(below, 3), drawn, strict=True):
+        if found in growth and "skipped" not in growth[found]:
+            draw_panel(axes, growth[found])
+            axes.set_ylim(bottom=0)
+        else:
+            axes.set_axis_off()
     figure.savefig(out, dpi=110)
 
 
@@ -54,7 +53,7 @@ def panels(figure: Any, count: int) -> list[Axes]:
 
 
 def bars(axes: Axes, model: str, cell: Results) -> None:
-    """One bar a contender, fastest on top; whiskers from the slowest to the fastest round."""
+    """One bar per system, fastest on top; whiskers from the slowest to the fastest round."""
     runs = sorted(cell["runs"].items(), key=lambda item: -item[1]["seconds"]["median"])
     rates = [cell["tokens"] / row["seconds"]["median"] for _, row in runs]
     lows = [rate - cell["tokens"] / row["seconds"]["highest"] for rate, (_, row) in zip(rates, runs, strict=True)]
@@ -71,36 +70,22 @@ def bars(axes: Axes, model: str, cell: Results) -> None:
     axes.margins(x=0.08)
 
 
-def per_text(axes: Axes, results: Results) -> None:
-    found = results.get("growth", {}).get("texts", {}).get("seconds_per_text")
-    if not found:
-        axes.set_axis_off()
-        return
-    counts = [int(count) for count in found]
-    axes.plot(counts, [row["median"] * 1000 for row in found.values()], color=LINES[0], marker=MARKERS[0])
-    lows, highs = ([row[key] * 1000 for row in found.values()] for key in ("lowest", "highest"))
+def per_text(axes: Axes, found: Results) -> None:
+    rows = found["seconds_per_text"]
+    counts = [int(count) for count in rows]
+    axes.plot(counts, [row["median"] * 1000 for row in rows.values()], color=LINES[0], marker=MARKERS[0])
+    lows, highs = ([row[key] * 1000 for row in rows.values()] for key in ("lowest", "highest"))
     axes.fill_between(counts, lows, highs, color=LINES[0], alpha=0.2)
     axes.set(xscale="log", xlabel="texts in one call", title="Seconds per 1,000 short texts")
-    axes.set_ylim(bottom=0)
 
 
-def memory(axes: Axes, results: Results) -> None:
-    found = results.get("growth", {}).get("texts", {})
-    if "memory" not in found:
-        axes.set_axis_off()
-        return
-    curve = found["memory"]["curve"]
+def memory(axes: Axes, found: Results) -> None:
+    curve, most = found["memory"]["curve"], int(list(found["seconds_per_text"])[-1])
     axes.plot([100 * at / max(len(curve) - 1, 1) for at in range(len(curve))], curve, color=LINES[0])
-    most = int(list(found["seconds_per_text"])[-1])
     axes.set(xlabel="% of the time", title=f"Resident memory, {most:,} texts, MiB")
-    axes.set_ylim(bottom=0)
 
 
-def lengths(axes: Axes, results: Results) -> None:
-    found = results.get("growth", {}).get("lengths")
-    if not found or not found["tokens_per_second"]:
-        axes.set_axis_off()
-        return
+def lengths(axes: Axes, found: Results) -> None:
     rows = found["tokens_per_second"]
     names = list(dict.fromkeys(name for row in rows.values() for name in row))
     for name, colour, marker in zip(names, LINES, MARKERS, strict=False):
@@ -110,9 +95,8 @@ def lengths(axes: Axes, results: Results) -> None:
     axes.set_xscale("log", base=2)
     axes.set_xticks([int(length) for length in rows], list(rows), fontsize=8)
     axes.yaxis.set_major_formatter("{x:,.0f}")
-    axes.set_ylim(bottom=0)
     axes.legend(frameon=False, fontsize=9)
 
 
 if __name__ == "__main__":
-    main()
+    draw(json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2]))

@@ -66,16 +66,8 @@ class Worker:
     """
 
     def __init__(self, bench: Bench, name: str, folder: Path | str) -> None:
-        pipe = subprocess.PIPE
-        self.process = subprocess.Popen(
-            bench.command(name, folder),
-            stdin=pipe,
-            stdout=pipe,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env=bench.variables(),
-            cwd=ROOT,
-        )
+        pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+        self.process = subprocess.Popen(bench.command(name, folder), env=bench.variables(), cwd=ROOT, **pipes)
         try:
             self._read()
         except WorkerError:

@@ -3,6 +3,7 @@ rate of a plain matrix product.
 """
 
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,7 +22,7 @@ PRODUCT_SECONDS = 0.3
 class Reference:
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
-        self._rates: dict[str, dict[str, Callable[[], float]]] = {}
+        self._products: dict[str, dict[str, Callable[[], Any]]] = {}
 
     def device(self) -> Answer:
         return {"name": machine.device_name(self.setting.device)}
@@ -38,9 +39,8 @@ class Reference:
         for text in json.loads(Path(texts).read_text()):
             offsets = tokenizer.encode(text, add_special_tokens=False).offsets
             for start in range(0, len(offsets) - inside + 1, inside):
-                found[text[offsets[start][0] : offsets[start + inside - 1][1]]] = None
-                if len(found) == count:
-                    break
+                if len(found) < count:
+                    found[text[offsets[start][0] : offsets[start + inside - 1][1]]] = None
             if len(found) == count:
                 break
         Path(out).write_text(json.dumps(list(found)))
@@ -66,9 +66,15 @@ class Reference:
 
     def rates(self, dtype: str) -> Answer:
         """Operations a second of each library that has this dtype; the best of a few runs."""
-        if dtype not in self._rates:
-            self._rates[dtype] = products(dtype, self.setting)
-        return {"rates": {library: best_rate(run) for library, run in self._rates[dtype].items()}}
+        if dtype not in self._products:
+            self._products[dtype] = products(dtype, self.setting)
+        best: dict[str, float] = {}
+        for library, run in self._products[dtype].items():
+            end = time.perf_counter() + PRODUCT_SECONDS
+            while library not in best or time.perf_counter() < end:
+                rate = 2 * math.prod(PRODUCT) / seconds_of(run, self.setting.device)
+                best[library] = max(best.get(library, 0.0), rate)
+        return {"rates": best}
 
 
 def plain_tokenizer(folder: str) -> Any:
@@ -81,24 +87,8 @@ def plain_tokenizer(folder: str) -> Any:
     return tokenizer
 
 
-def best_rate(seconds: Callable[[], float]) -> float:
-    best, end = 0.0, time.perf_counter() + PRODUCT_SECONDS
-    rows, inner, columns = PRODUCT
-    while not best or time.perf_counter() < end:
-        best = max(best, 2 * rows * inner * columns / seconds())
-    return best
-
-
-def products(dtype: str, setting: Setting) -> dict[str, Callable[[], float]]:
-    """Library -> seconds of one product [4096, 768] x [768, 3072]."""
-    forms = {"torch": torch_product(dtype, setting)}
-    if setting.device == "cpu" and dtype == "float32":
-        forms |= {"numpy": numpy_product(), "ONNX Runtime": ort_product(setting.threads)}
-    return {library: lambda run=run: timed(run, setting.device) for library, run in forms.items()}
-
-
-def timed(run: Callable[[], Any], device: str) -> float:
-    """A GPU is given many at once, since one is over before the next can be asked for."""
+def seconds_of(run: Callable[[], Any], device: str) -> float:
+    """A GPU is given many at once, since one is over before the next can be started."""
     times = 1 if device == "cpu" else 50
     machine.synchronize(device)
     start = time.perf_counter()
@@ -108,40 +98,33 @@ def timed(run: Callable[[], Any], device: str) -> float:
     return (time.perf_counter() - start) / times
 
 
-def torch_product(dtype: str, setting: Setting) -> Callable[[], Any]:
+def products(dtype: str, setting: Setting) -> dict[str, Callable[[], Any]]:
+    """Library -> one product [4096, 768] x [768, 3072]."""
+    import numpy as np
     import torch
 
     torch.set_num_threads(setting.threads)
     rows, inner, columns = PRODUCT
-    kind = getattr(torch, dtype)
-    a = torch.randn(rows, inner).to(setting.device, kind)
-    b = torch.randn(inner, columns).to(setting.device, kind)
-    return lambda: a @ b
+    random = np.random.default_rng(0)
+    a, b = (random.standard_normal(shape, dtype=np.float32) for shape in ((rows, inner), (inner, columns)))
+    there, other = (torch.from_numpy(each).to(setting.device, getattr(torch, dtype)) for each in (a, b))
+    found: dict[str, Callable[[], Any]] = {"torch": lambda: there @ other}
+    if setting.device == "cpu" and dtype == "float32":
+        session = ort_session(b, setting.threads)
+        found |= {"numpy": lambda: a @ b, "ONNX Runtime": lambda: session.run(None, {"a": a})}
+    return found
 
 
-def numpy_product() -> Callable[[], Any]:
-    import numpy as np
-
-    rows, inner, columns = PRODUCT
-    a = np.random.default_rng(0).standard_normal((rows, inner), dtype=np.float32)
-    b = np.random.default_rng(1).standard_normal((inner, columns), dtype=np.float32)
-    return lambda: a @ b
-
-
-def ort_product(threads: int) -> Callable[[], Any]:
-    import numpy as np
+def ort_session(b: Any, threads: int) -> Any:
+    """c = a @ b."""
     import onnxruntime as ort
     from onnx import TensorProto, helper
 
-    rows, inner, columns = PRODUCT
-    a = np.random.default_rng(0).standard_normal((rows, inner), dtype=np.float32)
-    b = np.random.default_rng(1).standard_normal((inner, columns), dtype=np.float32)
-    node = helper.make_node("MatMul", ["a", "b"], ["c"])
     infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, None]) for name in "ac"]
     weight = helper.make_tensor("b", TensorProto.FLOAT, b.shape, b.tobytes(), raw=True)
+    node = helper.make_node("MatMul", ["a", "b"], ["c"])
     graph = helper.make_graph([node], "product", infos[:1], infos[1:], [weight])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return lambda: session.run(None, {"a": a})
+    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

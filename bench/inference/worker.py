@@ -12,10 +12,10 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from bench import machine
 from bench.inference.systems import SYSTEMS, Loaded, Setting
@@ -40,58 +40,43 @@ class Commands:
 
         listed = json.loads(Path(texts).read_text())
         machine.reset_peak(self.device)
-        machine.synchronize(self.device)
-        start = time.perf_counter()
-        vectors = self.loaded.encode(listed, size)
-        machine.synchronize(self.device)
-        seconds = time.perf_counter() - start
+        vectors, seconds = self._time(listed, size)
         if out:
             np.save(out, np.asarray(vectors[:first]))
-        return {"seconds": seconds} | self._memory()
+        answer = {"seconds": seconds, "peak_mib": machine.peak_mib()}
+        answer["device_mib"] = machine.device_peak_mib(self.device)
+        machine.release(self.device)
+        return answer
 
     def latency(self, texts: list[str], size: int) -> Answer:
         """Seconds of each text alone."""
-        seconds = []
-        for text in texts:
-            start = time.perf_counter()
-            self.loaded.encode([text], size)
-            machine.synchronize(self.device)
-            seconds.append(time.perf_counter() - start)
-        return {"seconds": seconds} | self._memory()
+        return {"seconds": [self._time([text], size)[1] for text in texts]}
 
     def sampled(self, texts: str, size: int) -> Answer:
         """As `encode`, with the process's memory read five times a second."""
-        with sampling() as samples:
-            answer = self.encode(texts, size)
-        return answer | {"resident_mib": samples}
+        samples, over = [machine.resident_mib()], threading.Event()
+
+        def sample() -> None:
+            while not over.wait(SAMPLE_SECONDS):
+                samples.append(machine.resident_mib())
+
+        thread = threading.Thread(target=sample, daemon=True)
+        thread.start()
+        answer = self.encode(texts, size)
+        over.set()
+        thread.join()
+        return answer | {"resident_mib": [*samples, machine.resident_mib()]}
 
     def computed(self, lengths: list[int], characters: list[int], size: int) -> Answer:
         """Tokens that are computed, padding included."""
         return {"tokens": int(self.loaded.padded(lengths, characters, size))}
 
-    def _memory(self) -> Answer:
-        answer = {"peak_mib": machine.peak_mib(), "device_mib": machine.device_peak_mib(self.device)}
-        machine.release(self.device)
-        return answer
-
-
-@contextmanager
-def sampling() -> Iterator[list[float]]:
-    samples = [machine.resident_mib()]
-    over = threading.Event()
-
-    def sample() -> None:
-        while not over.wait(SAMPLE_SECONDS):
-            samples.append(machine.resident_mib())
-
-    thread = threading.Thread(target=sample, daemon=True)
-    thread.start()
-    try:
-        yield samples
-    finally:
-        over.set()
-        thread.join()
-        samples.append(machine.resident_mib())
+    def _time(self, texts: list[str], size: int) -> tuple[Any, float]:
+        machine.synchronize(self.device)
+        start = time.perf_counter()
+        vectors = self.loaded.encode(texts, size)
+        machine.synchronize(self.device)
+        return vectors, time.perf_counter() - start
 
 
 def start_cold(name: str, setting: Setting) -> Answer:
@@ -108,47 +93,40 @@ def start_cold(name: str, setting: Setting) -> Answer:
     return seconds | {"peak_mib": machine.peak_mib()}
 
 
-def attempt(work: Callable[[], Answer]) -> Answer:
-    """What went wrong is an answer too."""
+def attempt(work: Callable[[], Answer]) -> str:
+    """The answer as JSON; what went wrong is an answer too."""
     try:
-        return work()
+        return json.dumps(work())
     except Exception as error:
         lines = str(error).strip().splitlines() or [""]
-        return {"failed": f"{type(error).__name__}: {lines[0][:300]}"}
+        return json.dumps({"failed": f"{type(error).__name__}: {lines[0][:300]}"})
 
 
-def serve(name: str, setting: Setting, replies: TextIO) -> None:
-    opened: list[Any] = []
+def open_commands(name: str, setting: Setting) -> Any:
+    if name != "reference":
+        return Commands(SYSTEMS[name].load(setting), setting.device)
+    from bench.inference.reference import Reference
 
-    def load() -> Answer:
-        if name == "reference":
-            from bench.inference.reference import Reference
-
-            opened.append(Reference(setting))
-        else:
-            opened.append(Commands(SYSTEMS[name].load(setting), setting.device))
-        return {}
-
-    print(json.dumps(attempt(load)), file=replies)
-    for line in sys.stdin if opened else ():
-        command = json.loads(line)
-        do = getattr(opened[0], command.pop("do"))
-        print(json.dumps(attempt(lambda do=do, command=command: do(**command))), file=replies)
+    return Reference(setting)
 
 
 def main() -> None:
     warnings.simplefilter("ignore")
     name, folder, threads, device, *rest = sys.argv[1:]
-    dtype = SYSTEMS[name].dtype if name in SYSTEMS else "float64"
-    setting = Setting(Path(folder), int(threads), device, dtype)
+    setting = Setting(Path(folder), int(threads), device, SYSTEMS[name].dtype if name in SYSTEMS else "float64")
     with suppress(OSError):  # where memory runs out, it is a system that ends, not somebody else's process
         Path("/proc/self/oom_score_adj").write_text("500")
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what libraries print on stdout goes to stderr
     if rest == ["--cold"]:
-        print(json.dumps(attempt(lambda: start_cold(name, setting))), file=replies)
+        print(attempt(lambda: start_cold(name, setting)), file=replies)
     else:
-        serve(name, setting, replies)
+        opened: list[Any] = []
+        print(attempt(lambda: opened.append(open_commands(name, setting)) or {}), file=replies)
+        for line in sys.stdin if opened else ():
+            command = json.loads(line)
+            do = getattr(opened[0], command.pop("do"))
+            print(attempt(lambda do=do, command=command: do(**command)), file=replies)
     replies.flush()
     os._exit(0)  # libraries whose threads do not end, or complain when they do
 

@@ -77,10 +77,10 @@ VARIANTS = {
         "embeddings, 3e-3, 400 steps, half of the first": ["max_steps=400", "base_weight=0.5"],
     },
 }
-"""What is changed in each task's recipe; no first weights where nothing is said."""
+"""What is changed in each task's recipe; base_weight is 0 unless it is given."""
 LEFT_OUT = "docs-linux-6.1"
 """The manual that the docs task is chosen on: of all, it has the most headings that are questions."""
-JUDGES = {
+CHOSEN_ON = {
     "docs": (f"{LEFT_OUT}.jsonl.gz", f"{LEFT_OUT}-asked.jsonl.gz", f"{LEFT_OUT}-topics.jsonl.gz"),
     "bilingual": (f"{FOUR}.dev.jsonl.gz", "bible.dev.jsonl", "docs.dev.jsonl"),
 }
@@ -95,7 +95,8 @@ def main() -> None:
     arguments.add_argument("--only", default="", help="runs TASK:MODEL:TRAINER, with commas between them")
     arguments.add_argument("--tables-only", action="store_true")
     options = arguments.parse_args()
-    keep_apart(options.output / "data")
+    if not options.tables_only:
+        keep_apart(options.output / "data")
     if options.choose:
         choose(options.models, options.output)
         return
@@ -128,17 +129,17 @@ def choose(models: Path, folder: Path) -> None:
             output = folder / "choose" / f"{task}-{place}"
             if not (output / "model").exists():
                 recipe = recipe_of(task, base, output, folder, [f"max_steps={FEWER[task]}", "base_weight=0", *changes])
-                train(replace(recipe, sources=tuple(map(without_judges, recipe.sources))), overwrite=True)
+                train(replace(recipe, sources=tuple(map(without_left_out, recipe.sources))), overwrite=True)
             print(f"{task}, {variant}:", dev_scores(task, output / "model", folder), flush=True)
 
 
-def without_judges(source: DataSource) -> DataSource:
+def without_left_out(source: DataSource) -> DataSource:
     return replace(source, path=tuple(path for path in source.path if not Path(path).name.startswith(LEFT_OUT)))
 
 
 def dev_scores(task: str, model: Path, folder: Path) -> dict[str, float]:
     encoder = Encoder.load(model)
-    return {name: reciprocal_rank(encoder, folder / "data" / name) for name in JUDGES[task]}
+    return {name: reciprocal_rank(encoder, folder / "data" / name) for name in CHOSEN_ON[task]}
 
 
 def reciprocal_rank(encoder: Encoder, path: Path) -> float:
