@@ -17,36 +17,29 @@ ROOT = Path(__file__).resolve().parents[2]
 TOOLS = "tools"
 TORCH = "torch==2.13.0"
 
-STEPS: dict[str, list[list[str]]] = {
-    "gnomon": [["install", "-e", "{root}"]],
-    "gnomon-all": [["install", TORCH], ["install", "-e", "{root}[torch,openvino]"]],
-    "st": [["install", TORCH], ["install", "sentence-transformers==6.2.0", TORCH]],
+PLAIN = f"install {TORCH}"
+INFINITY = "infinity-emb[torch,optimum]==0.0.78"
+STEPS: dict[str, tuple[str, ...]] = {
+    "gnomon": ("install -e {root}",),
+    "gnomon-all": (PLAIN, "install -e {root}[torch,openvino]"),
+    "st": (PLAIN, f"install sentence-transformers==6.2.0 {TORCH}"),
     # the newest whose onnx extra can be installed: optimum-onnx asks for transformers before 5
-    "st-onnx": [["install", TORCH], ["install", "sentence-transformers[onnx]==5.1.2", TORCH]],
+    "st-onnx": (PLAIN, f"install sentence-transformers[onnx]==5.1.2 {TORCH}"),
     # optimum-intel brings a torchvision that does not fit a CPU build of torch, and is not needed
-    "st-openvino": [
-        ["install", TORCH],
-        ["install", "sentence-transformers[openvino]==6.2.0", TORCH],
-        ["uninstall", "--yes", "torchvision"],
-    ],
-    "fastembed": [["install", "fastembed==0.9.1"]],
-    "infinity": [["install", TORCH], ["install", "infinity-emb[torch,optimum]==0.0.78", TORCH]],
-    # with optimum 2, which the line above installs, infinity's option bettertransformer silently does nothing
-    "infinity-bt": [
-        ["install", TORCH],
-        [
-            "install",
-            "infinity-emb[torch,optimum]==0.0.78",
-            TORCH,
-            "optimum[onnxruntime]==1.27.0",
-            "transformers==4.48.3",
-            "pyarrow<23",  # newer ones ask for NumPy 2, which infinity does not allow
-        ],
-    ],
-    TOOLS: [
-        ["install", TORCH],
-        ["install", "sentence-transformers==6.2.0", TORCH, "onnx", "onnxruntime", "matplotlib"],
-    ],
+    "st-openvino": (
+        PLAIN,
+        f"install sentence-transformers[openvino]==6.2.0 {TORCH}",
+        "uninstall --yes torchvision",
+    ),
+    "fastembed": ("install fastembed==0.9.1",),
+    "infinity": (PLAIN, f"install {INFINITY} {TORCH}"),
+    # with optimum 2, which the line above installs, infinity's option bettertransformer silently does nothing; newer
+    # versions of pyarrow ask for NumPy 2, which infinity does not allow
+    "infinity-bt": (
+        PLAIN,
+        f"install {INFINITY} {TORCH} optimum[onnxruntime]==1.27.0 transformers==4.48.3 pyarrow<23",
+    ),
+    TOOLS: (PLAIN, f"install sentence-transformers==6.2.0 {TORCH} onnx onnxruntime matplotlib"),
 }
 """Environment -> arguments of pip, in this order."""
 
@@ -55,8 +48,7 @@ PACKAGES = (
     "optimum-intel flash-attn tokenizers numpy"
 ).split()
 """Whose versions the results name."""
-
-INSTALLERS = re.compile(r"(pip|setuptools|_distutils_hack|pkg_resources)\b")
+INSTALLERS = ("pip", "setuptools", "_distutils_hack", "pkg_resources")
 """What every new environment brings."""
 
 
@@ -76,10 +68,9 @@ class Environments:
         if not marker.exists() or marker.read_text() != wanted:
             say(f"setting up {folder}")
             subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
+            pip = [folder / "bin" / "python", "-m", "pip", "--quiet", "--disable-pip-version-check"]
             for step in STEPS[name]:
-                arguments = [argument.format(root=ROOT) for argument in step]
-                options = ["--quiet", "--disable-pip-version-check"]
-                subprocess.run([folder / "bin" / "python", "-m", "pip", *arguments, *options], check=True)
+                subprocess.run([*pip, *(argument.format(root=ROOT) for argument in step.split())], check=True)
             marker.write_text(wanted)
         return folder / "bin" / "python"
 
@@ -114,21 +105,16 @@ def importable(module: str) -> bool:
 
 
 def versions_in(folders: list[str]) -> str:
-    versions: dict[str, str] = {}
-    for distribution in importlib.metadata.distributions(path=folders):
-        name = re.sub(r"[-_.]+", "-", distribution.metadata["Name"] or "").lower()
-        versions.setdefault(name, distribution.version)
+    every = importlib.metadata.distributions(path=folders)
+    versions = {re.sub(r"[-_.]+", "-", each.metadata["Name"] or "").lower(): each.version for each in every}
     return ", ".join(f"{name} {versions[name]}" for name in PACKAGES if name in versions)
 
 
 def size_mb(site_packages: str) -> float:
     """Without INSTALLERS."""
-    total = 0
-    for folder, names, files in os.walk(site_packages):
-        if folder == site_packages:
-            names[:] = [name for name in names if not INSTALLERS.match(name)]
-        total += sum((Path(folder) / file).lstat().st_size for file in files)
-    return total / 1e6
+    paths = [path for path in Path(site_packages).iterdir() if not path.name.startswith(INSTALLERS)]
+    files = [file for path in paths for file in ([*path.rglob("*")] if path.is_dir() else [path])]
+    return sum(file.lstat().st_size for file in files if not file.is_dir()) / 1e6
 
 
 def environments_of(names: list[str]) -> list[str]:

@@ -17,8 +17,8 @@ from bench.inference.systems import SYSTEMS
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
 OFFLINE = {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "INFINITY_ANONYMOUS_USAGE_STATS": "0"}
-RESERVE_MIB = 2048
-"""Memory that is left to others."""
+RESERVE_MIB = 2600
+"""Memory that is left to others, and to a process beside its weights."""
 
 Answer = dict[str, Any]
 
@@ -36,20 +36,21 @@ class Bench:
     threads: int
     device: str
 
-    def command(self, name: str, folder: Path | str) -> list[str]:
-        environment = SYSTEMS[name].environment if name in SYSTEMS else TOOLS
+    def command(self, name: str, model: Model | None) -> list[str]:
+        """Starts a system on a model; or, without a model, the commands of reference.py.
+
+        Raises:
+            WorkerError: the system cannot take part; says why.
+        """
+        environment = SYSTEMS[name].environment if model else TOOLS
+        folder = self._folder(name, model) if model else "-"
         python = self.environments.python(environment)
         return [str(python), "-m", "bench.inference.worker", name, str(folder), str(self.threads), self.device]
 
     def variables(self) -> dict[str, str]:
         return self.environments.variables() | OFFLINE | dict.fromkeys(THREAD_VARIABLES, str(self.threads))
 
-    def folder(self, name: str, model: Model) -> Path:
-        """The folder that a system reads.
-
-        Raises:
-            WorkerError: it cannot take part; says why.
-        """
+    def _folder(self, name: str, model: Model) -> Path:
         system = SYSTEMS[name]
         reason = self.environments.missing(system)
         if not reason and model.architecture not in system.architectures:
@@ -65,9 +66,9 @@ class Worker:
     look for work many times a second.
     """
 
-    def __init__(self, bench: Bench, name: str, folder: Path | str) -> None:
+    def __init__(self, bench: Bench, name: str, model: Model | None) -> None:
         pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
-        self.process = subprocess.Popen(bench.command(name, folder), env=bench.variables(), cwd=ROOT, **pipes)
+        self.process = subprocess.Popen(bench.command(name, model), env=bench.variables(), cwd=ROOT, **pipes)
         try:
             self._read()
         except WorkerError:
@@ -137,19 +138,16 @@ class Workers:
             return None
 
     def get(self, name: str) -> Worker:
-        if name not in self._open:
-            folder = self.bench.folder(name, self.model)
-            # in a cycle, whoever ran last is needed last: it makes room
-            while self._open and available_mib() < RESERVE_MIB + 600 + 2.5 * self.model.weights_mib:
-                self._open.popitem()[1].close()
-            self._open[name] = Worker(self.bench, name, folder)
-        self._open[name] = self._open.pop(name)  # now the last
+        worker = self._open.pop(name, None)
+        # in a cycle, whoever ran last is needed last: it makes room
+        while not worker and self._open and available_mib() < RESERVE_MIB + 2.5 * self.model.weights_mib:
+            self._open.popitem()[1].close()
+        self._open[name] = worker or Worker(self.bench, name, self.model)  # now the last
         return self._open[name]
 
 
 def available_mib() -> float:
-    rows = Path("/proc/meminfo").read_text().splitlines()
-    return next(int(row.split()[1]) for row in rows if row.startswith("MemAvailable")) / 1024
+    return int(Path("/proc/meminfo").read_text().split("MemAvailable:")[1].split()[0]) / 1024
 
 
 def run_process(command: list[str], variables: dict[str, str]) -> Answer:
@@ -161,15 +159,12 @@ def run_process(command: list[str], variables: dict[str, str]) -> Answer:
     start = time.perf_counter()
     child = subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=ROOT)
     assert child.stdout
-    line = child.stdout.read()
+    with child.stdout:
+        line = child.stdout.read()
     _, status, usage = os.wait4(child.pid, 0)
-    seconds = time.perf_counter() - start
+    seconds = {"seconds": time.perf_counter() - start, "processor seconds": usage.ru_utime + usage.ru_stime}
     child.returncode = os.waitstatus_to_exitcode(status)
-    child.stdout.close()
-    return answer_of(line, child.returncode) | {
-        "seconds": seconds,
-        "processor seconds": usage.ru_utime + usage.ru_stime,
-    }
+    return answer_of(line, child.returncode) | seconds
 
 
 def answer_of(line: str | bytes, status: object) -> Answer:

@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
         has_minilm=models.has_minilm(),
         quick=options.quick,
     )
-    reference = Worker(bench, "reference", "-")
+    reference = Worker(bench, "reference", None)
     try:
         with tempfile.TemporaryDirectory(prefix="bench-") as place:
             run = Run(bench, what, Texts(options.shared / "data"), names, reference, Path(place))

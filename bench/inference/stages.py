@@ -220,7 +220,7 @@ def cold(run: Run, model_name: str) -> Result:
 def start_cold(bench: Bench, name: str, model: Model) -> Result:
     """Nothing if it fails."""
     try:
-        return run_process([*bench.command(name, bench.folder(name, model)), "--cold"], bench.variables())
+        return run_process([*bench.command(name, model), "--cold"], bench.variables())
     except WorkerError as failure:
         say(f"  {name}: {failure}")
         return {}

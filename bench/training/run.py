@@ -70,6 +70,7 @@ SIZES: dict[str, Any] = {
 }
 """Options and their defaults."""
 
+THEIRS = {"trainer": "sentence-transformers"}
 Results = dict[str, Any]
 Runs = dict[str, list[Results]]
 """Trainer -> what was measured in each round."""
@@ -129,34 +130,30 @@ def about(options: argparse.Namespace) -> Results:
 def speed(bench: Bench) -> Results:
     options = bench.options
     sizes = {"batch": options.batch, "steps": options.steps, "warm": options.warm}
-    ours = bench.job(options.speed_model, **sizes)
-    lengths = write_in_order(ours)
-    runs = take_turns(options, {"gnomon": ours, "sentence-transformers": theirs(ours)}, options.rounds)
-    return {"model": options.speed_model, **sizes, "lengths": lengths, "runs": runs, **compare(runs)}
+    found = beside(bench, bench.job(options.speed_model, **sizes), {"sentence-transformers": THEIRS}, options.rounds)
+    return {"model": options.speed_model, **sizes, **found, **compare(found["runs"])}
 
 
 def cache(bench: Bench) -> Results:
     options = bench.options
     sizes = {"batch": options.cache_batch, "steps": 1, "length": options.cache_length}
-    ours = bench.job(options.cache_model, **sizes)
-    lengths = write_in_order(ours)
-    jobs = {"gnomon": ours}
-    for size in options.mini_batches:
-        jobs[f"sentence-transformers, mini_batch_size {size}"] = theirs(ours, mini_batch=size)
-    runs = take_turns(options, jobs, options.cache_rounds)
-    return {"model": options.cache_model, **sizes, "lengths": lengths, "runs": runs, **compare(runs)}
+    others = {
+        f"sentence-transformers, mini_batch_size {size}": THEIRS | {"mini_batch": size} for size in options.mini_batches
+    }
+    found = beside(bench, bench.job(options.cache_model, **sizes), others, options.cache_rounds)
+    return {"model": options.cache_model, **sizes, **found, **compare(found["runs"])}
 
 
 def memory(bench: Bench) -> Results:
     options = bench.options
     sizes = {"chunk_tokens": options.memory_chunk_tokens, "length": options.memory_length}
-    curve: list[Results] = []
-    for batch in options.memory_batches:
-        job = bench.job(options.cache_model, batch=batch, steps=1, **sizes)
-        if not curve:
-            dim = open_job(job)[0].spec.full_dim  # the index is built here, not in the process that is measured
-        vectors = 2 * batch * dim * 4 / 2**20  # of the queries and the positives, in float32
-        curve.append(run_once(options, "gnomon", job) | {"batch": batch, "vectors_mib": vectors})
+    jobs = [bench.job(options.cache_model, batch=batch, steps=1, **sizes) for batch in options.memory_batches]
+    dim = open_job(jobs[0])[0].spec.full_dim  # the index is built here, not in the process that is measured
+    curve = [
+        run_once(options, "gnomon", job)
+        | {"batch": job.batch, "vectors_mib": 2 * job.batch * dim * 4 / 2**20}  # of queries and positives, float32
+        for job in jobs
+    ]
     return {"model": options.cache_model, **sizes, "curve": curve}
 
 
@@ -169,36 +166,32 @@ def defaults(bench: Bench) -> Results:
     for batch in options.default_batches:
         steps = options.default_steps if batch < 4096 else 1
         sizes = {"batch": batch, "steps": steps, "length": options.default_length}
+        others: dict[str, Results] = {f"gnomon, chunk_tokens {former:,}": {"chunk_tokens": former}}
+        others |= {"sentence-transformers": THEIRS} if batch <= options.plain_up_to else {}
+        others["sentence-transformers, cached"] = THEIRS | {"mini_batch": 32}
         ours = replace(bench.job(options.cache_model, **sizes), rows=str(rows))
-        lengths = write_in_order(ours)
-        jobs = {"gnomon": ours, f"gnomon, chunk_tokens {former:,}": replace(ours, chunk_tokens=former)}
-        if batch <= options.plain_up_to:
-            jobs["sentence-transformers"] = theirs(ours)
-        jobs["sentence-transformers, cached"] = theirs(ours, mini_batch=32)
-        measured.append({**sizes, "lengths": lengths, "runs": take_turns(options, jobs, options.default_rounds)})
+        measured.append({**sizes, **beside(bench, ours, others, options.default_rounds)})
     return {"model": options.cache_model, "former": former, "sizes": measured}
 
 
 PARTS: dict[str, Callable[[Bench], Results]] = {"speed": speed, "cache": cache, "memory": memory, "defaults": defaults}
 
 
-def theirs(job: Job, **changes: Any) -> Job:
-    return replace(job, trainer="sentence-transformers", **changes)
-
-
-def take_turns(options: argparse.Namespace, jobs: dict[str, Job], rounds: int) -> Runs:
-    """Trainers in turn, A B A B.
+def beside(bench: Bench, ours: Job, others: dict[str, Results], rounds: int) -> Results:
+    """gnomon and others, each a change of its job, in turn: A B A B.
 
     Raises:
         SystemExit: they did not read the same tokens.
     """
+    options, lengths = bench.options, write_in_order(ours)
+    jobs = {"gnomon": ours, **{name: replace(ours, **changes) for name, changes in others.items()}}
     runs: Runs = {name: [] for name in jobs}
     for _ in range(rounds):
         for name, job in jobs.items():
             runs[name].append(run_once(options, name, job))
             if runs[name][-1]["tokens"] != runs["gnomon"][0]["tokens"]:
                 raise SystemExit(f"{name} read other tokens than gnomon: {runs[name][-1]['tokens']}")
-    return runs
+    return {"lengths": lengths, "runs": runs}
 
 
 def run_once(options: argparse.Namespace, name: str, job: Job) -> Results:
