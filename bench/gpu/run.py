@@ -128,6 +128,7 @@ def about(options: argparse.Namespace) -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: version_of(name) for name in PACKAGES},
         "cuda": torch.version.cuda,
+        "tf32": torch.backends.cuda.matmul.allow_tf32,  # float32 checks would fail with it
         "commit": commit(),
     }
 

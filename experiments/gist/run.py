@@ -19,7 +19,7 @@ import statistics
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,7 @@ def measure(options: argparse.Namespace) -> Results:
         "seed": SEED,
         "query_rules": [*QUERIES],
         "positive_rules": [*POSITIVES],
-        "masked": {f"{margin:g}": [each.facts() for each in masked(guided, rows, margin)] for margin in MARGINS},
+        "masked": {f"{margin:g}": [asdict(each) for each in masked(guided, rows, margin)] for margin in MARGINS},
         "cost": cost({name: seen for name, (seen, _) in runs.items()}, guided, str(options.models / options.guide)),
         "scores": scores(options, folder),
         "device": machine.device_name("cpu"),
@@ -99,16 +99,8 @@ def planted_rows(file: Path, count: int, share: float) -> list[Row]:
 def plant(rows: Sequence[Row], groups: int) -> list[Row]:
     """The rows, and copies of some, each with the number of the row that it says the same as, and its rules."""
     draw = random.Random(SEED)
-    plain = [
-        {
-            "anchor": row["anchor"],
-            "positive": row["positive"],
-            "same_as": str(at),
-            "query_rule": "",
-            "positive_rule": "",
-        }
-        for at, row in enumerate(rows)
-    ]
+    texts = [{"anchor": row["anchor"], "positive": row["positive"]} for row in rows]
+    plain = [row | {"same_as": str(at), "query_rule": "", "positive_rule": ""} for at, row in enumerate(texts)]
     copies: list[Row] = []
     for at in draw.sample([at for at, row in enumerate(plain) if can_be_copied(row)], groups):
         rules = zip(draw.sample([*QUERIES], MOST_COPIES), draw.sample([*POSITIVES], MOST_COPIES), strict=True)
@@ -254,19 +246,14 @@ class Counts:
         """
         other_BB = ~np.eye(len(near_BB), dtype=bool)
         planted_BB, others_BB = same_BB & other_BB, ~same_BB & other_BB
-        self.planted, self.planted_masked = (
-            self.planted + planted_BB.sum(),
-            self.planted_masked + near_BB[planted_BB].sum(),
-        )
-        self.others, self.others_masked = self.others + others_BB.sum(), self.others_masked + near_BB[others_BB].sum()
+        self.planted += int(planted_BB.sum())
+        self.planted_masked += int(near_BB[planted_BB].sum())
+        self.others += int(others_BB.sum())
+        self.others_masked += int(near_BB[others_BB].sum())
         for rule, rule_BB in rules.items():
             before = self.by_rule.get(rule, (0, 0))
             found_BB = rule_BB & planted_BB
             self.by_rule[rule] = (before[0] + int(found_BB.sum()), before[1] + int(near_BB[found_BB].sum()))
-
-    def facts(self) -> Results:
-        counted = {name: int(getattr(self, name)) for name in ("planted", "planted_masked", "others", "others_masked")}
-        return {"block": self.block, **counted, "by_rule": self.by_rule}
 
 
 def masked(guided: Guided, rows: Sequence[Row], margin: float) -> list[Counts]:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def test_masked_candidates_are_counted_by_block() -> None:
     assert documents.by_rule["lower case"] == documents.by_rule["first sentence last"] == (2, 1)
     assert documents.by_rule["as a question"] == (0, 0)
     assert gist.masked(guided, rows, 0.2)[0].planted_masked == 2
-    json.dumps([each.facts() for each in (documents, queries, positives)])
+    json.dumps([asdict(each) for each in (documents, queries, positives)])
 
 
 def test_reciprocal_ranks() -> None:
