@@ -93,9 +93,9 @@ class RandomModel:
         source = Source(target, target.name, None)
         pooler = {"weight": np.zeros((self.hidden, self.hidden), np.float32), "bias": np.zeros(self.hidden, np.float32)}
         # plays no part, and without it transformers would report that it is missing
-        kept = {f"pooler.dense.{name}": values for name, values in pooler.items()} if self.form == "bert" else {}
+        unused = {f"pooler.dense.{name}": values for name, values in pooler.items()} if self.form == "bert" else {}
         return save_folder(
-            Checkpoint(self.spec, self.arrays(), tokenizer, self.config, extras or {}, (), source, kept), target
+            Checkpoint(self.spec, self.arrays(), tokenizer, self.config, extras or {}, (), source, unused), target
         )
 
 

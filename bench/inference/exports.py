@@ -21,12 +21,12 @@ def gte_config(source: Path, target: Path) -> None:
     config = json.loads((source / "config.json").read_text("utf-8"))
     left_out = ("layer_norm_type", "pack_qkv", "position_embedding_type", "rope_scaling", "rope_theta", "torch_dtype")
     left_out += ("transformers_version", "unpad_inputs", "use_memory_efficient_attention")
-    kept = {key: value for key, value in config.items() if key not in left_out}
+    own = {key: value for key, value in config.items() if key not in left_out}
     # published: frequencies theta * s to the power of -2i/d, divided by s^(2/d); this is that, under another name
     head, ntk = config["hidden_size"] // config["num_attention_heads"], config["rope_scaling"]["factor"]
     rope = {"rope_type": "linear", "rope_theta": config["rope_theta"] * ntk, "factor": ntk ** (2 / head)}
     changed = {"architectures": ["GteModel"], "model_type": "gte", "dtype": "float32", "rope_parameters": rope}
-    write(target / "config.json", kept | changed)
+    write(target / "config.json", own | changed)
 
 
 def onnx(source: Path, target: Path) -> None:

@@ -194,7 +194,7 @@ def infinity(*, bettertransformer: bool) -> Callable[[Setting], Loaded]:
                 reopen(size)
             return np.stack(opened[size].embed(model="model", sentences=texts).result()[0])
 
-        # BetterTransformer takes the padding out behind the embeddings
+        # BetterTransformer removes the padding after the embeddings
         return Loaded(encode, no_padding if bettertransformer else padded_by_window)
 
     return load

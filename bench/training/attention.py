@@ -24,9 +24,9 @@ FORMS: tuple[attention.Attention, ...] = (attention.grouped, attention.bucketed)
 
 
 def main() -> None:
-    asked = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    asked.add_argument("--rounds", type=int, default=7)
-    rounds = asked.parse_args().rounds
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=7)
+    rounds = parser.parse_args().rounds
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads\n")
     print("| dtype | dropout | tokens of a text | grouped, ms | bucketed, ms | bucketed over grouped |")
     print("|---|---|---|---|---|---|")

@@ -43,7 +43,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TEST = ROOT.parent / "shared" / "data" / "retrieval_faq"
 SEED = 42
 WARM = 2
-"""Steps in front of those whose time counts."""
+"""Steps before those whose time counts."""
 
 Row = dict[str, str]
 Results = dict[str, Any]
@@ -285,7 +285,7 @@ def beside_original(rows: Sequence[Row], kind: str, rule: str) -> np.ndarray:
 
 
 def cost(seen: dict[str, Seen], guided: Guided, guide: str) -> Results:
-    """Medians of seconds over the steps behind the first WARM, and what the guide's encoder takes alone."""
+    """Medians of seconds over the steps after the first WARM, and what the guide's encoder takes alone."""
     texts = [rows.queries + rows.positives for rows in guided.rows]
     encoder, alone = Encoder.load(guide, device="cpu"), []
     for batch in (texts[0], *texts[WARM:][:6]):  # the first is to warm up
@@ -328,20 +328,20 @@ def scores(options: argparse.Namespace, folder: Path) -> Results:
         test[name] = evaluate(encoder, data=[options.test], output=folder / "judged" / name)[0].score
     units = {name: [Units("query", "mean", values.tolist())] for name, values in apart.items()}
     difference = paired(units["info_nce"], units["gist"])
-    judged = compare(*(folder / "judged" / name / "results" for name in ("info_nce", "gist"))).rows[0]
-    assert judged.interval is not None
+    compared = compare(*(folder / "judged" / name / "results" for name in ("info_nce", "gist"))).rows[0]
+    assert compared.interval is not None
     return {
         "apart": {name: float(values.mean()) for name, values in apart.items()},
         "apart_difference": [difference.difference, difference.interval.low, difference.interval.high],
         "queries_apart": len(pairs),
         "test": test,
-        "test_difference": [judged.difference, judged.interval.low, judged.interval.high],
-        "test_name": f"{judged.metric}, {options.test.name}",
+        "test_difference": [compared.difference, compared.interval.low, compared.interval.high],
+        "test_name": f"{compared.metric}, {options.test.name}",
     }
 
 
 def reciprocal_ranks(queries_BD: np.ndarray, documents_BD: np.ndarray) -> np.ndarray:
-    """[B]: 1 / rank of each query's own document among all, by cosine; 0 behind the tenth."""
+    """[B]: 1 / rank of each query's own document among all, by cosine; 0 after the tenth."""
     queries_BD, documents_BD = (each / np.linalg.norm(each, axis=1)[:, None] for each in (queries_BD, documents_BD))
     similarity_BB = queries_BD @ documents_BD.T
     ranks_B = (similarity_BB >= np.diag(similarity_BB)[:, None]).sum(1)

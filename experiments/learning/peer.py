@@ -21,8 +21,8 @@ def with_sentence_transformers(recipe: Recipe, target: Path) -> None:
         SentenceTransformerTrainingArguments,
     )
 
-    asked = {"hidden_dropout_prob": recipe.dropout, "attention_probs_dropout_prob": recipe.attention_dropout}
-    dropout = {name: share for name, share in asked.items() if share is not None}
+    rates = {"hidden_dropout_prob": recipe.dropout, "attention_probs_dropout_prob": recipe.attention_dropout}
+    dropout = {name: share for name, share in rates.items() if share is not None}
     model = SentenceTransformer(recipe.model, device="cpu", config_kwargs=dropout)
     if recipe.max_seq_length:
         model.max_seq_length = recipe.max_seq_length

@@ -121,7 +121,7 @@ def recipe_of(task: str, model: Path, output: Path, folder: Path, changes: Seque
 
 
 def choose(models: Path, folder: Path) -> None:
-    """By variant, the mean reciprocal rank on rows that it was not trained on: what is learnt, what is lost."""
+    """By variant, the mean reciprocal rank on rows that it was not trained on: what is learned, what is lost."""
     base = models / MODELS[0]
     for task, variants in VARIANTS.items():
         print(f"{task}, untrained:", dev_scores(task, base, folder), flush=True)
