@@ -10,8 +10,8 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,18 +40,28 @@ class Report:
             file.write(json.dumps(row) + "\n")
 
     def check(self, name: str, work: Callable[[], float], limit: float, **facts: Any) -> None:
-        """Passed where the figure is at most the limit; an exception is a failure, and the part goes on."""
-        try:
+        """Passed where the figure is at most the limit."""
+        with self._going_on(name):
             figure = float(work())
-        except Exception as error:
-            traceback.print_exc()
-            self.add(name, "failed", note=f"{type(error).__name__}: {str(error)[:300]}", **facts)
-            return
-        good = math.isfinite(figure) and figure <= limit
-        self.add(name, "passed" if good else "failed", figure=figure, limit=float(limit), **facts)
+            good = math.isfinite(figure) and figure <= limit
+            self.add(name, "passed" if good else "failed", figure=figure, limit=float(limit), **facts)
+
+    def measure(self, name: str, work: Callable[[], dict[str, Any]]) -> None:
+        """Facts without a limit."""
+        with self._going_on(name):
+            self.add(name, "measured", **work())
 
     def skip(self, name: str, note: str) -> None:
         self.add(name, "skipped", note=note)
+
+    @contextmanager
+    def _going_on(self, name: str) -> Iterator[None]:
+        """An exception is a failure, and the part goes on."""
+        try:
+            yield
+        except Exception as error:
+            traceback.print_exc()
+            self.add(name, "failed", note=f"{type(error).__name__}: {str(error)[:300]}")
 
 
 def write_models(report: Report) -> None:

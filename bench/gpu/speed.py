@@ -4,6 +4,7 @@ import gc
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from gnomon.batching import batches
 from gnomon.checkpoint.folder import read_folder
 from gnomon.checkpoint.hub import resolve
 from gnomon.engines.torch.devices import dtypes_of
-from gnomon.packed import pack
+from gnomon.packed import Ids, pack
 
 DTYPES = {"float32": 4, "bfloat16": 2}
 TOKENS = {"MiniLM": 1_000_000, "GIST": 600_000, "gte": 200_000}
@@ -37,7 +38,8 @@ def measure(report: Report) -> None:
             measure_encoding(report, name, dtype, peak)
     for name in ("MiniLM", "GIST"):
         for dtype, peak in peaks.items():
-            measure_training(report, name, dtype, peak)
+            title = f"training step, {name}, {dtype}"
+            report.measure(title, lambda name=name, dtype=dtype, peak=peak: measure_training(report, name, dtype, peak))
 
 
 def measure_peak(dtype: str, device: str) -> Peak:
@@ -67,31 +69,34 @@ def repeat(work: Callable[[], object], device: str, times: int = 10) -> float:
 def measure_encoding(report: Report, name: str, dtype: str, peak: Peak) -> None:
     model, folder = models.write(name, report.models, tiny=report.tiny)
     encoder = Encoder.load(folder, device=report.device, engine="torch", dtype=dtype)
-    engine, shape = encoder.engine, Shape.of(folder)
-    budget = engine.budget(0 if report.tiny else 1 << 20)  # of so many tokens a budget is measured
+    budget = encoder.engine.budget(0 if report.tiny else 1 << 20)  # for so many tokens it is measured
     tokens = TINY_TOKENS if report.tiny else TOKENS[name] // (4 if dtype == "float32" else 1)
     for mix in models.MIXES:
         mean = models.draw_lengths(mix, 1000, model.limit).mean()
         lengths = np.sort(models.draw_lengths(mix, max(8, int(tokens / mean)), model.limit))
         ids = models.draw_ids(lengths, model.vocabulary)
         groups = batches(lengths.tolist(), budget)
-        packed = [pack([ids[at] for at in group]) for group in groups]
-        machine.reset_peak(report.device)
-        trunk = repeat(lambda packed=packed: [*engine.pool_each(packed)], report.device, times=3)
-        facts = rates(shape, lengths.tolist(), trunk, peak, batch_count=len(packed), size=DTYPES[dtype])
-        facts["device_mib"] = machine.device_peak_mib(report.device)
-        texts = [models.to_text(each) for each in ids[: max(8, len(ids) // 4)]]
-        begin = time.perf_counter()
-        encoder.encode(texts, show_progress_bar=False)
-        facts["tokens_per_second_from_text"] = int(lengths[: len(texts)].sum()) / (time.perf_counter() - begin)
-        report.add(f"encoding, {name}, {dtype}, {mix}", "measured", **facts, attention=engine.name)
-    engine.close()
+
+        def facts(ids: list[Ids] = ids, groups: list[list[int]] = groups) -> dict[str, Any]:
+            packed, lengths = [pack([ids[at] for at in group]) for group in groups], [len(each) for each in ids]
+            machine.reset_peak(report.device)
+            trunk = repeat(lambda: [*encoder.engine.pool_each(packed)], report.device, times=3)
+            found = rates(Shape.of(folder), lengths, trunk, peak, batch_count=len(packed), size=DTYPES[dtype])
+            texts = [models.to_text(each) for each in ids[::4]]
+            begin = time.perf_counter()
+            encoder.encode(texts, show_progress_bar=False)
+            rate = sum(lengths[::4]) / (time.perf_counter() - begin)
+            memory = machine.device_peak_mib(report.device)
+            return found | {"from_text_tokens_per_second": rate, "device_mib": memory, "engine": encoder.engine.name}
+
+        report.measure(f"encoding, {name}, {dtype}, {mix}", facts)
+    encoder.engine.close()
     gc.collect()
 
 
 def rates(
     shape: Shape, lengths: list[int], seconds: float, peak: Peak, *, batch_count: int, size: int, passes: int = 1
-) -> dict[str, float | int | None]:
+) -> dict[str, Any]:
     """Args: passes: operations and traffic, in forward passes."""
     flops = passes * operations(shape, lengths)
     return {
@@ -106,21 +111,17 @@ def rates(
     }
 
 
-def measure_training(report: Report, name: str, dtype: str, peak: Peak) -> None:
+def measure_training(report: Report, name: str, dtype: str, peak: Peak) -> dict[str, Any]:
     """Whole steps: forward, loss, gradient, clipping, optimizer; dropout as BERT has it."""
     model, folder = models.write(name, report.models, tiny=report.tiny)
     batch = draw_batch(model.vocabulary, 16 if report.tiny else 512, query=14, document=40 if report.tiny else 128)
     recipe = recipe_of(batch, report.device, bf16=dtype == "bfloat16", dropout=0.1, chunk_tokens=None)
     learner, settings = open_learner(read_folder(resolve(folder)), recipe)
     lengths = [len(ids) for ids in batch.ids]
+    machine.release(report.device)
     machine.reset_peak(report.device)
     with settings:
         seconds = repeat(lambda: take_step(learner, batch, 0), report.device, times=5)
-    cached = sum(lengths) > learner.chunking.one_pass
-    facts = rates(
-        Shape.of(folder), lengths, seconds, peak, batch_count=1, size=DTYPES[dtype], passes=1 + BACKWARD + cached
-    )
-    facts["device_mib"] = machine.device_peak_mib(report.device)
-    report.add(f"training step, {name}, {dtype}", "measured", **facts)
-    gc.collect()
-    machine.release(report.device)
+    passes = 1 + BACKWARD + (sum(lengths) > learner.chunking.one_pass)  # GradCache computes a chunk twice
+    facts = rates(Shape.of(folder), lengths, seconds, peak, batch_count=1, size=DTYPES[dtype], passes=passes)
+    return facts | {"device_mib": machine.device_peak_mib(report.device)}
