@@ -1,6 +1,7 @@
 """Memory of this process and of its device. Every call to a device's own functions is here."""
 
 import os
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,11 @@ def device_name(device: str) -> str:
         return _cuda().get_device_name(0)
     rows = [row for row in Path("/proc/cpuinfo").read_text().splitlines() if row.startswith("model name")]
     return rows[0].partition(":")[2].strip() if rows else "CPU"
+
+
+def file_name(device_name: str) -> str:
+    """For results of a device."""
+    return re.sub(r"[^a-z0-9]+", "-", device_name.lower()).strip("-") + ".json"
 
 
 def _cuda() -> Any:

@@ -11,7 +11,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import re
 import signal
 import subprocess
 import sys
@@ -38,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     begin = time.monotonic()
     results: dict[str, Any] = {"date": datetime.date.today().isoformat(), "limit_s": options.limit, **about(options)}
-    path = options.output or ROOT / "bench" / "gpu" / "results" / f"{slug(results['device']['name'])}.json"
+    path = options.output or ROOT / "bench" / "gpu" / "results" / machine.file_name(results["device"]["name"])
     path.parent.mkdir(parents=True, exist_ok=True)
     results["parts"] = {}
     for name in options.parts:
@@ -146,10 +145,6 @@ def commit() -> str | None:
         done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True)
         return done.stdout.strip() or None
     return None
-
-
-def slug(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

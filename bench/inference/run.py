@@ -12,7 +12,6 @@ import argparse
 import datetime
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bench import machine
 from bench.figures import say
 from bench.inference import tables
 from bench.inference.environments import ROOT, TOOLS, Environments, environments_of
@@ -74,7 +74,7 @@ def measure(run: Run, options: argparse.Namespace) -> Path:
         name = run.reference.ask("device")["name"]
     except WorkerError as failure:
         raise SystemExit(f"--device {options.device}: {failure}") from None
-    path = options.results / f"{'cpu' if options.device == 'cpu' else slug(name)}.json"
+    path = options.results / ("cpu.json" if options.device == "cpu" else machine.file_name(name))
     results: Results = json.loads(path.read_text()) if path.exists() else {}
     results |= about(run, options, name)
 
@@ -86,7 +86,7 @@ def measure(run: Run, options: argparse.Namespace) -> Path:
             holder = holder.setdefault(key, {})
         holder[keys[-1]] = found
         results.setdefault("took", {})[", ".join(keys)] = {
-            "measured": today(),
+            "measured": datetime.date.today().isoformat(),
             "seconds": time.perf_counter() - start,
             "rounds": run.plan.rounds,
             "scale": options.scale,
@@ -124,7 +124,7 @@ def about(run: Run, options: argparse.Namespace, name: str) -> Results:
     """What the figures depend on."""
     return {
         "device": {"kind": options.device, "name": name, "threads": options.threads},
-        "date": today(),
+        "date": datetime.date.today().isoformat(),
         "here": options.here,
         "tokenizer": run.bench.models.tokenizer().name,
         "quick": options.quick,
@@ -157,14 +157,6 @@ def stages(text: str) -> set[str]:
     if wanted - {*STAGES}:
         raise argparse.ArgumentTypeError(f"{', '.join(wanted - {*STAGES})}: not one of {', '.join(STAGES)}")
     return wanted
-
-
-def slug(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-
-
-def today() -> str:
-    return datetime.date.today().isoformat()
 
 
 if __name__ == "__main__":
