@@ -104,7 +104,7 @@ def plan(device: str, *, rounds: int, scale: float, models: list[str], has_minil
         if not known & {*models}:
             growth = replace(growth, texts_model=models[-1], lengths_model=models[-1])
     if quick:
-        few = tuple(replace(cell, texts=12, sizes=(4, 8), reference_tokens=500) for cell in cells)
+        few = tuple(replace(cell, texts=min(cell.texts, 12), sizes=(4, 8), reference_tokens=500) for cell in cells)
         growth = replace(growth, texts=(5, 10, 20, 40), lengths=(16, 32, 64), tokens=64)
         return Plan(few, growth, rounds=1, calls=5)
     cells = tuple(replace(cell, texts=max(4, round(cell.texts * scale))) for cell in cells)
