@@ -87,7 +87,7 @@ class Environments:
         """Environment -> the named packages in it."""
         if self.here:
             return {"this interpreter": versions_in(sys.path)}
-        return {name: versions_in(self.site_packages(name)) for name in names}
+        return {name: versions_in(self.site_packages(name)) for name in names if self.python(name)}  # sets it up
 
     def sizes(self, names: list[str]) -> dict[str, float]:
         """Megabytes of the installed packages, pip and setuptools not among them."""
