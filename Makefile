@@ -36,7 +36,7 @@ lint: .venv-test/.ready
 	.venv-test/bin/pyright --pythonpath .venv-test/bin/python
 
 bench:
-	$(PYTHON) bench/run.py
+	$(PYTHON) -m bench.inference.run
 
 .venv/.ready: pyproject.toml
 	$(PYTHON) -m venv .venv

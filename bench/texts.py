@@ -8,17 +8,16 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 
-MIXES: dict[str, tuple[Mapping[str, float], str]] = {
-    "short": ({"short": 1.0}, "queries and headings"),
-    "paragraphs": ({"paragraph": 1.0}, "paragraphs and answers"),
-    "long-tail": (
-        {"short": 0.45, "sentence": 0.35, "paragraph": 0.17, "section": 0.03},
-        "45 % queries and headings, 35 % sentences, 17 % paragraphs, 3 % sections of 250 to 700 words",
-    ),
-    "long": ({"document": 1.0}, "documents and parts of documents, 200 words to 6,500"),
-    "uniform-512": ({"page": 1.0}, "parts of documents that are all cut at 512 tokens"),
+MIXES: dict[str, Mapping[str, float]] = {
+    "short": {"short": 1.0},
+    "paragraphs": {"paragraphs": 1.0},
+    "long-tail": {"short": 0.45, "sentences": 0.35, "paragraphs": 0.17, "section": 0.03},
+    "long": {"document": 1.0},
+    "uniform-512": {"page": 1.0},
 }
-"""Name -> (shares of the kinds of text, what that is)."""
+"""Name -> shares of the kinds of text: queries and headings; sentences; paragraphs and answers; sections of 250 to 700
+words; documents of 200 to 6,500 words; pages, which are all truncated at 512 tokens.
+"""
 
 DOCUMENT_WORDS = (6500, 200, 1700, 500, 4000, 300, 2600, 800)
 """Words of the texts of "long", in turn: a first few of them already span the range."""
@@ -34,7 +33,7 @@ class Texts:
 
     def mix(self, name: str, count: int) -> list[str]:
         """`count` texts; any first part of them has nearly the mix's shares too."""
-        shares, _ = MIXES[name]
+        shares = MIXES[name]
         sources = {kind: self.kind(kind) for kind in shares}
         found = dict.fromkeys(next(sources[kind], "") for kind in blend(shares, count))
         found.pop("", None)
@@ -46,15 +45,12 @@ class Texts:
         return list(found)
 
     def kind(self, kind: str) -> Iterator[str]:
-        kinds: dict[str, Callable[[], Iterator[str]]] = {
-            "short": lambda: iter(self.short),
-            "sentence": lambda: iter(self.sentences),
-            "paragraph": lambda: iter(self.paragraphs),
-            "section": lambda: self.parts(lambda turn, chance: chance.randint(250, 700)),
-            "document": lambda: self.parts(lambda turn, chance: DOCUMENT_WORDS[turn % len(DOCUMENT_WORDS)]),
-            "page": lambda: self.parts(lambda turn, chance: 700),
+        sizes: dict[str, Callable[[int, random.Random], int]] = {
+            "section": lambda turn, chance: chance.randint(250, 700),
+            "document": lambda turn, chance: DOCUMENT_WORDS[turn % len(DOCUMENT_WORDS)],
+            "page": lambda turn, chance: 700,
         }
-        return kinds[kind]()
+        return self.parts(sizes[kind]) if kind in sizes else iter(getattr(self, kind))
 
     @cached_property
     def short(self) -> list[str]:

@@ -1,6 +1,6 @@
 """`gnomon evaluate` gives the scores that mteb gives to sentence-transformers: tests/evaluate/reference.json.
 
-The whole comparison (three models, every set) is made by bench/evaluation.py; here is every set for the small model,
+The whole comparison (three models, every set) is made by experiments/evaluation; here is every set for the small model,
 and some for the others. A small part of the reference itself is computed again.
 """
 

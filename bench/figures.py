@@ -1,0 +1,44 @@
+"""Summaries of measured values, and tables of them."""
+
+import math
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+Item = TypeVar("Item")
+QUANTILES = {"p50": 0.50, "p95": 0.95, "p99": 0.99}
+
+
+def summary(values: Sequence[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "lowest": min(values), "highest": max(values)}
+
+
+def quantiles(values: Sequence[float]) -> dict[str, float]:
+    """The smallest value that so large a share of all does not exceed."""
+    ordered = sorted(values)
+    at = {name: ordered[math.ceil(share * len(ordered)) - 1] for name, share in QUANTILES.items()}
+    return at | {"calls": len(ordered)}
+
+
+def rotated(items: Sequence[Item], turn: int) -> list[Item]:
+    """The same items, another one first in each round."""
+    first = turn % len(items) if items else 0
+    return [*items[first:], *items[:first]]
+
+
+def spread(values: Mapping[str, float], digits: int = 2) -> str:
+    """A summary as text: the median, and in brackets the lowest and the highest."""
+    return f"{values['median']:.{digits}f} ({values['lowest']:.{digits}f} to {values['highest']:.{digits}f})"
+
+
+def print_table(head: Sequence[object], rows: Sequence[Sequence[object]], title: str = "") -> None:
+    """A Markdown table, to be read or pasted into docs/."""
+    print(f"\n{title}\n" if title else "")
+    print(f"| {' | '.join(map(str, head))} |\n|{'---|' * len(head)}")
+    for row in rows:
+        print(f"| {' | '.join(map(str, row))} |")
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,130 @@
+"""What the benchmark itself computes, in a process like a system's: lengths, the float64 reference, distances, and the
+rate of a plain matrix product.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bench import machine
+from bench.inference.systems import Setting, limit_of, naive
+
+Answer = dict[str, Any]
+PRODUCT = (4096, 768, 3072)
+PRODUCT_SECONDS = 0.3
+"""Time for which each library repeats the product in each round."""
+
+
+class Reference:
+    def __init__(self, setting: Setting) -> None:
+        self.setting = setting
+        self._products: dict[str, dict[str, Callable[[], Any]]] = {}
+
+    def device(self) -> Answer:
+        return {"name": machine.device_name(self.setting.device)}
+
+    def lengths(self, folder: str, texts: str) -> Answer:
+        """Tokens of each text, truncated where the model truncates, special tokens included."""
+        encodings = plain_tokenizer(folder).encode_batch(json.loads(Path(texts).read_text()))
+        limit = limit_of(Path(folder))
+        return {"lengths": [min(len(encoding.ids), limit) for encoding in encodings]}
+
+    def write_parts(self, folder: str, texts: str, length: int, count: int, out: str) -> Answer:
+        """Write `count` parts of the texts, of so many tokens with the special ones; fewer where there are no more."""
+        tokenizer, found, inside = plain_tokenizer(folder), dict[str, None](), length - 2
+        for text in json.loads(Path(texts).read_text()):
+            offsets = tokenizer.encode(text, add_special_tokens=False).offsets
+            for start in range(0, len(offsets) - inside + 1, inside):
+                if len(found) < count:
+                    found[text[offsets[start][0] : offsets[start + inside - 1][1]]] = None
+            if len(found) == count:
+                break
+        Path(out).write_text(json.dumps(list(found)))
+        return {"texts": len(found)}
+
+    def reference(self, folder: str, texts: str, first: int, out: str) -> Answer:
+        """Vectors of the `first` texts by transformers' own model in float64, one text at a time, on the CPU."""
+        import numpy as np
+
+        encode = naive(replace(self.setting, folder=Path(folder), device="cpu", dtype="float64")).encode
+        np.save(out, encode(json.loads(Path(texts).read_text())[:first], 1))
+        return {}
+
+    def distance(self, reference: str, vectors: str) -> Answer:
+        """Largest |difference| / |reference|, and the lowest cosine, over the texts."""
+        import numpy as np
+
+        wanted, found = np.load(reference), np.load(vectors).astype(np.float64)
+        norms = np.linalg.norm(wanted, axis=1)
+        far = np.linalg.norm(found - wanted, axis=1) / norms
+        cosines = (found * wanted).sum(1) / norms / np.linalg.norm(found, axis=1)
+        return {"distance": float(far.max()), "cosine": float(cosines.min()), "texts": len(wanted)}
+
+    def rates(self, dtype: str) -> Answer:
+        """Operations a second of each library that has this dtype; the best of a few runs."""
+        if dtype not in self._products:
+            self._products[dtype] = products(dtype, self.setting)
+        best: dict[str, float] = {}
+        for library, run in self._products[dtype].items():
+            end = time.perf_counter() + PRODUCT_SECONDS
+            while library not in best or time.perf_counter() < end:
+                rate = 2 * math.prod(PRODUCT) / seconds_of(run, self.setting.device)
+                best[library] = max(best.get(library, 0.0), rate)
+        return {"rates": best}
+
+
+def plain_tokenizer(folder: str) -> Any:
+    """Without the truncation and padding that tokenizer.json may hold."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def seconds_of(run: Callable[[], Any], device: str) -> float:
+    """A GPU is given many at once, since one is over before the next can be started."""
+    times = 1 if device == "cpu" else 50
+    machine.synchronize(device)
+    start = time.perf_counter()
+    for _ in range(times):
+        run()
+    machine.synchronize(device)
+    return (time.perf_counter() - start) / times
+
+
+def products(dtype: str, setting: Setting) -> dict[str, Callable[[], Any]]:
+    """Library -> one product [4096, 768] x [768, 3072]."""
+    import numpy as np
+    import torch
+
+    torch.set_num_threads(setting.threads)
+    rows, inner, columns = PRODUCT
+    random = np.random.default_rng(0)
+    a, b = (random.standard_normal(shape, dtype=np.float32) for shape in ((rows, inner), (inner, columns)))
+    there, other = (torch.from_numpy(each).to(setting.device, getattr(torch, dtype)) for each in (a, b))
+    found: dict[str, Callable[[], Any]] = {"torch": lambda: there @ other}
+    if setting.device == "cpu" and dtype == "float32":
+        session = ort_session(b, setting.threads)
+        found |= {"numpy": lambda: a @ b, "ONNX Runtime": lambda: session.run(None, {"a": a})}
+    return found
+
+
+def ort_session(b: Any, threads: int) -> Any:
+    """c = a @ b."""
+    import onnxruntime as ort
+    from onnx import TensorProto, helper
+
+    infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, None]) for name in "ac"]
+    weight = helper.make_tensor("b", TensorProto.FLOAT, b.shape, b.tobytes(), raw=True)
+    node = helper.make_node("MatMul", ["a", "b"], ["c"])
+    graph = helper.make_graph([node], "product", infos[:1], infos[1:], [weight])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
