@@ -16,7 +16,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from gnomon.checkpoint.folder import Checkpoint, read_folder
-from gnomon.checkpoint.hub import Source, resolve
+from gnomon.checkpoint.hub import Source, resolve_source
 from gnomon.checkpoint.save import save_folder
 from gnomon.spec import (
     ModelSpec,
@@ -26,7 +26,7 @@ from gnomon.spec import (
     RopeSpec,
     TokenizerSpec,
     TrunkSpec,
-    arrays_of,
+    model_shapes,
 )
 
 VOCABULARY = 30528
@@ -84,7 +84,7 @@ class RandomModel:
     def arrays(self) -> dict[str, np.ndarray]:
         """The same values each time."""
         random = np.random.default_rng(0)
-        shapes, scale = arrays_of(self.spec), np.float32(self.scale)
+        shapes, scale = model_shapes(self.spec), np.float32(self.scale)
         drawn = {name: random.standard_normal(shape, dtype=np.float32) * scale for name, shape in shapes.items()}
         return {name: values + name.endswith("norm.weight") for name, values in drawn.items()}
 
@@ -111,7 +111,7 @@ RANDOM_MODELS = {
 
 def main() -> None:
     name, tokenizer, target = sys.argv[1:]
-    model, base = RANDOM_MODELS[name], read_folder(resolve(tokenizer))
+    model, base = RANDOM_MODELS[name], read_folder(resolve_source(tokenizer))
     # libraries that do not read sentence_bert_config.json find the limit here; fastembed takes the smaller of two keys
     settings = json.loads(base.extras["tokenizer_config.json"]) | {"model_max_length": model.limit}
     settings = {key: value for key, value in settings.items() if key not in ("max_length", "name_or_path")}

@@ -14,9 +14,9 @@ from bench.gpu import models
 from bench.gpu.part import Report
 from gnomon import Encoder
 from gnomon.checkpoint.folder import read_folder
-from gnomon.checkpoint.hub import resolve
+from gnomon.checkpoint.hub import resolve_source
 from gnomon.engines.torch.attention import plain
-from gnomon.engines.torch.devices import dtypes_of
+from gnomon.engines.torch.devices import supported_dtypes
 from gnomon.engines.torch.engine import TorchEngine
 from gnomon.packed import Ids, pack
 
@@ -32,7 +32,7 @@ def check(report: Report) -> None:
         model, folder = models.write(name, report.models, tiny=report.tiny)
         ids = draw_mixed(model.vocabulary, 64 if report.tiny else 256)
         wanted = reference(folder, ids)
-        for dtype in dtypes_of(report.device):
+        for dtype in supported_dtypes(report.device):
             encoder = Encoder.load(folder, device=report.device, engine="torch", dtype=dtype)
             check_dtype(report, f"{name}, {dtype}", encoder, ids, wanted, dtype)
             if dtype == "float32":
@@ -73,7 +73,7 @@ def draw_mixed(vocabulary: int, longest: int) -> list[Ids]:
 
 def reference(folder: Path, ids: list[Ids]) -> np.ndarray:
     """Pooled and normalised vectors by the plain form of attention, one text at a time."""
-    checkpoint = read_folder(resolve(folder))
+    checkpoint = read_folder(resolve_source(folder))
     spec = checkpoint.spec
     assert not hasattr(spec.trunk, "model2vec")
     engine = TorchEngine(spec.trunk, spec.pooling, checkpoint.arrays, dtype="float64", attention=plain)  # type: ignore[arg-type]

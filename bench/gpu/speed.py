@@ -15,10 +15,10 @@ from bench.gpu import models
 from bench.gpu.part import Report
 from bench.gpu.training import draw_batch, open_learner, recipe_of, take_step
 from gnomon import Encoder
-from gnomon.batching import batches
+from gnomon.batching import build_batches
 from gnomon.checkpoint.folder import read_folder
-from gnomon.checkpoint.hub import resolve
-from gnomon.engines.torch.devices import dtypes_of
+from gnomon.checkpoint.hub import resolve_source
+from gnomon.engines.torch.devices import supported_dtypes
 from gnomon.packed import Ids, pack
 
 DTYPES = {"float32": 4, "bfloat16": 2}
@@ -30,7 +30,7 @@ BACKWARD = 2
 
 
 def measure(report: Report) -> None:
-    peaks = {dtype: measure_peak(dtype, report.device) for dtype in DTYPES if dtype in dtypes_of(report.device)}
+    peaks = {dtype: measure_peak(dtype, report.device) for dtype in DTYPES if dtype in supported_dtypes(report.device)}
     for dtype, peak in peaks.items():
         report.add(f"peak, {dtype}", "measured", tflops=peak.flops / 1e12, gigabytes_per_second=peak.bandwidth / 1e9)
     for name in models.ENCODED:
@@ -75,7 +75,7 @@ def measure_encoding(report: Report, name: str, dtype: str, peak: Peak) -> None:
         mean = models.draw_lengths(mix, 1000, model.limit).mean()
         lengths = np.sort(models.draw_lengths(mix, max(8, int(tokens / mean)), model.limit))
         ids = models.draw_ids(lengths, model.vocabulary)
-        groups = batches(lengths.tolist(), budget)
+        groups = build_batches(lengths.tolist(), budget)
 
         def facts(ids: list[Ids] = ids, groups: list[list[int]] = groups) -> dict[str, Any]:
             packed, lengths = [pack([ids[at] for at in group]) for group in groups], [len(each) for each in ids]
@@ -116,7 +116,7 @@ def measure_training(report: Report, name: str, dtype: str, peak: Peak) -> dict[
     model, folder = models.write(name, report.models, tiny=report.tiny)
     batch = draw_batch(model.vocabulary, 16 if report.tiny else 512, query=14, document=40 if report.tiny else 128)
     recipe = recipe_of(batch, report.device, bf16=dtype == "bfloat16", dropout=0.1, chunk_tokens=None)
-    learner, settings = open_learner(read_folder(resolve(folder)), recipe)
+    learner, settings = open_learner(read_folder(resolve_source(folder)), recipe)
     lengths = [len(ids) for ids in batch.ids]
     machine.release(report.device)
     machine.reset_peak(report.device)

@@ -12,13 +12,13 @@ from torch import Tensor
 from bench.gpu import models
 from bench.gpu.part import Report
 from gnomon.checkpoint.folder import Checkpoint, read_folder
-from gnomon.checkpoint.hub import resolve
-from gnomon.train.collate import Collated, Rows
-from gnomon.train.gradcache import chunks_of, gradient
-from gnomon.train.learner import Learner
-from gnomon.train.process import torch_as
-from gnomon.train.ranks import Ranks
-from gnomon.train.settings import DataSource, LossSettings, Recipe
+from gnomon.checkpoint.hub import resolve_source
+from gnomon.train.data.collate import BatchRows, CollatedBatch
+from gnomon.train.distributed import Ranks
+from gnomon.train.objectives.gradcache import accumulate_gradient, split_into_chunks
+from gnomon.train.process import torch_settings
+from gnomon.train.recipe.schema import DataSource, LossSettings, Recipe
+from gnomon.train.state import TrainingState
 
 LIMIT, BFLOAT16_LIMIT = 1e-4, 0.1
 """Norm of the difference over norm of the gradient: in float32, and of bfloat16 against float32."""
@@ -31,13 +31,13 @@ Gradient = dict[str, Tensor]
 def check(report: Report) -> None:
     for name in models.TRAINED:
         model, folder = models.write(name, report.models, tiny=report.tiny)
-        base, rows = read_folder(resolve(folder)), 16 if report.tiny else 32
+        base, rows = read_folder(resolve_source(folder)), 16 if report.tiny else 32
         batch = draw_batch(model.vocabulary, rows, query=12, document=40 if report.tiny else 100)
         for title, (work, limit) in checks(base, batch, report.device).items():
             report.check(f"{name}, {title}", work, limit)
 
 
-def checks(base: Checkpoint, batch: Collated, device: str) -> dict[str, tuple[Callable[[], float], float]]:
+def checks(base: Checkpoint, batch: CollatedBatch, device: str) -> dict[str, tuple[Callable[[], float], float]]:
     """Name -> what computes its figure, and the most that it may be."""
     compute = partial(gradient_of, base, batch)
     one_pass = cache(lambda: compute(device))
@@ -55,7 +55,7 @@ def checks(base: Checkpoint, batch: Collated, device: str) -> dict[str, tuple[Ca
     }
 
 
-def recipe_of(batch: Collated, device: str, **options: Any) -> Recipe:
+def recipe_of(batch: CollatedBatch, device: str, **options: Any) -> Recipe:
     settings: dict[str, Any] = {
         "model": "random",
         "output": "nowhere",
@@ -74,14 +74,14 @@ def recipe_of(batch: Collated, device: str, **options: Any) -> Recipe:
     return Recipe(**(settings | options))
 
 
-def draw_batch(vocabulary: int, rows: int, *, query: int, document: int, seed: int = 0) -> Collated:
+def draw_batch(vocabulary: int, rows: int, *, query: int, document: int, seed: int = 0) -> CollatedBatch:
     """Rows of a query and its positive, of about so many tokens, that do not share a text."""
     random = np.random.default_rng(seed)
     lengths = [random.integers(max(4, mean // 2), mean * 3 // 2, rows) for mean in (query, document)]
     ids = models.draw_ids(np.concatenate(lengths), vocabulary, seed)
     numbers = np.arange(rows)
     nothing: list[str] = []
-    drawn = Rows(
+    drawn = BatchRows(
         batch=seed,
         source=0,
         name="random",
@@ -98,23 +98,23 @@ def draw_batch(vocabulary: int, rows: int, *, query: int, document: int, seed: i
         all_rows=numbers,
         replaced=0,
     )
-    return Collated(drawn, ids, (0, 0), 0, (numbers, rows + numbers, NONE), NONE.astype(bool))
+    return CollatedBatch(drawn, ids, (0, 0), 0, (numbers, rows + numbers, NONE), NONE.astype(bool))
 
 
-def open_learner(base: Checkpoint, recipe: Recipe) -> tuple[Learner, AbstractContextManager[None]]:
+def open_learner(base: Checkpoint, recipe: Recipe) -> tuple[TrainingState, AbstractContextManager[None]]:
     """What a run of this recipe trains, and torch's settings for it."""
     ranks = Ranks(device=torch.device("cuda", 0) if recipe.device == "cuda" else torch.device("cpu"))
-    return Learner(recipe, base, ranks), torch_as(recipe, ranks)
+    return TrainingState(recipe, base, ranks), torch_settings(recipe, ranks)
 
 
-def gradient_of(base: Checkpoint, batch: Collated, device: str, **options: Any) -> Gradient:
+def gradient_of(base: Checkpoint, batch: CollatedBatch, device: str, **options: Any) -> Gradient:
     learner, settings = open_learner(base, recipe_of(batch, device, **options))
     with settings:
         learner.add_gradient(batch, 0)
     return gradients(learner)
 
 
-def gradients(learner: Learner) -> Gradient:
+def gradients(learner: TrainingState) -> Gradient:
     return {name: each.grad.cpu() for name, each in learner.learnt.items() if each.grad is not None}
 
 
@@ -124,16 +124,16 @@ def differ(found: Gradient, wanted: Gradient) -> float:
     return float((off - whole).norm() / whole.norm())
 
 
-def cached_with_dropout(base: Checkpoint, batch: Collated, device: str) -> float:
+def cached_with_dropout(base: Checkpoint, batch: CollatedBatch, device: str) -> float:
     """GradCache computes a chunk twice: its dropout must be the same both times."""
     found: list[Gradient] = []
     for cached in (True, False):
         learner, settings = open_learner(base, recipe_of(batch, device, dropout=0.1, attention_dropout=0.1))
         rows = len(batch.rows.queries)
         with settings:
-            chunks = chunks_of(batch.ids, [0] * len(batch.ids), chunk_tokens=CHUNK, seed=(7, 0))
+            chunks = split_into_chunks(batch.ids, [0] * len(batch.ids), chunk_tokens=CHUNK, seed=(7, 0))
             parts = partial(learner.loss.parts, batch=learner._batch(batch, 0))
-            gradient(
+            accumulate_gradient(
                 learner.model,
                 chunks,
                 (rows, rows, 0),
@@ -146,25 +146,25 @@ def cached_with_dropout(base: Checkpoint, batch: Collated, device: str) -> float
     return differ(*found)
 
 
-def losses(base: Checkpoint, batch: Collated, device: str) -> list[float]:
+def losses(base: Checkpoint, batch: CollatedBatch, device: str) -> list[float]:
     """Of steps on one batch."""
     learner, settings = open_learner(base, recipe_of(batch, device, bf16=True, learning_rate=5e-4))
     with settings:
         return [take_step(learner, batch, step) for step in range(STEPS)]
 
 
-def take_step(learner: Learner, batch: Collated, step: int) -> float:
+def take_step(learner: TrainingState, batch: CollatedBatch, step: int) -> float:
     loss = learner.add_gradient(batch, step)
     learner.clip(1)
     learner.update(1.0)
     return loss
 
 
-def repeat_steps(base: Checkpoint, batch: Collated, device: str) -> float:
+def repeat_steps(base: Checkpoint, batch: CollatedBatch, device: str) -> float:
     pairs = zip(losses(base, batch, device), losses(base, batch, device), strict=True)
     return max(abs(one - other) for one, other in pairs)
 
 
-def loss_ratio(base: Checkpoint, batch: Collated, device: str) -> float:
+def loss_ratio(base: Checkpoint, batch: CollatedBatch, device: str) -> float:
     found = losses(base, batch, device)
     return found[-1] / found[0]

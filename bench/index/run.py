@@ -25,9 +25,9 @@ import pyarrow.parquet as pq
 from bench import machine
 from bench.figures import print_table
 from bench.texts import Texts
-from gnomon.train.data import index_of
-from gnomon.train.sampler import Sampler
-from gnomon.train.settings import DataSource
+from gnomon.train.data.build import open_dataset
+from gnomon.train.data.sampler import Sampler
+from gnomon.train.recipe.schema import DataSource
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 RUNS = 50_000
@@ -81,7 +81,7 @@ def start(place: Path, before: int) -> dict[str, Any]:
         before: how many of the batches before it are drawn first.
     """
     imported, begin = machine.resident_mib(), time.perf_counter()
-    index = index_of(DataSource((str(place / "*.parquet"),)), place / "cache")
+    index = open_dataset(DataSource((str(place / "*.parquet"),)), place / "cache")
     seconds = time.perf_counter() - begin
     sampler = Sampler([index], [1.0], batch_size=BATCH, seed=42)
     for batch in range(LATE - before, LATE):

@@ -36,10 +36,10 @@ from bench.inference.processes import OFFLINE, THREAD_VARIABLES, WorkerError, ru
 from bench.training import tables
 from bench.training.worker import Job, recipe_of
 from gnomon.checkpoint.folder import read_folder
-from gnomon.checkpoint.hub import resolve
+from gnomon.checkpoint.hub import resolve_source
 from gnomon.tokenizer import Tokenizer
-from gnomon.train.prepare import open_data
-from gnomon.train.ranks import Ranks
+from gnomon.train.data.prepare import open_training_data
+from gnomon.train.distributed import Ranks
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT.parent / "shared" / "data" / "train_pairs"
@@ -250,8 +250,8 @@ def write_in_order(job: Job) -> Results:
 def open_job(job: Job) -> tuple[Any, Any]:
     """The model's checkpoint, and the data as a run of gnomon opens them."""
     recipe = recipe_of(job)
-    base = read_folder(resolve(recipe.model), max_seq_length=recipe.max_seq_length)
-    return base, open_data(recipe, base.spec, Tokenizer(base.tokenizer, base.spec.tokenizer), Ranks(), False)
+    base = read_folder(resolve_source(recipe.model), max_seq_length=recipe.max_seq_length)
+    return base, open_training_data(recipe, base.spec, Tokenizer(base.tokenizer, base.spec.tokenizer), Ranks(), False)
 
 
 # ---- arithmetic

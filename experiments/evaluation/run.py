@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bench.figures import print_table
 from gnomon import Encoder
-from gnomon.evaluate import Asking, Result, evaluate, line, read_results, summary, variants
+from gnomon.evaluate import Asking, Result, curve_points, evaluate, line, read_results, summary
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT.parent / "shared" / "data"
@@ -58,7 +58,7 @@ def run(encoder: Encoder, output: Path) -> None:
     evaluate(encoder, data=[DATA / name for name in OTHER], output=output, on_result=show)
     evaluate(encoder, data=[DATA / name for name in RETRIEVAL], methods=[*FUSED], output=output, on_result=show)
     if encoder.name == MODELS[0]:
-        points = variants(encoder, Asking(), dims=DIMS, precisions=PRECISIONS, lengths=LENGTHS)
+        points = curve_points(encoder, Asking(), dims=DIMS, precisions=PRECISIONS, lengths=LENGTHS)
         evaluate(encoder, data=[DATA / name for name in CURVES], curve=points, output=output, on_result=show)
 
 

@@ -33,11 +33,11 @@ from experiments.learning.data import keep_apart
 from gnomon import Encoder
 from gnomon.evaluate import evaluate
 from gnomon.evaluate.compare import compare
-from gnomon.evaluate.intervals import Units, paired
-from gnomon.losses import guide_blocks
+from gnomon.evaluate.intervals import PerQueryScores, run_paired_test
+from gnomon.losses import compute_guide_blocks
 from gnomon.train import DataSource, LossSettings, Recipe, train
-from gnomon.train.collate import Rows
-from gnomon.train.guide import Guide
+from gnomon.train.data.collate import BatchRows
+from gnomon.train.objectives.teacher import TeacherModel
 
 ROOT = Path(__file__).resolve().parents[2]
 TEST = ROOT.parent / "shared" / "data" / "retrieval_faq"
@@ -155,7 +155,7 @@ POSITIVES: dict[str, Callable[[list[str]], list[str]]] = {
 class Guided:
     """What the guide was options, and said, in each step."""
 
-    rows: list[Rows] = field(default_factory=list[Rows])
+    rows: list[BatchRows] = field(default_factory=list[BatchRows])
     vectors: list[Any] = field(default_factory=list[Any])
     seconds: list[float] = field(default_factory=list[float])
     forwards: list[int] = field(default_factory=list[int])
@@ -187,9 +187,9 @@ def train_with(name: str, options: argparse.Namespace, data: Path) -> tuple[Seen
 @contextmanager
 def listening(guided: Guided) -> Generator[None]:
     """Inside, what the guide of a run does is recorded."""
-    call = Guide.__call__
+    call = TeacherModel.__call__
 
-    def record(self: Guide, rows: Rows) -> Any:
+    def record(self: TeacherModel, rows: BatchRows) -> Any:
         if not guided.rows:
             count_forwards(self.encoder.engine, guided)
         guided.rows.append(rows)
@@ -200,11 +200,11 @@ def listening(guided: Guided) -> Generator[None]:
         guided.vectors.append(vectors)
         return vectors
 
-    Guide.__call__ = record  # type: ignore[method-assign]
+    TeacherModel.__call__ = record  # type: ignore[method-assign]
     try:
         yield
     finally:
-        Guide.__call__ = call  # type: ignore[method-assign]
+        TeacherModel.__call__ = call  # type: ignore[method-assign]
 
 
 def count_forwards(engine: Any, guided: Guided) -> None:
@@ -261,7 +261,7 @@ def masked(guided: Guided, rows: Sequence[Row], margin: float) -> list[Counts]:
     found = [Counts(block) for block in BLOCKS]
     for batch, (queries_BD, positives_BD, _) in zip(guided.rows, guided.vectors, strict=True):
         here = [rows[at] for at in batch.rows_B]
-        blocks = [block.numpy() for block in guide_blocks(queries_BD, positives_BD)]
+        blocks = [block.numpy() for block in compute_guide_blocks(queries_BD, positives_BD)]
         same_BB = equal([row["same_as"] for row in here])
         rules = {rule: beside_original(here, "query_rule", rule) for rule in QUERIES}
         rules |= {rule: beside_original(here, "positive_rule", rule) for rule in POSITIVES}
@@ -326,8 +326,8 @@ def scores(options: argparse.Namespace, folder: Path) -> Results:
             *(encoder.encode([row[key] for row in pairs], on_truncate="silent") for key in ("anchor", "positive"))
         )
         test[name] = evaluate(encoder, data=[options.test], output=folder / "judged" / name)[0].score
-    units = {name: [Units("query", "mean", values.tolist())] for name, values in apart.items()}
-    difference = paired(units["info_nce"], units["gist"])
+    units = {name: [PerQueryScores("query", "mean", values.tolist())] for name, values in apart.items()}
+    difference = run_paired_test(units["info_nce"], units["gist"])
     compared = compare(*(folder / "judged" / name / "results" for name in ("info_nce", "gist"))).rows[0]
     assert compared.interval is not None
     return {

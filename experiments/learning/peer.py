@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from gnomon.train import LossSettings, Recipe
-from gnomon.train.mixture import weights_of
+from gnomon.train.data.mixture import compute_weights
 
 TOGETHER = 16
 """Texts that are read at a time in the loss of a teacher."""
@@ -36,7 +36,7 @@ def with_sentence_transformers(recipe: Recipe, target: Path) -> None:
         data[" + ".join(Path(path).name for path in source.path)] = rows.select_columns([source.query, source.positive])
     assert recipe.max_steps is not None
     # it draws by size: as many of each as the mixture would see
-    shares = weights_of(recipe.sources, [len(rows) for rows in data.values()], recipe.mixture)
+    shares = compute_weights(recipe.sources, [len(rows) for rows in data.values()], recipe.mixture)
     data = {
         name: rows.shuffle(seed=recipe.seed).select(
             range(min(len(rows), round(share * recipe.max_steps * recipe.batch_size)))

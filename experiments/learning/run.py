@@ -28,8 +28,8 @@ from gnomon import Encoder
 from gnomon.evaluate import evaluate, line, summary
 from gnomon.evaluate.compare import Comparison, compare
 from gnomon.train import DataSource, Recipe, train
-from gnomon.train.recipe import read
-from gnomon.train.validation import reciprocal_ranks
+from gnomon.train.objectives.validation import mean_reciprocal_rank
+from gnomon.train.recipe.toml import read
 
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = ("paraphrase-MiniLM-L3-v2", "all-MiniLM-L6-v2")
@@ -151,7 +151,7 @@ def reciprocal_rank(encoder: Encoder, path: Path) -> float:
         for texts in ([row.get("query") or row["anchor"] for row in rows], [row["positive"] for row in rows])
     )
     places = np.arange(len(rows))
-    return round(reciprocal_ranks(queries, documents, places, places), 4)
+    return round(mean_reciprocal_rank(queries, documents, places, places), 4)
 
 
 # ---- running

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from bench.training import run, tables, worker
-from gnomon.train.loop import Run
+from gnomon.train.trainer import Trainer
 
 
 def measured(speeds: list[float], peaks: list[float]) -> list[dict[str, Any]]:
@@ -44,11 +44,11 @@ def test_mini_batches_are_filled_up_to_their_own_longest_text() -> None:
 
 
 def test_a_run_is_as_it_was_after_the_watching() -> None:
-    step = Run.step
+    step = Trainer.step
     with pytest.raises(KeyError), worker.watched(worker.Seen("cpu")):
-        assert Run.step is not step
+        assert Trainer.step is not step
         raise KeyError
-    assert Run.step is step
+    assert Trainer.step is step
 
 
 def test_the_published_page_holds_the_tables_of_the_published_results(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ import torch
 from twin import MADE, MIXED, model, texts, twin_pool, twin_states
 
 from gnomon.engines.torch.engine import TorchEngine
-from gnomon.packed import pack, split
+from gnomon.packed import pack, split_per_text
 from gnomon.spec import PoolingSpec
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -34,7 +34,7 @@ def assert_near(found: np.ndarray, wanted: np.ndarray, dtype: str) -> None:
 def test_states_equal_the_reference(name: str, dtype: str) -> None:
     trunk, arrays = model(name)
     packed = pack(texts(name))
-    for found_TH, ids_T in zip(split(engine(name, dtype).states(packed), packed), texts(name), strict=True):
+    for found_TH, ids_T in zip(split_per_text(engine(name, dtype).states(packed), packed), texts(name), strict=True):
         assert_near(found_TH, twin_states(trunk, arrays, ids_T), dtype)
 
 
