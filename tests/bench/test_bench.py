@@ -99,6 +99,7 @@ def test_any_first_part_of_a_blend_has_nearly_its_shares() -> None:
             assert abs(order[:count].count(kind) - share * count) <= 1
 
 
+@pytest.mark.slow
 def test_mixes_have_the_lengths_that_they_promise(shared: Path) -> None:
     source = texts.Texts(shared / "data")
     words = {name: [len(text.split()) for text in source.mix(name, 200)] for name in texts.MIXES}
@@ -109,6 +110,7 @@ def test_mixes_have_the_lengths_that_they_promise(shared: Path) -> None:
     assert set(words["uniform-512"]) == {700}
 
 
+@pytest.mark.slow
 def test_texts_differ_and_are_the_same_each_time(shared: Path) -> None:
     source, again = texts.Texts(shared / "data"), texts.Texts(shared / "data")
     for name in texts.MIXES:
@@ -223,6 +225,7 @@ def results() -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_the_report_says_what_the_results_say(tmp_path: Path, results: dict[str, Any]) -> None:
     (tmp_path / "cpu.json").write_text(json.dumps(results))
     report.write(tmp_path, tmp_path / "docs", Path(sys.executable))
@@ -241,6 +244,7 @@ def test_the_report_says_what_the_results_say(tmp_path: Path, results: dict[str,
     assert "- st: sentence-transformers 6.2.0, torch 2.13.0" in page
 
 
+@pytest.mark.slow
 def test_a_result_that_is_not_there_is_a_dash(tmp_path: Path, results: dict[str, Any]) -> None:
     cell = results["bulk"]["M"]["long-tail"]
     del cell["runs"]["sentence-transformers"], cell["runs"]["gnomon onnx"]["distance"], results["cold"]
@@ -271,6 +275,7 @@ def quick_run(tmp_path: Path, shared: Path) -> Callable[..., dict[str, Any]]:
     return run
 
 
+@pytest.mark.slow
 def test_a_quick_run_of_all_stages(tmp_path: Path, quick_run: Callable[..., dict[str, Any]]) -> None:
     who = "gnomon onnx|gnomon torch|sentence-transformers|naive transformers|infinity"
     quick_run("--contenders", f"^({who})$", "--only", "bulk,latency,growth")

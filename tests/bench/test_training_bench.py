@@ -249,6 +249,7 @@ def toy(data: Path, golden_copy: Callable[..., Path], edit_json: Callable[..., A
     return run
 
 
+@pytest.mark.slow
 def test_a_toy_memory_curve(toy: Callable[..., dict[str, Any]]) -> None:
     curve = toy("--part", "memory", "--batches", "4,16", "--memory-chunk-tokens", "64")["memory"]["curve"]
     assert [row["batch"] for row in curve] == [4, 16]
@@ -257,6 +258,7 @@ def test_a_toy_memory_curve(toy: Callable[..., dict[str, Any]]) -> None:
     assert sum(curve[1]["tokens"]) > sum(curve[0]["tokens"])
 
 
+@pytest.mark.slow
 def test_toy_defaults_are_measured_by_batch_with_each_trainer(toy: Callable[..., dict[str, Any]], data: Path) -> None:
     pytest.importorskip("accelerate", reason="sentence-transformers' trainer needs accelerate")
     sizes = ["--default-batches", "4,8", "--default-steps", "2", "--default-length", "32", "--plain-up-to", "4"]
@@ -274,6 +276,7 @@ def test_toy_defaults_are_measured_by_batch_with_each_trainer(toy: Callable[...,
     assert [line.split(" | ")[1] for line in rows] == [*small["runs"], *large["runs"]]
 
 
+@pytest.mark.slow
 def test_toy_comparisons_see_the_same_tokens_and_the_same_loss(toy: Callable[..., dict[str, Any]]) -> None:
     pytest.importorskip("accelerate", reason="sentence-transformers' trainer needs accelerate")
     sizes = ["--batch", "8", "--steps", "3", "--warm", "1", "--rounds", "1"]

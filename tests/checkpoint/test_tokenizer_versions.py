@@ -110,6 +110,7 @@ def assert_as_sentence_transformers(folder: Path, assert_near: Callable[..., Non
     return encoder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", BERT_SETTINGS, ids=json.dumps)
 @pytest.mark.parametrize("name", [GIST, DISTILBERT])
 def test_a1_a4_case_and_accents_follow_the_side_files(
@@ -130,6 +131,7 @@ def test_a1_a4_case_and_accents_follow_the_side_files(
         assert not np.allclose(encoder.encode(text, prompt=""), before.encode(text, prompt=""), atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:versions 4 and 5")
 @pytest.mark.parametrize("name", ["SqueezeBertTokenizer", "LayoutLMTokenizer", "LxmertTokenizer", "ConvBertTokenizer"])
 def test_a1_a4_every_class_of_bert_obeys_the_side_files(

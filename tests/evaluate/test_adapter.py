@@ -24,7 +24,10 @@ from gnomon.evaluate.cache import VectorCache
 from gnomon.packed import Ids
 from gnomon.quantization import quantize
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # of mteb, sklearn and datasets; our own are asked for by name
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore"),  # of mteb, sklearn and datasets; our own are asked for by name
+]
 require(whole_module=True)
 mteb = pytest.importorskip("mteb")
 datasets = pytest.importorskip("datasets")

@@ -31,7 +31,10 @@ from gnomon.evaluate.compare import as_json, compare, lines
 from gnomon.evaluate.report import html
 from gnomon.evaluate.results import line, manifest_path, read_result, summary, units_path
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*(_ARRAY_API|SwigPy|swig):DeprecationWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:.*(_ARRAY_API|SwigPy|swig):DeprecationWarning"),
+]
 require(whole_module=True)
 mteb = pytest.importorskip("mteb")
 datasets = pytest.importorskip("datasets")

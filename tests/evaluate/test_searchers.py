@@ -19,7 +19,7 @@ from gnomon.evaluate.searchers import BinaryIndex, Bm25Search, Hybrid, Remembere
 from gnomon.search.bm25 import Bm25
 from gnomon.search.fusion import FEWEST, MR_TYDI_ALPHA, cross_fit, mr_tydi, reciprocal_rank, tune_alpha
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # of mteb and datasets
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # of mteb and datasets
 mteb = pytest.importorskip("mteb")
 datasets = pytest.importorskip("datasets")
 mocks = pytest.importorskip("mteb.mocks.mock_tasks")

@@ -29,6 +29,8 @@ from gnomon.evaluate.local import LocalTask, read_local
 from gnomon.evaluate.settings import METRICS
 from gnomon.evaluate.tasks import LOCO, SETS, check_text, fetch, load_task, local_task, mended_parts, tasks_named
 
+pytestmark = pytest.mark.slow
+
 NEAR = 2e-5
 """mteb rounds what it writes."""
 WORDS = "moon river stone bread music winter garden letter engine silver window forest".split()

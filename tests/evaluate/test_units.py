@@ -20,7 +20,7 @@ from gnomon.evaluate import units as units_module
 from gnomon.evaluate.intervals import Units
 from gnomon.evaluate.units import reciprocal_rank_at, units_of, watched
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # of mteb, sklearn and datasets
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # of mteb, sklearn and datasets
 mteb = pytest.importorskip("mteb")
 datasets = pytest.importorskip("datasets")
 pytest.importorskip("mteb.mocks")

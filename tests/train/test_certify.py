@@ -15,6 +15,8 @@ from gnomon.train import gradcache, stages
 from gnomon.train.certify import TOLERANCE, Certified, certify
 from gnomon.train.ranks import Ranks
 
+pytestmark = pytest.mark.slow
+
 ALONE = Ranks()
 WAYS = {
     "GradCache, one chunk",

@@ -158,6 +158,7 @@ POINTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [2, 3])
 @pytest.mark.parametrize("point", POINTS)
 def test_a_kill_leaves_a_whole_one(tmp_path: Path, point: str, step: int) -> None:
@@ -202,6 +203,7 @@ def test_a_first_one_that_cannot_be_written_says_so(tmp_path: Path) -> None:
         save(tmp_path / "file", state(2), keep=1)
 
 
+@pytest.mark.slow
 def test_a_file_that_may_not_grow_is_a_full_disk(tmp_path: Path) -> None:
     code = (
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"

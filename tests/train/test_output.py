@@ -23,6 +23,8 @@ from gnomon.train import checkpoints, lock, loop, output, train
 from gnomon.train.recipe import read, to_toml
 from gnomon.train.settings import LossSettings, Recipe
 
+pytestmark = pytest.mark.slow
+
 SEEDS = (1, 2)
 CALLS = 115
 """Of a run's calls of the file system, about: a kill falls on each of them alike."""

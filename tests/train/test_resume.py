@@ -22,6 +22,8 @@ from gnomon.train import checkpoints, train
 from gnomon.train.recipe import read
 from gnomon.train.settings import LoraSettings, LossSettings, MatryoshkaSettings, Recipe, ValidationSettings
 
+pytestmark = pytest.mark.slow
+
 STEPS, SAVED = 12, 4
 TOLD = ("step", "loss", "grad_norm", "learning_rate", "batch", "source", "tokens", "scale", "validation")
 
