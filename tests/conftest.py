@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported: no test asks the network
-if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
-    # read when numpy and torch are imported, here and in child processes: tests beside each other share the cores
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+# read when numpy and torch are imported, here and in child processes. The models of most tests are tiny, and tests run
+# beside each other: a second thread would wait longer than it helps
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from goldens import GOLDEN, NAMES, assert_same, require
