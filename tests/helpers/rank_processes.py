@@ -8,8 +8,11 @@ import socket
 import threading
 import traceback
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
+from io import StringIO
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -64,6 +67,13 @@ def in_processes(function: Callable[..., Any], *args: Any, world: int = 1) -> li
 def in_process(function: Callable[..., Any], *args: Any) -> Ended:
     (ended,) = in_processes(function, *args)
     return ended
+
+
+def execute(code: str, folder: Path) -> str:
+    """What Python prints that works on a `folder`."""
+    with redirect_stdout(StringIO()) as out:
+        exec(code, {"folder": folder})
+    return out.getvalue()
 
 
 def _ended(process: Any, pipe: Connection) -> Ended:
