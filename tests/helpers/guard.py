@@ -58,11 +58,11 @@ def guarded(name: str) -> Iterator[None]:
         patch.setattr(BaseProcess, "start", _start_process)
         if "mteb" in sys.modules:
             patch.setattr(builtins, "__import__", _import_again)
-        _guarded[:] = [name]
+        before, _guarded[:] = _guarded[:], [name]
         try:
             yield
         finally:
-            _guarded.clear()
+            _guarded[:] = before
 
 
 def is_slow(module: Path) -> bool:
