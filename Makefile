@@ -28,7 +28,7 @@ demo: .venv/.ready
 	@echo '  .venv/bin/gnomon --help'
 
 test: .venv-test/.ready .models/.ready lint
-	.venv-test/bin/python -m pytest -m "" $(PARALLEL)
+	.venv-test/bin/python -m pytest -m "" --durations=50 $(PARALLEL)
 
 TIMES ?= 10
 fuzz: .venv-test/.ready .models/.ready
