@@ -28,6 +28,7 @@ from tokenizer_cases import (
 )
 from tokenizers import Tokenizer
 
+pytestmark = pytest.mark.slow  # as the import of the next two is
 pytest.importorskip("transformers")
 SentenceTransformer = pytest.importorskip("sentence_transformers").SentenceTransformer
 
@@ -110,7 +111,6 @@ def assert_as_sentence_transformers(folder: Path, assert_near: Callable[..., Non
     return encoder
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("changes", BERT_SETTINGS, ids=json.dumps)
 @pytest.mark.parametrize("name", [GIST, DISTILBERT])
 def test_a1_a4_case_and_accents_follow_the_side_files(
@@ -131,7 +131,6 @@ def test_a1_a4_case_and_accents_follow_the_side_files(
         assert not np.allclose(encoder.encode(text, prompt=""), before.encode(text, prompt=""), atol=1e-3)
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:versions 4 and 5")
 @pytest.mark.parametrize("name", ["SqueezeBertTokenizer", "LayoutLMTokenizer", "LxmertTokenizer", "ConvBertTokenizer"])
 def test_a1_a4_every_class_of_bert_obeys_the_side_files(
