@@ -25,6 +25,8 @@ def _refuse(what: str) -> None:
 
 
 def _audit(event: str, args: tuple[Any, ...]) -> None:
+    if event == "subprocess.Popen" and args[1] == ["uname", "-p"]:
+        return  # the first `platform.processor()` of a process
     if _guarded and event in STARTS:
         _refuse(f"starts a process ({event})")
     if _guarded and event == "import" and _is_mteb(args[0]):
