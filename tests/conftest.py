@@ -1,18 +1,23 @@
-"""Shared by all tests: where the golden folders are, writable copies of them, what "the same vector" means, and which
-examples property tests draw.
+"""Shared by all tests: where the golden folders are, writable copies of them, what "the same vector" means, which
+examples property tests draw, and what only tests marked `slow` may do.
 """
 
 import json
 import os
 import shutil
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported: no test asks the network
+# read when numpy and torch are imported, here and in child processes. The models of most tests are tiny, and tests run
+# beside each other: a second thread would wait longer than it helps
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from goldens import GOLDEN, NAMES, assert_same, require
+from guard import guarded, is_slow
 from hypothesis import HealthCheck, is_hypothesis_test, settings
 
 # No limit of time anywhere: a busy machine is no fault.
@@ -22,6 +27,15 @@ settings.register_profile("same", derandomize=True, database=None, **_UNTIMED)
 settings.register_profile("random", derandomize=False, **_UNTIMED)
 """Other examples in every run, or those of `--hypothesis-seed`. What fails is kept in .hypothesis and tried first."""
 settings.load_profile("same")
+
+
+EXAMPLES_OF_FAST_TESTS = 10
+"""Of each property, where slow tests are left out; the others try them all."""
+
+
+def _is_fast(config: pytest.Config) -> bool:
+    """Whether slow tests are left out, as `pytest` does by itself."""
+    return config.option.markexpr == "not slow"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -37,14 +51,43 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests that set their own number of examples, or of health checks, get these beside the profile's."""
-    times = config.getoption("--times-examples")
+    times, most = config.getoption("--times-examples"), EXAMPLES_OF_FAST_TESTS if _is_fast(config) else sys.maxsize
     for test in {item.function for item in items if isinstance(item, pytest.Function) and is_hypothesis_test(item.obj)}:
         own: settings = test._hypothesis_internal_use_settings  # where hypothesis' own plugin for pytest reads them
         test._hypothesis_internal_use_settings = settings(
             own,
-            max_examples=own.max_examples * times,
+            max_examples=min(own.max_examples * times, most),
             suppress_health_check={*own.suppress_health_check, HealthCheck.too_slow},
         )
+
+
+# ---- slow tests
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Where slow tests are left out, a module of slow tests is not even imported, unless it is named: mteb alone takes
+    seconds.
+    """
+    named = {Path(arg.partition("::")[0]).resolve() for arg in config.args}
+    left_out = _is_fast(config) and collection_path.suffix == ".py" and collection_path not in named
+    return True if left_out and is_slow(collection_path) else None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, Any, Any]:
+    """Imports of a module of tests are guarded, unless all its tests are slow."""
+    if not isinstance(collector, pytest.Module) or is_slow(collector.path):
+        return (yield)
+    with guarded(collector.nodeid):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
+    if item.get_closest_marker("slow"):
+        return (yield)
+    with guarded(item.nodeid):
+        return (yield)
 
 
 def _golden(name: str) -> Path:

@@ -213,6 +213,7 @@ def test_encode_counts_what_was_cut(run: Run, gist: Path, texts: Path, tmp_path:
     assert not (tmp_path / "other.npy").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float16", "int8", "uint8", "binary", "ubinary"])
 def test_encode_quantises(run: Run, gist: Path, texts: Path, tmp_path: Path, precision: Any) -> None:
     out = tmp_path / "out.npy"
@@ -318,6 +319,7 @@ def test_torch_that_is_missing_is_one_line(
     fails(run("encode", gist, texts, "-", *options), 'the package torch is not installed; pip install "gnomon[torch]"')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -350,6 +352,7 @@ def test_encode_runs_where_it_is_told(
     assert made == [f"2 workers: {onnx}, {onnx}" if "cpu,cpu" in options else engine]
 
 
+@pytest.mark.slow
 def test_workers_that_cannot_open_are_one_line(
     run: Run, gist: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -475,6 +478,7 @@ def start(*args: object, code: str = START, encoding: str = "utf-8", **how: Any)
     return subprocess.Popen([sys.executable, "-c", code, *map(str, args)], stderr=subprocess.PIPE, env=env, **how)
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_in_silence_with_130(gist: Path, tmp_path: Path) -> None:
     fifo = tmp_path / "in.txt"
     os.mkfifo(fifo)
@@ -486,6 +490,7 @@ def test_ctrl_c_ends_in_silence_with_130(gist: Path, tmp_path: Path) -> None:
     assert names(tmp_path) == ["in.txt"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("library", ["click", "onnxruntime"])  # while the verbs are imported, and within one of them
 def test_ctrl_c_within_an_import_waits_for_its_end(gist: Path, texts: Path, tmp_path: Path, library: str) -> None:
     fake = tmp_path / "fake" / f"{library}.py"
@@ -501,6 +506,7 @@ def test_ctrl_c_within_an_import_waits_for_its_end(gist: Path, texts: Path, tmp_
     assert names(tmp_path) == ["fake", "in.txt", "whole"]
 
 
+@pytest.mark.slow
 def test_a_broken_pipe_ends_in_silence(gist: Path, texts: Path) -> None:
     texts.write_text("the same text\n" * 300)  # far more than a pipe holds
     process = start("encode", gist, texts, "-", stdout=subprocess.PIPE)
@@ -513,6 +519,7 @@ def test_a_broken_pipe_ends_in_silence(gist: Path, texts: Path) -> None:
     assert process.wait() == 141
 
 
+@pytest.mark.slow
 def test_a_disk_that_takes_no_more_is_told_by_the_system_itself(gist: Path, texts: Path, tmp_path: Path) -> None:
     code = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (900, 900)); from gnomon.cli import main; main()"
     process = start("encode", gist, texts, tmp_path / "out.npy", code=code)
@@ -522,6 +529,7 @@ def test_a_disk_that_takes_no_more_is_told_by_the_system_itself(gist: Path, text
     assert names(tmp_path) == ["in.txt"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
 @pytest.mark.parametrize("verb", ["similarity", "encode"])
 def test_a_full_stdout_is_an_error(gist: Path, texts: Path, verb: str) -> None:
@@ -532,6 +540,7 @@ def test_a_full_stdout_is_an_error(gist: Path, texts: Path, verb: str) -> None:
     assert (process.returncode, stderr) == (2, b"error: No space left on device\n")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
 def test_b8_help_that_cannot_be_written_is_an_error_and_a_full_stderr_stops_nothing(
     gist: Path, texts: Path, tmp_path: Path
@@ -548,6 +557,7 @@ def test_b8_help_that_cannot_be_written_is_an_error_and_a_full_stderr_stops_noth
     np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), Encoder.load(gist).encode(TEXTS))
 
 
+@pytest.mark.slow
 def test_b7_texts_of_the_command_line_are_utf8_in_any_locale(gist: Path) -> None:
     locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     code = (
@@ -562,6 +572,7 @@ def test_b7_texts_of_the_command_line_are_utf8_in_any_locale(gist: Path) -> None
 CJK = "東京タワー is tall \U0001f5fc\nplain words\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("verb", "shown"),
     [
@@ -598,6 +609,7 @@ os.execv(sys.executable, [sys.executable, "-m", "gnomon", *sys.argv[1:]])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("closed", "args", "message"),
     [
@@ -621,6 +633,7 @@ def test_b8_a_stream_that_is_closed_is_an_error_before_the_work(
     assert names(tmp_path) == ["in.txt"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("closed", ["0", "1", "2", "012"])
 def test_b8_a_stream_that_is_not_needed_may_be_closed(gist: Path, texts: Path, tmp_path: Path, closed: str) -> None:
     process = start(closed, "encode", gist, "in.txt", "out.npy", code=CLOSED, stdout=subprocess.PIPE, cwd=tmp_path)
@@ -629,6 +642,7 @@ def test_b8_a_stream_that_is_not_needed_may_be_closed(gist: Path, texts: Path, t
     np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), Encoder.load(gist).encode(TEXTS))
 
 
+@pytest.mark.slow
 def test_b9_encode_writes_to_a_pipe_and_to_open_files(run: Run, gist: Path, texts: Path, tmp_path: Path) -> None:
     expected = run("encode", gist, texts, "-").stdout_bytes
     process = start("encode", gist, texts, "/dev/stdout", stdout=subprocess.PIPE)
@@ -706,6 +720,7 @@ def test_b1_counts_and_vectors_are_those_of_the_good_rows(run: Run, gist: Path, 
 HEAVY = ("numpy", "onnxruntime", "tokenizers", "onnx", "huggingface_hub", "tqdm", "pyarrow")
 
 
+@pytest.mark.slow
 def test_help_and_inspect_import_nothing_that_they_do_not_need(gist: Path) -> None:
     code = f"""
 import io, sys
@@ -727,6 +742,7 @@ print("onnxruntime" in sys.modules)
     assert (stdout.decode().split("\n"), stderr) == (["[]", "False", ""], b"")
 
 
+@pytest.mark.slow
 def test_search_asks_in_a_terminal(gist: Path, corpus: Path) -> None:
     ours, theirs = pty.openpty()
     code = "import os; os.environ['TERM'] = 'dumb'; from gnomon.cli import main; main()"

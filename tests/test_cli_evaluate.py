@@ -14,6 +14,7 @@ from gnomon.cli import main
 Run = Callable[..., Result]
 
 require(whole_module=True)
+pytestmark = pytest.mark.slow
 WORDS = ("stone", "river", "window", "quiet engine", "library", "seven ships", "cold soup", "a narrow road")
 
 

@@ -131,6 +131,7 @@ def test_c9_a_stop_says_where_the_checkpoint_is(
     assert (ran.exit_code, ran.stdout, ran.stderr) == (status, "", f"{note}{end}")
 
 
+@pytest.mark.slow
 def test_c9_sigterm_ends_the_process_with_143_behind_a_checkpoint(tmp_path: Path) -> None:
     """As schedulers send it to `gnomon train`, in the third step."""
     source = write(tmp_path / "pairs.jsonl", rows(40))
@@ -195,12 +196,14 @@ def test_certify_prints_a_table(
     assert lines[3] == f"{last} gradients agree."
 
 
+@pytest.mark.slow
 def test_python_m_gnomon_is_the_command_line() -> None:
     done = subprocess.run([sys.executable, "-m", "gnomon", "train", "--help"], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("Usage: python -m gnomon train [OPTIONS] [RECIPE] [KEY=VALUE]...")
 
 
+@pytest.mark.slow
 def test_a_wrong_recipe_is_told_without_torch(tmp_path: Path) -> None:
     code = (
         "import sys; sys.modules['torch'] = None\nfrom gnomon.cli import main\n"

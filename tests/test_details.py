@@ -47,7 +47,7 @@ def test_declared_widths_beyond_the_model_are_not_its_dims(golden_copy: Copy, ed
     encoder = Encoder.load(folder)
     assert encoder.dims == (8, 64)
     assert {dim: vectors.shape for dim, vectors in encoder.encode_dims(TEXTS).items()} == {8: (4, 8), 64: (4, 64)}
-    with pytest.raises(InputError, match="dim 4096 is not in this model. It has 8, 64"):
+    with pytest.raises(InputError, match=r"dim 4096 is not in this model\. It has 8, 64"):
         encoder.encode("a", dim=4096)
 
 
@@ -110,7 +110,7 @@ def test_true_is_not_the_width_1(golden_copy: Copy, edit_json: Callable) -> None
     edit_json(folder / SETTINGS, {"matryoshka_dims": [1]})
     encoder = Encoder.load(folder)
     assert encoder.encode("a", dim=1).shape == (1,)
-    with pytest.raises(InputError, match="dim True is not in this model. It has 1, 64"):
+    with pytest.raises(InputError, match=r"dim True is not in this model\. It has 1, 64"):
         encoder.encode("a", dim=True)
 
 

@@ -272,6 +272,7 @@ def with_length_in_its_folder(folder: Path, length: int) -> Encoder:
     return Encoder.load(folder, device="cpu", threads=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_another_length_is_as_if_the_folder_had_it(name: str, golden_copy: Copy) -> None:
     folder = with_length_in_its_folder(golden_copy(name), 12)
@@ -393,6 +394,7 @@ def test_a_closed_encoder_says_so(engine: str) -> None:
 # ---- threads, processes, files
 
 
+@pytest.mark.slow
 def test_threads_share_one_encoder() -> None:
     encoder = Encoder.load(GOLDEN / STELLA)
     lists = [[text[at:] for text in (*TEXTS, LONG)] for at in range(16)]
@@ -434,6 +436,7 @@ PROCESSES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 @pytest.mark.parametrize("how", PROCESSES)
 def test_another_process_gives_the_same_bits(how: str, tmp_path: Path) -> None:
@@ -496,6 +499,7 @@ def test_checkpoints_of_half_the_width_load(name: str, dtype: Any, golden_copy: 
     assert_same(half, load(name).encode(TEXTS), 0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_the_fingerprint_is_of_values(name: str, golden_copy: Copy, tmp_path: Path) -> None:
     """The same for .bin and safetensors, for a copy and for what `save` writes; another for one bit."""

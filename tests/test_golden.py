@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).resolve().parent
 GOLDEN = HERE.parents[1] / "shared" / "golden"
 NO_TORCH = """

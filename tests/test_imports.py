@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from itertools import permutations
 from pathlib import Path
@@ -104,6 +105,7 @@ def imports(path: Path, *, top_only: bool = False) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+@cache
 def own(path: Path) -> set[str]:
     """Modules of gnomon that a module imports."""
     known = {name_of(module) for module in MODULES}
@@ -117,52 +119,64 @@ def own(path: Path) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_a_module_imports_from_lower_floors_or_its_own_room(path: Path) -> None:
-    """Its own floor too, for the small modules: that no circle comes of it is the next test."""
-    room = name_of(path).split(".")[0]
-    assert room in FLOORS, f"{room} has no floor: add it to the table"
-    for name in own(path):
-        other = name.split(".")[0] or "encoder"  # the package itself: its public names
-        assert FLOORS[other] <= FLOORS[room], f"{name_of(path)} (floor {FLOORS[room]}) imports {name}"
-    if room not in {"cli", "__main__"}:
-        assert "cli" not in {name.split(".")[0] for name in own(path)}
+def test_modules_import_from_lower_floors_or_their_own_room() -> None:
+    """Their own floor too, for the small modules: that no circle comes of it is the next test."""
+    assert len(MODULES) > 100, f"{SOURCE} is not the source"
+    rooms = {name_of(path).split(".")[0] for path in MODULES}
+    assert rooms <= FLOORS.keys(), f"{sorted(rooms - FLOORS.keys())} have no floor: add them to the table"
+    offenders: list[str] = []
+    for path in MODULES:
+        room = name_of(path).split(".")[0]
+        for name in sorted(own(path)):
+            other = name.split(".")[0] or "encoder"  # the package itself: its public names
+            if FLOORS[other] > FLOORS[room] or (other == "cli" and room not in {"cli", "__main__"}):
+                offenders.append(f"{name_of(path)} (floor {FLOORS[room]}) imports {name}")
+    assert not offenders, "\n".join(offenders)
 
 
 def test_no_circle() -> None:
     tuple(TopologicalSorter({name_of(path): own(path) - {name_of(path), ""} for path in MODULES}).static_order())
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_runtimes_are_imported_on_use(path: Path) -> None:
-    room = name_of(path).split(".")[0]
-    if room in WHOLE or name_of(path).startswith("engines.torch"):
-        pytest.skip("imported on use as a whole")
-    assert not {name.split(".")[0] for name in imports(path, top_only=True)} & ON_USE
+def test_runtimes_are_imported_on_use() -> None:
+    offenders: list[str] = []
+    for path in MODULES:
+        if name_of(path).split(".")[0] in WHOLE or name_of(path).startswith("engines.torch"):
+            continue  # imported on use as a whole
+        found = {name.split(".")[0] for name in imports(path, top_only=True)} & ON_USE
+        offenders += [f"{name_of(path)} imports {name} at its top" for name in sorted(found)]
+    assert not offenders, "\n".join(offenders)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_losses_are_imported_by_what_needs_torch_anyway(path: Path) -> None:
-    if name_of(path).split(".")[0] not in {"losses", "train"}:
-        assert not any(name.startswith("losses") for name in own(path))
+def test_losses_are_imported_by_what_needs_torch_anyway() -> None:
+    others = [path for path in MODULES if name_of(path).split(".")[0] not in {"losses", "train"}]
+    offenders = [name_of(path) for path in others if any(name.startswith("losses") for name in own(path))]
+    assert not offenders, f"{offenders} import losses"
 
 
-@pytest.mark.parametrize("path", [path for path in MODULES if "engines" in path.parts], ids=name_of)
-def test_the_engines_know_no_foreign_word(path: Path) -> None:
-    text = path.read_text("utf-8").lower()
-    for word in (
-        "huggingface",
-        "hugging face",
-        "transformers.",
-        "state_dict",
-        "safetensors",
-        "config.json",
-        "from_pretrained",
-    ):
-        if word == "state_dict" and "torch" in path.parts:
-            continue  # torch's own word for a module's parameters
-        assert word not in text, f"{word!r} belongs in checkpoint/"
-    assert not any(name.startswith(("gnomon.checkpoint", "tokenizers")) for name in imports(path))
+FOREIGN = (
+    "huggingface",
+    "hugging face",
+    "transformers.",
+    "state_dict",
+    "safetensors",
+    "config.json",
+    "from_pretrained",
+)
+
+
+def test_the_engines_know_no_foreign_word() -> None:
+    engines = [path for path in MODULES if "engines" in path.parts]
+    assert engines
+    offenders: list[str] = []
+    for path in engines:
+        text = path.read_text("utf-8").lower()
+        # state_dict is torch's own word for a module's parameters
+        words = [word for word in FOREIGN if word in text and not (word == "state_dict" and "torch" in path.parts)]
+        offenders += [f"{name_of(path)}: {word!r} belongs in checkpoint/" for word in words]
+        found = sorted(name for name in imports(path) if name.startswith(("gnomon.checkpoint", "tokenizers")))
+        offenders += [f"{name_of(path)} imports {name}" for name in found]
+    assert not offenders, "\n".join(offenders)
 
 
 def python(code: str, *arguments: object) -> str:
@@ -171,17 +185,25 @@ def python(code: str, *arguments: object) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.slow
 def test_importing_the_package_imports_no_runtime() -> None:
     code = f"import sys, gnomon; dir(gnomon); print([name for name in {HEAVY} if name in sys.modules])"
     assert python(code) == "[]"
 
 
-@pytest.mark.parametrize("name", sorted(set(gnomon.__all__) - {"__version__"}))
-def test_a_public_name_imports_no_runtime(name: str) -> None:
-    code = f"import sys; from gnomon import {name}; print([name for name in {RUNTIMES[:4]} if name in sys.modules])"
-    assert python(code) == "[]"
+@pytest.mark.slow
+def test_public_names_import_no_runtime() -> None:
+    code = (
+        "import sys, gnomon\n"
+        "for name in sorted(set(gnomon.__all__) - {'__version__'}):\n"
+        "    exec(f'from gnomon import {name}')\n"
+        f"    found = [runtime for runtime in {RUNTIMES[:4]} if runtime in sys.modules]\n"
+        "    if found: sys.exit(f'{name} imports {found}')\n"
+    )
+    python(code)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["onnx", "openvino"])
 def test_load_and_encode_import_no_torch(engine: str) -> None:
     if engine == "openvino":
@@ -197,12 +219,14 @@ def test_load_and_encode_import_no_torch(engine: str) -> None:
     assert python(code, folder) == "[]"
 
 
+@pytest.mark.slow
 def test_recipes_and_data_need_no_torch() -> None:
     """Reading, drawing and collating rows; what is wrong in a recipe is told before torch is imported."""
     names = [f"gnomon.train.{name}" for name in TORCH_FREE]
     assert python(f"import sys, {', '.join(names)}; print('torch' in sys.modules)") == "False"
 
 
+@pytest.mark.slow
 def test_losses_without_torch_name_the_extra() -> None:
     code = (
         "import sys; sys.modules['torch'] = None\n"
@@ -213,6 +237,7 @@ def test_losses_without_torch_name_the_extra() -> None:
     assert python(code) == 'losses need the package torch, which is not installed: pip install "gnomon[torch]"'
 
 
+@pytest.mark.slow
 def test_public_names_are_the_same_in_every_order() -> None:
     """A module must not hide the function that is called like it."""
     code = (

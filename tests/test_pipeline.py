@@ -101,6 +101,7 @@ def over(name: str, **how: Any) -> tuple[Encoder, Spy]:
 # ---- the same vectors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "engine"), [*((name, "onnx") for name in NAMES), (STELLA, "torch"), (GIST, "torch")])
 @settings(max_examples=6, deadline=None)
 @given(
@@ -133,6 +134,7 @@ def test_an_engine_may_take_batches_ahead(count: int, ahead: int) -> None:
     assert len(spy.batches) > 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", AT_ONCE)
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("prompt", ["", "query: "])

@@ -217,6 +217,7 @@ def reference_mean(name: str, text: str, prompt: str) -> np.ndarray:
     return vector / np.linalg.norm(vector) if encoder.spec.normalizes else vector
 
 
+@pytest.mark.slow
 @needs_golden
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("prompt", ["", "query: ", S2S])

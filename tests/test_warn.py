@@ -67,6 +67,7 @@ def test_a_warning_may_be_an_error_and_nothing_else_is_lost() -> None:
             warn_caller("look")
 
 
+@pytest.mark.slow
 def test_a_stack_of_our_frames_alone_is_no_error() -> None:
     code = "__name__ = 'gnomon.cli'\nfrom gnomon.warn import warn_caller\nwarn_caller('look')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)

@@ -25,6 +25,7 @@ def rows_of(results: dict[str, Any], part: str) -> dict[str, Any]:
     return {row["name"]: row for row in results["parts"][part]["rows"]}
 
 
+@pytest.mark.slow
 def test_gpu_script_runs_on_a_cpu(tmp_path: Path) -> None:
     output = tmp_path / "gpu.json"
     done = run("--models", str(tmp_path / "models"), "--output", str(output))
@@ -40,6 +41,7 @@ def test_gpu_script_runs_on_a_cpu(tmp_path: Path) -> None:
     assert rows_of(results, "speed")["encoding, gte, float32, long-tail"]["share_of_roofline"] > 0
 
 
+@pytest.mark.slow
 def test_a_part_that_runs_out_of_time_is_stopped_reported_and_fails(tmp_path: Path) -> None:
     part = gpu.run_part("speed", 1.5, Namespace(device="cpu", models=tmp_path))
     assert 1.5 <= part["seconds"] < 30
@@ -60,6 +62,7 @@ def test_verdicts(tmp_path: Path) -> None:
     assert rows[3]["note"].startswith("ZeroDivisionError")
 
 
+@pytest.mark.slow
 def test_a_device_that_is_not_there_is_said() -> None:
     torch = pytest.importorskip("torch")
     if torch.cuda.is_available():

@@ -118,6 +118,7 @@ def test_the_published_page_holds_the_tables_of_the_published_results(capsys: py
     assert len(rows) > 40 and rows <= page
 
 
+@pytest.mark.slow
 def test_a_quick_run_of_all_stages(tmp_path: Path, shared: Path) -> None:
     for module in ("torch", "transformers", "sentence_transformers"):
         pytest.importorskip(module, reason=f"{module} is not installed: the run has nothing to compare with")

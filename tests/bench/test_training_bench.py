@@ -79,6 +79,7 @@ def toy(tmp_path: Path, golden_copy: Callable[..., Path], edit_json: Callable[..
     return start
 
 
+@pytest.mark.slow
 def test_toy_parts_without_a_peer(toy: Callable[..., Any]) -> None:
     curve = toy("--part", "memory", "--memory-batches", "4,16", "--memory-chunk-tokens", "64")["memory"]["curve"]
     assert [row["batch"] for row in curve] == [4, 16]
@@ -87,6 +88,7 @@ def test_toy_parts_without_a_peer(toy: Callable[..., Any]) -> None:
     assert sum(curve[1]["tokens"]) > sum(curve[0]["tokens"])
 
 
+@pytest.mark.slow
 def test_toy_comparisons_read_the_same_tokens_with_the_same_loss(toy: Callable[..., Any]) -> None:
     pytest.importorskip("accelerate", reason="sentence-transformers' trainer needs accelerate")
     sizes = ["--batch", "8", "--steps", "3", "--warm", "1", "--rounds", "1", "--cache-batch", "24"]

@@ -391,6 +391,7 @@ def test_the_block_of_sockets_blocks(hub: FakeHub, tmp_path: Path, no_network: l
     no_network.clear()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("environment", "argument", "reason"),
     [("1", "", "HF_HUB_OFFLINE is set"), ("0", ", local_files_only=True", "local_files_only=True")],
@@ -416,6 +417,7 @@ def test_a_fresh_offline_process_makes_no_request(
     assert hub.requests == []
 
 
+@pytest.mark.slow
 def test_a_fresh_online_process_reads_the_endpoint(hub: FakeHub, tmp_path: Path) -> None:
     sha = hub.push(STELLA)
     code = f"from gnomon.checkpoint.hub import resolve_source; print(resolve_source({NAME!r}).revision)"
@@ -424,6 +426,7 @@ def test_a_fresh_online_process_reads_the_endpoint(hub: FakeHub, tmp_path: Path)
     assert hub.fetched() == EXPECTED
 
 
+@pytest.mark.slow
 def test_importing_gnomon_imports_no_client() -> None:
     assert python("import sys, gnomon.checkpoint.hub; print('huggingface_hub' in sys.modules)").strip() == "False"
 

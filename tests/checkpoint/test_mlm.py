@@ -142,6 +142,7 @@ def logits(torch: Any, transformers: Any) -> Callable[[Path], np.ndarray]:
     return compute
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pickled", [False, True], ids=["safetensors", "bin"])
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 @pytest.mark.parametrize("kind", CONFIGS)

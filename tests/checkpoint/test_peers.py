@@ -28,7 +28,7 @@ from gnomon.checkpoint.modules_json import DIALECTS
 from gnomon.checkpoint.weights import read_weights
 from gnomon.spec import POOLING_MODES
 
-pytestmark = pytest.mark.filterwarnings("ignore::gnomon.errors.Notice")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::gnomon.errors.Notice")]
 
 GIST, GTE = "GIST-Embedding-v0", "gte-large-en-v1.5"
 E5, STELLA, DISTILBERT = "multilingual-e5-small", "stella_en_400M_v5", "multi-qa-distilbert-cos-v1"

@@ -28,6 +28,7 @@ from tokenizer_cases import (
 )
 from tokenizers import Tokenizer
 
+pytestmark = pytest.mark.slow  # as the import of the next two is
 pytest.importorskip("transformers")
 SentenceTransformer = pytest.importorskip("sentence_transformers").SentenceTransformer
 

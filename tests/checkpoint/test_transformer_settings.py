@@ -38,6 +38,7 @@ def ours(folder: Path) -> np.ndarray:
     return Encoder.load(folder).encode(TEXTS, prompt="", on_truncate="silent")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::gnomon.errors.Notice")
 @pytest.mark.parametrize(
     ("name", "changes"),

@@ -78,6 +78,7 @@ def test_one_by_one_equals_batched(name: str, data: st.DataObject) -> None:
     assert_same(runner.pool(pack(ids)), np.concatenate([runner.pool(pack([ids_T])) for ids_T in ids]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*NAMES, *MADE])
 @pytest.mark.parametrize("modes", [("cls",), ("lasttoken",), POOLING_MODES])
 def test_openvino_equals_onnxruntime(name: str, modes: Any) -> None:
@@ -89,6 +90,7 @@ def test_openvino_equals_onnxruntime(name: str, modes: Any) -> None:
         assert_same(theirs.states(packed), engine(name, pooling).states(packed))
 
 
+@pytest.mark.slow
 def test_a_signal_after_several_openvino_engines_is_handled() -> None:
     """Each of OpenVINO's cores took the stack for signals along when it was freed: here the first, then the second."""
     pytest.importorskip("openvino")

@@ -35,7 +35,7 @@ LONG = "water boils at one hundred degrees, ice melts at none, " * 12
 TEXTS = ["The library opens at nine.", "", "quick sort", "Привет, 南瓜 ❤️", "quick sort", LONG, "a paragraph " * 12]
 TEXTS += [f"{number} and {number * number}" for number in range(40)]
 
-pytestmark = pytest.mark.filterwarnings("ignore::gnomon.errors.Notice")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::gnomon.errors.Notice")]
 if os.name == "nt":
     pytest.skip("signals and fork of POSIX", allow_module_level=True)
 

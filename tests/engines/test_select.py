@@ -384,6 +384,7 @@ print([name for name in sys.modules if name.partition(".")[0] == "torch" or name
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"dtype": "int8"}])
 def test_a_cpu_needs_no_torch(options: dict[str, str], golden_folder: Callable[[str], Path]) -> None:
     command = [sys.executable, "-c", LIGHT, golden_folder("GIST-Embedding-v0"), repr(options)]

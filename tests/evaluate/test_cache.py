@@ -322,6 +322,7 @@ for start in range(int(sys.argv[2]), int(sys.argv[2]) + 400, 20):
 """
 
 
+@pytest.mark.slow
 def test_processes_add_to_one_partition_beside_each_other(tmp_path: Path) -> None:
     """Two that share half of their texts, started at once; each writes files of its own."""
     running = [

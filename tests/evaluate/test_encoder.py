@@ -25,7 +25,10 @@ from gnomon.evaluate.options import EvaluationOptions, Precision, curve_points
 from gnomon.packed import Ids
 from gnomon.quantization import quantize
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # of mteb, sklearn and datasets; our own are asked for by name
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore"),  # of mteb, sklearn and datasets; our own are asked for by name
+]
 require(whole_module=True)
 mteb = pytest.importorskip("mteb")
 datasets = pytest.importorskip("datasets")

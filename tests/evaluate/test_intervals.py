@@ -187,6 +187,7 @@ def slow_swap(a: PerQueryScores, b: PerQueryScores, swaps: tuple[int, ...]) -> f
     return slow(a.statistic, gold, second) - slow(a.statistic, gold, first)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("statistic", STATISTICS)
 @pytest.mark.parametrize("ties", [0, 4])
 def test_paired_is_a_loop_over_resamples_and_swaps(statistic: str, ties: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,6 +204,7 @@ def test_paired_is_a_loop_over_resamples_and_swaps(statistic: str, ties: int, mo
     np.testing.assert_allclose([found.interval.low, found.interval.high], [low, high], atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("statistic", STATISTICS)
 def test_the_p_value_is_near_that_of_all_swaps(statistic: str) -> None:
     a, b = build(statistic, 8, 1), build(statistic, 8, 5, shift=0.5, noise=2.0)
@@ -235,6 +237,7 @@ def test_a_clear_difference_has_the_least_p(statistic: str) -> None:
     assert 0 < found.interval.low < found.difference < found.interval.high
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("statistic", STATISTICS)
 def test_p_is_uniform_where_the_models_are_alike(statistic: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(intervals, "TEST_RESAMPLES", 399)

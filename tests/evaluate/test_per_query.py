@@ -18,7 +18,7 @@ from gnomon.evaluate import per_query
 from gnomon.evaluate.intervals import PerQueryScores
 from gnomon.evaluate.per_query import build_per_query, collect_per_query
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # of mteb, sklearn and datasets
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # of mteb, sklearn and datasets
 mteb = pytest.importorskip("mteb")
 datasets = pytest.importorskip("datasets")
 pytest.importorskip("mteb.mocks")

@@ -45,6 +45,7 @@ def model(prompts: dict[str, str] | None = None, **said: Any) -> ModelSpec:
     return ModelSpec(StaticSpec(4, 2), PoolingSpec(), (), TokenizerSpec(None), prompts=prompts or {}, **said)
 
 
+@pytest.mark.slow
 def test_every_kind_of_text_task_is_here() -> None:
     mteb = pytest.importorskip("mteb")
     text = mteb.get_tasks(modalities=["text"], exclusive_modality_filter=True, exclude_superseded=False)

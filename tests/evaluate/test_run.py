@@ -41,7 +41,10 @@ from gnomon.evaluate.mteb.encoder import _split_chunks
 from gnomon.evaluate.report import render_html
 from gnomon.evaluate.results import format_summary, manifest_path, per_query_path, read_result, summarize
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*(_ARRAY_API|SwigPy|swig):DeprecationWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:.*(_ARRAY_API|SwigPy|swig):DeprecationWarning"),
+]
 require(whole_module=True)
 mteb = pytest.importorskip("mteb")
 datasets = pytest.importorskip("datasets")

@@ -27,7 +27,7 @@ from gnomon.search.fusion import (
 )
 from gnomon.search.hybrid import published_alpha
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # of mteb and datasets
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # of mteb and datasets
 mteb = pytest.importorskip("mteb")
 datasets = pytest.importorskip("datasets")
 mocks = pytest.importorskip("mteb.mocks.mock_tasks")

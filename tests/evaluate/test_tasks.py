@@ -38,6 +38,8 @@ from gnomon.evaluate.mteb.tasks import (
     patch_part_loading,
 )
 
+pytestmark = pytest.mark.slow
+
 NEAR = 2e-5
 """mteb rounds what it writes."""
 WORDS = "moon river stone bread music winter garden letter engine silver window forest".split()

@@ -8,8 +8,11 @@ import socket
 import threading
 import traceback
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
+from io import StringIO
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -43,16 +46,17 @@ def in_processes(function: Callable[..., Any], *args: Any, world: int = 1) -> li
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
-    port, started = _free_port(), []
+    held, started = _hold_free_port(), []
     for rank in range(world):
         mine, theirs = context.Pipe(duplex=False)
-        process = context.Process(target=_run, args=(theirs, rank, world, port, function, args))
+        process = context.Process(target=_run, args=(theirs, rank, world, held.getsockname()[1], function, args))
         process.start()
         theirs.close()
         started.append((process, mine))
     try:
         return [_ended(process, pipe) for process, pipe in started]
     finally:
+        held.close()
         for process, pipe in started:
             pipe.close()
             process.kill()
@@ -63,6 +67,13 @@ def in_processes(function: Callable[..., Any], *args: Any, world: int = 1) -> li
 def in_process(function: Callable[..., Any], *args: Any) -> Ended:
     (ended,) = in_processes(function, *args)
     return ended
+
+
+def execute(code: str, folder: Path) -> str:
+    """What Python prints that works on a `folder`."""
+    with redirect_stdout(StringIO()) as out:
+        exec(code, {"folder": folder})
+    return out.getvalue()
 
 
 def _ended(process: Any, pipe: Connection) -> Ended:
@@ -91,10 +102,12 @@ def _run(pipe: Connection, rank: int, world: int, port: int, function: Callable[
     pipe.send_bytes(pickle.dumps(ended))
 
 
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+def _hold_free_port() -> socket.socket:
+    """A port for a process to listen on; as long as this socket is open, the system gives it to no test beside it."""
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind(("127.0.0.1", 0))
+    return held
 
 
 # ---- threads

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +13,7 @@ from gnomon.losses.masks import duplicates_mask, hash_texts, known_pairs_mask
 TEXTS = st.sampled_from(["a", "b", "c", "d", ""])
 
 
+@pytest.mark.slow
 def test_hashes_are_equal_for_equal_texts_in_every_process() -> None:
     texts = ["", "a", "A", "a ", "é", "e\u0301", "中文", "\ud800"]
     hashes = hash_texts(texts)

@@ -25,6 +25,7 @@ from gnomon.losses import (
     matryoshka,
 )
 
+pytestmark = pytest.mark.slow  # as the import of the next is
 losses = pytest.importorskip("sentence_transformers.sentence_transformer.losses")
 gist_embed = importlib.import_module(f"{losses.__name__}.gist_embed")
 multiple_negatives_ranking = importlib.import_module(f"{losses.__name__}.multiple_negatives_ranking")

@@ -63,6 +63,7 @@ def test_numpy_scores_are_fused_in_double_precision() -> None:
     assert fused == fuse_mr_tydi({key: float(score) for key, score in sparse.items()}, dense, alpha=0.9)
 
 
+@pytest.mark.slow
 def test_the_published_weights_are_of_mtebs_subsets() -> None:
     assert set(MR_TYDI_ALPHAS) == {
         *("arabic", "bengali", "english", "finnish", "indonesian", "japanese"),
@@ -80,6 +81,7 @@ def test_reciprocal_rank_by_hand() -> None:
     assert reciprocal_rank_fusion([]) == {}
 
 
+@pytest.mark.slow
 @settings(deadline=None)  # the first call imports mteb
 @given(st.lists(RUNS, max_size=4), st.integers(0, 70))
 def test_reciprocal_rank_is_mtebs(runs: list[dict[str, float]], k: int) -> None:

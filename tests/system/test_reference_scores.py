@@ -28,6 +28,7 @@ LIMITS = {"Classification": 0.005, "Clustering": 0.005}
 """Where one flipped item, or another start of k-means, moves the score; elsewhere 1e-4."""
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::gnomon.errors.Notice"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),

@@ -700,6 +700,7 @@ build.open_dataset(DataSource((sys.argv[1],)), Path(sys.argv[2]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["rows", "facts"])
 def test_a_killed_build_leaves_no_index(tmp_path: Path, where: str) -> None:
     path, cache = write(tmp_path / "a.jsonl", PAIRS), tmp_path / "cache"
@@ -719,6 +720,7 @@ def test_a_build_beside_is_not_disturbed(tmp_path: Path) -> None:
         assert (cache / "beside.draft").is_dir()
 
 
+@pytest.mark.slow
 def test_processes_that_ask_at_once_get_one_index(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", [{"query": f"q{row}", "positive": "p"} for row in range(5000)])
     code = KILLED + "print(len(list(Path(sys.argv[2]).glob('*/index.json'))))"
@@ -808,6 +810,7 @@ def test_a_data_set_without_the_library_names_the_extra(tmp_path: Path, monkeypa
         open_dataset(DataSource(("hf:a/b",)), tmp_path)
 
 
+@pytest.mark.slow
 def test_neither_torch_nor_pyarrow_is_imported_for_plain_files(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", PAIRS)
     code = KILLED + "print([name for name in ('torch', 'pyarrow', 'datasets') if name in sys.modules])"

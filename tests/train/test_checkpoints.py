@@ -4,8 +4,6 @@ import errno
 import json
 import os
 import signal
-import subprocess
-import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rank_processes import Ended, execute, in_process
 from torch import nn
 
 from gnomon.errors import CheckpointError
@@ -126,19 +125,17 @@ def test_between_two_of_one_step_the_new_one_counts(tmp_path: Path, monkeypatch:
     assert load(tmp_path / "step-00000005").facts == {"best": 1}
 
 
-def run(folder: Path, code: str) -> subprocess.CompletedProcess[str]:
+def run(folder: Path, code: str) -> Ended:
     """Python with `state` and checkpoints 1 and 2 in a folder, in a process of its own."""
     start = (
-        "import os, resource, shutil, signal, sys, torch\n"
-        "from pathlib import Path\n"
+        "import os, resource, shutil, signal, torch\n"
         "from gnomon.train import checkpoints\n"
         "from gnomon.train.checkpoints import SavedState, save\n"
-        "folder = Path(sys.argv[1])\n"
         "def state(step): return SavedState(step, {'w': torch.full((50_000,), float(step))}, {'step': step})\n"
         "for step in (1, 2): save(folder, state(step), keep=2)\n"
         "def die(*_, **__): os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    return subprocess.run([sys.executable, "-c", start + code, str(folder)], capture_output=True, text=True)
+    return in_process(execute, start + code, folder)
 
 
 POINTS = {
@@ -157,11 +154,12 @@ POINTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [2, 3])
 @pytest.mark.parametrize("point", POINTS)
 def test_a_kill_leaves_a_whole_one(tmp_path: Path, point: str, step: int) -> None:
     done = run(tmp_path, f"{POINTS[point]}\nsave(folder, state({step}), keep=2)\nprint('unreached')")
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert done == Ended(signal=signal.SIGKILL)
     found = latest(tmp_path)
     assert found is not None
     last = load(found)
@@ -201,6 +199,7 @@ def test_a_first_one_that_cannot_be_written_says_so(tmp_path: Path) -> None:
         save(tmp_path / "file", state(2), keep=1)
 
 
+@pytest.mark.slow
 def test_a_file_that_may_not_grow_is_a_full_disk(tmp_path: Path) -> None:
     code = (
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
@@ -208,9 +207,9 @@ def test_a_file_that_may_not_grow_is_a_full_disk(tmp_path: Path) -> None:
         "except Exception as error: print(type(error).__name__, error)"
     )
     done = run(tmp_path, code)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("CheckpointError the checkpoint of step 3 (0 MB) was not written: it grew too large")
-    assert f"{tmp_path / 'step-00000002'} is complete" in done.stdout
+    assert not done.error, done.trace
+    assert done.value.startswith("CheckpointError the checkpoint of step 3 (0 MB) was not written: it grew too large")
+    assert f"{tmp_path / 'step-00000002'} is complete" in done.value
     assert names(tmp_path) == ["step-00000001", "step-00000002"]
 
 

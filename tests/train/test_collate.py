@@ -341,12 +341,14 @@ print(next(Prefetcher(str, 0, 10**9)))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("code", "told"), [(INTERRUPTED, "stopped"), (FORGOTTEN, "0")])
 def test_a_process_ends_in_any_case(code: str, told: str) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert (done.stdout.strip(), done.returncode, done.stderr) == (told, 0, "")
 
 
+@pytest.mark.slow
 def test_making_batches_needs_no_torch() -> None:
     code = "import sys, gnomon.train.data.collate, gnomon.train.data.mixture; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

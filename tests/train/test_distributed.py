@@ -82,6 +82,7 @@ def all_ways() -> dict[str, Any]:
         }
 
 
+@pytest.mark.slow
 def test_two_ranks_have_the_rows_of_both_and_the_sums() -> None:
     zero, one = (ended.value for ended in in_processes(all_ways, world=2))
     assert (zero.pop("ranks"), one.pop("ranks")) == ((0, 2, True), (1, 2, False))
@@ -93,6 +94,7 @@ def test_two_ranks_have_the_rows_of_both_and_the_sums() -> None:
     assert zero["total"] == [2.0, 2e15 + 1]
 
 
+@pytest.mark.slow
 def test_threads_stand_in_for_processes() -> None:
     """What other tests lean on."""
 
@@ -138,6 +140,7 @@ def told(which: int, how: str) -> str:
     return f"WorkerError: rank {which} stopped: {WHY[how]}. All ranks have ended; mend it and use resume=True."
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", [0, 1])
 @pytest.mark.parametrize("how", WHY)
 def test_the_others_end_with_the_reason_of_a_rank_that_fails(how: str, which: int) -> None:
@@ -147,6 +150,7 @@ def test_the_others_end_with_the_reason_of_a_rank_that_fails(how: str, which: in
     assert ended[1 - which].error == told(which, how)
 
 
+@pytest.mark.slow
 def test_all_others_end_with_the_reason() -> None:
     """Rank 0, which only heard of it, stays until rank 2 has heard too."""
     zero, one, two = in_processes(fail, 1, "ours", world=3)
@@ -174,6 +178,7 @@ def test_rank_0_stays_until_all_have_read_the_reason(rank: int, reason: bool) ->
     assert calls == ([f"{module.FAILURE_KEY}/{rank}", *stays] if reason else [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", [0, 1])
 def test_the_others_end_where_a_rank_is_killed(which: int) -> None:
     ended = in_processes(fail, which, "killed", world=2)

@@ -99,6 +99,7 @@ def batches(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     batch=batches(),
@@ -142,6 +143,7 @@ def test_the_gradient_is_that_of_one_graph(
     assert loss == pytest.approx(sum(losses), abs=1e-12 * sum(map(abs, losses)))
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(batch=batches(), shape=st.sampled_from([*SHAPES]), chunk_tokens=st.integers(1, 60), parts=st.integers(1, 3))
 def test_dropout_is_replayed(batch: dict[str, Any], shape: str, chunk_tokens: int, parts: int) -> None:

@@ -15,6 +15,8 @@ from gnomon.train.distributed import Ranks
 from gnomon.train.gradient_check import TOLERANCE, GradientCheck, check_gradients
 from gnomon.train.objectives import contrastive_loss, gradcache
 
+pytestmark = pytest.mark.slow
+
 ALONE = Ranks()
 WAYS = {
     "GradCache, one chunk",

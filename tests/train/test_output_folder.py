@@ -24,6 +24,8 @@ from gnomon.train import output_folder as output
 from gnomon.train.recipe.schema import LossSettings, Recipe
 from gnomon.train.recipe.toml import read, to_toml
 
+pytestmark = pytest.mark.slow
+
 SEEDS = (1, 2)
 CALLS = 115
 """Of a run's calls of the file system, about: a kill falls on each of them alike."""

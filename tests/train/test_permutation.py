@@ -43,6 +43,7 @@ def too_uneven(counts: np.ndarray, expected: float, freedom: int) -> float:
     return float((((counts - expected) ** 2 / expected).sum() - freedom) / math.sqrt(2 * freedom))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [2, 3, 5, 7, 16, 60, 250])
 def test_every_number_is_as_often_at_every_place(n: int) -> None:
     keys, places = 2000, np.arange(n)

@@ -22,6 +22,8 @@ from gnomon.train import checkpoints, train
 from gnomon.train.recipe.schema import LoraSettings, LossSettings, MatryoshkaSettings, Recipe, ValidationSettings
 from gnomon.train.recipe.toml import read
 
+pytestmark = pytest.mark.slow
+
 STEPS, SAVED = 12, 4
 TOLD = ("step", "loss", "grad_norm", "learning_rate", "batch", "source", "tokens", "scale", "validation")
 

@@ -39,7 +39,6 @@ from little_runs import (
     weights,
     write,
 )
-from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
 from gnomon import Encoder, losses
@@ -67,6 +66,13 @@ from gnomon.train.recipe.toml import read
 from gnomon.train.state import TrainingState
 
 STILL = {"dropout": 0.0, "attention_dropout": 0.0}
+
+
+def in_sentence_transformers(folder: Path) -> Any:
+    """The model as the other library opens it, whose import takes seconds."""
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(str(folder), device="cpu", local_files_only=True)
 
 
 @pytest.fixture
@@ -144,6 +150,7 @@ def test_some_steps_are_logged(made: Callable[..., Recipe]) -> None:
     assert [line["step"] for line in log_of(Path(recipe.output))] == [1, 4, 6, 8, 10]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::gnomon.errors.Notice")
 @pytest.mark.parametrize("name", [DISTILBERT, E5, GIST])
 def test_the_model_opens_in_sentence_transformers_with_the_same_vectors(
@@ -153,7 +160,7 @@ def test_the_model_opens_in_sentence_transformers_with_the_same_vectors(
     folder = train(recipe_of(golden_folder(name), tmp_path / "out", source, max_steps=3), progress=False)
     ours = Encoder.load(folder, device="cpu", threads=1)
     some = [*texts(), "naïve café", "x"]
-    theirs = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+    theirs = in_sentence_transformers(folder)
     wanted = theirs.encode(some, show_progress_bar=False)
     assert_same(ours.encode(some, prompt=""), wanted)
     before = Encoder.load(golden_folder(name), device="cpu", threads=1).encode(some, prompt="")
@@ -182,6 +189,7 @@ def test_models_with_code_of_their_own_are_trained_too(
         assert heads == {"2_Dense_1024"}, "512 was not asked for; 256 has no safetensors there"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model2vec", [False, True])
 def test_a_static_table_is_trained(model2vec: bool, made: Callable[..., Recipe], tmp_path: Path) -> None:
     model = saved(static(model2vec=model2vec), tmp_path / "static")
@@ -191,12 +199,13 @@ def test_a_static_table_is_trained(model2vec: bool, made: Callable[..., Recipe],
     scores = states(recipe)[60].facts["tally"]["scores"]
     assert scores["60"]["rows"] > scores["0"]["rows"] + 0.2
     ours = Encoder.load(folder)
-    theirs = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+    theirs = in_sentence_transformers(folder)
     assert_same(ours.encode([*texts()]), theirs.encode([*texts()], show_progress_bar=False))
     unknown = ours.encode("zebra")
     assert bool(unknown.any()) is not model2vec
 
 
+@pytest.mark.slow
 def test_a_model_learns(made: Callable[..., Recipe]) -> None:
     """What it learnt of some pairs holds for others, which were held out."""
     recipe = made(translated(300), max_steps=50, batch_size=32, learning_rate=1e-2, **STILL)
@@ -303,6 +312,7 @@ LOSSES: dict[str, tuple[LossSettings, list[dict[str, Any]], Callable[..., Tensor
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("widths", [None, MatryoshkaSettings((4, 16), (0.5, 1.0))], ids=["", "widths"])
 @pytest.mark.parametrize("chunk_tokens", [None, 40])
 @pytest.mark.parametrize("name", LOSSES)
@@ -354,6 +364,7 @@ def test_prompts_of_a_source_stand_in_front(made: Callable[..., Recipe], base: P
     assert Encoder.load(folder).prompts == {"query": "where is ", "document": "old "}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("prompts", "own", "declared"),
     [
@@ -429,6 +440,7 @@ def test_c4_a_source_that_is_not_drawn_has_no_say(made: Callable[..., Recipe]) -
     assert Encoder.load(train(replace(recipe, sources=sources), progress=False)).prompts == {"query": "q: "}
 
 
+@pytest.mark.slow
 def test_c5_one_prompt_on_both_sides_of_graded_pairs_is_the_default_prompt(
     tmp_path: Path, golden_folder: Callable[[str], Path]
 ) -> None:
@@ -437,7 +449,7 @@ def test_c5_one_prompt_on_both_sides_of_graded_pairs_is_the_default_prompt(
     recipe = recipe_of(golden_folder(DISTILBERT), tmp_path / "out", source, max_steps=3, loss=LossSettings("cosent"))
     folder = train(recipe, progress=False)
     ours = Encoder.load(folder, device="cpu", threads=1)
-    theirs = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+    theirs = in_sentence_transformers(folder)
     some = [*texts()]
     wanted = theirs.encode(["same: " + text for text in some], prompt="")
     assert np.abs(wanted - theirs.encode(some, prompt="")).max() > 1e-3
@@ -451,6 +463,7 @@ def test_c5_one_prompt_on_both_sides_of_graded_pairs_is_the_default_prompt(
     ]
 
 
+@pytest.mark.slow
 def test_c4_a_model_that_was_trained_without_its_prompts_uses_none(
     tmp_path: Path, golden_folder: Callable[[str], Path]
 ) -> None:
@@ -469,7 +482,7 @@ def test_c4_a_model_that_was_trained_without_its_prompts_uses_none(
     assert_same(encoder.encode_query(some), wanted)
     assert_same(encoder.encode_document(some), wanted)
     assert_same(encoder.encode(some), wanted)
-    assert_same(SentenceTransformer(str(folder), device="cpu", local_files_only=True).encode_query(some), wanted)
+    assert_same(in_sentence_transformers(folder).encode_query(some), wanted)
 
 
 @pytest.mark.parametrize(
@@ -531,6 +544,7 @@ def test_a_shorter_length_is_trained_and_written(made: Callable[..., Recipe]) ->
     assert f"- {tally['truncated']} of 32 texts" in (folder / "README.md").read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_two_sources_are_mixed_as_asked(made: Callable[..., Recipe], tmp_path: Path) -> None:
     """Pairs and triplets, one source a batch; the card tells both shares."""
     pairs = replace(write(tmp_path / "a.jsonl", rows(60)), weight=3.0)
@@ -622,6 +636,7 @@ def test_each_layer_moves_by_its_learning_rate(made: Callable[..., Recipe], base
         assert moved[name] == pytest.approx(rate, rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "limit"),
     [
@@ -786,6 +801,7 @@ def test_a_share_of_the_first_weights_is_in_what_is_written_and_judged(
 SCORES = [0.1, 0.3, 0.9, 0.9, 0.2, 0.5]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep_best", [True, False])
 @pytest.mark.parametrize("ema", [None, 0.5])
 def test_c16_the_best_step_is_kept_and_written(keep_best: bool, ema: float | None, made: Callable[..., Recipe]) -> None:
@@ -869,6 +885,7 @@ def broken_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contrastive_loss.Loss, "compute_parts", broken)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_nan_ends_the_run_and_its_rows_are_saved(
     made: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -928,6 +945,7 @@ def test_a_folder_with_a_run_is_not_written_to(made: Callable[..., Recipe]) -> N
     assert left == {path: content for path, content in before.items() if "checkpoints" not in path.parts}
 
 
+@pytest.mark.slow
 def test_overwriting_begins_anew(made: Callable[..., Recipe]) -> None:
     train(made(max_steps=6, save_steps=2), progress=False)
     recipe = made(max_steps=4, save_steps=2, seed=1)
@@ -995,6 +1013,7 @@ STOPS: dict[str, tuple[int, type[BaseException], Any]] = {
 """Name -> signal, what is raised, exit status."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STOPS)
 @pytest.mark.parametrize("validated", [False, True])
 def test_c9_a_signal_saves_the_last_step_and_the_run_goes_on_from_there(
@@ -1033,6 +1052,7 @@ def test_c9_a_second_signal_stops_at_once(
     assert [*states(recipe)] == [3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "where"), [(contrastive, "open_training_data"), (trainer, "TrainingState")], ids=["data", "state"]
 )
@@ -1240,6 +1260,7 @@ def test_c7_rows_that_teach_something_are_not(
     assert all(line["grad_norm"] > 1e-6 for line in log_of(Path(recipe.output)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["cosine_distillation", "distill_kl"])
 def test_c7_a_model_that_is_its_own_teacher_is_refused(loss: Any, made: Callable[..., Recipe], base: Path) -> None:
     """By whatever path, without dropout; with it, or with other prompts or a shorter length, there is something."""
@@ -1295,11 +1316,12 @@ def test_c7_a_model_that_is_as_it_was_is_told(made: Callable[..., Recipe], base:
     assert all(np.array_equal(array, weights(folder)[name]) for name, array in weights(base).items())
 
 
+@pytest.mark.slow
 def test_pooling_of_several_modes_and_no_normalize_is_trained(made: Callable[..., Recipe], tmp_path: Path) -> None:
     spec = bert(pooling=PoolingSpec(("cls", "max", "mean")), normalizes=False, wide=(12,))
     recipe = made(model=saved(spec, tmp_path / "other"), max_steps=3)
     folder = train(recipe, progress=False)
-    theirs = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+    theirs = in_sentence_transformers(folder)
     assert_same(Encoder.load(folder).encode([*texts()]), theirs.encode([*texts()], show_progress_bar=False))
 
 
@@ -1320,6 +1342,7 @@ def seen_by(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> list[BatchRows]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("duplicates", ["keep", "skip"])
 def test_c3_no_held_out_query_is_trained_on_from_any_source(
     duplicates: Any, tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
@@ -1448,6 +1471,7 @@ def test_c14_negatives_that_are_their_rows_own_texts_are_counted_and_masked(
     assert line["loss"] == pytest.approx(losses.info_nce(q, p, n, doc_mask_BC=apart).item(), rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mask", [True, False])
 @pytest.mark.parametrize("duplicates", ["skip", "keep"])
 def test_c12_c14_a_negative_that_is_another_positive_of_its_row_is_counted_and_masked(

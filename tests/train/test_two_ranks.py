@@ -21,6 +21,8 @@ from gnomon.train import checkpoints, train
 from gnomon.train.recipe.schema import LoraSettings, LossSettings, MatryoshkaSettings, Recipe, ValidationSettings
 from gnomon.train.recipe.toml import to_toml
 
+pytestmark = pytest.mark.slow
+
 STILL = {"dropout": 0.0, "attention_dropout": 0.0, "adam_epsilon": 1e-4}
 VARIANTS: dict[str, dict[str, Any]] = {
     "pairs, chunks, held-out rows": {"chunk_tokens": 30, "validation": ValidationSettings(15, steps=5)},

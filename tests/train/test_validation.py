@@ -67,6 +67,7 @@ PROMPTED = bert(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "spec", [bert(), bert(wide=(8, 4), normalizes=False), PROMPTED], ids=["plain", "head", "prompts"]
 )

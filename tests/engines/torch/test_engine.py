@@ -195,6 +195,7 @@ def test_the_threads_of_torch_are_set_while_a_batch_runs(monkeypatch: pytest.Mon
     assert torch.get_num_threads() == before
 
 
+@pytest.mark.slow
 def test_a_fork_runs_on() -> None:
     """OpenMP's threads do not survive a fork; a child that waited for them would hang."""
     code = """

@@ -59,6 +59,7 @@ def test_states_of_a_mixed_batch_equal_the_twin(name: str, attention: forms.Atte
         assert_same(text_TH.ravel(), twin_states(trunk, arrays, ids_T).ravel())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pooling", POOLINGS, ids=str)
 @pytest.mark.parametrize("name", ["stella_en_400M_v5", "GIST-Embedding-v0", "roberta"])
 def test_every_pooling_equals_the_twin(name: str, pooling: PoolingSpec) -> None:
@@ -67,6 +68,7 @@ def test_every_pooling_equals_the_twin(name: str, pooling: PoolingSpec) -> None:
     assert_same(engine(name, pooling).pool(pack(texts(name), skip_B=skips(pooling, 6, 3))), np.stack(wanted))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*NAMES, *MADE])
 @settings(max_examples=15, deadline=None)
 @given(lengths=LENGTHS, pooling=st.sampled_from(POOLINGS), data=st.data())
@@ -91,6 +93,7 @@ def test_the_last_layer_for_one_token_of_each_text(name: str) -> None:
         torch.testing.assert_close(trunk(batch, rows_B), trunk(batch)[rows_B], rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*NAMES, *MADE])
 @settings(max_examples=5, deadline=None)
 @given(lengths=st.lists(st.integers(1, 12), min_size=1, max_size=5))
@@ -217,6 +220,7 @@ def test_dropout_acts_in_training_alone_and_where_it_is_asked_for() -> None:
                 assert (trunk(batch) - first).abs().max() > 0.1
 
 
+@pytest.mark.slow
 def test_dropout_keeps_the_mean() -> None:
     """Inverted dropout of the attention weights, in every form: the average over many draws is the undropped value."""
     torch.manual_seed(0)
