@@ -28,11 +28,17 @@ WORDS = {
     r"(?-i:notices?|Notices)": "warning",
     r"contestants?|tally|tallies|spool|spools": "systems, counters, dataset writer",
     r"laid down|by heart|at hand|stumbles?|mends?|mended": "a plain word",
-    r"(?<!there )(is|are|was|were|be) no (?!longer|more|less|other|better|worse|one|need|way|such)\w+": "is not a ..., there is no ...",
+    r"(?<!there )(is|are|was|were|be) no (?!longer|more|less|other|better|worse|one|need|way|such)\w+": (
+        "is not a ..., there is no ..."
+    ),
     r"(?-i:is none|are none|none of it)": "is not one",
     r"(one|once|twice|two|three|times|bytes|tokens|texts|rows|lines|array|value|files?|bits?|seconds?|number) an? "
-    r"(call|core|process|row|line|text|step|batch|token|query|rank|worker|channel|weight|file|value|vector|source|day)": "one per core, once per process",
-    r"(?<![\w.,:;] )of (retrieval|gist|graded pairs|pairs)(?= and the|, and| is| are|\.)": "for retrieval, applies to gist only",
+    r"(call|core|process|row|line|text|step|batch|token|query|rank|worker|channel|weight|file|value|vector|source|day)": (
+        "one per core, once per process"
+    ),
+    r"(?<![\w.,:;] )of (retrieval|gist|graded pairs|pairs)(?= and the|, and| is| are|\.)": (
+        "for retrieval, applies to gist only"
+    ),
 }
 """Pattern, whole words in any case -> what to write."""
 

@@ -111,7 +111,8 @@ class Encoder:
                 or "int8" for weights of 8 bits, faster and less exact (CPU; `gnomon inspect --fidelity`).
             threads: threads of one call on a CPU; None for one per core.
             max_seq_length: tokens that are read of a text, in place of the folder's own number.
-            card: name of the published model that this one is, or was fine-tuned from, where the folder does not show it.
+            card: name of the published model that this one is or was fine-tuned from, where the folder does not show
+                it.
             ignore_config_keys: keys of config.json that are not known to gnomon, and that you know not to change
                 vectors.
             cache_dir, token, local_files_only: as in huggingface_hub. Offline, no request is made at all.
@@ -477,7 +478,7 @@ class Encoder:
         _warned_folders.add(key)
         warnings.warn(
             f"{self.name} has prompts ({_join_names(self.prompts)}) and encode adds none; use encode_query and "
-            'encode_document, or prompt_name=. prompt="" encodes without one, and without this warning, which is given once.',
+            'encode_document, or prompt_name=. With prompt="" there is no prompt and no warning. (It is given once.)',
             Notice,
             stacklevel=3,
         )

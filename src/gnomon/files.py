@@ -1,7 +1,7 @@
 """Files and folders that are whole or not there, what a full disk says, and small JSON caches.
 
 Everything in gnomon that writes a file goes through this module. A file is written beside its place under the name
-`.NAME.XXXXXXXX.tmp` and then renamed, which replaces an older file in one step. A draft that a killed process left can be
+`.NAME.XXXXXXXX.tmp` and then renamed, which replaces an older file in one step. A draft that a killed process left is
 recognised by that name (`is_draft_of`).
 """
 

@@ -115,7 +115,7 @@ class Tokenizer:
         size, overlap = limit - front - self.num_trailing_special, limit // 8
         if size <= overlap:
             raise InputError(
-                f"the prompt takes {front} of {limit} tokens. Windows that overlap by {overlap} have no room beside it. "
+                f"the prompt takes {front} of {limit} tokens. Windows that overlap by {overlap} do not fit beside it. "
                 "Use a shorter prompt."
             )
         starts = range(front, max(back - overlap, front + 1), size - overlap)

@@ -163,7 +163,7 @@ def main(traceback: bool) -> None:
 @click.option("--task", metavar="NAME", help="With --query: chooses among several prompts.")
 @prompt_options
 @click.option("--dim", type=int, metavar="N", help="Dimensions that the model has (gnomon inspect).")
-@click.option("--truncate-dim", type=int, metavar="N", help="Cut to any prefix.")
+@click.option("--truncate-dim", type=int, metavar="N", help="Truncate to any prefix.")
 @click.option("--normalize", is_flag=True, help="Unit length, also where the model does not normalise.")
 @truncate_option
 @click.option(
@@ -214,7 +214,8 @@ def encode(
     out_form = "jsonl" if output == "-" else vector_files.infer_output_format(output)
     if precision in ("int8", "uint8") and not ranges and (output == "-" or files.is_stream(output)):
         note(
-            f"the ranges of {precision} are written beside a file, and {output} is not a file: queries cannot be compared."
+            f"the ranges of {precision} are written beside a file, and {output} is not a file. "
+            "Queries cannot be compared with these vectors."
         )
     texts = _read_texts(input, form=form, field=field, skip_bad=skip_bad)
     _note_empty(texts, "An empty text is encoded as it is; --skip-bad leaves it out.")

@@ -1,4 +1,4 @@
-"""Verbs that judge: evaluate, compare, report."""
+"""The commands evaluate, compare and report."""
 
 from __future__ import annotations
 
@@ -40,22 +40,22 @@ from gnomon.terminal import terminal_width
 @multi_value_option(
     "--methods",
     metavar="NAME",
-    help="Of retrieval: dense, bm25, hybrid (both), rrf (by ranks); dense by default.",
+    help="For retrieval: dense, bm25, hybrid (both), rrf (by ranks); dense by default.",
     kind=click.Choice(["dense", "bm25", "hybrid", "rrf"]),
 )
-@click.option("--k1", type=float, default=0.9, show_default=True, help="Of BM25.")
-@click.option("--b", type=float, default=0.4, show_default=True, help="Of BM25.")
+@click.option("--k1", type=float, default=0.9, show_default=True, help="For BM25.")
+@click.option("--b", type=float, default=0.4, show_default=True, help="For BM25.")
 @click.option(
-    "--alpha", default="tuned", show_default=True, metavar="X", help="Of hybrid: tuned, published or a number."
+    "--alpha", default="tuned", show_default=True, metavar="X", help="For hybrid: tuned, published or a number."
 )
-@click.option("--dim", type=int, metavar="N", help="A width that the model has (gnomon inspect).")
-@click.option("--truncate-dim", type=int, metavar="N", help="Cut to any prefix.")
+@click.option("--dim", type=int, metavar="N", help="Dimensions that the model has (gnomon inspect).")
+@click.option("--truncate-dim", type=int, metavar="N", help="Truncate to any prefix.")
 @click.option(
     "--precision",
     type=click.Choice(["float32", "float16", "int8", "binary", "binary-rescored"]),
     default="float32",
     show_default=True,
-    help="Of stored vectors.",
+    help="Precision of stored vectors.",
 )
 @click.option(
     "--on-truncate",
@@ -65,20 +65,20 @@ from gnomon.terminal import terminal_width
     help="For texts longer than the model reads; mean: of overlapping windows.",
 )
 @click.option("--prompts", metavar="FILE", help="JSON of prompts by mteb's keys, in place of the model's.")
-@multi_value_option("--curve-dims", metavar="N", help="Judge these widths too.", kind=int)
+@multi_value_option("--curve-dims", metavar="N", help="Evaluate these dimensions too.", kind=int)
 @multi_value_option(
     "--curve-precisions",
     metavar="NAME",
-    help="Judge these precisions too.",
+    help="Evaluate these precisions too.",
     kind=click.Choice(["float16", "int8", "binary", "binary-rescored"]),
 )
-@multi_value_option("--curve-lengths", metavar="N", help="Judge these lengths too.", kind=int)
-@click.option("--metric", metavar="NAME", help="Of retrieval, in place of each task's own: mrr_at_10, recall_at_100.")
-@click.option("--split", default="test", show_default=True, metavar="NAME", help="Of local data.")
+@multi_value_option("--curve-lengths", metavar="N", help="Evaluate these lengths too.", kind=int)
+@click.option("--metric", metavar="NAME", help="For retrieval, in place of each task's own: mrr_at_10, recall_at_100.")
+@click.option("--split", default="test", show_default=True, metavar="NAME", help="For local data.")
 @multi_value_option("--subsets", metavar="NAME", help="Languages or directions, where a set has them; all by default.")
-@click.option("--allow-rare-labels", is_flag=True, help="Judge local data with labels that are seen once.")
+@click.option("--allow-rare-labels", is_flag=True, help="Evaluate local data with labels that occur once.")
 @click.option(
-    "--allow-missing-ids", is_flag=True, help="Judge local data whose qrels name absent queries or documents."
+    "--allow-missing-ids", is_flag=True, help="Evaluate local data whose qrels name absent queries or documents."
 )
 @click.option("--cache", metavar="FOLDER", help="Where vectors are kept; OUTPUT/vectors by default.")
 @click.option("--no-cache", is_flag=True, help="Keep no vectors on disk.")
@@ -117,22 +117,22 @@ def evaluate(
     max_seq_length: int | None,
     **load: Any,
 ) -> None:
-    """Judge a model on tasks of mteb and on your own data.
+    """Evaluate a model on tasks of mteb and on your own data.
 
-    By mteb's protocol and metrics, with the model's own prompts. What is there already is not run again; a run that
-    was stopped goes on where it was.
+    It follows mteb's protocol and metrics, with the model's own prompts. Results that exist are not computed again; a
+    run that was stopped goes on where it was.
     """
     if cache and no_cache:
         raise click.UsageError("--cache and --no-cache exclude each other.")
     words_alone = model == "bm25" and not Path(model).exists()
     if words_alone and (idle := _first_given(ctx, _MODEL_OPTIONS) or ("methods" if set(methods) - {"bm25"} else None)):
-        raise click.UsageError(f"--{idle.replace('_', '-')} is of a model, and bm25 is none.")
+        raise click.UsageError(f"--{idle.replace('_', '-')} applies to a model, and bm25 is not a model.")
     if not words_alone and not set(methods) - {"dense"} and (idle := _first_given(ctx, ("k1", "b", "alpha"))):
-        raise click.UsageError(f"--{idle} is of BM25 and its fusions; name them with --methods.")
-    from gnomon import evaluate as judge
+        raise click.UsageError(f"--{idle} applies to BM25 and its fusions only. Name them with --methods.")
+    from gnomon import evaluate as evaluation
 
     encoder = None if words_alone else load_encoder(model, load)
-    options = judge.EvaluationOptions(
+    options = evaluation.EvaluationOptions(
         prompts=_read_prompts(prompts) if prompts else {},
         dim=dim,
         truncate_dim=truncate_dim,
@@ -142,21 +142,21 @@ def evaluate(
     )
     points: dict[str, Any] = {"dims": curve_dims, "precisions": curve_precisions, "lengths": curve_lengths}
 
-    def show(result: judge.Result, reused: bool) -> None:
-        row = judge.summarize(result, reused)
-        click.echo(to_json(row) if as_json else judge.format_summary(row))
+    def show(result: evaluation.Result, reused: bool) -> None:
+        row = evaluation.summarize(result, reused)
+        click.echo(to_json(row) if as_json else evaluation.format_summary(row))
         if sys.stdout:
             sys.stdout.flush()
 
-    judge.evaluate(
+    evaluation.evaluate(
         encoder,
         tasks=tasks,
         data=data,
         output=output,
         methods=("bm25",) if words_alone else methods or ("dense",),
         options=options,
-        curve=judge.curve_points(encoder, options, **points) if encoder else (),
-        bm25=judge.Bm25Settings(k1, b, _parse_alpha(alpha)),
+        curve=evaluation.curve_points(encoder, options, **points) if encoder else (),
+        bm25=evaluation.Bm25Settings(k1, b, _parse_alpha(alpha)),
         metric=metric,
         split=split,
         subsets=subsets,
@@ -192,12 +192,12 @@ def _parse_alpha(text: str) -> Any:
 
 def _read_prompts(path: str) -> dict[str, str]:
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        prompts = json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"{path} cannot be read as JSON ({error}).") from error
-    if not isinstance(found, dict):
+    if not isinstance(prompts, dict):
         raise InputError(f'{path} must hold an object of prompts, such as {{"query": "query: "}}.')
-    return found
+    return prompts
 
 
 @click.command()
@@ -205,17 +205,17 @@ def _read_prompts(path: str) -> dict[str, str]:
 @click.argument("b")
 @json_option
 def compare(a: str, b: str, as_json: bool) -> None:
-    """What differs between two results, and whether it is more than chance.
+    """Compare two results: what differs, and whether it is more than chance.
 
     A and B: files TASK.json that gnomon evaluate wrote, or folders of one model's.
     """
     from gnomon.evaluate import compare as comparing
 
-    found = comparing.compare(a, b)
+    comparison = comparing.compare(a, b)
     click.echo(
-        to_json(comparing.comparison_to_dict(found))
+        to_json(comparing.comparison_to_dict(comparison))
         if as_json
-        else "\n".join(comparing.format_comparison(found, terminal_width()))
+        else "\n".join(comparing.format_comparison(comparison, terminal_width()))
     )
 
 
@@ -231,7 +231,7 @@ def report(ctx: click.Context, folders: tuple[str, ...], output: str, markdown: 
     It needs no network and holds all it shows.
     """
     if markdown and (idle := _first_given(ctx, ("output", "title"))):
-        raise click.UsageError(f"--{idle} is of the page, and --markdown makes a table in its place.")
+        raise click.UsageError(f"--{idle} applies to the page, and --markdown makes a table in its place.")
     from gnomon.evaluate import report as reporting
     from gnomon.evaluate.results import read_results
     from gnomon.files import atomic_files
