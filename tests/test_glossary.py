@@ -33,7 +33,7 @@ WORDS = {
     ),
     r"(?-i:is none|are none|none of it)": "is not one",
     r"(one|once|twice|two|three|times|bytes|tokens|texts|rows|lines|array|value|files?|bits?|seconds?|number) an? "
-    r"(call|core|process|row|line|text|step|batch|token|query|rank|worker|channel|weight|file|value|vector|source|day)": (
+    r"(call|core|process|row|line|text|step|batch|token|query|rank|worker|channel|weight|file|value|vector|source)": (
         "one per core, once per process"
     ),
     r"(?<![\w.,:;] )of (retrieval|gist|graded pairs|pairs)(?= and the|, and| is| are|\.)": (
@@ -71,6 +71,7 @@ ALLOWED_STRINGS = {
 ALLOWED = {
     "terminal.py": {"width", "widths"},
     "describe.py": {"width"},
+    "space.py": {"cut"},
     "evaluate/compare.py": {"width"},
     "train/model_card.py": {"asked", "behind", "cut", "grade"},
     "evaluate/report/plots.py": {"width", "widths"},

@@ -23,7 +23,7 @@ class Space:
     normalized: bool
     """Whether the vectors have unit length."""
     long_texts: str
-    """How a text longer than the model reads was encoded: "cut" stands for truncated, "mean" for the mean of windows."""
+    """How texts longer than the model reads were encoded: "cut" (truncated), or "mean" (the mean of windows)."""
 
     def check_same(self, other: Space) -> None:
         """
