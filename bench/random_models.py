@@ -62,9 +62,16 @@ class RandomModel:
     @property
     def spec(self) -> ModelSpec:
         new = self.form == "new"
-        sizes = {"vocab_size": self.vocabulary, "hidden": self.hidden, "layers": self.layers, "heads": self.heads}
+        sizes = {
+            "vocab_size": self.vocabulary,
+            "hidden_size": self.hidden,
+            "num_layers": self.layers,
+            "num_heads": self.heads,
+        }
         positions, rope = (0, RopeSpec(THETA, NTK)) if new else (max(self.limit, 512), None)
-        trunk = TrunkSpec(**sizes, inner=4 * self.hidden, positions=positions, token_types=2, gated=new, rope=rope)
+        trunk = TrunkSpec(
+            **sizes, intermediate_size=4 * self.hidden, max_positions=positions, num_token_types=2, gated=new, rope=rope
+        )
         return ModelSpec(trunk, PoolingSpec((self.pooling,)), (NormalizeSpec(),), TokenizerSpec(self.limit))
 
     @property
@@ -113,11 +120,13 @@ def main() -> None:
     name, tokenizer, target = sys.argv[1:]
     model, base = RANDOM_MODELS[name], read_folder(resolve_source(tokenizer))
     # libraries that do not read sentence_bert_config.json find the limit here; fastembed takes the smaller of two keys
-    settings = json.loads(base.extras["tokenizer_config.json"]) | {"model_max_length": model.limit}
+    settings = json.loads(base.tokenizer_side_files["tokenizer_config.json"]) | {"model_max_length": model.limit}
     settings = {key: value for key, value in settings.items() if key not in ("max_length", "name_or_path")}
     base.tokenizer.no_truncation()
     base.tokenizer.no_padding()
-    model.save(base.tokenizer, Path(target), {**base.extras, "tokenizer_config.json": json.dumps(settings)})
+    model.save(
+        base.tokenizer, Path(target), {**base.tokenizer_side_files, "tokenizer_config.json": json.dumps(settings)}
+    )
 
 
 if __name__ == "__main__":

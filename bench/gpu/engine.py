@@ -95,7 +95,7 @@ def in_flight(engine: object, ids: list[Ids]) -> float:
     """Many batches, of which the next is copied while one is computed, against each waited for."""
     assert isinstance(engine, TorchEngine)
     batches = [pack([ids[(start + step) % len(ids)] for step in range(5)]) for start in range(24)]
-    together = np.concatenate([*engine.pool_each(batches)])
+    together = np.concatenate([*engine.pool_batches(batches)])
     return far(together, np.concatenate([engine.pool(batch) for batch in batches]))
 
 

@@ -13,7 +13,7 @@ from bench import machine
 from bench.flops import Peak, Shape, floor_seconds, operations
 from bench.gpu import models
 from bench.gpu.part import Report
-from bench.gpu.training import draw_batch, open_learner, recipe_of, take_step
+from bench.gpu.training import draw_batch, open_run, recipe_of
 from gnomon import Encoder
 from gnomon.batching import build_batches
 from gnomon.checkpoint.folder import read_folder
@@ -80,7 +80,7 @@ def measure_encoding(report: Report, name: str, dtype: str, peak: Peak) -> None:
         def facts(ids: list[Ids] = ids, groups: list[list[int]] = groups) -> dict[str, Any]:
             packed, lengths = [pack([ids[at] for at in group]) for group in groups], [len(each) for each in ids]
             machine.reset_peak(report.device)
-            trunk = repeat(lambda: [*encoder.engine.pool_each(packed)], report.device, times=3)
+            trunk = repeat(lambda: [*encoder.engine.pool_batches(packed)], report.device, times=3)
             found = rates(Shape.of(folder), lengths, trunk, peak, batch_count=len(packed), size=DTYPES[dtype])
             texts = [models.to_text(each) for each in ids[::4]]
             begin = time.perf_counter()
@@ -116,12 +116,12 @@ def measure_training(report: Report, name: str, dtype: str, peak: Peak) -> dict[
     model, folder = models.write(name, report.models, tiny=report.tiny)
     batch = draw_batch(model.vocabulary, 16 if report.tiny else 512, query=14, document=40 if report.tiny else 128)
     recipe = recipe_of(batch, report.device, bf16=dtype == "bfloat16", dropout=0.1, chunk_tokens=None)
-    learner, settings = open_learner(read_folder(resolve_source(folder)), recipe)
+    run, settings = open_run(read_folder(resolve_source(folder)), recipe)
     lengths = [len(ids) for ids in batch.ids]
     machine.release(report.device)
     machine.reset_peak(report.device)
     with settings:
-        seconds = repeat(lambda: take_step(learner, batch, 0), report.device, times=5)
-    passes = 1 + BACKWARD + (sum(lengths) > learner.chunking.one_pass)  # GradCache computes a chunk twice
+        seconds = repeat(lambda: run.take_step(batch, 0), report.device, times=5)
+    passes = 1 + BACKWARD + (sum(lengths) > run.one_pass_tokens)  # GradCache computes a chunk twice
     facts = rates(Shape.of(folder), lengths, seconds, peak, batch_count=1, size=DTYPES[dtype], passes=passes)
     return facts | {"device_mib": machine.device_peak_mib(report.device)}

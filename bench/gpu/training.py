@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
 
@@ -15,6 +16,7 @@ from gnomon.checkpoint.folder import Checkpoint, read_folder
 from gnomon.checkpoint.hub import resolve_source
 from gnomon.train.data.collate import BatchRows, CollatedBatch
 from gnomon.train.distributed import Ranks
+from gnomon.train.objectives.contrastive_loss import Loss, LossInputs
 from gnomon.train.objectives.gradcache import accumulate_gradient, split_into_chunks
 from gnomon.train.process import torch_settings
 from gnomon.train.recipe.schema import DataSource, LossSettings, Recipe
@@ -82,9 +84,9 @@ def draw_batch(vocabulary: int, rows: int, *, query: int, document: int, seed: i
     numbers = np.arange(rows)
     nothing: list[str] = []
     drawn = BatchRows(
-        batch=seed,
+        batch_number=seed,
         source=0,
-        name="random",
+        source_name="random",
         rows_B=numbers,
         queries=[""] * rows,
         positives=[""] * rows,
@@ -101,21 +103,61 @@ def draw_batch(vocabulary: int, rows: int, *, query: int, document: int, seed: i
     return CollatedBatch(drawn, ids, (0, 0), 0, (numbers, rows + numbers, NONE), NONE.astype(bool))
 
 
-def open_learner(base: Checkpoint, recipe: Recipe) -> tuple[TrainingState, AbstractContextManager[None]]:
-    """What a run of this recipe trains, and torch's settings for it."""
+@dataclass
+class Run:
+    """What a run of a recipe trains on a batch that is given, without data on disk."""
+
+    recipe: Recipe
+    state: TrainingState
+    loss: Loss
+    ranks: Ranks
+
+    @property
+    def one_pass_tokens(self) -> int:
+        """Tokens of a batch up to which no chunk is computed twice."""
+        return choose_chunking(self.recipe, self.state.base.spec, self.ranks.device).one_pass_tokens
+
+    def add_gradient(
+        self, batch: CollatedBatch, step: int, *, cached: bool | None = None, chunk_tokens: int | None = None
+    ) -> float:
+        rows, tokens = len(batch.rows.queries), sum(map(len, batch.ids))
+        chunking = choose_chunking(self.recipe, self.state.base.spec, self.ranks.device)
+        chunk_tokens = chunk_tokens or chunking.chunk_tokens_for(tokens)
+        chunks = split_into_chunks(batch.ids, [0] * len(batch.ids), chunk_tokens=chunk_tokens, seed=(7, step))
+        hashes = tuple(torch.from_numpy(side).to(self.ranks.device) for side in batch.token_hashes)
+        inputs = LossInputs(first_row=0, num_rows=rows, token_hashes=hashes, step=step)  # type: ignore[arg-type]
+        return accumulate_gradient(
+            self.state.model,
+            chunks,
+            (rows, rows, 0),
+            partial(self.loss.compute_parts, inputs=inputs),
+            ranks=self.ranks,
+            dims=self.loss.dims,
+            cached=tokens > chunking.one_pass_tokens and len(chunks) > 1 if cached is None else cached,
+        )
+
+    def gradients(self) -> Gradient:
+        return {name: each.grad.cpu() for name, each in self.state.trainable.items() if each.grad is not None}
+
+    def take_step(self, batch: CollatedBatch, step: int) -> float:
+        loss = self.add_gradient(batch, step)
+        self.state.clip_gradient(1)
+        self.state.update(1.0)
+        return loss
+
+
+def open_run(base: Checkpoint, recipe: Recipe) -> tuple[Run, AbstractContextManager[None]]:
+    """A run of this recipe, and torch's settings for it."""
     ranks = Ranks(device=torch.device("cuda", 0) if recipe.device == "cuda" else torch.device("cpu"))
-    return TrainingState(recipe, base, ranks), torch_settings(recipe, ranks)
+    loss = Loss(recipe.loss, recipe.matryoshka, base.spec, seed=recipe.seed).to(ranks.device)
+    return Run(recipe, TrainingState(recipe, base, ranks), loss, ranks), torch_settings(recipe, ranks)
 
 
 def gradient_of(base: Checkpoint, batch: CollatedBatch, device: str, **options: Any) -> Gradient:
-    learner, settings = open_learner(base, recipe_of(batch, device, **options))
+    run, settings = open_run(base, recipe_of(batch, device, **options))
     with settings:
-        learner.add_gradient(batch, 0)
-    return gradients(learner)
-
-
-def gradients(learner: TrainingState) -> Gradient:
-    return {name: each.grad.cpu() for name, each in learner.learnt.items() if each.grad is not None}
+        run.add_gradient(batch, 0)
+    return run.gradients()
 
 
 def differ(found: Gradient, wanted: Gradient) -> float:
@@ -128,36 +170,18 @@ def cached_with_dropout(base: Checkpoint, batch: CollatedBatch, device: str) -> 
     """GradCache computes a chunk twice: its dropout must be the same both times."""
     found: list[Gradient] = []
     for cached in (True, False):
-        learner, settings = open_learner(base, recipe_of(batch, device, dropout=0.1, attention_dropout=0.1))
-        rows = len(batch.rows.queries)
+        run, settings = open_run(base, recipe_of(batch, device, dropout=0.1, attention_dropout=0.1))
         with settings:
-            chunks = split_into_chunks(batch.ids, [0] * len(batch.ids), chunk_tokens=CHUNK, seed=(7, 0))
-            parts = partial(learner.loss.parts, batch=learner._batch(batch, 0))
-            accumulate_gradient(
-                learner.model,
-                chunks,
-                (rows, rows, 0),
-                parts,
-                ranks=learner.ranks,
-                dims=learner.loss.dims,
-                cached=cached,
-            )
-        found.append(gradients(learner))
+            run.add_gradient(batch, 0, cached=cached, chunk_tokens=CHUNK)
+        found.append(run.gradients())
     return differ(*found)
 
 
 def losses(base: Checkpoint, batch: CollatedBatch, device: str) -> list[float]:
-    """Of steps on one batch."""
-    learner, settings = open_learner(base, recipe_of(batch, device, bf16=True, learning_rate=5e-4))
+    """Losses of steps on one batch."""
+    run, settings = open_run(base, recipe_of(batch, device, bf16=True, learning_rate=5e-4))
     with settings:
-        return [take_step(learner, batch, step) for step in range(STEPS)]
-
-
-def take_step(learner: TrainingState, batch: CollatedBatch, step: int) -> float:
-    loss = learner.add_gradient(batch, step)
-    learner.clip(1)
-    learner.update(1.0)
-    return loss
+        return [run.take_step(batch, step) for step in range(STEPS)]
 
 
 def repeat_steps(base: Checkpoint, batch: CollatedBatch, device: str) -> float:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bench.figures import print_table
 from gnomon import Encoder
-from gnomon.evaluate import Asking, Result, curve_points, evaluate, line, read_results, summary
+from gnomon.evaluate import EvaluationOptions, Result, curve_points, evaluate, format_summary, read_results, summarize
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT.parent / "shared" / "data"
@@ -53,12 +53,12 @@ def main() -> None:
 
 def run(encoder: Encoder, output: Path) -> None:
     def show(result: Result, reused: bool) -> None:
-        print(line(summary(result, reused)), flush=True)
+        print(format_summary(summarize(result, reused)), flush=True)
 
     evaluate(encoder, data=[DATA / name for name in OTHER], output=output, on_result=show)
     evaluate(encoder, data=[DATA / name for name in RETRIEVAL], methods=[*FUSED], output=output, on_result=show)
     if encoder.name == MODELS[0]:
-        points = curve_points(encoder, Asking(), dims=DIMS, precisions=PRECISIONS, lengths=LENGTHS)
+        points = curve_points(encoder, EvaluationOptions(), dims=DIMS, precisions=PRECISIONS, lengths=LENGTHS)
         evaluate(encoder, data=[DATA / name for name in CURVES], curve=points, output=output, on_result=show)
 
 

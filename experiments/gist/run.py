@@ -209,14 +209,14 @@ def listening(guided: Guided) -> Generator[None]:
 
 def count_forwards(engine: Any, guided: Guided) -> None:
     """From now on, count the texts of all batches that the engine runs."""
-    pool_each = engine.pool_each
+    pool_batches = engine.pool_batches
 
     def counted(batches: Any) -> Iterator[Any]:
         for packed in batches:
             guided.forwards[-1] += len(packed.lengths_B)
             yield packed
 
-    engine.pool_each = lambda batches, prompt_tokens: pool_each(counted(batches), prompt_tokens)
+    engine.pool_batches = lambda batches: pool_batches(counted(batches))
 
 
 # ---- what is masked

@@ -25,7 +25,7 @@ from bench.figures import print_table
 from experiments.learning.data import APART, DATA, FOUR, keep_apart
 from experiments.learning.peer import with_sentence_transformers
 from gnomon import Encoder
-from gnomon.evaluate import evaluate, line, summary
+from gnomon.evaluate import evaluate, format_summary, summarize
 from gnomon.evaluate.compare import Comparison, compare
 from gnomon.train import DataSource, Recipe, train
 from gnomon.train.objectives.validation import mean_reciprocal_rank
@@ -177,7 +177,7 @@ def train_and_evaluate(task: str, base: Path, trainer: str, folder: Path) -> Non
 def evaluate_all(model: Path, folder: Path) -> None:
     def show(result: Any, reused: bool) -> None:
         if not reused:
-            print(line(summary(result, reused)), flush=True)
+            print(format_summary(summarize(result, reused)), flush=True)
 
     evaluate(Encoder.load(model), data=[DATA / name for name in SETS], output=folder / "judged", on_result=show)
 

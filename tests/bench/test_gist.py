@@ -82,13 +82,13 @@ def test_reciprocal_ranks() -> None:
 def test_forwards_of_the_guide_are_counted_where_its_engine_runs_them() -> None:
     encoder = goldens.load(goldens.GIST)
     guided = gist.Guided(forwards=[0])
-    whole = encoder.engine.pool_each
+    whole = encoder.engine.pool_batches
     gist.count_forwards(encoder.engine, guided)
     try:
         encoder.encode(["one", "two", "one", "three"])
     finally:
-        del encoder.engine.pool_each
-    assert encoder.engine.pool_each == whole
+        del encoder.engine.pool_batches
+    assert encoder.engine.pool_batches == whole
     assert guided.forwards == [3], "equal texts are encoded once"
 
 

@@ -117,7 +117,7 @@ def drawn(spec: ModelSpec) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("dim", [None, 4, 2, 3])
 def test_heads_equal_their_numpy_form(dim: int | None) -> None:
-    spec = whole(wide_heads=(DenseSpec("4_Dense_3", 5, 3),), matryoshka_dims=(2,))
+    spec = whole(dim_modules=(DenseSpec("4_Dense_3", 5, 3),), matryoshka_dims=(2,))
     arrays = drawn(spec)
     pooled = np.random.default_rng(3).normal(size=(5, 6)).astype(np.float32)
     chain, prefix = numpy_heads.modules_for_dim(spec, dim)
@@ -129,7 +129,7 @@ def test_heads_equal_their_numpy_form(dim: int | None) -> None:
 
 
 def test_every_width_from_one_pooled_vector_with_gradients() -> None:
-    spec = whole(wide_heads=(DenseSpec("4_Dense_3", 5, 3),), matryoshka_dims=(2,))
+    spec = whole(dim_modules=(DenseSpec("4_Dense_3", 5, 3),), matryoshka_dims=(2,))
     heads = OutputModules.from_arrays(spec, drawn(spec))
     pooled = torch.randn(4, 6, generator=torch.Generator().manual_seed(0), requires_grad=True)
     widths = heads.vectors_by_dim(pooled)
