@@ -16,6 +16,7 @@ from gnomon.checkpoint.folder import Checkpoint, read_folder
 from gnomon.checkpoint.hub import resolve_source
 from gnomon.train.data.collate import BatchRows, CollatedBatch
 from gnomon.train.distributed import Ranks
+from gnomon.train.objectives.chunking import choose_chunking
 from gnomon.train.objectives.contrastive_loss import Loss, LossInputs
 from gnomon.train.objectives.gradcache import accumulate_gradient, split_into_chunks
 from gnomon.train.process import torch_settings

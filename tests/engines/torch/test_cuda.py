@@ -51,6 +51,6 @@ def test_pooled_vectors_equal_the_reference(mode: str, dtype: str) -> None:
 @pytest.mark.parametrize("dtype", LIMITS)
 def test_batches_in_flight_equal_each_waited_for(dtype: str) -> None:
     batches = [pack(texts("roberta", tuple(length + turn % 5 for length in MIXED))) for turn in range(20)]
-    together = [*engine("roberta", dtype).pool_each(batches)]
+    together = [*engine("roberta", dtype).pool_batches(batches)]
     for found, batch in zip(together, batches, strict=True):
         assert_near(found, engine("roberta", dtype).pool(batch), dtype)
