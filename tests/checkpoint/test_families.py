@@ -410,6 +410,7 @@ def _trained(kind: str) -> Any:
     return tokenizer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "rows"), [("roberta", 514), ("xlm-roberta", 40)])
 @pytest.mark.parametrize("prefix", ["", "roberta."])
 def test_roberta_as_transformers(kind: str, rows: int, prefix: str, tmp_path: Path, assert_near: Callable) -> None:

@@ -138,6 +138,7 @@ class Sizes(TorchDispatchMode):
         return made
 
 
+@pytest.mark.slow
 def test_a_published_batch_in_bounded_memory() -> None:
     """128 texts are 33,028,128 pairs of pairs, whose matrix would take 252 MiB; no tensor is larger than the pairs."""
     student, teacher = vectors(128, 16, seed=3).float().requires_grad_(), vectors(128, 24, seed=4).float()

@@ -186,6 +186,7 @@ def test_vectors_are_in_the_order_of_the_texts(lengths: list[int], chunk_tokens:
     torch.testing.assert_close(torch.stack([placed[text] for text in range(len(ids))]), whole, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", ["mean", "heads"])
 @pytest.mark.parametrize("world", [2, 3])
 @pytest.mark.parametrize("negatives", [0, 2])

@@ -46,6 +46,7 @@ def vectors(model: Model, packed: Packed) -> np.ndarray:
     return found_BD.numpy()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bf16", [False, True])
 def test_its_vectors_are_those_of_the_encoder(golden: Path, bf16: bool) -> None:
     encoder = Encoder.load(golden, device="cpu", threads=1)

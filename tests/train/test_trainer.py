@@ -111,6 +111,7 @@ def moments(recipe: Recipe, step: int) -> dict[str, Tensor]:
 # ---- what a run leaves
 
 
+@pytest.mark.slow
 def test_a_run_leaves_its_recipe_log_checkpoints_and_model(made: Callable[..., Recipe]) -> None:
     recipe = made(save_steps=4)
     folder = train(recipe, progress=False)
@@ -167,6 +168,7 @@ def test_the_model_opens_in_sentence_transformers_with_the_same_vectors(
     assert np.abs(before - wanted).max() > 1e-3, "it has learnt something"
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::gnomon.errors.Notice")
 @pytest.mark.parametrize("name", [STELLA, GTE])
 def test_models_with_code_of_their_own_are_trained_too(
@@ -392,6 +394,7 @@ def test_prompts_that_all_sources_give_are_declared(
     assert Encoder.load(train(replace(recipe, sources=tuple(sources)), progress=False)).prompts == declared
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("prompts", "own", "declared", "told"),
     [
@@ -485,6 +488,7 @@ def test_c4_a_model_that_was_trained_without_its_prompts_uses_none(
     assert_same(in_sentence_transformers(folder).encode_query(some), wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("prompts", "own", "declared", "default"),
     [
@@ -518,6 +522,7 @@ def test_c5_prompts_of_graded_pairs(
     assert (dict(encoder.prompts), encoder.spec.default_prompt_name) == (declared, default)
 
 
+@pytest.mark.slow
 def test_widths_are_declared_in_the_folder(made: Callable[..., Recipe], tmp_path: Path) -> None:
     recipe = made(max_steps=2, matryoshka=MatryoshkaSettings((16, 8, 4)))
     assert Encoder.load(train(recipe, progress=False)).dims == (4, 8, 16)
@@ -580,6 +585,7 @@ def test_a_data_config_says_which_lines_and_how_often(made: Callable[..., Recipe
 # ---- the gradient and the optimizer
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*nothing was learned:gnomon.errors.Notice")
 def test_the_gradient_of_a_step_is_the_mean_of_its_batches(made: Callable[..., Recipe]) -> None:
     """Seen in the first moments, with dropout; a learning rate of next to nothing keeps the weights where they are."""
@@ -600,6 +606,7 @@ def test_the_gradient_of_a_step_is_the_mean_of_its_batches(made: Callable[..., R
     assert (line["rows"], line["tokens"]) == (16, lines[0]["tokens"] + lines[1]["tokens"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("most", "clipped"), [(0.5, True), (0.0, False), (1e6, False)])
 def test_a_gradient_is_clipped(most: float, clipped: bool, made: Callable[..., Recipe]) -> None:
     recipe = made(max_steps=1, max_grad_norm=most)
@@ -610,6 +617,7 @@ def test_a_gradient_is_clipped(most: float, clipped: bool, made: Callable[..., R
     assert norm == pytest.approx(most if clipped else line["grad_norm"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_each_step_moves_by_the_learning_rate_of_the_schedule(made: Callable[..., Recipe]) -> None:
     """Without its averages a step of Adam is the learning rate, by the sign of the gradient."""
     adam = {"adam_beta1": 0.0, "adam_beta2": 0.0, "adam_epsilon": 1e-30}
@@ -699,6 +707,7 @@ def test_low_rank_parts_are_merged_into_what_is_written(made: Callable[..., Reci
     }
 
 
+@pytest.mark.slow
 def test_the_callers_random_numbers_change_nothing_and_are_not_changed(made: Callable[..., Recipe]) -> None:
     """With LoRA, whose start is drawn."""
     found = []
@@ -733,6 +742,7 @@ def test_torchs_settings_are_put_back(made: Callable[..., Recipe]) -> None:
     torch.set_num_threads(1)
 
 
+@pytest.mark.slow
 def test_a_run_in_a_thread_is_the_same(made: Callable[..., Recipe]) -> None:
     here = weights(train(made(output="here"), progress=False))
     there: list[dict[str, np.ndarray]] = []
@@ -745,6 +755,7 @@ def test_a_run_in_a_thread_is_the_same(made: Callable[..., Recipe]) -> None:
 # ---- averages and validation
 
 
+@pytest.mark.slow
 def test_the_moving_average_is_what_is_written_and_judged(made: Callable[..., Recipe], base: Path) -> None:
     judged: list[np.ndarray] = []
 
@@ -774,6 +785,7 @@ def test_the_moving_average_is_what_is_written_and_judged(made: Callable[..., Re
     assert_same(judged[2], Encoder.load(folder).encode([*texts()]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ema", [None, 0.7])
 def test_a_share_of_the_first_weights_is_in_what_is_written_and_judged(
     ema: float | None, made: Callable[..., Recipe], base: Path
@@ -832,6 +844,7 @@ def test_a_score_that_is_no_number_is_never_the_best(made: Callable[..., Recipe]
     assert states(recipe)[3].facts["best"] == [2, 0.5]
 
 
+@pytest.mark.slow
 def test_scores_on_held_out_rows_stand_in_the_log_and_the_card(made: Callable[..., Recipe], base: Path) -> None:
     """Recomputed from what `Encoder` gives for the rows that were held out, before and after."""
     recipe = made(validation=ValidationSettings(24, steps=5, keep_best=False), save_steps=3)
@@ -854,6 +867,7 @@ def test_scores_on_held_out_rows_stand_in_the_log_and_the_card(made: Callable[..
     assert not seen & {*held.rows.rows_B.tolist()}
 
 
+@pytest.mark.slow
 def test_a_graded_source_is_judged_by_correlation(made: Callable[..., Recipe]) -> None:
     recipe = made(graded(60), loss=LossSettings("cosent"), validation=ValidationSettings(20))
     folder = train(recipe, progress=False)
@@ -861,6 +875,7 @@ def test_a_graded_source_is_judged_by_correlation(made: Callable[..., Recipe]) -
     assert -1 <= log_of(Path(recipe.output))[-1]["validation"]["rows"] <= 1
 
 
+@pytest.mark.slow
 def test_a_learnt_scale_is_learnt_logged_and_bounded(made: Callable[..., Recipe]) -> None:
     """The random model is better off with a lower one than 3; no step takes it below 1."""
     recipe = made(loss=LossSettings(learn_scale=True, scale=3.0), learning_rate=0.5, ema_decay=0.9)
@@ -958,6 +973,7 @@ def test_overwriting_begins_anew(made: Callable[..., Recipe]) -> None:
     assert read(str(Path(recipe.output) / "recipe.toml"), []) == recipe
 
 
+@pytest.mark.slow
 def test_a_run_that_ended_before_a_checkpoint_is_begun_anew(
     made: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1040,6 +1056,7 @@ def test_c9_a_signal_saves_the_last_step_and_the_run_goes_on_from_there(
     assert next(logs) == next(logs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STOPS)
 def test_c9_a_second_signal_stops_at_once(
     name: str, made: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
@@ -1173,6 +1190,7 @@ def test_c9_a_signal_within_a_checkpoint_lets_it_be_whole(
     assert [*states(recipe)] == [4, 5]
 
 
+@pytest.mark.slow
 def test_c9_a_signal_while_the_model_is_written_lets_it_be_whole(
     made: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1188,6 +1206,7 @@ def test_c9_a_signal_while_the_model_is_written_lets_it_be_whole(
     assert Encoder.load(folder).encode("noon").any()
 
 
+@pytest.mark.slow
 def test_c9_what_nohup_has_ignored_stays_ignored(made: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch) -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
@@ -1218,6 +1237,7 @@ ONE_POSITIVE = [row | {"positive": "noon"} for row in rows(40)]
 ONE_GRADE = [row | {"score": 0.5} for row in graded(40)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("lines", "changes", "told"),
     [
@@ -1242,6 +1262,7 @@ def test_c7_a_source_is_left_out_where_there_are_others(made: Callable[..., Reci
         assert ("leave the source out" in str(raised.value)) is (recipe is not one)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("lines", "changes"),
     [
@@ -1281,6 +1302,7 @@ def test_c7_a_model_that_is_its_own_teacher_is_refused(loss: Any, made: Callable
         assert log_of(Path(one.output))[0]["grad_norm"] > 1e-3
 
 
+@pytest.mark.slow
 def test_c7_a_step_without_a_gradient_is_told_and_counted(made: Callable[..., Recipe], tmp_path: Path) -> None:
     """A source of two queries, whose batches of two rows are of one at times; two more sources always teach."""
     halves = [row | {"query": f"{('noon', 'light')[at % 2]}"} for at, row in enumerate(rows(40))]
@@ -1297,6 +1319,7 @@ def test_c7_a_step_without_a_gradient_is_told_and_counted(made: Callable[..., Re
     assert f"- In {len(without)} of them the gradient was 0: their rows taught nothing." in card
 
 
+@pytest.mark.slow
 def test_c7_a_run_that_learned_nothing_writes_no_model(made: Callable[..., Recipe], base: Path, tmp_path: Path) -> None:
     """A guide that leaves every negative out; the model of the earlier run stays."""
     earlier = weights(train(made(), progress=False))
@@ -1367,6 +1390,7 @@ def test_c3_no_held_out_query_is_trained_on_from_any_source(
     assert f"- 20 rows were held out, and {sum(apart)} more were left out since they have a query of those." in card
 
 
+@pytest.mark.slow
 def test_c6_short_batches_are_told_of_and_epochs_count_rows(tmp_path: Path, base: Path) -> None:
     """Twelve of 96 rows have a positive of their own, all others the same one."""
     lines = [row | {"positive": "noon"} if at >= 12 else row for at, row in enumerate(rows(96))]
@@ -1398,6 +1422,7 @@ def data_of_quietly(recipe: Recipe, model: Any = None) -> TrainingData:
         return data_of(recipe, model)
 
 
+@pytest.mark.slow
 def test_c6_the_first_short_batch_is_told_of_once(tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the batches that are drawn beforehand were full."""
     monkeypatch.setattr(Sampler, "mean_batch_rows", lambda self, source: 8.0)
@@ -1408,6 +1433,7 @@ def test_c6_the_first_short_batch_is_told_of_once(tmp_path: Path, base: Path, mo
     assert len(caught) == 1
 
 
+@pytest.mark.slow
 def test_c6_what_was_seen_is_counted_over_a_resume(tmp_path: Path, base: Path) -> None:
     source = write(tmp_path / "some.jsonl", rows(100))
     recipe = recipe_of(base, tmp_path / "out", source, max_steps=9, save_steps=3)
@@ -1443,6 +1469,7 @@ def test_c12_rows_with_several_positives_are_told_of(tmp_path: Path, base: Path)
         train(recipe_of(base, tmp_path / "out", source, max_steps=2), progress=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mask", [True, False])
 def test_c14_negatives_that_are_their_rows_own_texts_are_counted_and_masked(
     mask: bool, tmp_path: Path, golden_folder: Callable[[str], Path]
