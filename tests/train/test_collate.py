@@ -315,7 +315,7 @@ def test_closing_twice_is_closing() -> None:
 
 INTERRUPTED = """
 import os, signal, sys, threading
-from gnomon.train.data.collate import Prefetcher
+from gnomon.train.prefetch import Prefetcher
 
 MAIN = threading.main_thread().ident
 
@@ -336,7 +336,7 @@ except KeyboardInterrupt:
 """
 
 FORGOTTEN = """
-from gnomon.train.data.collate import Prefetcher
+from gnomon.train.prefetch import Prefetcher
 print(next(Prefetcher(str, 0, 10**9)))
 """
 

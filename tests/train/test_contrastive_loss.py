@@ -457,7 +457,7 @@ def test_a_scale_of_a_loss_that_has_none_is_refused(name: LossName, given: dict[
     [
         ((4, 17), bert(), "matryoshka.dims has 17; the model's vectors have 16 components"),
         ((8, 12), bert(wide=(8, 12, 4)), None),
-        ((12, 6), bert(wide=(8, 12, 4)), "matryoshka.dims has 6, for which this model has no head; it has 4, 8, 12"),
+        ((12, 6), bert(wide=(8, 12, 4)), "matryoshka.dims has 6, .* 4, 8, 12"),
         ((12, 99), bert(wide=(8, 12, 4)), "matryoshka.dims has 99; the model's vectors have 8 components"),
         ((4, 16), bert(), None),
     ],

@@ -137,7 +137,7 @@ WHY = {
 
 
 def told(which: int, how: str) -> str:
-    return f"WorkerError: rank {which} stopped: {WHY[how]}. All ranks have ended; mend it and use resume=True."
+    return f"WorkerError: rank {which} stopped: {WHY[how]}. All ranks have ended. Fix the cause, then use resume=True."
 
 
 @pytest.mark.slow
