@@ -162,14 +162,14 @@ def test_a_half_trunk_has_half_parts() -> None:
 @pytest.mark.parametrize(
     ("name", "target", "told"),
     [
-        ("roberta", "querry", "'querry' is not in this model; it has .*query, key, value, out, up, down. Did you mean"),
-        ("roberta", "gate", "'gate' is not in this model; it has query, key, value, out, up, down"),
-        (GATED, "q_proj", "'q_proj' is not in this model; it has query, key, value, out, gate, up, down"),
+        ("roberta", "querry", "'querry'.* has .*query, key, value, out, up, down. Did you mean"),
+        ("roberta", "gate", "'gate'.* has query, key, value, out, up, down"),
+        (GATED, "q_proj", "'q_proj'.* has query, key, value, out, gate, up, down"),
     ],
 )
 def test_an_unknown_target_lists_those_that_are_there(name: str, target: str, told: str) -> None:
     trunk = trunk_of(name)
-    with pytest.raises(InputError, match=f"^lora.targets: {told}"):
+    with pytest.raises(InputError, match=f"^lora.targets has {told}"):
         apply_lora(trunk, LoraSettings(targets=("query", target)))
     assert not list(adapters(trunk))
     assert all(parameter.requires_grad for parameter in trunk.parameters())
