@@ -39,8 +39,9 @@ def disk_full_reason(error: OSError) -> str | None:
 
 
 def describe_os_error(error: OSError) -> str:
-    """Why a file could not be written, for a message: "the disk is full", or the system's own words."""
-    return disk_full_reason(error) or str(error)
+    """Why a file could not be written, for a message: "the disk is full", or the system's own words, and the file."""
+    reason = disk_full_reason(error) or error.strerror or str(error)
+    return f"{reason} ({error.filename})" if error.filename else reason
 
 
 @contextmanager

@@ -316,7 +316,7 @@ def test_c2_someones_own_written_sha256_is_named_and_stays(
 
 def test_c2_a_run_of_an_earlier_version_is_named_as_such(done: Recipe) -> None:
     (Path(done.output) / "written.sha256").unlink()
-    told = r"Runs of earlier versions of gnomon have no written\.sha256, .* Move them to another place"
+    told = r"has files where a run writes.*model/config\.json.*have no written\.sha256"
     with pytest.raises(InputError, match=told):
         train(second(done), progress=False, overwrite=True)
 
@@ -380,7 +380,7 @@ def test_what_is_left_of_the_earlier_run_and_cannot_be_removed_is_told(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "unlink", refused)
-        with pytest.warns(Notice, match=r"\.gnomon-old is left of an earlier run and cannot be removed: Permission"):
+        with pytest.warns(Notice, match=r"\.gnomon-old is left over from an earlier run and cannot be removed: Permission"):
             assert train(second(done), progress=False, overwrite=True) == root / "model"
     assert files_of(root / "model") == wanted[2]
     assert (root / output.OLD / "checkpoints" / "step-00000004").is_dir()
