@@ -96,7 +96,7 @@ def batches(
     """((q, k, v, gradient of the output), spans of q, spans of k) of each batch, and with one query for each text."""
     for lengths in BATCHES.values():
         lengths_B = np.array([min(length, 40) for length in lengths] if tiny else lengths)
-        spans = Spans.of(lengths_B, device)
+        spans = Spans.from_lengths(lengths_B, device)
         for q_spans in (spans, spans.one_each):
             rows = (sum(q_spans.lengths), sum(spans.lengths), sum(spans.lengths), sum(q_spans.lengths))
             drawn = tuple(torch.randn(count, *shape, device=device).to(dtype) for count in rows)

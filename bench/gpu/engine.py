@@ -107,7 +107,7 @@ def in_threads(encoder: Encoder, texts: list[str]) -> float:
 
 def short_of_memory(engine: TorchEngine, ids: list[Ids]) -> float:
     """A batch with room for three quarters of what it needs; infinite if memory sufficed after all."""
-    device, batch = engine.place, pack(ids)
+    device, batch = engine.torch_device, pack(ids)
     wanted = engine.pool(batch)
     torch.cuda.empty_cache()
     before = torch.cuda.memory_reserved(device)

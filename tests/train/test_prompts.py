@@ -66,6 +66,6 @@ def test_c5_graded_pairs_whose_prompts_differ_are_told_of() -> None:
     spec, notices = apply_prompts(bert(), [graded("S: "), graded("T: ", source="c"), pairs("q: ", "")])
     assert (spec.prompts, spec.default_prompt_name) == ({"query": "q: ", "document": ""}, None)
     (notice,) = notices
-    assert "graded pairs: 'S: ' (b), 'T: ' (c)" in notice
+    assert "'S: ' (b), 'T: ' (c)" in notice
     spec, notices = apply_prompts(bert(), [graded("a: ", "b: "), pairs("a: ", "b: ")])
     assert (spec.prompts, notices) == ({"query": "a: ", "document": "b: "}, [])
