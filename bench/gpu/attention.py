@@ -97,7 +97,7 @@ def batches(
     for lengths in BATCHES.values():
         lengths_B = np.array([min(length, 40) for length in lengths] if tiny else lengths)
         spans = Spans.from_lengths(lengths_B, device)
-        for q_spans in (spans, spans.one_each):
+        for q_spans in (spans, spans.single_rows):
             rows = (sum(q_spans.lengths), sum(spans.lengths), sum(spans.lengths), sum(q_spans.lengths))
             drawn = tuple(torch.randn(count, *shape, device=device).to(dtype) for count in rows)
             yield drawn, q_spans, spans
