@@ -433,7 +433,7 @@ def test_c4_prompts_that_agree_in_part_are_kept_in_part_and_the_rest_is_told(
     assert Encoder.load(folder).prompts == declared
     assert len(caught) == len(told)
     for notice, wanted in zip(caught, told, strict=True):
-        assert re.search(f"in front of {wanted}", str(notice.message))
+        assert re.search(f"different prompts for {wanted}", str(notice.message))
 
 
 def test_c4_a_source_that_is_not_drawn_has_no_say(made: Callable[..., Recipe]) -> None:
