@@ -156,7 +156,7 @@ def test_prompts_of_a_file_take_the_place_of_the_models(run: Run, questions: Pat
 @pytest.mark.parametrize(
     ("args", "told"),
     [
-        ((), "nothing to judge"),
+        ((), "nothing to evaluate"),
         (("--data", "nowhere"), "there is no 'nowhere'"),
         (("--tasks", "NFCorpsu"), "Did you mean NFCorpus"),
         (("--data", "questions", "--prompts", "absent.json"), "absent.json"),
@@ -165,8 +165,8 @@ def test_prompts_of_a_file_take_the_place_of_the_models(run: Run, questions: Pat
         (("--data", "questions", "--max-seq-length", "9999"), "max_seq_length is 9999"),
         (("--data", "questions", "--cache", "a", "--no-cache"), "exclude each other"),
         (("--data", "questions", "--methods", "sparse"), "'sparse' is not one of"),
-        (("--data", "questions", "--k1", "1.2"), "--k1 is of BM25 and its fusions"),
-        (("--data", "questions", "--methods", "bm25", "--curve-dims", "16"), "a curve is of the model alone"),
+        (("--data", "questions", "--k1", "1.2"), "--k1 applies to BM25"),
+        (("--data", "questions", "--methods", "bm25", "--curve-dims", "16"), "a curve needs the method dense"),
         (("--data", "questions", "--metric", "mrr@10"), "Did you mean 'mrr_at_10'"),
     ],
 )
@@ -188,7 +188,7 @@ def test_a_model_at_the_end_is_taken_for_data(run: Run) -> None:
 def test_options_of_a_model_are_none_of_bm25s(run: Run, questions: Path, idle: tuple[object, ...]) -> None:
     ran = run("evaluate", "bm25", "--data", questions, *idle)
     assert ran.exit_code == 2
-    assert f"{idle[0]} is of a model, and bm25 is none" in ran.stderr
+    assert f"{idle[0]} applies to a model, and bm25" in ran.stderr
 
 
 def test_no_request_is_made_where_none_may_be(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,7 +249,7 @@ def test_a_page_and_a_table(run: Run, pairs: Path, tmp_path: Path) -> None:
     assert table.exit_code == 0
     assert "| pairs" in table.stdout
     both = run("report", "evaluation", "--markdown", "-", "--output", "a.html")
-    assert "--output is of the page" in both.stderr
+    assert "--output applies to the page" in both.stderr
     nothing = run("report", "pairs")
     assert nothing.exit_code == 2
     assert "holds no results" in nothing.stderr

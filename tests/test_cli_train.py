@@ -89,7 +89,7 @@ def test_print_shows_the_recipe_and_trains_nothing(run: Run, calls: list) -> Non
         ),
         (["mine.toml", "batch_size=0"], "mine.toml: batch_size is 0. It must be at least 1."),
         (["none.toml"], "Recipe 'none.toml' does not exist"),
-        (["gits"], "those that ship are e5-stage2, gist, multi-qa. Did you mean 'gist'?"),
+        (["gits"], "e5-stage2, gist, multi-qa. Did you mean 'gist'?"),
         (["gits", "--print"], "Did you mean 'gist'?"),
     ],
 )
@@ -123,7 +123,7 @@ def test_c9_a_stop_says_where_the_checkpoint_is(
 
     monkeypatch.setattr("gnomon.train.train", train)
     there = Path("out/checkpoints/step-00000500")
-    monkeypatch.setattr("gnomon.train.output_folder.latest", lambda folder: there if saved else None)
+    monkeypatch.setattr("gnomon.train.output_folder.latest_checkpoint", lambda folder: there if saved else None)
     ran = run("mine.toml", *filter(None, [option]))
     how = "--resume in place of --overwrite" if option == "--overwrite" else "--resume"
     note = f"note: the last checkpoint is {there}; the same command with {how} goes on from it.\n" if saved else ""
@@ -181,16 +181,17 @@ def test_a_usage_error_is_clicks(run: Run, calls: list, args: list[str]) -> None
 def test_certify_prints_a_table(
     run: Run, monkeypatch: pytest.MonkeyPatch, difference: float, status: int, last: str
 ) -> None:
-    def row(widths: str, off: float) -> SimpleNamespace:
-        return SimpleNamespace(loss="gist", widths=widths, way="GradCache", difference=off, passed=off < 1e-6)
+    def row(mode: str, off: float) -> SimpleNamespace:
+        passed = off < 1e-6
+        return SimpleNamespace(loss="gist", matryoshka_mode=mode, method="GradCache", difference=off, passed=passed)
 
     monkeypatch.setattr(
-        "gnomon.train.gradient_check.certify", lambda: iter([row("-", 0.0), row("prefixes", difference)])
+        "gnomon.train.gradient_check.check_gradients", lambda: iter([row("-", 0.0), row("prefixes", difference)])
     )
     ran = run("--certify")
     assert ran.exit_code == status
     lines = ran.stdout.splitlines()
-    assert lines[0].split() == ["loss", "widths", "way", "relative", "difference"]
+    assert lines[0].split() == ["loss", "dims", "method", "relative", "difference"]
     assert lines[1].split() == ["gist", "-", "GradCache", "0.0e+00", "ok"]
     assert lines[2].split()[-1] == ("ok" if status == 0 else "DIFFERS")
     assert lines[3] == f"{last} gradients agree."

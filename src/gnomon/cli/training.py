@@ -74,7 +74,7 @@ def _check_gradients() -> bool:
     """Whether all gradients agree; prints one line for each."""
     from gnomon.train.gradient_check import check_gradients
 
-    head = ("loss", "widths", "way", "relative difference", "")
+    head = ("loss", "dims", "method", "relative difference", "")
     checks = [*check_gradients()]
     rows = [
         (row.loss, row.matryoshka_mode, row.method, f"{row.difference:.1e}", "ok" if row.passed else "DIFFERS")
