@@ -426,7 +426,7 @@ def test_skip_bad_reports_the_lines_and_counts_them(run: Run, gist: Path, texts:
 
 @pytest.mark.parametrize(
     ("model", "message"),
-    [("./none-such", "there is no folder"), ("some-org/none-such", "is not in the cache"), (".", "is not a model")],
+    [("./none-such", "does not exist"), ("some-org/none-such", "is not in the cache"), (".", "is not a model")],
 )
 def test_a_model_that_is_not_there_is_one_line(
     run: Run, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, message: str
@@ -449,7 +449,7 @@ def test_an_output_is_replaced_only_by_a_whole_one(
 
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     monkeypatch.setattr(vector_files, "write_npy", lambda file, values: broken(file, values, full))
-    fails(run("encode", gist, texts, out), f"{out} was not written: the disk is full ({tmp_path}). Nothing was left")
+    fails(run("encode", gist, texts, out), f"{out} was not written: the disk is full ({tmp_path}).")
     monkeypatch.setattr(vector_files, "write_npy", lambda file, values: broken(file, values, KeyboardInterrupt()))
     stopped = run("encode", gist, texts, out)
     assert (stopped.exit_code, stopped.stderr.splitlines()[-1]) == (130, "interrupted")

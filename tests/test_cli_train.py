@@ -140,12 +140,12 @@ def test_c9_sigterm_ends_the_process_with_143_behind_a_checkpoint(tmp_path: Path
     code = (
         "import os, signal, sys\n"
         "from gnomon.cli import main\n"
-        "from gnomon.train import loop\n"
-        "step = loop.Run.step\n"
+        "from gnomon.train import trainer\n"
+        "step = trainer.Trainer.step\n"
         "def stopped(self, number, ahead):\n"
         "    if number == 2: os.kill(os.getpid(), signal.SIGTERM)\n"
         "    return step(self, number, ahead)\n"
-        "loop.Run.step = stopped\n"
+        "trainer.Trainer.step = stopped\n"
         "main(sys.argv[1:], prog_name='gnomon')"
     )
     command = [sys.executable, "-c", code, "train", str(tmp_path / "mine.toml")]

@@ -380,7 +380,9 @@ def test_what_is_left_of_the_earlier_run_and_cannot_be_removed_is_told(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "unlink", refused)
-        with pytest.warns(Notice, match=r"\.gnomon-old is left over from an earlier run and cannot be removed: Permission"):
+        with pytest.warns(
+            Notice, match=r"\.gnomon-old is left over from an earlier run and cannot be removed: Permission"
+        ):
             assert train(second(done), progress=False, overwrite=True) == root / "model"
     assert files_of(root / "model") == wanted[2]
     assert (root / output.OLD / "checkpoints" / "step-00000004").is_dir()

@@ -1455,17 +1455,15 @@ def test_c6_what_was_seen_is_counted_over_a_resume(tmp_path: Path, base: Path) -
 def test_c11_queries_that_are_all_held_out_name_validation_rows(tmp_path: Path, base: Path) -> None:
     lines = [row | {"query": f"q {WORDS[at % 10]}"} for at, row in enumerate(rows(200))]
     source = write(tmp_path / "few.jsonl", lines)
-    with pytest.raises(
-        InputError, match=r"'few' has 200 rows, and 40 .*validation.rows.* 160 more .* 0 are left"
-    ) as error:
+    with pytest.raises(InputError, match=r"'few' has 200 rows: 40 .*validation.rows.* 160 more .* 0 left") as error:
         train(recipe_of(base, tmp_path / "out", source, validation=ValidationSettings(40)), progress=False)
-    assert "let validation.rows or batch_size be smaller" in str(error.value)
+    assert "batch_size" in str(error.value)
 
 
 def test_c12_rows_with_several_positives_are_told_of(tmp_path: Path, base: Path) -> None:
     lines = [{"query": row["query"], "pos": [row["positive"], f"{row['positive']} noon"]} for row in rows(20)]
     source = replace(write(tmp_path / "flag.jsonl", lines), positive="pos")
-    with pytest.warns(Notice, match=r"source 'flag': .*positives.* 40 rows of 20"):
+    with pytest.warns(Notice, match=r"'flag': 20 rows make 40.*positives"):
         train(recipe_of(base, tmp_path / "out", source, max_steps=2), progress=False)
 
 

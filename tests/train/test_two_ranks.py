@@ -160,7 +160,7 @@ def test_the_other_ends_with_the_reason(how: str, which: int, made: Callable[...
     said = {"ValueError": "no such thing", "RuntimeError": "not enough memory"}[how]
     assert ended[which].error == f"{how}: {said}"
     assert ended[1 - which].error == (
-        f"WorkerError: rank {which} stopped: {how}: {said}. All ranks have ended; mend it and use resume=True."
+        f"WorkerError: rank {which} stopped: {how}: {said}. All ranks have ended. Fix the cause, then use resume=True."
     )
     assert [*checkpoints.checkpoints_by_step(Path(recipe.output) / "checkpoints")] == [2]
 
@@ -175,7 +175,7 @@ def test_a_row_that_cannot_be_used_is_told_by_both(made: Callable[..., Recipe]) 
     assert "line 61" in zero.error
     assert (
         one.error
-        == f"WorkerError: rank 0 stopped: {zero.error.rstrip('.')}. All ranks have ended; mend it and use resume=True."
+        == f"WorkerError: rank 0 stopped: {zero.error.rstrip('.')}. All ranks have ended. Fix the cause, then use resume=True."
     )
 
 
