@@ -226,7 +226,7 @@ def test_one_notice_a_call_with_counts_over_all_windows(call: str, count: int) -
         warnings.simplefilter("always")
         in_windows(count, lambda: getattr(load(GIST), call)(texts))
     wanted = (
-        f"{cut} are longer than 64 tokens; the longest, text 4, has {tokens:,}: the rest of each was cut off. "
+        f"{cut} are longer than 64 tokens; the longest, text 4, has {tokens:,}: the rest of each was truncated. "
         "(on_truncate='mean' reads all.)"
     )
     assert [str(notice.message) for notice in told] == [wanted]

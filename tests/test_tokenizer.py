@@ -189,7 +189,7 @@ def test_a_prompt_that_merges_with_the_text_is_split_where_they_differ() -> None
 def test_a_prompt_that_leaves_windows_no_room_is_refused() -> None:
     with pytest.raises(InputError, match=r"64 tokens.*overlap by 8.*prompt"):
         load(GIST).encode(LONG, prompt="word " * 70, on_truncate="mean")
-    with pytest.raises(InputError, match="token states have no mean"):
+    with pytest.raises(InputError, match="on_truncate 'mean' is not one of warn, error, silent"):
         load(GIST).encode_tokens(LONG, on_truncate="mean")  # pyright: ignore[reportArgumentType]
 
 

@@ -174,8 +174,8 @@ def test_a_row_that_cannot_be_used_is_told_by_both(made: Callable[..., Recipe]) 
     assert zero.error.startswith("InputError: ")
     assert "line 61" in zero.error
     assert (
-        one.error
-        == f"WorkerError: rank 0 stopped: {zero.error.rstrip('.')}. All ranks have ended. Fix the cause, then use resume=True."
+        one.error == f"WorkerError: rank 0 stopped: {zero.error.rstrip('.')}. All ranks have ended. "
+        "Fix the cause, then use resume=True."
     )
 
 
@@ -187,7 +187,7 @@ def test_a_function_that_cannot_judge_ends_both(made: Callable[..., Recipe]) -> 
 
 def test_a_batch_that_ranks_cannot_share_is_refused(made: Callable[..., Recipe]) -> None:
     for ended in in_processes(run, made("two", batch_size=7), world=2):
-        assert ended.error.startswith("InputError: batch_size is 7; 2 ranks share it, so let it be a multiple of 2")
+        assert ended.error.startswith("InputError: batch_size is 7, and 2 ranks share it. It must be a multiple of 2")
 
 
 def test_a_loss_that_is_nan_ends_both_and_each_saves_its_rows(made: Callable[..., Recipe]) -> None:

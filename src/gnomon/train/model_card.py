@@ -6,13 +6,16 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gnomon.spec import ModelSpec
-from gnomon.train.objectives.objective import RunFacts
-from gnomon.train.objectives.row_counters import RowCounters
 from gnomon.train.recipe.checks import masks_duplicates
 from gnomon.train.recipe.schema import LABEL_LOSSES, Recipe
 from gnomon.train.recipe.toml import to_toml
+
+if TYPE_CHECKING:
+    from gnomon.train.objectives.objective import RunFacts
+    from gnomon.train.objectives.row_counters import RowCounters
 
 
 @dataclass(frozen=True)
