@@ -19,7 +19,7 @@ from tokenizers import Tokenizer as RawTokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 
-from gnomon import Encoder, pipeline
+from gnomon import Encoder, pipeline, progress
 from gnomon.batching import build_batches
 from gnomon.encode_options import EncodeOptions
 from gnomon.engines.protocol import Engine, Failure, Vectors
@@ -451,10 +451,10 @@ def test_progress_counts_failed_batches_too(bars: list[FakeBar]) -> None:
 
 def test_a_bar_is_shown_in_a_terminal_after_a_while(bars: list[FakeBar], monkeypatch: pytest.MonkeyPatch) -> None:
     for is_terminal in (True, False):
-        monkeypatch.setattr(pipeline, "sys", SimpleNamespace(stderr=SimpleNamespace(isatty=lambda it=is_terminal: it)))
+        monkeypatch.setattr(progress, "sys", SimpleNamespace(stderr=SimpleNamespace(isatty=lambda it=is_terminal: it)))
         for show in (None, False):
             load(GIST).encode("a", show_progress_bar=show)
-    assert [(bar.how["delay"], bar.how["leave"]) for bar in bars] == [(pipeline.PROGRESS_BAR_DELAY, False)]
+    assert [(bar.how["delay"], bar.how["leave"]) for bar in bars] == [(progress.DELAY, False)]
 
 
 def static(words: str, limit: int | None = None) -> EncodePipeline:

@@ -26,13 +26,12 @@ from gnomon.engines.select import EngineOptions, Reopen, open_engine
 from gnomon.errors import InputError, ModelError, Notice, NumericError, WorkerError
 from gnomon.inputs import Texts, as_texts, as_whole_number
 from gnomon.messages import list_some
-from gnomon.packed import pack
+from gnomon.packed import Vectors, pack
 from gnomon.pipeline import Encoded, EncodePipeline, EncodeRequest
 from gnomon.space import Space
 from gnomon.spec import ModelSpec, ModuleSpec, compute_fingerprint
 from gnomon.tokenizer import Tokenizer, TokenReport
 
-Vectors = NDArray[np.float32]
 _warned_folders: set[str] = set()
 """Folders of the models for which this process has warned that `encode` adds no prompt."""
 
@@ -219,18 +218,16 @@ class Encoder:
         if prompt is None and prompt_name is None:
             prompt_name = self.spec.query_prompt_name(task)
             prompt = "" if prompt_name is None else None  # as in sentence-transformers: not the default prompt
-        return self.encode_with_counts(
+        return self.encode(
             texts,
-            EncodeOptions(
-                prompt=prompt,
-                prompt_name=prompt_name,
-                dim=dim,
-                truncate_dim=truncate_dim,
-                normalize_embeddings=normalize_embeddings,
-                on_truncate=on_truncate,
-            ),
+            prompt=prompt,
+            prompt_name=prompt_name,
+            dim=dim,
+            truncate_dim=truncate_dim,
+            normalize_embeddings=normalize_embeddings,
+            on_truncate=on_truncate,
             show_progress_bar=show_progress_bar,
-        ).vectors
+        )
 
     def encode_document(
         self,
@@ -248,18 +245,16 @@ class Encoder:
         if prompt is None and prompt_name is None:
             prompt_name = self.spec.document_prompt_name
             prompt = "" if prompt_name is None else None
-        return self.encode_with_counts(
+        return self.encode(
             texts,
-            EncodeOptions(
-                prompt=prompt,
-                prompt_name=prompt_name,
-                dim=dim,
-                truncate_dim=truncate_dim,
-                normalize_embeddings=normalize_embeddings,
-                on_truncate=on_truncate,
-            ),
+            prompt=prompt,
+            prompt_name=prompt_name,
+            dim=dim,
+            truncate_dim=truncate_dim,
+            normalize_embeddings=normalize_embeddings,
+            on_truncate=on_truncate,
             show_progress_bar=show_progress_bar,
-        ).vectors
+        )
 
     def encode_dims(
         self,

@@ -14,7 +14,7 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -186,11 +186,6 @@ def fsync_tree(folder: Path) -> None:
             with Path(inner, name).open("r+b") as file:
                 os.fsync(file.fileno())
         fsync_folder(Path(inner))
-
-
-def iterate_files(folder: Path) -> Iterator[Path]:
-    """Paths of the files below a folder, relative to it, in order."""
-    return (path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file())
 
 
 # ---- pipes and devices

@@ -15,9 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gnomon.errors import InputError
+from gnomon.packed import Vectors
 from gnomon.spec import Activation, DenseSpec, ModelSpec, ModuleSpec, SimilarityName
-
-Vectors = NDArray[np.float32]
 
 _erf = np.vectorize(math.erf, otypes=[np.float64])
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Ids = NDArray[np.int64]
+Vectors = NDArray[np.float32]
 
 
 @dataclass(frozen=True)

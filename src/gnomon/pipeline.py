@@ -8,11 +8,9 @@ B: texts of a batch; D: dimensions of a pooled vector; T: tokens of one text; H:
 
 from __future__ import annotations
 
-import sys
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -21,18 +19,16 @@ from numpy.typing import NDArray
 
 from gnomon.batching import build_batches
 from gnomon.encode_options import OnTruncate
-from gnomon.engines.protocol import Engine, Failure, Vectors
+from gnomon.engines.protocol import Engine, Failure
 from gnomon.errors import InputError, TruncationError, TruncationNotice
-from gnomon.packed import Ids, Packed, pack, split_per_text
+from gnomon.packed import Ids, Packed, Vectors, pack, split_per_text
+from gnomon.progress import progress_bar
 from gnomon.spec import ModelSpec, StaticSpec
 from gnomon.tokenizer import Tokenizer
 from gnomon.warn import warn_caller
 
 TEXTS_PER_WINDOW = 8192
 """Texts per window: enough to sort them into batches of nearly equal length."""
-
-PROGRESS_BAR_DELAY = 2.0
-"""Seconds of work before a progress bar is shown."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +110,7 @@ class EncodePipeline:
                     under_way.append((window, batch, means))
                     yield pack([window.ids[entry] for entry in batch], skip_B=[prompt_tokens] * len(batch))
 
-        with _progress_bar(len(request.texts), request.show_progress_bar) as advance:
+        with progress_bar(len(request.texts), "encoding", "texts", show=request.show_progress_bar) as advance:
             for result in self.engine.pool_batches(packs()):
                 window, batch, means = under_way.popleft()
                 yield from (
@@ -125,7 +121,7 @@ class EncodePipeline:
     def iter_states(self, request: EncodeRequest, token_counts_B: Ids) -> Iterator[tuple[int, Vectors]]:
         """(text, its token states [T, H]), in the order in which they are done; `counts_B` as in `pooled`."""
         self.engine.check_open()
-        with _progress_bar(len(request.texts), request.show_progress_bar) as advance:
+        with progress_bar(len(request.texts), "encoding", "texts", show=request.show_progress_bar) as advance:
             for window in self._iter_windows(request, token_counts_B):
                 for batch in self._plan_batches(window, request):
                     packed = pack([window.ids[entry] for entry in batch])
@@ -264,18 +260,3 @@ class _PieceMeans:
         self.token_totals[text] += new_tokens
         self.pieces_left[text] -= 1
         return not self.pieces_left[text]
-
-
-@contextmanager
-def _progress_bar(total: int, show: bool | None) -> Generator[Callable[[float], object]]:
-    """A bar on stderr, once the work has taken two seconds; None shows it in a terminal only."""
-    if show is False or (show is None and not (sys.stderr and sys.stderr.isatty())):
-        yield lambda count: None
-        return
-    from tqdm import tqdm
-
-    delay = 0 if show else PROGRESS_BAR_DELAY
-    with tqdm(
-        total=total, desc="encoding", unit=" texts", unit_scale=True, delay=delay, leave=bool(show), file=sys.stderr
-    ) as bar:
-        yield bar.update

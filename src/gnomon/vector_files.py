@@ -236,18 +236,20 @@ def read_vectors(path: str | Path, space: Space | None = None) -> StoredVectors:
 
 
 def _read_manifest(path: str | Path) -> dict[str, Any]:
-    place = Path(f"{path}.json")
-    if not place.is_file():
+    manifest_path = Path(f"{path}.json")
+    if not manifest_path.is_file():
         raise InputError(
-            f"{path} has no manifest: there is no file {place.name} beside it, so its model is not known. "
+            f"{path} has no manifest: {manifest_path.name} is not beside it, so its model is not known. "
             "Vectors that `gnomon encode` writes to a file have one; keep the two together."
         )
     try:
-        manifest = json.loads(place.read_text(encoding="utf-8"))
+        manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{place} is not JSON ({error}). Encode the texts again.") from error
+        raise InputError(f"{manifest_path} is not JSON ({error}). Encode the texts again.") from error
     if not isinstance(manifest, dict) or not isinstance(cast(Any, manifest).get("space"), dict):
-        raise InputError(f"{place} names no space, so the model of the vectors is not known. Encode the texts again.")
+        raise InputError(
+            f"{manifest_path} names no space, so the model of the vectors is not known. Encode the texts again."
+        )
     return cast("dict[str, Any]", manifest)
 
 

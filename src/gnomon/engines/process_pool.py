@@ -26,9 +26,9 @@ from operator import methodcaller
 from queue import SimpleQueue
 from typing import IO, Any
 
-from gnomon.engines.protocol import Engine, Failure, Vectors, closed_error
+from gnomon.engines.protocol import Engine, Failure, closed_error
 from gnomon.errors import GnomonError, Notice, WorkerError
-from gnomon.packed import Packed
+from gnomon.packed import Packed, Vectors
 from gnomon.warn import warn_once
 
 BATCHES_PER_WORKER = 2

@@ -6,13 +6,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from gnomon.errors import InputError
-from gnomon.packed import Packed
-
-Vectors = NDArray[np.float32]
+from gnomon.packed import Packed, Vectors
 
 
 @dataclass(frozen=True)

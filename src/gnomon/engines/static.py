@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gnomon.engines.protocol import Engine, Vectors, closed_error
-from gnomon.packed import Packed
+from gnomon.engines.protocol import Engine, closed_error
+from gnomon.packed import Packed, Vectors
 from gnomon.spec import StaticSpec
 
 VALUES_PER_BLOCK = 1 << 16

@@ -24,9 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gnomon.files import describe_os_error, write_text
+from gnomon.packed import Vectors
 from gnomon.warn import warn_caller
-
-Vectors = NDArray[np.float32]
 
 RECORD_DTYPE = np.dtype([("text", "V16"), ("cut", "u1"), ("more", "<u4"), ("check", "<u4")])
 """The fields in order: the hash of a text; whether it was truncated; how many records of the same `add` follow; the

@@ -13,6 +13,7 @@ from typing import Any
 from gnomon.errors import InputError
 from gnomon.evaluate.intervals import Interval, run_paired_test
 from gnomon.evaluate.results import Result, read_results, require_one_model
+from gnomon.spec import FINGERPRINT_DIGITS
 from gnomon.terminal import format_table, truncate_line, wrap_text
 
 SIGNIFICANCE_LEVEL = 0.05
@@ -263,11 +264,11 @@ def _flatten(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _heading_lines(comparison: Comparison) -> list[str]:
-    sides = {"a": comparison.a, "b": comparison.b}
-    return [
-        f"{name}: {side.label}, {f'fingerprint {side.fingerprint[:12]}, ' if side.fingerprint else ''}{side.place}"
-        for name, side in sides.items()
-    ]
+    lines: list[str] = []
+    for name, side in (("a", comparison.a), ("b", comparison.b)):
+        fingerprint = f"fingerprint {side.fingerprint[:FINGERPRINT_DIGITS]}" if side.fingerprint else ""
+        lines.append(f"{name}: {', '.join(filter(None, (side.label, fingerprint, side.place)))}")
+    return lines
 
 
 def _table_lines(comparison: Comparison, width: int) -> Iterator[str]:

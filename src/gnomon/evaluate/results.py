@@ -22,6 +22,7 @@ from gnomon.errors import InputError
 from gnomon.evaluate.intervals import Interval, PerQueryScores, bootstrap_interval
 from gnomon.files import atomic_files
 from gnomon.messages import count, list_some
+from gnomon.spec import FINGERPRINT_DIGITS
 
 MANIFEST_FOLDER = "gnomon"
 """The folder of the manifests, beside mteb's files."""
@@ -200,7 +201,7 @@ def require_one_model(results: Sequence[Result], path: str | Path) -> Sequence[R
     Raises:
         InputError: they belong to several, which it names.
     """
-    models = sorted({(result.label, (result.fingerprint or "none")[:12]) for result in results})
+    models = sorted({(result.label, (result.fingerprint or "none")[:FINGERPRINT_DIGITS]) for result in results})
     if len(models) > 1:
         names = list_some(f"{label} (fingerprint {fingerprint})" for label, fingerprint in models)
         raise InputError(f"{path} holds results of several models or settings: {names}. Give the folder of one.")

@@ -8,7 +8,7 @@ others. `model_shapes` lists the arrays that go with a spec.
     fingerprint.py  the hash by which equal models are known
 """
 
-from gnomon.spec.fingerprint import compute_fingerprint
+from gnomon.spec.fingerprint import FINGERPRINT_DIGITS, compute_fingerprint
 from gnomon.spec.model import (
     DOCUMENT_PROMPT_NAMES,
     POOLING_MODES,
@@ -29,6 +29,7 @@ from gnomon.spec.trunk import Activation, MlmSpec, RopeSpec, StaticSpec, TrunkSp
 
 __all__ = [
     "DOCUMENT_PROMPT_NAMES",
+    "FINGERPRINT_DIGITS",
     "POOLING_MODES",
     "SYMMETRIC",
     "Activation",

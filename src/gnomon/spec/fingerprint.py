@@ -37,7 +37,7 @@ LEFT_OUT = frozenset(
 )
 """Fields of a ModelSpec that change no vector of a text that fits. `lower_case` is in the tokenizer's own JSON."""
 
-DIGITS = 12
+FINGERPRINT_DIGITS = 12
 """Digits of a fingerprint that are shown, or name a model in a path."""
 
 

@@ -27,7 +27,7 @@ from gnomon.encoder import Encoder
 from gnomon.engines.select import EngineOptions
 from gnomon.errors import CheckpointError, InputError, NumericError
 from gnomon.files import describe_os_error
-from gnomon.spec import compute_fingerprint
+from gnomon.spec import FINGERPRINT_DIGITS, compute_fingerprint
 from gnomon.train import checkpoints
 from gnomon.train import output_folder as output
 from gnomon.train.counters import Counters
@@ -338,7 +338,8 @@ class Trainer:
         changes = self.objective.compare(saved)
         conflicts = checkpoints.compare_recipes(saved["recipe"], current["recipe"])
         if saved["model"] != current["model"]:
-            conflicts.append(f"model: its weights or tokenizer were {saved['model'][:12]}, are {current['model'][:12]}")
+            before, now = (facts["model"][:FINGERPRINT_DIGITS] for facts in (saved, current))
+            conflicts.append(f"model: its weights or tokenizer were {before}, are {now}")
         base, saved_base = current["base"], saved.get("base", current["base"])  # old checkpoints do not have it
         conflicts += changes.conflicts
         conflicts += [

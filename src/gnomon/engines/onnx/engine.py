@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from gnomon.engines.onnx.graph import Graph, Output, Precision, build_onnx_graph
 from gnomon.engines.pooling import max_pooling_mask, padded_pooling_weights, padding_mask, pooled_token_index
 from gnomon.engines.positions import RotaryTables, check_token_types, position_ids, rotary_tables
-from gnomon.engines.protocol import Engine, Vectors
+from gnomon.engines.protocol import Engine
 from gnomon.errors import ExtraError
-from gnomon.packed import Ids, Packed, pad_texts
+from gnomon.packed import Ids, Packed, Vectors, pad_texts
 from gnomon.spec import PoolingSpec, TrunkSpec
 
 Array = NDArray[Any]

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gnomon.engines.pooling import pooled_token_index, pools_one_token
-from gnomon.engines.protocol import Engine, Vectors, closed_error
+from gnomon.engines.protocol import Engine, closed_error
 from gnomon.engines.torch import attention as forms
 from gnomon.engines.torch import budget as budgets
 from gnomon.engines.torch.batch import DeviceBatch, Spans, to_device
@@ -31,7 +31,7 @@ from gnomon.engines.torch.inference import prepare_for_inference
 from gnomon.engines.torch.modules import Pooling
 from gnomon.engines.torch.trunk import Trunk
 from gnomon.errors import DeviceMemoryError, InputError
-from gnomon.packed import Ids, Packed, slice_texts
+from gnomon.packed import Ids, Packed, Vectors, slice_texts
 from gnomon.spec import PoolingSpec, TrunkSpec
 
 MAX_IN_FLIGHT = 2

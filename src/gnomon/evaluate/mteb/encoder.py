@@ -11,7 +11,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from gnomon import modules
 from gnomon.encode_options import EncodeOptions
@@ -19,7 +19,9 @@ from gnomon.encoder import Encoder
 from gnomon.evaluate.cache import CachePartition, VectorCache
 from gnomon.evaluate.options import BITS_PER_COMPONENT, EvaluationOptions, Precision
 from gnomon.evaluate.prompts import Prompt, PromptSide, choose_prompt
+from gnomon.packed import Vectors
 from gnomon.quantization import dequantize, quantize
+from gnomon.spec import FINGERPRINT_DIGITS
 
 if TYPE_CHECKING:
     import torch
@@ -28,14 +30,10 @@ if TYPE_CHECKING:
     from mteb.types import BatchedInput, PromptType
     from torch.utils.data import DataLoader
 
-Vectors = NDArray[np.float32]
 
 CHUNK_CHARS = 1 << 20
 """Characters that are encoded and then cached together: what a killed run has to do again. It is a constant, so that a
 run that continues makes the same chunks, and so the same vectors to the last bit."""
-
-FINGERPRINT_DIGITS = 12
-"""Digits of a fingerprint that name a model in a path."""
 
 
 @dataclass

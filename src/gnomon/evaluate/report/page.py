@@ -17,7 +17,6 @@ from gnomon.evaluate.report.markup import Html, add_word_breaks, clean, escape_t
 from gnomon.evaluate.report.plots import render_curves, render_dot_plots, render_key, render_shapes
 from gnomon.evaluate.report.sheet import (
     DASH,
-    FINGERPRINT_CHARS,
     Average,
     Cell,
     Column,
@@ -29,6 +28,7 @@ from gnomon.evaluate.report.sheet import (
 )
 from gnomon.evaluate.results import Result
 from gnomon.messages import count, list_some
+from gnomon.spec import FINGERPRINT_DIGITS
 from gnomon.terminal import display_width, pad_line
 
 CONTENT_SECURITY_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
@@ -134,7 +134,7 @@ def render_fingerprint(column: Column) -> Html:
     fingerprint = column.manifest["model"]["fingerprint"]
     if not fingerprint:
         return Html(DASH)
-    return tag("code", fingerprint[:FINGERPRINT_CHARS], title=fingerprint, class_="whole")
+    return tag("code", fingerprint[:FINGERPRINT_DIGITS], title=fingerprint, class_="whole")
 
 
 def render_scores(sheet: Sheet) -> Html:

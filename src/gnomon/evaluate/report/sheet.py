@@ -15,11 +15,9 @@ from gnomon.errors import InputError
 from gnomon.evaluate.intervals import Interval
 from gnomon.evaluate.results import Result
 from gnomon.messages import count
+from gnomon.spec import FINGERPRINT_DIGITS
 
 DASH = "–"
-
-FINGERPRINT_CHARS = 12
-"""Number of characters of a fingerprint that are shown."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +161,9 @@ class Sheet:
         splits = [" ".join(dict.fromkeys(split for split, _ in other.subsets)) for other in (row, *alike)]
         details = [
             f"split {splits[0]}" if len(set(splits)) > 1 else "",
-            f"revision {str(row.revision)[:FINGERPRINT_CHARS]}" if len({other.revision for other in alike}) > 1 else "",
+            f"revision {str(row.revision)[:FINGERPRINT_DIGITS]}"
+            if len({other.revision for other in alike}) > 1
+            else "",
         ]
         return f"{row.task} ({', '.join(filter(None, details))})" if any(details) else row.task
 
@@ -231,7 +231,7 @@ def build_sheet(results: Sequence[Result]) -> Sheet:
     names = [name for name, _ in models]
     columns = [
         Column(
-            f"{key[0]} [{(key[1] or 'none')[:FINGERPRINT_CHARS]}]" if names.count(key[0]) > 1 else key[0],
+            f"{key[0]} [{(key[1] or 'none')[:FINGERPRINT_DIGITS]}]" if names.count(key[0]) > 1 else key[0],
             key[2],
             results_by_way[key],
         )
