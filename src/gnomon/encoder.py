@@ -6,7 +6,6 @@ B: texts; D: dimensions of a vector; T: tokens of one text; H: hidden size of th
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -23,7 +22,7 @@ from gnomon.checkpoint.hub import Source, resolve_source
 from gnomon.encode_options import MODEL_DEFAULTS, EncodeOptions, OnTruncate
 from gnomon.engines.protocol import Engine, Failure
 from gnomon.engines.select import EngineOptions, Reopen, open_engine
-from gnomon.errors import InputError, ModelError, Notice, NumericError, WorkerError
+from gnomon.errors import InputError, ModelError, NumericError, WorkerError
 from gnomon.inputs import Texts, as_texts, as_whole_number
 from gnomon.messages import list_some
 from gnomon.packed import Vectors, pack
@@ -31,6 +30,7 @@ from gnomon.pipeline import Encoded, EncodePipeline, EncodeRequest
 from gnomon.space import Space
 from gnomon.spec import ModelSpec, ModuleSpec, compute_fingerprint
 from gnomon.tokenizer import Tokenizer, TokenReport
+from gnomon.warn import warn_caller
 
 _warned_folders: set[str] = set()
 """Folders of the models for which this process has warned that `encode` adds no prompt."""
@@ -128,7 +128,7 @@ class Encoder:
         read_options = _ReadOptions(resolved, card, tuple(ignore_config_keys), max_seq_length)
         checkpoint = read_options.read_checkpoint()
         for message in checkpoint.warnings:
-            warnings.warn(message, Notice, stacklevel=2)
+            warn_caller(message)
         return cls(checkpoint, options, read_options)
 
     def _make_reopen(self) -> Reopen | None:
@@ -471,11 +471,9 @@ class Encoder:
         if not any(self.prompts.values()) or self.spec.default_prompt_name or key in _warned_folders:
             return
         _warned_folders.add(key)
-        warnings.warn(
+        warn_caller(
             f"{self.name} has prompts ({_join_names(self.prompts)}) and encode adds none; use encode_query and "
-            'encode_document, or prompt_name=. With prompt="" there is no prompt and no warning. (It is given once.)',
-            Notice,
-            stacklevel=3,
+            'encode_document, or prompt_name=. With prompt="" there is no prompt and no warning. (It is given once.)'
         )
 
     def _make_postprocessor(self, options: EncodeOptions) -> _Postprocessor:

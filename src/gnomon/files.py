@@ -1,6 +1,6 @@
 """Files and folders that are whole or not there, what a full disk says, and small JSON caches.
 
-Everything in gnomon that writes a file goes through this module. A file is written beside its place under the name
+What must be whole or not there is written through this module. A file is written beside its place under the name
 `.NAME.XXXXXXXX.tmp` and then renamed, which replaces an older file in one step. A draft that a killed process left is
 recognised by that name (`is_draft_of`).
 """
@@ -146,7 +146,7 @@ def atomic_folder(
         yield draft
         if sync:
             fsync_folder(draft)
-        if overwrite and path.exists():
+        if overwrite:
             replace_folder(draft, path)
         else:
             draft.rename(path)

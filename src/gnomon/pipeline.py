@@ -119,7 +119,7 @@ class EncodePipeline:
                 advance(window.progress_of(batch))
 
     def iter_states(self, request: EncodeRequest, token_counts_B: Ids) -> Iterator[tuple[int, Vectors]]:
-        """(text, its token states [T, H]), in the order in which they are done; `counts_B` as in `pooled`."""
+        """(text, its token states [T, H]), in the order in which they are done; arguments as in `iter_pooled`."""
         self.engine.check_open()
         with progress_bar(len(request.texts), "encoding", "texts", show=request.show_progress_bar) as advance:
             for window in self._iter_windows(request, token_counts_B):

@@ -80,6 +80,12 @@ def test_every_system_has_an_environment_and_both_devices_have_the_default() -> 
     assert [*systems.systems_named("cpu", "^gnomon onnx$")] == ["gnomon onnx"]
 
 
+def test_a_system_that_is_not_installed_here_is_left_out_with_the_reason() -> None:
+    here = environments.Environments(Path("work"), here=True)
+    assert here.missing(systems.SYSTEMS["infinity"]) == "infinity_emb not installed"
+    assert environments.Environments(Path("work")).missing(systems.SYSTEMS["infinity"]) is None
+
+
 def test_a_plan_for_folders_and_scales() -> None:
     usual = plan.plan("cpu", rounds=3, scale=0.5, models=[], has_minilm=True, quick=False)
     assert usual.cells[0].texts * 2 == plan.CELLS["cpu"][0].texts
@@ -108,6 +114,23 @@ def test_texts_of_a_mix_differ_and_have_its_lengths(shared: Path) -> None:
     for name in texts.MIXES:
         assert len({*source.mix(name, 300)}) == 300
         assert source.mix(name, 20) == again.mix(name, 20)
+    brief = source.brief(5000)
+    assert len({*brief}) == 5000 and all(len(text.split()) <= 9 for text in brief)
+
+
+def test_missing_texts_are_reported() -> None:
+    with pytest.raises(SystemExit, match=r"nowhere.*--shared"):
+        texts.Texts(Path("nowhere"))
+
+
+def test_a_result_that_is_not_there_is_a_dash() -> None:
+    row = {"seconds": {"median": 2.0, "lowest": 1.8, "highest": 2.2}, "size": 16, "dtype": "float32", "waste": 0.25}
+    row |= {"peak_mib": 100, "device_mib": None}
+    cell = {"runs": {}, "rates": {}, "tokens": 1000, "texts": 10, "operations": 1e9}
+    line = tables.bulk_row("fastembed", row, cell, cuda=False)
+    assert (line[0], line[2], line[6], line[-2:]) == ("fastembed (16)", "-", "-", ["-", "-"])
+    far = tables.bulk_row("fastembed", row | {"distance": 0.5, "cosine": 0.9}, cell, cuda=False)
+    assert far[-2:] == ["5.0e-01 (computes something else)", "0.900000"]
 
 
 def test_the_published_page_holds_the_tables_of_the_published_results(capsys: pytest.CaptureFixture[str]) -> None:

@@ -43,6 +43,13 @@ def test_mini_batches_are_filled_up_to_their_own_longest_text() -> None:
     assert [int(worker.filled(mask_BS, size)) for size in (None, 2, 1)] == [12, 8 + 2, 7]
 
 
+def test_a_part_that_does_not_exist_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run.parse(["models", "--part", "speed,sped"])
+    assert "sped: not one of speed, cache, memory" in capsys.readouterr().err
+    assert run.parse(["models", "--part", "memory,speed"]).part == ["speed", "memory"]
+
+
 def test_a_run_is_as_it_was_after_the_watching() -> None:
     step = Trainer.step
     with pytest.raises(KeyError), worker.watched(worker.Seen("cpu")):

@@ -34,6 +34,19 @@ def test_reciprocal_ranks_need_no_alpha() -> None:
     assert list(fused["q0"]) == ["b", "a"]
 
 
+@pytest.mark.parametrize("method", ["hybrid", "rrf"])
+def test_a_query_without_a_run_counts_as_an_empty_run(method: Any) -> None:
+    alphas = {"q0": 1.0, "q1": 1.0}
+    fused = fuse_runs({"q0": SPARSE["q0"]}, {"q1": DENSE["q1"]}, k=2, method=method, alphas=alphas)
+    assert {query: [*run] for query, run in fused.items()} == {"q0": ["a", "b"], "q1": ["b", "a"]}
+
+
+@pytest.mark.parametrize("alphas", [None, {"q0": 1.0}])
+def test_a_query_without_an_alpha_is_refused(alphas: Any) -> None:
+    with pytest.raises(InputError, match="alphas"):
+        fuse_runs(SPARSE, DENSE, k=2, alphas=alphas)
+
+
 def test_equal_scores_are_truncated_by_id_descending() -> None:
     runs = {"q": {"b": 1.0, "a": 1.0, "d": 1.0, "c": 1.0}}
     assert list(fuse_runs(runs, runs, k=2, alphas={"q": 1.0})["q"]) == ["d", "c"]

@@ -1,6 +1,7 @@
 """Data sets: any text at once, hashes, locations, fingerprints of the content; complete or not a data set."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -186,12 +187,12 @@ def test_different_texts_are_counted_in_passes(tmp_path: Path, monkeypatch: pyte
 
 def test_what_is_not_whole_is_no_index(tmp_path: Path) -> None:
     index = write(tmp_path / "x", [rows(PAIRS)])
-    with pytest.raises(InputError, match=r"is not a data set"):
+    with pytest.raises(InputError, match=rf"{re.escape(str(tmp_path))} is not a data set"):
         Dataset.open(tmp_path)
     facts = json.loads((tmp_path / "x" / "index.json").read_text())
     for wrong in ("", "[]", "{}", json.dumps(facts | {"name": None, "else": 1})):
         (tmp_path / "x" / "index.json").write_text(wrong)
-        with pytest.raises(InputError, match="is not a data set"):
+        with pytest.raises(InputError, match=r"x is not a data set.*Delete it"):
             Dataset.open(tmp_path / "x")
     (tmp_path / "x" / "index.json").write_text(json.dumps(facts | {"version": 0}))
     with pytest.raises(InputError, match="another version"):
@@ -200,5 +201,5 @@ def test_what_is_not_whole_is_no_index(tmp_path: Path) -> None:
     assert Dataset.open(tmp_path / "x") == index
     with (tmp_path / "x" / "query.texts").open("ab") as file:
         file.truncate(3)
-    with pytest.raises(InputError, match="not complete"):
+    with pytest.raises(InputError, match=r"x is not complete.*Delete it"):
         Dataset.open(tmp_path / "x")

@@ -3,6 +3,7 @@
 B: rows of a batch; D: width of a vector.
 """
 
+import errno
 import importlib
 import json
 import os
@@ -898,6 +899,19 @@ def broken_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
             yield part * float("nan") if inputs.step == step else part
 
     monkeypatch.setattr(contrastive_loss.Loss, "compute_parts", broken)
+
+
+def test_a_full_disk_does_not_hide_why_a_run_stopped(
+    made: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken_at(0, monkeypatch)
+
+    def full(self: Any, step: int, batches: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "rows.jsonl")
+
+    monkeypatch.setattr(trainer.Trainer, "_save_rows", full)
+    with pytest.raises(NumericError, match=r"the loss is nan.*could not be saved \(the disk is full \(rows\.jsonl\)\)"):
+        train(made(rows(20)), progress=False)
 
 
 @pytest.mark.slow

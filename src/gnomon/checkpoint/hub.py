@@ -8,15 +8,15 @@ import importlib.metadata
 import importlib.util
 import os
 import re
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
-from gnomon.errors import GnomonError, InputError, NotAModelError, Notice, SourceError, UnsafeFileError
+from gnomon.errors import GnomonError, InputError, NotAModelError, SourceError, UnsafeFileError
 from gnomon.files import write_text
 from gnomon.messages import list_some, shorten
+from gnomon.warn import warn_caller
 
 SOURCE_HELP = (
     'a folder ("./my-model"), a hub id ("intfloat/multilingual-e5-small") or an installed package ("package:NAME")'
@@ -334,7 +334,7 @@ def _resolve_hub_id(
         except SourceError as missing:
             raise missing from error
         message = f"{reason}; using the cached copy of {name} at revision {cached.revision}"
-        warnings.warn(message, Notice, stacklevel=3)  # points at the caller of resolve_source
+        warn_caller(message)
         return cached
     return Source(folder, name, folder.name)
 

@@ -19,6 +19,7 @@ from gnomon.engines.protocol import Engine
 from gnomon.engines.static import StaticEngine
 from gnomon.errors import ExtraError, InputError
 from gnomon.inputs import as_whole_number
+from gnomon.messages import check_choice
 from gnomon.spec import ModelSpec, StaticSpec
 from gnomon.warn import warn_once
 
@@ -72,8 +73,7 @@ class EngineOptions:
         if not names or (len(names) > 1 and "auto" in names):
             raise InputError(f"device {device!r} names no devices; give one, or several such as 'cuda:0,cuda:1'.")
         for name, value, choices in (("engine", engine, ENGINES), ("dtype", dtype, DTYPES)):
-            if value not in ("auto", *choices):
-                raise InputError(f"{name} {value!r} is not one of {', '.join(('auto', *choices))}.")
+            check_choice(value, name, ("auto", *choices))
         number = None if threads is None else as_whole_number(threads, "threads", MAX_THREADS)
         options = cls(engine, dtype, ",".join(names), number)
         if options != cls(threads=number):  # options left open are never wrong, and a static model needs no engine

@@ -51,7 +51,7 @@ def choose_prompt(
     if overrides and (name := next((key for key in keys if key in overrides), None)):
         return Prompt(of, name, overrides[name])
     name = next((key for key in narrow if key in spec.prompts), _model_prompt_name(spec, side))
-    return Prompt(of, name, spec.prompts[name] if name else "")
+    return Prompt(of, name, spec.prompt_text(name))
 
 
 def _model_prompt_name(spec: ModelSpec, side: PromptSide | None) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from gnomon.encoder import Encoder
 from gnomon.evaluate.cache import VectorCache
@@ -14,7 +14,7 @@ from gnomon.evaluate.options import EvaluationOptions
 from gnomon.search.hybrid import Alpha, FusionMethod
 
 RETRIEVAL_KINDS = ("Retrieval", "Reranking", "InstructionRetrieval", "InstructionReranking")
-FUSIONS = ("hybrid", "rrf")
+FUSIONS: tuple[FusionMethod, ...] = get_args(FusionMethod)
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def build_systems(
     dense_search = CachedSearch(build_dense_search(first)) if bm25_search else None
     if "dense" in methods:
         systems.append(System("dense", first, first, bm25))
-    fusions: list[FusionMethod] = [method for method in ("hybrid", "rrf") if method in methods]
+    fusions: list[FusionMethod] = [method for method in FUSIONS if method in methods]
     for method in fusions:
         search = HybridSearch(bm25_search, dense_search, method, alpha=bm25.alpha)
         systems.append(System(method, search, first, bm25))

@@ -34,18 +34,23 @@ def fuse_runs(
     method: FusionMethod = "hybrid",
     alphas: Mapping[str, float] | None = None,
 ) -> Runs:
-    """Fuse the runs of two searches for the same queries: the k best documents of each query, the best first.
+    """Fuse the runs of two searches: the k best documents of each query, the best first.
 
-    Equal scores are ordered by document id, descending.
+    A query that a search has no run for counts as an empty run. Equal scores are ordered by document id, descending.
 
     Args:
         alphas: {query id: weight of the dense scores}, for "hybrid".
+
+    Raises:
+        InputError: method "hybrid" and a query without a weight.
     """
+    pairs = {query: (sparse.get(query, {}), dense.get(query, {})) for query in [*sparse, *dense]}
     if method == "rrf":
-        fused = {query: reciprocal_rank_fusion([sparse[query], dense[query]]) for query in sparse}
+        fused = {query: reciprocal_rank_fusion(runs) for query, runs in pairs.items()}
     else:
-        assert alphas is not None
-        fused = {query: fuse_mr_tydi(sparse[query], dense[query], alpha=alphas[query]) for query in sparse}
+        if alphas is None or not pairs.keys() <= alphas.keys():
+            raise InputError('alphas lacks a query. Method "hybrid" needs a weight for each.')
+        fused = {query: fuse_mr_tydi(*runs, alpha=alphas[query]) for query, runs in pairs.items()}
     return {query: {document: run[document] for document in rank_documents(run)[:k]} for query, run in fused.items()}
 
 

@@ -135,6 +135,10 @@ class ModelSpec:
         """The name of the prompt for texts that are neither queries nor documents; None where the model has none."""
         return self.query_prompt_names.get(SYMMETRIC, self.default_prompt_name)
 
+    def prompt_text(self, name: str | None) -> str:
+        """The prompt of a name; "" for None."""
+        return "" if name is None else self.prompts[name]
+
     @property
     def normalizes(self) -> bool:
         """Whether the model's vectors have unit length."""

@@ -7,8 +7,18 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
 
+class SavedCounters:
+    """A dataclass of counts whose field names are keys in a checkpoint."""
+
+    @classmethod
+    def from_json(cls, saved: Mapping[str, Any]) -> Self:
+        """The counters of a checkpoint; names of others are skipped."""
+        names = [field.name for field in fields(cls) if field.name in saved]  # type: ignore[arg-type]
+        return cls(**{name: saved[name] for name in names})
+
+
 @dataclass
-class Counters:
+class Counters(SavedCounters):
     """Counts and scores of a run. Field names are keys in a checkpoint, beside those that the objective counts."""
 
     without_gradient: int = 0
@@ -21,11 +31,6 @@ class Counters:
     last_loss: float | None = None
     scores: dict[str, dict[str, float]] = field(default_factory=dict[str, dict[str, float]])
     """Step -> name of a score -> score."""
-
-    @classmethod
-    def from_json(cls, saved: Mapping[str, Any]) -> Self:
-        """The counters of a checkpoint; names of the objective are skipped."""
-        return cls(**{each.name: saved[each.name] for each in fields(cls) if each.name in saved})
 
     def add_step(self, loss: float, seconds: float) -> None:
         self.seconds += seconds

@@ -215,12 +215,15 @@ class Trainer:
         """
         if math.isfinite(loss) and math.isfinite(norm):
             return
-        path = self._save_rows(step, batches)
+        try:
+            rows = f"Its rows are in {self._save_rows(step, batches)}."
+        except OSError as error:
+            rows = f"Its rows could not be saved ({describe_os_error(error)})."
         value = f"the gradient's norm is {norm}" if math.isfinite(loss) else f"the loss is {loss}"
         checkpoint = checkpoints.latest(self._checkpoints_folder)
         latest = f"The last checkpoint is {checkpoint}." if checkpoint else "The run has no checkpoint yet."
         raise NumericError(
-            f"step {step + 1}, {self.objective.describe(batches)}: {value}. Its rows are in {path}. {latest} A lower "
+            f"step {step + 1}, {self.objective.describe(batches)}: {value}. {rows} {latest} A lower "
             f"learning_rate, a smaller max_grad_norm or bf16=False may help. {self.objective.not_finite_hint}"
         )
 

@@ -16,12 +16,12 @@ def _build_roberta_fields(config: Config) -> dict[str, Any]:
     return {"position_offset": pad_id + 1, "pad_id": pad_id}
 
 
-def _roberta_family(prefix: str, vocab_size: int) -> ModelFamily:
+def _roberta_family(vocab_size: int) -> ModelFamily:
     return ModelFamily(
         config_keys=BERT_KEYS,
         tensor_names=BERT_NAMES,
-        prefixes=(f"{prefix}.", ""),
-        defaults={**BERT_DEFAULTS, "vocab_size": vocab_size, "layer_norm_eps": 1e-12, "pad_token_id": 1},
+        prefixes=("roberta.", ""),
+        defaults={**BERT_DEFAULTS, "vocab_size": vocab_size, "pad_token_id": 1},
         allowed_values={"position_embedding_type": ("absolute",)},
         extra_keys=("pad_token_id",),
         build_extra_fields=_build_roberta_fields,
@@ -30,5 +30,5 @@ def _roberta_family(prefix: str, vocab_size: int) -> ModelFamily:
     )
 
 
-ROBERTA = _roberta_family("roberta", 50265)
-XLM_ROBERTA = _roberta_family("roberta", 30522)
+ROBERTA = _roberta_family(50265)
+XLM_ROBERTA = _roberta_family(30522)

@@ -1,6 +1,6 @@
 """Modules of the trunk. What a spec leaves open is chosen at construction: a part that the spec lacks is None here.
 
-Parameters carry our names (`gnomon.spec.trunk_arrays`); weights are [out, in], as published.
+Parameters carry our names (`gnomon.spec.trunk_shapes`); weights are [out, in], as published.
 """
 
 from __future__ import annotations

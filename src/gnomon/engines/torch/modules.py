@@ -155,7 +155,7 @@ class MaskedLM(nn.Module):
     """Logits over the vocabulary of every token: dense, activation, norm, decoder.
 
     Args:
-        tokens: the trunk's embedding table, where the decoder is tied to it; None for a table of its own.
+        token_table: the trunk's embedding table, where the decoder is tied to it; None for a table of its own.
     """
 
     def __init__(

@@ -98,13 +98,21 @@ def run_with_mteb(model: Any, task: Any, metric: str) -> TaskRun:
         if not results.task_results:
             raise InputError(f"{task.metadata.name} gave no result: {results.exceptions}.")
         result = results.task_results[0]
+        _check_metric(task.metadata.name, metric, result)
         predictions = _read_predictions(Path(folder))
         per_query = build_per_query(task, kind, metric, result.scores, values_of_query, predictions)
+    return TaskRun(kind, metric, result, predictions, per_query)
+
+
+def _check_metric(name: str, metric: str, result: Any) -> None:
+    """
+    Raises:
+        InputError: a split without the metric.
+    """
     for rows in result.scores.values():
         for row in rows:
             if metric not in row:
-                raise InputError(f"{task.metadata.name} has no metric {metric!r}; it has {_metric_names(row)}.")
-    return TaskRun(kind, metric, result, predictions, per_query)
+                raise InputError(f"{name} has no metric {metric!r}. It has {_metric_names(row)}.")
 
 
 def _read_predictions(folder: Path) -> dict[str, Any]:

@@ -73,8 +73,8 @@ def find_tasks(names: Sequence[str]) -> tuple[list[AbsTask], str | None]:
     tasks: list[AbsTask] = []
     metrics: set[str | None] = set()
     for name in names:
-        tasks_description, metric = _find_by_name(mteb, name)
-        tasks.extend(tasks_description)
+        tasks_of_name, metric = _find_by_name(mteb, name)
+        tasks.extend(tasks_of_name)
         metrics.add(metric)
     return tasks, metrics.pop() if len(metrics) == 1 else None
 

@@ -274,7 +274,7 @@ def _prompts(source: DataSource, index: Dataset, spec: ModelSpec) -> tuple[str, 
     names = spec.query_prompt_name(), spec.document_prompt_name
     if index.score_kind == "grades":
         names = spec.symmetric_prompt_name, spec.symmetric_prompt_name
-    own = [spec.prompts[name] if name is not None else "" for name in names]
+    own = [spec.prompt_text(name) for name in names]
     query, document = source.query_prompt, source.document_prompt
     return own[0] if query is None else query, own[1] if document is None else document
 

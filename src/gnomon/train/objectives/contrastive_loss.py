@@ -307,7 +307,7 @@ class Loss(nn.Module):
         self.settings, self.matryoshka_settings, self.seed = settings, matryoshka_settings, seed
         self.entry = LOSS_FUNCTIONS[settings.name]
         self.dims = dims_with_modules(matryoshka_settings, spec)
-        scale = settings.scale or (1 / settings.temperature if settings.temperature else None)
+        scale = settings.chosen_scale
         if self.entry.default_scale is None and (scale or settings.learn_scale or settings.scale_warmup_steps):
             raise InputError(f"loss {settings.name!r} has no scale; leave scale, temperature and learn_scale out.")
         self.scale = scale or self.entry.default_scale
@@ -378,7 +378,7 @@ def dims_with_modules(matryoshka_settings: MatryoshkaSettings | None, spec: Mode
     """
     if matryoshka_settings is None:
         return ()
-    with_module = {head.out_features for head in spec.dim_modules} | ({spec.full_dim} if spec.dim_modules else set())
+    with_module = {dense.out_features for dense in spec.dim_modules} | ({spec.full_dim} if spec.dim_modules else set())
     too_large = [dim for dim in matryoshka_settings.dims if dim > spec.full_dim and dim not in with_module]
     if too_large:
         raise InputError(f"matryoshka.dims has {too_large[0]}; the model's vectors have {spec.full_dim} components.")

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from gnomon.train.counters import SavedCounters
 from gnomon.train.data.collate import BatchRows, CollatedBatch
 from gnomon.train.distributed import Ranks
 
 
 @dataclass
-class RowCounters:
+class RowCounters(SavedCounters):
     """Counts over all ranks since the run began. Field names are keys in a checkpoint."""
 
     rows: int = 0
@@ -31,11 +32,6 @@ class RowCounters:
     """Texts that were longer than the model reads."""
     short: int = 0
     """Batches with fewer rows than `batch_size`."""
-
-    @classmethod
-    def from_json(cls, saved: Mapping[str, Any]) -> Self:
-        """The counters of a checkpoint; names of the trainer are skipped."""
-        return cls(**{each.name: saved[each.name] for each in fields(cls) if each.name in saved})
 
     def add_step(
         self, batches: Sequence[CollatedBatch], ranks: Ranks, *, batch_size: int, seconds: float

@@ -81,10 +81,15 @@ def _select_dtype(recipe: Recipe, device: str) -> str:
     return "float32" if recipe.loss.teacher else "auto"
 
 
+def _own_prompts(spec: ModelSpec) -> tuple[str, str]:
+    """A model's prompts for queries and for documents."""
+    return spec.prompt_text(spec.query_prompt_name()), spec.prompt_text(spec.document_prompt_name)
+
+
 def _has_one_prompt(spec: ModelSpec) -> bool:
     """Whether queries and documents have the same prompt, or no prompt."""
-    names = (spec.query_prompt_name(), spec.document_prompt_name)
-    return len({spec.prompts[name] if name is not None else "" for name in names}) == 1
+    query, document = _own_prompts(spec)
+    return query == document
 
 
 def _check_dim(teacher: ModelSpec, student: ModelSpec, *, has_dim_modules: bool) -> None:
@@ -115,13 +120,11 @@ def check_teacher(
     loss = recipe.loss
     if loss.teacher is None or loss.taught == "query" or teacher.fingerprint != model_fingerprint:
         return
-    scale = loss.scale or (1 / loss.temperature if loss.temperature else 1.0)
+    scale = loss.chosen_scale or 1.0
     as_sharp = loss.teacher_temperature is None or loss.teacher_temperature * scale == 1
     if not (loss.name == "cosine_distillation" or (loss.name == "distill_kl" and as_sharp)):
         return
-    spec = teacher.spec
-    names = (spec.query_prompt_name(), spec.document_prompt_name)
-    own = tuple(spec.prompts[name] if name is not None else "" for name in names)
+    own = _own_prompts(teacher.spec)
     same_texts = all(pair == own for pair in prompts)
     same_length = teacher.max_seq_length == base.spec.tokenizer.max_seq_length
     if same_texts and same_length and not any((*dropout_rates(base, recipe), recipe.lora and recipe.lora.dropout)):

@@ -81,7 +81,7 @@ def _check_loss(loss: LossSettings) -> None:
         raise InputError(
             "loss.learn_scale and loss.scale_warmup_steps are both set. A scale is trained or scheduled, so set one."
         )
-    scale, (low, high) = loss.scale or (1 / loss.temperature if loss.temperature else 1.0), LEARNED_SCALES
+    scale, (low, high) = loss.chosen_scale or 1.0, LEARNED_SCALES
     if loss.learn_scale and not low <= scale <= high:
         raise InputError(
             f"loss.learn_scale trains the scale from {low} to {high}, and it begins at {scale:g} (1 / temperature). "

@@ -158,6 +158,11 @@ class LossSettings:
     mask_duplicates: Annotated[bool, OnlyFor(*CONTRASTIVE_LOSSES)] = True
     """Leave a query out of its own negatives, and texts that answer an equal query elsewhere in the batch."""
 
+    @property
+    def chosen_scale(self) -> float | None:
+        """The scale that is set, as such or as a temperature; None for the loss's own."""
+        return self.scale or (1 / self.temperature if self.temperature else None)
+
 
 @dataclass(frozen=True)
 class MatryoshkaSettings:
