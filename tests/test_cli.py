@@ -200,8 +200,8 @@ def test_encode_says_that_a_model_with_prompts_gets_none(run: Run, stella: Path,
 def test_encode_counts_what_was_cut(run: Run, gist: Path, texts: Path, tmp_path: Path) -> None:
     texts.write_text(f"short\n{LONG}\n{LONG}\n{LONG}x", "utf-8")
     out = tmp_path / "out.npy"
-    told = run("encode", gist, texts, out)
-    assert told.stderr == (
+    message = run("encode", gist, texts, out)
+    assert message.stderr == (
         "note: 3 of 4 texts are longer than 64 tokens: the rest was truncated. --on-truncate mean reads all.\n"
     )
     assert manifest_of(out)["cut"] == 3
@@ -271,7 +271,7 @@ def test_encode_quantises(run: Run, gist: Path, texts: Path, tmp_path: Path, pre
 def test_a_wrong_option_fails_before_the_work(
     run: Run, gist: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], message: str
 ) -> None:
-    monkeypatch.setattr(EncodePipeline, "_tokenize_window", lambda *_: pytest.fail("the work began"))
+    monkeypatch.setattr(EncodePipeline, "_tokenize_block", lambda *_: pytest.fail("the work began"))
     monkeypatch.chdir(tmp_path)
     fails(run("encode", gist, texts, "out.npy", *options), message)
     assert names(tmp_path) == ["in.txt"]
@@ -305,8 +305,8 @@ def test_a_gpu_that_is_missing_is_told_of_with_those_that_are_there(
     torch = pytest.importorskip("torch")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    told = "device 'cuda:3' is not there; there are cuda:0, cuda:1."
-    fails(run("encode", gist, texts, "-", "--device", "cuda:3"), told)
+    message = "device 'cuda:3' is not there; there are cuda:0, cuda:1."
+    fails(run("encode", gist, texts, "-", "--device", "cuda:3"), message)
 
 
 @pytest.mark.parametrize("options", [["--engine", "torch"], ["--dtype", "bfloat16"], ["--device", "cuda"]])
@@ -336,14 +336,14 @@ def test_encode_runs_where_it_is_told(
     if "torch" in options:
         pytest.importorskip("torch")
     made: list[str] = []
-    load = cli._load
+    load = cli.encode.load_encoder
 
     def spied(model: str, how: Any) -> Encoder:
         encoder = load(model, how)
         made.append(encoder.engine.name)
         return encoder
 
-    monkeypatch.setattr(cli, "_load", spied)
+    monkeypatch.setattr(cli.encode, "load_encoder", spied)
     result = run("encode", gist, texts, tmp_path / "out.npy", *options)
     runs_quietly(result)
     np.testing.assert_allclose(np.load(tmp_path / "out.npy"), Encoder.load(gist).encode(TEXTS), atol=1e-6)
@@ -653,15 +653,15 @@ def test_b9_encode_writes_to_a_pipe_and_to_open_files(run: Run, gist: Path, text
     assert fifo.read_bytes() == expected
     process.communicate()
     assert (process.returncode, names(tmp_path)) == (0, ["fifo", "in.txt"])
-    told = run("encode", gist, texts, "-", "--precision", "int8")
-    assert "the ranges of int8 are written beside a file" in told.stderr
+    message = run("encode", gist, texts, "-", "--precision", "int8")
+    assert "the ranges of int8 are written beside a file" in message.stderr
 
 
 def test_b5_empty_texts_are_told_of_by_line(run: Run, gist: Path, tmp_path: Path) -> None:
     path = tmp_path / "pdnan.csv"
     path.write_text("text,n\na,1\n,2\n,3\nb,4\n")
-    told = run("encode", gist, path, tmp_path / "out.npy")
-    assert told.stderr.startswith(
+    message = run("encode", gist, path, tmp_path / "out.npy")
+    assert message.stderr.startswith(
         f"note: 2 of 4 texts of {path} are empty (lines 3, 4). An empty text is encoded as it is"
     )
     np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), Encoder.load(gist).encode(["a", "", "", "b"]))
@@ -687,9 +687,9 @@ def test_skip_bad_leaves_bad_queries_out_too(run: Run, gist: Path, corpus: Path)
     asked = b"lazy\nbad\xff\nfox\n"
     fails_at = run("search", gist, "--corpus", corpus, "--json", stdin=asked)
     assert "standard input, line 2: not UTF-8 (byte 0xff)" in fails_at.stderr.splitlines()[-1]
-    told = run("search", gist, "--corpus", corpus, "--json", "--skip-bad", stdin=asked)
-    assert [json.loads(line)["query"] for line in told.stdout.splitlines()] == ["lazy", "fox"]
-    assert "standard input, line 2: not UTF-8 (byte 0xff). It is left out." in told.stderr
+    message = run("search", gist, "--corpus", corpus, "--json", "--skip-bad", stdin=asked)
+    assert [json.loads(line)["query"] for line in message.stdout.splitlines()] == ["lazy", "fox"]
+    assert "standard input, line 2: not UTF-8 (byte 0xff). It is left out." in message.stderr
 
 
 @pytest.mark.parametrize(
@@ -711,8 +711,8 @@ def test_b1_counts_and_vectors_are_those_of_the_good_rows(run: Run, gist: Path, 
     path = tmp_path / "in.csv"
     path.write_text('id,text\n1,a quick brown fox\n2,"an open quote\n3,lazy dogs sleep\n4,a cat\n')
     fails(run("encode", gist, path, tmp_path / "out.npy"), "in.csv, line 3: a quote opens a cell and none closes it")
-    told = run("encode", gist, path, tmp_path / "out.npy", "--skip-bad")
-    assert "1 line left out, 3 texts kept (line 3: " in told.stderr
+    message = run("encode", gist, path, tmp_path / "out.npy", "--skip-bad")
+    assert "1 line left out, 3 texts kept (line 3: " in message.stderr
     expected = Encoder.load(gist).encode(["a quick brown fox", "lazy dogs sleep", "a cat"])
     np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), expected)
 

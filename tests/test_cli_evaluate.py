@@ -154,7 +154,7 @@ def test_prompts_of_a_file_take_the_place_of_the_models(run: Run, questions: Pat
 
 
 @pytest.mark.parametrize(
-    ("args", "told"),
+    ("args", "message"),
     [
         ((), "nothing to evaluate"),
         (("--data", "nowhere"), "there is no 'nowhere'"),
@@ -170,10 +170,10 @@ def test_prompts_of_a_file_take_the_place_of_the_models(run: Run, questions: Pat
         (("--data", "questions", "--metric", "mrr@10"), "Did you mean 'mrr_at_10'"),
     ],
 )
-def test_what_cannot_be_done_is_said_in_a_line(run: Run, questions: Path, args: tuple[str, ...], told: str) -> None:
+def test_what_cannot_be_done_is_said_in_a_line(run: Run, questions: Path, args: tuple[str, ...], message: str) -> None:
     ran = run("evaluate", GOLDEN / GIST, *args, "--threads", 1)
     assert ran.exit_code == 2
-    assert told in ran.stderr
+    assert message in ran.stderr
     assert "Traceback" not in ran.stderr
     assert ran.stdout == ""
 

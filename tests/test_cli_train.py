@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from little_runs import bert, recipe_of, rows, saved, write
+from small_runs import bert, recipe_of, rows, saved, write
 
 from gnomon.cli import main
 from gnomon.errors import InputError
@@ -166,7 +166,7 @@ def test_c9_sigterm_ends_the_process_with_143_behind_a_checkpoint(tmp_path: Path
         ["max_steps=3"],
         ["mine.toml", "--resume", "--overwrite"],
         ["mine.toml", "--print", "--resume"],
-        ["mine.toml", "--certify"],
+        ["mine.toml", "--check-gradients"],
         ["mine.toml", "--no-such-option"],
     ],
 )
@@ -178,7 +178,7 @@ def test_a_usage_error_is_clicks(run: Run, calls: list, args: list[str]) -> None
 
 
 @pytest.mark.parametrize(("difference", "status", "last"), [(1e-9, 0, "2 of 2"), (0.5, 1, "1 of 2")])
-def test_certify_prints_a_table(
+def test_check_gradients_prints_a_table(
     run: Run, monkeypatch: pytest.MonkeyPatch, difference: float, status: int, last: str
 ) -> None:
     def row(mode: str, off: float) -> SimpleNamespace:
@@ -188,7 +188,7 @@ def test_certify_prints_a_table(
     monkeypatch.setattr(
         "gnomon.train.gradient_check.check_gradients", lambda: iter([row("-", 0.0), row("prefixes", difference)])
     )
-    ran = run("--certify")
+    ran = run("--check-gradients")
     assert ran.exit_code == status
     lines = ran.stdout.splitlines()
     assert lines[0].split() == ["loss", "dims", "method", "relative", "difference"]

@@ -1,4 +1,7 @@
-"""The code of docs/architectures.md runs. (docs/losses.md: tests/losses/test_docs.py.)"""
+"""The code of docs/architectures.md runs, and what CONTRIBUTING.md names is there.
+
+(docs/losses.md: tests/losses/test_docs.py.)
+"""
 
 import re
 from importlib.util import find_spec
@@ -24,3 +27,16 @@ def test_the_page_names_modules_that_exist() -> None:
     modules = re.findall(r"`(\w+/?)`", table)
     assert len(modules) > 30
     assert [name for name in modules if not (source / name).is_dir() and not (source / f"{name}.py").is_file()] == []
+
+
+def test_what_contributing_names_is_there() -> None:
+    """Each path exists, and each `NAME` in backticks is in one of these files."""
+    root = PAGE.parents[1]
+    page = (root / "CONTRIBUTING.md").read_text("utf-8")
+    paths = [path for path in re.findall(r"`([\w./]+[/.][\w./]*)`", page) if "NAME" not in path and path[0] != "."]
+    assert len(paths) > 15
+    assert [path for path in paths if not (root / path).exists()] == []
+    names = re.findall(r"`([A-Z][A-Za-z]+|[A-Z_]{4,}|_cases|reference_pool)`", page)
+    assert len(names) > 12
+    source = "".join((root / path).read_text("utf-8") for path in paths if path.endswith(".py"))
+    assert [name for name in names if name != "NAME" and not re.search(rf"\b{name}\b", source)] == []

@@ -226,14 +226,14 @@ def test_a_task_must_be_known_and_alone() -> None:
 @pytest.mark.parametrize(("name", "expected"), [(E5, 1), (STELLA, 1), (GIST, 0)])
 def test_encode_says_once_that_it_adds_no_prompt(name: str, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoder_module, "_warned_folders", set())
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as message:
         warnings.simplefilter("always")
         for options in ({"prompt": ""}, {}, {}):
             load(name).encode("a", **options)
         Encoder.load(GOLDEN / name, card=name).encode("a")
-    adds_none = [notice for notice in told if "encode adds none; use encode_query" in str(notice.message)]
+    adds_none = [notice for notice in message if "encode adds none; use encode_query" in str(notice.message)]
     assert len(adds_none) == expected
-    assert all(notice.filename == __file__ for notice in told)
+    assert all(notice.filename == __file__ for notice in message)
 
 
 # ---- long texts
@@ -243,11 +243,11 @@ def test_encode_says_once_that_it_adds_no_prompt(name: str, expected: int, monke
 def test_a_cut_text_is_told_of_once_with_its_position(call: str) -> None:
     texts = ["a", "a", LONG, LONG[:900], LONG, "b"]
     count = load(GIST).tokenize(LONG).counts[0]
-    told = rf"(2 of 4 different|3 of 6) texts are longer than 64 tokens; the longest, text 2, has {count:,}"
-    with pytest.warns(Notice, match=told) as notices:
+    message = rf"(2 of 4 different|3 of 6) texts are longer than 64 tokens; the longest, text 2, has {count:,}"
+    with pytest.warns(Notice, match=message) as notices:
         getattr(load(GIST), call)(texts)
     assert [notice.filename for notice in notices] == [__file__]
-    with pytest.raises(TruncationError, match=told):
+    with pytest.raises(TruncationError, match=message):
         getattr(load(GIST), call)(texts, on_truncate="error")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -370,9 +370,9 @@ def test_b12_what_was_read_comes_with_the_vectors() -> None:
     )
     none = encoder.encode_with_counts([])
     assert (none.vectors.shape, none.token_counts_B.tolist(), none.truncated) == ((0, 64), [], [])
-    with pytest.warns(TruncationNotice) as told:
+    with pytest.warns(TruncationNotice) as message:
         encoder.encode_with_counts(texts)
-    assert told[0].message.texts == (1,)  # pyright: ignore
+    assert message[0].message.texts == (1,)  # pyright: ignore
 
 
 @pytest.mark.parametrize("engine", ["onnx", "torch", "openvino"])

@@ -55,7 +55,7 @@ def test_another_error_stays_as_it_is(tmp_path: Path) -> None:
 
 
 def test_a_draft_is_hidden_new_and_known_again(tmp_path: Path) -> None:
-    one, other = files.draft_path(tmp_path / "a.json"), files.draft_path(tmp_path / "a.json")
+    one, other = files.temporary_path(tmp_path / "a.json"), files.temporary_path(tmp_path / "a.json")
     assert one != other
     assert one.name.startswith(".") and one.parent == tmp_path
     assert files.is_draft_of(one, "a.json") and not files.is_draft_of(one, "b.json")

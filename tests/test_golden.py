@@ -20,10 +20,10 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 if not GOLDEN.is_dir():
-    told = f"{GOLDEN} is not here: it is in the shared folder of the project"
+    message = f"{GOLDEN} is not here: it is in the shared folder of the project"
     if os.environ.get("CI"):
-        raise FileNotFoundError(told)
-    pytest.skip(told, allow_module_level=True)
+        raise FileNotFoundError(message)
+    pytest.skip(message, allow_module_level=True)
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:

@@ -25,8 +25,8 @@ WAYS: dict[str, Callable[[], Any]] = {
 def test_what_makes_a_test_slow_fails_it(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if way == "mteb again":
         monkeypatch.setitem(sys.modules, "mteb", sys)
-    told = "^this test (imports mteb|starts a process.*), so it is slow: mark it with pytest.mark.slow.$"
-    with pytest.raises(pytest.fail.Exception, match=told), guarded("this test"):
+    message = "^this test (imports mteb|starts a process.*), so it is slow: mark it with pytest.mark.slow.$"
+    with pytest.raises(pytest.fail.Exception, match=message), guarded("this test"):
         WAYS[way]()
 
 

@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 
 from gnomon.errors import InputError
 from gnomon.metrics import (
-    average_precision_of_levels,
+    average_precision_of_ranks,
     dcg,
     dcg_of_rows,
     ndcg_at,
     rank_documents,
-    rank_levels,
     reciprocal_rank_at,
     spearman,
-    spearman_of_levels,
+    spearman_of_ranks,
+    tied_ranks,
 )
 
 IDS = st.sampled_from(["a", "b", "c", "d", "e", "f", "é", "中", "\uff5e", "\U0001f600"])
@@ -115,7 +115,7 @@ def test_average_precision_is_scikit_learns(count: int, seed: int, distinct: int
     average_precision_score = pytest.importorskip("sklearn.metrics").average_precision_score
     random = np.random.default_rng(seed)
     gold_N, values_N = (random.random(count) < 0.4) * 1.0, random.integers(0, distinct, count) / 7
-    (score,) = average_precision_of_levels(gold_N[None], rank_levels(values_N)[None])
+    (score,) = average_precision_of_ranks(gold_N[None], tied_ranks(values_N)[None])
     if not gold_N.any():
         assert np.isnan(score)
     else:
@@ -129,19 +129,19 @@ def test_many_resamples_are_each_on_their_own(count: int, seed: int) -> None:
     x_RN, y_RN = random.integers(0, min(count, 5), (2, 6, count))
     gold_RN = (random.random((6, count)) < 0.5) * 1.0
     np.testing.assert_array_equal(
-        spearman_of_levels(x_RN, y_RN),
-        [spearman_of_levels(x_N[None], y_N[None])[0] for x_N, y_N in zip(x_RN, y_RN, strict=True)],
+        spearman_of_ranks(x_RN, y_RN),
+        [spearman_of_ranks(x_N[None], y_N[None])[0] for x_N, y_N in zip(x_RN, y_RN, strict=True)],
     )
-    levels_RN = np.stack([rank_levels(y_N) for y_N in y_RN])
+    ranks_RN = np.stack([tied_ranks(y_N) for y_N in y_RN])
     np.testing.assert_array_equal(
-        average_precision_of_levels(gold_RN, levels_RN),
+        average_precision_of_ranks(gold_RN, ranks_RN),
         [
-            average_precision_of_levels(gold_N[None], levels_N[None])[0]
-            for gold_N, levels_N in zip(gold_RN, levels_RN, strict=True)
+            average_precision_of_ranks(gold_N[None], levels_N[None])[0]
+            for gold_N, levels_N in zip(gold_RN, ranks_RN, strict=True)
         ],
     )
 
 
 def test_levels_are_equal_where_values_are() -> None:
-    assert rank_levels([0.5, 0.1, 0.5, 0.9]).tolist() == [1, 0, 1, 3]
-    assert rank_levels([]).tolist() == []
+    assert tied_ranks([0.5, 0.1, 0.5, 0.9]).tolist() == [1, 0, 1, 3]
+    assert tied_ranks([]).tolist() == []

@@ -43,7 +43,7 @@ require(whole_module=True)
 def in_windows(count: int, run: Callable[[], Any]) -> Any:
     """Run with windows of so many texts."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "TEXTS_PER_WINDOW", count)
+        patch.setattr(pipeline, "TEXTS_PER_BLOCK", count)
         return run()
 
 
@@ -138,12 +138,12 @@ def test_an_engine_may_take_batches_ahead(count: int, ahead: int) -> None:
 @pytest.mark.parametrize("count", AT_ONCE)
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("prompt", ["", "query: "])
-def test_the_mean_of_long_texts_equals_its_slow_twin(name: str, count: int, prompt: str) -> None:
+def test_the_mean_of_long_texts_equals_its_slow_reference(name: str, count: int, prompt: str) -> None:
     """Piece by piece: full windows that step on by their size less an eighth of the limit, weighted by new tokens."""
     encoder, tokenizer = load(name), load(name)._tokenizer
     texts = [LONGER, "a", LONG, "", LONGER[3:], LONG]
 
-    def twin(text: str) -> np.ndarray:
+    def reference(text: str) -> np.ndarray:
         ids_T, limit = tokenizer.encode([prompt + text])[0], encoder.max_seq_length
         assert limit
         front = len(tokenizer.encode([prompt])[0]) - tokenizer.num_trailing_special
@@ -164,7 +164,7 @@ def test_the_mean_of_long_texts_equals_its_slow_twin(name: str, count: int, prom
         return total[None] / len(inner_T)
 
     assert any(encoder.tokenize(text).truncated for text in texts)
-    wanted = [encoder._make_postprocessor(EncodeOptions())(twin(text).astype(np.float32))[0] for text in texts]
+    wanted = [encoder._make_postprocessor(EncodeOptions())(reference(text).astype(np.float32))[0] for text in texts]
     found = in_windows(count, lambda: encoder.encode(texts, prompt=prompt, on_truncate="mean"))
     assert_same(found, np.stack(wanted))
 
@@ -222,16 +222,16 @@ def test_one_notice_a_call_with_counts_over_all_windows(call: str, count: int) -
     texts = ["a", "a", LONG, "b", LONGER, LONG, "c", LONGER, LONG + "!", "d"]
     tokens = load(GIST).tokenize(LONGER).counts[0]
     cut = "5 of 10 texts" if call == "encode_tokens" else "3 of 7 different texts"
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as message:
         warnings.simplefilter("always")
         in_windows(count, lambda: getattr(load(GIST), call)(texts))
     wanted = (
         f"{cut} are longer than 64 tokens; the longest, text 4, has {tokens:,}: the rest of each was truncated. "
         "(on_truncate='mean' reads all.)"
     )
-    assert [str(notice.message) for notice in told] == [wanted]
-    assert (told[0].filename, told[0].category) == (__file__, TruncationNotice)
-    assert told[0].message.texts == ((2, 4, 5, 7, 8) if call == "encode_tokens" else (2, 4, 8))  # pyright: ignore
+    assert [str(notice.message) for notice in message] == [wanted]
+    assert (message[0].filename, message[0].category) == (__file__, TruncationNotice)
+    assert message[0].message.texts == ((2, 4, 5, 7, 8) if call == "encode_tokens" else (2, 4, 8))  # pyright: ignore
 
 
 @settings(max_examples=25, deadline=None)
@@ -246,12 +246,12 @@ def test_the_counts_of_a_notice_are_those_of_the_tokenizer(texts: list[str], cou
         count_of = f"{len(longer)} of {len(different)} {words} are longer than 64 tokens"
         position = texts.index(different[tokens.index(max(longer))])
         wanted.append(f"{count_of}; the longest, text {position}, has {max(longer):,}")
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as message:
         warnings.simplefilter("always")
         in_windows(count, lambda: load(GIST).encode(texts))
-    assert [str(notice.message).partition(": ")[0] for notice in told] == wanted
+    assert [str(notice.message).partition(": ")[0] for notice in message] == wanted
     cut = [texts.index(text) for text, number in zip(different, tokens, strict=True) if number > 64]
-    assert [list(notice.message.texts) for notice in told] == ([cut] if cut else [])  # pyright: ignore
+    assert [list(notice.message.texts) for notice in message] == ([cut] if cut else [])  # pyright: ignore
     try:
         in_windows(count, lambda: load(GIST).encode(texts, on_truncate="error"))
         refused = []
@@ -286,10 +286,10 @@ def test_a_token_without_a_row_names_its_text(count: int, on_truncate: Any) -> N
     assert rows > max(encoder.tokenize("a b c d").ids[0])
     short = replace(encoder.spec, trunk=replace(encoder.spec.trunk, vocab_size=rows))
     encoder._pipeline = EncodePipeline(short, encoder._tokenizer, spy)
-    told = f"text 4 has token {rows}, and the model has vectors for {rows}; the tokenizer was given tokens"
-    with pytest.raises(InputError, match=told):
+    message = f"text 4 has token {rows}, and the model has vectors for {rows}; the tokenizer was given tokens"
+    with pytest.raises(InputError, match=message):
         in_windows(count, lambda: encoder.encode(texts, on_truncate=on_truncate))
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         in_windows(count, lambda: encoder.encode_tokens(texts))
     assert len(in_windows(count, lambda: encoder.encode(texts[:4], on_truncate=on_truncate))) == 4
 
@@ -469,16 +469,16 @@ def static(words: str, limit: int | None = None) -> EncodePipeline:
 def test_a_notice_names_texts_of_all_windows() -> None:
     """Of windows of their real size; positions are the caller's, who gave some texts twice."""
     stream_of = static("a b c", limit=2)
-    count = 2 * pipeline.TEXTS_PER_WINDOW + 5
+    count = 2 * pipeline.TEXTS_PER_BLOCK + 5
     texts = ["a b c" if at % 1000 == 7 or at > count - 3 else "a" for at in range(count)]
     request = EncodeRequest(texts, range(10, 10 + 3 * count, 3), 5 * count, "", "warn", False)
-    with pytest.warns(TruncationNotice) as told:
+    with pytest.warns(TruncationNotice) as message:
         counts_B = np.zeros(count, np.int64)
         assert sum(len(batch) for batch, _ in stream_of.iter_pooled(request, counts_B)) == count
         stream_of.warn_of_truncation(request, counts_B)
     assert counts_B.tolist() == [3 if text != "a" else 1 for text in texts]
-    assert len(told) == 1
-    assert told[0].message.texts == tuple(10 + 3 * at for at, text in enumerate(texts) if text != "a")  # pyright: ignore
+    assert len(message) == 1
+    assert message[0].message.texts == tuple(10 + 3 * at for at, text in enumerate(texts) if text != "a")  # pyright: ignore
 
 
 def test_progress_counts_texts_without_tokens(bars: list[FakeBar]) -> None:

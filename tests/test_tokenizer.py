@@ -1,4 +1,4 @@
-"""Counts, offsets and cuts of texts; windows that cover every token; the mean over windows against a slow twin."""
+"""Counts, offsets and cuts of texts; windows that cover every token; the mean over windows against a slow reference."""
 
 import os
 from collections.abc import Callable

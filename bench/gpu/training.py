@@ -18,7 +18,7 @@ from gnomon.train.data.collate import BatchRows, CollatedBatch
 from gnomon.train.distributed import Ranks
 from gnomon.train.objectives.chunking import choose_chunking
 from gnomon.train.objectives.contrastive_loss import Loss, LossInputs
-from gnomon.train.objectives.gradcache import accumulate_gradient, split_into_chunks
+from gnomon.train.objectives.gradcache import forward_backward, split_into_chunks
 from gnomon.train.process import torch_settings
 from gnomon.train.recipe.schema import DataSource, LossSettings, Recipe
 from gnomon.train.state import TrainingState
@@ -118,16 +118,16 @@ class Run:
         """Tokens of a batch up to which no chunk is computed twice."""
         return choose_chunking(self.recipe, self.state.base.spec, self.ranks.device).one_pass_tokens
 
-    def add_gradient(
+    def training_step(
         self, batch: CollatedBatch, step: int, *, cached: bool | None = None, chunk_tokens: int | None = None
     ) -> float:
         rows, tokens = len(batch.rows.queries), sum(map(len, batch.ids))
         chunking = choose_chunking(self.recipe, self.state.base.spec, self.ranks.device)
         chunk_tokens = chunk_tokens or chunking.chunk_tokens_for(tokens)
         chunks = split_into_chunks(batch.ids, [0] * len(batch.ids), chunk_tokens=chunk_tokens, seed=(7, step))
-        hashes = tuple(torch.from_numpy(side).to(self.ranks.device) for side in batch.token_hashes)
-        inputs = LossInputs(first_row=0, num_rows=rows, token_hashes=hashes, step=step)  # type: ignore[arg-type]
-        return accumulate_gradient(
+        hashes = tuple(torch.from_numpy(side).to(self.ranks.device) for side in batch.text_hashes)
+        inputs = LossInputs(first_row=0, num_rows=rows, text_hashes=hashes, step=step)  # type: ignore[arg-type]
+        return forward_backward(
             self.state.model,
             chunks,
             (rows, rows, 0),
@@ -141,7 +141,7 @@ class Run:
         return {name: each.grad.cpu() for name, each in self.state.trainable.items() if each.grad is not None}
 
     def take_step(self, batch: CollatedBatch, step: int) -> float:
-        loss = self.add_gradient(batch, step)
+        loss = self.training_step(batch, step)
         self.state.clip_gradient(1)
         self.state.update(1.0)
         return loss
@@ -157,7 +157,7 @@ def open_run(base: Checkpoint, recipe: Recipe) -> tuple[Run, AbstractContextMana
 def gradient_of(base: Checkpoint, batch: CollatedBatch, device: str, **options: Any) -> Gradient:
     run, settings = open_run(base, recipe_of(batch, device, **options))
     with settings:
-        run.add_gradient(batch, 0)
+        run.training_step(batch, 0)
     return run.gradients()
 
 
@@ -173,7 +173,7 @@ def cached_with_dropout(base: Checkpoint, batch: CollatedBatch, device: str) -> 
     for cached in (True, False):
         run, settings = open_run(base, recipe_of(batch, device, dropout=0.1, attention_dropout=0.1))
         with settings:
-            run.add_gradient(batch, 0, cached=cached, chunk_tokens=CHUNK)
+            run.training_step(batch, 0, cached=cached, chunk_tokens=CHUNK)
         found.append(run.gradients())
     return differ(*found)
 

@@ -99,7 +99,7 @@ class Taught(torch.nn.Module):
             theirs = [by_length(self._teacher[0], each) for each in texts]
         ours = [by_length(self.model, each) for each in texts]
         if self.settings.name == "cosine_distillation":
-            assert self.settings.taught == "query"
+            assert self.settings.distillation_target == "query"
             return torch.cat([1 - torch.cosine_similarity(each, theirs[0]) for each in ours]).mean()
         assert self.settings.name == "kl_and_contrast"
         scale = self.settings.scale or 100.0

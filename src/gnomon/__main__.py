@@ -6,7 +6,7 @@ from gnomon import interrupts
 
 
 def main() -> None:
-    """Run the command line. Ctrl-C is answered from here on, while the verbs are imported too."""
+    """Run the command line. Ctrl-C is answered from here on, while the commands are imported too."""
     interrupts.install_handler()
     try:
         from gnomon.cli import main as run

@@ -46,8 +46,8 @@ def collect_facts(checkpoint: Checkpoint, fidelity: Fidelity | None = None) -> d
         "pooling": list(spec.pooling.modes),
         "pools_prompt": spec.pooling.include_prompt,
         "dense": [
-            {"name": head.name, "in": head.in_features, "out": head.out_features, "activation": head.activation}
-            for head in dense_modules(spec)
+            {"name": dense.name, "in": dense.in_features, "out": dense.out_features, "activation": dense.activation}
+            for dense in dense_modules(spec)
         ],
         "dim": spec.dim,
         "dims": list(spec.dims),

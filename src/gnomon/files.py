@@ -76,7 +76,7 @@ def atomic_files(*paths: str | Path, sync: bool = False) -> Generator[list[Binar
         OSError: a file cannot be written; a full disk is named, with the file.
     """
     targets = [None if is_stream(path) else Path(os.path.realpath(path)) for path in paths]
-    drafts = [target and draft_path(target) for target in targets]
+    drafts = [target and temporary_path(target) for target in targets]
     try:
         with explain_disk_full(targets[0] or Path(paths[0])), ExitStack() as stack:
             opened = (
@@ -110,7 +110,7 @@ def write_text(path: str | Path, text: str, *, sync: bool = False) -> None:
         file.write(text.encode())
 
 
-def draft_path(path: Path) -> Path:
+def temporary_path(path: Path) -> Path:
     """A new name beside `path` for a file or folder that is not complete: hidden, and never in use twice."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
 
@@ -138,7 +138,7 @@ def atomic_folder(
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if draft is None:
-        draft = draft_path(path)
+        draft = temporary_path(path)
     else:
         shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir()
@@ -161,7 +161,7 @@ def replace_folder(new: Path, target: Path) -> None:
     if not target.exists():
         new.rename(target)
         return
-    old = draft_path(target)
+    old = temporary_path(target)
     target.rename(old)
     new.rename(target)
     shutil.rmtree(old, ignore_errors=True)

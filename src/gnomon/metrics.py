@@ -14,12 +14,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from gnomon.errors import InputError
 
-Run = Mapping[str, float]
+DocumentScores = Mapping[str, float]
 RelevanceLabels = Mapping[str, int]
 """The relevance labels of one query: {document id: relevance}. A document without a label has relevance 0."""
 
 
-def rank_documents(run: Run) -> list[str]:
+def rank_documents(run: DocumentScores) -> list[str]:
     """Document ids from the best score to the worst; equal scores by id, descending."""
     return sorted(run, key=lambda document: (run[document], document), reverse=True)
 
@@ -42,7 +42,7 @@ def ideal_dcg(labels: RelevanceLabels, k: int) -> float:
     return dcg(sorted(labels.values(), reverse=True)[:k])
 
 
-def ndcg_at(run: Run, labels: RelevanceLabels, k: int) -> float:
+def ndcg_at(run: DocumentScores, labels: RelevanceLabels, k: int) -> float:
     """nDCG of the k best documents, as trec_eval's ndcg_cut.
 
     The ideal ranking is that of all relevant documents, found or not; 0.0 where none is relevant. As in trec_eval,
@@ -59,7 +59,7 @@ def ndcg_at(run: Run, labels: RelevanceLabels, k: int) -> float:
     return dcg(labels.get(document, 0) for document in best) / ideal if ideal else 0.0
 
 
-def reciprocal_rank_at(run: Run, labels: RelevanceLabels, k: int) -> float:
+def reciprocal_rank_at(run: DocumentScores, labels: RelevanceLabels, k: int) -> float:
     """1 / rank of the first relevant document among the k best, and 0 where none of them is relevant."""
     ranks = (rank for rank, document in enumerate(rank_documents(run)[:k], 1) if labels.get(document, 0) > 0)
     return 1 / next(ranks, math.inf)
@@ -70,21 +70,21 @@ def spearman(x_N: ArrayLike, y_N: ArrayLike) -> float:
 
     NaN where one side does not vary.
     """
-    x, y = rank_levels(x_N), rank_levels(y_N)
-    return float(spearman_of_levels(x[None], y[None])[0])
+    x, y = tied_ranks(x_N), tied_ranks(y_N)
+    return float(spearman_of_ranks(x[None], y[None])[0])
 
 
 # ---- many resamples at once. R: resamples; N: values of each
 
 
-def rank_levels(values_N: ArrayLike) -> NDArray[np.int64]:
+def tied_ranks(values_N: ArrayLike) -> NDArray[np.int64]:
     """Average ranks from 0 to N - 1, rounded down: equal where the values are, else in their order."""
     _, index_N, counts = np.unique(np.asarray(values_N, np.float64), return_inverse=True, return_counts=True)
     return (counts.cumsum() - 1 - counts // 2)[index_N]
 
 
-def spearman_of_levels(x_RN: NDArray[np.int64], y_RN: NDArray[np.int64]) -> NDArray[np.float64]:
-    """[R]: Spearman's correlation of levels: whole numbers from 0 to N - 1 in the order of the values (`rank_levels`).
+def spearman_of_ranks(x_RN: NDArray[np.int64], y_RN: NDArray[np.int64]) -> NDArray[np.float64]:
+    """[R]: Spearman's correlation of ranks: whole numbers from 0 to N - 1 in the order of the values (`tied_ranks`).
 
     One row of `x_RN` may serve all rows of `y_RN`. NaN where one does not vary.
     """
@@ -94,33 +94,33 @@ def spearman_of_levels(x_RN: NDArray[np.int64], y_RN: NDArray[np.int64]) -> NDAr
     return np.clip(_divide_or_nan(_row_dots(x, y), scale_R), -1, 1)
 
 
-def average_precision_of_levels(gold_RN: NDArray[np.float64], values_RN: NDArray[np.int64]) -> NDArray[np.float64]:
+def average_precision_of_ranks(gold_RN: NDArray[np.float64], values_RN: NDArray[np.int64]) -> NDArray[np.float64]:
     """[R]: the precision at each distinct value, weighted by the recall that it adds, as in scikit-learn.
 
     NaN where no gold is positive.
     """
     falling_RN = values_RN.shape[1] - 1 - values_RN
-    right_RN = _sum_per_level(falling_RN, np.broadcast_to(gold_RN, values_RN.shape))
-    precision_RN = right_RN.cumsum(axis=1) / np.maximum(_sum_per_level(falling_RN).cumsum(axis=1), 1)
+    right_RN = _sum_per_rank(falling_RN, np.broadcast_to(gold_RN, values_RN.shape))
+    precision_RN = right_RN.cumsum(axis=1) / np.maximum(_sum_per_rank(falling_RN).cumsum(axis=1), 1)
     return _divide_or_nan(_row_dots(precision_RN, right_RN), right_RN.sum(axis=1))
 
 
-def _sum_per_level(levels_RN: NDArray[np.int64], weights_RN: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
+def _sum_per_rank(ranks_RN: NDArray[np.int64], weights_RN: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
     """[R, N]: how many values are at each level, or the sum of their weights."""
     weights = None if weights_RN is None else weights_RN.ravel()
-    return np.bincount(_flat_levels(levels_RN), weights, levels_RN.size).astype(np.float64).reshape(levels_RN.shape)
+    return np.bincount(_flat_ranks(ranks_RN), weights, ranks_RN.size).astype(np.float64).reshape(ranks_RN.shape)
 
 
-def _centered_ranks(levels_RN: NDArray[np.int64]) -> NDArray[np.float64]:
-    totals_RN = _sum_per_level(levels_RN)
-    ranks_RN = totals_RN.cumsum(axis=1) - totals_RN / 2 - levels_RN.shape[1] / 2
-    return ranks_RN.ravel()[_flat_levels(levels_RN)].reshape(levels_RN.shape)
+def _centered_ranks(ranks_RN: NDArray[np.int64]) -> NDArray[np.float64]:
+    totals_RN = _sum_per_rank(ranks_RN)
+    centered_RN = totals_RN.cumsum(axis=1) - totals_RN / 2 - ranks_RN.shape[1] / 2
+    return centered_RN.ravel()[_flat_ranks(ranks_RN)].reshape(ranks_RN.shape)
 
 
-def _flat_levels(levels_RN: NDArray[np.int64]) -> NDArray[np.int64]:
+def _flat_ranks(ranks_RN: NDArray[np.int64]) -> NDArray[np.int64]:
     """Levels, each row's after those of the row before."""
-    rows, size = levels_RN.shape
-    return (levels_RN + size * np.arange(rows)[:, None]).ravel()
+    rows, size = ranks_RN.shape
+    return (ranks_RN + size * np.arange(rows)[:, None]).ravel()
 
 
 def _row_dots(x_RN: NDArray[np.float64], y_RN: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,6 +1,6 @@
 """`EncodePipeline`: from texts to pooled vectors or token states.
 
-Texts are taken in windows. While an engine runs one window, the next is tokenized. So the memory that is held beside
+Texts are taken in blocks. While an engine runs one block, the next is tokenized. So the memory that is held beside
 the texts and their vectors does not grow with the number of texts.
 
 B: texts of a batch; D: dimensions of a pooled vector; T: tokens of one text; H: hidden size of the trunk.
@@ -27,8 +27,8 @@ from gnomon.spec import ModelSpec, StaticSpec
 from gnomon.tokenizer import Tokenizer
 from gnomon.warn import warn_caller
 
-TEXTS_PER_WINDOW = 8192
-"""Texts per window: enough to sort them into batches of nearly equal length."""
+TEXTS_PER_BLOCK = 8192
+"""Texts per block: enough to sort them into batches of nearly equal length."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class EncodeRequest:
 
 
 @dataclass(frozen=True)
-class _Window:
+class _TextBlock:
     """Texts that are tokenized together and sorted into batches. A long text may be several entries."""
 
     ids: list[Ids]
@@ -62,7 +62,7 @@ class _Window:
         return sum(map(len, self.ids))
 
     def progress_of(self, batch: Sequence[int]) -> float:
-        """The share of a batch in this window's work, in texts."""
+        """The share of a batch in this block's work, in texts."""
         if not self.num_tokens:
             return self.num_texts * len(batch) / len(self.ids)
         return self.num_texts * sum(len(self.ids[entry]) for entry in batch) / self.num_tokens
@@ -101,37 +101,37 @@ class EncodePipeline:
         """
         self.engine.check_open()
         prompt_tokens = 0 if self.spec.pooling.include_prompt else self.tokenizer.count_prompt_tokens(request.prompt)
-        under_way: deque[tuple[_Window, list[int], _PieceMeans]] = deque()
+        under_way: deque[tuple[_TextBlock, list[int], _PieceMeans]] = deque()
 
         def packs() -> Iterator[Packed]:
-            for window in self._iter_windows(request, token_counts_B):
-                means = _PieceMeans(window)
-                for batch in self._plan_batches(window, request):
-                    under_way.append((window, batch, means))
-                    yield pack([window.ids[entry] for entry in batch], skip_B=[prompt_tokens] * len(batch))
+            for block in self._iter_blocks(request, token_counts_B):
+                means = _PieceMeans(block)
+                for batch in self._plan_batches(block, request):
+                    under_way.append((block, batch, means))
+                    yield pack([block.ids[entry] for entry in batch], skip_B=[prompt_tokens] * len(batch))
 
         with progress_bar(len(request.texts), "encoding", "texts", show=request.show_progress_bar) as advance:
             for result in self.engine.pool_batches(packs()):
-                window, batch, means = under_way.popleft()
+                block, batch, means = under_way.popleft()
                 yield from (
                     means.add_failure(batch, result) if isinstance(result, Failure) else means.add_pooled(batch, result)
                 )
-                advance(window.progress_of(batch))
+                advance(block.progress_of(batch))
 
     def iter_states(self, request: EncodeRequest, token_counts_B: Ids) -> Iterator[tuple[int, Vectors]]:
         """(text, its token states [T, H]), in the order in which they are done; arguments as in `iter_pooled`."""
         self.engine.check_open()
         with progress_bar(len(request.texts), "encoding", "texts", show=request.show_progress_bar) as advance:
-            for window in self._iter_windows(request, token_counts_B):
-                for batch in self._plan_batches(window, request):
-                    packed = pack([window.ids[entry] for entry in batch])
+            for block in self._iter_blocks(request, token_counts_B):
+                for batch in self._plan_batches(block, request):
+                    packed = pack([block.ids[entry] for entry in batch])
                     texts_TH = split_per_text(self.engine.states(packed), packed)
-                    yield from zip((window.text_indices[entry] for entry in batch), texts_TH, strict=True)
-                    advance(window.progress_of(batch))
+                    yield from zip((block.text_indices[entry] for entry in batch), texts_TH, strict=True)
+                    advance(block.progress_of(batch))
 
-    def _plan_batches(self, window: _Window, request: EncodeRequest) -> list[list[int]]:
-        expected = window.num_tokens * len(request.texts) // max(window.num_texts, 1)
-        lengths = [len(ids_T) for ids_T in window.ids]
+    def _plan_batches(self, block: _TextBlock, request: EncodeRequest) -> list[list[int]]:
+        expected = block.num_tokens * len(request.texts) // max(block.num_texts, 1)
+        lengths = [len(ids_T) for ids_T in block.ids]
         return build_batches(lengths, self.engine.budget(expected), padded=self.engine.pads)
 
     def find_truncated(self, request: EncodeRequest, token_counts_B: Ids) -> list[int]:
@@ -149,9 +149,9 @@ class EncodePipeline:
             message = f"{description}: the rest of each was truncated. (on_truncate='mean' reads all.)"
             warn_caller(TruncationNotice(message, [request.positions[text] for text in truncated]))
 
-    def _iter_windows(self, request: EncodeRequest, token_counts_B: Ids) -> Iterator[_Window]:
-        """Windows of texts. Each is tokenized while the engine runs the one before it."""
-        starts = range(0, len(request.texts), TEXTS_PER_WINDOW)
+    def _iter_blocks(self, request: EncodeRequest, token_counts_B: Ids) -> Iterator[_TextBlock]:
+        """Blocks of texts. Each is tokenized while the engine runs the one before it."""
+        starts = range(0, len(request.texts), TEXTS_PER_BLOCK)
         refuses = request.on_truncate == "error"
         if refuses and len(starts) > 1:  # a reading of its own, before all work: what is refused is refused early
             for start, whole in self._tokenize_ahead(request, starts):
@@ -161,7 +161,7 @@ class EncodePipeline:
             token_counts_B[start : start + len(whole)] = [*map(len, whole)]
             if refuses:
                 self._raise_if_truncated(request, token_counts_B)
-            yield self._make_window(request, start, whole)
+            yield self._make_block(request, start, whole)
 
     def _raise_if_truncated(self, request: EncodeRequest, token_counts_B: Ids) -> None:
         """
@@ -182,21 +182,21 @@ class EncodePipeline:
         )
 
     def _tokenize_ahead(self, request: EncodeRequest, starts: range) -> Iterator[tuple[int, list[Ids]]]:
-        """(start, ids of whole texts) of each window; the next one is read in a thread."""
+        """(start, ids of whole texts) of each block; the next one is read in a thread."""
         if len(starts) < 2:
-            yield from ((start, self._tokenize_window(request, start)) for start in starts)
+            yield from ((start, self._tokenize_block(request, start)) for start in starts)
             return
         with ThreadPoolExecutor(1, "gnomon-reading") as reader:
-            following = reader.submit(self._tokenize_window, request, 0)
+            following = reader.submit(self._tokenize_block, request, 0)
             for start in starts:
                 whole = following.result()
                 if start != starts[-1]:
-                    following = reader.submit(self._tokenize_window, request, start + TEXTS_PER_WINDOW)
+                    following = reader.submit(self._tokenize_block, request, start + TEXTS_PER_BLOCK)
                 yield start, whole
 
-    def _tokenize_window(self, request: EncodeRequest, start: int) -> list[Ids]:
+    def _tokenize_block(self, request: EncodeRequest, start: int) -> list[Ids]:
         """Ids of whole texts; each has a row in the embedding table."""
-        texts = request.texts[start : start + TEXTS_PER_WINDOW]
+        texts = request.texts[start : start + TEXTS_PER_BLOCK]
         ids = self.tokenizer.encode([request.prompt + text for text in texts] if request.prompt else texts)
         rows = self.spec.trunk.vocab_size
         for index, ids_T in enumerate(ids):
@@ -212,13 +212,13 @@ class EncodePipeline:
                 )
         return ids
 
-    def _make_window(self, request: EncodeRequest, start: int, whole_ids: list[Ids]) -> _Window:
+    def _make_block(self, request: EncodeRequest, start: int, whole_ids: list[Ids]) -> _TextBlock:
         texts = list(range(start, start + len(whole_ids)))
         if request.on_truncate != "mean":
             ids = [self.tokenizer.truncate(ids_T) for ids_T in whole_ids]
-            return _Window(ids, texts, [], len(whole_ids))
+            return _TextBlock(ids, texts, [], len(whole_ids))
         pieces = [self.tokenizer.split_into_windows(ids_T, request.prompt) for ids_T in whole_ids]
-        return _Window(
+        return _TextBlock(
             ids=[ids_T for text in pieces for ids_T in text.ids],
             text_indices=[index for index, text in zip(texts, pieces, strict=True) for _ in text.ids],
             new_tokens=[new for text in pieces for new in text.new_token_counts],
@@ -227,18 +227,18 @@ class EncodePipeline:
 
 
 class _PieceMeans:
-    """The vectors of a window's texts, those in several pieces added up until the last piece is done."""
+    """The vectors of a block's texts, those in several pieces added up until the last piece is done."""
 
-    def __init__(self, window: _Window) -> None:
-        self.window = window
-        pieces = Counter(window.text_indices) if window.new_tokens else {}
+    def __init__(self, block: _TextBlock) -> None:
+        self.block = block
+        pieces = Counter(block.text_indices) if block.new_tokens else {}
         self.pieces_left = {text: count for text, count in pieces.items() if count > 1}
         self.sums: dict[int, NDArray[np.float64]] = {}
         self.token_totals: Counter[int] = Counter()
 
     def add_pooled(self, batch: Sequence[int], pooled_BD: Vectors) -> Iterator[tuple[list[int], Vectors]]:
         """(texts that are complete, their vectors)."""
-        texts = [self.window.text_indices[entry] for entry in batch]
+        texts = [self.block.text_indices[entry] for entry in batch]
         whole = (
             [place for place, text in enumerate(texts) if text not in self.pieces_left]
             if self.pieces_left
@@ -247,12 +247,12 @@ class _PieceMeans:
         if whole:
             yield [texts[place] for place in whole], pooled_BD[whole] if self.pieces_left else pooled_BD
         for entry, text, vector_D in zip(batch, texts, pooled_BD, strict=True) if self.pieces_left else ():
-            if text in self.pieces_left and self._add_piece(text, self.window.new_tokens[entry], vector_D):
+            if text in self.pieces_left and self._add_piece(text, self.block.new_tokens[entry], vector_D):
                 yield [text], (self.sums.pop(text) / self.token_totals[text]).astype(np.float32)[None]
 
     def add_failure(self, batch: Sequence[int], failure: Failure) -> Iterator[tuple[list[int], Failure]]:
         """(texts that are lost, why)."""
-        yield sorted({self.window.text_indices[entry] for entry in batch}), failure
+        yield sorted({self.block.text_indices[entry] for entry in batch}), failure
 
     def _add_piece(self, text: int, new_tokens: int, vector_D: Vectors) -> bool:
         """Whether this was the text's last piece."""

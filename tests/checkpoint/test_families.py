@@ -1,4 +1,4 @@
-"""Configs: every key is accounted for. Tensors: every spelling of a model is that model. Slow twin: transformers."""
+"""Configs: every key is accounted for. Tensors: every spelling of a model is that model. Reference: transformers."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The slow twins of reading and writing folders: sentence-transformers 6.2 and model2vec, both ways."""
+"""The slow references of reading and writing folders: sentence-transformers 6.2 and model2vec, both ways."""
 
 # ruff: noqa: E402  what may be absent is looked for before it is imported
 

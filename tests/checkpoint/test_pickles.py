@@ -293,8 +293,8 @@ def test_a_pickle_that_calls_anything_else_is_refused_and_nothing_runs(tmp_path,
     trap = tmp_path / "ran"
     evil = Runs(function, *(argument.format(str(trap)) for argument in arguments))
     path = hostile_file(tmp_path / "w", pickle.dumps({"a": evil}, protocol), form)
-    told = rf"{re.escape(str(path))} needs \w+\.{function.__name__},.*never runs code"
-    with pytest.raises(UnsafeFileError, match=told):
+    message = rf"{re.escape(str(path))} needs \w+\.{function.__name__},.*never runs code"
+    with pytest.raises(UnsafeFileError, match=message):
         read_pickle(path)
     assert not trap.exists()
 

@@ -278,8 +278,8 @@ def test_strict_names_all_that_is_wrong_in_one_error():
     result = {"a": np.ones(2), "b": np.ones((2, 3))} | {f"x{n}": np.ones(1) for n in range(10)}
     with pytest.raises(WeightsError) as caught:
         match_arrays(result, {"b": (3, 2), "c": (1,), "d": ()}, where="models/m")
-    told = str(caught.value)
-    assert told.startswith("models/m: ")
-    assert "2 missing: c, d;" in told
-    assert "11 extra: a, x0, x1, x2, x3, x4, x5, x6 and 3 more;" in told
-    assert "1 misshapen: b is [2, 3], expected [3, 2]" in told
+    message = str(caught.value)
+    assert message.startswith("models/m: ")
+    assert "2 missing: c, d;" in message
+    assert "11 extra: a, x0, x1, x2, x3, x4, x5, x6 and 3 more;" in message
+    assert "1 misshapen: b is [2, 3], expected [3, 2]" in message

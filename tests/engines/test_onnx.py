@@ -1,4 +1,4 @@
-"""The ONNX lowering against its slow twin.
+"""The ONNX lowering against its slow reference.
 
 T: tokens of a text; H: hidden; N: heads; d: head size; B: texts.
 """
@@ -18,7 +18,17 @@ from goldens import DISTILBERT, GOLDEN, NAMES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_np
-from twin import MADE, POOLINGS, assert_same, model, skips, texts, twin_pool, twin_states, with_pooling
+from reference_model import (
+    MADE,
+    POOLINGS,
+    assert_same,
+    model,
+    reference_pool,
+    reference_states,
+    skips,
+    texts,
+    with_pooling,
+)
 
 from gnomon.engines.onnx.engine import OnnxEngine, write_graph
 from gnomon.engines.onnx.graph import build_onnx_graph, quantize_weight
@@ -33,26 +43,26 @@ def engine(name: str, pooling: PoolingSpec, runtime: str = "onnxruntime", precis
 
 
 @pytest.mark.parametrize("name", [*NAMES, *MADE])
-def test_states_of_a_mixed_batch_equal_the_twin(name: str) -> None:
+def test_states_of_a_mixed_batch_equal_the_reference(name: str) -> None:
     trunk, arrays = model(name)
     ids, found = texts(name), engine(name, PoolingSpec()).states(pack(texts(name)))
     for text_TH, ids_T in zip(split_per_text(found, pack(ids)), ids, strict=True):
-        assert_same(text_TH.ravel(), twin_states(trunk, arrays, ids_T).ravel())
+        assert_same(text_TH.ravel(), reference_states(trunk, arrays, ids_T).ravel())
 
 
 @pytest.mark.parametrize("pooling", POOLINGS, ids=str)
 @pytest.mark.parametrize("name", ["stella_en_400M_v5", "GIST-Embedding-v0"])
-def test_every_pooling_equals_the_twin(name: str, pooling: PoolingSpec) -> None:
+def test_every_pooling_equals_the_reference(name: str, pooling: PoolingSpec) -> None:
     trunk, arrays = model(name)
-    wanted = [twin_pool(pooling, twin_states(trunk, arrays, ids_T), 3) for ids_T in texts(name)]
+    wanted = [reference_pool(pooling, reference_states(trunk, arrays, ids_T), 3) for ids_T in texts(name)]
     assert_same(engine(name, pooling).pool(pack(texts(name), skip_B=skips(pooling, 6, 3))), np.stack(wanted))
 
 
 @pytest.mark.parametrize("name", [*NAMES, *MADE])
 @pytest.mark.parametrize("mode", ["cls", "mean", "lasttoken"])
-def test_vectors_equal_the_twin(name: str, mode: Any) -> None:
+def test_vectors_equal_the_reference(name: str, mode: Any) -> None:
     trunk, arrays = model(name)
-    wanted = [twin_pool(PoolingSpec((mode,)), twin_states(trunk, arrays, ids_T), 0) for ids_T in texts(name)]
+    wanted = [reference_pool(PoolingSpec((mode,)), reference_states(trunk, arrays, ids_T), 0) for ids_T in texts(name)]
     assert_same(engine(name, PoolingSpec((mode,))).pool(pack(texts(name))), np.stack(wanted))
 
 
@@ -209,7 +219,7 @@ def test_the_longest_text_of_a_table_runs() -> None:
         longest = [np.full(trunk.max_tokens, 4), np.full(1, 4)]
         assert_same(
             engine(name, PoolingSpec()).states(pack(longest)),
-            np.concatenate([twin_states(*model(name), ids_T) for ids_T in longest]),
+            np.concatenate([reference_states(*model(name), ids_T) for ids_T in longest]),
         )
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from twin import assert_same, model, texts, twin_pool, twin_states
+from reference_model import assert_same, model, reference_pool, reference_states, texts
 
 from gnomon.engines.onnx.engine import OnnxEngine
 from gnomon.engines.positions import check_token_types, position_ids, rotary_tables
@@ -70,7 +70,7 @@ def test_token_types_choose_the_row_of_their_table(name: str, runtime: str) -> N
     types = [np.arange(len(ids_T)) % 2 for ids_T in ids]
     engine = engine_of(name, pooling, runtime)
     wanted = [
-        twin_pool(pooling, twin_states(*model(name), ids_T, types_T), 0)
+        reference_pool(pooling, reference_states(*model(name), ids_T, types_T), 0)
         for ids_T, types_T in zip(ids, types, strict=True)
     ]
     found = engine.pool(pack(ids, types_per_text=types))
@@ -120,7 +120,8 @@ def test_texts_with_different_prompts_share_a_batch(modes: tuple[str, ...], runt
     ids, skip_B = texts(name), [3, 0, 5, 7, 2, 8]
     engine = engine_of(name, pooling, runtime)
     wanted = [
-        twin_pool(pooling, twin_states(*model(name), ids_T), skip) for ids_T, skip in zip(ids, skip_B, strict=True)
+        reference_pool(pooling, reference_states(*model(name), ids_T), skip)
+        for ids_T, skip in zip(ids, skip_B, strict=True)
     ]
     assert_same(engine.pool(pack(ids, skip_B=skip_B)), np.stack(wanted))
     (batch,) = engine.pool_batches([pack(ids, skip_B=skip_B)])

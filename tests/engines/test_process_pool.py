@@ -318,13 +318,13 @@ def over(engine: Engine) -> Encoder:
 
 
 @pytest.mark.parametrize(
-    ("how", "told"),
+    ("how", "message"),
     [
         ("signal", "the worker on left was killed by signal 9|the worker on right was killed by signal 9"),
         ("error", "on left: ArithmeticError: it overflowed|on right: ArithmeticError: it overflowed"),
     ],
 )
-def test_a_worker_that_fails_costs_one_batch(fakes: Any, tmp_path: Path, how: str, told: str) -> None:
+def test_a_worker_that_fails_costs_one_batch(fakes: Any, tmp_path: Path, how: str, message: str) -> None:
     flag = tmp_path / "deadly"
     flag.touch()
     bad = load(GIST).tokenize("quick sort").ids[0].tolist()
@@ -332,7 +332,7 @@ def test_a_worker_that_fails_costs_one_batch(fakes: Any, tmp_path: Path, how: st
     encoder = over(ProcessPoolEngine([("left", opener), ("right", opener)]))
     before = processes(encoder.engine)
     texts = [text for text in dict.fromkeys(TEXTS) if text != LONG]
-    with pytest.raises(WorkerError, match=told) as caught:
+    with pytest.raises(WorkerError, match=message) as caught:
         encoder.encode(texts)
     lost, vectors_BD = caught.value.texts, caught.value.vectors
     assert texts.index("quick sort") in lost
@@ -456,8 +456,8 @@ def test_a_worker_that_cannot_even_start_says_why(tmp_path: Path, monkeypatch: p
     (tmp_path / "numpy.py").write_text("raise ImportError('a file of this name is in the way')")
     load(GIST)
     monkeypatch.syspath_prepend(tmp_path)
-    told = r"^the worker on cpu ended with code 1 \(ImportError: a file of this name is in the way\)$"
-    with pytest.raises(WorkerError, match=told):
+    message = r"^the worker on cpu ended with code 1 \(ImportError: a file of this name is in the way\)$"
+    with pytest.raises(WorkerError, match=message):
         Encoder.load(GOLDEN / GIST, device=["cpu", "cpu"])
 
 

@@ -90,11 +90,11 @@ def refused(**option: Any) -> str:
 
 
 def told_by(run: Callable[[], object]) -> list[tuple[str, str]]:
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as message:
         warnings.simplefilter("always")
         run()
-    assert all(notice.category is Notice for notice in told)
-    return [(str(notice.message), notice.filename) for notice in told]
+    assert all(notice.category is Notice for notice in message)
+    return [(str(notice.message), notice.filename) for notice in message]
 
 
 # ---- refusals
@@ -288,8 +288,8 @@ def test_a_gpu_without_torch_is_told_of_once(
     option: dict[str, Any], no_torch: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(select, "has_gpu_driver", lambda: True)
-    told = 'this machine has a GPU, and torch is not installed: running on the CPU. pip install "gnomon[torch]"'
-    assert told_by(lambda: EngineOptions.from_arguments(**FINE | option).resolve()) == [(told, __file__)]
+    message = 'this machine has a GPU, and torch is not installed: running on the CPU. pip install "gnomon[torch]"'
+    assert told_by(lambda: EngineOptions.from_arguments(**FINE | option).resolve()) == [(message, __file__)]
     assert told_by(lambda: EngineOptions.from_arguments(**FINE | option).resolve()) == []
     assert EngineOptions.from_arguments(**FINE | option).resolve() == EngineOptions("onnx", "float32", "cpu")
 
@@ -298,8 +298,8 @@ def test_a_gpu_that_torch_cannot_use_is_told_of_once(gpus: Gpus) -> None:
     import torch
 
     gpus(seen=False)
-    told = f"this machine has a GPU that torch {torch.__version__} cannot use: running on the CPU."
-    assert told_by(lambda: EngineOptions.from_arguments(**FINE).resolve()) == [(told, __file__)]
+    message = f"this machine has a GPU that torch {torch.__version__} cannot use: running on the CPU."
+    assert told_by(lambda: EngineOptions.from_arguments(**FINE).resolve()) == [(message, __file__)]
     assert told_by(lambda: EngineOptions.from_arguments(**FINE).resolve()) == []
 
 
@@ -316,8 +316,8 @@ def test_the_notice_of_a_load_points_at_its_line(
 ) -> None:
     monkeypatch.setattr(select, "has_gpu_driver", lambda: True)
     folder = golden_folder("GIST-Embedding-v0")
-    ((told, filename),) = told_by(lambda: Encoder.load(folder))
-    assert "torch is not installed: running on the CPU" in told
+    ((message, filename),) = told_by(lambda: Encoder.load(folder))
+    assert "torch is not installed: running on the CPU" in message
     assert filename == __file__
     assert told_by(lambda: Encoder.load(folder)) == []
 
@@ -494,11 +494,11 @@ def test_a_static_table_runs_without_a_runtime_and_says_where(
         table = {"embed.tokens": np.ones((4, 2), np.float32)}
         opened.append(open_engine(spec(StaticSpec(4, 2)), table, options))
 
-    told = [message for message, _ in told_by(open_it)]
+    message = [message for message, _ in told_by(open_it)]
     assert isinstance(opened[0], StaticEngine)
     assert (opened[0].device, opened[0].dtype) == ("cpu", "float32")
-    assert len(told) == len(changes_nothing)
-    assert all(f"{words} changes nothing" in message for words, message in zip(changes_nothing, told, strict=True))
+    assert len(message) == len(changes_nothing)
+    assert all(f"{words} changes nothing" in message for words, message in zip(changes_nothing, message, strict=True))
 
 
 def test_what_is_left_open_needs_no_look_at_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:

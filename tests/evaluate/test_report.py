@@ -392,8 +392,8 @@ def number(place: str) -> float:
 
 def marks(chart: Node) -> dict[str, tuple[Node, list[Node]]]:
     """{what the pointer is told: (mark, lines)}."""
-    told = [group for group in chart.all("g") if group.nodes and group.nodes[0].tag == "title"]
-    return {group.one("title").text: (group.one("use"), list(group.all("line"))) for group in told}
+    message = [group for group in chart.all("g") if group.nodes and group.nodes[0].tag == "title"]
+    return {group.one("title").text: (group.one("use"), list(group.all("line"))) for group in message}
 
 
 def on_scale(ticks: Sequence[tuple[float, float]]) -> Callable[[float], float]:
@@ -415,10 +415,10 @@ def test_dots_and_whiskers_stand_where_their_values_are(results: list[Result]) -
         )
         for chart in charts(figure):
             task = chart.attributes["aria-label"].split(":")[0]
-            for told, (mark, lines) in marks(chart).items():
-                result = own[told.split(":")[0], task]
+            for message, (mark, lines) in marks(chart).items():
+                result = own[message.split(":")[0], task]
                 seen.add((result.model, task))
-                assert f"{result.score * 100:.2f}" in told
+                assert f"{result.score * 100:.2f}" in message
                 assert value_at(number(mark.attributes["x"])) == pytest.approx(result.score * 100, abs=0.02)
                 interval = result.interval if len(result.subsets) > 1 else result.subsets[0].interval
                 assert interval and len(lines) == 1
@@ -567,14 +567,14 @@ def facts(page: str) -> dict[str, tuple[bool, list[str]]]:
 
 
 def test_the_manifest_tells_what_differs(write: Writer) -> None:
-    told = 'Instruct: "x"\nQuery:\t'
-    write("a", "t", prompts=[("queries", told), ("documents", "")], cut=3)
+    message = 'Instruct: "x"\nQuery:\t'
+    write("a", "t", prompts=[("queries", message), ("documents", "")], cut=3)
     write("b", "t", prompts=[("queries", ""), ("documents", "")], cut=1234, dim=256, fingerprint="fedcba9876543210")
     write("BM25", "t", fingerprint=None, cut=0)
     page = render_html(write.written)
     found = facts(page)
-    assert repr(told) in [code.text for code in section(page, "how").all("code")]
-    assert found["queries"] == (True, [repr(told) + told[:-2], "none", "–"])
+    assert repr(message) in [code.text for code in section(page, "how").all("code")]
+    assert found["queries"] == (True, [repr(message) + message[:-2], "none", "–"])
     assert found["documents"] == (False, ["none", "none", "–"])
     assert found["dim"] == (True, ["384", "256", "–"])
     assert found["dtype"] == (False, ["float32", "float32", "–"])
@@ -731,8 +731,8 @@ def test_every_score_is_in_markdown(results: list[Result]) -> None:
     cells = {(line[0], head): cell for line in lines[2:] for head, cell in zip(lines[0], line, strict=True)}
     for result in results:
         interval = result.interval if len(result.subsets) > 1 else result.subsets[0].interval
-        told = f" ({interval.low * 100:.2f} to {interval.high * 100:.2f})" if interval else ""
-        assert cells[result.task, result.label].replace("**", "") == f"{result.score * 100:.2f}{told}"
+        message = f" ({interval.low * 100:.2f} to {interval.high * 100:.2f})" if interval else ""
+        assert cells[result.task, result.label].replace("**", "") == f"{result.score * 100:.2f}{message}"
 
 
 # ---- the averages of the cards (gte-large-en-v1.5; facts in the shared docs)

@@ -26,10 +26,10 @@ def require(*, whole_module: bool = False) -> None:
     """Where the folders are missing: an error in CI, which must run these tests; a skip with its reason elsewhere."""
     if GOLDEN.is_dir():
         return
-    told = f"{GOLDEN} is not here: it is in the shared folder of the project"
+    message = f"{GOLDEN} is not here: it is in the shared folder of the project"
     if os.environ.get("CI"):
-        raise FileNotFoundError(told)
-    pytest.skip(told, allow_module_level=whole_module)
+        raise FileNotFoundError(message)
+    pytest.skip(message, allow_module_level=whole_module)
 
 
 @cache

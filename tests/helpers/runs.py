@@ -60,10 +60,10 @@ def _prepare(blow: Blow) -> None:
     def step(self: Any, number: int, ahead: Any) -> Any:
         if number == blow.step and blow.place == "before":
             blow.fall()
-        told = inner(self, number, ahead)
+        message = inner(self, number, ahead)
         if number == blow.step and blow.place == "behind":
             blow.fall()
-        return told
+        return message
 
     def halfway(folder: Path) -> None:
         if folder.name.startswith(f".step-{blow.step + 1:08}"):

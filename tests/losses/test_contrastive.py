@@ -1,4 +1,4 @@
-"""InfoNCE against its twin, in every direction; ranks, parts, masks, edges, gradients."""
+"""InfoNCE against its reference, in every direction; ranks, parts, masks, edges, gradients."""
 
 import math
 from itertools import chain, combinations
@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from loss_twins import info_nce as twin
+from reference_losses import info_nce as reference
 
 from gnomon.errors import InputError
 from gnomon.losses import GTE_DIRECTIONS, SYMMETRIC_DIRECTIONS, hash_texts, info_nce, known_pairs_mask
@@ -61,9 +61,9 @@ def batches(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
-def twin_of(batch: dict[str, Any], *, joint: bool = True) -> float:
+def reference_of(batch: dict[str, Any], *, joint: bool = True) -> float:
     plain = {key: value.tolist() if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
-    return twin(
+    return reference(
         plain["queries_BD"],
         plain["positives_PD"],
         plain["negatives_ND"],
@@ -84,15 +84,15 @@ def rounding(batch: dict[str, Any]) -> float:
 
 @settings(max_examples=300, deadline=None)
 @given(batches())
-def test_one_partition_is_the_twins(batch: dict[str, Any]) -> None:
-    near(info_nce(**batch), twin_of(batch), rounding(batch))
+def test_one_partition_is_the_reference(batch: dict[str, Any]) -> None:
+    near(info_nce(**batch), reference_of(batch), rounding(batch))
 
 
 @settings(max_examples=100, deadline=None)
 @given(batches(), st.sampled_from([("query_to_doc",), SYMMETRIC_DIRECTIONS]))
-def test_a_partition_each_is_the_twins(batch: dict[str, Any], directions: tuple[str, ...]) -> None:
+def test_a_partition_each_is_the_reference(batch: dict[str, Any], directions: tuple[str, ...]) -> None:
     batch["directions"] = directions
-    near(info_nce(**batch, partition_mode="per_direction"), twin_of(batch, joint=False), rounding(batch))
+    near(info_nce(**batch, partition_mode="per_direction"), reference_of(batch, joint=False), rounding(batch))
 
 
 def test_by_hand() -> None:
@@ -125,8 +125,10 @@ def test_negatives_are_columns_of_the_positives_order() -> None:
     """What sentence-transformers does: a second negative of each query follows the first of all."""
     queries, positives, negatives = vectors(3, 4), vectors(3, 4, seed=1), vectors(6, 4, seed=2)
     columns = info_nce(queries, positives, negatives, directions=GTE_DIRECTIONS)
-    told = info_nce(queries, positives, negatives, directions=GTE_DIRECTIONS, owners_N=torch.tensor([0, 1, 2, 0, 1, 2]))
-    assert columns == told
+    message = info_nce(
+        queries, positives, negatives, directions=GTE_DIRECTIONS, owners_N=torch.tensor([0, 1, 2, 0, 1, 2])
+    )
+    assert columns == message
     assert columns != info_nce(
         queries, positives, negatives, directions=GTE_DIRECTIONS, owners_N=torch.tensor([0, 0, 1, 1, 2, 2])
     )
@@ -134,7 +136,7 @@ def test_negatives_are_columns_of_the_positives_order() -> None:
 
 def test_ragged_negatives() -> None:
     queries, positives, negatives = vectors(3, 4), vectors(3, 4, seed=1), vectors(2, 4, seed=2)
-    near(info_nce(queries, positives, negatives), twin(queries.tolist(), positives.tolist(), negatives.tolist()))
+    near(info_nce(queries, positives, negatives), reference(queries.tolist(), positives.tolist(), negatives.tolist()))
     with pytest.raises(InputError, match=r"2 negatives .* 3 positives.*owners_N"):
         info_nce(queries, positives, negatives, directions=GTE_DIRECTIONS)
 
@@ -203,7 +205,7 @@ def test_duplicates_are_no_negatives() -> None:
         query_mask_BQ=known_pairs_mask(hashes_d, hashes_d, hashes_q, hashes_q),
     )
     doc_mask = [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1]]
-    wanted = twin(q.tolist(), d.tolist(), directions=GTE_DIRECTIONS, doc_mask=doc_mask, query_mask=doc_mask)  # pyright: ignore
+    wanted = reference(q.tolist(), d.tolist(), directions=GTE_DIRECTIONS, doc_mask=doc_mask, query_mask=doc_mask)  # pyright: ignore
     near(found, wanted)
     assert found < info_nce(q, d, directions=GTE_DIRECTIONS)
 

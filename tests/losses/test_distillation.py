@@ -1,14 +1,14 @@
-"""Distillation from scores, against the twins."""
+"""Distillation from scores, against the references."""
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from loss_twins import distill_kl as twin_kl
-from loss_twins import info_nce as twin_info_nce
-from loss_twins import margin_mse as twin_margin_mse
-from loss_twins import scores_of
+from reference_losses import distill_kl as reference_kl
+from reference_losses import info_nce as reference_info_nce
+from reference_losses import margin_mse as reference_margin_mse
+from reference_losses import scores_of
 
 from gnomon.errors import InputError
 from gnomon.losses import distill_kl, kl_and_contrast, margin_mse
@@ -29,7 +29,7 @@ SIZES = {"rows": st.integers(1, 4), "documents": st.integers(1, 5), "seed": st.i
     similarity=st.sampled_from(["cosine", "dot"]),
     spread=st.sampled_from([0.0, 1.0, 1e4]),
 )
-def test_kl_is_the_twins(
+def test_kl_is_the_reference(
     rows: int,
     documents: int,
     seed: int,
@@ -49,7 +49,7 @@ def test_kl_is_the_twins(
         similarity=similarity,  # pyright: ignore
     )
     scores = scores_of(queries.tolist(), docs.tolist(), similarity)
-    wanted = twin_kl(scores, teacher.tolist(), scale=1 / temperature, teacher_temperature=teacher_temperature)
+    wanted = reference_kl(scores, teacher.tolist(), scale=1 / temperature, teacher_temperature=teacher_temperature)
     assert found.item() == pytest.approx(wanted, rel=1e-9, abs=1e-9)
 
 
@@ -75,26 +75,26 @@ def test_documents_of_all_queries_are_those_of_each(similarity: str) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(**SIZES, similarity=st.sampled_from(["cosine", "dot"]))
-def test_margins_are_the_twins(rows: int, documents: int, seed: int, similarity: str) -> None:
+def test_margins_are_the_reference(rows: int, documents: int, seed: int, similarity: str) -> None:
     documents += 1
     queries, docs = vectors(rows, 3, seed=seed), vectors(rows, documents, 3, seed=seed + 1)
     teacher = 9 * vectors(rows, documents, seed=seed + 2)
     found = margin_mse(queries, docs, teacher, similarity=similarity)  # pyright: ignore
-    wanted = twin_margin_mse(scores_of(queries.tolist(), docs.tolist(), similarity), teacher.tolist())
+    wanted = reference_margin_mse(scores_of(queries.tolist(), docs.tolist(), similarity), teacher.tolist())
     assert found.item() == pytest.approx(wanted, rel=1e-12)
 
 
 @settings(max_examples=60, deadline=None)
 @given(**SIZES, before=st.integers(0, 2), alpha=st.sampled_from([0.0, 0.2, 2.0]))
-def test_kl_and_contrast_is_the_twins(rows: int, documents: int, seed: int, before: int, alpha: float) -> None:
+def test_kl_and_contrast_is_the_reference(rows: int, documents: int, seed: int, before: int, alpha: float) -> None:
     """Rows of one rank, documents of all: the KL over a row's own, the contrast over all."""
     queries = vectors(rows, 4, seed=seed)
     docs, teacher = vectors(before + rows, documents, 4, seed=seed + 1), vectors(rows, documents, seed=seed + 2)
     found = kl_and_contrast(queries, docs, teacher, alpha=alpha, temperature=0.02, start=before)
     own = scores_of(queries.tolist(), docs[before:].tolist(), "cosine")
     negatives = [row[place] for place in range(1, documents) for row in docs.tolist()]
-    contrast = twin_info_nce(queries.tolist(), docs[:, 0].tolist(), negatives, scale=50, start=before)
-    wanted = twin_kl(own, teacher.tolist(), scale=50) + alpha * contrast
+    contrast = reference_info_nce(queries.tolist(), docs[:, 0].tolist(), negatives, scale=50, start=before)
+    wanted = reference_kl(own, teacher.tolist(), scale=50) + alpha * contrast
     assert found.item() == pytest.approx(wanted, rel=1e-11, abs=1e-11)
 
 
@@ -104,8 +104,8 @@ def test_masked_documents_leave_the_contrast() -> None:
     mask = torch.eye(2, dtype=torch.bool).repeat(1, 3)
     found = kl_and_contrast(queries, docs, teacher, doc_mask_BC=mask, scale=9)
     columns = docs.transpose(0, 1).flatten(0, 1).tolist()
-    contrast = twin_info_nce(queries.tolist(), columns[:2], columns[2:], scale=9, doc_mask=mask.tolist())
-    kl = twin_kl(scores_of(queries.tolist(), docs.tolist(), "cosine"), teacher.tolist(), scale=9)
+    contrast = reference_info_nce(queries.tolist(), columns[:2], columns[2:], scale=9, doc_mask=mask.tolist())
+    kl = reference_kl(scores_of(queries.tolist(), docs.tolist(), "cosine"), teacher.tolist(), scale=9)
     assert found.item() == pytest.approx(kl + 0.2 * contrast, rel=1e-12)
 
 

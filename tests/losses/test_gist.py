@@ -1,4 +1,4 @@
-"""GIST against its twin: the strict rule, ties, margins, diagonals, masks, ranks."""
+"""GIST against its reference: the strict rule, ties, margins, diagonals, masks, ranks."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from loss_twins import gist as twin
+from reference_losses import gist as reference
 
 from gnomon.errors import InputError
 from gnomon.losses import SimilarityBlocks, compute_guide_blocks, duplicates_mask, gist, hash_texts
@@ -30,7 +30,7 @@ def batches(draw: st.DrawFn) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
 
 @settings(max_examples=300, deadline=None)
 @given(batches(), st.booleans(), st.booleans(), st.data())
-def test_it_is_the_twins(
+def test_it_is_the_reference(
     batch: tuple[list[torch.Tensor], list[torch.Tensor]], anchors: bool, positives: bool, data: st.DataObject
 ) -> None:
     model, guide = batch
@@ -54,7 +54,7 @@ def test_it_is_the_twins(
         doc_mask_BC=doc_mask,
         query_mask_BQ=query_mask,
     )
-    wanted = twin(
+    wanted = reference(
         tuple(each.tolist() for each in model),  # pyright: ignore
         tuple(each.tolist() for each in guide),  # pyright: ignore
         temperature=temperature,
@@ -74,9 +74,9 @@ def random(seed: int, *sizes: int) -> list[torch.Tensor]:
     return [torch.from_numpy(draw.normal(size=(size, 6))) for size in sizes]
 
 
-def test_random_vectors_are_the_twins_too() -> None:
+def test_random_vectors_are_the_reference_too() -> None:
     model, guide = random(0, 7, 7, 14), random(1, 7, 7, 14)
-    wanted = twin(tuple(map(torch.Tensor.tolist, model)), tuple(map(torch.Tensor.tolist, guide)))  # pyright: ignore
+    wanted = reference(tuple(map(torch.Tensor.tolist, model)), tuple(map(torch.Tensor.tolist, guide)))  # pyright: ignore
     assert gist(*model, guide=compute_guide_blocks(*guide)).item() == pytest.approx(wanted, rel=1e-12)
 
 
@@ -115,7 +115,7 @@ def test_a_second_copy_of_a_positive_is_left_out_by_the_masks() -> None:
     masked = gist(queries, positives, guide=guide, doc_mask_BC=copies)
     rows = (queries.tolist(), positives.tolist(), [])
     blind = (torch.eye(6)[:3].tolist(), torch.eye(6)[3:].tolist(), [])  # all orthogonal: all similarities are 0
-    assert masked.item() == pytest.approx(twin(rows, blind, doc_mask=copies.tolist()), rel=1e-12)
+    assert masked.item() == pytest.approx(reference(rows, blind, doc_mask=copies.tolist()), rel=1e-12)
     assert masked < gist(queries, positives, guide=guide)
 
 

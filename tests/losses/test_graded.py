@@ -1,12 +1,12 @@
-"""CoSENT and cosine regression against their twins."""
+"""CoSENT and cosine regression against their references."""
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from loss_twins import cosent as twin_cosent
-from loss_twins import cosine_regression as twin_regression
+from reference_losses import cosent as reference_cosent
+from reference_losses import cosine_regression as reference_regression
 
 from gnomon.errors import InputError
 from gnomon.losses import cosent, cosine_regression
@@ -24,18 +24,18 @@ def vectors(*shape: int, seed: int = 0) -> torch.Tensor:
     scale=st.sampled_from([1e-3, 1.0, 20.0, 1e5]),
     similarity=st.sampled_from(["cosine", "dot"]),
 )
-def test_they_are_the_twins(labels: list[float], seed: int, equal: bool, scale: float, similarity: str) -> None:
+def test_they_are_the_reference(labels: list[float], seed: int, equal: bool, scale: float, similarity: str) -> None:
     a, b = vectors(len(labels), 3, seed=seed), vectors(len(labels), 3, seed=seed + 1)
     if equal:
         a[:] = a[0]
         b[:] = b[0]
     graded = torch.tensor(labels, dtype=torch.float64)
     found = cosent(a, b, graded, scale=scale, similarity=similarity)  # pyright: ignore
-    wanted = twin_cosent(a.tolist(), b.tolist(), labels, scale=scale, similarity=similarity)
+    wanted = reference_cosent(a.tolist(), b.tolist(), labels, scale=scale, similarity=similarity)
     rounding = 1e-11 + 1e-13 * scale  # of the similarities, which the factor multiplies
     assert found.item() == pytest.approx(wanted, rel=1e-11, abs=rounding)
     assert cosine_regression(a, b, graded).item() == pytest.approx(
-        twin_regression(a.tolist(), b.tolist(), labels), rel=1e-12, abs=1e-15
+        reference_regression(a.tolist(), b.tolist(), labels), rel=1e-12, abs=1e-15
     )
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from loss_twins import info_nce as twin
-from loss_twins import prefixes
+from reference_losses import info_nce as reference
+from reference_losses import prefixes
 
 from gnomon.errors import InputError
 from gnomon.losses import compute_guide_blocks, gist, info_nce, margin_mse, matryoshka, similarity_distillation
@@ -25,13 +25,13 @@ def vectors(*shape: int, seed: int = 0) -> torch.Tensor:
     st.integers(1, 4),
     st.sampled_from(["cosine", "dot"]),
 )
-def test_prefixes_are_the_twins(widths: list[tuple[int, float]], rows: int, similarity: str) -> None:
+def test_prefixes_are_the_reference(widths: list[tuple[int, float]], rows: int, similarity: str) -> None:
     queries, docs = vectors(rows, 8), vectors(rows, 8, seed=1)
     dims, weights = zip(*widths, strict=True)
     loss = partial(info_nce, scale=5, similarity=similarity)
     found = matryoshka(loss, (queries, docs, None), matryoshka_dims=dims, matryoshka_weights=weights)
     wanted = sum(
-        weight * twin(prefixes(queries, dim), prefixes(docs, dim), scale=5, similarity=similarity)
+        weight * reference(prefixes(queries, dim), prefixes(docs, dim), scale=5, similarity=similarity)
         for dim, weight in widths
     )
     assert found.item() == pytest.approx(wanted, rel=1e-11, abs=1e-11)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from loss_twins import cosine, dot
+from reference_losses import cosine, dot
 
 from gnomon.errors import InputError
 from gnomon.losses.similarity import anneal, pairwise_similarity, resolve_scale, similarity_matrix
@@ -18,10 +18,10 @@ def vectors(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> t
 
 
 @pytest.mark.parametrize("similarity", BOTH)
-def test_similarities_are_those_of_the_twin(similarity: str) -> None:
+def test_similarities_are_those_of_the_reference(similarity: str) -> None:
     a, b = vectors(3, 5), vectors(3, 5, seed=1)
-    twin = cosine if similarity == "cosine" else dot
-    wanted = [[twin(x, y) for y in b.tolist()] for x in a.tolist()]
+    reference = cosine if similarity == "cosine" else dot
+    wanted = [[reference(x, y) for y in b.tolist()] for x in a.tolist()]
     np.testing.assert_allclose(similarity_matrix(a, b, similarity), wanted, rtol=1e-13)
     np.testing.assert_allclose(pairwise_similarity(a, b, similarity), np.diag(wanted), rtol=1e-13)
     lists = pairwise_similarity(a[:, None], b.expand(3, 3, 5), similarity)

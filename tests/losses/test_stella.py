@@ -1,4 +1,4 @@
-"""The three losses of stella against their twins; the counting of pairs of pairs; edges; memory."""
+"""The three losses of stella against their references; the counting of pairs of pairs; edges; memory."""
 
 import math
 from itertools import pairwise
@@ -9,10 +9,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from loss_twins import cosine_distillation as twin_cosine
-from loss_twins import ranking_hinge as twin_hinge
-from loss_twins import relative_similarity_distillation as twin_relative
-from loss_twins import similarity_distillation as twin_similarity
+from reference_losses import cosine_distillation as reference_cosine
+from reference_losses import ranking_hinge as reference_hinge
+from reference_losses import relative_similarity_distillation as reference_relative
+from reference_losses import similarity_distillation as reference_similarity
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gnomon.errors import InputError
@@ -51,11 +51,13 @@ EIGHTHS = st.integers(-8, 8).map(lambda number: number / 8)
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.tuples(EIGHTHS, EIGHTHS), max_size=25), st.sampled_from([0.0, 0.125, 0.5, 0.015, 9.0]))
-def test_the_hinge_over_all_pairs_is_the_twins(pairs: list[tuple[float, float]], margin: float) -> None:
+def test_the_hinge_over_all_pairs_is_the_reference(pairs: list[tuple[float, float]], margin: float) -> None:
     student, teacher = (torch.tensor([pair[side] for pair in pairs], dtype=torch.float64) for side in (0, 1))
     student.requires_grad_()
     found = ranking_hinge(student, teacher, margin=margin)
-    assert found.item() == pytest.approx(twin_hinge(student.tolist(), teacher.tolist(), margin), rel=1e-12, abs=1e-12)
+    assert found.item() == pytest.approx(
+        reference_hinge(student.tolist(), teacher.tolist(), margin), rel=1e-12, abs=1e-12
+    )
     # the gradient, by counting the terms that each value is in
     (gradient,) = torch.autograd.grad(found, student)
     above = (teacher[:, None] > teacher) & (student > student[:, None] - margin)  # [p, q]
@@ -64,17 +66,19 @@ def test_the_hinge_over_all_pairs_is_the_twins(pairs: list[tuple[float, float]],
 
 @settings(max_examples=60, deadline=None)
 @given(rows=st.integers(1, 7), seed=st.integers(0, 999), width=st.integers(1, 5), copies=st.booleans())
-def test_the_three_are_the_twins(rows: int, seed: int, width: int, copies: bool) -> None:
+def test_the_three_are_the_reference(rows: int, seed: int, width: int, copies: bool) -> None:
     student, teacher = vectors(rows, width, seed=seed), vectors(rows, 4, seed=seed + 1)
     if copies:  # a text that stands twice, for the student
         student[-1] = student[0]
     plain = student.tolist(), teacher.tolist()
-    assert similarity_distillation(student, teacher).item() == pytest.approx(twin_similarity(*plain), rel=1e-11)
+    assert similarity_distillation(student, teacher).item() == pytest.approx(reference_similarity(*plain), rel=1e-11)
     assert relative_similarity_distillation(student, teacher).item() == pytest.approx(
-        twin_relative(*plain), rel=1e-9, abs=1e-12
+        reference_relative(*plain), rel=1e-9, abs=1e-12
     )
     wide = vectors(rows, 4, seed=seed + 2)
-    assert cosine_distillation(wide, teacher).item() == pytest.approx(twin_cosine(wide.tolist(), plain[1]), rel=1e-11)
+    assert cosine_distillation(wide, teacher).item() == pytest.approx(
+        reference_cosine(wide.tolist(), plain[1]), rel=1e-11
+    )
 
 
 def test_the_weighted_sum() -> None:
@@ -99,8 +103,8 @@ def test_one_and_two_texts_give_no_nan(rows: int) -> None:
     relative = relative_similarity_distillation(student, teacher.float())
     assert relative.item() == 0
     loss = stella(student, teacher.float(), [])
-    wanted = 10 * twin_cosine(student.tolist(), teacher.tolist())
-    wanted += 200 * twin_similarity(student.tolist(), teacher.tolist())
+    wanted = 10 * reference_cosine(student.tolist(), teacher.tolist())
+    wanted += 200 * reference_similarity(student.tolist(), teacher.tolist())
     assert loss.item() == pytest.approx(wanted, rel=1e-5)
     loss.backward()
     assert student.grad is not None
@@ -115,7 +119,7 @@ def test_identical_texts_and_a_perfect_student() -> None:
     assert cosine_distillation(3 * teacher, teacher).item() == pytest.approx(0, abs=1e-15)
     # what is left is the margin, where the teacher's own similarities are less than it apart
     relative = relative_similarity_distillation(teacher, teacher)
-    assert 0 < relative.item() == pytest.approx(twin_relative(teacher.tolist(), teacher.tolist()), rel=1e-10)
+    assert 0 < relative.item() == pytest.approx(reference_relative(teacher.tolist(), teacher.tolist()), rel=1e-10)
     assert relative_similarity_distillation(teacher, teacher, margin=0).item() == pytest.approx(0, abs=1e-12)
 
 

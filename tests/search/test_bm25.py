@@ -83,8 +83,8 @@ def test_case_does_not_count(text: str) -> None:
     assert split_words(text) == split_words(text.upper()) == split_words(text.title())
 
 
-def twin_scores(documents: list[str], query: str, k1: float, b: float) -> list[float]:
-    """The slow twin: Lucene's formula, a document and a word at a time; letters alone count inside runs too."""
+def reference_scores(documents: list[str], query: str, k1: float, b: float) -> list[float]:
+    """The slow reference: Lucene's formula, a document and a word at a time; letters alone count inside runs too."""
     held = [Counter(split_words(text)) for text in documents]
     mean = sum(each.total() for each in held) / len(held)
     scores = [0.0] * len(held)
@@ -100,11 +100,11 @@ def twin_scores(documents: list[str], query: str, k1: float, b: float) -> list[f
     return scores
 
 
-def assert_twin(documents: list[str], queries: list[str], k: int, k1: float, b: float) -> None:
+def assert_matches_reference(documents: list[str], queries: list[str], k: int, k1: float, b: float) -> None:
     found = Bm25(documents, k1=k1, b=b).top_k(queries, k)
     assert len(found) == len(queries)
     for query, (scores, rows) in zip(queries, found, strict=True):
-        wanted = np.array(twin_scores(documents, query, k1, b)) if documents else np.empty(0)
+        wanted = np.array(reference_scores(documents, query, k1, b)) if documents else np.empty(0)
         assert (scores.dtype, rows.dtype) == (np.float32, np.int64)
         assert len(scores) == len(set(rows.tolist())) == min(k, (wanted > 0).sum())
         np.testing.assert_allclose(scores, wanted[rows], rtol=1e-5)
@@ -118,13 +118,13 @@ TEXTS = st.lists(st.text("abcdeé的了 ", max_size=12), max_size=25)
 @settings(max_examples=150, deadline=None)
 @given(TEXTS, TEXTS, st.integers(1, 9), st.sampled_from([0, 0.9, 1.5, 20]), st.sampled_from([0, 0.4, 1]))
 def test_the_reference_agrees(documents: list[str], queries: list[str], k: int, k1: float, b: float) -> None:
-    assert_twin(documents, queries, k, k1, b)
+    assert_matches_reference(documents, queries, k, k1, b)
 
 
 def test_the_reference_agrees_on_many_documents() -> None:
     random = np.random.default_rng(5)
     texts = [" ".join(f"w{number}" for number in random.zipf(1.3, size) % 500) for size in random.integers(0, 60, 400)]
-    assert_twin(texts, texts[:20], 30, 0.9, 0.4)
+    assert_matches_reference(texts, texts[:20], 30, 0.9, 0.4)
 
 
 def test_scores_by_hand() -> None:
@@ -249,4 +249,4 @@ def test_real_text_is_found(name: str, wanted: float) -> None:
 
 def test_the_reference_agrees_on_real_text() -> None:
     documents, queries, _ = read_set(DATA / "retrieval_help" / "mono_ko")
-    assert_twin([*documents.values()], [*queries.values()][:4], 20, 0.9, 0.4)
+    assert_matches_reference([*documents.values()], [*queries.values()][:4], 20, 0.9, 0.4)

@@ -44,8 +44,8 @@ def _rows(name: str) -> list[dict[str, Any]]:
 def texts() -> list[str]:
     """1,000 real texts: 13 languages, from nothing to several thousand words."""
     if not DATA.is_dir():
-        told = f"{DATA} is not here: it is in the shared folder of the project, not in the repository"
-        pytest.fail(told) if os.environ.get("CI") else pytest.skip(told)
+        message = f"{DATA} is not here: it is in the shared folder of the project, not in the repository"
+        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
     found = ["", " ", "\n\t", "🙂", "a", "[SEP]", "<s> </s>", "x" * 3000, "word " * 2000, "é" * 50]
     found += [row["text"] for row in _rows("retrieval_longdocs/corpus")[:6]]
     pools = [[row["text"] for row in _rows(name)] for name in ("retrieval_faq/queries", "retrieval_faq/corpus")]
@@ -67,8 +67,8 @@ def texts() -> list[str]:
 def folder(request: pytest.FixtureRequest) -> Path:
     place = ROOT / ".models" / request.param
     if not (place / "model.safetensors").is_file():
-        told = f"{place} is not there; `make test` builds it"
-        pytest.fail(told) if os.environ.get("CI") else pytest.skip(told)
+        message = f"{place} is not there; `make test` builds it"
+        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
     return place
 
 

@@ -38,8 +38,8 @@ pytestmark = [
 def built(name: str) -> Path:
     place = ROOT / ".models" / name
     if not (place / "model.safetensors").is_file():
-        told = f"{place} is not there; `make test` builds it"
-        pytest.fail(told) if os.environ.get("CI") else pytest.skip(told)
+        message = f"{place} is not there; `make test` builds it"
+        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
     return place
 
 
@@ -59,8 +59,8 @@ def data(reference: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[[
 
     def folder_of(name: str) -> Path:
         if not DATA.is_dir():
-            told = f"{DATA} is not here: it is in the shared folder of the project, not in the repository"
-            pytest.fail(told) if os.environ.get("CI") else pytest.skip(told)
+            message = f"{DATA} is not here: it is in the shared folder of the project, not in the repository"
+            pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
         return reranking(reference, tmp_path_factory.mktemp("sets") / name) if name == "reranking_faq" else DATA / name
 
     return folder_of

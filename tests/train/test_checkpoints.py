@@ -184,8 +184,8 @@ def test_a_full_disk_leaves_what_was_there(
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(checkpoints, "write_safetensors", full)
-    told = f"^the checkpoint of step 2 .* was not written: {why}.* Make room in .*step-00000001 is complete"
-    with pytest.raises(CheckpointError, match=told):
+    message = f"^the checkpoint of step 2 .* was not written: {why}.* Make room in .*step-00000001 is complete"
+    with pytest.raises(CheckpointError, match=message):
         save(tmp_path, state(2), keep=1)
     assert names(tmp_path) == ["step-00000001"]
     assert_same_state(load(tmp_path / "step-00000001"), state(1))
@@ -250,8 +250,10 @@ def test_a_damaged_one_names_the_one_before(tmp_path: Path) -> None:
         save(tmp_path, state(step), keep=2)
     file = tmp_path / "step-00000002" / "state.safetensors"
     file.write_bytes(file.read_bytes()[:-1])
-    told = r"step-00000002 is damaged \(.*state.safetensors: expected .*\); remove it, and the run goes on from step-0"
-    with pytest.raises(CheckpointError, match=told) as caught:
+    message = (
+        r"step-00000002 is damaged \(.*state.safetensors: expected .*\); remove it, and the run goes on from step-0"
+    )
+    with pytest.raises(CheckpointError, match=message) as caught:
         load(tmp_path / "step-00000002")
     assert "download" not in str(caught.value)
     with pytest.raises(CheckpointError, match=r"step-00000003 is damaged .* goes on from step-00000002"):
@@ -387,9 +389,9 @@ def test_what_differs_is_told() -> None:
         "learning_rate: was 2e-05, is 0.001",
     ]
     assert compare_rounding(as_kept(RECIPE), asdict(now)) == ["threads: was None, is 3"]
-    (told,) = compare_recipes(as_kept(RECIPE), asdict(replace(RECIPE, sources=(SOURCE,))))
-    assert told.startswith("sources: was [{'path': ['a.jsonl'],")
-    assert len(told) < 200
+    (message,) = compare_recipes(as_kept(RECIPE), asdict(replace(RECIPE, sources=(SOURCE,))))
+    assert message.startswith("sources: was [{'path': ['a.jsonl'],")
+    assert len(message) < 200
 
 
 def test_keys_that_may_differ_are_keys_of_a_recipe() -> None:

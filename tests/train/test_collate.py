@@ -1,4 +1,4 @@
-"""Texts, ids and prompts of batches against a slow twin; batches made ahead, and how that ends."""
+"""Texts, ids and prompts of batches against a slow reference; batches made ahead, and how that ends."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_index import fake_index, numbered
+from fake_dataset import fake_dataset, numbered
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as RawTokenizer
@@ -62,9 +62,9 @@ def indexes(draw: st.DrawFn) -> Any:
     side = st.lists(TEXTS, min_size=rows, max_size=rows)
     least = draw(st.integers(0, 3))
     if not least:
-        return fake_index(draw(side), draw(side))
+        return fake_dataset(draw(side), draw(side))
     own = st.lists(TEXTS, min_size=least, max_size=least + draw(st.integers(0, 2)))
-    return fake_index(draw(side), draw(side), draw(st.lists(own, min_size=rows, max_size=rows)))
+    return fake_dataset(draw(side), draw(side), draw(st.lists(own, min_size=rows, max_size=rows)))
 
 
 # ---- texts and ids
@@ -72,7 +72,7 @@ def indexes(draw: st.DrawFn) -> Any:
 
 @settings(deadline=None)
 @given(index=indexes(), prompted=st.booleans(), at_once=st.integers(1, 5), data=st.data())
-def test_a_batch_is_what_a_slow_twin_reads(index: Any, prompted: bool, at_once: int, data: st.DataObject) -> None:
+def test_a_batch_is_what_a_slow_reference_reads(index: Any, prompted: bool, at_once: int, data: st.DataObject) -> None:
     rows = data.draw(st.lists(st.integers(0, index.rows - 1), min_size=1, max_size=8))
     spec = spec_of(prompts=PROMPTS) if prompted else spec_of()
     with pytest.MonkeyPatch.context() as patch:
@@ -93,7 +93,7 @@ def test_a_batch_is_what_a_slow_twin_reads(index: Any, prompted: bool, at_once: 
 
 
 def test_hashes_and_facts_go_with_the_rows() -> None:
-    index = fake_index(["a", "b", "c"], ["d", "e", "f"], [["g"], ["h"], ["i"]], name="letters")
+    index = fake_dataset(["a", "b", "c"], ["d", "e", "f"], [["g"], ["h"], ["i"]], name="letters")
     rows = collator_of(index).read_rows(draw_of([2, 0], replaced=1))
     assert rows.query_hashes_B.tolist() == index.hashes("query")[[2, 0]].tolist()
     assert rows.positive_hashes_B.tolist() == index.hashes("positive")[[2, 0]].tolist()
@@ -144,7 +144,7 @@ def test_a_source_sets_either_prompt() -> None:
 
 
 def test_graded_pairs_are_texts_of_one_sort() -> None:
-    graded = fake_index(["a"], ["b"], labels=[0.5])
+    graded = fake_dataset(["a"], ["b"], labels=[0.5])
     spec = spec_of(prompts=PROMPTS, query_prompt_names={SYMMETRIC: "same"})
     assert collator_of(graded, spec=spec).prompts == [("s s s ", "s s s ")]
     assert collator_of(graded, spec=spec_of(prompts=PROMPTS)).prompts == [("", "")]
@@ -155,7 +155,7 @@ def test_graded_pairs_are_texts_of_one_sort() -> None:
 
 
 def test_grades_go_with_their_rows() -> None:
-    rows = collator_of(fake_index(["a", "b"], ["c", "d"], labels=[0.25, 0.75])).read_rows(draw_of([1, 0, 1]))
+    rows = collator_of(fake_dataset(["a", "b"], ["c", "d"], labels=[0.25, 0.75])).read_rows(draw_of([1, 0, 1]))
     assert rows.scores is not None
     assert rows.scores.tolist() == [0.75, 0.25, 0.75]
 
@@ -164,7 +164,7 @@ def test_grades_go_with_their_rows() -> None:
 def test_a_teachers_scores_go_with_the_negatives_that_are_drawn(number: int | None) -> None:
     negatives = [[f"{row} {at}" for at in range(3)] for row in range(20)]
     scores = [[row, *(row + (at + 1) / 10 for at in range(3))] for row in range(20)]
-    index = fake_index(["q"] * 20, ["p"] * 20, negatives, scores=scores)
+    index = fake_dataset(["q"] * 20, ["p"] * 20, negatives, scores=scores)
     rows = collator_of(index, DataSource(("x",), num_negatives=number)).read_rows(draw_of([*range(19, -1, -1)]))
     assert rows.scores is not None
     assert rows.scores.shape == (20, 1 + (number or 3))
@@ -178,7 +178,7 @@ def test_a_teachers_scores_go_with_the_negatives_that_are_drawn(number: int | No
 
 
 def test_a_text_without_tokens_is_named() -> None:
-    index = fake_index(["a", "b"], ["c", "d"], [["e", "f"], ["g", "\u200b"]], name="letters")
+    index = fake_dataset(["a", "b"], ["c", "d"], [["e", "f"], ["g", "\u200b"]], name="letters")
     bare = tokenizer_of(frame="$A")
     bare.raw.pre_tokenizer = pre_tokenizers.Split("\u200b", "removed")  # pyright: ignore
     with pytest.raises(InputError, match=r"^letters\.jsonl, line 2: the text has no tokens"):
@@ -190,7 +190,7 @@ def test_a_text_without_tokens_is_named() -> None:
 @pytest.mark.parametrize(("text", "line"), [(("z", "b", "c"), 1), (("a", "z", "c"), 1), (("a", "b", "z"), 1)])
 def test_a_token_without_a_vector_is_named(text: tuple[str, str, str], line: int) -> None:
     query, positive, negative = text
-    index = fake_index([query, "a"], [positive, "a"], [[negative], ["a"]], name="letters")
+    index = fake_dataset([query, "a"], [positive, "a"], [[negative], ["a"]], name="letters")
     few = replace(spec_of(), trunk=replace(TRUNK, vocab_size=27))
     with pytest.raises(InputError, match=rf"^letters\.jsonl, line {line}: the text has token 27,.* 27\."):
         collator_of(index, spec=few).collate(draw_of([1, 0]))
@@ -200,9 +200,9 @@ def test_a_token_without_a_vector_is_named(text: tuple[str, str, str], line: int
 
 
 def test_a_digest_tells_batches_rows_and_texts_apart() -> None:
-    index = fake_index(["a", "a", "b"], ["c", "c", "c"], [["d"], ["e"], ["f"]])
-    other = fake_index(["a", "a", "b"], ["c", "x", "c"], [["d"], ["e"], ["f"]])
-    named = fake_index(["a", "a", "b"], ["c", "c", "c"], [["d"], ["e"], ["f"]], name="other")
+    index = fake_dataset(["a", "a", "b"], ["c", "c", "c"], [["d"], ["e"], ["f"]])
+    other = fake_dataset(["a", "a", "b"], ["c", "x", "c"], [["d"], ["e"], ["f"]])
+    named = fake_dataset(["a", "a", "b"], ["c", "c", "c"], [["d"], ["e"], ["f"]], name="other")
     drawn = [
         collator_of(index).read_rows(draw_of([0, 1])),
         collator_of(index).read_rows(draw_of([1, 0])),
@@ -228,7 +228,7 @@ def test_an_index_on_disk_is_read_alike(tmp_path: Path) -> None:
     path.write_text("\n".join(lines), "utf-8")
     source = DataSource((str(path),), negatives=("n",), num_negatives=1, score="s")
     index = open_dataset(source, tmp_path / "cache", progress=False)
-    twin = fake_index(
+    reference = fake_dataset(
         [f"a {word}" for word in WORDS],
         [f"b {word}" for word in WORDS],
         [[f"c {word}", f"d {word}"] for word in WORDS],
@@ -236,8 +236,8 @@ def test_an_index_on_disk_is_read_alike(tmp_path: Path) -> None:
         name="letters",
     )
     found: list[list[Any]] = [[], []]
-    for each, digests in zip((index, twin), found, strict=True):
-        sampler = Sampler([each], [1], batch_size=8, seed=3, num_held_out=4, length_buckets=True, num_negatives=[1])
+    for each, digests in zip((index, reference), found, strict=True):
+        sampler = Sampler([each], [1], batch_size=8, seed=3, num_held_out=4, group_by_length=True, num_negatives=[1])
         collator = Collator([each], [source], spec_of(), tokenizer_of(), seed=3)
         for batch in range(20):
             rows = collator.read_rows(sampler.batch_at(batch))
@@ -342,10 +342,10 @@ print(next(Prefetcher(str, 0, 10**9)))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("code", "told"), [(INTERRUPTED, "stopped"), (FORGOTTEN, "0")])
-def test_a_process_ends_in_any_case(code: str, told: str) -> None:
+@pytest.mark.parametrize(("code", "message"), [(INTERRUPTED, "stopped"), (FORGOTTEN, "0")])
+def test_a_process_ends_in_any_case(code: str, message: str) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert (done.stdout.strip(), done.returncode, done.stderr) == (told, 0, "")
+    assert (done.stdout.strip(), done.returncode, done.stderr) == (message, 0, "")
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from little_runs import WIDTH, bert
+from small_runs import WIDTH, bert
 from torch import Tensor
 
 from gnomon.errors import InputError
@@ -55,7 +55,7 @@ def batch_of(negatives: int = 0, *, scores: str = "", planted: bool = True, **ch
     whole = {
         "first_row": 0,
         "num_rows": Q,
-        "token_hashes": tuple(torch.from_numpy(each) for each in (queries, positives, others)),
+        "text_hashes": tuple(torch.from_numpy(each) for each in (queries, positives, others)),
         "scores": torch.from_numpy(rng.normal(size=size)) if scores else None,
         "teacher_vectors": sides_of(negatives, width=WIDTH + 4, seed=9),
     }
@@ -66,10 +66,10 @@ def masks_of(batch: LossInputs) -> tuple[Tensor, Tensor]:
     """What is no negative of a row: [Q, C], documents that answer an equal query, or are it; [Q, Q], queries of an
     equal document, or that are it. A negative that is its row's own answers its query.
     """
-    queries, positives, negatives = (side.tolist() for side in batch.token_hashes)
+    queries, positives, negatives = (side.tolist() for side in batch.text_hashes)
     docs = positives + negatives
     pairs = [*zip(queries, positives, strict=True)]
-    own = [] if batch.own_negatives_N is None else batch.own_negatives_N.tolist()
+    own = [] if batch.false_negatives_N is None else batch.false_negatives_N.tolist()
     each = len(negatives) // len(queries)
     pairs += [(queries[at // each], negatives[at]) for at, is_own in enumerate(own) if is_own]
     doc_mask = [[q == d or any((q, d) == pair for pair in pairs) for d in docs] for q in queries]
@@ -453,7 +453,7 @@ def test_a_scale_of_a_loss_that_has_none_is_refused(name: LossName, given: dict[
 
 
 @pytest.mark.parametrize(
-    ("dims", "spec", "told"),
+    ("dims", "spec", "message"),
     [
         ((4, 17), bert(), "matryoshka.dims has 17; the model's vectors have 16 components"),
         ((8, 12), bert(wide=(8, 12, 4)), None),
@@ -462,11 +462,11 @@ def test_a_scale_of_a_loss_that_has_none_is_refused(name: LossName, given: dict[
         ((4, 16), bert(), None),
     ],
 )
-def test_widths_that_the_model_does_not_have_are_refused(dims: tuple[int, ...], spec: Any, told: str | None) -> None:
-    if told is None:
+def test_widths_that_the_model_does_not_have_are_refused(dims: tuple[int, ...], spec: Any, message: str | None) -> None:
+    if message is None:
         assert dims_with_modules(MatryoshkaSettings(dims), spec) == (dims if spec.dim_modules else ())
         return
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         loss_of(LossSettings(), MatryoshkaSettings(dims), spec)
 
 

@@ -142,11 +142,11 @@ def test_c14_negatives_that_are_their_own_rows_texts_are_noted(tmp_path: Path) -
     pairs = [("Paris", "France"), ("Rome", "Italy"), ("Oslo", "Norway")]
     negatives = [["PARIS", "x", "france "], ["Paris", "y"], ["z", "norway", "Rome"]]
     index = write(tmp_path / "x", [rows(pairs[:1], negatives[:1]), rows(pairs[1:], negatives[1:])])
-    assert index.own_negatives == 3
-    assert index.own_negative_entries.tolist() == [0, 2, 6]
-    assert index.rows_of_negatives(index.own_negative_entries).tolist() == [0, 0, 2]
+    assert index.false_negatives == 3
+    assert index.false_negative_entries.tolist() == [0, 2, 6]
+    assert index.rows_of_negatives(index.false_negative_entries).tolist() == [0, 0, 2]
     other = write(tmp_path / "y", [rows(pairs, [["a"], ["b"], ["c"]])])
-    assert (other.own_negatives, other.own_negative_entries.tolist()) == (0, [])
+    assert (other.false_negatives, other.false_negative_entries.tolist()) == (0, [])
 
 
 def test_c14_a_negative_that_is_another_positive_of_its_row_is_noted(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_c14_a_negative_that_is_another_positive_of_its_row_is_noted(tmp_path: P
     negatives = [["SEINE", "Italy"], ["SEINE", "Italy"], ["Norway", "france"], ["fjord ", "Paris"], ["fjord ", "Paris"]]
     block = replace(rows(pairs, negatives), line_numbers=[1, 1, 2, 3, 3], source_lines=3)
     index = write(tmp_path / "x", [block, block])
-    assert index.own_negative_entries.tolist() == [0, 2, 6, 8, 10, 12, 16, 18]
+    assert index.false_negative_entries.tolist() == [0, 2, 6, 8, 10, 12, 16, 18]
 
 
 def test_the_fingerprint_is_that_of_the_content(tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ WHY = {
 }
 
 
-def told(which: int, how: str) -> str:
+def message(which: int, how: str) -> str:
     return f"WorkerError: rank {which} stopped: {WHY[how]}. All ranks have ended. Fix the cause, then use resume=True."
 
 
@@ -147,7 +147,7 @@ def test_the_others_end_with_the_reason_of_a_rank_that_fails(how: str, which: in
     """Also where the one that fails holds the store that the reason lies in."""
     ended = in_processes(fail, which, how, world=2)
     assert ended[which].error.rstrip(".: ") == WHY[how]
-    assert ended[1 - which].error == told(which, how)
+    assert ended[1 - which].error == message(which, how)
 
 
 @pytest.mark.slow
@@ -155,7 +155,7 @@ def test_all_others_end_with_the_reason() -> None:
     """Rank 0, which only heard of it, stays until rank 2 has heard too."""
     zero, one, two = in_processes(fail, 1, "ours", world=3)
     assert one.error.startswith("NumericError")
-    assert zero.error == two.error == told(1, "ours")
+    assert zero.error == two.error == message(1, "ours")
 
 
 @pytest.mark.parametrize(("rank", "reason"), [(0, True), (1, True), (0, False)])

@@ -13,8 +13,8 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from little_runs import BERT, bert, checkpoint
 from rank_processes import in_threads
+from small_runs import BERT, bert, checkpoint
 from torch import Tensor
 
 from gnomon.packed import pack
@@ -25,9 +25,9 @@ from gnomon.train.model import Model
 from gnomon.train.objectives import gradcache
 from gnomon.train.objectives.gradcache import (
     Chunk,
-    accumulate_gradient,
     encode_chunks,
     encode_in_one_graph,
+    forward_backward,
     skipped_prompt_tokens,
     split_into_chunks,
 )
@@ -70,7 +70,7 @@ def grads(model: Model) -> Grads:
 
 
 def one_graph(model: Model, ids: list[np.ndarray], prompts: list[int], sides: Any, dims: tuple[int, ...]) -> Grads:
-    """The slow twin: each text alone, no chunk, no cache, and torch's own differentiation."""
+    """The slow reference: each text alone, no chunk, no cache, and torch's own differentiation."""
     pooled_NP = torch.cat([model(pack([ids_T], skip_B=[prompt])) for ids_T, prompt in zip(ids, prompts, strict=True)])
     widths = model.apply_modules(pooled_NP, dims)
     torch.stack([*a_loss({dim: each.split(sides) for dim, each in widths.items()}, 1)]).sum().backward()
@@ -81,7 +81,7 @@ def assert_near(found: Grads, wanted: Grads) -> None:
     assert found.keys() == wanted.keys()
     for name, grad in wanted.items():
         torch.testing.assert_close(
-            found[name], grad, rtol=1e-9, atol=1e-10, msg=lambda told, name=name: f"{name}: {told}"
+            found[name], grad, rtol=1e-9, atol=1e-10, msg=lambda message, name=name: f"{name}: {message}"
         )
     # of 3,000 batches, a third of them one pair, some of equal texts, the least was 4.6e-3
     assert max(grad.abs().max().item() for grad in wanted.values()) > 1e-6, "nothing was compared"
@@ -133,12 +133,12 @@ def test_the_gradient_is_that_of_one_graph(
     chunks = split_into_chunks(ids, prompts, chunk_tokens=chunk_tokens, seed=(1,))
     losses: list[float] = []
 
-    def told(vectors: Mapping[int, tuple[Tensor, ...]]) -> Iterator[Tensor]:
+    def message(vectors: Mapping[int, tuple[Tensor, ...]]) -> Iterator[Tensor]:
         for part in a_loss(vectors, parts):
             losses.append(part.item())
             yield part
 
-    loss = accumulate_gradient(model, chunks, sides, told, ranks=Ranks(), dims=dims, cached=cached)
+    loss = forward_backward(model, chunks, sides, message, ranks=Ranks(), dims=dims, cached=cached)
     assert_near(grads(model), wanted)
     assert loss == pytest.approx(sum(losses), abs=1e-12 * sum(map(abs, losses)))
 
@@ -161,7 +161,7 @@ def test_dropout_is_replayed(batch: dict[str, Any], shape: str, chunk_tokens: in
             yield part
 
     model = model_of(shape, dropout=0.3)
-    accumulate_gradient(model, chunks, batch["sides"], drawing, ranks=Ranks(), dims=dims, cached=True)
+    forward_backward(model, chunks, batch["sides"], drawing, ranks=Ranks(), dims=dims, cached=True)
     assert_near(grads(model), grads(whole))
 
 
@@ -207,7 +207,7 @@ def test_ranks_add_up_to_one_graph(world: int, shape: str, negatives: int) -> No
         def parts(vectors: Mapping[int, tuple[Tensor, ...]]) -> Iterator[Tensor]:
             return a_loss(vectors, 2, own.start, 2)
 
-        loss = accumulate_gradient(model, chunks, (2, 2, 2 * negatives), parts, ranks=ranks, dims=dims)
+        loss = forward_backward(model, chunks, (2, 2, 2 * negatives), parts, ranks=ranks, dims=dims)
         found = grads(model)
         ranks.all_reduce(found.values())
         return found, loss
@@ -270,9 +270,7 @@ def test_one_chunk_at_a_time_has_its_activations(
     assert len(chunks) == (8 if chunk_tokens == 20 else 1)
     graphs = Graphs(model)
     with torch.autograd.graph.saved_tensors_hooks(graphs.kept, lambda box: box[0]):
-        accumulate_gradient(
-            model, chunks, (16, 16, 0), lambda vectors: a_loss(vectors, 3), ranks=Ranks(), cached=cached
-        )
+        forward_backward(model, chunks, (16, 16, 0), lambda vectors: a_loss(vectors, 3), ranks=Ranks(), cached=cached)
     assert (graphs.forwards, graphs.most) == (forwards, alive)
     assert not graphs.live
 
@@ -293,7 +291,7 @@ def test_a_part_is_gone_before_the_next_is_made() -> None:
 
     model = model_of()
     chunks = split_into_chunks(ids_of([4] * 8), [0] * 8, chunk_tokens=8, seed=(1,))
-    accumulate_gradient(model, chunks, (4, 4, 0), parts, ranks=Ranks())
+    forward_backward(model, chunks, (4, 4, 0), parts, ranks=Ranks())
     assert len(before) == 4
 
 
@@ -304,7 +302,7 @@ def test_what_is_frozen_gets_no_gradient_and_costs_none(cached: bool) -> None:
     model = model_of("heads")
     model.trunk.requires_grad_(False)
     chunks = split_into_chunks(ids, [0] * 4, chunk_tokens=7, seed=(1,))
-    accumulate_gradient(
+    forward_backward(
         model, chunks, sides, lambda vectors: a_loss(vectors, 2), ranks=Ranks(), dims=(12, 5), cached=cached
     )
     for name, each in model.named_parameters():
@@ -318,9 +316,9 @@ def test_gradients_are_added_to_what_is_there() -> None:
     model, ids = model_of(), ids_of([3, 5, 2, 6])
     chunks = split_into_chunks(ids, [0] * 4, chunk_tokens=7, seed=(1,))
     parts: Callable[..., Any] = lambda vectors: a_loss(vectors, 1)  # noqa: E731
-    accumulate_gradient(model, chunks, (2, 2, 0), parts, ranks=Ranks())
+    forward_backward(model, chunks, (2, 2, 0), parts, ranks=Ranks())
     once = {name: grad.clone() for name, grad in grads(model).items()}
-    accumulate_gradient(model, chunks, (2, 2, 0), parts, ranks=Ranks())
+    forward_backward(model, chunks, (2, 2, 0), parts, ranks=Ranks())
     assert_near(grads(model), {name: 2 * grad for name, grad in once.items()})
 
 

@@ -32,7 +32,7 @@ def test_every_loss_passes_in_every_way() -> None:
     """On two real processes too."""
     found = [*check_gradients()]
     assert {row.method for row in found} == WAYS
-    assert {row.matryoshka_mode for row in found} == {"-", "prefixes", "heads"}
+    assert {row.matryoshka_mode for row in found} == {"-", "prefixes", "modules"}
     losses = {row.loss for row in found}
     assert {loss.partition(",")[0] for loss in losses} == {*contrastive_loss.LOSS_FUNCTIONS}, (
         "every loss that training offers"
@@ -67,7 +67,7 @@ def test_the_callers_random_numbers_are_left_alone(few: None) -> None:
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three cases in place of all, and threads in place of processes."""
     whole = {case.label: case for case in module._cases()}
-    labels = [("info_nce, negatives, trained scale", "heads"), ("gist", "prefixes"), ("cosine_regression", "-")]
+    labels = [("info_nce, negatives, trained scale", "modules"), ("gist", "prefixes"), ("cosine_regression", "-")]
     cases = [whole[label] for label in labels]
     monkeypatch.setattr(module, "_cases", lambda: cases)
 

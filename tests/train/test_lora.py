@@ -1,12 +1,12 @@
-"""Low-rank adaption against a plain twin that computes with the one matrix, and against its merged form."""
+"""Low-rank adaption against a plain reference that computes with the one matrix, and against its merged form."""
 
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
+from reference_model import model, texts
 from torch import nn
-from twin import model, texts
 
 from gnomon.engines.torch.batch import DeviceBatch
 from gnomon.engines.torch.layers import Linear
@@ -77,8 +77,8 @@ def test_a_layer_equals_the_formula_and_so_does_its_gradient(activation: str) ->
     wanted = residual_TO + (nn.functional.gelu(product) if activation == "gelu" else product)
     wanted.square().sum().backward()
     torch.testing.assert_close(layer(x_TI, residual_TO), wanted, rtol=1e-12, atol=1e-12)
-    for one, twin in zip(found, (x.grad, a.grad, b.grad), strict=True):
-        torch.testing.assert_close(one, twin, rtol=1e-12, atol=1e-12)
+    for one, reference in zip(found, (x.grad, a.grad, b.grad), strict=True):
+        torch.testing.assert_close(one, reference, rtol=1e-12, atol=1e-12)
 
 
 def test_dropout_is_of_the_low_rank_path_alone_and_in_training_alone() -> None:
@@ -160,16 +160,16 @@ def test_a_half_trunk_has_half_parts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "target", "told"),
+    ("name", "target", "message"),
     [
         ("roberta", "querry", "'querry'.* has .*query, key, value, out, up, down. Did you mean"),
         ("roberta", "gate", "'gate'.* has query, key, value, out, up, down"),
         (GATED, "q_proj", "'q_proj'.* has query, key, value, out, gate, up, down"),
     ],
 )
-def test_an_unknown_target_lists_those_that_are_there(name: str, target: str, told: str) -> None:
+def test_an_unknown_target_lists_those_that_are_there(name: str, target: str, message: str) -> None:
     trunk = trunk_of(name)
-    with pytest.raises(InputError, match=f"^lora.targets has {told}"):
+    with pytest.raises(InputError, match=f"^lora.targets has {message}"):
         apply_lora(trunk, LoraSettings(targets=("query", target)))
     assert not list(adapters(trunk))
     assert all(parameter.requires_grad for parameter in trunk.parameters())

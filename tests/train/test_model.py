@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 from goldens import E5, GIST, GTE, STELLA, assert_same
-from little_runs import BERT, WIDTH, bert, checkpoint, saved, static, texts
-from twin import checkpoint as golden_checkpoint
+from reference_model import checkpoint as golden_checkpoint
+from small_runs import BERT, WIDTH, bert, checkpoint, saved, static, texts
 
 from gnomon import Encoder
 from gnomon.checkpoint.folder import Checkpoint, read_folder

@@ -151,7 +151,7 @@ def test_it_leaves_out_what_there_was_not() -> None:
     [
         ({"short": 3}, "- 3 batches were short for that reason."),
         (
-            {"own_negatives": 9},
+            {"false_negatives": 9},
             "- 9 negatives were, as the model reads them, the query or a positive of their own row, and were left ou",
         ),
         (

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from little_runs import bert, log_of, recipe_of, rows, saved, weights, write
+from small_runs import bert, log_of, recipe_of, rows, saved, weights, write
 from torch import Tensor, nn
 
 from gnomon import Encoder
@@ -43,7 +43,7 @@ class FixedVectors:
     def batch_at(self, number: int) -> list[int]:
         return [number % 4, (number + 1) % 4]
 
-    def add_gradient(self, model: Model, batch: list[int]) -> float:
+    def training_step(self, model: Model, batch: list[int]) -> float:
         torch.manual_seed(batch[0])
         pooled = model(pack([self.ids[number] for number in batch]))
         (vectors,) = model.apply_modules(pooled).values()
@@ -142,8 +142,8 @@ def test_its_run_resumes_to_the_same_weights(recipe: Recipe, tmp_path: Path, mon
 
 def test_a_loss_that_is_not_finite_names_its_batch(recipe: Recipe) -> None:
     class Broken(FixedVectors):
-        def add_gradient(self, model: Model, batch: list[int]) -> float:
-            return super().add_gradient(model, batch) * float("nan")
+        def training_step(self, model: Model, batch: list[int]) -> float:
+            return super().training_step(model, batch) * float("nan")
 
     with pytest.raises(NumericError, match=r"step 1, words \[\[0, 1\], \[1, 2\]\]: the loss is nan.*Check the vectors"):
         run(recipe, Broken)

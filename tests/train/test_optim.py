@@ -8,8 +8,8 @@ import torch
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
+from reference_model import model
 from torch import nn
-from twin import model
 
 from gnomon.engines.torch.modules import OutputModules
 from gnomon.engines.torch.trunk import Trunk

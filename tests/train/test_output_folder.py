@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 from goldens import DISTILBERT
-from little_runs import log_of, recipe_of, rows, write
 from rank_processes import Ended, in_process
 from runs import Blow, End, run, run_to
+from small_runs import log_of, recipe_of, rows, write
 
 from gnomon import Encoder
 from gnomon.errors import CheckpointError, InputError, Notice
@@ -316,8 +316,8 @@ def test_c2_someones_own_written_sha256_is_named_and_stays(
 
 def test_c2_a_run_of_an_earlier_version_is_named_as_such(done: Recipe) -> None:
     (Path(done.output) / "written.sha256").unlink()
-    told = r"has files where a run writes.*model/config\.json.*have no written\.sha256"
-    with pytest.raises(InputError, match=told):
+    message = r"has files where a run writes.*model/config\.json.*have no written\.sha256"
+    with pytest.raises(InputError, match=message):
         train(second(done), progress=False, overwrite=True)
 
 
@@ -354,13 +354,13 @@ def test_a_run_that_cannot_take_the_earlier_ones_place_is_complete(
 
     there = root / "model" if name in ("log.jsonl", "written.sha256", "checkpoints") else root / ".gnomon-new/model"
     why = f"Permission denied ({root / name})"
-    told = f"the new model is complete in {there}. It could not take its place in {root}: {why}."
+    message = f"the new model is complete in {there}. It could not take its place in {root}: {why}."
     with monkeypatch.context() as patch:
         patch.setattr(os, "rename", refused)
         for how in ({"overwrite": True}, {"overwrite": True}, {"resume": True}, {}):
             with pytest.raises(CheckpointError, match="next command on this folder completes it") as raised:
                 train(second(done), progress=False, **how)
-            assert str(raised.value).startswith(told)
+            assert str(raised.value).startswith(message)
             assert files_of(there) == wanted[2]
     with pytest.raises(InputError, match="holds a run already"):
         train(second(done), progress=False)
@@ -417,7 +417,7 @@ def test_an_output_that_cannot_be_read_is_told(done: Recipe, monkeypatch: pytest
 
 def test_c8_a_second_run_in_the_same_output_is_refused(done: Recipe, tmp_path: Path) -> None:
     """By whatever name of the folder; it says which process holds it. Nothing of the first is touched."""
-    told: list[str] = []
+    message: list[str] = []
     (tmp_path / "link").symlink_to(done.output)
 
     def look(_: Encoder) -> float:
@@ -426,13 +426,13 @@ def test_c8_a_second_run_in_the_same_output_is_refused(done: Recipe, tmp_path: P
             for how in ({}, {"overwrite": True}, {"resume": True}):
                 with pytest.raises(InputError) as raised:
                     train(second(done, output=where), progress=False, **how)
-                told.append(str(raised.value))
+                message.append(str(raised.value))
         assert tree(Path(done.output)) == before
         return 1.0
 
     train(done, progress=False, overwrite=True, evaluate=look)
-    assert len(told) == 6 * 3
-    assert all(f"is held by another run, process {os.getpid()} on " in each for each in told)
+    assert len(message) == 6 * 3
+    assert all(f"is held by another run, process {os.getpid()} on " in each for each in message)
     train(done, progress=False, overwrite=True)
 
 
@@ -551,10 +551,10 @@ def test_a_disk_that_is_full_at_the_end_leaves_the_earlier_model(
     with monkeypatch.context() as patch:
         patch.setattr(trainer, "save_folder", full)
         last = Path(done.output) / "overwrite-1" / "checkpoints" / "step-00000004"
-        told = (
+        message = (
             f"the model was not written: the disk is full. Make room .* use resume=True: the last checkpoint is {last}"
         )
-        with pytest.raises(CheckpointError, match=told):
+        with pytest.raises(CheckpointError, match=message):
             train(second(done), progress=False, overwrite=True)
     assert files_of(Path(done.output) / "model") == wanted[1]
     train(second(done), progress=False, resume=True)

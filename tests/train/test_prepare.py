@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from little_runs import bert, checkpoint, graded, recipe_of, rows, taught, write
+from small_runs import bert, checkpoint, graded, recipe_of, rows, taught, write
 
 from gnomon.errors import InputError
 from gnomon.tokenizer import Tokenizer

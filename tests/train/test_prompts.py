@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from little_runs import bert
+from small_runs import bert
 
 from gnomon.spec import SYMMETRIC
 from gnomon.train.prompts import SourcePrompts, apply_prompts

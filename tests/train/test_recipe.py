@@ -298,10 +298,15 @@ def test_a_number_out_of_its_bounds(write: Write, override: str, value: str, bou
         (["loss.name=distill_kl", "loss.teacher="], ["loss.teacher", "empty"]),
         (["loss.name=gist", "loss.guide= "], ["loss.guide", "empty"]),
         (
-            ["loss.name=cosine_distillation", "loss.teacher=t", "loss.taught=query", "sources.negatives=n"],
-            ["sources.0", "negatives", "loss.taught='query'"],
+            [
+                "loss.name=cosine_distillation",
+                "loss.teacher=t",
+                "loss.distillation_target=query",
+                "sources.negatives=n",
+            ],
+            ["sources.0", "negatives", "loss.distillation_target='query'"],
         ),
-        (["loss.taught=query"], ["loss.taught", "cosine_distillation", "info_nce"]),
+        (["loss.distillation_target=query"], ["loss.distillation_target", "cosine_distillation", "info_nce"]),
         (["base_weight=0.5", "lora.r=4"], ["base_weight", "0.5", "lora"]),
         (["loss.margin=0.1"], ["loss.margin", "gist", "info_nce"]),
         (["loss.name=gist", "loss.guide=g", "loss.directions=gte"], ["loss.directions", "info_nce", "gist"]),
@@ -462,7 +467,7 @@ def test_the_recipes_of_the_guide_are_recipes(write: Write) -> None:
     shown = re.findall(r"^```toml\n(.+?)^```", text, re.MULTILINE | re.DOTALL)
     larger, languages = (read(write(recipe)) for recipe in shown)
     assert (larger.loss.name, larger.loss.alpha, larger.base_weight) == ("kl_and_contrast", 0.1, 0.5)
-    assert (languages.loss.taught, languages.freeze, languages.base_weight) == ("query", ("layers.",), 0.6)
+    assert (languages.loss.distillation_target, languages.freeze, languages.base_weight) == ("query", ("layers.",), 0.6)
 
 
 def test_the_guide_has_every_key_with_its_default_and_bounds() -> None:

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 from goldens import assert_same
-from little_runs import bert, log_of, recipe_of, rows, saved, static, taught, weights, write
 from rank_processes import Ended, in_process, in_processes
 from runs import Blow, digests, run
+from small_runs import bert, log_of, recipe_of, rows, saved, static, taught, weights, write
 
 from gnomon.errors import InputError, Notice
 from gnomon.train import checkpoints, train
@@ -40,7 +40,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "two sources, accumulated, widths drawn": {
         "gradient_accumulation_steps": 2,
         "matryoshka": MatryoshkaSettings((4, 8, 16), n_dims_per_step=1),
-        "length_buckets": True,
+        "group_by_length": True,
     },
     "low rank, frozen, checkpointed": {
         "lora": LoraSettings(dropout=0.2),
@@ -199,16 +199,16 @@ def test_another_recipe_is_refused_with_what_differs(stopped: Recipe) -> None:
     other = replace(stopped, learning_rate=2e-3, loss=LossSettings(scale=10.0), seed=43)
     with pytest.raises(InputError) as raised:
         train(other, progress=False, resume=True)
-    told = str(raised.value)
-    assert told.startswith(f"{Path(stopped.output) / 'checkpoints' / 'step-00000004'} is of another run: ")
+    message = str(raised.value)
+    assert message.startswith(f"{Path(stopped.output) / 'checkpoints' / 'step-00000004'} is of another run: ")
     for difference in (
         "learning_rate: was 0.001, is 0.002",
         "loss.scale: was None, is 10.0",
         "seed: was 42, is 43",
     ):
-        assert difference in told
-    assert "overwrite=True" in told
-    assert "model" not in told.partition(" is of another run: ")[2]
+        assert difference in message
+    assert "overwrite=True" in message
+    assert "model" not in message.partition(" is of another run: ")[2]
     assert train(stopped, progress=False, resume=True)
 
 
@@ -242,7 +242,7 @@ def test_c10_a_teacher_may_lie_elsewhere(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "changes", "told"),
+    ("file", "changes", "message"),
     [
         ("sentence_bert_config.json", {"max_seq_length": 9}, "max_seq_length: was 20, is 9"),
         ("config.json", {"hidden_dropout_prob": 0.3}, r"dropout: was \[0.1, 0.1\], is \[0.3, 0.1\]"),
@@ -250,10 +250,10 @@ def test_c10_a_teacher_may_lie_elsewhere(tmp_path: Path) -> None:
     ],
 )
 def test_c10_what_is_no_part_of_the_fingerprint_is_compared_too(
-    file: str, changes: dict[str, Any], told: str, stopped: Recipe, edit_json: Callable[..., Any]
+    file: str, changes: dict[str, Any], message: str, stopped: Recipe, edit_json: Callable[..., Any]
 ) -> None:
     edit_json(Path(stopped.model) / file, changes)
-    with pytest.raises(InputError, match=rf"is of another run: .*the model's {told}"):
+    with pytest.raises(InputError, match=rf"is of another run: .*the model's {message}"):
         train(stopped, progress=False, resume=True)
 
 
@@ -318,9 +318,9 @@ def test_a_best_checkpoint_that_is_gone_is_told_of_where_it_matters(
         shutil.rmtree(tmp_path / "out" / "checkpoints" / f"step-{step:08}", ignore_errors=True)
     with warnings.catch_warnings(record=True, action="always") as caught:
         train(one, progress=False, resume=True, evaluate=lambda _: 0.5)
-    told = [str(each.message) for each in caught]
-    assert len(told) == keep_best
-    assert all(re.search("best checkpoint, of step 1, is gone", message) for message in told)
+    message = [str(each.message) for each in caught]
+    assert len(message) == keep_best
+    assert all(re.search("best checkpoint, of step 1, is gone", message) for message in message)
 
 
 def test_what_changes_no_weight_may_change(stopped: Recipe, tmp_path: Path) -> None:
@@ -334,8 +334,8 @@ def test_what_changes_no_weight_may_change(stopped: Recipe, tmp_path: Path) -> N
 
 def test_what_changes_the_last_digits_is_told(stopped: Recipe, tmp_path: Path) -> None:
     wanted = weights(train(replace(stopped, output=str(tmp_path / "whole")), progress=False))
-    told = "chunk_tokens: was [0-9]+, is 20.*random numbers"
-    with pytest.warns(Notice, match=told):
+    message = "chunk_tokens: was [0-9]+, is 20.*random numbers"
+    with pytest.warns(Notice, match=message):
         found = weights(train(replace(stopped, chunk_tokens=20), progress=False, resume=True))
     assert not all(np.array_equal(array, found[name]) for name, array in wanted.items())
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_index import fake_index, numbered
+from fake_dataset import fake_dataset, numbered
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -27,9 +27,9 @@ def crowded(draw: st.DrawFn, negatives: int | None = None) -> Any:
     rng = np.random.default_rng(draw(SEEDS))
     texts = [[f"t{number}" for number in side] for side in rng.integers(0, pool, (2, rows))]
     if negatives is None and draw(st.booleans()):
-        return fake_index(*texts)
+        return fake_dataset(*texts)
     counts = [negatives or 2] * rows if draw(st.booleans()) else rng.integers(negatives or 2, 6, rows).tolist()
-    return fake_index(*texts, [[f"t{number}" for number in rng.integers(0, 4 * pool, count)] for count in counts])
+    return fake_dataset(*texts, [[f"t{number}" for number in rng.integers(0, 4 * pool, count)] for count in counts])
 
 
 def sampler_of(indexes: list[Any], weights: Any = None, **options: Any) -> Sampler:
@@ -60,7 +60,7 @@ def test_a_batch_is_the_same_whenever_it_is_asked_for(
     options = {
         "batch_size": batch_size_of(data, *indexes),
         "seed": seed,
-        "length_buckets": buckets,
+        "group_by_length": buckets,
         "duplicates": "keep" if keep else "skip",
     }
     asked = data.draw(st.lists(st.sampled_from([0, 1, 5, 17, 40, BLOCK - 1, BLOCK, 3 * BLOCK + 7]), min_size=1))
@@ -84,9 +84,9 @@ def test_a_far_batch_costs_no_more_than_a_near_one(monkeypatch: pytest.MonkeyPat
 
 
 def test_seeds_and_sources_have_orders_of_their_own() -> None:
-    twins = [numbered(500), numbered(500)]
+    references = [numbered(500), numbered(500)]
     drawn = {
-        tuple(sampler_of([*twins], weights, seed=seed, batch_size=50).batch_at(0).rows_B.tolist())
+        tuple(sampler_of([*references], weights, seed=seed, batch_size=50).batch_at(0).rows_B.tolist())
         for seed in (1, 2)
         for weights in ([1, 0], [0, 1])
     }
@@ -115,7 +115,7 @@ def test_a_window_has_the_rows_of_its_stream_but_for_those_that_are_counted(
 ) -> None:
     """Rows move among the batches of a window; what is missing is replaced, or makes a batch shorter."""
     size = batch_size_of(data, index)
-    options = {"batch_size": size, "seed": seed, "length_buckets": buckets}
+    options = {"batch_size": size, "seed": seed, "group_by_length": buckets}
     skips, keeps = (sampler_of([index], duplicates=how, **options) for how in ("skip", "keep"))
     batches = skips._streams[0].window(size)
     for window in range(3):
@@ -163,7 +163,7 @@ def test_no_query_or_positive_stands_in_two_rows(
 
 @calm
 @given(data=st.data(), index=crowded(), seed=SEEDS, batch=st.integers(0, 50))
-def test_rows_are_taken_as_a_slow_twin_takes_them(data: st.DataObject, index: Any, seed: int, batch: int) -> None:
+def test_rows_are_taken_as_a_slow_reference_takes_them(data: st.DataObject, index: Any, seed: int, batch: int) -> None:
     size = batch_size_of(data, index)
     sampler = sampler_of([index], batch_size=size, seed=seed)
     stream, spares = sampler._streams[0], max(64, size)
@@ -197,7 +197,7 @@ def test_rows_are_taken_as_a_slow_twin_takes_them(data: st.DataObject, index: An
 
 
 def test_a_row_that_repeats_itself_is_kept() -> None:
-    index = fake_index(["a", "b", "c"], ["a", "b", "c"])
+    index = fake_dataset(["a", "b", "c"], ["a", "b", "c"])
     drawn = sampler_of([index], batch_size=3).batch_at(0)
     assert sorted(drawn.rows_B.tolist()) == [0, 1, 2]
     assert drawn.replaced == 0
@@ -205,7 +205,7 @@ def test_a_row_that_repeats_itself_is_kept() -> None:
 
 def test_only_negatives_that_are_drawn_count_as_texts() -> None:
     """Without masks a row whose positive is a negative of another stands beside it where that is not drawn."""
-    index = fake_index(["a", "b"], ["c", "d"], [["d", "e"], ["f", "g"]])
+    index = fake_dataset(["a", "b"], ["c", "d"], [["d", "e"], ["f", "g"]])
     sampler = sampler_of([index], batch_size=2, num_negatives=[1], loss_masks_duplicates=False)
     lengths = Counter(len(sampler.batch_at(batch).rows_B) for batch in range(200))
     assert 70 < lengths[1] < 130, "the one of two negatives, every second time"
@@ -219,21 +219,21 @@ def test_c6_rows_that_share_their_negatives_fill_their_batches_and_are_all_seen(
     """400 rows with four negatives each of 60 documents, and with positives of 200: each stands in two rows."""
     rng = np.random.default_rng(0)
     negatives = [[f"d{each}" for each in rng.choice(60, 4, replace=False)] for _ in range(400)]
-    index = fake_index([f"q{row}" for row in range(400)], [f"d{row % 200}" for row in range(400)], negatives)
+    index = fake_dataset([f"q{row}" for row in range(400)], [f"d{row % 200}" for row in range(400)], negatives)
     sampler = sampler_of([index], batch_size=32)
     drawn = [sampler.batch_at(batch) for batch in range(25)]  # two epochs
     assert [len(each.rows_B) for each in drawn] == [32] * 25
     assert sum(each.replaced for each in drawn) <= 2
     assert len({row for each in drawn[:13] for row in each.rows_B.tolist()}) >= 398
     assert sampler.mean_batch_rows(0) == 32
-    among = fake_index([f"q{row}" for row in range(400)], [f"d{row % 60}" for row in range(400)], negatives)
+    among = fake_dataset([f"q{row}" for row in range(400)], [f"d{row % 60}" for row in range(400)], negatives)
     assert sampler_of([among], batch_size=32).mean_batch_rows(0) == 32
     assert 5 < sampler_of([among], batch_size=32, loss_masks_duplicates=False).mean_batch_rows(0) < 20
 
 
 def test_c6_what_fills_a_batch_is_known_before_it_is_drawn() -> None:
     """Six positives: no batch holds more rows."""
-    index = fake_index([f"q{row}" for row in range(96)], [f"p{min(row, 7)}" for row in range(96)])
+    index = fake_dataset([f"q{row}" for row in range(96)], [f"p{min(row, 7)}" for row in range(96)])
     sampler = sampler_of([index], batch_size=8, duplicates="skip")
     drawn = [sampler.batch_at(batch) for batch in range(12)]
     rows = sum(len(each.rows_B) for each in drawn)
@@ -246,7 +246,7 @@ def test_c6_what_fills_a_batch_is_known_before_it_is_drawn() -> None:
 
 def test_c14_texts_that_an_uncased_model_reads_alike_do_not_stand_together() -> None:
     names = ["Paris", "PARIS", " pa\u0301ris\n", "Paris\u200b", "Rome", "Oslo", "Bern", "Wien"]
-    index = fake_index(names, [f"p{row}" for row in range(8)])
+    index = fake_dataset(names, [f"p{row}" for row in range(8)])
     sampler = sampler_of([index], batch_size=4)
     for batch in range(40):
         rows = sampler.batch_at(batch).rows_B.tolist()
@@ -255,14 +255,14 @@ def test_c14_texts_that_an_uncased_model_reads_alike_do_not_stand_together() -> 
 
 def test_a_batch_is_shorter_where_the_spare_rows_do_not_suffice() -> None:
     rows = 5000
-    index = fake_index([f"q{row}" for row in range(rows)], ["same"] * (rows - 7) + [f"p{row}" for row in range(7)])
+    index = fake_dataset([f"q{row}" for row in range(rows)], ["same"] * (rows - 7) + [f"p{row}" for row in range(7)])
     drawn = [sampler_of([index], batch_size=8).batch_at(batch) for batch in range(20)]
     assert all(1 <= len(each.rows_B) < 8 for each in drawn)
 
 
 def test_spare_rows_carry_nothing_over() -> None:
     """A batch's stand-ins do not depend on how many the batch in front of it took."""
-    index = fake_index([f"q{row % 25}" for row in range(100)], [f"p{row}" for row in range(100)])
+    index = fake_dataset([f"q{row % 25}" for row in range(100)], [f"p{row}" for row in range(100)])
     skipping = sampler_of([index], batch_size=20)
     drawn = [skipping.batch_at(batch) for batch in range(5)]
     assert sum(each.replaced for each in drawn) > 0
@@ -277,11 +277,11 @@ def test_spare_rows_carry_nothing_over() -> None:
 @calm
 @given(rows=st.integers(8, 60), seed=SEEDS, data=st.data(), buckets=st.booleans())
 def test_held_out_rows_are_never_drawn(rows: int, seed: int, data: st.DataObject, buckets: bool) -> None:
-    twice = fake_index([f"q{row // 2}" for row in range(4 * rows)], [f"p{row}" for row in range(4 * rows)])
+    twice = fake_dataset([f"q{row // 2}" for row in range(4 * rows)], [f"p{row}" for row in range(4 * rows)])
     index, held_out = data.draw(st.sampled_from([numbered(rows), twice])), 5
     keep = data.draw(st.sampled_from(["keep", "skip"]))
     sampler = sampler_of(
-        [index], batch_size=2, seed=seed, num_held_out=held_out, length_buckets=buckets, duplicates=keep
+        [index], batch_size=2, seed=seed, num_held_out=held_out, group_by_length=buckets, duplicates=keep
     )
     held = sampler.held_out_rows(0).tolist()
     assert len({*held}) == len(held) == held_out
@@ -303,7 +303,7 @@ def test_c3_no_held_out_query_of_any_source_is_trained_on(
     """In no column of no row of any source that is drawn, whatever its case; and each other row of an epoch is."""
     indexes = [data.draw(crowded()) for _ in range(3)]
     cased = [
-        fake_index(
+        fake_dataset(
             [f"T{text[1:]} " for text in each.texts("query", np.arange(each.rows))],
             each.texts("positive", np.arange(each.rows)),
         )
@@ -316,7 +316,7 @@ def test_c3_no_held_out_query_of_any_source_is_trained_on(
         "num_held_out": 3,
         "duplicates": "keep" if keep else "skip",
         "loss_masks_duplicates": masked,
-        "length_buckets": buckets,
+        "group_by_length": buckets,
     }
     try:
         sampler = sampler_of(indexes, [1.0, 1.0, 1.0, 0.0], **options)
@@ -346,10 +346,10 @@ def test_c3_no_held_out_query_of_any_source_is_trained_on(
 
 
 def test_c11_a_source_whose_queries_are_all_held_out_names_validation_rows() -> None:
-    index = fake_index([f"q{row % 10}" for row in range(200)], [f"p{row}" for row in range(200)])
+    index = fake_dataset([f"q{row % 10}" for row in range(200)], [f"p{row}" for row in range(200)])
     with pytest.raises(InputError, match=r"200 rows: 40 held out \(validation.rows\), 160 more .* 0 left"):
         sampler_of([index], batch_size=8, num_held_out=40)
-    few = fake_index([f"q{row % 10}" for row in range(200)], [f"p{row}" for row in range(200)])
+    few = fake_dataset([f"q{row % 10}" for row in range(200)], [f"p{row}" for row in range(200)])
     with pytest.raises(
         InputError, match=r"4 held out .* 7[0-9] more .* 6 different texts in the column query.* validation.rows"
     ):
@@ -414,11 +414,11 @@ def test_a_source_of_weight_0_may_be_too_small() -> None:
 @given(rows=st.integers(64, 300), seed=SEEDS, window=st.integers(0, 4))
 def test_buckets_are_what_the_stream_has_and_sorted_by_length(rows: int, seed: int, window: int) -> None:
     rng = np.random.default_rng(seed)
-    index = fake_index(*([letter * size for size in rng.integers(1, 40, rows)] for letter in "qé"))
+    index = fake_dataset(*([letter * size for size in rng.integers(1, 40, rows)] for letter in "qé"))
     sizes = index.sizes("query") + index.sizes("positive")
     drawn = {
         buckets: [
-            sampler_of([index], seed=seed, duplicates="keep", length_buckets=buckets).batch_at(batch).rows_B
+            sampler_of([index], seed=seed, duplicates="keep", group_by_length=buckets).batch_at(batch).rows_B
             for batch in range(window * WINDOW, (window + 1) * WINDOW)
         ]
         for buckets in (False, True)
@@ -429,8 +429,8 @@ def test_buckets_are_what_the_stream_has_and_sorted_by_length(rows: int, seed: i
 
 
 def test_buckets_come_in_no_order_of_length() -> None:
-    index = fake_index(["q" * row for row in range(1, 65)], ["p"] * 64)
-    sampler = sampler_of([index], duplicates="keep", length_buckets=True)
+    index = fake_dataset(["q" * row for row in range(1, 65)], ["p"] * 64)
+    sampler = sampler_of([index], duplicates="keep", group_by_length=True)
     means = [index.sizes("query")[sampler.batch_at(batch).rows_B].mean() for batch in range(2 * WINDOW)]
     assert means[:WINDOW] != sorted(means[:WINDOW])
     assert np.argsort(means[:WINDOW]).tolist() != np.argsort(means[WINDOW:]).tolist()
@@ -438,8 +438,8 @@ def test_buckets_come_in_no_order_of_length() -> None:
 
 def test_a_bucket_is_in_no_order_of_length_within() -> None:
     """So that the share of every rank is alike."""
-    index = fake_index(["q" * row for row in range(1, 1025)], ["p"] * 1024)
-    rows_B = sampler_of([index], batch_size=64, duplicates="keep", length_buckets=True).batch_at(0).rows_B
+    index = fake_dataset(["q" * row for row in range(1, 1025)], ["p"] * 1024)
+    rows_B = sampler_of([index], batch_size=64, duplicates="keep", group_by_length=True).batch_at(0).rows_B
     assert rows_B.tolist() != sorted(rows_B.tolist())
 
 
@@ -461,7 +461,7 @@ def test_the_shares_of_the_ranks_are_the_batch(rows: int, world: int) -> None:
 @calm
 @given(counts=st.lists(st.integers(3, 7), min_size=1, max_size=12), number=st.integers(0, 3), seed=SEEDS)
 def test_negatives_are_drawn_of_each_row_and_stay_in_order(counts: list[int], number: int, seed: int) -> None:
-    index = fake_index(["q"] * len(counts), ["p"] * len(counts), [["n"] * count for count in counts])
+    index = fake_dataset(["q"] * len(counts), ["p"] * len(counts), [["n"] * count for count in counts])
     rows_B = np.random.default_rng(seed).permutation(len(counts))
     drawn = select_negatives(index, rows_B, number, seed=seed, batch=3)
     assert drawn.shape == (len(counts), number)
@@ -472,7 +472,7 @@ def test_negatives_are_drawn_of_each_row_and_stay_in_order(counts: list[int], nu
 
 
 def test_negatives_are_drawn_evenly_and_anew_for_each_batch() -> None:
-    index = fake_index(["q"] * 2, ["p"] * 2, [["n"] * 5, ["n"] * 7])
+    index = fake_dataset(["q"] * 2, ["p"] * 2, [["n"] * 5, ["n"] * 7])
     batches = 2000
     drawn = np.concatenate(
         [select_negatives(index, np.arange(2), 2, seed=1, batch=batch).reshape(-1) for batch in range(batches)]
@@ -482,7 +482,7 @@ def test_negatives_are_drawn_evenly_and_anew_for_each_batch() -> None:
 
 
 def test_all_negatives_where_no_number_is_given() -> None:
-    index = fake_index(["q"] * 3, ["p"] * 3, [["n"] * 2] * 3)
+    index = fake_dataset(["q"] * 3, ["p"] * 3, [["n"] * 2] * 3)
     assert select_negatives(index, np.array([2, 0]), None, seed=1, batch=0).tolist() == [[4, 5], [0, 1]]
     assert select_negatives(numbered(3), np.array([2, 0]), None, seed=1, batch=0).shape == (2, 0)
 
@@ -503,7 +503,7 @@ def test_a_source_smaller_than_a_batch_is_refused() -> None:
 @pytest.mark.parametrize("column", ["query", "positive"])
 def test_a_source_with_too_few_different_texts_is_refused(column: str) -> None:
     many, few = [f"t{row}" for row in range(9)], ["a", "b", "c"] * 3
-    index = fake_index(few, many) if column == "query" else fake_index(many, few)
+    index = fake_dataset(few, many) if column == "query" else fake_dataset(many, few)
     with pytest.raises(InputError, match=f"3 different texts in the column {column}.* 4,.*duplicates"):
         sampler_of([index])
     assert len(sampler_of([index], duplicates="keep").batch_at(0).rows_B) == 4

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 from goldens import E5, assert_same
-from little_runs import bert, checkpoint, recipe_of, rows, saved, write
 from rank_processes import in_threads
+from small_runs import bert, checkpoint, recipe_of, rows, saved, write
 
 from gnomon import Encoder
 from gnomon.errors import InputError
@@ -115,7 +115,9 @@ def test_translations_learn_the_vector_of_their_query(prompts: dict[str, str], t
     """As a document, where that is another prompt; on each rank its own rows', and no translation is encoded."""
     teacher = saved(bert(prompts=prompts), tmp_path / "teacher", seed=1)
     recipe, data = made(tmp_path, teacher, 0)
-    recipe = replace(recipe, loss=LossSettings("cosine_distillation", teacher=str(teacher), taught="query"))
+    recipe = replace(
+        recipe, loss=LossSettings("cosine_distillation", teacher=str(teacher), distillation_target="query")
+    )
     draw = data.sampler.batch_at(3)
     asked = data.collator.read_rows(draw).queries
     encoder = Encoder.load(teacher, threads=1)
@@ -157,6 +159,6 @@ def test_heads_of_their_own_have_no_teacher(tmp_path: Path) -> None:
 def test_a_teacher_of_another_width_is_refused(tmp_path: Path, golden_folder: Callable[[str], Path]) -> None:
     recipe, _ = made(tmp_path, golden_folder(E5), 0)
     recipe = replace(recipe, loss=LossSettings("cosine_distillation", teacher=recipe.loss.guide))
-    told = r"teacher's vectors have \d+ components and the model's have \d+; loss cosine_distillation"
-    with pytest.raises(InputError, match=told):
+    message = r"teacher's vectors have \d+ components and the model's have \d+; loss cosine_distillation"
+    with pytest.raises(InputError, match=message):
         TeacherModel(recipe, Ranks(), bert())

@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 import torch
 from goldens import DISTILBERT, E5, GIST, GTE, STELLA, assert_same
-from little_runs import (
+from small_runs import (
     BERT,
     WORDS,
     bert,
@@ -306,7 +306,7 @@ LOSSES: dict[str, tuple[LossSettings, list[dict[str, Any]], Callable[..., Tensor
         lambda q, p, n, guide, **_: losses.cosine_distillation(torch.cat([q, p, n]), torch.cat(guide)[:, : q.shape[1]]),
     ),
     "cosine_distillation, of the query": (
-        LossSettings("cosine_distillation", teacher="teacher", taught="query"),
+        LossSettings("cosine_distillation", teacher="teacher", distillation_target="query"),
         rows(60),
         lambda q, p, n, guide, **_: losses.cosine_distillation(
             torch.cat([q, p]), torch.cat([guide[0]] * 2)[:, : q.shape[1]]
@@ -336,14 +336,14 @@ def test_the_first_loss_is_that_of_the_encoders_vectors(
     log = log_of(Path(recipe.output))
     data = data_of(recipe)
     some = data.collator.read_rows(data.sampler.batch_at(0))
-    told = {"guide": vectors_of(guide, some) if guide else None}
-    told["scores"] = None if some.scores is None else torch.from_numpy(some.scores).float()
+    message = {"guide": vectors_of(guide, some) if guide else None}
+    message["scores"] = None if some.scores is None else torch.from_numpy(some.scores).float()
     vectors = vectors_of(base, some)
     if widths is None:
-        wanted = plain(*vectors, **told)
+        wanted = plain(*vectors, **message)
     else:
         cut = {dim: [torch.nn.functional.normalize(side[..., :dim], dim=-1) for side in vectors] for dim in widths.dims}
-        wanted = 0.5 * plain(*cut[4], **told) + plain(*cut[16], **told)
+        wanted = 0.5 * plain(*cut[4], **message) + plain(*cut[16], **message)
     assert log[0]["loss"] == pytest.approx(wanted.item(), rel=2e-5, abs=1e-6)
     assert log[0]["grad_norm"] > 1e-3
     assert log[1]["loss"] != log[0]["loss"]
@@ -397,7 +397,7 @@ def test_prompts_that_all_sources_give_are_declared(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("prompts", "own", "declared", "told"),
+    ("prompts", "own", "declared", "message"),
     [
         (
             [("q: ", "d: "), ("other: ", "d: ")],
@@ -419,7 +419,7 @@ def test_c4_prompts_that_agree_in_part_are_kept_in_part_and_the_rest_is_told(
     prompts: list[Any],
     own: dict[str, str],
     declared: dict[str, str],
-    told: list[str],
+    message: list[str],
     made: Callable[..., Recipe],
     tmp_path: Path,
 ) -> None:
@@ -432,8 +432,8 @@ def test_c4_prompts_that_agree_in_part_are_kept_in_part_and_the_rest_is_told(
     with pytest.warns(Notice) as caught:
         folder = train(replace(recipe, sources=sources), progress=False)
     assert Encoder.load(folder).prompts == declared
-    assert len(caught) == len(told)
-    for notice, wanted in zip(caught, told, strict=True):
+    assert len(caught) == len(message)
+    for notice, wanted in zip(caught, message, strict=True):
         assert re.search(f"different prompts for {wanted}", str(notice.message))
 
 
@@ -651,7 +651,7 @@ def test_each_layer_moves_by_its_learning_rate(made: Callable[..., Recipe], base
     [
         ({"chunk_tokens": 20}, 1e-3),
         ({"bf16": True}, 0.15),
-        ({"length_buckets": True}, None),
+        ({"group_by_length": True}, None),
         ({"gradient_checkpointing": True}, 0.0),
         ({"deterministic": False}, 0.0),
     ],
@@ -683,8 +683,8 @@ def test_a_frozen_part_keeps_its_bits_and_the_rest_learns(made: Callable[..., Re
 
 
 def test_freezing_nothing_that_is_there_is_refused(made: Callable[..., Recipe]) -> None:
-    told = "freeze has 'layer.0'.* embed, layers.0, layers.1"
-    with pytest.raises(InputError, match=told):
+    message = "freeze has 'layer.0'.* embed, layers.0, layers.1"
+    with pytest.raises(InputError, match=message):
         train(made(freeze=("layer.0",)), progress=False)
     with pytest.raises(InputError, match="every parameter is frozen"):
         train(made(freeze=("embed", "layers")), progress=False)
@@ -927,11 +927,11 @@ def test_a_loss_that_is_nan_ends_the_run_and_its_rows_are_saved(
     last = output / "checkpoints" / "step-00000004"
     assert str(raised.value).startswith("step 7, source 'rows' (16 rows): the loss is nan.")
     assert f" rows are in {path}. The last checkpoint is {last}. A lower" in str(raised.value)
-    told = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    message = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
     data = data_of(recipe)
     batches = [data.collator.read_rows(data.sampler.batch_at(batch)) for batch in (12, 13)]
-    assert told == [row for some in batches for row in data.to_records(some)]
-    assert told[0]["place"].endswith(f"line {batches[0].rows_B[0] + 1}")
+    assert message == [row for some in batches for row in data.to_records(some)]
+    assert message[0]["place"].endswith(f"line {batches[0].rows_B[0] + 1}")
     assert [*states(recipe)] == [4]
     assert all(tensor.isfinite().all() for tensor in states(recipe)[4].tensors.values())
     assert [line["step"] for line in log_of(output)] == [1, 2, 3, 4, 5, 6]
@@ -940,8 +940,8 @@ def test_a_loss_that_is_nan_ends_the_run_and_its_rows_are_saved(
 
 def test_a_learning_rate_that_is_far_too_high_is_told_as_such(made: Callable[..., Recipe]) -> None:
     recipe = made(learning_rate=1e38, max_grad_norm=0.0, max_steps=50)
-    told = r"^step \d+, source 'rows'.*: the (loss|gradient's norm) is (nan|inf).*no checkpoint.*learning_rate"
-    with pytest.raises(NumericError, match=told):
+    message = r"^step \d+, source 'rows'.*: the (loss|gradient's norm) is (nan|inf).*no checkpoint.*learning_rate"
+    with pytest.raises(NumericError, match=message):
         train(recipe, progress=False)
     assert len([*(Path(recipe.output) / "stopped").iterdir()]) == 1
 
@@ -964,11 +964,11 @@ def test_a_folder_with_a_run_is_not_written_to(made: Callable[..., Recipe]) -> N
     train(recipe, progress=False)
     output = Path(recipe.output)
     before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
-    told = r"out holds a run already.*resume=True.*overwrite=True"
-    with pytest.raises(InputError, match=told):
+    message = r"out holds a run already.*resume=True.*overwrite=True"
+    with pytest.raises(InputError, match=message):
         train(recipe, progress=False)
     shutil.rmtree(output / "checkpoints")
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         train(recipe, progress=False)
     left = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
     assert left == {path: content for path, content in before.items() if "checkpoints" not in path.parts}
@@ -1055,8 +1055,8 @@ def test_c9_a_signal_saves_the_last_step_and_the_run_goes_on_from_there(
     wanted = weights(train(whole, progress=False))
     interrupted_at({4: (number,)}, monkeypatch)
     handler = signal.getsignal(number)
-    told = f"this step is finished and saved, then the run stops; {name} again stops at once"
-    with pytest.warns(Notice, match=told), pytest.raises(error) as raised:
+    message = f"this step is finished and saved, then the run stops; {name} again stops at once"
+    with pytest.warns(Notice, match=message), pytest.raises(error) as raised:
         train(recipe, progress=False)
     assert getattr(raised.value, "code", None) == status
     assert signal.getsignal(number) is handler
@@ -1253,7 +1253,7 @@ ONE_GRADE = [row | {"score": 0.5} for row in graded(40)]
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("lines", "changes", "told"),
+    ("lines", "changes", "message"),
     [
         (ONE_GRADE, {"loss": LossSettings("cosent")}, "score of source 'rows' is 0.5.*cosent"),
         (ONE_QUERY, {"duplicates": "keep"}, "row of source 'rows' has the same query"),
@@ -1262,9 +1262,9 @@ ONE_GRADE = [row | {"score": 0.5} for row in graded(40)]
     ],
 )
 def test_c7_rows_that_can_teach_nothing_are_refused(
-    lines: list[dict[str, Any]], changes: dict[str, Any], told: str, made: Callable[..., Recipe]
+    lines: list[dict[str, Any]], changes: dict[str, Any], message: str, made: Callable[..., Recipe]
 ) -> None:
-    with pytest.raises(InputError, match=rf"{told}.*nothing can be learned"):
+    with pytest.raises(InputError, match=rf"{message}.*nothing can be learned"):
         train(made(lines, **changes), progress=False)
 
 
@@ -1304,7 +1304,7 @@ def test_c7_a_model_that_is_its_own_teacher_is_refused(loss: Any, made: Callable
     with pytest.raises(InputError, match=rf"loss.teacher is .*the model itself.*dropout.*{loss}") as raised:
         train(recipe, progress=False)
     hint, value = {
-        "cosine_distillation": ("loss.taught='query'", {"taught": "query"}),
+        "cosine_distillation": ("loss.distillation_target='query'", {"distillation_target": "query"}),
         "distill_kl": ("loss.teacher_temperature", {"teacher_temperature": 0.5}),
     }[loss]
     assert hint in str(raised.value)
@@ -1340,8 +1340,8 @@ def test_c7_a_run_that_learned_nothing_writes_no_model(made: Callable[..., Recip
     guide = saved(bert(), tmp_path / "guide", seed=1)
     gist = LossSettings("gist", guide=str(guide), margin=5.0)
     recipe = made(loss=gist, max_steps=3)
-    told = r"nothing was learned in 3 steps: the gradient or the learning rate of each was 0 .*gist.* The guide may"
-    with pytest.warns(Notice, match=r"the gradient is 0.*gist"), pytest.raises(NumericError, match=told):
+    message = r"nothing was learned in 3 steps: the gradient or the learning rate of each was 0 .*gist.* The guide may"
+    with pytest.warns(Notice, match=r"the gradient is 0.*gist"), pytest.raises(NumericError, match=message):
         train(recipe, progress=False, overwrite=True)
     found = weights(Path(recipe.output) / "model")
     assert all(np.array_equal(array, found[name]) for name, array in earlier.items())
@@ -1368,13 +1368,13 @@ def test_pooling_of_several_modes_and_no_normalize_is_trained(made: Callable[...
 def seen_by(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> list[BatchRows]:
     """The rows of every batch that a run trains on."""
     found: list[BatchRows] = []
-    add = contrastive.ContrastiveObjective.add_gradient
+    add = contrastive.ContrastiveObjective.training_step
 
     def noted(self: Any, model: Any, batch: Any) -> float:
         found.append(batch.rows)
         return add(self, model, batch)
 
-    monkeypatch.setattr(contrastive.ContrastiveObjective, "add_gradient", noted)
+    monkeypatch.setattr(contrastive.ContrastiveObjective, "training_step", noted)
     train(recipe, progress=False)
     return found
 
@@ -1527,16 +1527,16 @@ def test_c12_c14_a_negative_that_is_another_positive_of_its_row_is_counted_and_m
     fate = "left out of the loss" if mask else "trained as negatives"
     with warnings.catch_warnings(record=True, action="always") as caught:
         folder = train(recipe, progress=False)
-    told = [str(each.message) for each in caught if "80 negatives" in str(each.message)]
-    assert len(told) == 1
-    assert re.match(rf"Source 'rows': 80 negatives .*{fate}.* in .*rows.jsonl, line 1\.", told[0])
+    message = [str(each.message) for each in caught if "80 negatives" in str(each.message)]
+    assert len(message) == 1
+    assert re.match(rf"Source 'rows': 80 negatives .*{fate}.* in .*rows.jsonl, line 1\.", message[0])
     card = (folder / "README.md").read_text("utf-8")
     assert "- 80 rows were trained on, of one source in each batch: 80 different ones of 80." in card
     assert re.search(rf"- 80 negatives were, .* own row, and were {fate}", card)
     data = data_of_quietly(recipe, read_folder(resolve_source(recipe.model)))
     batch = data.collator.collate(data.sampler.batch_at(0))
     some = batch.rows
-    assert batch.own_negatives_N.tolist() == [True, False] * 8
+    assert batch.false_negatives_N.tolist() == [True, False] * 8
     encoder = Encoder.load(recipe.model, device="cpu", threads=1)
     q, p, n = (
         torch.from_numpy(encoder.encode(side, prompt="")) for side in (some.queries, some.positives, some.negatives)
@@ -1556,8 +1556,8 @@ def test_c12_c14_a_cased_model_tells_other_positives_apart(tmp_path: Path, base:
     source = replace(write(tmp_path / "rows.jsonl", lines), positive="pos", negatives=("n",))
     data = data_of_quietly(recipe_of(base, tmp_path / "out", source))
     index = data.datasets[0]
-    assert (index.rows, index.own_negatives) == (16, 16)
-    assert data.collator.find_own_negatives(0, index.own_negative_entries).tolist() == [True] * 2 + [False] * 14
+    assert (index.rows, index.false_negatives) == (16, 16)
+    assert data.collator.find_false_negatives(0, index.false_negative_entries).tolist() == [True] * 2 + [False] * 14
 
 
 def test_c14_a_cased_model_tells_them_apart(tmp_path: Path, base: Path) -> None:
@@ -1566,7 +1566,7 @@ def test_c14_a_cased_model_tells_them_apart(tmp_path: Path, base: Path) -> None:
     lines[0]["negatives"] = [lines[0]["positive"].title()]
     recipe = recipe_of(base, tmp_path / "out", write(tmp_path / "rows.jsonl", lines), max_steps=1)
     data = data_of(recipe)
-    assert data.datasets[0].own_negatives == 1
+    assert data.datasets[0].false_negatives == 1
     card = (train(recipe, progress=False) / "README.md").read_text("utf-8")
     assert "own row" not in card
 

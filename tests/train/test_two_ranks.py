@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from little_runs import bert, graded, log_of, recipe_of, rows, saved, taught, weights, write
 from rank_processes import Ended, in_processes
 from runs import Blow, failing, own_end, run, seeds, width, with_evaluate, with_nan
+from small_runs import bert, graded, log_of, recipe_of, rows, saved, taught, weights, write
 
 from gnomon.train import checkpoints, train
 from gnomon.train.recipe.schema import LoraSettings, LossSettings, MatryoshkaSettings, Recipe, ValidationSettings
@@ -136,14 +136,14 @@ def test_torchrun_starts_it_too(made: Callable[..., Recipe], tmp_path: Path) -> 
     recipe, other = made("torchrun", max_steps=3), made("other", max_steps=3)
     (tmp_path / "mine.toml").write_text(to_toml(recipe), "utf-8")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "gnomon"]
-    told = subprocess.run(
+    message = subprocess.run(
         [*command, "train", str(tmp_path / "mine.toml")],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=300,
     )
-    assert told.returncode == 0, told.stderr
+    assert message.returncode == 0, message.stderr
     on_two(other)
     found, wanted = (Path(each.output) / "model" / "model.safetensors" for each in (recipe, other))
     assert found.read_bytes() == wanted.read_bytes()

@@ -12,9 +12,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from little_runs import bert, checkpoint, graded, recipe_of, rows, write
 from rank_processes import in_threads
 from scipy.stats import spearmanr
+from small_runs import bert, checkpoint, graded, recipe_of, rows, write
 
 from gnomon.packed import pack
 from gnomon.spec import PoolingSpec

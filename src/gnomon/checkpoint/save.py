@@ -117,8 +117,10 @@ def _module_rows(spec: ModelSpec, dialect: str) -> list[Json]:
         chain = [("StaticEmbedding", "." if spec.trunk.model2vec else "0_StaticEmbedding")]
     else:
         chain = [("Transformer", ""), ("Pooling", "1_Pooling")]
-    for head in spec.modules:
-        chain.append(("Dense", head.name) if isinstance(head, DenseSpec) else ("Normalize", f"{len(chain)}_Normalize"))
+    for module in spec.modules:
+        chain.append(
+            ("Dense", module.name) if isinstance(module, DenseSpec) else ("Normalize", f"{len(chain)}_Normalize")
+        )
     types = DIALECTS[dialect]
     return [{"idx": i, "name": str(i), "path": path, "type": types[kind]} for i, (kind, path) in enumerate(chain)]
 
@@ -128,8 +130,8 @@ def _normalize_files(spec: ModelSpec) -> dict[str, Writer]:
     config = _json_writer({"module_input_name": name, "module_output_name": name})
     return {
         f"{i + 2}_Normalize/config.json": config
-        for i, head in enumerate(spec.modules)
-        if not isinstance(head, DenseSpec)
+        for i, module in enumerate(spec.modules)
+        if not isinstance(module, DenseSpec)
     }
 
 

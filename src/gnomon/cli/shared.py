@@ -1,15 +1,16 @@
-"""What several verbs share: options, and how a model is opened."""
+"""What several commands share: options, and how a model is opened."""
 
 from __future__ import annotations
 
 import os
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from typing import TYPE_CHECKING, Any, cast
 
 import click
+from click.core import ParameterSource
 
 from gnomon.errors import InputError, Notice
 from gnomon.terminal import supports_unicode
@@ -18,7 +19,10 @@ from gnomon.text_files.rows import encoding_fault
 
 if TYPE_CHECKING:
     from gnomon.checkpoint.folder import Checkpoint
+    from gnomon.encode_options import OnTruncate
     from gnomon.encoder import Encoder
+    from gnomon.pipeline import Encoded
+    from gnomon.text_files import TextFile
 
 
 class _TextParam(click.ParamType[str]):
@@ -37,7 +41,7 @@ TEXT = _TextParam()
 
 
 def combine_options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    return lambda verb: reduce(lambda inner, option: option(inner), reversed(options), verb)
+    return lambda command: reduce(lambda inner, option: option(inner), reversed(options), command)
 
 
 source_options = combine_options(
@@ -105,8 +109,17 @@ def read_model(
     return read_folder(source, card=card, ignore_config_keys=ignore_config_keys)
 
 
+class PrintingCommand(click.Command):
+    """A command that writes its results to stdout only. Without a stdout it fails before the work."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not {"-h", "--help"} & set(args):
+            require_stdout()
+        return super().parse_args(ctx, args)
+
+
 class MultiValueCommand(click.Command):
-    """A verb whose options with `multiple` take several values in a row: --tasks A B C."""
+    """A command whose options with `multiple` take several values in a row: --tasks A B C."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         several = {
@@ -140,6 +153,11 @@ def multi_value_option(name: str, *, metavar: str, help: str, kind: Any = str, *
     return click.option(name, multiple=True, metavar=f"{metavar}...", help=help, type=kind, **more)
 
 
+def first_given(ctx: click.Context, names: Sequence[str]) -> str | None:
+    """The first of these options that was typed."""
+    return next((name for name in names if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE), None)
+
+
 def note(text: str) -> None:
     warnings.warn(text, Notice, stacklevel=2)
 
@@ -153,3 +171,33 @@ def require_stdout() -> None:
     """Raise InputError where standard output is closed."""
     if cast(Any, sys.stdout) is None or sys.stdout.closed:
         raise InputError("standard output is closed, and the results go there; let it be a file, or /dev/null.")
+
+
+# ---- texts that a command reads
+
+
+def read_texts(path: str, **how: Any) -> TextFile:
+    from gnomon import text_files
+
+    if path == text_files.STDIN and text_files.require_stdin().isatty():
+        note("reading from the terminal; end with Ctrl-D.")
+    return text_files.read_texts(path, **how)
+
+
+def note_empty(texts: TextFile, what: str) -> None:
+    if description := texts.describe_empty():
+        note(f"{description}. {what}")
+
+
+def note_truncated(encoder: Encoder, encoded: Encoded, on_truncate: OnTruncate) -> None:
+    """Report truncation in the words of the command line; the library's own warning is switched off."""
+    count = len(encoded.truncated)
+    if count and on_truncate == "warn":
+        verb = "is" if count == 1 else "are"
+        those = f"{count} of {len(encoded.token_counts_B)} texts {verb} longer than {encoder.max_seq_length} tokens"
+        note(f"{those}: the rest was truncated. --on-truncate mean reads all.")
+
+
+def note_prompts(encoder: Encoder, options: str) -> None:
+    if encoder.prompts:
+        note(f"{encoder.name} has prompts ({', '.join(encoder.prompts)}) and none is added; see {options}.")

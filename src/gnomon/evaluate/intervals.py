@@ -1,7 +1,7 @@
 """How certain a score is: bootstrap intervals for one model, and paired tests for two.
 
 Both resample the values that a score consists of. Spearman's correlation and average precision depend on the order of
-the predictions only, so they are computed from levels: whole numbers in the same order (`gnomon.metrics.rank_levels`).
+the predictions only, so they are computed from levels: whole numbers in the same order (`gnomon.metrics.tied_ranks`).
 A resample is then counted, not sorted.
 
 R: resamples; N: units (queries, pairs, texts or experiments).
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gnomon.errors import InputError
-from gnomon.metrics import average_precision_of_levels, rank_levels, spearman_of_levels
+from gnomon.metrics import average_precision_of_ranks, spearman_of_ranks, tied_ranks
 
 Statistic = Literal["mean", "spearman", "average_precision"]
 RESAMPLES = 2000
@@ -66,8 +66,8 @@ class PerQueryScores:
         if self.statistic == "mean":
             return (np.asarray(self.values, np.float64),)
         assert self.gold is not None
-        gold_N = rank_levels(self.gold) if self.statistic == "spearman" else np.asarray(self.gold, np.float64)
-        return gold_N, rank_levels(self.values)
+        gold_N = tied_ranks(self.gold) if self.statistic == "spearman" else np.asarray(self.gold, np.float64)
+        return gold_N, tied_ranks(self.values)
 
 
 @dataclass(frozen=True)
@@ -187,8 +187,8 @@ def _mean(values_RN: NDArray[np.float64]) -> NDArray[np.float64]:
 
 STATISTICS: dict[Statistic, Callable[..., NDArray[np.float64]]] = {
     "mean": _mean,
-    "spearman": spearman_of_levels,
-    "average_precision": average_precision_of_levels,
+    "spearman": spearman_of_ranks,
+    "average_precision": average_precision_of_ranks,
 }
 
 

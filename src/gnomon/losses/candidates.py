@@ -22,9 +22,9 @@ class Candidates(NamedTuple):
     queries_QD: Tensor
     targets_B: Tensor
     """Index of each row's positive in docs_CD."""
-    own_doc_BC: Tensor
+    positive_mask_BC: Tensor
     """True at each row's positive."""
-    own_query_BQ: Tensor
+    self_mask_BQ: Tensor
     """True at each row's query."""
 
 
@@ -62,11 +62,11 @@ def one_hot_mask(indices_B: Tensor, count: int) -> Tensor:
     return indices_B[:, None] == torch.arange(count, device=indices_B.device)
 
 
-def exclusion_mask(mask_BC: Tensor | None, own_BC: Tensor, *, own_is_self: bool) -> Tensor:
+def exclusion_mask(mask_BC: Tensor | None, pair_BC: Tensor, *, exclude_pair: bool) -> Tensor:
     """[B, C]: which candidates a row leaves out. Its own pair always counts; the row itself never does."""
     if mask_BC is None:
-        return own_BC if own_is_self else torch.zeros_like(own_BC)
-    return mask_BC | own_BC if own_is_self else mask_BC & ~own_BC
+        return pair_BC if exclude_pair else torch.zeros_like(pair_BC)
+    return mask_BC | pair_BC if exclude_pair else mask_BC & ~pair_BC
 
 
 def _consecutive_indices(start: int, count: int, candidates_CD: Tensor) -> Tensor:

@@ -79,13 +79,13 @@ def info_nce(
     )
     rows = {"query": queries_BD, "doc": positives_PD[candidates.targets_B]}
     columns = {"query": candidates.queries_QD, "doc": candidates.docs_CD}
-    own = {"query": candidates.own_query_BQ, "doc": candidates.own_doc_BC}
+    own = {"query": candidates.self_mask_BQ, "doc": candidates.positive_mask_BC}
     masks = {"query": query_mask_BQ, "doc": doc_mask_BC}
 
     blocks: dict[Direction, Tensor] = {}
     for direction in directions:
         row, _, column = direction.partition("_to_")
-        out = exclusion_mask(masks[column], own[column], own_is_self=row == column)
+        out = exclusion_mask(masks[column], own[column], exclude_pair=row == column)
         if direction == "doc_to_doc" and negatives_ND is not None:
             out = out | (candidates.targets_B[:, None] == _positive_of_each_doc(owners_N, positives_PD, negatives_ND))
         # masked after the product: the gradient of a trained factor must not meet infinity

@@ -74,13 +74,13 @@ def gist(
     limit_B1 = sigma_B1 - margin * (sigma_B1.abs() if margin_strategy == "relative" else 1)
 
     count = len(positives_PD)
-    own = (candidates.own_doc_BC, candidates.own_query_BQ, candidates.own_doc_BC[:, :count])
+    own = (candidates.positive_mask_BC, candidates.self_mask_BQ, candidates.positive_mask_BC[:, :count])
     masks = (doc_mask_BC, query_mask_BQ, None if doc_mask_BC is None else doc_mask_BC[:, :count])
     included = (True, contrast_anchors, contrast_positives)
     scores: list[Tensor] = []
     for block in (block for block in range(3) if included[block]):
         near, mask = guide[block] > limit_B1, masks[block]
-        out = exclusion_mask(near if mask is None else near | mask, own[block], own_is_self=block > 0)
+        out = exclusion_mask(near if mask is None else near | mask, own[block], exclude_pair=block > 0)
         scores.append((ours[block] * factor).masked_fill(out, -torch.inf))
     positive_B = scores[0].gather(1, candidates.targets_B[:, None]).squeeze(1)
     return (torch.cat(scores, dim=1).logsumexp(1) - positive_B).mean()

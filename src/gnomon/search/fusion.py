@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gnomon.errors import InputError
-from gnomon.metrics import RelevanceLabels, Run, dcg_of_rows, ideal_dcg, rank_documents
+from gnomon.metrics import DocumentScores, RelevanceLabels, dcg_of_rows, ideal_dcg, rank_documents
 
 MR_TYDI_ALPHAS: Mapping[str, float] = {
     "arabic": 0.77,
@@ -49,7 +49,7 @@ MIN_LABELLED_QUERIES = 20
 """With fewer labelled queries, cross-fitting would fit noise."""
 
 
-def fuse_mr_tydi(sparse: Run, dense: Run, *, alpha: float) -> dict[str, float]:
+def fuse_mr_tydi(sparse: DocumentScores, dense: DocumentScores, *, alpha: float) -> dict[str, float]:
     """Fuse scores as the hybrid of Mr. TyDi: {document: sparse + alpha * dense}, over the documents of both lists.
 
     Each score is normalised first, (x - (min + max) / 2) / (max - min) over its own list, to -0.5 to 0.5. A document
@@ -70,7 +70,7 @@ def fuse_mr_tydi(sparse: Run, dense: Run, *, alpha: float) -> dict[str, float]:
     }
 
 
-def reciprocal_rank_fusion(runs: Sequence[Run], *, k: int = 60) -> dict[str, float]:
+def reciprocal_rank_fusion(runs: Sequence[DocumentScores], *, k: int = 60) -> dict[str, float]:
     """Fuse ranks: {document: the sum of 1 / (k + rank) over the runs that contain it}, with ranks from 1.
 
     Equal scores of a run are ranked by document id, descending, as in trec_eval and mteb. (Reciprocal rank fusion of
@@ -89,8 +89,8 @@ def reciprocal_rank_fusion(runs: Sequence[Run], *, k: int = 60) -> dict[str, flo
 
 
 def tune_alpha(
-    sparse: Mapping[str, Run],
-    dense: Mapping[str, Run],
+    sparse: Mapping[str, DocumentScores],
+    dense: Mapping[str, DocumentScores],
     qrels: Mapping[str, RelevanceLabels],
     *,
     alphas: Sequence[float] = ALPHAS,
@@ -109,8 +109,8 @@ def tune_alpha(
 
 
 def cross_fit_alpha(
-    sparse: Mapping[str, Run],
-    dense: Mapping[str, Run],
+    sparse: Mapping[str, DocumentScores],
+    dense: Mapping[str, DocumentScores],
     qrels: Mapping[str, RelevanceLabels],
     *,
     alphas: Sequence[float] = ALPHAS,
@@ -138,12 +138,17 @@ def cross_fit_alpha(
 
 
 def _ndcg_per_query(
-    sparse: Mapping[str, Run], dense: Mapping[str, Run], qrels: Mapping[str, RelevanceLabels], alphas: Sequence[float]
+    sparse: Mapping[str, DocumentScores],
+    dense: Mapping[str, DocumentScores],
+    qrels: Mapping[str, RelevanceLabels],
+    alphas: Sequence[float],
 ) -> dict[str, NDArray[np.float64]]:
     return {query: _ndcg_by_alpha(sparse.get(query, {}), dense.get(query, {}), qrels[query], alphas) for query in qrels}
 
 
-def _ndcg_by_alpha(sparse: Run, dense: Run, labels: RelevanceLabels, alphas: Sequence[float]) -> NDArray[np.float64]:
+def _ndcg_by_alpha(
+    sparse: DocumentScores, dense: DocumentScores, labels: RelevanceLabels, alphas: Sequence[float]
+) -> NDArray[np.float64]:
     """[A]: nDCG@10 of one query with each alpha."""
     sparse, dense = _normalize_scores(sparse), _normalize_scores(dense)
     candidates = {*rank_documents(sparse)[:CANDIDATES_PER_RUN], *rank_documents(dense)[:CANDIDATES_PER_RUN]}
@@ -166,18 +171,18 @@ def _best_alpha(ndcg_QA: Sequence[NDArray[np.float64]], alphas: Sequence[float])
     return min(ties, key=lambda alpha: abs(alpha - NEUTRAL_ALPHA))
 
 
-def _normalize_scores(run: Run) -> dict[str, float]:
+def _normalize_scores(run: DocumentScores) -> dict[str, float]:
     low, high = float(min(run.values(), default=0)), float(max(run.values(), default=0))
     if low == high:
         return dict.fromkeys(run, 0.0)
     return {document: (float(score) - (low + high) / 2) / (high - low) for document, score in run.items()}
 
 
-def _min_score(run: Run) -> float:
+def _min_score(run: DocumentScores) -> float:
     return min(run.values(), default=0.0)
 
 
-def _scores_of_documents(run: Run, documents: Sequence[str]) -> NDArray[np.float64]:
+def _scores_of_documents(run: DocumentScores, documents: Sequence[str]) -> NDArray[np.float64]:
     lowest = _min_score(run)
     return np.array([run.get(document, lowest) for document in documents], np.float64)
 

@@ -10,7 +10,7 @@ from collections.abc import Container, Mapping
 from typing import Literal
 
 from gnomon.errors import InputError
-from gnomon.metrics import RelevanceLabels, Run, rank_documents
+from gnomon.metrics import DocumentScores, RelevanceLabels, rank_documents
 from gnomon.search.fusion import MIN_LABELLED_QUERIES, MR_TYDI_ALPHAS, fuse_mr_tydi, reciprocal_rank_fusion
 
 Runs = dict[str, dict[str, float]]
@@ -27,8 +27,8 @@ TUNING_SPLITS = ("dev", "validation", "valid", "val", "train")
 
 
 def fuse_runs(
-    sparse: Mapping[str, Run],
-    dense: Mapping[str, Run],
+    sparse: Mapping[str, DocumentScores],
+    dense: Mapping[str, DocumentScores],
     *,
     k: int,
     method: FusionMethod = "hybrid",
@@ -54,7 +54,7 @@ def fuse_runs(
     return {query: {document: run[document] for document in rank_documents(run)[:k]} for query, run in fused.items()}
 
 
-def drop_identical_ids(runs: Mapping[str, Run]) -> Runs:
+def drop_identical_ids(runs: Mapping[str, DocumentScores]) -> Runs:
     """Runs without the document that has the query's own id.
 
     It has to go before fusion: it would stretch the scale of both lists, and count when alpha is chosen.

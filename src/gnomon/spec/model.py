@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from gnomon.errors import InputError
 from gnomon.spec.trunk import Activation, StaticSpec, TrunkSpec, trunk_shapes
@@ -12,7 +12,7 @@ from gnomon.spec.trunk import Activation, StaticSpec, TrunkSpec, trunk_shapes
 PoolingMode = Literal["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
 SimilarityName = Literal["cosine", "dot", "euclidean", "manhattan"]
 
-POOLING_MODES: tuple[PoolingMode, ...] = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
+POOLING_MODES: tuple[PoolingMode, ...] = get_args(PoolingMode)
 """All modes. Where a model has several, their vectors are concatenated in this order, as in sentence-transformers."""
 
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from gnomon.checkpoint.weights import read_safetensors, write_safetensors
 from gnomon.engines.torch.tensors import to_arrays
 from gnomon.errors import CheckpointError
-from gnomon.files import describe_os_error, draft_path, fsync_folder
+from gnomon.files import describe_os_error, fsync_folder, temporary_path
 from gnomon.messages import list_some, shorten
 
 UNCOMPARED_KEYS = frozenset(
@@ -137,7 +137,7 @@ def _name(step: int) -> str:
 
 
 def _write(folder: Path, state: SavedState, arrays: Mapping[str, NDArray[Any]]) -> Path:
-    draft = draft_path(folder / _name(state.step))
+    draft = temporary_path(folder / _name(state.step))
     head = {"format": _FORMAT, "check": _checksum(state.step, state.facts, arrays), "step": state.step}
     try:
         draft.mkdir()
@@ -170,7 +170,7 @@ def _discard(path: Path) -> None:
     """Remove a checkpoint, so that a part of it never counts as one. Other files in its folder stay, and so does a
     checkpoint that cannot be removed.
     """
-    renamed = draft_path(path)
+    renamed = temporary_path(path)
     with suppress(OSError):
         if {file.name for file in path.iterdir()} <= {_TENSORS, _FACTS}:
             path.rename(renamed)

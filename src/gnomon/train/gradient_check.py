@@ -1,4 +1,4 @@
-"""Check that the gradient of a step is that of the whole batch: `gnomon train --certify`.
+"""Check that the gradient of a step is that of the whole batch: `gnomon train --check-gradients`.
 
 For each loss, with and without Matryoshka, one graph over the whole batch is the reference. It is compared with
 GradCache in one chunk, in many chunks with the loss in parts, with dropout, accumulated over batches, and on two ranks
@@ -38,8 +38,8 @@ from gnomon.spec import (
 from gnomon.train.distributed import Ranks, init_distributed
 from gnomon.train.model import Model
 from gnomon.train.objectives.contrastive_loss import SCORES_PER_PART, Loss, LossInputs
-from gnomon.train.objectives.gradcache import Chunk, accumulate_gradient, encode_in_one_graph, split_into_chunks
-from gnomon.train.recipe.schema import LossSettings, MatryoshkaSettings
+from gnomon.train.objectives.gradcache import Chunk, encode_in_one_graph, forward_backward, split_into_chunks
+from gnomon.train.recipe.schema import LABEL_LOSSES, LossSettings, MatryoshkaSettings
 
 TOLERANCE = 1e-6
 """The largest difference of a gradient that passes, relative to its norm."""
@@ -57,7 +57,7 @@ class GradientCheck:
 
     loss: str
     matryoshka_mode: str
-    """"-", "prefixes" or "heads"."""
+    """"-", "prefixes" or "modules": a dense module per dimension."""
     method: str
     difference: float
     """The norm of the difference, divided by the norm of the gradient."""
@@ -121,13 +121,13 @@ def _cases() -> list[Case]:
         ("cosine_distillation", LossSettings("cosine_distillation", teacher="given"), 0),
         ("cosine_distillation, negatives", LossSettings("cosine_distillation", teacher="given"), 2),
     ]
-    modes = {"-": None, "prefixes": MatryoshkaSettings((4, 8, DIM)), "heads": MatryoshkaSettings((6, DIM))}
-    without_heads = ("cosine_distillation",)  # a teacher has one vector per text
+    modes = {"-": None, "prefixes": MatryoshkaSettings((4, 8, DIM)), "modules": MatryoshkaSettings((6, DIM))}
+    one_vector_losses = ("cosine_distillation",)  # a teacher has one vector per text
     return [
         Case(name, mode, settings, matryoshka, negatives)
         for name, settings, negatives in plain
         for mode, matryoshka in modes.items()
-        if mode != "heads" or settings.name not in without_heads
+        if mode != "modules" or settings.name not in one_vector_losses
     ]
 
 
@@ -177,7 +177,7 @@ def _add_gradient(
     inputs = replace(_build_loss_inputs(case, rows), first_row=ranks.rank * count, num_rows=count)
     scores_per_part = rows_per_part * ROWS if rows_per_part else SCORES_PER_PART
     parts = partial(loss.compute_parts, inputs=inputs, scores_per_part=scores_per_part)
-    accumulate_gradient(model, chunks, sides, parts, ranks=ranks, dims=loss.dims, cached=cached)
+    forward_backward(model, chunks, sides, parts, ranks=ranks, dims=loss.dims, cached=cached)
 
 
 def _accumulate_gradients(case: Case, chunk_tokens: int) -> Grads:
@@ -213,20 +213,20 @@ def _build_loss_inputs(case: Case, rows: slice) -> LossInputs:
     queries_Q[3] = queries_Q[1]
     own = slice(rows.start * case.negatives, rows.stop * case.negatives)
     hashes = (queries_Q[rows], 100 + np.arange(ROWS)[rows], 200 + np.arange(ROWS * case.negatives)[own])
-    has_labels = case.settings.name in ("cosent", "cosine_regression")
+    has_labels = case.settings.name in LABEL_LOSSES
     scores = rng.uniform(size=ROWS if has_labels else (ROWS, 1 + case.negatives))[rows]
     guide = [torch.from_numpy(rng.normal(size=(ROWS * each, DIM))) for each in (1, 1, case.negatives)]
     return LossInputs(
         first_row=0,
         num_rows=rows.stop - rows.start,
-        token_hashes=tuple(torch.from_numpy(side) for side in hashes),  # pyright: ignore[reportArgumentType]
+        text_hashes=tuple(torch.from_numpy(side) for side in hashes),  # pyright: ignore[reportArgumentType]
         scores=torch.from_numpy(scores),
         teacher_vectors=(guide[0][rows], guide[1][rows], guide[2][own]),
     )
 
 
 def _build_model(case: Case, dropout: float) -> tuple[Model, Loss]:
-    spec = _spec(with_dim_modules=case.matryoshka_mode == "heads")
+    spec = _spec(with_dim_modules=case.matryoshka_mode == "modules")
     model = Model(_checkpoint(spec), dropout=dropout, attention_dropout=dropout).double().train()
     return model, Loss(case.settings, case.matryoshka, spec, seed=SEED).double()
 
@@ -258,7 +258,7 @@ def _checkpoint(spec: ModelSpec) -> Checkpoint:
         for name, shape in model_shapes(spec).items()
     }
     tokenizer = Tokenizer(WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
-    return Checkpoint(spec, arrays, tokenizer, {"model_type": "bert"}, {}, (), Source(Path(), "certify", None))
+    return Checkpoint(spec, arrays, tokenizer, {"model_type": "bert"}, {}, (), Source(Path(), "gradient check", None))
 
 
 def _grads(model: Model, loss: Loss) -> Grads:

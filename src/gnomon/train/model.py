@@ -77,7 +77,7 @@ class Model(nn.Module):
             if lora is not None:
                 apply_lora(self.trunk, lora)
         self.pooled_trunk = PooledTrunk(self.trunk, spec.pooling, self.device)
-        self.heads = OutputModules.from_arrays(spec, checkpoint.arrays)
+        self.output_modules = OutputModules.from_arrays(spec, checkpoint.arrays)
         self.float().to(self.device)
 
     @property
@@ -91,18 +91,18 @@ class Model(nn.Module):
 
     def apply_modules(self, pooled_BP: Tensor, dims: tuple[int, ...] = ()) -> VectorsByDim:
         """Vectors of the model's full dimension, or of `dims`, which have a dense module each."""
-        return {dim: self.heads(pooled_BP, dim) for dim in dims or (self.spec.full_dim,)}
+        return {dim: self.output_modules(pooled_BP, dim) for dim in dims or (self.spec.full_dim,)}
 
     def export_arrays(self) -> dict[str, NDArray[Any]]:
         """All arrays by our names, with low-rank parts merged."""
         names = trunk_shapes(self.spec.trunk)
         tensors = merge_lora(self.trunk) if isinstance(self.trunk, Trunk) else self.trunk.state_dict()
         arrays = {name: to_array(tensors[name]) for name in names}
-        dense = self.heads.state_dict()
-        for head in dense_modules(self.spec):
-            for name in dense_shapes(head):
-                key = f"dense.{head.name.replace('.', '_')}{name.removeprefix(head.name)}"
-                arrays[name] = to_array(dense[key])
+        dense_tensors = self.output_modules.state_dict()
+        for dense in dense_modules(self.spec):
+            for name in dense_shapes(dense):
+                key = f"dense.{dense.name.replace('.', '_')}{name.removeprefix(dense.name)}"
+                arrays[name] = to_array(dense_tensors[key])
         return {name: np.array(array) for name, array in arrays.items()}
 
     def to_checkpoint(self, **changes: Any) -> Checkpoint:

@@ -154,10 +154,10 @@ def _data(recipe: Recipe, data: DataFacts) -> Iterator[str]:
         )
     if counters.short:
         yield f"- {counters.short:,} batches were short for that reason."
-    if counters.own_negatives:
+    if counters.false_negatives:
         fate = "left out of the loss" if masks_duplicates(recipe.loss) else "trained as negatives"
         yield (
-            f"- {counters.own_negatives:,} negatives were, as the model reads them, the query or a positive of their "
+            f"- {counters.false_negatives:,} negatives were, as the model reads them, the query or a positive of their "
             f"own row, and were {fate}."
         )
     share = f" ({counters.truncated / counters.texts:.2%})" if counters.texts else ""

@@ -43,8 +43,8 @@ MODEL_DRAFT, RUN_DRAFT = ".model.tmp", ".gnomon-begun.tmp"
 
 _NUMBERED = re.compile(r"overwrite-([1-9]\d*)")
 _DRAFTS = re.compile(r"\.\.?model\.tmp(\.\w+\.tmp)?|\.(recipe\.toml|log\.jsonl|written\.sha256)(\.[0-9a-f]{8})?\.tmp")
-"""Names of files and folders that are not complete, as `files.draft_path` gives them; without the digits, as earlier
-versions did.
+"""Names of files and folders that are not complete, as `files.temporary_path` gives them. Earlier versions had no
+digits.
 """
 _CHECKPOINT = re.compile(
     r"checkpoints/\.?step-\d{8,}(\.new)?(\.[0-9a-f]{8}\.tmp)?/"

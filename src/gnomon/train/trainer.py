@@ -162,7 +162,7 @@ class Trainer:
         """Take one step: fetch, forward, loss, backward, clip, update. Returns what the log says about it."""
         began, state, objective, recipe = time.monotonic(), self.state, self.objective, self.recipe
         batches = [next(prefetched) for _ in range(recipe.gradient_accumulation_steps)]
-        loss = sum(objective.add_gradient(state.model, batch) for batch in batches) / len(batches)
+        loss = sum(objective.training_step(state.model, batch) for batch in batches) / len(batches)
         norm = state.clip_gradient(len(batches))
         (loss,) = self.ranks.sum_numbers(loss / self.ranks.world_size)
         self._check_finite(step, loss, norm, batches)

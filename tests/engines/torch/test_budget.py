@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from twin import assert_same, model
+from reference_model import assert_same, model
 
 from gnomon.engines.torch import budget as budgets
 from gnomon.engines.torch.budget import BUDGET_CHOICES, BudgetChoices, cache_file, load_or_measure, measure

@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from twin import MADE, MIXED, model, texts, twin_pool, twin_states
+from reference_model import MADE, MIXED, model, reference_pool, reference_states, texts
 
 from gnomon.engines.torch.engine import TorchEngine
 from gnomon.packed import pack, split_per_text
@@ -35,7 +35,7 @@ def test_states_equal_the_reference(name: str, dtype: str) -> None:
     trunk, arrays = model(name)
     packed = pack(texts(name))
     for found_TH, ids_T in zip(split_per_text(engine(name, dtype).states(packed), packed), texts(name), strict=True):
-        assert_near(found_TH, twin_states(trunk, arrays, ids_T), dtype)
+        assert_near(found_TH, reference_states(trunk, arrays, ids_T), dtype)
 
 
 @pytest.mark.parametrize("dtype", LIMITS)
@@ -44,7 +44,7 @@ def test_pooled_vectors_equal_the_reference(mode: str, dtype: str) -> None:
     """The first and the last token alone are computed in the last layer: queries of their own for the kernel."""
     name, pooling = "roberta", PoolingSpec((mode,))  # type: ignore[arg-type]
     trunk, arrays = model(name)
-    wanted = [twin_pool(pooling, twin_states(trunk, arrays, ids_T), 0) for ids_T in texts(name)]
+    wanted = [reference_pool(pooling, reference_states(trunk, arrays, ids_T), 0) for ids_T in texts(name)]
     assert_near(engine(name, dtype, pooling).pool(pack(texts(name))), np.stack(wanted), dtype)
 
 

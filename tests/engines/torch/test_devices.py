@@ -69,16 +69,16 @@ def test_a_number_beyond_the_gpus_is_told_the_others(capabilities: Any, name: st
 def test_no_gpu_for_this_torch(name: str, built: bool, why: str, gpus: Gpus, monkeypatch: pytest.MonkeyPatch) -> None:
     gpus()
     monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: built)
-    told = f"device {name!r} is not there for torch {torch.__version__}: {why}. Use device='cpu'."
-    assert refused(check_device, name) == told
+    message = f"device {name!r} is not there for torch {torch.__version__}: {why}. Use device='cpu'."
+    assert refused(check_device, name) == message
 
 
 def test_mps_is_there_where_torch_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     check_device("mps")
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    told = f"device 'mps' is not there for torch {torch.__version__}. Use device='cpu'."
-    assert refused(check_device, "mps") == told
+    message = f"device 'mps' is not there for torch {torch.__version__}. Use device='cpu'."
+    assert refused(check_device, "mps") == message
 
 
 # ---- dtypes

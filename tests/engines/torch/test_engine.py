@@ -14,7 +14,7 @@ import torch
 from goldens import NAMES
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from twin import assert_same, model, texts, twin_pool, twin_states
+from reference_model import assert_same, model, reference_pool, reference_states, texts
 
 from gnomon.engines.torch import budget as budgets
 from gnomon.engines.torch import inference
@@ -37,7 +37,9 @@ def engine(name: str = NAME, mode: Any = "mean", **options: Any) -> TorchEngine:
 
 def wanted(name: str, lengths: tuple[int, ...], mode: Any = "mean") -> np.ndarray:
     trunk, arrays = model(name)
-    return np.stack([twin_pool(PoolingSpec((mode,)), twin_states(trunk, arrays, t), 0) for t in texts(name, lengths)])
+    return np.stack(
+        [reference_pool(PoolingSpec((mode,)), reference_states(trunk, arrays, t), 0) for t in texts(name, lengths)]
+    )
 
 
 class Small:

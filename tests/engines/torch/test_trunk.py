@@ -16,15 +16,15 @@ import torch
 from goldens import NAMES
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from twin import MADE, POOLINGS, assert_same, model, skips, texts, twin_pool, twin_states
+from reference_model import MADE, POOLINGS, assert_same, model, reference_pool, reference_states, skips, texts
 
 from gnomon.engines.positions import position_ids
 from gnomon.engines.torch import attention as forms
 from gnomon.engines.torch.attention import bucketed, grouped, plain
 from gnomon.engines.torch.batch import DeviceBatch, Spans
-from gnomon.engines.torch.buckets import MAX_PADDED_LENGTH
 from gnomon.engines.torch.engine import TorchEngine
 from gnomon.engines.torch.modules import Pooling
+from gnomon.engines.torch.padding import MAX_PADDED_LENGTH
 from gnomon.engines.torch.tensors import as_tensor, to_arrays
 from gnomon.engines.torch.trunk import Trunk
 from gnomon.errors import InputError
@@ -51,20 +51,20 @@ def exact(name: str, attention: forms.Attention) -> Trunk:
 
 @pytest.mark.parametrize("attention", [grouped, plain])
 @pytest.mark.parametrize("name", [*NAMES, *MADE])
-def test_states_of_a_mixed_batch_equal_the_twin(name: str, attention: forms.Attention) -> None:
+def test_states_of_a_mixed_batch_equal_the_reference(name: str, attention: forms.Attention) -> None:
     trunk, arrays = model(name)
     packed = pack(texts(name))
     found = engine(name, PoolingSpec(), attention).states(packed)
     for text_TH, ids_T in zip(split_per_text(found, packed), texts(name), strict=True):
-        assert_same(text_TH.ravel(), twin_states(trunk, arrays, ids_T).ravel())
+        assert_same(text_TH.ravel(), reference_states(trunk, arrays, ids_T).ravel())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pooling", POOLINGS, ids=str)
 @pytest.mark.parametrize("name", ["stella_en_400M_v5", "GIST-Embedding-v0", "roberta"])
-def test_every_pooling_equals_the_twin(name: str, pooling: PoolingSpec) -> None:
+def test_every_pooling_equals_the_reference(name: str, pooling: PoolingSpec) -> None:
     trunk, arrays = model(name)
-    wanted = [twin_pool(pooling, twin_states(trunk, arrays, ids_T), 3) for ids_T in texts(name)]
+    wanted = [reference_pool(pooling, reference_states(trunk, arrays, ids_T), 3) for ids_T in texts(name)]
     assert_same(engine(name, pooling).pool(pack(texts(name), skip_B=skips(pooling, 6, 3))), np.stack(wanted))
 
 

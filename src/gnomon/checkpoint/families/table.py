@@ -3,7 +3,7 @@
 from gnomon.checkpoint.families.bert import BERT
 from gnomon.checkpoint.families.distilbert import DISTILBERT
 from gnomon.checkpoint.families.family import Config, ModelFamily
-from gnomon.checkpoint.families.new import NEW
+from gnomon.checkpoint.families.gte_new import GTE_NEW
 from gnomon.checkpoint.families.roberta import ROBERTA, XLM_ROBERTA
 from gnomon.errors import UnsupportedError
 
@@ -12,7 +12,7 @@ FAMILIES: dict[str, ModelFamily] = {
     "roberta": ROBERTA,
     "xlm-roberta": XLM_ROBERTA,
     "distilbert": DISTILBERT,
-    "new": NEW,
+    "new": GTE_NEW,
 }
 
 

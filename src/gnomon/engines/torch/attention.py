@@ -16,8 +16,8 @@ from torch import Tensor
 
 from gnomon.engines.torch import recompute
 from gnomon.engines.torch.batch import Spans
-from gnomon.engines.torch.buckets import MAX_PADDED_LENGTH
 from gnomon.engines.torch.dropout import draw_keep_mask
+from gnomon.engines.torch.padding import MAX_PADDED_LENGTH
 from gnomon.warn import warn_once
 
 Attention = Callable[[Tensor, Tensor, Tensor, Spans, Spans, float], Tensor]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gnomon.engines.positions import check_token_types, position_ids
-from gnomon.engines.torch.buckets import Buckets
+from gnomon.engines.torch.padding import PaddedBuckets
 from gnomon.packed import Packed
 from gnomon.spec import TrunkSpec
 
@@ -68,9 +68,9 @@ class Spans:
         return runs
 
     @cached_property
-    def buckets(self) -> Buckets:
+    def buckets(self) -> PaddedBuckets:
         """Neighbours of about one length, together, and padded to it."""
-        return Buckets.from_lengths(self.lengths, self.bounds.device)
+        return PaddedBuckets.from_lengths(self.lengths, self.bounds.device)
 
 
 @dataclass(frozen=True)

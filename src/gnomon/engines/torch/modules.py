@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from gnomon import modules as plain_heads
+from gnomon import modules as plain_modules
 from gnomon.engines.pooling import first_pooled_token, packed_pooling_weights
 from gnomon.engines.torch.batch import to_device
 from gnomon.engines.torch.layers import ACTIVATIONS, Linear
@@ -90,14 +90,14 @@ def segment_sum(values_TH: Tensor, weights_T: Tensor | None, bounds: NDArray[np.
 class Dense(nn.Module):
     """`activation(W x + b)`, plus x or a projection of x where the spec says residual."""
 
-    def __init__(self, head: DenseSpec) -> None:
+    def __init__(self, spec: DenseSpec) -> None:
         super().__init__()
-        shapes = dense_shapes(head)
-        self.weight = nn.Parameter(torch.empty(shapes[f"{head.name}.weight"]))
-        self.bias = nn.Parameter(torch.empty(head.out_features)) if head.bias else None
-        projection = shapes.get(f"{head.name}.residual")
+        shapes = dense_shapes(spec)
+        self.weight = nn.Parameter(torch.empty(shapes[f"{spec.name}.weight"]))
+        self.bias = nn.Parameter(torch.empty(spec.out_features)) if spec.bias else None
+        projection = shapes.get(f"{spec.name}.residual")
         self.residual = nn.Parameter(torch.empty(projection)) if projection else None
-        self.has_residual, self.activate = head.residual, ACTIVATIONS[head.activation]
+        self.has_residual, self.activate = spec.residual, ACTIVATIONS[spec.activation]
 
     def forward(self, x_BD: Tensor) -> Tensor:
         y_BD = self.activate(F.linear(x_BD, self.weight, self.bias))
@@ -119,28 +119,29 @@ class OutputModules(nn.Module):
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.dense = nn.ModuleDict({_module_key(head.name): Dense(head) for head in dense_modules(spec)})
+        self.dense = nn.ModuleDict({_module_key(dense.name): Dense(dense) for dense in dense_modules(spec)})
         self.normalize = Normalize()
 
     @classmethod
     def from_arrays(cls, spec: ModelSpec, arrays: Mapping[str, NDArray[Any]]) -> OutputModules:
-        """Heads with copies of the arrays as parameters, to train."""
+        """Modules with copies of the arrays as parameters, to train."""
         with torch.device("meta"):
-            heads = cls(spec)
+            output_modules = cls(spec)
         copies = {
-            f"dense.{_module_key(head.name)}{name.removeprefix(head.name)}": as_tensor(arrays[name]).clone()
-            for head in dense_modules(spec)
-            for name in dense_shapes(head)
+            f"dense.{_module_key(dense.name)}{name.removeprefix(dense.name)}": as_tensor(arrays[name]).clone()
+            for dense in dense_modules(spec)
+            for name in dense_shapes(dense)
         }
-        heads.load_state_dict(copies, assign=True)
-        return heads
+        output_modules.load_state_dict(copies, assign=True)
+        return output_modules
 
     def forward(self, pooled_BD: Tensor, dim: int | None = None) -> Tensor:
         """Vectors of one dimension: `dim` is one of `spec.dims`, None the model's own."""
-        chain, prefix = plain_heads.modules_for_dim(self.spec, dim)
+        chain, prefix = plain_modules.modules_for_dim(self.spec, dim)
         x_BD = pooled_BD
-        for head in chain:
-            x_BD = self.normalize(x_BD) if isinstance(head, NormalizeSpec) else self.dense[_module_key(head.name)](x_BD)
+        for module in chain:
+            is_normalize = isinstance(module, NormalizeSpec)
+            x_BD = self.normalize(x_BD) if is_normalize else self.dense[_module_key(module.name)](x_BD)
         if prefix is None:
             return x_BD
         x_BD = x_BD[:, :prefix]

@@ -85,11 +85,11 @@ class MtebEncoder:
         for dim in dims:
             encoder.output_dim(EncodeOptions(dim=dim))  # raises for a dim that the model does not have
         other_heads = {dim for dim in dims if modules.modules_for_dim(encoder.spec, dim)[1] is None}
-        other_heads -= {self._output_dim.head_dim}
-        # the folder's own prefix cannot be named to `encode_dims`, where another head may have that dimension
+        other_heads -= {self._output_dim.module_dim}
+        # the folder's own prefix cannot be named to `encode_dims`, where another dense module may have that dimension
         self._head_dims = [
             *([] if self._output_dim.is_folder_prefix else sorted(other_heads)),
-            self._output_dim.head_dim,
+            self._output_dim.module_dim,
         ]
 
     def reset_counters(self) -> EncodeCounters:
@@ -105,7 +105,7 @@ class MtebEncoder:
     @property
     def dim(self) -> int:
         """The dimension of the vectors that are evaluated."""
-        return self._output_dim.truncate_dim or self._output_dim.head_dim
+        return self._output_dim.truncate_dim or self._output_dim.module_dim
 
     @property
     def bytes_per_vector(self) -> int:
@@ -190,9 +190,9 @@ class MtebEncoder:
         return torch.from_numpy(modules.similarity_pairwise(self.encoder.spec.similarity, a_ND, b_ND))
 
     def encode_cached(self, texts: Sequence[str], prompt: str, show_progress_bar: bool | None = None) -> Vectors:
-        """Vectors [N, D] as the head returns them; each different text is computed once, in whatever task or run."""
+        """Vectors [N, D] before a prefix is taken; each different text is computed once, in whatever task or run."""
         partitions = {dim: self._open_partition(dim, prompt) for dim in self._head_dims}
-        partition = partitions[self._output_dim.head_dim]
+        partition = partitions[self._output_dim.module_dim]
         missing = partition.missing(texts)
         start = monotonic()
         for chunk in _split_chunks(missing):
@@ -210,7 +210,7 @@ class MtebEncoder:
         options = replace(self.options.encode_options(prompt), dim=None, truncate_dim=None)
         if len(partitions) == 1 and not self._output_dim.dim:
             encoded = self.encoder.encode_with_counts(texts, options, show_progress_bar=show_progress_bar)
-            encoded_of_dim = {self._output_dim.head_dim: encoded}
+            encoded_of_dim = {self._output_dim.module_dim: encoded}
         else:
             encoded_of_dim = self.encoder.encode_dims_with_counts(
                 texts, list(partitions), options, show_progress_bar=show_progress_bar
@@ -219,7 +219,7 @@ class MtebEncoder:
             partitions[dim].add(texts, encoded.vectors, encoded.truncated)
 
     def _open_partition(self, dim: int, prompt: str) -> CachePartition:
-        is_default = dim == self._output_dim.head_dim and not self._output_dim.dim
+        is_default = dim == self._output_dim.module_dim and not self._output_dim.dim
         options = replace(self.options.encode_options(), dim=None if is_default else dim, truncate_dim=None)
         space = self.encoder.space(options)
         return self.cache.partition(
@@ -235,29 +235,29 @@ class MtebEncoder:
 
 @dataclass(frozen=True)
 class _OutputDim:
-    """Which head runs, and how much of its vectors is used."""
+    """Which dense module runs, and how much of its vectors is used."""
 
     dim: int | None
     """As `EncodeOptions.dim`: None for the model's own."""
-    head_dim: int
+    module_dim: int
     truncate_dim: int | None
-    """The length of a prefix of the head's vectors; None for all of it."""
+    """The length of a prefix of the module's vectors; None for all of it."""
     normalize: bool
     """Whether a prefix is normalised again."""
     is_folder_prefix: bool
-    """Whether `head_dim` is a prefix that the folder sets as the model's own dimension."""
+    """Whether `module_dim` is a prefix that the folder sets as the model's own dimension."""
 
     @classmethod
     def for_options(cls, encoder: Encoder, options: EncodeOptions) -> _OutputDim:
         output_dim = encoder.output_dim(options)  # raises for a wrong dim
         is_prefix = options.dim is not None and modules.modules_for_dim(encoder.spec, options.dim)[1] is not None
         dim = None if is_prefix else options.dim
-        head_dim = encoder.output_dim(replace(options, dim=dim, truncate_dim=None))
-        if head_dim < output_dim:  # a prefix longer than the folder's own: taken from the head's full vectors
-            dim = head_dim = encoder.spec.full_dim
-        is_folder_prefix = dim is None and head_dim < encoder.spec.full_dim
-        truncate_dim = output_dim if output_dim < head_dim else None
-        return cls(dim, head_dim, truncate_dim, encoder.spec.normalizes, is_folder_prefix)
+        module_dim = encoder.output_dim(replace(options, dim=dim, truncate_dim=None))
+        if module_dim < output_dim:  # a prefix longer than the folder's own: taken from the full vectors
+            dim = module_dim = encoder.spec.full_dim
+        is_folder_prefix = dim is None and module_dim < encoder.spec.full_dim
+        truncate_dim = output_dim if output_dim < module_dim else None
+        return cls(dim, module_dim, truncate_dim, encoder.spec.normalizes, is_folder_prefix)
 
     def apply(self, vectors_ND: Vectors) -> Vectors:
         if self.truncate_dim is None:

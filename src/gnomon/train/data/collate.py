@@ -73,16 +73,16 @@ class CollatedBatch:
     """`Tokenizer.count_prompt_tokens` for the prompt of queries, and for that of documents."""
     num_truncated: int
     """How many texts were truncated."""
-    token_hashes: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
+    text_hashes: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
     """[B], [B], [N]: hashes of queries, positives and negatives after their prompts. Texts with the same tokens have
     equal hashes.
     """
-    own_negatives_N: NDArray[np.bool_]
+    false_negatives_N: NDArray[np.bool_]
     """[N]: which negatives are, by these hashes, the query or a positive of their own row of the file."""
 
     @property
-    def num_own_negatives(self) -> int:
-        return int(self.own_negatives_N.sum())
+    def num_false_negatives(self) -> int:
+        return int(self.false_negatives_N.sum())
 
 
 class Collator:
@@ -156,10 +156,10 @@ class Collator:
             truncated += sum(len(ids_T) < len(all_T) for ids_T, all_T in zip(limited, whole, strict=True))
             ids += limited
         hashes = self._hash_batch(ids, rows, draw.source)
-        own_N = match_own_negatives(*hashes) | self._match_other_positives(draw.source, rows.entries_N, hashes[2])
+        own_N = match_false_negatives(*hashes) | self._match_other_positives(draw.source, rows.entries_N, hashes[2])
         return CollatedBatch(rows, ids, self.prompt_tokens[draw.source], truncated, hashes, own_N)
 
-    def find_own_negatives(self, source: int, entries: NDArray[np.int64]) -> NDArray[np.bool_]:
+    def find_false_negatives(self, source: int, entries: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which of these negatives are, by tokens, the query or a positive of their own row of the file."""
         index, (query, document) = self.datasets[source], self.prompts[source]
         own: list[NDArray[np.bool_]] = [np.zeros(0, np.bool_)]
@@ -170,7 +170,7 @@ class Collator:
             negatives = (document, index.texts("negative", chunk))
             queries, positives, others = (self._hash_texts(prompt, texts) for prompt, texts in (*sides, negatives))
             own.append(
-                match_own_negatives(queries, positives, others) | self._match_other_positives(source, chunk, others)
+                match_false_negatives(queries, positives, others) | self._match_other_positives(source, chunk, others)
             )
         return np.concatenate(own)
 
@@ -184,7 +184,7 @@ class Collator:
             hashes_N: the negatives' hashes by tokens.
         """
         index, (_, document) = self.datasets[source], self.prompts[source]
-        own_N, known = np.zeros(len(entries_N), np.bool_), index.own_negative_entries
+        own_N, known = np.zeros(len(entries_N), np.bool_), index.false_negative_entries
         if index.rows == index.lines or not len(known):
             return own_N
         alike = np.flatnonzero(known[np.searchsorted(known, entries_N).clip(max=len(known) - 1)] == entries_N)
@@ -243,7 +243,7 @@ class Collator:
         return self.datasets[rows.source].location(int(rows.rows_B[row]))
 
 
-def match_own_negatives(
+def match_false_negatives(
     queries_B: NDArray[np.int64], positives_B: NDArray[np.int64], negatives_N: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
     """[N]: which negatives have the hash of their own row's query or positive. Each row has the same number of them."""
@@ -272,7 +272,7 @@ def _find_sibling_rows(index: Dataset, rows: NDArray[np.int64]) -> list[NDArray[
 def _prompts(source: DataSource, index: Dataset, spec: ModelSpec) -> tuple[str, str]:
     """The prompts of queries and of documents."""
     names = spec.query_prompt_name(), spec.document_prompt_name
-    if index.score_kind == "grades":
+    if index.score_kind == "labels":
         names = spec.symmetric_prompt_name, spec.symmetric_prompt_name
     own = [spec.prompt_text(name) for name in names]
     query, document = source.query_prompt, source.document_prompt

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from gnomon.errors import InputError
 
-VERSION = 3
+VERSION = 4
 """The version of the folder's format and of how sources are read."""
 
 METADATA = "index.json"
@@ -34,10 +34,10 @@ TEXTS, BOUNDS, HASHES = "{}.texts", "{}.bounds", "{}.hashes"
 NEGATIVE_BOUNDS = "negatives.bounds"
 """int64 [R + 1]"""
 SCORES, LOCATIONS = "scores", "places"
-OWN_NEGATIVES = "negatives.own"
+FALSE_NEGATIVES = "negatives.false"
 """int64, numbers of the negatives that are the query or a positive of their own row."""
 
-ScoreKind = Literal["grades", "lists"]
+ScoreKind = Literal["labels", "lists"]
 """One label per pair, or a list per row: the positive's score, then those of the negatives."""
 
 LOCATION = np.dtype([("file", "<i4"), ("line", "<i8")])
@@ -113,7 +113,7 @@ class Dataset:
     """"query", "positive" and, if there are any, "negative"."""
     distinct: Mapping[str, int]
     """How many different texts each column has, by their hashes."""
-    own_negatives: int
+    false_negatives: int
     """How many negatives are, by their hashes, the query or a positive of their own row."""
     files: tuple[tuple[str, str], ...]
     """(path, "line" or "row") of each file."""
@@ -165,9 +165,9 @@ class Dataset:
         return _map_array(self.folder / NEGATIVE_BOUNDS, np.int64) if "negative" in self.columns else None
 
     @cached_property
-    def own_negative_entries(self) -> NDArray[np.int64]:
-        """The entries of the column of negatives that `own_negatives` counts."""
-        return _map_array(self.folder / OWN_NEGATIVES, np.int64) if self.own_negatives else np.zeros(0, np.int64)
+    def false_negative_entries(self) -> NDArray[np.int64]:
+        """The entries of the column of negatives that `false_negatives` counts."""
+        return _map_array(self.folder / FALSE_NEGATIVES, np.int64) if self.false_negatives else np.zeros(0, np.int64)
 
     def rows_of_negatives(self, entries: NDArray[np.int64]) -> NDArray[np.int64]:
         """The row that each of these entries of the column of negatives belongs to."""
@@ -177,7 +177,7 @@ class Dataset:
     @property
     def labels(self) -> NDArray[np.float64] | None:
         """[R], the label of each pair; None without labels."""
-        return self._scores if self.score_kind == "grades" else None
+        return self._scores if self.score_kind == "labels" else None
 
     def score_lists(self, rows_B: NDArray[np.int64], negatives_BK: NDArray[np.int64]) -> NDArray[np.float64]:
         """[B, 1 + K], scores of each row's positive and of these entries of its negatives."""

@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 
 from gnomon.train.data.dataset import (
     BOUNDS,
+    FALSE_NEGATIVES,
     HASHES,
     LOCATION,
     LOCATIONS,
     METADATA,
     NEGATIVE_BOUNDS,
-    OWN_NEGATIVES,
     SCORES,
     TEXTS,
     VERSION,
@@ -85,9 +85,9 @@ class DatasetWriter:
         if rows.negative_counts is not None:
             self._append_bounds(NEGATIVE_BOUNDS, rows.negative_counts)
             self._least = min(rows.negative_counts) if self._least is None else min(self._least, *rows.negative_counts)
-            self._add_own_negatives(hashes, rows.negative_counts, rows.line_numbers)
+            self._add_false_negatives(hashes, rows.negative_counts, rows.line_numbers)
         if rows.labels is not None:
-            self._score_kind = "grades"
+            self._score_kind = "labels"
             self._file(SCORES).write(rows.labels.tobytes())
         if rows.score_lists is not None:
             self._score_kind = "lists"
@@ -98,7 +98,9 @@ class DatasetWriter:
         self.num_rows += len(rows.line_numbers)
         self.num_lines += len(rows.line_numbers) if rows.source_lines is None else rows.source_lines
 
-    def _add_own_negatives(self, hashes: dict[str, NDArray[np.int64]], counts: list[int], lines: Sequence[int]) -> None:
+    def _add_false_negatives(
+        self, hashes: dict[str, NDArray[np.int64]], counts: list[int], lines: Sequence[int]
+    ) -> None:
         """Write the numbers of negatives that are the query or a positive of their own row. Where a row of the file has
         several positives, each of them counts.
         """
@@ -107,7 +109,7 @@ class DatasetWriter:
         positive_N = np.isin(hashes["negative"] + line_N, hashes["positive"] + lines_B)
         own = np.flatnonzero((hashes["negative"] == query_N) | positive_N)
         if len(own):
-            self._file(OWN_NEGATIVES).write((own + self._negatives).tobytes())
+            self._file(FALSE_NEGATIVES).write((own + self._negatives).tobytes())
         self._own += len(own)
         self._negatives += len(query_N)
 
@@ -125,7 +127,7 @@ class DatasetWriter:
             "fingerprint": self._fingerprint(),
             "columns": columns,
             "distinct": {column: count_distinct(self.folder / HASHES.format(column)) for column in columns},
-            "own_negatives": self._own,
+            "false_negatives": self._own,
             "files": files,
             "score_kind": self._score_kind,
             "notices": messages,
@@ -158,7 +160,7 @@ class DatasetWriter:
         """A hash of the texts and scores. Text hashes follow from the texts, and locations are not content."""
         not_content = (
             LOCATIONS,
-            OWN_NEGATIVES,
+            FALSE_NEGATIVES,
             *(HASHES.format(column) for column in ("query", "positive", "negative")),
         )
         content = {name: file for name, file in self._files.items() if name not in not_content}

@@ -26,7 +26,7 @@ from gnomon.train.recipe.checks import masks_duplicates, needs_score_lists
 from gnomon.train.recipe.schema import CONTRASTIVE_LOSSES, LABEL_LOSSES, Recipe
 from gnomon.warn import warn_caller
 
-MAX_OWN_NEGATIVES_CHECKED = 20_000
+MAX_FALSE_NEGATIVES_CHECKED = 20_000
 """At most this many negatives per source are compared by their tokens before the first step."""
 
 
@@ -41,14 +41,14 @@ class TrainingData:
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        return {index.name: index.fingerprint for index in self.datasets}
+        return {dataset.name: dataset.fingerprint for dataset in self.datasets}
 
     @property
     def prompts(self) -> list[SourcePrompts]:
         """The prompts of each source that is drawn."""
         return [
             SourcePrompts(
-                self.datasets[source].name, *self.collator.prompts[source], self.datasets[source].score_kind == "grades"
+                self.datasets[source].name, *self.collator.prompts[source], self.datasets[source].score_kind == "labels"
             )
             for source in np.flatnonzero(self.weights).tolist()
         ]
@@ -88,38 +88,39 @@ def open_training_data(
     cache = Path(recipe.cache_dir).expanduser() if recipe.cache_dir else None
     if not ranks.is_first:
         ranks.barrier()
-    indexes = [
+    datasets = [
         open_dataset(source, cache, max_lines=max_lines(recipe.mixture, source), progress=progress)
         for source in recipe.sources
     ]
     if ranks.is_first:
         ranks.barrier()
-    for index in indexes:
-        check_loss_fits(recipe, index)
-        if ranks.is_first and index.rows != index.lines:
+    for dataset in datasets:
+        check_loss_fits(recipe, dataset)
+        if ranks.is_first and dataset.rows != dataset.lines:
             warn_caller(
-                f"Source {index.name!r}: {index.lines:,} rows make {index.rows:,}. A row with several positives makes "
-                "one row for each."
+                f"Source {dataset.name!r}: {dataset.lines:,} rows make {dataset.rows:,}. A row with several positives "
+                "makes one row for each."
             )
-    weights = compute_weights(recipe.sources, [index.rows for index in indexes], recipe.mixture)
-    for index, weight in zip(indexes, weights, strict=True):
+    weights = compute_weights(recipe.sources, [dataset.rows for dataset in datasets], recipe.mixture)
+    for dataset, weight in zip(datasets, weights, strict=True):
         if weight:
-            _check_differs(recipe, index)
+            _check_differs(recipe, dataset)
     sampler = Sampler(
-        indexes,
+        datasets,
         weights,
         batch_size=recipe.batch_size,
         seed=recipe.seed,
         duplicates=recipe.duplicates if recipe.loss.name in CONTRASTIVE_LOSSES else "keep",
         loss_masks_duplicates=masks_duplicates(recipe.loss),
-        length_buckets=recipe.length_buckets,
+        group_by_length=recipe.group_by_length,
         num_held_out=recipe.validation.rows,
         num_negatives=[source.num_negatives for source in recipe.sources],
         world_size=ranks.world_size,
     )
-    data = TrainingData(indexes, weights, sampler, Collator(indexes, recipe.sources, spec, tokenizer, seed=recipe.seed))
+    collator = Collator(datasets, recipe.sources, spec, tokenizer, seed=recipe.seed)
+    data = TrainingData(datasets, weights, sampler, collator)
     if ranks.is_first:
-        _warn_of_own_negatives(recipe, data)
+        _warn_of_false_negatives(recipe, data)
         _warn_of_short_batches(recipe, data)
     return data
 
@@ -160,65 +161,65 @@ def _warn_of_short_batches(recipe: Recipe, data: TrainingData) -> None:
             warn_caller(describe_short_batches(recipe, data.datasets[source].name, filled, epoch_steps=epoch))
 
 
-def _warn_of_own_negatives(recipe: Recipe, data: TrainingData) -> None:
+def _warn_of_false_negatives(recipe: Recipe, data: TrainingData) -> None:
     """Compare, by tokens, the negatives that are equal as texts: for a model that reads case or accents some differ."""
     for source in np.flatnonzero(data.weights).tolist():
-        index = data.datasets[source]
-        entries = index.own_negative_entries[:MAX_OWN_NEGATIVES_CHECKED]
-        own = entries[data.collator.find_own_negatives(source, entries)]
+        dataset = data.datasets[source]
+        entries = dataset.false_negative_entries[:MAX_FALSE_NEGATIVES_CHECKED]
+        own = entries[data.collator.find_false_negatives(source, entries)]
         if len(own):
-            more = "at least " if index.own_negatives > MAX_OWN_NEGATIVES_CHECKED else ""
+            more = "at least " if dataset.false_negatives > MAX_FALSE_NEGATIVES_CHECKED else ""
             effect = "are left out of the loss" if masks_duplicates(recipe.loss) else "are trained as negatives"
-            first = index.location(int(index.rows_of_negatives(own[:1])[0]))
+            first = dataset.location(int(dataset.rows_of_negatives(own[:1])[0]))
             warn_caller(
-                f"Source {index.name!r}: {more}{len(own):,} negatives have the tokens of the query or of a positive of "
-                f"their own row. They {effect}. The first is in {first}."
+                f"Source {dataset.name!r}: {more}{len(own):,} negatives have the tokens of the query or of a positive "
+                f"of their own row. They {effect}. The first is in {first}."
             )
 
 
-def check_loss_fits(recipe: Recipe, index: Dataset) -> None:
+def check_loss_fits(recipe: Recipe, dataset: Dataset) -> None:
     """
     Raises:
         InputError: the loss cannot use these rows.
     """
-    name, loss = index.name, recipe.loss.name
-    has_labels = index.score_kind == "grades"
-    if loss in LABEL_LOSSES and (not has_labels or index.negatives):
+    name, loss = dataset.name, recipe.loss.name
+    has_labels = dataset.score_kind == "labels"
+    if loss in LABEL_LOSSES and (not has_labels or dataset.negatives):
         raise InputError(
             f"Loss {loss!r} takes pairs with one score each, and source {name!r} has "
-            f"{'negatives' if index.negatives else 'none'}. Name their column in score, and name no negatives."
+            f"{'negatives' if dataset.negatives else 'none'}. Name their column in score, and name no negatives."
         )
-    if loss == "cosine_regression" and index.labels is not None:
-        far = max(index.labels.min(), index.labels.max(), key=abs)
+    if loss == "cosine_regression" and dataset.labels is not None:
+        far = max(dataset.labels.min(), dataset.labels.max(), key=abs)
         if abs(far) > 1:
             raise InputError(
                 f"Loss {loss!r} trains cosines, which are from -1 to 1, and a score of source {name!r} is {far:g}. "
                 "Divide its scores by the highest, or use cosent, for which only their order matters."
             )
-    if needs_score_lists(recipe.loss) and index.score_kind != "lists":
+    if needs_score_lists(recipe.loss) and dataset.score_kind != "lists":
         raise InputError(
             f"Loss {loss!r} takes a list of a teacher's scores per row: the positive's, then the negatives'. Source "
             f"{name!r} has {'one score per row' if has_labels else 'no scores'}. Name the column of the lists in score."
         )
 
 
-def _check_differs(recipe: Recipe, index: Dataset) -> None:
+def _check_differs(recipe: Recipe, dataset: Dataset) -> None:
     """
     Raises:
         InputError: the gradient of the loss is 0 for all rows, whatever the model.
     """
-    name, loss = index.name, recipe.loss
-    labels = index.labels
+    name, loss = dataset.name, recipe.loss
+    labels = dataset.labels
     if loss.name == "cosent" and labels is not None and labels.min() == labels.max():
         raise InputError(
             f"Every score of source {name!r} is {labels[0]:g}, and the loss cosent trains which pairs have the higher "
             "score: nothing can be learned. Give rows whose scores differ"
             f"{', or leave the source out' if len(recipe.sources) > 1 else ''}."
         )
-    if loss.name != "info_nce" or not loss.mask_duplicates or loss.directions == "gte" or index.negatives:
+    if loss.name != "info_nce" or not loss.mask_duplicates or loss.directions == "gte" or dataset.negatives:
         return
     for column in ("query", "positive"):
-        if index.distinct[column] == 1:
+        if dataset.distinct[column] == 1:
             raise InputError(
                 f"Every row of source {name!r} has the same {column}, so no document of a batch is a negative of "
                 "another row's query, and nothing can be learned. Give rows whose texts differ, or negatives, or set "

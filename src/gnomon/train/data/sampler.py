@@ -28,17 +28,17 @@ RowNumbers = NDArray[np.int64]
 SAMPLING_VERSION = 2
 """The version of the rule that draws rows. A run that is resumed must have the version that it began with."""
 
-BLOCK = 65_536
+BATCHES_PER_BLOCK = 65_536
 """Batches whose sources are drawn at once."""
-WINDOW = 16
+BATCHES_PER_WINDOW = 16
 """Batches whose rows are sorted by length together, and among which rows move."""
 MIN_SPARE_ROWS = 64
 """A batch has this many spare rows, or as many as its own rows if those are more. They replace rows that no batch of a
 window takes.
 """
-SCANNED = 1 << 22
+HASHES_PER_SCAN = 1 << 22
 """Hashes that are searched at once."""
-PROBED = 4096
+PROBED_ROWS = 4096
 """About this many rows of a source are drawn by `Sampler.mean_batch_rows`."""
 
 
@@ -66,7 +66,7 @@ class Sampler:
             batch's spare rows replaces it. If these do not suffice, the batch is shorter.
         loss_masks_duplicates: the loss leaves out a negative that answers a query. Otherwise "skip" also separates rows
             of which one has the other's query or positive as a negative.
-        length_buckets: batches of texts of similar length, by bytes of query and positive.
+        group_by_length: batches of texts of similar length, by bytes of query and positive.
         num_held_out: how many rows of each source are never drawn, but returned by `held_out_rows`.
         num_negatives: for each source, how many negatives of a row are in a batch; None for all.
         world_size: ranks that share a batch.
@@ -84,7 +84,7 @@ class Sampler:
         seed: int,
         duplicates: Literal["skip", "keep"] = "skip",
         loss_masks_duplicates: bool = True,
-        length_buckets: bool = False,
+        group_by_length: bool = False,
         num_held_out: int = 0,
         num_negatives: Sequence[int | None] | None = None,
         world_size: int = 1,
@@ -100,7 +100,7 @@ class Sampler:
             duplicates == "skip",
             loss_masks_duplicates,
         )
-        self.length_buckets = length_buckets
+        self.group_by_length = group_by_length
         self.datasets, self.world_size = [*datasets], world_size
         self.num_negatives = [*num_negatives] if num_negatives else [None] * len(datasets)
         self._streams = _build_streams(datasets, shares > 0, seed, num_held_out)
@@ -132,11 +132,12 @@ class Sampler:
         if not self.skip_duplicates:
             return float(self.batch_size)
         epoch = -(-self._streams[source].num_rows // self.batch_size)
-        turns = min(epoch, max(4, PROBED // self.batch_size))
+        source_batches = min(epoch, max(4, PROBED_ROWS // self.batch_size))
         counts = [
-            len(self._draw(turn, source, turn).rows_B) // self.world_size * self.world_size for turn in range(turns)
+            len(self._draw(source_batch, source, source_batch).rows_B) // self.world_size * self.world_size
+            for source_batch in range(source_batches)
         ]
-        return sum(counts) / turns
+        return sum(counts) / source_batches
 
     def rows_per_epoch(self, source: int) -> int:
         """Rows of a source that may be drawn: not held out, and without a held-out query."""
@@ -147,11 +148,11 @@ class Sampler:
         return self.datasets[source].rows - self._streams[source].num_rows - len(self.held_out_rows(source))
 
     def source_at(self, batch: int) -> int:
-        return int(self._draw_sources(batch // BLOCK)[batch % BLOCK])
+        return int(self._draw_sources(batch // BATCHES_PER_BLOCK)[batch % BATCHES_PER_BLOCK])
 
     def count_batches_per_source(self, batches: int) -> NDArray[np.int64]:
         """How many of the first batches come from each source."""
-        block, rest = divmod(batches, BLOCK)
+        block, rest = divmod(batches, BATCHES_PER_BLOCK)
         for earlier in range(len(self._before) - 1, block):
             self._before[earlier + 1] = self._before[earlier] + self._count_per_source(self._draw_sources(earlier))
         return self._before[block] + (self._count_per_source(self._draw_sources(block)[:rest]) if rest else 0)
@@ -189,22 +190,26 @@ class Sampler:
         """The source of each batch of a block."""
         cached_block, sources = self._block
         if cached_block != block:
-            drawn = uniform(np.arange(block * BLOCK, (block + 1) * BLOCK), (self.seed, "source"))
+            drawn = uniform(
+                np.arange(block * BATCHES_PER_BLOCK, (block + 1) * BATCHES_PER_BLOCK), (self.seed, "source")
+            )
             sources = np.searchsorted(self._until, drawn, side="right")
             self._block = (block, sources)
         return sources
 
-    def _stream_rows(self, source: int, turn: int, batches: int) -> RowNumbers:
+    def _stream_rows(self, source: int, source_batch: int, batches: int) -> RowNumbers:
         """Rows of this many batches of a source's stream, one after the other."""
         num_rows = batches * self.batch_size
-        return self._streams[source].rows_at(turn * num_rows, num_rows, "main")
+        return self._streams[source].rows_at(source_batch * num_rows, num_rows, "main")
 
-    def _scheduled_rows(self, source: int, turn: int) -> RowNumbers:
+    def _scheduled_rows(self, source: int, source_batch: int) -> RowNumbers:
         """A batch's piece of the stream, before rows move."""
-        return self._bucket_at(source, turn) if self.length_buckets else self._stream_rows(source, turn, 1)
+        if self.group_by_length:
+            return self._bucket_at(source, source_batch)
+        return self._stream_rows(source, source_batch, 1)
 
-    def _bucket_at(self, source: int, turn: int) -> RowNumbers:
-        window, position = divmod(turn, self._streams[source].window(self.batch_size))
+    def _bucket_at(self, source: int, source_batch: int) -> RowNumbers:
+        window, position = divmod(source_batch, self._streams[source].window(self.batch_size))
         cached_window, buckets = self._bucket_cache.get(source, (-1, []))
         if cached_window != window:
             buckets = self._build_buckets(source, window)
@@ -218,8 +223,8 @@ class Sampler:
         num_batches = self._streams[source].window(self.batch_size)
         rows = self._stream_rows(source, window, num_batches)
         order = np.argsort(self._streams[source].sizes(rows), kind="stable").reshape(num_batches, -1)
-        turns = permute(np.arange(num_batches), num_batches, (self.seed, "bucket", source, window))
-        return [rows[np.sort(order[bucket])] for bucket in turns.tolist()]
+        shuffled = permute(np.arange(num_batches), num_batches, (self.seed, "bucket", source, window))
+        return [rows[np.sort(order[bucket])] for bucket in shuffled.tolist()]
 
     def _window_batches(self, source: int, window: int) -> list[list[int]]:
         """The rows of each batch of a window, after rows have moved. Some rows may be in no batch."""
@@ -232,7 +237,8 @@ class Sampler:
     def _resolve_duplicates(self, source: int, window: int) -> list[list[int]]:
         num_batches = self._streams[source].window(self.batch_size)
         scheduled = [
-            self._scheduled_rows(source, turn) for turn in range(window * num_batches, (window + 1) * num_batches)
+            self._scheduled_rows(source, source_batch)
+            for source_batch in range(window * num_batches, (window + 1) * num_batches)
         ]
         texts = [_BatchTexts() for _ in scheduled]
         batches = [self._take_new_rows(source, rows_B, known) for rows_B, known in zip(scheduled, texts, strict=True)]
@@ -272,12 +278,12 @@ class Sampler:
         self, source: int, rows_B: RowNumbers, batch: int | None = None
     ) -> Iterable[tuple[list[int], list[int]]]:
         """For each row the hashes of its query and positive, and of the negatives that a batch draws."""
-        index = self.datasets[source]
-        pairs = np.column_stack([index.hashes("query")[rows_B], index.hashes("positive")[rows_B]]).tolist()
-        if batch is None or index.negative_bounds is None:
+        dataset = self.datasets[source]
+        pairs = np.column_stack([dataset.hashes("query")[rows_B], dataset.hashes("positive")[rows_B]]).tolist()
+        if batch is None or dataset.negative_bounds is None:
             return zip(pairs, repeat([]), strict=False)
-        negatives_BK = select_negatives(index, rows_B, self.num_negatives[source], seed=self.seed, batch=batch)
-        return zip(pairs, index.hashes("negative")[negatives_BK].tolist(), strict=True)
+        negatives_BK = select_negatives(dataset, rows_B, self.num_negatives[source], seed=self.seed, batch=batch)
+        return zip(pairs, dataset.hashes("negative")[negatives_BK].tolist(), strict=True)
 
 
 class _BatchTexts:
@@ -299,12 +305,12 @@ class _BatchTexts:
 
 
 def select_negatives(
-    index: Dataset, rows_B: RowNumbers, number: int | None, *, seed: int, batch: int
+    dataset: Dataset, rows_B: RowNumbers, number: int | None, *, seed: int, batch: int
 ) -> NDArray[np.int64]:
     """[B, K]: numbers of each row's negatives, in their order: all of them (None), or K = `number`, drawn by seed and
     batch.
     """
-    bounds, number = index.negative_bounds, index.negatives if number is None else number
+    bounds, number = dataset.negative_bounds, dataset.negatives if number is None else number
     if bounds is None:
         return np.zeros((len(rows_B), 0), np.int64)
     starts_B, counts_B = bounds[rows_B], bounds[rows_B + 1] - bounds[rows_B]
@@ -357,7 +363,7 @@ class _Stream:
 
     def window(self, batch_size: int) -> int:
         """Batches per window: not more than an epoch has, or the same row would be in a batch twice."""
-        return max(1, min(WINDOW, self.num_rows // batch_size))
+        return max(1, min(BATCHES_PER_WINDOW, self.num_rows // batch_size))
 
     def sizes(self, rows: RowNumbers) -> NDArray[np.int32]:
         """Bytes of query and positive of each row."""
@@ -371,9 +377,9 @@ class _Stream:
         return positions + np.searchsorted(self._exclusion_offsets, positions, side="right")
 
 
-def _build_streams(indexes: Sequence[Dataset], used: NDArray[np.bool_], seed: int, held_out: int) -> list[_Stream]:
+def _build_streams(datasets: Sequence[Dataset], used: NDArray[np.bool_], seed: int, held_out: int) -> list[_Stream]:
     """The stream of each source, without the rows that have a held-out query of any source in use."""
-    streams = [_Stream(index, (seed, source), held_out) for source, index in enumerate(indexes)]
+    streams = [_Stream(dataset, (seed, source), held_out) for source, dataset in enumerate(datasets)]
     taking_part = [stream for stream, uses in zip(streams, used.tolist(), strict=True) if uses]
     if held_out:
         queries = [stream.dataset.hashes("query")[stream.held_out_rows] for stream in taking_part]
@@ -383,18 +389,18 @@ def _build_streams(indexes: Sequence[Dataset], used: NDArray[np.bool_], seed: in
     return streams
 
 
-def rows_with(index: Dataset, hashes: NDArray[np.int64]) -> RowNumbers:
+def rows_with(dataset: Dataset, hashes: NDArray[np.int64]) -> RowNumbers:
     """The rows that have a text with one of these hashes, in any column."""
     low = np.zeros(1 << 16, np.bool_)
     low[hashes & 0xFFFF] = True
     rows = [np.zeros(0, np.int64)]
-    for column in index.columns:
-        column_N = index.hashes(column)
-        for start in range(0, len(column_N), SCANNED):
-            chunk = column_N[start : start + SCANNED]
+    for column in dataset.columns:
+        column_N = dataset.hashes(column)
+        for start in range(0, len(column_N), HASHES_PER_SCAN):
+            chunk = column_N[start : start + HASHES_PER_SCAN]
             likely = np.flatnonzero(low[chunk & 0xFFFF])
             entries = start + likely[np.isin(chunk[likely], hashes)]
-            rows.append(index.rows_of_negatives(entries) if column == "negative" else entries)
+            rows.append(dataset.rows_of_negatives(entries) if column == "negative" else entries)
     return np.unique(np.concatenate(rows))
 
 

@@ -23,31 +23,17 @@ from gnomon.train.model import Model
 from gnomon.train.model_card import DataFacts, SourceFacts, render_model_card
 from gnomon.train.objectives.chunking import choose_chunking
 from gnomon.train.objectives.contrastive_loss import Loss, LossInputs
-from gnomon.train.objectives.gradcache import accumulate_gradient, skipped_prompt_tokens, split_into_chunks
+from gnomon.train.objectives.gradcache import forward_backward, skipped_prompt_tokens, split_into_chunks
 from gnomon.train.objectives.objective import FactChanges, RunFacts, TrainingContext
 from gnomon.train.objectives.row_counters import RowCounters, SeenRows
 from gnomon.train.objectives.teacher import TeacherModel, check_teacher
 from gnomon.train.objectives.validation import score_held_out
 from gnomon.train.prompts import apply_prompts
-from gnomon.train.recipe.schema import LossName, Recipe
+from gnomon.train.recipe.schema import Recipe
 from gnomon.warn import warn_caller
 
 MAX_PREFETCHED_ROWS = 16_384
 """Rows of this rank whose texts and ids may wait for their step."""
-
-_DOCUMENTS = "learns from the other documents of a batch. Give larger batches, rows with other texts, or negatives"
-_SCORES = "learns scores, and the model may have these already"
-_ZERO_GRADIENT_HINTS: Mapping[LossName, str] = {
-    "info_nce": _DOCUMENTS,
-    "gist": f"{_DOCUMENTS}. The guide may have left all of them out",
-    "kl_and_contrast": _SCORES,
-    "distill_kl": _SCORES,
-    "margin_mse": _SCORES,
-    "cosent": "learns which pairs have the higher score. Give rows whose scores differ",
-    "cosine_regression": _SCORES,
-    "cosine_distillation": "learns the teacher's vectors. The teacher may be the model itself",
-}
-"""Loss -> why its gradient may be 0, after the loss's name."""
 
 
 class ContrastiveObjective:
@@ -74,7 +60,7 @@ class ContrastiveObjective:
         self.row_counters, self.seen_rows = RowCounters(), SeenRows([dataset.rows for dataset in self.data.datasets])
         self.parameters_learning_rate = recipe.loss.scale_learning_rate
         self.prefetch_depth = max(1, min(4, MAX_PREFETCHED_ROWS * ranks.world_size // recipe.batch_size))
-        self.zero_gradient_hint = f"The loss {recipe.loss.name} {_ZERO_GRADIENT_HINTS[recipe.loss.name]}."
+        self.zero_gradient_hint = f"The loss {recipe.loss.name} {self.loss.entry.zero_gradient_hint}."
         self.not_finite_hint = "A higher temperature may help."
         self._warned_short_sources = self._short_sources()
 
@@ -86,7 +72,7 @@ class ContrastiveObjective:
     def batch_at(self, number: int) -> CollatedBatch:
         return self.data.collator.collate(self.data.sampler.batch_at(number), self.ranks.rank, self.ranks.world_size)
 
-    def add_gradient(self, model: Model, batch: CollatedBatch) -> float:
+    def training_step(self, model: Model, batch: CollatedBatch) -> float:
         rows, tokens = batch.rows, sum(map(len, batch.ids))
         chunks = split_into_chunks(
             batch.ids,
@@ -94,7 +80,7 @@ class ContrastiveObjective:
             chunk_tokens=self.chunking.chunk_tokens_for(tokens),
             seed=(self.recipe.seed, rows.batch_number, self.ranks.rank),
         )
-        return accumulate_gradient(
+        return forward_backward(
             model,
             chunks,
             (len(rows.queries), len(rows.positives), len(rows.negatives)),
@@ -109,14 +95,14 @@ class ContrastiveObjective:
         rows, device, gather = batch.rows, self.ranks.device, self.ranks.all_gather
         queries_Q, positives_Q, negatives_N, own_N = (
             gather(torch.from_numpy(side).to(device))
-            for side in (*batch.token_hashes, batch.own_negatives_N.astype(np.int64))  # gloo gathers no bool
+            for side in (*batch.text_hashes, batch.false_negatives_N.astype(np.int64))  # gloo gathers no bool
         )
         count = len(rows.queries)
         return LossInputs(
             first_row=self.ranks.rank * count,
             num_rows=count,
-            token_hashes=(queries_Q, positives_Q, negatives_N),
-            own_negatives_N=own_N.bool(),
+            text_hashes=(queries_Q, positives_Q, negatives_N),
+            false_negatives_N=own_N.bool(),
             scores=None if rows.scores is None else gather(torch.from_numpy(rows.scores).float().to(device)),
             teacher_vectors=self.teacher(rows) if self.teacher else None,
             step=rows.batch_number // self.recipe.gradient_accumulation_steps,

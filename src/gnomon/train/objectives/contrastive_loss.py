@@ -39,13 +39,10 @@ from gnomon.losses import (
 from gnomon.losses.matryoshka import MatryoshkaVectors
 from gnomon.losses.similarity import similarity_matrix
 from gnomon.spec import ModelSpec
-from gnomon.train.recipe.schema import LossName, LossSettings, MatryoshkaSettings
+from gnomon.train.recipe.schema import LEARNED_SCALES, LossName, LossSettings, MatryoshkaSettings
 
 SCORES_PER_PART = 1 << 23
 """Scores that are in memory at once, approximately."""
-
-MAX_SCALE = 100.0
-"""The upper limit of a trained scale (CLIP)."""
 
 
 Masks = dict[str, Any]
@@ -60,9 +57,9 @@ class LossInputs:
     """The number of this rank's first row among those of all ranks."""
     num_rows: int
     """Rows of this rank."""
-    token_hashes: tuple[Tensor, Tensor, Tensor]
-    """[Q], [Q], [N]: hashes of queries, positives and negatives of all ranks (`CollatedBatch.token_hashes`)."""
-    own_negatives_N: Tensor | None = None
+    text_hashes: tuple[Tensor, Tensor, Tensor]
+    """[Q], [Q], [N]: hashes of queries, positives and negatives of all ranks (`CollatedBatch.text_hashes`)."""
+    false_negatives_N: Tensor | None = None
     """[N] bool, of all ranks: which negatives are the query or a positive of their own row; None if no negative is."""
     scores: Tensor | None = None
     """[Q] labels of pairs or [Q, 1 + K] scores of a teacher, of all ranks."""
@@ -73,19 +70,19 @@ class LossInputs:
     @cached_property
     def has_duplicates(self) -> bool:
         """Whether a query or positive occurs twice, or is also a negative. A negative may occur in several rows."""
-        queries_Q, positives_Q, negatives_N = self.token_hashes
+        queries_Q, positives_Q, negatives_N = self.text_hashes
         pairs = torch.cat([queries_Q, positives_Q])
-        if self.own_negatives_N is not None and self.own_negatives_N.any():
+        if self.false_negatives_N is not None and self.false_negatives_N.any():
             return True
         return len(pairs.unique()) < len(pairs) or bool(torch.isin(negatives_N, pairs).any())
 
     @cached_property
     def matching_pairs(self) -> tuple[Tensor, Tensor]:
         """Hashes of queries and of their documents: the positives, and negatives that are texts of their own row."""
-        queries_Q, positives_Q, negatives_N = self.token_hashes
-        if self.own_negatives_N is None:
+        queries_Q, positives_Q, negatives_N = self.text_hashes
+        if self.false_negatives_N is None:
             return queries_Q, positives_Q
-        own = self.own_negatives_N.nonzero()[:, 0]
+        own = self.false_negatives_N.nonzero()[:, 0]
         owners = own // (len(negatives_N) // len(queries_Q) or 1)
         return torch.cat([queries_Q, queries_Q[owners]]), torch.cat([positives_Q, negatives_N[own]])
 
@@ -97,7 +94,7 @@ class LossInputs:
         """
         if not self.has_duplicates:
             return {"doc_mask_BC": None, "query_mask_BQ": None}
-        queries_Q, positives_Q, negatives_N = self.token_hashes
+        queries_Q, positives_Q, negatives_N = self.text_hashes
         docs_C = torch.cat([positives_Q, negatives_N])
         keys, answers = self.matching_pairs
         return {
@@ -281,20 +278,28 @@ class LossEntry:
     function: LossFunction
     default_scale: float | None
     """The scale if a recipe gives no other; None for a loss without a scale."""
+    zero_gradient_hint: str
+    """Why its gradient may be 0, after the name of the loss."""
     rows_independent: bool = True
     """Whether rows are independent. Otherwise every rank computes the loss of all rows."""
 
 
+_DOCUMENTS = "learns from the other documents of a batch. Give larger batches, rows with other texts, or negatives"
+_SCORES = "learns scores, and the model may have these already"
+_PAIRS = "learns which pairs have the higher score. Give rows whose scores differ"
+_VECTORS = "learns the teacher's vectors. The teacher may be the model itself"
+
 LOSS_FUNCTIONS: dict[LossName, LossEntry] = {
-    "info_nce": LossEntry(_info_nce, 20.0),
-    "gist": LossEntry(_gist, 100.0),
-    "kl_and_contrast": LossEntry(_kl_and_contrast, 100.0),
-    "distill_kl": LossEntry(_distill_kl, 1.0),
-    "margin_mse": LossEntry(_margin_mse, None),
-    "cosent": LossEntry(_cosent, 20.0, rows_independent=False),
-    "cosine_regression": LossEntry(_cosine_regression, None),
-    "cosine_distillation": LossEntry(_cosine_distillation, None),
+    "info_nce": LossEntry(_info_nce, 20.0, _DOCUMENTS),
+    "gist": LossEntry(_gist, 100.0, f"{_DOCUMENTS}. The guide may have left all of them out"),
+    "kl_and_contrast": LossEntry(_kl_and_contrast, 100.0, _SCORES),
+    "distill_kl": LossEntry(_distill_kl, 1.0, _SCORES),
+    "margin_mse": LossEntry(_margin_mse, None, _SCORES),
+    "cosent": LossEntry(_cosent, 20.0, _PAIRS, rows_independent=False),
+    "cosine_regression": LossEntry(_cosine_regression, None, _SCORES),
+    "cosine_distillation": LossEntry(_cosine_distillation, None, _VECTORS),
 }
+"""Recipe's `loss.name` -> how it is called."""
 
 
 class Loss(nn.Module):
@@ -338,9 +343,9 @@ class Loss(nn.Module):
 
     @torch.no_grad()
     def clamp_scale(self) -> None:
-        """Keep a trained scale between 1 and 100, after a step of the optimizer."""
+        """Keep a trained scale within `LEARNED_SCALES`, after a step of the optimizer."""
         if self.log_scale is not None:
-            self.log_scale.clamp_(0, math.log(MAX_SCALE))
+            self.log_scale.clamp_(math.log(LEARNED_SCALES[0]), math.log(LEARNED_SCALES[1]))
 
     def log_values(self) -> dict[str, float]:
         """What the log says about the loss, beside its value."""

@@ -47,7 +47,7 @@ class Chunk:
     seed: int
 
 
-def accumulate_gradient(
+def forward_backward(
     model: Model,
     chunks: Sequence[Chunk],
     sides: SideSizes,

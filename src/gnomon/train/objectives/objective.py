@@ -111,7 +111,7 @@ class Objective(Protocol[BatchT]):
         """
         ...
 
-    def add_gradient(self, model: Model, batch: BatchT) -> float:
+    def training_step(self, model: Model, batch: BatchT) -> float:
         """Add the gradient of this rank's loss to `.grad` of the parameters; returns the loss.
 
         The trainer averages over the ranks and over the batches of the step.

@@ -26,7 +26,7 @@ class RowCounters(SavedCounters):
     """Rows that stood in for others, because a text of those was in the batch already."""
     missing: int = 0
     """Rows that short batches lacked."""
-    own_negatives: int = 0
+    false_negatives: int = 0
     """Negatives that were the query or a positive of their own row."""
     truncated: int = 0
     """Texts that were longer than the model reads."""
@@ -37,12 +37,12 @@ class RowCounters(SavedCounters):
         self, batches: Sequence[CollatedBatch], ranks: Ranks, *, batch_size: int, seconds: float
     ) -> dict[str, Any]:
         """Count the batches of a step on all ranks; returns what the log says about them."""
-        tokens, texts, truncated, own_negatives = (round(count) for count in ranks.sum_numbers(*count_texts(batches)))
+        tokens, texts, truncated, false_negatives = (round(count) for count in ranks.sum_numbers(*count_texts(batches)))
         rows = [batch.rows for batch in batches]
         self.rows += sum(each.total_rows for each in rows)
         self.replaced += sum(each.replaced for each in rows)
         self.missing += sum(batch_size - each.total_rows for each in rows)
-        self.own_negatives += own_negatives
+        self.false_negatives += false_negatives
         self.short += sum(each.total_rows < batch_size for each in rows)
         self.tokens, self.texts, self.truncated = self.tokens + tokens, self.texts + texts, self.truncated + truncated
         return {
@@ -82,5 +82,5 @@ def count_texts(batches: Sequence[CollatedBatch]) -> tuple[float, float, float, 
     """On this rank: tokens, texts, truncated texts, and negatives that are texts of their own row."""
     lengths = [len(ids) for batch in batches for ids in batch.ids]
     truncated = sum(batch.num_truncated for batch in batches)
-    own_negatives = sum(batch.num_own_negatives for batch in batches)
-    return float(sum(lengths)), float(len(lengths)), float(truncated), float(own_negatives)
+    false_negatives = sum(batch.num_false_negatives for batch in batches)
+    return float(sum(lengths)), float(len(lengths)), float(truncated), float(false_negatives)

@@ -18,7 +18,7 @@ from gnomon.train.model import dropout_rates
 from gnomon.train.recipe.schema import LossName, Recipe
 
 _SELF_TEACHER_HINTS: Mapping[LossName, str] = {
-    "cosine_distillation": ", or loss.taught='query' with translations",
+    "cosine_distillation": ", or loss.distillation_target='query' with translations",
     "distill_kl": ", or another loss.teacher_temperature",
 }
 """Loss -> how a model can be its own teacher."""
@@ -36,7 +36,7 @@ class TeacherModel:
         loss = recipe.loss
         name = loss.guide or loss.teacher
         assert name is not None
-        self.ranks, self.targets_are_queries = ranks, loss.taught == "query"
+        self.ranks, self.targets_are_queries = ranks, loss.distillation_target == "query"
         self.dim: int | None = None
         itself = name == recipe.model
         self.encoder = Encoder.load(
@@ -56,7 +56,7 @@ class TeacherModel:
     def __call__(self, rows: BatchRows) -> tuple[Tensor, Tensor, Tensor]:
         """[Q, D], [Q, D], [N, D]: queries, positives and negatives of all ranks, in float32.
 
-        With `taught="query"` the positives are the queries of their rows, encoded as documents.
+        With `distillation_target="query"` the positives are the queries of their rows, encoded as documents.
         """
         queries_BD = self._encode(self.encoder.encode_query, rows.queries)
         if not self.targets_are_queries:
@@ -118,7 +118,7 @@ def check_teacher(
         InputError: the teacher is the model itself and reads the same texts, so that no difference can be trained.
     """
     loss = recipe.loss
-    if loss.teacher is None or loss.taught == "query" or teacher.fingerprint != model_fingerprint:
+    if loss.teacher is None or loss.distillation_target == "query" or teacher.fingerprint != model_fingerprint:
         return
     scale = loss.chosen_scale or 1.0
     as_sharp = loss.teacher_temperature is None or loss.teacher_temperature * scale == 1

@@ -43,7 +43,7 @@ def _score(model: Model, collated: CollatedBatch, chunk_tokens: int, ranks: Rank
         similarity_R = (queries_RD * documents_CD[:count]).sum(-1).cpu().double().numpy()
         correlation = spearman(similarity_R, rows.scores)
         return 0.0 if math.isnan(correlation) else correlation
-    _, positives_R, negatives_N = collated.token_hashes
+    _, positives_R, negatives_N = collated.text_hashes
     return mean_reciprocal_rank(queries_RD, documents_CD, positives_R, np.concatenate([positives_R, negatives_N]))
 
 

@@ -10,6 +10,7 @@ from gnomon.train.recipe.parse import find_annotations, key_types
 from gnomon.train.recipe.schema import (
     CONTRASTIVE_LOSSES,
     LABEL_LOSSES,
+    LEARNED_SCALES,
     SCORE_LIST_LOSSES,
     DataSource,
     LossSettings,
@@ -17,9 +18,6 @@ from gnomon.train.recipe.schema import (
     OnlyFor,
     Recipe,
 )
-
-LEARNED_SCALES = (1, 100)
-"""A trained scale stays between these (CLIP)."""
 
 
 def check(recipe: Recipe) -> None:
@@ -111,10 +109,10 @@ def _check_source(source: DataSource, key: str, loss: LossSettings) -> None:
             f"{key} has no negatives, and the loss {loss.name} compares each positive with its negatives. Name their "
             "columns in negatives."
         )
-    if loss.taught == "query" and source.negatives:
+    if loss.distillation_target == "query" and source.negatives:
         raise InputError(
-            f"{key} has negatives, and with loss.taught='query' every document is a translation of its query. Leave "
-            "the negatives out."
+            f"{key} has negatives, and with loss.distillation_target='query' every document is a "
+            "translation of its query. Leave the negatives out."
         )
     if loss.name in LABEL_LOSSES and source.negatives:
         raise InputError(

@@ -31,6 +31,9 @@ SCORE_LIST_LOSSES: tuple[LossName, ...] = ("kl_and_contrast", "distill_kl", "mar
 LABEL_LOSSES: tuple[LossName, ...] = ("cosent", "cosine_regression")
 """Losses that train on pairs with one score each."""
 
+LEARNED_SCALES = (1, 100)
+"""A trained scale stays between these (CLIP)."""
+
 
 # ---- what stands beside a key
 
@@ -147,7 +150,7 @@ class LossSettings:
     The teacher may be the model as it was, and shorter vectors (matryoshka) are trained on its first components. With
     kl_and_contrast and distill_kl the teacher's cosines in the batch take the place of a column of scores.
     """
-    taught: Annotated[Literal["own", "query"], OnlyFor("cosine_distillation")] = "own"
+    distillation_target: Annotated[Literal["self", "query"], OnlyFor("cosine_distillation")] = "self"
     """The target of a text: the teacher's vector of the text itself, or of its row's query. The other texts of a row
     are then translations of the query (2004.09813).
     """
@@ -225,7 +228,7 @@ class Recipe:
     """For losses that contrast rows: whether a row moves to another batch, or is replaced, if its query or positive is
     already in the batch.
     """
-    length_buckets: bool = False
+    group_by_length: bool = False
     """Batches of texts of similar length, within windows of 16 batches."""
     cache_dir: str | None = None
     """Where sources are cached after the first reading; None for the user's cache."""

@@ -1,5 +1,5 @@
-"""The slow twin of every lowering: one text at a time, in float64, in numpy, written from the formulae alone; and the
-models that lowerings are compared on.
+"""The reference implementation of every engine: one text at a time, in float64, in numpy, written from the formulae
+alone; and the models that engines are compared on.
 
 T: tokens of a text; H: hidden; N: heads; d: head size; B: texts.
 """
@@ -74,7 +74,7 @@ ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
-def twin_states(trunk: TrunkSpec, arrays: Arrays, ids_T: np.ndarray, types_T: np.ndarray | int = 0) -> np.ndarray:
+def reference_states(trunk: TrunkSpec, arrays: Arrays, ids_T: np.ndarray, types_T: np.ndarray | int = 0) -> np.ndarray:
     """Token states [T, H] of one text."""
     act = ACTIVATIONS[trunk.activation]
 
@@ -120,7 +120,7 @@ def twin_states(trunk: TrunkSpec, arrays: Arrays, ids_T: np.ndarray, types_T: np
     return x
 
 
-def twin_pool(pooling: PoolingSpec, states_TH: np.ndarray, prompt_tokens: int) -> np.ndarray:
+def reference_pool(pooling: PoolingSpec, states_TH: np.ndarray, prompt_tokens: int) -> np.ndarray:
     skip = 0 if pooling.include_prompt or prompt_tokens >= len(states_TH) else prompt_tokens
     x, places = states_TH[skip:], np.arange(skip + 1, len(states_TH) + 1)[:, None]
     found = {

@@ -9,7 +9,7 @@ import numpy as np
 from gnomon.train.data.dataset import hash_text
 
 
-def fake_index(
+def fake_dataset(
     queries: Sequence[str],
     positives: Sequence[str],
     negatives: Sequence[Sequence[str]] | None = None,
@@ -49,11 +49,11 @@ def fake_index(
         columns=tuple(texts),
         distinct={column: len({*each}) for column, each in texts.items()},
         negative_bounds=bounds,
-        score_kind="grades" if labels is not None else "lists" if scores is not None else None,
+        score_kind="labels" if labels is not None else "lists" if scores is not None else None,
         labels=None if labels is None else np.array(labels, np.float64),
         score_lists=score_lists,
-        own_negatives=len(own),
-        own_negative_entries=np.array(own, np.int64),
+        false_negatives=len(own),
+        false_negative_entries=np.array(own, np.int64),
         rows_of_negatives=lambda entries: np.searchsorted(bounds, entries, side="right") - 1,
         texts=lambda column, entries: [texts[column][entry] for entry in entries.tolist()],
         hashes=hashes.__getitem__,
@@ -64,4 +64,4 @@ def fake_index(
 
 def numbered(rows: int, name: str = "source") -> Any:
     """Rows of which no two have a text in common."""
-    return fake_index([f"q{row}" for row in range(rows)], [f"p{row}" for row in range(rows)], name=name)
+    return fake_dataset([f"q{row}" for row in range(rows)], [f"p{row}" for row in range(rows)], name=name)

@@ -1,4 +1,4 @@
-"""`Buckets`: packed texts as rectangles, texts of about one length in each, and back again.
+"""`PaddedBuckets`: packed texts as rectangles, texts of about one length in each, and back again.
 
 T: rows of all texts; P: places in all rectangles; B: texts of one; S: its length.
 """
@@ -22,7 +22,7 @@ MIN_LENGTH_STEP = 16
 
 
 @dataclass(frozen=True)
-class Buckets:
+class PaddedBuckets:
     """Where each row of packed texts goes."""
 
     texts_per_bucket: list[int]
@@ -39,7 +39,7 @@ class Buckets:
     """[B, 1, 1, S]: minus infinity at empty places of a bucket, 0 elsewhere; None where it has none."""
 
     @classmethod
-    def from_lengths(cls, lengths: Sequence[int], device: torch.device) -> Buckets:
+    def from_lengths(cls, lengths: Sequence[int], device: torch.device) -> PaddedBuckets:
         """Neighbours of about one length are a bucket, so texts come best in order of length."""
         bounds = [at for at in range(1, len(lengths)) if _bucket_length(lengths[at]) != _bucket_length(lengths[at - 1])]
         groups = np.split(np.asarray(lengths), bounds)

@@ -32,7 +32,7 @@ def _read_rope(config: Config) -> RopeSpec:
     return RopeSpec(float(theta), float(scaling["factor"]))
 
 
-NEW = ModelFamily(
+GTE_NEW = ModelFamily(
     config_keys=BERT_KEYS,
     tensor_names={
         **EMBEDDING_NAMES,

@@ -1,10 +1,10 @@
-"""Buckets: every row has a place, the way back is the way back, and little is padded."""
+"""PaddedBuckets: every row has a place, the way back is the way back, and little is padded."""
 
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gnomon.engines.torch.buckets import MAX_PADDED_LENGTH, Buckets
+from gnomon.engines.torch.padding import MAX_PADDED_LENGTH, PaddedBuckets
 
 CPU = torch.device("cpu")
 LENGTHS = st.lists(st.integers(1, 80) | st.sampled_from([255, 256, 257, 300]), min_size=1, max_size=12)
@@ -12,11 +12,11 @@ LENGTHS = st.lists(st.integers(1, 80) | st.sampled_from([255, 256, 257, 300]), m
 
 @given(lengths=LENGTHS)
 def test_rows_go_there_and_back(lengths: list[int]) -> None:
-    buckets = Buckets.from_lengths(lengths, CPU)
+    buckets = PaddedBuckets.from_lengths(lengths, CPU)
     x_TH = torch.arange(1.0, 2 * sum(lengths) + 1).view(-1, 2).requires_grad_()
     spread_PH = buckets.pad(x_TH)
     assert torch.equal(buckets.unpad(spread_PH), x_TH)
-    # slow twin: text by text
+    # slow reference: text by text
     texts, place = iter(x_TH.detach().split(lengths)), 0
     for count, length in zip(buckets.texts_per_bucket, buckets.padded_lengths, strict=True):
         for _ in range(count):
@@ -30,7 +30,7 @@ def test_rows_go_there_and_back(lengths: list[int]) -> None:
 @given(lengths=LENGTHS)
 def test_gradients_go_the_way_back(lengths: list[int]) -> None:
     """As those of torch's own indexing would; nothing comes of empty places."""
-    buckets = Buckets.from_lengths(lengths, CPU)
+    buckets = PaddedBuckets.from_lengths(lengths, CPU)
     draw = torch.Generator().manual_seed(1)
     x_TH, there_PH = (
         torch.randn(rows, 2, dtype=torch.float64, generator=draw, requires_grad=True)
@@ -47,7 +47,7 @@ def test_gradients_go_the_way_back(lengths: list[int]) -> None:
 @given(lengths=LENGTHS)
 def test_little_is_padded_and_long_texts_not_at_all(lengths: list[int]) -> None:
     ordered = sorted(lengths)
-    buckets = Buckets.from_lengths(ordered, CPU)
+    buckets = PaddedBuckets.from_lengths(ordered, CPU)
     texts = iter(ordered)
     for count, longest, mask in zip(buckets.texts_per_bucket, buckets.padded_lengths, buckets.masks, strict=True):
         own = [next(texts) for _ in range(count)]
@@ -61,7 +61,7 @@ def test_little_is_padded_and_long_texts_not_at_all(lengths: list[int]) -> None:
 
 
 def test_lengths_of_many_kinds_are_few_shapes() -> None:
-    assert Buckets.from_lengths(range(1, MAX_PADDED_LENGTH + 1), CPU).padded_lengths == [
+    assert PaddedBuckets.from_lengths(range(1, MAX_PADDED_LENGTH + 1), CPU).padded_lengths == [
         16,
         32,
         48,
@@ -75,4 +75,4 @@ def test_lengths_of_many_kinds_are_few_shapes() -> None:
         224,
         256,
     ]
-    assert Buckets.from_lengths([7, 9, 16, 17, 300, 301], CPU).padded_lengths == [16, 17, 300, 301]
+    assert PaddedBuckets.from_lengths([7, 9, 16, 17, 300, 301], CPU).padded_lengths == [16, 17, 300, 301]

@@ -1,4 +1,4 @@
-"""The verb that trains."""
+"""gnomon train: fine-tune a model by a recipe."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from gnomon.terminal import format_table
     "--overwrite", is_flag=True, help="Replace a run that the output folder holds, once the new model is complete."
 )
 @click.option("--print", "show", is_flag=True, help="Print the recipe, every default filled in, and end.")
-@click.option("--certify", "prove", is_flag=True, help="Prove the gradients of every loss on this machine, and end.")
+@click.option("--check-gradients", is_flag=True, help="Check the gradients of every loss on this machine, and end.")
 @click.pass_context
 def train(
     ctx: click.Context,
@@ -33,19 +33,19 @@ def train(
     resume: bool,
     overwrite: bool,
     show: bool,
-    prove: bool,
+    check_gradients: bool,
 ) -> None:
     """Train a model by a recipe, and print its folder.
 
-    Ctrl-C and SIGTERM save the step before they end the run, with exit status 130 and 143. With --certify the exit
-    status is 0 where all gradients agree, and 1 where one does not.
+    Ctrl-C and SIGTERM save the step before they end the run, with exit status 130 and 143. With --check-gradients the
+    exit status is 0 where all gradients agree, and 1 where one does not.
     """
-    if sum((resume, overwrite, show, prove)) > 1:
-        raise click.UsageError("--resume, --overwrite, --print and --certify exclude each other.")
-    if prove:
+    if sum((resume, overwrite, show, check_gradients)) > 1:
+        raise click.UsageError("--resume, --overwrite, --print and --check-gradients exclude each other.")
+    if check_gradients:
         if recipe:
-            raise click.UsageError("--certify takes no recipe: it proves every loss.")
-        ctx.exit(0 if _check_gradients() else 1)
+            raise click.UsageError("--check-gradients takes no recipe: it checks every loss.")
+        ctx.exit(0 if _report_gradients() else 1)
     if recipe is None or ("=" in recipe and not recipe.endswith(".toml")):
         raise click.UsageError(f"RECIPE is missing; it comes first: {ctx.command_path} RECIPE [KEY=VALUE]...")
     from gnomon.train.recipe import toml as recipes
@@ -70,17 +70,17 @@ def train(
         click.echo(folder)
 
 
-def _check_gradients() -> bool:
+def _report_gradients() -> bool:
     """Whether all gradients agree; prints one line for each."""
     from gnomon.train.gradient_check import check_gradients
 
-    head = ("loss", "dims", "method", "relative difference", "")
+    header = ("loss", "dims", "method", "relative difference", "")
     checks = [*check_gradients()]
     rows = [
         (row.loss, row.matryoshka_mode, row.method, f"{row.difference:.1e}", "ok" if row.passed else "DIFFERS")
         for row in checks
     ]
-    click.echo("\n".join(format_table([head, *rows])))
+    click.echo("\n".join(format_table([header, *rows])))
     failed = sum(not row.passed for row in checks)
     click.echo(f"{len(checks) - failed} of {len(checks)} gradients agree.")
     return not failed

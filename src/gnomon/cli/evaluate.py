@@ -1,29 +1,26 @@
-"""The commands evaluate, compare and report."""
+"""gnomon evaluate: a model on tasks of mteb and on your own data."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from gnomon.cli.shared import (
     MultiValueCommand,
+    first_given,
     json_option,
     load_encoder,
     multi_value_option,
     note,
-    require_stdout,
     run_options,
     source_options,
     to_json,
 )
 from gnomon.errors import InputError
-from gnomon.terminal import terminal_width
 
 
 @click.command(
@@ -125,9 +122,9 @@ def evaluate(
     if cache and no_cache:
         raise click.UsageError("--cache and --no-cache exclude each other.")
     words_alone = model == "bm25" and not Path(model).exists()
-    if words_alone and (idle := _first_given(ctx, _MODEL_OPTIONS) or ("methods" if set(methods) - {"bm25"} else None)):
+    if words_alone and (idle := first_given(ctx, _MODEL_OPTIONS) or ("methods" if set(methods) - {"bm25"} else None)):
         raise click.UsageError(f"--{idle.replace('_', '-')} applies to a model, and bm25 is not a model.")
-    if not words_alone and not set(methods) - {"dense"} and (idle := _first_given(ctx, ("k1", "b", "alpha"))):
+    if not words_alone and not set(methods) - {"dense"} and (idle := first_given(ctx, ("k1", "b", "alpha"))):
         raise click.UsageError(f"--{idle} applies to BM25 and its fusions only. Name them with --methods.")
     from gnomon import evaluate as evaluation
 
@@ -178,11 +175,6 @@ _MODEL_OPTIONS = (
 """Options of `evaluate` that are of no use without a model."""
 
 
-def _first_given(ctx: click.Context, names: Sequence[str]) -> str | None:
-    """The first of these options that was typed."""
-    return next((name for name in names if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE), None)
-
-
 def _parse_alpha(text: str) -> Any:
     try:
         return float(text)
@@ -198,56 +190,3 @@ def _read_prompts(path: str) -> dict[str, str]:
     if not isinstance(prompts, dict):
         raise InputError(f'{path} must hold an object of prompts, such as {{"query": "query: "}}.')
     return prompts
-
-
-@click.command()
-@click.argument("a")
-@click.argument("b")
-@json_option
-def compare(a: str, b: str, as_json: bool) -> None:
-    """Compare two results: what differs, and whether it is more than chance.
-
-    A and B: files TASK.json that gnomon evaluate wrote, or folders of one model's.
-    """
-    from gnomon.evaluate import compare as comparing
-
-    comparison = comparing.compare(a, b)
-    click.echo(
-        to_json(comparing.comparison_to_dict(comparison))
-        if as_json
-        else "\n".join(comparing.format_comparison(comparison, terminal_width()))
-    )
-
-
-@click.command(cls=MultiValueCommand)
-@click.argument("folders", nargs=-1, required=True, metavar="FOLDER...")
-@click.option("--output", default="report.html", show_default=True, metavar="FILE", help="The page; - for stdout.")
-@click.option("--markdown", metavar="FILE", help="A Markdown table in place of the page; - for stdout.")
-@click.option("--title", default="Evaluation", show_default=True)
-@click.pass_context
-def report(ctx: click.Context, folders: tuple[str, ...], output: str, markdown: str | None, title: str) -> None:
-    """Make one page of results: a table to sort, plots, and how each was run.
-
-    It needs no network and holds all it shows.
-    """
-    if markdown and (idle := _first_given(ctx, ("output", "title"))):
-        raise click.UsageError(f"--{idle} applies to the page, and --markdown makes a table in its place.")
-    from gnomon.evaluate import report as reporting
-    from gnomon.evaluate.results import read_results
-    from gnomon.files import atomic_files
-
-    target = markdown or output
-    if target == "-":
-        require_stdout()
-    results = [result for folder in folders for result in read_results(folder)]
-    text = reporting.render_markdown(results) if markdown else reporting.render_html(results, title=title)
-    if target == "-":
-        sys.stdout.buffer.write(text.encode())  # UTF-8, as the page says, whatever the console shows
-        return
-    with atomic_files(target) as files:
-        files[0].write(text.encode())
-    ways, models = {result.label for result in results}, {result.model for result in results}
-    note(f"{target} holds {len(results)} results: {len(models)} models, run in {len(ways)} ways.")
-
-
-COMMANDS: tuple[click.Command, ...] = (evaluate, compare, report)

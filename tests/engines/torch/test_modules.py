@@ -14,7 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from twin import POOLINGS, skips, twin_pool
+from reference_model import POOLINGS, reference_pool, skips
 
 from gnomon import Encoder
 from gnomon import modules as numpy_heads
@@ -47,7 +47,7 @@ TRUNK = TrunkSpec(vocab_size=9, hidden_size=6, num_layers=1, num_heads=2, interm
     prompt=st.integers(0, 5),
     seed=st.integers(0, 99),
 )
-def test_pooling_is_that_of_the_twin_and_so_is_its_gradient(
+def test_pooling_is_that_of_the_reference_and_so_is_its_gradient(
     lengths: list[int], pooling: PoolingSpec, prompt: int, seed: int
 ) -> None:
     draw = np.random.default_rng(seed)
@@ -58,7 +58,7 @@ def test_pooling_is_that_of_the_twin_and_so_is_its_gradient(
     states = torch.from_numpy(values.reshape(-1, 6)).requires_grad_()
     found = Pooling(pooling)(states, packed)
     texts = np.split(states.detach().numpy(), packed.bounds[1:-1])
-    wanted = np.stack([twin_pool(pooling, text_TH, prompt) for text_TH in texts])
+    wanted = np.stack([reference_pool(pooling, text_TH, prompt) for text_TH in texts])
     # the weights of a sum are computed in float32
     np.testing.assert_allclose(found.detach().numpy(), wanted, rtol=3e-7, atol=3e-7)
     upstream = torch.from_numpy(draw.normal(size=found.shape))
@@ -66,7 +66,7 @@ def test_pooling_is_that_of_the_twin_and_so_is_its_gradient(
     assert states.grad is not None
     step = draw.normal(size=states.shape) * 1e-6
     moved = np.split(states.detach().numpy() + step, packed.bounds[1:-1])
-    change = np.stack([twin_pool(pooling, text_TH, prompt) for text_TH in moved]) - wanted
+    change = np.stack([reference_pool(pooling, text_TH, prompt) for text_TH in moved]) - wanted
     assert float((states.grad.numpy() * step).sum()) == pytest.approx(
         float((upstream.numpy() * change).sum()), rel=1e-3, abs=1e-10
     )
