@@ -184,7 +184,7 @@ def test_low_rank_parts_are_merged_when_arrays_are_asked_for() -> None:
     learnt = {name for name, each in model.named_parameters() if each.requires_grad}
     adapted = [f"layers.{index}.{part}" for index in range(BERT.num_layers) for part in ("query", "up")]
     trunk = {f"trunk.{name}.lora_{ab}" for name in adapted for ab in "ab"}
-    assert learnt == trunk | {"heads.dense.2_Dense_8.weight", "heads.dense.2_Dense_8.bias"}
+    assert learnt == trunk | {"output_modules.dense.2_Dense_8.weight", "output_modules.dense.2_Dense_8.bias"}
     with torch.no_grad():
         for name in trunk:
             model.get_parameter(name).normal_(generator=torch.Generator().manual_seed(len(name)))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from gnomon.errors import InputError
 from gnomon.train.data import permutation
 from gnomon.train.data import sampler as sampling
-from gnomon.train.data.sampler import BLOCK, WINDOW, Sampler, select_negatives, shard
+from gnomon.train.data.sampler import BATCHES_PER_BLOCK, BATCHES_PER_WINDOW, Sampler, select_negatives, shard
 
 SEEDS = st.integers(0, 2**31)
 
@@ -63,7 +63,12 @@ def test_a_batch_is_the_same_whenever_it_is_asked_for(
         "group_by_length": buckets,
         "duplicates": "keep" if keep else "skip",
     }
-    asked = data.draw(st.lists(st.sampled_from([0, 1, 5, 17, 40, BLOCK - 1, BLOCK, 3 * BLOCK + 7]), min_size=1))
+    asked = data.draw(
+        st.lists(
+            st.sampled_from([0, 1, 5, 17, 40, BATCHES_PER_BLOCK - 1, BATCHES_PER_BLOCK, 3 * BATCHES_PER_BLOCK + 7]),
+            min_size=1,
+        )
+    )
     one = sampler_of(indexes, **options)
     in_order = {number: facts(one.batch_at(number)) for number in sorted(asked)}
     for number in asked:
@@ -167,7 +172,7 @@ def test_rows_are_taken_as_a_slow_reference_takes_them(data: st.DataObject, inde
     size = batch_size_of(data, index)
     sampler = sampler_of([index], batch_size=size, seed=seed)
     stream, spares = sampler._streams[0], max(64, size)
-    window = min(WINDOW, max(1, index.rows // size))
+    window = min(BATCHES_PER_WINDOW, max(1, index.rows // size))
     first = batch // window * window
 
     def fits(row: int, others: list[int]) -> bool:
@@ -375,7 +380,12 @@ def test_the_realised_mix_is_near_the_asked_one(weights: list[int], seed: int) -
 
 
 @calm
-@given(batches=st.sampled_from([0, 1, 100, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 10]), seed=SEEDS)
+@given(
+    batches=st.sampled_from(
+        [0, 1, 100, BATCHES_PER_BLOCK - 1, BATCHES_PER_BLOCK, BATCHES_PER_BLOCK + 1, 2 * BATCHES_PER_BLOCK + 10]
+    ),
+    seed=SEEDS,
+)
 def test_realised_counts_the_sources_of_batches(batches: int, seed: int) -> None:
     sampler = sampler_of([numbered(4)] * 3, [1, 2, 3], seed=seed)
     step = max(1, batches // 50)
@@ -419,7 +429,7 @@ def test_buckets_are_what_the_stream_has_and_sorted_by_length(rows: int, seed: i
     drawn = {
         buckets: [
             sampler_of([index], seed=seed, duplicates="keep", group_by_length=buckets).batch_at(batch).rows_B
-            for batch in range(window * WINDOW, (window + 1) * WINDOW)
+            for batch in range(window * BATCHES_PER_WINDOW, (window + 1) * BATCHES_PER_WINDOW)
         ]
         for buckets in (False, True)
     }
@@ -431,9 +441,9 @@ def test_buckets_are_what_the_stream_has_and_sorted_by_length(rows: int, seed: i
 def test_buckets_come_in_no_order_of_length() -> None:
     index = fake_dataset(["q" * row for row in range(1, 65)], ["p"] * 64)
     sampler = sampler_of([index], duplicates="keep", group_by_length=True)
-    means = [index.sizes("query")[sampler.batch_at(batch).rows_B].mean() for batch in range(2 * WINDOW)]
-    assert means[:WINDOW] != sorted(means[:WINDOW])
-    assert np.argsort(means[:WINDOW]).tolist() != np.argsort(means[WINDOW:]).tolist()
+    means = [index.sizes("query")[sampler.batch_at(batch).rows_B].mean() for batch in range(2 * BATCHES_PER_WINDOW)]
+    assert means[:BATCHES_PER_WINDOW] != sorted(means[:BATCHES_PER_WINDOW])
+    assert np.argsort(means[:BATCHES_PER_WINDOW]).tolist() != np.argsort(means[BATCHES_PER_WINDOW:]).tolist()
 
 
 def test_a_bucket_is_in_no_order_of_length_within() -> None:
