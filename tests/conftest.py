@@ -15,6 +15,11 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported: no 
 # beside each other: a second thread would wait longer than it helps
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# a process of pytest-xdist, with its children, stays on one core: several with a thread per core each hinder each other
+if (worker := os.environ.get("PYTEST_XDIST_WORKER", "")) and hasattr(os, "sched_setaffinity"):
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+
 import pytest
 from goldens import GOLDEN, NAMES, assert_same, require
 from guard import guarded, is_slow

@@ -4,6 +4,7 @@ import gzip
 import json
 import random
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -95,21 +96,44 @@ def test_toy_parts_without_a_peer(toy: Callable[..., Any]) -> None:
     assert sum(curve[1]["tokens"]) > sum(curve[0]["tokens"])
 
 
+def assert_same_tokens_and_loss(part: dict[str, Any], *, steps: int) -> None:
+    first_runs = [runs[0] for runs in part["runs"].values()]
+    assert {tuple(row["tokens"]) for row in first_runs} == {tuple(first_runs[0]["tokens"])}
+    assert len(first_runs[0]["tokens"]) == steps
+    assert [row["loss"] for row in first_runs] == pytest.approx([first_runs[0]["loss"]] * len(first_runs), rel=1e-4)
+
+
+needs_accelerate = pytest.mark.skipif(
+    find_spec("accelerate") is None, reason="sentence-transformers' trainer needs accelerate"
+)
+
+
 @pytest.mark.slow
-def test_toy_comparisons_read_the_same_tokens_with_the_same_loss(toy: Callable[..., Any]) -> None:
-    pytest.importorskip("accelerate", reason="sentence-transformers' trainer needs accelerate")
-    sizes = ["--batch", "8", "--steps", "3", "--warm", "1", "--rounds", "1", "--cache-batch", "24"]
-    sizes += ["--cache-rounds", "1", "--mini-batches", "4", "--former-chunk-tokens", "64"]
-    sizes += ["--default-batches", "8", "--default-length", "32", "--plain-up-to", "4"]
-    found = toy("--part", "speed,cache,defaults", *sizes)
-    (size,) = found["defaults"]["sizes"]
-    trainers = ["gnomon", "gnomon, chunk_tokens 64", "sentence-transformers, cached"]
-    assert [*size["runs"]] == trainers, "the plain loss takes memory with the batch"
-    for part, steps in ((found["speed"], 3), (found["cache"], 1), (size, 2)):
-        rounds = [runs[0] for runs in part["runs"].values()]
-        assert {tuple(row["tokens"]) for row in rounds} == {tuple(rounds[0]["tokens"])}
-        assert len(rounds[0]["tokens"]) == steps
-        assert [row["loss"] for row in rounds] == pytest.approx([rounds[0]["loss"]] * len(rounds), rel=1e-4)
-    ours, theirs = (rounds[0] for rounds in found["speed"]["runs"].values())
+@needs_accelerate
+def test_toy_trainers_in_processes_read_the_same_tokens_with_the_same_loss(toy: Callable[..., Any]) -> None:
+    speed = toy("--part", "speed", "--batch", "8", "--steps", "3", "--warm", "1", "--rounds", "1")["speed"]
+    assert_same_tokens_and_loss(speed, steps=3)
+    ours, theirs = (runs[0] for runs in speed["runs"].values())
     assert ours["padding"] == 0 < theirs["padding"]
-    assert found["speed"]["beside"] == "sentence-transformers"
+    assert speed["beside"] == "sentence-transformers"
+
+
+@pytest.mark.slow
+@needs_accelerate
+@pytest.mark.filterwarnings("default")
+def test_toy_comparisons_read_the_same_tokens_with_the_same_loss(
+    toy: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In this process: each of their own would import the libraries again."""
+    monkeypatch.setattr(run, "run_process", lambda command, _: worker.run(worker.Job(**json.loads(command[-1]))))
+    monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
+    sizes = ["--cache-batch", "24", "--cache-rounds", "1", "--mini-batches", "4", "--former-chunk-tokens", "64"]
+    sizes += ["--default-batches", "4,8", "--default-length", "32", "--plain-up-to", "4"]
+    results = toy("--part", "cache,defaults", *sizes)
+    assert_same_tokens_and_loss(results["cache"], steps=1)
+    trainers = ["gnomon", "gnomon, chunk_tokens 64", "sentence-transformers, cached"]
+    small, large = results["defaults"]["sizes"]
+    assert {*small["runs"]} == {*trainers, "sentence-transformers"}
+    assert [*large["runs"]] == trainers, "the plain loss takes memory with the batch"
+    for size in (small, large):
+        assert_same_tokens_and_loss(size, steps=2)

@@ -40,21 +40,26 @@ def _rows(name: str) -> list[dict[str, Any]]:
         return [json.loads(line) for line in lines]
 
 
+def _documents(name: str) -> list[str]:
+    """Every fourth as it is, the others up to their 300th character, which saves minutes."""
+    return [row["text"] if at % 4 == 0 else row["text"][:300] for at, row in enumerate(_rows(name))]
+
+
 @pytest.fixture(scope="module")
 def texts() -> list[str]:
-    """1,000 real texts: 13 languages, from nothing to several thousand words."""
+    """1,000 real texts: 13 languages, from nothing to several thousand words. Of four documents one is whole."""
     if not DATA.is_dir():
         message = f"{DATA} is not here: it is in the shared folder of the project, not in the repository"
         pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
     found = ["", " ", "\n\t", "🙂", "a", "[SEP]", "<s> </s>", "x" * 3000, "word " * 2000, "é" * 50]
     found += [row["text"] for row in _rows("retrieval_longdocs/corpus")[:6]]
-    pools = [[row["text"] for row in _rows(name)] for name in ("retrieval_faq/queries", "retrieval_faq/corpus")]
-    pools += [[row["text"] for row in _rows("retrieval_defs/corpus")]]
+    pools = [[row["text"] for row in _rows("retrieval_faq/queries")]]
+    pools += [_documents(name) for name in ("retrieval_faq/corpus", "retrieval_defs/corpus")]
     pools += [
         [row["sentence2"] for row in _rows(f"bitext_wesnoth/en-{xx}")]
         for xx in ("de", "es", "fr", "it", "ja", "ru", "tr", "zh")
     ]
-    pools += [[row["text"] for row in _rows(f"retrieval_help/mono_{xx}/corpus")] for xx in ("cs", "ko", "pl", "pt")]
+    pools += [_documents(f"retrieval_help/mono_{xx}/corpus") for xx in ("cs", "ko", "pl", "pt")]
     draw = random.Random(0)
     share, rest = divmod(1000 - len(found), len(pools))
     for at, pool in enumerate(pools):
