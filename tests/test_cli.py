@@ -460,9 +460,8 @@ def test_a_fault_of_ours_is_one_line_and_traceback_shows_it(
     run: Run, gist: Path, texts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(vector_files, "write_jsonl", lambda *_: {}["missing"])
-    fails(
-        run("encode", gist, texts, "-"), "KeyError: 'missing' (a fault of gnomon; gnomon --traceback VERB shows where)"
-    )
+    message = "KeyError: 'missing' (a fault of gnomon; gnomon --traceback COMMAND shows where)"
+    fails(run("encode", gist, texts, "-"), message)
     assert "Traceback" in run("--traceback", "encode", gist, texts, "-").stderr
 
 

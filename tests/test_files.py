@@ -58,8 +58,8 @@ def test_a_draft_is_hidden_new_and_known_again(tmp_path: Path) -> None:
     one, other = files.temporary_path(tmp_path / "a.json"), files.temporary_path(tmp_path / "a.json")
     assert one != other
     assert one.name.startswith(".") and one.parent == tmp_path
-    assert files.is_draft_of(one, "a.json") and not files.is_draft_of(one, "b.json")
-    assert not files.is_draft_of(tmp_path / ".a.json.tmp", "a.json")
+    assert files.is_temporary_path(one, "a.json") and not files.is_temporary_path(one, "b.json")
+    assert not files.is_temporary_path(tmp_path / ".a.json.tmp", "a.json")
 
 
 def test_a_folder_takes_its_name_when_it_is_complete(tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ OPTIONS = {"on_truncate": "--on-truncate", "dtype": "--dtype", "skip_bad": "--sk
         (OSError("told at length: dtype='int8'"), "told at length: dtype='int8'"),
         (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"), "not UTF-8 text ("),
         (MemoryError(), "there is not enough memory for this"),
-        (KeyError("missing"), "KeyError: 'missing' (a fault of gnomon; gnomon --traceback VERB shows where)"),
+        (KeyError("missing"), "KeyError: 'missing' (a fault of gnomon; gnomon --traceback COMMAND shows where)"),
     ],
 )
 def test_an_error_is_one_line_in_the_words_of_the_command_line(error: Exception, text: str) -> None:

@@ -28,7 +28,7 @@ from gnomon.messages import list_some
 from gnomon.packed import Vectors, pack
 from gnomon.pipeline import Encoded, EncodePipeline, EncodeRequest
 from gnomon.space import Space
-from gnomon.spec import ModelSpec, ModuleSpec, compute_fingerprint
+from gnomon.spec import ModelSpec, ModuleSpec, compute_fingerprint, compute_output_dim
 from gnomon.tokenizer import Tokenizer, TokenReport
 from gnomon.warn import warn_caller
 
@@ -391,7 +391,7 @@ class Encoder:
     def space(self, options: EncodeOptions = MODEL_DEFAULTS) -> Space:
         """The space of the vectors that `encode` gives with these options: vectors of equal spaces can be compared."""
         postprocessor = self._make_postprocessor(options)
-        full_dim = modules.output_dim(postprocessor.modules, self.spec.pooled_dim)
+        full_dim = compute_output_dim(postprocessor.modules, self.spec.pooled_dim)
         return Space(
             fingerprint=self.fingerprint,
             dim=postprocessor.dim,
@@ -484,7 +484,7 @@ class Encoder:
                 "(truncate_dim= truncates to any number of dimensions.)"
             )
         chain, prefix_dim = modules.modules_for_dim(self.spec, None if dim is None else int(dim))
-        full_dim = modules.output_dim(chain, self.spec.pooled_dim)
+        full_dim = compute_output_dim(chain, self.spec.pooled_dim)
         if truncate_dim is not None:
             wanted_dim = as_whole_number(truncate_dim, "truncate_dim", int(dim or full_dim))
             prefix_dim = wanted_dim if wanted_dim < full_dim else None

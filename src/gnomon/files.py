@@ -2,7 +2,7 @@
 
 What must be whole or not there is written through this module. A file is written beside its place under the name
 `.NAME.XXXXXXXX.tmp` and then renamed, which replaces an older file in one step. A draft that a killed process left is
-recognised by that name (`is_draft_of`).
+recognised by that name (`is_temporary_path`).
 """
 
 from __future__ import annotations
@@ -115,9 +115,9 @@ def temporary_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
 
 
-def is_draft_of(draft: Path, name: str) -> bool:
-    """Whether a path is a draft of a file or folder called `name`."""
-    return re.fullmatch(rf"\.{re.escape(name)}\.[0-9a-f]{{8}}\.tmp", draft.name) is not None
+def is_temporary_path(path: Path, name: str) -> bool:
+    """Whether a path is a `temporary_path` of a file or folder called `name`."""
+    return re.fullmatch(rf"\.{re.escape(name)}\.[0-9a-f]{{8}}\.tmp", path.name) is not None
 
 
 # ---- folders

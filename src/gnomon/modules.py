@@ -60,11 +60,6 @@ def modules_for_dim(spec: ModelSpec, dim: int | None) -> tuple[tuple[ModuleSpec,
     return spec.modules, dim if dim < full else None
 
 
-def output_dim(modules: tuple[ModuleSpec, ...], pooled_dim: int) -> int:
-    """Dimension of the vectors that come out of these modules."""
-    return next((module.out_features for module in reversed(modules) if isinstance(module, DenseSpec)), pooled_dim)
-
-
 def apply_modules(modules: tuple[ModuleSpec, ...], arrays: Mapping[str, NDArray[Any]], pooled_BD: Vectors) -> Vectors:
     """Run modules over pooled vectors, in order."""
     vectors_BD = pooled_BD

@@ -198,7 +198,7 @@ def format_error(error: Exception, options: Mapping[str, str]) -> str:
     elif isinstance(error, MemoryError):
         text = f"there is not enough memory for this {error}".rstrip()
     else:
-        text = f"{type(error).__name__}: {error} (a fault of gnomon; gnomon --traceback VERB shows where)"
+        text = f"{type(error).__name__}: {error} (a fault of gnomon; gnomon --traceback COMMAND shows where)"
     return " ".join(text.split("\n"))
 
 

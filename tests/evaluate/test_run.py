@@ -911,9 +911,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"options": EvaluationOptions(dim=300)}, "dim 300"),
     ({"options": EvaluationOptions(truncate_dim=1025)}, "truncate_dim is 1025"),
     ({"curve": [EvaluationOptions(), EvaluationOptions(truncate_dim=2000)]}, "truncate_dim is 2000"),
-    ({"options": EvaluationOptions(precision="int4")}, "precision 'int4'"),  # pyright: ignore
     ({"options": EvaluationOptions(max_seq_length=-1)}, "max_seq_length is -1"),
-    ({"options": EvaluationOptions(on_truncate="tail")}, "on_truncate 'tail'.*cut, mean"),  # pyright: ignore
     ({"methods": ["dense", "splade"]}, "method 'splade'.*dense, bm25, hybrid, rrf"),
     ({"methods": []}, "method ''.*dense, bm25, hybrid, rrf"),
     (
@@ -941,6 +939,15 @@ def test_wrong_settings_fail_before_any_text(
         run_evaluation(load(STELLA), beir, **said)
     assert encoded == []
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"precision": "int4"}, "precision 'int4'"), ({"on_truncate": "tail"}, "on_truncate 'tail'.*cut, mean")],
+)
+def test_unknown_choices_fail_where_they_are_written(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        EvaluationOptions(**options)
 
 
 def test_what_is_missing_is_reported(run_evaluation: RunEvaluation, beir: Path, sts: Path) -> None:

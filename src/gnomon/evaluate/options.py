@@ -21,7 +21,11 @@ OnTruncate = Literal["cut", "mean"]
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """What differs from the model's own choice when it encodes the texts of an evaluation."""
+    """What differs from the model's own choice when it encodes the texts of an evaluation.
+
+    Raises:
+        InputError: an unknown precision or on_truncate.
+    """
 
     prompts: Mapping[str, str] = field(default_factory=dict[str, str])
     """Prompts by mteb's keys; they replace the model's own."""
@@ -36,11 +40,7 @@ class EvaluationOptions:
     (`gnomon.search.BinaryIndex`).
     """
 
-    def check(self) -> None:
-        """
-        Raises:
-            InputError: an unknown precision or on_truncate.
-        """
+    def __post_init__(self) -> None:
         check_choice(self.precision, "precision", get_args(Precision))
         check_choice(self.on_truncate, "on_truncate", get_args(OnTruncate))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -96,8 +96,7 @@ class ModelSpec:
     @property
     def full_dim(self) -> int:
         """Dimensions of the vectors that come out of the modules."""
-        dense = [module for module in self.modules if isinstance(module, DenseSpec)]
-        return dense[-1].out_features if dense else self.pooled_dim
+        return compute_output_dim(self.modules, self.pooled_dim)
 
     @property
     def dim(self) -> int:
@@ -143,6 +142,11 @@ class ModelSpec:
     def normalizes(self) -> bool:
         """Whether the model's vectors have unit length."""
         return bool(self.modules) and isinstance(self.modules[-1], NormalizeSpec)
+
+
+def compute_output_dim(modules: Sequence[ModuleSpec], pooled_dim: int) -> int:
+    """Dimensions of the vectors that come out of these modules."""
+    return next((module.out_features for module in reversed(modules) if isinstance(module, DenseSpec)), pooled_dim)
 
 
 def dense_shapes(dense: DenseSpec) -> dict[str, tuple[int, ...]]:

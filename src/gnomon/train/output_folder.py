@@ -23,7 +23,7 @@ from pathlib import Path
 
 from gnomon.checkpoint.hub import resolve_source
 from gnomon.errors import CheckpointError, GnomonError, InputError
-from gnomon.files import atomic_file, describe_os_error, fsync_folder, fsync_tree, is_draft_of
+from gnomon.files import atomic_file, describe_os_error, fsync_folder, fsync_tree, is_temporary_path
 from gnomon.messages import list_some
 from gnomon.train import checkpoints
 from gnomon.train.data.sources import HUB, match_files
@@ -253,7 +253,7 @@ def _list_drafts(folder: Path) -> list[Path]:
     return [
         path
         for path in folder.iterdir()
-        if any(is_draft_of(path, name) or path.name == f".{name}.tmp" for name in names)
+        if any(is_temporary_path(path, name) or path.name == f".{name}.tmp" for name in names)
     ]
 
 

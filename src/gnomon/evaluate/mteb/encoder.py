@@ -64,7 +64,7 @@ class MtebEncoder:
         dims: other dimensions that will be needed (`EvaluationOptions.dim`): they are computed in the same pass.
 
     Raises:
-        InputError: a dimension, length or precision that the model does not have.
+        InputError: a dimension or length that the model does not have.
     """
 
     def __init__(
@@ -76,7 +76,6 @@ class MtebEncoder:
         dims: Sequence[int] = (),
     ) -> None:
         self.options = options or EvaluationOptions()
-        self.options.check()
         length = self.options.max_seq_length
         self.encoder = encoder if length is None else encoder.with_max_seq_length(length)
         self.cache = cache or VectorCache(None)
