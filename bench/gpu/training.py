@@ -16,8 +16,8 @@ from gnomon.checkpoint.folder import Checkpoint, read_folder
 from gnomon.checkpoint.hub import resolve_source
 from gnomon.train.data.collate import BatchRows, CollatedBatch
 from gnomon.train.distributed import Ranks
+from gnomon.train.objectives.batch_loss import BatchLoss, LossInputs
 from gnomon.train.objectives.chunking import choose_chunking
-from gnomon.train.objectives.contrastive_loss import Loss, LossInputs
 from gnomon.train.objectives.gradcache import forward_backward, split_into_chunks
 from gnomon.train.process import torch_settings
 from gnomon.train.recipe.schema import DataSource, LossSettings, Recipe
@@ -110,7 +110,7 @@ class Run:
 
     recipe: Recipe
     state: TrainingState
-    loss: Loss
+    loss: BatchLoss
     ranks: Ranks
 
     @property
@@ -150,7 +150,7 @@ class Run:
 def open_run(base: Checkpoint, recipe: Recipe) -> tuple[Run, AbstractContextManager[None]]:
     """A run of this recipe, and torch's settings for it."""
     ranks = Ranks(device=torch.device("cuda", 0) if recipe.device == "cuda" else torch.device("cpu"))
-    loss = Loss(recipe.loss, recipe.matryoshka, base.spec, seed=recipe.seed).to(ranks.device)
+    loss = BatchLoss(recipe.loss, recipe.matryoshka, base.spec, seed=recipe.seed).to(ranks.device)
     return Run(recipe, TrainingState(recipe, base, ranks), loss, ranks), torch_settings(recipe, ranks)
 
 

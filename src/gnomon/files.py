@@ -1,8 +1,9 @@
 """Files and folders that are whole or not there, what a full disk says, and small JSON caches.
 
 What must be whole or not there is written through this module. A file is written beside its place under the name
-`.NAME.XXXXXXXX.tmp` and then renamed, which replaces an older file in one step. A draft that a killed process left is
-recognised by that name (`is_temporary_path`).
+`.NAME.XXXXXXXX.tmp` and then renamed, which replaces an older file in one step. What a killed process left
+is recognised by that name (`is_temporary_path`). A checkpoint and a run of training are replaced by several renames,
+with a rule for each state between them: `train/checkpoints.py` and `train/output_folder.py` hold these.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ def atomic_file(path: str | Path, *, sync: bool = False) -> Generator[BinaryIO]:
         yield file
 
 
-def write_text(path: str | Path, text: str, *, sync: bool = False) -> None:
+def write_text_atomically(path: str | Path, text: str, *, sync: bool = False) -> None:
     """Write a file of text in UTF-8, whole or not at all."""
     with atomic_file(path, sync=sync) as file:
         file.write(text.encode())
@@ -236,4 +237,4 @@ def write_json_cache(path: Path, values: dict[str, Any]) -> None:
     """Write a small file of measured values. Nothing is raised where it cannot be written."""
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps(values, indent=1, sort_keys=True))
+        write_text_atomically(path, json.dumps(values, indent=1, sort_keys=True))

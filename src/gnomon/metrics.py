@@ -1,4 +1,5 @@
-"""The metrics of rankings and the correlations that gnomon computes itself.
+"""The metrics of rankings and the correlations that gnomon computes itself: for your own runs, for the weights of
+fusions and for intervals. The scores that `gnomon evaluate` reports are mteb's.
 
 A run is what one search found for one query: {document id: score}; higher is better. Equal scores are ranked by
 document id, descending, as in trec_eval and mteb.

@@ -13,7 +13,7 @@ from torch import Tensor
 from gnomon.train import gradient_check as module
 from gnomon.train.distributed import Ranks
 from gnomon.train.gradient_check import TOLERANCE, GradientCheck, check_gradients
-from gnomon.train.objectives import contrastive_loss, gradcache
+from gnomon.train.objectives import batch_loss, gradcache
 
 pytestmark = pytest.mark.slow
 
@@ -34,7 +34,7 @@ def test_every_loss_passes_in_every_way() -> None:
     assert {row.method for row in found} == WAYS
     assert {row.matryoshka_mode for row in found} == {"-", "prefixes", "modules"}
     losses = {row.loss for row in found}
-    assert {loss.partition(",")[0] for loss in losses} == {*contrastive_loss.LOSS_FUNCTIONS}, (
+    assert {loss.partition(",")[0] for loss in losses} == {*batch_loss.LOSS_FUNCTIONS}, (
         "every loss that training offers"
     )
     without_heads = [loss for loss in losses if loss.startswith("cosine_distillation")]
@@ -97,24 +97,24 @@ def test_a_chunk_that_draws_anew_fails(few: None, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_part_that_is_left_out_fails(few: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = contrastive_loss.Loss.compute_parts
+    whole = batch_loss.BatchLoss.compute_parts
 
     def all_but_the_last(self: Any, *args: Any, **named: Any) -> Iterator[Tensor]:
         parts = [*whole(self, *args, **named)]
         yield from parts[:-1] or parts
 
-    monkeypatch.setattr(contrastive_loss.Loss, "compute_parts", all_but_the_last)
+    monkeypatch.setattr(batch_loss.BatchLoss, "compute_parts", all_but_the_last)
     assert failed() == {"GradCache, chunks and parts"}
 
 
 def test_parts_that_are_not_weighed_fail(few: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = contrastive_loss.Loss.compute_parts
+    whole = batch_loss.BatchLoss.compute_parts
 
     def unweighed(self: Any, *args: Any, **named: Any) -> Iterator[Tensor]:
         parts = [*whole(self, *args, **named)]
         yield from (part * len(parts) for part in parts)
 
-    monkeypatch.setattr(contrastive_loss.Loss, "compute_parts", unweighed)
+    monkeypatch.setattr(batch_loss.BatchLoss, "compute_parts", unweighed)
     assert failed() == {"GradCache, chunks and parts"}
 
 

@@ -53,7 +53,7 @@ from gnomon.train.data.collate import BatchRows
 from gnomon.train.data.prepare import TrainingData, open_training_data
 from gnomon.train.data.sampler import SampledBatch, Sampler
 from gnomon.train.distributed import Ranks
-from gnomon.train.objectives import contrastive, contrastive_loss
+from gnomon.train.objectives import batch_loss, contrastive
 from gnomon.train.recipe.schema import (
     DataSource,
     LoraSettings,
@@ -892,13 +892,13 @@ def test_a_learnt_scale_is_learnt_logged_and_bounded(made: Callable[..., Recipe]
 
 
 def broken_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    parts = contrastive_loss.Loss.compute_parts
+    parts = batch_loss.BatchLoss.compute_parts
 
     def broken(self: Any, vectors: Any, inputs: Any) -> Any:
         for part in parts(self, vectors, inputs):
             yield part * float("nan") if inputs.step == step else part
 
-    monkeypatch.setattr(contrastive_loss.Loss, "compute_parts", broken)
+    monkeypatch.setattr(batch_loss.BatchLoss, "compute_parts", broken)
 
 
 def test_a_full_disk_does_not_hide_why_a_run_stopped(

@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from gnomon.errors import GnomonError, InputError, NotAModelError, SourceError, UnsafeFileError
-from gnomon.files import write_text
+from gnomon.files import write_text_atomically
 from gnomon.messages import list_some, shorten
 from gnomon.warn import warn_caller
 
@@ -382,7 +382,7 @@ def _record_revision(folder: Path, revision: str) -> None:
         return
     with contextlib.suppress(OSError):  # a read-only cache
         ref.parent.mkdir(parents=True, exist_ok=True)
-        write_text(ref, folder.name)
+        write_text_atomically(ref, folder.name)
 
 
 def _find_cached(name: str, revision: str, cache_dir: str | Path | None, reason: str) -> Source:

@@ -34,9 +34,9 @@ _STELLA_PROMPTS = {
     "s2s_query": "Instruct: Retrieve semantically similar text.\nQuery: ",
 }
 _E5_NAMES = (
-    *(f"multilingual-e5-{size}" for size in ("small", "base", "large")),
-    *(f"e5-{size}" for size in ("small", "base", "large")),
-    *(f"e5-{size}-v2" for size in ("small", "base", "large")),
+    *("multilingual-e5-small", "multilingual-e5-base", "multilingual-e5-large"),
+    *("e5-small", "e5-base", "e5-large"),
+    *("e5-small-v2", "e5-base-v2", "e5-large-v2"),
 )
 
 KNOWN_MODELS: dict[str, KnownModel] = {

@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from gnomon.files import describe_os_error, write_text
+from gnomon.files import describe_os_error, write_text_atomically
 from gnomon.packed import Vectors
 from gnomon.warn import warn_caller
 
@@ -201,7 +201,7 @@ class CachePartition:
 
     def _open(self, folder: Path) -> tuple[BinaryIO, BinaryIO]:
         folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / "what.json", self.description + "\n")
+        write_text_atomically(folder / "what.json", self.description + "\n")
         stem = folder / f"{time.time_ns():020}-{os.getpid()}"
         return stem.with_suffix(".keys").open("xb"), stem.with_suffix(".vectors").open("xb")
 

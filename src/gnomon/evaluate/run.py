@@ -28,7 +28,7 @@ from gnomon.evaluate.prompts import check_prompt_keys
 from gnomon.evaluate.results import Result, read_result, write_result
 from gnomon.evaluate.scope import Scope, ignores_identical_ids, task_parts
 from gnomon.evaluate.systems import RETRIEVAL_KINDS, Bm25Settings, System, build_systems
-from gnomon.files import write_text
+from gnomon.files import write_text_atomically
 from gnomon.messages import check_choice, did_you_mean, join_words
 from gnomon.search.hybrid import published_alpha
 from gnomon.warn import warn_caller
@@ -352,7 +352,7 @@ def _write_model_meta(folder: Path, meta: Any) -> None:
     """Write the file by which `mteb.ResultCache` recognises a folder; its revision is the folder's name."""
     folder.mkdir(parents=True, exist_ok=True)
     entries = meta.to_dict() | {"revision": folder.name}
-    write_text(folder / "model_meta.json", json.dumps(entries, default=str, indent=2) + "\n")
+    write_text_atomically(folder / "model_meta.json", json.dumps(entries, default=str, indent=2) + "\n")
 
 
 @contextmanager

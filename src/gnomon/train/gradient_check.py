@@ -37,7 +37,7 @@ from gnomon.spec import (
 )
 from gnomon.train.distributed import Ranks, init_distributed
 from gnomon.train.model import Model
-from gnomon.train.objectives.contrastive_loss import SCORES_PER_PART, Loss, LossInputs
+from gnomon.train.objectives.batch_loss import SCORES_PER_PART, BatchLoss, LossInputs
 from gnomon.train.objectives.gradcache import Chunk, encode_in_one_graph, forward_backward, split_into_chunks
 from gnomon.train.recipe.schema import LABEL_LOSSES, LossSettings, MatryoshkaSettings
 
@@ -162,7 +162,7 @@ def _step_gradients(
 
 def _add_gradient(
     model: Model,
-    loss: Loss,
+    loss: BatchLoss,
     case: Case,
     rows: slice,
     chunk_tokens: int,
@@ -225,10 +225,10 @@ def _build_loss_inputs(case: Case, rows: slice) -> LossInputs:
     )
 
 
-def _build_model(case: Case, dropout: float) -> tuple[Model, Loss]:
+def _build_model(case: Case, dropout: float) -> tuple[Model, BatchLoss]:
     spec = _spec(with_dim_modules=case.matryoshka_mode == "modules")
     model = Model(_checkpoint(spec), dropout=dropout, attention_dropout=dropout).double().train()
-    return model, Loss(case.settings, case.matryoshka, spec, seed=SEED).double()
+    return model, BatchLoss(case.settings, case.matryoshka, spec, seed=SEED).double()
 
 
 def _spec(*, with_dim_modules: bool) -> ModelSpec:
@@ -261,7 +261,7 @@ def _checkpoint(spec: ModelSpec) -> Checkpoint:
     return Checkpoint(spec, arrays, tokenizer, {"model_type": "bert"}, {}, (), Source(Path(), "gradient check", None))
 
 
-def _grads(model: Model, loss: Loss) -> Grads:
+def _grads(model: Model, loss: BatchLoss) -> Grads:
     named = [*model.named_parameters(), *loss.named_parameters()]
     return {name: torch.zeros_like(each) if each.grad is None else each.grad for name, each in named}
 

@@ -1,7 +1,7 @@
 """Contrastive training: here rows of queries, documents and scores become a loss and its gradient.
 
 `ContrastiveObjective` opens the sources of a recipe, samples and tokenises batches, and computes their gradient with
-GradCache. The losses are called in `contrastive_loss`.
+GradCache. The losses are called in `batch_loss`.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from gnomon.train.data.prepare import count_steps, describe_short_batches, open_
 from gnomon.train.data.sampler import SAMPLING_VERSION
 from gnomon.train.model import Model
 from gnomon.train.model_card import DataFacts, SourceFacts, render_model_card
+from gnomon.train.objectives.batch_loss import BatchLoss, LossInputs
 from gnomon.train.objectives.chunking import choose_chunking
-from gnomon.train.objectives.contrastive_loss import Loss, LossInputs
 from gnomon.train.objectives.gradcache import forward_backward, skipped_prompt_tokens, split_into_chunks
 from gnomon.train.objectives.objective import FactChanges, RunFacts, TrainingContext
 from gnomon.train.objectives.row_counters import RowCounters, SeenRows
@@ -51,7 +51,7 @@ class ContrastiveObjective:
         self.total_steps = count_steps(recipe, self.data)
         self.spec = self._write_prompts(declare_dims(base.spec, recipe))
         self.chunking = choose_chunking(recipe, base.spec, ranks.device)
-        self.loss = Loss(recipe.loss, recipe.matryoshka, base.spec, seed=recipe.seed).to(ranks.device)
+        self.loss = BatchLoss(recipe.loss, recipe.matryoshka, base.spec, seed=recipe.seed).to(ranks.device)
         self.teacher = TeacherModel(recipe, ranks, base.spec) if recipe.loss.guide or recipe.loss.teacher else None
         if self.teacher:
             check_teacher(recipe, base, context.base_fingerprint, self.teacher.encoder, self.data.collator.prompts)

@@ -302,7 +302,7 @@ LOSS_FUNCTIONS: dict[LossName, LossEntry] = {
 """Recipe's `loss.name` -> how it is called."""
 
 
-class Loss(nn.Module):
+class BatchLoss(nn.Module):
     """The loss of a recipe, with its scale as a parameter if that is trained."""
 
     def __init__(

@@ -30,7 +30,7 @@ from gnomon.losses import (
     margin_mse,
 )
 from gnomon.losses.matryoshka import vectors_at_dim
-from gnomon.train.objectives.contrastive_loss import LOSS_FUNCTIONS, Loss, LossInputs, dims_with_modules
+from gnomon.train.objectives.batch_loss import LOSS_FUNCTIONS, BatchLoss, LossInputs, dims_with_modules
 from gnomon.train.recipe.schema import LossName, LossSettings, MatryoshkaSettings
 
 Q = 6
@@ -77,13 +77,13 @@ def masks_of(batch: LossInputs) -> tuple[Tensor, Tensor]:
     return torch.tensor(doc_mask), torch.tensor(query_mask)
 
 
-def value(loss: Loss, vectors: Any, batch: LossInputs) -> Tensor:
+def value(loss: BatchLoss, vectors: Any, batch: LossInputs) -> Tensor:
     widths = vectors if isinstance(vectors, dict) else {WIDTH: vectors}
     return torch.stack([*loss.compute_parts(widths, batch)]).sum()
 
 
-def loss_of(settings: LossSettings, widths: MatryoshkaSettings | None = None, spec: Any = None) -> Loss:
-    return Loss(settings, widths, spec or bert(), seed=3).double()
+def loss_of(settings: LossSettings, widths: MatryoshkaSettings | None = None, spec: Any = None) -> BatchLoss:
+    return BatchLoss(settings, widths, spec or bert(), seed=3).double()
 
 
 def by_row(sides: Sides, negatives: int) -> Tensor:
@@ -342,7 +342,7 @@ def test_the_widths_of_a_step_are_drawn_by_seed_and_step() -> None:
     sums = {round(alone[a] + alone[b], 9) for a in range(4) for b in range(a)}
 
     def drawn(seed: int) -> list[float]:
-        loss = Loss(LossSettings(), widths, bert(), seed=seed).double()
+        loss = BatchLoss(LossSettings(), widths, bert(), seed=seed).double()
         return [round(value(loss, sides, batch_of(step=step)).item(), 9) for step in range(40)]
 
     assert {*drawn(1)} == sums
