@@ -21,7 +21,7 @@ def test_a_file_replaces_the_old_one_only_when_it_is_complete(tmp_path: Path) ->
         assert target.read_text() == "old"
         raise RuntimeError
     assert (target.read_text(), names(tmp_path)) == ("old", ["a.txt"])
-    files.write_text(target, "new ü", sync=True)
+    files.write_text_atomically(target, "new ü", sync=True)
     assert (target.read_text("utf-8"), names(tmp_path)) == ("new ü", ["a.txt"])
 
 

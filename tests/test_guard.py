@@ -1,5 +1,6 @@
 """What marks tests as slow: the guard fails those that should be marked, and modules are known without an import."""
 
+import ctypes.util
 import multiprocessing
 import os
 import subprocess
@@ -28,6 +29,23 @@ def test_what_makes_a_test_slow_fails_it(way: str, monkeypatch: pytest.MonkeyPat
     message = "^this test (imports mteb|starts a process.*), so it is slow: mark it with pytest.mark.slow.$"
     with pytest.raises(pytest.fail.Exception, match=message), guarded("this test"):
         WAYS[way]()
+
+
+def test_what_python_asks_the_system_is_no_process_of_a_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As torch for CUDA does when it is imported: it looks for a library, and ldconfig lists them."""
+    if not Path("/sbin/ldconfig").exists():
+        pytest.skip("no ldconfig")
+    started: list[object] = []
+    start = subprocess.Popen.__init__
+
+    def noted(self: Any, args: Any, *more: Any, **options: Any) -> None:
+        started.append(args)
+        start(self, args, *more, **options)
+
+    monkeypatch.setattr(subprocess.Popen, "__init__", noted)
+    with guarded("this test"):
+        ctypes.util.find_library("no_such_library")
+    assert started
 
 
 @pytest.mark.parametrize(

@@ -25,12 +25,20 @@ def _refuse(what: str) -> None:
 
 
 def _audit(event: str, args: tuple[Any, ...]) -> None:
-    if event == "subprocess.Popen" and args[1] == ["uname", "-p"]:
-        return  # the first `platform.processor()` of a process
-    if _guarded and event in STARTS:
+    if _guarded and event in STARTS and not _asks_the_system():
         _refuse(f"starts a process ({event})")
     if _guarded and event == "import" and _is_mteb(args[0]):
         _refuse("imports mteb")
+
+
+def _asks_the_system() -> bool:
+    """Whether Python's own `platform` or `ctypes.util` starts the process: torch for CUDA looks for libraries so."""
+    frame = sys._getframe()
+    while frame is not None:
+        if frame.f_globals.get("__name__") in ("platform", "ctypes.util"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _is_mteb(name: str) -> bool:
