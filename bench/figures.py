@@ -3,7 +3,7 @@
 import math
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -21,10 +21,11 @@ def quantiles(values: Sequence[float]) -> dict[str, float]:
     return at | {"calls": len(ordered)}
 
 
-def rotated(items: Sequence[Item], turn: int) -> list[Item]:
-    """The same items, another one first in each round."""
-    first = turn % len(items) if items else 0
-    return [*items[first:], *items[:first]]
+def turns(items: Sequence[Item], rounds: int) -> Iterator[Item]:
+    """Every item once in each round, another one first each time."""
+    for turn in range(rounds if items else 0):
+        first = turn % len(items)
+        yield from (*items[first:], *items[:first])
 
 
 def spread(values: Mapping[str, float], digits: int = 2) -> str:
@@ -33,11 +34,12 @@ def spread(values: Mapping[str, float], digits: int = 2) -> str:
 
 
 def print_table(head: Sequence[object], rows: Sequence[Sequence[object]], title: str = "") -> None:
-    """A Markdown table, to be read or pasted into docs/."""
+    """A Markdown table, to be read or pasted into docs/. A column of nothing but dashes is left out."""
+    columns = [at for at in range(len(head)) if not rows or any(row[at] != "-" for row in rows)]
     print(f"\n{title}\n" if title else "")
-    print(f"| {' | '.join(map(str, head))} |\n|{'---|' * len(head)}")
+    print(f"| {' | '.join(str(head[at]) for at in columns)} |\n|{'---|' * len(columns)}")
     for row in rows:
-        print(f"| {' | '.join(map(str, row))} |")
+        print(f"| {' | '.join(str(row[at]) for at in columns)} |")
 
 
 def say(text: str) -> None:

@@ -9,9 +9,14 @@ from typing import Any
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
-def resident_mib() -> float:
-    """Memory of this process now."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE / 2**20
+def cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def resident_mib(process: int | str = "self") -> float:
+    """Memory of a process now."""
+    return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * PAGE / 2**20
 
 
 def peak_mib() -> float:

@@ -15,22 +15,12 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
+from gnomon.checkpoint import families
 from gnomon.checkpoint.folder import Checkpoint, read_folder
 from gnomon.checkpoint.hub import Source, resolve_source
 from gnomon.checkpoint.save import save_folder
-from gnomon.spec import (
-    ModelSpec,
-    NormalizeSpec,
-    PoolingMode,
-    PoolingSpec,
-    RopeSpec,
-    TokenizerSpec,
-    TrunkSpec,
-    model_shapes,
-)
+from gnomon.spec import ModelSpec, NormalizeSpec, PoolingMode, PoolingSpec, TokenizerSpec, model_shapes
 
-VOCABULARY = 30528
-THETA, NTK = 160_000, 2.0
 CONFIG = json.loads("""{
     "architectures": ["BertModel"], "attention_probs_dropout_prob": 0.0, "hidden_act": "gelu",
     "hidden_dropout_prob": 0.0, "layer_norm_eps": 1e-12, "pad_token_id": 0, "position_embedding_type": "absolute",
@@ -55,23 +45,13 @@ class RandomModel:
     limit: int
     """Tokens of a text that are read."""
     pooling: PoolingMode = "mean"
-    vocabulary: int = VOCABULARY
+    vocabulary: int = 30528
     scale: float = 0.04
     """Standard deviation of the weights."""
 
     @property
     def spec(self) -> ModelSpec:
-        new = self.form == "new"
-        sizes = {
-            "vocab_size": self.vocabulary,
-            "hidden_size": self.hidden,
-            "num_layers": self.layers,
-            "num_heads": self.heads,
-        }
-        positions, rope = (0, RopeSpec(THETA, NTK)) if new else (max(self.limit, 512), None)
-        trunk = TrunkSpec(
-            **sizes, intermediate_size=4 * self.hidden, max_positions=positions, num_token_types=2, gated=new, rope=rope
-        )
+        trunk = families.read_trunk(self.config)
         return ModelSpec(trunk, PoolingSpec((self.pooling,)), (NormalizeSpec(),), TokenizerSpec(self.limit))
 
     @property
@@ -97,13 +77,11 @@ class RandomModel:
 
     def save(self, tokenizer: Tokenizer, target: Path, extras: Mapping[str, str] | None = None) -> Path:
         """Write the model. `extras` are the texts of small tokenizer files, by name."""
-        source = Source(target, target.name, None)
-        pooler = {"weight": np.zeros((self.hidden, self.hidden), np.float32), "bias": np.zeros(self.hidden, np.float32)}
+        source, zeros = Source(target, target.name, None), np.zeros((self.hidden, self.hidden), np.float32)
         # plays no part, and without it transformers would report that it is missing
-        unused = {f"pooler.dense.{name}": values for name, values in pooler.items()} if self.form == "bert" else {}
-        return save_folder(
-            Checkpoint(self.spec, self.arrays(), tokenizer, self.config, extras or {}, (), source, unused), target
-        )
+        pooler = {"pooler.dense.weight": zeros, "pooler.dense.bias": zeros[0]} if self.form == "bert" else {}
+        own = Checkpoint(self.spec, self.arrays(), tokenizer, self.config, extras or {}, (), source, pooler)
+        return save_folder(own, target)
 
 
 RANDOM_MODELS = {
@@ -119,14 +97,9 @@ RANDOM_MODELS = {
 def main() -> None:
     name, tokenizer, target = sys.argv[1:]
     model, base = RANDOM_MODELS[name], read_folder(resolve_source(tokenizer))
-    # libraries that do not read sentence_bert_config.json find the limit here; fastembed takes the smaller of two keys
-    settings = json.loads(base.tokenizer_side_files["tokenizer_config.json"]) | {"model_max_length": model.limit}
-    settings = {key: value for key, value in settings.items() if key not in ("max_length", "name_or_path")}
     base.tokenizer.no_truncation()
     base.tokenizer.no_padding()
-    model.save(
-        base.tokenizer, Path(target), {**base.tokenizer_side_files, "tokenizer_config.json": json.dumps(settings)}
-    )
+    model.save(base.tokenizer, Path(target), base.tokenizer_side_files)
 
 
 if __name__ == "__main__":

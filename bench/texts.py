@@ -35,13 +35,14 @@ class Texts:
         """`count` texts; any first part of them has nearly the mix's shares too."""
         shares = MIXES[name]
         sources = {kind: self.kind(kind) for kind in shares}
-        found = dict.fromkeys(next(sources[kind], "") for kind in blend(shares, count))
-        found.pop("", None)
-        while len(found) < count:  # where two were the same
-            extra = next(sources[max(shares, key=lambda kind: shares[kind])], "")
-            if not extra:
+        most, found = max(shares, key=lambda kind: shares[kind]), dict[str, None]()
+        for kind in blend(shares):
+            text = next(sources[kind], None) or next(sources[most], None)
+            if not text:
                 raise SystemExit(f"there are no {count:,} different texts for the mix {name!r}; use a smaller --scale.")
-            found[extra] = None
+            found[text] = None
+            if len(found) == count:
+                break
         return list(found)
 
     def kind(self, kind: str) -> Iterator[str]:
@@ -54,11 +55,9 @@ class Texts:
 
     @cached_property
     def short(self) -> list[str]:
-        queries = [self.lines(f"retrieval_{name}/queries.jsonl.gz") for name in ("faq", "defs", "longdocs")]
-        rest = [self.lines("train_pairs/docs.jsonl.gz", "anchor"), self.lines("train_pairs/strings.jsonl.gz", "anchor")]
-        return shuffled(
-            text for text in itertools.chain(*queries, *rest) if 3 <= len(text.split()) <= 14 and text.isascii()
-        )
+        lines = [self.lines(f"retrieval_{name}/queries.jsonl.gz") for name in ("faq", "defs", "longdocs")]
+        lines += [self.lines(f"train_pairs/{name}.jsonl.gz", "anchor") for name in ("docs", "strings")]
+        return shuffled(text for text in itertools.chain(*lines) if 3 <= len(text.split()) <= 14 and text.isascii())
 
     @cached_property
     def sentences(self) -> list[str]:
@@ -110,12 +109,10 @@ def shuffled(texts: Iterator[str] | list[str] | dict[str, None]) -> list[str]:
     return different
 
 
-def blend(shares: Mapping[str, float], count: int) -> list[str]:
-    """Kinds in an order in which each is, at any point, within one of its share."""
+def blend(shares: Mapping[str, float]) -> Iterator[str]:
+    """Kinds in an order in which each is, at any point, within one of its share; without end."""
     taken = dict.fromkeys(shares, 0)
-    order: list[str] = []
-    for turn in range(1, count + 1):
+    for turn in itertools.count(1):
         kind = max(shares, key=lambda kind: shares[kind] * turn - taken[kind])
         taken[kind] += 1
-        order.append(kind)
-    return order
+        yield kind

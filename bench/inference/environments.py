@@ -1,9 +1,7 @@
 """One virtual environment per library, since several cannot share one. Set up at first use, in the work folder."""
 
 import importlib.metadata
-import importlib.util
 import json
-import os
 import re
 import subprocess
 import sys
@@ -11,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.figures import say
-from bench.inference.systems import SYSTEMS, System
+from bench.process import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 TOOLS = "tools"
 TORCH = "torch==2.13.0"
 
@@ -74,15 +71,6 @@ class Environments:
             marker.write_text(wanted)
         return folder / "bin" / "python"
 
-    def missing(self, system: System) -> str | None:
-        """Why a system cannot run in this interpreter; None if it can, or will have an environment."""
-        absent = [name for name in system.needs if not importable(name)] if self.here else []
-        return f"{', '.join(absent)} not installed" if absent else None
-
-    def variables(self) -> dict[str, str]:
-        """Environment variables of a system's process; its modules and, with `here`, gnomon's source are found."""
-        return {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}" if self.here else str(ROOT)}
-
     def versions(self, names: list[str]) -> dict[str, str]:
         """Environment -> the named packages in it."""
         if self.here:
@@ -97,13 +85,6 @@ class Environments:
         return [str(path) for path in (self.work / name).glob("lib/python*/site-packages")]
 
 
-def importable(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # of a parent
-        return False
-
-
 def versions_in(folders: list[str]) -> str:
     every = importlib.metadata.distributions(path=folders)
     versions = {re.sub(r"[-_.]+", "-", each.metadata["Name"] or "").lower(): each.version for each in every}
@@ -115,8 +96,3 @@ def size_mb(site_packages: str) -> float:
     paths = [path for path in Path(site_packages).iterdir() if not path.name.startswith(INSTALLERS)]
     files = [file for path in paths for file in ([*path.rglob("*")] if path.is_dir() else [path])]
     return sum(file.lstat().st_size for file in files if not file.is_dir()) / 1e6
-
-
-def environments_of(names: list[str]) -> list[str]:
-    """Environments of systems, each once."""
-    return list(dict.fromkeys(SYSTEMS[name].environment for name in names))

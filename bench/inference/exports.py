@@ -4,20 +4,17 @@ usage: python -m bench.inference.exports onnx|openvino|gte_config|gte_onnx SOURC
 """
 
 import json
-import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-from bench.inference.systems import limit_of
 
 
 def gte_config(source: Path, target: Path) -> None:
     """The same folder for transformers' own implementation, which reads the published names of the weights."""
     copy_published(source, target)
-    os.link(source / "model.safetensors", target / "model.safetensors")
+    (target / "model.safetensors").hardlink_to(source / "model.safetensors")
     config = json.loads((source / "config.json").read_text("utf-8"))
     left_out = ("layer_norm_type", "pack_qkv", "position_embedding_type", "rope_scaling", "rope_theta", "torch_dtype")
     left_out += ("transformers_version", "unpad_inputs", "use_memory_efficient_attention")
@@ -26,27 +23,23 @@ def gte_config(source: Path, target: Path) -> None:
     head, ntk = config["hidden_size"] // config["num_attention_heads"], config["rope_scaling"]["factor"]
     rope = {"rope_type": "linear", "rope_theta": config["rope_theta"] * ntk, "factor": ntk ** (2 / head)}
     changed = {"architectures": ["GteModel"], "model_type": "gte", "dtype": "float32", "rope_parameters": rope}
-    write(target / "config.json", own | changed)
+    (target / "config.json").write_text(json.dumps(own | changed, indent=1) + "\n", "utf-8")
 
 
-def onnx(source: Path, target: Path) -> None:
+def export(backend: str, **options: str) -> Callable[[Path, Path], None]:
     """The graph that sentence-transformers exports, beside the published files."""
-    from sentence_transformers import SentenceTransformer
 
-    options = {"provider": "CPUExecutionProvider", "export": True}
-    model = SentenceTransformer(str(source), backend="onnx", device="cpu", model_kwargs=options)
-    with tempfile.TemporaryDirectory(dir=target.parent) as place:
-        model.save_pretrained(place)
-        copy_published(source, target)
-        shutil.copytree(Path(place) / "onnx", target / "onnx")
-    set_limit(target, limit_of(source))
+    def write(source: Path, target: Path) -> None:
+        from sentence_transformers import SentenceTransformer
 
+        settings = {"backend": backend, "device": "cpu", "local_files_only": True}
+        model = SentenceTransformer(str(source), model_kwargs={"export": True, **options}, **settings)
+        with tempfile.TemporaryDirectory(dir=target.parent) as place:
+            model.save_pretrained(place)
+            copy_published(source, target)
+            shutil.copytree(Path(place) / backend, target / backend)
 
-def openvino(source: Path, target: Path) -> None:
-    from sentence_transformers import SentenceTransformer
-
-    options = {"backend": "openvino", "device": "cpu", "local_files_only": True, "model_kwargs": {"export": True}}
-    SentenceTransformer(str(source), **options).save_pretrained(str(target))
+    return write
 
 
 def gte_onnx(source: Path, target: Path) -> None:
@@ -79,14 +72,6 @@ def gte_onnx(source: Path, target: Path) -> None:
             output_names=["last_hidden_state"],
             dynamic_axes={name: {0: "batch", 1: "sequence"} for name in (*names, "last_hidden_state")},
         )
-    set_limit(target, limit_of(source))
-
-
-def set_limit(folder: Path, limit: int) -> None:
-    """For libraries that do not read sentence_bert_config.json; fastembed would take the smaller of two keys."""
-    path = folder / "tokenizer_config.json"
-    config = json.loads(path.read_text("utf-8")) | {"model_max_length": limit}
-    write(path, {key: value for key, value in config.items() if key not in ("max_length", "name_or_path")})
 
 
 def copy_published(source: Path, target: Path) -> None:
@@ -94,12 +79,8 @@ def copy_published(source: Path, target: Path) -> None:
     shutil.copytree(source, target, ignore=shutil.ignore_patterns("*.safetensors", "*.bin", "onnx", "openvino"))
 
 
-def write(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
-
-
-FORMS = {"gte_config": gte_config, "onnx": onnx, "openvino": openvino, "gte_onnx": gte_onnx}
+onnx = export("onnx", provider="CPUExecutionProvider")
+FORMS = {"gte_config": gte_config, "onnx": onnx, "openvino": export("openvino"), "gte_onnx": gte_onnx}
 
 if __name__ == "__main__":
-    os.environ["HF_HUB_OFFLINE"] = "1"
     FORMS[sys.argv[1]](*map(Path, sys.argv[2:]))

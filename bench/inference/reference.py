@@ -7,13 +7,14 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from bench import machine
 from bench.inference.systems import Setting, limit_of, naive
+from bench.process import Answer
 
-Answer = dict[str, Any]
 PRODUCT = (4096, 768, 3072)
 PRODUCT_SECONDS = 0.3
 """Time for which each library repeats the product in each round."""
@@ -22,59 +23,48 @@ PRODUCT_SECONDS = 0.3
 class Reference:
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
-        self._products: dict[str, dict[str, Callable[[], Any]]] = {}
+        self.products = cache(partial(products, setting))
+        self.vectors_ND: Any = None
+        """In float64, of the last texts that were computed."""
 
     def device(self) -> Answer:
         return {"name": machine.device_name(self.setting.device)}
 
     def lengths(self, folder: str, texts: str) -> Answer:
         """Tokens of each text, truncated where the model truncates, special tokens included."""
-        encodings = plain_tokenizer(folder).encode_batch(json.loads(Path(texts).read_text()))
+        encodings = plain_tokenizer(folder).encode_batch(read_texts(texts))
         limit = limit_of(Path(folder))
         return {"lengths": [min(len(encoding.ids), limit) for encoding in encodings]}
 
-    def write_parts(self, folder: str, texts: str, length: int, count: int, out: str) -> Answer:
-        """Write `count` parts of the texts, of so many tokens with the special ones; fewer where there are no more."""
-        tokenizer, found, inside = plain_tokenizer(folder), dict[str, None](), length - 2
-        for text in json.loads(Path(texts).read_text()):
-            offsets = tokenizer.encode(text, add_special_tokens=False).offsets
-            for start in range(0, len(offsets) - inside + 1, inside):
-                if len(found) < count:
-                    found[text[offsets[start][0] : offsets[start + inside - 1][1]]] = None
-            if len(found) == count:
-                break
-        Path(out).write_text(json.dumps(list(found)))
-        return {"texts": len(found)}
-
-    def reference(self, folder: str, texts: str, first: int, out: str) -> Answer:
+    def compute_vectors(self, folder: str, texts: str, first: int) -> Answer:
         """Vectors of the `first` texts by transformers' own model in float64, one text at a time, on the CPU."""
-        import numpy as np
-
-        encode = naive(replace(self.setting, folder=Path(folder), device="cpu", dtype="float64")).encode
-        np.save(out, encode(json.loads(Path(texts).read_text())[:first], 1))
+        setting = replace(self.setting, folder=Path(folder), device="cpu", dtype="float64")
+        self.vectors_ND = naive(setting).encode(read_texts(texts)[:first], 1)
         return {}
 
-    def distance(self, reference: str, vectors: str) -> Answer:
-        """Largest |difference| / |reference|, and the lowest cosine, over the texts."""
+    def distance(self, vectors: str) -> Answer:
+        """Largest |difference| / |vector| to the computed vectors, and the lowest cosine, over the texts."""
         import numpy as np
 
-        wanted, found = np.load(reference), np.load(vectors).astype(np.float64)
-        norms = np.linalg.norm(wanted, axis=1)
-        far = np.linalg.norm(found - wanted, axis=1) / norms
-        cosines = (found * wanted).sum(1) / norms / np.linalg.norm(found, axis=1)
-        return {"distance": float(far.max()), "cosine": float(cosines.min()), "texts": len(wanted)}
+        wanted_ND, found_ND = self.vectors_ND, np.load(vectors).astype(np.float64)
+        norms_N = np.linalg.norm(wanted_ND, axis=1)
+        far_N = np.linalg.norm(found_ND - wanted_ND, axis=1) / norms_N
+        cosines_N = (found_ND * wanted_ND).sum(1) / norms_N / np.linalg.norm(found_ND, axis=1)
+        return {"distance": float(far_N.max()), "cosine": float(cosines_N.min()), "texts": len(wanted_ND)}
 
     def rates(self, dtype: str) -> Answer:
         """Operations a second of each library that has this dtype; the best of a few runs."""
-        if dtype not in self._products:
-            self._products[dtype] = products(dtype, self.setting)
         best: dict[str, float] = {}
-        for library, run in self._products[dtype].items():
+        for library, run in self.products(dtype).items():
             end = time.perf_counter() + PRODUCT_SECONDS
             while library not in best or time.perf_counter() < end:
                 rate = 2 * math.prod(PRODUCT) / seconds_of(run, self.setting.device)
                 best[library] = max(best.get(library, 0.0), rate)
         return {"rates": best}
+
+
+def read_texts(file: str) -> list[str]:
+    return json.loads(Path(file).read_text())
 
 
 def plain_tokenizer(folder: str) -> Any:
@@ -98,7 +88,7 @@ def seconds_of(run: Callable[[], Any], device: str) -> float:
     return (time.perf_counter() - start) / times
 
 
-def products(dtype: str, setting: Setting) -> dict[str, Callable[[], Any]]:
+def products(setting: Setting, dtype: str) -> dict[str, Callable[[], Any]]:
     """Library -> one product [4096, 768] x [768, 3072]."""
     import numpy as np
     import torch

@@ -5,15 +5,15 @@ A loader makes, once, what a user of that library would keep; `encode(texts, siz
 """
 
 import gc
+import importlib
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-Encode = Callable[[list[str], int], Any]
 Padded = Callable[[Sequence[int], Sequence[int], int], int]
 """Tokens of each text, characters of each text, texts of a batch -> tokens that are computed."""
 
@@ -31,7 +31,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Loaded:
-    encode: Encode
+    encode: Callable[[list[str], int], Any]
     padded: Padded
 
 
@@ -41,8 +41,6 @@ class System:
     entry: str
     """What a program imports first, "module:name"."""
     load: Callable[[Setting], Loaded]
-    needs: tuple[str, ...]
-    """Modules that must be there."""
     dtype: str = "float32"
     size: int | None = TUNED
     """Texts of a batch: a number, TUNED, or None for libraries that choose batches themselves."""
@@ -56,28 +54,24 @@ class System:
     """
 
 
-def padded(batches: Sequence[Sequence[int]]) -> int:
-    """Tokens that are computed where each batch is filled up to its longest text."""
-    return sum(len(batch) * max(batch) for batch in batches if batch)
-
-
-def padded_in_order(lengths: Sequence[int], characters: Sequence[int], size: int) -> int:
-    """Batches of `size` texts as they come."""
-    return padded([lengths[start : start + size] for start in range(0, len(lengths), size)])
-
-
-def padded_by_characters(lengths: Sequence[int], characters: Sequence[int], size: int) -> int:
-    """Batches of `size` texts, all texts sorted by their number of characters, longest first."""
-    order = sorted(range(len(lengths)), key=lambda at: -characters[at])
-    return padded_in_order([lengths[at] for at in order], characters, size)
+def padded(lengths: Sequence[int], batches: Iterable[Sequence[int]]) -> int:
+    """Tokens that are computed where each batch, of these texts, is filled up to its longest one."""
+    return sum(len(batch) * max(lengths[at] for at in batch) for batch in batches if batch)
 
 
 def padded_by_window(lengths: Sequence[int], characters: Sequence[int], size: int, batches: int = 8) -> int:
-    """Batches of `size` texts, sorted within windows of so many batches."""
-    window = size * batches
-    starts = range(0, len(lengths), window)
-    windows = ((lengths[at : at + window], characters[at : at + window]) for at in starts)
-    return sum(padded_by_characters(tokens, letters, size) for tokens, letters in windows)
+    """Batches of `size` texts, sorted by characters, longest first, within windows of so many batches."""
+    windows = batched(range(len(lengths)), size * batches)
+    ordered = (sorted(window, key=lambda at: -characters[at]) for window in windows)
+    return padded(lengths, (batch for window in ordered for batch in batched(window, size)))
+
+
+padded_in_order = partial(padded_by_window, batches=1)
+padded_by_characters = partial(padded_by_window, batches=1_000_000)
+
+
+def batched(items: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
 
 
 def gnomon(engine: str) -> Callable[[Setting], Loaded]:
@@ -93,7 +87,7 @@ def gnomon(engine: str) -> Callable[[Setting], Loaded]:
             if not encoder.engine.pads:
                 return sum(lengths)
             groups = build_batches(lengths, encoder.engine.budget(sum(lengths)))
-            return padded([[lengths[at] for at in group] for group in groups])
+            return padded(lengths, groups)
 
         return Loaded(lambda texts, size: encoder.encode(texts, prompt="", on_truncate="silent"), computed)
 
@@ -110,8 +104,11 @@ def sentence_transformers(backend: str = "torch", **model_options: Any) -> Calla
         if backend == "torch" and setting.dtype != "float32":
             options["dtype"] = getattr(torch, setting.dtype)
         if backend == "onnx":
+            import onnxruntime as ort
+
             options |= {"provider": "CPUExecutionProvider", "file_name": "onnx/model.onnx"}
-            options["session_options"] = session_options(setting.threads)
+            options["session_options"] = session = ort.SessionOptions()
+            session.intra_op_num_threads, session.inter_op_num_threads = setting.threads, 1
         if backend == "openvino":
             options["ov_config"] = {"INFERENCE_NUM_THREADS": setting.threads, "PERFORMANCE_HINT": "LATENCY"}
             if setting.dtype == "float32":
@@ -130,14 +127,6 @@ def sentence_transformers(backend: str = "torch", **model_options: Any) -> Calla
 
 def no_padding(lengths: Sequence[int], characters: Sequence[int], size: int) -> int:
     return sum(lengths)
-
-
-def session_options(threads: int) -> Any:
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    return options
 
 
 def fastembed(setting: Setting) -> Loaded:
@@ -166,6 +155,8 @@ def infinity(*, bettertransformer: bool) -> Callable[[Setting], Loaded]:
         import torch
         from infinity_emb import EngineArgs, SyncEngineArray
 
+        if bettertransformer:  # where it is missing, infinity goes on without it in silence
+            importlib.import_module("optimum.bettertransformer")
         torch.set_num_threads(setting.threads)
         opened: dict[int, Any] = {}
 
@@ -240,49 +231,35 @@ def pools_first(folder: Path) -> bool:
 
 BOTH, BERT = ("cpu", "cuda"), ("bert",)
 GNOMON, ST, INFINITY = "gnomon:Encoder", "sentence_transformers:SentenceTransformer", "infinity_emb:SyncEngineArray"
-ST_MODULES = ("torch", "sentence_transformers")
 
 ours = partial(System, entry=GNOMON, size=None, form="published")
-ours_onnx = partial(ours, "gnomon", load=gnomon("onnx"), needs=("onnxruntime",))
-ours_torch = partial(ours, "gnomon-all", load=gnomon("torch"), needs=("torch",), devices=BOTH)
-st = partial(System, "st", ST, sentence_transformers(), ST_MODULES)
-st_openvino = partial(
-    System, "st-openvino", ST, sentence_transformers("openvino"), (*ST_MODULES, "optimum.intel"), form="openvino"
-)
-infinity_torch = partial(System, entry=INFINITY, form="published", architectures=BERT)
+ours_onnx = partial(ours, "gnomon", load=gnomon("onnx"))
+ours_torch = partial(ours, "gnomon-all", load=gnomon("torch"), devices=BOTH)
+st = partial(System, "st", ST, sentence_transformers(), devices=BOTH)
+st_openvino = partial(System, "st-openvino", ST, sentence_transformers("openvino"), form="openvino", architectures=BERT)
 flash_attention = sentence_transformers(attn_implementation="flash_attention_2")
+infinity_torch = partial(System, entry=INFINITY, form="published", architectures=BERT)
 
 SYSTEMS: dict[str, System] = {
     "gnomon onnx": ours_onnx(),
-    "gnomon openvino": ours("gnomon-all", load=gnomon("openvino"), needs=("openvino",)),
+    "gnomon openvino": ours("gnomon-all", load=gnomon("openvino")),
     "gnomon torch": ours_torch(),
     "gnomon torch bfloat16": ours_torch(dtype="bfloat16"),
     "gnomon onnx int8": ours_onnx(dtype="int8"),
-    "sentence-transformers": st(size=32, devices=BOTH),
-    "sentence-transformers tuned": st(devices=BOTH),
-    "sentence-transformers bfloat16 tuned": st(dtype="bfloat16", devices=BOTH),
+    "sentence-transformers": st(size=32),
+    "sentence-transformers tuned": st(),
+    "sentence-transformers bfloat16 tuned": st(dtype="bfloat16"),
     "sentence-transformers bfloat16 FlashAttention": System(
-        "st", ST, flash_attention, (*ST_MODULES, "flash_attn"), dtype="bfloat16", devices=("cuda",)
+        "st", ST, flash_attention, dtype="bfloat16", devices=("cuda",)
     ),
-    "sentence-transformers onnx": System(
-        "st-onnx",
-        ST,
-        sentence_transformers("onnx"),
-        (*ST_MODULES, "optimum.onnxruntime"),
-        form="onnx",
-        architectures=BERT,
-    ),
-    "sentence-transformers openvino": st_openvino(architectures=BERT),
+    "sentence-transformers onnx": System("st-onnx", ST, sentence_transformers("onnx"), form="onnx", architectures=BERT),
+    "sentence-transformers openvino": st_openvino(),
     # what OpenVINO takes by itself on a processor that has it
-    "sentence-transformers openvino default": st_openvino(architectures=BERT, dtype="bfloat16"),
-    "fastembed": System("fastembed", "fastembed:TextEmbedding", fastembed, ("fastembed",), form="onnx", longest=2048),
-    "infinity": infinity_torch("infinity", load=infinity(bettertransformer=False), needs=("infinity_emb",)),
-    "infinity bettertransformer": infinity_torch(
-        "infinity-bt", load=infinity(bettertransformer=True), needs=("infinity_emb", "optimum.bettertransformer")
-    ),
-    "naive transformers": System(
-        "st", "transformers:AutoModel", naive, ("torch", "transformers"), size=32, devices=BOTH
-    ),
+    "sentence-transformers openvino default": st_openvino(dtype="bfloat16"),
+    "fastembed": System("fastembed", "fastembed:TextEmbedding", fastembed, form="onnx", longest=2048),
+    "infinity": infinity_torch("infinity", load=infinity(bettertransformer=False)),
+    "infinity bettertransformer": infinity_torch("infinity-bt", load=infinity(bettertransformer=True)),
+    "naive transformers": System("st", "transformers:AutoModel", naive, size=32, devices=BOTH),
 }
 """Name -> how it is run. "tuned": at its best batch size of a few; those with one of their own keep it."""
 
@@ -290,6 +267,6 @@ DEFAULT = "sentence-transformers"
 """What all are compared with: as installed, nothing chosen."""
 
 
-def systems_named(device: str, pattern: str = "") -> dict[str, System]:
+def systems_named(device: str, pattern: str = "") -> list[str]:
     """Systems of a device whose name holds the pattern."""
-    return {name: row for name, row in SYSTEMS.items() if device in row.devices and re.search(pattern, name)}
+    return [name for name, row in SYSTEMS.items() if device in row.devices and re.search(pattern, name)]

@@ -9,19 +9,17 @@ import importlib
 import json
 import os
 import sys
-import threading
 import time
 import warnings
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from bench import machine
+from bench.inference.reference import Reference
 from bench.inference.systems import SYSTEMS, Loaded, Setting
+from bench.process import Answer, attempt
 
-Answer = dict[str, Any]
-SAMPLE_SECONDS = 0.2
 QUERY = "how do I sort a list?"
 
 
@@ -30,9 +28,6 @@ class Commands:
 
     def __init__(self, loaded: Loaded, device: str) -> None:
         self.loaded, self.device = loaded, device
-
-    def get_ready(self) -> Answer:
-        return {}
 
     def encode(self, texts: str, size: int, out: str | None = None, first: int | None = None) -> Answer:
         """Encode the texts of a file, timed; the vectors of the `first` ones are written to `out`."""
@@ -43,29 +38,13 @@ class Commands:
         vectors, seconds = self._time(listed, size)
         if out:
             np.save(out, np.asarray(vectors[:first]))
-        answer = {"seconds": seconds, "peak_mib": machine.peak_mib()}
-        answer["device_mib"] = machine.device_peak_mib(self.device)
+        peaks = {"peak_mib": machine.peak_mib(), "device_mib": machine.device_peak_mib(self.device)}
         machine.release(self.device)
-        return answer
+        return {"seconds": seconds, **peaks}
 
     def latency(self, texts: list[str], size: int) -> Answer:
         """Seconds of each text alone."""
         return {"seconds": [self._time([text], size)[1] for text in texts]}
-
-    def sampled(self, texts: str, size: int) -> Answer:
-        """As `encode`, with the process's memory read five times a second."""
-        samples, over = [machine.resident_mib()], threading.Event()
-
-        def sample() -> None:
-            while not over.wait(SAMPLE_SECONDS):
-                samples.append(machine.resident_mib())
-
-        thread = threading.Thread(target=sample, daemon=True)
-        thread.start()
-        answer = self.encode(texts, size)
-        over.set()
-        thread.join()
-        return answer | {"resident_mib": [*samples, machine.resident_mib()]}
 
     def computed(self, lengths: list[int], characters: list[int], size: int) -> Answer:
         """Tokens that are computed, padding included."""
@@ -81,33 +60,19 @@ class Commands:
 
 def start_cold(name: str, setting: Setting) -> Answer:
     system = SYSTEMS[name]
-    marks = [time.perf_counter()]
+    start = time.perf_counter()
     module, _, attribute = system.entry.partition(":")
     getattr(importlib.import_module(module), attribute)
-    marks.append(time.perf_counter())
+    imported = time.perf_counter()
     loaded = system.load(setting)
-    marks.append(time.perf_counter())
+    ready = time.perf_counter()
     loaded.encode([QUERY], 32)
-    marks.append(time.perf_counter())
-    seconds = {name: marks[at + 1] - marks[at] for at, name in enumerate(("import", "load", "first vector"))}
+    seconds = {"import": imported - start, "load": ready - imported, "first vector": time.perf_counter() - ready}
     return seconds | {"peak_mib": machine.peak_mib()}
 
 
-def attempt(work: Callable[[], Answer]) -> str:
-    """The answer as JSON; what went wrong is an answer too."""
-    try:
-        return json.dumps(work())
-    except Exception as error:
-        lines = str(error).strip().splitlines() or [""]
-        return json.dumps({"failed": f"{type(error).__name__}: {lines[0][:300]}"})
-
-
-def open_commands(name: str, setting: Setting) -> Any:
-    if name != "reference":
-        return Commands(SYSTEMS[name].load(setting), setting.device)
-    from bench.inference.reference import Reference
-
-    return Reference(setting)
+def open_commands(name: str, setting: Setting) -> Commands | Reference:
+    return Reference(setting) if name == "reference" else Commands(SYSTEMS[name].load(setting), setting.device)
 
 
 def main() -> None:

@@ -6,7 +6,6 @@ Whatever the trainers print goes to stderr.
 import json
 import sys
 import time
-import traceback
 from collections.abc import Generator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass, field
@@ -14,24 +13,24 @@ from pathlib import Path
 from typing import Any
 
 from bench import machine
+from bench.process import attempt
 
 SCALE = 20.0
 LEARNING_RATE = 2e-5
+SEED = 42
 
 
 @dataclass(frozen=True)
 class Job:
-    trainer: str
-    """ "gnomon" or "sentence-transformers"."""
     model: str
-    rows: str
-    """File that gnomon draws its batches from."""
-    ordered: str
-    """The rows of these batches in their order, for sentence-transformers: both train on the same batches."""
-    place: str
-    """Folder for indexes and what the run writes."""
-    batch: int
-    steps: int
+    trainer: str = "gnomon"
+    """ "gnomon" or "sentence-transformers"."""
+    place: str = ""
+    """Folder with rows.jsonl, which gnomon draws its batches from, and ordered.jsonl, which holds the rows of these
+    batches in their order, for sentence-transformers. Indexes and what the run writes go there too.
+    """
+    batch: int = 64
+    steps: int = 1
     warm: int = 0
     """Steps before those that are timed."""
     length: int | None = None
@@ -41,11 +40,10 @@ class Job:
     mini_batch: int | None = None
     """Of CachedMultipleNegativesRankingLoss; None for the loss without a cache."""
     device: str = "cpu"
-    seed: int = 42
+    """On a GPU both trainers compute in bf16."""
 
-    @property
-    def bf16(self) -> bool:
-        return self.device != "cpu"
+    def path(self, name: str) -> str:
+        return str(Path(self.place) / name)
 
 
 @dataclass
@@ -61,7 +59,6 @@ class Seen:
     computed: list[int] = field(default_factory=list[int])
     """Tokens with padding."""
     losses: list[float] = field(default_factory=list[float])
-    start_mib: float = 0.0
     peak_mib: float = 0.0
     """Up to the end of the last step; the result is not written yet."""
     device_mib: float | None = None
@@ -70,24 +67,19 @@ class Seen:
         if len(self.marks) in self.exact:
             machine.synchronize(self.device)
         self.marks.append(time.perf_counter())
-        self.start_mib = self.start_mib or machine.resident_mib()
         self.peak_mib, self.device_mib = machine.peak_mib(), machine.device_peak_mib(self.device)
 
 
 def main() -> None:
     with redirect_stdout(sys.stderr):
-        try:
-            answer = run(Job(**json.loads(sys.argv[1])))
-        except Exception as error:
-            traceback.print_exc()
-            answer = {"failed": f"{type(error).__name__}: {error}"}
-    print(json.dumps(answer))
+        answer = attempt(lambda: run(Job(**json.loads(sys.argv[1]))))
+    print(answer)
 
 
 def run(job: Job) -> dict[str, Any]:
     seen = Seen(job.device, (0, job.warm, job.steps))
     TRAINERS[job.trainer](job, seen)
-    return asdict(seen) | {"whole_mib": machine.peak_mib()}
+    return asdict(seen)
 
 
 # ---- gnomon
@@ -128,9 +120,9 @@ def recipe_of(job: Job) -> Any:
 
     return Recipe(
         model=job.model,
-        output=str(Path(job.place) / "gnomon"),
-        sources=(DataSource((job.rows,), query="anchor"),),
-        cache_dir=str(Path(job.place) / "index"),
+        output=job.path("gnomon"),
+        sources=(DataSource((job.path("rows.jsonl"),), query="anchor"),),
+        cache_dir=job.path("index"),
         max_seq_length=job.length,
         batch_size=job.batch,
         max_steps=job.steps,
@@ -139,8 +131,8 @@ def recipe_of(job: Job) -> Any:
         loss=LossSettings(name="info_nce", scale=SCALE),
         chunk_tokens=job.chunk_tokens,
         device=job.device,
-        bf16=job.bf16,
-        seed=job.seed,
+        bf16=job.device != "cpu",
+        seed=SEED,
     )
 
 
@@ -182,36 +174,34 @@ def with_sentence_transformers(job: Job, seen: Seen) -> None:
 
     cpu = job.device == "cpu"
     model = SentenceTransformer(job.model, device=job.device)
-    if job.length is not None:
-        model.max_seq_length = job.length
-    cached = {} if job.mini_batch is None else {"mini_batch_size": job.mini_batch}
-    loss = (CachedMultipleNegativesRankingLoss if cached else MultipleNegativesRankingLoss)(
-        model, scale=SCALE, **cached
-    )
+    model.max_seq_length = job.length or model.max_seq_length
+    if job.mini_batch is None:
+        loss = MultipleNegativesRankingLoss(model, scale=SCALE)
+    else:
+        loss = CachedMultipleNegativesRankingLoss(model, scale=SCALE, mini_batch_size=job.mini_batch)
     trainer = InOrder(
         model=model,
         args=SentenceTransformerTrainingArguments(
-            output_dir=str(Path(job.place) / "sentence-transformers"),
+            output_dir=job.path("sentence-transformers"),
             max_steps=job.steps,
             per_device_train_batch_size=job.batch,
             learning_rate=LEARNING_RATE,
-            seed=job.seed,
+            seed=SEED,
             save_strategy="no",
             logging_steps=10,
             report_to="none",
             disable_tqdm=True,
-            bf16=job.bf16,
+            bf16=not cpu,
             use_cpu=cpu,
             dataloader_pin_memory=not cpu,
         ),
-        train_dataset=load_dataset("json", data_files=job.ordered, split="train", cache_dir=job.place),
+        train_dataset=load_dataset("json", data_files=job.path("ordered.jsonl"), split="train", cache_dir=job.place),
         loss=loss,
         callbacks=[Marks()],
     )
     trainer.train()
     seen.tokens, seen.computed = ([sum(int(column[of]) for column in step) for step in counts] for of in (0, 1))
     seen.losses = [float(loss) for loss in losses]
-    model.save(str(Path(job.place) / "sentence-transformers" / "model"))
 
 
 def filled(mask_BS: Any, mini_batch: int | None) -> Any:
