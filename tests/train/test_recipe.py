@@ -147,6 +147,8 @@ def test_a_recipe_can_be_made_of_overrides_alone(write: Write) -> None:
         ("temperature=0.1", ["'temperature'", "'loss.temperature'"]),
         ("rows=1", ["'rows'", "'validation.rows'"]),
         ("per_device_train_batch_size=8", ["'per_device_train_batch_size'", "'batch_size'"]),
+        ("length_buckets=true", ["'length_buckets'", "'group_by_length'"]),
+        ("loss.taught=query", ["'taught'", "'loss.distillation_target'"]),
         ("epochs=3", ["'epochs'", "'num_train_epochs'"]),
         ("loss.scal.x=1", ["'loss'", "'scal'", "Did you mean 'loss.scale'"]),
         ("validation.zzz=1", ["'validation'", "'zzz'", "rows, steps, keep_best"]),

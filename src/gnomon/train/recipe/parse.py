@@ -31,8 +31,10 @@ FOREIGN_KEYS = {
     "output_dir": "output",
     "model_name_or_path": "model",
     "anchor": "sources.query",
+    "length_buckets": "group_by_length",
+    "taught": "loss.distillation_target",
 }
-"""A key of other trainers -> our key for it, or the one that takes its place."""
+"""A key of other trainers, or of an earlier version -> our key for it, or the one that takes its place."""
 
 
 def parse(hint: Any, value: Any, key: str) -> Any:
