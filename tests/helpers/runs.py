@@ -101,7 +101,7 @@ class End:
 def run_to(recipe: Recipe, how: dict[str, bool], end: End) -> tuple[str, int]:
     """Train as far as `end` lets it; returns the model's folder and how many calls there were."""
     calls = _counted(Path(recipe.output), end)
-    inner, parts = trainer.Trainer.step, batch_loss.Loss.compute_parts
+    inner, parts = trainer.Trainer.step, batch_loss.BatchLoss.compute_parts
 
     def step(self: Any, number: int, ahead: Any) -> Any:
         if number == end.step:
@@ -120,7 +120,7 @@ def run_to(recipe: Recipe, how: dict[str, bool], end: End) -> tuple[str, int]:
 
     trainer.Trainer.step = step
     if end.nan:
-        batch_loss.Loss.compute_parts = broken
+        batch_loss.BatchLoss.compute_parts = broken
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Notice)
         return str(train(recipe, progress=False, **how)), len(calls)
@@ -176,13 +176,13 @@ def width(encoder: Any) -> float:
 
 def with_nan(recipe: Recipe, step: int) -> str:
     """A loss that is no number on every rank, in one step."""
-    parts = batch_loss.Loss.compute_parts
+    parts = batch_loss.BatchLoss.compute_parts
 
     def broken(self: Any, vectors: Any, inputs: Any) -> Any:
         for part in parts(self, vectors, inputs):
             yield part * float("nan") if inputs.step == step else part
 
-    batch_loss.Loss.compute_parts = broken
+    batch_loss.BatchLoss.compute_parts = broken
     return run(recipe)
 
 
