@@ -585,8 +585,6 @@ def test_the_bytes_of_a_vector(options: EvaluationOptions, size: int) -> None:
         (EvaluationOptions(truncate_dim=1025), "truncate_dim is 1025.*1024"),
         (EvaluationOptions(dim=256, truncate_dim=257), "truncate_dim is 257.*256"),
         (EvaluationOptions(truncate_dim=0), "truncate_dim is 0"),
-        (EvaluationOptions(precision="int4"), "precision 'int4'.*binary-rescored"),  # pyright: ignore
-        (EvaluationOptions(on_truncate="warn"), "on_truncate 'warn'.*cut, mean"),  # pyright: ignore
         (EvaluationOptions(max_seq_length=0), "max_seq_length is 0"),
         (EvaluationOptions(max_seq_length=2), "max_seq_length 2 .*2 special tokens"),
     ],

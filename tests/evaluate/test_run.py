@@ -943,7 +943,11 @@ def test_wrong_settings_fail_before_any_text(
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"precision": "int4"}, "precision 'int4'"), ({"on_truncate": "tail"}, "on_truncate 'tail'.*cut, mean")],
+    [
+        ({"precision": "int4"}, "precision 'int4'.*binary-rescored"),
+        ({"on_truncate": "tail"}, "on_truncate 'tail'.*cut, mean"),
+        ({"on_truncate": "warn"}, "on_truncate 'warn'.*cut, mean"),
+    ],
 )
 def test_unknown_choices_fail_where_they_are_written(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
