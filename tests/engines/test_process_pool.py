@@ -3,12 +3,14 @@
 B: texts; T: tokens.
 """
 
+import _thread
 import gc
 import os
 import pickle
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -44,6 +46,7 @@ FAKES = '''
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 import numpy as np
@@ -633,8 +636,29 @@ def test_a_worker_that_hangs_in_what_nobody_wants_is_killed_when_it_is_needed(
         assert fifo.read() == b"", "it is gone"
 
 
+def test_ctrl_c_right_before_a_wait_is_noticed(fakes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`interrupt_main` wakes no wait, as a signal does not that comes before the wait has begun."""
+    monkeypatch.setattr(process_pool, "SIGNAL_SECONDS", 0.01)
+    monkeypatch.setattr(process_pool, "SHUTDOWN_SECONDS", 0.05)
+    os.mkfifo(tmp_path / "hangs")
+    engine = ProcessPoolEngine([("here", partial(fakes.Fake, tmp_path))])
+
+    def interrupt() -> None:
+        with (tmp_path / "hangs").open("rb") as fifo:
+            assert fifo.read(1) == b"x"
+            _thread.interrupt_main()
+            fifo.read()
+
+    interrupter = threading.Thread(target=interrupt)
+    interrupter.start()
+    with pytest.raises(KeyboardInterrupt):
+        list(engine.pool_batches([of(107)]))
+    engine.close()
+    interrupter.join()
+
+
 HUNG = """
-import os, signal, sys, threading
+import inspect, os, signal, sys, threading, time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -648,10 +672,22 @@ engine = process_pool.ProcessPoolEngine([(name, partial(fakes.Fake, folder)) for
 hanging = engine.pool_batches(pack([np.array([token])]) for token in (107, 1, 2, 3, 4, 5, 6, 7))
 MAIN = threading.main_thread().ident
 
+def lines_of_waiting():
+    # the lines of Condition.wait that block, all inside its try
+    lines, first = inspect.getsourcelines(threading.Condition.wait)
+    begin = next(number for number, line in enumerate(lines) if line.strip().startswith("try:"))
+    return [first + number for number, line in enumerate(lines) if number > begin and "waiter.acquire(" in line]
+
+def waits():
+    frame = sys._current_frames()[MAIN]
+    return frame.f_code is threading.Condition.wait.__code__ and frame.f_lineno in LINES
+
+LINES = lines_of_waiting()
+
 def tell():
     # Python itself can lose a lock to a Ctrl-C that comes while it is taken, so it comes while results are waited for
-    while "{at}" and sys._current_frames()[MAIN].f_code.co_name != "{at}":
-        pass
+    while {waits} and not waits():
+        time.sleep(0)
     print(os.getpid(), flush=True)
 
 threading.Thread(target=tell, daemon=True).start()
@@ -676,7 +712,7 @@ def test_a_worker_that_hangs_keeps_no_process_and_outlives_none(
     os.mkfifo(tmp_path / "hangs")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, sys.path))}
     child = subprocess.Popen(
-        [sys.executable, "-c", HUNG.format(then=then, at="wait" if send else ""), tmp_path],
+        [sys.executable, "-c", HUNG.format(then=then, waits=send is not None), tmp_path],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -37,6 +37,9 @@ BATCHES_PER_WORKER = 2
 DEFAULT_BUDGET = 1024
 """Tokens of a batch, until a worker has reported its own budget."""
 
+SIGNAL_SECONDS = 1.0
+"""The longest wait for a worker at once. Python misses a Ctrl-C that comes right before a wait, until the wait ends."""
+
 SHUTDOWN_SECONDS = 2.0
 """How long workers may take to end by themselves before they are killed, and then to be gone."""
 
@@ -89,9 +92,9 @@ class ProcessPoolEngine(Engine):
             for packed in batches:
                 pending.append(pool.threads.submit(partial(pool.call, "pool", packed, abandoned=abandoned)))
                 if len(pending) >= BATCHES_PER_WORKER * len(self.openers):
-                    yield pending.popleft().result()
+                    yield _wait_for(pending.popleft())
             while pending:
-                yield pending.popleft().result()
+                yield _wait_for(pending.popleft())
         finally:  # Ctrl-C, or the caller has stopped
             abandoned.set()
             for future in pending:
@@ -133,7 +136,7 @@ class _WorkerPool:
     def __init__(self, openers: Sequence[tuple[str, EngineOpener]]) -> None:
         self.threads = _DaemonThreads(len(openers))
         started = [self.threads.submit(partial(_Worker, *opener)) for opener in openers]
-        self.workers: list[_Worker] = [future.result() for future in started]
+        self.workers: list[_Worker] = [_wait_for(future) for future in started]
         self.idle = list(self.workers)
         self.busy: dict[_Worker, threading.Event | None] = {}
         self.unavailable: dict[_Worker, str] = {}
@@ -398,3 +401,11 @@ def _wait_for_exit(process: subprocess.Popen[bytes], seconds: float) -> bool:
     except subprocess.TimeoutExpired:
         return False
     return True
+
+
+def _wait_for(future: Future[Any]) -> Any:
+    """The result of a future. Ctrl-C ends the wait after a second at most."""
+    while not future.done():
+        with suppress(TimeoutError):
+            return future.result(SIGNAL_SECONDS)
+    return future.result()
