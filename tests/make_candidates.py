@@ -2,7 +2,7 @@
 golden models.
 
 Writes NAME.npz for each folder of shared/golden, through the public Encoder alone; check_golden.py there judges them.
-Runs where torch is not installed, but for its own engine. --plain takes that engine's slow reference of attention.
+Runs where torch is not installed, but for its own engine. --plain takes that engine's reference of attention.
 """
 
 import argparse

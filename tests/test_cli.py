@@ -200,8 +200,8 @@ def test_encode_says_that_a_model_with_prompts_gets_none(run: Run, stella: Path,
 def test_encode_counts_what_was_cut(run: Run, gist: Path, texts: Path, tmp_path: Path) -> None:
     texts.write_text(f"short\n{LONG}\n{LONG}\n{LONG}x", "utf-8")
     out = tmp_path / "out.npy"
-    message = run("encode", gist, texts, out)
-    assert message.stderr == (
+    result = run("encode", gist, texts, out)
+    assert result.stderr == (
         "note: 3 of 4 texts are longer than 64 tokens: the rest was truncated. --on-truncate mean reads all.\n"
     )
     assert manifest_of(out)["cut"] == 3
@@ -490,7 +490,7 @@ def test_ctrl_c_ends_in_silence_with_130(gist: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("library", ["click", "onnxruntime"])  # while the verbs are imported, and within one of them
+@pytest.mark.parametrize("library", ["click", "onnxruntime"])  # while the commands are imported, and within one of them
 def test_ctrl_c_within_an_import_waits_for_its_end(gist: Path, texts: Path, tmp_path: Path, library: str) -> None:
     fake = tmp_path / "fake" / f"{library}.py"
     fake.parent.mkdir()
@@ -652,15 +652,15 @@ def test_b9_encode_writes_to_a_pipe_and_to_open_files(run: Run, gist: Path, text
     assert fifo.read_bytes() == expected
     process.communicate()
     assert (process.returncode, names(tmp_path)) == (0, ["fifo", "in.txt"])
-    message = run("encode", gist, texts, "-", "--precision", "int8")
-    assert "the ranges of int8 are written beside a file" in message.stderr
+    result = run("encode", gist, texts, "-", "--precision", "int8")
+    assert "the ranges of int8 are written beside a file" in result.stderr
 
 
 def test_b5_empty_texts_are_told_of_by_line(run: Run, gist: Path, tmp_path: Path) -> None:
     path = tmp_path / "pdnan.csv"
     path.write_text("text,n\na,1\n,2\n,3\nb,4\n")
-    message = run("encode", gist, path, tmp_path / "out.npy")
-    assert message.stderr.startswith(
+    result = run("encode", gist, path, tmp_path / "out.npy")
+    assert result.stderr.startswith(
         f"note: 2 of 4 texts of {path} are empty (lines 3, 4). An empty text is encoded as it is"
     )
     np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), Encoder.load(gist).encode(["a", "", "", "b"]))
@@ -686,9 +686,9 @@ def test_skip_bad_leaves_bad_queries_out_too(run: Run, gist: Path, corpus: Path)
     asked = b"lazy\nbad\xff\nfox\n"
     fails_at = run("search", gist, "--corpus", corpus, "--json", stdin=asked)
     assert "standard input, line 2: not UTF-8 (byte 0xff)" in fails_at.stderr.splitlines()[-1]
-    message = run("search", gist, "--corpus", corpus, "--json", "--skip-bad", stdin=asked)
-    assert [json.loads(line)["query"] for line in message.stdout.splitlines()] == ["lazy", "fox"]
-    assert "standard input, line 2: not UTF-8 (byte 0xff). It is left out." in message.stderr
+    result = run("search", gist, "--corpus", corpus, "--json", "--skip-bad", stdin=asked)
+    assert [json.loads(line)["query"] for line in result.stdout.splitlines()] == ["lazy", "fox"]
+    assert "standard input, line 2: not UTF-8 (byte 0xff). It is left out." in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -710,8 +710,8 @@ def test_b1_counts_and_vectors_are_those_of_the_good_rows(run: Run, gist: Path, 
     path = tmp_path / "in.csv"
     path.write_text('id,text\n1,a quick brown fox\n2,"an open quote\n3,lazy dogs sleep\n4,a cat\n')
     fails(run("encode", gist, path, tmp_path / "out.npy"), "in.csv, line 3: a quote opens a cell and none closes it")
-    message = run("encode", gist, path, tmp_path / "out.npy", "--skip-bad")
-    assert "1 line left out, 3 texts kept (line 3: " in message.stderr
+    result = run("encode", gist, path, tmp_path / "out.npy", "--skip-bad")
+    assert "1 line left out, 3 texts kept (line 3: " in result.stderr
     expected = Encoder.load(gist).encode(["a quick brown fox", "lazy dogs sleep", "a cat"])
     np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), expected)
 

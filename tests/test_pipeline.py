@@ -40,8 +40,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:.* has prompts :gnomon.errors.No
 require(whole_module=True)
 
 
-def in_windows(count: int, run: Callable[[], Any]) -> Any:
-    """Run with windows of so many texts."""
+def in_blocks(count: int, run: Callable[[], Any]) -> Any:
+    """Run with blocks of so many texts."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline, "TEXTS_PER_BLOCK", count)
         return run()
@@ -112,12 +112,12 @@ def test_windows_change_no_vector(name: str, engine: str, texts: list[str], coun
     encoder = load(name, engine)
     for on_truncate in ("silent", "mean"):
         whole = encoder.encode(texts, on_truncate=on_truncate)
-        assert_same(in_windows(count, lambda how=on_truncate: encoder.encode(texts, on_truncate=how)), whole)
+        assert_same(in_blocks(count, lambda how=on_truncate: encoder.encode(texts, on_truncate=how)), whole)
     dims = encoder.encode_dims(texts, on_truncate="mean")
-    for dim, vectors_BD in in_windows(count, lambda: encoder.encode_dims(texts, on_truncate="mean")).items():
+    for dim, vectors_BD in in_blocks(count, lambda: encoder.encode_dims(texts, on_truncate="mean")).items():
         assert_same(vectors_BD, dims[dim])
     states = encoder.encode_tokens(texts, on_truncate="silent")
-    found = in_windows(count, lambda: encoder.encode_tokens(texts, on_truncate="silent"))
+    found = in_blocks(count, lambda: encoder.encode_tokens(texts, on_truncate="silent"))
     assert [len(states_TH) for states_TH in found] == [len(states_TH) for states_TH in states]
     assert_same(np.concatenate(found), np.concatenate(states))
 
@@ -129,7 +129,7 @@ def test_an_engine_may_take_batches_ahead(count: int, ahead: int) -> None:
     encoder, spy = over(GIST, ahead=ahead)
     texts = [*TEXTS, *TEXTS[::-1], LONG[:900], "b"]
     for on_truncate in ("silent", "mean"):
-        found = in_windows(count, lambda how=on_truncate: encoder.encode(texts, on_truncate=how))
+        found = in_blocks(count, lambda how=on_truncate: encoder.encode(texts, on_truncate=how))
         assert_same(found, np.stack([load(GIST).encode(text, on_truncate=on_truncate) for text in texts]))
     assert len(spy.batches) > 2
 
@@ -165,7 +165,7 @@ def test_the_mean_of_long_texts_equals_its_slow_reference(name: str, count: int,
 
     assert any(encoder.tokenize(text).truncated for text in texts)
     wanted = [encoder._make_postprocessor(EncodeOptions())(reference(text).astype(np.float32))[0] for text in texts]
-    found = in_windows(count, lambda: encoder.encode(texts, prompt=prompt, on_truncate="mean"))
+    found = in_blocks(count, lambda: encoder.encode(texts, prompt=prompt, on_truncate="mean"))
     assert_same(found, np.stack(wanted))
 
 
@@ -173,7 +173,7 @@ def test_the_mean_of_long_texts_equals_its_slow_reference(name: str, count: int,
 def test_every_text_and_every_piece_is_computed_once(count: int) -> None:
     encoder, spy = over(GIST)
     texts = ["a", "a", LONGER, "b", LONGER, "", ""]
-    in_windows(count, lambda: encoder.encode(texts, on_truncate="mean"))
+    in_blocks(count, lambda: encoder.encode(texts, on_truncate="mean"))
     pieces = [tuple(ids_T.tolist()) for text in dict.fromkeys(texts) for ids_T in _pieces(encoder, text)]
     assert sorted(ids for batch in spy.batches for ids in batch) == sorted(pieces)
 
@@ -184,11 +184,11 @@ def _pieces(encoder: Encoder, text: str) -> list[Ids]:
 
 @pytest.mark.parametrize("count", AT_ONCE)
 def test_the_engine_is_told_of_the_whole_work(count: int) -> None:
-    """What decides on a budget is the work of the call, told from each window's share; equal texts make it exact."""
+    """What decides on a budget is the work of the call, told from each block's share; equal texts make it exact."""
     encoder, spy = over(GIST)
     texts = [f"{letter} {letter}" for letter in "abcdefgh"]
     assert len(set(encoder.tokenize(texts).counts)) == 1
-    in_windows(count, lambda: encoder.encode(texts))
+    in_blocks(count, lambda: encoder.encode(texts))
     assert spy.asked == [sum(encoder.tokenize(texts).counts)] * len(range(0, len(texts), count))
 
 
@@ -207,9 +207,9 @@ def test_batches_count_padding_where_the_engine_pads(pads: bool) -> None:
 def test_no_texts_are_no_work() -> None:
     encoder, spy = over(GIST)
     for count in AT_ONCE:
-        assert in_windows(count, lambda: encoder.encode([])).shape == (0, 64)
-        assert in_windows(count, lambda: encoder.encode([], on_truncate="error")).shape == (0, 64)
-        assert in_windows(count, lambda: encoder.encode_tokens([])) == []
+        assert in_blocks(count, lambda: encoder.encode([])).shape == (0, 64)
+        assert in_blocks(count, lambda: encoder.encode([], on_truncate="error")).shape == (0, 64)
+        assert in_blocks(count, lambda: encoder.encode_tokens([])) == []
     assert spy.batches == []
 
 
@@ -224,7 +224,7 @@ def test_one_notice_a_call_with_counts_over_all_windows(call: str, count: int) -
     cut = "5 of 10 texts" if call == "encode_tokens" else "3 of 7 different texts"
     with warnings.catch_warnings(record=True) as message:
         warnings.simplefilter("always")
-        in_windows(count, lambda: getattr(load(GIST), call)(texts))
+        in_blocks(count, lambda: getattr(load(GIST), call)(texts))
     wanted = (
         f"{cut} are longer than 64 tokens; the longest, text 4, has {tokens:,}: the rest of each was truncated. "
         "(on_truncate='mean' reads all.)"
@@ -248,12 +248,12 @@ def test_the_counts_of_a_notice_are_those_of_the_tokenizer(texts: list[str], cou
         wanted.append(f"{count_of}; the longest, text {position}, has {max(longer):,}")
     with warnings.catch_warnings(record=True) as message:
         warnings.simplefilter("always")
-        in_windows(count, lambda: load(GIST).encode(texts))
+        in_blocks(count, lambda: load(GIST).encode(texts))
     assert [str(notice.message).partition(": ")[0] for notice in message] == wanted
     cut = [texts.index(text) for text, number in zip(different, tokens, strict=True) if number > 64]
     assert [list(notice.message.texts) for notice in message] == ([cut] if cut else [])  # pyright: ignore
     try:
-        in_windows(count, lambda: load(GIST).encode(texts, on_truncate="error"))
+        in_blocks(count, lambda: load(GIST).encode(texts, on_truncate="error"))
         refused = []
     except TruncationError as error:
         refused = [str(error).partition(". ")[0]]
@@ -266,14 +266,14 @@ def test_long_texts_are_refused_before_the_engine_has_run(call: str, count: int)
     encoder, spy = over(GIST)
     texts = ["a", "b", "c", "d", LONG, "e"]
     with pytest.raises(TruncationError) as caught:
-        in_windows(count, lambda: getattr(encoder, call)(texts, on_truncate="error"))
+        in_blocks(count, lambda: getattr(encoder, call)(texts, on_truncate="error"))
     tokens = encoder.tokenize(LONG).counts[0]
     assert str(caught.value) == (
         f"1 of 6 texts are longer than 64 tokens; the longest, text 4, has {tokens:,}. Shorten them, or let "
         "on_truncate= be 'mean', 'warn' or 'silent'."
     )
     assert (spy.batches, spy.asked) == ([], [])
-    in_windows(count, lambda: getattr(encoder, call)(["a", "b", "c"], on_truncate="error"))
+    in_blocks(count, lambda: getattr(encoder, call)(["a", "b", "c"], on_truncate="error"))
     assert sum(len(batch) for batch in spy.batches) == 3
 
 
@@ -288,10 +288,10 @@ def test_a_token_without_a_row_names_its_text(count: int, on_truncate: Any) -> N
     encoder._pipeline = EncodePipeline(short, encoder._tokenizer, spy)
     message = f"text 4 has token {rows}, and the model has vectors for {rows}; the tokenizer was given tokens"
     with pytest.raises(InputError, match=message):
-        in_windows(count, lambda: encoder.encode(texts, on_truncate=on_truncate))
+        in_blocks(count, lambda: encoder.encode(texts, on_truncate=on_truncate))
     with pytest.raises(InputError, match=message):
-        in_windows(count, lambda: encoder.encode_tokens(texts))
-    assert len(in_windows(count, lambda: encoder.encode(texts[:4], on_truncate=on_truncate))) == 4
+        in_blocks(count, lambda: encoder.encode_tokens(texts))
+    assert len(in_blocks(count, lambda: encoder.encode(texts[:4], on_truncate=on_truncate))) == 4
 
 
 @pytest.mark.parametrize("count", AT_ONCE)
@@ -306,7 +306,7 @@ def test_a_vector_that_is_not_finite_names_its_text(count: int, monkeypatch: pyt
 
     monkeypatch.setattr(spy, "pool_batches", lambda batches: (damaged(packed) for packed in batches))
     with pytest.raises(NumericError, match="text 3 gives NaN or infinity"):
-        in_windows(count, lambda: encoder.encode(["a", "a", "b", "quick sort", "c"]))
+        in_blocks(count, lambda: encoder.encode(["a", "a", "b", "quick sort", "c"]))
     assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("gnomon-reading")]
 
 
@@ -321,7 +321,7 @@ def test_a_failed_batch_costs_its_own_texts_alone(count: int, ahead: int, on_tru
     bad = [load(GIST).tokenize(text).ids[0] for text in ("quick sort", LONG)]
     encoder, spy = over(GIST, tokens=70, ahead=ahead, fails=bad)
     with pytest.raises(WorkerError) as caught:
-        in_windows(count, lambda: encoder.encode(texts, on_truncate=on_truncate))
+        in_blocks(count, lambda: encoder.encode(texts, on_truncate=on_truncate))
     burnt = {ids for batch in spy.failed for ids in batch}
     reads = [[encoder.tokenize(text).ids[0]] if on_truncate == "silent" else _pieces(encoder, text) for text in texts]
     lost = [at for at, pieces in enumerate(reads) if burnt.intersection(tuple(ids.tolist()) for ids in pieces)]
@@ -340,7 +340,7 @@ def test_a_failed_batch_costs_its_own_texts_alone(count: int, ahead: int, on_tru
 def test_a_failure_of_several_widths_keeps_no_vectors() -> None:
     encoder, _ = over(STELLA, fails=[load(STELLA).tokenize("b").ids[0]])
     with pytest.raises(WorkerError) as caught:
-        in_windows(1, lambda: encoder.encode_dims(["a", "b", "c"]))
+        in_blocks(1, lambda: encoder.encode_dims(["a", "b", "c"]))
     assert (caught.value.texts, caught.value.vectors) == ([1], None)
     assert str(caught.value) == (
         "1 of 3 texts have no vectors: on cuda:7: it burnt (texts 1). All others were encoded."
@@ -357,7 +357,7 @@ def test_failures_are_told_each_with_its_texts(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(spy, "pool_batches", each)
     with pytest.raises(WorkerError) as caught:
-        in_windows(1, lambda: encoder.encode(list("abcdefghijklm")))
+        in_blocks(1, lambda: encoder.encode(list("abcdefghijklm")))
     assert caught.value.texts == list(range(1, 12))
     assert str(caught.value).startswith(
         "11 of 13 texts have no vectors: on cuda:0: one (texts 1, 3, 4, 5, 6, 7, 8, 9 and 2 more); on cuda:1: two "
@@ -370,7 +370,7 @@ def test_copies_of_a_failed_text_have_no_vector_either(count: int) -> None:
     texts = ["b", "quick sort", "a", "quick sort", "b", "quick sort"]
     encoder, spy = over(GIST, tokens=1, fails=[load(GIST).tokenize("quick sort").ids[0]])
     with pytest.raises(WorkerError) as caught:
-        in_windows(count, lambda: encoder.encode(texts))
+        in_blocks(count, lambda: encoder.encode(texts))
     assert caught.value.vectors is not None
     assert np.isnan(caught.value.vectors).all(axis=1).tolist() == [text == "quick sort" for text in texts]
     assert_same(caught.value.vectors[[0, 2, 4]], load(GIST).encode([texts[at] for at in (0, 2, 4)]))
@@ -433,7 +433,7 @@ def bars(monkeypatch: pytest.MonkeyPatch) -> list[FakeBar]:
 )
 def test_progress_adds_up_to_the_texts(call: str, how: Any, total: int, count: int, bars: list[FakeBar]) -> None:
     encoder, spy = over(GIST)
-    in_windows(count, lambda: getattr(encoder, call)([*TEXTS, *TEXTS[:3]], show_progress_bar=True, **how))
+    in_blocks(count, lambda: getattr(encoder, call)([*TEXTS, *TEXTS[:3]], show_progress_bar=True, **how))
     (bar,) = bars
     assert (bar.how["total"], bar.how["delay"], bar.how["leave"], bar.closed) == (total, 0, True, True)
     assert sum(bar.steps) == pytest.approx(total)
@@ -444,7 +444,7 @@ def test_progress_adds_up_to_the_texts(call: str, how: Any, total: int, count: i
 def test_progress_counts_failed_batches_too(bars: list[FakeBar]) -> None:
     encoder, _ = over(GIST, fails=[load(GIST).tokenize("b").ids[0]])
     with pytest.raises(WorkerError):
-        in_windows(1, lambda: encoder.encode(["a", "b", "c"], show_progress_bar=True))
+        in_blocks(1, lambda: encoder.encode(["a", "b", "c"], show_progress_bar=True))
     assert bars[0].steps == [1, 1, 1]
     assert bars[0].closed
 
@@ -466,8 +466,8 @@ def static(words: str, limit: int | None = None) -> EncodePipeline:
     return EncodePipeline(spec, Tokenizer(raw, spec.tokenizer), StaticEngine(StaticSpec(4, 2), {"embed.tokens": table}))
 
 
-def test_a_notice_names_texts_of_all_windows() -> None:
-    """Of windows of their real size; positions are the caller's, who gave some texts twice."""
+def test_a_notice_names_texts_of_all_blocks() -> None:
+    """Of blocks of their real size; positions are the caller's, who gave some texts twice."""
     stream_of = static("a b c", limit=2)
     count = 2 * pipeline.TEXTS_PER_BLOCK + 5
     texts = ["a b c" if at % 1000 == 7 or at > count - 3 else "a" for at in range(count)]
@@ -538,7 +538,7 @@ def test_a_window_is_read_while_the_one_before_is_worked_on(call: str, monkeypat
     monkeypatch.setattr(spy, "pool", work)
     monkeypatch.setattr(spy, "states", work)
     monkeypatch.setattr(spy, "pool_batches", lambda batches: (work(packed) for packed in batches))
-    found = in_windows(1, lambda: getattr(encoder, call)(list("abcd")))
+    found = in_blocks(1, lambda: getattr(encoder, call)(list("abcd")))
     assert waited == [True] * 4
     assert highest == [1, 2, 3, 3], "more than one window was read ahead"
     assert {name.rpartition("_")[0] for name in reads.values()} == {"gnomon-reading"}
@@ -567,7 +567,7 @@ def test_an_error_of_the_reading_thread_reaches_the_caller(
 
     reading(encoder, monkeypatch, seen)
     with pytest.raises(KeyError, match="not in the vocabulary"):
-        in_windows(1, lambda: encoder.encode(list("abcd"), on_truncate=on_truncate))
+        in_blocks(1, lambda: encoder.encode(list("abcd"), on_truncate=on_truncate))
     # a window waits until the next is read, since it is asked for no earlier than it is needed
     assert len(spy.batches) == (0 if on_truncate == "error" else bad)
     assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("gnomon-reading")]

@@ -158,11 +158,11 @@ def check(form: str, names: list[str], written: list[Written], content: bytes, b
         bad = {line for line, row in parsed if isinstance(row, BadLine)}
         assert len(kept) + len(bad) == len(parsed), "a line comes once"
         spans = [*remarks.joined_rows.longest, *remarks.separate_rows.longest]
-        message = [*spans]  # lines that a message names, and the other lines of the rows that begin in them
-        message += [(row.first, row.last) for row in written for first, last in spans if first <= row.first <= last]
+        named = [*spans]  # lines that a message names, and the other lines of the rows that begin in them
+        named += [(row.first, row.last) for row in written for first, last in spans if first <= row.first <= last]
 
         def is_told(line: int) -> bool:
-            return any(first <= line <= last for first, last in message)
+            return any(first <= line <= last for first, last in named)
 
         for row in written:
             if row.values is not None and kept.get(row.first) == row.values:

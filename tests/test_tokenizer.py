@@ -1,4 +1,4 @@
-"""Counts, offsets and cuts of texts; windows that cover every token; the mean over windows against a slow reference."""
+"""Counts, offsets and cuts of texts; windows that cover every token; the mean over windows against a reference."""
 
 import os
 from collections.abc import Callable

@@ -106,7 +106,7 @@ def measure(part: Part, batch: int, place: str, options: argparse.Namespace) -> 
     Raises:
         SystemExit: they did not read the same tokens.
     """
-    steps = 1 if batch >= ONE_STEP_FROM else options.steps or part.ours.steps
+    steps = 1 if batch >= ONE_STEP_FROM else (options.steps if part.ours.warm else None) or part.ours.steps
     model = str(options.models / part.ours.model)
     ours = replace(part.ours, model=model, place=place, batch=batch, steps=steps, device=options.device)
     others = {name: row for name, row in part.others.items() if batch <= PLAIN_UP_TO or row != THEIRS}
@@ -196,7 +196,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("models", type=Path)
     add("--part", nargs="+", choices=PARTS, default=[*PARTS], metavar="PART", help=f"of {', '.join(PARTS)}")
-    add("--steps", type=int, help="of each process, in place of a part's own")
+    add("--steps", type=int, help="of each process, in the part speed")
     add("--device", choices=("cpu", "cuda"), default="cpu")
     add("--threads", type=int, default=machine.cores())
     add("--data", type=Path, default=DATA, metavar="FOLDER", help="holds the training files")

@@ -153,7 +153,7 @@ POSITIVES: dict[str, Callable[[list[str]], list[str]]] = {
 
 @dataclass
 class Guided:
-    """What the guide was options, and said, in each step."""
+    """What the guide was given, and returned, in each step."""
 
     rows: list[BatchRows] = field(default_factory=list[BatchRows])
     vectors: list[Any] = field(default_factory=list[Any])
@@ -236,7 +236,7 @@ class Counts:
     others: int = 0
     others_masked: int = 0
     by_rule: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
-    """Rule -> candidates that are a copy by it beside their original, either way; how many of them are moptions."""
+    """Rule -> candidates that are a copy by it beside their original, either way; how many of them are masked."""
 
     def add(self, near_BB: np.ndarray, same_BB: np.ndarray, rules: dict[str, np.ndarray]) -> None:
         """

@@ -79,7 +79,7 @@ def spearman(x_N: ArrayLike, y_N: ArrayLike) -> float:
 
 
 def tied_ranks(values_N: ArrayLike) -> NDArray[np.int64]:
-    """Average ranks from 0 to N - 1, rounded down: equal where the values are, else in their order."""
+    """Average ranks from 0, that of the lowest value, to N - 1, rounded down: equal where the values are."""
     _, index_N, counts = np.unique(np.asarray(values_N, np.float64), return_inverse=True, return_counts=True)
     return (counts.cumsum() - 1 - counts // 2)[index_N]
 
@@ -107,7 +107,7 @@ def average_precision_of_ranks(gold_RN: NDArray[np.float64], values_RN: NDArray[
 
 
 def _sum_per_rank(ranks_RN: NDArray[np.int64], weights_RN: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
-    """[R, N]: how many values are at each level, or the sum of their weights."""
+    """[R, N]: how many values have each rank, or the sum of their weights."""
     weights = None if weights_RN is None else weights_RN.ravel()
     return np.bincount(_flat_ranks(ranks_RN), weights, ranks_RN.size).astype(np.float64).reshape(ranks_RN.shape)
 
@@ -119,7 +119,7 @@ def _centered_ranks(ranks_RN: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def _flat_ranks(ranks_RN: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Levels, each row's after those of the row before."""
+    """Ranks, each row's after those of the row before."""
     rows, size = ranks_RN.shape
     return (ranks_RN + size * np.arange(rows)[:, None]).ravel()
 

@@ -1,4 +1,4 @@
-"""The head of a masked language model: read under our names, written back. Slow reference: transformers."""
+"""The head of a masked language model: read under our names, written back. Reference: transformers."""
 
 import re
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The slow reference of every built tokenizer is the tokenizer.json of the same model, or transformers' own class."""
+"""The reference of every built tokenizer is the tokenizer.json of the same model, or transformers' own class."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""The ONNX lowering against its slow reference.
+"""The ONNX lowering against its reference implementation.
 
 T: tokens of a text; H: hidden; N: heads; d: head size; B: texts.
 """

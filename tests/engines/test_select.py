@@ -89,7 +89,7 @@ def refused(**option: Any) -> str:
     return str(caught.value)
 
 
-def told_by(run: Callable[[], object]) -> list[tuple[str, str]]:
+def warnings_of(run: Callable[[], object]) -> list[tuple[str, str]]:
     with warnings.catch_warnings(record=True) as message:
         warnings.simplefilter("always")
         run()
@@ -289,8 +289,8 @@ def test_a_gpu_without_torch_is_told_of_once(
 ) -> None:
     monkeypatch.setattr(select, "has_gpu_driver", lambda: True)
     message = 'this machine has a GPU, and torch is not installed: running on the CPU. pip install "gnomon[torch]"'
-    assert told_by(lambda: EngineOptions.from_arguments(**FINE | option).resolve()) == [(message, __file__)]
-    assert told_by(lambda: EngineOptions.from_arguments(**FINE | option).resolve()) == []
+    assert warnings_of(lambda: EngineOptions.from_arguments(**FINE | option).resolve()) == [(message, __file__)]
+    assert warnings_of(lambda: EngineOptions.from_arguments(**FINE | option).resolve()) == []
     assert EngineOptions.from_arguments(**FINE | option).resolve() == EngineOptions("onnx", "float32", "cpu")
 
 
@@ -299,8 +299,8 @@ def test_a_gpu_that_torch_cannot_use_is_told_of_once(gpus: Gpus) -> None:
 
     gpus(seen=False)
     message = f"this machine has a GPU that torch {torch.__version__} cannot use: running on the CPU."
-    assert told_by(lambda: EngineOptions.from_arguments(**FINE).resolve()) == [(message, __file__)]
-    assert told_by(lambda: EngineOptions.from_arguments(**FINE).resolve()) == []
+    assert warnings_of(lambda: EngineOptions.from_arguments(**FINE).resolve()) == [(message, __file__)]
+    assert warnings_of(lambda: EngineOptions.from_arguments(**FINE).resolve()) == []
 
 
 @pytest.mark.parametrize("option", [{"device": "cpu"}, {"engine": "onnx"}, {"engine": "openvino"}, {"dtype": "int8"}])
@@ -308,7 +308,7 @@ def test_who_asks_for_the_cpu_hears_nothing_of_a_gpu(
     option: dict[str, Any], no_torch: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(select, "has_gpu_driver", lambda: True)
-    assert told_by(lambda: EngineOptions.from_arguments(**FINE | option)) == []
+    assert warnings_of(lambda: EngineOptions.from_arguments(**FINE | option)) == []
 
 
 def test_the_notice_of_a_load_points_at_its_line(
@@ -316,10 +316,10 @@ def test_the_notice_of_a_load_points_at_its_line(
 ) -> None:
     monkeypatch.setattr(select, "has_gpu_driver", lambda: True)
     folder = golden_folder("GIST-Embedding-v0")
-    ((message, filename),) = told_by(lambda: Encoder.load(folder))
+    ((message, filename),) = warnings_of(lambda: Encoder.load(folder))
     assert "torch is not installed: running on the CPU" in message
     assert filename == __file__
-    assert told_by(lambda: Encoder.load(folder)) == []
+    assert warnings_of(lambda: Encoder.load(folder)) == []
 
 
 @pytest.mark.parametrize(
@@ -338,7 +338,7 @@ def test_torch_that_is_blocked_is_missing(monkeypatch: pytest.MonkeyPatch) -> No
     for name in [name for name in sys.modules if name.startswith("gnomon.engines.torch")]:
         monkeypatch.delitem(sys.modules, name)
     assert not select.has_torch()
-    assert len(told_by(lambda: EngineOptions.from_arguments(**FINE | {"engine": "auto"}).resolve())) == 1
+    assert len(warnings_of(lambda: EngineOptions.from_arguments(**FINE | {"engine": "auto"}).resolve())) == 1
     with pytest.raises(ExtraError) as caught:
         EngineOptions.from_arguments(**FINE | {"engine": "torch"})
     assert str(caught.value) == NO_TORCH
@@ -494,11 +494,11 @@ def test_a_static_table_runs_without_a_runtime_and_says_where(
         table = {"embed.tokens": np.ones((4, 2), np.float32)}
         opened.append(open_engine(spec(StaticSpec(4, 2)), table, options))
 
-    message = [message for message, _ in told_by(open_it)]
+    messages = [message for message, _ in warnings_of(open_it)]
     assert isinstance(opened[0], StaticEngine)
     assert (opened[0].device, opened[0].dtype) == ("cpu", "float32")
-    assert len(message) == len(changes_nothing)
-    assert all(f"{words} changes nothing" in message for words, message in zip(changes_nothing, message, strict=True))
+    assert len(messages) == len(changes_nothing)
+    assert all(f"{words} changes nothing" in message for words, message in zip(changes_nothing, messages, strict=True))
 
 
 def test_what_is_left_open_needs_no_look_at_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -516,9 +516,10 @@ def test_saturation_is_measured_once() -> None:
 
 def test_threads_default_to_the_cores_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 1 <= available_cores() <= (os.cpu_count() or 1)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 2, 5}, raising=False)
     engine = open_engine(spec(), ARRAYS, EngineOptions())
     assert isinstance(engine, OnnxEngine)
-    assert engine.threads == available_cores()
+    assert engine.threads == available_cores() == 3
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     assert available_cores() == os.cpu_count()
 

@@ -22,7 +22,7 @@ STATISTICS = ("mean", "spearman", "average_precision")
 
 
 def slow(statistic: str, gold: np.ndarray | None, values: np.ndarray) -> float:
-    """The slow reference: one resample, by the packages that mteb takes its scores from."""
+    """The reference implementation: one resample, by the packages that mteb takes its scores from."""
     if statistic == "mean":
         return sum(values.tolist()) / len(values)
     if statistic == "spearman":
@@ -163,7 +163,7 @@ def test_each_statistic_is_resampled_on_its_own() -> None:
 def slow_paired_test(
     a: list[PerQueryScores], b: list[PerQueryScores], count: int, swaps: int
 ) -> tuple[list[float], list[float]]:
-    """The slow reference: differences of `count` resamples, and of `swaps` swaps, one by one."""
+    """The reference implementation: differences of `count` resamples, and of `swaps` swaps, one by one."""
     resampled, swapped = np.zeros((len(a), count)), np.zeros((len(a), swaps))
     for at, (first, second) in enumerate(zip(a, b, strict=True)):
         size = len(first.values)

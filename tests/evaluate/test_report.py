@@ -391,9 +391,9 @@ def number(place: str) -> float:
 
 
 def marks(chart: Node) -> dict[str, tuple[Node, list[Node]]]:
-    """{what the pointer is told: (mark, lines)}."""
-    message = [group for group in chart.all("g") if group.nodes and group.nodes[0].tag == "title"]
-    return {group.one("title").text: (group.one("use"), list(group.all("line"))) for group in message}
+    """{what the pointer shows: (mark, lines)}."""
+    groups = [group for group in chart.all("g") if group.nodes and group.nodes[0].tag == "title"]
+    return {group.one("title").text: (group.one("use"), list(group.all("line"))) for group in groups}
 
 
 def on_scale(ticks: Sequence[tuple[float, float]]) -> Callable[[float], float]:
@@ -567,14 +567,14 @@ def facts(page: str) -> dict[str, tuple[bool, list[str]]]:
 
 
 def test_the_manifest_tells_what_differs(write: Writer) -> None:
-    message = 'Instruct: "x"\nQuery:\t'
-    write("a", "t", prompts=[("queries", message), ("documents", "")], cut=3)
+    prompt = 'Instruct: "x"\nQuery:\t'
+    write("a", "t", prompts=[("queries", prompt), ("documents", "")], cut=3)
     write("b", "t", prompts=[("queries", ""), ("documents", "")], cut=1234, dim=256, fingerprint="fedcba9876543210")
     write("BM25", "t", fingerprint=None, cut=0)
     page = render_html(write.written)
     found = facts(page)
-    assert repr(message) in [code.text for code in section(page, "how").all("code")]
-    assert found["queries"] == (True, [repr(message) + message[:-2], "none", "–"])
+    assert repr(prompt) in [code.text for code in section(page, "how").all("code")]
+    assert found["queries"] == (True, [repr(prompt) + prompt[:-2], "none", "–"])
     assert found["documents"] == (False, ["none", "none", "–"])
     assert found["dim"] == (True, ["384", "256", "–"])
     assert found["dtype"] == (False, ["float32", "float32", "–"])
@@ -731,8 +731,8 @@ def test_every_score_is_in_markdown(results: list[Result]) -> None:
     cells = {(line[0], head): cell for line in lines[2:] for head, cell in zip(lines[0], line, strict=True)}
     for result in results:
         interval = result.interval if len(result.subsets) > 1 else result.subsets[0].interval
-        message = f" ({interval.low * 100:.2f} to {interval.high * 100:.2f})" if interval else ""
-        assert cells[result.task, result.label].replace("**", "") == f"{result.score * 100:.2f}{message}"
+        limits = f" ({interval.low * 100:.2f} to {interval.high * 100:.2f})" if interval else ""
+        assert cells[result.task, result.label].replace("**", "") == f"{result.score * 100:.2f}{limits}"
 
 
 # ---- the averages of the cards (gte-large-en-v1.5; facts in the shared docs)

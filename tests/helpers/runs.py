@@ -60,10 +60,10 @@ def _prepare(blow: Blow) -> None:
     def step(self: Any, number: int, ahead: Any) -> Any:
         if number == blow.step and blow.place == "before":
             blow.fall()
-        message = inner(self, number, ahead)
+        facts = inner(self, number, ahead)
         if number == blow.step and blow.place == "behind":
             blow.fall()
-        return message
+        return facts
 
     def halfway(folder: Path) -> None:
         if folder.name.startswith(f".step-{blow.step + 1:08}"):

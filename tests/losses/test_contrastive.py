@@ -125,10 +125,10 @@ def test_negatives_are_columns_of_the_positives_order() -> None:
     """What sentence-transformers does: a second negative of each query follows the first of all."""
     queries, positives, negatives = vectors(3, 4), vectors(3, 4, seed=1), vectors(6, 4, seed=2)
     columns = info_nce(queries, positives, negatives, directions=GTE_DIRECTIONS)
-    message = info_nce(
+    with_owners = info_nce(
         queries, positives, negatives, directions=GTE_DIRECTIONS, owners_N=torch.tensor([0, 1, 2, 0, 1, 2])
     )
-    assert columns == message
+    assert columns == with_owners
     assert columns != info_nce(
         queries, positives, negatives, directions=GTE_DIRECTIONS, owners_N=torch.tensor([0, 0, 1, 1, 2, 2])
     )

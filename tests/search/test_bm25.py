@@ -1,4 +1,4 @@
-"""BM25 against a reference implementation, by hand, on real text; words in every kind of script."""
+"""BM25 against a reference, by hand, on real text; words in every kind of script."""
 
 import csv
 import gzip
@@ -84,7 +84,7 @@ def test_case_does_not_count(text: str) -> None:
 
 
 def reference_scores(documents: list[str], query: str, k1: float, b: float) -> list[float]:
-    """The slow reference: Lucene's formula, a document and a word at a time; letters alone count inside runs too."""
+    """The reference: Lucene's formula, a document and a word at a time; letters alone count inside runs too."""
     held = [Counter(split_words(text)) for text in documents]
     mean = sum(each.total() for each in held) / len(held)
     scores = [0.0] * len(held)

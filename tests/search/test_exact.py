@@ -15,7 +15,7 @@ SCORES = ("cosine", "dot", "euclidean", "manhattan")
 
 
 def sorted_by_score(queries: np.ndarray, corpus: np.ndarray, k: int, score: str) -> tuple[list, list]:
-    """The slow reference: Python's sort of (-score, row)."""
+    """The reference implementation: Python's sort of (-score, row)."""
     scores = modules.similarity(score, queries, corpus).tolist()
     best = [sorted(range(len(corpus)), key=lambda row, of=of: (-of[row], row))[:k] for of in scores]
     return [[of[row] for row in rows] for of, rows in zip(scores, best, strict=True)], best

@@ -61,7 +61,7 @@ def source(*paths: Path, **roles: Any) -> DataSource:
     return DataSource(tuple(map(str, paths)), **roles)
 
 
-def message(index: Dataset) -> Rows:
+def rows_in(index: Dataset) -> Rows:
     """Rows of an index, as they would be asked for."""
     found: Rows = []
     bounds = index.negative_bounds
@@ -84,7 +84,7 @@ def read(tmp_path: Path) -> Callable[..., Rows]:
     """Rows of a source made of these, in the format that `name` has."""
 
     def rows_of(rows: Rows, name: str = "in.jsonl", **roles: Any) -> Rows:
-        return message(open_dataset(source(write(tmp_path / name, rows), **roles), tmp_path / "cache"))
+        return rows_in(open_dataset(source(write(tmp_path / name, rows), **roles), tmp_path / "cache"))
 
     return rows_of
 
@@ -105,8 +105,8 @@ def test_every_format_gives_the_same_rows(tmp_path: Path, name: str) -> None:
     expected = open_dataset(
         source(write(tmp_path / "b.jsonl", TRIPLETS), negatives=("neg",), score="grade"), tmp_path / "cache"
     )
-    assert message(index) == message(expected)
-    assert message(index)[1] == {**PAIRS[1], "negative": ["n1"], "score": 0.25}
+    assert rows_in(index) == rows_in(expected)
+    assert rows_in(index)[1] == {**PAIRS[1], "negative": ["n1"], "score": 0.25}
     assert index.fingerprint == expected.fingerprint
     assert index.location(0) == f"{path}, {FIRST[name.lower().split('.')[1]]}"
 
@@ -130,7 +130,7 @@ def test_formats_agree_about_wild_texts(
                 open_dataset(one, place)
         else:
             expected = [{"query": query, "positive": positive, "negative": kept} for query, positive, kept in rows]
-            assert message(open_dataset(one, place)) == expected
+            assert rows_in(open_dataset(one, place)) == expected
 
 
 def test_blocks_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,7 +139,7 @@ def test_blocks_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     for name in ("a.jsonl", "a.parquet", "a.json"):
         monkeypatch.setattr(sources, "CHUNK", 7)
         index = open_dataset(source(write(tmp_path / name, rows)), tmp_path / "cache")
-        assert message(index) == rows
+        assert rows_in(index) == rows
         assert index.location(9).endswith(" 10")
 
 
@@ -150,7 +150,7 @@ def test_files_follow_each_other_and_patterns_are_sorted(tmp_path: Path, monkeyp
     write(tmp_path / "first.csv", [{"query": "first", "positive": "p"}])
     monkeypatch.chdir(tmp_path)
     index = open_dataset(DataSource(("first.csv", "*.jsonl", "**/c.jsonl")), tmp_path / "cache")
-    assert [row["query"] for row in message(index)] == ["first", "a", "b", "sub/c"]
+    assert [row["query"] for row in rows_in(index)] == ["first", "a", "b", "sub/c"]
     assert [index.location(row) for row in (0, 3)] == ["first.csv, line 2", "sub/c.jsonl, line 1"]
     assert index.name == "first"
 
@@ -246,7 +246,7 @@ def test_of_a_parquet_file_other_columns_are_not_read(tmp_path: Path) -> None:
     )
     pq.write_table(table, tmp_path / "a.parquet")
     index = open_dataset(source(tmp_path / "a.parquet", positive="dictionary"), tmp_path / "cache")
-    assert message(index) == [{"query": "a", "positive": "c"}]
+    assert rows_in(index) == [{"query": "a", "positive": "c"}]
 
 
 # ---- roles
@@ -342,7 +342,7 @@ def test_rows_may_differ_in_negatives_where_a_step_draws_them(tmp_path: Path) ->
     for name in ("a.jsonl", "a.csv", "a.parquet"):
         path = write(tmp_path / name, rows)
         index = open_dataset(source(path, negatives=("n1", "n2"), num_negatives=1), tmp_path / "cache")
-        assert [row["negative"] for row in message(index)] == [["a"], ["b", "c"]]
+        assert [row["negative"] for row in rows_in(index)] == [["a"], ["b", "c"]]
         assert index.negatives == 1
         with pytest.raises(InputError, match=r"(line|row) \d: 1 negative, .*num_negatives=2"):
             open_dataset(source(path, negatives=("n1", "n2"), num_negatives=2), tmp_path / "cache")
@@ -378,7 +378,7 @@ def test_c12_a_row_with_several_positives_makes_a_row_of_each(tmp_path: Path, na
     index = open_dataset(
         source(path, positive="pos", negatives=("neg",), num_negatives=2, score="score"), tmp_path / "cache"
     )
-    assert message(index) == [
+    assert rows_in(index) == [
         {"query": "a", "positive": "b", "negative": ["d", "e", "f"], "score": [5, 3, 2, 1]},
         {"query": "a", "positive": "c", "negative": ["d", "e", "f"], "score": [4, 3, 2, 1]},
         {"query": "g", "positive": "h", "negative": ["i", "j"], "score": [9, 8, 7]},
@@ -443,7 +443,7 @@ def test_c13_a_list_of_texts_as_pandas_writes_it(tmp_path: Path) -> None:
     frame = pandas.DataFrame({"query": ["q", "r"], "positive": ["p", "s"], "neg": [["n1", "n2"], ["it's", "b"]]})
     frame.to_csv(tmp_path / "a.csv", index=False)
     index = open_dataset(source(tmp_path / "a.csv", negatives=("neg",)), tmp_path / "cache")
-    assert [row["negative"] for row in message(index)] == [["n1", "n2"], ["it's", "b"]]
+    assert [row["negative"] for row in rows_in(index)] == [["n1", "n2"], ["it's", "b"]]
 
 
 @pytest.mark.parametrize("cell", [' ["n1", "n2"]', '["n1", "n2"] ', "\t['n1', 'n2']\n", '\xa0[ "n1" ,"n2" ]'])
@@ -629,8 +629,8 @@ def test_c15_other_content_of_the_same_size_and_time_is_found_out(tmp_path: Path
     write(path, [PAIRS[0] | {"query": "wie?"}, *PAIRS[1:]])
     path.write_bytes(path.read_bytes()[: len(content)].ljust(len(content), b"\n")) if name == "a.jsonl" else None
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert message(open_dataset(source(path), tmp_path / "cache"))[0]["query"] == "wie?"
-    assert message(first)[0]["query"] == "was?"
+    assert rows_in(open_dataset(source(path), tmp_path / "cache"))[0]["query"] == "wie?"
+    assert rows_in(first)[0]["query"] == "was?"
 
 
 @pytest.mark.parametrize(("size", "times"), [(1000, True), (3_000_000, True), (1000, False), (3_000_000, False)])
@@ -667,7 +667,7 @@ def test_a_damaged_index_is_made_anew(tmp_path: Path, reads: list[str]) -> None:
     path = write(tmp_path / "a.jsonl", PAIRS)
     index = open_dataset(source(path), tmp_path / "cache")
     (index.folder / "query.bounds").unlink()
-    assert message(open_dataset(source(path), tmp_path / "cache")) == PAIRS
+    assert rows_in(open_dataset(source(path), tmp_path / "cache")) == PAIRS
     assert len(reads) == 2
 
 
@@ -709,7 +709,7 @@ def test_a_killed_build_leaves_no_index(tmp_path: Path, where: str) -> None:
     assert [folder.suffix for folder in cache.iterdir() if folder.is_dir()] == [".draft"]
     open_dataset(source(write(tmp_path / "b.jsonl", PAIRS)), cache)  # another source's build removes it
     assert [folder.suffix for folder in cache.iterdir() if folder.is_dir()] == [""]
-    assert message(open_dataset(source(path), cache)) == PAIRS
+    assert rows_in(open_dataset(source(path), cache)) == PAIRS
 
 
 def test_a_build_beside_is_not_disturbed(tmp_path: Path) -> None:

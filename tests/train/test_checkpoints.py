@@ -266,8 +266,10 @@ def test_a_damaged_one_names_the_one_before(tmp_path: Path) -> None:
 def test_another_format_is_refused(tmp_path: Path) -> None:
     path = save(tmp_path, state(1), keep=1)
     facts = json.loads((path / "facts.json").read_text())
-    (path / "facts.json").write_text(json.dumps(facts | {"format": 2}))
-    with pytest.raises(CheckpointError, match="its format is 2, and this gnomon reads 1"):
+    (path / "facts.json").write_text(json.dumps(facts | {"format": 1}))
+    with pytest.raises(
+        CheckpointError, match=r"its format is 1, and this one reads 2\. Finish the run with the version"
+    ):
         load(path)
 
 

@@ -1,4 +1,4 @@
-"""Texts, ids and prompts of batches against a slow reference; batches made ahead, and how that ends."""
+"""Texts, ids and prompts of batches against a reference implementation; batches made ahead, and how that ends."""
 
 import subprocess
 import sys

@@ -70,7 +70,7 @@ def grads(model: Model) -> Grads:
 
 
 def one_graph(model: Model, ids: list[np.ndarray], prompts: list[int], sides: Any, dims: tuple[int, ...]) -> Grads:
-    """The slow reference: each text alone, no chunk, no cache, and torch's own differentiation."""
+    """The reference implementation: each text alone, no chunk, no cache, and torch's own differentiation."""
     pooled_NP = torch.cat([model(pack([ids_T], skip_B=[prompt])) for ids_T, prompt in zip(ids, prompts, strict=True)])
     widths = model.apply_modules(pooled_NP, dims)
     torch.stack([*a_loss({dim: each.split(sides) for dim, each in widths.items()}, 1)]).sum().backward()
@@ -133,12 +133,12 @@ def test_the_gradient_is_that_of_one_graph(
     chunks = split_into_chunks(ids, prompts, chunk_tokens=chunk_tokens, seed=(1,))
     losses: list[float] = []
 
-    def message(vectors: Mapping[int, tuple[Tensor, ...]]) -> Iterator[Tensor]:
+    def loss_parts(vectors: Mapping[int, tuple[Tensor, ...]]) -> Iterator[Tensor]:
         for part in a_loss(vectors, parts):
             losses.append(part.item())
             yield part
 
-    loss = forward_backward(model, chunks, sides, message, ranks=Ranks(), dims=dims, cached=cached)
+    loss = forward_backward(model, chunks, sides, loss_parts, ranks=Ranks(), dims=dims, cached=cached)
     assert_near(grads(model), wanted)
     assert loss == pytest.approx(sum(losses), abs=1e-12 * sum(map(abs, losses)))
 

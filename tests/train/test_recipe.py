@@ -147,8 +147,6 @@ def test_a_recipe_can_be_made_of_overrides_alone(write: Write) -> None:
         ("temperature=0.1", ["'temperature'", "'loss.temperature'"]),
         ("rows=1", ["'rows'", "'validation.rows'"]),
         ("per_device_train_batch_size=8", ["'per_device_train_batch_size'", "'batch_size'"]),
-        ("length_buckets=true", ["'length_buckets'", "'group_by_length'"]),
-        ("loss.taught=query", ["'taught'", "'loss.distillation_target'"]),
         ("epochs=3", ["'epochs'", "'num_train_epochs'"]),
         ("loss.scal.x=1", ["'loss'", "'scal'", "Did you mean 'loss.scale'"]),
         ("validation.zzz=1", ["'validation'", "'zzz'", "rows, steps, keep_best"]),
@@ -494,3 +492,24 @@ def describe_values(hint: Any) -> str:
     if get_origin(inner) is Literal:
         return ", ".join(f'`"{choice}"`' for choice in get_args(inner))
     return ", ".join(map(str, find_annotations(hint, Within)))
+
+
+def test_recipes_of_earlier_versions_are_read(tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_text(
+        """
+model = "m"
+output = "o"
+length_buckets = true
+[loss]
+name = "cosine_distillation"
+teacher = "t"
+taught = "own"
+[[sources]]
+path = "a.jsonl"
+""",
+        "utf-8",
+    )
+    recipe = read(tmp_path / "recipe.toml")
+    assert recipe.group_by_length and recipe.loss.distillation_target == "self"
+    with pytest.raises(InputError, match=r"no key 'taught'\. Here it is 'loss.distillation_target'"):
+        read(tmp_path / "recipe.toml", ["loss.taught=query"])

@@ -318,9 +318,9 @@ def test_a_best_checkpoint_that_is_gone_is_told_of_where_it_matters(
         shutil.rmtree(tmp_path / "out" / "checkpoints" / f"step-{step:08}", ignore_errors=True)
     with warnings.catch_warnings(record=True, action="always") as caught:
         train(one, progress=False, resume=True, evaluate=lambda _: 0.5)
-    message = [str(each.message) for each in caught]
-    assert len(message) == keep_best
-    assert all(re.search("best checkpoint, of step 1, is gone", message) for message in message)
+    messages = [str(each.message) for each in caught]
+    assert len(messages) == keep_best
+    assert all(re.search("best checkpoint, of step 1, is gone", message) for message in messages)
 
 
 def test_what_changes_no_weight_may_change(stopped: Recipe, tmp_path: Path) -> None:

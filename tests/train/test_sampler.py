@@ -89,9 +89,9 @@ def test_a_far_batch_costs_no_more_than_a_near_one(monkeypatch: pytest.MonkeyPat
 
 
 def test_seeds_and_sources_have_orders_of_their_own() -> None:
-    references = [numbered(500), numbered(500)]
+    equal_sources = [numbered(500), numbered(500)]
     drawn = {
-        tuple(sampler_of([*references], weights, seed=seed, batch_size=50).batch_at(0).rows_B.tolist())
+        tuple(sampler_of([*equal_sources], weights, seed=seed, batch_size=50).batch_at(0).rows_B.tolist())
         for seed in (1, 2)
         for weights in ([1, 0], [0, 1])
     }

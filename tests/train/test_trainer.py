@@ -336,14 +336,14 @@ def test_the_first_loss_is_that_of_the_encoders_vectors(
     log = log_of(Path(recipe.output))
     data = data_of(recipe)
     some = data.collator.read_rows(data.sampler.batch_at(0))
-    message = {"guide": vectors_of(guide, some) if guide else None}
-    message["scores"] = None if some.scores is None else torch.from_numpy(some.scores).float()
+    loss_inputs = {"guide": vectors_of(guide, some) if guide else None}
+    loss_inputs["scores"] = None if some.scores is None else torch.from_numpy(some.scores).float()
     vectors = vectors_of(base, some)
     if widths is None:
-        wanted = plain(*vectors, **message)
+        wanted = plain(*vectors, **loss_inputs)
     else:
         cut = {dim: [torch.nn.functional.normalize(side[..., :dim], dim=-1) for side in vectors] for dim in widths.dims}
-        wanted = 0.5 * plain(*cut[4], **message) + plain(*cut[16], **message)
+        wanted = 0.5 * plain(*cut[4], **loss_inputs) + plain(*cut[16], **loss_inputs)
     assert log[0]["loss"] == pytest.approx(wanted.item(), rel=2e-5, abs=1e-6)
     assert log[0]["grad_norm"] > 1e-3
     assert log[1]["loss"] != log[0]["loss"]
@@ -927,11 +927,11 @@ def test_a_loss_that_is_nan_ends_the_run_and_its_rows_are_saved(
     last = output / "checkpoints" / "step-00000004"
     assert str(raised.value).startswith("step 7, source 'rows' (16 rows): the loss is nan.")
     assert f" rows are in {path}. The last checkpoint is {last}. A lower" in str(raised.value)
-    message = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    saved_rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
     data = data_of(recipe)
     batches = [data.collator.read_rows(data.sampler.batch_at(batch)) for batch in (12, 13)]
-    assert message == [row for some in batches for row in data.to_records(some)]
-    assert message[0]["place"].endswith(f"line {batches[0].rows_B[0] + 1}")
+    assert saved_rows == [row for some in batches for row in data.to_records(some)]
+    assert saved_rows[0]["place"].endswith(f"line {batches[0].rows_B[0] + 1}")
     assert [*states(recipe)] == [4]
     assert all(tensor.isfinite().all() for tensor in states(recipe)[4].tensors.values())
     assert [line["step"] for line in log_of(output)] == [1, 2, 3, 4, 5, 6]

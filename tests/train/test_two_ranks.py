@@ -136,14 +136,14 @@ def test_torchrun_starts_it_too(made: Callable[..., Recipe], tmp_path: Path) -> 
     recipe, other = made("torchrun", max_steps=3), made("other", max_steps=3)
     (tmp_path / "mine.toml").write_text(to_toml(recipe), "utf-8")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "gnomon"]
-    message = subprocess.run(
+    done = subprocess.run(
         [*command, "train", str(tmp_path / "mine.toml")],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=300,
     )
-    assert message.returncode == 0, message.stderr
+    assert done.returncode == 0, done.stderr
     on_two(other)
     found, wanted = (Path(each.output) / "model" / "model.safetensors" for each in (recipe, other))
     assert found.read_bytes() == wanted.read_bytes()

@@ -38,7 +38,9 @@ DEFAULT_BUDGET = 1024
 """Tokens of a batch, until a worker has reported its own budget."""
 
 SIGNAL_SECONDS = 1.0
-"""The longest wait for a worker at once. Python misses a Ctrl-C that comes right before a wait, until the wait ends."""
+"""The longest wait for a free worker, or for the vectors of a batch, at once. Python misses a Ctrl-C that comes right
+before a wait, until the wait ends.
+"""
 
 SHUTDOWN_SECONDS = 2.0
 """How long workers may take to end by themselves before they are killed, and then to be gone."""
@@ -194,12 +196,16 @@ class _WorkerPool:
     def _acquire(self, abandoned: threading.Event | None) -> _Worker | None:
         """Wait for a free worker; None if no worker is left."""
         with self.changed:
-            self.changed.wait_for(lambda: self.closed or self.idle or len(self.unavailable) == len(self.workers))
+            while not self.changed.wait_for(self._may_acquire, SIGNAL_SECONDS):
+                pass
             if self.closed or not self.idle:
                 return None
             worker = self.idle.pop(0)
             self.busy[worker] = abandoned
             return worker
+
+    def _may_acquire(self) -> bool:
+        return self.closed or bool(self.idle) or len(self.unavailable) == len(self.workers)
 
     def _abandoned_workers(self) -> list[_Worker]:
         return [worker for worker, abandoned in self.busy.items() if abandoned is not None and abandoned.is_set()]

@@ -44,7 +44,8 @@ ROUNDING_KEYS = frozenset("device threads deterministic gradient_checkpointing".
 
 _NAME = re.compile(r"step-(\d{8,})(\.new)?")
 _TENSORS, _FACTS = "state.safetensors", "facts.json"
-_FORMAT = 1
+_FORMAT = 2
+"""2 since November 2026: parameters and keys of the recipe have other names."""
 
 
 @dataclass(frozen=True)
@@ -101,13 +102,16 @@ def load(path: Path) -> SavedState:
     """Read a checkpoint; its tensors are on the CPU.
 
     Raises:
-        CheckpointError: the checkpoint is damaged. OSError: it may not be read.
+        CheckpointError: the checkpoint is damaged, or of another version. OSError: it may not be read.
     """
     try:
         content = json.loads((path / _FACTS).read_text("utf-8"))
         step, facts, check = int(content["step"]), dict(content["facts"]), content["check"]
         if content["format"] != _FORMAT:
-            raise ValueError(f"its format is {content['format']!r}, and this gnomon reads {_FORMAT}")
+            raise CheckpointError(
+                f"the checkpoint {path} is of another version of gnomon: its format is {content['format']!r}, and this "
+                f"one reads {_FORMAT}. Finish the run with the version that began it, or start it again."
+            )
         arrays = read_safetensors(path / _TENSORS)
         if check != _checksum(step, facts, arrays):
             raise ValueError("its checksum is not that of its content")

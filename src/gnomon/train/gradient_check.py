@@ -94,7 +94,7 @@ def check_gradients(*, two_ranks: bool = True) -> Iterator[GradientCheck]:
                     _step_gradients(case, SMALL, cached=True, dropout=0.2),
                     _reference_gradients(case, SMALL, dropout=0.2),
                 ),
-                "accumulated": (_accumulate_gradients(case, SMALL), _accumulate_reference(case)),
+                "accumulated": (_accumulated_gradients(case, SMALL), _accumulate_reference(case)),
             }
         if number in two_rank_gradients:
             methods["2 ranks"] = (two_rank_gradients[number], whole)
@@ -152,7 +152,7 @@ def _step_gradients(
 ) -> Grads:
     """The gradient as a training step computes it."""
     model, loss = _build_model(case, dropout)
-    _add_gradient(
+    _forward_backward(
         model, loss, case, slice(0, ROWS), chunk_tokens, cached=cached, rows_per_part=rows_per_part, ranks=ranks
     )
     grads = _grads(model, loss)
@@ -160,7 +160,7 @@ def _step_gradients(
     return {name: grad / ranks.world_size for name, grad in grads.items()}
 
 
-def _add_gradient(
+def _forward_backward(
     model: Model,
     loss: BatchLoss,
     case: Case,
@@ -180,11 +180,11 @@ def _add_gradient(
     forward_backward(model, chunks, sides, parts, ranks=ranks, dims=loss.dims, cached=cached)
 
 
-def _accumulate_gradients(case: Case, chunk_tokens: int) -> Grads:
+def _accumulated_gradients(case: Case, chunk_tokens: int) -> Grads:
     """The gradient of two batches, one after the other, as accumulation adds it up."""
     model, loss = _build_model(case, 0.0)
     for rows in (slice(0, ROWS // 2), slice(ROWS // 2, ROWS)):
-        _add_gradient(model, loss, case, rows, chunk_tokens, cached=True)
+        _forward_backward(model, loss, case, rows, chunk_tokens, cached=True)
     return _grads(model, loss)
 
 

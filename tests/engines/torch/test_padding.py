@@ -16,7 +16,7 @@ def test_rows_go_there_and_back(lengths: list[int]) -> None:
     x_TH = torch.arange(1.0, 2 * sum(lengths) + 1).view(-1, 2).requires_grad_()
     spread_PH = buckets.pad(x_TH)
     assert torch.equal(buckets.unpad(spread_PH), x_TH)
-    # slow reference: text by text
+    # reference implementation: text by text
     texts, place = iter(x_TH.detach().split(lengths)), 0
     for count, length in zip(buckets.texts_per_bucket, buckets.padded_lengths, strict=True):
         for _ in range(count):

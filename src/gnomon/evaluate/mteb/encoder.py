@@ -83,11 +83,11 @@ class MtebEncoder:
         self._output_dim = _OutputDim.for_options(encoder, self.options.encode_options())
         for dim in dims:
             encoder.output_dim(EncodeOptions(dim=dim))  # raises for a dim that the model does not have
-        other_heads = {dim for dim in dims if modules.modules_for_dim(encoder.spec, dim)[1] is None}
-        other_heads -= {self._output_dim.module_dim}
+        other_dims = {dim for dim in dims if modules.modules_for_dim(encoder.spec, dim)[1] is None}
+        other_dims -= {self._output_dim.module_dim}
         # the folder's own prefix cannot be named to `encode_dims`, where another dense module may have that dimension
-        self._head_dims = [
-            *([] if self._output_dim.is_folder_prefix else sorted(other_heads)),
+        self._module_dims = [
+            *([] if self._output_dim.is_folder_prefix else sorted(other_dims)),
             self._output_dim.module_dim,
         ]
 
@@ -190,7 +190,7 @@ class MtebEncoder:
 
     def encode_cached(self, texts: Sequence[str], prompt: str, show_progress_bar: bool | None = None) -> Vectors:
         """Vectors [N, D] before a prefix is taken; each different text is computed once, in whatever task or run."""
-        partitions = {dim: self._open_partition(dim, prompt) for dim in self._head_dims}
+        partitions = {dim: self._open_partition(dim, prompt) for dim in self._module_dims}
         partition = partitions[self._output_dim.module_dim]
         missing = partition.missing(texts)
         start = monotonic()

@@ -104,7 +104,7 @@ class Collator:
     ) -> None:
         self.datasets, self.sources, self.spec = [*datasets], [*sources], spec
         self.tokenizer, self.seed = tokenizer, seed
-        self.prompts = [_prompts(source, index, spec) for source, index in zip(sources, datasets, strict=True)]
+        self.prompts = [_prompts(source, dataset, spec) for source, dataset in zip(sources, datasets, strict=True)]
         self._prefixes = {text: self._prefix_bytes(text) for pair in self.prompts for text in pair}
         self.prompt_tokens = [
             (tokenizer.count_prompt_tokens(query), tokenizer.count_prompt_tokens(document))
@@ -113,25 +113,25 @@ class Collator:
 
     def read_rows(self, draw: SampledBatch, rank: int = 0, world_size: int = 1) -> BatchRows:
         """Read the texts of a rank's share of a batch."""
-        index, rows_B = self.datasets[draw.source], shard(draw.rows_B, rank, world_size)
+        dataset, rows_B = self.datasets[draw.source], shard(draw.rows_B, rank, world_size)
         total = len(draw.rows_B) // world_size * world_size
         number = self.sources[draw.source].num_negatives
-        negatives_BK = select_negatives(index, rows_B, number, seed=self.seed, batch=draw.batch_number)
+        negatives_BK = select_negatives(dataset, rows_B, number, seed=self.seed, batch=draw.batch_number)
         negatives_N = negatives_BK.reshape(-1)
         return BatchRows(
             batch_number=draw.batch_number,
             source=draw.source,
-            source_name=index.name,
+            source_name=dataset.name,
             rows_B=rows_B,
-            queries=index.texts("query", rows_B),
-            positives=index.texts("positive", rows_B),
-            negatives=index.texts("negative", negatives_N) if negatives_N.size else [],
+            queries=dataset.texts("query", rows_B),
+            positives=dataset.texts("positive", rows_B),
+            negatives=dataset.texts("negative", negatives_N) if negatives_N.size else [],
             negatives_per_row=negatives_BK.shape[1],
-            query_hashes_B=index.hashes("query")[rows_B],
-            positive_hashes_B=index.hashes("positive")[rows_B],
-            negative_hashes_N=index.hashes("negative")[negatives_N] if negatives_N.size else negatives_N,
+            query_hashes_B=dataset.hashes("query")[rows_B],
+            positive_hashes_B=dataset.hashes("positive")[rows_B],
+            negative_hashes_N=dataset.hashes("negative")[negatives_N] if negatives_N.size else negatives_N,
             entries_N=negatives_N,
-            scores=_scores(index, rows_B, negatives_BK),
+            scores=_scores(dataset, rows_B, negatives_BK),
             all_rows=draw.rows_B[:total],
             replaced=draw.replaced,
         )
@@ -161,13 +161,13 @@ class Collator:
 
     def find_false_negatives(self, source: int, entries: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which of these negatives are, by tokens, the query or a positive of their own row of the file."""
-        index, (query, document) = self.datasets[source], self.prompts[source]
+        dataset, (query, document) = self.datasets[source], self.prompts[source]
         own: list[NDArray[np.bool_]] = [np.zeros(0, np.bool_)]
         for start in range(0, len(entries), TEXTS_AT_ONCE):
             chunk = entries[start : start + TEXTS_AT_ONCE]
-            rows = index.rows_of_negatives(chunk)
-            sides = (query, index.texts("query", rows)), (document, index.texts("positive", rows))
-            negatives = (document, index.texts("negative", chunk))
+            rows = dataset.rows_of_negatives(chunk)
+            sides = (query, dataset.texts("query", rows)), (document, dataset.texts("positive", rows))
+            negatives = (document, dataset.texts("negative", chunk))
             queries, positives, others = (self._hash_texts(prompt, texts) for prompt, texts in (*sides, negatives))
             own.append(
                 match_false_negatives(queries, positives, others) | self._match_other_positives(source, chunk, others)
@@ -183,15 +183,15 @@ class Collator:
         Args:
             hashes_N: the negatives' hashes by tokens.
         """
-        index, (_, document) = self.datasets[source], self.prompts[source]
-        own_N, known = np.zeros(len(entries_N), np.bool_), index.false_negative_entries
-        if index.rows == index.lines or not len(known):
+        dataset, (_, document) = self.datasets[source], self.prompts[source]
+        own_N, known = np.zeros(len(entries_N), np.bool_), dataset.false_negative_entries
+        if dataset.rows == dataset.lines or not len(known):
             return own_N
         alike = np.flatnonzero(known[np.searchsorted(known, entries_N).clip(max=len(known) - 1)] == entries_N)
         if len(alike):
-            siblings = _find_sibling_rows(index, index.rows_of_negatives(entries_N[alike]))
+            siblings = _find_sibling_rows(dataset, dataset.rows_of_negatives(entries_N[alike]))
             counts = [*map(len, siblings)]
-            hashes = self._hash_texts(document, index.texts("positive", np.concatenate(siblings)))
+            hashes = self._hash_texts(document, dataset.texts("positive", np.concatenate(siblings)))
             equal = hashes == hashes_N[alike].repeat(counts)
             own_N[alike] = np.logical_or.reduceat(equal, np.cumsum([0, *counts[:-1]]))
         return own_N
@@ -251,17 +251,17 @@ def match_false_negatives(
     return (negatives_N == queries_B.repeat(count)) | (negatives_N == positives_B.repeat(count))
 
 
-def _find_sibling_rows(index: Dataset, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+def _find_sibling_rows(dataset: Dataset, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
     """For each of these rows, the rows from the same row of the file, itself included. There is one for each positive,
     and they are neighbours.
     """
     siblings: list[range] = []
     for row in rows.tolist():
         if not (siblings and row in siblings[-1]):
-            location, first, stop = index.location(row), row, row + 1
-            while first and index.location(first - 1) == location:
+            location, first, stop = dataset.location(row), row, row + 1
+            while first and dataset.location(first - 1) == location:
                 first -= 1
-            while stop < index.rows and index.location(stop) == location:
+            while stop < dataset.rows and dataset.location(stop) == location:
                 stop += 1
             siblings.append(range(first, stop))
         else:
@@ -269,18 +269,18 @@ def _find_sibling_rows(index: Dataset, rows: NDArray[np.int64]) -> list[NDArray[
     return [np.array(rows) for rows in siblings]
 
 
-def _prompts(source: DataSource, index: Dataset, spec: ModelSpec) -> tuple[str, str]:
+def _prompts(source: DataSource, dataset: Dataset, spec: ModelSpec) -> tuple[str, str]:
     """The prompts of queries and of documents."""
     names = spec.query_prompt_name(), spec.document_prompt_name
-    if index.score_kind == "labels":
+    if dataset.score_kind == "labels":
         names = spec.symmetric_prompt_name, spec.symmetric_prompt_name
     own = [spec.prompt_text(name) for name in names]
     query, document = source.query_prompt, source.document_prompt
     return own[0] if query is None else query, own[1] if document is None else document
 
 
-def _scores(index: Dataset, rows_B: NDArray[np.int64], negatives_BK: NDArray[np.int64]) -> NDArray[np.float64] | None:
+def _scores(dataset: Dataset, rows_B: NDArray[np.int64], negatives_BK: NDArray[np.int64]) -> NDArray[np.float64] | None:
     """The labels of the rows, or the scores of each positive and of the negatives that were drawn."""
-    if index.labels is not None:
-        return index.labels[rows_B]
-    return index.score_lists(rows_B, negatives_BK) if index.score_kind == "lists" else None
+    if dataset.labels is not None:
+        return dataset.labels[rows_B]
+    return dataset.score_lists(rows_B, negatives_BK) if dataset.score_kind == "lists" else None

@@ -165,7 +165,9 @@ class DatasetWriter:
         )
         content = {name: file for name, file in self._files.items() if name not in not_content}
         digests = sorted((name, file.digest.hexdigest()) for name, file in content.items())
-        return blake2b(json.dumps([digests, self._score_kind]).encode(), digest_size=16).hexdigest()
+        # labels by the name that they had when the first fingerprints were made
+        kind = "grades" if self._score_kind == "labels" else self._score_kind
+        return blake2b(json.dumps([digests, kind]).encode(), digest_size=16).hexdigest()
 
 
 class _File:

@@ -161,14 +161,14 @@ class Sampler:
         """Rows that are held out, in random order."""
         return self._streams[source].held_out_rows
 
-    def _draw(self, batch: int, source: int, source_batch_number: int) -> SampledBatch:
+    def _draw(self, batch: int, source: int, source_batch: int) -> SampledBatch:
         """Draw a batch by its number within its source; `batch` is its number among all batches."""
-        rows_B = self._scheduled_rows(source, source_batch_number)
+        rows_B = self._scheduled_rows(source, source_batch)
         if not self.skip_duplicates or (self.loss_masks_duplicates and self._all_texts_differ(source, rows_B)):
             return SampledBatch(batch, source, rows_B)
         rows = self._take_new_rows(source, rows_B, _BatchTexts())
         if len(rows) < len(rows_B):
-            window, position = divmod(source_batch_number, self._streams[source].window(self.batch_size))
+            window, position = divmod(source_batch, self._streams[source].window(self.batch_size))
             rows = self._window_batches(source, window)[position]
         texts = _BatchTexts()
         if not self.loss_masks_duplicates:
@@ -178,7 +178,7 @@ class Sampler:
             if self.loss_masks_duplicates:
                 self._take_new_rows(source, np.array(rows, np.int64), texts)
             num_spares = max(MIN_SPARE_ROWS, self.batch_size)
-            spare_S = self._streams[source].rows_at(source_batch_number * num_spares, num_spares, "spare")
+            spare_S = self._streams[source].rows_at(source_batch * num_spares, num_spares, "spare")
             spares = self._take_new_rows(source, spare_S, texts, batch=None if self.loss_masks_duplicates else batch)
             spares = spares[: self.batch_size - len(rows)]
         return SampledBatch(batch, source, np.array(rows + spares, np.int64), len(spares))

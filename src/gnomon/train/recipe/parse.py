@@ -31,10 +31,14 @@ FOREIGN_KEYS = {
     "output_dir": "output",
     "model_name_or_path": "model",
     "anchor": "sources.query",
-    "length_buckets": "group_by_length",
-    "taught": "loss.distillation_target",
 }
-"""A key of other trainers, or of an earlier version -> our key for it, or the one that takes its place."""
+"""A key of other trainers -> our key for it, or the one that takes its place."""
+
+EARLIER_KEYS: Mapping[str, tuple[str, Mapping[str, str]]] = {
+    "length_buckets": ("group_by_length", {}),
+    "taught": ("distillation_target", {"own": "self"}),
+}
+"""A key of an earlier version, which recipes of earlier runs hold -> its name now, and the names now of its values."""
 
 
 def parse(hint: Any, value: Any, key: str) -> Any:
@@ -77,7 +81,7 @@ def _parse_scalar(kind: Any, value: Any, key: str) -> Any:
 def _parse_table(kind: type[Any], value: Any, key: str) -> Any:
     if not isinstance(value, dict):
         raise InputError(f"{key} is {shorten(value)}. It must be a table with the keys {', '.join(key_types(kind))}.")
-    table = cast("Table", value)
+    table = _with_present_keys(kind, cast("Table", value))
     values = {name: parse(key_type(kind, name, key), item, dotted(key, name)) for name, item in table.items()}
     for field in fields(kind):
         if field.name not in values and field.default is MISSING and field.default_factory is MISSING:
@@ -87,6 +91,18 @@ def _parse_table(kind: type[Any], value: Any, key: str) -> Any:
 
 
 # ---- keys
+
+
+def _with_present_keys(kind: type[Any], table: Table) -> Table:
+    """A table with the keys of earlier versions by their present names. Others are left as they are."""
+    known, present = key_types(kind), dict[str, Any]()
+    for name, value in table.items():
+        new_name, new_values = EARLIER_KEYS.get(name, (name, {}))
+        if new_name not in known or new_name in table:
+            present[name] = value
+        else:
+            present[new_name] = new_values.get(value, value) if isinstance(value, str) else value
+    return present
 
 
 def key_type(kind: type[Any], name: str, key: str) -> Any:
@@ -100,7 +116,9 @@ def key_type(kind: type[Any], name: str, key: str) -> Any:
         return hints[name]
     table = repr(key) if key else "a recipe"
     elsewhere = {known.rpartition(".")[2]: known for known in reversed(keys_of())}
-    if near := closest_names(name, hints):
+    if (earlier := EARLIER_KEYS.get(name)) and earlier[0] in hints:
+        hint = f"Here it is {dotted(key, earlier[0])!r}."
+    elif near := closest_names(name, hints):
         hint = f"Did you mean {dotted(key, near[0])!r}?"
     elif instead := FOREIGN_KEYS.get(name) or elsewhere.get(name):
         hint = f"Here it is {instead!r}."
