@@ -88,8 +88,8 @@ def _labelled_rows(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "architecture", f"{facts['architecture']}, " + ", ".join(f"{n} {v:,}" for n, v in facts["trunk"].items())
     yield "parameters", f"{facts['parameters']:,} in {', '.join(facts['file_dtype'])}"
     yield "pooling", " + ".join(facts["pooling"]) + ("" if facts["pools_prompt"] else ", the prompt left out")
-    for index, head in enumerate(facts["dense"]):
-        yield "" if index else "heads", f"{head['name']}: {head['in']} to {head['out']}, {head['activation']}"
+    for index, dense in enumerate(facts["dense"]):
+        yield "" if index else "dense", f"{dense['name']}: {dense['in']} to {dense['out']}, {dense['activation']}"
     others = [str(dim) for dim in facts["dims"] if dim != facts["dim"]]
     yield "dims", str(facts["dim"]) + (f"; also {', '.join(others)} (--dim)" if others else "")
     yield (
