@@ -649,10 +649,14 @@ def test_ctrl_c_right_before_a_wait_is_noticed(fakes: Any, tmp_path: Path, monke
             _thread.interrupt_main()
             fifo.read()
 
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     interrupter = threading.Thread(target=interrupt)
     interrupter.start()
-    with pytest.raises(KeyboardInterrupt):
-        list(engine.pool_batches([of(107)]))
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            list(engine.pool_batches([of(107)]))
+    finally:
+        signal.signal(signal.SIGINT, before)
     engine.close()
     interrupter.join()
 
@@ -666,6 +670,7 @@ import gnomon_test_fakes as fakes
 import numpy as np
 from gnomon.engines import process_pool
 from gnomon.packed import pack
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 process_pool.SHUTDOWN_SECONDS = 0.05
 folder = Path(sys.argv[1])
 engine = process_pool.ProcessPoolEngine([(name, partial(fakes.Fake, folder)) for name in ("left", "right")])

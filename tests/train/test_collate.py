@@ -318,6 +318,7 @@ import os, signal, sys, threading
 from gnomon.train.prefetch import Prefetcher
 
 MAIN = threading.main_thread().ident
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 
 def make(number):
     if number == 5:

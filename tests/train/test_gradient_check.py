@@ -147,14 +147,14 @@ def test_a_sum_over_the_ranks_that_is_not_divided_fails(few: None, monkeypatch: 
 
 def test_ranks_that_take_one_place_fail(few: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each looks for its rows' positives among those of rank 0."""
-    inner = module._add_gradient
+    inner = module._forward_backward
 
     def misplaced(model: Any, loss: Any, *args: Any, ranks: Ranks = ALONE, **named: Any) -> None:
         parts = loss.compute_parts
         loss.compute_parts = lambda vectors, inputs, **named: parts(vectors, replace(inputs, first_row=0), **named)
         inner(model, loss, *args, ranks=ranks, **named)
 
-    monkeypatch.setattr(module, "_add_gradient", misplaced)
+    monkeypatch.setattr(module, "_forward_backward", misplaced)
     assert failed() == {"2 ranks"}
 
 
