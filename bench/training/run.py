@@ -106,7 +106,8 @@ def measure(part: Part, batch: int, place: str, options: argparse.Namespace) -> 
     Raises:
         SystemExit: they did not read the same tokens.
     """
-    steps = 1 if batch >= ONE_STEP_FROM else (options.steps if part.ours.warm else None) or part.ours.steps
+    steps = options.steps if options.steps and part is PARTS.get("speed") else part.ours.steps
+    steps = 1 if batch >= ONE_STEP_FROM else steps
     model = str(options.models / part.ours.model)
     ours = replace(part.ours, model=model, place=place, batch=batch, steps=steps, device=options.device)
     others = {name: row for name, row in part.others.items() if batch <= PLAIN_UP_TO or row != THEIRS}

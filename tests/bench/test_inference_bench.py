@@ -107,12 +107,12 @@ def test_cells_for_folders_and_scales() -> None:
     assert {cell.model for cell in plan.choose_cells("cpu", models=["some/folder"], quick=True)} == {"some/folder"}
 
 
-def test_another_model_stands_in_for_one_that_is_not_at_hand(tmp_path: Path) -> None:
+def test_another_model_stands_in_for_one_that_is_not_available(tmp_path: Path) -> None:
     missing, installable = (models_in(tmp_path, here=here) for here in (True, False))
-    assert missing.at_hand(plan.MINILM) == models.STAND_IN and missing.tokenizer() == Path("fallback")
-    assert installable.at_hand(plan.MINILM) == plan.MINILM and missing.at_hand("other") == "other"
+    assert missing.available_model(plan.MINILM) == models.STAND_IN and missing.tokenizer() == Path("fallback")
+    assert installable.available_model(plan.MINILM) == plan.MINILM and missing.available_model("other") == "other"
     (tmp_path / "models" / plan.MINILM).mkdir(parents=True)
-    assert missing.at_hand(plan.MINILM) == plan.MINILM
+    assert missing.available_model(plan.MINILM) == plan.MINILM
     assert missing.tokenizer() == missing.open(plan.MINILM).folder == tmp_path / "models" / plan.MINILM
 
 

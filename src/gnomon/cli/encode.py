@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gnomon.cli.shared import (
+    encode_texts,
     load_encoder,
     note,
     note_empty,
     note_prompts,
-    note_truncated,
     prompt_options,
     read_texts,
     require_stdout,
@@ -103,14 +103,13 @@ def encode(
         dim=dim,
         truncate_dim=truncate_dim,
         normalize_embeddings=normalize or None,
-        on_truncate="silent" if on_truncate == "warn" else on_truncate,
+        on_truncate=on_truncate,
     )
     # wrong options fail in these lines, rather than after the work
     space = encoder.space(options)
     ranges_2D = vector_files.read_ranges(ranges) if ranges else None
     vector_files.check_precision(encoder.output_dim(options), precision, ranges_2D)
-    encoded = encoder.encode_with_counts(texts.texts, options)
-    note_truncated(encoder, encoded, on_truncate)
+    encoded = encode_texts(encoder, texts.texts, options)
     values, ranges_2D = vector_files.convert_precision(encoded.vectors, precision, ranges_2D)
     if output == "-":
         vector_files.write_jsonl(sys.stdout.buffer, texts, values)

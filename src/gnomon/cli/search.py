@@ -11,11 +11,11 @@ import click
 from gnomon.cli.shared import (
     TEXT,
     PrintingCommand,
+    encode_texts,
     json_option,
     load_encoder,
     note,
     note_empty,
-    note_truncated,
     read_texts,
     run_options,
     source_options,
@@ -118,12 +118,8 @@ def _encode_documents(encoder: Encoder, documents: list[str], on_truncate: OnTru
     from gnomon.encode_options import EncodeOptions
 
     name = encoder.spec.document_prompt_name
-    options = EncodeOptions(
-        prompt=encoder.prompts[name] if name else "", on_truncate="silent" if on_truncate == "warn" else on_truncate
-    )
-    encoded = encoder.encode_with_counts(documents, options)
-    note_truncated(encoder, encoded, on_truncate)
-    return encoded.vectors
+    options = EncodeOptions(prompt=encoder.prompts[name] if name else "", on_truncate=on_truncate)
+    return encode_texts(encoder, documents, options).vectors
 
 
 def _read_queries(in_terminal: bool, skip_bad: bool) -> Iterator[str]:

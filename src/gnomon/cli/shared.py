@@ -6,6 +6,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import reduce
 from typing import TYPE_CHECKING, Any, cast
 
@@ -19,7 +20,7 @@ from gnomon.text_files.rows import encoding_fault
 
 if TYPE_CHECKING:
     from gnomon.checkpoint.folder import Checkpoint
-    from gnomon.encode_options import OnTruncate
+    from gnomon.encode_options import EncodeOptions
     from gnomon.encoder import Encoder
     from gnomon.pipeline import Encoded
     from gnomon.text_files import TextFile
@@ -189,13 +190,16 @@ def note_empty(texts: TextFile, what: str) -> None:
         note(f"{description}. {what}")
 
 
-def note_truncated(encoder: Encoder, encoded: Encoded, on_truncate: OnTruncate) -> None:
-    """Report truncation in the words of the command line; the library's own warning is switched off."""
+def encode_texts(encoder: Encoder, texts: Sequence[str], options: EncodeOptions) -> Encoded:
+    """Encode; truncation is reported in the words of the command line, in place of the library's own warning."""
+    warns = options.on_truncate == "warn"
+    encoded = encoder.encode_with_counts(texts, replace(options, on_truncate="silent") if warns else options)
     count = len(encoded.truncated)
-    if count and on_truncate == "warn":
+    if warns and count:
         verb = "is" if count == 1 else "are"
         those = f"{count} of {len(encoded.token_counts_B)} texts {verb} longer than {encoder.max_seq_length} tokens"
         note(f"{those}: the rest was truncated. --on-truncate mean reads all.")
+    return encoded
 
 
 def note_prompts(encoder: Encoder, options: str) -> None:

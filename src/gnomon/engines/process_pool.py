@@ -205,6 +205,7 @@ class _WorkerPool:
             return worker
 
     def _may_acquire(self) -> bool:
+        """Whether a call need not wait: a worker is free, or none will be."""
         return self.closed or bool(self.idle) or len(self.unavailable) == len(self.workers)
 
     def _abandoned_workers(self) -> list[_Worker]:

@@ -94,7 +94,7 @@ def check_gradients(*, two_ranks: bool = True) -> Iterator[GradientCheck]:
                     _step_gradients(case, SMALL, cached=True, dropout=0.2),
                     _reference_gradients(case, SMALL, dropout=0.2),
                 ),
-                "accumulated": (_accumulated_gradients(case, SMALL), _accumulate_reference(case)),
+                "accumulated": (_accumulate_gradients(case, SMALL), _accumulate_reference(case)),
             }
         if number in two_rank_gradients:
             methods["2 ranks"] = (two_rank_gradients[number], whole)
@@ -180,7 +180,7 @@ def _forward_backward(
     forward_backward(model, chunks, sides, parts, ranks=ranks, dims=loss.dims, cached=cached)
 
 
-def _accumulated_gradients(case: Case, chunk_tokens: int) -> Grads:
+def _accumulate_gradients(case: Case, chunk_tokens: int) -> Grads:
     """The gradient of two batches, one after the other, as accumulation adds it up."""
     model, loss = _build_model(case, 0.0)
     for rows in (slice(0, ROWS // 2), slice(ROWS // 2, ROWS)):

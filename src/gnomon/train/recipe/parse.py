@@ -81,7 +81,7 @@ def _parse_scalar(kind: Any, value: Any, key: str) -> Any:
 def _parse_table(kind: type[Any], value: Any, key: str) -> Any:
     if not isinstance(value, dict):
         raise InputError(f"{key} is {shorten(value)}. It must be a table with the keys {', '.join(key_types(kind))}.")
-    table = _with_present_keys(kind, cast("Table", value))
+    table = _rename_earlier_keys(kind, cast("Table", value))
     values = {name: parse(key_type(kind, name, key), item, dotted(key, name)) for name, item in table.items()}
     for field in fields(kind):
         if field.name not in values and field.default is MISSING and field.default_factory is MISSING:
@@ -93,7 +93,7 @@ def _parse_table(kind: type[Any], value: Any, key: str) -> Any:
 # ---- keys
 
 
-def _with_present_keys(kind: type[Any], table: Table) -> Table:
+def _rename_earlier_keys(kind: type[Any], table: Table) -> Table:
     """A table with the keys of earlier versions by their present names. Others are left as they are."""
     known, present = key_types(kind), dict[str, Any]()
     for name, value in table.items():
