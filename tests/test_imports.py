@@ -1,4 +1,4 @@
-"""The floors of docs/architectures.md, read from the source; and what an import must not bring."""
+"""The floors of docs/guides/architectures.md, read from the source; and what an import must not bring."""
 
 import ast
 import subprocess

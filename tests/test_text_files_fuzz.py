@@ -1,7 +1,7 @@
 """No row is lost, merged, shifted or decorated without a message: random files whose generator knows what it wrote.
 
 Every row of the generator has one fault at most. A row without one must come as it was written, in whatever company;
-one with a fault must be left out by its own line, or come as the rules of docs/text-files.md read its quotes.
+one with a fault must be left out by its own line, or come as the rules of docs/reference/text-files.md read its quotes.
 """
 
 import json

@@ -5,7 +5,7 @@ Each library runs in an environment of its own, set up at first use. Results go 
     python3 -m bench.inference.run                     everything, on the CPU (half an hour on two cores)
     ... --only bulk --models bge-base-sized            one stage, one model: the rest of the results file stays
     ... --device cuda --here                           on a GPU, in this interpreter, with what it has installed
-    python3 -m bench.inference.tables RESULTS.json     the tables of docs/benchmarks.md
+    python3 -m bench.inference.tables RESULTS.json     the tables of docs/records/benchmarks.md
 """
 
 import argparse
@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
     tables.print_all(json.loads(path.read_text()))
     command = [environments.python(TOOLS), "-m", "bench.inference.plot", path, path.with_suffix(".png")]
     if subprocess.run(command, cwd=ROOT, stderr=subprocess.DEVNULL).returncode == 0:
-        say(f"drew {path.with_suffix('.png')}; docs/benchmarks.png is such a plot")
+        say(f"drew {path.with_suffix('.png')}; docs/records/benchmarks.png is such a plot")
     say(f"wrote {path}")
 
 

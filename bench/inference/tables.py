@@ -1,4 +1,4 @@
-"""The tables of docs/benchmarks.md, from a file of results.
+"""The tables of docs/records/benchmarks.md, from a file of results.
 
 usage: python3 -m bench.inference.tables RESULTS.json
 """

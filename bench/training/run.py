@@ -11,7 +11,7 @@ MODELS is the folder that shared/models/build_models.py writes.
 
 Both trainers get the same batches, in processes of their own that take turns. On a GPU both compute in bf16. Results go
 to bench/training/results.json, by device; parts that are not run stay as they are. `python -m bench.training.tables`
-prints the tables of docs/training-speed.md.
+prints the tables of docs/records/training-speed.md.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The tables of docs/training-speed.md: python -m bench.training.tables [RESULTS.json]"""
+"""The tables of docs/records/training-speed.md: python -m bench.training.tables [RESULTS.json]"""
 
 import json
 import statistics

@@ -4,7 +4,7 @@
 
 MODELS is the folder that shared/models/build_models.py writes. It runs what `gnomon evaluate` runs; results that are
 there are not run again, so that it may be stopped and started. Half an hour on two cores. Prints the tables of
-docs/evaluation-results.md and writes them to results.json.
+docs/records/evaluation-results.md and writes them to results.json.
 """
 
 import argparse

@@ -5,7 +5,7 @@
 MODELS is the folder that shared/models/build_models.py writes. Rows of train_pairs/docs, without the 1,000 that
 experiments/learning holds out; some are there four times, each time in other words. paraphrase-MiniLM-L3-v2 is trained
 on them with gist (guide all-MiniLM-L6-v2) and with info_nce: the same batches, steps, temperature and seed. Writes
-results.json and prints the tables of docs/gist-results.md (also: python -m experiments.gist.tables).
+results.json and prints the tables of docs/records/gist-results.md (also: python -m experiments.gist.tables).
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The tables of docs/gist-results.md: python -m experiments.gist.tables"""
+"""The tables of docs/records/gist-results.md: python -m experiments.gist.tables"""
 
 import json
 from collections.abc import Sequence

@@ -4,7 +4,7 @@
 
 MODELS is the folder that shared/models/build_models.py writes. Each task's recipe is TASK.toml. The last 1,000 rows of
 each training file are held out; recipes are chosen (--choose) on them, and for docs on a manual that is left out of the
-training. What is there is not run again. Prints the tables of docs/training-results.md and writes them to
+training. What is there is not run again. Prints the tables of docs/records/training-results.md and writes them to
 results.json.
 """
 

@@ -95,5 +95,5 @@ def test_forwards_of_the_guide_are_counted_where_its_engine_runs_them() -> None:
 def test_the_published_page_holds_the_tables_of_the_published_results(capsys: pytest.CaptureFixture[str]) -> None:
     tables.print_all(json.loads(Path(tables.__file__).with_name("results.json").read_text()))
     printed = {line for line in capsys.readouterr().out.splitlines() if " to " in line and line.startswith("| ")}
-    page = (gist.ROOT / "docs" / "gist-results.md").read_text()
+    page = (gist.ROOT / "docs" / "records" / "gist-results.md").read_text()
     assert len(printed) == 6 and all(line.partition(" | ")[2] in page for line in printed)

@@ -157,7 +157,7 @@ def test_a_result_that_is_not_there_is_a_dash() -> None:
 def test_the_published_page_holds_the_tables_of_the_published_results(capsys: pytest.CaptureFixture[str]) -> None:
     tables.print_all(json.loads((ROOT / "bench" / "inference" / "results" / "cpu.json").read_text()))
     printed = {line for line in capsys.readouterr().out.splitlines() if line.startswith("| gnomon ")}
-    page = {*(ROOT / "docs" / "benchmarks.md").read_text().splitlines()}
+    page = {*(ROOT / "docs" / "records" / "benchmarks.md").read_text().splitlines()}
     rows = {line for line in printed if "onnxruntime" not in line}  # the page lists versions in another form
     assert len(rows) > 40 and rows <= page
 

@@ -1,4 +1,4 @@
-"""docs/losses.md: its example runs, and it names every function."""
+"""docs/reference/losses.md: its example runs, and it names every function."""
 
 import re
 from pathlib import Path
@@ -7,7 +7,7 @@ import torch
 
 from gnomon import losses
 
-TEXT = (Path(__file__).resolve().parents[2] / "docs" / "losses.md").read_text("utf-8")
+TEXT = (Path(__file__).resolve().parents[2] / "docs" / "reference" / "losses.md").read_text("utf-8")
 
 
 def test_the_example_runs() -> None:

@@ -1,6 +1,6 @@
 """The losses of sentence-transformers, fed by models that return given vectors, against ours: value and gradient.
 
-Where the definitions differ (docs/losses.md), the test says by what.
+Where the definitions differ (docs/reference/losses.md), the test says by what.
 """
 
 import importlib

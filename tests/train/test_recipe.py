@@ -463,7 +463,7 @@ def test_what_has_no_value_is_left_out() -> None:
 
 
 def test_the_recipes_of_the_guide_are_recipes(write: Write) -> None:
-    text = (Path(__file__).parents[2] / "docs" / "training.md").read_text("utf-8")
+    text = (Path(__file__).parents[2] / "docs" / "guides" / "training.md").read_text("utf-8")
     shown = re.findall(r"^```toml\n(.+?)^```", text, re.MULTILINE | re.DOTALL)
     larger, languages = (read(write(recipe)) for recipe in shown)
     assert (larger.loss.name, larger.loss.alpha, larger.base_weight) == ("kl_and_contrast", 0.1, 0.5)
@@ -472,7 +472,7 @@ def test_the_recipes_of_the_guide_are_recipes(write: Write) -> None:
 
 def test_the_guide_has_every_key_with_its_default_and_bounds() -> None:
     """The table of keys in the guide agrees with the fields of the schema."""
-    text = (Path(__file__).parents[2] / "docs" / "training.md").read_text("utf-8")
+    text = (Path(__file__).parents[2] / "docs" / "guides" / "training.md").read_text("utf-8")
     rows = re.findall(r"^\| `([a-z_0-9.]+)` \| (none|`.+?`) \|([^|]*)\|", text, re.MULTILINE)
     documented = {key: (default, bounds) for key, default, bounds in rows}
     known = {f"{prefix}{field.name}": field.default for prefix, table in TABLES.items() for field in fields(table)}

@@ -1,4 +1,7 @@
-"""Options of `Encoder.load` -> an engine. What "auto" means is decided here, from measurements (docs/benchmarks.md)."""
+"""Options of `Encoder.load` -> an engine. What "auto" means is decided here.
+
+The measurements: docs/records/benchmarks.md.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Losses: functions of vectors. They own no model and gather nothing from other ranks: the caller does both.
 
 `gnomon.losses` needs torch, and nothing of gnomon that works without torch imports it. The table of all losses, with
-their formulae and where they differ from sentence-transformers: docs/losses.md.
+their formulae and where they differ from sentence-transformers: docs/reference/losses.md.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Texts and rows out of files: plain text, JSON lines, CSV, TSV, Parquet. The rules are in docs/text-files.md.
+"""Texts and rows out of files: plain text, JSON lines, CSV, TSV, Parquet.
 
 `lines` unpacks and decodes, `delimited` and `jsonlines` turn lines into rows, `parquet` reads tables, `read` chooses.
+The rules are in docs/reference/text-files.md.
 """
 
 from gnomon.text_files.json_lines import dump_json, remove_member

