@@ -45,7 +45,10 @@ class EncodeCall:
         return self.encoder.encode_tokens(texts, prompt=self.options.prompt, show_progress_bar=self.show_progress_bar)
 
     def encode_features(self, texts: list[str], batch: Batch) -> list[dict[str, Any]]:
-        """For each text its ids, mask, states and vector. The vector is not normalised, as in sentence-transformers."""
+        """For each text its ids, mask, states and vector, without the padding that stands in them there.
+
+        The vector is not normalised, as there.
+        """
         vectors_BD = self._encode_whole(texts)[:, : self.truncate_dim] if texts else np.zeros((0, 0), np.float32)
         return [
             features | {"token_embeddings": to_tensor(states_TH), "sentence_embedding": to_tensor(vector_D)}

@@ -71,6 +71,13 @@ class MultiProcessPool:
     encoder: Encoder
 
 
+class ModelCardData:
+    """What evaluators of sentence-transformers report their scores to. gnomon writes no such card."""
+
+    def set_evaluation_metrics(self, *args: Any, **kwargs: Any) -> None:
+        return
+
+
 class SentenceTransformer:
     """A model with the methods, arguments and results of sentence-transformers' class of this name.
 
@@ -134,7 +141,7 @@ class SentenceTransformer:
             processor_kwargs=processor_kwargs if tokenizer_kwargs is None else tokenizer_kwargs,
             config_kwargs=config_kwargs,
         )
-        self._source = model_name_or_path
+        self._source, self.model_card_data = model_name_or_path, ModelCardData()
         self._load_options: dict[str, Any] = options | {
             "cache_dir": cache_folder,
             "revision": revision,

@@ -132,8 +132,9 @@ class CompatTokenizer:
     def features(self, texts: list[str]) -> Batch:
         """What the model reads of texts, padded, as tensors [B, T] (arrays without torch)."""
         rows = [self._tokenizer.truncate(ids_T).tolist() for ids_T in self._tokenizer.encode(texts)]
-        batch = self._build_batch(rows, max(map(len, rows), default=0))
-        return {name: to_tensor(np.array(values, np.int64)) for name, values in batch.items()}
+        length = max(map(len, rows), default=0)
+        batch = self._build_batch(rows, length)
+        return {name: to_tensor(np.array(ids, np.int64).reshape(len(rows), length)) for name, ids in batch.items()}
 
     def _encode_all(self, texts: list[str], add_special_tokens: bool) -> list[list[int]]:
         return [one.ids for one in self._raw.encode_batch(texts, add_special_tokens=add_special_tokens)]
