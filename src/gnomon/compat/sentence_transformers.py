@@ -102,6 +102,8 @@ class SentenceTransformer:
         InputError: an argument that cannot be honoured; says what to do. Otherwise as `Encoder.load`.
     """
 
+    SUPPORTED_SIMILARITY_FN_NAMES = ("cosine", "dot", "euclidean", "manhattan")
+
     def __init__(
         self,
         model_name_or_path: str | os.PathLike[str] | None = None,
