@@ -89,7 +89,7 @@ def test_print_shows_the_recipe_and_trains_nothing(run: Run, calls: list) -> Non
         ),
         (["mine.toml", "batch_size=0"], "mine.toml: batch_size is 0. It must be at least 1."),
         (["none.toml"], "Recipe 'none.toml' does not exist"),
-        (["gits"], "e5-stage2, gist, multi-qa. Did you mean 'gist'?"),
+        (["gits"], "e5-stage2, gist, multi-qa, small. Did you mean 'gist'?"),
         (["gits", "--print"], "Did you mean 'gist'?"),
     ],
 )

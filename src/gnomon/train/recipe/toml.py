@@ -6,14 +6,14 @@ recipe = read("multi-qa", ["model=my-model", "output=tuned", "sources.path=pairs
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, cast, get_args, get_origin
 
 from gnomon.errors import ExtraError, InputError
 from gnomon.messages import count, did_you_mean, shorten
-from gnomon.train.recipe.checks import check
+from gnomon.train.recipe.checks import check, check_settings
 from gnomon.train.recipe.parse import Table, dotted, key_type, key_types, parse, strip_annotation, table_type
 from gnomon.train.recipe.schema import Recipe
 
@@ -33,16 +33,7 @@ def read(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         InputError: there is no such recipe, or it is not TOML; a key is unknown; a value has another type or is out of
             its bounds; keys exclude each other.
     """
-    file = _file(recipe)
-    table = _parse_file(file)
-    try:
-        for override in overrides:
-            _apply_override(table, override)
-        settings: Recipe = parse(Recipe, table, "")
-        check(settings)
-    except InputError as error:
-        raise InputError(f"{recipe}: {error}") from error.__cause__
-    return settings
+    return _read(recipe, overrides, check)
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -59,10 +50,10 @@ def to_toml(recipe: Recipe) -> str:
 
 
 def render_toml(recipe: str | Path, overrides: Sequence[str] = ()) -> str:
-    """Write what `read` returns, as TOML. Without overrides a recipe that ships keeps its comments, and defaults are
-    marked.
+    """Write a recipe with overrides as TOML. Without overrides a recipe that ships keeps its comments, and defaults are
+    marked. A source may lack a path, which `read` requires.
     """
-    effective = read(recipe, overrides)
+    effective = _read(recipe, overrides, check_settings)
     if overrides or str(recipe) not in shipped_recipes():
         return to_toml(effective)
     document = _tomlkit().parse(_file(recipe).read_text("utf-8"))
@@ -76,6 +67,19 @@ def to_table(recipe: Recipe) -> Table:
 
 
 # ---- TOML to settings
+
+
+def _read(recipe: str | Path, overrides: Sequence[str], check: Callable[[Recipe], None]) -> Recipe:
+    file = _file(recipe)
+    table = _parse_file(file)
+    try:
+        for override in overrides:
+            _apply_override(table, override)
+        settings: Recipe = parse(Recipe, table, "")
+        check(settings)
+    except InputError as error:
+        raise InputError(f"{recipe}: {error}") from error.__cause__
+    return settings
 
 
 def _file(recipe: str | Path) -> Path:
