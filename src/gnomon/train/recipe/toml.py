@@ -8,6 +8,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal, cast, get_args, get_origin
 
@@ -42,6 +43,18 @@ def shipped_recipes() -> dict[str, Path]:
     folders = (here.parents[2] / "recipes", here.parents[4] / "recipes")
     folder = next((path for path in folders if path.is_dir()), folders[0])
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def describe_shipped_recipes() -> dict[str, str]:
+    """What each recipe that ships is for, by name: the first sentence of its comment."""
+    return {name: _first_sentence(path) for name, path in shipped_recipes().items()}
+
+
+def _first_sentence(path: Path) -> str:
+    """The first sentence of the comment that a recipe begins with, "# NAME: what it is for. ..."."""
+    lines = takewhile(lambda line: line.strip("# "), path.read_text("utf-8").splitlines())
+    text = " ".join(line.strip("# ") for line in lines)
+    return text.partition(": ")[2].partition(". ")[0].rstrip(".")
 
 
 def to_toml(recipe: Recipe) -> str:
