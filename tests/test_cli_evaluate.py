@@ -62,6 +62,10 @@ def test_a_line_a_task_and_files_that_mteb_reads(run: Run, pairs: Path, question
     assert "pairs, cosine_spearman, GIST-Embedding-v0" in lines[0]
     assert "questions, ndcg_at_10" in lines[1]
     assert "gnomon report out" in ran.stderr
+    shown = [line for line in ran.stderr.splitlines() if not line.startswith("note: ")]
+    assert [line.partition(" in ")[0] for line in shown] == [
+        *("task 1 of 2: pairs", "pairs: done", "task 2 of 2: questions", "questions: done"),
+    ]
     files = sorted(path.name for path in (tmp_path / "out" / "results").glob("*/*/*.json"))
     assert files == ["model_meta.json", "pairs.json", "questions.json"]
     scored = json.loads(next((tmp_path / "out").rglob("questions.json")).read_text("utf-8"))

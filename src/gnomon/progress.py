@@ -17,7 +17,7 @@ def shows_progress(show: bool | None) -> bool:
 
 
 def shows_lines(show: bool | None) -> bool:
-    """Whether lines take the place of a bar: for None, where stderr is not a terminal, such as a pipe or a log of CI."""
+    """Whether lines take the place of a bar: for None, where stderr is not a terminal but a pipe or a log of CI."""
     return show is None and sys.stderr is not None and not shows_progress(None)
 
 

@@ -141,7 +141,14 @@ def test_a_reader_that_is_gone_does_not_end_a_run(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.2, "0 s"), (59.4, "59 s"), (59.6, "1 min 0 s"), (3599.4, "59 min 59 s"), (3599.6, "1 h 0 min"), (9e4, "25 h 0 min")],
+    [
+        (0.2, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min 0 s"),
+        (3599.4, "59 min 59 s"),
+        (3599.6, "1 h 0 min"),
+        (9e4, "25 h 0 min"),
+    ],
 )
 def test_durations(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
@@ -174,6 +181,8 @@ def test_a_run_says_what_it_gained() -> None:
         "trained 1,200 steps in 1 h 5 min; loss 1.5000 at first and 0.2500 at last; validation a 0.5000, data 0.2500 "
         "before, a 0.6250, data 0.7500 after step 1,000. The model is in runs/tuned/model."
     )
-    assert describe_end(facts(1200, Counters(seconds=8.0)), Path("m")) == "trained 1,200 steps in 8 s. The model is in m."
+    assert (
+        describe_end(facts(1200, Counters(seconds=8.0)), Path("m")) == "trained 1,200 steps in 8 s. The model is in m."
+    )
     assert describe_validation(0, {"a": 0.5}) == "validation before training: a 0.5000"
     assert describe_validation(1200, {"a": 0.5, "b": 1.0}) == "validation after step 1,200: a 0.5000, b 1.0000"

@@ -13,11 +13,11 @@ from gnomon.terminal import format_table
 
 
 @click.command(
-    epilog="RECIPE is a .toml file, or one that ships: small (for your own pairs), multi-qa, gist, e5-stage2. KEY=VALUE "
-    "sets any key of it, with dots where there are tables: gnomon train small model=my-model sources.path=pairs.jsonl "
-    "output=tuned. Rows of a file have the columns query (or anchor, question, sentence1) and positive (or answer, "
-    "sentence2); sources.query=NAME and sources.positive=NAME name others. On several GPUs: torchrun --nproc-per-node 2 "
-    "-m gnomon train RECIPE ..."
+    epilog="RECIPE is a .toml file, or one that ships: small (for your own pairs), multi-qa, gist, e5-stage2. "
+    "KEY=VALUE sets any key of it, with dots where there are tables: gnomon train small model=my-model "
+    "sources.path=pairs.jsonl output=tuned. Rows of a file have the columns query (or anchor, question, sentence1) and "
+    "positive (or answer, sentence2); sources.query=NAME and sources.positive=NAME name others. On several GPUs: "
+    "torchrun --nproc-per-node 2 -m gnomon train RECIPE ..."
 )
 @click.argument("recipe", required=False)
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")

@@ -53,7 +53,7 @@ def train(
     Args:
         resume: continue from the last checkpoint in OUTPUT, to the same weights as without the stop.
         overwrite: start a new run where OUTPUT holds one. The old run stays until the new model is complete.
-        progress: whether a progress bar is shown on stderr; None for a terminal only.
+        progress: True for a progress bar on stderr, False for none; None for a bar in a terminal, and lines elsewhere.
         evaluate: called on rank 0 with the model as it is, as often as `recipe.validation` says. Its score, higher is
             better, takes the place of the score on held-out rows.
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from gnomon.messages import list_some
 from gnomon.progress import format_duration, open_bar, print_line, shows_lines, shows_progress
-
 from gnomon.train.recipe.schema import Recipe
 
 if TYPE_CHECKING:

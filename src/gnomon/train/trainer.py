@@ -33,7 +33,6 @@ from gnomon.train import output_folder as output
 from gnomon.train.counters import Counters
 from gnomon.train.display import (
     Display,
-    NoDisplay,
     describe_end,
     describe_inputs,
     describe_start,
@@ -85,13 +84,11 @@ def run_training(
         handle_stop_signals(ranks) as stop,
         _open_output(recipe, ranks, resume=resume, overwrite=overwrite) as number,
         torch_settings(recipe, ranks),
+        closing(open_display(progress if ranks.is_first else False)) as display,
     ):
-        with closing(open_display(progress) if ranks.is_first else NoDisplay()) as display:
-            display.say(describe_inputs(recipe))
-            trainer = Trainer(
-                recipe, ranks, stop, open_objective, number=number, display=display, progress=progress, evaluate=evaluate
-            )
-            return trainer.train(resume=resume)
+        display.say(describe_inputs(recipe))
+        options: dict[str, Any] = {"number": number, "display": display, "progress": progress, "evaluate": evaluate}
+        return Trainer(recipe, ranks, stop, open_objective, **options).train(resume=resume)
 
 
 @contextmanager
