@@ -614,6 +614,17 @@ def test_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_network: obj
         assert resolve_source(given_as) == Source(folder, None, None)
 
 
+def test_a_trained_model_has_the_name_of_its_output(tmp_path: Path) -> None:
+    folder = tmp_path / "tuned" / "model"
+    folder.mkdir(parents=True)
+    assert resolve_source(folder).title == "model"
+    write(tmp_path / "tuned" / "written.sha256")
+    assert resolve_source(folder).title == "tuned"
+    copy = tmp_path / "tuned" / "faq"
+    copy.mkdir()
+    assert resolve_source(copy).title == "faq"
+
+
 def test_folder_of_the_hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for repo, name in (("models--org--tiny", "org/tiny"), ("models--bert", "bert")):
         folder = tmp_path / repo / "snapshots" / "abc"

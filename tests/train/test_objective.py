@@ -112,6 +112,7 @@ def test_an_objective_that_is_not_contrastive_trains_a_model(recipe: Recipe) -> 
     first_line = (Path(recipe.output) / "log.jsonl").read_text("utf-8").partition("\n")[0]
     assert json.loads(first_line) == {"step": 0, "validation": {"scale": 1.0}}, "it is there before the first step"
     assert not (Path(recipe.output) / "stopped").exists()
+    assert Encoder.load(folder).name == Path(recipe.output).name == "out"
     card = (folder / "README.md").read_text("utf-8")
     assert card.endswith(f"{STEPS} steps, first loss {log[0]['loss']:.4f}\n")
     before, after = (Encoder.load(each).encode("noon") for each in (recipe.model, folder))

@@ -46,6 +46,8 @@ BARE_IDS = frozenset(
 HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
 REVISION_MARKERS = ("tree", "blob", "resolve", "raw", "commit", "commits")
 """Parts of the hub's addresses before a revision."""
+RUN_MODEL, RUN_MANIFEST = "model", "written.sha256"
+"""In the output folder of a training run: the model's folder, and the file that shows that a run wrote it."""
 MAX_PACKAGE_DEPTH = 3  # levels below a package's folder in which its model is looked for
 
 # Weights in order of preference; a folder's first form is read. An index belongs to its shards.
@@ -81,8 +83,10 @@ class Source:
 
     @property
     def title(self) -> str:
-        """The model's id, or the name of its folder."""
-        return self.name or to_printable(self.folder.name)
+        """The model's id, or the name of its folder; of a model that gnomon trained, the name of the output folder."""
+        is_trained = self.folder.name == RUN_MODEL and (self.folder.parent / RUN_MANIFEST).is_file()
+        named = self.folder.parent if is_trained and self.folder.parent.name else self.folder
+        return self.name or to_printable(named.name)
 
 
 def to_printable(path: Path | str) -> str:
