@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gnomon.errors import ExtraError
+from gnomon.install import advise_install
 from gnomon.train.recipe.schema import (
     DataSource,
     LoraSettings,
@@ -71,7 +72,7 @@ def train(
     try:
         import torch as _torch  # noqa: F401  # pyright: ignore[reportUnusedImport]
     except ImportError as error:
-        raise ExtraError('training needs torch, which is not installed: pip install "gnomon[train]"') from error
+        raise ExtraError(f"training needs torch, which is not installed. {advise_install('train')}") from error
     from gnomon.train.objectives.contrastive import ContrastiveObjective
     from gnomon.train.trainer import run_training
 

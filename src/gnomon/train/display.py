@@ -97,12 +97,12 @@ class LineDisplay(NoDisplay):
         self, *, clock: Callable[[], float] = time.monotonic, write: Callable[[str], None] = print_line
     ) -> None:
         self._clock, self._write = clock, write
-        self._first = self._step = self._shown = self._total = 0
+        self._first = self._step = self._last_step = self._total = 0
         self._began = self._last = 0.0
         self._loss = self._rows = self._tokens = 0.0
 
     def start(self, step: int, total: int) -> None:
-        self._first = self._step = self._shown = step
+        self._first = self._step = self._last_step = step
         self._total = total
         self._began = self._last = self._clock()
 
@@ -115,7 +115,7 @@ class LineDisplay(NoDisplay):
         self._rows += values.get("rows", 0)
         self._tokens += values.get("tokens", 0)
         now = self._clock()
-        if self._shown == self._first or now - self._last >= self._interval(now):
+        if self._last_step == self._first or now - self._last >= self._interval(now):
             self._write_line(now)
 
     def _interval(self, now: float) -> float:
@@ -124,14 +124,14 @@ class LineDisplay(NoDisplay):
 
     def _write_line(self, now: float) -> None:
         seconds = max(now - self._last, 1e-9)
-        loss = self._loss / (self._step - self._shown)
+        loss = self._loss / (self._step - self._last_step)
         parts = [f"loss {loss:.4f}"]
         parts += [f"{count / seconds:,.0f} {unit}/s" for count, unit in self._counts() if count]
         if left := self._total - self._step:
             per_step = (now - self._began) / (self._step - self._first)
             parts.append(f"about {format_duration(left * per_step)} left")
         self.say(f"step {self._step:,} of {self._total:,} ({self._step / self._total:.0%}): {', '.join(parts)}")
-        self._shown, self._last = self._step, now
+        self._last_step, self._last = self._step, now
         self._loss = self._rows = self._tokens = 0.0
 
     def _counts(self) -> tuple[tuple[float, str], ...]:

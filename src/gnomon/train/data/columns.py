@@ -61,12 +61,12 @@ def resolve_columns(source: DataSource, names: Sequence[str]) -> DataSource:
         names: the columns of its first file.
     """
     used = {source.query, source.positive, *source.negatives, source.score, source.instruction}
-    found: dict[str, str] = {}
+    columns: dict[str, str] = {}
     for key, known in COLUMN_NAMES.items():
         free = [name for name in known if name in names and (name == known[0] or name not in used)]
         if getattr(source, key) == known[0] and free:
-            found[key] = free[0]
-    return replace(source, **found)
+            columns[key] = free[0]
+    return replace(source, **columns)
 
 
 class ColumnMapping:

@@ -17,6 +17,7 @@ from typing import IO, Any, NamedTuple, Protocol, cast
 import numpy as np
 
 from gnomon.errors import ExtraError, InputError, SourceError
+from gnomon.install import advise_install
 from gnomon.messages import did_you_mean, shorten
 from gnomon.text_files import load_arrow, read_rows
 from gnomon.text_files.json_lines import STRICT_DECODER, WHITESPACE
@@ -389,7 +390,7 @@ class HubDataset:
             library = import_module("datasets")
         except ImportError as error:
             message = f"{self.path} needs the package datasets, which is not installed"
-            raise ExtraError(f'{message}: pip install "gnomon[train]"') from error
+            raise ExtraError(f"{message}. {advise_install('train')}") from error
         try:
             yield library
         except InputError:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args, get_origin
 
 from gnomon.errors import ExtraError, InputError
+from gnomon.install import advise_install
 from gnomon.messages import count, did_you_mean, shorten
 from gnomon.train.recipe.checks import check, check_settings
 from gnomon.train.recipe.parse import Table, dotted, key_type, key_types, parse, strip_annotation, table_type
@@ -226,5 +227,5 @@ def _tomlkit() -> Any:
     try:
         import tomlkit
     except ImportError as error:
-        raise ExtraError('The package tomlkit is not installed: pip install "gnomon[train]"') from error
+        raise ExtraError(f"The package tomlkit is not installed. {advise_install('train')}") from error
     return tomlkit
