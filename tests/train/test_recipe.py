@@ -12,7 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gnomon.cli.train import train
 from gnomon.errors import InputError
+from gnomon.train.data.columns import COLUMN_NAMES
 from gnomon.train.recipe import toml as recipes
 from gnomon.train.recipe.checks import losses_for
 from gnomon.train.recipe.parse import find_annotations, key_types, keys_of, strip_annotation
@@ -481,6 +483,25 @@ def test_what_has_no_value_is_left_out() -> None:
     assert missing == {name for name, value in asdict(recipe).items() if value is None}
     assert table["sources"][0]["path"] == ["a"]
     assert math.isclose(table["learning_rate"], 2e-5)
+
+
+def test_the_guide_and_the_help_name_the_columns() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "training.md").read_text("utf-8")
+    help_text = " ".join((train.epilog or "").split())
+    for key, names in COLUMN_NAMES.items():
+        assert f"| for `{key}` | {', '.join(f'`{name}`' for name in names)} |" in guide
+        assert f"{key} (or {', '.join(names[1:])})" in help_text
+
+
+def test_the_recipes_that_ship_are_listed_with_what_they_are_for() -> None:
+    listed = recipes.describe_shipped_recipes()
+    assert listed.keys() == shipped_recipes().keys()
+    assert listed["small"].startswith("your own pairs")
+    assert listed["gist"].startswith("how avsolatorio/GIST-Embedding-v0 was trained")
+    assert all("\n" not in text and 20 < len(text) < 110 for text in listed.values())
+    guide = (Path(__file__).parents[2] / "docs" / "training.md").read_text("utf-8")
+    assert all(f"| `{name}` |" in guide for name in listed)
+    assert all(name in (train.epilog or "") for name in listed)
 
 
 def test_the_recipes_of_the_guide_are_recipes(write: Write) -> None:
