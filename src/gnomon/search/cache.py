@@ -43,12 +43,10 @@ SPARE_PAGES = 4
 
 VERSION = 1
 """Of the tables. A file of another version is started anew."""
-TABLES = (
-    "CREATE TABLE blocks(id INTEGER PRIMARY KEY, space TEXT NOT NULL, used INTEGER NOT NULL, bytes INTEGER NOT NULL, "
-    "texts INTEGER NOT NULL)",
-    "CREATE TABLE contents(id INTEGER PRIMARY KEY, crc INTEGER NOT NULL, hashes BLOB NOT NULL, truncated BLOB NOT NULL, "
-    "vectors BLOB NOT NULL)",
-)
+TABLES = {
+    "blocks": "space TEXT NOT NULL, used INTEGER NOT NULL, bytes INTEGER NOT NULL, texts INTEGER NOT NULL",
+    "contents": "crc INTEGER NOT NULL, hashes BLOB NOT NULL, truncated BLOB NOT NULL, vectors BLOB NOT NULL",
+}
 """`blocks` is small and is rewritten at each use; `contents` is not."""
 
 DAMAGED_CODES = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_SCHEMA}
@@ -333,10 +331,10 @@ def _prepare_tables(connection: sqlite3.Connection) -> None:
     for setting in (f"page_size = {PAGE_BYTES}", "auto_vacuum = INCREMENTAL"):
         connection.execute(f"PRAGMA {setting}")
     connection.execute("BEGIN IMMEDIATE")
-    try:
+    try:  # where tables of another version are, it fails
         if _pragma(connection, "user_version") != VERSION:  # else another process was quicker
-            for table in TABLES:
-                connection.execute(table)  # fails where the tables of another version are
+            for table, columns in TABLES.items():
+                connection.execute(f"CREATE TABLE {table}(id INTEGER PRIMARY KEY, {columns})")
             connection.execute(f"PRAGMA user_version = {VERSION}")
         connection.commit()
     except BaseException:
@@ -347,26 +345,24 @@ def _prepare_tables(connection: sqlite3.Connection) -> None:
 
 def _locate(connection: sqlite3.Connection, space: str, texts: Sequence[str]) -> Located:
     """Where texts are. Of several blocks with a text, the newest is taken."""
-    wanted = {_hash_text(text): position for position, text in enumerate(texts)}
+    position_of = {_hash_text(text): position for position, text in enumerate(texts)}
     located: Located = {}
     blocks = connection.execute(
         "SELECT id, hashes FROM contents JOIN blocks USING (id) WHERE space = ? ORDER BY id DESC", (space,)
     )
     for block, hashes in blocks:
         for row, start in enumerate(range(0, len(hashes), HASH_BYTES)):
-            position = wanted.pop(hashes[start : start + HASH_BYTES], None)
+            position = position_of.pop(hashes[start : start + HASH_BYTES], None)
             if position is not None:
                 rows, positions = located.setdefault(block, ([], []))
                 rows.append(row)
                 positions.append(position)
-        if not wanted:
+        if not position_of:
             break
     return located
 
 
-def _read_block(
-    connection: sqlite3.Connection, block: int, dim: int
-) -> tuple[Vectors, NDArray[np.bool_]] | None:
+def _read_block(connection: sqlite3.Connection, block: int, dim: int) -> tuple[Vectors, NDArray[np.bool_]] | None:
     """(vectors [R, D], which texts were truncated [R]) of a block; None if it is damaged."""
     crc, hashes, flags, data = connection.execute(
         "SELECT crc, hashes, truncated, vectors FROM contents WHERE id = ?", (block,)
@@ -387,7 +383,8 @@ def _used_bytes(connection: sqlite3.Connection) -> int:
 
 def _shrink(connection: sqlite3.Connection) -> None:
     """Give the pages that are not used back to the disk."""
-    connection.execute("PRAGMA incremental_vacuum").fetchall()
+    for _ in range(_pragma(connection, "freelist_count")):
+        connection.execute("PRAGMA incremental_vacuum(1)")  # from Python, each call frees one page
 
 
 def _pragma(connection: sqlite3.Connection, name: str) -> int:

@@ -24,7 +24,7 @@ about 3, Chinese about 3. docs/search-guide.md has the measurement.
 LINE_END = re.compile(r"\r\n|\n|\r")
 SENTENCE_END = re.compile(r"[.!?…](?=\s)|[。！？]")
 FRONT_MATTER_KEY = re.compile(r"\s*(#|[\w.-]+\s*[:=]|\[)")
-"""How the first line of front matter begins: a comment, a key, or a table of TOML. A thematic break has text instead."""
+"""How the first line of front matter begins: a comment, a key or a table of TOML. After a thematic break comes text."""
 FRONT_MATTER_TITLE = re.compile(r"title\s*[:=]\s*(['\"]?)(.+?)\1\s*", re.IGNORECASE)
 FRONT_MATTER_ENDS = {"---": ("---", "..."), "+++": ("+++",)}
 TITLE_SEPARATOR = " > "
@@ -40,7 +40,7 @@ class Passage:
     line: int
     """The line on which the text begins, from 1."""
     title: str
-    """The headings above it: "Manual > Install"; "" where there is none."""
+    """The headings above it: "Manual > Install"; "" without one."""
     text: str
     """As it stands in the file, with "\\n" as line end."""
 
@@ -60,7 +60,7 @@ def split_markdown(source: str, *, max_bytes: int = MAX_BYTES) -> list[Passage]:
 
     A section begins at each ATX or setext heading outside code, quotes and lists. Front matter (between `---` lines, or
     `+++`) is left out; its title is the first part of each title. A heading without text is in the titles of the
-    sections below it; where there are none, it is a passage of its own.
+    sections below it; without such a section, it is a passage of its own.
 
     Args:
         max_bytes: size of a passage together with its title, in bytes of UTF-8. A longer section is split between its
