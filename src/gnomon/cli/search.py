@@ -221,7 +221,7 @@ def _to_text(hit: Hit, columns: Sequence[str]) -> dict[str, Any]:
 def _format_columns(document: Document, columns: Sequence[str]) -> str:
     """The chosen fields in one line, without one that is printed as the text or that this row does not have."""
     values = {name: document.fields.get(name) for name in columns}
-    return "  ".join(
+    return " | ".join(
         f"{name}: {value if isinstance(value, str) else to_json(value)}"
         for name, value in values.items()
         if value not in (None, "", document.text)

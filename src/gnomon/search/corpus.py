@@ -249,11 +249,13 @@ class _CorpusReader:
         """
         if self._text_fields and not set(forms) - set(PLAIN_FORMATS):
             raise InputError(
-                f"the corpus is plain text and Markdown, and has no field {self._text_fields[0]!r}. Leave field out."
+                f"the corpus is plain text and Markdown, and has no field {self._text_fields[0]!r}. "
+                "Leave field= (--field) out."
             )
         if self._delimiter is not None and not {"csv", "tsv"} & set(forms):
             raise InputError(
-                f"delimiter {self._delimiter!r} is for CSV and TSV, and the corpus has none. Leave it out."
+                f"delimiter {self._delimiter!r} is for CSV and TSV, and the corpus has none. Leave delimiter= "
+                "(--delimiter) out."
             )
 
 

@@ -45,10 +45,13 @@ class _FileFinder:
         self.others: list[str] = []
         """Files in folders and globs whose names show no format."""
         self._form = form
+        self._num_matches = 0
+        """Files that were matched, those too that an earlier path has matched."""
         self._seen: set[str] = set()
+        """Files and folders, without links."""
 
     def add(self, path: str) -> None:
-        num_files, num_others, is_glob = len(self.files), len(self.others), False
+        num_matches, num_others, is_glob = self._num_matches, len(self.others), False
         if path == STDIN or Path(path).is_file():
             self._add_file(path)
         elif Path(path).is_dir():
@@ -59,7 +62,7 @@ class _FileFinder:
             self._add_glob(path)
         else:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-        if len(self.files) == num_files and path not in self._seen:
+        if self._num_matches == num_matches:
             self._raise_without_files(path, self.others[num_others:], is_glob)
 
     def warn_of_others(self) -> None:
@@ -71,17 +74,18 @@ class _FileFinder:
             )
 
     def _add_file(self, path: str) -> None:
+        self._num_matches += 1
         real = path if path == STDIN else os.path.realpath(path)
         if real not in self._seen:
             self._seen.add(real)
             self.files.append(path)
-        self._seen.add(path)
 
     def _add_folder(self, folder: str) -> None:
         real = os.path.realpath(folder)
-        if real in self._seen:  # a link to a folder around it
+        if real in self._seen:  # it was named twice, or is a link to a folder around it
+            self._num_matches += 1
             return
-        self._seen |= {real, folder}
+        self._seen.add(real)
         for path in sorted(os.path.join(folder, entry.name) for entry in Path(folder).iterdir()):  # noqa: PTH118
             if Path(path).name.startswith("."):
                 continue

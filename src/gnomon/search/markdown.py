@@ -76,7 +76,7 @@ def split_markdown(source: str, *, max_bytes: int = MAX_BYTES) -> list[Passage]:
     for section in _find_sections(text, starts, document_title):
         title, spans = section.title, list[Span]()
         if section.blocks:
-            room = max(max_bytes - _size(title) - 1, max_bytes // 2, 1)
+            room = max(max_bytes - _size(title and f"{title}\n"), max_bytes // 2, 1)
             spans = _split_long(text, section.blocks, room)
         elif section.heading and not section.has_subsection:
             title, spans = section.parents, [section.heading]
@@ -107,7 +107,7 @@ def _find_sections(text: str, starts: Sequence[int], document_title: str) -> Ite
             continue
         span = _trim(text, starts[token.map[0]], min(starts[token.map[1]], len(text)))
         if token.type != "heading_open":
-            section.blocks.append(span)
+            section.blocks += [span] if span[0] < span[1] else []  # a form feed is a paragraph of white space
             continue
         level, heading = int(token.tag[1:]), _plain_text(tokens[index + 1])
         section.has_subsection = bool(trail) and level > trail[-1][0]
@@ -191,7 +191,7 @@ def _split_line(text: str, start: int, end: int, limit: int) -> Iterator[Span]:
             space = text.rfind(" ", middle, most)
             stop = space if space > start else most
         yield start, stop
-        start = _trim(text, stop, end)[0]
+        start = end - len(text[stop:end].lstrip())
     if start < end:
         yield start, end
 
