@@ -304,7 +304,7 @@ def test_ctrl_c_keeps_what_is_encoded(
         patch.setattr(Encoder, "encode_with_counts", interrupt)
         assert run("search", gist, "--corpus", path, "--query", "a").exit_code == 130
     num_done = len(count_encoded)
-    assert num_done == 6
+    assert 6 <= num_done < 12
     assert run("search", gist, "--corpus", path, "--query", "a").exit_code == 0
     assert len(count_encoded) == 12
     assert len(set(count_encoded)) == 12

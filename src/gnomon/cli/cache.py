@@ -18,11 +18,13 @@ def cache(clear: bool, as_json: bool) -> None:
     such as 500M or 4G (1G by default): what was used longest ago is dropped first.
     """
     from gnomon.search.cache import CorpusCache
+    from gnomon.search.fingerprint_memo import FILE_NAME
 
     with CorpusCache() as vectors:
         before = vectors.size()
         if clear:
             vectors.clear()
+            vectors.path.with_name(FILE_NAME).unlink(missing_ok=True)
         size = vectors.size()
     if as_json:
         freed = before.num_bytes - size.num_bytes

@@ -176,8 +176,11 @@ def _check_queries(queries: Sequence[str], corpus: Sequence[str]) -> None:
 
 def _encode(encoder: Encoder, corpus: Corpus, on_truncate: OnTruncate, *, use_cache: bool) -> Vectors:
     from gnomon.search import CorpusCache, encode_corpus
+    from gnomon.search.fingerprint_memo import recall_fingerprint
 
     cache = CorpusCache() if use_cache else None
+    if cache:
+        recall_fingerprint(encoder, cache.path.parent)
     try:
         encoded = encode_corpus(encoder, corpus.texts, cache=cache, on_truncate=on_truncate)
     finally:

@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from time import monotonic
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +24,11 @@ from gnomon.search.cache import CachedVectors, CorpusCache
 from gnomon.search.corpus import Corpus, Document
 from gnomon.search.exact import top_k
 
-BLOCK_CHARS = 1 << 17
-"""Texts of about so many characters are encoded and cached at once: seconds of work, which is what Ctrl-C loses."""
+BLOCK_CHARS = 1 << 15
+"""Texts of about so many characters are encoded and cached at once. That is what Ctrl-C loses: on a CPU, seconds."""
+MAX_BLOCK_CHARS = 1 << 22
+BLOCK_SECONDS = 1.0
+"""A block that took less is followed by one twice as large, so that a GPU gets full batches."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ def encode_corpus(
     present_U, vectors_UD, truncated_U = _look_up(cache, space, unique, encoder.output_dim(options))
     with progress_bar(len(unique), "encoding", "texts", show=show_progress_bar) as update:
         update(int(present_U.sum()))
-        for rows in _split_blocks(unique, np.flatnonzero(~present_U).tolist()):
+        for rows in _iter_blocks(unique, np.flatnonzero(~present_U).tolist()):
             block = [unique[row] for row in rows]
             encoded = encoder.encode_with_counts(block, options, show_progress_bar=False)
             vectors_UD[rows], truncated_U[rows] = encoded.vectors, np.isin(np.arange(len(rows)), encoded.truncated)
@@ -144,15 +148,17 @@ def _check_whole(encoder: Encoder, texts: Sequence[str], truncated_U: NDArray[np
         )
 
 
-def _split_blocks(texts: Sequence[str], rows: Sequence[int]) -> Iterator[list[int]]:
-    """Rows in blocks of about `BLOCK_CHARS` characters."""
+def _iter_blocks(texts: Sequence[str], rows: Sequence[int]) -> Iterator[list[int]]:
+    """Yield rows in blocks of about `BLOCK_CHARS` characters, and larger ones while the caller is fast."""
+    limit, size, start = BLOCK_CHARS, 0, monotonic()
     block: list[int] = []
-    size = 0
     for row in rows:
         block.append(row)
         size += len(texts[row])
-        if size >= BLOCK_CHARS:
+        if size >= limit:
             yield block
-            block, size = [], 0
+            if monotonic() - start < BLOCK_SECONDS:
+                limit = min(2 * limit, MAX_BLOCK_CHARS)
+            block, size, start = [], 0, monotonic()
     if block:
         yield block
