@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 
@@ -251,6 +253,16 @@ def test_a_field_of_json_lines_may_be_in_some_rows_only(run: Run, gist: Path, tm
     lines = [line[13:] for line in result.stdout.splitlines()]
     assert f"{path}:2" in lines
     assert lines[lines.index(f"{path}:2") + 1] == 'tags: ["a"] | a,b: 1'
+
+
+def test_tables_and_notes_are_searched_together(run: Run, gist: Path, notes: Path, products: Path) -> None:
+    pq.write_table(pa.table({"title": ["Grey sofa"], "n": [7]}), "more.parquet")
+    search = ["search", gist, "--corpus", products, "more.parquet", "notes", "--field", "title", "--show", "n", "sku"]
+    lines = [line[13:] for line in run(*search, "--query", "Grey sofa", "-k", 99).stdout.splitlines()]
+    assert lines[1:4] == ["more.parquet row 1", "n: 7", "Grey sofa"]
+    assert lines[lines.index(f"{products}:4") :][:3] == [f"{products}:4", "sku: C3", "Green desk"]
+    assert "notes/sub/list.txt:3" in lines
+    fails(run(*search, "--field", "nmae", "--query", "a"), str(products), "'nmae'")
 
 
 # ---- the cache

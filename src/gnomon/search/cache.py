@@ -161,6 +161,7 @@ class CorpusCache:
                 if content is None:
                     damaged.append(block)
                     continue
+                rows, positions = _as_index(rows), _as_index(positions)
                 vectors_ND[positions], truncated_N[positions] = content[0][rows], content[1][rows]
                 present_N[positions] = True
                 used.append(block)
@@ -360,6 +361,12 @@ def _locate(connection: sqlite3.Connection, space: str, texts: Sequence[str]) ->
         if not position_of:
             break
     return located
+
+
+def _as_index(numbers: list[int]) -> slice | NDArray[np.int64]:
+    """An index of numpy. A slice where it can be: values are then copied once, and not one by one."""
+    array = np.array(numbers, np.int64)
+    return slice(numbers[0], numbers[-1] + 1) if (np.diff(array) == 1).all() else array
 
 
 def _read_block(connection: sqlite3.Connection, block: int, dim: int) -> tuple[Vectors, NDArray[np.bool_]] | None:
