@@ -1,7 +1,9 @@
 """Search in memory: exact nearest neighbours, packed signs, BM25, and the fusion of two rankings.
 
-from gnomon.search import top_k
-scores_QK, rows_QK = top_k(encoder.encode_query(queries), encoder.encode_document(documents), 10)
+    from gnomon.search import top_k
+    scores_QK, rows_QK = top_k(encoder.encode_query(queries), encoder.encode_document(documents), 10)
+
+The best row comes first. Q: queries; K: results per query.
 """
 
 from __future__ import annotations
