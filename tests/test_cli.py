@@ -136,6 +136,23 @@ def test_encode_reads_stdin(run: Run, gist: Path) -> None:
     assert rows[0][1]["embedding"] == rows[1][1]["embedding"]
 
 
+def test_encode_joins_fields_and_takes_a_delimiter(run: Run, gist: Path, tmp_path: Path) -> None:
+    table = tmp_path / "in.csv"
+    table.write_text("sku;title;body\n1;Red lamp;It is red.\n2;;No title.\n", "utf-8")
+    fails(run("encode", gist, table, "-"), f"{table}: the header is 'sku;title;body'")
+    fails(run("encode", gist, table, "-"), "Give --delimiter ';' to encode")
+    fails(run("encode", gist, table, "-", "--delimiter", "semicolons"), "delimiter is 'semicolons'")
+    result = run("encode", gist, table, "-", "--delimiter", ";", "--field", "title", "--field", "body")
+    assert result.exit_code == 0, result.stderr
+    vectors = [json.loads(line)["embedding"] for line in result.stdout.splitlines()]
+    expected = Encoder.load(gist).encode(["Red lamp It is red.", "No title."])
+    np.testing.assert_array_equal(np.array(vectors, np.float32), expected)
+    hits = run(
+        "search", gist, "--corpus", table, "--delimiter", ";", "--field", "body", "--field", "title", "--query", "a"
+    )
+    assert "It is red. Red lamp" in hits.stdout
+
+
 @pytest.mark.parametrize(
     ("options", "method", "how", "prompt"),
     [

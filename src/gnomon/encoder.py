@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, Never
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -27,6 +27,7 @@ from gnomon.inputs import Texts, as_texts, as_whole_number
 from gnomon.messages import list_some
 from gnomon.packed import Vectors, pack
 from gnomon.pipeline import Encoded, EncodePipeline, EncodeRequest
+from gnomon.refusals import ENCODE_ARGUMENTS, LOAD_ARGUMENTS, refuse_arguments, refuse_attribute
 from gnomon.space import Space
 from gnomon.spec import ModelSpec, ModuleSpec, compute_fingerprint, compute_output_dim
 from gnomon.tokenizer import Tokenizer, TokenReport
@@ -64,10 +65,13 @@ class Encoder:
     def __init__(
         self,
         checkpoint: Checkpoint,
-        options: EngineOptions,
+        options: EngineOptions | None = None,
         read_options: _ReadOptions | None = None,
         engine: Engine | None = None,
     ) -> None:
+        if not isinstance(checkpoint, Checkpoint):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InputError(f"Encoder({checkpoint!r}) reads no model. Encoder.load({checkpoint!r}) does.")
+        options = EngineOptions() if options is None else options
         self._checkpoint, self._options, self._read_options = checkpoint, options, read_options
         try:
             self._tokenizer = Tokenizer(checkpoint.tokenizer, checkpoint.spec.tokenizer)
@@ -96,6 +100,7 @@ class Encoder:
         cache_dir: str | Path | None = None,
         token: str | bool | None = None,
         local_files_only: bool = False,
+        **unknown: Never,
     ) -> Encoder:
         """Load a model.
 
@@ -123,6 +128,7 @@ class Encoder:
             SourceError: a hub id that cannot be reached.
             InputError: an option that cannot be used.
         """
+        refuse_arguments("Encoder.load", unknown, LOAD_ARGUMENTS)
         options = EngineOptions.from_arguments(device=device, engine=engine, dtype=dtype, threads=threads)
         resolved = resolve_source(
             source, revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only
@@ -142,6 +148,9 @@ class Encoder:
             raise TypeError("this Encoder was not made by Encoder.load, so it cannot be pickled.")
         return _unpickle, (self._read_options, self._options)
 
+    def __getattr__(self, name: str) -> Never:
+        refuse_attribute(name)
+
     def __repr__(self) -> str:
         return f"<Encoder {self.name}: {self.spec.dim} dims, {self._engine.name}>"
 
@@ -156,6 +165,7 @@ class Encoder:
         normalize_embeddings: bool | None = None,
         on_truncate: OnTruncate = "warn",
         show_progress_bar: bool | None = None,
+        **unknown: Never,
     ) -> Vectors:
         """Vectors of texts, float32 [B, D], in the order of the texts; [D] for one str. Equal texts are computed once.
 
@@ -176,6 +186,7 @@ class Encoder:
             TruncationError: on_truncate="error" and a text that is too long.
             NumericError: NaN or infinity in a vector.
         """
+        refuse_arguments("encode", unknown, ENCODE_ARGUMENTS)
         options = EncodeOptions(
             prompt=prompt,
             prompt_name=prompt_name,
@@ -210,11 +221,13 @@ class Encoder:
         normalize_embeddings: bool | None = None,
         on_truncate: OnTruncate = "warn",
         show_progress_bar: bool | None = None,
+        **unknown: Never,
     ) -> Vectors:
         """As `encode`, with the model's prompt for queries.
 
         `task` chooses among several: "s2p", "s2s", "sts" for stella, or the name of a prompt.
         """
+        refuse_arguments("encode_query", unknown, ENCODE_ARGUMENTS)
         if task is not None and (prompt is not None or prompt_name is not None):
             raise InputError(f"task {task!r} chooses a prompt. Give it without prompt and prompt_name.")
         if prompt is None and prompt_name is None:
@@ -242,8 +255,10 @@ class Encoder:
         normalize_embeddings: bool | None = None,
         on_truncate: OnTruncate = "warn",
         show_progress_bar: bool | None = None,
+        **unknown: Never,
     ) -> Vectors:
         """As `encode`, with the model's prompt for documents, if it has one."""
+        refuse_arguments("encode_document", unknown, ENCODE_ARGUMENTS)
         if prompt is None and prompt_name is None:
             prompt_name = self.spec.document_prompt_name
             prompt = "" if prompt_name is None else None
@@ -268,11 +283,13 @@ class Encoder:
         normalize_embeddings: bool | None = None,
         on_truncate: OnTruncate = "warn",
         show_progress_bar: bool | None = None,
+        **unknown: Never,
     ) -> dict[int, Vectors]:
         """Vectors of several dimensions from one pass of the trunk: {dim: [B, dim]}, or {dim: [dim]} for one str.
 
         `dims` None means all of `Encoder.dims`.
         """
+        refuse_arguments("encode_dims", unknown, ENCODE_ARGUMENTS)
         options = EncodeOptions(
             prompt=prompt, prompt_name=prompt_name, normalize_embeddings=normalize_embeddings, on_truncate=on_truncate
         )
@@ -311,11 +328,13 @@ class Encoder:
         prompt_name: str | None = None,
         on_truncate: Literal["warn", "error", "silent"] = "warn",
         show_progress_bar: bool | None = None,
+        **unknown: Never,
     ) -> list[Vectors]:
         """States of the last layer for each text, float32 [T, H], before pooling and modules.
 
         Special tokens and the prompt are included.
         """
+        refuse_arguments("encode_tokens", unknown, ENCODE_ARGUMENTS)
         if on_truncate not in ("warn", "error", "silent"):
             raise InputError(
                 f"on_truncate {on_truncate!r} is not one of warn, error, silent. Token states have no mean."
@@ -335,13 +354,23 @@ class Encoder:
         """Scores [B, C] by the model's own score function, higher is nearer; one vector [D] counts as [1, D].
 
         Raises:
-            InputError: shapes that do not fit; int8 or uint8 vectors, which are quantized.
+            InputError: texts; shapes that do not fit; int8 or uint8 vectors, which are quantized.
         """
-        modules.check_not_quantized(np.asarray(a_BD), np.asarray(b_CD))
-        a, b = (np.atleast_2d(np.asarray(vectors, np.float32)) for vectors in (a_BD, b_CD))
-        if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
+        a, b = _as_vectors(a_BD), _as_vectors(b_CD)
+        if a.shape[1] != b.shape[1]:
             raise InputError(f"vectors of shapes {a.shape} and {b.shape} cannot be compared; give [B, D] and [C, D].")
         return modules.similarity(self.spec.similarity, a, b)
+
+    def similarity_pairwise(self, a_BD: ArrayLike, b_BD: ArrayLike) -> Vectors:
+        """Scores [B] of vector i of one with vector i of the other, by the model's own score function.
+
+        Raises:
+            InputError: texts; shapes that are not equal; int8 or uint8 vectors, which are quantized.
+        """
+        a, b = _as_vectors(a_BD), _as_vectors(b_BD)
+        if a.shape != b.shape:
+            raise InputError(f"vectors of shapes {a.shape} and {b.shape} are not pairs; give [B, D] twice.")
+        return modules.similarity_pairwise(self.spec.similarity, a, b)
 
     def tokenize(self, texts: Texts, *, prompt: str | None = None, prompt_name: str | None = None) -> TokenReport:
         """What the model reads of each text: ids, offsets, counts, and where it is truncated."""
@@ -412,8 +441,18 @@ class Encoder:
         return self._checkpoint
 
     @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer, with its rules of length."""
+        return self._tokenizer
+
+    @property
     def name(self) -> str:
         return self._checkpoint.source.title
+
+    @property
+    def dim(self) -> int:
+        """Dimensions of the vectors that `encode` gives by default."""
+        return self.spec.dim
 
     @property
     def dims(self) -> tuple[int, ...]:
@@ -425,9 +464,19 @@ class Encoder:
         """Tokens that the model reads, special tokens included; None for no limit."""
         return self.spec.tokenizer.max_seq_length
 
+    @max_seq_length.setter
+    def max_seq_length(self, value: object) -> None:
+        raise InputError(
+            f"max_seq_length does not change after load. encoder.with_max_seq_length({value!r}) gives another encoder."
+        )
+
     @property
     def prompts(self) -> Mapping[str, str]:
         return MappingProxyType(dict(self.spec.prompts))
+
+    @prompts.setter
+    def prompts(self, value: object) -> None:
+        raise InputError("prompts do not change after load. Give prompt= to encode.")
 
     @property
     def engine(self) -> Engine:
@@ -565,6 +614,22 @@ class _Postprocessor:
         if self.prefix_dim is not None:
             vectors_BD = vectors_BD[:, : self.prefix_dim]
         return modules.normalize(vectors_BD) if self.normalize else vectors_BD
+
+
+def _as_vectors(values: ArrayLike) -> Vectors:
+    """Float vectors [B, D]; one [D] counts as [1, D].
+
+    Raises:
+        InputError: texts, another number of axes, or quantized vectors.
+    """
+    array = np.asarray(values)
+    if array.dtype.kind not in "fiu":
+        raise InputError(f"similarity compares vectors, and these are {array.dtype}. Encode texts first.")
+    modules.check_not_quantized(array)
+    vectors_BD = np.atleast_2d(array.astype(np.float32, copy=False))
+    if vectors_BD.ndim != 2:
+        raise InputError(f"vectors of shape {array.shape} cannot be compared; give [B, D] or [D].")
+    return vectors_BD
 
 
 def _unpickle(read_options: _ReadOptions, options: EngineOptions) -> Encoder:

@@ -12,6 +12,7 @@
     ├── SourceError (OSError)           a hub id or package that cannot be reached: offline, unknown, refused
     ├── CheckpointError (OSError)       a training checkpoint that cannot be written, or is damaged
     ├── ExtraError (ImportError)        an optional dependency is not installed; names the extra
+    ├── UnavailableError (ImportError)  a name of sentence_transformers that gnomon.compat does not have
     ├── DeviceMemoryError (MemoryError) one text alone does not fit into the memory of its device
     ├── WorkerError (RuntimeError)      some texts failed in a worker process; holds the vectors of all others
     └── NumericError (ArithmeticError)  NaN or infinity in a result
@@ -93,6 +94,10 @@ class CheckpointError(GnomonError, OSError):
 
 class ExtraError(GnomonError, ImportError):
     """An optional dependency is not installed; the message names the extra that brings it."""
+
+
+class UnavailableError(GnomonError, ImportError):
+    """A name that sentence_transformers exports and gnomon.compat does not; the message says what to use."""
 
 
 class NumericError(GnomonError, ArithmeticError):

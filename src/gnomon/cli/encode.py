@@ -54,7 +54,8 @@ def encode(
     input: str,
     output: str,
     form: str | None,
-    field: str | None,
+    field: tuple[str, ...],
+    delimiter: str | None,
     as_query: bool,
     as_document: bool,
     task: str | None,
@@ -91,7 +92,7 @@ def encode(
             f"the ranges of {precision} are written beside a file, and {output} is not a file. "
             "Queries cannot be compared with these vectors."
         )
-    texts = read_texts(input, form=form, field=field, skip_bad=skip_bad)
+    texts = read_texts(input, form=form, field=field, skip_bad=skip_bad, delimiter=delimiter)
     note_empty(texts, "An empty text is encoded as it is; --skip-bad leaves it out.")
     if out_form == "parquet":
         _ = texts.table  # fails here, rather than after the work

@@ -60,7 +60,8 @@ def search(
     task: str | None,
     on_truncate: Any,
     form: str | None,
-    field: str | None,
+    field: tuple[str, ...],
+    delimiter: str | None,
     skip_bad: bool,
     as_json: bool,
     **load: Any,
@@ -73,7 +74,7 @@ def search(
 
     if not queries:
         require_stdin()  # rather than after the work
-    texts = read_texts(corpus, form=form, field=field, skip_bad=skip_bad)
+    texts = read_texts(corpus, form=form, field=field, skip_bad=skip_bad, delimiter=delimiter)
     encoder = load_encoder(model, load)
     encoder.spec.query_prompt_name(task)  # a wrong task fails here, rather than after the work
     rows = [row for row, text in enumerate(texts.texts) if text.strip()]

@@ -75,8 +75,16 @@ text_options = combine_options(
     ),
     click.option(
         "--field",
+        multiple=True,
         metavar="NAME",
-        help='Field or column of the text; by default the only one, or "text". body.text: a field in a field.',
+        help='Field or column of the text; by default the only one, or "text". body.text: a field in a field. '
+        "Repeatable: several are joined by a space.",
+    ),
+    click.option(
+        "--delimiter",
+        type=TEXT,
+        metavar="CHAR",
+        help="Between the cells of CSV (comma) or TSV (tab): a character, or comma, semicolon, tab, bar.",
     ),
     click.option("--skip-bad", is_flag=True, help="Leave broken lines and empty texts out, and count them."),
 )
@@ -177,12 +185,13 @@ def require_stdout() -> None:
 # ---- texts that a command reads
 
 
-def read_texts(path: str, **how: Any) -> TextFile:
+def read_texts(path: str, *, field: Sequence[str] = (), **how: Any) -> TextFile:
+    """As the library's; no field is the default one."""
     from gnomon import text_files
 
     if path == text_files.STDIN and text_files.require_stdin().isatty():
         note("reading from the terminal; end with Ctrl-D.")
-    return text_files.read_texts(path, **how)
+    return text_files.read_texts(path, field=field or None, **how)
 
 
 def note_empty(texts: TextFile, what: str) -> None:

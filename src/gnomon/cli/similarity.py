@@ -28,8 +28,8 @@ from gnomon.terminal import format_matrix, pad_line, terminal_width, truncate_li
 @click.argument("texts", nargs=-1, type=TEXT, metavar="[TEXT TEXT...]")
 @click.option("--a", "file_a", metavar="FILE", help="With --b: texts to compare line by line.")
 @click.option("--b", "file_b", metavar="FILE")
-@click.option("--a-field", metavar="NAME", help="Field of the text in --a.")
-@click.option("--b-field", metavar="NAME", help="Field of the text in --b.")
+@click.option("--a-field", multiple=True, metavar="NAME", help="Field of the text in --a. Repeatable.")
+@click.option("--b-field", multiple=True, metavar="NAME", help="Field of the text in --b. Repeatable.")
 @prompt_options
 @json_option
 @source_options
@@ -39,8 +39,8 @@ def similarity(
     texts: tuple[str, ...],
     file_a: str | None,
     file_b: str | None,
-    a_field: str | None,
-    b_field: str | None,
+    a_field: tuple[str, ...],
+    b_field: tuple[str, ...],
     prompt: str | None,
     prompt_name: str | None,
     as_json: bool,

@@ -1,13 +1,14 @@
 """Texts and rows out of files: plain text, JSON lines, CSV, TSV, Parquet.
 
-`lines` unpacks and decodes, `delimited` and `jsonlines` turn lines into rows, `parquet` reads tables, `read` chooses.
-The rules are in docs/reference/text-files.md.
+`lines` unpacks and decodes, `delimited` (with `cells`) and `json_lines` turn lines into rows, `parquet` reads tables,
+`fields` takes the text out of a row, `read` chooses. The rules are in docs/reference/text-files.md.
 """
 
+from gnomon.text_files.fields import text_fault
 from gnomon.text_files.json_lines import dump_json, remove_member
 from gnomon.text_files.lines import STDIN, require_stdin
 from gnomon.text_files.parquet import load_arrow
-from gnomon.text_files.read import PARSERS, TextFile, infer_format, read_rows, read_stdin_lines, read_texts, text_fault
+from gnomon.text_files.read import PARSERS, TextFile, infer_format, read_rows, read_stdin_lines, read_texts
 from gnomon.text_files.rows import BadLine, NumberedRows, Remarks, Row
 
 __all__ = [

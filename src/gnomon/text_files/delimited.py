@@ -14,8 +14,16 @@ from functools import cached_property
 from itertools import islice
 from typing import NamedTuple
 
-from gnomon.errors import InputError
-from gnomon.messages import count, shorten
+from gnomon.messages import count
+from gnomon.text_files.cells import (
+    DEFAULT_DELIMITERS,
+    build_patterns,
+    check_header,
+    header_error,
+    is_open,
+    split_cells,
+    split_loose_cells,
+)
 from gnomon.text_files.rows import BadLine, LineSpans, NumberedRow, NumberedRows, Remarks, Row, encoding_fault
 
 BLOCK_LINES = 1024
@@ -29,24 +37,6 @@ MAX_RECORD_CHARS = 1 << 24
 
 MIN_EVIDENCE_ROWS = 8
 """If so many rows have a number in a column, a line without a number there does not look like a row."""
-
-QUOTED_BODY = re.compile(r'[^"]*+(?:""[^"]*+)*+')
-"""The text between an opening quote and the closing one; a doubled quote is text."""
-
-CELL_PATTERNS = {end: re.compile(rf'"({QUOTED_BODY.pattern})"(?={end}|\Z)|([^{end}]*+)') for end in ",\t"}
-"""Delimiter -> a cell of one line: in well-formed quotes (group 1), or with quotes that are text (group 2)."""
-
-RECORD_PATTERNS = {
-    end: re.compile(rf"(?:{cell})(?:{end}(?:{cell}))*+[\r\n]*")
-    for end, cell in ((end, rf'"{QUOTED_BODY.pattern}"|[^"{end}\r\n]*+') for end in ",\t")
-}
-"""Delimiter -> a record whose quotes are all around cells, or doubled within them."""
-
-FORMAT_NAMES = {",": "CSV", "\t": "TSV"}
-DELIMITER_NAMES = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
-
-LOOSE_CELL_PATTERNS = {end: re.compile(rf'".*?"(?={end}|\Z)|[^{end}]*+', re.DOTALL) for end in ",\t"}
-"""Delimiter -> a cell of one line whose writer did not double the quotes in quoted cells: `"a 5" disk"`."""
 
 UNCLOSED_QUOTE = "a quote opens a cell and none closes it"
 TEXT_AFTER_QUOTE = "text after the closing quote of a cell"
@@ -114,7 +104,7 @@ class _QuoteDoubt:
 
     def note_single_line(self, line: str, number: int, delimiter: str) -> None:
         if self.suspect_since and '"' in line:
-            if _split_cells(line, delimiter).literal:
+            if split_cells(line, delimiter).literal:
                 self._flag_span(number)
             elif '"' in line.replace('""', ""):
                 self.suspect_since = 0
@@ -131,15 +121,18 @@ class _QuoteDoubt:
 # ---- CSV
 
 
-def parse_csv(lines: Iterable[str], remarks: Remarks | None = None) -> NumberedRows:
+def parse_csv(lines: Iterable[str], remarks: Remarks | None = None, delimiter: str | None = None) -> NumberedRows:
     """Yield the rows of a CSV file as dictionaries by the names of its header.
 
     A row may go over several lines; its number is that of its first line. Empty lines are skipped.
 
+    Args:
+        delimiter: the character between cells; None for a comma.
+
     Raises:
         InputError: a header that cannot be used.
     """
-    return _CsvParser(lines, remarks or Remarks()).rows()
+    return _CsvParser(lines, remarks or Remarks(), delimiter).rows()
 
 
 class _Records(NamedTuple):
@@ -160,16 +153,17 @@ class _Records(NamedTuple):
 class _CsvParser:
     """One pass over the lines of a CSV file, a block at a time."""
 
-    def __init__(self, lines: Iterable[str], remarks: Remarks) -> None:
+    def __init__(self, lines: Iterable[str], remarks: Remarks, delimiter: str | None) -> None:
         self._buffer = _LineBuffer(lines)
         self._remarks = remarks
+        self._delimiter, self._is_chosen = delimiter or DEFAULT_DELIMITERS["csv"], delimiter is not None
         self._doubt = _QuoteDoubt(remarks.joined_rows)
         self._names: list[str] = []
         self._block_size = BLOCK_LINES
 
     def rows(self) -> NumberedRows:
         while block := self._buffer.peek(self._block_size):
-            records = _parse_records(block)
+            records = _parse_records(block, self._delimiter)
             if records.fault and self._may_go_on(block, records):
                 if not records.rows and sum(map(len, block)) <= MAX_RECORD_CHARS:
                     self._block_size *= 2
@@ -178,7 +172,8 @@ class _CsvParser:
                     records = records._replace(fault=None)
             self._block_size = min(BLOCK_LINES, 4 * self._block_size)
             text = "".join(block[: records.num_lines])
-            has_fault, has_spaced_quotes = encoding_fault(text) is not None, ', "' in text or '\n "' in text
+            has_fault = encoding_fault(text) is not None
+            has_spaced_quotes = f'{self._delimiter} "' in text or '\n "' in text
             single_lines = records.num_lines == len(records.rows)
             if self._names and single_lines and not (has_fault or has_spaced_quotes or self._doubt.suspect_since):
                 yield from _build_rows(records.rows, self._names, self._buffer.line_number)  # as nearly always
@@ -192,7 +187,7 @@ class _CsvParser:
 
     def _may_go_on(self, block: Sequence[str], records: _Records) -> bool:
         """Whether the record that is not well formed may end in lines after the block."""
-        return len(block) == self._block_size and _is_open(block[records.num_lines :], ",")
+        return len(block) == self._block_size and is_open(block[records.num_lines :], self._delimiter)
 
     def _check_records(
         self, block: Sequence[str], records: _Records, has_fault: bool, has_spaced_quotes: bool
@@ -203,7 +198,7 @@ class _CsvParser:
             has_fault: some record holds characters that are not Unicode text.
             has_spaced_quotes: some cell may begin with a space and a quote.
         """
-        row_like = _RowDetector(",", len(self._names), records.rows)
+        row_like = _RowDetector(self._delimiter, len(self._names), records.rows)
         start = 0
         for end, cells in zip(records.ends, records.rows, strict=True):
             lines, number = block[start:end], self._buffer.line_number + start
@@ -213,7 +208,7 @@ class _CsvParser:
             fault = encoding_fault("".join(lines)) if has_fault else None
             if not self._names:
                 self._read_header(cells, number, len(lines), fault)
-                row_like = _RowDetector(",", len(self._names), records.rows)
+                row_like = _RowDetector(self._delimiter, len(self._names), records.rows)
                 continue
             row, split = self._check_record(lines, cells, number, fault, row_like)
             if has_spaced_quotes and not isinstance(row, BadLine) and any(map(_has_spaced_quote, cells)):
@@ -226,8 +221,8 @@ class _CsvParser:
 
     def _read_header(self, cells: list[str], number: int, num_lines: int, fault: str | None) -> None:
         if fault:
-            raise _header_error(number, fault)
-        self._remarks.columns = self._names = _check_header(cells, ",")
+            raise header_error(number, fault)
+        self._remarks.columns = self._names = check_header(cells, "CSV", self._delimiter, self._is_chosen)
         if num_lines > 1:
             self._remarks.multiline_header.add(number, number + num_lines - 1)
 
@@ -248,12 +243,12 @@ class _CsvParser:
         if multiline:
             self._doubt.note_multiline_row(number, number + len(lines) - 1, doubtful)
         else:
-            self._doubt.note_single_line(lines[0], number, ",")
+            self._doubt.note_single_line(lines[0], number, self._delimiter)
         return dict(zip(self._names, cells, strict=True)), False
 
     def _skip_bad_line(self, line: str, number: int, fault: str) -> NumberedRow:
         if not self._names:
-            raise _header_error(number, fault)
+            raise header_error(number, fault)
         self._doubt.note_bad_line(line, number)
         self._block_size = CAREFUL_LINES
         return number, BadLine(fault)
@@ -273,26 +268,26 @@ def _build_rows(rows: Iterable[list[str]], names: list[str], line_number: int) -
             yield number, BadLine(_describe_miscount(cells, names, 1))
 
 
-def _parse_records(block: list[str]) -> _Records:
+def _parse_records(block: list[str], delimiter: str) -> _Records:
     """Parse the records at the start of a block, up to one that is not well formed."""
     ends: list[int] = []
     rows: list[list[str]] = []
-    lines, returns = _replace_returns(block)
+    lines, returns = _replace_returns(block, delimiter)
     limit = csv.field_size_limit(sys.maxsize)  # 131,072 characters otherwise, for the whole process
-    reader = csv.reader(lines, strict=True)
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
     try:
         for cells in reader:
             rows.append([cell.replace(returns, "\r") for cell in cells] if returns else cells)
             ends.append(reader.line_num)
     except csv.Error:
         end = ends[-1] if ends else 0
-        return _Records(ends, rows, UNCLOSED_QUOTE if _is_open(block[end : end + 1], ",") else TEXT_AFTER_QUOTE)
+        return _Records(ends, rows, UNCLOSED_QUOTE if is_open(block[end : end + 1], delimiter) else TEXT_AFTER_QUOTE)
     finally:
         csv.field_size_limit(limit)
     return _Records(ends, rows, None)
 
 
-def _replace_returns(block: list[str]) -> tuple[list[str], str]:
+def _replace_returns(block: list[str], delimiter: str) -> tuple[list[str], str]:
     """Replace carriage returns within lines, which the csv module refuses in cells without quotes.
 
     Returns:
@@ -300,32 +295,9 @@ def _replace_returns(block: list[str]) -> tuple[list[str], str]:
     """
     if not any("\r" in line and INNER_RETURN.search(line) for line in block):
         return block, ""
-    characters = set("".join(block))
+    characters = {delimiter, *"".join(block)}
     unused = next(chr(code) for code in range(0xE000, 0x110000) if chr(code) not in characters)
     return [INNER_RETURN.sub(unused, line) for line in block], unused
-
-
-def _is_open(lines: Sequence[str], delimiter: str) -> bool:
-    """Whether the record that begins in the first of these lines goes on after the last."""
-    in_quotes = False
-    for line in lines:
-        index = 0
-        while True:
-            if in_quotes:
-                index = _match_end(QUOTED_BODY, line, index)
-                if index == len(line):
-                    break
-                index, in_quotes = index + 1, False
-                if line[index : index + 1] != delimiter:
-                    return False  # it ends here, or text follows
-                index += 1
-            if line.startswith('"', index):
-                index, in_quotes = index + 1, True
-                continue
-            index = line.find(delimiter, index) + 1
-            if not index:
-                return False
-    return in_quotes
 
 
 def _describe_miscount(cells: Sequence[str], names: Sequence[str], num_lines: int) -> str:
@@ -341,15 +313,18 @@ def _multiline_suffix(number: int, num_lines: int) -> str:
 # ---- TSV
 
 
-def parse_tsv(lines: Iterable[str], remarks: Remarks | None = None) -> NumberedRows:
+def parse_tsv(lines: Iterable[str], remarks: Remarks | None = None, delimiter: str | None = None) -> NumberedRows:
     """Yield the rows of a TSV file as dictionaries by the names of its header.
 
     Quotes that are well formed around a cell are taken off; elsewhere they are text. Empty lines are skipped.
 
+    Args:
+        delimiter: the character between cells; None for a tab.
+
     Raises:
         InputError: a header that cannot be used.
     """
-    return _TsvParser(lines, remarks or Remarks()).rows()
+    return _TsvParser(lines, remarks or Remarks(), delimiter).rows()
 
 
 class _ParsedLine(NamedTuple):
@@ -364,9 +339,10 @@ class _ParsedLine(NamedTuple):
 class _TsvParser:
     """One pass over the lines of a TSV file, a block at a time."""
 
-    def __init__(self, lines: Iterable[str], remarks: Remarks) -> None:
+    def __init__(self, lines: Iterable[str], remarks: Remarks, delimiter: str | None) -> None:
         self._buffer = _LineBuffer(lines)
         self._remarks = remarks
+        self._delimiter, self._is_chosen = delimiter or DEFAULT_DELIMITERS["tsv"], delimiter is not None
         self._doubt = _QuoteDoubt(remarks.joined_rows)
         self._names: list[str] = []
 
@@ -375,7 +351,7 @@ class _TsvParser:
             text = "".join(block)
             if self._names and '"' not in text and not encoding_fault(text):  # as nearly always
                 stripped = [line.rstrip("\r\n") for line in block]
-                rows = [line.split("\t") if line else [] for line in stripped]
+                rows = [line.split(self._delimiter) if line else [] for line in stripped]
                 yield from _build_rows(rows, self._names, self._buffer.line_number)
                 self._buffer.consume(len(block))
             else:
@@ -390,7 +366,7 @@ class _TsvParser:
             is_empty = record.cells == [""] and record.num_lines == 1 and '"' not in block[start]
             start += record.num_lines
             if record.fault and not self._names:
-                raise _header_error(number, record.fault)
+                raise header_error(number, record.fault)
             if record.fault:
                 yield number, BadLine(record.fault)
             elif is_empty:
@@ -404,24 +380,26 @@ class _TsvParser:
         return start
 
     def _read_header(self, record: _ParsedLine, number: int) -> None:
-        self._remarks.columns = self._names = _check_header(record.cells, "\t")
+        self._remarks.columns = self._names = check_header(record.cells, "TSV", self._delimiter, self._is_chosen)
         if record.num_lines > 1:
             self._remarks.multiline_header.add(number, number + record.num_lines - 1)
 
     def _parse_record(self, line: str, start: int, number: int) -> _ParsedLine:
         """The record that begins in a line, which is the next but `start` of the buffer."""
         if fault := encoding_fault(line):
-            return _ParsedLine(_split_bare(line), fault=fault)
+            return _ParsedLine(_split_bare(line, self._delimiter), fault=fault)
         if '"' not in line:
-            return _ParsedLine(_split_bare(line))
-        cells, unquoted, literal = _split_cells(line, "\t")
-        if self._names and literal and _is_open([line], "\t") and (record := self._join_lines(start, number)):
-            return record
-        num_columns, bare = len(self._names), _split_bare(line)
-        if len(cells) != num_columns == len(bare):  # two quotes that are text stand around a tab
+            return _ParsedLine(_split_bare(line, self._delimiter))
+        cells, unquoted, literal = split_cells(line, self._delimiter)
+        if self._names and literal and is_open([line], self._delimiter):
+            record = self._join_lines(start, number)
+            if record:
+                return record
+        num_columns, bare = len(self._names), _split_bare(line, self._delimiter)
+        if len(cells) != num_columns == len(bare):  # two quotes that are text stand around a delimiter
             cells, unquoted, literal = bare, False, True
         if len(cells) == num_columns:
-            self._doubt.note_single_line(line, number, "\t")
+            self._doubt.note_single_line(line, number, self._delimiter)
         else:
             self._doubt.note_bad_line(line, number)
         if unquoted:
@@ -433,12 +411,12 @@ class _TsvParser:
     def _join_lines(self, start: int, number: int) -> _ParsedLine | None:
         """The record of several lines that begins here by its quotes; None if its lines are rows of their own."""
         num_columns = len(self._names)
-        record = _parse_multiline_record(self._buffer.peek_from(start), num_columns)
+        record = _parse_multiline_record(self._buffer.peek_from(start), num_columns, self._delimiter)
         if record is None:
             return None
         lines = list(islice(self._buffer.peek_from(start), record.num_lines))
         last = number + record.num_lines - 1
-        row_like = _RowDetector("\t", num_columns)
+        row_like = _RowDetector(self._delimiter, num_columns)
         fault, doubtful = encoding_fault("".join(record.cells)), _may_be_joined(lines, row_like)
         if fault and not doubtful:
             return record._replace(fault=fault + _multiline_suffix(number, record.num_lines))
@@ -451,15 +429,15 @@ class _TsvParser:
         return record
 
 
-def _split_bare(line: str) -> list[str]:
+def _split_bare(line: str, delimiter: str) -> list[str]:
     """Cells of a line of a TSV, with quotes as text."""
-    return line.rstrip("\r\n").split("\t")
+    return line.rstrip("\r\n").split(delimiter)
 
 
-def _parse_multiline_record(lines: Iterable[str], num_columns: int) -> _ParsedLine | None:
+def _parse_multiline_record(lines: Iterable[str], num_columns: int, delimiter: str) -> _ParsedLine | None:
     """The record of several lines that the quotes of the first line begin; None if they are not closed well."""
     limit = csv.field_size_limit(sys.maxsize)
-    reader = csv.reader(lines, delimiter="\t", strict=True)
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
     try:
         cells = next(reader)
     except csv.Error:
@@ -474,59 +452,6 @@ def _parse_multiline_record(lines: Iterable[str], num_columns: int) -> _ParsedLi
 # ---- both
 
 
-class _Cells(NamedTuple):
-    """Cells of one line by itself."""
-
-    cells: list[str]
-    unquoted: bool
-    """Whether quotes were taken off a cell."""
-    literal: bool
-    """Whether a cell has quotes that are text."""
-
-
-def _split_cells(line: str, delimiter: str, *, in_quotes: bool = False) -> _Cells:
-    """Split one line by itself.
-
-    Args:
-        in_quotes: the line begins within a quoted cell, whose closing quote counts as text.
-    """
-    line = line.rstrip("\r\n")
-    cells: list[str] = []
-    unquoted = literal = False
-    start = 0
-    if in_quotes:
-        start = _match_end(QUOTED_BODY, line, 0) + 1
-        cells, literal = line[:start].split(delimiter), True
-        if line[start : start + 1] != delimiter:
-            return _Cells(cells, unquoted, literal)
-        start += 1
-    for cell in _match_cells(CELL_PATTERNS[delimiter], line, delimiter, start):
-        if cell[1] is not None:
-            cells.append(cell[1].replace('""', '"'))
-            unquoted = True
-        else:
-            cells.append(cell[2])
-            literal = literal or '"' in cell[2]
-    return _Cells(cells, unquoted, literal)
-
-
-def _split_loose_cells(line: str, delimiter: str) -> list[str]:
-    """Cells of one line by itself, with their quotes, if its writer doubles no quotes."""
-    return [cell[0] for cell in _match_cells(LOOSE_CELL_PATTERNS[delimiter], line.rstrip("\r\n"), delimiter)]
-
-
-def _match_cells(pattern: re.Pattern[str], line: str, delimiter: str, start: int = 0) -> Iterator[re.Match[str]]:
-    """Match cell after cell from an index on, up to one that no delimiter follows."""
-    while True:
-        cell = pattern.match(line, start)
-        assert cell, "the pattern matches an empty cell"
-        yield cell
-        start = cell.end()
-        if line[start : start + 1] != delimiter:
-            return
-        start += 1
-
-
 class _RowDetector:
     """Decides whether a line looks like a row: it has all cells, and digits in the columns that hold only digits."""
 
@@ -539,7 +464,7 @@ class _RowDetector:
         """in_quotes: the line begins within a quoted cell."""
         if line.count(self.delimiter) < self.num_columns - 1:
             return False
-        ways = (_split_cells(line, self.delimiter, in_quotes=in_quotes).cells, _split_loose_cells(line, self.delimiter))
+        ways = (split_cells(line, self.delimiter, in_quotes=in_quotes).cells, split_loose_cells(line, self.delimiter))
         return any(
             len(cells) == self.num_columns and all(cells[index].strip('"').isdigit() for index in self._numeric_columns)
             for cells in ways
@@ -560,31 +485,4 @@ def _may_be_joined(lines: Sequence[str], row_like: _RowDetector) -> bool:
     """
     if row_like(lines[0]) and (row_like(lines[-1], in_quotes=True) or any(map(row_like, lines[1:-1]))):
         return True
-    return RECORD_PATTERNS[row_like.delimiter].fullmatch("".join(lines)) is None
-
-
-def _check_header(cells: list[str], delimiter: str) -> list[str]:
-    repeated = next((name for name in cells if cells.count(name) > 1), None)
-    if repeated is not None:
-        raise InputError(f"the header names {repeated!r} twice. Every column needs its own name; rename one.")
-    for other, other_name in DELIMITER_NAMES.items():
-        if other == delimiter or sum(cell.count(other) for cell in cells) < len(cells):
-            continue
-        if delimiter == "\t" and other == "," and len(cells) > 1:
-            continue
-        form, name = FORMAT_NAMES[delimiter], DELIMITER_NAMES[delimiter]
-        raise InputError(  # else whole lines would count as texts
-            f"the {form} header is {shorten(delimiter.join(cells), 200)}. Fields of a {form} are separated by {name}, "
-            f"and these look separated by {other_name}. Write the file with {name}, or as .jsonl."
-        )
-    return cells
-
-
-def _header_error(number: int, reason: str) -> InputError:
-    return InputError(f"the header, line {number}, cannot be read: {reason}. It names the columns; correct it.")
-
-
-def _match_end(pattern: re.Pattern[str], text: str, start: int) -> int:
-    match = pattern.match(text, start)
-    assert match, "the pattern matches nothing, too"
-    return match.end()
+    return build_patterns(row_like.delimiter).record.fullmatch("".join(lines)) is None

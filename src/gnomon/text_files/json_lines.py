@@ -39,8 +39,8 @@ STRICT_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_int=_pa
 """Stricter than Python's own: it refuses NaN, Infinity and two members of one name, as other readers of JSON do."""
 
 
-def parse_jsonl(lines: Iterable[str], remarks: Remarks | None = None) -> NumberedRows:
-    """Yield the rows of JSON lines. Empty lines are skipped."""
+def parse_jsonl(lines: Iterable[str], remarks: Remarks | None = None, delimiter: str | None = None) -> NumberedRows:
+    """Yield the rows of JSON lines. Empty lines are skipped. They have no delimiter."""
     return ((number, row) for number, row, _ in parse_with_source(lines))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gnomon.errors import ExtraError, InputError
+from gnomon.text_files.fields import join_values
 
 
 def load_arrow() -> Any:
@@ -24,16 +25,17 @@ def load_arrow() -> Any:
 
 
 def read_column(
-    path: Path, choose: Callable[[list[str], list[str]], str], on_bad_row: Callable[[int, str], None]
-) -> tuple[list[str | None], Sequence[int], Any]:
-    """Read a column of texts. Rows that are not UTF-8, in whichever column, are left out.
+    path: Path, choose: Callable[[list[str], list[str]], tuple[str, ...]], on_bad_row: Callable[[int, str], None]
+) -> tuple[list[str], Sequence[int], Any]:
+    """Read a column of texts, or several joined. Rows that are not UTF-8, in whichever column, are left out.
 
     Args:
-        choose: called with the names of the columns and the paths of the fields in them ("body.text"); returns one.
+        choose: called with the names of the columns and the paths of the fields in them ("body.text"); returns those
+            of the texts.
         on_bad_row: called with the number of each row that is left out, and why it cannot be used.
 
     Returns:
-        The texts, None for null; the numbers of their rows, from 1; the table of these rows.
+        The texts, "" for null; the numbers of their rows, from 1; the table of these rows.
 
     Raises:
         InputError: not a Parquet file; a column that holds no strings. ExtraError: pyarrow is not installed.
@@ -44,18 +46,26 @@ def read_column(
             table = arrow.parquet.read_table(file)
     except arrow.ArrowException as error:
         raise InputError(f"{path} is not a readable Parquet file ({error}).") from error
-    name = choose(table.column_names, _nested_paths(arrow, table.schema))
+    names = choose(table.column_names, _nested_paths(arrow, table.schema))
+    columns = [_get_text_column(arrow, path, table, name) for name in names]
+    faults = _find_faults(arrow, table)
+    numbers: Sequence[int] = range(1, len(table) + 1)
+    if faults:
+        for row, reason in faults.items():
+            on_bad_row(row + 1, reason)
+        good_rows = [row for row in range(len(table)) if row not in faults]
+        numbers, table = [row + 1 for row in good_rows], table.take(good_rows)
+        columns = [column.take(good_rows) for column in columns]
+    values = [[value or "" for value in column.to_pylist()] for column in columns]
+    return values[0] if len(values) == 1 else [join_values(row) for row in zip(*values, strict=True)], numbers, table
+
+
+def _get_text_column(arrow: Any, path: Path, table: Any, name: str) -> Any:
     column = _get_column(table, name)
     kind = column.type.value_type if arrow.types.is_dictionary(column.type) else column.type
     if str(kind) not in ("string", "large_string", "string_view"):
         raise InputError(f"{path}: column {name!r} holds {column.type}; texts must be strings.")
-    faults = _find_faults(arrow, table)
-    if not faults:
-        return column.to_pylist(), range(1, len(column) + 1), table
-    for row, reason in faults.items():
-        on_bad_row(row + 1, reason)
-    good_rows = [row for row in range(len(table)) if row not in faults]
-    return column.take(good_rows).to_pylist(), [row + 1 for row in good_rows], table.take(good_rows)
+    return column
 
 
 def _find_faults(arrow: Any, table: Any) -> dict[int, str]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn
 
 from gnomon.errors import InputError, Notice
-from gnomon.messages import check_choice, count, did_you_mean, list_some, shorten, shorten_json
+from gnomon.messages import check_choice, count, join_words, list_some, shorten
+from gnomon.text_files.cells import DEFAULT_DELIMITERS, parse_delimiter
 from gnomon.text_files.delimited import parse_csv, parse_tsv
+from gnomon.text_files.fields import as_field_names, choose_fields, extract_joined_text, extract_text, nested_paths
 from gnomon.text_files.json_lines import STRICT_DECODER, parse_jsonl, parse_with_source
 from gnomon.text_files.lines import STDIN, open_lines
 from gnomon.text_files.parquet import load_arrow, read_column
@@ -39,6 +41,8 @@ class TextFile:
     """Index -> line or row of each empty text: null, "", or white space alone."""
     unit: str = "line"
     """What the numbers of lines count: "line", or "row" in a Parquet file."""
+    lines: list[int] = field(default_factory=list[int], repr=False)
+    """The number of the line where each text's row begins, from 1; of the row in a Parquet file."""
 
     def row(self, index: int) -> Row:
         """All fields of the row of one text; {"text": ...} in a plain text file."""
@@ -92,7 +96,12 @@ class TextFile:
 
 
 def read_texts(
-    path: str | Path, *, form: str | None = None, field: str | None = None, skip_bad: bool = False
+    path: str | Path,
+    *,
+    form: str | None = None,
+    field: str | Sequence[str] | None = None,
+    skip_bad: bool = False,
+    delimiter: str | None = None,
 ) -> TextFile:
     """Read the texts of a .txt file (one per line), .jsonl, .csv or .tsv (with a header), or .parquet.
 
@@ -101,30 +110,48 @@ def read_texts(
     Args:
         form: "txt", "jsonl", "csv" or "tsv", where the name does not show it. Standard input is "txt" by default.
         field: the field or column of the texts; "body.text" is the field "text" in the object "body". None means the
-            only field, or the one called "text".
+            only field, or the one called "text". Of several, a text is the values that are not empty, in this order,
+            with one space between them.
         skip_bad: leave out lines that cannot be used and empty texts, with a Notice that counts them.
+        delimiter: the character between the cells of a CSV or TSV, or "comma", "semicolon", "tab" or "bar". None means
+            commas in a CSV, and tabs in a TSV.
 
     Raises:
-        InputError: an unknown format or field; a line that cannot be used, by its number; a file without texts.
+        InputError: an unknown format or field; a line that cannot be used, by its number; a file without texts; a
+            delimiter that is not one character, or for another format.
         ExtraError: a .parquet file, and pyarrow is not installed. OSError: the file cannot be opened.
     """
     name = "standard input" if str(path) == STDIN else str(path)
+    requested = as_field_names(field)
     form = form or infer_format(path)
+    if delimiter is not None:
+        delimiter = _check_delimiter(name, form, delimiter)
     if form == "parquet":
-        return _read_parquet(name, Path(path), field, skip_bad)
-    if form == "txt" and field is not None:
-        raise InputError(f"{name} is plain text and has no field {field!r}. Leave it out, or name the format.")
-    check_choice(form, "format", PARSERS)
+        return _read_parquet(name, Path(path), requested, skip_bad)
+    check_choice(form, f"{name}: format", PARSERS)
+    if form == "txt" and requested is not None:
+        fields = join_words([*map(repr, requested)])
+        raise InputError(f"{name} is plain text and has no field {fields}. Leave field out, or name the format.")
     remarks = Remarks()
-    texts = _TextCollector(name, form, field, skip_bad)
+    texts = _TextCollector(name, form, requested, skip_bad)
     with open_lines(path) as lines, _warn_at_end(remarks, name):
         if form == "jsonl":
             for line, row, source in parse_with_source(lines):
                 texts.add(line, row, source)
         else:
-            for line, row in _name_in_errors(name, PARSERS[form](lines, remarks)):
+            parsed = PARSERS[form](lines, remarks, delimiter)
+            for line, row in _name_in_errors(name, parsed):
                 texts.add(line, row)
     return texts.build(remarks.columns)
+
+
+def _check_delimiter(name: str, form: str, delimiter: str) -> str:
+    if form not in DEFAULT_DELIMITERS:
+        raise InputError(
+            f"{name} is read as {form}, which has no delimiter, and delimiter is {shorten(delimiter)}. It belongs to "
+            "CSV and TSV; leave it out, or name the format with form= (--format)."
+        )
+    return parse_delimiter(delimiter)
 
 
 def read_rows(path: str | Path) -> Iterator[tuple[int, Row]]:
@@ -138,7 +165,7 @@ def read_rows(path: str | Path) -> Iterator[tuple[int, Row]]:
         raise InputError(f"{path}: rows are read from .jsonl, .csv and .tsv, each also as .gz.")
     remarks = Remarks()
     with open_lines(path) as lines, _warn_at_end(remarks, str(path)):
-        for line, row in _name_in_errors(str(path), PARSERS[form](lines, remarks)):
+        for line, row in _name_in_errors(str(path), PARSERS[form](lines, remarks, None)):
             if isinstance(row, BadLine):
                 raise InputError(f"{path}, line {line}: {row.reason}. Correct it, or take it out.")
             yield line, row
@@ -166,11 +193,6 @@ def read_stdin_lines(*, skip_bad: bool = False) -> Iterator[str]:
                     "skip_bad=True (--skip-bad)."
                 )
     remarks.warn("standard input")
-
-
-def text_fault(row: Row, field: str) -> str | None:
-    """Why a field of a row is not a text; None if it is."""
-    return _text_fault(row.get(field), field, row)
 
 
 def infer_format(path: str | Path) -> str:
@@ -201,7 +223,7 @@ def infer_format(path: str | Path) -> str:
 class _TextCollector:
     """Takes the text out of each row, and counts the rows that cannot be used."""
 
-    def __init__(self, name: str, form: str, requested: str | None, skip_bad: bool) -> None:
+    def __init__(self, name: str, form: str, requested: tuple[str, ...] | None, skip_bad: bool) -> None:
         self._form, self._requested = form, requested
         self._file = TextFile(name, [], unit="row" if form == "parquet" else "line")
         if form in ("csv", "tsv"):
@@ -209,7 +231,8 @@ class _TextCollector:
         if form == "jsonl":
             self._file.json_rows = []
         self._bad_rows = _BadRowCounter(name, self._file.unit, skip_bad)
-        self._field: str | None = None
+        self._fields: tuple[str, ...] = ()
+        """The fields of the texts; chosen by the first row."""
         self._is_only_field, self._only_field_line = False, 0
         """Whether the field was chosen because its row has no other, and the line of that row."""
         self._is_unicode = form in ("csv", "tsv")  # their parsers have checked
@@ -219,12 +242,12 @@ class _TextCollector:
         if isinstance(row, BadLine):
             self._bad_rows.add(line, row.reason)
             return
-        field = self._set_field(row, line) if self._field is None else self._field
+        fields = self._fields or self._set_fields(row, line)
         if self._is_only_field and len(row) > 1:
             self._raise_ambiguous(row, line)
-        text: Any = row.get(field)
+        text: Any = row.get(fields[0]) if len(fields) == 1 else None
         if type(text) is not str or not (self._is_unicode or text.isascii()):  # the others need no check
-            text, reason = _extract_text(row, field)
+            text, reason = extract_text(row, fields[0]) if len(fields) == 1 else extract_joined_text(row, fields)
             if reason:
                 self._bad_rows.add(line, reason)
                 return
@@ -234,23 +257,24 @@ class _TextCollector:
                 return
             self._file.empty_texts[len(self._file.texts)] = line
         self._file.texts.append(text)
+        self._file.lines.append(line)
         if self._file.rows is not None:
             self._file.rows.append(row)
         if self._file.json_rows is not None:
             self._file.json_rows.append(source)
 
-    def _set_field(self, row: Row, line: int) -> str:
-        """Choose the field of the texts by the first row."""
-        self._field = self._choose_field(row)
-        self._is_only_field = self._requested is None and self._form == "jsonl" and self._field != "text"
+    def _set_fields(self, row: Row, line: int) -> tuple[str, ...]:
+        """Choose the fields of the texts by the first row."""
+        self._fields = self._choose_fields(row)
+        self._is_only_field = self._requested is None and self._form == "jsonl" and self._fields != ("text",)
         self._only_field_line = line
-        return self._field
+        return self._fields
 
     def _raise_ambiguous(self, row: Row, line: int) -> NoReturn:
         """A row has other fields beside the field that was the only one: which of them is the text?"""
         raise InputError(
-            f"{self._file.name}: line {self._only_field_line} has only the field {self._field!r}, and line {line} has "
-            f"{list_some(map(repr, row))}. Name the field of the texts with field= (--field)."
+            f"{self._file.name}: line {self._only_field_line} has only the field {self._fields[0]!r}, and line {line} "
+            f"has {list_some(map(repr, row))}. Name the field of the texts with field= (--field)."
         )
 
     def build(self, columns: Sequence[str] = ()) -> TextFile:
@@ -264,17 +288,17 @@ class _TextCollector:
         self._file.skipped = self._bad_rows.count
         return self._file
 
-    def _choose_field(self, row: Row) -> str:
+    def _choose_fields(self, row: Row) -> tuple[str, ...]:
         if self._form == "txt":
-            return "text"
-        nested = _nested_paths(row) if self._form == "jsonl" else []
-        field = choose_field(self._file.name, list(row), self._requested, nested)
-        if self._form in ("csv", "tsv") and self._requested is None and field != "text":
+            return ("text",)
+        nested = nested_paths(row) if self._form == "jsonl" else []
+        fields = choose_fields(self._file.name, list(row), self._requested, nested)
+        if self._form in ("csv", "tsv") and self._requested is None and fields != ("text",):
             warn_caller(
-                f"{self._file.name}: the first line, {shorten(field)}, is read as the header and not as a text. If it "
-                "is a text, put a header above it. If it is not, name it as the field (--field)."
+                f"{self._file.name}: the first line, {shorten(fields[0])}, is read as the header and not as a text. If "
+                "it is a text, put a header above it. If it is not, name it as the field (--field)."
             )
-        return field
+        return fields
 
 
 class _BadRowCounter:
@@ -307,95 +331,30 @@ class _BadRowCounter:
             warn_caller(Notice(f"{self.name}: {left_out} left out, {texts} kept ({reasons})."))
 
 
-def choose_field(name: str, fields: Sequence[str], requested: str | None, nested: Sequence[str] = ()) -> str:
-    """The field of the texts: the requested one, else the one called "text", else the only one.
-
-    Args:
-        name: the file, for messages.
-        nested: fields within other fields, by their paths.
-
-    Raises:
-        InputError: it is not there, or there are several.
-    """
-    names = ", ".join(map(repr, fields)) or "none"
-    if requested is not None:
-        if requested not in fields and requested not in nested:
-            near = did_you_mean(requested, [*fields, *nested])
-            raise InputError(f"{name} has no field {requested!r}. It has {names}.{near}")
-        return requested
-    if "text" in fields or len(fields) == 1:
-        return "text" if "text" in fields else fields[0]
-    near = did_you_mean("text", [*fields, *nested])
-    raise InputError(f"{name} has several fields: {names}. Name the field of the texts with field= (--field).{near}")
-
-
-def _nested_paths(row: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Paths of the fields in the objects of a row."""
-    paths: list[str] = []
-    for key, value in row.items():
-        if isinstance(value, dict):
-            inner = cast("dict[str, Any]", value)
-            paths += [f"{prefix}{key}.{name}" for name in inner] + _nested_paths(inner, f"{prefix}{key}.")
-    return paths
-
-
-def _extract_text(row: Row, field: str) -> tuple[str, str | None]:
-    """The text of a row ("" for null), and None or why it cannot be used."""
-    value: Any = row.get(field)
-    if value is None and field not in row and "." in field:
-        value, exists = _get_nested(row, field)
-        row = {field: value} if exists else {}
-    if value is None and field in row:
-        return "", None
-    reason = _text_fault(value, field, row)
-    return ("" if reason else cast(str, value)), reason
-
-
-def _get_nested(row: Row, path: str) -> tuple[Any, bool]:
-    """A field in the objects of a row, and whether it exists. Names may hold dots themselves."""
-    if path in row:
-        return row[path], True
-    parts = path.split(".")
-    for index in range(1, len(parts)):
-        inner = row.get(".".join(parts[:index]))
-        if isinstance(inner, dict):
-            value, exists = _get_nested(cast(Row, inner), ".".join(parts[index:]))
-            if exists:
-                return value, True
-    return None, False
-
-
-def _text_fault(text: object, field: str, row: Mapping[str, Any]) -> str | None:
-    """Why a value is not a text; None if it is."""
-    if not isinstance(text, str):
-        if field not in row:
-            return f"no field {field!r}"
-        return f"field {field!r} is {shorten_json(text, 40)}, not a string"
-    fault = encoding_fault(text)
-    return f"field {field!r} has {fault}" if fault and fault.startswith("half") else fault
-
-
-def _read_parquet(name: str, path: Path, requested: str | None, skip_bad: bool) -> TextFile:
+def _read_parquet(name: str, path: Path, requested: tuple[str, ...] | None, skip_bad: bool) -> TextFile:
     bad_rows = _BadRowCounter(name, "row", skip_bad)
-    values, numbers, table = read_column(
-        path, lambda fields, nested: choose_field(name, fields, requested, nested), bad_rows.add
+    texts, numbers, table = read_column(
+        path, lambda fields, nested: choose_fields(name, fields, requested, nested), bad_rows.add
     )
-    texts = [text or "" for text in values]
-    empty_texts = {index: numbers[index] for index, text in enumerate(texts) if not text.strip()}
+    lines = [*numbers]
+    empty_texts = {index: lines[index] for index, text in enumerate(texts) if not text.strip()}
     if skip_bad and empty_texts:
         for number in empty_texts.values():
             bad_rows.add(number, EMPTY_TEXT)
         full = [index for index in range(len(texts)) if index not in empty_texts]
-        texts, empty_texts, table = [texts[index] for index in full], {}, table.take(full)
+        texts, lines = [texts[index] for index in full], [lines[index] for index in full]
+        empty_texts, table = {}, table.take(full)
     bad_rows.warn(len(texts))
-    return TextFile(name, texts, bad_rows.count, None, table, empty_texts=empty_texts, unit="row")
+    return TextFile(name, texts, bad_rows.count, None, table, empty_texts=empty_texts, unit="row", lines=lines)
 
 
 # ---- formats
 
 
-def parse_txt(lines: Iterable[str], remarks: Remarks | None = None) -> Iterator[tuple[int, Row]]:
-    """Yield {"text": line} for every line, an empty one too."""
+def parse_txt(
+    lines: Iterable[str], remarks: Remarks | None = None, delimiter: str | None = None
+) -> Iterator[tuple[int, Row]]:
+    """Yield {"text": line} for every line, an empty one too. It has no delimiter."""
     returns = (remarks or Remarks()).carriage_returns
     for number, line in enumerate(lines, 1):
         text = line.removesuffix("\n").removesuffix("\r")
@@ -404,7 +363,7 @@ def parse_txt(lines: Iterable[str], remarks: Remarks | None = None) -> Iterator[
         yield number, {"text": text}
 
 
-PARSERS: dict[str, Callable[[Iterable[str], Remarks | None], NumberedRows]] = {
+PARSERS: dict[str, Callable[[Iterable[str], Remarks | None, str | None], NumberedRows]] = {
     "txt": parse_txt,
     "jsonl": parse_jsonl,
     "csv": parse_csv,
