@@ -143,11 +143,12 @@ def test_every_command_and_option_is_on_its_page() -> None:
 @pytest.mark.parametrize("page", sorted((DOCS / "reference" / "api").glob("*.md")), ids=lambda page: page.stem)
 def test_a_page_of_the_api_names_a_module(page: Path) -> None:
     """The site's generator lists what the module's `__all__` names, or its public classes; each has a docstring."""
-    (module,) = re.findall(r"^::: ([\w.]+)$", page.read_text("utf-8"), re.MULTILINE)
-    package = importlib.import_module(module)
-    names = getattr(package, "__all__", [name for name, value in vars(package).items() if isinstance(value, type)])
-    assert len(names) > 5
-    assert [name for name in names if callable(value := getattr(package, name)) and not value.__doc__] == []
+    modules = re.findall(r"^::: ([\w.]+)$", page.read_text("utf-8"), re.MULTILINE)
+    assert modules
+    for package in map(importlib.import_module, modules):
+        names = getattr(package, "__all__", [name for name, value in vars(package).items() if isinstance(value, type)])
+        assert len(names) > 2
+        assert [name for name in names if callable(value := getattr(package, name)) and not value.__doc__] == []
 
 
 # ---- what pages say of the source
