@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 from click import Option
-from pages import DOCS, ROOT, Link, find_headings, find_links, github_anchors, site_anchors
+from pages import DOCS, ROOT, Link, find_headings, find_links, find_sentences, github_anchors, site_anchors
 
 from gnomon.cli import main
 from gnomon.train.recipe.parse import keys_of
@@ -25,6 +25,8 @@ from gnomon.train.recipe.parse import keys_of
 PAGES = sorted(DOCS.rglob("*.md"))
 PATTERNS = ("*.md", "bench/**/*.md", "examples/*.md", "experiments/**/*.md")
 OTHERS = sorted(path for pattern in PATTERNS for path in ROOT.glob(pattern))
+MAX_WORDS = 30
+"""Of a sentence, on pages for people who see gnomon for the first time."""
 ARCHITECTURES = DOCS / "guides" / "architectures.md"
 
 
@@ -93,6 +95,37 @@ def test_every_page_is_in_the_menu() -> None:
 
     menu = yaml.safe_load((ROOT / "mkdocs.yml").read_text("utf-8"))["nav"]
     assert sorted(pages(menu)) == [page.relative_to(DOCS).as_posix() for page in PAGES]
+
+
+# ---- words
+
+
+PLAIN_PAGES = [
+    DOCS / "index.md",
+    *(DOCS / "guides" / f"{name}.md" for name in ("engines", "evaluation", "search", "switching", "table")),
+]
+"""Pages for people who see gnomon for the first time."""
+
+
+@pytest.mark.parametrize("page", PLAIN_PAGES, ids=lambda page: page.name)
+def test_sentences_are_short(page: Path) -> None:
+    long = [(line, text) for line, text in find_sentences(page) if len(text.split()) > MAX_WORDS]
+    assert long == []
+
+
+def test_long_sentences_are_found(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    words = " ".join(["word"] * 28)
+    page.write_text(
+        f"# A page\n\nOne two. A [{words}](a.md) `b c`!\nHow 0.4 long?\n\n```\n{words} {words}\n```\n\n| {words} |\n|---|\n"
+    )
+    assert [(line, len(text.split())) for line, text in find_sentences(page)] == [
+        (1, 2),
+        (3, 2),
+        (3, 30),
+        (3, 3),
+        (9, 28),
+    ]
 
 
 # ---- pages that are written from the source

@@ -112,7 +112,7 @@ def steps(page: Path) -> Iterator[dict[str, Any]]:
             for name, *args in commands(block):
                 if name == "gnomon" and not reason(page, shlex.join([name, *args])):
                     yield {**here, "kind": "command", "args": [HUB_ID if arg == "MODEL" else arg for arg in args]}
-        elif block.language == "text" and block.name is None:
+        elif block.language == "text" and block.name is None and not reason(page, block.text):
             yield {**here, "kind": "output", "text": block.text}
 
 

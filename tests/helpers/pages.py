@@ -77,9 +77,23 @@ def find_blocks(page: Path) -> list[Block]:
 def find_prose(page: Path) -> list[tuple[int, str]]:
     """(line, text) of everything that is not code: paragraphs, cells of tables, headings."""
     return [
-        (token.map[0] + 1, "".join(child.content if child.type == "text" else " " for child in token.children or []))
+        (token.map[0] + 1, "".join(_prose_of(child) for child in token.children or []))
         for token in with_lines(parse(page))
         if token.type == "inline" and token.map
+    ]
+
+
+def _prose_of(part: Token) -> str:
+    """A text as it is, code as one word, a line break as a blank; marks of links and emphasis are nothing."""
+    return {"text": part.content, "code_inline": "code", "softbreak": " ", "hardbreak": " "}.get(part.type, "")
+
+
+def find_sentences(page: Path) -> list[tuple[int, str]]:
+    """(line, text) of each sentence of the prose. A full stop within a word, as in 0.4 or all.py, ends none."""
+    return [
+        (line, sentence)
+        for line, text in find_prose(page)
+        for sentence in re.split(r"(?<=[.!?:])\s+", " ".join(text.split()))
     ]
 
 
