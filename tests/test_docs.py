@@ -116,16 +116,10 @@ def test_sentences_are_short(page: Path) -> None:
 def test_long_sentences_are_found(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     words = " ".join(["word"] * 28)
-    page.write_text(
-        f"# A page\n\nOne two. A [{words}](a.md) `b c`!\nHow 0.4 long?\n\n```\n{words} {words}\n```\n\n| {words} |\n|---|\n"
-    )
-    assert [(line, len(text.split())) for line, text in find_sentences(page)] == [
-        (1, 2),
-        (3, 2),
-        (3, 30),
-        (3, 3),
-        (9, 28),
-    ]
+    prose = f"# A page\n\nOne two. A [{words}](a.md) `b c`!\nHow 0.4 long?\n\n"
+    page.write_text(f"{prose}```\n{words} {words}\n```\n\n| {words} |\n|---|\n", "utf-8")
+    counts = [(line, len(text.split())) for line, text in find_sentences(page)]
+    assert counts == [(1, 2), (3, 2), (3, 30), (3, 3), (10, 28)]
 
 
 # ---- pages that are written from the source
