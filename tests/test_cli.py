@@ -20,6 +20,7 @@ from click.testing import CliRunner, Result
 from gnomon import Encoder, cli, describe, quantize, vector_files
 from gnomon.cli import main
 from gnomon.encode_options import EncodeOptions
+from gnomon.install import advise_install
 from gnomon.pipeline import EncodePipeline
 from gnomon.terminal import display_width, format_matrix
 from gnomon.tokenizer import Tokenizer
@@ -333,7 +334,7 @@ def test_torch_that_is_missing_is_one_line(
     from gnomon.engines import select
 
     monkeypatch.setattr(select, "has_torch", lambda: False)
-    fails(run("encode", gist, texts, "-", *options), 'the package torch is not installed; pip install "gnomon[torch]"')
+    fails(run("encode", gist, texts, "-", *options), f"the package torch is not installed. {advise_install('torch')}")
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from click.testing import CliRunner, Result
 from goldens import GIST, GOLDEN, STELLA, require
 
 from gnomon.cli import main
+from gnomon.install import CPU_TORCH
 
 Run = Callable[..., Result]
 
@@ -62,6 +63,10 @@ def test_a_line_a_task_and_files_that_mteb_reads(run: Run, pairs: Path, question
     assert "pairs, cosine_spearman, GIST-Embedding-v0" in lines[0]
     assert "questions, ndcg_at_10" in lines[1]
     assert "gnomon report out" in ran.stderr
+    shown = [line for line in ran.stderr.splitlines() if not line.startswith("note: ")]
+    assert [line.partition(" in ")[0] for line in shown] == [
+        *("task 1 of 2: pairs", "pairs: done", "task 2 of 2: questions", "questions: done"),
+    ]
     files = sorted(path.name for path in (tmp_path / "out" / "results").glob("*/*/*.json"))
     assert files == ["model_meta.json", "pairs.json", "questions.json"]
     scored = json.loads(next((tmp_path / "out").rglob("questions.json")).read_text("utf-8"))
@@ -213,7 +218,8 @@ def test_without_the_extra_the_error_names_it(run: Run, pairs: Path, monkeypatch
     monkeypatch.setitem(sys.modules, "mteb", None)
     ran = run("evaluate", GOLDEN / GIST, "--data", pairs)
     assert ran.exit_code == 2
-    assert "pip install 'gnomon[evaluate]'" in ran.stderr
+    assert "[evaluate]" in ran.stderr
+    assert CPU_TORCH in ran.stderr
 
 
 def test_a_task_of_the_hub_without_a_network(run: Run) -> None:

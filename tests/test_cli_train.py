@@ -70,6 +70,20 @@ def test_one_of_several_ranks_prints(run: Run, calls: list, monkeypatch: pytest.
     assert len(calls) == 1
 
 
+def test_list_names_the_recipes_and_trains_nothing(run: Run, calls: list) -> None:
+    ran = run("--list")
+    assert (ran.exit_code, ran.stderr, calls) == (0, "", [])
+    assert [line.split()[0] for line in ran.stdout.splitlines()] == ["e5-stage2", "gist", "multi-qa", "small"]
+
+
+def test_without_sources_no_file_is_taken(run: Run, calls: list) -> None:
+    Path("pairs.jsonl").write_text('{"query": "a", "positive": "b"}\n', "utf-8")
+    ran = run("multi-qa", "model=m", "output=x")
+    assert (ran.exit_code, calls) == (2, [])
+    assert all(part in ran.stderr for part in ("sources.path=", "query and positive", "sources.query=NAME"))
+    assert run("multi-qa", "model=m", "output=x", "--print").exit_code == 0, "a recipe may be printed without"
+
+
 def test_print_shows_the_recipe_and_trains_nothing(run: Run, calls: list) -> None:
     ran = run("gist", "--print")
     assert (ran.exit_code, ran.stdout, ran.stderr) == (0, render_toml("gist"), "")
@@ -89,7 +103,7 @@ def test_print_shows_the_recipe_and_trains_nothing(run: Run, calls: list) -> Non
         ),
         (["mine.toml", "batch_size=0"], "mine.toml: batch_size is 0. It must be at least 1."),
         (["none.toml"], "Recipe 'none.toml' does not exist"),
-        (["gits"], "e5-stage2, gist, multi-qa. Did you mean 'gist'?"),
+        (["gits"], "e5-stage2, gist, multi-qa, small. Did you mean 'gist'?"),
         (["gits", "--print"], "Did you mean 'gist'?"),
     ],
 )

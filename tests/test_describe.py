@@ -1,10 +1,13 @@
 """What `inspect` says of a model, and how it is laid out."""
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from goldens import DISTILBERT, E5, GIST, GTE, STELLA, load
 
 from gnomon import Encoder, describe
 from gnomon.checkpoint.folder import read_folder
@@ -64,6 +67,28 @@ def test_a_card_that_the_caller_named_is_known_by_the_option(facts_of: Read) -> 
     assert "card: e5-small, known by --card" in shown(facts)
     plain = facts | {"card": None, "card_by": None}
     assert "card: not recognised" in shown(plain)
+
+
+@pytest.mark.parametrize(
+    ("name", "lower_cases"), [(STELLA, True), (GTE, True), (E5, False), (GIST, True), (DISTILBERT, True)]
+)
+def test_lower_casing_is_what_the_tokenizer_does(name: str, lower_cases: bool, facts_of: Read) -> None:
+    """Whoever does it: its own normalizer (BERT's), or sentence-transformers' do_lower_case."""
+    facts, encoder = facts_of(name), load(name)
+    capital, small = encoder.tokenize(["WHAT A DAY", "what a day"]).ids
+    assert facts["tokenizer"]["lower_case"] is lower_cases is (capital.tolist() == small.tolist())
+    assert (", lower-cases" in shown(facts)) is lower_cases
+
+
+def test_lower_casing_by_the_models_own_setting(
+    golden_folder: Callable[[str], Path], tmp_path: Path, facts_of: Read
+) -> None:
+    folder = shutil.copytree(golden_folder(E5), tmp_path / "cased")
+    settings = json.loads((folder / "sentence_bert_config.json").read_text("utf-8"))
+    (folder / "sentence_bert_config.json").chmod(0o644)
+    (folder / "sentence_bert_config.json").write_text(json.dumps(settings | {"do_lower_case": True}), "utf-8")
+    facts = describe.collect_facts(read_folder(resolve_source(folder)))
+    assert facts["tokenizer"]["lower_case"] is True
 
 
 def test_fidelity_is_shown_where_it_was_measured(facts_of: Read) -> None:

@@ -41,6 +41,7 @@ NOT_RUN = {
     ("evaluation.md", "gnomon compare"): "its paths hold the fingerprints of two models",
     ("evaluation.md", "import mteb"): "needs data of the hub",
     ("training.md", "gnomon train mine.toml"): "250 steps: minutes. Its recipe is read",
+    ("training.md", "reading package:"): "progress with times, on standard error",
     ("training.md", "torchrun"): "needs several GPUs",
 }
 """(page, how a block or command begins) -> why it is not run."""
@@ -61,8 +62,8 @@ def data() -> dict[str, str]:
     """The files that pages speak of and do not show."""
     questions = ["opening hours of the museum", "key of the shed", "storage of cells", "size of the garden"]
     pairs = [
-        {"question": f"what is the {topic} in house {number}?", "answer": f"house {number}: note on the {topic}"}
-        for number in range(120)
+        {"query": f"what is the {topic} in house {number}?", "positive": f"house {number}: note on the {topic}"}
+        for number in range(40)
         for topic in questions
     ]
     documents = ["The museum opens at nine.", "Store the cells dry and cool.", "The key is under the flower pot."]

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import gnomon
+from gnomon.install import advise_install
 
 HERE = Path(__file__).resolve().parent
 SOURCE = HERE.parent / "src" / "gnomon"
@@ -26,6 +27,7 @@ FLOORS = {
     "progress": 1,
     "metrics": 2,
     "warn": 1,
+    "install": 1,
     "interrupts": 1,
     "spec": 2,
     "encode_options": 3,
@@ -236,7 +238,7 @@ def test_losses_without_torch_name_the_extra() -> None:
         "try: import gnomon.losses\n"
         "except ExtraError as error: print(error)"
     )
-    assert python(code) == 'losses need the package torch, which is not installed: pip install "gnomon[torch]"'
+    assert python(code) == f"losses need the package torch, which is not installed. {advise_install('torch')}"
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import re
 import sys
 from decimal import Decimal
 from pathlib import Path
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from gnomon import progress
 from gnomon.errors import ExtraError, InputError, Notice
+from gnomon.install import install_command
 from gnomon.text_files import (
     TextFile,
     delimited,
@@ -229,7 +231,7 @@ def test_form_reads_a_file_of_another_name(tmp_path: Path) -> None:
 
 def test_parquet_without_pyarrow_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    with pytest.raises(ExtraError, match=r"pip install 'gnomon\[parquet\]'"):
+    with pytest.raises(ExtraError, match=re.escape(install_command("parquet"))):
         read_texts(tmp_path / "in.parquet")
 
 

@@ -81,11 +81,14 @@ def test_the_evident_ranking(tmp_path: Path, card: str, good: list[list[float]],
 def test_an_unknown_model_needs_a_card(tmp_path: Path) -> None:
     folder = tmp_path / "gte-large-en-v1.5"
     model(folder, "gte-large-en-v1.5", GTE, "")
-    assert verify(Encoder.load(folder)).passed  # known by its folder's name
+    known = verify(Encoder.load(folder))
+    assert known.passed and known.is_recognised  # by its folder's name
     folder = folder.rename(tmp_path / "mine")
     with pytest.raises(InputError, match=r"mine is not recognised.* card.*: stella_en_400M_v5, "):
         verify(Encoder.load(folder))
-    assert verify(Encoder.load(folder), "Alibaba-NLP/gte-large-en-v1.5").passed
+    named = verify(Encoder.load(folder), "Alibaba-NLP/gte-large-en-v1.5")
+    assert named.passed and not named.is_recognised
+    assert not verify(Encoder.load(folder, card="gte-large-en-v1.5")).is_recognised
     with pytest.raises(InputError, match="card 'bert' is not known"):
         verify(Encoder.load(folder), "bert")
     with pytest.raises(InputError, match=r"card of gte-base-en-v1\.5 has no example"):

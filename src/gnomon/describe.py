@@ -63,7 +63,7 @@ def collect_facts(checkpoint: Checkpoint, fidelity: Fidelity | None = None) -> d
         "tokenizer": {
             "kind": json.loads(tokenizer.canonical_json())["model"]["type"],
             "tokens": checkpoint.tokenizer.get_vocab_size(),
-            "lower_case": spec.tokenizer.lower_case,
+            "lower_case": tokenizer.lower_cases,
         },
         "license": checkpoint.license,
         "card": card.name if card else None,

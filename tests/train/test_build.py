@@ -283,6 +283,33 @@ def test_a_missing_column_is_named_with_the_nearest(read: Callable[..., Rows], n
         read(PAIRS, name, positive="positve")
 
 
+@pytest.mark.parametrize("name", ["in.jsonl", "in.csv.gz", "in.tsv", "in.json", "in.parquet"])
+@pytest.mark.parametrize(
+    ("row", "roles", "expected"),
+    [
+        ({"anchor": "a", "positive": "b"}, {}, ("a", "b")),
+        ({"answer": "b", "question": "a"}, {}, ("a", "b")),
+        ({"sentence1": "a", "sentence2": "b"}, {}, ("a", "b")),
+        ({"sentence1": "x", "anchor": "a", "positive": "b"}, {}, ("a", "b")),  # the first of the table
+        ({"anchor": "x", "query": "a", "positive": "b"}, {}, ("a", "b")),
+        ({"anchor": "x", "mine": "a", "positive": "b"}, {"query": "mine"}, ("a", "b")),  # the recipe comes first
+        ({"question": "b", "anchor": "a"}, {"positive": "question"}, ("a", "b")),
+        ({"anchor": "b", "question": "a"}, {"positive": "anchor"}, ("a", "b")),  # a column has one use
+    ],
+)
+def test_columns_have_other_names_too(
+    read: Callable[..., Rows], name: str, row: dict[str, str], roles: dict[str, str], expected: tuple[str, str]
+) -> None:
+    (found,) = read([row], name, **roles)
+    assert (found["query"], found["positive"]) == expected
+
+
+@pytest.mark.parametrize("name", ["in.jsonl", "in.parquet"])
+def test_columns_without_a_known_name_are_listed(read: Callable[..., Rows], name: str) -> None:
+    with pytest.raises(InputError, match=r"no column 'query'. The columns are 'q', 'anchor2', 'positive'"):
+        read([{"q": "a", "anchor2": "b", "positive": "c"}], name)
+
+
 def test_a_column_that_a_later_row_lacks(read: Callable[..., Rows]) -> None:
     with pytest.raises(InputError, match=r"in.jsonl, line 2: no column 'positive'.* 'query'"):
         read([PAIRS[0], {"query": "b"}])
@@ -806,7 +833,7 @@ def test_a_data_set_that_cannot_be_read(tmp_path: Path, hub: str, streaming: boo
 
 def test_a_data_set_without_the_library_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(ExtraError, match=r'hf:a/b needs the package datasets, .* pip install "gnomon\[train\]"'):
+    with pytest.raises(ExtraError, match=r"hf:a/b needs the package datasets, .* pip install .*\[train\]"):
         open_dataset(DataSource(("hf:a/b",)), tmp_path)
 
 

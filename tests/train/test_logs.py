@@ -1,4 +1,4 @@
-"""The log of a run: valid JSON always, cut where a run goes on, no end of a run; the bar and the boards."""
+"""The log of a run: valid JSON always, cut where a run goes on, no end of a run; the boards."""
 
 import errno
 import io
@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gnomon.errors import ExtraError, Notice
-from gnomon.train.logs import Log, format_bar
+from gnomon.train.logs import Log
 
 VALUES = {"loss": 0.25, "learning_rate": 2e-5, "tokens_per_second": 12_345.0}
 
@@ -30,7 +30,7 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 
 
 def test_a_record_is_a_line_that_is_there_at_once(tmp_path: Path) -> None:
-    with Log(tmp_path / "run", total=20) as log:
+    with Log(tmp_path / "run") as log:
         log.record(10, VALUES | {"source": "ü"})
         assert lines(tmp_path / "run") == [{"step": 10, **VALUES, "source": "ü"}]
         log.record(20, {"loss": math.nan, "inner": {"all": [1, math.inf, (-math.inf,)], "text": "NaN", "flag": True}})
@@ -48,7 +48,7 @@ TREES = st.recursive(
 @given(st.lists(st.dictionaries(st.text().filter(lambda key: key != "step"), TREES, max_size=3), max_size=4))
 def test_every_line_is_valid_json(tmp_path_factory: pytest.TempPathFactory, values: list[dict[str, Any]]) -> None:
     folder = tmp_path_factory.mktemp("run")
-    with Log(folder, total=5) as log:
+    with Log(folder) as log:
         for step, each in enumerate(values):
             log.record(step, each)
     raw = (folder / "log.jsonl").read_bytes().split(b"\n")[:-1]
@@ -61,12 +61,12 @@ def test_a_rewind_cuts_what_lies_behind_the_step_and_what_was_torn(
     tmp_path_factory: pytest.TempPathFactory, recorded: list[int], step: int, torn: bytes
 ) -> None:
     folder = tmp_path_factory.mktemp("run")
-    with Log(folder, total=30) as log:
+    with Log(folder) as log:
         for each in recorded:
             log.record(each, VALUES)
     with (folder / "log.jsonl").open("ab") as file:
         file.write(torn.replace(b"\n", b"{"))
-    with Log(folder, total=30) as log:
+    with Log(folder) as log:
         log.rewind(step)
         log.record(31, VALUES)
     kept = [each for each in recorded if each <= step] if step else []
@@ -77,7 +77,7 @@ def test_a_rewind_cuts_what_lies_behind_the_step_and_what_was_torn(
 @pytest.mark.parametrize("line", ["[]", '{"step": null}', '{"step": Infinity}', '{"loss": 1}', "nonsense", "\xff"])
 def test_a_foreign_line_is_cut(tmp_path: Path, line: str) -> None:
     (tmp_path / "log.jsonl").write_bytes(b'{"step": 1}\n' + line.encode("latin-1") + b"\n")
-    with Log(tmp_path, total=30) as log:
+    with Log(tmp_path) as log:
         log.rewind(5)
     assert lines(tmp_path) == [{"step": 1}]
 
@@ -96,45 +96,13 @@ class FullFile(io.RawIOBase):
 def test_a_full_disk_ends_the_log_and_not_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError | None
 ) -> None:
-    log = Log(tmp_path, total=3)
+    log = Log(tmp_path)
     log._close_file()
     monkeypatch.setattr(log, "_file", FullFile(error))
     with pytest.warns(Notice, match="log.jsonl is no longer written: the disk is full. The run goes on without it"):
         log.record(1, VALUES)
     log.record(2, VALUES)
     log.close()
-
-
-# ---- the bar
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def test_the_bar_is_in_a_terminal_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for stream, progress, is_shown in (
-        (io.StringIO(), None, False),
-        (io.StringIO(), True, True),
-        (Terminal(), None, True),
-        (Terminal(), False, False),
-    ):
-        monkeypatch.setattr(sys, "stderr", stream)
-        with Log(tmp_path, total=20, progress=progress) as log:
-            log.rewind(5)
-            log.advance(6)
-            log.record(7, VALUES)
-            log.say("validation")
-        assert "validation\n" in stream.getvalue()
-        assert ("7/20" in stream.getvalue()) is is_shown
-        assert ("loss=0.2500, lr=2.00e-05, 12.3k tokens/s" in stream.getvalue()) is is_shown
-
-
-def test_what_the_bar_shows() -> None:
-    assert format_bar({}) == ""
-    assert format_bar({"loss": None, "tokens_per_second": 512.4, "other": 3}) == "512 tokens/s"
-    assert format_bar({"loss": math.nan, "learning_rate": 0}) == "loss=nan, lr=0.00e+00"
 
 
 # ---- boards
@@ -173,7 +141,7 @@ def tensorboard(monkeypatch: pytest.MonkeyPatch) -> type[Writer]:
 
 
 def test_tensorboard_gets_every_number(tmp_path: Path, tensorboard: type[Writer]) -> None:
-    with Log(tmp_path, total=20, report_to=["tensorboard"], settings={"seed": 3}) as log:
+    with Log(tmp_path, report_to=["tensorboard"], settings={"seed": 3}) as log:
         assert not tensorboard.made
         log.record(1, {"loss": 0.5, "source": "a", "same": True, "validation": {"mrr": 1, "deep": {"x": 2.0}}})
     (writer,) = tensorboard.made
@@ -185,14 +153,14 @@ def test_tensorboard_gets_every_number(tmp_path: Path, tensorboard: type[Writer]
 
 
 def test_boards_keep_their_files_where_they_are_told(tmp_path: Path, tensorboard: type[Writer]) -> None:
-    with Log(tmp_path / "overwrite-1", boards_folder=tmp_path, total=20, report_to=["tensorboard"]) as log:
+    with Log(tmp_path / "overwrite-1", boards_folder=tmp_path, report_to=["tensorboard"]) as log:
         log.record(1, {"loss": 1.0})
     assert [writer.folder for writer in tensorboard.made] == [tmp_path / "tensorboard"]
     assert [path.name for path in tmp_path.iterdir()] == ["overwrite-1"]
 
 
 def test_tensorboard_hides_what_lies_behind_a_resume(tmp_path: Path, tensorboard: type[Writer]) -> None:
-    with Log(tmp_path, total=20, report_to=["tensorboard"]) as log:
+    with Log(tmp_path, report_to=["tensorboard"]) as log:
         log.rewind(7)
         log.record(8, VALUES)
     assert [writer.purge_step for writer in tensorboard.made] == [8]
@@ -210,7 +178,7 @@ def test_wandb_goes_on_with_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "wandb", module)
     folder = tmp_path / "run"
     for start in (0, 1, 0):
-        with Log(folder, total=20, report_to=["wandb"], settings={"seed": 3}) as log:
+        with Log(folder, report_to=["wandb"], settings={"seed": 3}) as log:
             log.rewind(start)
             log.record(start + 1, {"loss": 1.0})
     first = {"project": "gnomon", "name": "run", "dir": str(folder), "config": {"seed": 3}}
@@ -224,5 +192,5 @@ def test_a_board_that_is_not_installed_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ExtraError, match=f"report_to names '{name}', .* not installed: pip install {name}, or leave"):
-        Log(tmp_path / "run", total=20, report_to=[name])
+        Log(tmp_path / "run", report_to=[name])
     assert not (tmp_path / "run").exists()

@@ -27,7 +27,7 @@ STEPS = 12
 class FixedVectors:
     """Mean squared error between a scaled vector of a word and a fixed random vector. It reads no source."""
 
-    prefetch_depth, has_validation, parameters_learning_rate = 2, True, 1e-2
+    prefetch_depth, has_validation, parameters_learning_rate, data_summary = 2, True, 1e-2, "four words"
     zero_gradient_hint, not_finite_hint = "The vectors may be equal.", "Check the vectors."
 
     def __init__(self, context: TrainingContext, *, seed: int = 0) -> None:
@@ -109,7 +109,10 @@ def test_an_objective_that_is_not_contrastive_trains_a_model(recipe: Recipe) -> 
     assert np.mean(losses[-4:]) < np.mean(losses[:4]) - 0.01
     assert log[-1]["batches"] == 2 * STEPS
     assert [line["step"] for line in log if "validation" in line] == [4, 8, 12]
+    first_line = (Path(recipe.output) / "log.jsonl").read_text("utf-8").partition("\n")[0]
+    assert json.loads(first_line) == {"step": 0, "validation": {"scale": 1.0}}, "it is there before the first step"
     assert not (Path(recipe.output) / "stopped").exists()
+    assert Encoder.load(folder).name == Path(recipe.output).name == "out"
     card = (folder / "README.md").read_text("utf-8")
     assert card.endswith(f"{STEPS} steps, first loss {log[0]['loss']:.4f}\n")
     before, after = (Encoder.load(each).encode("noon") for each in (recipe.model, folder))

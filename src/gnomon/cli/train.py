@@ -13,8 +13,10 @@ from gnomon.terminal import format_table
 
 
 @click.command(
-    epilog="RECIPE is a .toml file, or one that ships: multi-qa, gist, e5-stage2. KEY=VALUE sets any key of it, with "
-    "dots where there are tables: model=my-model sources.path=pairs.jsonl loss.temperature=0.02. On several GPUs: "
+    epilog="RECIPE is a .toml file, or one that ships: small (for your own pairs), multi-qa, gist, e5-stage2. "
+    "KEY=VALUE sets any key of it, with dots where there are tables: gnomon train small model=my-model "
+    "sources.path=pairs.jsonl output=tuned. Rows of a file have the columns query (or anchor, question, sentence1) and "
+    "positive (or answer, sentence2); sources.query=NAME and sources.positive=NAME name others. On several GPUs: "
     "torchrun --nproc-per-node 2 -m gnomon train RECIPE ..."
 )
 @click.argument("recipe", required=False)
@@ -24,6 +26,7 @@ from gnomon.terminal import format_table
     "--overwrite", is_flag=True, help="Replace a run that the output folder holds, once the new model is complete."
 )
 @click.option("--print", "show", is_flag=True, help="Print the recipe, every default filled in, and end.")
+@click.option("--list", "list_recipes", is_flag=True, help="List the recipes that ship, and end.")
 @click.option("--check-gradients", is_flag=True, help="Check the gradients of every loss on this machine, and end.")
 @click.pass_context
 def train(
@@ -33,6 +36,7 @@ def train(
     resume: bool,
     overwrite: bool,
     show: bool,
+    list_recipes: bool,
     check_gradients: bool,
 ) -> None:
     """Train a model by a recipe, and print its folder.
@@ -40,16 +44,22 @@ def train(
     Ctrl-C and SIGTERM save the step before they end the run, with exit status 130 and 143. With --check-gradients the
     exit status is 0 where all gradients agree, and 1 where one does not.
     """
-    if sum((resume, overwrite, show, check_gradients)) > 1:
-        raise click.UsageError("--resume, --overwrite, --print and --check-gradients exclude each other.")
+    if sum((resume, overwrite, show, list_recipes, check_gradients)) > 1:
+        raise click.UsageError("--resume, --overwrite, --print, --list and --check-gradients exclude each other.")
     if check_gradients:
         if recipe:
             raise click.UsageError("--check-gradients takes no recipe: it checks every loss.")
         ctx.exit(0 if _report_gradients() else 1)
-    if recipe is None or ("=" in recipe and not recipe.endswith(".toml")):
-        raise click.UsageError(f"RECIPE is missing; it comes first: {ctx.command_path} RECIPE [KEY=VALUE]...")
     from gnomon.train.recipe import toml as recipes
 
+    if list_recipes:
+        click.echo("\n".join(format_table([*recipes.describe_shipped_recipes().items()])))
+        return
+    if recipe is None or ("=" in recipe and not recipe.endswith(".toml")):
+        known = ", ".join(recipes.shipped_recipes())
+        raise click.UsageError(
+            f"RECIPE is missing; it comes first: {ctx.command_path} RECIPE [KEY=VALUE]... These ship: {known} (--list)."
+        )
     if show:
         click.echo(recipes.render_toml(recipe, overrides), nl=False)
         return

@@ -50,8 +50,10 @@ class EncodeCall:
         The vector is not normalised, as there.
         """
         vectors_BD = self._encode_whole(texts)[:, : self.truncate_dim] if texts else np.zeros((0, 0), np.float32)
+        prompt_length = self.encoder.tokenizer.count_prompt_tokens(self.options.prompt or "")
+        shared: dict[str, Any] = {"modality": "text"} | ({"prompt_length": prompt_length} if prompt_length else {})
         return [
-            features | {"token_embeddings": to_tensor(states_TH), "sentence_embedding": to_tensor(vector_D)}
+            features | shared | {"token_embeddings": to_tensor(states_TH), "sentence_embedding": to_tensor(vector_D)}
             for features, states_TH, vector_D in zip(unpad(batch), self.encode_tokens(texts), vectors_BD, strict=True)
         ]
 

@@ -1,7 +1,8 @@
 """`SentenceTransformer`: the class of sentence-transformers, run by an `Encoder`.
 
-The module is named after the package it stands in for, because BERTopic, KeyBERT and others look for that name in the
-type of a model.
+BERTopic, KeyBERT and others look at the type of a model: first for "sentence_transformers" in its name, and so this
+module is called like that; then by `isinstance`, and so `__class__` answers as the class of that package where it is
+imported.
 
 B: texts; D: dimensions of a vector; T: tokens of a text; H: hidden size of the trunk.
 """
@@ -12,6 +13,7 @@ import copy
 import logging
 import os
 import shutil
+import sys
 import tempfile
 import warnings
 from collections.abc import Generator, Mapping, Sequence
@@ -44,11 +46,12 @@ _TORCH_MEMBERS = {
         (
             *("parameters", "named_parameters", "modules", "children", "state_dict", "load_state_dict", "forward"),
             *("compile", "register_forward_hook", "zero_grad", "requires_grad_", "gradient_checkpointing_enable"),
-            *("transformers_model", "auto_model"),
+            *("transformers_model", "auto_model", "add_module", "config"),
         ),
         "It is part of a torch module, and this class is not one. Use sentence_transformers for it; folders that "
         "gnomon saves open there.",
     ),
+    "set_pooling_include_prompt": 'Set "include_prompt" in 1_Pooling/config.json of the folder, and load it again.',
     **dict.fromkeys(
         ("fit", "old_fit", "smart_batching_collate"), "`gnomon train` trains models: see the guide on training."
     ),
@@ -130,6 +133,7 @@ class SentenceTransformer:
         similarity_fn_name: SimilarityName | SimilarityFunction | None = None,
         truncate_dim: int | None = None,
     ) -> None:
+        token = _choose_token(token, use_auth_token)
         if modules is not None or model_name_or_path is None:
             raise InputError(
                 "modules are torch modules, and gnomon reads models from folders. Build the model with "
@@ -151,7 +155,7 @@ class SentenceTransformer:
             "cache_dir": cache_folder,
             "revision": revision,
             "local_files_only": local_files_only,
-            "token": _choose_token(token, use_auth_token),
+            "token": token,
         }
         self._encoder = Encoder.load(model_name_or_path, **self._load_options)
         saved = _read_saved_prompts(self._encoder.checkpoint.source.folder)
@@ -505,11 +509,26 @@ class SentenceTransformer:
     def __repr__(self) -> str:
         return f"SentenceTransformer({self._encoder!r})"
 
+    @property
+    def __class__(self) -> type:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """For `isinstance`: the class that this one stands in for, where its package is imported; else its own."""
+        package = sys.modules.get("sentence_transformers")
+        return getattr(package, "SentenceTransformer", type(self))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (dict(self.__dict__),)
+
     def __deepcopy__(self, memo: Any) -> SentenceTransformer:
         """A copy with settings of its own; the two share one encoder, which does not change."""
         other = copy.copy(self)
         other._prompts, other._load_options = dict(self._prompts), dict(self._load_options)
         return other
+
+    def __getitem__(self, index: Any) -> Any:
+        raise TypeError(
+            f"gnomon.compat.SentenceTransformer has no module {index!r}. {_TORCH_MEMBERS['modules']} model.tokenizer "
+            "and model.max_seq_length are here."
+        )
 
     def __getattr__(self, name: str) -> Any:
         remedy = _TORCH_MEMBERS.get(name)
@@ -573,6 +592,13 @@ class SentenceTransformer:
         if to_one_tensor:
             return require_tensor(vectors_BD, "convert_to_tensor=True", device)
         return vectors_BD if to_numpy else [to_tensor(vector_D, device) for vector_D in vectors_BD]
+
+
+def _restore(settings: dict[str, Any]) -> SentenceTransformer:
+    """The model with these attributes: the other half of its pickle."""
+    model = SentenceTransformer.__new__(SentenceTransformer)
+    model.__dict__.update(settings)
+    return model
 
 
 def _choose_token(token: bool | str | None, use_auth_token: bool | str | None) -> bool | str | None:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from gnomon.engines.select import has_torch
 from gnomon.errors import ExtraError, InputError
+from gnomon.install import advise_install
 
 Tensor = Any
 """A torch tensor if torch is installed, else a numpy array."""
@@ -36,8 +37,8 @@ def require_tensor(values: NDArray[Any], what: str, device: Any = None) -> Tenso
     """
     if not has_torch():
         raise ExtraError(
-            f"{what} returns a torch tensor, and torch is not installed. Leave it out to get numpy arrays, or install "
-            'torch: pip install "gnomon[torch]"'
+            f"{what} returns a torch tensor, and torch is not installed. Leave it out to get numpy arrays. "
+            f"{advise_install('torch')}"
         )
     return to_tensor(values, device)
 

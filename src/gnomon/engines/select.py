@@ -22,6 +22,7 @@ from gnomon.engines.protocol import Engine
 from gnomon.engines.static import StaticEngine
 from gnomon.errors import ExtraError, InputError
 from gnomon.inputs import as_whole_number
+from gnomon.install import advise_install, install_command
 from gnomon.messages import check_choice
 from gnomon.spec import ModelSpec, StaticSpec
 from gnomon.warn import warn_once
@@ -203,7 +204,8 @@ def _has_usable_gpu() -> bool:
     if not has_gpu_driver():
         return False
     if not has_torch():
-        warn_once('this machine has a GPU, and torch is not installed: running on the CPU. pip install "gnomon[torch]"')
+        command = install_command("torch")
+        warn_once(f"this machine has a GPU, and torch is not installed: running on the CPU. Install it: {command}")
         return False
     try:
         import torch
@@ -225,7 +227,7 @@ def _join_choices(name: str, values: Sequence[str]) -> str:
 def _resolve_torch_dtype(devices: Sequence[str], dtype: str) -> str:
     """The dtype to run in; devices and dtype are there."""
     if not has_torch():
-        raise ExtraError('the package torch is not installed; pip install "gnomon[torch]"')
+        raise ExtraError(f"the package torch is not installed. {advise_install('torch')}")
     from gnomon.engines.torch.devices import auto_dtype, check_device, check_dtype
 
     for device in devices:

@@ -68,6 +68,7 @@ def evaluate(
     cache: str | Path | bool = True,
     overwrite: bool = False,
     local_files_only: bool = False,
+    on_task: Callable[[str, int, int], None] = lambda task, number, total: None,
     on_result: Callable[[Result, bool], None] = lambda result, reused: None,
 ) -> list[Result]:
     """Evaluate a model on tasks of mteb and on local data, by mteb's own protocol.
@@ -92,6 +93,7 @@ def evaluate(
         cache: where vectors are cached: True for OUTPUT/vectors, False for memory alone.
         overwrite: compute results again that are already there.
         local_files_only: make no request for the data of tasks; use the cache.
+        on_task: called before each task, with its name, its number from 1 and how many there are.
         on_result: called with each result, and whether it was already there.
 
     Raises:
@@ -118,7 +120,7 @@ def evaluate(
         _check_tasks(mteb_tasks, scope, systems)
         _create_folder(folder)
         with offline(local_files_only):
-            return _Run(folder, scope, systems, overwrite).run_all(mteb_tasks, on_result)
+            return _Run(folder, scope, systems, overwrite).run_all(mteb_tasks, on_task, on_result)
 
 
 def _check_arguments(
@@ -220,10 +222,16 @@ class _Run:
         self._first_counters: dict[str, EncodeCounters] = {}
         """By task: the counters of the first system that encoded its texts."""
 
-    def run_all(self, tasks: Sequence[Any], on_result: Callable[[Result, bool], None]) -> list[Result]:
+    def run_all(
+        self,
+        tasks: Sequence[Any],
+        on_task: Callable[[str, int, int], None],
+        on_result: Callable[[Result, bool], None],
+    ) -> list[Result]:
         results: list[Result] = []
         failures: dict[str, Exception] = {}
-        for task in tasks:
+        for number, task in enumerate(tasks, 1):
+            on_task(task.metadata.name, number, len(tasks))
             for result, reused in self._run_task_or_record(task, failures):
                 results.append(result)
                 on_result(result, reused)

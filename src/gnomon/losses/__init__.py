@@ -7,11 +7,12 @@ their formulae and where they differ from sentence-transformers: docs/reference/
 from __future__ import annotations
 
 from gnomon.errors import ExtraError
+from gnomon.install import advise_install
 
 try:
     import torch as _torch  # noqa: F401  # pyright: ignore[reportUnusedImport]
 except ImportError as error:
-    raise ExtraError('losses need the package torch, which is not installed: pip install "gnomon[torch]"') from error
+    raise ExtraError(f"losses need the package torch, which is not installed. {advise_install('torch')}") from error
 
 from gnomon.losses.contrastive import GTE_DIRECTIONS, SYMMETRIC_DIRECTIONS, info_nce
 from gnomon.losses.distillation import distill_kl, kl_and_contrast, margin_mse

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from gnomon.errors import ExtraError, InputError
 from gnomon.inputs import as_texts
+from gnomon.install import advise_install
 from gnomon.search.exact import top_k_indices
 
 # Script_Extensions, since Han and kana share ー and 〆; Script elsewhere, since Thai shares the letter ʼ with Latin
@@ -190,5 +191,4 @@ def _import_package(name: str) -> Any:
     try:
         return import_module(name)
     except ImportError as error:
-        message = f"BM25 needs {name}, which is in an extra. Install it: pip install 'gnomon[evaluate]'"
-        raise ExtraError(message) from error
+        raise ExtraError(f"BM25 needs {name}, which is not installed. {advise_install('evaluate')}") from error

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gnomon.errors import ExtraError, InputError
+from gnomon.install import advise_install
 from gnomon.text_files.fields import join_values
 
 
@@ -20,7 +21,7 @@ def load_arrow() -> Any:
     try:
         import_module("pyarrow.parquet")
     except ImportError as error:
-        raise ExtraError("Parquet files need pyarrow, which is not installed: pip install 'gnomon[parquet]'") from error
+        raise ExtraError(f"Parquet files need pyarrow, which is not installed. {advise_install('parquet')}") from error
     return import_module("pyarrow")
 
 

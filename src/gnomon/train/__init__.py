@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gnomon.errors import ExtraError
+from gnomon.install import advise_install
 from gnomon.train.recipe.schema import (
     DataSource,
     LoraSettings,
@@ -54,7 +55,7 @@ def train(
     Args:
         resume: continue from the last checkpoint in OUTPUT, to the same weights as without the stop.
         overwrite: start a new run where OUTPUT holds one. The old run stays until the new model is complete.
-        progress: whether a progress bar is shown on stderr; None for a terminal only.
+        progress: True for a progress bar on stderr, False for none; None for a bar in a terminal, and lines elsewhere.
         evaluate: called on rank 0 with the model as it is, as often as `recipe.validation` says. Its score, higher is
             better, takes the place of the score on held-out rows.
 
@@ -75,7 +76,7 @@ def train(
     try:
         import torch as _torch  # noqa: F401  # pyright: ignore[reportUnusedImport]
     except ImportError as error:
-        raise ExtraError('training needs torch, which is not installed: pip install "gnomon[train]"') from error
+        raise ExtraError(f"training needs torch, which is not installed. {advise_install('train')}") from error
     from gnomon.train.objectives.contrastive import ContrastiveObjective
     from gnomon.train.trainer import run_training
 

@@ -1,11 +1,10 @@
-"""The log of a run: lines of JSON, a progress bar in a terminal, and boards such as TensorBoard."""
+"""The log of a run: lines of JSON, and boards such as TensorBoard."""
 
 from __future__ import annotations
 
 import errno
 import json
 import math
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
@@ -16,13 +15,9 @@ from typing import Any, Protocol
 
 from gnomon.errors import ExtraError
 from gnomon.files import atomic_file, describe_os_error
-from gnomon.progress import open_bar, shows_progress
 from gnomon.warn import warn_caller
 
 Values = Mapping[str, Any]
-
-BAR_FIELDS = (("loss", "loss", ".4f"), ("learning_rate", "lr", ".2e"))
-"""Key of a record, and its name and format in the bar."""
 
 
 class Board(Protocol):
@@ -34,13 +29,11 @@ class Board(Protocol):
 
 
 class Log:
-    """FOLDER/log.jsonl with one line per `record`, the progress bar and the boards. Only rank 0 has a log.
+    """FOLDER/log.jsonl with one line per `record`, and the boards. Only rank 0 has a log.
 
     Args:
         boards_folder: where boards store their files; None for `folder`.
-        total: steps of the run.
         report_to: names of `BOARDS`.
-        progress: whether stderr shows a progress bar; None for a terminal only.
         settings: the settings of the run, for boards that show them.
 
     Raises:
@@ -52,9 +45,7 @@ class Log:
         folder: Path,
         *,
         boards_folder: Path | None = None,
-        total: int,
         report_to: Sequence[str] = (),
-        progress: bool | None = None,
         settings: Values | None = None,
     ) -> None:
         self.boards_folder, self.path = boards_folder or folder, folder / "log.jsonl"
@@ -63,7 +54,6 @@ class Log:
         self._boards: list[Board] | None = None
         folder.mkdir(parents=True, exist_ok=True)
         self._file: FileIO | None = self.path.open("ab", buffering=0)
-        self._bar = _bar(total, progress)
 
     def rewind(self, step: int) -> None:
         """Remove the records after a step, from which the run resumes; 0 removes all. Call it before `record`."""
@@ -75,25 +65,13 @@ class Log:
                 file.writelines(earlier)
             self._file = self.path.open("ab", buffering=0)
         self._start = step
-        if self._bar is not None:
-            self._bar.initial = self._bar.n = step  # these steps do not count for the rate
-            self._bar.refresh()
-
-    def advance(self, step: int) -> None:
-        """Move the bar to a step."""
-        if self._bar is not None:
-            self._bar.update(step - self._bar.n)
 
     def record(self, step: int, values: Values) -> None:
         """Write one line {"step": step, **values} to the file at once; NaN and infinity become null.
 
-        The bar shows "loss", "learning_rate" and "tokens_per_second". Boards get every number, and those of an inner
-        mapping as "outer/inner".
+        Boards get every number, and those of an inner mapping as "outer/inner".
         """
         self._write(json.dumps({"step": step} | _to_json_value(values)).encode() + b"\n")
-        if self._bar is not None:
-            self.advance(step)
-            self._bar.set_postfix_str(format_bar(values))
         if self._boards is None:  # opened late: `rewind` says where the run starts
             self._boards = [
                 BOARDS[name](module, self.boards_folder, self._start, self._settings)
@@ -101,13 +79,6 @@ class Log:
             ]
         for board in self._boards:
             board.add(step, dict(_flatten_numbers(values)))
-
-    def say(self, text: str) -> None:
-        """Print a line on stderr, above the bar."""
-        if self._bar is None:
-            print(text, file=sys.stderr, flush=True)
-        else:
-            self._bar.write(text, file=sys.stderr)
 
     def _close_file(self) -> None:
         if self._file is not None:
@@ -117,8 +88,6 @@ class Log:
 
     def close(self) -> None:
         self._close_file()
-        if self._bar is not None:
-            self._bar.close()
         for board in self._boards or ():
             board.close()
         self._boards = []
@@ -141,21 +110,6 @@ class Log:
         except OSError as error:
             self._close_file()
             warn_caller(f"{self.path} is no longer written: {describe_os_error(error)}. The run goes on without it.")
-
-
-def format_bar(values: Values) -> str:
-    """The numbers that the bar shows, in few characters."""
-    parts = [f"{name}={values[key]:{form}}" for key, name, form in BAR_FIELDS if values.get(key) is not None]
-    rate = values.get("tokens_per_second")
-    if rate is not None:
-        parts.append(f"{rate / 1000:.1f}k tokens/s" if rate >= 1000 else f"{rate:.0f} tokens/s")
-    return ", ".join(parts)
-
-
-def _bar(total: int, progress: bool | None) -> Any:
-    return (
-        open_bar(total, "training", "steps", dynamic_ncols=True, unit_scale=False) if shows_progress(progress) else None
-    )
 
 
 def _read_step(line: bytes) -> float:

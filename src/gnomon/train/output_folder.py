@@ -21,7 +21,7 @@ from dataclasses import replace
 from hashlib import file_digest, sha256
 from pathlib import Path
 
-from gnomon.checkpoint.hub import resolve_source
+from gnomon.checkpoint.hub import RUN_MANIFEST, RUN_MODEL, resolve_source
 from gnomon.errors import CheckpointError, GnomonError, InputError
 from gnomon.files import atomic_file, describe_os_error, fsync_folder, fsync_tree, is_temporary_path
 from gnomon.messages import list_some
@@ -31,10 +31,10 @@ from gnomon.train.recipe.schema import Recipe
 from gnomon.train.recipe.toml import read, to_toml
 from gnomon.warn import warn_caller
 
-MODEL, CHECKPOINTS, STOPPED, LOG, RECIPE = "model", "checkpoints", "stopped", "log.jsonl", "recipe.toml"
+MODEL, CHECKPOINTS, STOPPED, LOG, RECIPE = RUN_MODEL, "checkpoints", "stopped", "log.jsonl", "recipe.toml"
 ENTRIES = (MODEL, CHECKPOINTS, STOPPED, LOG, RECIPE)
 """What a run writes. TensorBoard and wandb manage their own files: runs add to these and never remove them."""
-MANIFEST = "written.sha256"
+MANIFEST = RUN_MANIFEST
 
 NEW, OLD = ".gnomon-new", ".gnomon-old"
 """NEW holds a complete run while its parts move to OUTPUT; OLD holds the parts of the earlier run until the end."""

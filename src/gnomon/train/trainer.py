@@ -10,7 +10,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -31,6 +31,14 @@ from gnomon.spec import FINGERPRINT_DIGITS, compute_fingerprint
 from gnomon.train import checkpoints
 from gnomon.train import output_folder as output
 from gnomon.train.counters import Counters
+from gnomon.train.display import (
+    Display,
+    describe_end,
+    describe_inputs,
+    describe_start,
+    describe_validation,
+    open_display,
+)
 from gnomon.train.distributed import Ranks, init_distributed
 from gnomon.train.lock import lock_folder
 from gnomon.train.logs import Log, import_board
@@ -76,9 +84,11 @@ def run_training(
         handle_stop_signals(ranks) as stop,
         _open_output(recipe, ranks, resume=resume, overwrite=overwrite) as number,
         torch_settings(recipe, ranks),
+        closing(open_display(progress if ranks.is_first else False)) as display,
     ):
-        trainer = Trainer(recipe, ranks, stop, open_objective, number=number, progress=progress, evaluate=evaluate)
-        return trainer.train(resume=resume)
+        display.say(describe_inputs(recipe))
+        options: dict[str, Any] = {"number": number, "display": display, "progress": progress, "evaluate": evaluate}
+        return Trainer(recipe, ranks, stop, open_objective, **options).train(resume=resume)
 
 
 @contextmanager
@@ -109,11 +119,12 @@ class Trainer:
         open_objective: OpenObjective,
         *,
         number: int,
+        display: Display,
         progress: bool | None,
         evaluate: Evaluate | None,
     ) -> None:
         self.recipe, self.ranks, self.stop_request = recipe, ranks, stop_request
-        self.evaluate, self.progress = evaluate, progress
+        self.evaluate, self.display = evaluate, display
         self._check_evaluate()
         self.output_root = Path(recipe.output).expanduser()
         self.number = number
@@ -144,17 +155,23 @@ class Trainer:
         start = self._resume() if resume else self._begin()
         per_step, objective = self.recipe.gradient_accumulation_steps, self.objective
         first, last = start * per_step, self.total_steps * per_step
-        with (
-            self._log(start) as log,
-            Prefetcher(objective.batch_at, first, last, depth=objective.prefetch_depth) as prefetched,
-            self.stop_request.delay_until_saved("this step is finished and saved"),
-        ):
-            for step in range(start, self.total_steps):
-                log_values = self.step(step, prefetched)
-                signal = self.stop_request.poll_all_ranks()  # all ranks stop at the same step
-                self._log_validate_save(step + 1, log_values, log, is_stopping=bool(signal))
-                if signal:
-                    raise signal_exception(signal)
+        with self._log(start) as log:
+            self.display.say(describe_start(self.recipe, self._run_facts(start), objective.data_summary))
+            if not start and self._has_validation:
+                scores = self._validate(0)
+                if log:
+                    log.record(0, {"validation": scores})
+            self.display.start(start, self.total_steps)
+            with (
+                Prefetcher(objective.batch_at, first, last, depth=objective.prefetch_depth) as prefetched,
+                self.stop_request.delay_until_saved("this step is finished and saved"),
+            ):
+                for step in range(start, self.total_steps):
+                    log_values = self.step(step, prefetched)
+                    signal = self.stop_request.poll_all_ranks()  # all ranks stop at the same step
+                    self._log_validate_save(step + 1, log_values, log, is_stopping=bool(signal))
+                    if signal:
+                        raise signal_exception(signal)
         with self.stop_request.delay_until_saved("the model is written"):
             return self._finish()
 
@@ -182,13 +199,13 @@ class Trainer:
     ) -> None:
         """Log, validate and save, as often as the recipe says, and always at the end and before a stop."""
         recipe, due = self.recipe, steps_done == self.total_steps
+        self.display.advance(steps_done, log_values)
         if self._has_validation and (due or steps_done % (recipe.validation.steps or recipe.save_steps) == 0):
             log_values["validation"] = self._validate(steps_done)
             due = True  # the best checkpoint must exist at the end
         if log and (due or steps_done == 1 or steps_done % recipe.logging_steps == 0):
             log.record(steps_done, log_values)
-        elif log:
-            log.advance(steps_done)
+            self.display.record(log_values)
         if due or is_stopping or steps_done % recipe.save_steps == 0:
             self._save(steps_done)
 
@@ -198,9 +215,7 @@ class Trainer:
         log = Log(
             self.run_folder,
             boards_folder=self.output_root,
-            total=self.total_steps,
             report_to=self.recipe.report_to,
-            progress=self.progress,
             settings=asdict(self.recipe),
         )
         log.rewind(start)
@@ -264,6 +279,7 @@ class Trainer:
         # of equal scores the last one is the best: it was trained on more rows
         if step and not math.isnan(mean) and (self.best is None or mean >= self.best[1]):
             self.best = (step, mean)
+        self.display.say(describe_validation(step, scores))
         return scores
 
     def _check_evaluate(self) -> None:
@@ -381,8 +397,6 @@ class Trainer:
     def _begin(self) -> int:
         if self.ranks.is_first:
             output.begin(self.recipe, self.output_root, self.number)
-        if self._has_validation:
-            self._validate(0)
         return 0
 
     def _finish(self) -> Path:
@@ -396,6 +410,7 @@ class Trainer:
             model = self.state.to_checkpoint(readme=card.encode())
             self._warn_of_unchanged_weights(model)
             self._write_model(model)
+            self.display.say(describe_end(self._run_facts(step), self.output_root / output.MODEL))
         self.ranks.barrier()
         return self.output_root / output.MODEL
 
@@ -429,7 +444,7 @@ class Trainer:
     def _run_facts(self, step: int) -> RunFacts:
         return RunFacts(
             spec=self.state.spec,
-            base=self.base.source.name or self.base.source.folder.name,
+            base=self.base.source.title,
             base_fingerprint=self.base_fingerprint,
             step=step,
             total_steps=self.total_steps,

@@ -22,6 +22,7 @@ from gnomon.engines.pooling import max_pooling_mask, padded_pooling_weights, pad
 from gnomon.engines.positions import RotaryTables, check_token_types, position_ids, rotary_tables
 from gnomon.engines.protocol import Engine
 from gnomon.errors import ExtraError
+from gnomon.install import advise_install
 from gnomon.packed import Ids, Packed, Vectors, pad_texts
 from gnomon.spec import PoolingSpec, TrunkSpec
 
@@ -194,7 +195,7 @@ class _OpenVinoSession:
         try:
             import openvino
         except ImportError as error:
-            raise ExtraError('the package openvino is not installed; pip install "gnomon[openvino]"') from error
+            raise ExtraError(f"the package openvino is not installed. {advise_install('openvino')}") from error
         settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"}
         if threads:
             settings["INFERENCE_NUM_THREADS"] = threads

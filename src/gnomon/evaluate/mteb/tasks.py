@@ -15,6 +15,7 @@ import numpy as np
 
 from gnomon.errors import ExtraError, GnomonError, InputError, SourceError
 from gnomon.evaluate.local.find import Columns, LocalTask, RetrievalData
+from gnomon.install import advise_install
 from gnomon.messages import closest_names
 from gnomon.warn import warn_caller
 
@@ -55,8 +56,8 @@ def load_mteb() -> Any:
     try:
         return import_module("mteb")
     except ImportError as error:
-        message = "evaluation needs mteb, which is in an extra. Install it: pip install 'gnomon[evaluate]'"
-        raise ExtraError(f"{message} ({error}).") from error
+        advice = advise_install("evaluate")
+        raise ExtraError(f"evaluation needs mteb, which cannot be imported ({error}). {advice}") from error
 
 
 # ---- by name

@@ -19,7 +19,7 @@ from gnomon.errors import InputError, Notice
 from gnomon.files import atomic_folder, disk_full_reason
 from gnomon.messages import did_you_mean, list_some
 from gnomon.progress import progress_bar
-from gnomon.train.data.columns import ColumnMapping
+from gnomon.train.data.columns import ColumnMapping, resolve_columns
 from gnomon.train.data.dataset import VERSION, Dataset
 from gnomon.train.data.dataset_writer import DatasetWriter
 from gnomon.train.data.sources import HUB, Block, SourcePart, list_parts, match_files
@@ -147,7 +147,7 @@ def _build(
     source: DataSource, parts: Sequence[SourcePart], folder: Path, max_lines: int | None, progress: bool | None
 ) -> Dataset:
     """Read the parts into a new folder. The caller holds the folder's lock."""
-    mapping = ColumnMapping(source)
+    mapping = ColumnMapping(resolve_columns(source, parts[0].column_names()))
     shutil.rmtree(folder, ignore_errors=True)  # a damaged one
     with (
         _explain_disk_full(folder.parent, source.name),

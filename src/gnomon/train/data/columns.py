@@ -7,9 +7,9 @@ import json
 import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from math import isfinite
@@ -28,6 +28,14 @@ T = TypeVar("T")
 
 TASK_TYPE = "task_type"
 
+COLUMN_NAMES: Mapping[str, tuple[str, ...]] = {
+    "query": ("query", "anchor", "question", "sentence1"),
+    "positive": ("positive", "answer", "sentence2"),
+}
+"""Key of a source -> the columns that it may mean where the recipe has its default, in this order. "anchor",
+"sentence1" and "sentence2" are sentence-transformers' names.
+"""
+
 _TEXT = r"""(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|“[^”]*”|‘[^’]*’)"""
 _NONE = r"(?:nan|NaN|None|null|<NA>)"
 _UNCLOSED_TEXT = r"""(?:"[^"]*|'[^']*|“[^”]*|‘[^’]*)"""
@@ -44,6 +52,21 @@ LIST = re.compile("|".join(LISTS), re.DOTALL)
 
 MAX_VALUE_LENGTH = 40
 """Characters of a value in a message."""
+
+
+def resolve_columns(source: DataSource, names: Sequence[str]) -> DataSource:
+    """The source with the columns that its files have, for the keys that have their defaults (`COLUMN_NAMES`).
+
+    Args:
+        names: the columns of its first file.
+    """
+    used = {source.query, source.positive, *source.negatives, source.score, source.instruction}
+    columns: dict[str, str] = {}
+    for key, known in COLUMN_NAMES.items():
+        free = [name for name in known if name in names and (name == known[0] or name not in used)]
+        if getattr(source, key) == known[0] and free:
+            columns[key] = free[0]
+    return replace(source, **columns)
 
 
 class ColumnMapping:

@@ -17,6 +17,7 @@ from typing import IO, Any, NamedTuple, Protocol, cast
 import numpy as np
 
 from gnomon.errors import ExtraError, InputError, SourceError
+from gnomon.install import advise_install
 from gnomon.messages import did_you_mean, shorten
 from gnomon.text_files import load_arrow, read_rows
 from gnomon.text_files.json_lines import STRICT_DECODER, WHITESPACE
@@ -73,6 +74,10 @@ class SourcePart(Protocol):
 
     def count_rows(self) -> int | None:
         """The number of rows, if it is known without reading them."""
+        ...
+
+    def column_names(self) -> Sequence[str]:
+        """The columns of the first row; () where they are not known, or there is no row."""
         ...
 
     def read_blocks(self, columns: Sequence[str]) -> Iterator[Block]: ...
@@ -158,6 +163,9 @@ class LocalFile:
         with _open_parquet(self.path) as file:
             return file.metadata.num_rows
 
+    def column_names(self) -> Sequence[str]:
+        return self.file_format.read_columns(self.path)
+
     def read_blocks(self, columns: Sequence[str]) -> Iterator[Block]:
         return self.file_format.read_blocks(self.path, columns)
 
@@ -166,6 +174,7 @@ class FileFormat(NamedTuple):
     """How files with one ending are read."""
 
     read_blocks: Callable[[Path, Sequence[str]], Iterator[Block]]
+    read_columns: Callable[[Path], Sequence[str]]
     unit: str
     all_strings: bool = False
 
@@ -199,12 +208,26 @@ def _read_parquet(path: Path, columns: Sequence[str]) -> Iterator[Block]:
             yield Block(lines, {name: _column_to_list(path, lines, name, batch.column(name)) for name in columns})
 
 
+def _read_line_columns(path: Path) -> Sequence[str]:
+    return next(([*row] for _, row in read_rows(path)), [])
+
+
+def _read_list_columns(path: Path) -> Sequence[str]:
+    with open_text(path) as file:
+        return next(([*row] for row in _read_entries(path, file)), [])
+
+
+def _read_parquet_columns(path: Path) -> Sequence[str]:
+    with _open_parquet(path) as file:
+        return file.schema_arrow.names
+
+
 FORMATS = {
-    **{f".json{packed}": FileFormat(_read_json_list, "row") for packed in ("", ".gz")},
-    ".parquet": FileFormat(_read_parquet, "row"),
-    **{f".jsonl{packed}": FileFormat(_read_line_rows, "line") for packed in ("", ".gz")},
+    **{f".json{packed}": FileFormat(_read_json_list, _read_list_columns, "row") for packed in ("", ".gz")},
+    ".parquet": FileFormat(_read_parquet, _read_parquet_columns, "row"),
+    **{f".jsonl{packed}": FileFormat(_read_line_rows, _read_line_columns, "line") for packed in ("", ".gz")},
     **{
-        f".{letter}sv{packed}": FileFormat(_read_line_rows, "line", all_strings=True)
+        f".{letter}sv{packed}": FileFormat(_read_line_rows, _read_line_columns, "line", all_strings=True)
         for letter in "ct"
         for packed in ("", ".gz")
     },
@@ -334,6 +357,10 @@ class HubDataset:
     def count_rows(self) -> int | None:
         return None if self.streaming else len(self._dataset)
 
+    def column_names(self) -> Sequence[str]:
+        with self._convert_errors():
+            return self._dataset.column_names or ()
+
     def read_blocks(self, columns: Sequence[str]) -> Iterator[Block]:
         with self._convert_errors():
             rows = self._dataset
@@ -363,7 +390,7 @@ class HubDataset:
             library = import_module("datasets")
         except ImportError as error:
             message = f"{self.path} needs the package datasets, which is not installed"
-            raise ExtraError(f'{message}: pip install "gnomon[train]"') from error
+            raise ExtraError(f"{message}. {advise_install('train')}") from error
         try:
             yield library
         except InputError:

@@ -15,8 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gnomon.messages import count, list_some
 from gnomon.spec import ModelSpec
 from gnomon.train.data.collate import CollatedBatch
+from gnomon.train.data.dataset import Dataset
 from gnomon.train.data.prepare import count_steps, describe_short_batches, open_training_data
 from gnomon.train.data.sampler import SAMPLING_VERSION
 from gnomon.train.model import Model
@@ -48,6 +50,7 @@ class ContrastiveObjective:
         self.recipe, self.base, self.ranks = recipe, base, ranks
         progress = context.progress if ranks.is_first else False
         self.data = open_training_data(recipe, base.spec, context.tokenizer, ranks, progress)
+        self.data_summary = _summarize(self.data.datasets)
         self.total_steps = count_steps(recipe, self.data)
         self.spec = self._write_prompts(declare_dims(base.spec, recipe))
         self.chunking = choose_chunking(recipe, base.spec, ranks.device)
@@ -224,6 +227,11 @@ def declare_dims(spec: ModelSpec, recipe: Recipe) -> ModelSpec:
     if recipe.matryoshka and not spec.dim_modules:
         return replace(spec, matryoshka_dims=tuple(sorted({*recipe.matryoshka.dims} - {spec.full_dim})))
     return spec
+
+
+def _summarize(datasets: Sequence[Dataset]) -> str:
+    rows = count(sum(dataset.rows for dataset in datasets), "row")
+    return f"{rows} of {list_some([dataset.name for dataset in datasets], 4)}"
 
 
 def _list_changes(saved: Mapping[str, Any], current: Mapping[str, Any], keys: Sequence[str]) -> list[str]:

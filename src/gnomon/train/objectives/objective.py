@@ -87,6 +87,8 @@ class Objective(Protocol[BatchT]):
 
     spec: ModelSpec
     """The spec of the model that is written, with the prompts and dimensions that the run trains."""
+    data_summary: str
+    """What it trains on, in a few words: "3,000 rows of pairs"."""
     total_steps: int
     """Steps of the optimizer in the whole run."""
     prefetch_depth: int

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 
 from gnomon.errors import InputError
+from gnomon.messages import join_words
 from gnomon.train.data.build import default_name
 from gnomon.train.recipe.parse import find_annotations, key_types
 from gnomon.train.recipe.schema import (
@@ -21,10 +22,22 @@ from gnomon.train.recipe.schema import (
 
 
 def check(recipe: Recipe) -> None:
-    """Raise InputError for keys that exclude each other, that would do nothing, or that are empty.
+    """Raise InputError for a recipe that cannot be run: a source without a path, and what `check_settings` finds.
 
     What depends on the data (missing columns, too few rows) or on the model (dimensions, names of layers) is checked
     when these are opened.
+    """
+    check_settings(recipe)
+    for number, source in enumerate(recipe.sources):
+        if not source.path:
+            key = f"sources.{number}.path" if len(recipe.sources) > 1 else "sources.path"
+            raise InputError(describe_missing_path(key, source))
+
+
+def check_settings(recipe: Recipe) -> None:
+    """Raise InputError for keys that exclude each other, that would do nothing, or that are empty.
+
+    A source may lack a path: the recipes that ship name no data.
     """
     _check_not_empty(recipe)
     _check_loss(recipe.loss)
@@ -33,6 +46,16 @@ def check(recipe: Recipe) -> None:
     _check_combinations(recipe)
     if recipe.matryoshka is not None:
         _check_matryoshka(recipe.matryoshka)
+
+
+def describe_missing_path(key: str, source: DataSource) -> str:
+    """The message for a source without a path, with the columns that its files need."""
+    columns = [source.query, source.positive, *source.negatives, *filter(None, (source.score, source.instruction))]
+    return (
+        f"{key} is missing. A run reads only files that you name: {key}=pairs.jsonl (.jsonl, .csv, .tsv or .parquet; "
+        f"hf:NAME for a data set of the hub). Here a file needs the columns {join_words(columns)}; where yours have "
+        f"other names, give them too: {key.removesuffix('path')}query=NAME {key.removesuffix('path')}positive=NAME."
+    )
 
 
 def needs_score_lists(loss: LossSettings) -> bool:
@@ -52,13 +75,13 @@ def losses_for(key: str) -> tuple[str, ...]:
 
 def _check_not_empty(recipe: Recipe) -> None:
     if not recipe.sources:
-        raise InputError("sources is empty. A recipe needs at least one: [[sources]] with a path.")
+        raise InputError(describe_missing_path("sources.path", DataSource(())))
     texts = {"model": recipe.model, "output": recipe.output}
     models = {"loss.guide": recipe.loss.guide, "loss.teacher": recipe.loss.teacher}
     texts |= {key: name for key, name in models.items() if name is not None}
     for number, source in enumerate(recipe.sources):
         texts |= {f"sources.{number}.{name}": getattr(source, name) for name in ("query", "positive")}
-        texts |= {f"sources.{number}.path": "".join(source.path) if all(map(str.strip, source.path)) else ""}
+        texts |= {f"sources.{number}.path": path for path in source.path if not path.strip()}
         texts |= {f"sources.{number}.negatives": name for name in source.negatives if not name.strip()}
     for key, text in texts.items():
         if not text.strip():
@@ -132,7 +155,7 @@ def _check_score(source: DataSource, key: str, loss: LossSettings) -> None:
 
 
 def _check_combinations(recipe: Recipe) -> None:
-    names = [source.name or default_name(source) for source in recipe.sources]
+    names = [source.name or default_name(source) for source in recipe.sources if source.name or source.path]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise InputError(f"Two sources have the name {twice!r}. Give one of them another.")
     all_have_negatives = all(source.negatives for source in recipe.sources)

@@ -17,6 +17,9 @@ N = TypeVar("N")
 
 TYPE_DESCRIPTIONS: Mapping[Any, str] = {str: "a text", bool: "true or false", int: "a whole number", float: "a number"}
 
+EXAMPLES = dict.fromkeys(("sources", "path"), "sources.path=pairs.jsonl, or [[sources]] with a path in a file")
+"""A key that has no default -> how it is set."""
+
 FOREIGN_KEYS = {
     "lr": "learning_rate",
     "epochs": "num_train_epochs",
@@ -85,7 +88,7 @@ def _parse_table(kind: type[Any], value: Any, key: str) -> Any:
     values = {name: parse(key_type(kind, name, key), item, dotted(key, name)) for name, item in table.items()}
     for field in fields(kind):
         if field.name not in values and field.default is MISSING and field.default_factory is MISSING:
-            example = ": [[sources]] with a path" if field.name == "sources" else ""
+            example = f", such as {EXAMPLES[field.name]}" if field.name in EXAMPLES else ""
             raise InputError(f"{dotted(key, field.name)} is missing. A recipe must have it{example}.")
     return kind(**values)
 

@@ -6,14 +6,16 @@ recipe = read("multi-qa", ["model=my-model", "output=tuned", "sources.path=pairs
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal, cast, get_args, get_origin
 
 from gnomon.errors import ExtraError, InputError
+from gnomon.install import advise_install
 from gnomon.messages import count, did_you_mean, shorten
-from gnomon.train.recipe.checks import check
+from gnomon.train.recipe.checks import check, check_settings
 from gnomon.train.recipe.parse import Table, dotted, key_type, key_types, parse, strip_annotation, table_type
 from gnomon.train.recipe.schema import Recipe
 
@@ -33,16 +35,7 @@ def read(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         InputError: there is no such recipe, or it is not TOML; a key is unknown; a value has another type or is out of
             its bounds; keys exclude each other.
     """
-    file = _file(recipe)
-    table = _parse_file(file)
-    try:
-        for override in overrides:
-            _apply_override(table, override)
-        settings: Recipe = parse(Recipe, table, "")
-        check(settings)
-    except InputError as error:
-        raise InputError(f"{recipe}: {error}") from error.__cause__
-    return settings
+    return _read(recipe, overrides, check)
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -53,16 +46,28 @@ def shipped_recipes() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 
+def describe_shipped_recipes() -> dict[str, str]:
+    """What each recipe that ships is for, by name: the first sentence of its comment."""
+    return {name: _first_sentence(path) for name, path in shipped_recipes().items()}
+
+
+def _first_sentence(path: Path) -> str:
+    """The first sentence of the comment that a recipe begins with, "# NAME: what it is for. ..."."""
+    lines = takewhile(lambda line: line.strip("# "), path.read_text("utf-8").splitlines())
+    text = " ".join(line.strip("# ") for line in lines)
+    return text.partition(": ")[2].partition(". ")[0].rstrip(".")
+
+
 def to_toml(recipe: Recipe) -> str:
     """Write every key that has a value, defaults too. `read` gives the same recipe back."""
     return _tomlkit().dumps(to_table(recipe))
 
 
 def render_toml(recipe: str | Path, overrides: Sequence[str] = ()) -> str:
-    """Write what `read` returns, as TOML. Without overrides a recipe that ships keeps its comments, and defaults are
-    marked.
+    """Write a recipe with overrides as TOML. Without overrides a recipe that ships keeps its comments, and defaults are
+    marked. A source may lack a path, which `read` requires.
     """
-    effective = read(recipe, overrides)
+    effective = _read(recipe, overrides, check_settings)
     if overrides or str(recipe) not in shipped_recipes():
         return to_toml(effective)
     document = _tomlkit().parse(_file(recipe).read_text("utf-8"))
@@ -76,6 +81,19 @@ def to_table(recipe: Recipe) -> Table:
 
 
 # ---- TOML to settings
+
+
+def _read(recipe: str | Path, overrides: Sequence[str], check: Callable[[Recipe], None]) -> Recipe:
+    file = _file(recipe)
+    table = _parse_file(file)
+    try:
+        for override in overrides:
+            _apply_override(table, override)
+        settings: Recipe = parse(Recipe, table, "")
+        check(settings)
+    except InputError as error:
+        raise InputError(f"{recipe}: {error}") from error.__cause__
+    return settings
 
 
 def _file(recipe: str | Path) -> Path:
@@ -209,5 +227,5 @@ def _tomlkit() -> Any:
     try:
         import tomlkit
     except ImportError as error:
-        raise ExtraError('The package tomlkit is not installed: pip install "gnomon[train]"') from error
+        raise ExtraError(f"The package tomlkit is not installed. {advise_install('train')}") from error
     return tomlkit
