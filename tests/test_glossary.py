@@ -1,7 +1,8 @@
-"""The glossary: words and patterns that must not appear in names, docstrings, comments and messages under src/.
+"""The glossary: words and patterns that must not appear in names, docstrings, comments and messages under src/, nor in
+the documentation.
 
 House words confuse readers of this field; each line of `WORDS` says which word to use instead. To list what is left
-below a folder: `python tests/test_glossary.py src/gnomon/train`.
+below a folder or in a file: `python tests/test_glossary.py src/gnomon/train docs`.
 """
 
 import io
@@ -12,7 +13,10 @@ import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
-SOURCE = Path(__file__).resolve().parent.parent / "src" / "gnomon"
+ROOT = Path(__file__).resolve().parent.parent
+SOURCE = ROOT / "src" / "gnomon"
+RECORDS = ROOT / "docs" / "records"
+"""Results and lab notes stay in the words in which they were written."""
 
 WORDS = {
     r"widths?|narrower": "dimension, dim, size (columns, of a screen)",
@@ -89,6 +93,23 @@ ADVICE = list(WORDS.values())
 
 def offences(path: Path) -> Iterator[tuple[int, str, str]]:
     """(line, word, what to write instead) of each word of a file that the glossary has not."""
+    return page_offences(path) if path.suffix == ".md" else source_offences(path)
+
+
+def page_offences(path: Path) -> Iterator[tuple[int, str, str]]:
+    """Those in the prose of a Markdown page: code in it has names of files, keys and values."""
+    text = re.sub(r"^( *)```.*?^\1```", blank, path.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(r"`[^`]+`|\]\([^)]*\)|^    .*$", blank, text, flags=re.MULTILINE)
+    for match in PATTERN.finditer(text):
+        yield text.count("\n", 0, match.start()) + 1, match[0], ADVICE[int(match.lastgroup[1:])]
+
+
+def blank(code: re.Match[str]) -> str:
+    """As many lines, and a mark, so that words before and after do not meet."""
+    return "#" + "\n" * code[0].count("\n")
+
+
+def source_offences(path: Path) -> Iterator[tuple[int, str, str]]:
     allowed = ALLOWED.get(path.relative_to(SOURCE).as_posix(), set())
     parts = set()
     for token in tokenize.generate_tokens(io.StringIO(path.read_text("utf-8")).readline):
@@ -129,10 +150,11 @@ STRINGS = {tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)
 
 
 def listed(root: Path = SOURCE) -> list[str]:
-    files = [root] if root.is_file() else sorted(root.rglob("*.py"))
+    files = [root] if root.is_file() else sorted([*root.rglob("*.py"), *root.rglob("*.md")])
     return [
-        f"{path.relative_to(SOURCE.parents[1])}:{line}: {word!r} -> {advice}"
+        f"{path.relative_to(ROOT)}:{line}: {word!r} -> {advice}"
         for path in files
+        if not path.is_relative_to(RECORDS)
         for line, word, advice in offences(path)
     ]
 
@@ -140,6 +162,18 @@ def listed(root: Path = SOURCE) -> list[str]:
 def test_the_source_speaks_the_language_of_the_field() -> None:
     offenders = listed()
     assert not offenders, f"{len(offenders)} words that the glossary has not:\n" + "\n".join(offenders)
+
+
+def test_the_documentation_speaks_it_too() -> None:
+    places = [*ROOT.glob("*.md"), ROOT / "docs", ROOT / "examples" / "README.md"]
+    offenders = [line for place in places for line in listed(place)]
+    assert not offenders, f"{len(offenders)} words that the glossary has not:\n" + "\n".join(offenders)
+
+
+def test_code_of_a_page_is_not_prose(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("Texts are cut\nby `the width` of\n\n```\nwidth\n```\n\n[a page](width.md) is judged\n", "utf-8")
+    assert [(line, word) for line, word, _ in page_offences(page)] == [(1, "cut"), (8, "judged")]
 
 
 if __name__ == "__main__":

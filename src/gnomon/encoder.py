@@ -119,11 +119,13 @@ class Encoder:
                 it.
             ignore_config_keys: keys of config.json that are not known to gnomon, and that you know not to change
                 vectors.
-            cache_dir, token, local_files_only: as in huggingface_hub. Offline, no request is made at all.
+            cache_dir: the folder of downloads, as in huggingface_hub.
+            token: for the hub, as in huggingface_hub.
+            local_files_only: make no request at all.
 
         Raises:
-            ModelError: the folder cannot be read as a model; says what and why. SourceError: a hub id that cannot be
-                reached.
+            ModelError: the folder cannot be read as a model; says what and why.
+            SourceError: a hub id that cannot be reached.
             InputError: an option that cannot be used.
         """
         refuse_arguments("Encoder.load", unknown, LOAD_ARGUMENTS)

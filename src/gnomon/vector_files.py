@@ -208,7 +208,8 @@ def read_vectors(path: str | Path, space: Space | None = None) -> StoredVectors:
         space: the space that the vectors must have, such as `encoder.space()`; None accepts any.
 
     Raises:
-        InputError: no manifest; a file that is not what its manifest says. ExtraError: Parquet without pyarrow.
+        InputError: no manifest; a file that is not what its manifest says.
+        ExtraError: Parquet without pyarrow.
         SpaceError: vectors of another space.
         OSError: a file cannot be opened.
     """

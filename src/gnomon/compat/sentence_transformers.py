@@ -92,7 +92,10 @@ class SentenceTransformer:
         device: "cpu", "cuda", "cuda:1" or a torch.device; None for a GPU if there is one.
         prompts: prompts by name; they come before those of the folder.
         default_prompt_name: the prompt of `encode` where none is given.
-        cache_folder, revision, local_files_only, token: as in huggingface_hub.
+        cache_folder: the folder of downloads, as in huggingface_hub.
+        revision: branch, tag or commit of a hub id.
+        local_files_only: make no request.
+        token: for the hub, as in huggingface_hub.
         trust_remote_code: accepted. No code of a checkpoint is run; the architectures that need it are built in.
         model_kwargs: `dtype` or `torch_dtype`, `device_map` to one device, and keys that change no vector.
         processor_kwargs: `model_max_length`, and keys that change no vector. Its older name is tokenizer_kwargs.

@@ -96,8 +96,9 @@ def semantic_search(
     Args:
         query_embeddings: vectors [Q, D], or one [D].
         corpus_embeddings: vectors [N, D].
-        query_chunk_size, corpus_chunk_size: as in sentence-transformers, for a score function of your own. The four
-            score functions of this module are computed in blocks of a fixed size.
+        query_chunk_size: queries that a score function of your own gets at once. The four score functions of this
+            module are computed in blocks of a fixed size.
+        corpus_chunk_size: accepted, and changes nothing.
         score_function: scores [Q, N] of all pairs, higher is nearer.
     """
     queries_QD, corpus_ND = np.atleast_2d(to_array(query_embeddings)), to_array(corpus_embeddings)

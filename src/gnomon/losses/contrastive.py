@@ -66,8 +66,9 @@ def info_nce(
         all_queries_QD: the queries that are candidates; the default is queries_BD.
         owners_N: index in positives_PD of the positive that each negative came with. Without it, negatives come in
             groups of P, each in the order of the positives. Only "doc_to_doc" uses it.
-        doc_mask_BC, query_mask_BQ: True where a document, or a query, must not count as a negative (see
-            `gnomon.losses.masks`). A row's own pair is never left out.
+        doc_mask_BC: True where a document must not count as a negative (`known_pairs_mask`, `duplicates_mask`). A
+            row's own pair is never left out.
+        query_mask_BQ: True where a query must not count as a negative.
 
     Raises:
         InputError: an option does not exist, or two do not go together; an index is out of range; the batch is empty.

@@ -56,9 +56,14 @@ def gist(
     Args:
         guide: the guide's similarities for the same rows and candidates, from `compute_guide_blocks`.
         scale: what similarities are multiplied by, 100 by default; a tensor is trained. `temperature` is 1 / scale.
-        contrast_anchors, contrast_positives: whether there is a block of queries, and one of positives.
-        start, targets_B, all_queries_QD, doc_mask_BC, query_mask_BQ: as in `info_nce`. The strict rule keeps a second
-            copy of a positive as a negative, since its similarity is not greater; the masks leave it out.
+        contrast_anchors: whether there is a block of queries.
+        contrast_positives: whether there is a block of positives.
+        start: as in `info_nce`.
+        targets_B: as in `info_nce`.
+        all_queries_QD: as in `info_nce`.
+        doc_mask_BC: as in `info_nce`. The strict rule keeps a second copy of a positive as a negative, since its
+            similarity is not greater; the mask leaves it out.
+        query_mask_BQ: as in `info_nce`.
 
     Raises:
         InputError: an option does not exist, or two do not go together; an index is out of range; the batch is empty;

@@ -1,14 +1,14 @@
 """Search in memory: exact nearest neighbours, packed signs, BM25, and the fusion of two rankings.
 
-from gnomon.search import top_k
-scores_QK, rows_QK = top_k(encoder.encode_query(queries), encoder.encode_document(documents), 10)
+    from gnomon.search import top_k
+    scores_QK, rows_QK = top_k(encoder.encode_query(queries), encoder.encode_document(documents), 10)
 
-Files and folders, as `gnomon search` does it (docs/search-guide.md):
+The best row comes first. Q: queries; K: results per query. Files and folders, as `gnomon search` reads them:
 
-from gnomon.search import CorpusCache, encode_corpus, find_hits, read_corpus
-corpus = read_corpus("notes")
-vectors = encode_corpus(encoder, corpus.texts, cache=CorpusCache()).vectors_ND
-hits = find_hits(encoder, corpus, vectors, "how do I get in?")
+    from gnomon.search import CorpusCache, encode_corpus, find_hits, read_corpus
+    corpus = read_corpus("notes")
+    vectors_ND = encode_corpus(encoder, corpus.texts, cache=CorpusCache()).vectors_ND
+    hits = find_hits(encoder, corpus, vectors_ND, "how do I get in?")
 """
 
 from __future__ import annotations

@@ -84,7 +84,9 @@ class Bm25:
     is .802 with them and .804 without.)
 
     Args:
-        k1, b: 0.9 and 0.4 are the defaults of Anserini, which computed the BM25 scores that Mr. TyDi reports.
+        k1: how soon further counts of a word stop to matter. The default is Anserini's, which computed the BM25 scores
+            that Mr. TyDi reports.
+        b: how much the length of a document matters, from 0 to 1. The default is Anserini's, too.
 
     Raises:
         InputError: documents that are not texts, k1 below 0, b outside 0 to 1.

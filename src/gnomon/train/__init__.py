@@ -63,12 +63,15 @@ def train(
         InputError: a recipe, a source or a row that cannot be used; a run in OUTPUT that is not this one; files in
             OUTPUT that no run wrote, where a run has to write; another run that writes there now; no room for a
             checkpoint.
-        ModelError, SourceError: the model cannot be read. ExtraError: an optional package is not installed.
+        ModelError: the folder cannot be read as a model.
+        SourceError: a hub id or data set cannot be reached.
+        ExtraError: an optional package is not installed.
         NumericError: the loss is no longer finite, and its rows are in OUTPUT/stopped; or no step had both a gradient
             and a learning rate, so that nothing was learned and no model is written.
-        CheckpointError: a checkpoint or the model cannot be written or read. WorkerError: another rank failed.
-        KeyboardInterrupt: Ctrl-C, after a checkpoint of the last step. SystemExit: SIGTERM (status 143) and SIGHUP
-            (129), likewise.
+        CheckpointError: a checkpoint or the model cannot be written or read.
+        WorkerError: another rank failed.
+        KeyboardInterrupt: Ctrl-C, after a checkpoint of the last step.
+        SystemExit: SIGTERM (status 143) and SIGHUP (129), likewise.
     """
     try:
         import torch as _torch  # noqa: F401  # pyright: ignore[reportUnusedImport]

@@ -1,6 +1,6 @@
 """Finds the evaluation sets in a folder, reads them and checks them before any text is encoded. No network, no mteb.
 
-What a set holds decides its kind (docs/guides/evaluation.md): a folder in BEIR layout is retrieval (`beir`), and the
+What a set holds decides its kind (docs/reference/evaluation.md): a folder in BEIR layout is retrieval (`beir`), and the
 fields of rows decide the kind of files of rows (`rows`). The subsets of a set are folders in BEIR layout in one folder,
 files, or values of the field "lang".
 """
