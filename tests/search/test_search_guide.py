@@ -12,7 +12,7 @@ from gnomon import Encoder
 from gnomon.errors import TruncationError
 from gnomon.search import CorpusCache, encode_corpus, find_hits, read_corpus
 
-GUIDE = next((Path(__file__).resolve().parents[2] / "docs").rglob("search-guide.md"))
+GUIDE = Path(__file__).resolve().parents[2] / "docs" / "guides" / "search.md"
 NOTE = "---\ntitle: The door\n---\n\n# Locks\n\nTurn the key twice to open it.\n\n# Paint\n\nIt is green.\n"
 
 

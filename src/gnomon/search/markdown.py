@@ -18,7 +18,7 @@ MAX_BYTES = 600
 """Default size of a passage with its title, in bytes of UTF-8.
 
 Most models that run on a laptop read 256 tokens or more. English prose has over 4 bytes per token, code and tables
-about 3, Chinese about 3. docs/search-guide.md has the measurement.
+about 3, Chinese about 3. docs/guides/search.md has the measurement.
 """
 
 LINE_END = re.compile(r"\r\n|\n|\r")
