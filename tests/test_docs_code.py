@@ -67,8 +67,9 @@ def data() -> dict[str, str]:
     qrels = ["query-id\tcorpus-id\tscore", *(f"q{number}\td{number}\t1" for number in range(3))]
     return {
         "notes.txt": "\n".join(documents),
-        "notes/door.md": "---\ntitle: The door\n---\n\n# Locks\n\nTurn the key twice to open it.\n\n# Paint\n\nIt is green.\n",
-        "faq.jsonl": json_lines({"text": text} for text in documents),
+        "notes/door.md": "---\ntitle: The door\n---\n\n# Locks\n\nTurn the key twice to open it.\n\n"
+        "# Paint\n\nIt is green.\n",
+        "products.csv": "sku,title,body,price\nA1,Red lamp,warm light,3.50\nB2,Blue chair,made of wood,20.00\n",
         "texts.jsonl": json_lines({"text": text, "body": text} for text in documents),
         "pairs.jsonl": json_lines(pairs),
         "my-search-set/corpus.jsonl": json_lines({"_id": f"d{n}", "text": text} for n, text in enumerate(documents)),
