@@ -102,7 +102,7 @@ def test_every_page_is_in_the_menu() -> None:
 
 PLAIN_PAGES = [
     DOCS / "index.md",
-    *(DOCS / "guides" / f"{name}.md" for name in ("engines", "evaluation", "search", "switching", "table")),
+    *(DOCS / "guides" / f"{name}.md" for name in ("engines", "evaluation", "search", "switching", "table", "training")),
 ]
 """Pages for people who see gnomon for the first time."""
 
