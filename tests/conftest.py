@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported: no test asks the network
 # read when numpy and torch are imported, here and in child processes. The models of most tests are tiny, and tests run
@@ -93,6 +94,14 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
         return (yield)
     with guarded(item.nodeid):
         return (yield)
+
+
+@pytest.fixture(autouse=True)
+def cache_of_searches(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for each test's cached vectors, in place of the user's; it does not exist yet."""
+    folder = tmp_path_factory.getbasetemp() / "caches" / uuid4().hex
+    monkeypatch.setenv("GNOMON_CACHE_DIR", str(folder))
+    return folder
 
 
 def _golden(name: str) -> Path:

@@ -77,16 +77,25 @@ def test_a_matrix_goes_on_below_where_it_does_not_fit() -> None:
 
 def test_results_show_rank_score_label_and_the_start_of_the_text() -> None:
     hits = [
-        {"score": 0.98765, "id": "d1", "title": "南" * 40, "text": "word " * 40},
-        {"score": -0.5, "text": "short"},
+        {
+            "score": 0.98765,
+            "place": f"{'folder/' * 6}a\x1b[0m.md:3",
+            "heading": f"d1: {'南' * 40}",
+            "columns": "price: 3",
+            "text": "word " * 40,
+        },
+        {"score": -0.5, "place": "b\udcff.txt:1", "heading": "", "text": "short"},
         {"score": 0, "text": "\n"},
     ]
     lead = " " * 13
     assert list(format_hits(hits, 40)) == [
-        "  1   0.988  d1: 南南南南南南南南南南南…",
+        f"  1   0.988  {'folder/' * 6}a?[0m.md:3",
+        f"{lead}d1: 南南南南南南南南南南南…",
+        f"{lead}price: 3",
         f"{lead}word word word word word",
         f"{lead}word word word word word w…",
-        "  2  -0.500  short",
+        "  2  -0.500  b\udcff.txt:1",
+        f"{lead}short",
         "  3   0.000  ",
     ]
 

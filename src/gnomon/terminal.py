@@ -94,11 +94,17 @@ def format_matrix(labels: Sequence[str], scores: Sequence[Sequence[float]], widt
 
 
 def format_hits(hits: Sequence[Mapping[str, Any]], width: int) -> Iterator[str]:
-    """Yield the lines of search results: rank, score, id and title if known, and the start of the text."""
+    """Yield the lines of search results: rank, score and place, then heading, columns and the start of the text.
+
+    The place, such as "notes/door.md:12", is not shortened, since a terminal may make a link of it.
+
+    Args:
+        hits: `score` and `text`; `place`, `heading` and `columns` where they are known and not "".
+    """
     for rank, hit in enumerate(hits, 1):
         lead = f"{rank:3}  {hit['score']:6.3f}  "
-        heading = ": ".join(str(hit[name]) for name in ("id", "title") if name in hit)
-        lines = [truncate_line(heading, width - len(lead))] if heading else []
+        lines = [_make_safe(hit["place"])] if hit.get("place") else []
+        lines += [truncate_line(hit[name], width - len(lead)) for name in ("heading", "columns") if hit.get(name)]
         lines += wrap_text(hit["text"], width - len(lead), 2)
         yield from ((" " * len(lead) if index else lead) + line for index, line in enumerate(lines or [""]))
 
@@ -156,6 +162,11 @@ def _replace_unencodable(error: UnicodeError) -> tuple[str | bytes, int]:
 def _make_printable(text: str) -> str:
     """Drop characters that are not safe to print, such as escape sequences. Joiners stay, as parts of words."""
     return "".join(char for char in " ".join(text.split()) if char.isprintable() or char in "\u200c\u200d")
+
+
+def _make_safe(path: str) -> str:
+    """A path with "?" for characters that are not safe to print. Bytes that are not UTF-8 are written as they are."""
+    return "".join(char if char.isprintable() or 0xDC80 <= ord(char) <= 0xDCFF else "?" for char in path)
 
 
 def _char_width(char: str) -> int:

@@ -564,7 +564,7 @@ def test_a_relative_place_has_the_name_of_its_folder(tmp_path: Path, monkeypatch
         ),
         ({"test.jsonl": ""}, "test.jsonl is empty"),
         ({"in/test.tsv": "text\tlabel\n"}, "test.tsv is empty"),
-        ({"test.csv": "text;label\na;b\n"}, "test.csv: the CSV header is 'text;label'"),
+        ({"test.csv": "text;label\na;b\n"}, "test.csv: the header is 'text;label'"),
         ({"test.jsonl": "\ufeff{\n"}, "test.jsonl, line 1: not JSON"),
         ({"task.json": "{}", "en/test.jsonl": ""}, "en/test.jsonl is empty"),
     ],

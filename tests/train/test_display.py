@@ -106,7 +106,7 @@ def test_lines_come_after_the_first_step_and_each_half_minute() -> None:
 
 def test_a_resumed_run_counts_its_own_steps_for_the_speed() -> None:
     first, *others = lines_of(100, 10.0, first=90)
-    assert first == "step 91 of 100 (91%): loss 91.0000, 3 rows/s, 400 tokens/s, about 1 min 30 s left"
+    assert first == "step 91 of 100 (91%): loss 91.0000, 3.2 rows/s, 400 tokens/s, about 1 min 30 s left"
     assert [line.partition(":")[0] for line in others] == [
         "step 94 of 100 (94%)",
         "step 97 of 100 (97%)",

@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from gnomon import interrupts
-from gnomon.cli import compare, encode, evaluate, inspect, report, save, search, similarity, train, verify
+from gnomon.cli import cache, compare, encode, evaluate, inspect, report, save, search, similarity, train, verify
 from gnomon.errors import GnomonError, Notice
 from gnomon.terminal import format_error, prepare_streams, terminal_width, wrap_text
 
@@ -114,6 +114,7 @@ for _command in (
     encode.encode,
     similarity.similarity,
     search.search,
+    cache.cache,
     inspect.inspect,
     verify.verify,
     save.save,

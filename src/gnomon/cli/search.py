@@ -1,42 +1,91 @@
-"""gnomon search: the texts of a file that answer a query."""
+"""gnomon search: the texts of files and folders that answer a query."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from gnomon.cli.shared import (
     TEXT,
+    MultiValueCommand,
     PrintingCommand,
-    encode_texts,
+    combine_options,
     json_option,
     load_encoder,
+    multi_value_option,
     note,
-    note_empty,
-    read_texts,
     run_options,
     source_options,
-    text_options,
     to_json,
     truncate_option,
 )
 from gnomon.errors import InputError
+from gnomon.messages import count
 from gnomon.terminal import format_hits, read_typed_lines, terminal_width, wrap_text
 
 if TYPE_CHECKING:
     from gnomon.encode_options import OnTruncate
     from gnomon.encoder import Encoder
     from gnomon.packed import Vectors
+    from gnomon.search import Corpus, Document, Hit
 
 
-@click.command(cls=PrintingCommand)
-@click.argument("model")
-@click.option(
-    "--corpus", required=True, metavar="FILE", help="Texts to search: .txt, .jsonl, .csv, .tsv (or .gz), .parquet."
+class SearchCommand(MultiValueCommand, PrintingCommand):
+    """Its options take several values in a row, except --query: a word after a query is not another query."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        spread: list[str] = []
+        for arg in args:
+            if spread and spread[-1] == "--query":
+                spread[-1] = f"--query={arg}"  # also where the text begins with a dash
+            else:
+                spread.append(arg)
+        if spread and spread[-1] == "--query":
+            raise click.UsageError("--query has no text after it.", ctx)
+        return super().parse_args(ctx, spread)
+
+
+corpus_options = combine_options(
+    multi_value_option(
+        "--corpus",
+        metavar="PATH",
+        help="Texts to search: files (.md, .txt, .jsonl, .csv, .tsv, each also .gz; .parquet), folders, or globs in "
+        'quotes ("notes/**/*.md").',
+        required=True,
+    ),
+    click.option(
+        "--format",
+        "form",
+        type=click.Choice(["md", "txt", "jsonl", "csv", "tsv"]),
+        help="Of stdin (txt), or of files of other names.",
+    ),
+    multi_value_option(
+        "--field",
+        metavar="NAME",
+        help='Fields or columns of the text; by default the only one, or "text". body.text: a field in a field. '
+        "Several are spread by a space.",
+    ),
+    click.option(
+        "--delimiter",
+        type=TEXT,
+        metavar="CHAR",
+        help="Between the cells of CSV (comma) or TSV (tab): a character, or comma, semicolon, tab, bar.",
+    ),
+    click.option("--id-field", metavar="NAME", help='Field of the id; by default "_id" or "id".'),
+    click.option(
+        "--skip-bad",
+        is_flag=True,
+        help="Leave broken lines, empty texts and broken files out, and count them.",
+    ),
 )
+
+
+@click.command(cls=SearchCommand)
+@click.argument("model")
+@corpus_options
 @click.option(
     "--query",
     "queries",
@@ -46,81 +95,140 @@ if TYPE_CHECKING:
     help="Repeatable. Otherwise from stdin, one per line.",
 )
 @click.option("-k", type=click.IntRange(min=1), default=5, show_default=True, help="Results per query.")
+@multi_value_option("--show", metavar="NAME", help="Fields to print with each result: sku,price. --json has all.")
 @click.option("--task", metavar="NAME", help="Chooses among several prompts for queries.")
+@click.option("--no-cache", is_flag=True, help="Neither read nor write cached vectors; see gnomon cache.")
 @truncate_option
-@text_options
 @json_option
 @source_options
 @run_options
 def search(
     model: str,
-    corpus: str,
-    queries: tuple[str, ...],
-    k: int,
-    task: str | None,
-    on_truncate: Any,
+    corpus: tuple[str, ...],
     form: str | None,
     field: tuple[str, ...],
     delimiter: str | None,
+    id_field: str | None,
     skip_bad: bool,
+    queries: tuple[str, ...],
+    k: int,
+    show: tuple[str, ...],
+    task: str | None,
+    no_cache: bool,
+    on_truncate: Any,
     as_json: bool,
     **load: Any,
 ) -> None:
-    """Search a file: exact, in memory. Without --query, it prompts for queries in a terminal."""
-    if corpus == "-" and not queries:
-        raise click.UsageError("--corpus - takes standard input; give --query.")
-    from gnomon.search.exact import top_k
-    from gnomon.text_files import require_stdin
+    """Search files and folders: exact, in memory. Without --query, it prompts for queries in a terminal.
 
-    if not queries:
-        require_stdin()  # rather than after the work
-    texts = read_texts(corpus, form=form, field=field, skip_bad=skip_bad, delimiter=delimiter)
+    Markdown is split at its headings. Vectors are cached: a text is encoded once by each model.
+    """
+    _check_queries(queries, corpus)
+    from gnomon.search import find_hits, read_corpus
+
+    texts = read_corpus(
+        corpus, form=form, field=field or None, delimiter=delimiter, skip_bad=skip_bad, id_field=id_field
+    )
+    columns = texts.choose_columns(show)
+    if empty := texts.describe_empty():
+        note(f"{empty}. An empty text is left out of the search.")
     encoder = load_encoder(model, load)
     encoder.spec.query_prompt_name(task)  # a wrong task fails here, rather than after the work
-    rows = [row for row, text in enumerate(texts.texts) if text.strip()]
-    if not rows:
-        raise InputError(f"{corpus} holds empty texts alone.")
-    note_empty(texts, "An empty text is left out of the search.")
-    documents = [texts.texts[row] for row in rows]
-    corpus_ND = _encode_documents(encoder, documents, on_truncate)
-
-    def find_hits(query: str) -> list[dict[str, Any]]:
-        query_1D = encoder.encode_query([query], task=task)
-        scores_1K, indices_1K = top_k(query_1D, corpus_ND, k, score=encoder.spec.similarity)
-        return [
-            {"row": rows[index], "score": score} | texts.id_and_title(rows[index]) | {"text": documents[index]}
-            for index, score in zip(indices_1K[0], scores_1K[0].tolist(), strict=True)
-        ]
-
+    vectors_ND = _encode(encoder, texts, on_truncate, use_cache=not no_cache)
     in_terminal = not queries and sys.stdin.isatty()
-    count, empty = 0, list[int]()
-    for count, query in enumerate(queries or _read_queries(in_terminal, skip_bad), 1):
-        hits: list[dict[str, Any]] = []
+    num_queries, empty_queries = 0, list[int]()
+    for num_queries, query in enumerate(queries or _read_queries(in_terminal, skip_bad), 1):
+        hits: list[Hit] = []
         if query.strip():
-            hits = find_hits(query)
+            hits = find_hits(encoder, texts, vectors_ND, query, k, task=task)
         elif in_terminal:
             continue
         else:
-            empty.append(count)
+            empty_queries.append(num_queries)
         if as_json:
-            click.echo(to_json({"query": query, "results": hits}))
+            click.echo(to_json({"query": query, "results": [_to_dict(hit) for hit in hits]}))
         else:
-            if not in_terminal:
-                click.echo("\n".join(wrap_text(query, terminal_width(), 2)))
-            click.echo("\n".join(format_hits(hits, terminal_width())) + "\n")
+            _print_hits(query, hits, columns, with_query=not in_terminal)
         sys.stdout.flush()
-    if empty:
-        those = f"{len(empty):,} of {count:,} queries {'is' if len(empty) == 1 else 'are'} empty"
-        note(f"{those}, query {empty[0]} the first; an empty query has no results.")
+    if empty_queries:
+        are = "is" if len(empty_queries) == 1 else "are"
+        those = f"{len(empty_queries):,} of {num_queries:,} queries {are} empty"
+        note(f"{those}, query {empty_queries[0]} the first; an empty query has no results.")
 
 
-def _encode_documents(encoder: Encoder, documents: list[str], on_truncate: OnTruncate) -> Vectors:
-    """The documents' vectors [N, D], with the model's prompt for documents."""
-    from gnomon.encode_options import EncodeOptions
+def _check_queries(queries: Sequence[str], corpus: Sequence[str]) -> None:
+    """
+    Raises:
+        InputError: an empty query, or a standard input that is closed. UsageError: nothing is left for queries.
+    """
+    for number, query in enumerate(queries, 1):
+        if not query.strip():
+            which = f"query {number} is" if len(queries) > 1 else "the query is"
+            raise InputError(f"{which} empty. A query is a text of at least one word. Give one (--query).")
+    if queries:
+        return
+    if "-" in corpus:
+        raise click.UsageError("--corpus - takes standard input; give --query.")
+    from gnomon.text_files import require_stdin
 
-    name = encoder.spec.document_prompt_name
-    options = EncodeOptions(prompt=encoder.prompts[name] if name else "", on_truncate=on_truncate)
-    return encode_texts(encoder, documents, options).vectors
+    require_stdin()
+
+
+def _encode(encoder: Encoder, corpus: Corpus, on_truncate: OnTruncate, *, use_cache: bool) -> Vectors:
+    from gnomon.search import CorpusCache, encode_corpus
+    from gnomon.search.fingerprint_memo import recall_fingerprint
+
+    cache = CorpusCache() if use_cache else None
+    if cache:
+        recall_fingerprint(encoder, cache.path.parent)
+    try:
+        encoded = encode_corpus(encoder, corpus.texts, cache=cache, on_truncate=on_truncate)
+    finally:
+        if cache:
+            cache.close()
+    num_long = len(encoded.truncated)
+    if num_long and on_truncate == "warn":
+        are = "is" if num_long == 1 else "are"
+        those = f"{num_long} of {count(len(corpus), 'text')} {are} longer than {encoder.max_seq_length} tokens"
+        note(f"{those}: the rest was truncated. --on-truncate mean reads all.")
+    return encoded.vectors_ND
+
+
+def _to_dict(hit: Hit) -> dict[str, Any]:
+    """A result as JSON has it. All fields of its row are in "fields", where no name is taken."""
+    document = hit.document
+    named = {name: value for name in ("id", "title") if (value := getattr(document, name)) is not None}
+    place = {"path": document.path, "line": document.line, "row": document.row}
+    return place | {"score": hit.score} | named | {"text": document.text, "fields": document.fields}
+
+
+def _print_hits(query: str, hits: Sequence[Hit], columns: Sequence[str], *, with_query: bool) -> None:
+    if with_query:
+        click.echo("\n".join(wrap_text(query, terminal_width(), 2)))
+    lines = format_hits([_to_text(hit, columns) for hit in hits], terminal_width())
+    click.echo("\n".join(lines) + "\n")
+
+
+def _to_text(hit: Hit, columns: Sequence[str]) -> dict[str, Any]:
+    """A result as `format_hits` takes it."""
+    document = hit.document
+    return {
+        "score": hit.score,
+        "place": document.place,
+        "heading": ": ".join(filter(None, (document.id, document.title))),
+        "columns": _format_columns(document, columns),
+        "text": document.text,
+    }
+
+
+def _format_columns(document: Document, columns: Sequence[str]) -> str:
+    """The chosen fields in one line, without one that is printed as the text or that this row does not have."""
+    values = {name: document.fields.get(name) for name in columns}
+    return " | ".join(
+        f"{name}: {value if isinstance(value, str) else to_json(value)}"
+        for name, value in values.items()
+        if value not in (None, "", document.text)
+    )
 
 
 def _read_queries(in_terminal: bool, skip_bad: bool) -> Iterator[str]:

@@ -126,16 +126,14 @@ class LineDisplay(NoDisplay):
         seconds = max(now - self._last, 1e-9)
         loss = self._loss / (self._step - self._last_step)
         parts = [f"loss {loss:.4f}"]
-        parts += [f"{count / seconds:,.0f} {unit}/s" for count, unit in self._counts() if count]
+        counts = {"rows": self._rows, "tokens": self._tokens}
+        parts += [f"{_format_rate(count / seconds)} {unit}/s" for unit, count in counts.items() if count]
         if left := self._total - self._step:
             per_step = (now - self._began) / (self._step - self._first)
             parts.append(f"about {format_duration(left * per_step)} left")
         self.say(f"step {self._step:,} of {self._total:,} ({self._step / self._total:.0%}): {', '.join(parts)}")
         self._last_step, self._last = self._step, now
         self._loss = self._rows = self._tokens = 0.0
-
-    def _counts(self) -> tuple[tuple[float, str], ...]:
-        return (self._rows, "rows"), (self._tokens, "tokens")
 
 
 def format_bar(values: Values) -> str:
@@ -145,6 +143,10 @@ def format_bar(values: Values) -> str:
     if rate is not None:
         parts.append(f"{rate / 1000:.1f}k tokens/s" if rate >= 1000 else f"{rate:.0f} tokens/s")
     return ", ".join(parts)
+
+
+def _format_rate(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.1f}"
 
 
 # ---- what a run says
