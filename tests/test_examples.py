@@ -23,6 +23,7 @@ CASES: dict[str, tuple[list[str], str]] = {
     ),
     "finetune.py": ([], r"^before: 0\.[0-4]\d of the questions .*\nafter:  (0\.[89]\d|1\.00), with tuned/model\n"),
     "evaluate_own.py": ([], r"^0\.\d+  BM25 +\(95 %.*\n0\.9\d+  package:.*\n0\.\d+  .*rank.*\n\nThe results are in"),
+    "switch.py": ([], r"^0\.\d+  The key .*\n0\.\d+  The museum .*\n.*\ngnomon: \d+\.\d s\n$"),
     "rescore_binary.py": (
         ["--query", "where does the language get its name from?"],
         r"^167 texts: 256,512 bytes of float32, 8,016 bytes of signs\n\nwhere .*\n  [4-9] of the 10 best are the same",

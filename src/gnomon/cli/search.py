@@ -66,7 +66,7 @@ corpus_options = combine_options(
         "--field",
         metavar="NAME",
         help='Fields or columns of the text; by default the only one, or "text". body.text: a field in a field. '
-        "Several are spread by a space.",
+        "Several are joined by a space.",
     ),
     click.option(
         "--delimiter",

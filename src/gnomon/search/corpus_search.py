@@ -75,6 +75,8 @@ def encode_corpus(
     unique = list(row_of)
     space = describe_space(encoder, options) if cache else ""
     present_U, vectors_UD, truncated_U = _look_up(cache, space, unique, encoder.output_dim(options))
+    if on_truncate == "error":
+        _check_whole(encoder, unique, truncated_U)
     with progress_bar(len(unique), "encoding", "texts", show=show_progress_bar) as update:
         update(int(present_U.sum()))
         for rows in _iter_blocks(unique, np.flatnonzero(~present_U).tolist()):
@@ -86,8 +88,6 @@ def encode_corpus(
             if on_truncate == "error":
                 _check_whole(encoder, unique, truncated_U)
             update(len(rows))
-    if on_truncate == "error":
-        _check_whole(encoder, unique, truncated_U)
     vectors_ND = vectors_UD if len(unique) == len(texts) else vectors_UD[rows_N]
     return CorpusVectors(vectors_ND, int(present_U[rows_N].sum()), np.flatnonzero(truncated_U[rows_N]).tolist())
 
