@@ -101,6 +101,7 @@ def test_every_page_is_in_the_menu() -> None:
 
 
 PLAIN_PAGES = [
+    ROOT / "README.md",
     DOCS / "index.md",
     *(DOCS / "guides" / f"{name}.md" for name in ("engines", "evaluation", "search", "switching", "table", "training")),
 ]
