@@ -67,7 +67,9 @@ def encode_corpus(
         on_truncate: as in `Encoder.encode`, but "warn" gives no warning: `CorpusVectors.truncated` lists the texts.
 
     Raises:
-        As `Encoder.encode`.
+        InputError: as `Encoder.encode`.
+        TruncationError: as `Encoder.encode`.
+        NumericError: as `Encoder.encode`.
     """
     options = _document_options(encoder, on_truncate)
     row_of: dict[str, int] = {}
