@@ -55,13 +55,14 @@ SAMPLE_BYTES = 4096
 
 
 @contextmanager
-def open_lines(path: str | Path) -> Generator[Iterator[str]]:
+def open_lines(path: str | Path, *, show_progress: bool = True) -> Generator[Iterator[str]]:
     """Open a file or standard input as lines with their line ends, as `open_text` does.
 
-    In a terminal there is a progress bar after two seconds.
+    Args:
+        show_progress: show a bar for more than two seconds of work in a terminal.
     """
     with _open_with_raw(path) as (text, raw):
-        if str(path) == STDIN:
+        if str(path) == STDIN or not show_progress:
             yield iter(text)
         else:
             with _show_progress(text, raw) as lines:
