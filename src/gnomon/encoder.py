@@ -203,6 +203,7 @@ class Encoder:
         groups: Iterable[Sequence[str]],
         options: EncodeOptions = MODEL_DEFAULTS,
         *,
+        first_position: int = 0,
         num_texts: int | None = None,
         on_progress: Callable[[float], object] | None = None,
     ) -> Generator[Encoded]:
@@ -214,8 +215,9 @@ class Encoder:
         count the texts of all groups. There is no warning about truncation or prompts.
 
         Args:
-            num_texts: the texts of all groups, if it is known; an engine that measures how large its batches should
-                be does so for much work only.
+            first_position: the position of the first text, where groups were encoded before.
+            num_texts: the texts of all groups, and of those encoded before, if that is known. An engine that measures
+                how large its batches should be does so for much work only.
             on_progress: called with the number of texts that were just done.
 
         Raises:
@@ -227,16 +229,16 @@ class Encoder:
         calls: deque[EncodeCall] = deque()
 
         def requests() -> Iterator[tuple[EncodeRequest, Ids]]:
-            first_position = 0
+            position = first_position
             for group in groups:
                 call = EncodeCall(
                     as_texts(group),
                     prompt=prompt,
                     on_truncate=options.on_truncate,
                     dims=[postprocessor.dim],
-                    first_position=first_position,
+                    first_position=position,
                 )
-                first_position += len(group)
+                position += len(group)
                 calls.append(call)
                 yield call.request, call.token_counts_R
 

@@ -31,6 +31,9 @@ from gnomon.warn import warn_caller
 TEXTS_PER_BLOCK = 8192
 """Texts per block: enough to sort them into batches of nearly equal length."""
 
+TOKENS_PER_TEXT = 32
+"""Tokens of a text, where only the number of texts is known."""
+
 READER_NAME = "gnomon-reading_0"
 """The name of the thread that reads and tokenizes ahead."""
 
@@ -132,15 +135,10 @@ class EncodePipeline:
             num_texts: texts of all requests, if that is known.
             advance: called with the number of texts that were done.
         """
-        budget: int | None = None  # one for all, so that batches depend on their own request alone
+        # by the number of texts, since the tokens of the first request would be others where work is resumed
+        budget = self.engine.budget((num_texts or 0) * TOKENS_PER_TEXT)
+        plan = partial(self._build_batches, token_budget=budget)
         errors: list[Exception] = []
-
-        def plan(block: _TextBlock) -> list[list[int]]:
-            nonlocal budget
-            if budget is None and block.ids:
-                budget = self._choose_budget(block, num_texts or block.num_texts)
-            return self._build_batches(block, budget) if budget else []
-
         with closing(read_ahead(self._iter_request_blocks(requests), READER_NAME)) as blocks:
             pooled = self._pool_blocks(_collect_error(blocks, errors), prompt, plan, advance)
             for block, texts, pooled_BD in pooled:
@@ -196,11 +194,8 @@ class EncodePipeline:
                     advance(block.progress_of(batch))
 
     def _plan_batches(self, block: _TextBlock, num_texts: int) -> list[list[int]]:
-        return self._build_batches(block, self._choose_budget(block, num_texts))
-
-    def _choose_budget(self, block: _TextBlock, num_texts: int) -> int:
-        """Tokens of a batch, where all texts are `num_texts`."""
-        return self.engine.budget(block.num_tokens * num_texts // max(block.num_texts, 1))
+        expected = block.num_tokens * num_texts // max(block.num_texts, 1)
+        return self._build_batches(block, self.engine.budget(expected))
 
     def _build_batches(self, block: _TextBlock, token_budget: int) -> list[list[int]]:
         return build_batches([len(ids_T) for ids_T in block.ids], token_budget, padded=self.engine.pads)

@@ -4,7 +4,7 @@
 `fields` takes the text out of a row, `collect` groups texts, `read` chooses.
 """
 
-from gnomon.text_files.collect import GROUP_LIMITS, GroupLimits, TextFile
+from gnomon.text_files.collect import GROUP_LIMITS, GroupLimits, TextFile, describe_empty
 from gnomon.text_files.fields import text_fault
 from gnomon.text_files.json_lines import dump_json, remove_member
 from gnomon.text_files.lines import STDIN, require_stdin
@@ -23,6 +23,7 @@ __all__ = [
     "Row",
     "TextFile",
     "TextStream",
+    "describe_empty",
     "dump_json",
     "infer_format",
     "load_arrow",

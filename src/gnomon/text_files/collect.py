@@ -70,14 +70,8 @@ class TextFile:
 
     def describe_empty(self) -> str | None:
         """How many texts are empty, and on which lines; None if no text is."""
-        if not self.empty_texts:
-            return None
-        units, are = (self.unit, "is") if len(self.empty_texts) == 1 else (f"{self.unit}s", "are")
-        numbers = list_some(self.empty_texts.values(), MAX_LISTED)
-        return (
-            f"{len(self.empty_texts):,} of {count(len(self.texts), 'text')} of {self.name} {are} empty "
-            f"({units} {numbers})"
-        )
+        first = [*self.empty_texts.values()][:MAX_LISTED]
+        return describe_empty(self.name, self.unit, len(self.empty_texts), first, len(self.texts))
 
     @cached_property
     def table(self) -> Any:
@@ -101,6 +95,15 @@ class TextFile:
                     f"{self.name}: field {name!r} does not fit a Parquet column ({error}). Write .jsonl instead."
                 ) from error
         return arrow.table(columns)
+
+
+def describe_empty(name: str, unit: str, num_empty: int, first: Sequence[int], num_texts: int) -> str | None:
+    """How many texts of a file are empty, and on which lines, of which `first` are the first; None if no text is."""
+    if not num_empty:
+        return None
+    units, are = (unit, "is") if num_empty == 1 else (f"{unit}s", "are")
+    numbers = list_some(first, MAX_LISTED, total=num_empty)
+    return f"{num_empty:,} of {count(num_texts, 'text')} of {name} {are} empty ({units} {numbers})"
 
 
 class TextCollector:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from gnomon.errors import InputError
@@ -90,7 +90,9 @@ class TextStream:
         """Whether the texts can be read more than once."""
         return str(self.path) != STDIN and Path(self.path).is_file()
 
-    def read_groups(self, *, show_progress: bool = False, quiet: bool = False) -> Generator[TextFile]:
+    def read_groups(
+        self, *, show_progress: bool = False, quiet: bool = False, in_thread: bool = False
+    ) -> Generator[TextFile]:
         """Read the texts from the start, in groups whose boundaries depend on the file and the limits alone.
 
         `skipped` of a group counts the lines that were left out so far.
@@ -98,6 +100,7 @@ class TextStream:
         Args:
             show_progress: show a bar for more than two seconds of work in a terminal.
             quiet: give no warnings: they were given when the file was read before.
+            in_thread: as in `open_lines`.
 
         Raises:
             InputError, OSError: as `read_texts`, where the line is reached.
@@ -106,11 +109,14 @@ class TextStream:
         if self.form == "parquet":
             yield from self._read_tables(collector)
         else:
-            yield from self._read_lines(collector, show_progress, quiet)
+            opened = open_lines(self.path, show_progress=show_progress, in_thread=in_thread)
+            yield from self._read_lines(collector, opened, quiet)
 
-    def _read_lines(self, collector: TextCollector, show_progress: bool, quiet: bool) -> Iterator[TextFile]:
+    def _read_lines(
+        self, collector: TextCollector, opened: AbstractContextManager[Iterator[str]], quiet: bool
+    ) -> Iterator[TextFile]:
         remarks = Remarks()
-        with open_lines(self.path, show_progress=show_progress) as lines, _warn_at_end(remarks, self.name, quiet):
+        with opened as lines, _warn_at_end(remarks, self.name, quiet):
             if self.form == "jsonl":
                 for line, row, source in parse_with_source(lines):
                     collector.add(line, row, source)
