@@ -224,11 +224,17 @@ class ParquetDraft:
         table = self._arrow.parquet.read_table(self._part(number))
         embeddings = table.column("embedding").combine_chunks()
         values_BD = np.asarray(embeddings.flatten()).reshape(len(table), -1)
-        rows = self._arrow.concat_tables(
-            [self._schema.empty_table(), table.drop_columns(["embedding"])], promote_options="permissive"
-        )
-        rows = rows.cast(self._schema).replace_schema_metadata(self._schema.metadata)
+        rows = self._fit(table.drop_columns(["embedding"]))
+        rows = rows.replace_schema_metadata(self._schema.metadata)
         return append_embeddings(rows, convert(values_BD) if convert else values_BD)
+
+    def _fit(self, rows: Any) -> Any:
+        """Rows of a group with the columns and types of all groups."""
+        try:
+            rows = self._arrow.concat_tables([self._schema.empty_table(), rows], promote_options="permissive")
+            return rows if rows.schema == self._schema else rows.cast(self._schema)
+        except self._arrow.ArrowException as error:
+            raise InputError(f"a field does not fit one Parquet column ({error}). Write .jsonl instead.") from error
 
     def close(self) -> None:
         """Nothing is open between two groups."""

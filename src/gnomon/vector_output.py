@@ -95,6 +95,8 @@ class VectorOutput:
                 shutil.copyfileobj(file, target, 1 << 20)
             return
         place = Path(os.path.realpath(self.path))
+        if not (final.exists() or place.exists()):
+            raise InputError(f"{final} is missing, and so is {place}. Start anew with overwrite=True (--overwrite).")
         # without a manifest no file of vectors is read: an old one must not describe the new vectors
         for beside in (Path(f"{self.path}.json"), ranges_path(self.path)):
             beside.unlink(missing_ok=True)
@@ -160,9 +162,11 @@ def open_output(path: str | Path, *, overwrite: bool = False, resume: bool = Fal
                 "(--resume), or start anew with overwrite=True (--overwrite)."
             )
         if overwrite or not state:
-            _check_free(path, overwrite)
-            _clear(folder)
+            _clear(folder)  # also what was left where the work was stopped at its very end
             state = None
+            _check_free(path, overwrite)
+        elif not state.final:  # what is there since then was not allowed to be replaced
+            _check_free(path, state.overwrites)
         output = VectorOutput(path, form, folder, streams=False, overwrites=overwrite, state=state)
         try:
             with _name_full_disk(path):

@@ -21,6 +21,7 @@ from gnomon.cli.shared import (
     text_options,
     truncate_option,
 )
+from gnomon.errors import InputError
 from gnomon.messages import count
 
 if TYPE_CHECKING:
@@ -145,10 +146,12 @@ def _note_empty(survey: TextSurvey) -> None:
 @contextmanager
 def _note_kept(output: VectorOutput) -> Generator[None]:
     """Where the work stops early, say what is kept of it."""
+    num_before = output.num_kept
     try:
         yield
-    except BaseException:
-        if output.num_kept:
+    except BaseException as error:
+        is_refusal = isinstance(error, InputError) and output.num_kept == num_before
+        if output.num_kept and not is_refusal:
             note(
                 f"{count(output.num_kept, 'text')} {'is' if output.num_kept == 1 else 'are'} encoded and kept in "
                 f"{output.folder}. The same command with --resume goes on from there."

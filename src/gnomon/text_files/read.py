@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from gnomon.errors import InputError
+from gnomon.files import is_stream
 from gnomon.messages import check_choice, join_words, shorten
 from gnomon.text_files.cells import DEFAULT_DELIMITERS, parse_delimiter
 from gnomon.text_files.collect import GROUP_LIMITS, GroupLimits, TextCollector, TextFile
@@ -88,7 +89,7 @@ class TextStream:
     @property
     def is_rereadable(self) -> bool:
         """Whether the texts can be read more than once."""
-        return str(self.path) != STDIN and Path(self.path).is_file()
+        return str(self.path) != STDIN and Path(self.path).is_file() and not is_stream(self.path)
 
     def read_groups(
         self, *, show_progress: bool = False, quiet: bool = False, in_thread: bool = False
