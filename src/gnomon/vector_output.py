@@ -74,19 +74,19 @@ class VectorOutput:
     """Whether it is standard output, a pipe or a device: nothing is kept of it, and no manifest is written."""
     overwrites: bool = False
     state: EncodeState | None = None
-    """What was kept; None if nothing was."""
+    """What an attempt before has kept; None if there is nothing."""
 
     @property
     def num_kept(self) -> int:
-        """Texts whose vectors are kept if the work stops now."""
-        return self.state.num_texts if self.state else 0
+        """Texts whose vectors are kept if the work stops now, as the folder says."""
+        state = None if self.streams else _read_state(self.folder)
+        return state.num_texts if state else 0
 
     def save(self, state: EncodeState) -> None:
         """Keep what is done. The draft must be on the disk."""
         if not self.streams:
             write_text_atomically(self.folder / STATE, json.dumps(asdict(state), ensure_ascii=False), sync=True)
             fsync_folder(self.folder)
-            self.state = state
 
     def publish(self, final: Path, manifest: Mapping[str, Any], ranges_2D: NDArray[Any] | None) -> None:
         """Give a complete file its place, with its manifest and its ranges beside it. May be done again, if stopped."""
@@ -108,7 +108,6 @@ class VectorOutput:
             fsync_folder(place.parent)
         write_text_atomically(f"{self.path}.json", json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", sync=True)
         fsync_folder(place.parent)
-        self.state = None
         (self.folder / STATE).unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -155,25 +154,35 @@ def open_output(path: str | Path, *, overwrite: bool = False, resume: bool = Fal
     if not folder.exists():
         _check_free(path, overwrite)
     with lock_folder(folder):
-        state = _read_state(folder)
-        if state and not (overwrite or resume):
-            raise InputError(
-                f"{folder} holds a part of the output, {count(state.num_texts, 'text')}. Go on with resume=True "
-                "(--resume), or start anew with overwrite=True (--overwrite)."
-            )
-        if overwrite or not state:
-            _clear(folder)  # also what was left where the work was stopped at its very end
-            state = None
-            _check_free(path, overwrite)
-        elif not state.final:  # what is there since then was not allowed to be replaced
-            _check_free(path, state.overwrites)
-        output = VectorOutput(path, form, folder, streams=False, overwrites=overwrite, state=state)
         try:
+            state = _find_state(path, folder, overwrite, resume)
+            output = VectorOutput(path, form, folder, streams=False, overwrites=overwrite, state=state)
             with _name_full_disk(path):
                 yield output
         finally:
-            if output.state is None:
-                _clear(folder)
+            if not (folder / STATE).exists():
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _find_state(path: str | Path, folder: Path, overwrite: bool, resume: bool) -> EncodeState | None:
+    """What is kept and may be gone on with; anything else in the folder is removed.
+
+    Raises:
+        InputError: as `open_output`.
+    """
+    state = _read_state(folder)
+    if state and not (overwrite or resume):
+        raise InputError(
+            f"{folder} holds a part of the output, {count(state.num_texts, 'text')}. Go on with resume=True "
+            "(--resume), or start anew with overwrite=True (--overwrite)."
+        )
+    if overwrite or not state:
+        _clear(folder)  # also what was left where the work was stopped at its very end
+        _check_free(path, overwrite)
+        return None
+    if not state.final:  # what is there since then was not allowed to be replaced
+        _check_free(path, state.overwrites)
+    return state
 
 
 def partial_folder(path: str | Path) -> Path:
