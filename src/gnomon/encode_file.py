@@ -236,18 +236,18 @@ class _Job:
         Raises:
             InputError: the texts before are others than those that were encoded.
         """
-        digest, kept = "", self.state
+        digest, old = "", self.state
         number = 0
         groups = self.stream.read_groups(quiet=self.expected is not None, in_thread=True)
         for number, group in enumerate(groups, 1):
             self.survey.add(group)
             digest = _extend_digest(digest, group, with_rows=self.output.form != "npy")
-            if number == kept.num_groups and digest != kept.digest:
-                raise self._make_input_error(f"its first {count(kept.num_texts, 'text')} are others")
-            if number > kept.num_groups:
+            if number == old.num_groups and digest != old.digest:
+                raise self._make_input_error(f"its first {count(old.num_texts, 'text')} are others")
+            if number > old.num_groups:
                 self._groups.append((group, digest))
                 yield group.texts
-        if number < kept.num_groups:
+        if number < old.num_groups:
             raise self._make_input_error(f"it has {count(self.survey.num_texts, 'text')} only")
 
     def _make_input_error(self, difference: str) -> InputError:
@@ -316,15 +316,15 @@ class _Job:
         }
 
 
-def _check_settings(output: VectorOutput, kept: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+def _check_settings(output: VectorOutput, old: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     """
     Raises:
         InputError: what is kept was made with other settings; says which, with both values.
     """
-    different = [name for name in settings if settings[name] != kept.get(name)]
+    different = [name for name in settings if settings[name] != old.get(name)]
     if different:
         differences = "; ".join(
-            f"{SETTING_NAMES.get(name, name)} is {shorten_json(settings[name])} and was {shorten_json(kept.get(name))}"
+            f"{SETTING_NAMES.get(name, name)} is {shorten_json(settings[name])} and was {shorten_json(old.get(name))}"
             for name in different
         )
         raise InputError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Generator, Iterator
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -13,17 +13,23 @@ WAIT_AT_END = 1.0
 """Seconds that an iteration that is given up waits for its thread. The thread may hang in a read of a slow pipe."""
 
 
+SIGNAL_SECONDS = 1.0
+"""A wait for an item ends after so long, and begins again: Ctrl-C is lost in a wait without an end, where it comes right
+before it.
+"""
+
+
 def read_ahead(items: Iterator[T], thread_name: str) -> Generator[T]:
     """The items in their order; a thread makes the next one while the caller works on the last one.
 
     An error of `items` is raised in its turn: after the items before it.
     """
     results: SimpleQueue[tuple[T] | BaseException | None] = SimpleQueue()
-    wanted, given_up = threading.Semaphore(1), threading.Event()
+    permits, given_up = threading.Semaphore(1), threading.Event()
 
     def make_items() -> None:
         try:
-            while wanted.acquire() and not given_up.is_set():
+            while permits.acquire() and not given_up.is_set():
                 results.put((next(items),))
         except StopIteration:
             results.put(None)
@@ -34,12 +40,20 @@ def read_ahead(items: Iterator[T], thread_name: str) -> Generator[T]:
     thread = threading.Thread(target=make_items, name=thread_name, daemon=True)
     thread.start()
     try:
-        while (result := results.get()) is not None:
+        while (result := _wait_for(results)) is not None:
             if isinstance(result, BaseException):
                 raise result
-            wanted.release()
+            permits.release()
             yield result[0]
     finally:
         given_up.set()
-        wanted.release()
+        permits.release()
         thread.join(WAIT_AT_END)
+
+
+def _wait_for(results: SimpleQueue[T]) -> T:
+    while True:
+        try:
+            return results.get(timeout=SIGNAL_SECONDS)
+        except Empty:
+            continue

@@ -1,4 +1,4 @@
-"""Files of vectors that grow group by group, and can be cut back to an earlier length: what `encode` writes into.
+"""Files of vectors that grow group by group, and can go back to an earlier length: what `encode` writes into.
 
 What was appended is on the disk after `sync`. `finish` gives a complete file. A draft of float32 vectors can become a
 file of another precision then, for 8 bits that need the ranges of all vectors.
