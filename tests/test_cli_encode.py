@@ -255,3 +255,12 @@ def test_a_second_process_on_the_same_output_is_refused(gist: Path, tmp_path: Pa
     first.communicate(b"a\nb\n")
     assert first.returncode == 0
     assert len(np.load(out)) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+def test_a_summary_that_cannot_be_written_stops_nothing(gist: Path, texts: Path, tmp_path: Path) -> None:
+    with Path("/dev/full").open("wb") as full:
+        command = [sys.executable, "-m", "gnomon", "encode", gist, texts, tmp_path / "out.npy"]
+        assert subprocess.run([*map(str, command)], stderr=full, check=False).returncode == 0
+    assert len(np.load(tmp_path / "out.npy")) == 5

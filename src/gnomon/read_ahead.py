@@ -14,9 +14,8 @@ WAIT_AT_END = 1.0
 
 
 SIGNAL_SECONDS = 1.0
-"""A wait for an item ends after so long, and begins again: Ctrl-C is lost in a wait without an end, where it comes right
-before it.
-"""
+"""A wait for an item ends after so long, and begins again. Where Ctrl-C comes right before a wait, it is noticed at its
+end."""
 
 
 def read_ahead(items: Iterator[T], thread_name: str) -> Generator[T]:

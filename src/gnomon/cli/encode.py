@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gnomon.cli.shared import (
+    echo_stderr,
     load_encoder,
     note,
     note_prompts,
@@ -171,7 +172,7 @@ def _print_summary(output: str, report: EncodeReport) -> None:
         parts.append(f"{count(report.survey.skipped, report.survey.unit)} left out")
     rate = f"{report.num_new / max(report.seconds, 1e-9):,.0f} texts per second"
     place = "standard output" if output == "-" else output
-    click.echo(f"{place}: {', '.join(parts)}; {report.seconds:,.1f} s, {rate}", err=True)
+    echo_stderr(f"{place}: {', '.join(parts)}; {report.seconds:,.1f} s, {rate}")
 
 
 def _choose_prompt(

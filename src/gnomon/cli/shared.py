@@ -171,6 +171,22 @@ def note(text: str) -> None:
     warnings.warn(text, Notice, stacklevel=2)
 
 
+def echo_stderr(text: str) -> None:
+    """Write a line to stderr. Where that fails, the work goes on and the exit status reports the error."""
+    try:
+        click.echo(text, err=True)
+    except OSError:
+        redirect_to_devnull(sys.stderr)
+
+
+def redirect_to_devnull(stream: Any) -> None:
+    """Let Python end without an error where a stream cannot be written: it flushes the stream once more at its end."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    except (OSError, ValueError, AttributeError):  # no file beneath: closed, or a test's
+        return
+
+
 def to_json(value: Any) -> str:
     """Valid JSON, in ASCII alone where standard output does not take every character."""
     return dump_json(value, ascii_only=not supports_unicode(sys.stdout))
