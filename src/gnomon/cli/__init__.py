@@ -6,7 +6,6 @@ go to stderr.
 
 from __future__ import annotations
 
-import os
 import sys
 import traceback
 import warnings
