@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 
-from gnomon import Encoder, cli, describe, quantize, vector_files
+from gnomon import Encoder, cli, describe, quantize, vector_drafts
 from gnomon.cli import main
 from gnomon.encode_options import EncodeOptions
 from gnomon.install import advise_install
@@ -82,11 +83,17 @@ def fails(result: Result, message: str, code: int = 2) -> None:
     assert message in lines[0]
 
 
+def notes_of(result: Result) -> str:
+    """What `encode` wrote on stderr, before its last line, which says what was written."""
+    *notes, summary = result.stderr.splitlines(keepends=True)
+    assert re.fullmatch(r".*: [\d,]+ texts? of \d+ dimensions.*; [\d.,]+ s, [\d,]+ texts per second\n", summary)
+    return "".join(notes)
+
+
 def runs_quietly(result: Result) -> None:
-    """Nothing on stdout, and on stderr nothing but that the fourth of TEXTS is empty."""
-    lines = result.stderr.splitlines()
+    """Nothing on stdout, and on stderr no note but that the fourth of TEXTS is empty."""
     assert (result.exit_code, result.stdout) == (0, "")
-    assert [line for line in lines if not line.startswith("note: 1 of 5 texts of ")] == []
+    assert [line for line in notes_of(result).splitlines() if not line.startswith("note: 1 of 5 texts of ")] == []
 
 
 # ---- encode
@@ -208,22 +215,23 @@ def test_the_default_prompt_is_that_of_encode_alone(
 def test_encode_says_that_a_model_with_prompts_gets_none(run: Run, stella: Path, texts: Path, tmp_path: Path) -> None:
     texts.write_text("\n".join(filter(None, TEXTS)), "utf-8")
     bare = run("encode", stella, texts, tmp_path / "out.npy")
-    assert bare.stderr == (
+    assert notes_of(bare) == (
         "note: stella_en_400M_v5 has prompts (s2p_query, s2s_query) and none is added; see --query, --document and "
         "--prompt-name.\n"
     )
-    assert run("encode", stella, texts, tmp_path / "out.npy", "--prompt", "").stderr == ""
+    assert notes_of(run("encode", stella, texts, tmp_path / "out.npy", "--prompt", "", "--overwrite")) == ""
 
 
 def test_encode_counts_what_was_cut(run: Run, gist: Path, texts: Path, tmp_path: Path) -> None:
     texts.write_text(f"short\n{LONG}\n{LONG}\n{LONG}x", "utf-8")
     out = tmp_path / "out.npy"
     result = run("encode", gist, texts, out)
-    assert result.stderr == (
+    assert ": 4 texts of 64 dimensions, 3 truncated; " in result.stderr
+    assert notes_of(result) == (
         "note: 3 of 4 texts are longer than 64 tokens: the rest was truncated. --on-truncate mean reads all.\n"
     )
     assert manifest_of(out)["cut"] == 3
-    assert run("encode", gist, texts, out, "--on-truncate", "silent").stderr == ""
+    assert notes_of(run("encode", gist, texts, out, "--on-truncate", "silent", "--overwrite")) == ""
     fails(
         run("encode", gist, texts, tmp_path / "other.npy", "--on-truncate", "error"),
         "let --on-truncate be 'mean', 'warn' or 'silent'.",
@@ -437,7 +445,8 @@ def test_an_input_that_cannot_be_read_is_one_line(
 def test_skip_bad_reports_the_lines_and_counts_them(run: Run, gist: Path, texts: Path, tmp_path: Path) -> None:
     texts.write_bytes(b"a\n\xff\nb\n")
     result = run("encode", gist, texts, tmp_path / "out.npy", "--skip-bad")
-    assert result.stderr == f"note: {texts}: 1 line left out, 2 texts kept (line 2: not UTF-8 (byte 0xff)).\n"
+    assert notes_of(result) == f"note: {texts}: 1 line left out, 2 texts kept (line 2: not UTF-8 (byte 0xff)).\n"
+    assert ": 2 texts of 64 dimensions, 1 line left out; " in result.stderr
     assert manifest_of(tmp_path / "out.npy")["skipped"] == 1
     assert len(np.load(tmp_path / "out.npy")) == 2
 
@@ -460,16 +469,16 @@ def test_an_output_is_replaced_only_by_a_whole_one(
     assert run("encode", gist, texts, out).exit_code == 0
     before = {name: (tmp_path / name).read_bytes() for name in names(tmp_path)}
 
-    def broken(file: Any, values: Any, error: BaseException) -> None:
-        file.write(b"half a file")
-        file.flush()
+    def broken(draft: vector_drafts.NpyDraft, error: BaseException) -> None:
+        draft.file.write(b"half a group")
+        draft.file.flush()
         raise error
 
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    monkeypatch.setattr(vector_files, "write_npy", lambda file, values: broken(file, values, full))
-    fails(run("encode", gist, texts, out), f"{out} was not written: the disk is full ({tmp_path}).")
-    monkeypatch.setattr(vector_files, "write_npy", lambda file, values: broken(file, values, KeyboardInterrupt()))
-    stopped = run("encode", gist, texts, out)
+    monkeypatch.setattr(vector_drafts.NpyDraft, "append", lambda draft, *_: broken(draft, full))
+    fails(run("encode", gist, texts, out, "--overwrite"), f"{out} was not written: the disk is full ({tmp_path}).")
+    monkeypatch.setattr(vector_drafts.NpyDraft, "append", lambda draft, *_: broken(draft, KeyboardInterrupt()))
+    stopped = run("encode", gist, texts, out, "--overwrite")
     assert (stopped.exit_code, stopped.stderr.splitlines()[-1]) == (130, "interrupted")
     assert {name: (tmp_path / name).read_bytes() for name in names(tmp_path)} == before
 
@@ -477,7 +486,7 @@ def test_an_output_is_replaced_only_by_a_whole_one(
 def test_a_fault_of_ours_is_one_line_and_traceback_shows_it(
     run: Run, gist: Path, texts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vector_files, "write_jsonl", lambda *_: {}["missing"])
+    monkeypatch.setattr(vector_drafts, "write_jsonl", lambda *_: {}["missing"])
     message = "KeyError: 'missing' (a fault of gnomon; gnomon --traceback COMMAND shows where)"
     fails(run("encode", gist, texts, "-"), message)
     assert "Traceback" in run("--traceback", "encode", gist, texts, "-").stderr
@@ -682,7 +691,7 @@ def test_b5_empty_texts_are_told_of_by_line(run: Run, gist: Path, tmp_path: Path
         f"note: 2 of 4 texts of {path} are empty (lines 3, 4). An empty text is encoded as it is"
     )
     np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), Encoder.load(gist).encode(["a", "", "", "b"]))
-    left_out = run("encode", gist, path, tmp_path / "out.npy", "--skip-bad")
+    left_out = run("encode", gist, path, tmp_path / "out.npy", "--skip-bad", "--overwrite")
     assert "2 lines left out, 2 texts kept" in left_out.stderr
     assert (manifest_of(tmp_path / "out.npy")["count"], manifest_of(tmp_path / "out.npy")["skipped"]) == (2, 2)
     searched = run("search", gist, "--corpus", path, "--query", "a", "--json")

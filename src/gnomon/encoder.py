@@ -6,7 +6,9 @@ B: texts; D: dimensions of a vector; T: tokens of one text; H: hidden size of th
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -19,13 +21,13 @@ from numpy.typing import ArrayLike, NDArray
 from gnomon import modules
 from gnomon.checkpoint.folder import Checkpoint, read_folder, replace_max_seq_length
 from gnomon.checkpoint.hub import Source, resolve_source
+from gnomon.encode_call import EncodeCall
 from gnomon.encode_options import MODEL_DEFAULTS, EncodeOptions, OnTruncate
 from gnomon.engines.protocol import Engine, Failure
 from gnomon.engines.select import EngineOptions, Reopen, open_engine
-from gnomon.errors import InputError, ModelError, NumericError, WorkerError
+from gnomon.errors import InputError, ModelError, NumericError
 from gnomon.inputs import Texts, as_texts, as_whole_number
-from gnomon.messages import list_some
-from gnomon.packed import Vectors, pack
+from gnomon.packed import Ids, Vectors, pack
 from gnomon.pipeline import Encoded, EncodePipeline, EncodeRequest
 from gnomon.refusals import ENCODE_ARGUMENTS, LOAD_ARGUMENTS, refuse_arguments, refuse_attribute
 from gnomon.space import Space
@@ -208,6 +210,65 @@ class Encoder:
         """
         postprocessor = self._make_postprocessor(options)
         return self._encode(texts, options, [postprocessor], show_progress_bar)[0]
+
+    def encode_stream(
+        self,
+        groups: Iterable[Sequence[str]],
+        options: EncodeOptions = MODEL_DEFAULTS,
+        *,
+        first_position: int = 0,
+        num_texts: int | None = None,
+        on_progress: Callable[[float], object] | None = None,
+    ) -> Generator[Encoded]:
+        """Encode groups of texts, one after the other, in memory that does not grow with their number.
+
+        While the engine runs one group, the next is taken from `groups` and tokenized, in a thread. Its vectors depend
+        on the group alone, not on the other groups. Groups of some thousand texts are as fast as one call: the texts
+        of a group are sorted into batches of nearly equal length. Positions, in messages and in `Encoded.truncated`,
+        count the texts of all groups. There is no warning about truncation or prompts.
+
+        Args:
+            first_position: the position of the first text, where groups were encoded before.
+            num_texts: the texts of all groups, and of those encoded before, if that is known. An engine that measures
+                how large its batches should be does so for much work only.
+            on_progress: called with the number of texts that were just done.
+
+        Raises:
+            InputError, TruncationError, NumericError: as `encode`, once the groups before are done; and what `groups`
+                raises.
+            WorkerError: some texts of a group have failed, after the groups before it.
+        """
+        prompt, postprocessor = self._resolve_prompt(options), self._make_postprocessor(options)
+        calls: deque[EncodeCall] = deque()
+
+        def requests() -> Iterator[tuple[EncodeRequest, Ids]]:
+            position = first_position
+            for group in groups:
+                call = EncodeCall(
+                    as_texts(group),
+                    prompt=prompt,
+                    on_truncate=options.on_truncate,
+                    dims=[postprocessor.dim],
+                    first_position=position,
+                )
+                position += len(group)
+                calls.append(call)
+                yield call.request, call.token_counts_R
+
+        def finish_done() -> Iterator[Encoded]:
+            while calls and calls[0].is_done:
+                call = calls.popleft()
+                yield call.finish(self._pipeline.find_truncated(call.request, call.token_counts_B))[0]
+
+        num_finished = 0
+        pooled = self._pipeline.iter_pooled_stream(requests(), prompt=prompt, num_texts=num_texts, advance=on_progress)
+        with closing(pooled):
+            for number, rows, pooled_BD in pooled:
+                self._add_pooled(calls[number - num_finished], rows, pooled_BD, [postprocessor])
+                for encoded in finish_done():
+                    num_finished += 1
+                    yield encoded
+        yield from finish_done()  # a group without texts
 
     def encode_query(
         self,
@@ -550,39 +611,34 @@ class Encoder:
         show_progress_bar: bool | None,
     ) -> list[Encoded]:
         """The vectors that each postprocessor makes from one pass of the trunk."""
-        prompt = self._resolve_prompt(options)
-        texts_B = as_texts(texts)
-        row_of: dict[str, int] = {}  # among different texts
-        rows_B = np.array([row_of.setdefault(text, len(row_of)) for text in texts_B], np.int64)
-        positions_R = np.unique(rows_B, return_index=True)[1]  # where each different text stands first
-        request = EncodeRequest(
-            list(row_of), positions_R.tolist(), len(texts_B), prompt, options.on_truncate, show_progress_bar
+        call = EncodeCall(
+            as_texts(texts),
+            prompt=self._resolve_prompt(options),
+            on_truncate=options.on_truncate,
+            dims=[post.dim for post in postprocessors],
+            show_progress_bar=show_progress_bar,
         )
-        # filled with values, so that all of the memory is taken now: a lack of it shows at once
-        outputs = [np.full((len(texts_B), post.dim), np.nan, np.float32) for post in postprocessors]
-        failed: dict[str, list[int]] = {}
-        token_counts_R = np.zeros(len(row_of), np.int64)
-        for rows, pooled_BD in self._pipeline.iter_pooled(request, token_counts_R):
-            if isinstance(pooled_BD, Failure):
-                failed.setdefault(pooled_BD.reason, []).extend(rows)
-                continue
-            for postprocess, output_BD in zip(postprocessors, outputs, strict=True):
-                vectors_BD = postprocess(pooled_BD)
-                self._check_finite(vectors_BD, rows, request)
-                output_BD[positions_R[rows]] = vectors_BD
-        self._pipeline.warn_of_truncation(request, token_counts_R)
-        first_positions_B = positions_R[rows_B]
-        copies = np.flatnonzero(first_positions_B != np.arange(len(texts_B)))
-        if len(copies):
-            for output_BD in outputs:
-                output_BD[copies] = output_BD[first_positions_B[copies]]
-        if failed:
-            failed_texts = {reason: np.flatnonzero(np.isin(rows_B, rows)).tolist() for reason, rows in failed.items()}
-            raise _make_worker_error(failed_texts, outputs)
-        token_counts_B = token_counts_R[rows_B]
-        truncated = self._pipeline.find_truncated(request, token_counts_B)
-        vectors = [output_BD[0] for output_BD in outputs] if isinstance(texts, str) else outputs
-        return [Encoded(each_BD, token_counts_B, truncated) for each_BD in vectors]
+        for rows, pooled_BD in self._pipeline.iter_pooled(call.request, call.token_counts_R):
+            self._add_pooled(call, rows, pooled_BD, postprocessors)
+        self._pipeline.warn_of_truncation(call.request, call.token_counts_R)
+        encoded = call.finish(self._pipeline.find_truncated(call.request, call.token_counts_B))
+        return [replace(each, vectors=each.vectors[0]) for each in encoded] if isinstance(texts, str) else encoded
+
+    def _add_pooled(
+        self,
+        call: EncodeCall,
+        rows: Sequence[int],
+        pooled_BD: Vectors | Failure,
+        postprocessors: Sequence[_Postprocessor],
+    ) -> None:
+        """Give a call what the engine computed of some of its texts."""
+        if isinstance(pooled_BD, Failure):
+            call.add_failure(rows, pooled_BD.reason)
+            return
+        vectors = [postprocess(pooled_BD) for postprocess in postprocessors]
+        for vectors_BD in vectors:
+            self._check_finite(vectors_BD, rows, call.request)
+        call.add_vectors(rows, vectors)
 
     def _check_finite(self, vectors_BD: Vectors, text_indices: Sequence[int], request: EncodeRequest) -> None:
         finite_B = np.isfinite(vectors_BD).all(axis=-1)
@@ -634,14 +690,6 @@ def _as_vectors(values: ArrayLike) -> Vectors:
 
 def _unpickle(read_options: _ReadOptions, options: EngineOptions) -> Encoder:
     return Encoder(read_options.read_checkpoint(), options, read_options)
-
-
-def _make_worker_error(failed_texts: Mapping[str, list[int]], outputs: Sequence[Vectors]) -> WorkerError:
-    """The error for texts whose batches failed: each reason with its texts, and the vectors of all others."""
-    texts = sorted({text for texts in failed_texts.values() for text in texts})
-    reasons = "; ".join(f"{reason} (texts {list_some(texts)})" for reason, texts in failed_texts.items())
-    message = f"{len(texts)} of {len(outputs[0])} texts have no vectors: {reasons}. All others were encoded."
-    return WorkerError(message, texts, outputs[0] if len(outputs) == 1 else None)
 
 
 def _join_names(names: Any) -> str:

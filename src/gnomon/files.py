@@ -81,7 +81,7 @@ def atomic_files(*paths: str | Path, sync: bool = False) -> Generator[list[Binar
     try:
         with explain_disk_full(targets[0] or Path(paths[0])), ExitStack() as stack:
             opened = (
-                draft.open("xb") if draft else _open_stream(path) for path, draft in zip(paths, drafts, strict=True)
+                draft.open("xb") if draft else open_stream(path) for path, draft in zip(paths, drafts, strict=True)
             )
             files = [stack.enter_context(file) for file in opened]
             yield files
@@ -214,7 +214,8 @@ def descriptor_number(path: str | Path) -> int | None:
     return {"stdin": 0, "stdout": 1, "stderr": 2}[match[1]] if match[1] else int(match[2] or match[3])
 
 
-def _open_stream(path: str | Path) -> BinaryIO:
+def open_stream(path: str | Path) -> BinaryIO:
+    """A pipe, a device or an open file by its number, open to write."""
     number = descriptor_number(path)
     if number is None:
         return cast(BinaryIO, Path(path).open("wb"))

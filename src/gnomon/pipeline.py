@@ -9,10 +9,10 @@ B: texts of a batch; D: dimensions of a pooled vector; T: tokens of one text; H:
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,12 +23,19 @@ from gnomon.engines.protocol import Engine, Failure
 from gnomon.errors import InputError, TruncationError, TruncationNotice
 from gnomon.packed import Ids, Packed, Vectors, pack, split_per_text
 from gnomon.progress import progress_bar
+from gnomon.read_ahead import read_ahead
 from gnomon.spec import ModelSpec, StaticSpec
 from gnomon.tokenizer import Tokenizer
 from gnomon.warn import warn_caller
 
 TEXTS_PER_BLOCK = 8192
 """Texts per block: enough to sort them into batches of nearly equal length."""
+
+TOKENS_PER_TEXT = 32
+"""Tokens of a text, where only the number of texts is known."""
+
+READER_NAME = "gnomon-reading_0"
+"""The name of the thread that reads and tokenizes ahead."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,10 @@ class _TextBlock:
     new_tokens: list[int]
     """Tokens of each entry that no entry before it holds; empty where no text is read in windows."""
     num_texts: int
+    num_given: int
+    """Texts of the caller that it stands for: equal texts count each time."""
+    request_number: int = 0
+    """Which request of a stream it is."""
 
     @cached_property
     def num_tokens(self) -> int:
@@ -64,8 +75,8 @@ class _TextBlock:
     def progress_of(self, batch: Sequence[int]) -> float:
         """The share of a batch in this block's work, in texts."""
         if not self.num_tokens:
-            return self.num_texts * len(batch) / len(self.ids)
-        return self.num_texts * sum(len(self.ids[entry]) for entry in batch) / self.num_tokens
+            return self.num_given * len(batch) / len(self.ids)
+        return self.num_given * sum(len(self.ids[entry]) for entry in batch) / self.num_tokens
 
 
 @dataclass(frozen=True)
@@ -99,40 +110,95 @@ class EncodePipeline:
         Raises:
             TruncationError: a text is too long and on_truncate is "error"; raised before anything is computed.
         """
+        blocks = self._iter_blocks(request, token_counts_B)
+        plan = partial(self._plan_batches, num_texts=len(request.texts))
+        with progress_bar(len(request.texts), "encoding", "texts", show=request.show_progress_bar) as advance:
+            for _, texts, pooled_BD in self._pool_blocks(blocks, request.prompt, plan, advance):
+                yield texts, pooled_BD
+
+    def iter_pooled_stream(
+        self,
+        requests: Iterator[tuple[EncodeRequest, Ids]],
+        *,
+        prompt: str,
+        num_texts: int | None,
+        advance: Callable[[float], object] | None,
+    ) -> Generator[tuple[int, list[int], Vectors | Failure]]:
+        """(number of the request, texts, their pooled vectors), of a stream of requests that share a prompt.
+
+        Each request is a block by itself, so its vectors do not depend on the other requests. While the engine runs
+        one, the next is taken from `requests` and tokenized, in a thread. An error in one is raised after all vectors
+        of those before it.
+
+        Args:
+            requests: each with its `token_counts_B`, as in `iter_pooled`.
+            num_texts: texts of all requests, if that is known.
+            advance: called with the number of texts that were done.
+        """
+        # by the number of texts, since the tokens of the first request would be others where work is resumed
+        budget = self.engine.budget((num_texts or 0) * TOKENS_PER_TEXT)
+        plan = partial(self._build_batches, token_budget=budget)
+        errors: list[Exception] = []
+        with closing(read_ahead(self._iter_request_blocks(requests), READER_NAME)) as blocks:
+            pooled = self._pool_blocks(_collect_error(blocks, errors), prompt, plan, advance)
+            for block, texts, pooled_BD in pooled:
+                yield block.request_number, texts, pooled_BD
+        if errors:
+            raise errors[0]
+
+    def _pool_blocks(
+        self,
+        blocks: Iterable[_TextBlock],
+        prompt: str,
+        plan: Callable[[_TextBlock], list[list[int]]],
+        advance: Callable[[float], object] | None,
+    ) -> Iterator[tuple[_TextBlock, list[int], Vectors | Failure]]:
+        """(block, texts, their pooled vectors). The engine gets the batches of all blocks in one stream."""
         self.engine.check_open()
-        prompt_tokens = 0 if self.spec.pooling.include_prompt else self.tokenizer.count_prompt_tokens(request.prompt)
+        prompt_tokens = 0 if self.spec.pooling.include_prompt else self.tokenizer.count_prompt_tokens(prompt)
         under_way: deque[tuple[_TextBlock, list[int], _PieceMeans]] = deque()
 
         def packs() -> Iterator[Packed]:
-            for block in self._iter_blocks(request, token_counts_B):
+            for block in blocks:
                 means = _PieceMeans(block)
-                for batch in self._plan_batches(block, request):
+                for batch in plan(block):
                     under_way.append((block, batch, means))
                     yield pack([block.ids[entry] for entry in batch], skip_B=[prompt_tokens] * len(batch))
 
-        with progress_bar(len(request.texts), "encoding", "texts", show=request.show_progress_bar) as advance:
-            for result in self.engine.pool_batches(packs()):
-                block, batch, means = under_way.popleft()
-                yield from (
-                    means.add_failure(batch, result) if isinstance(result, Failure) else means.add_pooled(batch, result)
-                )
+        for result in self.engine.pool_batches(packs()):
+            block, batch, means = under_way.popleft()
+            failed = isinstance(result, Failure)
+            for texts, pooled_BD in means.add_failure(batch, result) if failed else means.add_pooled(batch, result):
+                yield block, texts, pooled_BD
+            if advance:
                 advance(block.progress_of(batch))
+
+    def _iter_request_blocks(self, requests: Iterator[tuple[EncodeRequest, Ids]]) -> Iterator[_TextBlock]:
+        """The block of each request of a stream."""
+        for number, (request, token_counts_B) in enumerate(requests):
+            whole = self._tokenize(request, request.texts, 0)
+            token_counts_B[:] = [*map(len, whole)]
+            if request.on_truncate == "error":
+                self._raise_if_truncated(request, token_counts_B)
+            yield replace(self._make_block(request, 0, whole), num_given=request.num_given, request_number=number)
 
     def iter_states(self, request: EncodeRequest, token_counts_B: Ids) -> Iterator[tuple[int, Vectors]]:
         """(text, its token states [T, H]), in the order in which they are done; arguments as in `iter_pooled`."""
         self.engine.check_open()
         with progress_bar(len(request.texts), "encoding", "texts", show=request.show_progress_bar) as advance:
             for block in self._iter_blocks(request, token_counts_B):
-                for batch in self._plan_batches(block, request):
+                for batch in self._plan_batches(block, len(request.texts)):
                     packed = pack([block.ids[entry] for entry in batch])
                     texts_TH = split_per_text(self.engine.states(packed), packed)
                     yield from zip((block.text_indices[entry] for entry in batch), texts_TH, strict=True)
                     advance(block.progress_of(batch))
 
-    def _plan_batches(self, block: _TextBlock, request: EncodeRequest) -> list[list[int]]:
-        expected = block.num_tokens * len(request.texts) // max(block.num_texts, 1)
-        lengths = [len(ids_T) for ids_T in block.ids]
-        return build_batches(lengths, self.engine.budget(expected), padded=self.engine.pads)
+    def _plan_batches(self, block: _TextBlock, num_texts: int) -> list[list[int]]:
+        expected = block.num_tokens * num_texts // max(block.num_texts, 1)
+        return self._build_batches(block, self.engine.budget(expected))
+
+    def _build_batches(self, block: _TextBlock, token_budget: int) -> list[list[int]]:
+        return build_batches([len(ids_T) for ids_T in block.ids], token_budget, padded=self.engine.pads)
 
     def find_truncated(self, request: EncodeRequest, token_counts_B: Ids) -> list[int]:
         """Indices of the texts that are truncated."""
@@ -183,20 +249,18 @@ class EncodePipeline:
 
     def _tokenize_ahead(self, request: EncodeRequest, starts: range) -> Iterator[tuple[int, list[Ids]]]:
         """(start, ids of whole texts) of each block; the next one is read in a thread."""
+        tokenized = ((start, self._tokenize_block(request, start)) for start in starts)
         if len(starts) < 2:
-            yield from ((start, self._tokenize_block(request, start)) for start in starts)
+            yield from tokenized
             return
-        with ThreadPoolExecutor(1, "gnomon-reading") as reader:
-            following = reader.submit(self._tokenize_block, request, 0)
-            for start in starts:
-                whole = following.result()
-                if start != starts[-1]:
-                    following = reader.submit(self._tokenize_block, request, start + TEXTS_PER_BLOCK)
-                yield start, whole
+        with closing(read_ahead(tokenized, READER_NAME)) as ahead:
+            yield from ahead
 
     def _tokenize_block(self, request: EncodeRequest, start: int) -> list[Ids]:
+        return self._tokenize(request, request.texts[start : start + TEXTS_PER_BLOCK], start)
+
+    def _tokenize(self, request: EncodeRequest, texts: Sequence[str], start: int) -> list[Ids]:
         """Ids of whole texts; each has a row in the embedding table."""
-        texts = request.texts[start : start + TEXTS_PER_BLOCK]
         ids = self.tokenizer.encode([request.prompt + text for text in texts] if request.prompt else texts)
         rows = self.spec.trunk.vocab_size
         for index, ids_T in enumerate(ids):
@@ -216,14 +280,23 @@ class EncodePipeline:
         texts = list(range(start, start + len(whole_ids)))
         if request.on_truncate != "mean":
             ids = [self.tokenizer.truncate(ids_T) for ids_T in whole_ids]
-            return _TextBlock(ids, texts, [], len(whole_ids))
+            return _TextBlock(ids, texts, [], len(whole_ids), len(whole_ids))
         pieces = [self.tokenizer.split_into_windows(ids_T, request.prompt) for ids_T in whole_ids]
         return _TextBlock(
             ids=[ids_T for text in pieces for ids_T in text.ids],
             text_indices=[index for index, text in zip(texts, pieces, strict=True) for _ in text.ids],
             new_tokens=[new for text in pieces for new in text.new_token_counts],
             num_texts=len(whole_ids),
+            num_given=len(whole_ids),
         )
+
+
+def _collect_error(blocks: Iterable[_TextBlock], errors: list[Exception]) -> Iterator[_TextBlock]:
+    """The blocks up to an error, which is added to `errors`: what is under way then can still end."""
+    try:
+        yield from blocks
+    except Exception as error:
+        errors.append(error)
 
 
 class _PieceMeans:

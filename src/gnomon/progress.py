@@ -39,7 +39,13 @@ def format_duration(seconds: float) -> str:
 
 @contextmanager
 def progress_bar(
-    total: float | None, description: str, unit: str, *, show: bool | None = None, leave: bool | None = None
+    total: float | None,
+    description: str,
+    unit: str,
+    *,
+    show: bool | None = None,
+    leave: bool | None = None,
+    initial: float = 0,
 ) -> Generator[Callable[[float], object]]:
     """A bar, as a function that adds to what is done.
 
@@ -48,13 +54,13 @@ def progress_bar(
         unit: what is counted, such as "texts"; "B" counts bytes.
         show: True, False, or None for work of over two seconds in a terminal.
         leave: whether the bar stays when it ends; None for one that was requested.
+        initial: how much was done before.
     """
     if not shows_progress(show):
         yield lambda count: None
         return
-    with open_bar(
-        total, description, unit, delay=0 if show else DELAY, leave=bool(show) if leave is None else leave
-    ) as bar:
+    leave = bool(show) if leave is None else leave
+    with open_bar(total, description, unit, delay=0 if show else DELAY, leave=leave, initial=initial) as bar:
         yield bar.update
 
 

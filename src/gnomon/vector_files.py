@@ -33,8 +33,14 @@ if TYPE_CHECKING:
 def write_npy(file: BinaryIO, values_BD: NDArray[Any]) -> None:
     """As `np.save`, by plain writes: numpy's own reports a full disk without its cause."""
     array = np.ascontiguousarray(values_BD)
-    np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+    write_npy_header(file, array.shape, array.dtype)
     file.write(array.tobytes() if array.size == 0 else memoryview(cast(Any, array)).cast("B"))
+
+
+def write_npy_header(file: BinaryIO, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    """As `np.save`. Its length does not depend on the number of vectors: numpy leaves room for any."""
+    header = {"shape": shape, "fortran_order": False, "descr": np.lib.format.dtype_to_descr(dtype)}
+    np.lib.format.write_array_header_1_0(file, header)
 
 
 def write_jsonl(file: BinaryIO, texts: TextFile, values_BD: NDArray[Any]) -> None:
@@ -44,12 +50,12 @@ def write_jsonl(file: BinaryIO, texts: TextFile, values_BD: NDArray[Any]) -> Non
     since JSON has neither.
     """
     for index, values_D in enumerate(values_BD):
-        row = _row_json(texts, index)
+        row = row_json(texts, index)
         numbers = ", ".join(values_D.astype(str))
         file.write(f'{row[:-1].rstrip()}{"" if row == "{}" else ", "}"embedding": [{numbers}]}}\n'.encode())
 
 
-def _row_json(texts: TextFile, index: int) -> str:
+def row_json(texts: TextFile, index: int) -> str:
     """A row as a JSON object without "embedding"."""
     if texts.json_rows is None:
         return dump_json({key: value for key, value in texts.row(index).items() if key != "embedding"})
@@ -61,17 +67,22 @@ def _row_json(texts: TextFile, index: int) -> str:
 def write_parquet(file: BinaryIO, texts: TextFile, values_BD: NDArray[Any]) -> None:
     """The rows as a table, and a column "embedding" of lists of one length."""
     arrow = load_arrow()
-    table = texts.table
-    if "embedding" in table.column_names:
-        table = table.drop_columns(["embedding"])
-    flat = arrow.array(np.ascontiguousarray(values_BD).reshape(-1))
-    table = table.append_column("embedding", arrow.FixedSizeListArray.from_arrays(flat, values_BD.shape[1]))
+    table = append_embeddings(texts.table, values_BD)
     if file.seekable():
         arrow.parquet.write_table(table, file)
         return
     sink = arrow.BufferOutputStream()  # pyarrow needs a file with a position, which a pipe is not
     arrow.parquet.write_table(table, sink)
     file.write(memoryview(sink.getvalue()))
+
+
+def append_embeddings(table: Any, values_BD: NDArray[Any]) -> Any:
+    """An Arrow table with vectors as its last column, "embedding"; one that was there is replaced."""
+    arrow = load_arrow()
+    if "embedding" in table.column_names:
+        table = table.drop_columns(["embedding"])
+    flat = arrow.array(np.ascontiguousarray(values_BD).reshape(-1))
+    return table.append_column("embedding", arrow.FixedSizeListArray.from_arrays(flat, values_BD.shape[1]))
 
 
 def infer_output_format(path: str | Path) -> str:

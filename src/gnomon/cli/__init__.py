@@ -6,7 +6,6 @@ go to stderr.
 
 from __future__ import annotations
 
-import os
 import sys
 import traceback
 import warnings
@@ -16,6 +15,7 @@ import click
 
 from gnomon import interrupts
 from gnomon.cli import cache, compare, encode, evaluate, inspect, report, save, search, similarity, train, verify
+from gnomon.cli.shared import echo_stderr, redirect_to_devnull
 from gnomon.errors import GnomonError, Notice
 from gnomon.terminal import format_error, prepare_streams, terminal_width, wrap_text
 
@@ -33,8 +33,8 @@ class CommandGroup(click.Group):
         try:
             return super().main(*args, **more)
         except OSError as error:  # --help or --version could not be written
-            _echo_stderr(f"error: {format_error(error, {})}")
-            _redirect_to_devnull(sys.stdout)
+            echo_stderr(f"error: {format_error(error, {})}")
+            redirect_to_devnull(sys.stdout)
             sys.exit(EXIT_FAILED)
 
     def invoke(self, ctx: click.Context) -> None:
@@ -49,20 +49,20 @@ class CommandGroup(click.Group):
             except (click.ClickException, click.exceptions.Exit, click.Abort):
                 raise
             except KeyboardInterrupt:
-                _echo_stderr("\ninterrupted")
+                echo_stderr("\ninterrupted")
                 status = EXIT_INTERRUPTED
             except BrokenPipeError:
-                _redirect_to_devnull(sys.stdout)
+                redirect_to_devnull(sys.stdout)
                 status = EXIT_BROKEN_PIPE
             except Exception as error:  # the last handler: no traceback, unless --traceback
                 if ctx.params.get("traceback"):
                     traceback.print_exc()
                 interrupted = interrupts.was_interrupted() and not isinstance(error, GnomonError)
-                _echo_stderr(
+                echo_stderr(
                     "\ninterrupted" if interrupted else f"error: {format_error(error, self._option_names(ctx))}"
                 )
                 if isinstance(error, OSError):
-                    _redirect_to_devnull(sys.stdout)
+                    redirect_to_devnull(sys.stdout)
                 status = EXIT_INTERRUPTED if interrupted else EXIT_FAILED
         ctx.exit(status)
 
@@ -73,29 +73,13 @@ class CommandGroup(click.Group):
         return {option.name: option.opts[0] for option in options if option.name}
 
 
-def _echo_stderr(text: str) -> None:
-    """Write a line to stderr. Where that fails, the work goes on and the exit status reports the error."""
-    try:
-        click.echo(text, err=True)
-    except OSError:
-        _redirect_to_devnull(sys.stderr)
-
-
-def _redirect_to_devnull(stream: Any) -> None:
-    """Let Python end without an error where a stream cannot be written: it flushes the stream once more at its end."""
-    try:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-    except (OSError, ValueError, AttributeError):  # no file beneath: closed, or a test's
-        return
-
-
 def _show_warning(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
     """Write a warning of gnomon as one line, wrapped in a terminal. Warnings for developers are not shown."""
     if not issubclass(category, Notice) and category is not UserWarning:
         return
     text = f"note: {' '.join(str(message).split())}"
     lines = wrap_text(text, terminal_width(), 99, indent=6) if sys.stderr.isatty() else [text]
-    _echo_stderr("\n".join(lines))
+    echo_stderr("\n".join(lines))
 
 
 @click.group(

@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from gnomon.cli.shared import (
-    encode_texts,
+    echo_stderr,
     load_encoder,
     note,
-    note_empty,
     note_prompts,
+    note_truncated,
+    open_texts,
     prompt_options,
-    read_texts,
     require_stdout,
     run_options,
     source_options,
     text_options,
     truncate_option,
 )
+from gnomon.errors import InputError
+from gnomon.messages import count
 
 if TYPE_CHECKING:
+    from gnomon.encode_file import EncodeReport, TextSurvey
     from gnomon.encode_options import OnTruncate
     from gnomon.encoder import Encoder
+    from gnomon.vector_output import VectorOutput
 
 
-@click.command(epilog="OUTPUT.json, beside the vectors, names their model, prompt and precision.")
+@click.command(
+    epilog="OUTPUT.json, beside the vectors, names their model, prompt and precision. Where the work stops early, what "
+    "is done is kept in OUTPUT.partial."
+)
 @click.argument("model")
 @click.argument("input")
 @click.argument("output")
@@ -46,6 +54,8 @@ if TYPE_CHECKING:
     default="float32",
     show_default=True,
 )
+@click.option("--overwrite", is_flag=True, help="Replace OUTPUT, or start anew where a part of it is kept.")
+@click.option("--resume", is_flag=True, help="Go on where the same command was stopped.")
 @click.option("--ranges", metavar="FILE", help="Ranges of int8 and uint8, as written beside earlier vectors.")
 @source_options
 @run_options
@@ -67,6 +77,8 @@ def encode(
     on_truncate: OnTruncate,
     precision: Any,
     ranges: str | None,
+    overwrite: bool,
+    resume: bool,
     skip_bad: bool,
     **load: Any,
 ) -> None:
@@ -81,49 +93,86 @@ def encode(
         raise click.UsageError("--query, --document, --prompt and --prompt-name exclude each other.")
     if ranges and precision not in ("int8", "uint8"):
         raise click.UsageError(f"--ranges is of no use to {precision}; it belongs to int8 and uint8.")
-    from gnomon import files, vector_files
-    from gnomon.encode_options import EncodeOptions
-
+    if overwrite and resume:
+        raise click.UsageError("--resume goes on with what is there, and --overwrite starts anew; give one of them.")
     if output == "-":
         require_stdout()
-    out_form = "jsonl" if output == "-" else vector_files.infer_output_format(output)
-    if precision in ("int8", "uint8") and not ranges and (output == "-" or files.is_stream(output)):
-        note(
-            f"the ranges of {precision} are written beside a file, and {output} is not a file. "
-            "Queries cannot be compared with these vectors."
+    from gnomon.encode_file import encode_file, survey_texts
+    from gnomon.encode_options import EncodeOptions
+    from gnomon.vector_files import read_ranges
+    from gnomon.vector_output import open_output
+
+    stream = open_texts(input, form=form, field=field, skip_bad=skip_bad, delimiter=delimiter)
+    with open_output(output, overwrite=overwrite, resume=resume) as target, _note_kept(target):
+        if precision in ("int8", "uint8") and not ranges and target.streams:
+            note(
+                f"the ranges of {precision} are written beside a file, and {output} is not a file. "
+                "Queries cannot be compared with these vectors."
+            )
+        if resume and not target.num_kept:
+            note(f"nothing of {output} is kept, so there is nothing to resume. The work starts from the beginning.")
+        survey = survey_texts(stream, target.form)
+        if survey:
+            _note_empty(survey)
+        encoder = load_encoder(model, load)
+        prompt, prompt_name = _choose_prompt(encoder, prompt, prompt_name, as_query, as_document, task)
+        options = EncodeOptions(
+            prompt=prompt,
+            prompt_name=prompt_name,
+            dim=dim,
+            truncate_dim=truncate_dim,
+            normalize_embeddings=normalize or None,
+            on_truncate=on_truncate,
         )
-    texts = read_texts(input, form=form, field=field, skip_bad=skip_bad, delimiter=delimiter)
-    note_empty(texts, "An empty text is encoded as it is; --skip-bad leaves it out.")
-    if out_form == "parquet":
-        _ = texts.table  # fails here, rather than after the work
-    encoder = load_encoder(model, load)
-    prompt, prompt_name = _choose_prompt(encoder, prompt, prompt_name, as_query, as_document, task)
-    options = EncodeOptions(
-        prompt=prompt,
-        prompt_name=prompt_name,
-        dim=dim,
-        truncate_dim=truncate_dim,
-        normalize_embeddings=normalize or None,
-        on_truncate=on_truncate,
-    )
-    # wrong options fail in these lines, rather than after the work
-    space = encoder.space(options)
-    ranges_2D = vector_files.read_ranges(ranges) if ranges else None
-    vector_files.check_precision(encoder.output_dim(options), precision, ranges_2D)
-    encoded = encode_texts(encoder, texts.texts, options)
-    values, ranges_2D = vector_files.convert_precision(encoded.vectors, precision, ranges_2D)
-    if output == "-":
-        vector_files.write_jsonl(sys.stdout.buffer, texts, values)
-        return
-    manifest = vector_files.describe_origin(encoder, space) | {
-        "prompt": encoder.prompts[prompt_name] if prompt_name is not None else prompt or "",
-        "precision": precision,
-        "ranges": vector_files.ranges_path(output).name if ranges_2D is not None else None,
-        "count": len(values),
-        "cut": len(encoded.truncated),
-        "skipped": texts.skipped,
-    }
-    vector_files.write_vectors(output, texts, values, ranges_2D, manifest)
+        report = encode_file(
+            encoder,
+            stream,
+            target,
+            options,
+            precision=precision,
+            ranges_2D=read_ranges(ranges) if ranges else None,
+            survey=survey,
+        )
+    if not survey:
+        _note_empty(report.survey)
+    note_truncated(encoder, report.num_truncated, report.survey.num_texts, options)
+    _print_summary(output, report)
+
+
+def _note_empty(survey: TextSurvey) -> None:
+    if description := survey.describe_empty():
+        note(f"{description}. An empty text is encoded as it is; --skip-bad leaves it out.")
+
+
+@contextmanager
+def _note_kept(output: VectorOutput) -> Generator[None]:
+    """Where the work stops early, say what is kept of it."""
+    num_before = output.num_kept
+    try:
+        yield
+    except BaseException as error:
+        is_refusal = isinstance(error, InputError) and output.num_kept == num_before
+        if output.num_kept and not is_refusal:
+            note(
+                f"{count(output.num_kept, 'text')} {'is' if output.num_kept == 1 else 'are'} encoded and kept in "
+                f"{output.folder}. The same command with --resume goes on from there."
+            )
+        raise
+
+
+def _print_summary(output: str, report: EncodeReport) -> None:
+    """One line on stderr: what was written, and how fast."""
+    num_texts, num_old = report.survey.num_texts, report.survey.num_texts - report.num_new
+    parts = [f"{count(num_texts, 'text')} of {report.dim} dimensions"]
+    if num_old:
+        parts.append(f"{num_old:,} of them before")
+    if report.num_truncated:
+        parts.append(f"{report.num_truncated:,} truncated")
+    if report.survey.skipped:
+        parts.append(f"{count(report.survey.skipped, report.survey.unit)} left out")
+    rate = f"{report.num_new / max(report.seconds, 1e-9):,.0f} texts per second"
+    place = "standard output" if output == "-" else output
+    echo_stderr(f"{place}: {', '.join(parts)}; {report.seconds:,.1f} s, {rate}")
 
 
 def _choose_prompt(

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from gnomon.encode_options import EncodeOptions
     from gnomon.encoder import Encoder
     from gnomon.pipeline import Encoded
-    from gnomon.text_files import TextFile
+    from gnomon.text_files import TextFile, TextStream
 
 
 class _TextParam(click.ParamType[str]):
@@ -171,6 +171,22 @@ def note(text: str) -> None:
     warnings.warn(text, Notice, stacklevel=2)
 
 
+def echo_stderr(text: str) -> None:
+    """Write a line to stderr. Where that fails, the work goes on and the exit status reports the error."""
+    try:
+        click.echo(text, err=True)
+    except OSError:
+        redirect_to_devnull(sys.stderr)
+
+
+def redirect_to_devnull(stream: Any) -> None:
+    """Let Python end without an error where a stream cannot be written: it flushes the stream once more at its end."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    except (OSError, ValueError, AttributeError):  # no file beneath: closed, or a test's
+        return
+
+
 def to_json(value: Any) -> str:
     """Valid JSON, in ASCII alone where standard output does not take every character."""
     return dump_json(value, ascii_only=not supports_unicode(sys.stdout))
@@ -194,6 +210,16 @@ def read_texts(path: str, *, field: Sequence[str] = (), **how: Any) -> TextFile:
     return text_files.read_texts(path, field=field or None, **how)
 
 
+def open_texts(path: str, *, field: Sequence[str] = (), **how: Any) -> TextStream:
+    """The texts of a file in groups; no field is the default one."""
+    from gnomon import text_files
+
+    stream = text_files.TextStream(path, field=field or None, **how)
+    if path == text_files.STDIN and text_files.require_stdin().isatty():
+        note("reading from the terminal; end with Ctrl-D.")
+    return stream
+
+
 def note_empty(texts: TextFile, what: str) -> None:
     if description := texts.describe_empty():
         note(f"{description}. {what}")
@@ -203,12 +229,15 @@ def encode_texts(encoder: Encoder, texts: Sequence[str], options: EncodeOptions)
     """Encode; truncation is reported in the words of the command line, in place of the library's own warning."""
     warns = options.on_truncate == "warn"
     encoded = encoder.encode_with_counts(texts, replace(options, on_truncate="silent") if warns else options)
-    count = len(encoded.truncated)
-    if warns and count:
-        verb = "is" if count == 1 else "are"
-        those = f"{count} of {len(encoded.token_counts_B)} texts {verb} longer than {encoder.max_seq_length} tokens"
-        note(f"{those}: the rest was truncated. --on-truncate mean reads all.")
+    note_truncated(encoder, len(encoded.truncated), len(encoded.token_counts_B), options)
     return encoded
+
+
+def note_truncated(encoder: Encoder, num_truncated: int, num_texts: int, options: EncodeOptions) -> None:
+    if options.on_truncate == "warn" and num_truncated:
+        verb = "is" if num_truncated == 1 else "are"
+        those = f"{num_truncated} of {num_texts} texts {verb} longer than {encoder.max_seq_length} tokens"
+        note(f"{those}: the rest was truncated. --on-truncate mean reads all.")
 
 
 def note_prompts(encoder: Encoder, options: str) -> None:

@@ -55,13 +55,16 @@ SAMPLE_BYTES = 4096
 
 
 @contextmanager
-def open_lines(path: str | Path) -> Generator[Iterator[str]]:
+def open_lines(path: str | Path, *, show_progress: bool = True, in_thread: bool = False) -> Generator[Iterator[str]]:
     """Open a file or standard input as lines with their line ends, as `open_text` does.
 
-    In a terminal there is a progress bar after two seconds.
+    Args:
+        show_progress: show a bar for more than two seconds of work in a terminal.
+        in_thread: the lines are read in a thread that nothing waits for at the end of the process. Standard input is
+            read without Python's own buffer then.
     """
-    with _open_with_raw(path) as (text, raw):
-        if str(path) == STDIN:
+    with _open_with_raw(path, in_thread) as (text, raw):
+        if str(path) == STDIN or not show_progress:
             yield iter(text)
         else:
             with _show_progress(text, raw) as lines:
@@ -83,12 +86,12 @@ def open_text(path: str | Path) -> Generator[io.TextIOWrapper]:
 
 
 @contextmanager
-def _open_with_raw(path: str | Path) -> Generator[tuple[io.TextIOWrapper, BinaryIO]]:
+def _open_with_raw(path: str | Path, in_thread: bool = False) -> Generator[tuple[io.TextIOWrapper, BinaryIO]]:
     """Open a file or standard input as text, and give its raw bytes too."""
     from_stdin = str(path) == STDIN
     name = "standard input" if from_stdin else str(path)
     with ExitStack() as stack:
-        raw = require_stdin() if from_stdin else stack.enter_context(Path(path).open("rb", CHUNK_BYTES))
+        raw = _open_stdin(in_thread) if from_stdin else stack.enter_context(Path(path).open("rb", CHUNK_BYTES))
         try:
             unpacked, head = _unpack(name, raw)
             encoding, errors = _detect_encoding(name, head)
@@ -113,6 +116,15 @@ def require_stdin() -> BinaryIO:
     if sys.stdin is None or sys.stdin.closed:  # pyright: ignore[reportUnnecessaryComparison]: with <&- it is None
         raise InputError("standard input is closed, and texts are read from it. Give a file, or pipe the texts in.")
     return cast(BinaryIO, sys.stdin.buffer)
+
+
+def _open_stdin(in_thread: bool) -> BinaryIO:
+    """The bytes of standard input. Python ends badly where a thread still holds the lock of its buffer."""
+    stdin = require_stdin()
+    try:
+        return open(stdin.fileno(), "rb", CHUNK_BYTES, closefd=False) if in_thread else stdin
+    except (OSError, ValueError):  # no file beneath: a test's
+        return stdin
 
 
 def _unpack(name: str, raw: BinaryIO) -> tuple[BinaryIO, bytes]:

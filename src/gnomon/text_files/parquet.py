@@ -25,17 +25,21 @@ def load_arrow() -> Any:
     return import_module("pyarrow")
 
 
-def read_column(
+BATCH_ROWS = 1024
+"""Rows that are decoded at once."""
+
+
+def iter_columns(
     path: Path, choose: Callable[[list[str], list[str]], tuple[str, ...]], on_bad_row: Callable[[int, str], None]
-) -> tuple[list[str], Sequence[int], Any]:
-    """Read a column of texts, or several joined. Rows that are not UTF-8, in whichever column, are left out.
+) -> Iterator[tuple[list[str], Sequence[int], Any]]:
+    """Read a column of texts, or several joined, in batches of rows. Rows that are not UTF-8 are left out.
 
     Args:
         choose: called with the names of the columns and the paths of the fields in them ("body.text"); returns those
             of the texts.
         on_bad_row: called with the number of each row that is left out, and why it cannot be used.
 
-    Returns:
+    Yields:
         The texts, "" for null; the numbers of their rows, from 1; the table of these rows.
 
     Raises:
@@ -44,18 +48,29 @@ def read_column(
     arrow = load_arrow()
     try:
         with path.open("rb") as file:
-            table = arrow.parquet.read_table(file)
+            source = arrow.parquet.ParquetFile(file)
+            names = choose(source.schema_arrow.names, _nested_paths(arrow, source.schema_arrow))
+            num_rows = 0
+            for batch in source.iter_batches(BATCH_ROWS):
+                yield _read_batch(arrow, path, arrow.Table.from_batches([batch]), names, num_rows, on_bad_row)
+                num_rows += len(batch)
+            if not num_rows:
+                yield _read_batch(arrow, path, source.schema_arrow.empty_table(), names, 0, on_bad_row)
     except arrow.ArrowException as error:
         raise InputError(f"{path} is not a readable Parquet file ({error}).") from error
-    names = choose(table.column_names, _nested_paths(arrow, table.schema))
+
+
+def _read_batch(
+    arrow: Any, path: Path, table: Any, names: Sequence[str], first: int, on_bad_row: Callable[[int, str], None]
+) -> tuple[list[str], Sequence[int], Any]:
     columns = [_get_text_column(arrow, path, table, name) for name in names]
     faults = _find_faults(arrow, table)
-    numbers: Sequence[int] = range(1, len(table) + 1)
+    numbers: Sequence[int] = range(first + 1, first + len(table) + 1)
     if faults:
         for row, reason in faults.items():
-            on_bad_row(row + 1, reason)
+            on_bad_row(numbers[row], reason)
         good_rows = [row for row in range(len(table)) if row not in faults]
-        numbers, table = [row + 1 for row in good_rows], table.take(good_rows)
+        numbers, table = [numbers[row] for row in good_rows], table.take(good_rows)
         columns = [column.take(good_rows) for column in columns]
     values = [[value or "" for value in column.to_pylist()] for column in columns]
     return values[0] if len(values) == 1 else [join_values(row) for row in zip(*values, strict=True)], numbers, table

@@ -27,6 +27,7 @@ from gnomon.encoder import Encoder
 from gnomon.engines.select import EngineOptions
 from gnomon.errors import CheckpointError, InputError, NumericError
 from gnomon.files import describe_os_error
+from gnomon.folder_lock import lock_folder
 from gnomon.spec import FINGERPRINT_DIGITS, compute_fingerprint
 from gnomon.train import checkpoints
 from gnomon.train import output_folder as output
@@ -40,7 +41,6 @@ from gnomon.train.display import (
     open_display,
 )
 from gnomon.train.distributed import Ranks, init_distributed
-from gnomon.train.lock import lock_folder
 from gnomon.train.logs import Log, import_board
 from gnomon.train.objectives.objective import OpenObjective, RunFacts, TrainingContext
 from gnomon.train.optim import count_warmup_steps, learning_rate_factor_at
