@@ -156,14 +156,16 @@ def read_corpus(
 
     Args:
         form: the format of all files, whatever their names. In a folder, names must still have a known ending.
-        field, delimiter: as in `read_texts`, for the files that have fields or cells.
+        field: as in `read_texts`, for the files that have fields.
+        delimiter: as in `read_texts`, for the files that have cells.
         skip_bad: leave out lines and files that cannot be read, with a Notice that counts them.
         id_field: the field of a text's id; by default "_id" or "id".
 
     Raises:
         InputError: a glob that matches nothing, a folder without files that can be read, an unknown format or field; a
             file or line that cannot be read, by its name.
-        OSError: a file cannot be opened. ExtraError: a .parquet file, and pyarrow is not installed.
+        OSError: a file cannot be opened.
+        ExtraError: a .parquet file, and pyarrow is not installed.
     """
     if form is not None:
         check_choice(form, "format", FORMATS)
