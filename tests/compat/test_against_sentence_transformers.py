@@ -112,6 +112,9 @@ def test_prompts_and_settings(ours: SentenceTransformer, theirs: Any, similarity
         lambda model: model.encode_document(sentences=TEXTS),
         lambda model: model.encode_document(TEXTS, prompt_name="query"),
         lambda model: model.encode(TEXTS, processing_kwargs={"text": {"max_length": 6, "truncation": True}}),
+        lambda model: without_padding(
+            model.encode(TEXTS, output_value=None, processing_kwargs={"text": {"max_length": 6, "truncation": True}})
+        ),
         lambda model: model.similarity(model.encode(TEXTS), model.encode(TEXTS[:2])),
         lambda model: model.similarity_pairwise(model.encode(TEXTS), model.encode(TEXTS[::-1])),
         lambda model: model.get_sentence_embedding_dimension(),

@@ -25,7 +25,14 @@ from typing import Any, Literal
 from gnomon.checkpoint.modules_json import read_json
 from gnomon.checkpoint.save import save_folder
 from gnomon.compat.arguments import read_device, read_dtype, read_load_options
-from gnomon.compat.encode_call import EncodeCall, as_list, check_precision, is_singular_input, read_max_length
+from gnomon.compat.outputs import (
+    OutputBuilder,
+    as_list,
+    check_precision,
+    is_singular_input,
+    open_tokenizer,
+    read_max_length,
+)
 from gnomon.compat.similarity import SimilarityFunction, score_all, score_pairs
 from gnomon.compat.tensors import Tensor, require_tensor, to_tensor
 from gnomon.compat.tokenizer import Batch, CompatTokenizer
@@ -35,7 +42,7 @@ from gnomon.encoder import Encoder
 from gnomon.engines.select import has_torch
 from gnomon.errors import InputError
 from gnomon.messages import check_choice
-from gnomon.spec import SimilarityName, StaticSpec
+from gnomon.spec import SimilarityName
 
 OutputValue = Literal["sentence_embedding", "token_embeddings"]
 
@@ -226,27 +233,21 @@ class SentenceTransformer:
             check_precision(precision)
         texts = as_list(inputs)
         options = EncodeOptions(prompt=self._resolve_prompt(prompt, prompt_name) or "")
+        dim = truncate_dim if truncate_dim is not None else self.truncate_dim
         with self._open_encoder(device, pool) as encoder:
+            on_cpu = encoder is not self._encoder  # several processes return what they have computed
             if max_length is not None:
                 encoder = encoder.with_max_seq_length(max_length)
-            call = EncodeCall(
-                encoder,
-                options,
-                truncate_dim if truncate_dim is not None else self.truncate_dim,
-                normalize_embeddings,
-                show_progress_bar,
-            )
+            builder = OutputBuilder(encoder, options, dim, normalize_embeddings, show_progress_bar)
             if output_value == "token_embeddings":
-                results: Any = [to_tensor(states_TH) for states_TH in call.encode_tokens(texts)]
+                results: Any = [to_tensor(states_TH) for states_TH in builder.encode_tokens(texts)]
             elif output_value is None:
-                results = call.encode_features(texts, self.preprocess(texts, prompt=options.prompt))
+                results = builder.encode_features(texts)
             else:
-                vectors = call.encode(texts)
+                vectors = builder.encode(texts)
                 if len(texts) and precision not in (None, "float32"):
                     vectors = quantize_embeddings(vectors, precision)
-                results = self._convert(
-                    vectors, convert_to_numpy, convert_to_tensor, several=encoder is not self._encoder
-                )
+                results = self._convert(vectors, convert_to_numpy, convert_to_tensor, on_cpu=on_cpu)
         return results[0] if self.is_singular_input(inputs) else results
 
     def encode_query(
@@ -370,9 +371,7 @@ class SentenceTransformer:
     @property
     def tokenizer(self) -> CompatTokenizer:
         """The model's tokenizer, with the methods of transformers' that scripts call."""
-        spec = self._encoder.spec
-        types = not isinstance(spec.trunk, StaticSpec) and spec.trunk.num_token_types > 0
-        return CompatTokenizer(self._encoder.tokenizer, types)
+        return open_tokenizer(self._encoder)
 
     @property
     def modalities(self) -> list[str]:
@@ -586,9 +585,9 @@ class SentenceTransformer:
             )
         return None if name is None else self.prompts[name]
 
-    def _convert(self, vectors_BD: Any, to_numpy: bool, to_one_tensor: bool, *, several: bool) -> Any:
-        """Vectors as the caller wants them. Those of several processes are on the CPU."""
-        device = None if several or not has_torch() or self.device.type == "cpu" else self.device
+    def _convert(self, vectors_BD: Any, to_numpy: bool, to_one_tensor: bool, *, on_cpu: bool) -> Any:
+        """Vectors as the caller wants them. Tensors are on the device of the model, unless `on_cpu`."""
+        device = None if on_cpu or not has_torch() or self.device.type == "cpu" else self.device
         if to_one_tensor:
             return require_tensor(vectors_BD, "convert_to_tensor=True", device)
         return vectors_BD if to_numpy else [to_tensor(vector_D, device) for vector_D in vectors_BD]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from gnomon.compat.tensors import to_tensor
-from gnomon.compat.tokenizer import Batch, unpad
+from gnomon.compat.tokenizer import CompatTokenizer, unpad
 from gnomon.compat.util import quantize_embeddings, truncate_embeddings
 from gnomon.encode_options import EncodeOptions
 from gnomon.encoder import Encoder
@@ -20,11 +20,12 @@ from gnomon.errors import InputError
 from gnomon.messages import shorten
 from gnomon.modules import normalize
 from gnomon.packed import Vectors
+from gnomon.spec import StaticSpec
 
 
 @dataclass(frozen=True)
-class EncodeCall:
-    """One call of `encode`, with its settings."""
+class OutputBuilder:
+    """Encodes the texts of one call, with its settings."""
 
     encoder: Encoder
     options: EncodeOptions
@@ -44,13 +45,15 @@ class EncodeCall:
     def encode_tokens(self, texts: list[str]) -> list[Vectors]:
         return self.encoder.encode_tokens(texts, prompt=self.options.prompt, show_progress_bar=self.show_progress_bar)
 
-    def encode_features(self, texts: list[str], batch: Batch) -> list[dict[str, Any]]:
+    def encode_features(self, texts: list[str]) -> list[dict[str, Any]]:
         """For each text its ids, mask, states and vector, without the padding that stands in them there.
 
         The vector is not normalised, as there.
         """
         vectors_BD = self._encode_whole(texts)[:, : self.truncate_dim] if texts else np.zeros((0, 0), np.float32)
-        prompt_length = self.encoder.tokenizer.count_prompt_tokens(self.options.prompt or "")
+        prompt = self.options.prompt or ""
+        batch = open_tokenizer(self.encoder).features([prompt + text for text in texts])
+        prompt_length = self.encoder.tokenizer.count_prompt_tokens(prompt)
         shared: dict[str, Any] = {"modality": "text"} | ({"prompt_length": prompt_length} if prompt_length else {})
         return [
             features | shared | {"token_embeddings": to_tensor(states_TH), "sentence_embedding": to_tensor(vector_D)}
@@ -61,6 +64,12 @@ class EncodeCall:
         """Vectors in all dimensions of the model, whatever it truncates to by default."""
         options = replace(self.options, dim=self.encoder.spec.full_dim)
         return self.encoder.encode_with_counts(texts, options, show_progress_bar=self.show_progress_bar).vectors
+
+
+def open_tokenizer(encoder: Encoder) -> CompatTokenizer:
+    """The tokenizer of a model, as scripts call it."""
+    trunk = encoder.spec.trunk
+    return CompatTokenizer(encoder.tokenizer, not isinstance(trunk, StaticSpec) and trunk.num_token_types > 0)
 
 
 def check_precision(precision: str) -> None:
