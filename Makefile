@@ -23,7 +23,7 @@ demo: .venv/.ready
 	@echo "The model runs on this machine; the text is the Python FAQ (demo/python-faq.jsonl). Next, type:"
 	@echo
 	@echo '  .venv/bin/gnomon search $(MINILM) --corpus demo/python-faq.jsonl'
-	@echo '  .venv/bin/gnomon search $(MINILM) --corpus README.md --format txt --query "how big is it"'
+	@echo '  .venv/bin/gnomon search $(MINILM) --corpus docs/guides --query "how do I train on my own pairs?"'
 	@echo '  .venv/bin/gnomon inspect $(MINILM)'
 	@echo '  .venv/bin/gnomon encode $(MINILM) demo/python-faq.jsonl vectors.npy'
 	@echo '  .venv/bin/gnomon --help'
