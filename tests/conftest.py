@@ -100,7 +100,8 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
 def cache_of_searches(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder for each test's cached vectors, in place of the user's; it does not exist yet."""
     folder = tmp_path_factory.getbasetemp() / "caches" / uuid4().hex
-    monkeypatch.setenv("GNOMON_CACHE_DIR", str(folder))
+    monkeypatch.setenv("GNOMON_CACHE_DIR", str(folder))  # for the command line
+    monkeypatch.setattr("gnomon.search.cache.cache_folder", lambda: folder)
     return folder
 
 

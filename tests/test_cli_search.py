@@ -105,7 +105,7 @@ def test_a_folder_is_walked_and_markdown_split_at_headings(run: Run, gist: Path,
         ("notes/sub/list.txt", 1, 0): (None, "milk"),
         ("notes/sub/list.txt", 3, 2): (None, "bread"),
     }
-    assert "1 file is left out, for the names show no format that is read: notes/sub/photo.jpg." in result.stderr
+    assert "1 file is left out, since no known format shows in the name: notes/sub/photo.jpg." in result.stderr
     assert "1 of 3 texts of notes/sub/list.txt is empty (line 2)" in result.stderr
 
 

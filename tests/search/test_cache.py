@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gnomon.cli.shared import open_corpus_cache
 from gnomon.errors import InputError, Notice
 from gnomon.search import cache as cache_module
-from gnomon.search.cache import DEFAULT_BYTES, FILE_NAME, PAGE_BYTES, CorpusCache, cache_folder, max_cache_bytes
+from gnomon.search.cache import DEFAULT_BYTES, FILE_NAME, PAGE_BYTES, CorpusCache, cache_folder
 
 DIM = 8
 
@@ -248,19 +249,22 @@ def test_ctrl_c_during_a_write_leaves_what_was_there(tmp_path: Path, monkeypatch
         assert add(cache, ["two"])
 
 
-def test_folder_and_size_come_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GNOMON_CACHE_DIR", str(tmp_path))
-    assert cache_folder() == tmp_path
-    monkeypatch.delenv("GNOMON_CACHE_DIR")
+def test_the_folder_is_that_of_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     monkeypatch.setattr("sys.platform", "linux")
     assert cache_folder() == tmp_path / "xdg" / "gnomon"
-    monkeypatch.delenv("GNOMON_CACHE_SIZE", raising=False)
-    assert max_cache_bytes() == DEFAULT_BYTES == 2**30
+    assert CorpusCache().max_bytes == DEFAULT_BYTES == 2**30
+
+
+def test_the_command_line_takes_folder_and_size_from_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GNOMON_CACHE_DIR", str(tmp_path))
+    assert open_corpus_cache().path == tmp_path / FILE_NAME
     for text, size in (("0", 0), ("12", 12), ("2k", 2048), ("500M", 500 * 2**20), ("4 GiB", 2**32), ("1TB", 2**40)):
         monkeypatch.setenv("GNOMON_CACHE_SIZE", text)
-        assert max_cache_bytes() == size
+        assert open_corpus_cache().max_bytes == size
     for text in ("much", "-1", "1.5G", "1X"):
         monkeypatch.setenv("GNOMON_CACHE_SIZE", text)
         with pytest.raises(InputError, match=f"GNOMON_CACHE_SIZE is '{text}'"):
-            max_cache_bytes()
+            open_corpus_cache()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from gnomon.cli.shared import PrintingCommand, json_option, to_json
+from gnomon.cli.shared import PrintingCommand, json_option, open_corpus_cache, to_json
 from gnomon.messages import count
 
 
@@ -17,10 +17,9 @@ def cache(clear: bool, as_json: bool) -> None:
     The folder is $GNOMON_CACHE_DIR, or the folder for caches of your system. It grows to $GNOMON_CACHE_SIZE at most,
     such as 500M or 4G (1G by default): what was used longest ago is dropped first.
     """
-    from gnomon.search.cache import CorpusCache
     from gnomon.search.fingerprint_memo import FILE_NAME
 
-    with CorpusCache() as vectors:
+    with open_corpus_cache() as vectors:
         before = vectors.size()
         if clear:
             vectors.clear()

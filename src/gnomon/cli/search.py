@@ -17,6 +17,7 @@ from gnomon.cli.shared import (
     load_encoder,
     multi_value_option,
     note,
+    open_corpus_cache,
     run_options,
     source_options,
     to_json,
@@ -175,10 +176,10 @@ def _check_queries(queries: Sequence[str], corpus: Sequence[str]) -> None:
 
 
 def _encode(encoder: Encoder, corpus: Corpus, on_truncate: OnTruncate, *, use_cache: bool) -> Vectors:
-    from gnomon.search import CorpusCache, encode_corpus
+    from gnomon.search import encode_corpus
     from gnomon.search.fingerprint_memo import recall_fingerprint
 
-    cache = CorpusCache() if use_cache else None
+    cache = open_corpus_cache() if use_cache else None
     if cache:
         recall_fingerprint(encoder, cache.path.parent)
     try:

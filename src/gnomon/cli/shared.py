@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import click
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from gnomon.encode_options import EncodeOptions
     from gnomon.encoder import Encoder
     from gnomon.pipeline import Encoded
+    from gnomon.search import CorpusCache
     from gnomon.text_files import TextFile, TextStream
 
 
@@ -196,6 +199,35 @@ def require_stdout() -> None:
     """Raise InputError where standard output is closed."""
     if cast(Any, sys.stdout) is None or sys.stdout.closed:
         raise InputError("standard output is closed, and the results go there; let it be a file, or /dev/null.")
+
+
+# ---- the cache of searched texts
+
+
+FOLDER_VARIABLE, SIZE_VARIABLE = "GNOMON_CACHE_DIR", "GNOMON_CACHE_SIZE"
+SIZE_PATTERN = re.compile(r"(\d+)\s*([KMGT]?)(i?B)?", re.IGNORECASE)
+
+
+def open_corpus_cache() -> CorpusCache:
+    """The cache, in the folder and of the size that the environment names.
+
+    Raises:
+        InputError: $GNOMON_CACHE_SIZE is not a size.
+    """
+    from gnomon.search import CorpusCache
+
+    folder, size = os.environ.get(FOLDER_VARIABLE), os.environ.get(SIZE_VARIABLE, "").strip()
+    return CorpusCache(Path(folder) if folder else None, max_bytes=_parse_size(size) if size else None)
+
+
+def _parse_size(text: str) -> int:
+    """Bytes of a size such as "500M" or "2GiB"."""
+    match = SIZE_PATTERN.fullmatch(text)
+    if not match:
+        raise InputError(
+            f"{SIZE_VARIABLE} is {text!r}. It must be a number of bytes, such as 500M or 2G. Correct or unset it."
+        )
+    return int(match[1]) << (10 * " KMGT".index(match[2].upper() or " "))
 
 
 # ---- texts that a command reads

@@ -10,8 +10,6 @@ N: texts; D: dimension; R: rows of a block.
 from __future__ import annotations
 
 import hashlib
-import os
-import re
 import sqlite3
 import zlib
 from collections.abc import Callable, Sequence
@@ -23,15 +21,12 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from gnomon.errors import InputError
 from gnomon.files import describe_os_error
 from gnomon.packed import Vectors
 from gnomon.warn import warn_caller
 
 FILE_NAME = "gnomon-search.sqlite"
-FOLDER_VARIABLE, SIZE_VARIABLE = "GNOMON_CACHE_DIR", "GNOMON_CACHE_SIZE"
 DEFAULT_BYTES = 1 << 30
-SIZE_PATTERN = re.compile(r"(\d+)\s*([KMGT]?)(i?B)?", re.IGNORECASE)
 
 LOCK_SECONDS = 5.0
 """So long another process may hold the file."""
@@ -85,29 +80,10 @@ class CacheSize:
 
 
 def cache_folder() -> Path:
-    """The folder of the cache: $GNOMON_CACHE_DIR, or the folder for caches of the user's system."""
-    if folder := os.environ.get(FOLDER_VARIABLE):
-        return Path(folder)
+    """The folder of the cache: that for caches of the user's system."""
     from platformdirs import user_cache_path
 
     return user_cache_path("gnomon", appauthor=False)
-
-
-def max_cache_bytes() -> int:
-    """How large the cache may grow: $GNOMON_CACHE_SIZE, such as "500M" or "2GiB"; by default 1 GiB.
-
-    Raises:
-        InputError: the variable is not a size.
-    """
-    text = os.environ.get(SIZE_VARIABLE, "").strip()
-    if not text:
-        return DEFAULT_BYTES
-    match = SIZE_PATTERN.fullmatch(text)
-    if not match:
-        raise InputError(
-            f"{SIZE_VARIABLE} is {text!r}. It must be a number of bytes, such as 500M or 2G. Correct or unset it."
-        )
-    return int(match[1]) << (10 * " KMGT".index(match[2].upper() or " "))
 
 
 class CorpusCache:
@@ -115,7 +91,7 @@ class CorpusCache:
 
     Args:
         folder: where the file is; by default `cache_folder()`.
-        max_bytes: how large it may grow; by default `max_cache_bytes()`. Blocks that this object has read or added are
+        max_bytes: how large it may grow; by default 1 GiB. Blocks that this object has read or added are
             not dropped to make room: what does not fit beside them is not cached, with a warning.
         lock_seconds: so long it waits for another process.
     """
@@ -124,7 +100,7 @@ class CorpusCache:
         self, folder: Path | None = None, *, max_bytes: int | None = None, lock_seconds: float = LOCK_SECONDS
     ) -> None:
         self.path = (cache_folder() if folder is None else folder) / FILE_NAME
-        self.max_bytes = max_cache_bytes() if max_bytes is None else max_bytes
+        self.max_bytes = DEFAULT_BYTES if max_bytes is None else max_bytes
         self._lock_seconds = lock_seconds
         self._connection: sqlite3.Connection | None = None
         self._stamp = 0
@@ -204,7 +180,7 @@ class CorpusCache:
             self._writes = False
             warn_caller(
                 f"the cache {self.path} is full ({self.max_bytes:,} bytes): this corpus does not fit into it. The rest "
-                f"is encoded again next time. Let it grow with the variable {SIZE_VARIABLE}, such as 4G."
+                "is encoded again next time. Let it grow: max_bytes= (the variable GNOMON_CACHE_SIZE, such as 4G)."
             )
         return is_stored
 

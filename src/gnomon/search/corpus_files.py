@@ -69,7 +69,7 @@ class _FileFinder:
         if self.others:
             are = "is" if len(self.others) == 1 else "are"
             warn_caller(
-                f"{count(len(self.others), 'file')} {are} left out, for the names show no format that is read: "
+                f"{count(len(self.others), 'file')} {are} left out, since no known format shows in the name: "
                 f"{list_some(self.others, MAX_LISTED)}."
             )
 
