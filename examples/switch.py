@@ -3,7 +3,7 @@
     python examples/switch.py                              # gnomon
     python examples/switch.py --with sentence-transformers # the original, if it is installed
 
-Both print the same scores. The second line says how long it took from the first import to the result.
+Both print the same scores. The last line says how long it took from the first import to the result.
 """
 
 import argparse

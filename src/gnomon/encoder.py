@@ -29,7 +29,7 @@ from gnomon.errors import InputError, ModelError, NumericError
 from gnomon.inputs import Texts, as_texts, as_whole_number
 from gnomon.packed import Ids, Vectors, pack
 from gnomon.pipeline import Encoded, EncodePipeline, EncodeRequest
-from gnomon.refusals import ENCODE_ARGUMENTS, LOAD_ARGUMENTS, refuse_arguments, refuse_attribute
+from gnomon.refusals import ATTRIBUTES, ENCODE_ARGUMENTS, LOAD_ARGUMENTS, refuse_arguments, refuse_attribute
 from gnomon.space import Space
 from gnomon.spec import ModelSpec, ModuleSpec, compute_fingerprint, compute_output_dim
 from gnomon.tokenizer import Tokenizer, TokenReport
@@ -152,6 +152,11 @@ class Encoder:
 
     def __getattr__(self, name: str) -> Never:
         refuse_attribute(name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in ATTRIBUTES:
+            refuse_attribute(name)
+        super().__setattr__(name, value)
 
     def __repr__(self) -> str:
         return f"<Encoder {self.name}: {self.spec.dim} dims, {self._engine.name}>"

@@ -81,7 +81,7 @@ def similarity(name: SimilarityName, a_BD: Vectors, b_CD: Vectors) -> Vectors:
         return normalize(a_BD) @ normalize(b_CD).T
     if name == "dot":
         return a_BD @ b_CD.T
-    scores_BC = np.empty((len(a_BD), len(b_CD)), np.float32)
+    scores_BC = np.empty((len(a_BD), len(b_CD)), np.result_type(a_BD, b_CD))
     for row, a_D in enumerate(a_BD):
         scores_BC[row] = -np.linalg.norm(b_CD - a_D, ord=2 if name == "euclidean" else 1, axis=-1)
     return scores_BC

@@ -12,6 +12,7 @@ from typing import NoReturn
 from gnomon.errors import InputError
 
 COMPAT = "gnomon.compat.SentenceTransformer takes it."
+NOT_IN_COMPAT = ("modules", "model_card_data")
 _ON_LOAD = "A model keeps its device: Encoder.load(..., device=...)."
 _SETTINGS = "Keys that change no vector can be left out."
 
@@ -21,11 +22,9 @@ ENCODE_ARGUMENTS = {
     "convert_to_numpy": "The result is always a numpy array. Leave it out.",
     "convert_to_tensor": "The result is a numpy array: torch.from_numpy(vectors) makes it a tensor.",
     "device": _ON_LOAD,
-    "inputs": "Texts are the first argument, without a name.",
     "output_value": 'encode_tokens(texts) gives the states of tokens, for "token_embeddings".',
     "pool": 'Several processes: Encoder.load(..., device=["cuda:0", "cuda:1"]).',
     "precision": 'gnomon.quantize(vectors, "int8") stores vectors in fewer bytes.',
-    "sentences": "Texts are the first argument, without a name.",
 }
 """Argument of `encode` and its relatives -> what to do."""
 
@@ -36,7 +35,6 @@ LOAD_ARGUMENTS = {
     "default_prompt_name": "Give prompt_name= to encode.",
     "model_card_data": "gnomon writes no such card. Leave it out.",
     "model_kwargs": f'dtype="float16" and device= are arguments here. {_SETTINGS}',
-    "model_name_or_path": "The model is the first argument, without a name.",
     "modules": "Build the model with sentence_transformers, save it, and load the folder.",
     "processor_kwargs": f"max_seq_length= is an argument here. {_SETTINGS}",
     "prompts": "Give prompt= to encode.",
@@ -49,13 +47,20 @@ LOAD_ARGUMENTS = {
 """Argument of sentence-transformers' constructor -> what to do."""
 
 ATTRIBUTES = {
+    "cpu": _ON_LOAD,
     "cuda": _ON_LOAD,
+    "default_prompt_name": "Give prompt_name= to encode.",
     "encode_multi_process": ENCODE_ARGUMENTS["pool"],
+    "eval": "It only encodes. Leave it out.",
+    "fit": "`gnomon train` and gnomon.train train models.",
     "get_embedding_dimension": "It is the property dim.",
     "get_sentence_embedding_dimension": "It is the property dim.",
+    "get_max_seq_length": "It is the property max_seq_length.",
     "half": 'Encoder.load(..., dtype="float16") computes in float16.',
+    "preprocess": "It is called tokenize.",
     "save_pretrained": "It is called save.",
     "similarity_fn_name": "It is spec.similarity.",
+    "stop_multi_process_pool": "close() ends the processes.",
     "start_multi_process_pool": ENCODE_ARGUMENTS["pool"],
     "to": _ON_LOAD,
     "truncate_dim": "Give truncate_dim= to encode.",
@@ -71,7 +76,8 @@ def refuse_arguments(function: str, arguments: Mapping[str, object], remedies: M
     """
     for name in arguments:
         if name in remedies:
-            raise InputError(f"{function} has no argument {name}. {remedies[name]} {COMPAT}")
+            compat = "" if name in NOT_IN_COMPAT else f" {COMPAT}"
+            raise InputError(f"{function} has no argument {name}. {remedies[name]}{compat}")
         raise TypeError(f"{function}() got an unexpected keyword argument {name!r}")
 
 

@@ -1,11 +1,13 @@
 """What cannot be honoured is an error that names the value and what to do; without torch, arrays stand for tensors."""
 
+import copy
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from goldens import GIST, GOLDEN, STELLA, require
@@ -63,9 +65,18 @@ def test_arguments_that_change_no_vector_are_accepted() -> None:
     )
     assert options == {"device": "cuda:1", "engine": "torch", "dtype": "float16", "max_seq_length": 99}
     assert read_load_options(**NOTHING)["device"] == "auto"
+    assert read_load_options(**NOTHING)["dtype"] == "float32"  # on a GPU too, as in sentence-transformers
+    assert read_load_options(**NOTHING | {"device": "cpu:0"})["device"] == "cpu"
+    hub = {"local_files_only": True, "revision": "main", "cache_dir": "here"}
+    assert read_load_options(**NOTHING | {"model_kwargs": hub}).items() >= hub.items()
     for given, device in (({"": "cpu"}, "cpu"), ({"": 1}, "cuda:1"), ("auto", "auto"), ("cuda", "cuda")):
         assert read_load_options(**NOTHING | {"model_kwargs": {"device_map": given}})["device"] == device
-    for dtype, name in (("auto", "auto"), ("bfloat16", "bfloat16"), (torch.half, "float16"), (np.float32, "float32")):
+    for dtype, name in (
+        ("auto", "float32"),
+        ("bfloat16", "bfloat16"),
+        (torch.half, "float16"),
+        (np.float32, "float32"),
+    ):
         assert read_load_options(**NOTHING | {"model_kwargs": {"dtype": dtype}})["dtype"] == name
 
 
@@ -86,14 +97,22 @@ def test_stella_takes_the_arguments_of_its_card() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"inputs": [("a", "b")]}, ["input 0", "pairs"]),
-        ({"inputs": ["a", {"text": "b"}]}, ["input 1", "'text'"]),
-        ({"inputs": {"text": "b"}}, ["inputs", "'text'"]),
-        ({"inputs": ["a", None]}, ["input 1", "None"]),
-        ({"inputs": b"a"}, ["inputs", "b'a'"]),
+        ({"inputs": [("a", "b")]}, ["text 0", "one at a time"]),
+        ({"inputs": ["a", {"text": "b"}]}, ["text 1", "'text'"]),
+        ({"inputs": {"text": "b"}}, ["dict", "'text'"]),
+        ({"inputs": ["a", None]}, ["text 1", "None"]),
+        ({"inputs": b"a"}, ["bytes", "b'a'"]),
         ({}, ["inputs"]),
         ({"inputs": "a", "sentences": "b"}, ["sentences", "inputs"]),
         ({"inputs": "a", "batch_size": 0}, ["batch_size", "0"]),
+        ({"inputs": "a", "chunk_size": 0}, ["chunk_size", "0"]),
+        ({"inputs": "a", "pool": {}}, ["pool", "start_multi_process_pool"]),
+        ({"inputs": "a", "precision": "int8", "output_value": None}, ["int8", "output_value"]),
+        ({"inputs": "a", "precision": "binary", "output_value": "token_embeddings"}, ["binary", "output_value"]),
+        ({"inputs": "a", "processing_kwargs": {"txt": {"max_length": 4}}}, ["txt", "max_length"]),
+        ({"inputs": "a", "processing_kwargs": {"text": {"truncation": False}}}, ["truncation", "max_seq_length"]),
+        ({"inputs": pd.DataFrame({"id": ["1"], "text": ["a"]})}, ["DataFrame", "columns"]),
+        ({"inputs": {"a", "b"}}, ["set"]),
         ({"inputs": "a", "output_value": "tokens"}, ["'tokens'", "token_embeddings"]),
         ({"inputs": "a", "precision": "int4"}, ["'int4'", "int8"]),
         ({"inputs": "a", "precision": "int8"}, ["int8", "ranges"]),
@@ -190,8 +209,11 @@ def test_encoder_names_the_remedy_for_arguments_of_sentence_transformers() -> No
         for encode in (encoder.encode, encoder.encode_query, encoder.encode_document, encoder.encode_dims):
             with pytest.raises(InputError, match=f"{name}.*compat"):
                 encode(["a"], **{name: 1})  # pyright: ignore
-    with pytest.raises(InputError, match=r"sentences.*first argument"):
-        encoder.encode([], sentences=["a"])  # pyright: ignore
+    for name in ("truncate_dim", "similarity_fn_name", "default_prompt_name"):
+        with pytest.raises(AttributeError, match=name):
+            setattr(encoder, name, 64)
+    with pytest.raises(InputError, match=r"modules.*load the folder\.$"):
+        Encoder.load(GOLDEN / GIST, modules=[])  # pyright: ignore
     with pytest.raises(TypeError, match="unexpected keyword argument 'nonsense'"):
         encoder.encode(["a"], nonsense=1)  # pyright: ignore
     for name in ("truncate_dim", "prompts", "trust_remote_code", "backend", "model_kwargs", "cache_folder"):
@@ -225,3 +247,125 @@ def test_encoder_names_the_remedy_for_arguments_of_sentence_transformers() -> No
 def test_a_folder_that_is_no_model_is_the_error_of_encoder(tmp_path: Path) -> None:
     with pytest.raises(ModelError):
         SentenceTransformer(str(tmp_path))
+
+
+def test_settings_of_one_copy_do_not_end_another(model: SentenceTransformer) -> None:
+    original = copy.deepcopy(model)
+    for other in (copy.copy(original), copy.deepcopy(original)):
+        other.to(torch.bfloat16)
+        assert (other.dtype, original.dtype) == (torch.bfloat16, torch.float32)
+        assert original.encode("a").shape == (64,)
+    assert original.to("cpu:0") is original.float() is original
+
+    class Subclass(SentenceTransformer):
+        pass
+
+    made = Subclass(str(GOLDEN / GIST), device="cpu")
+    assert type(copy.deepcopy(made)) is type(copy.copy(made)) is Subclass
+
+
+def test_results_have_the_type_that_the_model_computes_in(model: SentenceTransformer) -> None:
+    half = copy.deepcopy(model).half()
+    assert half.encode(["a"]).dtype == np.float16
+    assert half.encode(["a"], convert_to_tensor=True).dtype == torch.float16
+    bfloat16 = copy.deepcopy(model).bfloat16()
+    assert bfloat16.encode(["a"]).dtype == np.float32
+    assert bfloat16.encode(["a"], convert_to_tensor=True).dtype == torch.bfloat16
+    with pytest.raises(InputError, match="float64"):
+        copy.deepcopy(model).to(torch.float64)
+
+
+def test_a_relative_path_holds_after_the_folder_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mini").symlink_to(GOLDEN / GIST)
+    monkeypatch.chdir(tmp_path)
+    relative = SentenceTransformer("mini", device="cpu")
+    monkeypatch.chdir("/")
+    assert relative.bfloat16().dtype == torch.bfloat16
+
+
+def test_the_folder_of_downloads_is_that_of_sentence_transformers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = tmp_path / "models--org--mini"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("0" * 40)
+    (repository / "snapshots").mkdir()
+    (repository / "snapshots" / ("0" * 40)).symlink_to(GOLDEN / GIST, target_is_directory=True)
+    monkeypatch.setenv("SENTENCE_TRANSFORMERS_HOME", str(tmp_path))
+    assert SentenceTransformer("org/mini", device="cpu").get_embedding_dimension() == 64
+
+
+def test_prompts_that_are_gone_are_not_used_and_not_saved(model: SentenceTransformer, tmp_path: Path) -> None:
+    changed = copy.deepcopy(model)
+    changed.prompts, changed.default_prompt_name = {"task": "do: "}, "task"
+    prompted = changed.encode("a")
+    changed.prompts = {"query": None}  # pyright: ignore[reportAttributeAccessIssue]
+    assert changed.prompts == {"query": ""}
+    assert not np.allclose(changed.encode("a"), prompted)
+    changed.prompts = None  # pyright: ignore[reportAttributeAccessIssue]
+    np.testing.assert_array_equal(changed.encode("a"), model.encode("a"))
+    changed.save(str(tmp_path / "saved"))
+    assert SentenceTransformer(str(tmp_path / "saved"), device="cpu").default_prompt_name is None
+
+
+def test_arguments_may_be_given_by_position(model: SentenceTransformer) -> None:
+    wanted = model.encode_query(["a", "b"], normalize_embeddings=True)
+    np.testing.assert_array_equal(
+        model.encode_query(["a", "b"], None, None, 2, False, "sentence_embedding", "float32", True, False, None, True),
+        wanted,
+    )
+    with pytest.raises(TypeError, match="by position"):
+        model.encode_document(["a"], *range(20))
+    assert model._first_module().max_seq_length == model.max_seq_length
+    with pytest.raises(TypeError, match="encode"):
+        model({"input_ids": [1]})
+
+
+def test_the_tokenizer_refuses_what_it_would_get_wrong(model: SentenceTransformer) -> None:
+    tokenizer = model.tokenizer
+    assert tokenizer(["a b", "c"], padding=True, return_tensors="pt").to("cpu").input_ids.shape == (2, 4)
+    assert tokenizer.convert_ids_to_tokens(tokenizer.cls_token_id) == tokenizer.cls_token
+    assert tokenizer.convert_tokens_to_ids("nonsenseword") == tokenizer.unk_token_id
+    assert len(tokenizer("a b c d e", max_length=4).input_ids) == 4
+    for arguments, word in (
+        ({"padding": "bogus"}, "bogus"),
+        ({"truncation": "bogus"}, "bogus"),
+        ({"return_tensors": "tf"}, "tf"),
+        ({"text_pair": "b"}, "text_pair"),
+        ({"stride": 4}, "stride"),
+        ({"max_length": 1}, "max_length"),
+    ):
+        with pytest.raises(InputError, match=word):
+            tokenizer("a", **arguments)
+    with pytest.raises(AttributeError, match=r"truncation_side.*folder"):
+        tokenizer.truncation_side = "left"
+    with pytest.raises(AttributeError, match="AutoTokenizer"):
+        tokenizer.push_to_hub("x")
+
+
+def test_scores_keep_the_type_of_their_vectors() -> None:
+    a_BD, b_BD = np.random.default_rng(0).normal(size=(2, 3, 4))
+    for name in ("cos_sim", "dot_score", "euclidean_sim", "manhattan_sim"):
+        assert getattr(util, name)(a_BD, b_BD).dtype == torch.float64
+        assert getattr(util, name)(a_BD.tolist(), b_BD.tolist()).dtype == torch.float32
+    assert util.pairwise_cos_sim(a_BD[0], b_BD[0]).shape == ()
+    with pytest.raises(InputError, match="different lengths"):
+        util.cos_sim([np.ones(3), np.ones(4)], np.ones(3))
+
+
+@pytest.mark.slow
+def test_a_pool_is_ended_by_the_original_class_too(model: SentenceTransformer) -> None:
+    """LangChain calls the method of sentence-transformers itself."""
+    import sentence_transformers
+
+    pool = model.start_multi_process_pool(["cpu", "cpu"])
+    assert len(pool["processes"]) == 2
+    vectors = model.encode(["a", "b"], pool=pool)
+    sentence_transformers.SentenceTransformer.stop_multi_process_pool(pool)
+    np.testing.assert_allclose(vectors, model.encode(["a", "b"]), atol=1e-5)
+    with pytest.raises(InputError, match="closed"):
+        model.encode(["a"], pool=pool)
+    assert model.similarity_fn_name == "cosine"
+    other = copy.deepcopy(model)
+    other.similarity_fn_name = sentence_transformers.SimilarityFunction.DOT_PRODUCT  # pyright: ignore
+    assert other.similarity_fn_name == "dot"

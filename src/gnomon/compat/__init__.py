@@ -17,12 +17,15 @@ if TYPE_CHECKING:
     from gnomon.compat import util
     from gnomon.compat.sentence_transformers import SentenceTransformer
     from gnomon.compat.similarity import SimilarityFunction
+    from gnomon.compat.util import LoggingHandler, quantize_embeddings
 
-__all__ = ["SentenceTransformer", "SimilarityFunction", "util"]
+__all__ = ["LoggingHandler", "SentenceTransformer", "SimilarityFunction", "quantize_embeddings", "util"]
 
 _HOMES = {
+    "LoggingHandler": "gnomon.compat.util",
     "SentenceTransformer": "gnomon.compat.sentence_transformers",
     "SimilarityFunction": "gnomon.compat.similarity",
+    "quantize_embeddings": "gnomon.compat.util",
 }
 
 _TRAINING = "It trains models with torch. `gnomon train` and gnomon.train do that here: see the guide on training."

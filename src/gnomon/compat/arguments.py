@@ -49,6 +49,9 @@ REMEDIES = {
 }
 """Key of `model_kwargs` -> what to do instead."""
 
+SOURCE_KEYS = ("cache_dir", "local_files_only", "revision", "token")
+"""Keys of `model_kwargs` that are arguments of `Encoder.load`."""
+
 BACKENDS = ("torch", "onnx", "openvino")
 
 
@@ -56,13 +59,17 @@ def read_device(device: Any) -> str:
     """The name of a device: of a str, a torch.device, an index of a GPU, or None for the best there is."""
     if device is None:
         return "auto"
-    return f"cuda:{device}" if isinstance(device, int) else str(device)
+    name = f"cuda:{device}" if isinstance(device, int) else str(device)
+    return {"cpu:0": "cpu", "mps:0": "mps"}.get(name, name)
 
 
 def read_dtype(dtype: Any) -> str:
-    """The name of a dtype: "float16" for a str, torch.float16 or numpy.float16; "auto" for None."""
-    if dtype is None:
-        return "auto"
+    """The name of a dtype: "float16" for a str, torch.float16 or numpy.float16.
+
+    None and "auto" are float32 on every device, so that vectors are equal to those of sentence-transformers.
+    """
+    if dtype in (None, "auto"):
+        return "float32"
     name = getattr(dtype, "__name__", None) or str(dtype)
     name = name.removeprefix("torch.")
     return {"half": "float16", "float": "float32", "fp16": "float16", "bf16": "bfloat16"}.get(name, name)
@@ -90,6 +97,7 @@ def read_load_options(
     device_map = model_settings.pop("device_map", None)
     if device_map is not None:
         device = _read_device_map(device_map)
+    source = {key: model_settings.pop(key) for key in SOURCE_KEYS if key in model_settings}
     processor_settings = dict(processor_kwargs or {})
     max_seq_length = processor_settings.pop("model_max_length", None)
     for parameter, settings in (
@@ -103,7 +111,7 @@ def read_load_options(
         "engine": backend or "auto",
         "dtype": read_dtype(dtype),
         "max_seq_length": max_seq_length,
-    }
+    } | source
 
 
 def _read_device_map(device_map: Any) -> Any:

@@ -10,6 +10,7 @@ B: texts; D: dimensions of a vector; T: tokens of a text; H: hidden size of the 
 from __future__ import annotations
 
 import copy
+import inspect
 import logging
 import os
 import shutil
@@ -18,7 +19,7 @@ import tempfile
 import warnings
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,8 +34,9 @@ from gnomon.compat.outputs import (
     open_tokenizer,
     read_max_length,
 )
+from gnomon.compat.pool import MultiProcessPool, check_pool
 from gnomon.compat.similarity import SimilarityFunction, score_all, score_pairs
-from gnomon.compat.tensors import Tensor, require_tensor, to_tensor
+from gnomon.compat.tensors import Tensor
 from gnomon.compat.tokenizer import Batch, CompatTokenizer
 from gnomon.compat.util import Precision, quantize_embeddings
 from gnomon.encode_options import EncodeOptions
@@ -46,6 +48,9 @@ from gnomon.spec import SimilarityName
 
 OutputValue = Literal["sentence_embedding", "token_embeddings"]
 
+CACHE_VARIABLE = "SENTENCE_TRANSFORMERS_HOME"
+"""Names the folder of downloaded models where `cache_folder` is not given, as in sentence-transformers."""
+
 _logger = logging.getLogger(__name__)
 
 _TORCH_MEMBERS = {
@@ -53,7 +58,8 @@ _TORCH_MEMBERS = {
         (
             *("parameters", "named_parameters", "modules", "children", "state_dict", "load_state_dict", "forward"),
             *("compile", "register_forward_hook", "zero_grad", "requires_grad_", "gradient_checkpointing_enable"),
-            *("transformers_model", "auto_model", "add_module", "config"),
+            *("transformers_model", "auto_model", "add_module", "config", "processor", "named_modules", "apply"),
+            *("double", "share_memory", "get_parameter", "num_parameters"),
         ),
         "It is part of a torch module, and this class is not one. Use sentence_transformers for it; folders that "
         "gnomon saves open there.",
@@ -74,15 +80,11 @@ _TORCH_MEMBERS = {
 """Attribute of sentence-transformers' class that is not here -> what to do."""
 
 
-@dataclass(frozen=True)
-class MultiProcessPool:
-    """A model in several worker processes. `start_multi_process_pool` returns it, and `encode` takes it."""
-
-    encoder: Encoder
-
-
 class ModelCardData:
     """What evaluators of sentence-transformers report their scores to. gnomon writes no such card."""
+
+    model_name: str | None = None
+    base_model: str | None = None
 
     def set_evaluation_metrics(self, *args: Any, **kwargs: Any) -> None:
         return
@@ -141,6 +143,8 @@ class SentenceTransformer:
         truncate_dim: int | None = None,
     ) -> None:
         token = _choose_token(token, use_auth_token)
+        if modules is None and model_name_or_path is None:
+            raise InputError("model_name_or_path is missing. Give a folder, a hub id, or package:NAME.")
         if modules is not None or model_name_or_path is None:
             raise InputError(
                 "modules are torch modules, and gnomon reads models from folders. Build the model with "
@@ -157,18 +161,21 @@ class SentenceTransformer:
             processor_kwargs=processor_kwargs if tokenizer_kwargs is None else tokenizer_kwargs,
             config_kwargs=config_kwargs,
         )
-        self._source, self.model_card_data = model_name_or_path, ModelCardData()
-        self._load_options: dict[str, Any] = options | {
-            "cache_dir": cache_folder,
+        source = model_name_or_path
+        # made absolute: a device may be chosen after the current folder has changed
+        self._source = os.path.abspath(source) if os.path.isdir(source) else source  # noqa: PTH100, PTH112
+        self.model_card_data = ModelCardData()
+        self._load_options: dict[str, Any] = {
+            "cache_dir": cache_folder or os.environ.get(CACHE_VARIABLE),
             "revision": revision,
             "local_files_only": local_files_only,
             "token": token,
-        }
-        self._encoder = Encoder.load(model_name_or_path, **self._load_options)
-        saved = _read_saved_prompts(self._encoder.checkpoint.source.folder)
+        } | options
+        self._encoder = Encoder.load(self._source, **self._load_options)
+        saved_prompts, saved_default = _read_saved_prompts(self._encoder.checkpoint.source.folder)
         own = {name: text for name, text in (prompts or {}).items() if text is not None}
-        self._prompts = _check_prompts({"query": "", "document": ""} | saved | own)
-        self.default_prompt_name = default_prompt_name or self._encoder.spec.default_prompt_name
+        self._prompts = _check_prompts({"query": "", "document": ""} | saved_prompts | own)
+        self.default_prompt_name = default_prompt_name or saved_default
         if self.default_prompt_name is not None and self.default_prompt_name not in self._prompts:
             raise InputError(
                 f"Default prompt name {self.default_prompt_name!r} not found in the configured prompts dictionary with "
@@ -229,67 +236,107 @@ class SentenceTransformer:
             raise InputError(f"batch_size must be a positive integer, got {batch_size}.")
         if output_value not in ("sentence_embedding", "token_embeddings", None):
             raise InputError(f"output_value {output_value!r} is not sentence_embedding, token_embeddings or None.")
+        if chunk_size is not None and chunk_size <= 0:
+            raise InputError(f"chunk_size must be a positive integer, got {chunk_size}.")
         if precision is not None:
             check_precision(precision)
+        if precision not in (None, "float32") and output_value != "sentence_embedding":
+            raise InputError(f"precision {precision!r} is for vectors of texts. Leave output_value out.")
         texts = as_list(inputs)
         options = EncodeOptions(prompt=self._resolve_prompt(prompt, prompt_name) or "")
         dim = truncate_dim if truncate_dim is not None else self.truncate_dim
         with self._open_encoder(device, pool) as encoder:
-            on_cpu = encoder is not self._encoder  # several processes return what they have computed
+            tensor_device = self._tensor_device if encoder is self._encoder else None
             if max_length is not None:
                 encoder = encoder.with_max_seq_length(max_length)
-            builder = OutputBuilder(encoder, options, dim, normalize_embeddings, show_progress_bar)
+            builder = OutputBuilder(encoder, options, dim, normalize_embeddings, show_progress_bar, tensor_device)
             if output_value == "token_embeddings":
-                results: Any = [to_tensor(states_TH) for states_TH in builder.encode_tokens(texts)]
+                results: Any = builder.encode_tokens(texts)
             elif output_value is None:
                 results = builder.encode_features(texts)
             else:
                 vectors = builder.encode(texts)
                 if len(texts) and precision not in (None, "float32"):
                     vectors = quantize_embeddings(vectors, precision)
-                results = self._convert(vectors, convert_to_numpy, convert_to_tensor, on_cpu=on_cpu)
+                results = builder.convert(vectors, to_numpy=convert_to_numpy, to_one_tensor=convert_to_tensor)
         return results[0] if self.is_singular_input(inputs) else results
 
     def encode_query(
-        self, inputs: Any = None, prompt_name: str | None = None, prompt: str | None = None, **more: Any
+        self,
+        inputs: Any = None,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        *args: Any,
+        **kwargs: Any,
     ) -> Any:
         """As `encode`, with the prompt called "query" if there is one."""
-        inputs = self._take_inputs(inputs, more)
+        kwargs |= _name_arguments(args)
+        inputs = self._take_inputs(inputs, kwargs)
         if prompt_name is None and prompt is None and "query" in self.prompts:
             prompt_name = "query"
-        return self.encode(inputs=inputs, prompt_name=prompt_name, prompt=prompt, task="query", **more)
+        return self.encode(inputs=inputs, prompt_name=prompt_name, prompt=prompt, task="query", **kwargs)
 
     def encode_document(
-        self, inputs: Any = None, prompt_name: str | None = None, prompt: str | None = None, **more: Any
+        self,
+        inputs: Any = None,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        *args: Any,
+        **kwargs: Any,
     ) -> Any:
         """As `encode`, with the prompt called "document", "passage" or "corpus", the first that there is."""
-        inputs = self._take_inputs(inputs, more)
+        kwargs |= _name_arguments(args)
+        inputs = self._take_inputs(inputs, kwargs)
         if prompt_name is None and prompt is None:
             prompt_name = next((name for name in ("document", "passage", "corpus") if name in self.prompts), None)
-        return self.encode(inputs=inputs, prompt_name=prompt_name, prompt=prompt, task="document", **more)
+        return self.encode(inputs=inputs, prompt_name=prompt_name, prompt=prompt, task="document", **kwargs)
 
-    def encode_multi_process(self, sentences: list[str], pool: MultiProcessPool, **more: Any) -> Any:
+    def encode_multi_process(
+        self,
+        sentences: list[str],
+        pool: MultiProcessPool,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int = 32,
+        chunk_size: int | None = None,
+        show_progress_bar: bool | None = None,
+        precision: Precision = "float32",
+        normalize_embeddings: bool = False,
+        truncate_dim: int | None = None,
+    ) -> Any:
         """As `encode(sentences, pool=pool)`, which newer scripts call."""
-        return self.encode(sentences, pool=pool, **more)
+        return self.encode(
+            sentences,
+            prompt_name,
+            prompt,
+            batch_size,
+            show_progress_bar,
+            precision=precision,
+            normalize_embeddings=normalize_embeddings,
+            truncate_dim=truncate_dim,
+            pool=pool,
+            chunk_size=chunk_size,
+        )
 
     def start_multi_process_pool(self, target_devices: Sequence[Any] | None = None) -> MultiProcessPool:
         """Start a worker process on each device; by default on all GPUs, or four on the CPU."""
-        devices = [read_device(device) for device in target_devices or _default_devices()]
-        return MultiProcessPool(self._load(device=devices))
+        if isinstance(target_devices, str):
+            target_devices = [target_devices]
+        return MultiProcessPool(self._load(device=[*map(read_device, target_devices or _default_devices())]))
 
     @staticmethod
     def stop_multi_process_pool(pool: MultiProcessPool) -> None:
         """End the worker processes of a pool."""
-        pool.encoder.close()
+        check_pool(pool).encoder.close()
 
     def preprocess(self, inputs: Any, prompt: str | None = None, **kwargs: Any) -> Batch:
-        """What the model reads of texts: input_ids, attention_mask and, where it has them, token_type_ids, [B, T]."""
-        if kwargs.get("task") is None:
-            kwargs.pop("task", None)
-        if kwargs:
-            raise InputError(f"preprocess has no argument {next(iter(kwargs))!r} here. Leave it out.")
-        texts = as_list(inputs)
-        return self.tokenizer.features([(prompt or "") + text for text in texts])
+        """What the model reads of texts: input_ids, attention_mask and, where it has them, token_type_ids, [B, T].
+
+        `kwargs` as in `encode`.
+        """
+        max_length = read_max_length(kwargs, "preprocess")
+        encoder = self._encoder if max_length is None else self._encoder.with_max_seq_length(max_length)
+        return open_tokenizer(encoder).features([(prompt or "") + text for text in as_list(inputs)])
 
     def tokenize(self, texts: Any, **kwargs: Any) -> Batch:
         """The older name of `preprocess`."""
@@ -308,7 +355,7 @@ class SentenceTransformer:
 
     @similarity_fn_name.setter
     def similarity_fn_name(self, value: SimilarityName | SimilarityFunction | None) -> None:
-        name: Any = value.value if isinstance(value, SimilarityFunction) else value or "cosine"
+        name: Any = getattr(value, "value", value) or "cosine"  # also the enum of sentence-transformers itself
         check_choice(name, "similarity_fn_name", SimilarityFunction.possible_values())
         self._similarity_fn_name = name
 
@@ -334,8 +381,8 @@ class SentenceTransformer:
         return self._prompts
 
     @prompts.setter
-    def prompts(self, value: Mapping[str, str]) -> None:
-        self._prompts = _check_prompts(value)
+    def prompts(self, value: Mapping[str, str | None] | None) -> None:
+        self._prompts = _check_prompts({name: text or "" for name, text in (value or {}).items()})
 
     @property
     def max_seq_length(self) -> int | None:
@@ -353,7 +400,7 @@ class SentenceTransformer:
     def get_embedding_dimension(self) -> int:
         """Dimensions of the vectors that `encode` gives."""
         full_dim = self._encoder.spec.full_dim
-        return min(full_dim, self.truncate_dim or full_dim)
+        return full_dim if self.truncate_dim is None else min(full_dim, self.truncate_dim)
 
     get_sentence_embedding_dimension = get_embedding_dimension
 
@@ -414,7 +461,7 @@ class SentenceTransformer:
     def to(self, *args: Any, device: Any = None, dtype: Any = None, non_blocking: bool = False) -> SentenceTransformer:
         """Move the model to a device, or to a type to compute in: `to("cuda")`, `to(torch.float16)`."""
         for value in args:
-            if str(value).removeprefix("torch.") in ("float32", "float16", "bfloat16", "half"):
+            if type(value).__name__ == "dtype" or value in ("float32", "float16", "bfloat16"):
                 dtype = value
             else:
                 device = value
@@ -424,9 +471,8 @@ class SentenceTransformer:
         if dtype is not None and read_dtype(dtype) != self._encoder.dtype:
             options["dtype"] = read_dtype(dtype)
         if options:
-            encoder = self._load(**options)
-            self._encoder.close()
-            self._encoder, self._load_options = encoder, self._load_options | options
+            # not closed: copies of this model may use the encoder before
+            self._encoder, self._load_options = self._load(**options), self._load_options | options
         return self
 
     def cuda(self, device: Any = None) -> SentenceTransformer:
@@ -483,7 +529,7 @@ class SentenceTransformer:
         spec = replace(
             checkpoint.spec,
             prompts=dict(self.prompts),
-            default_prompt_name=self.default_prompt_name,
+            default_prompt_name=self.default_prompt_name if self.default_prompt_name in self.prompts else None,
             similarity=self.similarity_fn_name,
             truncate_dim=self.truncate_dim,
         )
@@ -494,9 +540,7 @@ class SentenceTransformer:
             draft = save_folder(replace(checkpoint, spec=spec, readme=readme), Path(folder, "model"))
             shutil.copytree(draft, target, dirs_exist_ok=True, copy_function=shutil.move)
 
-    def save_pretrained(self, path: str | os.PathLike[str], **more: Any) -> None:
-        """As `save`."""
-        self.save(path, **more)
+    save_pretrained = save
 
     @staticmethod
     def load(input_path: str) -> SentenceTransformer:
@@ -515,7 +559,7 @@ class SentenceTransformer:
         return getattr(package, "SentenceTransformer", type(self))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restore, (dict(self.__dict__),)
+        return _restore, (type(self), dict(self.__dict__))
 
     def __deepcopy__(self, memo: Any) -> SentenceTransformer:
         """A copy with settings of its own; the two share one encoder, which does not change."""
@@ -528,6 +572,13 @@ class SentenceTransformer:
             f"gnomon.compat.SentenceTransformer has no module {index!r}. {_TORCH_MEMBERS['modules']} model.tokenizer "
             "and model.max_seq_length are here."
         )
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError(f"gnomon.compat.SentenceTransformer is not called. Use encode. {_TORCH_MEMBERS['forward']}")
+
+    def _first_module(self) -> SentenceTransformer:
+        """Itself: scripts want the tokenizer and the max_seq_length of the first module."""
+        return self
 
     def __getattr__(self, name: str) -> Any:
         remedy = _TORCH_MEMBERS.get(name)
@@ -546,12 +597,8 @@ class SentenceTransformer:
     def _open_encoder(self, device: Any, pool: MultiProcessPool | None) -> Generator[Encoder]:
         """The encoder of a call: the model's own, that of a pool, or one for the call in several processes."""
         if pool is not None:
-            limit = self.max_seq_length
-            yield (
-                pool.encoder
-                if limit in (None, pool.encoder.max_seq_length)
-                else pool.encoder.with_max_seq_length(limit)
-            )
+            encoder, limit = check_pool(pool).encoder, self.max_seq_length
+            yield encoder if limit in (None, encoder.max_seq_length) else encoder.with_max_seq_length(limit)
         elif isinstance(device, list | tuple) and device:
             with self._load(device=[read_device(each) for each in device]) as encoder:
                 yield encoder
@@ -578,24 +625,24 @@ class SentenceTransformer:
                     "in favor of `prompt`."
                 )
             return prompt
-        name = prompt_name if prompt_name is not None else self.default_prompt_name
-        if name is not None and name not in self.prompts:
+        if prompt_name is None:
+            return self.prompts.get(self.default_prompt_name or "")
+        if prompt_name not in self.prompts:
             raise InputError(
-                f"Prompt name {name!r} not found in the configured prompts dictionary with keys {list(self.prompts)!r}."
+                f"Prompt name {prompt_name!r} not found in the configured prompts dictionary with keys "
+                f"{list(self.prompts)!r}."
             )
-        return None if name is None else self.prompts[name]
+        return self.prompts[prompt_name]
 
-    def _convert(self, vectors_BD: Any, to_numpy: bool, to_one_tensor: bool, *, on_cpu: bool) -> Any:
-        """Vectors as the caller wants them. Tensors are on the device of the model, unless `on_cpu`."""
-        device = None if on_cpu or not has_torch() or self.device.type == "cpu" else self.device
-        if to_one_tensor:
-            return require_tensor(vectors_BD, "convert_to_tensor=True", device)
-        return vectors_BD if to_numpy else [to_tensor(vector_D, device) for vector_D in vectors_BD]
+    @property
+    def _tensor_device(self) -> Any:
+        """The device of tensors that `encode` returns; None for the CPU."""
+        return None if not has_torch() or self.device.type == "cpu" else self.device
 
 
-def _restore(settings: dict[str, Any]) -> SentenceTransformer:
+def _restore(kind: type[SentenceTransformer], settings: dict[str, Any]) -> SentenceTransformer:
     """The model with these attributes: the other half of its pickle."""
-    model = SentenceTransformer.__new__(SentenceTransformer)
+    model = kind.__new__(kind)
     model.__dict__.update(settings)
     return model
 
@@ -609,10 +656,26 @@ def _choose_token(token: bool | str | None, use_auth_token: bool | str | None) -
     return use_auth_token
 
 
-def _read_saved_prompts(folder: Path) -> dict[str, str]:
-    """The prompts in a model's folder, empty ones too. Those that gnomon knows from cards are left out."""
-    prompts = read_json(folder / "config_sentence_transformers.json").get("prompts") or {}
-    return {name: text for name, text in prompts.items() if text is not None}
+def _read_saved_prompts(folder: Path) -> tuple[dict[str, str], str | None]:
+    """The prompts in a model's folder, empty ones too, and the default one's name.
+
+    Prompts that gnomon knows from cards are left out.
+    """
+    settings = read_json(folder / "config_sentence_transformers.json")
+    prompts = {name: text or "" for name, text in (settings.get("prompts") or {}).items()}
+    return prompts, settings.get("default_prompt_name")
+
+
+def _name_arguments(values: tuple[Any, ...]) -> dict[str, Any]:
+    """The arguments of `encode` after `prompt`, given by position, by their names.
+
+    Raises:
+        TypeError: more than there are.
+    """
+    names = list(inspect.signature(SentenceTransformer.encode).parameters)[4:-1]
+    if len(values) > len(names):
+        raise TypeError(f"at most {len(names) + 3} arguments may be given by position")
+    return dict(zip(names, values, strict=False))
 
 
 def _check_prompts(prompts: Mapping[str, str]) -> dict[str, str]:

@@ -48,13 +48,15 @@ def score_all(name: SimilarityName, a: Any, b: Any) -> Tensor:
 
 
 def score_pairs(name: SimilarityName, a: Any, b: Any) -> Tensor:
-    """Scores [B] of row i of one with row i of the other."""
+    """Scores [B] of row i of one with row i of the other; a single score of two vectors [D]."""
     a_BD, b_BD = _as_matrix(a, "embeddings1"), _as_matrix(b, "embeddings2")
     _check_dims(a_BD, b_BD)
     if len(a_BD) != len(b_BD) and 1 not in (len(a_BD), len(b_BD)):
         raise InputError(f"there are {len(a_BD)} and {len(b_BD)} vectors. Pairs need as many on both sides.")
     a_BD, b_BD = np.broadcast_arrays(a_BD, b_BD)
-    return to_tensor(modules.similarity_pairwise(name, a_BD, b_BD), device_of(a, b))
+    scores_B = modules.similarity_pairwise(name, a_BD, b_BD)
+    is_one_pair = np.ndim(a) == np.ndim(b) == 1
+    return to_tensor(scores_B.reshape(()) if is_one_pair else scores_B, device_of(a, b))
 
 
 def cos_sim(a: Any, b: Any) -> Tensor:

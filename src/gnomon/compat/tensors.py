@@ -25,20 +25,20 @@ def to_tensor(values: NDArray[Any], device: Any = None) -> Tensor:
         return values
     import torch
 
-    tensor = torch.from_numpy(np.ascontiguousarray(values))
+    array = np.asarray(values, order="C")
+    tensor = torch.from_numpy(array if array.flags.writeable else array.copy())
     return tensor if device is None else tensor.to(device)
 
 
-def require_tensor(values: NDArray[Any], what: str, device: Any = None) -> Tensor:
+def require_tensor(values: NDArray[Any], argument: str, device: Any = None) -> Tensor:
     """A torch tensor.
 
     Raises:
-        ExtraError: torch is not installed; `what` names the argument that asks for a tensor.
+        ExtraError: torch is not installed; names the argument that asks for a tensor.
     """
     if not has_torch():
         raise ExtraError(
-            f"{what} returns a torch tensor, and torch is not installed. Leave it out to get numpy arrays. "
-            f"{advise_install('torch')}"
+            f"{argument} returns a torch tensor, and torch is not installed. Leave it out. {advise_install('torch')}"
         )
     return to_tensor(values, device)
 
@@ -54,8 +54,8 @@ def to_array(vectors: Any, name: str = "embeddings") -> NDArray[Any]:
     Raises:
         InputError: a tensor that requires gradients, which would be lost; a sparse tensor; texts.
     """
-    if isinstance(vectors, list | tuple) and any(map(is_tensor, vectors)):
-        return np.stack([to_array(vector, name) for vector in vectors])
+    if isinstance(vectors, list | tuple) and vectors and not isinstance(vectors[0], str):
+        return _stack(vectors, name)
     if is_tensor(vectors):
         return _tensor_to_array(vectors, name)
     if isinstance(vectors, str):
@@ -64,6 +64,17 @@ def to_array(vectors: Any, name: str = "embeddings") -> NDArray[Any]:
     if array.dtype.kind not in "fiu":
         raise InputError(f"{name} holds {array.dtype}. Scores are of vectors of numbers: encode texts first.")
     return array
+
+
+def _stack(vectors: list[Any] | tuple[Any, ...], name: str) -> NDArray[Any]:
+    """The array of a list of arrays, tensors or numbers; plain numbers are float32, as in torch."""
+    try:
+        if all(isinstance(vector, np.ndarray) or is_tensor(vector) for vector in vectors):
+            return np.stack([to_array(vector, name) for vector in vectors])
+        array = np.asarray(vectors)
+    except ValueError as error:
+        raise InputError(f"{name} has vectors of different lengths. Give vectors [B, D] of one model.") from error
+    return array.astype(np.float32) if array.dtype == np.float64 else array
 
 
 def device_of(*vectors: Any) -> Any:

@@ -6,6 +6,7 @@ Q: queries; N: documents; B: texts; D: dimension; K: results.
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable
 from typing import Any, Literal, Protocol, TypedDict, get_args
 
@@ -33,6 +34,7 @@ from gnomon.search.exact import ScoreName, top_k_indices
 from gnomon.search.exact import top_k as find_top_k
 
 __all__ = [
+    "LoggingHandler",
     "SimilarityFunction",
     "community_detection",
     "cos_sim",
@@ -219,15 +221,15 @@ def community_detection(
 
 def _separate_groups(groups: list[tuple[int, NDArray[np.int64]]], count: int, min_size: int) -> list[list[int]]:
     """Groups without shared members: each takes those that no larger group has, if enough of them are left."""
-    taken = np.zeros(count, bool)
+    is_taken = np.zeros(count, bool)
     separate: list[list[int]] = []
     for center, members in groups:
-        free = members[~taken[members]]
-        if taken[center] or len(free) < min_size:
+        free = members[~is_taken[members]]
+        if is_taken[center] or len(free) < min_size:
             continue
         group = [center, *free[free != center].tolist()]
         separate.append(group)
-        taken[group] = True
+        is_taken[group] = True
     return sorted(separate, key=len, reverse=True)
 
 
@@ -285,6 +287,15 @@ def normalize_embeddings(embeddings: Any) -> Tensor:
 def truncate_embeddings(embeddings: Any, truncate_dim: int | None) -> Any:
     """The first `truncate_dim` components of vectors; all of them for None."""
     return embeddings[..., :truncate_dim]
+
+
+class LoggingHandler(logging.Handler):
+    """A handler of logging whose lines do not break progress bars; old scripts set it up."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        tqdm.write(self.format(record), file=sys.stderr)
 
 
 _UNAVAILABLE = {
