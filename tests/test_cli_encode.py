@@ -108,7 +108,7 @@ def test_nothing_to_resume_is_a_note(run: Run, gist: Path, texts: Path, tmp_path
     result = run("encode", gist, texts, tmp_path / "out.npy", "--resume")
     assert result.exit_code == 0
     assert "note: nothing of" in result.stderr
-    fails(run("encode", gist, texts, tmp_path / "out.npy", "--resume"), r"out\.npy is there already")
+    fails(run("encode", gist, texts, tmp_path / "out.npy", "--resume"), r"out\.npy is complete")
 
 
 @pytest.mark.parametrize("content", ["five", "other"])

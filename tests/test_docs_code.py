@@ -30,7 +30,6 @@ PAGES = [ROOT / "README.md", *sorted((DOCS / "guides").glob("*.md"))]
 HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
 
 NOT_RUN = {
-    ("README.md", "gnomon evaluate MODEL --data FOLDER"): "FOLDER stands for one",
     ("README.md", "gnomon train small"): "the guide to training runs it",
     ("engines.md", 'encoder = Encoder.load("MODEL", device="cuda:0,cuda:1")'): "needs two GPUs",
     ("evaluation.md", "gnomon evaluate MODEL --tasks NFCorpus STSBenchmark"): "needs data of the hub",

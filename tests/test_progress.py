@@ -33,11 +33,14 @@ def test_without_stderr_there_is_no_bar(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_bar_counts_and_stays_when_it_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
     monkeypatch.setattr(sys, "stderr", screen)
-    with progress.progress_bar(2000, "encoding", "texts", show=True) as update:
-        update(500)
-        update(1500)
+    with progress.progress_bar(20_000, "encoding", "texts", show=True) as update:
+        update(5000)
+        update(15_000)
     last = screen.getvalue().rpartition("\r")[2]
-    assert "encoding: 100%" in last and "2.00k/2.00k" in last and " texts/s" in last
+    assert "encoding: 100%" in last and "20.0k/20.0k" in last and " texts/s" in last
+    with progress.progress_bar(4, "encoding", "texts", show=True) as update:
+        update(4)
+    assert " 4/4 " in screen.getvalue().rpartition("\r")[2]
 
 
 def test_short_work_in_a_terminal_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

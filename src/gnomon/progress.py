@@ -7,6 +7,10 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+SCALED_TOTAL = 10_000
+"""From this total on, counts of a bar are scaled. Scaled small ones have decimals: "4.00/4.00".
+"""
+
 DELAY = 2.0
 """Seconds of work before a bar is shown in a terminal: short work shows none."""
 
@@ -65,9 +69,9 @@ def progress_bar(
 
 
 def open_bar(total: float | None, description: str, unit: str, **options: Any) -> Any:
-    """A tqdm bar on stderr; `options` are tqdm's own. Large counts are scaled (12k) unless `unit_scale` is False."""
+    """A tqdm bar on stderr; `options` are tqdm's own. Bytes and large counts are scaled (12k), by default."""
     from tqdm import tqdm
 
     spaced = unit if unit == "B" else f" {unit}"
-    settings: dict[str, Any] = {"unit_scale": True} | options
+    settings: dict[str, Any] = {"unit_scale": unit == "B" or total is None or total >= SCALED_TOTAL} | options
     return tqdm(total=total, desc=description, unit=spaced, file=sys.stderr, **settings)

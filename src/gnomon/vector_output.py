@@ -152,6 +152,11 @@ def open_output(path: str | Path, *, overwrite: bool = False, resume: bool = Fal
         return
     folder = partial_folder(path)
     if not folder.exists():
+        if resume and Path(path).exists():
+            raise InputError(
+                f"{path} is complete, so there is nothing to resume. Give another output, or start anew with "
+                "overwrite=True (--overwrite)."
+            )
         _check_free(path, overwrite)
     with lock_folder(folder):
         try:

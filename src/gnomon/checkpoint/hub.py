@@ -409,6 +409,9 @@ def _find_cached(name: str, revision: str, cache_dir: str | Path | None, reason:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
+    package = name.removeprefix(f"{DEFAULT_ORGANISATION}/")
+    if package in MODEL_PACKAGES:
+        raise SourceError(f"{package} is a Python package that holds a model. Its source is package:{package}.")
     hint = f"run `hf download {name} --revision {revision}` on a machine with network, or give a folder. {FIRST_MODEL}"
     try:  # ask only for the configs: the client would count files that we never fetch as missing
         configs = ["config.json", "modules.json"]

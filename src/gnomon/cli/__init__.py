@@ -58,9 +58,10 @@ class CommandGroup(click.Group):
                 if ctx.params.get("traceback"):
                     traceback.print_exc()
                 interrupted = interrupts.was_interrupted() and not isinstance(error, GnomonError)
-                echo_stderr(
-                    "\ninterrupted" if interrupted else f"error: {format_error(error, self._option_names(ctx))}"
-                )
+                if interrupted:
+                    echo_stderr("\ninterrupted")
+                else:
+                    _echo_wrapped(f"error: {format_error(error, self._option_names(ctx))}", indent=7)
                 if isinstance(error, OSError):
                     redirect_to_devnull(sys.stdout)
                 status = EXIT_INTERRUPTED if interrupted else EXIT_FAILED
@@ -77,9 +78,13 @@ def _show_warning(message: Warning | str, category: type[Warning], *place: Any, 
     """Write a warning of gnomon as one line, wrapped in a terminal. Warnings for developers are not shown."""
     if not issubclass(category, Notice) and category is not UserWarning:
         return
-    text = f"note: {' '.join(str(message).split())}"
-    lines = wrap_text(text, terminal_width(), 99, indent=6) if sys.stderr.isatty() else [text]
-    echo_stderr("\n".join(lines))
+    _echo_wrapped(f"note: {' '.join(str(message).split())}", indent=6)
+
+
+def _echo_wrapped(text: str, *, indent: int) -> None:
+    """Write one line to stderr, wrapped where that is a terminal."""
+    in_terminal = sys.stderr is not None and sys.stderr.isatty()  # pyright: ignore[reportUnnecessaryComparison]
+    echo_stderr("\n".join(wrap_text(text, terminal_width(), 99, indent=indent) if in_terminal else [text]))
 
 
 @click.group(

@@ -8,7 +8,7 @@ from gnomon.cli.shared import PrintingCommand, json_option, open_corpus_cache, t
 from gnomon.messages import count
 
 
-@click.command(cls=PrintingCommand)
+@click.command(short_help="Show or clear the vectors that searches cached.", cls=PrintingCommand)
 @click.option("--clear", is_flag=True, help="Remove all vectors from it.")
 @json_option
 def cache(clear: bool, as_json: bool) -> None:

@@ -8,7 +8,7 @@ from gnomon.cli.shared import PrintingCommand, json_option, to_json
 from gnomon.terminal import terminal_width
 
 
-@click.command(cls=PrintingCommand)
+@click.command(short_help="Compare two results.", cls=PrintingCommand)
 @click.argument("a")
 @click.argument("b")
 @json_option

@@ -147,6 +147,8 @@ def _note_empty(survey: TextSurvey) -> None:
 @contextmanager
 def _note_kept(output: VectorOutput) -> Generator[None]:
     """Where the work stops early, say what is kept of it."""
+    from gnomon.text_files import GROUP_LIMITS
+
     num_before = output.num_kept
     try:
         yield
@@ -156,6 +158,11 @@ def _note_kept(output: VectorOutput) -> Generator[None]:
             note(
                 f"{count(output.num_kept, 'text')} {'is' if output.num_kept == 1 else 'are'} encoded and kept in "
                 f"{output.folder}. The same command with --resume goes on from there."
+            )
+        elif isinstance(error, KeyboardInterrupt) and not output.streams:
+            note(
+                f"nothing of {output.path} is kept yet. Texts are kept in groups of up to "
+                f"{GROUP_LIMITS.max_texts:,}, and the first group was not complete."
             )
         raise
 

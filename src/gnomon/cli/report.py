@@ -9,7 +9,7 @@ import click
 from gnomon.cli.shared import MultiValueCommand, first_given, note, require_stdout
 
 
-@click.command(cls=MultiValueCommand)
+@click.command(short_help="Make one page of results, with plots.", cls=MultiValueCommand)
 @click.argument("folders", nargs=-1, required=True, metavar="FOLDER...")
 @click.option("--output", default="report.html", show_default=True, metavar="FILE", help="The page; - for stdout.")
 @click.option("--markdown", metavar="FILE", help="A Markdown table in place of the page; - for stdout.")

@@ -23,7 +23,7 @@ from gnomon.errors import InputError
 from gnomon.terminal import format_matrix, pad_line, terminal_width, truncate_line
 
 
-@click.command(cls=PrintingCommand)
+@click.command(short_help="Score how similar texts are.", cls=PrintingCommand)
 @click.argument("model")
 @click.argument("texts", nargs=-1, type=TEXT, metavar="[TEXT TEXT...]")
 @click.option("--a", "file_a", metavar="FILE", help="With --b: texts to compare line by line.")

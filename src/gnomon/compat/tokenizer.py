@@ -97,9 +97,10 @@ class CompatTokenizer:
         encodings = self._raw.encode_batch(as_texts(text), add_special_tokens=add_special_tokens)
         is_limited = max_length is not None if truncation is None else truncation not in (False, "do_not_truncate")
         keep = [
-            self._kept(len(each.ids), limit if is_limited else len(each.ids), add_special_tokens) for each in encodings
+            self._select_tokens(len(each.ids), limit if is_limited else len(each.ids), add_special_tokens)
+            for each in encodings
         ]
-        rows = [[each.ids[index] for index in kept] for each, kept in zip(encodings, keep, strict=True)]
+        rows = [[each.ids[index] for index in indices] for each, indices in zip(encodings, keep, strict=True)]
         pads = padding not in (False, "do_not_pad")
         if return_tensors and not pads and len({*map(len, rows)}) > 1:
             raise InputError("the texts have different numbers of tokens, and a tensor needs one. Give padding=True.")
@@ -107,7 +108,7 @@ class CompatTokenizer:
         batch = self._build_batch(rows, length if pads else None)
         if return_offsets_mapping:
             batch["offset_mapping"] = [
-                [each.offsets[index] for index in kept] for each, kept in zip(encodings, keep, strict=True)
+                [each.offsets[index] for index in indices] for each, indices in zip(encodings, keep, strict=True)
             ]
         if return_tensors:
             return Batch({name: _to_output(values, return_tensors) for name, values in batch.items()})
@@ -146,7 +147,7 @@ class CompatTokenizer:
         return [self._raw.id_to_token(int(index)) for index in ids]
 
     def convert_tokens_to_ids(self, tokens: str | Sequence[str]) -> Any:
-        """The id of a token, or the ids of several; that of the unknown token where there is none."""
+        """The id of a token, or the ids of several; that of the unknown token for others."""
         if isinstance(tokens, str):
             index = self._raw.token_to_id(tokens)
             return self._find_special("unk_token")[1] if index is None else index
@@ -205,7 +206,7 @@ class CompatTokenizer:
             {name: to_tensor(np.array(ids, np.int64).reshape(len(rows), length)) for name, ids in batch.items()}
         )
 
-    def _kept(self, count: int, limit: int, special_tokens: bool) -> list[int]:
+    def _select_tokens(self, count: int, limit: int, special_tokens: bool) -> list[int]:
         """Indices of the tokens that are left of `count` when `limit` are. Special tokens stay."""
         tail = self._tokenizer.num_trailing_special if special_tokens else 0
         if limit < tail + (self._tokenizer.num_leading_special if special_tokens else 0):

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 Values = Mapping[str, Any]
 
-BAR_FIELDS = (("loss", "loss", ".4f"), ("learning_rate", "lr", ".2e"))
-"""Key of a record, and its name and format in the bar."""
+BAR_FIELDS = (("loss", "loss", ".4f"),)
+"""Key of a record, and its name and format in the bar: few, so that the bar itself has room in 80 columns."""
 
 MIN_INTERVAL, MAX_INTERVAL, INTERVAL_SHARE = 30.0, 600.0, 0.02
 """Seconds between two lines, and the share of the whole time that they have where it lies between the two."""
@@ -65,7 +65,7 @@ class NoDisplay:
 
 
 class BarDisplay(NoDisplay):
-    """A bar with the loss, the learning rate and the speed."""
+    """A bar with the loss and the speed, and sentences above it."""
 
     def __init__(self) -> None:
         self._bar: Any = None
@@ -79,6 +79,14 @@ class BarDisplay(NoDisplay):
 
     def record(self, values: Values) -> None:
         self._bar.set_postfix_str(format_bar(values))
+
+    def say(self, text: str) -> None:
+        if self._bar is None:
+            print_line(text)
+        else:
+            self._bar.clear()
+            print_line(text)
+            self._bar.refresh()
 
     def close(self) -> None:
         if self._bar is not None:
