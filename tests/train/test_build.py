@@ -782,7 +782,7 @@ def test_the_cache_by_default_is_the_users(tmp_path: Path, monkeypatch: pytest.M
 def test_a_bar_counts_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     paths = [write(tmp_path / f"{name}.parquet", PAIRS) for name in "ab"]
     open_dataset(source(*paths), tmp_path / "cache", max_lines=5, progress=True)
-    assert "reading a: 100%" in (shown := capsys.readouterr().err) and "5.00/5.00" in shown
+    assert "reading a: 100%" in (shown := capsys.readouterr().err) and " 5/5 " in shown
     open_dataset(source(*paths), tmp_path / "cache")
     open_dataset(source(*paths), tmp_path / "cache2", progress=False)
     assert capsys.readouterr().err == ""
