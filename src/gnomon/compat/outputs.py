@@ -98,7 +98,8 @@ def open_tokenizer(encoder: Encoder) -> CompatTokenizer:
 
 
 def check_precision(precision: str) -> None:
-    """
+    """Check the name of a precision.
+
     Raises:
         InputError: not a precision of sentence-transformers.
     """

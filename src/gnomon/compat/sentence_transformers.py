@@ -351,6 +351,7 @@ class SentenceTransformer:
 
     @property
     def similarity_fn_name(self) -> SimilarityName:
+        """The score function of `similarity`: "cosine", "dot", "euclidean" or "manhattan". It can be set."""
         return self._similarity_fn_name
 
     @similarity_fn_name.setter
@@ -395,6 +396,7 @@ class SentenceTransformer:
         self._load_options["max_seq_length"] = value
 
     def get_max_seq_length(self) -> int | None:
+        """As the property `max_seq_length`."""
         return self.max_seq_length
 
     def get_embedding_dimension(self) -> int:
@@ -422,6 +424,7 @@ class SentenceTransformer:
 
     @property
     def modalities(self) -> list[str]:
+        """What the model encodes: texts alone."""
         return ["text"]
 
     def supports(self, modality: Any) -> bool:
@@ -476,9 +479,11 @@ class SentenceTransformer:
         return self
 
     def cuda(self, device: Any = None) -> SentenceTransformer:
+        """As `to`, to a GPU."""
         return self.to("cuda" if device is None else device)
 
     def cpu(self) -> SentenceTransformer:
+        """As `to`, to the CPU."""
         return self.to("cpu")
 
     def half(self) -> SentenceTransformer:
@@ -486,18 +491,22 @@ class SentenceTransformer:
         return self.to(dtype="float16")
 
     def bfloat16(self) -> SentenceTransformer:
+        """Compute in bfloat16."""
         return self.to(dtype="bfloat16")
 
     def float(self) -> SentenceTransformer:
+        """Compute in float32."""
         return self.to(dtype="float32")
 
     def eval(self) -> SentenceTransformer:
+        """Nothing changes: the model only encodes."""
         return self
 
     def train(self, mode: bool = True) -> SentenceTransformer:
-        """
+        """Nothing for False.
+
         Raises:
-            InputError: `mode` is True.
+            InputError: `mode` is True. The class only encodes.
         """
         if mode:
             raise InputError("this class only encodes. `gnomon train` trains models: see the guide on training.")
