@@ -632,3 +632,48 @@ def test_drafts_are_the_ones_of_the_module() -> None:
     """The kills of this file reach every draft that is kept."""
     kept = {name for name, value in vars(vector_drafts).items() if name.endswith("Draft") and value is not Draft}
     assert kept == {"NpyDraft", "JsonlDraft", "ParquetDraft", "StreamDraft"}
+
+
+def test_a_folder_that_is_not_of_gnomon_stays(tmp_path: Path, source: Path) -> None:
+    precious = tmp_path / "out.npy.partial" / "notes.txt"
+    precious.parent.mkdir()
+    precious.write_text("precious")
+    for arguments in ({}, {"resume": True}, {"overwrite": True}):
+        with pytest.raises(InputError, match=r"notes\.txt is not of gnomon"):
+            encode(source, tmp_path / "out.npy", **arguments)
+    assert precious.read_text() == "precious" and not (tmp_path / "out.npy").exists()
+
+
+def test_an_output_that_appears_during_the_work_is_not_replaced(tmp_path: Path, source: Path) -> None:
+    out = tmp_path / "out.npy"
+    with pytest.raises(InputError, match="appeared during the work"), open_output(out) as output:
+        out.write_text("precious")
+        encode_file(encoder(), TextStream(source, limits=LIMITS), output, SILENT)
+    assert out.read_text() == "precious"
+    out.unlink()
+    encode(source, out, resume=True)
+    assert len(read_vectors(out).vectors_BD) == 10
+
+
+def test_a_link_leaves_no_old_manifest(tmp_path: Path, source: Path) -> None:
+    out, link = tmp_path / "real.npy", tmp_path / "link.npy"
+    encode(source, out)
+    before = Path(f"{out}.json").read_text()
+    link.symlink_to(out)
+    encode(source, link, overwrite=True)
+    assert not Path(f"{link}.json").exists()
+    assert Path(f"{out}.json").read_text() == before
+    assert len(read_vectors(link).vectors_BD) == len(read_vectors(out).vectors_BD) == 10
+
+
+def test_a_damaged_part_is_an_error_that_says_so(tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    out = tmp_path / "out.parquet"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(ParquetDraft, "finish", stop)
+        encode(source, out)
+    (tmp_path / "out.parquet.partial" / "part-000000.parquet").write_bytes(b"")
+    with pytest.raises(InputError, match=r"part-000000\.parquet is damaged"):
+        encode(source, out, resume=True)

@@ -605,7 +605,8 @@ class Encoder:
         if truncate_dim is not None:
             wanted_dim = as_whole_number(truncate_dim, "truncate_dim", int(dim or full_dim))
             prefix_dim = wanted_dim if wanted_dim < full_dim else None
-        again = bool(options.normalize_embeddings) or (prefix_dim is not None and self.spec.normalizes)
+        requested = bool(options.normalize_embeddings) and not self.spec.normalizes  # unit vectors stay as they are
+        again = requested or (prefix_dim is not None and self.spec.normalizes)
         return _Postprocessor(chain, prefix_dim, again, prefix_dim or full_dim, self._checkpoint.arrays)
 
     def _encode(

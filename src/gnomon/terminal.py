@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import Any, cast
 
 from gnomon.errors import GnomonError
+from gnomon.files import disk_full_reason
 
 PARAMETER_PATTERN = re.compile(r"(?<=[\s(])([a-z_]+)=('[^']*'|\[[^]]*\]|True|)(?![\w/])(?: \((--[^)]+)\))?")
 """A parameter in a message, such as skip_bad=True, dtype='int8' or a bare dim=, and its option if that follows."""
@@ -202,8 +203,11 @@ def format_error(error: Exception, options: Mapping[str, str]) -> str:
     if isinstance(error, GnomonError):
         text = PARAMETER_PATTERN.sub(lambda match: _to_option(match, options), str(error))
     elif isinstance(error, OSError):
+        full = disk_full_reason(error)
         reason = error.strerror or str(error)
         text = f"{error.filename}: {reason}" if error.filename else reason
+        if full and reason == os.strerror(error.errno or 0) and not error.filename:
+            text = f"the output was not written: {full}"
     elif isinstance(error, UnicodeDecodeError):
         text = f"not UTF-8 text ({error})"
     elif isinstance(error, MemoryError):

@@ -181,7 +181,7 @@ class ParquetDraft:
             part = self._part(number)
             if not part.is_file():
                 raise InputError(f"{part} is missing. Start anew with overwrite=True (--overwrite).")
-            self._add_schema(_drop_embedding(self._arrow.parquet.read_schema(part)))
+            self._add_schema(_drop_embedding(self._read(self._arrow.parquet.read_schema, part)))
 
     def _part(self, number: int) -> Path:
         return self._folder / f"part-{number:06}.parquet"
@@ -221,12 +221,23 @@ class ParquetDraft:
 
     def _read_part(self, number: int, convert: Convert | None) -> Any:
         """The rows of a group, in the columns of all groups."""
-        table = self._arrow.parquet.read_table(self._part(number))
+        table = self._read(self._arrow.parquet.read_table, self._part(number))
         embeddings = table.column("embedding").combine_chunks()
         values_BD = np.asarray(embeddings.flatten()).reshape(len(table), -1)
         rows = self._fit(table.drop_columns(["embedding"]))
         rows = rows.replace_schema_metadata(self._schema.metadata)
         return append_embeddings(rows, convert(values_BD) if convert else values_BD)
+
+    def _read(self, read: Callable[[Path], Any], part: Path) -> Any:
+        """What `read` gives of a part.
+
+        Raises:
+            InputError: it is damaged.
+        """
+        try:
+            return read(part)
+        except self._arrow.ArrowException as error:
+            raise InputError(f"{part} is damaged ({error}). Start anew with overwrite=True (--overwrite).") from error
 
     def _fit(self, rows: Any) -> Any:
         """Rows of a group with the columns and types of all groups."""

@@ -224,6 +224,7 @@ def read_vectors(path: str | Path, space: Space | None = None) -> StoredVectors:
         SpaceError: vectors of another space.
         OSError: a file cannot be opened.
     """
+    path = os.path.realpath(path)  # the manifest lies beside the file that a link leads to
     form = Path(path).suffix.lower().removeprefix(".")
     if form not in _READERS:
         raise InputError(f"{path}: vectors are read from .npy, .jsonl and .parquet.")

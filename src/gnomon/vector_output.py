@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -36,6 +37,10 @@ from gnomon.vector_files import infer_output_format, ranges_path, write_npy
 
 STDOUT = "-"
 STATE = "state.json"
+OWN_NAMES = re.compile(
+    rf"{re.escape(LOCK)}|\.?{re.escape(STATE)}(\.\w+\.tmp)?|(vectors|final)\.(npy|jsonl|parquet)|part-\d+\.parquet"
+)
+"""What this module and `vector_drafts` write into a folder."""
 
 
 @dataclass(frozen=True)
@@ -104,12 +109,34 @@ class VectorOutput:
             with atomic_file(ranges_path(self.path), sync=True) as file:
                 write_npy(file, ranges_2D)
         if final.exists():
-            final.replace(place)
+            self._place(final, place)
             fsync_folder(place.parent)
         write_text_atomically(f"{self.path}.json", json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", sync=True)
         fsync_folder(place.parent)
         (self.folder / STATE).unlink(missing_ok=True)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        _remove_own(self.folder)
+
+    def _place(self, final: Path, place: Path) -> None:
+        """Move a complete file to its place.
+
+        Raises:
+            InputError: a file appeared there during the work, and may not be replaced.
+        """
+        if self.overwrites or (self.state and self.state.overwrites):
+            final.replace(place)
+            return
+        try:
+            os.link(final, place)
+        except FileExistsError:
+            if not final.samefile(place):  # else it was stopped after the next line
+                raise InputError(
+                    f"{place} appeared during the work, and is not replaced. The vectors are kept in {self.folder}. "
+                    "Move that file away, and go on with resume=True (--resume)."
+                ) from None
+        except OSError:  # a file system without links
+            final.replace(place)
+            return
+        final.unlink()
 
     @contextmanager
     def open_stream(self) -> Generator[BinaryIO]:
@@ -147,10 +174,12 @@ def open_output(path: str | Path, *, overwrite: bool = False, resume: bool = Fal
                 f"{path} is not a file, so nothing of it is kept, and resume=True (--resume) has nothing to go on "
                 "with. Give the name of a file."
             )
-        with tempfile.TemporaryDirectory(prefix="gnomon-") as folder:
+        with tempfile.TemporaryDirectory(prefix="gnomon-") as folder, _name_full_disk(path):
             yield VectorOutput(path, form, Path(folder), streams=True)
         return
+    path = os.path.realpath(path)  # a link is written through, and the manifest lies beside the file itself
     folder = partial_folder(path)
+    _check_own(folder)
     if not folder.exists():
         if resume and Path(path).exists():
             raise InputError(
@@ -166,7 +195,7 @@ def open_output(path: str | Path, *, overwrite: bool = False, resume: bool = Fal
                 yield output
         finally:
             if not (folder / STATE).exists():
-                shutil.rmtree(folder, ignore_errors=True)
+                _remove_own(folder)
 
 
 def _find_state(path: str | Path, folder: Path, overwrite: bool, resume: bool) -> EncodeState | None:
@@ -219,13 +248,31 @@ def _read_state(folder: Path) -> EncodeState | None:
         ) from error
 
 
+def _check_own(folder: Path) -> None:
+    """
+    Raises:
+        InputError: the folder holds something that gnomon did not write, which would be deleted.
+    """
+    foreign = [path for path in folder.iterdir() if not OWN_NAMES.fullmatch(path.name)] if folder.is_dir() else []
+    if foreign:
+        raise InputError(f"{foreign[0]} is not of gnomon, and its folder is needed for the work. Move it away.")
+
+
 def _clear(folder: Path) -> None:
-    """Remove what is in the folder, but for the lock. The state goes first: without it, the rest does not count."""
+    """Remove what gnomon wrote into the folder, but for the lock. The state goes first, since the rest hangs on it."""
     (folder / STATE).unlink(missing_ok=True)
     with suppress(FileNotFoundError):
         for path in folder.iterdir():
-            if path.name != LOCK:
+            if path.name != LOCK and OWN_NAMES.fullmatch(path.name):
                 path.unlink(missing_ok=True)
+
+
+def _remove_own(folder: Path) -> None:
+    """Remove the folder and what gnomon wrote into it. Anything else stays."""
+    with suppress(OSError):
+        _clear(folder)
+        (folder / LOCK).unlink(missing_ok=True)
+        folder.rmdir()
 
 
 @contextmanager
@@ -240,7 +287,9 @@ def _name_full_disk(path: str | Path) -> Generator[None]:
         reason = disk_full_reason(error)
         if reason is None:
             raise
-        raise OSError(error.errno, f"{path} was not written: {reason} ({Path(path).parent}).") from error
+        place = "standard output" if str(path) == STDOUT else str(path)
+        where = f" ({Path(path).parent})" if Path(path).is_file() or Path(path).parent.is_dir() else ""
+        raise OSError(error.errno, f"{place} was not written: {reason}{where}.") from error
 
 
 class Ranges:

@@ -845,3 +845,10 @@ def test_neither_torch_nor_pyarrow_is_imported_for_plain_files(tmp_path: Path) -
         [sys.executable, "-c", code, path, tmp_path / "cache", "nowhere"], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_columns_that_were_chosen_by_their_names_leave_no_score_unsaid(tmp_path: Path) -> None:
+    path = tmp_path / "sts.jsonl"
+    path.write_text('{"sentence1": "a", "sentence2": "b", "score": 0.0, "negative": "c"}\n' * 3)
+    with pytest.warns(Notice, match="'sentence1' and 'sentence2'. Not used: 'score', 'negative'"):
+        open_dataset(source(path), tmp_path / "cache")

@@ -18,8 +18,9 @@ from runs import Blow, End, run, run_to
 from small_runs import log_of, recipe_of, rows, write
 
 from gnomon import Encoder
+from gnomon import folder_lock as lock
 from gnomon.errors import CheckpointError, InputError, Notice
-from gnomon.train import checkpoints, lock, train, trainer
+from gnomon.train import checkpoints, train, trainer
 from gnomon.train import output_folder as output
 from gnomon.train.recipe.schema import LossSettings, Recipe
 from gnomon.train.recipe.toml import read, to_toml

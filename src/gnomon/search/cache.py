@@ -150,7 +150,8 @@ class CorpusCache:
 
         self._run(read, None)
         if used or damaged:
-            self._run(touch, None, writes=True)
+            with suppress(sqlite3.Error, OSError):  # a cache that is read-only is of use all the same
+                self._transact(touch, writes=True)
         return CachedVectors(present_N, vectors_ND, truncated_N)
 
     def add(self, space: str, texts: Sequence[str], vectors_ND: Vectors, truncated: Sequence[int]) -> bool:

@@ -228,9 +228,10 @@ class _CorpusReader:
                 reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
                 bad.append(f"{path} ({reason})" if path not in reason else reason.rstrip("."))
                 return []
-            if self._is_alone or isinstance(error, OSError) or "skip_bad" in str(error):
+            if self._is_alone or "skip_bad" in str(error):
                 raise
-            raise InputError(f"{error} Or leave such files out with skip_bad=True (--skip-bad).") from error
+            reason = f"{path}: {error.strerror or error}." if isinstance(error, OSError) else str(error)
+            raise InputError(f"{reason} Or leave such files out with skip_bad=True (--skip-bad).") from error
 
     def _read(self, path: str, form: str) -> _File:
         if form == MARKDOWN:

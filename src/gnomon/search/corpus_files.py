@@ -91,7 +91,7 @@ class _FileFinder:
                 continue
             if Path(path).is_dir():
                 self._add_folder(path)
-            elif infer_corpus_format(path):
+            elif infer_corpus_format(path) and not is_pipe(path):
                 self._add_file(path)
             else:
                 self.others.append(path)
@@ -100,7 +100,7 @@ class _FileFinder:
         for path in sorted(glob.glob(pattern, recursive=True)):  # noqa: PTH207  # it leaves hidden files out
             if Path(path).is_dir():
                 self._add_folder(path)
-            elif self._form or infer_corpus_format(path):
+            elif (self._form or infer_corpus_format(path)) and not is_pipe(path):
                 self._add_file(path)
             else:
                 self.others.append(path)
@@ -113,6 +113,11 @@ class _FileFinder:
             f"{path} holds no file of a format that is read ({holds}). {NAMES_END_IN}. For other names give a glob and "
             f"form= (--format)."
         )
+
+
+def is_pipe(path: str) -> bool:
+    """Whether a path is a pipe or a device, which would be waited for."""
+    return Path(path).exists() and not Path(path).is_file()
 
 
 def infer_corpus_format(path: str) -> str | None:

@@ -19,7 +19,7 @@ from gnomon.errors import InputError, Notice
 from gnomon.files import atomic_folder, disk_full_reason
 from gnomon.messages import did_you_mean, list_some
 from gnomon.progress import progress_bar
-from gnomon.train.data.columns import ColumnMapping, resolve_columns
+from gnomon.train.data.columns import ColumnMapping, resolve_columns, warn_of_unused_columns
 from gnomon.train.data.dataset import VERSION, Dataset
 from gnomon.train.data.dataset_writer import DatasetWriter
 from gnomon.train.data.sources import HUB, Block, SourcePart, list_parts, match_files
@@ -147,7 +147,9 @@ def _build(
     source: DataSource, parts: Sequence[SourcePart], folder: Path, max_lines: int | None, progress: bool | None
 ) -> Dataset:
     """Read the parts into a new folder. The caller holds the folder's lock."""
-    mapping = ColumnMapping(resolve_columns(source, parts[0].column_names()))
+    names = parts[0].column_names()
+    resolved = resolve_columns(source, names)
+    mapping = ColumnMapping(resolved)
     shutil.rmtree(folder, ignore_errors=True)  # a damaged one
     with (
         _explain_disk_full(folder.parent, source.name),
@@ -156,6 +158,8 @@ def _build(
     ):
         writer = DatasetWriter(draft)
         try:
+            if resolved != source:  # columns were chosen by their names
+                warn_of_unused_columns(resolved, names)
             blocks = _iterate_blocks(parts, mapping.columns, max_lines)
             for number, part, block in _show_progress(blocks, parts, max_lines, source.name, progress):
                 writer.add(mapping.map_block(number, part, block))

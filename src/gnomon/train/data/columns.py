@@ -18,11 +18,12 @@ from typing import Any, TypeVar, cast
 import numpy as np
 
 from gnomon.errors import InputError
-from gnomon.messages import count, shorten
+from gnomon.messages import count, list_some, shorten
 from gnomon.text_files import text_fault
 from gnomon.train.data.dataset_writer import CheckedRows
 from gnomon.train.data.sources import Block, SourcePart
 from gnomon.train.recipe.schema import DataSource
+from gnomon.warn import warn_caller
 
 T = TypeVar("T")
 
@@ -67,6 +68,21 @@ def resolve_columns(source: DataSource, names: Sequence[str]) -> DataSource:
         if getattr(source, key) == known[0] and free:
             columns[key] = free[0]
     return replace(source, **columns)
+
+
+UNUSED_COLUMNS = re.compile(r"(score|label|similarity|negatives?|neg)(_?\d+)?", re.IGNORECASE)
+"""Columns that change what the rows of a file mean."""
+
+
+def warn_of_unused_columns(source: DataSource, names: Sequence[str]) -> None:
+    """Give a Notice of columns that look as if they mattered, and that no key names."""
+    used = {source.query, source.positive, *source.negatives, source.score, source.instruction}
+    unused = [name for name in names if UNUSED_COLUMNS.fullmatch(name) and name not in used]
+    if unused:
+        warn_caller(
+            f"{source.name}: rows are read as {source.query!r} and {source.positive!r}. Not used: "
+            f"{list_some(map(repr, unused))}. If it counts, name it with sources.negatives or sources.score."
+        )
 
 
 class ColumnMapping:
