@@ -564,7 +564,8 @@ def test_a_full_stdout_is_an_error(gist: Path, texts: Path, verb: str) -> None:
     with Path("/dev/full").open("wb") as full:
         process = start(verb, gist, *([texts, "-"] if verb == "encode" else ["a", "b"]), stdout=full)
         _, stderr = process.communicate()
-    assert (process.returncode, stderr) == (2, b"error: No space left on device\n")
+    assert process.returncode == 2
+    assert b"output was not written: the disk is full" in stderr and len(stderr.splitlines()) == 1
 
 
 @pytest.mark.slow
@@ -575,7 +576,8 @@ def test_b8_help_that_cannot_be_written_is_an_error_and_a_full_stderr_stops_noth
     with Path("/dev/full").open("wb") as full:
         for option in ("--help", "--version"):
             process = start(option, stdout=full)
-            assert (process.communicate()[1], process.returncode) == (b"error: No space left on device\n", 2)
+            message = b"error: the output was not written: the disk is full\n"
+            assert (process.communicate()[1], process.returncode) == (message, 2)
         code = f"import os; os.dup2({full.fileno()}, 2); {START}"
         for source, status in ((texts, 0), ("missing.txt", 2)):
             process = start("encode", gist, source, tmp_path / "out.npy", code=code, pass_fds=[full.fileno()])

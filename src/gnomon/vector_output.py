@@ -287,9 +287,9 @@ def _name_full_disk(path: str | Path) -> Generator[None]:
         reason = disk_full_reason(error)
         if reason is None:
             raise
-        place = "standard output" if str(path) == STDOUT else str(path)
-        where = f" ({Path(path).parent})" if Path(path).is_file() or Path(path).parent.is_dir() else ""
-        raise OSError(error.errno, f"{place} was not written: {reason}{where}.") from error
+        if str(path) == STDOUT:
+            raise OSError(error.errno, f"standard output was not written: {reason}.") from error
+        raise OSError(error.errno, f"{path} was not written: {reason} ({Path(path).parent}).") from error
 
 
 class Ranges:
