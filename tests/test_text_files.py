@@ -240,13 +240,6 @@ def test_a_field_of_mixed_types_does_not_fit_parquet() -> None:
         _ = TextFile("in", ["a", "b"], rows=[{"text": "a", "n": 1}, {"text": "b", "n": "x"}]).table
 
 
-def test_labels_are_the_id_and_title_that_a_row_has() -> None:
-    rows = [{"_id": "d1", "id": 7, "title": "T", "text": "a"}, {"id": 0, "title": "", "text": "b"}]
-    texts = TextFile("in", ["a", "b"], rows=rows)
-    assert [texts.id_and_title(index) for index in range(2)] == [{"id": "d1", "title": "T"}, {"id": 0}]
-    assert TextFile("in", ["a"]).id_and_title(0) == {}
-
-
 @pytest.mark.parametrize("packed", [False, True])
 def test_reading_shows_a_bar_in_a_terminal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], packed: bool

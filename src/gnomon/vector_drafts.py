@@ -159,7 +159,7 @@ class StreamDraft:
         return 0
 
     def finish(self, count: int, convert: Convert | None) -> Path | None:
-        """There is no file."""
+        """Nothing is left to do: every group was written when it came."""
 
     def close(self) -> None:
         """Who opened it closes it."""

@@ -199,6 +199,12 @@ def test_helpers_take_every_kind_of_vectors(theirs: Any) -> None:
             )
             assert tuple(found.shape) == tuple(wanted.shape) and isinstance(found, torch.Tensor)
             np.testing.assert_allclose(found, wanted.float(), atol=2e-3 if kind is kinds[-1] else 1e-5)
+    for name in util.SimilarityFunction.possible_values():
+        for pick in ("to_similarity_fn", "to_similarity_pairwise_fn"):
+            found = getattr(util.SimilarityFunction, pick)(name)(a_BD, b_CD)
+            np.testing.assert_allclose(
+                found, getattr(their_util.SimilarityFunction, pick)(name)(a_BD, b_CD), atol=1e-5, err_msg=name
+            )
     for name in ("pairwise_cos_sim", "pairwise_dot_score", "pairwise_euclidean_sim", "pairwise_manhattan_sim"):
         np.testing.assert_allclose(
             getattr(util, name)(a_BD, b_CD), getattr(their_util, name)(a_BD, b_CD), atol=1e-5, err_msg=name
@@ -280,6 +286,9 @@ def test_the_tokenizer_is_that_of_transformers(minilm: SentenceTransformer, thei
     )
     assert ours.convert_tokens_to_ids(["hello", "[PAD]"]) == other.convert_tokens_to_ids(["hello", "[PAD]"])
     assert (len(ours), ours.vocab_size, ours.pad_token_id) == (len(other), other.vocab_size, other.pad_token_id)
+    assert ours.batch_decode([[7592], [2088]]) == other.batch_decode([[7592], [2088]])
+    assert set(ours.all_special_ids) == set(other.all_special_ids)
+    assert ours.is_fast
     for options in (
         {},
         {"padding": True},

@@ -135,7 +135,7 @@ def encode(
         )
     if not survey:
         _note_empty(report.survey)
-    note_truncated(encoder, report.num_truncated, report.survey.num_texts, options)
+    note_truncated(encoder, report.num_truncated, report.survey.num_texts, on_truncate)
     _print_summary(output, report)
 
 

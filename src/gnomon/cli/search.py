@@ -17,6 +17,7 @@ from gnomon.cli.shared import (
     load_encoder,
     multi_value_option,
     note,
+    note_truncated,
     open_corpus_cache,
     run_options,
     source_options,
@@ -24,7 +25,6 @@ from gnomon.cli.shared import (
     truncate_option,
 )
 from gnomon.errors import InputError
-from gnomon.messages import count
 from gnomon.terminal import format_hits, read_typed_lines, terminal_width, wrap_text
 
 if TYPE_CHECKING:
@@ -187,11 +187,7 @@ def _encode(encoder: Encoder, corpus: Corpus, on_truncate: OnTruncate, *, use_ca
     finally:
         if cache:
             cache.close()
-    num_long = len(encoded.truncated)
-    if num_long and on_truncate == "warn":
-        are = "is" if num_long == 1 else "are"
-        those = f"{num_long} of {count(len(corpus), 'text')} {are} longer than {encoder.max_seq_length} tokens"
-        note(f"{those}: the rest was truncated. --on-truncate mean reads all.")
+    note_truncated(encoder, len(encoded.truncated), len(corpus), on_truncate)
     return encoded.vectors_ND
 
 

@@ -7,7 +7,6 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -16,15 +15,15 @@ import click
 from click.core import ParameterSource
 
 from gnomon.errors import InputError, Notice
+from gnomon.messages import count
 from gnomon.terminal import supports_unicode
 from gnomon.text_files.json_lines import dump_json
 from gnomon.text_files.rows import encoding_fault
 
 if TYPE_CHECKING:
     from gnomon.checkpoint.folder import Checkpoint
-    from gnomon.encode_options import EncodeOptions
+    from gnomon.encode_options import OnTruncate
     from gnomon.encoder import Encoder
-    from gnomon.pipeline import Encoded
     from gnomon.search import CorpusCache
     from gnomon.text_files import TextFile, TextStream
 
@@ -257,18 +256,11 @@ def note_empty(texts: TextFile, what: str) -> None:
         note(f"{description}. {what}")
 
 
-def encode_texts(encoder: Encoder, texts: Sequence[str], options: EncodeOptions) -> Encoded:
-    """Encode; truncation is reported in the words of the command line, in place of the library's own warning."""
-    warns = options.on_truncate == "warn"
-    encoded = encoder.encode_with_counts(texts, replace(options, on_truncate="silent") if warns else options)
-    note_truncated(encoder, len(encoded.truncated), len(encoded.token_counts_B), options)
-    return encoded
-
-
-def note_truncated(encoder: Encoder, num_truncated: int, num_texts: int, options: EncodeOptions) -> None:
-    if options.on_truncate == "warn" and num_truncated:
+def note_truncated(encoder: Encoder, num_truncated: int, num_texts: int, on_truncate: OnTruncate) -> None:
+    """Report truncation in the words of the command line, in place of the library's own warning."""
+    if on_truncate == "warn" and num_truncated:
         verb = "is" if num_truncated == 1 else "are"
-        those = f"{num_truncated} of {num_texts} texts {verb} longer than {encoder.max_seq_length} tokens"
+        those = f"{num_truncated:,} of {count(num_texts, 'text')} {verb} longer than {encoder.max_seq_length} tokens"
         note(f"{those}: the rest was truncated. --on-truncate mean reads all.")
 
 

@@ -62,12 +62,6 @@ class TextFile:
             return self.source_table.slice(index, 1).to_pylist()[0]
         return {"text": self.texts[index]}
 
-    def id_and_title(self, index: int) -> dict[str, Any]:
-        """The id and title of one text, if its row has them."""
-        row = self.row(index)
-        fields = {"id": row.get("_id", row.get("id")), "title": row.get("title")}
-        return {name: value for name, value in fields.items() if value not in (None, "")}
-
     def describe_empty(self) -> str | None:
         """How many texts are empty, and on which lines; None if no text is."""
         first = [*self.empty_texts.values()][:MAX_LISTED]
