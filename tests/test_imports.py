@@ -56,6 +56,7 @@ FLOORS = {
     "verify": 7,
     "search": 7,
     "train": 7,
+    "serve": 7,
     "compat": 8,
     "evaluate": 8,
     "cli": 9,

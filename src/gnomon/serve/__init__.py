@@ -1,0 +1,1 @@
+"""The server: `gnomon serve`. One port, several dialects, one batcher per model."""

@@ -1,0 +1,1 @@
+"""What clients send and expect: one module per dialect, pure functions between bodies and requests."""
