@@ -164,7 +164,7 @@ def test_the_mean_of_long_texts_equals_its_slow_reference(name: str, count: int,
         return total[None] / len(inner_T)
 
     assert any(encoder.tokenize(text).truncated for text in texts)
-    wanted = [encoder._make_postprocessor(EncodeOptions())(reference(text).astype(np.float32))[0] for text in texts]
+    wanted = [encoder.make_postprocessor(EncodeOptions())(reference(text).astype(np.float32))[0] for text in texts]
     found = in_blocks(count, lambda: encoder.encode(texts, prompt=prompt, on_truncate="mean"))
     assert_same(found, np.stack(wanted))
 

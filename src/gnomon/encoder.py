@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Any, Literal, Never
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from gnomon import modules
 from gnomon.checkpoint.folder import Checkpoint, read_folder, replace_max_seq_length
@@ -27,11 +27,12 @@ from gnomon.engines.protocol import Engine, Failure
 from gnomon.engines.select import EngineOptions, Reopen, open_engine
 from gnomon.errors import InputError, ModelError, NumericError
 from gnomon.inputs import Texts, as_texts, as_whole_number
+from gnomon.modules import Postprocessor
 from gnomon.packed import Ids, Vectors, pack
 from gnomon.pipeline import Encoded, EncodePipeline, EncodeRequest
 from gnomon.refusals import ATTRIBUTES, ENCODE_ARGUMENTS, LOAD_ARGUMENTS, refuse_arguments, refuse_attribute
 from gnomon.space import Space
-from gnomon.spec import ModelSpec, ModuleSpec, compute_fingerprint, compute_output_dim
+from gnomon.spec import ModelSpec, compute_fingerprint, compute_output_dim
 from gnomon.tokenizer import Tokenizer, TokenReport
 from gnomon.warn import warn_caller
 
@@ -213,7 +214,7 @@ class Encoder:
 
         For callers that would otherwise tokenize twice, or read facts out of warnings.
         """
-        postprocessor = self._make_postprocessor(options)
+        postprocessor = self.make_postprocessor(options)
         return self._encode(texts, options, [postprocessor], show_progress_bar)[0]
 
     def encode_stream(
@@ -243,7 +244,7 @@ class Encoder:
                 raises.
             WorkerError: some texts of a group have failed, after the groups before it.
         """
-        prompt, postprocessor = self._resolve_prompt(options), self._make_postprocessor(options)
+        prompt, postprocessor = self.resolve_prompt(options), self.make_postprocessor(options)
         calls: deque[EncodeCall] = deque()
 
         def requests() -> Iterator[tuple[EncodeRequest, Ids]]:
@@ -382,7 +383,7 @@ class Encoder:
         dims = self.dims if dims is None else dims
         if not isinstance(dims, list | tuple) or None in dims:  # pyright: ignore
             raise InputError(f"dims is {dims!r}. Give a list of dimensions, such as {list(self.dims)}.")
-        postprocessors = {dim: self._make_postprocessor(replace(options, dim=dim)) for dim in dims}  # each dim once
+        postprocessors = {dim: self.make_postprocessor(replace(options, dim=dim)) for dim in dims}  # each dim once
         encoded = self._encode(texts, options, list(postprocessors.values()), show_progress_bar)
         return dict(zip(postprocessors, encoded, strict=True))
 
@@ -406,7 +407,7 @@ class Encoder:
                 f"on_truncate {on_truncate!r} is not one of warn, error, silent. Token states have no mean."
             )
         texts_B = as_texts(texts)
-        prompt = self._resolve_prompt(EncodeOptions(prompt=prompt, prompt_name=prompt_name))
+        prompt = self.resolve_prompt(EncodeOptions(prompt=prompt, prompt_name=prompt_name))
         request = EncodeRequest(texts_B, range(len(texts_B)), len(texts_B), prompt, on_truncate, show_progress_bar)
         states: list[Vectors] = [np.zeros((0, self.spec.trunk.hidden_size), np.float32)] * len(texts_B)
         counts_B = np.zeros(len(texts_B), np.int64)
@@ -440,7 +441,7 @@ class Encoder:
 
     def tokenize(self, texts: Texts, *, prompt: str | None = None, prompt_name: str | None = None) -> TokenReport:
         """What the model reads of each text: ids, offsets, counts, and where it is truncated."""
-        prompt = self._resolve_prompt(EncodeOptions(prompt=prompt, prompt_name=prompt_name))
+        prompt = self.resolve_prompt(EncodeOptions(prompt=prompt, prompt_name=prompt_name))
         return self._tokenizer.tokenize([prompt + text for text in as_texts(texts)])
 
     def close(self) -> None:
@@ -482,12 +483,12 @@ class Encoder:
         Raises:
             InputError: a `dim`, `truncate_dim` or prompt name that the model does not have.
         """
-        self._resolve_prompt(options)
-        return self._make_postprocessor(options).dim
+        self.resolve_prompt(options)
+        return self.make_postprocessor(options).dim
 
     def space(self, options: EncodeOptions = MODEL_DEFAULTS) -> Space:
         """The space of the vectors that `encode` gives with these options: vectors of equal spaces can be compared."""
-        postprocessor = self._make_postprocessor(options)
+        postprocessor = self.make_postprocessor(options)
         full_dim = compute_output_dim(postprocessor.modules, self.spec.pooled_dim)
         return Space(
             fingerprint=self.fingerprint,
@@ -572,8 +573,12 @@ class Encoder:
         """SHA-256 of weights, spec and tokenizer, as 64 hexadecimal digits; computed on first use."""
         return compute_fingerprint(self.spec, self._checkpoint.arrays, self._tokenizer.canonical_json())
 
-    def _resolve_prompt(self, options: EncodeOptions) -> str:
-        """The text that is put before each text."""
+    def resolve_prompt(self, options: EncodeOptions) -> str:
+        """The text that `encode` puts before each text with these options; "" for none.
+
+        Raises:
+            InputError: a prompt name that the model does not have.
+        """
         if options.prompt is not None:
             return options.prompt
         name = options.prompt_name if options.prompt_name is not None else self.spec.default_prompt_name
@@ -593,7 +598,12 @@ class Encoder:
             'encode_document, or prompt_name=. With prompt="" there is no prompt and no warning. (It is given once.)'
         )
 
-    def _make_postprocessor(self, options: EncodeOptions) -> _Postprocessor:
+    def make_postprocessor(self, options: EncodeOptions) -> Postprocessor:
+        """What turns the pooled vectors of an engine into those of `encode` with these options.
+
+        Raises:
+            InputError: a `dim` or `truncate_dim` that the model does not have.
+        """
         dim, truncate_dim = options.dim, options.truncate_dim
         if dim is not None and (type(dim) is bool or dim not in self.dims):
             raise InputError(
@@ -607,19 +617,19 @@ class Encoder:
             prefix_dim = wanted_dim if wanted_dim < full_dim else None
         requested = bool(options.normalize_embeddings) and not self.spec.normalizes  # unit vectors stay as they are
         again = requested or (prefix_dim is not None and self.spec.normalizes)
-        return _Postprocessor(chain, prefix_dim, again, prefix_dim or full_dim, self._checkpoint.arrays)
+        return Postprocessor(chain, prefix_dim, again, prefix_dim or full_dim, self._checkpoint.arrays)
 
     def _encode(
         self,
         texts: Texts,
         options: EncodeOptions,
-        postprocessors: Sequence[_Postprocessor],
+        postprocessors: Sequence[Postprocessor],
         show_progress_bar: bool | None,
     ) -> list[Encoded]:
         """The vectors that each postprocessor makes from one pass of the trunk."""
         call = EncodeCall(
             as_texts(texts),
-            prompt=self._resolve_prompt(options),
+            prompt=self.resolve_prompt(options),
             on_truncate=options.on_truncate,
             dims=[post.dim for post in postprocessors],
             show_progress_bar=show_progress_bar,
@@ -635,7 +645,7 @@ class Encoder:
         call: EncodeCall,
         rows: Sequence[int],
         pooled_BD: Vectors | Failure,
-        postprocessors: Sequence[_Postprocessor],
+        postprocessors: Sequence[Postprocessor],
     ) -> None:
         """Give a call what the engine computed of some of its texts."""
         if isinstance(pooled_BD, Failure):
@@ -659,23 +669,6 @@ class Encoder:
 def _reopen_engine(read_options: _ReadOptions, options: EngineOptions) -> Engine:
     checkpoint = read_options.read_checkpoint()
     return open_engine(checkpoint.spec, checkpoint.arrays, options)
-
-
-@dataclass(frozen=True)
-class _Postprocessor:
-    """Turns pooled vectors into the vectors of a call: modules, truncation to a prefix, normalisation."""
-
-    modules: tuple[ModuleSpec, ...]
-    prefix_dim: int | None
-    normalize: bool
-    dim: int
-    arrays: Mapping[str, NDArray[Any]]
-
-    def __call__(self, pooled_BD: Vectors) -> Vectors:
-        vectors_BD = modules.apply_modules(self.modules, self.arrays, pooled_BD)
-        if self.prefix_dim is not None:
-            vectors_BD = vectors_BD[:, : self.prefix_dim]
-        return modules.normalize(vectors_BD) if self.normalize else vectors_BD
 
 
 def _as_vectors(values: ArrayLike) -> Vectors:

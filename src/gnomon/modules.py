@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from gnomon.errors import InputError
 from gnomon.packed import Vectors
-from gnomon.spec import Activation, DenseSpec, ModelSpec, ModuleSpec, SimilarityName
+from gnomon.spec import Activation, DenseSpec, ModelSpec, ModuleSpec, NormalizeSpec, SimilarityName
 
 _erf = np.vectorize(math.erf, otypes=[np.float64])
 
@@ -67,6 +68,31 @@ def apply_modules(modules: tuple[ModuleSpec, ...], arrays: Mapping[str, NDArray[
         is_dense = isinstance(module, DenseSpec)
         vectors_BD = _apply_dense(module, arrays, vectors_BD) if is_dense else normalize(vectors_BD)
     return vectors_BD
+
+
+@dataclass(frozen=True)
+class Postprocessor:
+    """Turns pooled vectors into the vectors of a call: modules, truncation to a prefix, normalisation."""
+
+    modules: tuple[ModuleSpec, ...]
+    prefix_dim: int | None
+    """Keep so many first dimensions; None for all."""
+    normalize: bool
+    """Whether vectors are normalised at the end, beside what the modules do."""
+    dim: int
+    """Dimensions of the result."""
+    arrays: Mapping[str, NDArray[Any]]
+
+    def __call__(self, pooled_BD: Vectors) -> Vectors:
+        vectors_BD = apply_modules(self.modules, self.arrays, pooled_BD)
+        if self.prefix_dim is not None:
+            vectors_BD = vectors_BD[:, : self.prefix_dim]
+        return normalize(vectors_BD) if self.normalize else vectors_BD
+
+    def without_normalization(self) -> Postprocessor:
+        """The same without normalisation at the end, the model's own included."""
+        own = bool(self.modules) and isinstance(self.modules[-1], NormalizeSpec)
+        return replace(self, modules=self.modules[:-1] if own else self.modules, normalize=False)
 
 
 def normalize(vectors_BD: Vectors) -> Vectors:

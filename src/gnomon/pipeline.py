@@ -262,18 +262,8 @@ class EncodePipeline:
     def _tokenize(self, request: EncodeRequest, texts: Sequence[str], start: int) -> list[Ids]:
         """Ids of whole texts; each has a row in the embedding table."""
         ids = self.tokenizer.encode([request.prompt + text for text in texts] if request.prompt else texts)
-        rows = self.spec.trunk.vocab_size
         for index, ids_T in enumerate(ids):
-            if not ids_T.size and not isinstance(self.spec.trunk, StaticSpec):
-                raise InputError(
-                    f"text {request.positions[start + index]} has no tokens, and this model's tokenizer adds none; "
-                    "leave it out."
-                )
-            if ids_T.size and ids_T.max() >= rows:
-                raise InputError(
-                    f"text {request.positions[start + index]} has token {ids_T.max()}, and the model has vectors for "
-                    f"{rows}; the tokenizer was given tokens that the model was not trained with."
-                )
+            check_ids(self.spec, ids_T, request.positions[start + index])
         return ids
 
     def _make_block(self, request: EncodeRequest, start: int, whole_ids: list[Ids]) -> _TextBlock:
@@ -288,6 +278,21 @@ class EncodePipeline:
             new_tokens=[new for text in pieces for new in text.new_token_counts],
             num_texts=len(whole_ids),
             num_given=len(whole_ids),
+        )
+
+
+def check_ids(spec: ModelSpec, ids_T: Ids, position: int) -> None:
+    """Check that a model can read the token ids of a text.
+
+    Raises:
+        InputError: there are none, or one has no row in the embedding table.
+    """
+    if not ids_T.size and not isinstance(spec.trunk, StaticSpec):
+        raise InputError(f"text {position} has no tokens, and this model's tokenizer adds none; leave it out.")
+    if ids_T.size and ids_T.max() >= spec.trunk.vocab_size:
+        raise InputError(
+            f"text {position} has token {ids_T.max()}, and the model has vectors for {spec.trunk.vocab_size}; the "
+            "tokenizer was given tokens that the model was not trained with."
         )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,12 +72,22 @@ class Tokenizer:
         """Ids of whole texts, special tokens included."""
         return [np.array(encoding.ids, dtype=np.int64) for encoding in self._encode_batch(texts, offsets=False)]
 
-    def truncate(self, ids_T: Ids) -> Ids:
-        """The ids that the model reads: special tokens stay, the text between them is truncated."""
-        limit = self.spec.max_seq_length
+    def truncate(self, ids_T: Ids, *, limit: int | None = None, side: Literal["left", "right"] | None = None) -> Ids:
+        """The ids that the model reads: special tokens stay, the text between them is truncated.
+
+        Args:
+            limit: tokens to read where that is less than the model reads, special tokens included.
+            side: the side that is left out; None for the model's own.
+        """
+        limit = self.limit_tokens(limit)
         if limit is None or len(ids_T) <= limit:
             return ids_T
-        return np.delete(ids_T, self._truncated_span(len(ids_T), limit))
+        return np.delete(ids_T, self._truncated_span(len(ids_T), limit, side))
+
+    def limit_tokens(self, limit: int | None) -> int | None:
+        """The lower of `limit` and the model's own; None where neither is a limit."""
+        own = self.spec.max_seq_length
+        return own if limit is None else limit if own is None else min(limit, own)
 
     def tokenize(self, texts: Sequence[str]) -> TokenReport:
         """Ids, offsets and counts of texts, and where each was truncated."""
@@ -152,8 +162,9 @@ class Tokenizer:
         same = prompt_T == ids_T[: len(prompt_T)]
         return len(prompt_T) if same.all() else int(np.argmin(same))
 
-    def _truncated_span(self, count: int, limit: int) -> slice:
-        start = self.num_leading_special if self.spec.truncation_side == "left" else limit - self.num_trailing_special
+    def _truncated_span(self, count: int, limit: int, side: Literal["left", "right"] | None = None) -> slice:
+        left = (side or self.spec.truncation_side) == "left"
+        start = self.num_leading_special if left else limit - self.num_trailing_special
         return slice(start, start + count - limit)
 
     def _count_special_tokens(self) -> tuple[int, int]:
