@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from gnomon import modules
-from gnomon.checkpoint.folder import Checkpoint, read_folder, replace_max_seq_length
+from gnomon.checkpoint.folder import Checkpoint, read_folder, replace_max_seq_length, replace_pooling
 from gnomon.checkpoint.hub import Source, resolve_source
 from gnomon.encode_call import EncodeCall
 from gnomon.encode_options import MODEL_DEFAULTS, EncodeOptions, OnTruncate
@@ -32,7 +32,7 @@ from gnomon.packed import Ids, Vectors, pack
 from gnomon.pipeline import Encoded, EncodePipeline, EncodeRequest
 from gnomon.refusals import ATTRIBUTES, ENCODE_ARGUMENTS, LOAD_ARGUMENTS, refuse_arguments, refuse_attribute
 from gnomon.space import Space
-from gnomon.spec import ModelSpec, compute_fingerprint, compute_output_dim
+from gnomon.spec import ModelSpec, PoolingMode, compute_fingerprint, compute_output_dim
 from gnomon.tokenizer import Tokenizer, TokenReport
 from gnomon.warn import warn_caller
 
@@ -48,14 +48,16 @@ class _ReadOptions:
     card: str | None
     ignore_config_keys: tuple[str, ...]
     max_seq_length: int | None
+    pooling: PoolingMode | None = None
 
     def read_checkpoint(self) -> Checkpoint:
-        return read_folder(
+        checkpoint = read_folder(
             self.source,
             card=self.card,
             ignore_config_keys=self.ignore_config_keys,
             max_seq_length=self.max_seq_length,
         )
+        return checkpoint if self.pooling is None else replace_pooling(checkpoint, self.pooling)
 
 
 class Encoder:
@@ -98,6 +100,7 @@ class Encoder:
         dtype: str = "auto",
         threads: int | None = None,
         max_seq_length: int | None = None,
+        pooling: PoolingMode | None = None,
         card: str | None = None,
         ignore_config_keys: Sequence[str] = (),
         cache_dir: str | Path | None = None,
@@ -118,6 +121,8 @@ class Encoder:
                 or "int8" for weights of 8 bits, faster and less exact (CPU; `gnomon inspect --fidelity`).
             threads: threads of one call on a CPU; None for one per core.
             max_seq_length: tokens that are read of a text, in place of the folder's own number.
+            pooling: "mean", "cls", "max", "lasttoken", "weightedmean" or "mean_sqrt_len_tokens", in place of the
+                folder's own. The vectors, and the fingerprint, are those of another model.
             card: name of the published model that this one is or was fine-tuned from, where the folder does not show
                 it.
             ignore_config_keys: keys of config.json that are not known to gnomon, and that you know not to change
@@ -136,7 +141,7 @@ class Encoder:
         resolved = resolve_source(
             source, revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only
         )
-        read_options = _ReadOptions(resolved, card, tuple(ignore_config_keys), max_seq_length)
+        read_options = _ReadOptions(resolved, card, tuple(ignore_config_keys), max_seq_length, pooling)
         checkpoint = read_options.read_checkpoint()
         for message in checkpoint.warnings:
             warn_caller(message)
@@ -456,6 +461,12 @@ class Encoder:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    def reopen(self) -> Encoder:
+        """The same model on a new engine: for one that no longer computes. The engine of this one is the caller's to
+        close.
+        """
+        return Encoder(self._checkpoint, self._options, self._read_options)
 
     def save(self, folder: str | Path, *, dialect: str = "classic", overwrite: bool = False) -> Path:
         """Write a folder that sentence-transformers opens, with the same vectors; returns its path.

@@ -37,15 +37,18 @@ from gnomon.checkpoint.transformer_settings import CALL_KEYS, NO_LIMIT, Transfor
 from gnomon.checkpoint.weights import check_floating, match_arrays, read_weights
 from gnomon.errors import ModelError, NotAModelError, UnsupportedError, WeightsError
 from gnomon.inputs import as_whole_number
-from gnomon.messages import list_some
+from gnomon.messages import check_choice, list_some
 from gnomon.spec import (
+    POOLING_MODES,
     MlmSpec,
     ModelSpec,
+    PoolingMode,
     PoolingSpec,
     SimilarityName,
     StaticSpec,
     TokenizerSpec,
     TrunkSpec,
+    dense_modules,
 )
 
 
@@ -127,6 +130,21 @@ def replace_max_seq_length(checkpoint: Checkpoint, max_seq_length: int) -> Check
     max_tokens = None if isinstance(spec.trunk, StaticSpec) else spec.trunk.max_tokens
     limit = as_whole_number(max_seq_length, "max_seq_length", max_tokens or NO_LIMIT)
     return replace(checkpoint, spec=replace(spec, tokenizer=replace(spec.tokenizer, max_seq_length=limit)))
+
+
+def replace_pooling(checkpoint: Checkpoint, pooling: PoolingMode) -> Checkpoint:
+    """The checkpoint with another way to pool token states.
+
+    Raises:
+        InputError: not a way to pool; a model that does not pool so, or whose modules take vectors of another length.
+    """
+    check_choice(pooling, "pooling", POOLING_MODES)
+    spec = checkpoint.spec
+    if isinstance(spec.trunk, StaticSpec):
+        raise InputError(f"pooling {pooling!r} is not for a static model, which takes the mean of its table's rows.")
+    if len(spec.pooling.modes) > 1 and dense_modules(spec):
+        raise InputError(f"pooling {pooling!r} gives vectors that are too short for this model's Dense modules.")
+    return replace(checkpoint, spec=replace(spec, pooling=replace(spec.pooling, modes=(pooling,))))
 
 
 def _read_transformer(

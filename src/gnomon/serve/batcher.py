@@ -1,0 +1,457 @@
+"""`Batcher`: the threads between requests and the engine.
+
+For each slot of the engine (one, or one per device) there is a thread that runs a step, and one thread more that
+prepares the next. Nothing waits for a batch to fill: a text that comes while the engine is idle runs at once, and
+batches form while the engine is busy.
+
+B: entries of a step; D: dimensions of a pooled vector.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from gnomon.engines.protocol import Engine
+from gnomon.errors import GnomonError
+from gnomon.packed import Packed, Vectors, pack
+from gnomon.serve.answer_cache import AnswerCache
+from gnomon.serve.prepare import PreparedText
+from gnomon.serve.requests import RequestError
+from gnomon.serve.work import LANES, Entry, Job, Lane, Step, Work
+from gnomon.serve.work_queue import WorkQueue
+
+MAX_FAILED_STEPS = 3
+"""After so many steps in a row in which no text succeeded, the engine is opened anew."""
+
+REOPEN_SECONDS = 1.0, 30.0
+"""The first and the longest pause between two tries to open it."""
+
+STUCK_SECONDS, STUCK_FACTOR = 5.0, 10.0
+"""A step is stuck once it takes longer than both so many seconds, and so many times its estimate."""
+
+INTERACTIVE_SECONDS = 4.0
+"""Interactive work is refused where what waits in its lane takes longer than this."""
+
+MIN_INTERACTIVE_TOKENS = 16_384
+"""So many tokens may wait in the interactive lane however slow the engine is."""
+
+RATE_WEIGHT_SECONDS = 2.0
+"""The measured speed follows the steps of about so many seconds."""
+
+FIRST_SECONDS_PER_TOKEN = 1e-3
+"""The speed before the first step."""
+
+Outcome = Vectors | str
+"""The vector of an entry, or why it has none."""
+
+HealthState = Literal["ok", "failed", "stuck", "closed"]
+
+
+@dataclass(frozen=True)
+class Health:
+    """Whether the engine computes."""
+
+    state: HealthState = "ok"
+    reason: str = ""
+
+
+@dataclass
+class BatcherCounters:
+    """What has happened since the start."""
+
+    steps: int = 0
+    step_seconds: float = 0.0
+    tokens: int = 0
+    padded_tokens: int = 0
+    """Tokens of steps with their padding; without it where the engine does not pad."""
+    merged: int = 0
+    """Texts that shared the computation of an equal one."""
+    cancelled: int = 0
+    rejected: int = 0
+    nonfinite: int = 0
+    failed_texts: int = 0
+    restarts: int = 0
+
+
+class Batcher:
+    """Computes the texts of jobs with an engine, in steps.
+
+    Args:
+        budget: tokens of a step; padding counts where the engine pads.
+        pooled_dim: dimensions of the engine's vectors.
+        notify: called from a thread with the jobs that were just done. It must not block.
+        reopen: opens the engine anew after it has failed.
+        slots: steps that the engine can run side by side.
+        max_queue_tokens: at most so many tokens wait; None for a million, or four seconds of work where that is more.
+        on_step: called from a thread after each step with its number of entries, tokens and seconds.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        budget: int,
+        pooled_dim: int,
+        notify: Callable[[list[Job]], None],
+        cache: AnswerCache | None = None,
+        reopen: Callable[[], Engine] | None = None,
+        slots: int = 1,
+        max_texts: int | None = None,
+        max_queue_tokens: int | None = None,
+        max_queue_texts: int | None = None,
+        on_step: Callable[[int, int, float], None] | None = None,
+    ) -> None:
+        self.engine = engine
+        self.pooled_dim = pooled_dim
+        self.cache = cache if cache is not None else AnswerCache(0)
+        self.counters = BatcherCounters()
+        self.seconds_per_token = FIRST_SECONDS_PER_TOKEN
+        self.notify, self._reopen, self._on_step = notify, reopen, on_step
+        self._slots = slots
+        self._max_queue_tokens, self._max_queue_texts = max_queue_tokens, max_queue_texts
+        self._queue = WorkQueue(budget=budget, padded=engine.pads, max_texts=max_texts)
+        self._works: dict[bytes, Work] = {}
+        self._changed = threading.Condition()
+        self._free_slots = threading.Semaphore(slots)
+        self._running: dict[int, tuple[Step, float]] = {}
+        """Thread -> its step, and when it began."""
+        self._num_failed_steps = 0
+        self._state: HealthState = "ok"
+        self._reason = ""
+        self._threads = [
+            threading.Thread(target=self._run, name=f"gnomon-engine_{number}", daemon=True)
+            for number in range(slots + 1)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    # ---- requests
+
+    def make_job(self, num_texts: int, lane: Lane, client: Any = None) -> Job:
+        return Job(num_texts, self.pooled_dim, lane, client)
+
+    def check_room(self, num_tokens: int, num_texts: int, lane: Lane, timeout: float) -> None:
+        """Check that a request of so many tokens may wait. One request may always, while nothing else does.
+
+        Args:
+            timeout: seconds after which the client gives up.
+
+        Raises:
+            RequestError: too much waits; it says when to try again.
+        """
+        with self._changed:
+            waiting = {name: self._queue.num_tokens(name) for name in LANES}
+            texts = sum(self._queue.num_entries(name) for name in LANES)
+            jobs = self._queue.num_jobs(lane)
+        total = sum(waiting.values())
+        if not total:
+            return
+        rate = self.tokens_per_second
+        excess = 0.0  # tokens that must be done first
+        if self._max_queue_texts is not None and texts + num_texts > self._max_queue_texts:
+            excess = total / 2
+        limit = self._max_queue_tokens or max(1_000_000, int(INTERACTIVE_SECONDS * rate))
+        excess = max(excess, total + num_tokens - limit)
+        if lane == "interactive":
+            limit = max(INTERACTIVE_SECONDS * rate, MIN_INTERACTIVE_TOKENS)
+            excess = max(excess, waiting[lane] + num_tokens - limit)
+        else:  # by its turns, or once all that waits is done
+            needed = min(total + num_tokens, num_tokens * (jobs + 1))
+            excess = max(excess, needed - 0.8 * timeout * rate)
+        if excess > 0:
+            self.counters.rejected += 1
+            raise RequestError(
+                f"the server is busy: {texts:,} texts with {total:,} tokens wait, for about {total / rate:.1f} seconds "
+                "of work. Try again later.",
+                "overloaded",
+                retry_after=min(max(excess / rate, 0.05), 60.0),
+            )
+
+    def submit(self, job: Job, texts: Sequence[PreparedText]) -> None:
+        """Queue the texts of a job. Texts that are cached, or under way for another job, are not computed again.
+
+        Raises:
+            RequestError: it is closed.
+        """
+        with self._changed:
+            if self._state == "closed":
+                raise RequestError("the model is being unloaded. Try again.", "unavailable", retry_after=1.0)
+            job.submitted = time.monotonic()
+            new = [work for row, text in enumerate(texts) if (work := self._add_text(job, row, text)) is not None]
+            if not job.done:
+                self._queue.add(job, new)
+                self._changed.notify()
+        if job.done:
+            self.notify([job])
+
+    def cancel(self, job: Job) -> None:
+        """Nobody waits for a job any more: what of it has not begun is dropped."""
+        with self._changed:
+            if job.done or job.cancelled:
+                return
+            job.cancelled = True
+            self.counters.cancelled += 1
+            self._queue.close_job(job)
+            for work in job.works:
+                if not work.wanted:
+                    self._queue.remove(work)
+                    self._forget(work)
+            job.works.clear()
+
+    def _add_text(self, job: Job, row: int, text: PreparedText) -> Work | None:
+        """Let a job wait for a text; returns its work where that is new."""
+        cached_D = self.cache.get(text.key) if job.reads_answers else None
+        if cached_D is not None:
+            job.add_vector(row, cached_D)
+            job.num_cached += 1
+            return None
+        work = self._works.get(text.key)
+        is_new = work is None
+        if work is None:
+            work = self._works[text.key] = Work(text, num_pending=len(text.sequences))
+            work.entries = [Entry(work, number, len(ids_T)) for number, ids_T in enumerate(text.sequences)]
+        else:
+            self.counters.merged += 1
+            if job.lane == "interactive":
+                self._queue.promote(work)
+        work.waiting.append((job, row))
+        job.works.append(work)
+        return work if is_new else None
+
+    def _forget(self, work: Work) -> None:
+        """Let no later request wait for a work."""
+        if self._works.get(work.text.key) is work:
+            del self._works[work.text.key]
+
+    # ---- the engine's threads
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while self._state != "closed" and (self._state != "ok" or not self._queue):
+                    self._changed.wait()
+                if self._state == "closed":
+                    return
+                step = self._queue.next_step()
+                if self._queue:
+                    self._changed.notify()  # the other thread prepares what follows
+            if step is None:
+                continue
+            packed = _pack(step)
+            with self._free_slots:
+                ready = self._refresh(step, packed)
+                outcomes = self._compute(*ready) if ready else []
+            if ready:
+                self._deliver(ready[0], outcomes)
+
+    def _refresh(self, step: Step, packed: Packed) -> tuple[Step, Packed] | None:
+        """The step to run now: another, where what came since it was prepared goes first, or fits into it."""
+        with self._changed:
+            if self._state != "ok":
+                self._queue.put_back(step)
+                return None
+            queue = self._queue
+            wanted = all(entry.work.wanted for entry in step.entries)
+            overtaken = step.lane == "bulk" and queue.num_entries("interactive") > 0
+            grows = queue.version != step.version and 2 * step.num_tokens < queue.budget
+            if wanted and not overtaken and not grows:
+                self._begin(step)
+                return step, packed
+            queue.put_back(step)
+            following = queue.next_step()
+            if following is None:
+                return None
+            self._begin(following)
+        return following, _pack(following)
+
+    def _begin(self, step: Step) -> None:
+        self._running[threading.get_ident()] = step, time.monotonic()
+
+    def _compute(self, step: Step, packed: Packed) -> list[Outcome]:
+        """Run a step; what fails together is tried again in parts."""
+        began = time.monotonic()
+        try:
+            outcomes: list[Outcome] = [*self.engine.pool(packed)]
+            self._note_speed(step, time.monotonic() - began)
+        except BaseException as error:
+            outcomes = self._compute_parts(step.entries, error)
+        return outcomes
+
+    def _compute_parts(self, entries: list[Entry], error: BaseException) -> list[Outcome]:
+        """The outcomes of entries that failed together: halves of them where memory was short, else each alone."""
+        if len(entries) == 1:
+            return [_describe(error)]
+        size = -(-len(entries) // 2) if _is_out_of_memory(error) else 1
+        outcomes: list[Outcome] = []
+        for start in range(0, len(entries), size):
+            part = entries[start : start + size]
+            try:
+                outcomes += [*self.engine.pool(_pack_entries(part))]
+            except BaseException as another:
+                outcomes += self._compute_parts(part, another)
+        return outcomes
+
+    def _note_speed(self, step: Step, seconds: float) -> None:
+        tokens = step.padded_tokens if self.engine.pads else step.num_tokens
+        weight = min(1.0, seconds / RATE_WEIGHT_SECONDS)
+        if self.counters.steps == 0:
+            weight = 1.0
+        self.seconds_per_token += weight * (seconds / max(tokens, 1) - self.seconds_per_token)
+
+    def _deliver(self, step: Step, outcomes: list[Outcome]) -> None:
+        """Hand the outcomes of a step to the jobs that wait for them."""
+        done: list[Job] = []
+        with self._changed:
+            _, began = self._running.pop(threading.get_ident())
+            seconds = time.monotonic() - began
+            for entry, outcome in zip(step.entries, outcomes, strict=True):
+                self._deliver_entry(entry, outcome, began, seconds, done)
+            self._count_step(step, outcomes, seconds)
+            for job in done:
+                self._queue.close_job(job)
+        if done:
+            self.notify(done)
+        if self._on_step is not None:
+            self._on_step(len(step.entries), step.num_tokens, seconds)
+
+    def _deliver_entry(self, entry: Entry, outcome: Outcome, began: float, seconds: float, done: list[Job]) -> None:
+        work = entry.work
+        if not work.wanted:
+            return
+        if isinstance(outcome, str) or not np.isfinite(outcome).all():
+            work.failed = True
+            self._queue.remove(work)
+            vector_D, reason = None, outcome if isinstance(outcome, str) else self._explain_nonfinite(entry)
+        else:
+            vector_D, reason = work.add_window(entry.number, outcome), ""
+            if vector_D is None:
+                return
+        self._forget(work)
+        if vector_D is not None and any(job.stores_answers for job, _ in work.waiting):
+            self.cache.put(work.text.key, vector_D)
+        for job, row in work.waiting:
+            if job.cancelled:
+                continue
+            job.queue_seconds += max(0.0, began - job.submitted)
+            job.inference_seconds += seconds
+            if vector_D is None:
+                job.add_failure(row, reason)
+            else:
+                job.add_vector(row, vector_D)
+            if job.done:
+                done.append(job)
+
+    def _explain_nonfinite(self, entry: Entry) -> str:
+        self.counters.nonfinite += 1
+        try:
+            return f"its vector holds NaN or infinity: {self.engine.explain_nonfinite(pack([entry.ids_T]))}"
+        except Exception:
+            return "its vector holds NaN or infinity"
+
+    def _count_step(self, step: Step, outcomes: list[Outcome], seconds: float) -> None:
+        counters = self.counters
+        counters.steps += 1
+        counters.step_seconds += seconds
+        counters.tokens += step.num_tokens
+        counters.padded_tokens += step.padded_tokens if self.engine.pads else step.num_tokens
+        failed = [outcome for outcome in outcomes if isinstance(outcome, str)]
+        counters.failed_texts += len(failed)
+        self._num_failed_steps = self._num_failed_steps + 1 if len(failed) == len(outcomes) else 0
+        if self._num_failed_steps >= MAX_FAILED_STEPS and self._state == "ok":
+            self._state, self._reason = "failed", f"{self._num_failed_steps} steps failed in a row: {failed[0]}"
+            threading.Thread(target=self._repair, name="gnomon-repair", daemon=True).start()
+
+    # ---- health
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self._slots / self.seconds_per_token
+
+    def num_waiting(self, lane: Lane) -> tuple[int, int]:
+        """Texts and tokens that wait in a lane."""
+        with self._changed:
+            return self._queue.num_entries(lane), self._queue.num_tokens(lane)
+
+    def num_running(self) -> int:
+        with self._changed:
+            return sum(len(step.entries) for step, _ in self._running.values())
+
+    def check_health(self) -> Health:
+        """The state of the engine; a step that is stuck shows here."""
+        with self._changed:
+            if self._state == "ok":
+                now = time.monotonic()
+                for step, began in self._running.values():
+                    estimate = self.seconds_per_token * step.padded_tokens
+                    if now - began > max(STUCK_SECONDS, STUCK_FACTOR * estimate):
+                        reason = f"a step of {step.num_tokens:,} tokens runs for {now - began:.0f} seconds"
+                        return Health("stuck", f"{reason}; {estimate:.2f} were expected")
+            return Health(self._state, self._reason)
+
+    def fail_all(self, reason: str) -> None:
+        """Let every job that waits, or is being computed, fail."""
+        with self._changed:
+            works = {*self._works.values(), *(entry.work for entry in self._queue.drain())}
+            works |= {entry.work for step, _ in self._running.values() for entry in step.entries}
+            done: list[Job] = []
+            for work in works:
+                waiting = [] if work.failed else [(job, row) for job, row in work.waiting if not job.cancelled]
+                work.failed = True
+                for job, row in waiting:
+                    job.add_failure(row, reason)
+                    if job.done:
+                        done.append(job)
+            self._works.clear()
+            for job in done:
+                self._queue.close_job(job)
+        if done:
+            self.notify(done)
+
+    def close(self) -> None:
+        """End the threads once their steps are done; what waits fails. The engine is the caller's to close."""
+        with self._changed:
+            self._state, self._reason = "closed", "the model was unloaded"
+            self._changed.notify_all()
+        self.fail_all("the model was unloaded")
+
+    def _repair(self) -> None:
+        """Open the engine anew, and try it, until it computes."""
+        pause, longest = REOPEN_SECONDS
+        while self._state == "failed":
+            try:
+                engine = self.engine if self._reopen is None else self._reopen()
+                engine.pool(pack([np.zeros(1, np.int64)]))
+            except BaseException as error:
+                self._reason = f"the engine does not compute: {_describe(error)}"
+                time.sleep(pause)
+                pause = min(2 * pause, longest)
+                continue
+            with self._changed:
+                if self._state == "failed":
+                    self.engine, self._state, self._reason = engine, "ok", ""
+                    self._num_failed_steps = 0
+                    self.counters.restarts += 1
+                self._changed.notify_all()
+
+
+def _pack(step: Step) -> Packed:
+    return _pack_entries(step.entries)
+
+
+def _pack_entries(entries: Sequence[Entry]) -> Packed:
+    return pack([entry.ids_T for entry in entries], skip_B=[entry.work.text.skip for entry in entries])
+
+
+def _describe(error: BaseException) -> str:
+    text = str(error)
+    return text if isinstance(error, GnomonError) and text else f"{type(error).__name__}: {text}"
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or "out of memory" in str(error).lower() or "bad_alloc" in str(error)

@@ -1,0 +1,280 @@
+"""`ServedModel`: an encoder with its batcher. `ModelRegistry`: which of the models a client means."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gnomon.encode_options import EncodeOptions
+from gnomon.encoder import Encoder
+from gnomon.engines.protocol import Engine
+from gnomon.errors import InputError
+from gnomon.messages import list_some
+from gnomon.modules import Postprocessor
+from gnomon.packed import Vectors
+from gnomon.quantization import quantize
+from gnomon.serve.answer_cache import AnswerCache
+from gnomon.serve.batcher import Batcher
+from gnomon.serve.options import ModelOptions, ServeOptions, default_names
+from gnomon.serve.requests import InputType, ModelInfo, RequestError, VectorType
+from gnomon.serve.warm_up import measure_speed, set_events, test_engine
+from gnomon.serve.work import Job
+from gnomon.vector_files import read_ranges
+
+EVERY_TOKEN = 10_000_000
+"""Tokens of much work, for which an engine chooses its largest budget."""
+
+OnStep = Callable[[int, int, float], None]
+
+
+def load_encoder(options: ModelOptions) -> Encoder:
+    """
+    Raises:
+        GnomonError: as `Encoder.load`.
+    """
+    return Encoder.load(
+        options.source,
+        revision=options.revision,
+        device=options.device,
+        engine=options.engine,
+        dtype=options.dtype,
+        threads=options.threads,
+        max_seq_length=options.max_seq_length,
+        pooling=options.pooling,  # pyright: ignore[reportArgumentType] checked there
+        card=options.card,
+        ignore_config_keys=options.ignore_config_keys,
+        cache_dir=options.cache_dir,
+        token=options.token,
+        local_files_only=options.local_files_only,
+    )
+
+
+class ServedModel:
+    """A model that is loaded and served.
+
+    Args:
+        encoder: the model.
+        options: as the operator wrote them.
+        serve: limits of the server.
+        notify: called from a thread with the jobs that were just done.
+        cache: of pooled vectors.
+        on_step: called from a thread after each step with its number of texts, tokens and seconds.
+
+    Raises:
+        InputError: a dim, prompt name, or ranges that do not fit the model.
+        NumericError: the self-test failed.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        options: ModelOptions,
+        serve: ServeOptions,
+        *,
+        notify: Callable[[list[Job]], None],
+        cache: AnswerCache | None = None,
+        on_step: OnStep | None = None,
+    ) -> None:
+        self.encoder, self.options = encoder, options
+        self.names = options.names or default_names(options.source)
+        self.created = int(time.time())
+        self.default_prompt = encoder.resolve_prompt(
+            EncodeOptions(prompt=options.default_prompt, prompt_name=options.default_prompt_name)
+        )
+        encoder.make_postprocessor(EncodeOptions(dim=options.dim))
+        self.ranges_2D = None if options.ranges is None else _read_ranges(options, encoder)
+        self.fingerprint = encoder.fingerprint
+        test_engine(encoder)
+        self.batch_tokens = serve.max_batch_tokens or encoder.engine.budget(EVERY_TOKEN)
+        self.batcher = Batcher(
+            encoder.engine,
+            budget=self.batch_tokens,
+            pooled_dim=encoder.spec.pooled_dim,
+            notify=set_events,
+            cache=cache,
+            reopen=self._reopen_engine,
+            slots=len(encoder.device.split(",")),
+            max_texts=options.max_batch_texts,
+            max_queue_tokens=serve.max_queue_tokens,
+            max_queue_texts=serve.max_queue_texts,
+            on_step=on_step,
+        )
+        if serve.warm_up:
+            measure_speed(encoder, self.batcher, self.batch_tokens)
+        self.batcher.notify = notify
+
+    @property
+    def name(self) -> str:
+        """The name in answers."""
+        return self.names[0]
+
+    def make_postprocessor(self, dimensions: int | None, normalize: bool | None) -> Postprocessor:
+        """What turns pooled vectors into those of a request.
+
+        Args:
+            normalize: as in `EmbedRequest`.
+
+        Raises:
+            RequestError: dimensions that the model does not have.
+        """
+        try:
+            options = EncodeOptions(dim=dimensions or self.options.dim, normalize_embeddings=normalize)
+            postprocessor = self.encoder.make_postprocessor(options)
+        except InputError as error:
+            dims = ", ".join(map(str, self.encoder.dims))
+            raise RequestError(
+                f"dimensions {dimensions} is not in this model. It has {dims}. Choose one of them, or leave it out.",
+                "bad_dimensions",
+                param="dimensions",
+            ) from error
+        return postprocessor.without_normalization() if normalize is False else postprocessor
+
+    def resolve_prompt(self, prompt: str | None, prompt_name: str | None, input_type: InputType | None) -> str:
+        """The text to put before each text of a request. At most one of the arguments is given.
+
+        Raises:
+            RequestError: a prompt name that the model does not have.
+        """
+        spec = self.encoder.spec
+        if prompt is not None:
+            return prompt
+        if input_type is not None:
+            return spec.prompt_text(spec.query_prompt_name() if input_type == "query" else spec.document_prompt_name)
+        if prompt_name is None:
+            return self.default_prompt
+        if prompt_name not in spec.prompts:
+            raise RequestError(
+                f"prompt name {prompt_name!r} is not in this model. It has: {list_some(spec.prompts) or 'none'}.",
+                "unknown_prompt",
+                param="prompt_name",
+            )
+        return spec.prompts[prompt_name]
+
+    def quantize(self, vectors_BD: Vectors, kind: VectorType) -> NDArray[Any]:
+        """Vectors of a quantised type.
+
+        Raises:
+            RequestError: it needs ranges, and the model has none of these dimensions; or it packs bits, and the
+                dimensions are not a multiple of 8.
+        """
+        ranges_2D = None
+        if kind in ("int8", "uint8"):
+            ranges_2D = self.ranges_2D
+            if ranges_2D is None or ranges_2D.shape[1] != vectors_BD.shape[1]:
+                raise RequestError(
+                    f"{kind} needs the ranges of {vectors_BD.shape[1]} dimensions, and the server has none: they come "
+                    "from a corpus, not from one request. Start it with --ranges, or request float or ubinary.",
+                    "unsupported",
+                    param="embedding_types",
+                )
+        elif vectors_BD.shape[1] % 8:
+            raise RequestError(
+                f"{kind} packs 8 dimensions into a byte, and the vectors have {vectors_BD.shape[1]}.",
+                "bad_dimensions",
+                param="embedding_types",
+            )
+        return quantize(vectors_BD, kind, ranges_2D).values  # pyright: ignore[reportArgumentType] not "float"
+
+    def info(self) -> ModelInfo:
+        encoder, spec = self.encoder, self.encoder.spec
+        waiting = [self.batcher.num_waiting(lane) for lane in ("interactive", "bulk")]
+        return ModelInfo(
+            name=self.name,
+            aliases=self.names[1:],
+            source=self.options.source,
+            revision=self.options.revision,
+            fingerprint=self.fingerprint,
+            dimensions=encoder.dims,
+            dim=self.options.dim or encoder.dim,
+            max_tokens=encoder.max_seq_length,
+            prompts=encoder.prompts,
+            default_prompt_name=self.options.default_prompt_name or spec.default_prompt_name,
+            pooling="+".join(spec.pooling.modes),
+            dtype=encoder.dtype,
+            device=encoder.device,
+            engine=encoder.engine.name,
+            created=self.created,
+            stats={
+                "queue_texts": sum(texts for texts, _ in waiting),
+                "queue_tokens": sum(tokens for _, tokens in waiting),
+                "running_texts": self.batcher.num_running(),
+                "batch_tokens": self.batch_tokens,
+                "tokens_per_second": round(self.batcher.tokens_per_second, 1),
+            },
+        )
+
+    def close(self) -> None:
+        """End the batcher and let go of the engine; what waits fails."""
+        self.batcher.close()
+        self.encoder.close()
+
+    def _reopen_engine(self) -> Engine:
+        self.encoder.close()
+        self.encoder = self.encoder.reopen()
+        return self.encoder.engine
+
+
+class ModelRegistry:
+    """The models that are served, by the names that clients use.
+
+    A name may end in ":query" or ":document", which chooses the model's prompt for clients that can choose nothing
+    else. Where one model is served, it answers to every name.
+
+    Raises:
+        InputError: two models have one name.
+    """
+
+    def __init__(self, models: Sequence[ServedModel]) -> None:
+        self.models = tuple(models)
+        self._by_name: dict[str, ServedModel] = {}
+        for model in models:
+            for name in model.names:
+                other = self._by_name.setdefault(name, model)
+                if other is not model:
+                    sources = f"{other.options.source} and {model.options.source}"
+                    raise InputError(f"two models have the name {name!r}: {sources}. Give each a name of its own.")
+        for model in models:
+            self._by_name.setdefault(model.options.source, model)
+
+    def __iter__(self) -> Iterator[ServedModel]:
+        return iter(self.models)
+
+    def find(self, name: str | None) -> tuple[ServedModel, InputType | None]:
+        """The model of a name, and the kind of input that the name chooses.
+
+        Raises:
+            RequestError: several models are served, and none has this name.
+        """
+        if not name or name in self._by_name:
+            return self._by_name[name] if name else self.models[0], None
+        stem, _, suffix = name.rpartition(":")
+        kind: InputType | None = "query" if suffix == "query" else "document" if suffix == "document" else None
+        stem = stem if kind else name
+        if stem in self._by_name:
+            return self._by_name[stem], kind
+        if len(self.models) == 1:
+            return self.models[0], kind
+        raise RequestError(
+            f"model {name!r} is not served here. There are: {list_some(model.name for model in self.models)}.",
+            "unknown_model",
+            param="model",
+        )
+
+
+def _read_ranges(options: ModelOptions, encoder: Encoder) -> NDArray[np.float32]:
+    """
+    Raises:
+        InputError: not ranges of vectors that the model gives.
+    """
+    assert options.ranges
+    ranges_2D = np.asarray(read_ranges(options.ranges), np.float32)
+    if ranges_2D.ndim != 2 or len(ranges_2D) != 2 or ranges_2D.shape[1] not in encoder.dims:
+        dims = ", ".join(map(str, encoder.dims))
+        raise InputError(
+            f"the ranges in {options.ranges} have shape {ranges_2D.shape}. They must be [2, D] with D one of {dims}."
+        )
+    return ranges_2D

@@ -1,0 +1,325 @@
+"""`Service`: from a request to its result, whatever the dialect. One event loop; the engine has its own threads.
+
+B: inputs of a request; D: dimensions of a vector.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gnomon.engines.select import available_cores
+from gnomon.modules import Postprocessor
+from gnomon.packed import Ids, Vectors
+from gnomon.serve.cl100k import Decode
+from gnomon.serve.models import ModelRegistry, ServedModel
+from gnomon.serve.options import ServeOptions, TokenIds
+from gnomon.serve.prepare import TEXTS_PER_SLICE, Preparation, PreparedText
+from gnomon.serve.requests import EmbedRequest, EmbedResult, Inputs, RequestError, Timings, VectorType
+from gnomon.serve.work import Job, Lane
+from gnomon.tokenizer import TokenReport
+
+INTERACTIVE_TOKENS, INTERACTIVE_TEXTS = 2048, 8
+"""A request of at most so many tokens and texts is interactive, unless it says otherwise."""
+
+INLINE_CHARACTERS = 2048
+"""Texts with fewer characters are tokenized at once: handing them to a thread takes longer."""
+
+INLINE_NUMBERS = 65_536
+"""Vectors with fewer numbers are finished on the event loop."""
+
+CHARACTERS_PER_TOKEN = 4
+"""An estimate, for requests that are refused before they are tokenized."""
+
+Result = TypeVar("Result")
+
+
+class ClientGoneError(Exception):
+    """The client has closed its connection: there is nobody to answer."""
+
+
+@dataclass(eq=False)
+class Call:
+    """One request on its way: who makes it, and how long it may take."""
+
+    client: Hashable = None
+    timeout: float = 60.0
+    reads_cache: bool = True
+    began: float = field(default_factory=time.monotonic)
+    job: Job | None = None
+    gone: bool = False
+    """Whether the client has closed its connection."""
+    model: ServedModel | None = None
+    lane: Lane | None = None
+    num_inputs: int = 0
+    num_tokens: int = 0
+    num_truncated: int = 0
+    timings: Timings | None = None
+
+    @property
+    def seconds_left(self) -> float:
+        return self.began + self.timeout - time.monotonic()
+
+    def disconnect(self) -> None:
+        """The client has gone: what has not begun is dropped. Called on the event loop."""
+        self.gone = True
+        if self.job is not None and self.model is not None:
+            self.model.batcher.cancel(self.job)
+            if not self.job.waiter.done():
+                self.job.waiter.set_exception(ClientGoneError())
+
+
+class Service:
+    """Answers requests with the models of a registry.
+
+    Args:
+        options: limits and defaults.
+    """
+
+    def __init__(self, options: ServeOptions) -> None:
+        self.options = options
+        self.models = ModelRegistry(())
+        """Another registry may take its place while requests run."""
+        self.decode_cl100k: Decode | None = None
+        """Set where token ids are of OpenAI's vocabulary."""
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.calls: set[Call] = set()
+        """Requests under way."""
+        threads = options.tokenizer_threads or available_cores()
+        self.threads = ThreadPoolExecutor(threads, thread_name_prefix="gnomon-tokenizing")
+        self.states_lock = asyncio.Lock()
+
+    def notify(self, jobs: list[Job]) -> None:
+        """Jobs are done. Called from the engine's threads."""
+        if self.loop is not None and not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(_resolve, jobs)
+
+    async def embed(self, request: EmbedRequest, call: Call, token_ids: TokenIds | None = None) -> EmbedResult:
+        """The vectors of a request.
+
+        Args:
+            token_ids: what ids are, where inputs are ids; None for what the operator chose.
+
+        Raises:
+            RequestError: it cannot be answered.
+            ClientGoneError: nobody waits for the answer.
+        """
+        model, input_type = self.models.find(request.model)
+        call.model, call.num_inputs = model, len(request.inputs)
+        _check_fingerprint(request, model)
+        names_prompt = request.prompt is not None or request.prompt_name is not None or request.input_type is not None
+        prompt = model.resolve_prompt(
+            request.prompt, request.prompt_name, request.input_type if names_prompt else input_type
+        )
+        postprocessor = model.make_postprocessor(request.dimensions, request.normalize)
+        kinds = [kind for kind in request.vector_types if kind not in ("float", "base64")]
+        for kind in kinds:
+            model.quantize(np.zeros((1, postprocessor.dim), np.float32), kind)  # whether it can, before the work
+        truncate = request.truncate or self.options.truncate
+        preparation = Preparation.from_request(model.encoder, prompt, truncate, request.max_tokens)
+        inputs = self._read_ids(request.inputs, preparation, token_ids or self.options.token_ids)
+        num_characters = sum(map(len, inputs)) if inputs and isinstance(inputs[0], str) else 0
+        self._refuse_early(inputs, model, request, call)
+        texts, seconds = await self._tokenize(inputs, preparation)
+        job = await self._compute(texts, model, request, call)
+        finish = partial(_finish, job, postprocessor, model, kinds)
+        is_small = len(texts) * postprocessor.dim <= INLINE_NUMBERS
+        vectors_BD, quantized = finish() if is_small else await self.run_in_thread(finish)
+        count = max(1, len(texts) - job.num_cached)
+        call.timings = Timings(
+            time.monotonic() - call.began, seconds, job.queue_seconds / count, job.inference_seconds / count
+        )
+        report = None
+        if request.report and texts:
+            report = await self.run_in_thread(partial(_report, inputs, model, prompt))
+        return EmbedResult(
+            model=model.name,
+            fingerprint=model.fingerprint,
+            vectors_BD=vectors_BD,
+            quantized=quantized,
+            token_counts=[text.num_tokens for text in texts],
+            full_token_counts=[text.num_full_tokens for text in texts],
+            truncated=[index for index, text in enumerate(texts) if text.truncated],
+            num_characters=num_characters,
+            timings=call.timings,
+            prompt=prompt,
+            cached=job.num_cached,
+            report=report,
+        )
+
+    # ---- from inputs to prepared texts
+
+    def _read_ids(self, inputs: Inputs, preparation: Preparation, token_ids: TokenIds) -> Sequence[str] | list[Ids]:
+        """Texts as they are; ids as texts, or as ids of the model.
+
+        Raises:
+            RequestError: ids are refused, or are not of the vocabulary.
+        """
+        if not inputs or isinstance(inputs[0], str):
+            return inputs  # pyright: ignore[reportReturnType] all are str where one is
+        if token_ids == "refuse":
+            raise RequestError(
+                "input holds token ids. LangChain's OpenAIEmbeddings sends ids of OpenAI's vocabulary, which mean "
+                "other texts here. Set check_embedding_ctx_length=False there (tiktoken_enabled=False in older "
+                "versions), or start the server with --token-ids cl100k; with --token-ids model if they are this "
+                "model's own.",
+                "token_ids",
+                param="input",
+            )
+        if token_ids == "model":
+            return [preparation.complete_ids(ids, index) for index, ids in enumerate(inputs)]  # pyright: ignore
+        assert self.decode_cl100k is not None, "loaded at the start"
+        texts = list[str]()
+        for index, ids in enumerate(inputs):
+            try:
+                texts.append(self.decode_cl100k(ids))  # pyright: ignore[reportArgumentType]
+            except Exception as error:
+                raise RequestError(
+                    f"input[{index}] holds an id that is not in cl100k. Send text.",
+                    "token_ids",
+                    param="input",
+                    index=index,
+                ) from error
+        return texts
+
+    def _refuse_early(
+        self, inputs: Sequence[str] | list[Ids], model: ServedModel, request: EmbedRequest, call: Call
+    ) -> None:
+        """
+        Raises:
+            RequestError: too much waits already, before this request costs any work.
+        """
+        limit = model.encoder.max_seq_length or max(map(len, inputs), default=0)
+        if inputs and isinstance(inputs[0], str):
+            num_tokens = sum(min(len(text) // CHARACTERS_PER_TOKEN, limit) for text in inputs)
+        else:
+            num_tokens = sum(min(len(ids), limit) for ids in inputs)
+        lane = _choose_lane(request, num_tokens)
+        model.batcher.check_room(num_tokens, len(inputs), lane, call.seconds_left)
+
+    async def _tokenize(
+        self, inputs: Sequence[str] | list[Ids], preparation: Preparation
+    ) -> tuple[list[PreparedText], float]:
+        """The prepared texts, and how many seconds that took. Many texts are tokenized slice by slice in the threads,
+        so that those of other requests get their turns.
+        """
+        began = time.monotonic()
+        is_text = bool(inputs) and isinstance(inputs[0], str)
+        prepare: Callable[..., list[PreparedText]] = preparation.prepare_texts if is_text else preparation.prepare_ids
+        if len(inputs) <= TEXTS_PER_SLICE and sum(map(len, inputs)) <= INLINE_CHARACTERS:
+            return prepare(inputs, 0), time.monotonic() - began
+        texts = list[PreparedText]()
+        for start in range(0, len(inputs), TEXTS_PER_SLICE):
+            part = partial(prepare, inputs[start : start + TEXTS_PER_SLICE], start)
+            texts += await self.run_in_thread(part)
+        return texts, time.monotonic() - began
+
+    # ---- from prepared texts to vectors
+
+    async def _compute(
+        self, texts: Sequence[PreparedText], model: ServedModel, request: EmbedRequest, call: Call
+    ) -> Job:
+        """The job of a request, done.
+
+        Raises:
+            RequestError: a text failed, or the time is over.
+            ClientGoneError: nobody waits any more.
+        """
+        assert self.loop is not None
+        call.num_tokens = sum(text.num_tokens for text in texts)
+        call.num_truncated = sum(text.truncated for text in texts)
+        call.lane = lane = _choose_lane(request, call.num_tokens)
+        if call.gone:
+            raise ClientGoneError
+        model.batcher.check_room(call.num_tokens, len(texts), lane, call.seconds_left)
+        job = call.job = model.batcher.make_job(len(texts), lane, (call.client, request.user))
+        job.reads_answers = call.reads_cache
+        job.stores_answers = job.stores_answers and call.reads_cache
+        job.waiter = self.loop.create_future()
+        timer = self.loop.call_later(max(0.0, call.seconds_left), _expire, job.waiter)
+        try:
+            model.batcher.submit(job, texts)
+            await job.waiter
+        except (RequestError, asyncio.CancelledError):
+            model.batcher.cancel(job)
+            raise
+        finally:
+            timer.cancel()
+        if job.failures:
+            raise _make_failure(job)
+        return job
+
+    async def run_in_thread(self, function: Callable[[], Result]) -> Result:
+        """Run what would hold the event loop up."""
+        assert self.loop is not None
+        return await self.loop.run_in_executor(self.threads, function)
+
+
+def _choose_lane(request: EmbedRequest, num_tokens: int) -> Lane:
+    if request.interactive is not None:
+        return "interactive" if request.interactive else "bulk"
+    small = num_tokens <= INTERACTIVE_TOKENS and len(request.inputs) <= INTERACTIVE_TEXTS
+    return "interactive" if small else "bulk"
+
+
+def _check_fingerprint(request: EmbedRequest, model: ServedModel) -> None:
+    if request.require_fingerprint not in (None, model.fingerprint):
+        raise RequestError(
+            f"the model {model.name!r} has the fingerprint {model.fingerprint}, and {request.require_fingerprint} is "
+            "required. Its vectors cannot be compared with yours: encode anew, or name the other model.",
+            "fingerprint",
+            param="require_fingerprint",
+        )
+
+
+def _finish(
+    job: Job, postprocessor: Postprocessor, model: ServedModel, kinds: Sequence[VectorType]
+) -> tuple[Vectors, dict[VectorType, NDArray[Any]]]:
+    """The vectors of a job, float32 and of the quantised types.
+
+    Raises:
+        RequestError: NaN or infinity in a vector; names the first.
+    """
+    vectors_BD = np.ascontiguousarray(postprocessor(job.pooled_BD), np.float32)
+    finite_B = np.isfinite(vectors_BD).all(axis=1)
+    if not finite_B.all():
+        index = int(np.argmin(finite_B))
+        raise RequestError(f"the vector of input[{index}] holds NaN or infinity.", "engine", param="input", index=index)
+    return vectors_BD, {kind: model.quantize(vectors_BD, kind) for kind in kinds}
+
+
+def _report(inputs: Sequence[str] | list[Ids], model: ServedModel, prompt: str) -> TokenReport | None:
+    if not isinstance(inputs[0], str):
+        return None
+    return model.encoder.tokenizer.tokenize([prompt + text for text in inputs])  # pyright: ignore
+
+
+def _make_failure(job: Job) -> RequestError:
+    """The error of a job in which texts failed; each of the others has its vector, which is not sent."""
+    index = min(job.failures)
+    others = f" {len(job.failures)} of {len(job.pooled_BD)} texts failed." if len(job.failures) > 1 else ""
+    return RequestError(
+        f"input[{index}] has no vector: {job.failures[index]}.{others}", "engine", param="input", index=index
+    )
+
+
+def _resolve(jobs: Sequence[Job]) -> None:
+    """Wake the requests whose jobs are done. Runs on the event loop."""
+    for job in jobs:
+        if not job.waiter.done():
+            job.waiter.set_result(None)
+
+
+def _expire(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_exception(
+            RequestError("the request took longer than it may. Try again, with fewer texts.", "timeout")
+        )

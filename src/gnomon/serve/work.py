@@ -1,0 +1,127 @@
+"""What waits for the engine: a `Job` per request, a `Work` per text, an `Entry` per sequence of tokens.
+
+T: tokens of a sequence; B: texts of a job; D: dimensions of a pooled vector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gnomon.packed import Ids, Vectors
+from gnomon.serve.prepare import PreparedText
+
+Lane = Literal["interactive", "bulk"]
+LANES: tuple[Lane, ...] = ("interactive", "bulk")
+
+
+class Job:
+    """The texts of one request while they are computed."""
+
+    def __init__(self, num_texts: int, pooled_dim: int, lane: Lane, client: Hashable = None) -> None:
+        self.lane: Lane = lane
+        self.client = client
+        self.pooled_BD: Vectors = np.empty((num_texts, pooled_dim), np.float32)
+        self.num_missing = num_texts
+        self.failures: dict[int, str] = {}
+        """Position of a text -> why it has no vector."""
+        self.works: list[Work] = []
+        self.num_tokens = 0
+        self.num_cached = 0
+        self.cancelled = False
+        self.stores_answers = lane == "interactive"
+        """Whether its vectors go into the answer cache: queries repeat, documents do not."""
+        self.reads_answers = True
+        """Whether vectors may come from the cache."""
+        self.waiter: Any = None
+        """What the caller wants to find again when the job is done."""
+        self.submitted = 0.0
+        self.queue_seconds = 0.0
+        """Added up over its texts, as is `inference_seconds`."""
+        self.inference_seconds = 0.0
+
+    @property
+    def done(self) -> bool:
+        return not self.num_missing
+
+    def add_vector(self, row: int, vector_D: Vectors) -> None:
+        self.pooled_BD[row] = vector_D
+        self.num_missing -= 1
+
+    def add_failure(self, row: int, reason: str) -> None:
+        self.failures[row] = reason
+        self.num_missing -= 1
+
+
+@dataclass(eq=False, slots=True)
+class Work:
+    """A text to compute. Requests with equal texts under way share one."""
+
+    text: PreparedText
+    waiting: list[tuple[Job, int]] = field(default_factory=list[tuple[Job, int]])
+    """Each request that wants the vector, and the position of the text in it."""
+    entries: list[Entry] = field(default_factory=list["Entry"])
+    num_pending: int = 0
+    """Entries that are not computed yet."""
+    sum_D: NDArray[np.float64] | None = None
+    """The weighted sum over the windows that are computed."""
+    failed: bool = False
+
+    @property
+    def wanted(self) -> bool:
+        """Whether a request still waits for it."""
+        return not self.failed and any(not job.cancelled for job, _ in self.waiting)
+
+    def add_window(self, number: int, vector_D: Vectors) -> Vectors | None:
+        """Take the vector of one entry; returns the text's vector once all are there."""
+        self.num_pending -= 1
+        weights = self.text.new_token_counts
+        if len(weights) == 1:
+            return vector_D
+        weighted_D = weights[number] * vector_D.astype(np.float64)
+        self.sum_D = weighted_D if self.sum_D is None else self.sum_D + weighted_D
+        return None if self.num_pending else (self.sum_D / sum(weights)).astype(np.float32)
+
+
+@dataclass(eq=False, slots=True)
+class Entry:
+    """Token ids that wait for the engine: a text, or a window of a long one."""
+
+    work: Work
+    number: int
+    """Which of the text's sequences it is."""
+    length: int
+    tag: float = 0.0
+    """When its turn comes, in its lane's virtual time."""
+    order: int = 0
+    """Breaks ties of tags."""
+    lane: Lane = "interactive"
+    waits: bool = False
+    """False where it is in a step, or nobody wants it any more."""
+
+    @property
+    def ids_T(self) -> Ids:
+        return self.work.text.sequences[self.number]
+
+
+@dataclass(frozen=True)
+class Step:
+    """Entries that the engine gets at once."""
+
+    entries: list[Entry]
+    lane: Lane
+    """The lane of the first entry, for which the step was made."""
+    version: int
+    """The queue's version when it was made: work has come since then if that is another."""
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(entry.length for entry in self.entries)
+
+    @property
+    def padded_tokens(self) -> int:
+        return max(entry.length for entry in self.entries) * len(self.entries)
