@@ -117,6 +117,7 @@ class Batcher:
         self._max_queue_tokens, self._max_queue_texts = max_queue_tokens, max_queue_texts
         self._queue = WorkQueue(budget=budget, padded=engine.pads, max_texts=max_texts)
         self._works: dict[bytes, Work] = {}
+        self._jobs: set[Job] = set()
         self._changed = threading.Condition()
         self._free_slots = threading.Semaphore(slots)
         self._running: dict[int, tuple[Step, float]] = {}
@@ -185,6 +186,7 @@ class Batcher:
             job.submitted = time.monotonic()
             new = [work for row, text in enumerate(texts) if (work := self._add_text(job, row, text)) is not None]
             if not job.done:
+                self._jobs.add(job)
                 self._queue.add(job, new)
                 self._changed.notify()
         if job.done:
@@ -197,7 +199,7 @@ class Batcher:
                 return
             job.cancelled = True
             self.counters.cancelled += 1
-            self._queue.close_job(job)
+            self._close_job(job)
             for work in job.works:
                 if not work.wanted:
                     self._queue.remove(work)
@@ -223,6 +225,10 @@ class Batcher:
         work.waiting.append((job, row))
         job.works.append(work)
         return work if is_new else None
+
+    def _close_job(self, job: Job) -> None:
+        self._jobs.discard(job)
+        self._queue.close_job(job)
 
     def _forget(self, work: Work) -> None:
         """Let no later request wait for a work."""
@@ -314,7 +320,7 @@ class Batcher:
                 self._deliver_entry(entry, outcome, began, seconds, done)
             self._count_step(step, outcomes, seconds)
             for job in done:
-                self._queue.close_job(job)
+                self._close_job(job)
         if done:
             self.notify(done)
         if self._on_step is not None:
@@ -378,6 +384,12 @@ class Batcher:
         with self._changed:
             return self._queue.num_entries(lane), self._queue.num_tokens(lane)
 
+    def oldest_seconds(self, lane: Lane) -> float:
+        """How long the oldest job of a lane is under way."""
+        with self._changed:
+            oldest = min((job.submitted for job in self._jobs if job.lane == lane), default=None)
+        return 0.0 if oldest is None else time.monotonic() - oldest
+
     def num_running(self) -> int:
         with self._changed:
             return sum(len(step.entries) for step, _ in self._running.values())
@@ -409,7 +421,7 @@ class Batcher:
                         done.append(job)
             self._works.clear()
             for job in done:
-                self._queue.close_job(job)
+                self._close_job(job)
         if done:
             self.notify(done)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -88,6 +89,8 @@ class ServedModel:
         encoder.make_postprocessor(EncodeOptions(dim=options.dim))
         self.ranges_2D = None if options.ranges is None else _read_ranges(options, encoder)
         self.fingerprint = encoder.fingerprint
+        self.salt = blake2b(f"{self.fingerprint} {encoder.engine.identity}".encode(), digest_size=16).digest()
+        """Tells this model's texts in the answer cache from those of another."""
         test_engine(encoder)
         self.batch_tokens = serve.max_batch_tokens or encoder.engine.budget(EVERY_TOKEN)
         self.batcher = Batcher(

@@ -55,9 +55,13 @@ class Preparation:
     truncate: Truncate
     max_tokens: int | None
     skip: int
+    salt: bytes = b""
+    """Tells the keys of this model's texts from those of another."""
 
     @classmethod
-    def from_request(cls, encoder: Encoder, prompt: str, truncate: Truncate, max_tokens: int | None) -> Preparation:
+    def from_request(
+        cls, encoder: Encoder, prompt: str, truncate: Truncate, max_tokens: int | None, salt: bytes = b""
+    ) -> Preparation:
         """
         Raises:
             RequestError: `max_tokens` leaves no room for text, or is given for windows.
@@ -75,7 +79,7 @@ class Preparation:
                     "invalid",
                 )
         skip = 0 if encoder.spec.pooling.include_prompt else tokenizer.count_prompt_tokens(prompt)
-        return cls(encoder, prompt, truncate, max_tokens, skip)
+        return cls(encoder, prompt, truncate, max_tokens, skip, salt)
 
     def prepare_texts(self, texts: Sequence[str], first_position: int = 0) -> list[PreparedText]:
         """Tokenize texts.
@@ -142,7 +146,7 @@ class Preparation:
     def _make(
         self, sequences: Sequence[Ids], new_token_counts: Sequence[int], num_full_tokens: int, *, truncated: bool
     ) -> PreparedText:
-        digest = blake2b(self.skip.to_bytes(4, "little"), digest_size=KEY_BYTES)
+        digest = blake2b(self.skip.to_bytes(4, "little"), digest_size=KEY_BYTES, key=self.salt)
         for ids_T in sequences:
             digest.update(len(ids_T).to_bytes(4, "little"))
             digest.update(ids_T.tobytes())

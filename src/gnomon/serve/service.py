@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 from gnomon.engines.select import available_cores
 from gnomon.modules import Postprocessor
 from gnomon.packed import Ids, Vectors
+from gnomon.serve.answer_cache import AnswerCache
 from gnomon.serve.cl100k import Decode
 from gnomon.serve.models import ModelRegistry, ServedModel
 from gnomon.serve.options import ServeOptions, TokenIds
 from gnomon.serve.prepare import TEXTS_PER_SLICE, Preparation, PreparedText
-from gnomon.serve.requests import EmbedRequest, EmbedResult, Inputs, RequestError, Timings, VectorType
+from gnomon.serve.requests import EmbedRequest, EmbedResult, ErrorKind, Inputs, RequestError, Timings, VectorType
 from gnomon.serve.work import Job, Lane
 from gnomon.tokenizer import TokenReport
 
@@ -62,7 +63,17 @@ class Call:
     num_inputs: int = 0
     num_tokens: int = 0
     num_truncated: int = 0
+    num_unknown_fields: int = 0
     timings: Timings | None = None
+    counts: bool = False
+    """Whether it is a request for vectors."""
+    error_kind: ErrorKind | None = None
+    request_id: str = ""
+
+    @property
+    def seconds(self) -> float:
+        """Since it began."""
+        return time.monotonic() - self.began
 
     @property
     def seconds_left(self) -> float:
@@ -86,6 +97,8 @@ class Service:
 
     def __init__(self, options: ServeOptions) -> None:
         self.options = options
+        self.cache = AnswerCache(options.cache_bytes)
+        """Of all models: their texts' keys differ."""
         self.models = ModelRegistry(())
         """Another registry may take its place while requests run."""
         self.decode_cl100k: Decode | None = None
@@ -120,11 +133,11 @@ class Service:
             request.prompt, request.prompt_name, request.input_type if names_prompt else input_type
         )
         postprocessor = model.make_postprocessor(request.dimensions, request.normalize)
-        kinds = [kind for kind in request.vector_types if kind not in ("float", "base64")]
+        kinds: list[VectorType] = [kind for kind in request.vector_types if kind not in ("float", "base64")]
         for kind in kinds:
             model.quantize(np.zeros((1, postprocessor.dim), np.float32), kind)  # whether it can, before the work
         truncate = request.truncate or self.options.truncate
-        preparation = Preparation.from_request(model.encoder, prompt, truncate, request.max_tokens)
+        preparation = Preparation.from_request(model.encoder, prompt, truncate, request.max_tokens, model.salt)
         inputs = self._read_ids(request.inputs, preparation, token_ids or self.options.token_ids)
         num_characters = sum(map(len, inputs)) if inputs and isinstance(inputs[0], str) else 0
         self._refuse_early(inputs, model, request, call)

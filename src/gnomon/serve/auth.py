@@ -1,0 +1,85 @@
+"""API keys: from options and from a file, compared in constant time."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from hmac import compare_digest
+from pathlib import Path
+
+from gnomon.errors import InputError
+from gnomon.serve.exchange import Exchange
+from gnomon.serve.requests import RequestError
+
+KEY_HEADERS = ("authorization", "api-key", "x-api-key")
+"""OpenAI and most others; Azure; some proxies."""
+
+
+class ApiKeys:
+    """The keys that open a server. It holds their hashes, so that no dump of it shows a key.
+
+    Args:
+        keys: from the command line or the environment.
+        file: one key per line; "#" begins a comment. `reload` reads it again.
+
+    Raises:
+        InputError: the file cannot be read, or holds no key.
+    """
+
+    def __init__(self, keys: tuple[str, ...] = (), file: Path | None = None) -> None:
+        self._own, self._file = [_hash(key) for key in keys], file
+        self._hashes: list[bytes] = []
+        self.reload()
+
+    def reload(self) -> None:
+        """Read the file again; the keys stay as they are where that fails."""
+        self._hashes = [*self._own, *(_read_keys(self._file) if self._file else [])]
+
+    def __bool__(self) -> bool:
+        return bool(self._hashes)
+
+    def check(self, exchange: Exchange) -> str:
+        """The name of the request's key, for logs: the first digits of its hash; "" where no key is needed.
+
+        Raises:
+            RequestError: a key is needed, and the request has none of them.
+        """
+        if not self._hashes:
+            return ""
+        sent = _read_key(exchange)
+        digest = _hash(sent)
+        matches = [compare_digest(digest, each) for each in self._hashes]  # all of them: the time tells nothing
+        if not sent or not any(matches):
+            raise RequestError(
+                "the API key is missing or wrong. Send it as 'Authorization: Bearer KEY'.",
+                "unauthorized",
+                code="invalid_api_key",
+            )
+        return digest.hex()[:8]
+
+
+def _read_key(exchange: Exchange) -> str:
+    """The key that a request sends: as a bearer token, bare, or in the header of Azure."""
+    for name in KEY_HEADERS:
+        value = (exchange.header(name) or "").strip()
+        scheme, _, rest = value.partition(" ")
+        value = rest.strip() if scheme.lower() == "bearer" else value
+        if value:
+            return value
+    return ""
+
+
+def _read_keys(file: Path) -> list[bytes]:
+    try:
+        lines = file.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"the file of API keys cannot be read ({error}). Give a text file with one key per line."
+        ) from error
+    keys = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    if not keys:
+        raise InputError(f"the file of API keys {file} holds no key. Write one per line.")
+    return [_hash(key) for key in keys]
+
+
+def _hash(key: str) -> bytes:
+    return sha256(key.encode("utf-8", "surrogateescape")).digest()
