@@ -1,0 +1,141 @@
+"""Writes vectors and what every answer with vectors holds: headers, types, the report, raw bytes.
+
+B: inputs; D: dimensions.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from gnomon.serve.requests import Answer, EmbedRequest, EmbedResult, StatesResult, VectorType
+from gnomon.serve.wire.embed_fields import OCTETS, OPTIONAL_PROMPT, RAW
+
+NPY = "application/x-npy"
+JSON_TYPES = ("application/json", "application/*", "*/*")
+PRINTABLE = "".join(map(chr, range(0x20, 0x7F)))
+OPTIONS = orjson.OPT_SERIALIZE_NUMPY
+
+
+def json_answer(body: object, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Answer:
+    return Answer(orjson.dumps(body, option=OPTIONS), status, headers=dict(headers or {}))
+
+
+def write_vectors(result: EmbedResult, vector_type: VectorType) -> Sequence[Any]:
+    """One value per input that orjson writes: an array of numbers, or the base64 of float32, little-endian."""
+    if vector_type == "base64":
+        return [b64encode(row.tobytes()).decode("ascii") for row in _little_endian(result.vectors_BD)]
+    if vector_type == "float":
+        return list(np.ascontiguousarray(result.vectors_BD))
+    return list(np.ascontiguousarray(result.quantized[vector_type]))
+
+
+def write_report(request: EmbedRequest, result: EmbedResult) -> dict[str, Any]:
+    """The key `report` of an answer; nothing where it was not requested."""
+    if not request.report or result.report is None:
+        return {}
+    rows = zip(result.token_counts, result.full_token_counts, result.report.truncated_at, strict=True)
+    return {"report": [{"tokens": read, "full_tokens": full, "truncated_at": at} for read, full, at in rows]}
+
+
+def collect_warnings(request: EmbedRequest, result: EmbedResult) -> list[str]:
+    """What a client should know about an answer."""
+    name = request.extras.get(OPTIONAL_PROMPT)
+    if name is None or result.prompt:
+        return []
+    return [f"the model has no prompt named {name!r}. The texts were embedded without a prompt."]
+
+
+def embed_headers(request: EmbedRequest, result: EmbedResult) -> dict[str, str]:
+    """Headers of every answer with vectors; times are whole milliseconds."""
+    headers = result_headers(result)
+    if warnings := collect_warnings(request, result):
+        headers["x-gnomon-warning"] = header_text(" ".join(warnings))
+    return headers
+
+
+def result_headers(result: EmbedResult | StatesResult) -> dict[str, str]:
+    """Those of them that do not depend on the request."""
+    return {
+        "x-gnomon-fingerprint": header_text(result.fingerprint),
+        "x-gnomon-truncated": str(len(result.truncated)),
+        "x-gnomon-tokens": str(sum(result.token_counts)),
+        "x-queue-time": milliseconds(result.timings.queue),
+        "x-inference-time": milliseconds(result.timings.inference),
+    }
+
+
+def tei_headers(result: EmbedResult | StatesResult) -> dict[str, str]:
+    """TEI's own headers. It sends the same compute type on every device."""
+    timings = result.timings
+    return {
+        "x-compute-type": "gpu+optimized",
+        "x-compute-time": milliseconds(timings.total),
+        "x-compute-characters": str(result.num_characters),
+        "x-compute-tokens": str(sum(result.token_counts)),
+        "x-total-time": milliseconds(timings.total),
+        "x-tokenization-time": milliseconds(timings.tokenization),
+        "x-queue-time": milliseconds(timings.queue),
+        "x-inference-time": milliseconds(timings.inference),
+    }
+
+
+def milliseconds(seconds: float) -> str:
+    return str(round(seconds * 1000))
+
+
+def header_text(value: str) -> str:
+    """A text as headers may hold it: characters other than printable ASCII are percent-encoded."""
+    return quote(value, safe=PRINTABLE, errors="replace")
+
+
+# ---- raw bytes
+
+
+def answer_raw(request: EmbedRequest, result: EmbedResult, accept: str | None) -> Answer | None:
+    """The vectors as bytes, where the body or the header Accept wants them: the first type of the request, row by row,
+    little-endian. None where the dialect's own JSON is wanted.
+    """
+    content_type = request.extras.get(RAW) or choose_raw_type(accept)
+    if content_type is None:
+        return None
+    vector_type = request.vector_types[0]
+    as_float = vector_type in ("float", "base64")
+    values = _little_endian(result.vectors_BD if as_float else result.quantized[vector_type])
+    headers = {
+        **embed_headers(request, result),
+        "x-gnomon-model": header_text(result.model),
+        "x-gnomon-dtype": values.dtype.name,
+        "x-gnomon-shape": ",".join(map(str, values.shape)),
+    }
+    return Answer(_to_npy(values) if content_type == NPY else values.tobytes(), 200, content_type, headers)
+
+
+def choose_raw_type(accept: str | None) -> str | None:
+    """The first of the types in a header Accept that the server writes, if it is not JSON."""
+    for part in (accept or "").lower().split(","):
+        name, *parameters = (piece.strip() for piece in part.split(";"))
+        if any(parameter.replace(" ", "") in ("q=0", "q=0.0") for parameter in parameters):
+            continue
+        if name in JSON_TYPES:
+            return None
+        if name in (OCTETS, NPY):
+            return name
+    return None
+
+
+def _little_endian(values: NDArray[Any]) -> NDArray[Any]:
+    return np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<"))
+
+
+def _to_npy(values: NDArray[Any]) -> bytes:
+    file = BytesIO()
+    np.lib.format.write_array(file, values, version=(1, 0), allow_pickle=False)
+    return file.getvalue()
