@@ -89,16 +89,18 @@ class Tokenizer:
         own = self.spec.max_seq_length
         return own if limit is None else limit if own is None else min(limit, own)
 
-    def tokenize(self, texts: Sequence[str]) -> TokenReport:
-        """Ids, offsets and counts of texts, and where each was truncated."""
+    def tokenize(
+        self, texts: Sequence[str], *, limit: int | None = None, side: Literal["left", "right"] | None = None
+    ) -> TokenReport:
+        """Ids, offsets and counts of texts, and where each was truncated; `limit` and `side` as in `truncate`."""
+        limit, left = self.limit_tokens(limit), (side or self.spec.truncation_side) == "left"
         report = TokenReport([], [], [], [])
         for encoding in self._encode_batch(texts, offsets=True):
             ids_T, offsets_T2 = np.array(encoding.ids, np.int64), np.array(encoding.offsets, np.int64).reshape(-1, 2)
-            count, limit = len(ids_T), self.spec.max_seq_length
+            count = len(ids_T)
             report.counts.append(count)
             if limit is not None and count > limit:
-                removed = self._truncated_span(count, limit)
-                left = self.spec.truncation_side == "left"
+                removed = self._truncated_span(count, limit, side)
                 report.truncated_at.append(int(offsets_T2[removed.stop if left else removed.start, 0]))
                 ids_T, offsets_T2 = np.delete(ids_T, removed), np.delete(offsets_T2, removed, axis=0)
             else:

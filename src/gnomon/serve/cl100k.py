@@ -17,7 +17,7 @@ def load_cl100k() -> Decode:
         SourceError: its table cannot be had.
     """
     try:
-        import tiktoken
+        import tiktoken  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ExtraError("token ids of cl100k need the package tiktoken. Install it: pip install tiktoken") from error
     try:

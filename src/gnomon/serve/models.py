@@ -246,6 +246,16 @@ class ModelRegistry:
     def __iter__(self) -> Iterator[ServedModel]:
         return iter(self.models)
 
+    def find_known(self, name: str) -> ServedModel:
+        """The model that has this name.
+
+        Raises:
+            RequestError: none has it.
+        """
+        if name not in self._by_name:
+            raise self._unknown(name)
+        return self._by_name[name]
+
     def find(self, name: str | None) -> tuple[ServedModel, InputType | None]:
         """The model of a name, and the kind of input that the name chooses.
 
@@ -261,11 +271,11 @@ class ModelRegistry:
             return self._by_name[stem], kind
         if len(self.models) == 1:
             return self.models[0], kind
-        raise RequestError(
-            f"model {name!r} is not served here. There are: {list_some(model.name for model in self.models)}.",
-            "unknown_model",
-            param="model",
-        )
+        raise self._unknown(name)
+
+    def _unknown(self, name: str) -> RequestError:
+        known = list_some(known for model in self.models for known in model.names)
+        return RequestError(f"model {name!r} is not served here. There are: {known}.", "unknown_model", param="model")
 
 
 def _read_ranges(options: ModelOptions, encoder: Encoder) -> NDArray[np.float32]:

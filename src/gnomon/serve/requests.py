@@ -240,7 +240,8 @@ class RequestError(GnomonError):
         code: str | None = None,
     ) -> None:
         super().__init__(message)
-        self.message, self.kind, self.param, self.index = message, kind, param, index
+        self.message, self.param, self.index = message, param, index
+        self.kind: ErrorKind = kind
         self.retry_after, self.code = retry_after, code
 
 

@@ -9,22 +9,37 @@ import asyncio
 import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Encoding
 
 from gnomon.engines.select import available_cores
+from gnomon.errors import GnomonError
 from gnomon.modules import Postprocessor
-from gnomon.packed import Ids, Vectors
+from gnomon.packed import Ids, Vectors, pack
 from gnomon.serve.answer_cache import AnswerCache
 from gnomon.serve.cl100k import Decode
 from gnomon.serve.models import ModelRegistry, ServedModel
 from gnomon.serve.options import ServeOptions, TokenIds
 from gnomon.serve.prepare import TEXTS_PER_SLICE, Preparation, PreparedText
-from gnomon.serve.requests import EmbedRequest, EmbedResult, ErrorKind, Inputs, RequestError, Timings, VectorType
+from gnomon.serve.requests import (
+    DecodeRequest,
+    EmbedRequest,
+    EmbedResult,
+    ErrorKind,
+    Inputs,
+    RequestError,
+    SimilarityRequest,
+    StatesResult,
+    Timings,
+    Token,
+    TokenizeRequest,
+    VectorType,
+)
 from gnomon.serve.work import Job, Lane
 from gnomon.tokenizer import TokenReport
 
@@ -77,7 +92,7 @@ class Call:
 
     @property
     def seconds_left(self) -> float:
-        return self.began + self.timeout - time.monotonic()
+        return self.timeout - self.seconds
 
     def disconnect(self) -> None:
         """The client has gone: what has not begun is dropped. Called on the event loop."""
@@ -106,8 +121,8 @@ class Service:
         self.loop: asyncio.AbstractEventLoop | None = None
         self.calls: set[Call] = set()
         """Requests under way."""
-        threads = options.tokenizer_threads or available_cores()
-        self.threads = ThreadPoolExecutor(threads, thread_name_prefix="gnomon-tokenizing")
+        self.num_threads = options.tokenizer_threads or available_cores()
+        self.threads = ThreadPoolExecutor(self.num_threads, thread_name_prefix="gnomon-tokenizing")
         self.states_lock = asyncio.Lock()
 
     def notify(self, jobs: list[Job]) -> None:
@@ -139,7 +154,6 @@ class Service:
         truncate = request.truncate or self.options.truncate
         preparation = Preparation.from_request(model.encoder, prompt, truncate, request.max_tokens, model.salt)
         inputs = self._read_ids(request.inputs, preparation, token_ids or self.options.token_ids)
-        num_characters = sum(map(len, inputs)) if inputs and isinstance(inputs[0], str) else 0
         self._refuse_early(inputs, model, request, call)
         texts, seconds = await self._tokenize(inputs, preparation)
         job = await self._compute(texts, model, request, call)
@@ -152,7 +166,7 @@ class Service:
         )
         report = None
         if request.report and texts:
-            report = await self.run_in_thread(partial(_report, inputs, model, prompt))
+            report = await self.run_in_thread(partial(_make_report, inputs, preparation))
         return EmbedResult(
             model=model.name,
             fingerprint=model.fingerprint,
@@ -161,12 +175,105 @@ class Service:
             token_counts=[text.num_tokens for text in texts],
             full_token_counts=[text.num_full_tokens for text in texts],
             truncated=[index for index, text in enumerate(texts) if text.truncated],
-            num_characters=num_characters,
+            num_characters=_count_characters(inputs),
             timings=call.timings,
             prompt=prompt,
             cached=job.num_cached,
             report=report,
         )
+
+    async def similarity(self, request: SimilarityRequest, call: Call) -> tuple[list[float], EmbedResult]:
+        """The cosines of one text with others, and the result of all of them; the source is first there.
+
+        Raises:
+            RequestError: it cannot be answered.
+            ClientGoneError: nobody waits for the answer.
+        """
+        embed = EmbedRequest(
+            inputs=[request.source, *request.texts],
+            model=request.model,
+            prompt_name=request.prompt_name,
+            truncate=request.truncate,
+            normalize=True,
+        )
+        result = await self.embed(embed, call)
+        return (result.vectors_BD[1:] @ result.vectors_BD[0]).tolist(), result
+
+    async def states(self, request: EmbedRequest, call: Call) -> StatesResult:
+        """The states of tokens. They do not go through the batcher: one request at a time, beside it.
+
+        Raises:
+            RequestError: it cannot be answered.
+        """
+        model, input_type = self.models.find(request.model)
+        call.model, call.num_inputs = model, len(request.inputs)
+        prompt = model.resolve_prompt(request.prompt, request.prompt_name, request.input_type or input_type)
+        truncate = request.truncate or self.options.truncate
+        if truncate == "mean":
+            raise RequestError("states of tokens have no mean. Let truncate be true, false or a side.", "invalid")
+        preparation = Preparation.from_request(model.encoder, prompt, truncate, request.max_tokens, model.salt)
+        inputs = self._read_ids(request.inputs, preparation, "model")
+        texts, seconds = await self._tokenize(inputs, preparation)
+        call.num_tokens = sum(text.num_tokens for text in texts)
+        call.num_truncated = sum(text.truncated for text in texts)
+        async with self.states_lock:
+            began = time.monotonic()
+            try:
+                states = await self.run_in_thread(partial(_compute_states, texts, model))
+            except (GnomonError, MemoryError) as error:
+                raise RequestError(f"the states could not be computed: {error}", "engine") from error
+        queue = began - call.began - seconds
+        call.timings = Timings(call.seconds, seconds, queue, time.monotonic() - began)
+        return StatesResult(
+            model=model.name,
+            fingerprint=model.fingerprint,
+            states=states,
+            token_counts=[text.num_tokens for text in texts],
+            truncated=[index for index, text in enumerate(texts) if text.truncated],
+            num_characters=_count_characters(inputs),
+            timings=call.timings,
+        )
+
+    async def tokenize(self, request: TokenizeRequest, call: Call) -> tuple[list[list[Token]], ServedModel]:
+        """The tokens of whole texts, and the model that they are for.
+
+        Raises:
+            RequestError: an unknown model or prompt name.
+        """
+        model, _ = self.models.find(request.model)
+        call.model, call.num_inputs = model, len(request.texts)
+        prompt = model.resolve_prompt(None if request.prompt_name else "", request.prompt_name, None)
+        raw = model.encoder.tokenizer.raw
+
+        def tokenize() -> list[list[Token]]:
+            encodings = raw.encode_batch(
+                [prompt + text for text in request.texts], add_special_tokens=request.add_special_tokens
+            )
+            return [
+                _list_tokens(encoding, prompt + text) for encoding, text in zip(encodings, request.texts, strict=True)
+            ]
+
+        return await self.run_in_thread(tokenize), model
+
+    async def decode(self, request: DecodeRequest, call: Call) -> list[str]:
+        """The texts of token ids.
+
+        Raises:
+            RequestError: an unknown model, or an id that it does not have.
+        """
+        model, _ = self.models.find(request.model)
+        call.model, call.num_inputs = model, len(request.ids)
+        rows = model.encoder.spec.trunk.vocab_size
+        for index, ids in enumerate(request.ids):
+            if ids and max(ids) >= rows:
+                raise RequestError(
+                    f"ids[{index}] holds {max(ids)}, and this model has ids from 0 to {rows - 1}.",
+                    "invalid",
+                    param="ids",
+                )
+        raw = model.encoder.tokenizer.raw
+        skip = request.skip_special_tokens
+        return [raw.decode(list(ids), skip_special_tokens=skip) for ids in request.ids]
 
     # ---- from inputs to prepared texts
 
@@ -309,10 +416,46 @@ def _finish(
     return vectors_BD, {kind: model.quantize(vectors_BD, kind) for kind in kinds}
 
 
-def _report(inputs: Sequence[str] | list[Ids], model: ServedModel, prompt: str) -> TokenReport | None:
+def _make_report(inputs: Sequence[str] | list[Ids], preparation: Preparation) -> TokenReport | None:
+    """What was read of each text; None for token ids, which have no characters."""
     if not isinstance(inputs[0], str):
         return None
-    return model.encoder.tokenizer.tokenize([prompt + text for text in inputs])  # pyright: ignore
+    side = preparation.truncate if preparation.truncate in ("left", "right") else None
+    texts = [preparation.prompt + text for text in inputs]  # pyright: ignore[reportOperatorIssue] all are str
+    report = preparation.encoder.tokenizer.tokenize(texts, limit=preparation.max_tokens, side=side)
+    whole = preparation.truncate == "mean"
+    return replace(report, truncated_at=[None] * len(texts)) if whole else report
+
+
+def _compute_states(texts: Sequence[PreparedText], model: ServedModel) -> list[Vectors]:
+    """
+    Raises:
+        RequestError: NaN or infinity; names the first text.
+    """
+    engine, states = model.encoder.engine, list[Vectors]()
+    for index, text in enumerate(texts):
+        states_TH = engine.states(pack([text.sequences[0]]))
+        if not np.isfinite(states_TH).all():
+            raise RequestError(f"the states of inputs[{index}] hold NaN or infinity.", "engine", index=index)
+        states.append(np.ascontiguousarray(states_TH, np.float32))
+    return states
+
+
+def _list_tokens(encoding: Encoding, text: str) -> list[Token]:
+    special_mask: list[int] = encoding.special_tokens_mask
+    tokens = list[Token]()
+    for id_, name, special, (start, stop) in zip(
+        encoding.ids, encoding.tokens, special_mask, encoding.offsets, strict=True
+    ):
+        if special:
+            tokens.append(Token(id_, name, True, None, None))
+        else:
+            tokens.append(Token(id_, text[start:stop], False, start, stop))
+    return tokens
+
+
+def _count_characters(inputs: Sequence[str] | list[Ids]) -> int:
+    return sum(map(len, inputs)) if inputs and isinstance(inputs[0], str) else 0
 
 
 def _make_failure(job: Job) -> RequestError:
