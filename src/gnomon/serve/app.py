@@ -21,7 +21,7 @@ from gnomon.serve.batcher import Health
 from gnomon.serve.cl100k import load_cl100k
 from gnomon.serve.exchange import DisconnectedError, Exchange, Receive, Scope, Send
 from gnomon.serve.logs import log
-from gnomon.serve.metrics import Metrics
+from gnomon.serve.metrics import CLIENT_GONE, Metrics
 from gnomon.serve.models import ModelRegistry, ServedModel, load_encoder
 from gnomon.serve.operations import ENDPOINTS, Endpoint, Visit
 from gnomon.serve.options import ModelOptions, ServeOptions
@@ -368,7 +368,7 @@ class _Handler:
             close = answer.status == 413 or app.state == "draining"
             await exchange.send(answer, close=close)
         except (ClientGoneError, DisconnectedError):
-            answer = Answer(b"", 499)
+            answer = Answer(b"", CLIENT_GONE)
         finally:
             app.service.calls.discard(call)
         app.finish(self.endpoint.path, exchange, call, answer)

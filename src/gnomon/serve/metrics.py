@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from gnomon.serve.models import ServedModel
     from gnomon.serve.service import Call, Service
 
+CLIENT_GONE = 499
+"""The status, in logs and metrics alone, of a request whose client went away: as in nginx."""
+
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 TEI_SECONDS = [1.5e-5 * 1.5**power for power in range(35)]
@@ -50,6 +53,9 @@ class Metrics:
             "gnomon_truncated_inputs", "Inputs that were truncated.", ["model"], registry=registry
         )
         self._rejected = Counter("gnomon_rejected", "Requests that got no vectors.", ["reason"], registry=registry)
+        self._cancelled = Counter(
+            "gnomon_cancelled", "Requests whose client went away before they were answered.", registry=registry
+        )
         self._unknown = Counter("gnomon_unknown_fields", "Fields of bodies that were ignored.", registry=registry)
         self._seconds = Histogram(
             "gnomon_request_seconds", "Seconds of requests for vectors.", ["lane"], buckets=SECONDS, registry=registry
@@ -79,6 +85,8 @@ class Metrics:
         seconds = call.seconds
         _child(self._requests, route, model, str(status)).inc()
         self._http.count(route, method, status, seconds, sizes)
+        if status == CLIENT_GONE:
+            self._cancelled.inc()
         if not call.counts:
             return
         if status == 200:
@@ -192,7 +200,6 @@ class _HttpMetrics:
 COUNTERS = {
     "padded_tokens": "Tokens of the engine's steps, padding included.",
     "merged": "Texts that shared the computation of an equal one.",
-    "cancelled": "Requests whose client went away before they were done.",
     "nonfinite": "Texts whose vectors held NaN or infinity.",
     "failed_texts": "Texts that the engine failed on.",
     "engine_restarts": "How often an engine was opened anew.",

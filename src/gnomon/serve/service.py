@@ -155,7 +155,7 @@ class Service:
         preparation = Preparation.from_request(model.encoder, prompt, truncate, request.max_tokens, model.salt)
         inputs = self._read_ids(request.inputs, preparation, token_ids or self.options.token_ids)
         self._refuse_early(inputs, model, request, call)
-        texts, seconds = await self._tokenize(inputs, preparation)
+        texts, seconds = await self._tokenize(inputs, preparation, call)
         job = await self._compute(texts, model, request, call)
         finish = partial(_finish, job, postprocessor, model, kinds)
         is_small = len(texts) * postprocessor.dim <= INLINE_NUMBERS
@@ -213,7 +213,7 @@ class Service:
             raise RequestError("states of tokens have no mean. Let truncate be true, false or a side.", "invalid")
         preparation = Preparation.from_request(model.encoder, prompt, truncate, request.max_tokens, model.salt)
         inputs = self._read_ids(request.inputs, preparation, "model")
-        texts, seconds = await self._tokenize(inputs, preparation)
+        texts, seconds = await self._tokenize(inputs, preparation, call)
         call.num_tokens = sum(text.num_tokens for text in texts)
         call.num_truncated = sum(text.truncated for text in texts)
         async with self.states_lock:
@@ -326,10 +326,14 @@ class Service:
         model.batcher.check_room(num_tokens, len(inputs), lane, call.seconds_left)
 
     async def _tokenize(
-        self, inputs: Sequence[str] | list[Ids], preparation: Preparation
+        self, inputs: Sequence[str] | list[Ids], preparation: Preparation, call: Call
     ) -> tuple[list[PreparedText], float]:
         """The prepared texts, and how many seconds that took. Many texts are tokenized slice by slice in the threads,
         so that those of other requests get their turns.
+
+        Raises:
+            RequestError: a text that the model cannot read.
+            ClientGoneError: the client went away in between.
         """
         began = time.monotonic()
         is_text = bool(inputs) and isinstance(inputs[0], str)
@@ -338,6 +342,8 @@ class Service:
             return prepare(inputs, 0), time.monotonic() - began
         texts = list[PreparedText]()
         for start in range(0, len(inputs), TEXTS_PER_SLICE):
+            if call.gone:
+                raise ClientGoneError
             part = partial(prepare, inputs[start : start + TEXTS_PER_SLICE], start)
             texts += await self.run_in_thread(part)
         return texts, time.monotonic() - began
