@@ -57,9 +57,7 @@ def test_parameters_stand_beside_the_inputs() -> None:
     assert "parameters" in refusal(TEI, {"inputs": "a", "parameters": 5}).message
 
 
-@pytest.mark.parametrize(
-    ("truncate", "expected"), [(None, None), (True, "right"), (False, "error"), ("mean", "mean")]
-)
+@pytest.mark.parametrize(("truncate", "expected"), [(None, None), (True, "right"), (False, "error"), ("mean", "mean")])
 def test_truncate(truncate: object, expected: str | None) -> None:
     assert parse(TEI, {"inputs": "a", "truncate": truncate}).truncate == expected
 
