@@ -144,8 +144,8 @@ def _with_input_type(fields: Fields, request: EmbedRequest, name: str, word: str
 
 def read_dimensions(fields: Fields, *, minimum: int = 0) -> int | None:
     """`dimensions` or `output_dimension`; 0 means none."""
-    values = {name: fields.whole_number(name, minimum=minimum) for name in ("dimensions", "output_dimension")}
-    return read_alike(fields, values) or None
+    names = ("dimensions", "output_dimension")
+    return read_alike(fields, {name: fields.whole_number(name, minimum=minimum) or None for name in names})
 
 
 def read_truncation(fields: Fields) -> Truncation:

@@ -184,13 +184,15 @@ class Fields:
             RequestError: "invalid" where a field has values in both places that are not the same text, number or flag.
         """
         value = self._read(name, lambda value: isinstance(value, dict), "an object")
+        inner: dict[str, Any] = value or {}
         outer = {key: item for key, item in self._values.items() if key != name}
-        for key, item in (value or {}).items():
+        for key, item in inner.items():
             # lists and objects are not compared: they may be nested deeply
             if outer.get(key) is not None and (isinstance(item, list | dict) or outer[key] != item):
                 message = f"{key} and {name}.{key} were sent. They mean the same. Send one of them."
                 raise RequestError(message, "invalid", param=key)
-        merged = Fields({**(value or {}), **outer}, self._parent)
+        values = inner | {key: item for key, item in outer.items() if item is not None or key not in inner}
+        merged = Fields(values, self._parent)
         merged._known, merged._nested = self._known, self._nested
         return merged
 
@@ -201,7 +203,7 @@ class Fields:
             RequestError: "invalid", with their names, where the body has `strict: true`.
         """
         strict = self.flag(STRICT)
-        names = [self.path(name) for name in self._values if name not in self._known]
+        names = [self.path(name) for name in self._values if self.has(name) and name not in self._known]
         names += [name for inner in self._nested for name in inner.unknown()]
         if names and strict:
             message = f"unknown fields: {list_some(map(shorten, names))}. strict is true. Leave them out."
