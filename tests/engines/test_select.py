@@ -265,10 +265,11 @@ def test_a_gpu_that_torch_does_not_see_is_refused_where_it_is_named(
     import torch
 
     gpus(seen=False)
-    for built, why in ((True, "no GPU is in reach"), (False, "it is built without CUDA")):
+    for built, why in ((True, "sees no GPU"), (False, "is built without CUDA")):
         monkeypatch.setattr(torch.backends.cuda, "is_built", lambda built=built: built)
         assert refused(**option) == (
-            f"device {option['device']!r} is not there for torch {torch.__version__}: {why}. Use device='cpu'."
+            f"device {option['device']!r}: no CUDA device was found, since torch {torch.__version__} {why}. "
+            "Use device='cpu'."
         )
 
 
