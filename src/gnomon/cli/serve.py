@@ -1,4 +1,4 @@
-"""gnomon serve: models behind HTTP."""
+"""gnomon serve: models over HTTP."""
 
 from __future__ import annotations
 

@@ -70,10 +70,10 @@ def _spread(setting: Setting, number: int) -> tuple[Any, ...]:
     if len(setting.values) == 1 and setting.row.spread != "position":
         return setting.values * number
     if len(setting.values) != number:
-        given, models = count(len(setting.values), "value"), count(number, "model")
+        values, models = count(len(setting.values), "value"), count(number, "model")
         rule = "one for each model" if setting.row.spread == "position" else "one for all models, or one for each"
         raise InputError(
-            f"{setting.label} has {given}, and there {'is' if number == 1 else 'are'} {models}. Give {rule}."
+            f"{setting.label} has {values}, and there {'is' if number == 1 else 'are'} {models}. Give {rule}."
         )
     return setting.values
 

@@ -25,7 +25,7 @@ ADDRESS = re.compile(r"\w+://")
 
 
 @dataclass(frozen=True)
-class Given:
+class Entry:
     """An option or variable with its texts."""
 
     row: Row
@@ -60,7 +60,7 @@ def collect_settings(
         InputError: a value that cannot be read or is refused; two options that contradict each other.
     """
     layers = [
-        [*([Given(MODELS, "MODEL", tuple(models))] if models else []), *_collect_typed(typed)],
+        [*([Entry(MODELS, "MODEL", tuple(models))] if models else []), *_collect_typed(typed)],
         _collect_variables(OWN, environ),
         _collect_variables(INFINITY, environ),
         _collect_variables(TEI, environ) if tei_env else [],
@@ -68,11 +68,11 @@ def collect_settings(
     settings: dict[str, Setting] = {}
     noted: set[str] = set()
     for layer in layers:
-        for given in layer:
-            if not given.row.acts and given.row.title not in noted:
-                _read(given)
-                noted.add(given.row.title)
-                note(f"{given.label} has no effect: {given.row.text}")
+        for entry in layer:
+            if not entry.row.acts and entry.row.title not in noted:
+                _read(entry)
+                noted.add(entry.row.title)
+                note(f"{entry.label} has no effect: {entry.row.text}")
         settings = _settle(layer) | settings
     for setting in settings.values():
         if setting.row.warning and any(value is not None for value in setting.values):
@@ -80,21 +80,21 @@ def collect_settings(
     return settings
 
 
-def _collect_typed(typed: Mapping[str, Any]) -> list[Given]:
-    collected: list[Given] = []
+def _collect_typed(typed: Mapping[str, Any]) -> list[Entry]:
+    collected: list[Entry] = []
     for name, parameter in PARAMETERS.items():
         value = typed[name]
         if value is None or value == () or (value is False and parameter.row.form == "flag"):
             continue
         label = parameter.flags[1 if value is False else 0]
         texts = value if isinstance(value, tuple) else (str(value),)
-        collected.append(Given(parameter.row, label, texts))
+        collected.append(Entry(parameter.row, label, texts))
     return collected
 
 
-def _collect_variables(rows: Sequence[Row], environ: Mapping[str, str]) -> list[Given]:
+def _collect_variables(rows: Sequence[Row], environ: Mapping[str, str]) -> list[Entry]:
     """The variables that are set; an empty one is not."""
-    collected: list[Given] = []
+    collected: list[Entry] = []
     for row in rows:
         text = environ.get(row.env or "", "")
         if not row.env or not text:
@@ -103,25 +103,25 @@ def _collect_variables(rows: Sequence[Row], environ: Mapping[str, str]) -> list[
             note(f"{row.env} is an address, as Kubernetes sets it for a service with such a name, and is not read.")
             continue
         parts = text.removesuffix(SEPARATOR).split(SEPARATOR) if row.is_list else [text]
-        collected.append(Given(row, row.env, tuple(parts)))
+        collected.append(Entry(row, row.env, tuple(parts)))
     return collected
 
 
-def _read(given: Given) -> tuple[Any, ...]:
-    return tuple(given.row.read(text, given.label) for text in given.texts)
+def _read(entry: Entry) -> tuple[Any, ...]:
+    return tuple(entry.row.read(text, entry.label) for text in entry.texts)
 
 
-def _settle(layer: Sequence[Given]) -> dict[str, Setting]:
+def _settle(layer: Sequence[Entry]) -> dict[str, Setting]:
     """The settings of one layer."""
     settings: dict[str, Setting] = {}
-    for given in layer:
-        if not given.row.acts:
+    for entry in layer:
+        if not entry.row.acts:
             continue
-        setting = Setting(given.row, given.label, _read(given))
-        if given.row.spread == "one":
+        setting = Setting(entry.row, entry.label, _read(entry))
+        if entry.row.spread == "one":
             setting = _choose_one(setting)
-        other = settings.get(given.row.field)
-        settings[given.row.field] = setting if other is None else _combine(other, setting)
+        other = settings.get(entry.row.field)
+        settings[entry.row.field] = setting if other is None else _combine(other, setting)
     return settings
 
 

@@ -79,7 +79,7 @@ INFINITY = name_variables(
             read=choices.ENGINE,
             spread="each",
             default="torch",
-            text="optimum is onnx here.",
+            text="The same; optimum is onnx here.",
         ),
         Row(
             flags=(
@@ -135,7 +135,7 @@ INFINITY = name_variables(
             warning=choices.POOLING_WARNING,
             text="As --pooling: in place of the model's own pooling.",
         ),
-        idle_switch("--compile", "false", "gnomon's engines have kernels of their own and compile nothing."),
+        idle_switch("--compile", "false", "no engine of gnomon uses torch.compile."),
         idle_switch("--bettertransformer", "true", "gnomon has its own attention in place of BetterTransformer."),
         Row(
             flags=(
@@ -153,11 +153,11 @@ INFINITY = name_variables(
             field="host",
             read=read_text,
             default="0.0.0.0",
-            text="The same. 0.0.0.0 after the word v2 only, with a warning where there is no API key.",
+            text="The same. Its default holds after the word v2 only, with a warning where there is no API key.",
         ),
         Row(flags=("--port",), field="port", read=read_port, default="7997", kubernetes=True, text="The same."),
         Row(flags=("--url-prefix",), field="url_prefix", read=read_prefix, text="The same."),
-        Row(flags=("--redirect-slash",), read=read_text, default="/docs", text="/ is the playground, or an answer."),
+        Row(flags=("--redirect-slash",), read=read_text, default="/docs", text="/ is the playground."),
         Row(flags=("--log-level",), field="log_level", read=read_log_level, default="info", text="The same."),
         Row(
             flags=(
@@ -202,7 +202,7 @@ INFINITY = name_variables(
         Row(
             env="INFINITY_HOME",
             read=read_text,
-            text="gnomon has no cache of vectors on disk here. HF_HOME is the folder of downloaded models.",
+            text="there is no cache of answers on disk. HF_HOME is the folder of downloaded models.",
         ),
     ),
 )

@@ -18,11 +18,11 @@ def describe_row(row: Row) -> str:
     return f"{text} Refused: {', '.join(refused)}." if refused else text
 
 
-def format_rows(rows: Sequence[Row], width: int) -> Iterator[str]:
+def format_rows(rows: Sequence[Row], columns: int) -> Iterator[str]:
     """Yield lines: option, variable and the peer's default; below it what it does here."""
     for row in rows:
         parts = [" / ".join(row.flags) if row.form == "switch" else ", ".join(row.flags), row.env or ""]
         head = "  ".join(part for part in parts if part)
         yield head + (f"  (there: {row.default})" if row.default else "")
-        lines = wrap_text(describe_row(row), width - INDENT, 99)
+        lines = wrap_text(describe_row(row), columns - INDENT, 99)
         yield from (" " * INDENT + line for line in lines)

@@ -197,7 +197,14 @@ OWN = name_variables(
             metavar="HOST",
             text="Address to listen on: 127.0.0.1 without an API key, 0.0.0.0 with one.",
         ),
-        Row(flags=("--port",), field="port", read=read_port, metavar="N", kubernetes=True, text="7997 by default."),
+        Row(
+            flags=("--port",),
+            field="port",
+            read=read_port,
+            metavar="N",
+            kubernetes=True,
+            text="Port to listen on; 7997 by default.",
+        ),
         Row(
             flags=("--uds",),
             field="uds",
@@ -217,10 +224,16 @@ OWN = name_variables(
             field="server",
             read=Choice(same("granian", "uvicorn")),
             metavar="NAME",
-            text="granian (default) or uvicorn.",
+            text="Library that serves: granian (default) or uvicorn.",
         ),
-        Row(flags=("--tls-cert",), field="tls_cert", read=read_file, metavar="FILE", text="Certificate for HTTPS."),
-        Row(flags=("--tls-key",), field="tls_key", read=read_file, metavar="FILE", text="Its key."),
+        Row(
+            flags=("--tls-cert",),
+            field="tls_cert",
+            read=read_file,
+            metavar="FILE",
+            text="Certificate of the server, for HTTPS.",
+        ),
+        Row(flags=("--tls-key",), field="tls_key", read=read_file, metavar="FILE", text="Key of the certificate."),
         Row(
             flags=("--tls-client-ca",),
             field="tls_client_ca",
@@ -269,7 +282,7 @@ OWN = name_variables(
             read=Switch("*", None),
             spread="all",
             form="switch",
-            text="Pages of any origin may.",
+            text="Web pages of any origin may call the server.",
         ),
         # limits
         Row(
@@ -277,21 +290,21 @@ OWN = name_variables(
             field="max_body_bytes",
             read=Size(1),
             metavar="SIZE",
-            text="Of a request, such as 64M; 32M by default.",
+            text="Largest body of a request, such as 64M; 32M by default.",
         ),
         Row(
             flags=("--max-inputs",),
             field="max_inputs",
             read=Whole(),
             metavar="N",
-            text="Of a request; 2048 by default.",
+            text="Most texts in a request; 2048 by default.",
         ),
         Row(
             flags=("--max-batch-tokens",),
             field="max_batch_tokens",
             read=Whole(),
             metavar="N",
-            text="Tokens of a batch; measured by default.",
+            text="Most tokens in a batch; measured by default.",
         ),
         Row(
             flags=("--batch-size",),
@@ -299,21 +312,21 @@ OWN = name_variables(
             read=Whole(),
             spread="each",
             metavar="N",
-            text="At most so many texts in a batch; by default the tokens alone decide.",
+            text="Most texts in a batch; by default the tokens alone decide.",
         ),
         Row(
             flags=("--max-queue-tokens",),
             field="max_queue_tokens",
             read=Whole(),
             metavar="N",
-            text="Tokens that may wait; more are answered 429. By default 4 seconds of work, and at least a million.",
+            text="Tokens that may wait; what exceeds them is answered 429. By default 4 seconds of work, and at least a million.",
         ),
         Row(
             flags=("--cache",),
             field="cache_bytes",
             read=Size(),
             metavar="SIZE",
-            text="Of the cache of answers, in memory; 256M by default, 0 for none.",
+            text="Size of the cache of answers, in memory; 256M by default, 0 for none.",
         ),
         Row(
             flags=("--tokenizer-threads",),
@@ -327,7 +340,7 @@ OWN = name_variables(
             field="request_timeout",
             read=Seconds(above_zero=True),
             metavar="SECONDS",
-            text="That a request may take; 60 by default.",
+            text="Time that a request may take; 60 by default.",
         ),
         # its life
         Row(
@@ -335,14 +348,14 @@ OWN = name_variables(
             field="drain_delay",
             read=Seconds(),
             metavar="SECONDS",
-            text="After SIGTERM, in which new requests are still taken; 5 by default.",
+            text="Time after SIGTERM in which new requests are still taken; 5 by default.",
         ),
         Row(
             flags=("--drain-timeout",),
             field="drain_timeout",
             read=Seconds(),
             metavar="SECONDS",
-            text="After that, in which requests may end; 25 by default.",
+            text="Time after that in which requests may end; 25 by default.",
         ),
         Row(
             flags=(
@@ -372,7 +385,7 @@ OWN = name_variables(
             field="playground",
             read=Switch(),
             form="switch",
-            text="The page at / (default).",
+            text="Show a page at / to try the models (default).",
         ),
         # what is seen of it
         Row(
@@ -380,7 +393,7 @@ OWN = name_variables(
             field="log_format",
             read=Choice(same("text", "json")),
             metavar="FORM",
-            text="text (default) or json.",
+            text="Form of log lines: text (default) or json.",
         ),
         Row(
             flags=("--log-level",),

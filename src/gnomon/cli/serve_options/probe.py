@@ -47,13 +47,13 @@ def probe_server(url: str) -> tuple[bool, str]:
     if parts.scheme not in ("http", "https") or not host:
         raise InputError(f"--probe {url!r} is not an address. Give one such as http://127.0.0.1:7997.")
     path = parts.path if parts.path not in ("", "/") else PATH
-    shown = f"{parts.scheme}://{parts.netloc}{path}"
+    address = f"{parts.scheme}://{parts.netloc}{path}"
     if parts.scheme == "http":
-        return _request(http.client.HTTPConnection(host, port, timeout=TIMEOUT), path, shown)
+        return _request(http.client.HTTPConnection(host, port, timeout=TIMEOUT), path, address)
     context = ssl.create_default_context()
     if host in LOCAL:  # certificates are made for the name that clients use
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    return _request(http.client.HTTPSConnection(host, port, timeout=TIMEOUT, context=context), path, shown)
+    return _request(http.client.HTTPSConnection(host, port, timeout=TIMEOUT, context=context), path, address)
 
 
 def probe_socket(path: Path) -> tuple[bool, str]:
@@ -67,12 +67,12 @@ def local_url(host: str, port: int, *, has_tls: bool) -> str:
     return f"{'https' if has_tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}{PATH}"
 
 
-def _request(connection: http.client.HTTPConnection, path: str, shown: str) -> tuple[bool, str]:
+def _request(connection: http.client.HTTPConnection, path: str, address: str) -> tuple[bool, str]:
     try:
         connection.request("GET", path)
         status = connection.getresponse().status
     except (OSError, http.client.HTTPException) as error:
-        return False, f"not ready: {shown} does not answer ({error or type(error).__name__})"
+        return False, f"not ready: {address} does not answer ({error or type(error).__name__})"
     finally:
         connection.close()
-    return status == 200, f"{'ready' if status == 200 else 'not ready'}: {shown} answered {status}"
+    return status == 200, f"{'ready' if status == 200 else 'not ready'}: {address} answered {status}"

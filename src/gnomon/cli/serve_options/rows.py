@@ -30,7 +30,7 @@ class Row:
     flags: tuple[str, ...] = ()
     """Empty for a row that has an environment variable only. A switch has two: --x and --no-x."""
     env: str | None = None
-    """The environment variable; "" where there is none. `name_variables` fills it in."""
+    """The environment variable; "" if it has no variable. `name_variables` fills it in."""
     field: str = NO_EFFECT
     """The field of `ServeOptions` or `ModelOptions` that it sets, or "source" or "device_id"."""
     read: Reader

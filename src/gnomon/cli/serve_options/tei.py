@@ -235,7 +235,7 @@ TEI = name_variables(
             text="The same; no origin by default.",
         ),
         Row(env="LOG_LEVEL", field="log_level", read=read_log_level, default="info", text="As --log-level."),
-        Row(env="TASK", read=read_text, text="/ tells requests for similarities by their keys."),
+        Row(env="TASK", read=read_text, text="/ recognises requests for similarities by their keys."),
         Row(env="HF_HUB_USER_AGENT_ORIGIN", read=read_text, text="gnomon sends no origin to the hub."),
         Row(
             env="AIP_HTTP_PORT",
