@@ -359,7 +359,7 @@ def test_without_torch_and_without_a_gpu_torch_is_not_what_is_missing(
 
     monkeypatch.setattr(select, "has_torch", lambda: False)
     monkeypatch.setattr(select, "has_gpu_driver", lambda: False)
-    fails(run("encode", gist, texts, "-", "--device", "cuda:1"), "'cuda:1': no CUDA device was found.*--device cpu")
+    fails(run("encode", gist, texts, "-", "--device", "cuda:1"), "device 'cuda:1': no CUDA device was found, since")
 
 
 @pytest.mark.slow

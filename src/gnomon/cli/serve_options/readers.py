@@ -56,7 +56,7 @@ def read_key(text: str, label: str) -> str:
     if not (text.isascii() and text.isprintable() and " " not in text):
         raise InputError(
             f"{label} has a space, a control character or one outside ASCII. A header cannot carry it. "
-            "Make a key of letters and digits."
+            "Remove it; often it is a line break at the end."
         )
     return text
 
