@@ -307,8 +307,14 @@ def test_a_wrong_option_fails_before_the_work(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--device", "cuda"], "device 'cuda' is not there for torch {torch}: no GPU is in reach. Use --device cpu."),
-        (["--device", "cuda:0,cuda:1"], "device 'cuda:0' is not there for torch {torch}: no GPU is in reach. Use"),
+        (
+            ["--device", "cuda"],
+            "device 'cuda': no CUDA device was found, since torch {torch} sees no GPU. Use --device cpu.",
+        ),
+        (
+            ["--device", "cuda:0,cuda:1"],
+            "device 'cuda:0': no CUDA device was found, since torch {torch} sees no GPU. Use",
+        ),
         (["--dtype", "bfloat16"], "in this machine's cpu, which has no arithmetic for it; use --dtype float32."),
         (["--device", "cpu,cpu", "--dtype", "float16"], "has no arithmetic for it; use --dtype float32."),
     ],
@@ -342,7 +348,18 @@ def test_torch_that_is_missing_is_one_line(
     from gnomon.engines import select
 
     monkeypatch.setattr(select, "has_torch", lambda: False)
+    monkeypatch.setattr(select, "has_gpu_driver", lambda: True)
     fails(run("encode", gist, texts, "-", *options), f"the package torch is not installed. {advise_install('torch')}")
+
+
+def test_without_torch_and_without_a_gpu_torch_is_not_what_is_missing(
+    run: Run, gist: Path, texts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gnomon.engines import select
+
+    monkeypatch.setattr(select, "has_torch", lambda: False)
+    monkeypatch.setattr(select, "has_gpu_driver", lambda: False)
+    fails(run("encode", gist, texts, "-", "--device", "cuda:1"), "device 'cuda:1': no CUDA device was found, since")
 
 
 @pytest.mark.slow

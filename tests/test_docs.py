@@ -20,6 +20,10 @@ from click import Option
 from pages import DOCS, ROOT, Link, find_headings, find_links, find_sentences, github_anchors, site_anchors
 
 from gnomon.cli import main
+from gnomon.cli.serve_options.infinity import INFINITY
+from gnomon.cli.serve_options.own import OWN
+from gnomon.cli.serve_options.rows import Row
+from gnomon.cli.serve_options.tei import TEI
 from gnomon.train.recipe.parse import keys_of
 
 PAGES = sorted(DOCS.rglob("*.md"))
@@ -126,7 +130,7 @@ def test_long_sentences_are_found(tmp_path: Path) -> None:
 # ---- pages that are written from the source
 
 
-@pytest.mark.parametrize("name", ["cli_page", "recipe_page"])
+@pytest.mark.parametrize("name", ["cli_page", "recipe_page", "serve_page"])
 def test_a_generated_page_is_what_its_script_writes(name: str) -> None:
     script = runpy.run_path(str(ROOT / "scripts" / f"{name}.py"))
     written = script["PAGE"].read_text("utf-8")
@@ -149,7 +153,7 @@ def test_every_key_of_a_recipe_is_on_its_page() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["cli_page", "recipe_page"])
+@pytest.mark.parametrize("name", ["cli_page", "recipe_page", "serve_page"])
 def test_the_scripts_import_no_torch(name: str) -> None:
     code = f"""
 import runpy, sys
@@ -164,8 +168,21 @@ def test_every_command_and_option_is_on_its_page() -> None:
     pages = {name: text for name, _, text in (section.partition("\n") for section in sections[1:])}
     assert sorted(pages) == sorted(main.commands)
     for name, command in main.commands.items():
-        options = [option for param in command.params if isinstance(param, Option) for option in param.opts]
+        shown = [param for param in command.params if isinstance(param, Option) and not param.hidden]
+        options = [option for param in shown for option in param.opts]
         assert [option for option in options if f"`{option}`" not in pages[name]] == [], name
+
+
+@pytest.mark.parametrize("table", [OWN, INFINITY, TEI], ids=["own", "infinity", "tei"])
+def test_every_option_of_the_server_is_on_its_page(table: tuple[Row, ...]) -> None:
+    """Those of the peers with what they do here, too."""
+    page = (DOCS / "reference/serve-options.md").read_text("utf-8")
+    cells = {tuple(re.findall(r"`([^`]+)`", line.rpartition(" | ")[0])): line for line in page.splitlines()}
+    assert len(table) > 30
+    for row in table:
+        names = tuple(filter(None, (row.env, *row.flags) if table is OWN else (*row.flags, row.env)))
+        line = next(line for key, line in cells.items() if key[: len(names)] == names)
+        assert ("No effect: " in line) == (not row.acts)
 
 
 @pytest.mark.parametrize("page", sorted((DOCS / "reference" / "api").glob("*.md")), ids=lambda page: page.stem)
@@ -207,6 +224,6 @@ def test_the_metadata_is_complete() -> None:
     classifiers = {line.partition(" :: ")[0] for line in project["classifiers"]}
     assert {"Development Status", "Intended Audience", "Operating System", "Topic"} <= classifiers
     assert {"authors", "description", "keywords", "license", "readme", "requires-python"} <= project.keys()
-    extras = {"parquet", "openvino", "torch", "train", "evaluate", "all", "docs", "dev"}
+    extras = {"parquet", "openvino", "torch", "train", "evaluate", "serve", "all", "docs", "dev"}
     assert {*project["optional-dependencies"]} == extras
     assert "serve" not in project["description"]

@@ -265,10 +265,11 @@ def test_a_gpu_that_torch_does_not_see_is_refused_where_it_is_named(
     import torch
 
     gpus(seen=False)
-    for built, why in ((True, "no GPU is in reach"), (False, "it is built without CUDA")):
+    for built, why in ((True, "sees no GPU"), (False, "is built without CUDA")):
         monkeypatch.setattr(torch.backends.cuda, "is_built", lambda built=built: built)
         assert refused(**option) == (
-            f"device {option['device']!r} is not there for torch {torch.__version__}: {why}. Use device='cpu'."
+            f"device {option['device']!r}: no CUDA device was found, since torch {torch.__version__} {why}. "
+            "Use device='cpu'."
         )
 
 
@@ -327,11 +328,24 @@ def test_the_notice_of_a_load_points_at_its_line(
 @pytest.mark.parametrize(
     "option", [{"engine": "torch"}, {"dtype": "bfloat16"}, {"device": "cuda"}, {"device": "mps"}, {"device": "cuda:0"}]
 )
-def test_torch_that_is_missing_and_needed_names_the_extra(option: dict[str, Any], no_torch: None) -> None:
+def test_torch_that_is_missing_and_needed_names_the_extra(
+    option: dict[str, Any], no_torch: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(select, "has_gpu_driver", lambda: "device" in option)
     assert not select.has_torch()
     with pytest.raises(ExtraError) as caught:
         EngineOptions.from_arguments(**FINE | option)
     assert str(caught.value) == NO_TORCH
+
+
+@pytest.mark.parametrize("option", [{"device": "cuda"}, {"device": "cuda:1", "dtype": "bfloat16", "engine": "torch"}])
+def test_a_machine_without_a_gpu_does_not_need_torch_to_say_so(
+    option: dict[str, Any], no_torch: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(select, "has_gpu_driver", lambda: False)
+    message = refused(**option)
+    assert f"device {option['device']!r}: no CUDA device was found" in message
+    assert "device='cpu'" in message
 
 
 def test_torch_that_is_blocked_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from gnomon import interrupts
-from gnomon.cli import cache, compare, encode, evaluate, inspect, report, save, search, similarity, train, verify
+from gnomon.cli import cache, compare, encode, evaluate, inspect, report, save, search, serve, similarity, train, verify
 from gnomon.cli.shared import echo_stderr, redirect_to_devnull
 from gnomon.errors import GnomonError, Notice
 from gnomon.terminal import format_error, prepare_streams, terminal_width, wrap_text
@@ -111,5 +111,6 @@ for _command in (
     compare.compare,
     report.report,
     train.train,
+    serve.command,
 ):
     main.add_command(_command)

@@ -216,17 +216,18 @@ def open_corpus_cache() -> CorpusCache:
     from gnomon.search import CorpusCache
 
     folder, size = os.environ.get(FOLDER_VARIABLE), os.environ.get(SIZE_VARIABLE, "").strip()
-    return CorpusCache(Path(folder) if folder else None, max_bytes=_parse_size(size) if size else None)
-
-
-def _parse_size(text: str) -> int:
-    """Bytes of a size such as "500M" or "2GiB"."""
-    match = SIZE_PATTERN.fullmatch(text)
-    if not match:
+    max_bytes = parse_size(size) if size else None
+    if size and max_bytes is None:
         raise InputError(
-            f"{SIZE_VARIABLE} is {text!r}. It must be a number of bytes, such as 500M or 2G. Correct or unset it."
+            f"{SIZE_VARIABLE} is {size!r}. It must be a number of bytes, such as 500M or 2G. Correct or unset it."
         )
-    return int(match[1]) << (10 * " KMGT".index(match[2].upper() or " "))
+    return CorpusCache(Path(folder) if folder else None, max_bytes=max_bytes)
+
+
+def parse_size(text: str) -> int | None:
+    """Bytes of a size such as "500M" or "2GiB"; None if it is not one."""
+    match = SIZE_PATTERN.fullmatch(text)
+    return int(match[1]) << (10 * " KMGT".index(match[2].upper() or " ")) if match else None
 
 
 # ---- texts that a command reads

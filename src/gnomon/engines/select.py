@@ -227,6 +227,11 @@ def _join_choices(name: str, values: Sequence[str]) -> str:
 def _resolve_torch_dtype(devices: Sequence[str], dtype: str) -> str:
     """The dtype to run in; devices and dtype are there."""
     if not has_torch():
+        if devices[0].startswith("cuda") and not has_gpu_driver():
+            raise InputError(
+                f"device {devices[0]!r}: no CUDA device was found, since this machine has no driver for a GPU. "
+                "Use device='cpu'."
+            )
         raise ExtraError(f"the package torch is not installed. {advise_install('torch')}")
     from gnomon.engines.torch.devices import auto_dtype, check_device, check_dtype
 

@@ -65,11 +65,11 @@ def test_a_number_beyond_the_gpus_is_told_the_others(capabilities: Any, name: st
 
 
 @pytest.mark.parametrize("name", ["cuda", "cuda:0", "cuda:5"])
-@pytest.mark.parametrize(("built", "why"), [(True, "no GPU is in reach"), (False, "it is built without CUDA")])
+@pytest.mark.parametrize(("built", "why"), [(True, "sees no GPU"), (False, "is built without CUDA")])
 def test_no_gpu_for_this_torch(name: str, built: bool, why: str, gpus: Gpus, monkeypatch: pytest.MonkeyPatch) -> None:
     gpus()
     monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: built)
-    message = f"device {name!r} is not there for torch {torch.__version__}: {why}. Use device='cpu'."
+    message = f"device {name!r}: no CUDA device was found, since torch {torch.__version__} {why}. Use device='cpu'."
     assert refused(check_device, name) == message
 
 

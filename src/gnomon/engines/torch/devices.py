@@ -14,8 +14,10 @@ def check_device(name: str) -> None:
     """
     kind, _, number = name.partition(":")
     if kind == "cuda" and not torch.cuda.is_available():
-        why = "no GPU is in reach" if torch.backends.cuda.is_built() else "it is built without CUDA"
-        raise InputError(f"device {name!r} is not there for torch {torch.__version__}: {why}. Use device='cpu'.")
+        why = "sees no GPU" if torch.backends.cuda.is_built() else "is built without CUDA"
+        raise InputError(
+            f"device {name!r}: no CUDA device was found, since torch {torch.__version__} {why}. Use device='cpu'."
+        )
     if kind == "cuda" and number and int(number) >= torch.cuda.device_count():
         there = ", ".join(f"cuda:{index}" for index in range(torch.cuda.device_count()))
         raise InputError(f"device {name!r} is not there; there are {there}.")
