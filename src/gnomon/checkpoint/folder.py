@@ -35,7 +35,7 @@ from gnomon.checkpoint.tokenizer_settings import SIDE_FILES
 from gnomon.checkpoint.tokenizer_versions import MAX_NAMES
 from gnomon.checkpoint.transformer_settings import CALL_KEYS, NO_LIMIT, TransformerSettings, read_transformer_settings
 from gnomon.checkpoint.weights import check_floating, match_arrays, read_weights
-from gnomon.errors import ModelError, NotAModelError, UnsupportedError, WeightsError
+from gnomon.errors import InputError, ModelError, NotAModelError, UnsupportedError, WeightsError
 from gnomon.inputs import as_whole_number
 from gnomon.messages import check_choice, list_some
 from gnomon.spec import (

@@ -125,7 +125,7 @@ class ServedModel:
             RequestError: dimensions that the model does not have.
         """
         try:
-            options = EncodeOptions(dim=dimensions or self.options.dim, normalize_embeddings=normalize)
+            options = EncodeOptions(dim=dimensions or self.options.dim, normalize_embeddings=normalize is not False)
             postprocessor = self.encoder.make_postprocessor(options)
         except InputError as error:
             dims = ", ".join(map(str, self.encoder.dims))

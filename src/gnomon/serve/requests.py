@@ -53,7 +53,9 @@ class EmbedRequest(TextRequest):
     dimensions: int | None = None
     """One of the model's dimensions: a head of that size, or a prefix that the model declares."""
     normalize: bool | None = None
-    """True for unit length; False for vectors before the model's own normalisation; None leaves it to the model."""
+    """False for vectors before the model's own normalisation. True and None for unit length: clients of the other
+    servers expect it, and compare vectors by their dot product.
+    """
     vector_types: tuple[VectorType, ...] = ("float",)
     """The types of vectors in the answer, without repetition."""
     interactive: bool | None = None
