@@ -475,7 +475,7 @@ def test_options_that_agree_do_not(server: Server) -> None:
         (["--embedding-dtype", "int8"], ["int8", "--ranges FILE", "binary"]),
         (["--embedding-dtype", "uint8"], ["uint8", "--ranges FILE"]),
         (["--embedding-dtype", "float64"], ["'float64'", "ubinary"]),
-        (["--ranges", "none.npy"], ["--ranges", "none.npy", "no such file"]),
+        (["--ranges", "none.npy"], ["--ranges", "none.npy", "not a file"]),
         (["--ranges", "keys.txt"], ["keys.txt", ".npy"]),
         (["--dense-path", "2_Dense"], ["--dense-path", "2_Dense", "--dim N"]),
         (["--dense-path", "heads/2_Dense_256"], ["--dense-path", "--dim N"]),

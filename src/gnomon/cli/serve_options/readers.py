@@ -45,7 +45,7 @@ def read_path(text: str, label: str) -> Path | None:
 def read_file(text: str, label: str) -> Path:
     path = Path(text).expanduser()
     if not path.is_file():
-        raise InputError(f"{label} is {shorten(text)}, and there is no such file. Correct the path.")
+        raise InputError(f"{label} is {shorten(text)}, which is not a file. Correct the path.")
     return path
 
 
