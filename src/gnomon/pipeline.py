@@ -285,7 +285,7 @@ def check_ids(spec: ModelSpec, ids_T: Ids, position: int) -> None:
     """Check that a model can read the token ids of a text.
 
     Raises:
-        InputError: there are none, or one has no row in the embedding table.
+        InputError: it has no ids, or one of them has no row in the embedding table.
     """
     if not ids_T.size and not isinstance(spec.trunk, StaticSpec):
         raise InputError(f"text {position} has no tokens, and this model's tokenizer adds none; leave it out.")

@@ -23,16 +23,16 @@ from gnomon.serve.exchange import DisconnectedError, Exchange, Receive, Scope, S
 from gnomon.serve.logs import log
 from gnomon.serve.metrics import CLIENT_GONE, Metrics
 from gnomon.serve.models import ModelRegistry, ServedModel, load_encoder
-from gnomon.serve.operations import ENDPOINTS, Endpoint, Visit
+from gnomon.serve.operations import ENDPOINTS
 from gnomon.serve.options import ModelOptions, ServeOptions
 from gnomon.serve.requests import Answer, RequestError
 from gnomon.serve.service import Call, ClientGoneError, Service
 from gnomon.serve.tracing import Tracer
+from gnomon.serve.visit import Endpoint, Probe, Visit
 from gnomon.serve.wire.errors import render_openai_error
 from gnomon.serve.wire.vectors import json_answer
 
 State = Literal["loading", "ready", "draining", "stopped"]
-Probe = Literal["startup", "ready", "health", "live"]
 
 LOADING_RETRY_SECONDS = 5.0
 WATCH_SECONDS = 1.0
@@ -244,6 +244,9 @@ class App:
             reads_cache="no-store" not in (exchange.header("cache-control") or ""),
             request_id=exchange.request_id,
         )
+
+    def render_metrics(self) -> bytes:
+        return self.metrics.render()
 
     def check_admin(self, exchange: Exchange) -> None:
         """

@@ -47,7 +47,8 @@ class ApiKeys:
             return ""
         sent = _read_key(exchange)
         digest = _hash(sent)
-        matches = [compare_digest(digest, each) for each in self._hashes]  # all of them: the time tells nothing
+        # all of them, so that the time does not depend on the key
+        matches = [compare_digest(digest, each) for each in self._hashes]
         if not sent or not any(matches):
             raise RequestError(
                 "the API key is missing or wrong. Send it as 'Authorization: Bearer KEY'.",

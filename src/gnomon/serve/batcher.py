@@ -201,7 +201,7 @@ class Batcher:
             self.counters.cancelled += 1
             self._close_job(job)
             for work in job.works:
-                if not work.wanted:
+                if not work.is_awaited:
                     self._queue.remove(work)
                     self._forget(work)
             job.works.clear()
@@ -263,10 +263,10 @@ class Batcher:
                 self._queue.put_back(step)
                 return None
             queue = self._queue
-            wanted = all(entry.work.wanted for entry in step.entries)
+            awaited = all(entry.work.is_awaited for entry in step.entries)
             overtaken = step.lane == "bulk" and queue.num_entries("interactive") > 0
             grows = queue.version != step.version and 2 * step.num_tokens < queue.budget
-            if wanted and not overtaken and not grows:
+            if awaited and not overtaken and not grows:
                 self._begin(step)
                 return step, packed
             queue.put_back(step)
@@ -328,7 +328,7 @@ class Batcher:
 
     def _deliver_entry(self, entry: Entry, outcome: Outcome, began: float, seconds: float, done: list[Job]) -> None:
         work = entry.work
-        if not work.wanted:
+        if not work.is_awaited:
             return
         if isinstance(outcome, str) or not np.isfinite(outcome).all():
             work.failed = True

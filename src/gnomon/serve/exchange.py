@@ -108,10 +108,10 @@ class Exchange:
         await self._send({"type": "http.response.body", "body": body})
 
 
-def _read_request_id(given: str | None) -> str:
+def _read_request_id(sent: str | None) -> str:
     """The client's own, where it is printable and short; else a new one."""
-    if given and len(given) <= MAX_REQUEST_ID and given.isascii() and given.isprintable():
-        return given
+    if sent and len(sent) <= MAX_REQUEST_ID and sent.isascii() and sent.isprintable():
+        return sent
     return uuid4().hex
 
 

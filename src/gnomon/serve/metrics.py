@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter as Tally
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -121,7 +121,7 @@ class _TeiMetrics:
     """TEI's metrics. Its counters do not end in _total, so they are written as untyped ones."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.counts: Tally[tuple[str, str, str]] = Tally()
+        self.counts: defaultdict[tuple[str, str, str], int] = defaultdict(int)
         """(name, label, its value) -> count."""
 
         def histogram(name: str, text: str, buckets: Iterable[float] = TEI_SECONDS) -> Histogram:
@@ -207,7 +207,7 @@ COUNTERS = {
 
 
 class _StateCollector:
-    """What batchers and caches count themselves, read when it is asked for."""
+    """What batchers and caches count themselves, read at each scrape."""
 
     def __init__(self, service: Service) -> None:
         self.service = service

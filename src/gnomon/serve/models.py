@@ -90,7 +90,7 @@ class ServedModel:
         self.ranges_2D = None if options.ranges is None else _read_ranges(options, encoder)
         self.fingerprint = encoder.fingerprint
         self.salt = blake2b(f"{self.fingerprint} {encoder.engine.identity}".encode(), digest_size=16).digest()
-        """Tells this model's texts in the answer cache from those of another."""
+        """Part of the keys of its texts in the answer cache, where other models have texts, too."""
         test_engine(encoder)
         self.batch_tokens = serve.max_batch_tokens or encoder.engine.budget(EVERY_TOKEN)
         self.batcher = Batcher(

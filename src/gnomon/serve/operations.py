@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from importlib.resources import files
-from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from gnomon.serve.requests import Answer, EmbedRequest, EmbedResult, RequestError
-from gnomon.serve.service import INLINE_NUMBERS, Call
+from gnomon.serve.service import INLINE_NUMBERS
+from gnomon.serve.visit import NO_METHODS, Endpoint, Operation, Visit
 from gnomon.serve.wire import cohere, ollama, openai, tei
 from gnomon.serve.wire.choose import (
     choose_embeddings_dialect,
@@ -26,46 +26,7 @@ from gnomon.serve.wire.fields import Fields, parse_body
 from gnomon.serve.wire.inputs import check_inputs, check_texts
 from gnomon.serve.wire.vectors import answer_raw, json_answer
 
-if TYPE_CHECKING:
-    from gnomon.serve.app import App
-    from gnomon.serve.exchange import Exchange
-
-
-class Visit:
-    """A request while an operation answers it."""
-
-    def __init__(self, app: App, exchange: Exchange, call: Call, parameters: Mapping[str, str]) -> None:
-        self.app, self.exchange, self.call, self.parameters = app, exchange, call, parameters
-        self.render_error: Callable[[RequestError], Answer] = render_openai_error
-        """The shape of errors, once the dialect is known."""
-
-    async def read_fields(self) -> Fields:
-        """The body. The client's leaving is noticed from here on."""
-        body = await self.exchange.read_body(self.app.options.max_body_bytes)
-        self.exchange.watch(self.call.disconnect)
-        return parse_body(body)
-
-
-Operation = Callable[[Visit], Awaitable[Answer]]
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """What answers a path: an operation per method."""
-
-    path: str
-    operations: Mapping[str, Operation]
-    render_error: Callable[[RequestError], Answer] = render_openai_error
-    guarded_methods: frozenset[str] = frozenset({"GET", "HEAD", "POST"})
-    """The methods that need an API key, where there are any."""
-    needs_models: bool = True
-    """Whether it is refused while no model is ready."""
-
-
 # ---- vectors
-
-
-NO_METHODS: frozenset[str] = frozenset()
 
 
 async def embed(visit: Visit, dialect: Dialect, *, fields: Fields | None = None, model: str | None = None) -> Answer:
@@ -81,14 +42,14 @@ async def embed(visit: Visit, dialect: Dialect, *, fields: Fields | None = None,
     if model is not None and request.model is None:
         request = replace(request, model=model)
     visit.call.num_unknown_fields = len(request.unknown_fields)
-    check_inputs(request, visit.app.options.max_inputs, visit.app.options.empty, dialect.input_field)
+    check_inputs(request, visit.host.options.max_inputs, visit.host.options.empty, dialect.input_field)
     visit.call.counts = True
     token_ids = "model" if dialect is tei.TEI else None
-    result = await visit.app.service.embed(request, visit.call, token_ids)
+    result = await visit.host.service.embed(request, visit.call, token_ids)
     render = partial(_render, dialect, request, result, visit.exchange.header("accept"), visit.exchange.request_id)
     if result.vectors_BD.size <= INLINE_NUMBERS:
         return render()
-    return await visit.app.service.run_in_thread(render)
+    return await visit.host.service.run_in_thread(render)
 
 
 def _render(
@@ -99,13 +60,13 @@ def _render(
 
 
 async def embed_chosen(visit: Visit) -> Answer:
-    """`/embeddings`: the dialect is told by the fields."""
+    """`/embeddings`: the fields show the dialect."""
     fields = await visit.read_fields()
     return await embed(visit, choose_embeddings_dialect(fields), fields=fields)
 
 
 async def embed_root(visit: Visit) -> Answer:
-    """`POST /`: TEI's three operations, told apart by the fields."""
+    """`POST /`: TEI's three operations; the fields show which."""
     visit.render_error = render_tei_error
     fields = await visit.read_fields()
     operation = choose_root_operation(fields)
@@ -119,18 +80,18 @@ async def embed_root(visit: Visit) -> Answer:
 async def embed_all(visit: Visit) -> Answer:
     visit.render_error = render_tei_error
     request = tei.parse_embed_all(await visit.read_fields())
-    check_inputs(request, visit.app.options.max_inputs, visit.app.options.empty, "inputs")
-    return tei.render_states(await visit.app.service.states(request, visit.call))
+    check_inputs(request, visit.host.options.max_inputs, visit.host.options.empty, "inputs")
+    return tei.render_states(await visit.host.service.states(request, visit.call))
 
 
 async def similarity(visit: Visit, *, fields: Fields | None = None) -> Answer:
     visit.render_error = render_tei_error
     request = tei.parse_similarity(await visit.read_fields() if fields is None else fields)
     texts = [request.source, *request.texts]
-    check_texts(request.texts, visit.app.options.max_inputs - 1, visit.app.options.empty, "sentences")
-    check_texts(texts, visit.app.options.max_inputs, visit.app.options.empty, "inputs")
+    check_texts(request.texts, visit.host.options.max_inputs - 1, visit.host.options.empty, "sentences")
+    check_texts(texts, visit.host.options.max_inputs, visit.host.options.empty, "inputs")
     visit.call.counts = True
-    scores, result = await visit.app.service.similarity(request, visit.call)
+    scores, result = await visit.host.service.similarity(request, visit.call)
     return tei.render_similarity(scores, result)
 
 
@@ -142,20 +103,20 @@ async def tokenize(visit: Visit) -> Answer:
     dialect = choose_tokenize_dialect(fields)
     visit.render_error = dialect.render_error
     request = dialect.parse(fields)
-    check_texts(request.texts, visit.app.options.max_inputs, "embed", "inputs")
-    tokens, model = await visit.app.service.tokenize(request, visit.call)
+    check_texts(request.texts, visit.host.options.max_inputs, "embed", "inputs")
+    tokens, model = await visit.host.service.tokenize(request, visit.call)
     return dialect.render(request, tokens, model.info())
 
 
 async def decode(visit: Visit) -> Answer:
     visit.render_error = render_tei_error
     request = tei.parse_decode(await visit.read_fields())
-    return tei.render_decode(await visit.app.service.decode(request, visit.call))
+    return tei.render_decode(await visit.host.service.decode(request, visit.call))
 
 
 async def detokenize(visit: Visit) -> Answer:
     request = openai.parse_detokenize(await visit.read_fields())
-    return openai.render_detokenize(await visit.app.service.decode(request, visit.call))
+    return openai.render_detokenize(await visit.host.service.decode(request, visit.call))
 
 
 # ---- other kinds of models
@@ -193,33 +154,33 @@ def refuse(what: str, render_error: Callable[[RequestError], Answer]) -> Operati
 
 
 async def list_models(visit: Visit) -> Answer:
-    return openai.render_models(model.info() for model in visit.app.service.models)
+    return openai.render_models(model.info() for model in visit.host.service.models)
 
 
 async def show_model(visit: Visit) -> Answer:
     name = visit.parameters["name"]
-    model = visit.app.service.models.find_known(name)
+    model = visit.host.service.models.find_known(name)
     return openai.render_model(model.info(), name)
 
 
 async def show_info(visit: Visit) -> Answer:
-    app = visit.app
-    models = [*app.service.models]
+    host = visit.host
+    models = [*host.service.models]
     texts = models[0].options.max_batch_texts
     limits = tei.Limits(
-        max_concurrent_requests=app.options.max_queue_texts or 2**31 - 1,
+        max_concurrent_requests=host.options.max_queue_texts or 2**31 - 1,
         max_batch_tokens=models[0].batch_tokens,
         max_batch_requests=texts,
-        max_client_batch_size=app.options.max_inputs,
-        auto_truncate=app.options.truncate != "error",
-        tokenization_workers=app.service.num_threads,
+        max_client_batch_size=host.options.max_inputs,
+        auto_truncate=host.options.truncate != "error",
+        tokenization_workers=host.service.num_threads,
         version=version("gnomon"),
     )
     return tei.render_info(models[0].info(), limits, [model.name for model in models])
 
 
 async def list_ollama_tags(visit: Visit) -> Answer:
-    return ollama.render_tags(model.info() for model in visit.app.service.models)
+    return ollama.render_tags(model.info() for model in visit.host.service.models)
 
 
 async def show_ollama_version(visit: Visit) -> Answer:
@@ -229,41 +190,41 @@ async def show_ollama_version(visit: Visit) -> Answer:
 async def show_metrics(visit: Visit) -> Answer:
     from gnomon.serve.metrics import CONTENT_TYPE
 
-    return Answer(visit.app.metrics.render(), content_type=CONTENT_TYPE)
+    return Answer(visit.host.render_metrics(), content_type=CONTENT_TYPE)
 
 
 # ---- operations
 
 
 async def show_startup(visit: Visit) -> Answer:
-    return visit.app.answer_probe("startup")
+    return visit.host.answer_probe("startup")
 
 
 async def show_ready(visit: Visit) -> Answer:
-    return visit.app.answer_probe("ready")
+    return visit.host.answer_probe("ready")
 
 
 async def show_health(visit: Visit) -> Answer:
-    return visit.app.answer_probe("health")
+    return visit.host.answer_probe("health")
 
 
 async def show_liveness(visit: Visit) -> Answer:
-    return visit.app.answer_probe("live")
+    return visit.host.answer_probe("live")
 
 
 async def reload_models(visit: Visit) -> Answer:
     """`POST /admin/reload`: load all models again, or one of another revision: {"model": ..., "revision": ...}."""
-    visit.app.check_admin(visit.exchange)
-    body = await visit.exchange.read_body(visit.app.options.max_body_bytes)
+    visit.host.check_admin(visit.exchange)
+    body = await visit.exchange.read_body(visit.host.options.max_body_bytes)
     fields = parse_body(body or b"{}")
     name, revision = fields.text("model"), fields.text("revision")
-    await visit.app.reload(name, revision)
-    return json_answer({"models": {model.name: model.fingerprint for model in visit.app.service.models}})
+    await visit.host.reload(name, revision)
+    return json_answer({"models": {model.name: model.fingerprint for model in visit.host.service.models}})
 
 
 async def show_playground(visit: Visit) -> Answer:
-    if not visit.app.options.playground:
-        return visit.app.answer_probe("health")
+    if not visit.host.options.playground:
+        return visit.host.answer_probe("health")
     page = files("gnomon.serve").joinpath("playground.html").read_bytes()
     headers = {
         "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "

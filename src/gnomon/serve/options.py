@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -33,7 +33,7 @@ class ModelOptions:
     threads: int | None = None
     max_seq_length: int | None = None
     cache_dir: str | None = None
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
     local_files_only: bool = False
     pooling: str | None = None
     """"mean", "cls" or "lasttoken" in place of the model's own pooling; it changes the fingerprint."""
@@ -65,10 +65,10 @@ class ServeOptions:
     tls_cert: Path | None = None
     tls_key: Path | None = None
     tls_client_ca: Path | None = None
-    api_keys: tuple[str, ...] = ()
+    api_keys: tuple[str, ...] = field(default=(), repr=False)
     api_key_file: Path | None = None
     """One key per line, "#" begins a comment; read again on SIGHUP."""
-    admin_key: str | None = None
+    admin_key: str | None = field(default=None, repr=False)
     """The key of /admin/reload; None allows it on a unix socket only."""
     cors_origins: tuple[str, ...] = ()
     max_body_bytes: int = 32 << 20

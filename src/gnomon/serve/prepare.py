@@ -56,7 +56,7 @@ class Preparation:
     max_tokens: int | None
     skip: int
     salt: bytes = b""
-    """Tells the keys of this model's texts from those of another."""
+    """Part of each key, since texts of other models share the cache."""
 
     @classmethod
     def from_request(

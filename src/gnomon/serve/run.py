@@ -103,7 +103,7 @@ class _Runner:
         return ended or 0
 
     async def _drain(self, server: HttpServer) -> None:
-        """Take requests for a while, so that load balancers notice; then answer those that are under way."""
+        """Take requests for a while, so that load balancers learn of it; then answer those that are under way."""
         self.app.state = "draining"
         log(logging.INFO, "draining", requests=len(self.app.service.calls))
         until = time.monotonic() + (0.0 if self._interactive else self.options.drain_delay)
@@ -136,7 +136,7 @@ class _Runner:
         task.add_done_callback(self._tasks.discard)
 
     _interactive = False
-    """Whether Ctrl-C ends it: then no load balancer needs time to notice."""
+    """Whether Ctrl-C ends it: then no load balancer needs time."""
 
 
 def describe_address(options: ServeOptions) -> str:

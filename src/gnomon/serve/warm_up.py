@@ -24,7 +24,7 @@ SELF_TEST_TEXTS = ("a text", "another text, with some more words, so that the fi
 
 FLOAT32_TOLERANCE, OTHER_TOLERANCE = 1e-3, 0.15
 """How far the vector of a text may lie from the same text's in a batch, relative to its length: in float32, and in
-other dtypes, whose steps are coarse. These only tell a broken engine from a working one.
+other dtypes, whose steps are coarse. They only show a broken engine.
 """
 
 

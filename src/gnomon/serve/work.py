@@ -72,7 +72,7 @@ class Work:
     failed: bool = False
 
     @property
-    def wanted(self) -> bool:
+    def is_awaited(self) -> bool:
         """Whether a request still waits for it."""
         return not self.failed and any(not job.cancelled for job, _ in self.waiting)
 

@@ -24,7 +24,7 @@ WINDOW_BUDGETS = 8
 
 TURN_TOKENS = 512
 """A client's next request begins so many tokens of virtual time after the one before, or fewer if that is smaller. So
-clients take turns, and not requests: many small requests of one client wait behind each other.
+clients take turns, and not requests: many small requests of one client wait for each other.
 """
 
 
@@ -108,9 +108,9 @@ class WorkQueue:
         return step
 
     def put_back(self, step: Step) -> None:
-        """Undo `next_step`: what is still wanted of it waits again, in its place."""
+        """Undo `next_step`: what is still awaited of it waits again, in its place."""
         for entry in step.entries:
-            if entry.work.wanted:
+            if entry.work.is_awaited:
                 self._lanes[entry.lane].push(entry)
 
     def drain(self) -> Iterator[Entry]:
