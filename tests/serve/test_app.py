@@ -183,7 +183,7 @@ def test_states_and_similarity(client: TestClient, encoder: Encoder) -> None:
         np.testing.assert_allclose(np.array(found), wanted, atol=1e-4)
     body = {"inputs": {"source_sentence": TEXTS[0], "sentences": TEXTS[1:]}}
     vectors = encoder.encode(TEXTS, prompt="")
-    for path in ("/similarity", "/"):
+    for path in ("/similarity", "/", "/embed"):
         assert_near(client.post(path, json=body).json(), vectors[1:] @ vectors[0])
 
 

@@ -103,7 +103,7 @@ class App:
             task.cancel()
         for model in self.service.models:
             await asyncio.to_thread(model.close)
-        self.service.threads.shutdown(wait=False, cancel_futures=True)
+        self.service.close()
 
     async def reload(self, name: str | None = None, revision: str | None = None) -> None:
         """Load models again, beside those that serve; then requests go to the new ones, and the old ones end what they

@@ -146,7 +146,7 @@ class ServedModel:
         """The text to put before each text of a request. At most one of the arguments is given.
 
         Args:
-            optional_prompt_name: a prompt that is used where the model has it; otherwise there is none.
+            optional_prompt_name: a prompt that is used where the model has it.
 
         Raises:
             RequestError: a prompt name that the model does not have.

@@ -262,6 +262,8 @@ class _UvicornServer:
             ssl_cert_reqs=2 if options.tls_client_ca else 0,
         )
         self._server = uvicorn.Server(config)
+        for name in ("uvicorn", "uvicorn.error"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # what goes wrong is in our own log
 
     async def serve(self) -> None:
         await self._server._serve()  # pyright: ignore[reportPrivateUsage] `serve` would take the signals
