@@ -207,6 +207,7 @@ def test_the_metadata_is_complete() -> None:
     classifiers = {line.partition(" :: ")[0] for line in project["classifiers"]}
     assert {"Development Status", "Intended Audience", "Operating System", "Topic"} <= classifiers
     assert {"authors", "description", "keywords", "license", "readme", "requires-python"} <= project.keys()
-    extras = {"parquet", "openvino", "torch", "train", "evaluate", "all", "docs", "dev"}
+    extras = {"parquet", "openvino", "torch", "train", "evaluate", "serve", "all", "docs", "dev"}
+    extras |= {"langchain", "llama-index", "chroma"}
     assert {*project["optional-dependencies"]} == extras
     assert "serve" not in project["description"]
