@@ -103,7 +103,10 @@ def test_every_page_is_in_the_menu() -> None:
 PLAIN_PAGES = [
     ROOT / "README.md",
     DOCS / "index.md",
-    *(DOCS / "guides" / f"{name}.md" for name in ("engines", "evaluation", "search", "switching", "table", "training")),
+    *(
+        DOCS / "guides" / f"{name}.md"
+        for name in ("clients", "engines", "evaluation", "integrations", "search", "switching", "table", "training")
+    ),
 ]
 """Pages for people who see gnomon for the first time."""
 
