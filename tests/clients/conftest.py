@@ -63,9 +63,10 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
     with ExitStack() as stack:
 
         def start_server(*names: str, options: tuple[str, ...] = (), environment: dict[str, str] | None = None) -> str:
+            """Each of `names` is a name of SOURCES, or several of one model with commas between them."""
             key = (*names, *options)
             if key not in urls:
-                models = [part for name in names for part in (find_source(name), "--name", name)]
+                models = [part for name in names for part in (find_source(name.split(",")[0]), "--name", name)]
                 arguments = ["--device", "cpu", *models, *options]
                 log = logs / f"{len(urls)}.log"
                 urls[key] = stack.enter_context(run_server(arguments, log, environment or {}))
@@ -143,3 +144,22 @@ def cl100k(start: Start, load: Callable[[str], Encoder], tiktoken_cache: Path) -
     environment = {"TIKTOKEN_CACHE_DIR": str(tiktoken_cache)}
     url = start("minilm", options=("--token-ids", "cl100k"), environment=environment)
     return Server(url, "minilm", load("minilm"))
+
+
+@pytest.fixture
+def online(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let huggingface_hub make requests: its clients call a server on this machine. Other tests are offline."""
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+
+
+@pytest.fixture(scope="session")
+def node_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which node finds the packages of tests/clients/js."""
+    packages = HERE / "js" / "node_modules"
+    if shutil.which("node") is None or not packages.is_dir():
+        pytest.skip(f"node or {packages} is not here; `make clients` installs the packages")
+    folder = tmp_path_factory.mktemp("node")
+    (folder / "node_modules").symlink_to(packages)
+    return folder

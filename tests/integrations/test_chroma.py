@@ -126,6 +126,18 @@ def test_another_model_is_refused(minilm: Encoder, e5: Encoder) -> None:
     function.validate_config_update(function.get_config(), GnomonEmbeddingFunction(MINILM, threads=1).get_config())
 
 
+def test_a_folder_that_holds_another_model_now_is_refused(minilm: Encoder, e5: Encoder, tmp_path: Path) -> None:
+    """Chroma makes its own error of it, with the message."""
+    folder = minilm.save(tmp_path / "model")
+    name = make_collection(chromadb.PersistentClient(tmp_path / "db"), GnomonEmbeddingFunction(folder)).name
+    e5.save(folder, overwrite=True)
+    chroma._encoders.clear()
+    collection = chromadb.PersistentClient(tmp_path / "db").get_collection(name)
+    with pytest.raises(ValueError, match=minilm.fingerprint[:12]) as caught:
+        collection.query(query_texts=["a"], n_results=1)
+    assert "vectors of another model" in str(caught.value)
+
+
 def test_a_pickle_has_the_same_vectors(minilm: Encoder) -> None:
     function = GnomonEmbeddingFunction(minilm)
     near(pickle.loads(pickle.dumps(function))(TEXTS), function(TEXTS))
