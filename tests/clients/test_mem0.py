@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 from client_texts import LINES, TEXTS
-from goldens import assert_same
 from live_server import Server
 
 pytest.importorskip("mem0", reason="mem0ai is not here: `make clients` runs this")
@@ -39,12 +38,4 @@ def test_any_name_of_the_model(server: Server, make_embedding: Any, name: str | 
 def test_dimensions(stella: Server, make_embedding: Any) -> None:
     dim = stella.encoder.dims[0]
     vectors = make_embedding(stella.url, "stella", embedding_dims=dim).embed_batch(TEXTS)
-    assert_same(vectors, stella.encoder.encode(TEXTS, prompt="", dim=dim))
-
-
-def test_the_embedder_for_hugging_face(server: Server, make_embedding: Any) -> None:
-    from mem0.configs.embeddings.base import BaseEmbedderConfig
-    from mem0.embeddings.huggingface import HuggingFaceEmbedding
-
-    config = BaseEmbedderConfig(api_key="none", huggingface_base_url=f"{server.url}/v1")
-    server.assert_plain([HuggingFaceEmbedding(config).embed(TEXTS[0])], TEXTS[:1])
+    stella.assert_plain(vectors, TEXTS, dim=dim)

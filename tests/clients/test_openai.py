@@ -103,7 +103,7 @@ def test_2048_inputs_come_back_in_order(minilm: Server) -> None:
 
 
 def test_too_many_inputs(minilm: Server) -> None:
-    with pytest.raises(openai.BadRequestError, match="2048"):
+    with pytest.raises(openai.BadRequestError, match=r"2,?048"):
         make_client(minilm.url).embeddings.create(input=["a"] * 2049, model="minilm")
 
 

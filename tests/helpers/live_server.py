@@ -25,7 +25,10 @@ START_SECONDS = 180
 
 @dataclass(frozen=True)
 class Server:
-    """A running server with one model, and the same model in this process."""
+    """A running server with one model, and the same model in this process.
+
+    Servers give vectors of unit length where a request does not choose.
+    """
 
     url: str
     name: str
@@ -33,18 +36,20 @@ class Server:
 
     def assert_documents(self, vectors_BD: object, texts: Sequence[str], *, dim: int | None = None) -> None:
         """Check vectors against `Encoder.encode_document`."""
-        assert_same(np.asarray(vectors_BD), self.encoder.encode_document(list(texts), dim=dim))
+        assert_same(
+            np.asarray(vectors_BD), self.encoder.encode_document(list(texts), dim=dim, normalize_embeddings=True)
+        )
 
     def assert_queries(self, vectors_BD: object, texts: Sequence[str], *, dim: int | None = None) -> None:
         """Check vectors against `Encoder.encode_query`."""
-        assert_same(np.asarray(vectors_BD), self.encoder.encode_query(list(texts), dim=dim))
+        assert_same(np.asarray(vectors_BD), self.encoder.encode_query(list(texts), dim=dim, normalize_embeddings=True))
 
-    def assert_plain(self, vectors_BD: object, texts: Sequence[str]) -> None:
+    def assert_plain(self, vectors_BD: object, texts: Sequence[str], *, dim: int | None = None) -> None:
         """Check vectors against `Encoder.encode` without a prompt."""
-        assert_same(np.asarray(vectors_BD), self.encode_plain(texts))
+        assert_same(np.asarray(vectors_BD), self.encode_plain(texts, dim=dim))
 
-    def encode_plain(self, texts: Sequence[str]) -> Vectors:
-        return self.encoder.encode(list(texts), prompt="")
+    def encode_plain(self, texts: Sequence[str], *, dim: int | None = None) -> Vectors:
+        return self.encoder.encode(list(texts), prompt="", dim=dim, normalize_embeddings=True)
 
 
 @contextmanager
