@@ -30,6 +30,8 @@ PAGES = [ROOT / "README.md", *sorted((DOCS / "guides").glob("*.md"))]
 HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
 
 NOT_RUN = {
+    ("clients.md", ""): "needs a running server and its clients: `make clients` runs every block",
+    ("integrations.md", ""): "needs LangChain, LlamaIndex and Chroma: `make clients` runs every block",
     ("README.md", "gnomon train small"): "the guide to training runs it",
     ("engines.md", 'encoder = Encoder.load("MODEL", device="cuda:0,cuda:1")'): "needs two GPUs",
     ("evaluation.md", "gnomon evaluate MODEL --tasks NFCorpus STSBenchmark"): "needs data of the hub",
@@ -43,6 +45,7 @@ NOT_RUN = {
 
 SHELL = {
     "cd": "a folder",
+    "curl": "a running server",
     "git": "a repository",
     "make": "its target must be in the Makefile",
     "pip": "its extras must be in pyproject.toml",
