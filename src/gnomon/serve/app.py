@@ -16,6 +16,7 @@ from typing import Any, Literal
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route, Router
 
+from gnomon.errors import InputError
 from gnomon.serve.auth import ApiKeys
 from gnomon.serve.batcher import Health
 from gnomon.serve.cl100k import load_cl100k
