@@ -119,7 +119,7 @@ class Exchange:
         headers += [(name.encode(), value.encode("latin-1", "replace")) for name, value in answer.headers.items()]
         if (trace := self.headers.get(b"traceparent")) is not None:
             headers.append((b"traceparent", trace))
-        if close:
+        if close and self.scope.get("http_version", "1.1") in ("1.0", "1.1"):
             headers.append((b"connection", b"close"))
         await self._send({"type": "http.response.start", "status": answer.status, "headers": headers})
         await self._send_body(b"" if self.method == "HEAD" else answer.body)
