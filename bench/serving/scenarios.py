@@ -18,7 +18,7 @@ from bench.serving.client import Address
 from bench.serving.load import Group, Plan
 from bench.serving.process import pinned, running_alone
 from bench.serving.samples import Sample, batches, mixed, short
-from bench.serving.servers import NO_CACHE, Command, Peers, Server, gnomon
+from bench.serving.servers import NO_CACHE, Command, Peers, Server, ServerError, gnomon
 from bench.texts import Texts
 
 CLIENTS, SIZES = (1, 8, 64), (1, 32)
@@ -36,9 +36,9 @@ class Sizes:
     seconds: float = 20.0
     """Of each load that has a time."""
     warm_seconds: float = 2.0
-    bulk_texts: int = 4096
+    bulk_texts: int = 2048
     """Of mixed lengths, in each round."""
-    short_texts: int = 8192
+    short_texts: int = 4096
     queries: int = 400
 
 
@@ -153,12 +153,12 @@ def served_and_bare(bench: Bench) -> Result:
 
 
 def compare(bench: Bench, server: Server, bare: BareEncode, sample: Sample, size: int) -> Result:
-    requests = batches(sample, size)
+    requests = batches(sample, size, server.command.embeddings_path)
     whole = sample.part(0, len(requests) * size)
     plan = Plan([Group("all", requests, clients=64, count=len(requests))], process=server.pid)
     work = {
         "encode": lambda: bare.run(whole),
-        "served": lambda: served_rates(bench.load(plan, server.address), "all"),
+        "served": lambda: served_rates(check_all_answered(bench.load(plan, server.address)), "all"),
     }
     work["served"]()  # warm
     runs: dict[str, list[Result]] = {name: [] for name in work}
@@ -167,6 +167,17 @@ def compare(bench: Bench, server: Server, bare: BareEncode, sample: Sample, size
             runs[name].append(work[name]())
         say(f"  {sample.name}, {name}: {runs[name][-1]['texts_per_second']:.0f} texts per second")
     return {"texts": len(whole.texts), "tokens": whole.num_tokens, "runs": runs, "ratios": ratios(runs)}
+
+
+def check_all_answered(answer: Result) -> Result:
+    """
+    Raises:
+        ServerError: a request failed, so that rates would not be those of the whole work.
+    """
+    for name, counts in answer["groups"].items():
+        if set(counts["codes"]) != {"200"} or counts["errors"] or answer["unanswered"]:
+            raise ServerError(f"{name}: codes {counts['codes']}, errors {counts['errors']}; all must be answered 200.")
+    return answer
 
 
 def ratios(runs: dict[str, list[Result]]) -> Result:
@@ -179,22 +190,22 @@ def ratios(runs: dict[str, list[Result]]) -> Result:
 def one_query(bench: Bench) -> Result:
     """One client with one short text at a time, beside the bare call."""
     queries = bench.short.part(0, bench.sizes.queries)
-    requests = batches(queries, 1)
     medians: dict[str, list[float]] = {"encode": [], "served": []}
     highest: dict[str, list[float]] = {"encode": [], "served": []}
     with bench.server() as server, BareEncode(bench) as bare:
+        requests = batches(queries, 1, server.command.embeddings_path)
         plan = Plan([Group("one", requests, count=len(requests))], process=server.pid)
         for name in turns(list(medians), bench.sizes.rounds):
             with running_alone(server.pid if name == "served" else bare.process.pid, [server.pid, bare.process.pid]):
                 if name == "served":
-                    times = bench.load(plan, server.address)["groups"]["one"]["milliseconds"]
+                    times = check_all_answered(bench.load(plan, server.address))["groups"]["one"]["milliseconds"]
                 else:
                     times = summarize_latencies(bare.run(queries, one_by_one=True)["milliseconds"])
             medians[name].append(times["p50"])
             highest[name].append(times["p99"])
     more = [served - encode for served, encode in zip(medians["served"], medians["encode"], strict=True)]
     return {
-        "queries": len(requests),
+        "queries": len(queries.texts),
         "p50": {name: summary(values) for name, values in medians.items()},
         "p99": {name: summary(values) for name, values in highest.items()},
         "served more, ms": summary(more),
@@ -238,15 +249,15 @@ def describe(runs: dict[str, list[Result]]) -> str:
 def two_lanes(bench: Bench) -> Result:
     """Latency of queries without other work, and while four clients send requests of 2,048 texts."""
     bulk = mixed(bench.texts, 4 * BULK_TEXTS, bench.encoder) if bench.sizes is not QUICK else bench.mixed
-    queries = batches(bench.short, 1)
     size = min(BULK_TEXTS, len(bulk.texts) // 4)
-    query = Group("query", queries)
     sizes, rounds = bench.sizes, list[Result]()
     with bench.server(*LONG_WAIT) as server:
+        path = server.command.embeddings_path
+        query = Group("query", batches(bench.short, 1, path))
         for _ in range(sizes.rounds):
             idle = bench.load(Plan([query], sizes.seconds, sizes.warm_seconds, server.pid), server.address)
             before = step_seconds(server)
-            groups = [query, Group("bulk", batches(bulk, size), clients=4)]
+            groups = [query, Group("bulk", batches(bulk, size, path), clients=4)]
             busy = bench.load(Plan(groups, 3 * sizes.seconds, sizes.warm_seconds, server.pid), server.address)
             step = mean_step(before, step_seconds(server))
             rounds.append(lanes_row(idle, busy, step))
