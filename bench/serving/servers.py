@@ -46,11 +46,14 @@ class Command:
         return Address(port=self.port, uds=self.uds)
 
 
-def gnomon(source: str, port: int, *options: str, name: str = "gnomon", model: str = "m") -> Command:
-    """Our server of this checkout, in this interpreter."""
-    words = (sys.executable, "-m", "gnomon", "serve", source, "--port", str(port), "--log-level", "warning")
+def gnomon(
+    source: str, port: int, *options: str, name: str = "gnomon", model: str = "m", first: Sequence[str] = ()
+) -> Command:
+    """Our server of this checkout, in this interpreter; after the word "v2" the model is an option, as in infinity."""
+    named = ("--model-id", source, "--served-model-name", model) if "v2" in first else (source, "--name", model)
+    words = (sys.executable, "-m", "gnomon", "serve", *first, *named, "--port", str(port), "--log-level", "warning")
     path = {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
-    return Command(name, (*words, "--name", model, *options), port, variables=path, model=model)
+    return Command(name, (*words, *options), port, variables=path, model=model)
 
 
 def infinity(python: Path, folder: Path, port: int, engine: str, *, batch_size: int = 32) -> Command:

@@ -54,14 +54,31 @@ def peers_table(result: Result) -> None:
     for cell, runs in result.items():
         ours = runs["gnomon"]
         for name, values in runs.items():
-            times = [spread(summary([run["milliseconds"][share] for run in values]), 1) for share in ("p50", "p99")]
+            times = [latency(values, share) for share in ("p50", "p99")]
             rate = spread(summary([run["requests_per_second"] for run in values]), 1)
             failures = sum(sum(run["errors"].values()) + failed(run["codes"]) for run in values)
-            ratio = rate_of(ours) / rate_of(values)
+            ratio = rate_of(ours) / rate_of(values) if rate_of(values) else 0.0
             mib = max(run["resident_mib"] for run in values)
-            rows.append([cell, name, rate, *times, failures, f"{mib:.0f}", "-" if values is ours else f"{ratio:.2f}"])
+            rows.append(
+                [
+                    cell,
+                    name,
+                    rate,
+                    *times,
+                    failures,
+                    f"{mib:.0f}",
+                    "-" if values is ours or not ratio else f"{ratio:.2f}",
+                ]
+            )
     head = ["load", "server", "requests/s", "p50, ms", "p99, ms", "failures", "MiB", "ours / its requests/s"]
     print_table(head, rows, "Mixed lengths")
+
+
+def latency(runs: list[Result], share: str) -> str:
+    """A dash where a run had no answer in its time."""
+    if not all(run["milliseconds"] for run in runs):
+        return "-"
+    return spread(summary([run["milliseconds"][share] for run in runs]), 1)
 
 
 def failed(codes: dict[str, int]) -> int:

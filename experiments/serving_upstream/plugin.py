@@ -74,7 +74,7 @@ class Redirect(httpx.AsyncHTTPTransport):
     """Sends every request to the server, whatever its host."""
 
     def __init__(self, app: ServedApp) -> None:
-        super().__init__()
+        super().__init__(limits=httpx.Limits(max_connections=None))  # in one process there was no pool to wait for
         self.app = app
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
