@@ -151,8 +151,8 @@ def overload_at(context: Context, server: Server, requests: Any, times: int, cap
     after = measure_usage(server.pid)
     refused, goodput = counts["codes"].get("429", 0), counts["per_second"]["tokens"] / capacity["tokens"]
     figures = (
-        f"{times} times capacity: {counts['codes']}, goodput {goodput:.2f}, p99 {counts['milliseconds']['p99']:.0f} ms, "
-        f"{before.resident_mib:.0f} to {after.resident_mib:.0f} MiB"
+        f"{times} times capacity: {counts['codes']}, goodput {goodput:.2f}, p99 {counts['milliseconds']['p99']:.0f} ms"
+        f", {before.resident_mib:.0f} to {after.resident_mib:.0f} MiB"
     )
     expect(set(counts["codes"]) <= {"200", "429"} and not counts["errors"], f"{figures} {counts['errors']}")
     expect(refused, f"{figures}: nothing is refused")

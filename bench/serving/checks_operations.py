@@ -173,7 +173,7 @@ def metrics(context: Context) -> str:
     expect(embedded == counts["texts"], f"te_embed_success {embedded}, not {counts['texts']}")
     failures = metric(text, "te_request_failure")
     expect(failures == 1, f"te_request_failure {failures}, not 1")
-    return f"promtool accepts them ({len(text.splitlines())} lines); {tokens:.0f} tokens and {embedded:.0f} texts as counted"
+    return f"promtool accepts {len(text.splitlines())} lines; {tokens:.0f} tokens and {embedded:.0f} texts as counted"
 
 
 TEI_NAMES = (

@@ -74,7 +74,7 @@ class Redirect(httpx.AsyncHTTPTransport):
     """Sends every request to the server, whatever its host."""
 
     def __init__(self, app: ServedApp) -> None:
-        super().__init__(limits=httpx.Limits(max_connections=None))  # in one process there was no pool to wait for
+        super().__init__(limits=httpx.Limits(max_connections=None))
         self.app = app
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -84,8 +84,9 @@ class Redirect(httpx.AsyncHTTPTransport):
 
 class Client(httpx.AsyncClient):
     def __init__(self, *arguments: Any, app: ServedApp | None = None, **options: Any) -> None:
-        transport = {"transport": Redirect(app)} if app else {}
-        super().__init__(*arguments, **options, **transport)
+        if app:  # within one process there were no limits of time, and no pool of connections to wait for
+            options |= {"transport": Redirect(app), "timeout": None}
+        super().__init__(*arguments, **options)
 
 
 class Lifespan:

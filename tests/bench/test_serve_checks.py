@@ -85,7 +85,7 @@ def test_shapes_say_where_an_answer_differs(value: Any, wrong: str | None) -> No
 
 def test_distances_are_relative_and_of_the_worst_row() -> None:
     expected_BD = np.array([[3.0, 4.0], [1.0, 0.0]])
-    assert distance(expected_BD + [[0.5, 0], [0.01, 0]], expected_BD) == pytest.approx(0.1)
+    assert distance(expected_BD + np.array([[0.5, 0], [0.01, 0]]), expected_BD) == pytest.approx(0.1)
     assert expect_close(expected_BD, expected_BD, "same") == 0
     for far in (1e-3, np.nan):
         with pytest.raises(CheckError, match="far"):
