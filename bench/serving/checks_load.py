@@ -1,5 +1,6 @@
 """Checks 18 to 24: behaviour under load. Server and generator share the cores of this machine, unpinned."""
 
+import base64
 import json
 import time
 from typing import Any
@@ -182,8 +183,6 @@ def repeated_queries(context: Context) -> str:
     bodies = [
         (order[number], json.loads(body)["data"][0]["embedding"]) for number, body in result["counts"]["all"].answers
     ]
-    import base64
-
     rows_BD = np.stack([np.frombuffer(base64.b64decode(packed), "<f4") for _, packed in bodies])
     far = expect_close(rows_BD, expected_BD[[at for at, _ in bodies]], "vectors from the cache")
     return f"{hits:.0f} hits, {merged:.0f} merged, as predicted; distance {far:.1e}"

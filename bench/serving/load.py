@@ -240,7 +240,10 @@ class _Sender:
                 break
             begin = due if self.group.rate else time.monotonic()
             try:
-                if connection is None or connection.closing:
+                if connection and connection.closing:
+                    connection.transport.close()
+                    connection = None
+                if not connection:
                     connection = await connect(self.address, self.group.keep)
                 answer = await connection.send(request.data)
             except OSError as error:

@@ -55,7 +55,8 @@ def run(server: Server, plan: Plan, during: Callable[[], Awaitable[Any]] | None 
         async with await asyncio.start_server(server.handle, "127.0.0.1", 0) as listening:
             address = Address(port=listening.sockets[0].getsockname()[1])
             result = await send_plan(plan, address, during)
-            await asyncio.gather(*server.handlers)
+            async with asyncio.timeout(10):  # a connection that the generator leaves open fails the test
+                await asyncio.gather(*server.handlers)
             return result
 
     return asyncio.run(both())
