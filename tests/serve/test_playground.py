@@ -91,16 +91,17 @@ class Playground:
         self.requests: list[Request] = []
         self.errors: list[str] = []
         page.add_init_script(WATCH_POLICY)
-        page.on("request", self.requests.append)
+        page.on("request", lambda request: self.requests.append(request))
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
 
     def open(self, url: str) -> None:
         self.page.goto(url)
+        self.find("#matrix table, #error").wait_for()
         self.origin = re.match(r"https?://[^/]+", url).group()  # pyright: ignore[reportOptionalMemberAccess]
 
-    def find(self, selector: str) -> Locator:
-        return self.page.locator(selector)
+    def find(self, selector: str, **conditions: Any) -> Locator:
+        return self.page.locator(selector, **conditions)
 
     def embed(self, texts: list[str], query: str = QUERY, **choices: str) -> None:
         """Type texts and choose, each by its id; then press the button and wait for this request's answer."""
@@ -126,12 +127,11 @@ class Playground:
         rows = self.find("#ranking li").all()[1:]
         return [(str(row.get_attribute("data-text")), float(row.locator(".score").inner_text())) for row in rows]
 
-    def bodies(self, field: str) -> list[dict[str, Any]]:
-        """The last request of the query and of the texts."""
+    @property
+    def last_bodies(self) -> list[dict[str, Any]]:
+        """Of the last request of the query and that of the texts."""
         sent = [request.post_data_json for request in self.requests if request.url.endswith("/v1/embeddings")]
-        return (
-            sent[-2:] if field == "both" else [body for body in sent if (len(body["input"]) > 1) == (field == "texts")]
-        )
+        return sent[-2:]
 
     def assert_quiet(self, *errors: str) -> None:
         """Nothing was requested from elsewhere, no policy was violated, and the console has these errors alone."""
@@ -169,8 +169,9 @@ def open_page(browser: Browser) -> Iterator[Open]:
         context.close()
 
 
-def rank(queries_D: Any, texts_BD: Any, texts: list[str]) -> list[tuple[str, float]]:
-    scores_B = np.asarray(texts_BD) @ np.asarray(queries_D)
+def rank(query_D: Any, texts_BD: Any, texts: list[str]) -> list[tuple[str, float]]:
+    """Texts by their cosine with the query."""
+    scores_B = texts_BD @ query_D / np.linalg.norm(texts_BD, axis=1) / np.linalg.norm(query_D)
     return sorted(zip(texts, map(float, scores_B), strict=True), key=lambda pair: -pair[1])
 
 
@@ -187,7 +188,6 @@ def run_shell(command: str, **environment: str) -> Any:
 
 def test_the_example_is_ranked_when_the_page_opens(open_page: Open, url: str) -> None:
     playground = open_page(url)
-    playground.find("#matrix table").wait_for()
     assert playground.ranking[0][0] == "A kitten naps in the sun."
     assert len(playground.ranking) == 12
     playground.assert_quiet()
@@ -208,7 +208,6 @@ def test_typing_alone_embeds(open_page: Open, url: str) -> None:
     from playwright.sync_api import expect
 
     playground = open_page(url)
-    playground.find("#matrix table").wait_for()
     playground.find("#texts").press("Control+End")
     playground.find("#texts").press_sequentially("\nPets sleep a lot.")
     expect(playground.find("#ranking li")).to_have_count(14)
@@ -295,7 +294,7 @@ def test_dimensions_choose_a_head(open_page: Open, url: str) -> None:
     playground.embed(TEXTS, model="stella")
     for dim in (256, 512):
         playground.embed(TEXTS, dimensions=str(dim))
-        assert [body["dimensions"] for body in playground.bodies("both")] == [dim, dim]
+        assert [body["dimensions"] for body in playground.last_bodies] == [dim, dim]
         wanted = rank(encoder.encode_query([QUERY], dim=dim)[0], encoder.encode_document(TEXTS, dim=dim), TEXTS)
         assert_ranking(playground.ranking, wanted)
         assert f"dimensions {dim}" in playground.find("#facts").inner_text()
@@ -350,7 +349,7 @@ def test_the_lines_of_python_send_the_same_requests(open_page: Open, url: str) -
     exec(code.removeprefix(first), {"OpenAI": Client})
     sent = [
         {key: body[key] for key in body if key not in ("encoding_format", "report")}
-        for body in playground.bodies("both")
+        for body in playground.last_bodies
     ]
     assert sorted(calls, key=repr) == sorted(sent, key=repr)
 
@@ -376,7 +375,6 @@ def test_a_server_that_loads_or_is_full_or_away_is_asked_again(open_page: Open, 
         lambda route: route.fulfill(status=429, headers={"retry-after": "1"}, body="{}"),
     ]
     playground = open_page(url)
-    playground.find("#matrix table").wait_for()
 
     def answer(route: Route) -> None:
         answers.pop(0)(route) if answers else route.continue_()
@@ -398,7 +396,6 @@ def test_a_server_that_loads_or_is_full_or_away_is_asked_again(open_page: Open, 
 @pytest.mark.parametrize("width", [1280, 380])
 def test_the_page_fits_and_can_be_read(open_page: Open, url: str, width: int, scheme: str) -> None:
     playground = open_page(url, width=width, scheme=scheme)
-    playground.find("#matrix table").wait_for()
     playground.assert_fits()
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     playground.page.screenshot(path=SCREENSHOTS / f"{scheme}-{width}.png", full_page=width == 380)
@@ -437,7 +434,6 @@ def contrast(playground: Playground, selector: str) -> float:
 
 def test_it_is_worked_by_keyboard_and_its_fields_have_names(open_page: Open, url: str) -> None:
     playground = open_page(url)
-    playground.find("#matrix table").wait_for()
     nameless = "fields => fields.filter(f => !f.labels?.length && !f.ariaLabel && !f.textContent).map(f => f.id)"
     assert playground.find("input, select, textarea, button").evaluate_all(nameless) == []
     playground.find("#query").focus()
