@@ -348,8 +348,7 @@ def test_the_lines_of_python_send_the_same_requests(open_page: Open, url: str) -
     assert code.startswith(first)
     exec(code.removeprefix(first), {"OpenAI": Client})
     sent = [
-        {key: body[key] for key in body if key not in ("encoding_format", "report")}
-        for body in playground.last_bodies
+        {key: body[key] for key in body if key not in ("encoding_format", "report")} for body in playground.last_bodies
     ]
     assert sorted(calls, key=repr) == sorted(sent, key=repr)
 
