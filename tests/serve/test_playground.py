@@ -271,6 +271,9 @@ def test_tokens_are_shown_on_demand(open_page: Open, url: str) -> None:
     last = row.locator(".chips span").last
     last.focus()
     assert str(ids[-1]) in last.evaluate("chip => getComputedStyle(chip, '::after').content")
+    playground.embed(["other", "and more"])
+    assert row.locator(".chips span").last.is_visible()
+    assert not playground.find("#ranking li[data-text='and more'] .chips").is_visible()
 
 
 def test_prompts_change_the_scores(open_page: Open, url: str) -> None:
