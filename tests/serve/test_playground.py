@@ -188,9 +188,22 @@ def run_shell(command: str, **environment: str) -> Any:
 
 def test_the_example_is_ranked_when_the_page_opens(open_page: Open, url: str) -> None:
     playground = open_page(url)
-    assert playground.ranking[0][0] == "A kitten naps in the sun."
+    assert {text for text, _ in playground.ranking[:2]} == {
+        "A kitten naps in the sun.",
+        "The cat is sleeping on the windowsill.",
+    }
     assert len(playground.ranking) == 12
+    paths = {request.url.removeprefix(url) for request in playground.requests if not request.url.startswith("data:")}
+    assert paths == {"/", "/v1/models", "/v1/embeddings"}
     playground.assert_quiet()
+
+
+def test_the_policy_of_the_page_allows_requests_to_its_server_alone(open_page: Open, url: str) -> None:
+    playground = open_page(url)
+    policy = str(playground.requests[0].response().headers["content-security-policy"])  # pyright: ignore
+    assert {"default-src 'none'", "connect-src 'self'"} <= {part.strip() for part in policy.split(";")}
+    assert playground.page.evaluate("fetch('http://127.0.0.2/').catch(error => error.name)") == "TypeError"
+    assert playground.page.evaluate("window.violations") == ["connect-src"]
 
 
 def test_scores_are_those_of_the_encoder(open_page: Open, url: str, minilm: Encoder) -> None:
@@ -272,7 +285,7 @@ def test_tokens_are_shown_on_demand(open_page: Open, url: str) -> None:
     last.focus()
     assert str(ids[-1]) in last.evaluate("chip => getComputedStyle(chip, '::after').content")
     playground.embed(["other", "and more"])
-    assert row.locator(".chips span").last.is_visible()
+    row.locator(".chips span").last.wait_for()
     assert not playground.find("#ranking li[data-text='and more'] .chips").is_visible()
 
 
