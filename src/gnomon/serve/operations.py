@@ -229,7 +229,7 @@ async def show_playground(visit: Visit) -> Answer:
     page = files("gnomon.serve").joinpath("playground.html").read_bytes()
     headers = {
         "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
-        "connect-src 'self'; img-src data:",
+        "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
         "x-content-type-options": "nosniff",
     }
     return Answer(page, content_type="text/html; charset=utf-8", headers=headers)
