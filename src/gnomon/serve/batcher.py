@@ -119,7 +119,9 @@ class Batcher:
         self._works: dict[bytes, Work] = {}
         self._jobs: set[Job] = set()
         self._changed = threading.Condition()
-        self._free_slots = threading.Semaphore(slots)
+        self._num_free = slots
+        self._prepared: tuple[Step, Packed] | None = None
+        self._preparing = False
         self._running: dict[int, tuple[Step, float]] = {}
         """Thread -> its step, and when it began."""
         self._num_failed_steps = 0
@@ -240,43 +242,57 @@ class Batcher:
     def _run(self) -> None:
         while True:
             with self._changed:
-                while self._state != "closed" and (self._state != "ok" or not self._queue):
+                while not (action := self._choose_action()):
                     self._changed.wait()
-                if self._state == "closed":
+                if action == "end":
                     return
-                step = self._queue.next_step()
+                step, packed = self._take_step() if action == "run" else (self._queue.next_step(), None)
+                if step is None:
+                    continue
+                if action == "run":
+                    self._begin(step)
+                else:
+                    self._preparing = True
                 if self._queue:
-                    self._changed.notify()  # the other thread prepares what follows
-            if step is None:
+                    self._changed.notify()  # another thread prepares what follows
+            packed = _pack(step) if packed is None else packed
+            if action == "prepare":
+                with self._changed:
+                    self._preparing, self._prepared = False, (step, packed)
+                    self._changed.notify_all()
                 continue
-            packed = _pack(step)
-            with self._free_slots:
-                ready = self._refresh(step, packed)
-                outcomes = self._compute(*ready) if ready else []
-            if ready:
-                self._deliver(ready[0], outcomes)
+            outcomes = self._compute(step, packed)
+            with self._changed:
+                self._num_free += 1
+                self._changed.notify()
+            self._deliver(step, outcomes)
 
-    def _refresh(self, step: Step, packed: Packed) -> tuple[Step, Packed] | None:
-        """The step to run now: another, where what came since it was prepared goes first, or fits into it."""
-        with self._changed:
-            if self._state != "ok":
-                self._queue.put_back(step)
-                return None
-            queue = self._queue
-            awaited = all(entry.work.is_awaited for entry in step.entries)
-            overtaken = step.lane == "bulk" and queue.num_entries("interactive") > 0
-            grows = queue.version != step.version and 2 * step.num_tokens < queue.budget
-            if awaited and not overtaken and not grows:
-                self._begin(step)
-                return step, packed
-            queue.put_back(step)
-            following = queue.next_step()
-            if following is None:
-                return None
-            self._begin(following)
-        return following, _pack(following)
+    def _choose_action(self) -> Literal["run", "prepare", "end"] | None:
+        """What the calling thread can do now; None where it must wait. A step that is being prepared is waited for, so
+        that no other goes before it.
+        """
+        if self._state != "ok":
+            return "end" if self._state == "closed" else None
+        if self._num_free:
+            return "run" if self._prepared or (self._queue and not self._preparing) else None
+        return "prepare" if self._queue and not (self._prepared or self._preparing) else None
+
+    def _take_step(self) -> tuple[Step | None, Packed | None]:
+        """The step to run now: the prepared one, or another where what came since goes first, or fits into it."""
+        if self._prepared is None:
+            return self._queue.next_step(), None
+        step, packed = self._prepared
+        if step.lane == "bulk" and self._queue.num_entries("interactive"):
+            return self._queue.next_step(), None  # the prepared one stays
+        self._prepared = None
+        grows = self._queue.version != step.version and 2 * step.num_tokens < self._queue.budget
+        if not grows and all(entry.work.is_awaited for entry in step.entries):
+            return step, packed
+        self._queue.put_back(step)
+        return self._queue.next_step(), None
 
     def _begin(self, step: Step) -> None:
+        self._num_free -= 1
         self._running[threading.get_ident()] = step, time.monotonic()
 
     def _compute(self, step: Step, packed: Packed) -> list[Outcome]:
@@ -420,6 +436,7 @@ class Batcher:
                     if job.done:
                         done.append(job)
             self._works.clear()
+            self._prepared = None
             for job in done:
                 self._close_job(job)
         if done:

@@ -136,8 +136,17 @@ class ServedModel:
             ) from error
         return postprocessor.without_normalization() if normalize is False else postprocessor
 
-    def resolve_prompt(self, prompt: str | None, prompt_name: str | None, input_type: InputType | None) -> str:
+    def resolve_prompt(
+        self,
+        prompt: str | None,
+        prompt_name: str | None,
+        input_type: InputType | None,
+        optional_prompt_name: str | None = None,
+    ) -> str:
         """The text to put before each text of a request. At most one of the arguments is given.
+
+        Args:
+            optional_prompt_name: a prompt that is used where the model has it; otherwise there is none.
 
         Raises:
             RequestError: a prompt name that the model does not have.
@@ -147,6 +156,8 @@ class ServedModel:
             return prompt
         if input_type is not None:
             return spec.prompt_text(spec.query_prompt_name() if input_type == "query" else spec.document_prompt_name)
+        if optional_prompt_name is not None:
+            return spec.prompts.get(optional_prompt_name, "")
         if prompt_name is None:
             return self.default_prompt
         if prompt_name not in spec.prompts:

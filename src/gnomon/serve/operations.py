@@ -44,6 +44,7 @@ async def embed(visit: Visit, dialect: Dialect, *, fields: Fields | None = None,
     visit.call.num_unknown_fields = len(request.unknown_fields)
     check_inputs(request, visit.host.options.max_inputs, visit.host.options.empty, dialect.input_field)
     visit.call.counts = True
+    request = visit.host.service.apply_defaults(request)
     token_ids = "model" if dialect is tei.TEI else None
     result = await visit.host.service.embed(request, visit.call, token_ids)
     render = partial(_render, dialect, request, result, visit.exchange.header("accept"), visit.exchange.request_id)
@@ -79,7 +80,7 @@ async def embed_root(visit: Visit) -> Answer:
 
 async def embed_all(visit: Visit) -> Answer:
     visit.render_error = render_tei_error
-    request = tei.parse_embed_all(await visit.read_fields())
+    request = visit.host.service.apply_defaults(tei.parse_embed_all(await visit.read_fields()))
     check_inputs(request, visit.host.options.max_inputs, visit.host.options.empty, "inputs")
     return tei.render_states(await visit.host.service.states(request, visit.call))
 

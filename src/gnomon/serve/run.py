@@ -9,12 +9,13 @@ import signal
 import socket
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from gnomon.errors import ExtraError, GnomonError, InputError
+from gnomon.errors import ExtraError, GnomonError, InputError, Notice
 from gnomon.install import advise_install
 from gnomon.serve.app import App
 from gnomon.serve.logs import log, set_up_logs
@@ -57,8 +58,15 @@ def run_server(options: ServeOptions, make_app: Callable[[ServeOptions], App] = 
         GnomonError: options that cannot be used, or a model that cannot be loaded.
     """
     set_up_logs(options.log_format, options.log_level)
+    warnings.showwarning = _log_warning
     sys.setswitchinterval(0.001)  # the event loop waits for no longer than this on a thread that computes in Python
     return asyncio.run(_Runner(options, make_app).run())
+
+
+def _log_warning(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+    """A warning of gnomon as a line of the log; those for developers are not shown."""
+    if issubclass(category, Notice):
+        log(logging.WARNING, " ".join(str(message).split()))
 
 
 class _Runner:

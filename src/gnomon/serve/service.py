@@ -40,6 +40,7 @@ from gnomon.serve.requests import (
     TokenizeRequest,
     VectorType,
 )
+from gnomon.serve.wire.embed_fields import OPTIONAL_PROMPT, TYPES_NAMED
 from gnomon.serve.work import Job, Lane
 from gnomon.tokenizer import TokenReport
 
@@ -130,6 +131,22 @@ class Service:
         if self.loop is not None and not self.loop.is_closed():
             self.loop.call_soon_threadsafe(_resolve, jobs)
 
+    def apply_defaults(self, request: EmbedRequest) -> EmbedRequest:
+        """The request with what it leaves open: the kind of input that its model's name chooses, and the operator's
+        type of vectors.
+
+        Raises:
+            RequestError: an unknown model.
+        """
+        model, input_type = self.models.find(request.model)
+        prompts = (request.prompt, request.prompt_name, request.input_type, request.extras.get(OPTIONAL_PROMPT))
+        if input_type is not None and all(prompt is None for prompt in prompts):
+            request = replace(request, input_type=input_type)
+        kind = model.options.vector_type
+        if kind != "float" and request.vector_types == ("float",) and not request.extras.get(TYPES_NAMED):
+            request = replace(request, vector_types=(kind,))
+        return request
+
     async def embed(self, request: EmbedRequest, call: Call, token_ids: TokenIds | None = None) -> EmbedResult:
         """The vectors of a request.
 
@@ -140,13 +157,11 @@ class Service:
             RequestError: it cannot be answered.
             ClientGoneError: nobody waits for the answer.
         """
-        model, input_type = self.models.find(request.model)
+        model, _ = self.models.find(request.model)
         call.model, call.num_inputs = model, len(request.inputs)
         _check_fingerprint(request, model)
-        names_prompt = request.prompt is not None or request.prompt_name is not None or request.input_type is not None
-        prompt = model.resolve_prompt(
-            request.prompt, request.prompt_name, request.input_type if names_prompt else input_type
-        )
+        optional_name = request.extras.get(OPTIONAL_PROMPT)
+        prompt = model.resolve_prompt(request.prompt, request.prompt_name, request.input_type, optional_name)
         postprocessor = model.make_postprocessor(request.dimensions, request.normalize)
         kinds: list[VectorType] = [kind for kind in request.vector_types if kind not in ("float", "base64")]
         for kind in kinds:
@@ -205,9 +220,9 @@ class Service:
         Raises:
             RequestError: it cannot be answered.
         """
-        model, input_type = self.models.find(request.model)
+        model, _ = self.models.find(request.model)
         call.model, call.num_inputs = model, len(request.inputs)
-        prompt = model.resolve_prompt(request.prompt, request.prompt_name, request.input_type or input_type)
+        prompt = model.resolve_prompt(request.prompt, request.prompt_name, request.input_type)
         truncate = request.truncate or self.options.truncate
         if truncate == "mean":
             raise RequestError("states of tokens have no mean. Let truncate be true, false or a side.", "invalid")

@@ -159,7 +159,7 @@ def test_a_wrong_type_is_named(reader: str, name: str, message: str) -> None:
 def test_a_whole_number_is_one(name: str) -> None:
     with pytest.raises(RequestError, match=f"{name} is .* whole number, at least 1"):
         fields(BODY).whole_number(name, minimum=1)
-    with pytest.raises(RequestError, match="number is 5, .* at least 6"):
+    with pytest.raises(RequestError, match=r"number is 5, .* at least 6"):
         fields(BODY).whole_number("number", minimum=6)
 
 
@@ -208,7 +208,7 @@ def test_an_object_inside_stands_beside_the_rest() -> None:
     assert merged.value("a") == 1
     assert merged.value("b") is True
     assert merged.unknown() == ("c",)
-    with pytest.raises(RequestError, match="a and parameters.a") as caught:
+    with pytest.raises(RequestError, match=r"a and parameters.a") as caught:
         fields({"a": 1, "parameters": {"a": 2}}).merge("parameters")
     assert caught.value.param == "a"
 

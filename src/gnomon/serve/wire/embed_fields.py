@@ -44,6 +44,14 @@ TRUNCATE: Mapping[str, Truncate] = {
 }
 ON_TRUNCATE: Mapping[str, Truncate | Literal[""]] = {"error": "error", "mean": "mean", "silent": "", "warn": ""}
 """As in `Encoder.encode`; "" truncates on the side that is chosen elsewhere."""
+TRUNCATION_FIELDS = (
+    "truncate",
+    "on_truncate",
+    "truncation_side",
+    "truncation_direction",
+    "truncate_prompt_tokens",
+    "max_tokens",
+)
 SIDES: Mapping[str, Truncate] = {"left": "left", "right": "right"}
 
 VECTOR_TYPES: Mapping[str, VectorType] = {
@@ -114,7 +122,10 @@ def read_embed(
 
 def finish(fields: Fields, request: EmbedRequest, **extras: Any) -> EmbedRequest:
     """The request with the fields that no reader knew, and with what the dialect's writer needs."""
-    return replace(request, unknown_fields=fields.unknown(), extras={**request.extras, **extras})
+    unknown = fields.unknown()
+    if not unknown and not extras:
+        return request
+    return replace(request, unknown_fields=unknown, extras={**request.extras, **extras})
 
 
 def read_prompt(
@@ -122,15 +133,16 @@ def read_prompt(
 ) -> EmbedRequest:
     """The request with its prompt, prompt name or input type."""
     names = [*prompt_fields, "prompt_name", *type_fields]
-    refuse_conflict((name for name in names if fields.has(name)), rule="Each of them chooses the prompt.")
-    for name in prompt_fields:
-        if (prompt := fields.text(name)) is not None:
-            request = replace(request, prompt=prompt)
-    for name in type_fields:
-        if (word := fields.text(name)) is not None:
-            request = _with_input_type(fields, request, name, word)
-    prompt_name = fields.text("prompt_name")
-    return request if prompt_name is None else replace(request, prompt_name=prompt_name)
+    present = [name for name in names if fields.has(name)]
+    if not present:
+        return request
+    refuse_conflict(present, rule="Each of them chooses the prompt.")
+    (name,) = present
+    value = fields.text(name)
+    assert value is not None
+    if name in type_fields:
+        return _with_input_type(fields, request, name, value)
+    return replace(request, prompt_name=value) if name == "prompt_name" else replace(request, prompt=value)
 
 
 def _with_input_type(fields: Fields, request: EmbedRequest, name: str, word: str) -> EmbedRequest:
@@ -150,6 +162,8 @@ def read_dimensions(fields: Fields, *, minimum: int = 0) -> int | None:
 
 def read_truncation(fields: Fields) -> Truncation:
     """What happens to long texts, and the number of tokens from which a text is long."""
+    if not any(map(fields.has, TRUNCATION_FIELDS)):
+        return Truncation(None, None)
     side = read_alike(
         fields, {name: fields.choice(name, SIDES) for name in ("truncation_side", "truncation_direction")}
     )

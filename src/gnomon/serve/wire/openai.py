@@ -32,6 +32,7 @@ from gnomon.serve.wire.vectors import (
 
 NO_EFFECT = ("request_id", "cache_salt")
 """vLLM's fields that change no vector."""
+VLLM_FIELDS = ("embed_dtype", "endianness", "add_special_tokens", "use_activation")
 
 
 def parse_embed(fields: Fields) -> EmbedRequest:
@@ -48,6 +49,8 @@ def parse_embed(fields: Fields) -> EmbedRequest:
 def read_openai(fields: Fields, request: EmbedRequest) -> EmbedRequest:
     """The request with vLLM's fields."""
     fields.ignore(*NO_EFFECT)
+    if not any(map(fields.has, VLLM_FIELDS)):
+        return request
     fields.choice("embed_dtype", {"float32": "float32"})
     fields.choice("endianness", {"native": "little", "little": "little"})
     if fields.flag("add_special_tokens") is False:

@@ -15,6 +15,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from gnomon.messages import shorten
 from gnomon.serve.requests import Answer, EmbedRequest, EmbedResult, StatesResult, VectorType
 from gnomon.serve.wire.embed_fields import OCTETS, OPTIONAL_PROMPT, RAW
 
@@ -50,7 +51,7 @@ def collect_warnings(request: EmbedRequest, result: EmbedResult) -> list[str]:
     name = request.extras.get(OPTIONAL_PROMPT)
     if name is None or result.prompt:
         return []
-    return [f"the model has no prompt named {name!r}. The texts were embedded without a prompt."]
+    return [f"the model has no prompt named {shorten(name)}. The texts were embedded without a prompt."]
 
 
 def embed_headers(request: EmbedRequest, result: EmbedResult) -> dict[str, str]:

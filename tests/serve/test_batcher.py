@@ -1,0 +1,426 @@
+"""The batcher's threads, with an engine that a test holds back, poisons and breaks."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from fake_engine import DIM, FakeEngine, expect
+
+from gnomon.errors import DeviceMemoryError
+from gnomon.packed import Ids
+from gnomon.serve.answer_cache import ENTRY_BYTES, AnswerCache
+from gnomon.serve.batcher import MAX_FAILED_STEPS, Batcher
+from gnomon.serve.prepare import PreparedText
+from gnomon.serve.requests import RequestError
+from gnomon.serve.work import Job, Lane
+
+NAN_ID = 666
+
+
+def make_text(first: int, length: int = 10, skip: int = 0) -> PreparedText:
+    ids_T = np.arange(first, first + length)
+    return PreparedText((ids_T,), (1,), skip, length, False, f"{first} {length} {skip}".encode())
+
+
+def make_windows(*firsts: int, weights: tuple[int, ...]) -> PreparedText:
+    sequences = tuple(np.arange(first, first + 5) for first in firsts)
+    return PreparedText(sequences, weights, 0, 5 * len(firsts), False, f"windows {firsts}".encode())
+
+
+def set_waiters(jobs: list[Job]) -> None:
+    for job in jobs:
+        job.waiter.set()
+
+
+@contextmanager
+def batcher_over(engine: FakeEngine, **options: object) -> Iterator[Batcher]:
+    batcher = Batcher(engine, budget=100, pooled_dim=DIM, notify=set_waiters, **options)  # pyright: ignore
+    try:
+        yield batcher
+    finally:
+        engine.gate.set()
+        batcher.close()
+
+
+def submit(batcher: Batcher, texts: list[PreparedText], lane: Lane = "bulk", client: str = "a") -> Job:
+    job = batcher.make_job(len(texts), lane, client)
+    job.waiter = threading.Event()
+    batcher.submit(job, texts)
+    return job
+
+
+def wait(job: Job) -> Job:
+    assert job.waiter.wait(20)
+    return job
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    until = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < until
+        threading.Event().wait(0.001)
+
+
+def assert_expected(job: Job, texts: list[PreparedText]) -> None:
+    assert not job.failures
+    np.testing.assert_array_equal(job.pooled_BD, [expect(text.sequences[0]) for text in texts])
+
+
+@pytest.mark.parametrize("pads", [True, False])
+def test_every_text_has_its_vector_in_its_place(pads: bool) -> None:
+    engine = FakeEngine(pads=pads)
+    texts = [make_text(number, length=1 + number * 7 % 40) for number in range(300)]
+    with batcher_over(engine) as batcher:
+        jobs = [submit(batcher, texts[start::7], client=str(start)) for start in range(7)]
+        for start, job in enumerate(jobs):
+            assert_expected(wait(job), texts[start::7])
+    assert sorted(engine.seen) == list(range(300))
+    assert all(max(batch) * len(batch) <= 100 for batch in engine.batches if pads)
+    assert all(sum(batch) <= 100 for batch in engine.batches)
+
+
+def test_the_windows_of_a_long_text_are_averaged_by_their_weights() -> None:
+    text = make_windows(0, 100, 200, weights=(5, 3, 2))
+    with batcher_over(FakeEngine()) as batcher:
+        job = wait(submit(batcher, [make_text(1), text]))
+    wanted = sum(weight * expect(ids_T) for weight, ids_T in zip((5, 3, 2), text.sequences, strict=True)) / 10
+    np.testing.assert_allclose(job.pooled_BD[1], wanted)
+
+
+def test_equal_texts_under_way_are_computed_once() -> None:
+    engine = FakeEngine()
+    engine.gate.clear()
+    texts = [make_text(1), make_text(2), make_text(1)]
+    with batcher_over(engine) as batcher:
+        first = submit(batcher, texts)
+        assert engine.entered.acquire(timeout=20)
+        second = submit(batcher, [make_text(2), make_text(3)], client="b")
+        engine.gate.set()
+        assert_expected(wait(first), texts)
+        assert_expected(wait(second), [make_text(2), make_text(3)])
+        assert batcher.counters.merged == 2
+    assert sorted(engine.seen) == [1, 2, 3]
+
+
+def test_another_prompt_length_is_another_text() -> None:
+    engine = FakeEngine()
+    engine.gate.clear()
+    with batcher_over(engine) as batcher:
+        job = submit(batcher, [make_text(1), make_text(1, skip=3)])
+        engine.gate.set()
+        wait(job)
+    assert engine.seen == [1, 1]
+
+
+def test_a_query_goes_before_bulk_work_that_was_there() -> None:
+    engine = FakeEngine()
+    engine.gate.clear()
+    with batcher_over(engine) as batcher:
+        bulk = submit(batcher, [make_text(number, 40) for number in range(0, 400, 40)])
+        assert engine.entered.acquire(timeout=20)
+        query = submit(batcher, [make_text(1000)], "interactive", "b")
+        engine.gate.set()
+        wait(query)
+        wait(bulk)
+    assert engine.seen.index(1000) == 2  # after the step that ran, of two texts
+
+
+def test_a_step_that_was_prepared_early_takes_in_what_came_since() -> None:
+    engine = FakeEngine()
+    engine.gate.clear()
+    with batcher_over(engine) as batcher:
+        jobs = [submit(batcher, [make_text(0)])]
+        assert engine.entered.acquire(timeout=20)
+        jobs += [submit(batcher, [make_text(number)]) for number in range(1, 6)]
+        engine.gate.set()
+        for job in jobs:
+            wait(job)
+    assert engine.batches == [[10], [10] * 5]
+
+
+def test_what_a_gone_client_waited_for_is_not_computed() -> None:
+    engine = FakeEngine()
+    engine.gate.clear()
+    with batcher_over(engine) as batcher:
+        submit(batcher, [make_text(0, 100)])
+        assert engine.entered.acquire(timeout=20)
+        gone = submit(batcher, [make_text(number, 60) for number in range(100, 200)], client="b")
+        shared = submit(batcher, [make_text(150, 60)], client="c")
+        batcher.cancel(gone)
+        batcher.cancel(gone)
+        assert batcher.num_waiting("bulk") in [(1, 60), (0, 0)]  # a step may have been prepared
+        engine.gate.set()
+        assert_expected(wait(shared), [make_text(150, 60)])
+        assert not gone.waiter.is_set()
+        assert batcher.counters.cancelled == 1
+        assert set(engine.seen) <= {0, 150}
+        assert_expected(wait(submit(batcher, [make_text(101, 60)])), [make_text(101, 60)])
+    assert not batcher._jobs
+    assert not batcher._works
+
+
+def test_a_job_that_is_cancelled_at_its_end_is_no_error() -> None:
+    with batcher_over(FakeEngine()) as batcher:
+        job = wait(submit(batcher, [make_text(1)]))
+        batcher.cancel(job)
+        assert batcher.counters.cancelled == 0
+
+
+def test_a_text_that_fails_fails_alone() -> None:
+    engine = FakeEngine()
+    engine.gate.clear()
+
+    def fail(ids: list[Ids]) -> None:
+        if any(each[0] == NAN_ID for each in ids):
+            raise RuntimeError("poison")
+
+    engine.fail = fail
+    texts = [make_text(1), make_text(NAN_ID), make_text(3)]
+    with batcher_over(engine) as batcher:
+        poisoned = submit(batcher, texts)
+        other = submit(batcher, [make_text(4)], client="b")
+        engine.gate.set()
+        wait(poisoned)
+        assert poisoned.failures == {1: "RuntimeError: poison"}
+        np.testing.assert_array_equal(poisoned.pooled_BD[[0, 2]], [expect(texts[row].sequences[0]) for row in (0, 2)])
+        assert_expected(wait(other), [make_text(4)])
+        assert batcher.check_health().state == "ok"
+        assert_expected(wait(submit(batcher, [make_text(5)])), [make_text(5)])
+
+
+def test_nan_is_an_error_of_its_text_alone() -> None:
+    engine = FakeEngine()
+    pool = engine.pool
+
+    def pool_with_nan(packed):  # pyright: ignore
+        vectors_BD = pool(packed)
+        vectors_BD[packed.ids_T[packed.bounds[:-1]] == NAN_ID, 1] = np.nan
+        return vectors_BD
+
+    engine.pool = pool_with_nan  # pyright: ignore
+    with batcher_over(engine, cache=AnswerCache(10**6)) as batcher:
+        job = wait(submit(batcher, [make_text(1), make_text(NAN_ID)], "interactive"))
+        assert list(job.failures) == [1]
+        assert "NaN" in job.failures[1]
+        assert batcher.counters.nonfinite == 1
+        again = wait(submit(batcher, [make_text(NAN_ID)], "interactive"))
+        assert list(again.failures) == [0]  # it is not in the cache
+
+
+def test_a_batch_that_does_not_fit_into_memory_is_halved() -> None:
+    engine = FakeEngine()
+    engine.gate.clear()
+
+    def fail(ids: list[Ids]) -> None:
+        if len(ids) > 2:
+            raise DeviceMemoryError("no room")
+
+    engine.fail = fail
+    texts = [make_text(number) for number in range(9)]
+    with batcher_over(engine) as batcher:
+        job = submit(batcher, texts)
+        engine.gate.set()
+        assert_expected(wait(job), texts)
+    assert max(len(batch) for batch in engine.batches if len(batch) <= 2) == 2
+
+
+def test_an_engine_that_fails_for_good_is_opened_anew() -> None:
+    broken, whole = FakeEngine(), FakeEngine()
+
+    def fail(ids: list[Ids]) -> None:
+        raise RuntimeError("the device is gone")
+
+    broken.fail = fail
+    opened = threading.Event()
+
+    def reopen() -> FakeEngine:
+        assert opened.wait(20)
+        return whole
+
+    with batcher_over(broken, reopen=reopen) as batcher:
+        for number in range(MAX_FAILED_STEPS):
+            assert wait(submit(batcher, [make_text(number)])).failures == {0: "RuntimeError: the device is gone"}
+        wait_until(lambda: batcher.check_health().state == "failed")
+        assert "the device is gone" in batcher.check_health().reason
+        waiting = submit(batcher, [make_text(9)])
+        opened.set()
+        assert_expected(wait(waiting), [make_text(9)])
+        assert batcher.check_health().state == "ok"
+        assert batcher.counters.restarts == 1
+        assert batcher.engine is whole
+
+
+def test_a_thread_outlives_what_is_not_an_exception() -> None:
+    engine = FakeEngine()
+
+    def fail(ids: list[Ids]) -> None:
+        if ids[0][0] == NAN_ID:
+            raise SystemExit(3)
+
+    engine.fail = fail
+    with batcher_over(engine) as batcher:
+        assert wait(submit(batcher, [make_text(NAN_ID)])).failures == {0: "SystemExit: 3"}
+        assert_expected(wait(submit(batcher, [make_text(1)])), [make_text(1)])
+
+
+def test_a_step_that_is_stuck_shows_and_its_jobs_can_be_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = FakeEngine()
+    engine.gate.clear()
+    with batcher_over(engine) as batcher:
+        job, waiting = submit(batcher, [make_text(1)]), submit(batcher, [make_text(2, 90)], client="b")
+        assert engine.entered.acquire(timeout=20)
+        assert batcher.check_health().state == "ok"
+        now = time.monotonic()
+        monkeypatch.setattr(time, "monotonic", lambda: now + 100)
+        assert batcher.check_health().state == "stuck"
+        monkeypatch.undo()
+        batcher.fail_all("the engine is stuck")
+        assert wait(job).failures == wait(waiting).failures == {0: "the engine is stuck"}
+        engine.gate.set()
+        assert_expected(wait(submit(batcher, [make_text(3)])), [make_text(3)])
+
+
+def test_close_fails_what_waits() -> None:
+    engine = FakeEngine()
+    engine.gate.clear()
+    batcher = Batcher(engine, budget=100, pooled_dim=DIM, notify=set_waiters)
+    jobs = [submit(batcher, [make_text(number, 90)]) for number in range(3)]
+    batcher.close()
+    engine.gate.set()
+    assert all(wait(job).failures == {0: "the model was unloaded"} for job in jobs)
+    with pytest.raises(RequestError) as caught:
+        submit(batcher, [make_text(1)])
+    assert caught.value.kind == "unavailable"
+    for thread in batcher._threads:
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+def test_queries_are_answered_from_the_cache_and_documents_are_not_put_there() -> None:
+    engine = FakeEngine()
+    cache = AnswerCache(10**6)
+    with batcher_over(engine, cache=cache) as batcher:
+        wait(submit(batcher, [make_text(1), make_text(2)], "interactive"))
+        wait(submit(batcher, [make_text(3)], "bulk"))
+        again = submit(batcher, [make_text(2), make_text(3), make_text(1)], "interactive")
+        assert_expected(wait(again), [make_text(2), make_text(3), make_text(1)])
+        assert again.num_cached == 2
+        assert sorted(engine.seen) == [1, 2, 3, 3]
+        job = batcher.make_job(1, "interactive")
+        job.waiter, job.reads_answers, job.stores_answers = threading.Event(), False, False
+        batcher.submit(job, [make_text(1)])
+        wait(job)
+        assert engine.seen[-1] == 1
+
+
+def test_the_cache_stays_within_its_bytes() -> None:
+    size = 4 * DIM + ENTRY_BYTES
+    cache = AnswerCache(10 * size)
+    for number in range(100):
+        cache.put(b"%d" % number, np.full(DIM, number, np.float32))
+        cache.get(b"95")
+        cache.get(b"0")
+    assert len(cache) == 10
+    assert cache.num_bytes == 10 * size
+    kept = [number for number in range(100) if cache.get(b"%d" % number) is not None]
+    assert kept == [0, *range(91, 100)]  # the first is used again and again
+    np.testing.assert_array_equal(cache.get(b"95"), np.full(DIM, 95))
+    nothing = AnswerCache(0)
+    nothing.put(b"1", np.zeros(DIM, np.float32))
+    assert nothing.get(b"1") is None
+
+
+def test_the_cache_does_not_hold_the_whole_batch() -> None:
+    cache = AnswerCache(10**6)
+    batch_BD = np.ones((100, DIM), np.float32)
+    cache.put(b"1", batch_BD[3])
+    vector_D = cache.get(b"1")
+    assert vector_D is not None
+    assert vector_D.base is None
+
+
+def test_too_much_work_is_refused_with_the_time_to_wait() -> None:
+    engine = FakeEngine()
+    engine.gate.clear()
+    with batcher_over(engine, max_queue_tokens=1000) as batcher:
+        batcher.seconds_per_token = 0.01
+        batcher.check_room(10**9, 1, "bulk", 60)  # nothing waits: one request may be of any size
+        submit(batcher, [make_text(0, 100)])
+        assert engine.entered.acquire(timeout=20)
+        submit(batcher, [make_text(1000 * number, 90) for number in range(1, 12)])
+        wait_until(lambda: batcher.num_waiting("bulk")[1] > 0)
+        with pytest.raises(RequestError, match="texts") as caught:
+            batcher.check_room(1000, 10, "bulk", 60)
+        assert caught.value.kind == "overloaded"
+        waiting = batcher.num_waiting("bulk")[1]
+        assert caught.value.retry_after == pytest.approx(waiting * 0.01)
+        batcher.check_room(5, 1, "bulk", 60)
+
+
+def test_what_cannot_be_done_in_time_is_refused() -> None:
+    engine = FakeEngine()
+    engine.gate.clear()
+    with batcher_over(engine) as batcher:
+        batcher.seconds_per_token = 0.01
+        submit(batcher, [make_text(0, 100)])
+        assert engine.entered.acquire(timeout=20)
+        submit(batcher, [make_text(1000 * number, 100) for number in range(1, 40)])
+        batcher.check_room(2000, 20, "bulk", 100)
+        with pytest.raises(RequestError):
+            batcher.check_room(2000, 20, "bulk", 20)
+        batcher.check_room(100, 1, "interactive", 60)
+
+
+def test_many_queries_wait_no_longer_than_seconds() -> None:
+    engine = FakeEngine()
+    engine.gate.clear()
+    with batcher_over(engine) as batcher:
+        batcher.seconds_per_token = 1e-4  # 10,000 tokens per second: 40,000 may wait
+        submit(batcher, [make_text(0, 100)])
+        assert engine.entered.acquire(timeout=20)
+        submit(batcher, [make_text(10_000 * number, 100) for number in range(1, 400)], "interactive")
+        batcher.check_room(100, 1, "interactive", 60)
+        with pytest.raises(RequestError) as caught:
+            batcher.check_room(1000, 1, "interactive", 60)
+        assert 0.05 <= caught.value.retry_after < 1  # pyright: ignore
+
+
+def test_many_threads_may_submit_and_cancel() -> None:
+    engine = FakeEngine()
+    with batcher_over(engine, cache=AnswerCache(10_000)) as batcher:
+
+        def work(seed: int) -> None:
+            random = np.random.default_rng(seed)
+            for _ in range(60):
+                numbers = random.integers(0, 50, size=random.integers(1, 9))
+                texts = [make_text(int(number), 5 + int(number)) for number in numbers]
+                lane: Lane = "interactive" if random.random() < 0.5 else "bulk"
+                job = submit(batcher, texts, lane, str(seed))
+                if random.random() < 0.3:
+                    batcher.cancel(job)
+                else:
+                    assert_expected(wait(job), texts)
+
+        failures: list[BaseException] = []
+
+        def run(seed: int) -> None:
+            try:
+                work(seed)
+            except BaseException as error:
+                failures.append(error)
+
+        threads = [threading.Thread(target=run, args=(seed,)) for seed in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not failures
+        wait_until(lambda: not batcher.num_running())
+        assert not batcher._jobs
+        assert not batcher._works
+        assert batcher.num_waiting("bulk") == batcher.num_waiting("interactive") == (0, 0)
+        assert not batcher._queue.num_jobs("bulk")
+        assert not batcher._queue.num_jobs("interactive")

@@ -1,0 +1,207 @@
+"""`gnomon serve` as a process: signals, addresses, and what ends it."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+import goldens
+import numpy as np
+import pytest
+
+goldens.require(whole_module=True)
+pytestmark = pytest.mark.slow
+
+E5 = goldens.GOLDEN / "multilingual-e5-small"
+SECONDS = 60
+
+
+class Server:
+    """A running `gnomon serve`."""
+
+    def __init__(self, process: subprocess.Popen[str], port: int, uds: Path | None) -> None:
+        self.process, self.port, self.uds = process, port, uds
+
+    def connect(self) -> HTTPConnection:
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=SECONDS)
+        if self.uds is not None:
+            connection.sock = socket.socket(socket.AF_UNIX)
+            try:
+                connection.sock.connect(str(self.uds))
+            except OSError:
+                connection.close()
+                raise
+        return connection
+
+    def request(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
+        connection = self.connect()
+        try:
+            connection.request(method, path, None if body is None else json.dumps(body), headers)
+            answer = connection.getresponse()
+            data = answer.read()
+        finally:
+            connection.close()
+        return answer.status, json.loads(data) if answer.getheader("content-type") == "application/json" else data
+
+    def wait_for(self, path: str, status: int) -> None:
+        until = time.monotonic() + SECONDS
+        while time.monotonic() < until:
+            try:
+                if self.request("GET", path)[0] == status:
+                    return
+            except OSError:
+                assert self.process.poll() is None, self.process.communicate()
+            threading.Event().wait(0.01)
+        raise AssertionError(f"{path} does not answer {status}")
+
+    def embed(self, texts: list[str]) -> np.ndarray:
+        status, answer = self.request("POST", "/embed", {"inputs": texts})
+        assert status == 200, answer
+        return np.array(answer, np.float32)
+
+    def end(self, number: int = signal.SIGTERM) -> tuple[int, str]:
+        """The exit status, and what was written to stderr."""
+        self.process.send_signal(number)
+        _, log = self.process.communicate(timeout=SECONDS)
+        return self.process.returncode, log
+
+
+def free_port() -> int:
+    with socket.socket() as trial:
+        trial.bind(("127.0.0.1", 0))
+        return trial.getsockname()[1]
+
+
+@contextmanager
+def serve(*arguments: str, source: Path = E5, uds: Path | None = None, ready: bool = True) -> Iterator[Server]:
+    port = free_port()
+    address = ("--uds", str(uds)) if uds else ("--port", str(port))
+    command = [sys.executable, "-m", "gnomon", "serve", str(source), *address, *arguments]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment, start_new_session=True
+    )
+    server = Server(process, port, uds)
+    try:
+        if ready:
+            server.wait_for("/ready", 200)
+        yield server
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    """A server that cannot start: its exit status, and stderr."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "gnomon", "serve", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    return ended.returncode, ended.stderr
+
+
+@pytest.mark.parametrize("name", ["granian", "uvicorn"])
+def test_what_is_under_way_at_sigterm_is_answered(name: str) -> None:
+    texts = [f"text {number} " * (number % 30 + 1) for number in range(2000)]
+    with serve("--server", name, "--drain-delay", "0.3") as server:
+        wanted = goldens.load("multilingual-e5-small").encode(texts[:50], prompt="", on_truncate="silent")
+        np.testing.assert_allclose(server.embed(texts[:50]), wanted, atol=2e-6)
+        found: list[np.ndarray] = []
+        threads = [threading.Thread(target=lambda: found.append(server.embed(texts))) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        until = time.monotonic() + SECONDS
+        while b'gnomon_queue_oldest_seconds{lane="bulk"' not in server.request("GET", "/metrics")[1]:
+            assert time.monotonic() < until
+        server.process.send_signal(signal.SIGTERM)
+        server.wait_for("/ready", 503)
+        assert server.request("GET", "/health")[0] == 200
+        assert server.embed(["one more"]).shape[0] == 1
+        for thread in threads:
+            thread.join()
+        assert [len(vectors) for vectors in found] == [2000] * 3
+        _, log = server.process.communicate(timeout=SECONDS)
+        assert server.process.returncode == 0, log
+        assert "unanswered=0" in log
+        with pytest.raises(OSError):
+            server.request("GET", "/health")
+
+
+def test_ctrl_c_ends_an_idle_server_at_once_and_a_second_signal_a_busy_one() -> None:
+    with serve("--drain-delay", "60") as server:
+        assert server.end(signal.SIGINT)[0] == 0
+    with serve("--drain-delay", "60") as server:
+        server.process.send_signal(signal.SIGTERM)
+        server.wait_for("/ready", 503)
+        assert server.end(signal.SIGTERM)[0] == 0
+
+
+def test_a_unix_socket_keys_and_a_reload(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("key-one\n")
+    path = tmp_path / "socket"
+    with serve("--api-key-file", str(keys), "--drain-delay", "0", uds=path) as server:
+        assert server.request("POST", "/embed", {"inputs": "a"})[0] == 401
+        assert server.request("POST", "/embed", {"inputs": "a"}, authorization="Bearer key-one")[0] == 200
+        code, error = run(str(E5), "--uds", str(path))
+        assert code == 2
+        assert "another server listens" in error
+        keys.write_text("key-two\n")
+        server.process.send_signal(signal.SIGHUP)
+        until = time.monotonic() + SECONDS
+        while server.request("POST", "/embed", {"inputs": "a"}, authorization="Bearer key-two")[0] != 200:
+            assert time.monotonic() < until
+        assert server.request("POST", "/embed", {"inputs": "a"}, authorization="Bearer key-one")[0] == 401
+        assert server.request("POST", "/admin/reload", authorization="Bearer key-two")[0] == 200
+        code, log = server.end()
+        assert code == 0
+        assert "key-one" not in log
+        assert "key-two" not in log
+    assert not path.exists()
+
+
+def test_what_keeps_a_server_from_starting(tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        code, error = run(str(E5), "--port", str(port))
+    assert code == 2
+    assert str(port) in error
+    assert "Traceback" not in error
+    code, error = run(str(tmp_path), "--port", str(free_port()))
+    assert code == 2
+    assert str(tmp_path) in error
+    assert "Traceback" not in error
+    code, error = run(str(E5), "--port", str(free_port()), "--dim", "7")
+    assert code == 2
+    assert "dim 7" in error
+
+
+def test_preload_only_ends_with_0() -> None:
+    code, error = run(str(E5), "--port", str(free_port()), "--preload-only", "--log-format", "json")
+    assert code == 0
+    lines = [json.loads(line) for line in error.splitlines()]
+    assert any("is ready" in line["message"] for line in lines)
+
+
+def test_a_second_port_for_metrics() -> None:
+    port = free_port()
+    with serve("--metrics-port", str(port), "--drain-delay", "0") as server:
+        status, text = Server(server.process, port, None).request("GET", "/anything")
+        assert status == 200
+        assert b"gnomon_requests_total" in text
+        assert server.end()[0] == 0

@@ -1,0 +1,230 @@
+"""What waits for the engine, and what of it makes a step."""
+
+from collections import Counter
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gnomon.batching import BATCH_OVERHEAD_TOKENS
+from gnomon.serve.prepare import PreparedText
+from gnomon.serve.work import Entry, Job, Step, Work
+from gnomon.serve.work_queue import BULK_SHARE, WorkQueue, choose_similar
+
+
+def make_works(lengths: list[int], job: Job) -> list[Work]:
+    works = []
+    for row, length in enumerate(lengths):
+        text = PreparedText((np.zeros(length, np.int64),), (1,), 0, length, False, b"")
+        work = Work(text, [(job, row)], num_pending=1)
+        work.entries = [Entry(work, 0, length)]
+        works.append(work)
+    job.works.extend(works)
+    return works
+
+
+def add_job(queue: WorkQueue, lengths: list[int], lane: str = "bulk", client: str = "a") -> Job:
+    job = Job(len(lengths), 4, lane, client)  # pyright: ignore
+    queue.add(job, make_works(lengths, job))
+    return job
+
+
+def jobs_of(step: Step | None) -> list[Job]:
+    assert step is not None
+    return [entry.work.waiting[0][0] for entry in step.entries]
+
+
+def test_nothing_waits() -> None:
+    queue = WorkQueue(budget=100, padded=True)
+    assert queue.next_step() is None
+    assert not queue
+
+
+def test_a_step_has_the_oldest_text_and_those_of_nearly_its_length() -> None:
+    queue = WorkQueue(budget=1000, padded=True)
+    add_job(queue, [100, 10, 101, 99, 11, 300])
+    step = queue.next_step()
+    assert step is not None
+    assert step.entries[0].length == 100
+    assert sorted(entry.length for entry in step.entries) == [99, 100, 101]
+    following = queue.next_step()
+    assert following is not None
+    assert following.entries[0].length == 10
+    assert sorted(entry.length for entry in following.entries) == [10, 11]
+    last = queue.next_step()
+    assert last is not None
+    assert [entry.length for entry in last.entries] == [300]
+    assert not queue
+    assert queue.num_tokens("bulk") == queue.num_entries("bulk") == 0
+
+
+def test_a_packed_step_takes_texts_in_their_order() -> None:
+    queue = WorkQueue(budget=220, padded=False)
+    add_job(queue, [100, 10, 101, 99])
+    steps = []
+    while (step := queue.next_step()) is not None:
+        steps.append([entry.length for entry in step.entries])
+    assert steps == [[100, 10, 101], [99]]
+
+
+def test_a_text_longer_than_the_budget_is_a_step_alone() -> None:
+    for padded in (True, False):
+        queue = WorkQueue(budget=50, padded=padded)
+        add_job(queue, [120, 20, 20])
+        assert [entry.length for entry in queue.next_step().entries] == [120]  # pyright: ignore
+        assert [entry.length for entry in queue.next_step().entries] == [20, 20]  # pyright: ignore
+
+
+def test_the_number_of_texts_in_a_step_is_limited() -> None:
+    for padded in (True, False):
+        queue = WorkQueue(budget=1000, padded=padded, max_texts=3)
+        add_job(queue, [10] * 7)
+        sizes = [len(step.entries) for step in iter(queue.next_step, None)]
+        assert sizes == [3, 3, 1]
+
+
+@given(st.integers(1, 300), st.lists(st.integers(1, 300), max_size=8), st.integers(10, 2000), st.integers(0, 9))
+def test_the_choice_of_similar_lengths_is_allowed_and_cannot_grow(
+    length: int, lengths: list[int], budget: int, room: int
+) -> None:
+    lengths.sort()
+    chosen = lengths[choose_similar(length, lengths, budget, room)]
+
+    def allowed(others: list[int]) -> bool:
+        batch = [length, *others]
+        cost = max(batch) * len(batch)
+        return len(others) <= room and (not others or (cost <= budget and cost - sum(batch) <= BATCH_OVERHEAD_TOKENS))
+
+    assert allowed(chosen)
+    start = lengths.index(chosen[0]) if chosen else 0
+    neighbours = [lengths[start - 1]] if chosen and start else []
+    neighbours += lengths[start + len(chosen) :][:1] if chosen else []
+    assert not any(allowed([*chosen, other]) for other in neighbours)
+
+
+@given(st.integers(1, 60), st.lists(st.integers(1, 60), max_size=7))
+def test_with_room_for_all_the_choice_is_as_large_as_any(length: int, lengths: list[int]) -> None:
+    """The reference tries every set of texts."""
+    lengths.sort()
+    budget = 10_000
+    size = len(lengths[choose_similar(length, lengths, budget)])
+    best = 0
+    for number in range(len(lengths) + 1):
+        for others in combinations(lengths, number):
+            batch = [length, *others]
+            if max(batch) * len(batch) - sum(batch) <= BATCH_OVERHEAD_TOKENS:
+                best = max(best, number)
+    assert size >= best / 2  # greedy by the nearest length; never a small part of the best
+
+
+def test_interactive_work_goes_first_and_bulk_work_keeps_its_share() -> None:
+    queue = WorkQueue(budget=100, padded=True)
+    add_job(queue, [50] * 400, "bulk")
+    add_job(queue, [50] * 400, "interactive", "b")
+    tokens: Counter[str] = Counter()
+    first = queue.next_step()
+    assert first is not None
+    assert first.lane == "interactive"
+    for _ in range(200):
+        step = queue.next_step()
+        assert step is not None
+        tokens[step.lane] += step.num_tokens
+    assert tokens["bulk"] / tokens.total() == pytest.approx(BULK_SHARE, abs=0.02)
+
+
+def test_a_packed_step_is_filled_with_bulk_work() -> None:
+    queue = WorkQueue(budget=100, padded=False)
+    add_job(queue, [40] * 3, "bulk")
+    add_job(queue, [30], "interactive", "b")
+    step = queue.next_step()
+    assert step is not None
+    assert [(entry.lane, entry.length) for entry in step.entries] == [("interactive", 30), ("bulk", 40)]
+    padded = WorkQueue(budget=100, padded=True)
+    add_job(padded, [30] * 3, "bulk")
+    add_job(padded, [30], "interactive", "b")
+    assert len(padded.next_step().entries) == 1  # pyright: ignore
+
+
+def test_requests_of_a_client_share_its_turns() -> None:
+    """One client with 8 requests, and one with a single one, of equal size: each gets half."""
+    queue = WorkQueue(budget=100, padded=True)
+    for _ in range(8):
+        add_job(queue, [50] * 200, client="many")
+    for _ in range(8):  # so that shares are those of a busy time
+        queue.next_step()
+    single = add_job(queue, [50] * 200, client="single")
+    served: Counter[bool] = Counter()
+    for _ in range(80):
+        for job in jobs_of(queue.next_step()):
+            served[job is single] += 1
+    share = served[True] / served.total()
+    assert share > 0.15  # a fair share is between 1/9, by requests, and 1/2, by clients
+    assert served[False] > 0
+
+
+def test_a_client_with_many_small_requests_does_not_hold_up_another() -> None:
+    queue = WorkQueue(budget=20, padded=True)
+    for _ in range(100):
+        add_job(queue, [20], "interactive", "many")
+    late = add_job(queue, [20], "interactive", "single")
+    position = next(number for number in range(101) if late in jobs_of(queue.next_step()))
+    assert position <= 1
+
+
+def test_large_requests_of_one_client_take_turns() -> None:
+    queue = WorkQueue(budget=50, padded=True)
+    first = add_job(queue, [50] * 1000, client="a")
+    second = add_job(queue, [50] * 10, client="a")
+    served = [jobs_of(queue.next_step())[0] for _ in range(60)]
+    assert served.count(second) == 10
+    assert served.count(first) == 50
+
+
+def test_a_step_that_is_put_back_comes_again() -> None:
+    queue = WorkQueue(budget=100, padded=True)
+    add_job(queue, [30, 31, 90])
+    step = queue.next_step()
+    assert step is not None
+    queue.put_back(step)
+    assert queue.num_tokens("bulk") == 151
+    again = queue.next_step()
+    assert again is not None
+    assert again.entries == step.entries
+
+
+def test_work_that_nobody_waits_for_is_left_out() -> None:
+    queue = WorkQueue(budget=100, padded=True)
+    gone, stays = add_job(queue, [10] * 5000, client="a"), add_job(queue, [10] * 5, client="b")
+    gone.cancelled = True
+    for work in gone.works:
+        queue.remove(work)
+    queue.close_job(gone)
+    assert queue.num_entries("bulk") == 5
+    assert set(jobs_of(queue.next_step())) == {stays}
+    assert not queue
+    assert len(queue._lanes["bulk"]._heap) < 2000  # the heap lets go of what nobody waits for
+
+
+def test_a_step_without_anybody_waiting_is_not_put_back() -> None:
+    queue = WorkQueue(budget=100, padded=True)
+    job = add_job(queue, [10, 10])
+    step = queue.next_step()
+    assert step is not None
+    job.cancelled = True
+    queue.put_back(step)
+    assert not queue
+
+
+def test_bulk_work_that_a_query_needs_is_promoted() -> None:
+    queue = WorkQueue(budget=10, padded=True)
+    bulk = add_job(queue, [10] * 20)
+    add_job(queue, [10], "interactive", "b")
+    wanted = bulk.works[15]
+    queue.promote(wanted)
+    assert queue.num_entries("interactive") == 2
+    assert queue.num_entries("bulk") == 19
+    order = [step.entries[0] for step in iter(queue.next_step, None)]
+    assert order.index(wanted.entries[0]) <= 2
+    assert len(order) == 21
