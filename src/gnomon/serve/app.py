@@ -16,6 +16,7 @@ from typing import Any, Literal
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route, Router
 
+from gnomon.errors import InputError
 from gnomon.serve.auth import ApiKeys
 from gnomon.serve.batcher import Health
 from gnomon.serve.cl100k import load_cl100k
@@ -103,30 +104,35 @@ class App:
             task.cancel()
         for model in self.service.models:
             await asyncio.to_thread(model.close)
-        self.service.threads.shutdown(wait=False, cancel_futures=True)
+        self.service.close()
 
-    async def reload(self, name: str | None = None, revision: str | None = None) -> None:
-        """Load models again, beside those that serve; then requests go to the new ones, and the old ones end what they
-        have begun.
+    async def reload(self, name: str | None = None, revision: str | None = None, *, changed_only: bool = False) -> None:
+        """Read the keys again, and load models again, beside those that serve; then requests go to the new ones, and
+        the old ones end what they have begun.
 
         Args:
             name: of one model; None for all.
             revision: another revision of it.
+            changed_only: leave models as they are whose files are the same as when they were loaded.
 
         Raises:
-            RequestError: an unknown name; a model that could not be loaded: the old one goes on.
+            RequestError: an unknown name; a model that could not be loaded, or keys that could not be read: then all
+                stays as it is.
         """
         async with self._reload_lock:
-            self.keys.reload()
+            try:
+                self.keys.reload()
+            except InputError as error:
+                raise RequestError(f"the keys stay as they are: {error}", "internal") from error
             only = None if name is None else self.service.models.find_known(name)
             fresh = list[ServedModel]()
             old = list[ServedModel]()
             for model in self.service.models:
-                if only not in (None, model):
-                    fresh.append(model)
-                    continue
                 options = model.options if revision is None else replace(model.options, revision=revision)
                 try:
+                    if only not in (None, model) or (changed_only and not await asyncio.to_thread(model.has_changed)):
+                        fresh.append(model)
+                        continue
                     fresh.append(await asyncio.to_thread(self._load_model, options))
                 except Exception as error:
                     raise RequestError(

@@ -17,9 +17,13 @@ Send = Callable[[Message], Awaitable[None]]
 
 MAX_REQUEST_ID = 128
 
+PART_BYTES = 1 << 20
+PART_SECONDS = 30.0
+"""A client that takes longer to read so many bytes of an answer is given up."""
+
 
 class DisconnectedError(Exception):
-    """The client went away before its request was read."""
+    """The client went away, or does not read its answer."""
 
 
 class Exchange:
@@ -47,13 +51,26 @@ class Exchange:
         client = self.scope.get("client")
         return client[0] if client else ""
 
-    async def read_body(self, limit: int) -> bytes:
+    async def read_body(self, limit: int, timeout: float) -> bytes:
         """The body, unpacked.
 
+        Args:
+            limit: bytes of it.
+            timeout: seconds in which it must arrive.
+
         Raises:
-            RequestError: "too_large"; the rest is not read.
+            RequestError: "too_large", where the rest is not read; "timeout".
             DisconnectedError: the client went away.
         """
+        try:
+            async with asyncio.timeout(timeout):
+                body = await self._receive_body(limit)
+        except TimeoutError:
+            raise RequestError("the body did not arrive in time. Send it faster.", "timeout") from None
+        encoding = self.header("content-encoding")
+        return decompress(body, limit, encoding) if encoding and encoding != "identity" else body
+
+    async def _receive_body(self, limit: int) -> bytes:
         declared = self.header("content-length")
         if declared is not None and declared.isdigit() and int(declared) > limit:
             raise _too_large(limit)
@@ -69,9 +86,7 @@ class Exchange:
             parts.append(part)
             if not message.get("more_body"):
                 break
-        body = parts[0] if len(parts) == 1 else b"".join(parts)
-        encoding = self.header("content-encoding")
-        return decompress(body, limit, encoding) if encoding and encoding != "identity" else body
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def watch(self, on_disconnect: Callable[[], None]) -> None:
         """Call a function when the client goes away. The body must have been read."""
@@ -89,6 +104,9 @@ class Exchange:
 
         Args:
             close: whether to ask the client to close the connection.
+
+        Raises:
+            DisconnectedError: the client does not read it.
         """
         self.started = True
         if self._watcher is not None:
@@ -101,11 +119,25 @@ class Exchange:
         headers += [(name.encode(), value.encode("latin-1", "replace")) for name, value in answer.headers.items()]
         if (trace := self.headers.get(b"traceparent")) is not None:
             headers.append((b"traceparent", trace))
-        if close:
+        if close and self.scope.get("http_version", "1.1") in ("1.0", "1.1"):
             headers.append((b"connection", b"close"))
         await self._send({"type": "http.response.start", "status": answer.status, "headers": headers})
-        body = b"" if self.method == "HEAD" else answer.body
-        await self._send({"type": "http.response.body", "body": body})
+        await self._send_body(b"" if self.method == "HEAD" else answer.body)
+
+    async def _send_body(self, body: bytes) -> None:
+        """Send the body, a large one part by part: so a client that reads slowly holds up itself alone."""
+        if len(body) <= PART_BYTES:
+            await self._send({"type": "http.response.body", "body": body})
+            return
+        for start in range(0, len(body), PART_BYTES):
+            stop = start + PART_BYTES
+            try:
+                async with asyncio.timeout(PART_SECONDS):
+                    await self._send(
+                        {"type": "http.response.body", "body": body[start:stop], "more_body": stop < len(body)}
+                    )
+            except TimeoutError:
+                raise DisconnectedError from None
 
 
 def _read_request_id(sent: str | None) -> str:

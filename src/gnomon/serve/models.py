@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gnomon.checkpoint.hub import resolve_source
 from gnomon.encode_options import EncodeOptions
 from gnomon.encoder import Encoder
 from gnomon.engines.protocol import Engine
@@ -91,6 +93,7 @@ class ServedModel:
         self.fingerprint = encoder.fingerprint
         self.salt = blake2b(f"{self.fingerprint} {encoder.engine.identity}".encode(), digest_size=16).digest()
         """Part of the keys of its texts in the answer cache, where other models have texts, too."""
+        self._files = _list_files(encoder.checkpoint.source.folder)
         test_engine(encoder)
         self.batch_tokens = serve.max_batch_tokens or encoder.engine.budget(EVERY_TOKEN)
         self.batcher = Batcher(
@@ -146,7 +149,7 @@ class ServedModel:
         """The text to put before each text of a request. At most one of the arguments is given.
 
         Args:
-            optional_prompt_name: a prompt that is used where the model has it; otherwise there is none.
+            optional_prompt_name: a prompt that is used where the model has it.
 
         Raises:
             RequestError: a prompt name that the model does not have.
@@ -221,6 +224,22 @@ class ServedModel:
             },
         )
 
+    def has_changed(self) -> bool:
+        """Whether its source has other files now than when it was loaded.
+
+        Raises:
+            GnomonError: the source cannot be reached any more.
+        """
+        options = self.options
+        source = resolve_source(
+            options.source,
+            revision=options.revision,
+            cache_dir=options.cache_dir,
+            token=options.token,
+            local_files_only=options.local_files_only,
+        )
+        return _list_files(source.folder) != self._files
+
     def close(self) -> None:
         """End the batcher and let go of the engine; what waits fails."""
         self.batcher.close()
@@ -287,6 +306,12 @@ class ModelRegistry:
     def _unknown(self, name: str) -> RequestError:
         known = list_some(known for model in self.models for known in model.names)
         return RequestError(f"model {name!r} is not served here. There are: {known}.", "unknown_model", param="model")
+
+
+def _list_files(folder: Path) -> list[tuple[str, int, int]]:
+    """The path, size and time of change of each file of a model."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
 
 
 def _read_ranges(options: ModelOptions, encoder: Encoder) -> NDArray[np.float32]:

@@ -50,7 +50,7 @@ async def embed(visit: Visit, dialect: Dialect, *, fields: Fields | None = None,
     render = partial(_render, dialect, request, result, visit.exchange.header("accept"), visit.exchange.request_id)
     if result.vectors_BD.size <= INLINE_NUMBERS:
         return render()
-    return await visit.host.service.run_in_thread(render)
+    return await visit.host.service.render_in_thread(render)
 
 
 def _render(
@@ -67,7 +67,7 @@ async def embed_chosen(visit: Visit) -> Answer:
 
 
 async def embed_root(visit: Visit) -> Answer:
-    """`POST /`: TEI's three operations; the fields show which."""
+    """`/embed` and `POST /`: TEI's three operations; the fields show which."""
     visit.render_error = render_tei_error
     fields = await visit.read_fields()
     operation = choose_root_operation(fields)
@@ -216,7 +216,7 @@ async def show_liveness(visit: Visit) -> Answer:
 async def reload_models(visit: Visit) -> Answer:
     """`POST /admin/reload`: load all models again, or one of another revision: {"model": ..., "revision": ...}."""
     visit.host.check_admin(visit.exchange)
-    body = await visit.exchange.read_body(visit.host.options.max_body_bytes)
+    body = await visit.exchange.read_body(visit.host.options.max_body_bytes, visit.call.seconds_left)
     fields = parse_body(body or b"{}")
     name, revision = fields.text("model"), fields.text("revision")
     await visit.host.reload(name, revision)
@@ -253,7 +253,7 @@ def _endpoints() -> list[Endpoint]:
     probe = partial(Endpoint, render_error=render_tei_error, guarded_methods=NO_METHODS, needs_models=False)
     return [
         *(Endpoint(path, _post(embed_chosen)) for path in ("/v1/embeddings", "/embeddings")),
-        tei_endpoint("/embed", _dialect(tei.TEI)),
+        tei_endpoint("/embed", _post(embed_root)),
         probe("/ready", _get(show_ready)),
         probe("/health", _get(show_health)),
         Endpoint("/openai/deployments/{name:path}/embeddings", _post(embed_azure)),

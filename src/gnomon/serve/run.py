@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from gnomon.errors import ExtraError, GnomonError, InputError, Notice
 from gnomon.install import advise_install
-from gnomon.serve.app import App
+from gnomon.serve.app import EXIT_STUCK, App
 from gnomon.serve.logs import log, set_up_logs
 from gnomon.serve.options import ServeOptions
 
@@ -48,8 +48,8 @@ class HttpServer(Protocol):
 def run_server(options: ServeOptions, make_app: Callable[[ServeOptions], App] = App) -> int:
     """Serve until a signal, or until the server must end by itself; returns the exit status.
 
-    The first SIGTERM or SIGINT drains: the requests under way are answered. A second one ends at once. SIGHUP loads
-    models and keys again.
+    The first SIGTERM or SIGINT drains: the requests under way are answered. A second one ends at once. SIGHUP reads the
+    keys again, and loads models again whose files have changed.
 
     Args:
         make_app: makes the application; tests put a model with a faulty engine in.
@@ -60,7 +60,11 @@ def run_server(options: ServeOptions, make_app: Callable[[ServeOptions], App] = 
     set_up_logs(options.log_format, options.log_level)
     warnings.showwarning = _log_warning
     sys.setswitchinterval(0.001)  # the event loop waits for no longer than this on a thread that computes in Python
-    return asyncio.run(_Runner(options, make_app).run())
+    status = asyncio.run(_Runner(options, make_app).run())
+    if status == EXIT_STUCK:  # a thread that is stuck would be waited for
+        sys.stderr.flush()
+        os._exit(status)
+    return status
 
 
 def _log_warning(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
@@ -135,7 +139,7 @@ class _Runner:
     def _on_hangup(self) -> None:
         async def reload() -> None:
             try:
-                await self.app.reload()
+                await self.app.reload(changed_only=True)
             except GnomonError as error:
                 log(logging.ERROR, f"not reloaded: {error}")
 
@@ -262,6 +266,8 @@ class _UvicornServer:
             ssl_cert_reqs=2 if options.tls_client_ca else 0,
         )
         self._server = uvicorn.Server(config)
+        for name in ("uvicorn", "uvicorn.error"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # what goes wrong is in our own log
 
     async def serve(self) -> None:
         await self._server._serve()  # pyright: ignore[reportPrivateUsage] `serve` would take the signals

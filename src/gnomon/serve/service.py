@@ -50,6 +50,12 @@ INTERACTIVE_TOKENS, INTERACTIVE_TEXTS = 2048, 8
 INLINE_CHARACTERS = 2048
 """Texts with fewer characters are tokenized at once: handing them to a thread takes longer."""
 
+BYTES_PER_NUMBER = 17
+"""What a number of an answer takes until it is sent: 4 bytes as float32, and about 13 as JSON."""
+
+MAX_ANSWER_BYTES = 512 << 20
+"""Of all requests under way: what their answers may take together. One request may always be larger."""
+
 INLINE_NUMBERS = 65_536
 """Vectors with fewer numbers are finished on the event loop."""
 
@@ -83,6 +89,8 @@ class Call:
     timings: Timings | None = None
     counts: bool = False
     """Whether it is a request for vectors."""
+    answer_bytes: int = 0
+    """What its answer takes, until that is sent."""
     error_kind: ErrorKind | None = None
     request_id: str = ""
 
@@ -124,7 +132,14 @@ class Service:
         """Requests under way."""
         self.num_threads = options.tokenizer_threads or available_cores()
         self.threads = ThreadPoolExecutor(self.num_threads, thread_name_prefix="gnomon-tokenizing")
+        self.render_thread = ThreadPoolExecutor(1, thread_name_prefix="gnomon-rendering")
+        """Large answers are written one after the other: each holds up the event loop a little."""
         self.states_lock = asyncio.Lock()
+
+    def close(self) -> None:
+        """End the threads; what waits for them is dropped."""
+        for threads in (self.threads, self.render_thread):
+            threads.shutdown(wait=False, cancel_futures=True)
 
     def notify(self, jobs: list[Job]) -> None:
         """Jobs are done. Called from the engine's threads."""
@@ -163,6 +178,7 @@ class Service:
         optional_name = request.extras.get(OPTIONAL_PROMPT)
         prompt = model.resolve_prompt(request.prompt, request.prompt_name, request.input_type, optional_name)
         postprocessor = model.make_postprocessor(request.dimensions, request.normalize)
+        self._reserve_answer(call, len(request.inputs) * postprocessor.dim * BYTES_PER_NUMBER)
         kinds: list[VectorType] = [kind for kind in request.vector_types if kind not in ("float", "base64")]
         for kind in kinds:
             model.quantize(np.zeros((1, postprocessor.dim), np.float32), kind)  # whether it can, before the work
@@ -290,6 +306,20 @@ class Service:
         skip = request.skip_special_tokens
         return [raw.decode(list(ids), skip_special_tokens=skip) for ids in request.ids]
 
+    def _reserve_answer(self, call: Call, num_bytes: int) -> None:
+        """
+        Raises:
+            RequestError: the answers of the requests under way take too much memory.
+        """
+        others = sum(each.answer_bytes for each in self.calls)
+        if others and others + num_bytes > MAX_ANSWER_BYTES:
+            raise RequestError(
+                f"the server is busy: the answers of {len(self.calls):,} requests are not read yet. Try again later.",
+                "overloaded",
+                retry_after=1.0,
+            )
+        call.answer_bytes = num_bytes
+
     # ---- from inputs to prepared texts
 
     def _read_ids(self, inputs: Inputs, preparation: Preparation, token_ids: TokenIds) -> Sequence[str] | list[Ids]:
@@ -402,6 +432,11 @@ class Service:
         """Run what would hold the event loop up."""
         assert self.loop is not None
         return await self.loop.run_in_executor(self.threads, function)
+
+    async def render_in_thread(self, function: Callable[[], Result]) -> Result:
+        """Write a large answer."""
+        assert self.loop is not None
+        return await self.loop.run_in_executor(self.render_thread, function)
 
 
 def _choose_lane(request: EmbedRequest, num_tokens: int) -> Lane:

@@ -53,7 +53,7 @@ class Visit:
 
     async def read_fields(self) -> Fields:
         """The body. The client's leaving is noticed from here on."""
-        body = await self.exchange.read_body(self.host.options.max_body_bytes)
+        body = await self.exchange.read_body(self.host.options.max_body_bytes, self.call.seconds_left)
         self.exchange.watch(self.call.disconnect)
         return parse_body(body)
 

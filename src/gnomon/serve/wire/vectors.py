@@ -25,8 +25,27 @@ PRINTABLE = "".join(map(chr, range(0x20, 0x7F)))
 OPTIONS = orjson.OPT_SERIALIZE_NUMPY
 
 
+ITEMS_PER_PART = 64
+"""Items of a list that are written at once. orjson lets no other thread run while it writes, and 64 vectors take it 2
+milliseconds, where an answer with 2,048 takes 50.
+"""
+
+
 def json_answer(body: object, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Answer:
-    return Answer(orjson.dumps(body, option=OPTIONS), status, headers=dict(headers or {}))
+    return Answer(orjson.dumps(_write_long_lists(body), option=OPTIONS), status, headers=dict(headers or {}))
+
+
+def _write_long_lists(value: Any) -> Any:
+    """The same JSON, with long lists written part by part already."""
+    if isinstance(value, dict):
+        fields: dict[str, Any] = value
+        return {name: _write_long_lists(each) for name, each in fields.items()}
+    if not isinstance(value, list) or len(value) <= ITEMS_PER_PART:
+        return value
+    items: list[Any] = value
+    starts = range(0, len(items), ITEMS_PER_PART)
+    parts = [orjson.dumps(items[start : start + ITEMS_PER_PART], option=OPTIONS)[1:-1] for start in starts]
+    return orjson.Fragment(b"".join((b"[", b",".join(parts), b"]")))
 
 
 def write_vectors(result: EmbedResult, vector_type: VectorType) -> Sequence[Any]:
