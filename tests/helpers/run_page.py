@@ -1,7 +1,7 @@
 """Runs the blocks of a page one after another, in the current folder: python run_page.py STEPS.json
 
-A step is Python code, a command of gnomon or curl, or text that the step before must have printed. Python blocks of a page
-share their names, as in a notebook. A comment after `print(...)` is what it prints.
+A step is Python code, a command of gnomon or curl, or text that the step before must have printed. Python blocks of a
+page share their names, as in a notebook. A comment after `print(...)` is what it prints.
 """
 
 import ast
