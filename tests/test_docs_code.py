@@ -1,9 +1,9 @@
 """Every block of code in README.md and in the guides runs, or is checked.
 
 Python blocks and commands of gnomon and curl run in a folder with small data, in the order of the page. Hub ids are
-found in a cache that holds one small model under every name, so nothing is downloaded. Commands of make and pip are not run: their
-targets and extras must exist. What else does not run is in `NOT_RUN`, with the reason; its options are checked all the
-same.
+found in a cache that holds one small model under every name, so nothing is downloaded. Commands of make, pip and docker
+are not run: targets and extras must exist. What else does not run is in `NOT_RUN`, with the reason; its options are
+checked all the same.
 """
 
 import json
