@@ -55,6 +55,17 @@ def run_once(*args: str, options: Sequence[str] = (), program: str | None = None
     return run_tool("run", "--rm", *OPTIONS, *LIMITED, *entry, *options, IMAGE, *args, check=False)
 
 
+def find_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def on_host(port: int) -> tuple[str, ...]:
+    """Options for a server on a port of this machine."""
+    return ("--network", "host", "--env", f"GNOMON_PORT={port}")
+
+
 class Server:
     """A running container that serves."""
 
@@ -90,12 +101,9 @@ class Server:
 @contextmanager
 def serve(*args: str, options: Sequence[str] = ()) -> Iterator[Server]:
     """A container that is ready, by the image's own health check."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        server = Server(f"gnomon-test-{uuid4().hex[:8]}", free.getsockname()[1])
-    port = f"GNOMON_PORT={server.port}"
-    network = ("--network", "host", "--env", port)
-    run_tool("run", "--detach", "--name", server.name, *OPTIONS, *LIMITED, *network, *options, IMAGE, *args)
+    port = find_port()
+    server = Server(f"gnomon-test-{uuid4().hex[:8]}", port)
+    run_tool("run", "--detach", "--name", server.name, *OPTIONS, *LIMITED, *on_host(port), *options, IMAGE, *args)
     try:
         check = json.loads(run_tool("image", "inspect", IMAGE).stdout)[0]
         kind, *probe = check.get("Healthcheck", check["Config"].get("Healthcheck"))["Test"]
@@ -194,8 +202,8 @@ def test_preload_only_ends(cache: Path) -> None:
 @pytest.mark.skipif(Path(CONTAINERS[0]).name != "podman", reason="needs podman: docker's daemon starts the process")
 def test_offline_it_connects_to_nothing(cache: Path, tmp_path: Path) -> None:
     trace = tmp_path / "trace"
-    command = [*CONTAINERS, "run", "--rm", *OPTIONS, *LIMITED, "--network", "host", "--volume", f"{cache}:/app/.cache"]
-    command += ["--env", "HF_HUB_OFFLINE=1", IMAGE, HUB_ID, "--preload-only"]
+    command = [*CONTAINERS, "run", "--rm", *OPTIONS, *LIMITED, *on_host(find_port())]
+    command += ["--volume", f"{cache}:/app/.cache", "--env", "HF_HUB_OFFLINE=1", IMAGE, HUB_ID, "--preload-only"]
     subprocess.run(["strace", "-f", "-o", str(trace), "-e", "trace=connect,execve", *command], check=True)
     text = trace.read_text()
     assert "/app/.venv/bin/gnomon" in text
