@@ -193,6 +193,7 @@ def test_preload_only_ends(cache: Path) -> None:
     options = ["--volume", f"{cache}:/app/.cache", "--network", "none", "--env", "HF_HUB_OFFLINE=1"]
     done = run_once("v2", "--model-id", HUB_ID, "--preload-only", options=options)
     assert (done.returncode, "is ready" in done.stderr) == (0, True), done.stderr
+    assert [path.name for path in cache.iterdir()] == ["huggingface"]  # ONNX Runtime keeps an id here to send reports
     absent = run_once("v2", "--model-id", "no/such-model", "--preload-only", options=options)
     assert absent.returncode == 2
     assert "no/such-model" in absent.stderr
