@@ -80,6 +80,19 @@ def test_a_prompt_that_pooling_leaves_out_is_skipped(encoder: Encoder) -> None:
     assert prepare(other).skip == prepare(encoder, "query: ").skip == 0
 
 
+def test_a_prompt_that_is_truncated_is_skipped_as_far_as_it_is_there(encoder: Encoder) -> None:
+    pooling = replace(encoder.spec.pooling, include_prompt=False)
+    other = Encoder(replace(encoder.checkpoint, spec=replace(encoder.spec, pooling=pooling)), engine=encoder.engine)
+    whole = prepare(other, "query: ").prepare_texts(["a"])[0]
+    left = prepare(other, "query: ", "left").prepare_texts([LONG, "a"])
+    assert [text.skip for text in left] == [1, whole.skip]  # nothing of the prompt is left; [CLS] is left out as ever
+    right = prepare(other, "query: ", "right", max_tokens=whole.skip + 2).prepare_texts([LONG])[0]
+    assert right.skip == whole.skip
+    with pytest.raises(RequestError, match="prompt") as caught:
+        prepare(other, "query: ", "right", max_tokens=whole.skip + 1).prepare_texts([LONG])
+    assert caught.value.index == 0
+
+
 def test_keys_are_equal_where_the_engine_has_the_same_work(encoder: Encoder) -> None:
     def key(text: str, **how: object) -> bytes:
         return prepare(encoder, **how).prepare_texts([text])[0].key  # pyright: ignore

@@ -6,6 +6,7 @@ go to stderr.
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 import warnings
@@ -65,6 +66,7 @@ class CommandGroup(click.Group):
                 if isinstance(error, OSError):
                     redirect_to_devnull(sys.stdout)
                 status = EXIT_INTERRUPTED if interrupted else EXIT_FAILED
+        _leave_server(status)
         ctx.exit(status)
 
     def _option_names(self, ctx: click.Context) -> dict[str, str]:
@@ -72,6 +74,14 @@ class CommandGroup(click.Group):
         command = self.commands.get(ctx.invoked_subcommand or "")
         options = [param for param in command.params if isinstance(param, click.Option)] if command else []
         return {option.name: option.opts[0] for option in options if option.name}
+
+
+def _leave_server(status: int) -> None:
+    """End the process where it has run a server."""
+    run = sys.modules.get("gnomon.serve.run")
+    if run is not None and run.has_served:
+        sys.stderr.flush()
+        os._exit(status)
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:

@@ -39,11 +39,19 @@ LOADING_RETRY_SECONDS = 5.0
 WATCH_SECONDS = 1.0
 """How often the engines are looked at."""
 
+STUCK_LOOKS, PAUSE_FACTOR = 3, 3
+"""The server ends once a step is stuck in so many looks in a row. A look that comes so many times too late does not
+count: the whole process was paused.
+"""
+
 EXIT_STUCK = 70
 """Exit status after a step that is stuck (EX_SOFTWARE): whoever started the server starts it again."""
 
 TIMEOUT_HEADERS = ("x-request-timeout", "x-stainless-read-timeout")
 """Seconds that the client waits; the latter is sent by OpenAI's clients."""
+
+MAX_TIMEOUT = 3600.0
+"""Seconds that a client may wait at most."""
 
 Loader = Callable[[ModelOptions], Any]
 
@@ -120,6 +128,8 @@ class App:
                 stays as it is.
         """
         async with self._reload_lock:
+            if self.state != "ready":
+                raise RequestError(f"the server is {self.state}, and loads nothing again now.", "unavailable")
             try:
                 self.keys.reload()
             except InputError as error:
@@ -135,6 +145,9 @@ class App:
                         continue
                     fresh.append(await asyncio.to_thread(self._load_model, options))
                 except Exception as error:
+                    for each in fresh:
+                        if each not in self.service.models.models:
+                            await asyncio.to_thread(each.close)
                     kind: ErrorKind = "invalid" if isinstance(error, InputError) else "internal"
                     message = f"{model.name} could not be loaded again, and goes on as it is: {error}"
                     raise RequestError(message, kind) from error
@@ -157,6 +170,8 @@ class App:
             if not self.ended.done():
                 self.ended.set_result(error)
             return
+        if self.state != "loading":  # a signal came in the meantime
+            return
         self.state, self.was_ready = "ready", True
         for model in models:
             log(logging.INFO, f"{model.name} is ready", **_describe(model))
@@ -166,14 +181,19 @@ class App:
         self._spawn(self._watch_engines())
 
     def _load_model(self, options: ModelOptions) -> ServedModel:
-        return ServedModel(
-            self._load(options),
-            options,
-            self.options,
-            notify=self.service.notify,
-            cache=self.service.cache,
-            on_step=self.metrics.count_step,
-        )
+        encoder = self._load(options)
+        try:
+            return ServedModel(
+                encoder,
+                options,
+                self.options,
+                notify=self.service.notify,
+                cache=self.service.cache,
+                on_step=self.metrics.count_step,
+            )
+        except BaseException:
+            encoder.close()
+            raise
 
     async def _retire(self, model: ServedModel) -> None:
         """Close a model once the requests that use it are answered."""
@@ -185,14 +205,18 @@ class App:
         """Notice an engine that is stuck: its requests fail, and the server ends."""
         assert self.ended is not None
         reported = Health()
+        num_stuck = 0
         while True:
+            before = time.monotonic()
             await asyncio.sleep(WATCH_SECONDS)
+            was_paused = time.monotonic() - before > PAUSE_FACTOR * WATCH_SECONDS
             health = self.check_health()
+            num_stuck = num_stuck + 1 if health.state == "stuck" and not was_paused else 0
             if health.state != reported.state:
                 level = logging.INFO if health.state == "ok" else logging.ERROR
                 log(level, f"the engine is {health.state}", reason=health.reason)
                 reported = health
-            if health.state == "stuck":
+            if num_stuck == STUCK_LOOKS:
                 for model in self.service.models:
                     model.batcher.fail_all(f"the engine is stuck: {health.reason}")
                 await asyncio.sleep(WATCH_SECONDS)  # the answers go out
@@ -242,12 +266,12 @@ class App:
                 value = float(exchange.header(name) or "nan")
             except ValueError:
                 continue
-            if 0 < value < 86_400:
-                timeout = value
+            if value > 0:
+                timeout = min(value, MAX_TIMEOUT)
                 break
         return Call(
             timeout=timeout,
-            reads_cache="no-store" not in (exchange.header("cache-control") or ""),
+            reads_cache="no-store" not in (exchange.header("cache-control") or "").lower(),
             request_id=exchange.request_id,
         )
 

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 CLIENT_GONE = 499
 """The status, in logs and metrics alone, of a request whose client went away: as in nginx."""
 
+METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH")
+"""Methods that have labels of their own: a client could send any others."""
+
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 TEI_SECONDS = [1.5e-5 * 1.5**power for power in range(35)]
@@ -82,6 +85,7 @@ class Metrics:
             sizes: bytes of the body and of the answer.
         """
         model = call.model.name if call.model else ""
+        method = method if method in METHODS else "OTHER"
         seconds = call.seconds
         _child(self._requests, route, model, str(status)).inc()
         self._http.count(route, method, status, seconds, sizes)

@@ -16,7 +16,7 @@ from gnomon.encode_options import EncodeOptions
 from gnomon.encoder import Encoder
 from gnomon.engines.protocol import Engine
 from gnomon.errors import InputError
-from gnomon.messages import list_some
+from gnomon.messages import list_some, shorten
 from gnomon.modules import Postprocessor
 from gnomon.packed import Vectors
 from gnomon.quantization import quantize
@@ -110,7 +110,11 @@ class ServedModel:
             on_step=on_step,
         )
         if serve.warm_up:
-            measure_speed(encoder, self.batcher, self.batch_tokens)
+            try:
+                measure_speed(encoder, self.batcher, self.batch_tokens)
+            except BaseException:
+                self.batcher.close()
+                raise
         self.batcher.notify = notify
 
     @property
@@ -165,7 +169,8 @@ class ServedModel:
             return self.default_prompt
         if prompt_name not in spec.prompts:
             raise RequestError(
-                f"prompt name {prompt_name!r} is not in this model. It has: {list_some(spec.prompts) or 'none'}.",
+                f"prompt name {shorten(prompt_name)} is not in this model. It has: "
+                f"{list_some(spec.prompts) or 'none'}.",
                 "unknown_prompt",
                 param="prompt_name",
             )
@@ -306,7 +311,9 @@ class ModelRegistry:
 
     def _unknown(self, name: str) -> RequestError:
         known = list_some(known for model in self.models for known in model.names)
-        return RequestError(f"model {name!r} is not served here. There are: {known}.", "unknown_model", param="model")
+        return RequestError(
+            f"model {shorten(name)} is not served here. There are: {known}.", "unknown_model", param="model"
+        )
 
 
 def _list_files(folder: Path) -> list[tuple[str, int, int]]:

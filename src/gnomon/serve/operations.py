@@ -82,7 +82,8 @@ async def embed_all(visit: Visit) -> Answer:
     visit.render_error = render_tei_error
     request = visit.host.service.apply_defaults(tei.parse_embed_all(await visit.read_fields()))
     check_inputs(request, visit.host.options.max_inputs, visit.host.options.empty, "inputs")
-    return tei.render_states(await visit.host.service.states(request, visit.call))
+    result = await visit.host.service.states(request, visit.call)
+    return await visit.host.service.render_in_thread(partial(tei.render_states, result))
 
 
 async def similarity(visit: Visit, *, fields: Fields | None = None) -> Answer:
@@ -106,12 +107,13 @@ async def tokenize(visit: Visit) -> Answer:
     request = dialect.parse(fields)
     check_texts(request.texts, visit.host.options.max_inputs, "embed", "inputs")
     tokens, model = await visit.host.service.tokenize(request, visit.call)
-    return dialect.render(request, tokens, model.info())
+    return await visit.host.service.render_in_thread(partial(dialect.render, request, tokens, model.info()))
 
 
 async def decode(visit: Visit) -> Answer:
     visit.render_error = render_tei_error
     request = tei.parse_decode(await visit.read_fields())
+    check_texts(request.ids, visit.host.options.max_inputs, "embed", "ids")
     return tei.render_decode(await visit.host.service.decode(request, visit.call))
 
 
@@ -219,6 +221,10 @@ async def reload_models(visit: Visit) -> Answer:
     body = await visit.exchange.read_body(visit.host.options.max_body_bytes, visit.call.seconds_left)
     fields = parse_body(body or b"{}")
     name, revision = fields.text("model"), fields.text("revision")
+    if unknown := fields.unknown():
+        raise RequestError(f"the body has {unknown[0]!r}, and it may have model and revision.", "invalid")
+    if revision is not None and name is None and len(visit.host.service.models.models) > 1:
+        raise RequestError("a revision is of one model. Name the model, too.", "invalid", param="model")
     await visit.host.reload(name, revision)
     return json_answer({"models": {model.name: model.fingerprint for model in visit.host.service.models}})
 
@@ -280,13 +286,15 @@ def _endpoints() -> list[Endpoint]:
         ),
         tei_endpoint("/embed_all", _post(embed_all)),
         tei_endpoint("/similarity", _post(similarity)),
-        *(tei_endpoint(path, _post(tokenize)) for path in ("/tokenize", "/v1/tokenize")),
+        tei_endpoint("/tokenize", _post(tokenize)),
+        Endpoint("/v1/tokenize", _post(tokenize)),
         tei_endpoint("/decode", _post(decode)),
         Endpoint("/detokenize", _post(detokenize)),
         tei_endpoint("/info", _get(show_info)),
         *(Endpoint(path, _get(list_models)) for path in ("/v1/models", "/models")),
         *(Endpoint(path, _get(show_model)) for path in ("/v1/models/{name:path}", "/models/{name:path}")),
-        *(tei_endpoint(path, _post(refuse_rerank)) for path in ("/rerank", "/v1/rerank", "/v2/rerank")),
+        tei_endpoint("/rerank", _post(refuse_rerank)),
+        *(Endpoint(path, _post(refuse_rerank)) for path in ("/v1/rerank", "/v2/rerank")),
         *(tei_endpoint(f"/{name}", _post(refuse(name, render_tei_error))) for name in ("predict", "embed_sparse")),
         Endpoint("/classify", _post(refuse("classify", render_openai_error))),
         *(probe(path, _get(show_health)) for path in ("/healthz", "/ping")),

@@ -138,18 +138,40 @@ class Preparation:
                 windows = self.encoder.tokenizer.split_into_windows(ids_T, self.prompt)
             except InputError as error:
                 raise RequestError(str(error), "invalid", param="prompt") from error
-            return self._make(windows.ids, windows.new_token_counts, len(ids_T), truncated=False)
+            return self._make(windows.ids, windows.new_token_counts, len(ids_T), self.skip, truncated=False)
         side = self.truncate if self.truncate in ("left", "right") else None
         read_T = self.encoder.tokenizer.truncate(ids_T, limit=limit, side=side)
-        return self._make([read_T], [1], len(ids_T), truncated=is_long)
+        skip = self._count_skipped(len(ids_T) - len(read_T), side)
+        if self.skip and is_long and skip + self.encoder.tokenizer.num_trailing_special >= len(read_T):
+            raise RequestError(
+                f"the prompt takes all of the {len(read_T)} tokens that are read of input[{position}]. Let more be "
+                "read, or use a shorter prompt.",
+                "invalid",
+                param="prompt",
+                index=position,
+            )
+        return self._make([read_T], [1], len(ids_T), skip, truncated=is_long)
+
+    def _count_skipped(self, num_removed: int, side: str | None) -> int:
+        """The first tokens that pooling leaves out of a text that was truncated: at the left, that removed the prompt's."""
+        tokenizer = self.encoder.tokenizer
+        if not self.skip or (side or tokenizer.spec.truncation_side) == "right":
+            return self.skip
+        return tokenizer.num_leading_special + max(0, self.skip - tokenizer.num_leading_special - num_removed)
 
     def _make(
-        self, sequences: Sequence[Ids], new_token_counts: Sequence[int], num_full_tokens: int, *, truncated: bool
+        self,
+        sequences: Sequence[Ids],
+        new_token_counts: Sequence[int],
+        num_full_tokens: int,
+        skip: int,
+        *,
+        truncated: bool,
     ) -> PreparedText:
-        digest = blake2b(self.skip.to_bytes(4, "little"), digest_size=KEY_BYTES, key=self.salt)
+        digest = blake2b(skip.to_bytes(4, "little"), digest_size=KEY_BYTES, key=self.salt)
         for ids_T in sequences:
             digest.update(len(ids_T).to_bytes(4, "little"))
             digest.update(ids_T.tobytes())
         return PreparedText(
-            tuple(sequences), tuple(new_token_counts), self.skip, num_full_tokens, truncated, digest.digest()
+            tuple(sequences), tuple(new_token_counts), skip, num_full_tokens, truncated, digest.digest()
         )

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Never, Protocol
 
 from gnomon.errors import ExtraError, GnomonError, InputError, Notice
 from gnomon.install import advise_install
@@ -23,7 +23,9 @@ from gnomon.serve.options import ServeOptions
 
 BACKLOG = 2048
 KEEP_ALIVE_SECONDS = 75
-"""Longer than load balancers keep idle connections (60 seconds), so that the server is not the one that closes them."""
+"""Longer than load balancers keep idle connections (60 seconds), so that the server is not the one that closes them.
+granian has one limit for that and for the time in which a request's head must arrive.
+"""
 
 LAST_SECONDS = 2.0
 """How long answers may take to leave once all requests are done or have failed."""
@@ -60,11 +62,22 @@ def run_server(options: ServeOptions, make_app: Callable[[ServeOptions], App] = 
     set_up_logs(options.log_format, options.log_level)
     warnings.showwarning = _log_warning
     sys.setswitchinterval(0.001)  # the event loop waits for no longer than this on a thread that computes in Python
-    status = asyncio.run(_Runner(options, make_app).run())
-    if status == EXIT_STUCK:  # a thread that is stuck would be waited for
-        sys.stderr.flush()
-        os._exit(status)
-    return status
+    global has_served
+    has_served = True
+    return asyncio.run(_Runner(options, make_app).run())
+
+
+has_served = False
+"""Whether this process has run a server. Its HTTP server and engine have threads of their own, which are not ended one by
+one: the command line then leaves without the interpreter's clean-up, in which such threads once ended it by SIGABRT.
+"""
+
+
+def leave(status: int) -> Never:
+    """End the process at once, whatever its threads do."""
+    log(logging.WARNING, "ended without waiting for what still runs", status=status)
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _log_warning(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
@@ -101,12 +114,16 @@ class _Runner:
         await asyncio.wait({serving, stop, self.app.ended}, return_when=asyncio.FIRST_COMPLETED)
         stop.cancel()
         ended = self.app.ended.result() if self.app.ended.done() else None
-        if ended is None and not serving.done():
+        if ended is None and not serving.done() and self.app.state != "loading":
             await self._drain(server)
         else:
             server.stop()
         with suppress(TimeoutError):
             await asyncio.wait_for(asyncio.shield(serving), LAST_SECONDS)
+        status = ended if isinstance(ended, int) else 0
+        still_loads = self.app.state == "loading" and ended is None
+        if still_loads or self._signals > 1 or status == EXIT_STUCK:
+            leave(status)  # a thread that loads or is stuck would be waited for
         await self.app.stop()
         if metrics is not None:
             metrics.close()
@@ -241,14 +258,15 @@ class _GranianServer:
             http=HTTPModes.auto,
             websockets=False,
             backlog=BACKLOG,
-            http1_settings=HTTP1Settings(header_read_timeout=30_000, keep_alive=True),
+            http1_settings=HTTP1Settings(header_read_timeout=1000 * KEEP_ALIVE_SECONDS, keep_alive=True),
             log_enabled=False,
             ssl_cert=options.tls_cert,
             ssl_key=options.tls_key,
             ssl_ca=options.tls_client_ca,
             ssl_client_verify=options.tls_client_ca is not None,
         )
-        logging.getLogger("_granian").setLevel(logging.ERROR)
+        for name in ("_granian", "granian"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # what goes wrong is in our own log
 
     async def serve(self) -> None:
         await self._server.serve()

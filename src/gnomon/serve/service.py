@@ -19,6 +19,7 @@ from tokenizers import Encoding
 
 from gnomon.engines.select import available_cores
 from gnomon.errors import GnomonError
+from gnomon.messages import shorten
 from gnomon.modules import Postprocessor
 from gnomon.packed import Ids, Vectors, pack
 from gnomon.serve.answer_cache import AnswerCache
@@ -62,6 +63,20 @@ INLINE_NUMBERS = 65_536
 CHARACTERS_PER_TOKEN = 4
 """An estimate, for requests that are refused before they are tokenized."""
 
+ABORTED_RETRY_SECONDS = 5.0
+
+MAX_PROMPT_CHARACTERS = 32_768
+"""A prompt stands before every text, so that it costs many times its length."""
+
+MAX_TOKEN_CHARACTERS = 1 << 20
+"""Characters, or token ids, of a request for tokens: each token takes a hundred bytes of the answer."""
+
+GIANT_CHARACTERS = 1 << 18
+"""A text with more characters takes a thread for long."""
+
+SLICE_CHARACTERS = 1 << 16
+"""Characters, prompts included, that one thread tokenizes before it looks for other work."""
+
 Result = TypeVar("Result")
 
 
@@ -103,6 +118,17 @@ class Call:
     def seconds_left(self) -> float:
         return self.timeout - self.seconds
 
+    def check_alive(self) -> None:
+        """
+        Raises:
+            ClientGoneError: the client went away.
+            RequestError: its time is over.
+        """
+        if self.gone:
+            raise ClientGoneError
+        if self.seconds_left <= 0:
+            raise _timeout_error()
+
     def disconnect(self) -> None:
         """The client has gone: what has not begun is dropped. Called on the event loop."""
         self.gone = True
@@ -134,6 +160,9 @@ class Service:
         self.threads = ThreadPoolExecutor(self.num_threads, thread_name_prefix="gnomon-tokenizing")
         self.render_thread = ThreadPoolExecutor(1, thread_name_prefix="gnomon-rendering")
         """Large answers are written one after the other: each holds up the event loop a little."""
+        self.giants = asyncio.Semaphore(max(1, self.num_threads - 1))
+        self.parsing = asyncio.Semaphore(1)
+        """Large bodies are parsed one after the other: their objects take many times their bytes."""
         self.states_lock = asyncio.Lock()
 
     def close(self) -> None:
@@ -177,6 +206,7 @@ class Service:
         _check_fingerprint(request, model)
         optional_name = request.extras.get(OPTIONAL_PROMPT)
         prompt = model.resolve_prompt(request.prompt, request.prompt_name, request.input_type, optional_name)
+        _check_prompt(prompt)
         postprocessor = model.make_postprocessor(request.dimensions, request.normalize)
         self._reserve_answer(call, len(request.inputs) * postprocessor.dim * BYTES_PER_NUMBER)
         kinds: list[VectorType] = [kind for kind in request.vector_types if kind not in ("float", "base64")]
@@ -185,7 +215,7 @@ class Service:
         truncate = request.truncate or self.options.truncate
         preparation = Preparation.from_request(model.encoder, prompt, truncate, request.max_tokens, model.salt)
         inputs = self._read_ids(request.inputs, preparation, token_ids or self.options.token_ids)
-        self._refuse_early(inputs, model, request, call)
+        self._refuse_early(inputs, prompt, model, request, call)
         texts, seconds = await self._tokenize(inputs, preparation, call)
         job = await self._compute(texts, model, request, call)
         finish = partial(_finish, job, postprocessor, model, kinds)
@@ -239,6 +269,7 @@ class Service:
         model, _ = self.models.find(request.model)
         call.model, call.num_inputs = model, len(request.inputs)
         prompt = model.resolve_prompt(request.prompt, request.prompt_name, request.input_type)
+        _check_prompt(prompt)
         truncate = request.truncate or self.options.truncate
         if truncate == "mean":
             raise RequestError("states of tokens have no mean. Let truncate be true, false or a side.", "invalid")
@@ -247,12 +278,13 @@ class Service:
         texts, seconds = await self._tokenize(inputs, preparation, call)
         call.num_tokens = sum(text.num_tokens for text in texts)
         call.num_truncated = sum(text.truncated for text in texts)
+        self._reserve_states(call, call.num_tokens * model.encoder.spec.trunk.hidden_size * BYTES_PER_NUMBER)
+        states = list[Vectors]()
         async with self.states_lock:
             began = time.monotonic()
-            try:
-                states = await self.run_in_thread(partial(_compute_states, texts, model))
-            except (GnomonError, MemoryError) as error:
-                raise RequestError(f"the states could not be computed: {error}", "engine") from error
+            for index, text in enumerate(texts):
+                call.check_alive()
+                states.append(await self.run_in_thread(partial(_compute_states, text, index, model)))
         queue = began - call.began - seconds
         call.timings = Timings(call.seconds, seconds, queue, time.monotonic() - began)
         return StatesResult(
@@ -275,6 +307,7 @@ class Service:
         call.model, call.num_inputs = model, len(request.texts)
         prompt = model.resolve_prompt(None if request.prompt_name else "", request.prompt_name, None)
         raw = model.encoder.tokenizer.raw
+        _check_amount(sum(len(prompt) + len(text) for text in request.texts), "characters")
 
         def tokenize() -> list[list[Token]]:
             encodings = raw.encode_batch(
@@ -295,6 +328,7 @@ class Service:
         model, _ = self.models.find(request.model)
         call.model, call.num_inputs = model, len(request.ids)
         rows = model.encoder.spec.trunk.vocab_size
+        _check_amount(sum(map(len, request.ids)), "token ids")
         for index, ids in enumerate(request.ids):
             if ids and max(ids) >= rows:
                 raise RequestError(
@@ -304,7 +338,22 @@ class Service:
                 )
         raw = model.encoder.tokenizer.raw
         skip = request.skip_special_tokens
-        return [raw.decode(list(ids), skip_special_tokens=skip) for ids in request.ids]
+        return await self.run_in_thread(
+            lambda: [raw.decode(list(ids), skip_special_tokens=skip) for ids in request.ids]
+        )
+
+    def _reserve_states(self, call: Call, num_bytes: int) -> None:
+        """
+        Raises:
+            RequestError: the states take too much memory, alone or beside other answers.
+        """
+        if num_bytes > MAX_ANSWER_BYTES:
+            raise RequestError(
+                f"the states of {call.num_tokens:,} tokens take {num_bytes >> 20:,} MiB, and {MAX_ANSWER_BYTES >> 20} "
+                "are the limit. Send fewer texts at once.",
+                "too_many",
+            )
+        self._reserve_answer(call, num_bytes)
 
     def _reserve_answer(self, call: Call, num_bytes: int) -> None:
         """
@@ -356,7 +405,7 @@ class Service:
         return texts
 
     def _refuse_early(
-        self, inputs: Sequence[str] | list[Ids], model: ServedModel, request: EmbedRequest, call: Call
+        self, inputs: Sequence[str] | list[Ids], prompt: str, model: ServedModel, request: EmbedRequest, call: Call
     ) -> None:
         """
         Raises:
@@ -364,7 +413,7 @@ class Service:
         """
         limit = model.encoder.max_seq_length or max(map(len, inputs), default=0)
         if inputs and isinstance(inputs[0], str):
-            num_tokens = sum(min(len(text) // CHARACTERS_PER_TOKEN, limit) for text in inputs)
+            num_tokens = sum(min((len(prompt) + len(text)) // CHARACTERS_PER_TOKEN, limit) for text in inputs)
         else:
             num_tokens = sum(min(len(ids), limit) for ids in inputs)
         lane = _choose_lane(request, num_tokens)
@@ -383,14 +432,18 @@ class Service:
         began = time.monotonic()
         is_text = bool(inputs) and isinstance(inputs[0], str)
         prepare: Callable[..., list[PreparedText]] = preparation.prepare_texts if is_text else preparation.prepare_ids
-        if len(inputs) <= TEXTS_PER_SLICE and sum(map(len, inputs)) <= INLINE_CHARACTERS:
+        sizes = [len(each) + len(preparation.prompt) for each in inputs]
+        if len(inputs) <= TEXTS_PER_SLICE and sum(sizes) <= INLINE_CHARACTERS:
             return prepare(inputs, 0), time.monotonic() - began
         texts = list[PreparedText]()
-        for start in range(0, len(inputs), TEXTS_PER_SLICE):
-            if call.gone:
-                raise ClientGoneError
-            part = partial(prepare, inputs[start : start + TEXTS_PER_SLICE], start)
-            texts += await self.run_in_thread(part)
+        for part in _slice(sizes):
+            call.check_alive()
+            work = partial(prepare, inputs[part], part.start)
+            if sum(sizes[part]) <= GIANT_CHARACTERS:
+                texts += await self.run_in_thread(work)
+                continue
+            async with self.giants:  # one thread stays free for the texts of others
+                texts += await self.run_in_thread(work)
         return texts, time.monotonic() - began
 
     # ---- from prepared texts to vectors
@@ -439,6 +492,17 @@ class Service:
         return await self.loop.run_in_executor(self.render_thread, function)
 
 
+def _slice(sizes: Sequence[int]) -> list[slice]:
+    """Slices of at most `TEXTS_PER_SLICE` texts, and of about `SLICE_CHARACTERS`; a larger text is one alone."""
+    slices, start, total = list[slice](), 0, 0
+    for index, size in enumerate(sizes):
+        if index > start and (index - start == TEXTS_PER_SLICE or total + size > SLICE_CHARACTERS):
+            slices.append(slice(start, index))
+            start, total = index, 0
+        total += size
+    return [*slices, slice(start, len(sizes))]
+
+
 def _choose_lane(request: EmbedRequest, num_tokens: int) -> Lane:
     if request.interactive is not None:
         return "interactive" if request.interactive else "bulk"
@@ -446,10 +510,35 @@ def _choose_lane(request: EmbedRequest, num_tokens: int) -> Lane:
     return "interactive" if small else "bulk"
 
 
+def _check_prompt(prompt: str) -> None:
+    """
+    Raises:
+        RequestError: it is too long to stand before every text.
+    """
+    if len(prompt) > MAX_PROMPT_CHARACTERS:
+        raise RequestError(
+            f"the prompt has {len(prompt):,} characters, and it may have {MAX_PROMPT_CHARACTERS:,}. Shorten it.",
+            "invalid",
+            param="prompt",
+        )
+
+
+def _check_amount(number: int, what: str) -> None:
+    """
+    Raises:
+        RequestError: more than a request for tokens may have.
+    """
+    if number > MAX_TOKEN_CHARACTERS:
+        raise RequestError(
+            f"the request has {number:,} {what}, and it may have {MAX_TOKEN_CHARACTERS:,}. Split it.", "too_many"
+        )
+
+
 def _check_fingerprint(request: EmbedRequest, model: ServedModel) -> None:
     if request.require_fingerprint not in (None, model.fingerprint):
         raise RequestError(
-            f"the model {model.name!r} has the fingerprint {model.fingerprint}, and {request.require_fingerprint} is "
+            f"the model {model.name!r} has the fingerprint {model.fingerprint}, and "
+            f"{shorten(request.require_fingerprint, 70)} is "
             "required. Its vectors cannot be compared with yours: encode anew, or name the other model.",
             "fingerprint",
             param="require_fingerprint",
@@ -483,18 +572,18 @@ def _make_report(inputs: Sequence[str] | list[Ids], preparation: Preparation) ->
     return replace(report, truncated_at=[None] * len(texts)) if whole else report
 
 
-def _compute_states(texts: Sequence[PreparedText], model: ServedModel) -> list[Vectors]:
+def _compute_states(text: PreparedText, index: int, model: ServedModel) -> Vectors:
     """
     Raises:
-        RequestError: NaN or infinity; names the first text.
+        RequestError: the engine failed, or gives NaN or infinity.
     """
-    engine, states = model.encoder.engine, list[Vectors]()
-    for index, text in enumerate(texts):
-        states_TH = engine.states(pack([text.sequences[0]]))
-        if not np.isfinite(states_TH).all():
-            raise RequestError(f"the states of inputs[{index}] hold NaN or infinity.", "engine", index=index)
-        states.append(np.ascontiguousarray(states_TH, np.float32))
-    return states
+    try:
+        states_TH = model.encoder.engine.states(pack([text.sequences[0]]))
+    except (GnomonError, MemoryError, RuntimeError) as error:
+        raise RequestError(f"inputs[{index}] has no states: {error}", "engine", index=index) from error
+    if not np.isfinite(states_TH).all():
+        raise RequestError(f"the states of inputs[{index}] hold NaN or infinity.", "engine", index=index)
+    return np.ascontiguousarray(states_TH, np.float32)
 
 
 def _list_tokens(encoding: Encoding, text: str) -> list[Token]:
@@ -517,6 +606,8 @@ def _count_characters(inputs: Sequence[str] | list[Ids]) -> int:
 def _make_failure(job: Job) -> RequestError:
     """The error of a job in which texts failed; each of the others has its vector, which is not sent."""
     index = min(job.failures)
+    if job.aborted:
+        return RequestError(f"{job.failures[index]}. Try again.", "unavailable", retry_after=ABORTED_RETRY_SECONDS)
     others = f" {len(job.failures)} of {len(job.pooled_BD)} texts failed." if len(job.failures) > 1 else ""
     return RequestError(
         f"input[{index}] has no vector: {job.failures[index]}.{others}", "engine", param="input", index=index
@@ -532,6 +623,8 @@ def _resolve(jobs: Sequence[Job]) -> None:
 
 def _expire(waiter: asyncio.Future[None]) -> None:
     if not waiter.done():
-        waiter.set_exception(
-            RequestError("the request took longer than it may. Try again, with fewer texts.", "timeout")
-        )
+        waiter.set_exception(_timeout_error())
+
+
+def _timeout_error() -> RequestError:
+    return RequestError("the request took longer than it may. Try again, with fewer texts.", "timeout")

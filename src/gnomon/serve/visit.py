@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, Protocol
 
 from gnomon.serve.exchange import Exchange
@@ -14,6 +15,9 @@ from gnomon.serve.wire.errors import render_openai_error
 from gnomon.serve.wire.fields import Fields, parse_body
 
 Probe = Literal["startup", "ready", "health", "live"]
+
+LARGE_BODY_BYTES = 1 << 20
+"""Larger bodies are parsed in a thread."""
 
 NO_METHODS: frozenset[str] = frozenset()
 
@@ -55,7 +59,10 @@ class Visit:
         """The body. The client's leaving is noticed from here on."""
         body = await self.exchange.read_body(self.host.options.max_body_bytes, self.call.seconds_left)
         self.exchange.watch(self.call.disconnect)
-        return parse_body(body)
+        if len(body) <= LARGE_BODY_BYTES:
+            return parse_body(body)
+        async with self.host.service.parsing:
+            return await self.host.service.run_in_thread(partial(parse_body, body))
 
 
 Operation = Callable[[Visit], Awaitable[Answer]]

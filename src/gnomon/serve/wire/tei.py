@@ -6,7 +6,7 @@ B: inputs; T: tokens of a text; H: hidden size; D: dimensions.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -175,7 +175,7 @@ def parse_tokenize(fields: Fields) -> TokenizeRequest:
 def render_tokenize(request: TokenizeRequest, tokens: Sequence[Sequence[Token]], model: ModelInfo) -> Answer:
     """A list of tokens per text."""
     del request, model  # the answer has no place for them
-    return json_answer([[asdict(token) for token in row] for row in tokens])
+    return json_answer([[vars(token) for token in row] for row in tokens])
 
 
 def parse_decode(fields: Fields) -> DecodeRequest:
