@@ -79,7 +79,7 @@ class CommandGroup(click.Group):
 def _leave_server(status: int) -> None:
     """End the process where it has run a server."""
     run = sys.modules.get("gnomon.serve.run")
-    if run is not None and run.has_served:
+    if run is not None and getattr(run, "has_served", False):  # a test may have put another module there
         sys.stderr.flush()
         os._exit(status)
 

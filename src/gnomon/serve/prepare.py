@@ -153,7 +153,7 @@ class Preparation:
         return self._make([read_T], [1], len(ids_T), skip, truncated=is_long)
 
     def _count_skipped(self, num_removed: int, side: str | None) -> int:
-        """The first tokens that pooling leaves out of a text that was truncated: at the left, that removed the prompt's."""
+        """The first tokens that pooling leaves out of a text that was truncated, perhaps in its prompt."""
         tokenizer = self.encoder.tokenizer
         if not self.skip or (side or tokenizer.spec.truncation_side) == "right":
             return self.skip

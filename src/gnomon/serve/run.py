@@ -68,8 +68,8 @@ def run_server(options: ServeOptions, make_app: Callable[[ServeOptions], App] = 
 
 
 has_served = False
-"""Whether this process has run a server. Its HTTP server and engine have threads of their own, which are not ended one by
-one: the command line then leaves without the interpreter's clean-up, in which such threads once ended it by SIGABRT.
+"""Whether this process has run a server. Its HTTP server and engine have threads of their own, which are not ended one
+by one: the command line then leaves without the interpreter's clean-up, in which such threads once ended it by SIGABRT.
 """
 
 
