@@ -40,7 +40,7 @@ WATCH_SECONDS = 1.0
 """How often the engines are looked at."""
 
 STUCK_LOOKS, PAUSE_FACTOR = 3, 3
-"""The server ends once a step is stuck in so many looks in a row. A look that comes so many times too late does not
+"""The server ends when a step is stuck in so many looks in a row. A look that comes so many times too late does not
 count: the whole process was paused.
 """
 

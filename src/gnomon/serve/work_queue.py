@@ -193,7 +193,7 @@ class _JobQueue:
     def __init__(self, client: _ClientQueue) -> None:
         self.client = client
         self.entries: deque[Entry] = deque()
-        self.listed = False
+        self.takes_turns = False
         """Whether it is among the jobs of its client that take turns."""
 
     def drop_leading(self) -> None:
@@ -219,8 +219,8 @@ class _ClientQueue:
         while self.jobs:
             job = self.jobs.popleft()
             job.drop_leading()
-            job.listed = bool(job.entries)
-            if job.listed:
+            job.takes_turns = bool(job.entries)
+            if job.takes_turns:
                 self.jobs.append(job)
                 return job.entries.popleft()
         return None
@@ -287,8 +287,8 @@ class _LaneQueue:
         for entry in sorted(entries, key=lambda entry: entry.order, reverse=True):
             job: _JobQueue = entry.place
             client = job.client = self._clients.setdefault(job.client.name, job.client)
-            if not job.listed:
-                job.listed = True
+            if not job.takes_turns:
+                job.takes_turns = True
                 client.jobs.appendleft(job)
             job.entries.appendleft(entry)
             client.tag -= entry.length
@@ -306,7 +306,7 @@ class _LaneQueue:
             job.entries.append(entry)
             self._count(entry, waits=True)
         if job.entries:
-            job.listed = True
+            job.takes_turns = True
             client.jobs.append(job)
             client.tag = max(client.tag, self.virtual_time)
             self._place(client)
