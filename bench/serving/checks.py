@@ -1,6 +1,7 @@
 """What every check of the server uses: a registry, servers that start when they are needed, and how a check ends."""
 
 import math
+import os
 import shutil
 import socket
 import subprocess
@@ -53,6 +54,8 @@ class Context:
     shared: Path
     minutes: float = 10.0
     """Of a check that needs hours."""
+    fuzz: int = 5000
+    """Bodies for each dialect."""
     stack: ExitStack = field(default_factory=ExitStack)
     servers: dict[tuple[str, ...], Server] = field(default_factory=dict[tuple[str, ...], Server])
 
@@ -175,16 +178,19 @@ def run_tool(words: Sequence[str], **options: Any) -> subprocess.CompletedProces
     return subprocess.run(list(words), **pipes | options)
 
 
-def run_make(target: str, select: str) -> str:
-    """A make target with a selection of its tests; the last line of its output.
+def run_make(target: str, *words: str) -> str:
+    """A make target that runs tests, with this checkout's package; the line that says how many passed.
 
     Raises:
-        CheckError: a test failed, or no test was selected.
+        CheckError: a test failed, or none passed.
     """
-    done = run_tool(["make", target, f"SELECT={select}"])
+    done = run_tool(["make", target, *words], env={**os.environ, "PYTHONPATH": str(ROOT / "src")})
     lines = [line for line in done.stdout.splitlines() if line.strip()]
-    expect(done.returncode == 0, f"make {target} SELECT={select}: {lines[-1] if lines else done.returncode}")
-    return next((line for line in reversed(lines) if "passed" in line), lines[-1])
+    failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))] or lines[-1:]
+    expect(done.returncode == 0, f"make {target} {' '.join(words)}: {'; '.join(failed)[:500]}")
+    passed = [line for line in lines if " passed" in line]
+    expect(passed, f"make {target} {' '.join(words)}: no test passed: {lines[-1:]}")
+    return passed[-1].strip("= ")
 
 
 def make_work_folder() -> Path:
