@@ -1,4 +1,4 @@
-"""Bodies of requests for the fuzz of each dialect: any JSON under names that clients send, nearly right ones, and bytes."""
+"""Bodies for the fuzz of each dialect: any JSON under names that clients send, nearly right ones, and bytes."""
 
 import json
 from typing import Any

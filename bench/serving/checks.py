@@ -83,6 +83,12 @@ class Context:
             self.servers[options] = self.stack.enter_context(self.new_server(*options))
         return self.servers[options]
 
+    def server_of(self, folder: Path) -> Server:
+        """One with another model, which stays open for later checks."""
+        if (str(folder),) not in self.servers:
+            self.servers[str(folder),] = self.stack.enter_context(self.new_server(source=str(folder)))
+        return self.servers[str(folder),]
+
     def new_server(
         self, *options: str, source: str | None = None, wait: bool = True, first: Sequence[str] = ()
     ) -> Server:

@@ -20,6 +20,7 @@ SLOW_SECONDS = 45.0
 HELD_MIB = 512 + 300
 """The server's bound for answers that are not read yet, and what else may grow."""
 DEADLINE = 10.0
+ABSURD_TOKENS = 10_000_000
 FAILING = 12
 """Requests that meet a failing engine; their texts differ, so that each is a step of its own."""
 LOOK_SECONDS = 1.0
@@ -30,7 +31,7 @@ def during(server: Server, clients: list[Any], what: str) -> tuple[list[Ending],
     """Run hostile clients; meanwhile one query after the other.
 
     Returns:
-        endings; p50 and p99 of the queries in milliseconds; the server's usage until the clients left, from time to time.
+        endings; p50 and p99 of the queries in milliseconds; the server's usage, again and again until the clients left.
     """
     group = Group("query", [prepare("/v1/embeddings", {"input": "beside", "model": "m"})])
     endings, usages = list[Ending](), list[Usage]()
@@ -125,13 +126,19 @@ def poison(context: Context) -> str:
 
 @check(27, "out of memory")
 def out_of_memory(context: Context) -> str:
-    """A budget of tokens that is absurdly high, and an engine that has no memory for large batches."""
+    """An engine that has no memory for large batches, with a budget that is absurdly high; and such a budget alone."""
     sample = mixed(context.texts, 256, context.encoder)
-    with faulty(context, "--max-batch-tokens", "100000000", largest_batch=2000) as server:
+    budget = ("--max-batch-tokens", str(ABSURD_TOKENS))
+    with faulty(context, *budget, "--no-model-warmup", largest_batch=2000) as server:
         answer = server.embed(list(sample.texts))
         expect_close(vectors_of(answer), context.encode(sample.texts), "split")
         expect(server.status("/ready") == 200, f"/ready is {server.status('/ready')}")
-    return "batches that do not fit are split and served"
+    with context.new_server(*NO_CACHE, *budget, wait=False) as server:
+        ready = server.is_ready(30)
+        memory = measure_usage(server.pid).resident_mib
+        expect(ready, f"with a budget of {ABSURD_TOKENS:,} tokens it is not ready after 30 s, and has {memory:.0f} MiB")
+        expect(server.embed(list(sample.texts)).status == 200, "the absurd budget alone")
+    return f"batches that do not fit are split and served; with {ABSURD_TOKENS:,} tokens a batch it is ready"
 
 
 @check(28, "slow clients")
@@ -163,7 +170,7 @@ def slow_clients(context: Context) -> str:
     expect(set(statuses) <= {200, 429} and statuses[200], f"{figures}; a reader gets 200 or 429")
     # what a client has not read hides from it that the server has closed, so the server's descriptors are counted
     expect(still_open <= SLOW - statuses[200] + 8, f"{figures}; who reads 25 MB too slowly must be given up")
-    expect(set(headers_closed) == {"closed"}, f"{figures}; the server must close every connection without headers")
+    expect(not headers_closed.get("time"), f"{figures}; the server must give up whoever does not end the headers")
     expect(middle - before.resident_mib < HELD_MIB, f"{figures}; more memory than {HELD_MIB} MiB")
     expect(after.descriptors <= before.descriptors + 8, f"{figures}; descriptors stay open")
     return figures

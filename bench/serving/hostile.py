@@ -21,7 +21,9 @@ class Ending:
     """How a connection ended."""
 
     how: str
-    """ "closed" by the server, "answered" before it was complete, "left" by the client, "refused", or "time": it was still open."""
+    """ "closed" by the server, "answered" before the request was complete, "left" by the client, "refused", or "time":
+    it was still open.
+    """
     num_bytes: int
     seconds: float
     status: int | None = None
@@ -109,8 +111,6 @@ async def send_headers_slowly(address: Address, *, seconds: float, interval: flo
             sent += 1
             writer.write(f"X-Line-{sent}: 1\r\n".encode())
             await writer.drain()
-    except TimeoutError:
-        pass
     except OSError:
         how = "closed"
     await close(writer)
