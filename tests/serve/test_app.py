@@ -416,6 +416,8 @@ def test_probes_while_it_loads_and_while_it_drains() -> None:
         assert answer.status_code == 503
         assert answer.headers["retry-after"] == "5"
         assert answer.headers["x-should-retry"] == "true"
+        assert client.get("/").status_code == 503
+        assert client.get("/", headers={"accept": "text/html"}).headers["content-type"].startswith("text/html")
         gate.set()
         wait_until(lambda: app.state == "ready")
         for path in ("/startup", "/ready", "/health", "/livez"):

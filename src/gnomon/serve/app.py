@@ -222,7 +222,7 @@ class App:
                 return self._refuse_method(endpoint, exchange)
             if exchange.method in endpoint.guarded_methods:
                 visit.call.client = self.keys.check(exchange) or exchange.client
-            if endpoint.needs_models:
+            if exchange.method in endpoint.model_methods:
                 self._check_ready()
             return await operation(visit)
         except RequestError as error:

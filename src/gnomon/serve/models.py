@@ -210,6 +210,7 @@ class ServedModel:
             max_tokens=encoder.max_seq_length,
             prompts=encoder.prompts,
             default_prompt_name=self.options.default_prompt_name or spec.default_prompt_name,
+            input_types={"query": spec.query_prompt_name(), "document": spec.document_prompt_name},
             pooling="+".join(spec.pooling.modes),
             dtype=encoder.dtype,
             device=encoder.device,

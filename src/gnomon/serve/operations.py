@@ -224,15 +224,20 @@ async def reload_models(visit: Visit) -> Answer:
 
 
 async def show_playground(visit: Visit) -> Answer:
-    if not visit.host.options.playground:
+    """`GET /`: the page for browsers; for all others it is a probe, as in TEI."""
+    wants_page = "text/html" in (visit.exchange.header("accept") or "")
+    if not visit.host.options.playground or not wants_page:
         return visit.host.answer_probe("health")
     page = files("gnomon.serve").joinpath("playground.html").read_bytes()
     headers = {
         "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
-        "connect-src 'self'; img-src data:",
+        "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
         "x-content-type-options": "nosniff",
     }
     return Answer(page, content_type="text/html; charset=utf-8", headers=headers)
+
+
+POST_ALONE = frozenset({"POST"})
 
 
 def _post(operation: Operation) -> Mapping[str, Operation]:
@@ -250,7 +255,7 @@ def _dialect(dialect: Dialect) -> Mapping[str, Operation]:
 def _endpoints() -> list[Endpoint]:
     """All endpoints, the most used first."""
     tei_endpoint = partial(Endpoint, render_error=render_tei_error)
-    probe = partial(Endpoint, render_error=render_tei_error, guarded_methods=NO_METHODS, needs_models=False)
+    probe = partial(Endpoint, render_error=render_tei_error, guarded_methods=NO_METHODS, model_methods=NO_METHODS)
     return [
         *(Endpoint(path, _post(embed_chosen)) for path in ("/v1/embeddings", "/embeddings")),
         tei_endpoint("/embed", _post(embed_root)),
@@ -262,8 +267,10 @@ def _endpoints() -> list[Endpoint]:
         Endpoint("/api/embed", _dialect(ollama.OLLAMA), ollama.OLLAMA.render_error),
         Endpoint("/api/embeddings", _dialect(ollama.OLLAMA_OLD), ollama.OLLAMA.render_error),
         Endpoint("/api/tags", _get(list_ollama_tags), ollama.OLLAMA.render_error),
-        Endpoint("/api/version", _get(show_ollama_version), ollama.OLLAMA.render_error, needs_models=False),
-        tei_endpoint("/", {**_get(show_playground), "POST": embed_root}, guarded_methods=frozenset({"POST"})),
+        Endpoint("/api/version", _get(show_ollama_version), ollama.OLLAMA.render_error, model_methods=NO_METHODS),
+        tei_endpoint(
+            "/", {**_get(show_playground), "POST": embed_root}, guarded_methods=POST_ALONE, model_methods=POST_ALONE
+        ),
         tei_endpoint("/invocations", _post(embed_root)),
         *(
             tei_endpoint(path, _post(embed_root))
@@ -285,7 +292,7 @@ def _endpoints() -> list[Endpoint]:
         *(probe(path, _get(show_liveness)) for path in ("/livez", "/v1/health/live")),
         probe("/startup", _get(show_startup)),
         probe("/metrics", _get(show_metrics)),
-        Endpoint("/admin/reload", _post(reload_models), guarded_methods=NO_METHODS, needs_models=False),
+        Endpoint("/admin/reload", _post(reload_models), guarded_methods=NO_METHODS, model_methods=NO_METHODS),
     ]
 
 

@@ -184,6 +184,8 @@ class ModelInfo:
     max_tokens: int | None
     prompts: Mapping[str, str]
     default_prompt_name: str | None
+    input_types: Mapping[InputType, str | None]
+    """The name of the prompt that each input type means; None for no prompt."""
     pooling: str
     dtype: str
     device: str

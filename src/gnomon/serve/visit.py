@@ -70,5 +70,5 @@ class Endpoint:
     render_error: Callable[[RequestError], Answer] = render_openai_error
     guarded_methods: frozenset[str] = frozenset({"GET", "HEAD", "POST"})
     """The methods that need an API key, where there are any."""
-    needs_models: bool = True
-    """Whether it is refused while no model is ready."""
+    model_methods: frozenset[str] = frozenset({"GET", "HEAD", "POST"})
+    """The methods that are refused while no model is ready."""

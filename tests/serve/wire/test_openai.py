@@ -119,6 +119,8 @@ def test_the_list_of_models_has_names_and_aliases() -> None:
         "dimensions": [64, 128, 256],
         "prompts": {"query": "query: "},
         "default_prompt_name": None,
+        "dim": 256,
+        "input_types": {"query": "query", "document": None},
         "fingerprint": "f00d",
         "stats": {"queue_texts": 3.0},
         "backend": "onnx",

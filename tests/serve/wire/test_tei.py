@@ -214,6 +214,7 @@ def test_info() -> None:
         "dim": 256,
         "prompts": {"query": "query: "},
         "default_prompt_name": None,
+        "input_types": {"query": "query", "document": None},
         "engine": "onnx",
         "device": "cpu",
         "aliases": ["text-embedding-3-small"],

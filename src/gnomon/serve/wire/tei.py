@@ -222,6 +222,7 @@ def render_info(model: ModelInfo, limits: Limits, models: Sequence[str] = ()) ->
         "dim": model.dim,
         "prompts": dict(model.prompts),
         "default_prompt_name": model.default_prompt_name,
+        "input_types": dict(model.input_types),
         "engine": model.engine,
         "device": model.device,
         "aliases": list(model.aliases),
