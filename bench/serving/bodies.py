@@ -40,16 +40,24 @@ ANY_OBJECT = st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=6)
 ANY_BYTES = st.binary(max_size=60) | ANY_OBJECT.map(lambda body: json.dumps(body).encode()[:-1]) | VALUES.map(write)
 
 
+SOME_TEXTS = st.text(min_size=1, max_size=8).filter(str.strip)
+RIGHT_INPUTS = SOME_TEXTS | st.lists(SOME_TEXTS, min_size=1, max_size=4)
+
+
 def make_bodies(required: dict[str, Any]) -> st.SearchStrategy[bytes]:
-    """Bodies for one route.
+    """Bodies for one route: two in six right but for at most one field, two nearly right, the others anything.
 
     Args:
         required: field -> its value, or None for inputs of every kind; a nearly right body has them all.
     """
-    fixed = {name: INPUTS if value is None else st.just(value) | LEAVES for name, value in required.items()}
-    nearly_right = st.builds(
-        lambda body, more: body | more,
-        st.fixed_dictionaries(fixed),
-        st.dictionaries(st.sampled_from(NAMES), LEAVES, max_size=2),
+
+    def merge(fields: dict[str, Any], inputs: Any, plain: Any, most: int) -> st.SearchStrategy[bytes]:
+        fixed = {name: inputs if value is None else plain(value) for name, value in fields.items()}
+        more = st.dictionaries(st.sampled_from(NAMES), LEAVES, max_size=most)
+        return st.builds(lambda body, more: write(body | more), st.fixed_dictionaries(fixed), more)
+
+    right = merge(required, RIGHT_INPUTS, st.just, 1)
+    nearly_right = merge(required, INPUTS, lambda value: st.just(value) | LEAVES, 2)
+    return st.sampled_from([right, right, nearly_right, nearly_right, ANY_OBJECT.map(write), ANY_BYTES]).flatmap(
+        lambda bodies: bodies
     )
-    return nearly_right.map(write) | ANY_OBJECT.map(write) | ANY_BYTES
