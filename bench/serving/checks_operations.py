@@ -1,6 +1,5 @@
 """Checks 30 to 35: start, drain, reload, containers, metrics, secrets."""
 
-import json
 import os
 import re
 import shutil
@@ -198,14 +197,17 @@ def point_to(link: Path, target: Path) -> None:
 
 
 def save_two_models(context: Context) -> tuple[Path, Path]:
-    """The model, and the same with another number of tokens that it reads: another space for long texts."""
+    """The model, and one with other word vectors, whose space is another."""
+    from safetensors.numpy import load_file, save_file
+
     folders = context.work / "first", context.work / "second"
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
         context.encoder.save(folder)
-    file = folders[1] / "sentence_bert_config.json"
-    values = json.loads(file.read_text())
-    file.write_text(json.dumps(values | {"max_seq_length": values["max_seq_length"] // 2}))
+    file = folders[1] / "model.safetensors"
+    tensors = load_file(file)
+    (name,) = [name for name in tensors if name.endswith("word_embeddings.weight")]
+    save_file(tensors | {name: tensors[name][:, ::-1].copy()}, file, metadata={"format": "pt"})
     return folders
 
 

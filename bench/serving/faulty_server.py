@@ -21,7 +21,7 @@ import numpy as np
 
 from bench.serving.servers import NO_CACHE, Server
 from gnomon.engines.protocol import Engine
-from gnomon.packed import Packed, Vectors
+from gnomon.packed import Packed, Vectors, split_per_text
 
 if TYPE_CHECKING:
     from bench.serving.checks import Context
@@ -50,7 +50,7 @@ class FaultyEngine(Engine):
         return self.inner.budget(total_tokens)
 
     def pool(self, packed: Packed) -> Vectors:
-        texts = [ids_T.tolist() for ids_T in np.split(packed.ids_T, packed.bounds[1:-1])]
+        texts = [ids_T.tolist() for ids_T in split_per_text(packed.ids_T, packed)]
         rows = {word: [row for row, ids in enumerate(texts) if holds(ids, run)] for word, run in self.words.items()}
         self.dead = self.dead or bool(rows[DIE])
         if self.dead:

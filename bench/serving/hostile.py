@@ -21,8 +21,8 @@ class Ending:
     """How a connection ended."""
 
     how: str
-    """ "closed" by the server, "answered" before the request was complete, "left" by the client, "refused", or "time":
-    it was still open.
+    """ "closed" by the server, "answered" before the request was complete, "left" by the client, "refused" by the
+    system or with another status than 200, or "time": it was still open.
     """
     num_bytes: int
     seconds: float
@@ -48,7 +48,7 @@ async def open_streams(
 
 
 async def read_slowly(address: Address, request: Prepared, *, seconds: float, bytes_per_second: float = 1.0) -> Ending:
-    """Send a request, and read its answer byte by byte, for so long."""
+    """Send a request, and read its answer byte by byte, for so long; leave where its status is not 200."""
     start, head, count = time.monotonic(), b"", 0
     try:
         reader, writer = await open_streams(address, SMALL_BUFFER)
@@ -69,6 +69,9 @@ async def read_slowly(address: Address, request: Prepared, *, seconds: float, by
                 break
             count += 1
             head += data if count <= STATUS_END else b""
+            if len(head) == STATUS_END and count == STATUS_END and head[9:] != b"200":
+                how = "refused"
+                break
             await asyncio.sleep(min(1 / bytes_per_second, max(0.0, seconds - (time.monotonic() - start))))
     await close(writer)
     status = int(head[9:STATUS_END]) if len(head) == STATUS_END else None
