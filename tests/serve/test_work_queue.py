@@ -8,10 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gnomon.batching import BATCH_OVERHEAD_TOKENS
 from gnomon.serve.prepare import PreparedText
 from gnomon.serve.work import Entry, Job, Step, Work
-from gnomon.serve.work_queue import BULK_SHARE, WorkQueue, choose_similar
+from gnomon.serve.work_queue import BULK_SHARE, STEP_OVERHEAD_TOKENS, WorkQueue, choose_similar
 
 
 def make_works(lengths: list[int], job: Job) -> list[Work]:
@@ -95,7 +94,7 @@ def test_the_choice_of_similar_lengths_is_allowed_and_cannot_grow(
     def allowed(others: list[int]) -> bool:
         batch = [length, *others]
         cost = max(batch) * len(batch)
-        return len(others) <= room and (not others or (cost <= budget and cost - sum(batch) <= BATCH_OVERHEAD_TOKENS))
+        return len(others) <= room and (not others or (cost <= budget and cost - sum(batch) <= STEP_OVERHEAD_TOKENS))
 
     assert allowed(chosen)
     start = lengths.index(chosen[0]) if chosen else 0
@@ -114,7 +113,7 @@ def test_with_room_for_all_the_choice_is_as_large_as_any(length: int, lengths: l
     for number in range(len(lengths) + 1):
         for others in combinations(lengths, number):
             batch = [length, *others]
-            if max(batch) * len(batch) - sum(batch) <= BATCH_OVERHEAD_TOKENS:
+            if max(batch) * len(batch) - sum(batch) <= STEP_OVERHEAD_TOKENS:
                 best = max(best, number)
     assert size >= best / 2  # greedy by the nearest length; never a small part of the best
 

@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from itertools import count
 
-from gnomon.batching import BATCH_OVERHEAD_TOKENS
 from gnomon.serve.work import LANES, Entry, Job, Lane, Step, Work
 
 BULK_SHARE = 0.25
@@ -27,6 +26,11 @@ TURN_TOKENS = 512
 clients take turns, and not requests: many small requests of one client wait for each other.
 """
 
+
+STEP_OVERHEAD_TOKENS = 16
+"""The padding of a step at most, in tokens: beginning a step costs about as much. Measured: docs/records/lab-notes.md,
+2026-11-30.
+"""
 
 MIN_COMPACTED = 1024
 """A heap with fewer entries than this is not rebuilt for those that no longer wait."""
@@ -154,7 +158,7 @@ class WorkQueue:
 
 def choose_similar(length: int, lengths: Sequence[int], budget: int, room: int | None = None) -> slice:
     """Which of some sorted lengths go into a padded batch with `length`: those nearest to it, as long as the padding of
-    the batch costs less than a batch by itself (`BATCH_OVERHEAD_TOKENS`), and the batch stays within the budget.
+    the batch costs less than a step by itself (`STEP_OVERHEAD_TOKENS`), and the batch stays within the budget.
 
     Args:
         lengths: ascending.
@@ -166,7 +170,7 @@ def choose_similar(length: int, lengths: Sequence[int], budget: int, room: int |
 
     def fits(other: int) -> bool:
         cost = max(longest, other) * (stop - start + 2)
-        return cost <= budget and cost - total - other <= BATCH_OVERHEAD_TOKENS
+        return cost <= budget and cost - total - other <= STEP_OVERHEAD_TOKENS
 
     while stop - start < limit:
         shorter = length - lengths[start - 1] if start > 0 and fits(lengths[start - 1]) else None
