@@ -7,12 +7,12 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -43,6 +43,25 @@ def expect(condition: object, message: str) -> None:
     """
     if not condition:
         raise CheckError(message)
+
+
+Case = TypeVar("Case")
+
+
+def try_all(run: Callable[[Case], str], cases: Iterable[Case]) -> str:
+    """What was seen in each case.
+
+    Raises:
+        CheckError: some fail; all have run, and the message has what was seen in the others, too.
+    """
+    lines, faults = list[str](), list[str]()
+    for case in cases:
+        try:
+            lines.append(run(case))
+        except CheckError as fault:
+            faults.append(str(fault))
+    expect(not faults, "; ".join([*faults, *lines]))
+    return "; ".join(lines)
 
 
 @dataclass

@@ -1,12 +1,15 @@
 """Checks 25 to 29: clients that leave or dawdle, and engines that fail."""
 
 import asyncio
+import http.client
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from bench.serving.checks import CheckError, Context, check, expect, expect_close, vectors_of, wait_until
+from bench.serving.checks import Context, check, expect, expect_close, try_all, vectors_of, wait_until
+from bench.serving.client import Client
 from bench.serving.faulty_server import DIE, END, HANG, POISON, RAISE, faulty
 from bench.serving.hostile import Ending, count_endings, leave, read_slowly, run_all, send_headers_slowly
 from bench.serving.load import Group, Plan, Prepared, prepare, run_load
@@ -18,6 +21,7 @@ from bench.serving.servers import NO_CACHE, Server
 KILLED, SLOW = 500, 100
 SLOW_SECONDS = 45.0
 """The server gives up whoever takes 30 seconds for a part of an answer, or for the headers of a request."""
+REST_SECONDS = 72.0
 HELD_MIB = 512 + 300
 """The server's bound for answers that are not read yet, and what else may grow."""
 DEADLINE = 10.0
@@ -46,6 +50,15 @@ def during(server: Server, clients: list[Any], what: str) -> tuple[list[Ending],
     counts = result["groups"]["query"]
     expect(set(counts["codes"]) == {"200"} and not counts["errors"], f"{what}: {counts['codes']} {counts['errors']}")
     return endings, [counts["milliseconds"]["p50"], counts["milliseconds"]["p99"]], usages
+
+
+def use_after_rest(client: Client) -> str:
+    """The status of a request on a connection that has rested, or how it failed."""
+    time.sleep(REST_SECONDS)
+    try:
+        return str(client.get("/health").status)
+    except (OSError, http.client.HTTPException) as error:
+        return type(error).__name__
 
 
 async def watch_usage(server: Server, usages: list[Usage]) -> None:
@@ -167,12 +180,18 @@ def out_of_memory(context: Context) -> str:
 @check(28, "slow clients")
 def slow_clients(context: Context) -> str:
     """100 connections that read an answer of 25 MB byte by byte, then 100 that never end their headers: the server
-    gives both up, and holds few answers meanwhile; others are answered.
+    gives both up, and holds few answers meanwhile; others are answered. A connection that rests for 72 s stays open.
     """
     texts = short(context.texts, 2048, context.encoder)
     body = {"input": list(texts.texts), "model": "m", "encoding_format": "float", "dimensions": 1024}
     big = prepare("/v1/embeddings", body, texts=2048)
-    with context.new_server(source=str(context.stella)) as server:
+    with (
+        context.new_server(source=str(context.stella)) as server,
+        ThreadPoolExecutor(1) as thread,
+        Client(server.address) as resting,
+    ):
+        resting.get("/health")
+        rest = thread.submit(use_after_rest, resting)
         size = len(server.post("/v1/embeddings", body).body)  # from now on in the cache
         before = measure_usage(server.pid)
         readers = [read_slowly(server.address, big, seconds=SLOW_SECONDS) for _ in range(SLOW)]
@@ -181,6 +200,7 @@ def slow_clients(context: Context) -> str:
         unfinished, second, _ = during(server, headers, "beside unfinished headers")
         after = measure_usage(server.pid)
         expect(server.embed(["after"]).status == 200, "afterwards")
+        rested = rest.result()
     statuses = Counter(each.status for each in slow)
     middle, still_open = max(each.resident_mib for each in usages), usages[-1].descriptors - before.descriptors
     headers_closed = count_endings(unfinished)
@@ -188,14 +208,20 @@ def slow_clients(context: Context) -> str:
         f"answers of {size / 1e6:.1f} MB; readers' statuses {dict(statuses)}, {still_open} open after "
         f"{SLOW_SECONDS:g} s; headers {headers_closed}; others p50 and p99 {first[0]:.0f} and {first[1]:.0f} ms, "
         f"{second[0]:.0f} and {second[1]:.0f} ms; {before.resident_mib:.0f}, at most {middle:.0f}, "
-        f"{after.resident_mib:.0f} MiB; {before.descriptors}, {after.descriptors} descriptors"
+        f"{after.resident_mib:.0f} MiB; {before.descriptors}, {after.descriptors} descriptors; a connection after "
+        f"{REST_SECONDS:g} s of rest: {rested}"
     )
-    expect(set(statuses) <= {200, 429} and statuses[200], f"{figures}; a reader gets 200 or 429")
     # what a client has not read hides from it that the server has closed, so the server's descriptors are counted
-    expect(still_open < statuses[200], f"{figures}; the connection of who reads 25 MB too slowly must be closed")
-    expect(not headers_closed.get("time"), f"{figures}; the server must give up whoever does not end the headers")
-    expect(middle - before.resident_mib < HELD_MIB, f"{figures}; more memory than {HELD_MIB} MiB")
-    expect(after.descriptors <= before.descriptors + 8, f"{figures}; descriptors stay open")
+    rules = {
+        "a connection that rests must stay open for 75 s: load balancers keep theirs for 60 s": rested == "200",
+        "a reader gets 200 or 429": set(statuses) <= {200, 429} and statuses[200] > 0,
+        "the connections of those who read 25 MB too slowly must be closed": still_open < statuses[200],
+        "the server must give up whoever does not end the headers": not headers_closed.get("time"),
+        f"no more memory than {HELD_MIB} MiB": middle - before.resident_mib < HELD_MIB,
+        "descriptors stay open": after.descriptors <= before.descriptors + 8,
+    }
+    broken = [rule for rule, holds in rules.items() if not holds]
+    expect(not broken, f"{'; '.join(broken)}: {figures}")
     return figures
 
 
@@ -204,14 +230,7 @@ def dead_engine(context: Context) -> str:
     """An engine that fails for ever, a thread of it that ends, and a step that hangs: /ready says so, a restart or the
     end of the process follows, and no request outlasts its deadline.
     """
-    lines, faults = list[str](), list[str]()
-    for word, limit in FAILURES.items():
-        try:
-            lines.append(watch_failure(context, word, limit))
-        except CheckError as fault:
-            faults.append(str(fault))
-    expect(not faults, "; ".join([*faults, *lines]))
-    return "; ".join(lines)
+    return try_all(lambda word: watch_failure(context, word, FAILURES[word]), FAILURES)
 
 
 FAILURES = {DIE: 5.0, HANG: 8.0, END: 5.0}

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from bench.process import ROOT
-from bench.serving.checks import CheckError, Context, NotPossibleError, check, expect, expect_close
+from bench.serving.checks import CheckError, Context, NotPossibleError, check, expect, expect_close, try_all
 from bench.serving.load import Group, Plan, prepare, run_load
 from bench.serving.process import measure_usage
 from bench.serving.samples import Sample, batches, log_uniform, make_sample, mixed, short
@@ -150,7 +150,7 @@ def overload(context: Context) -> str:
         alone = load(server, Group("all", requests, 16, count=len(requests)))["groups"]["all"]
         capacity = all_good(alone, "capacity")["per_second"]
         impatient = batches(sample, 16, headers={"X-Request-Timeout": f"{PATIENCE:g}"})
-        return "; ".join(overload_at(context, server, impatient, times, capacity) for times in (3, 10))
+        return try_all(lambda times: overload_at(context, server, impatient, times, capacity), (3, 10))
 
 
 PATIENCE = 12.0
