@@ -69,14 +69,14 @@ async def watch_usage(server: Server, usages: list[Usage]) -> None:
 
 @check(25, "disconnects")
 def disconnects(context: Context) -> str:
-    """500 clients send 2,048 texts each and leave after 0.2 s: 25 at a time, so that their bodies are read, and all at
+    """500 clients send 2,048 texts each and leave after 0.2 s: 10 at a time, so that their bodies are read, and all at
     once. Then the server refuses those whose answers it could not hold, with a 429 that nobody reads.
     """
     sample, lines = mixed(context.texts, 2048, context.encoder), list[str]()
     request, tokens = one_request(sample), KILLED * sample.num_tokens
     with context.new_server(*NO_CACHE) as server:
         server.embed(["warm"])
-        for at_once in (25, KILLED):
+        for at_once in (10, KILLED):
             before, start = Left.of(server), measure_usage(server.pid)
             asyncio.run(leave_in_groups(server, request, at_once))
             begin = time.monotonic()

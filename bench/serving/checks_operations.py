@@ -216,9 +216,9 @@ def container(context: Context) -> str:
     """Built, then run read-only as another user with 1 GB and 2 cores; the tests print the image's size."""
     if "testimage:" not in (ROOT / "Makefile").read_text():
         raise NotPossibleError("this checkout has no make target for the image yet")
-    if not any(map(shutil.which, ("docker", "podman", "buildah"))):
-        raise NotPossibleError("no program that builds images is installed")
     built = run_tool(["make", "image"])
+    if built.returncode and "works here" in built.stdout:
+        raise NotPossibleError("no program that builds images works here: CONTAINERS may name one")
     expect(built.returncode == 0, f"make image: {built.stdout[-300:]}")
     size = [line for line in built.stdout.splitlines() if re.search(r"\d\s*MB", line)]
     return f"{run_make('testimage')}; {size[-1] if size else 'make image prints no size'}"
