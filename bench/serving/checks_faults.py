@@ -2,6 +2,7 @@
 
 import asyncio
 import http.client
+import signal
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ from bench.serving.client import Client
 from bench.serving.faulty_server import DIE, END, HANG, POISON, RAISE, faulty
 from bench.serving.hostile import Ending, count_endings, leave, read_slowly, run_all, send_headers_slowly
 from bench.serving.load import Group, Plan, Prepared, prepare, run_load
-from bench.serving.process import Usage, measure_usage
+from bench.serving.process import Usage, measure_usage, send_to_tree
 from bench.serving.samples import batches, mixed, one_request, short
 from bench.serving.scenarios import metric
 from bench.serving.servers import NO_CACHE, Server
@@ -25,7 +26,7 @@ REST_SECONDS = 72.0
 HELD_MIB = 512 + 300
 """The server's bound for answers that are not read yet, and what else may grow."""
 DEADLINE = 10.0
-ABSURD_TOKENS = 10_000_000
+ABSURD_TOKENS, MOST_MIB = 10_000_000, 3000
 FAILING = 12
 """Requests that meet a failing engine; their texts differ, so that each is a step of its own."""
 LOOK_SECONDS = 1.0
@@ -170,11 +171,29 @@ def out_of_memory(context: Context) -> str:
         expect_close(vectors_of(answer), context.encode(sample.texts), "split")
         expect(server.status("/ready") == 200, f"/ready is {server.status('/ready')}")
     with context.new_server(*NO_CACHE, *budget, wait=False) as server:
-        ready = server.is_ready(30)
-        memory = measure_usage(server.pid).resident_mib
-        expect(ready, f"with a budget of {ABSURD_TOKENS:,} tokens it is not ready after 30 s, and has {memory:.0f} MiB")
+        memory, ready = watch_start(server, seconds=60)
+        figures = f"with a budget of {ABSURD_TOKENS:,} tokens it has {memory:.0f} MiB when it is ready"
+        expect(
+            ready, f"with a budget of {ABSURD_TOKENS:,} tokens it is not ready after 60 s, or takes {memory:.0f} MiB"
+        )
         expect(server.embed(list(sample.texts)).status == 200, "the absurd budget alone")
-    return f"batches that do not fit are split and served; with {ABSURD_TOKENS:,} tokens a batch it is ready"
+    return f"batches that do not fit are split and served; {figures}"
+
+
+def watch_start(server: Server, seconds: float) -> tuple[float, bool]:
+    """The most memory in MiB until it is ready, and whether that is so in time. One that takes more than MOST_MIB is
+    killed: this machine has other work.
+    """
+    memory, deadline = 0.0, time.monotonic() + seconds
+    while time.monotonic() < deadline and server.process.poll() is None:
+        memory = max(memory, measure_usage(server.pid).resident_mib)
+        if memory > MOST_MIB:
+            send_to_tree(server.pid, signal.SIGKILL)
+            break
+        if server.status("/ready") == 200:
+            return memory, True
+        time.sleep(0.02)
+    return memory, False
 
 
 @check(28, "slow clients")
@@ -215,7 +234,7 @@ def slow_clients(context: Context) -> str:
     rules = {
         "a connection that rests must stay open for 75 s: load balancers keep theirs for 60 s": rested == "200",
         "a reader gets 200 or 429": set(statuses) <= {200, 429} and statuses[200] > 0,
-        "the connections of those who read 25 MB too slowly must be closed": still_open < statuses[200],
+        "the connections of those who read 25 MB too slowly must be closed": still_open <= 4,
         "the server must give up whoever does not end the headers": not headers_closed.get("time"),
         f"no more memory than {HELD_MIB} MiB": middle - before.resident_mib < HELD_MIB,
         "descriptors stay open": after.descriptors <= before.descriptors + 8,

@@ -128,15 +128,6 @@ class Server:
                 raise ServerError(f"{self.command.name} was not ready within {seconds:g} s: {self.log_end()}")
             time.sleep(0.05)
 
-    def is_ready(self, seconds: float) -> bool:
-        """Whether it is ready within a time; one that ends is not."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline and self.process.poll() is None:
-            if self.status(self.command.ready_path) == 200:
-                return True
-            time.sleep(0.05)
-        return False
-
     def status(self, path: str) -> int | None:
         """None where nobody answers."""
         try:
