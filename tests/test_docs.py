@@ -109,7 +109,17 @@ PLAIN_PAGES = [
     DOCS / "index.md",
     *(
         DOCS / "guides" / f"{name}.md"
-        for name in ("clients", "engines", "evaluation", "integrations", "search", "switching", "table", "training")
+        for name in (
+            "clients",
+            "engines",
+            "evaluation",
+            "integrations",
+            "search",
+            "serving",
+            "switching",
+            "table",
+            "training",
+        )
     ),
 ]
 """Pages for people who see gnomon for the first time."""

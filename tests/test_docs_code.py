@@ -1,9 +1,9 @@
 """Every block of code in README.md and in the guides runs, or is checked.
 
-Python blocks and commands of gnomon run in a folder with small data, in the order of the page. Hub ids are found in a
-cache that holds one small model under every name, so nothing is downloaded. Commands of make and pip are not run: their
-targets and extras must exist. What else does not run is in `NOT_RUN`, with the reason; its options are checked all the
-same.
+Python blocks and commands of gnomon and curl run in a folder with small data, in the order of the page. Hub ids are
+found in a cache that holds one small model under every name, so nothing is downloaded. Commands of make, pip and docker
+are not run: targets and extras must exist. What else does not run is in `NOT_RUN`, with the reason; its options are
+checked all the same.
 """
 
 import json
@@ -37,6 +37,9 @@ NOT_RUN = {
     ("evaluation.md", "gnomon evaluate MODEL --tasks NFCorpus STSBenchmark"): "needs data of the hub",
     ("evaluation.md", "gnomon compare"): "its paths hold the fingerprints of two models",
     ("evaluation.md", "import mteb"): "needs data of the hub",
+    ("serving.md", "gnomon serve MODEL --tls-cert"): "needs a certificate",
+    ("serving.md", "gnomon serve MODEL --uds"): "the server of a page has a port",
+    ("serving.md", "curl --unix-socket"): "the same",
     ("training.md", "gnomon train mine.toml"): "250 steps: minutes. Its recipe is read",
     ("training.md", "reading package:"): "progress with times, on standard error",
     ("training.md", "torchrun"): "needs several GPUs",
@@ -45,7 +48,7 @@ NOT_RUN = {
 
 SHELL = {
     "cd": "a folder",
-    "curl": "a running server",
+    "docker": "a container: tests/system/test_image.py",
     "git": "a repository",
     "make": "its target must be in the Makefile",
     "pip": "its extras must be in pyproject.toml",
@@ -54,6 +57,10 @@ SHELL = {
     "source": "an environment",
 }
 """Commands that are not of gnomon, and are never run."""
+
+
+RUN = ("gnomon", "curl")
+"""Commands that are run. `gnomon serve` goes on until the page starts another server, or ends; curl asks it."""
 
 
 def data() -> dict[str, str]:
@@ -112,8 +119,9 @@ def steps(page: Path) -> Iterator[dict[str, Any]]:
             yield {**here, "kind": "python", "text": block.text}
         elif is_shell(block):
             for name, *args in commands(block):
-                if name == "gnomon" and not reason(page, shlex.join([name, *args])):
-                    yield {**here, "kind": "command", "args": [HUB_ID if arg == "MODEL" else arg for arg in args]}
+                if name in RUN and not reason(page, shlex.join([name, *args])):
+                    words = [name, *(HUB_ID if arg == "MODEL" else arg for arg in args)]
+                    yield {**here, "kind": "command", "words": words}
         elif block.language == "text" and block.name is None and not reason(page, block.text):
             yield {**here, "kind": "output", "text": block.text}
 
@@ -196,7 +204,7 @@ def check_command(name: str, args: list[str], where: str) -> None:
     if name == "gnomon":
         check_options(args, where)
     else:
-        assert name in SHELL, f"{where}: {name} is not known"
+        assert name in RUN or name in SHELL, f"{where}: {name} is not known"
     if name == "make":
         targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
         assert [arg for arg in args if "=" not in arg and arg not in targets] == [], where

@@ -3,6 +3,7 @@
 T: tokens of a text; H: hidden; N: heads; d: head size; B: texts.
 """
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -230,3 +231,14 @@ def test_one_engine_serves_texts_of_equal_and_mixed_lengths() -> None:
     alone = engine(name, PoolingSpec()).pool(pack(ids))
     mixed = engine(name, PoolingSpec()).pool(pack([*ids, *texts(name, (30, 2))]))[:3]
     assert_same(mixed, alone)
+
+
+@pytest.mark.slow
+def test_the_runtime_sends_no_statistics(tmp_path: Path) -> None:
+    """ONNX Runtime 1.31 writes an id of the machine where it does."""
+    folder = GOLDEN / "GIST-Embedding-v0"
+    code = f"from gnomon import Encoder; Encoder.load({str(folder)!r}).encode('a')"
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    environment |= {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]

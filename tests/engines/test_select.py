@@ -530,7 +530,8 @@ def test_saturation_is_measured_once() -> None:
     assert int8_saturates.cache_info().misses == 1
 
 
-def test_threads_default_to_the_cores_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_default_to_the_cores_of_this_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(select, "CGROUP_MEMBERSHIP", tmp_path / "none")
     assert 1 <= available_cores() <= (os.cpu_count() or 1)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 2, 5}, raising=False)
     engine = open_engine(spec(), ARRAYS, EngineOptions())
@@ -538,6 +539,42 @@ def test_threads_default_to_the_cores_of_this_process(monkeypatch: pytest.Monkey
     assert engine.threads == available_cores() == 3
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     assert available_cores() == os.cpu_count()
+
+
+@pytest.mark.parametrize(
+    ("membership", "files", "cores"),
+    [
+        ("0::/\n", {"cpu.max": "200000 100000\n"}, 2),
+        ("0::/\n", {"cpu.max": "max 100000\n"}, 64),
+        ("0::/\n", {"cpu.max": "250000 100000\n"}, 2),
+        ("0::/\n", {"cpu.max": "50000 100000\n"}, 1),
+        ("0::/\n", {"cpu.max": "9900000 100000\n"}, 64),
+        ("0::/pod/box\n", {"pod/cpu.max": "300000 100000\n", "pod/box/cpu.max": "max 100000\n"}, 3),
+        ("0::/seen/from/outside\n", {"cpu.max": "200000 100000\n"}, 2),
+        ("0::/\n", {"cpu.max": "\n"}, 64),
+        ("0::/\n", {}, 64),
+        ("", {"cpu.max": "200000 100000\n"}, 64),
+        (
+            "3:cpuset:/\n1:cpuacct,cpu:/box\n0::/\n",
+            {"cpu/box/cpu.cfs_quota_us": "200000\n", "cpu/box/cpu.cfs_period_us": "50000\n"},
+            4,
+        ),
+        ("1:cpu:/\n", {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 64),
+        ("2:cpuset:/\n", {"cpu/cpu.cfs_quota_us": "100000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 64),
+    ],
+)
+def test_the_quota_of_a_container_bounds_the_cores(
+    membership: str, files: dict[str, str], cores: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """On a machine of 64 cores; control groups of version 2, then of version 1."""
+    (tmp_path / "membership").write_text(membership)
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(select, "CGROUP_MEMBERSHIP", tmp_path / "membership")
+    monkeypatch.setattr(select, "CGROUP_ROOT", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
+    assert available_cores() == cores
 
 
 def test_auto_takes_a_dtype_that_all_gpus_have(gpus: Gpus) -> None:

@@ -6,10 +6,12 @@ The measurements: docs/records/benchmarks.md.
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -29,6 +31,9 @@ from gnomon.warn import warn_once
 
 MAX_THREADS = 1024
 """More would only wait for each other; the runtime hangs making them."""
+
+CGROUP_MEMBERSHIP = Path("/proc/self/cgroup")
+CGROUP_ROOT = Path("/sys/fs/cgroup")
 
 DEVICE_PATTERN = re.compile(r"auto|cpu|mps|cuda(:(0|[1-9][0-9]{0,3}))?")
 
@@ -179,10 +184,38 @@ def _parse_devices(device: object) -> list[str]:
 
 
 def available_cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Cores that this process may use: those it is bound to, and no more than the CPU time of its container."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    # rounded down: a thread beyond the quota is stopped for a part of each period, and the others wait for it
+    return int(max(1, min(cores, _cpu_quota())))
+
+
+def _cpu_quota() -> float:
+    """Seconds of CPU time per second that Linux control groups grant this process; infinity without a limit."""
+    try:
+        lines = [line.split(":", 2) for line in CGROUP_MEMBERSHIP.read_text("utf-8").splitlines()]
+    except OSError:
+        return math.inf
+    quotas = [math.inf]
+    for _, controllers, path in lines:
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        hierarchy = CGROUP_ROOT / "cpu" if controllers else CGROUP_ROOT
+        # a limit of any group above holds too; a container sees its own group as the root, whatever its path says
+        group = Path(path.lstrip("/"))
+        quotas += [_read_quota(hierarchy / parent) for parent in (group, *group.parents)]
+    return min(quotas)
+
+
+def _read_quota(group: Path) -> float:
+    """The quota of one group: cpu.max is "200000 100000" or "max 100000" (version 2); version 1 has two files."""
+    with suppress(OSError, ValueError):
+        quota, period = (group / "cpu.max").read_text("utf-8").split()
+        return math.inf if quota == "max" else int(quota) / int(period)
+    with suppress(OSError, ValueError):
+        quota, period = (int((group / f"cpu.cfs_{name}_us").read_text("utf-8")) for name in ("quota", "period"))
+        return math.inf if quota < 0 else quota / period
+    return math.inf
 
 
 def has_torch() -> bool:
@@ -250,10 +283,12 @@ def int8_saturates() -> bool:
 
     Measured on one small product: 64 terms of 255 * 127 add up to more than 16 bits hold in pairs.
     """
-    import onnxruntime as ort
     from onnx import TensorProto, helper
 
+    from gnomon.engines.onnx.runtime import import_onnxruntime
+
     node = helper.make_node("MatMulInteger", ["a", "b"], ["c"])
+    ort = import_onnxruntime()
     infos = [
         helper.make_tensor_value_info(name, kind, [64, 64])
         for name, kind in (("a", TensorProto.UINT8), ("b", TensorProto.INT8))

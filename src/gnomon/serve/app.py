@@ -26,7 +26,7 @@ from gnomon.serve.metrics import CLIENT_GONE, Metrics
 from gnomon.serve.models import ModelRegistry, ServedModel, load_encoder
 from gnomon.serve.operations import ENDPOINTS
 from gnomon.serve.options import ModelOptions, ServeOptions
-from gnomon.serve.requests import Answer, RequestError
+from gnomon.serve.requests import Answer, ErrorKind, RequestError
 from gnomon.serve.service import Call, ClientGoneError, Service
 from gnomon.serve.tracing import Tracer
 from gnomon.serve.visit import Endpoint, Probe, Visit
@@ -135,9 +135,9 @@ class App:
                         continue
                     fresh.append(await asyncio.to_thread(self._load_model, options))
                 except Exception as error:
-                    raise RequestError(
-                        f"{model.name} could not be loaded again, and goes on as it is: {error}", "internal"
-                    ) from error
+                    kind: ErrorKind = "invalid" if isinstance(error, InputError) else "internal"
+                    message = f"{model.name} could not be loaded again, and goes on as it is: {error}"
+                    raise RequestError(message, kind) from error
                 old.append(model)
             self.service.models = ModelRegistry(fresh)
             log(logging.INFO, "models reloaded", models=[model.name for model in fresh])
@@ -332,13 +332,13 @@ class App:
         await exchange.send(answer)
         self.finish("other", exchange, self.make_call(exchange), answer)
 
-    def finish(self, route: str, exchange: Exchange, call: Call, answer: Answer) -> None:
-        """Count a request that was answered, and log it."""
+    def finish(self, route: str, exchange: Exchange, call: Call, answer: Answer, *, quiet: bool = False) -> None:
+        """Count a request that was answered, and log it; probes and lists are logged at the level debug."""
         self.metrics.count_request(
             route, exchange.method, answer.status, call, (exchange.num_body_bytes, len(answer.body))
         )
         self.tracer.record(route, exchange, call, answer.status)
-        quiet = not call.counts and answer.status < 400
+        quiet = quiet or (not call.counts and answer.status < 400)
         log(logging.DEBUG if quiet else logging.INFO, f"{exchange.method} {exchange.path}", **_log_fields(call, answer))
 
     def _normalize_path(self, path: str) -> str:
@@ -380,7 +380,7 @@ class _Handler:
             answer = Answer(b"", CLIENT_GONE)
         finally:
             app.service.calls.discard(call)
-        app.finish(self.endpoint.path, exchange, call, answer)
+        app.finish(self.endpoint.path, exchange, call, answer, quiet=self.endpoint.is_probe)
 
 
 def _describe(model: ServedModel) -> dict[str, Any]:

@@ -38,6 +38,9 @@ STUCK_SECONDS, STUCK_FACTOR = 5.0, 10.0
 INTERACTIVE_SECONDS = 4.0
 """Interactive work is refused where what waits in its lane takes longer than this."""
 
+DEADLINE_SHARE = 0.8
+"""Bulk work is refused where it is expected to take more than this share of the time that its client waits."""
+
 MIN_INTERACTIVE_TOKENS = 16_384
 """So many tokens may wait in the interactive lane however slow the engine is."""
 
@@ -156,22 +159,19 @@ class Batcher:
         if not total:
             return
         rate = self.tokens_per_second
-        excess = 0.0  # tokens that must be done first
-        if self._max_queue_texts is not None and texts + num_texts > self._max_queue_texts:
-            excess = total / 2
-        limit = self._max_queue_tokens or max(1_000_000, int(INTERACTIVE_SECONDS * rate))
-        excess = max(excess, total + num_tokens - limit)
+        limits = [(total + num_tokens, self._max_queue_tokens or max(1_000_000, INTERACTIVE_SECONDS * rate))]
         if lane == "interactive":
-            limit = max(INTERACTIVE_SECONDS * rate, MIN_INTERACTIVE_TOKENS)
-            excess = max(excess, waiting[lane] + num_tokens - limit)
-        else:  # by its turns, or once all that waits is done
-            needed = min(total + num_tokens, num_tokens * (jobs + 1))
-            excess = max(excess, needed - 0.8 * timeout * rate)
+            limits.append((waiting[lane] + num_tokens, max(INTERACTIVE_SECONDS * rate, MIN_INTERACTIVE_TOKENS)))
+        else:  # it is done by its turns, or once all that waits is done
+            limits.append((min(total + num_tokens, num_tokens * (jobs + 1)), DEADLINE_SHARE * timeout * rate))
+        excess = max(needed - limit for needed, limit in limits)
+        if self._max_queue_texts is not None and texts + num_texts > self._max_queue_texts:
+            excess = max(excess, total / 2)
         if excess > 0:
             self.counters.rejected += 1
             raise RequestError(
                 f"the server is busy: {texts:,} texts with {total:,} tokens wait, for about {total / rate:.1f} seconds "
-                "of work. Try again later.",
+                f"of work, and this request has {num_tokens:,} tokens. Try again later.",
                 "overloaded",
                 retry_after=min(max(excess / rate, 0.05), 60.0),
             )

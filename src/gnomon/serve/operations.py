@@ -255,7 +255,9 @@ def _dialect(dialect: Dialect) -> Mapping[str, Operation]:
 def _endpoints() -> list[Endpoint]:
     """All endpoints, the most used first."""
     tei_endpoint = partial(Endpoint, render_error=render_tei_error)
-    probe = partial(Endpoint, render_error=render_tei_error, guarded_methods=NO_METHODS, model_methods=NO_METHODS)
+    probe = partial(
+        Endpoint, render_error=render_tei_error, is_probe=True, guarded_methods=NO_METHODS, model_methods=NO_METHODS
+    )
     return [
         *(Endpoint(path, _post(embed_chosen)) for path in ("/v1/embeddings", "/embeddings")),
         tei_endpoint("/embed", _post(embed_root)),

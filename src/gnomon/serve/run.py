@@ -84,6 +84,8 @@ class _Runner:
         self._tasks = set[asyncio.Task[Any]]()
 
     async def run(self) -> int:
+        if self.options.exit_when_loaded:
+            return await self._load_only()
         check_address(self.options)
         server = open_server(self.app, self.options)
         metrics = await _serve_metrics(self.app, self.options.metrics_port)
@@ -113,6 +115,16 @@ class _Runner:
         if ended is None and serving.done() and serving.exception() is not None:
             raise serving.exception()  # pyright: ignore[reportGeneralTypeIssues]
         return ended or 0
+
+    async def _load_only(self) -> int:
+        """Load and check the models; nothing listens."""
+        await self.app.start()
+        assert self.app.ended is not None
+        ended = await self.app.ended
+        await self.app.stop()
+        if isinstance(ended, BaseException):
+            raise ended
+        return ended
 
     async def _drain(self, server: HttpServer) -> None:
         """Take requests for a while, so that load balancers learn of it; then answer those that are under way."""

@@ -68,6 +68,7 @@ class Endpoint:
     path: str
     operations: Mapping[str, Operation]
     render_error: Callable[[RequestError], Answer] = render_openai_error
+    is_probe: bool = False
     guarded_methods: frozenset[str] = frozenset({"GET", "HEAD", "POST"})
     """The methods that need an API key, where there are any."""
     model_methods: frozenset[str] = frozenset({"GET", "HEAD", "POST"})

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gnomon.engines.onnx.graph import Graph, Output, Precision, build_onnx_graph
+from gnomon.engines.onnx.runtime import import_onnxruntime
 from gnomon.engines.pooling import max_pooling_mask, padded_pooling_weights, padding_mask, pooled_token_index
 from gnomon.engines.positions import RotaryTables, check_token_types, position_ids, rotary_tables
 from gnomon.engines.protocol import Engine
@@ -156,10 +157,7 @@ def _types(packed: Packed) -> Ids:
 
 class _OrtSession:
     def __init__(self, graph: Graph, threads: int | None) -> None:
-        try:
-            import onnxruntime as ort
-        except ImportError as error:
-            raise ExtraError("the package onnxruntime is not installed; pip install onnxruntime") from error
+        ort = import_onnxruntime()
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads or 0
         options.log_severity_level = 3
