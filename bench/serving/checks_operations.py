@@ -219,6 +219,11 @@ def container(context: Context) -> str:
     built = run_tool(["make", "image"])
     if built.returncode and "works here" in built.stdout:
         raise NotPossibleError("no program that builds images works here: CONTAINERS may name one")
+    if built.returncode and re.search(r"registry.*(no such host|refused|timeout|timed out)", built.stdout):
+        raise NotPossibleError(
+            "the registry of the base image cannot be reached: scripts/base_image.sh makes a base, and IMAGE_OPTIONS="
+            "'--build-arg BASE=TAG' takes it"
+        )
     expect(built.returncode == 0, f"make image: {built.stdout[-300:]}")
     size = [line for line in built.stdout.splitlines() if re.search(r"\d\s*MB", line)]
     return f"{run_make('testimage')}; {size[-1] if size else 'make image prints no size'}"
