@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from fake_engine import DIM, FakeEngine, expect
 
-from gnomon.errors import DeviceMemoryError
+from gnomon.errors import DeviceMemoryError, WorkerError
 from gnomon.packed import Ids
+from gnomon.serve import batcher as batcher_module
 from gnomon.serve.answer_cache import ENTRY_BYTES, AnswerCache
 from gnomon.serve.batcher import MAX_FAILED_STEPS, Batcher
 from gnomon.serve.prepare import PreparedText
@@ -424,3 +425,105 @@ def test_many_threads_may_submit_and_cancel() -> None:
         assert batcher.num_waiting("bulk") == batcher.num_waiting("interactive") == (0, 0)
         assert not batcher._queue.num_jobs("bulk")
         assert not batcher._queue.num_jobs("interactive")
+
+
+def test_bulk_work_goes_on_while_queries_never_cease() -> None:
+    engine = FakeEngine()
+    with batcher_over(engine) as batcher:
+        over = threading.Event()
+
+        def ask(jobs: list[Job]) -> None:
+            for job in jobs:
+                job.waiter.set()
+                if job.lane == "interactive" and not over.is_set():
+                    submit(batcher, [make_text(10_000 + len(engine.seen), 40)], "interactive", "b")
+
+        batcher.notify = ask
+        for number in range(20):
+            submit(batcher, [make_text(1000 * number, 40)], "interactive", str(number))
+        bulk = [
+            submit(batcher, [make_text(100_000 + 100 * number + row, 30) for row in range(4)]) for number in range(5)
+        ]
+        for job in bulk:
+            wait(job)
+        over.set()
+
+
+def test_what_fails_around_a_step_does_not_end_the_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = FakeEngine()
+
+    def fail(*args: object) -> None:
+        raise ZeroDivisionError
+
+    with batcher_over(engine, on_step=fail) as batcher:
+        for number in range(5):
+            assert_expected(wait(submit(batcher, [make_text(number)])), [make_text(number)])
+        assert all(thread.is_alive() for thread in batcher._threads)
+    engine = FakeEngine()
+    pack = batcher_module._pack
+    failing = threading.Event()
+
+    def pack_or_fail(step: object) -> object:
+        if failing.is_set():
+            raise MemoryError
+        return pack(step)  # pyright: ignore
+
+    monkeypatch.setattr(batcher_module, "_pack", pack_or_fail)
+    with batcher_over(engine) as batcher:
+        engine.gate.clear()
+        jobs = [submit(batcher, [make_text(1000 * number, 90)]) for number in range(4)]
+        failing.set()
+        engine.gate.set()
+        assert {0: "MemoryError: "} in [wait(job).failures for job in jobs]
+        failing.clear()
+        assert_expected(wait(submit(batcher, [make_text(7)])), [make_text(7)])
+
+
+def test_a_lone_text_whose_worker_died_is_tried_once_more() -> None:
+    engine = FakeEngine()
+    deaths = iter([True, False, True, True])
+
+    def fail(ids: list[Ids]) -> None:
+        if next(deaths, False):
+            raise WorkerError("the worker was killed by signal 9")
+
+    engine.fail = fail
+    with batcher_over(engine) as batcher:
+        assert_expected(wait(submit(batcher, [make_text(1)])), [make_text(1)])
+        assert wait(submit(batcher, [make_text(2)])).failures == {0: "the worker was killed by signal 9"}
+
+
+def test_bulk_work_that_waits_keeps_no_query_out() -> None:
+    engine = FakeEngine()
+    engine.gate.clear()
+    with batcher_over(engine) as batcher:
+        batcher.seconds_per_token = 1e-3
+        submit(batcher, [make_text(0, 100)])
+        assert engine.entered.acquire(timeout=20)
+        submit(batcher, [make_text(100_000 * number, 50_000) for number in range(1, 30)])
+        batcher.check_room(10, 1, "interactive", 60)
+        with pytest.raises(RequestError):
+            batcher.check_room(10_000, 16, "bulk", 60)
+
+
+def test_nan_is_explained_once_per_step_and_outside_the_lock() -> None:
+    engine = FakeEngine()
+    explained, held = list[int](), list[bool]()
+
+    def pool_nan(packed):  # pyright: ignore
+        return np.full((len(packed.lengths_B), DIM), np.nan, np.float32)
+
+    with batcher_over(engine) as batcher:
+
+        def explain(packed) -> str:  # pyright: ignore
+            explained.append(1)
+            held.append(batcher._changed.acquire(blocking=False) is False)
+            if not held[-1]:
+                batcher._changed.release()
+            return "overflow"
+
+        engine.pool, engine.explain_nonfinite = pool_nan, explain  # pyright: ignore
+        job = wait(submit(batcher, [make_text(1), make_text(2), make_text(3)]))
+        assert len(job.failures) == 3
+        assert len(explained) == batcher.counters.steps
+        assert not any(held)

@@ -140,6 +140,19 @@ def test_what_is_under_way_at_sigterm_is_answered(name: str) -> None:
             server.request("GET", "/health")
 
 
+@pytest.mark.parametrize("name", ["granian", "uvicorn"])
+def test_an_answer_before_the_end_of_a_body_reaches_its_client(name: str) -> None:
+    with serve("--server", name, "--api-key", "key", "--max-body", "1M", "--drain-delay", "0") as server:
+        connection = server.connect()
+        for path, size, status in (("/embed", 30 << 20, 413), ("/embed", 900_000, 401), ("/none", 5 << 20, 404)):
+            headers = {"authorization": "Bearer key"} if status == 413 else {}
+            connection.request("POST", path, b" " * size, headers)
+            answer = connection.getresponse()
+            assert answer.status == status
+            json.loads(answer.read())
+        connection.close()
+
+
 def test_ctrl_c_ends_an_idle_server_at_once_and_a_second_signal_a_busy_one() -> None:
     with serve("--drain-delay", "60") as server:
         assert server.end(signal.SIGINT)[0] == 0

@@ -329,6 +329,7 @@ class App:
             f"there is nothing at {exchange.path}. The routes are in the guide to serving.", "not_found"
         )
         answer = render_openai_error(error)
+        await exchange.drop_rest()
         await exchange.send(answer)
         self.finish("other", exchange, self.make_call(exchange), answer)
 
@@ -374,6 +375,7 @@ class _Handler:
         app.service.calls.add(call)
         try:
             answer = await app.answer(self.endpoint, Visit(app, exchange, call, scope["path_params"]))
+            await exchange.drop_rest()
             close = answer.status == 413 or app.state == "draining"
             await exchange.send(answer, close=close)
         except (ClientGoneError, DisconnectedError):

@@ -9,6 +9,7 @@ B: entries of a step; D: dimensions of a pooled vector.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -18,9 +19,10 @@ from typing import Any, Literal
 import numpy as np
 
 from gnomon.engines.protocol import Engine
-from gnomon.errors import GnomonError
+from gnomon.errors import GnomonError, WorkerError
 from gnomon.packed import Packed, Vectors, pack
 from gnomon.serve.answer_cache import AnswerCache
+from gnomon.serve.logs import log
 from gnomon.serve.prepare import PreparedText
 from gnomon.serve.requests import RequestError
 from gnomon.serve.work import LANES, Entry, Job, Lane, Step, Work
@@ -41,8 +43,8 @@ INTERACTIVE_SECONDS = 4.0
 DEADLINE_SHARE = 0.8
 """Bulk work is refused where it is expected to take more than this share of the time that its client waits."""
 
-MIN_INTERACTIVE_TOKENS = 16_384
-"""So many tokens may wait in the interactive lane however slow the engine is."""
+MIN_INTERACTIVE_TOKENS, MIN_BULK_TOKENS = 16_384, 1_000_000
+"""So many tokens may wait in a lane however slow the engine is."""
 
 RATE_WEIGHT_SECONDS = 2.0
 """The measured speed follows the steps of about so many seconds."""
@@ -91,7 +93,7 @@ class Batcher:
         notify: called from a thread with the jobs that were just done. It must not block.
         reopen: opens the engine anew after it has failed.
         slots: steps that the engine can run side by side.
-        max_queue_tokens: at most so many tokens wait; None for a million, or four seconds of work where that is more.
+        max_queue_tokens: at most so many tokens wait; None for limits by the measured speed.
         on_step: called from a thread after each step with its number of entries, tokens and seconds.
     """
 
@@ -123,7 +125,7 @@ class Batcher:
         self._jobs: set[Job] = set()
         self._changed = threading.Condition()
         self._num_free = slots
-        self._prepared: tuple[Step, Packed] | None = None
+        self._prepared: tuple[Step, Packed | None] | None = None
         self._preparing = False
         self._running: dict[int, tuple[Step, float]] = {}
         """Thread -> its step, and when it began."""
@@ -159,10 +161,11 @@ class Batcher:
         if not total:
             return
         rate = self.tokens_per_second
-        limits = [(total + num_tokens, self._max_queue_tokens or max(1_000_000, INTERACTIVE_SECONDS * rate))]
-        if lane == "interactive":
-            limits.append((waiting[lane] + num_tokens, max(INTERACTIVE_SECONDS * rate, MIN_INTERACTIVE_TOKENS)))
+        limit = INTERACTIVE_SECONDS * rate
+        if lane == "interactive":  # bulk work that waits does not matter: queries go before it
+            limits = [(waiting[lane] + num_tokens, self._max_queue_tokens or max(limit, MIN_INTERACTIVE_TOKENS))]
         else:  # it is done by its turns, or once all that waits is done
+            limits = [(total + num_tokens, self._max_queue_tokens or max(limit, MIN_BULK_TOKENS))]
             limits.append((min(total + num_tokens, num_tokens * (jobs + 1)), DEADLINE_SHARE * timeout * rate))
         excess = max(needed - limit for needed, limit in limits)
         if self._max_queue_texts is not None and texts + num_texts > self._max_queue_texts:
@@ -223,7 +226,7 @@ class Batcher:
         else:
             self.counters.merged += 1
             if job.lane == "interactive":
-                self._queue.promote(work)
+                self._queue.promote(work, job)
         work.waiting.append((job, row))
         job.works.append(work)
         return work if is_new else None
@@ -255,17 +258,37 @@ class Batcher:
                     self._preparing = True
                 if self._queue:
                     self._changed.notify()  # another thread prepares what follows
-            packed = _pack(step) if packed is None else packed
-            if action == "prepare":
-                with self._changed:
-                    self._preparing, self._prepared = False, (step, packed)
-                    self._changed.notify_all()
-                continue
-            outcomes = self._compute(step, packed)
-            with self._changed:
-                self._num_free += 1
-                self._changed.notify()
-            self._deliver(step, outcomes)
+            if action == "run":
+                self._run_step(step, packed)
+            else:
+                self._prepare_step(step)
+
+    def _prepare_step(self, step: Step) -> None:
+        packed: Packed | None = None
+        try:
+            packed = _pack(step)
+        except BaseException:  # it shows again when the step runs
+            log(logging.ERROR, "a step could not be prepared")
+        with self._changed:
+            self._preparing, self._prepared = False, (step, packed)
+            self._changed.notify_all()
+
+    def _run_step(self, step: Step, packed: Packed | None) -> None:
+        began = time.monotonic()
+        outcomes = self._compute(step, packed)
+        seconds = time.monotonic() - began
+        with self._changed:
+            self._num_free += 1
+            self._running.pop(threading.get_ident())
+            self._changed.notify()
+            done = self._deliver(step, outcomes, began, seconds)
+        try:
+            if done:
+                self.notify(done)
+            if self._on_step is not None:
+                self._on_step(len(step.entries), step.num_tokens, seconds)
+        except Exception as error:
+            log(logging.ERROR, "the end of a step could not be reported", error=repr(error))
 
     def _choose_action(self) -> Literal["run", "prepare", "end"] | None:
         """What the calling thread can do now; None where it must wait. A step that is being prepared is waited for, so
@@ -282,11 +305,10 @@ class Batcher:
         if self._prepared is None:
             return self._queue.next_step(), None
         step, packed = self._prepared
-        if step.lane == "bulk" and self._queue.num_entries("interactive"):
-            return self._queue.next_step(), None  # the prepared one stays
         self._prepared = None
+        overtaken = step.lane == "bulk" and self._queue.num_entries("interactive") > 0
         grows = self._queue.version != step.version and 2 * step.num_tokens < self._queue.budget
-        if not grows and all(entry.work.is_awaited for entry in step.entries):
+        if not overtaken and not grows and all(entry.work.is_awaited for entry in step.entries):
             return step, packed
         self._queue.put_back(step)
         return self._queue.next_step(), None
@@ -295,61 +317,70 @@ class Batcher:
         self._num_free -= 1
         self._running[threading.get_ident()] = step, time.monotonic()
 
-    def _compute(self, step: Step, packed: Packed) -> list[Outcome]:
-        """Run a step; what fails together is tried again in parts."""
+    def _compute(self, step: Step, packed: Packed | None) -> list[Outcome]:
+        """The outcomes of a step; what fails together is tried again in parts."""
         began = time.monotonic()
         try:
-            outcomes: list[Outcome] = [*self.engine.pool(packed)]
+            pooled_BD = self.engine.pool(_pack(step) if packed is None else packed)
+            assert len(pooled_BD) == len(step.entries)
             self._note_speed(step, time.monotonic() - began)
         except BaseException as error:
-            outcomes = self._compute_parts(step.entries, error)
-        return outcomes
+            return self._compute_parts(step.entries, error)
+        return self._check_finite(step.entries, pooled_BD)
 
-    def _compute_parts(self, entries: list[Entry], error: BaseException) -> list[Outcome]:
-        """The outcomes of entries that failed together: halves of them where memory was short, else each alone."""
-        if len(entries) == 1:
+    def _compute_parts(self, entries: list[Entry], error: BaseException, *, last: bool = False) -> list[Outcome]:
+        """The outcomes of entries that failed together: halves of them where memory was short, else each alone.
+
+        An entry alone is tried once more where its worker process died: another entry may have killed that.
+        """
+        if len(entries) == 1 and (last or not isinstance(error, WorkerError)):
             return [_describe(error)]
         size = -(-len(entries) // 2) if _is_out_of_memory(error) else 1
         outcomes: list[Outcome] = []
         for start in range(0, len(entries), size):
             part = entries[start : start + size]
             try:
-                outcomes += [*self.engine.pool(_pack_entries(part))]
+                outcomes += self._check_finite(part, self.engine.pool(_pack_entries(part)))
             except BaseException as another:
-                outcomes += self._compute_parts(part, another)
+                outcomes += self._compute_parts(part, another, last=len(part) == 1)
+        return outcomes
+
+    def _check_finite(self, entries: list[Entry], pooled_BD: Vectors) -> list[Outcome]:
+        """The vectors, or why one cannot be used. The engine explains the first one alone: that takes a step."""
+        finite_B = np.isfinite(pooled_BD).all(axis=1)
+        outcomes: list[Outcome] = [*pooled_BD]
+        reason = ""
+        for row in np.flatnonzero(~finite_B).tolist():
+            reason = reason or self._explain_nonfinite(entries[row])
+            outcomes[row] = reason
+            self.counters.nonfinite += 1
         return outcomes
 
     def _note_speed(self, step: Step, seconds: float) -> None:
-        tokens = step.padded_tokens if self.engine.pads else step.num_tokens
+        tokens = step.cost(self.engine.pads)
         weight = min(1.0, seconds / RATE_WEIGHT_SECONDS)
         if self.counters.steps == 0:
             weight = 1.0
         self.seconds_per_token += weight * (seconds / max(tokens, 1) - self.seconds_per_token)
 
-    def _deliver(self, step: Step, outcomes: list[Outcome]) -> None:
-        """Hand the outcomes of a step to the jobs that wait for them."""
+    def _deliver(self, step: Step, outcomes: list[Outcome], began: float, seconds: float) -> list[Job]:
+        """Hand the outcomes of a step to the jobs that wait for them; returns those that are done."""
         done: list[Job] = []
-        with self._changed:
-            _, began = self._running.pop(threading.get_ident())
-            seconds = time.monotonic() - began
-            for entry, outcome in zip(step.entries, outcomes, strict=True):
-                self._deliver_entry(entry, outcome, began, seconds, done)
-            self._count_step(step, outcomes, seconds)
-            for job in done:
-                self._close_job(job)
-        if done:
-            self.notify(done)
-        if self._on_step is not None:
-            self._on_step(len(step.entries), step.num_tokens, seconds)
+        for entry, outcome in zip(step.entries, outcomes, strict=True):
+            self._deliver_entry(entry, outcome, began, seconds, done)
+        self._count_step(step, outcomes, seconds)
+        for job in done:
+            self._close_job(job)
+        return done
 
     def _deliver_entry(self, entry: Entry, outcome: Outcome, began: float, seconds: float, done: list[Job]) -> None:
         work = entry.work
         if not work.is_awaited:
             return
-        if isinstance(outcome, str) or not np.isfinite(outcome).all():
+        if isinstance(outcome, str):
             work.failed = True
             self._queue.remove(work)
-            vector_D, reason = None, outcome if isinstance(outcome, str) else self._explain_nonfinite(entry)
+            vector_D, reason = None, outcome
         else:
             vector_D, reason = work.add_window(entry.number, outcome), ""
             if vector_D is None:
@@ -370,7 +401,6 @@ class Batcher:
                 done.append(job)
 
     def _explain_nonfinite(self, entry: Entry) -> str:
-        self.counters.nonfinite += 1
         try:
             return f"its vector holds NaN or infinity: {self.engine.explain_nonfinite(pack([entry.ids_T]))}"
         except Exception:
@@ -381,7 +411,7 @@ class Batcher:
         counters.steps += 1
         counters.step_seconds += seconds
         counters.tokens += step.num_tokens
-        counters.padded_tokens += step.padded_tokens if self.engine.pads else step.num_tokens
+        counters.padded_tokens += step.cost(self.engine.pads)
         failed = [outcome for outcome in outcomes if isinstance(outcome, str)]
         counters.failed_texts += len(failed)
         self._num_failed_steps = self._num_failed_steps + 1 if len(failed) == len(outcomes) else 0
@@ -416,7 +446,7 @@ class Batcher:
             if self._state == "ok":
                 now = time.monotonic()
                 for step, began in self._running.values():
-                    estimate = self.seconds_per_token * step.padded_tokens
+                    estimate = self.seconds_per_token * step.cost(self.engine.pads)
                     if now - began > max(STUCK_SECONDS, STUCK_FACTOR * estimate):
                         reason = f"a step of {step.num_tokens:,} tokens runs for {now - began:.0f} seconds"
                         return Health("stuck", f"{reason}; {estimate:.2f} were expected")
@@ -432,6 +462,7 @@ class Batcher:
                 waiting = [] if work.failed else [(job, row) for job, row in work.waiting if not job.cancelled]
                 work.failed = True
                 for job, row in waiting:
+                    job.aborted = True
                     job.add_failure(row, reason)
                     if job.done:
                         done.append(job)

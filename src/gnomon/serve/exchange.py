@@ -17,6 +17,11 @@ Send = Callable[[Message], Awaitable[None]]
 
 MAX_REQUEST_ID = 128
 
+REST_BYTES, REST_SECONDS = 64 << 20, 5.0
+"""So much of a body is read, and dropped, where the answer is known before: a client that still sends it would find the
+connection closed, and not see the answer.
+"""
+
 PART_BYTES = 1 << 20
 PART_SECONDS = 30.0
 """A client that takes longer to read so many bytes of an answer is given up."""
@@ -37,6 +42,8 @@ class Exchange:
         """By lower-case names."""
         self.request_id = _read_request_id(self.header("x-request-id"))
         self.num_body_bytes = 0
+        self._has_body = True
+        """Whether there is more of it to read."""
         self.started = False
         """Whether the answer has begun."""
         self._watcher: asyncio.Task[None] | None = None
@@ -85,8 +92,23 @@ class Exchange:
                 raise _too_large(limit)
             parts.append(part)
             if not message.get("more_body"):
+                self._has_body = False
                 break
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def drop_rest(self) -> None:
+        """Read what is left of the body, up to a limit."""
+        num_bytes = 0
+        try:
+            async with asyncio.timeout(REST_SECONDS):
+                while self._has_body and num_bytes < REST_BYTES:
+                    message = await self._receive()
+                    if message["type"] == "http.disconnect":
+                        raise DisconnectedError
+                    num_bytes += len(message.get("body", b""))
+                    self._has_body = bool(message.get("more_body"))
+        except TimeoutError:
+            return
 
     def watch(self, on_disconnect: Callable[[], None]) -> None:
         """Call a function when the client goes away. The body must have been read."""

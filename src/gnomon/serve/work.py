@@ -33,6 +33,8 @@ class Job:
         self.num_tokens = 0
         self.num_cached = 0
         self.cancelled = False
+        self.aborted = False
+        """Whether it failed for a reason of the server, and not of its texts."""
         self.stores_answers = lane == "interactive"
         """Whether its vectors go into the answer cache: queries repeat, documents do not."""
         self.reads_answers = True
@@ -96,9 +98,11 @@ class Entry:
     """Which of the text's sequences it is."""
     length: int
     tag: float = 0.0
-    """When its turn comes, in its lane's virtual time."""
+    """The virtual time at which it was taken."""
     order: int = 0
-    """Breaks ties of tags."""
+    """The later it came, the higher."""
+    place: Any = None
+    """The queue's own note of where it waits."""
     lane: Lane = "interactive"
     waits: bool = False
     """False where it is in a step, or nobody wants it any more."""
@@ -122,6 +126,6 @@ class Step:
     def num_tokens(self) -> int:
         return sum(entry.length for entry in self.entries)
 
-    @property
-    def padded_tokens(self) -> int:
-        return max(entry.length for entry in self.entries) * len(self.entries)
+    def cost(self, padded: bool) -> int:
+        """Its tokens, with their padding where the engine pads."""
+        return max(entry.length for entry in self.entries) * len(self.entries) if padded else self.num_tokens

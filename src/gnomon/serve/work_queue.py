@@ -1,16 +1,16 @@
 """`WorkQueue`: what waits for the engine, and what of it makes the next step. It has no threads and no clock.
 
 There are two lanes. Interactive work (a query) goes before bulk work, and bulk work keeps a share. Within a lane,
-clients take turns by start-time fair queueing (Goyal, Vin and Cheng, SIGCOMM 1996): each entry has a tag, the virtual
-time at which its turn comes, and the lowest tag is served first.
+clients take turns by start-time fair queueing (Goyal, Vin and Cheng, SIGCOMM 1996): each client has a tag, the virtual
+time of its turn, and the lowest tag is served first. The requests of a client take turns within that.
 """
 
 from __future__ import annotations
 
 import heapq
 from bisect import bisect_left
-from collections import Counter
-from collections.abc import Hashable, Iterator, Sequence
+from collections import deque
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from itertools import count
 
 from gnomon.serve.work import LANES, Entry, Job, Lane, Step, Work
@@ -21,19 +21,10 @@ BULK_SHARE = 0.25
 WINDOW_BUDGETS = 8
 """Entries of nearly equal length are looked for among the oldest, of so many budgets of tokens together."""
 
-TURN_TOKENS = 512
-"""A client's next request begins so many tokens of virtual time after the one before, or fewer if that is smaller. So
-clients take turns, and not requests: many small requests of one client wait for each other.
-"""
-
-
 STEP_OVERHEAD_TOKENS = 16
 """The padding of a step at most, in tokens: beginning a step costs about as much. Measured: docs/records/lab-notes.md,
 2026-11-30.
 """
-
-MIN_COMPACTED = 1024
-"""A heap with fewer entries than this is not rebuilt for those that no longer wait."""
 
 
 class WorkQueue:
@@ -60,33 +51,29 @@ class WorkQueue:
         return self._lanes[lane].num_entries
 
     def num_jobs(self, lane: Lane) -> int:
-        return self._lanes[lane].num_jobs.total()
+        return self._lanes[lane].num_jobs
 
     def __bool__(self) -> bool:
         return any(lane.num_entries for lane in self._lanes.values())
 
     def add(self, job: Job, works: Sequence[Work]) -> None:
         """Add the works of a new job, in their order."""
-        lane = self._lanes[job.lane]
         entries = [entry for work in works for entry in work.entries]
-        tags = lane.open_job(job.client, [entry.length for entry in entries])
-        for entry, tag in zip(entries, tags, strict=True):
-            entry.lane, entry.tag, entry.order = job.lane, tag, next(self._orders)
-            lane.push(entry)
+        for entry in entries:
+            entry.order = next(self._orders)
+        self._lanes[job.lane].open_job(job.client, entries)
         self.version += 1
 
     def close_job(self, job: Job) -> None:
         """A job is done or cancelled: its client has one job less."""
         self._lanes[job.lane].close_job(job.client)
 
-    def promote(self, work: Work) -> None:
-        """Move what of a work waits in the bulk lane to the interactive lane: a query wants the same text."""
-        for entry in work.entries:
-            if entry.waits and entry.lane == "bulk":
-                self._lanes["bulk"].remove(entry)
-                lane = self._lanes["interactive"]
-                entry.lane, entry.tag, entry.order = "interactive", lane.virtual_time, next(self._orders)
-                lane.push(entry)
+    def promote(self, work: Work, job: Job) -> None:
+        """Move what of a work waits in the bulk lane to the interactive lane: a job there needs the same text."""
+        entries = [entry for entry in work.entries if entry.waits and entry.lane == "bulk"]
+        for entry in entries:
+            self._lanes["bulk"].remove(entry)
+        self._lanes["interactive"].append(job.client, entries)
         self.version += 1
 
     def remove(self, work: Work) -> None:
@@ -113,9 +100,8 @@ class WorkQueue:
 
     def put_back(self, step: Step) -> None:
         """Undo `next_step`: what is still awaited of it waits again, in its place."""
-        for entry in step.entries:
-            if entry.work.is_awaited:
-                self._lanes[entry.lane].push(entry)
+        for name, lane in self._lanes.items():
+            lane.put_back(entry for entry in step.entries if entry.lane == name and entry.work.is_awaited)
 
     def drain(self) -> Iterator[Entry]:
         """Take everything out."""
@@ -137,7 +123,7 @@ class WorkQueue:
         if first is None:
             return []
         if not may_exceed and first.length > budget:
-            lane.push(first)
+            lane.put_back([first])
             return []
         lane.virtual_time = max(lane.virtual_time, first.tag)
         room = None if max_texts is None else max_texts - 1
@@ -148,11 +134,9 @@ class WorkQueue:
 
     def _take_similar(self, lane: _LaneQueue, first: Entry, budget: int, room: int | None) -> list[Entry]:
         """Of the oldest entries, those whose length is nearest to that of the first."""
-        window = lane.pop_tokens(WINDOW_BUDGETS * self.budget)
-        window.sort(key=lambda entry: entry.length)
+        window = sorted(lane.pop_tokens(WINDOW_BUDGETS * self.budget), key=lambda entry: entry.length)
         chosen = choose_similar(first.length, [entry.length for entry in window], budget, room)
-        for entry in (*window[: chosen.start], *window[chosen.stop :]):
-            lane.push(entry)
+        lane.put_back([*window[: chosen.start], *window[chosen.stop :]])
         return window[chosen]
 
 
@@ -196,54 +180,98 @@ def _take_in_order(lane: _LaneQueue, first: Entry, budget: int, room: int | None
         if entry is None:
             break
         if total + entry.length > budget:
-            lane.push(entry)
+            lane.put_back([entry])
             break
         total += entry.length
         chosen.append(entry)
     return chosen
 
 
+class _JobQueue:
+    """The entries of one job that wait."""
+
+    def __init__(self, client: _ClientQueue) -> None:
+        self.client = client
+        self.entries: deque[Entry] = deque()
+        self.listed = False
+        """Whether it is among the jobs of its client that take turns."""
+
+    def drop_leading(self) -> None:
+        """Let go of the first entries where they no longer wait here."""
+        while self.entries and not (self.entries[0].waits and self.entries[0].place is self):
+            self.entries.popleft()
+
+
+class _ClientQueue:
+    """The jobs of one client that have entries, which take turns."""
+
+    def __init__(self, name: Hashable) -> None:
+        self.name = name
+        self.tag = 0.0
+        """The virtual time of its next turn."""
+        self.version = 0
+        """That of its entry in the heap of the lane."""
+        self.num_jobs = 0
+        self.jobs: deque[_JobQueue] = deque()
+
+    def pop(self) -> Entry | None:
+        """The next entry of the next job; None where none waits."""
+        while self.jobs:
+            job = self.jobs.popleft()
+            job.drop_leading()
+            job.listed = bool(job.entries)
+            if job.listed:
+                self.jobs.append(job)
+                return job.entries.popleft()
+        return None
+
+
 class _LaneQueue:
-    """One lane: a heap of entries by their tags. An entry that no longer waits stays in the heap until it is popped."""
+    """One lane. The client with the lowest tag is served; an entry raises its client's tag by its length. An entry that
+    no longer waits stays where it is until its turn.
+    """
 
     def __init__(self, name: Lane) -> None:
         self.name: Lane = name
         self.virtual_time = 0.0
-        self.num_tokens = self.num_entries = 0
-        self.num_jobs: Counter[Hashable] = Counter()
-        self._next_starts: dict[Hashable, float] = {}
-        self._heap: list[tuple[float, int, Entry]] = []
+        self.num_tokens = self.num_entries = self.num_jobs = 0
+        self._clients: dict[Hashable, _ClientQueue] = {}
+        self._heap: list[tuple[float, int, _ClientQueue]] = []
+        self._versions = count()
 
-    def open_job(self, client: Hashable, lengths: Sequence[int]) -> list[float]:
-        """The tags of a new job's entries. The jobs of a client share its turns evenly."""
-        start = max(self.virtual_time, self._next_starts.get(client, 0.0))
-        self.num_jobs[client] += 1
-        share = self.num_jobs[client]
-        tags, position = list[float](), start
-        for length in lengths:
-            tags.append(position)
-            position += length * share
-        self._next_starts[client] = start + min(sum(lengths), TURN_TOKENS)
-        return tags
+    def open_job(self, name: Hashable, entries: Iterable[Entry]) -> None:
+        """Add the entries of a new job."""
+        client = self._clients.setdefault(name, _ClientQueue(name))
+        client.num_jobs += 1
+        self.num_jobs += 1
+        self._append(client, entries)
 
-    def close_job(self, client: Hashable) -> None:
-        self.num_jobs[client] -= 1
-        if not self.num_jobs[client]:
-            del self.num_jobs[client], self._next_starts[client]
+    def close_job(self, name: Hashable) -> None:
+        client = self._clients[name]
+        client.num_jobs -= 1
+        self.num_jobs -= 1
+        self._forget_idle(client)
 
-    def push(self, entry: Entry) -> None:
-        entry.waits = True
-        self.num_tokens += entry.length
-        self.num_entries += 1
-        heapq.heappush(self._heap, (entry.tag, entry.order, entry))
+    def append(self, name: Hashable, entries: Iterable[Entry]) -> None:
+        """Add entries of another lane to a client with a job here."""
+        self._append(self._clients.setdefault(name, _ClientQueue(name)), entries)
 
     def pop(self) -> Entry | None:
         """The oldest entry; None where none waits."""
         while self._heap:
-            entry = heapq.heappop(self._heap)[2]
-            if self._holds(entry):
-                self._forget(entry)
-                return entry
+            _, version, client = self._heap[0]
+            entry = client.pop() if version == client.version else None
+            if entry is None:
+                heapq.heappop(self._heap)
+                if version == client.version:
+                    client.version = 0
+                    self._forget_idle(client)
+                continue
+            entry.tag = client.tag
+            client.tag += entry.length
+            self._place(client)
+            self._count(entry, waits=False)
+            return entry
         return None
 
     def pop_tokens(self, num_tokens: int) -> list[Entry]:
@@ -254,16 +282,46 @@ class _LaneQueue:
             num_tokens -= entry.length
         return entries
 
+    def put_back(self, entries: Iterable[Entry]) -> None:
+        """Let entries that were popped wait again, in their places."""
+        for entry in sorted(entries, key=lambda entry: entry.order, reverse=True):
+            job: _JobQueue = entry.place
+            client = job.client = self._clients.setdefault(job.client.name, job.client)
+            if not job.listed:
+                job.listed = True
+                client.jobs.appendleft(job)
+            job.entries.appendleft(entry)
+            client.tag -= entry.length
+            self._place(client)
+            self._count(entry, waits=True)
+
     def remove(self, entry: Entry) -> None:
-        self._forget(entry)
-        if len(self._heap) > 2 * self.num_entries + MIN_COMPACTED:
-            self._heap = [each for each in self._heap if self._holds(each[2])]
-            heapq.heapify(self._heap)
+        self._count(entry, waits=False)
+        entry.place.drop_leading()
 
-    def _holds(self, entry: Entry) -> bool:
-        return entry.waits and entry.lane == self.name
+    def _append(self, client: _ClientQueue, entries: Iterable[Entry]) -> None:
+        job = _JobQueue(client)
+        for entry in entries:
+            entry.lane, entry.place = self.name, job
+            job.entries.append(entry)
+            self._count(entry, waits=True)
+        if job.entries:
+            job.listed = True
+            client.jobs.append(job)
+            client.tag = max(client.tag, self.virtual_time)
+            self._place(client)
 
-    def _forget(self, entry: Entry) -> None:
-        entry.waits = False
-        self.num_tokens -= entry.length
-        self.num_entries -= 1
+    def _place(self, client: _ClientQueue) -> None:
+        """Put a client into the heap by its tag; where it was before no longer counts."""
+        client.version = next(self._versions) + 1
+        heapq.heappush(self._heap, (client.tag, client.version, client))
+
+    def _forget_idle(self, client: _ClientQueue) -> None:
+        if not client.num_jobs and not client.jobs:
+            self._clients.pop(client.name, None)
+
+    def _count(self, entry: Entry, *, waits: bool) -> None:
+        entry.waits = waits
+        sign = 1 if waits else -1
+        self.num_tokens += sign * entry.length
+        self.num_entries += sign
