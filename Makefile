@@ -43,10 +43,11 @@ lint: .venv-test/.ready
 	.venv-test/bin/ruff format --check .
 	.venv-test/bin/pyright --pythonpath .venv-test/bin/python
 
-# the warnings of other people's packages are shown, and are not errors
+# the warnings of other people's packages are shown, and are not errors; SELECT is what pytest runs: SELECT=tests/clients
+SELECT ?= tests/clients tests/integrations
 clients: .venv-clients/.ready
 	[ -e .models/.ready ] || $(MAKE) .models/.ready
-	.venv-clients/bin/python -m pytest -m "" -W default tests/clients tests/integrations
+	.venv-clients/bin/python -m pytest -m "" -W default $(SELECT)
 
 # screenshots are in build/playground/
 playground: .venv-playground/.ready

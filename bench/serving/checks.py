@@ -1,17 +1,18 @@
 """What every check of the server uses: a registry, servers that start when they are needed, and how a check ends."""
 
 import math
+import os
 import shutil
 import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -44,6 +45,25 @@ def expect(condition: object, message: str) -> None:
         raise CheckError(message)
 
 
+Case = TypeVar("Case")
+
+
+def try_all(run: Callable[[Case], str], cases: Iterable[Case]) -> str:
+    """What was seen in each case.
+
+    Raises:
+        CheckError: some fail; all have run, and the message has what was seen in the others, too.
+    """
+    lines, faults = list[str](), list[str]()
+    for case in cases:
+        try:
+            lines.append(run(case))
+        except CheckError as fault:
+            faults.append(str(fault))
+    expect(not faults, "; ".join([*faults, *lines]))
+    return "; ".join(lines)
+
+
 @dataclass
 class Context:
     """Where and with what the checks run."""
@@ -53,6 +73,8 @@ class Context:
     shared: Path
     minutes: float = 10.0
     """Of a check that needs hours."""
+    fuzz: int = 5000
+    """Bodies for each dialect."""
     stack: ExitStack = field(default_factory=ExitStack)
     servers: dict[tuple[str, ...], Server] = field(default_factory=dict[tuple[str, ...], Server])
 
@@ -79,6 +101,12 @@ class Context:
         if options not in self.servers:
             self.servers[options] = self.stack.enter_context(self.new_server(*options))
         return self.servers[options]
+
+    def server_of(self, folder: Path) -> Server:
+        """One with another model, which stays open for later checks."""
+        if (str(folder),) not in self.servers:
+            self.servers[str(folder),] = self.stack.enter_context(self.new_server(source=str(folder)))
+        return self.servers[str(folder),]
 
     def new_server(
         self, *options: str, source: str | None = None, wait: bool = True, first: Sequence[str] = ()
@@ -175,16 +203,19 @@ def run_tool(words: Sequence[str], **options: Any) -> subprocess.CompletedProces
     return subprocess.run(list(words), **pipes | options)
 
 
-def run_make(target: str, select: str) -> str:
-    """A make target with a selection of its tests; the last line of its output.
+def run_make(target: str, *words: str) -> str:
+    """A make target that runs tests, with this checkout's package; the line that says how many passed.
 
     Raises:
-        CheckError: a test failed, or no test was selected.
+        CheckError: a test failed, or none passed.
     """
-    done = run_tool(["make", target, f"SELECT={select}"])
+    done = run_tool(["make", target, *words], env={**os.environ, "PYTHONPATH": str(ROOT / "src")})
     lines = [line for line in done.stdout.splitlines() if line.strip()]
-    expect(done.returncode == 0, f"make {target} SELECT={select}: {lines[-1] if lines else done.returncode}")
-    return next((line for line in reversed(lines) if "passed" in line), lines[-1])
+    failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))] or lines[-1:]
+    expect(done.returncode == 0, f"make {target} {' '.join(words)}: {'; '.join(failed)[:500]}")
+    passed = [line for line in lines if " passed" in line]
+    expect(passed, f"make {target} {' '.join(words)}: no test passed: {lines[-1:]}")
+    return passed[-1].strip("= ")
 
 
 def make_work_folder() -> Path:

@@ -1,26 +1,35 @@
 """Checks 10 to 15: clients' own libraries, in the environments and tests of `make clients`."""
 
-from bench.serving.checks import Context, check, expect, run_make
+import shutil
+
+from bench.serving.checks import Context, NotPossibleError, check, expect, run_make
+
+
+def run_clients(*names: str) -> str:
+    return run_make("clients", "SELECT=" + " ".join(f"tests/clients/test_{name}.py" for name in names))
 
 
 @check(10, "openai-python")
 def openai_python(context: Context) -> str:
-    return run_make("clients", "openai and not langchain and not js")
+    return run_clients("openai")
 
 
 @check(11, "openai-js")
 def openai_js(context: Context) -> str:
-    return run_make("clients", "js")
+    """@langchain/openai is in the same file: both need node."""
+    if not shutil.which("node"):
+        raise NotPossibleError("node is not installed")
+    return run_clients("openai_js")
 
 
 @check(12, "langchain")
 def langchain(context: Context) -> str:
-    return run_make("clients", "langchain")
+    return run_clients("langchain_openai")
 
 
 @check(13, "llama-index, haystack, litellm, chroma, mem0, InferenceClient")
 def other_clients(context: Context) -> str:
-    return run_make("clients", "llama or haystack or litellm or chroma or mem0 or inference")
+    return run_clients("llama_index_clients", "haystack", "litellm", "chroma_clients", "mem0", "huggingface_hub")
 
 
 @check(14, "cohere")
@@ -31,7 +40,7 @@ def cohere(context: Context) -> str:
     expect(
         400 <= refusal.status < 500 and refusal.json().get("message"), f"rerank: {refusal.status} {refusal.text[:100]}"
     )
-    return f"{run_make('clients', 'cohere')}; rerank is refused with {refusal.status}"
+    return f"{run_clients('cohere')}; rerank is refused with {refusal.status}"
 
 
 @check(15, "requests of dify and open-webui")

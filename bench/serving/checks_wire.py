@@ -1,7 +1,6 @@
 """Checks 1 to 9, 16 and 17: what goes over the wire."""
 
 import json
-import random
 import subprocess
 import sys
 from typing import Any
@@ -25,6 +24,7 @@ from bench.serving.checks import (
 from bench.serving.client import Client
 from bench.serving.load import Group, Plan, run_load
 from bench.serving.samples import batches, mixed
+from bench.serving.servers import Server
 
 CARD = (
     "v2 --model-id dunzhang/stella_en_400M_v5 --revision refs/pr/24 --dtype bfloat16 --batch-size 16 --device cuda "
@@ -73,7 +73,8 @@ def serve_heads(context: Context, *options: str) -> str:
     ):
         for dim in encoder.dims:
             vectors_BD = vectors_of(server.embed(texts, dimensions=dim))
-            expect_close(vectors_BD, np.asarray(encoder.encode(texts, dim=dim)), f"dimensions {dim}")
+            expected_BD = encoder.encode(texts, dim=dim, prompt="", normalize_embeddings=True)
+            expect_close(vectors_BD, np.asarray(expected_BD), f"dimensions {dim}")
             expect(np.allclose(np.linalg.norm(vectors_BD, axis=1), 1, atol=1e-5), f"dimensions {dim}: norm is not 1")
         wrong = server.embed(texts, dimensions=7)
         expect(wrong.status == 400, f"dimensions 7: {wrong.status}")
@@ -130,7 +131,10 @@ def heads(context: Context) -> str:
 
 @check(6, "every dialect")
 def every_dialect(context: Context) -> str:
-    server, seen = context.server(), list[str]()
+    ranges = context.work / "ranges.npy"
+    corpus_BD = context.encode(mixed(context.texts, 200, context.encoder).texts)
+    np.save(ranges, np.stack([corpus_BD.min(axis=0), corpus_BD.max(axis=0)]))
+    server, seen = context.server("--ranges", str(ranges)), list[str]()
     for method, path, body, shape in REQUESTS:
         answer = server.post(path, body) if method == "POST" else server.get(path)
         expect(answer.status == 200, f"{path}: {answer.status} {answer.text[:150]}")
@@ -142,7 +146,36 @@ def every_dialect(context: Context) -> str:
         expect(answer.status == status, f"{path} {sorted(body)}: {answer.status}, expected {status}")
         wrong = shapes.mismatch(answer.json(), shape)
         expect(not wrong, f"{path}: {wrong}")
-    return f"{len(seen)} answers and {len(REFUSALS)} refusals have their shapes"
+    types = check_types(server, context, corpus_BD)
+    return f"{len(seen)} answers and {len(REFUSALS)} refusals have their shapes; {types}"
+
+
+def check_types(server: Server, context: Context, corpus_BD: np.ndarray) -> str:
+    """Cohere's six types, each beside the library's own vectors of that type."""
+    import base64
+
+    from gnomon.quantization import quantize
+
+    texts, names = ["a cat", "a dog that barks"], ["float", "int8", "uint8", "binary", "ubinary", "base64"]
+    body = {"model": "m", "input_type": "classification", "texts": texts, "embedding_types": names}
+    answer = server.post("/v2/embed", body)
+    expect(answer.status == 200, f"/v2/embed with six types: {answer.status} {answer.text[:150]}")
+    found, expected_BD = answer.json()["embeddings"], context.encode(texts)
+    expect(set(found) == set(names), f"the types are {sorted(found)}")
+    expect_close(np.asarray(found["float"]), expected_BD, "float")
+    packed = np.stack([np.frombuffer(base64.b64decode(row), "<f4") for row in found["base64"]])
+    expect_close(packed, expected_BD, "base64")
+    ranges_2D = np.stack([corpus_BD.min(axis=0), corpus_BD.max(axis=0)])
+    for name in ("int8", "uint8", "binary", "ubinary"):
+        values = quantize(expected_BD, name, ranges_2D if "int8" in name or name == "uint8" else None).values
+        rows = np.asarray(found[name])
+        expect(rows.shape == values.shape, f"{name}: shape {rows.shape}, expected {values.shape}")
+        # the last bit of a float may move a value over a border
+        worst = (
+            int(np.abs(rows.astype(int) - values.astype(int)).max()) if "int8" in name else int((rows != values).sum())
+        )
+        expect(worst <= 1, f"{name} differs from the library's by {worst}")
+    return "six types of /v2/embed equal the library's"
 
 
 REQUESTS: tuple[tuple[str, str, Any, Any], ...] = (
@@ -186,18 +219,32 @@ REFUSALS: tuple[tuple[str, dict[str, Any], int, Any], ...] = (
 
 @check(7, "TEI's own expectations")
 def tei_expectations(context: Context) -> str:
-    """As its test_http_embed.rs; dimensions as the model has them: all-MiniLM declares no prefix of 128."""
-    server, dim = context.server(), context.encoder.dim
-    single = server.post("/embed", {"inputs": "test", "dimensions": dim}).json()
-    batch = server.post("/embed", {"inputs": ["test"] * 3, "dimensions": dim}).json()
+    """As its test_http_embed.rs: a single text and a batch of three with dimensions, and without.
+
+    all-MiniLM declares no prefix of 128, so dimensions are those of the checkpoint of stella's shape.
+    """
+    far = check_alike(context.server(), context.encoder.dim)
+    stella = context.server_of(context.stella)
+    fars = [check_alike(stella, dim, dimensions=dim) for dim in (256, 512, 1024)]
+    refused = context.server().post("/embed", {"inputs": "test", "dimensions": 128})
+    expect(refused.status == 422, f"dimensions 128, which the model does not declare: {refused.status}")
+    return (
+        f"single and batch differ by {far:.1e}, with dimensions 256, 512 and 1024 by {max(fars):.1e}, norm 1; "
+        f"128 of a model without it is refused with {refused.status}"
+    )
+
+
+def check_alike(server: Server, dim: int, **fields: Any) -> float:
+    """How far the vectors of a batch of equal texts are from that of the single text, relative to its norm."""
+    single = server.post("/embed", {"inputs": "test", **fields}).json()
+    batch = server.post("/embed", {"inputs": ["test"] * 3, **fields}).json()
     expect(len(single) == 1 and len(batch) == 3, f"{len(single)} and {len(batch)} vectors")
     rows_BD = np.asarray(single + batch)
-    expect(rows_BD.shape[1] == dim and np.allclose(np.linalg.norm(rows_BD, axis=1), 1, atol=1e-5), "length or norm")
+    expect(rows_BD.shape[1] == dim, f"{rows_BD.shape[1]} dimensions, expected {dim}")
+    expect(np.allclose(np.linalg.norm(rows_BD, axis=1), 1, atol=1e-5), f"{dim} dimensions: norm is not 1")
     far = max(distance(rows_BD[at : at + 1], rows_BD[:1]) for at in range(4))
     expect(far <= 1e-6, f"single and batch differ by {far:.1e}")
-    refused = server.post("/embed", {"inputs": "test", "dimensions": 128})
-    expect(refused.status in (400, 422), f"dimensions 128, which the model does not declare: {refused.status}")
-    return f"single and batch differ by {far:.1e}, {dim} dimensions, norm 1; 128 is refused with {refused.status}"
+    return far
 
 
 @check(8, "infinity's own tests")
@@ -206,14 +253,18 @@ def infinity_tests(context: Context) -> str:
     results = ROOT / "experiments" / "serving_upstream" / "results.json"
     if not results.exists():
         raise NotPossibleError("experiments/serving_upstream has no results.json; its README says how to run it")
-    tests = json.loads(results.read_text())["tests"]
+    found = json.loads(results.read_text())
+    tests, text = found["tests"], found["counts"]["text embeddings over HTTP"]
     failed = {name: row.get("why", "not explained") for name, row in tests.items() if row["outcome"] != "passed"}
     unexplained = [name for name, why in failed.items() if why == "not explained"]
     expect(not unexplained, f"not explained: {', '.join(unexplained)}")
-    return f"{len(tests) - len(failed)} of {len(tests)} pass, the others are explained"
+    share = f"{text['passed']} of {sum(text.values())} that are about text embeddings over HTTP"
+    return f"{len(tests) - len(failed)} of {len(tests)} pass, and {share}; the others are explained"
 
 
 ALLOWED = range(400, 500)
+PART = 1 << 20
+"""Bytes of a large body that are sent between two looks for an answer."""
 BAD_BODIES: tuple[tuple[str, Any], ...] = (
     ("an empty list", {"input": [], "model": "m"}),
     ("an empty text", {"input": ["a", "", "b"], "model": "m"}),
@@ -259,8 +310,10 @@ def errors(context: Context) -> str:
     nulls = dict.fromkeys(("encoding_format", "dimensions", "user", "prompt_name", "truncate"))
     expect(server.embed("a", **nulls).status == 200, "null fields are refused")
     big = json.dumps({"input": "a" * (40 << 20)}).encode()
-    expect(post_big(server, big) == 413, "40 MB are not answered 413")
-    return f"{count} bad bodies, a body of 40 MB, {check_names(context)}"
+    status = post_big(server, big)
+    expect(status == 413, f"40 MB are answered {status}, not 413")
+    expect(server.embed("a").status == 200, "after 40 MB")
+    return f"{count} bad bodies, a body of 40 MB is 413, {check_several_models(context)}, {check_names(context)}"
 
 
 def rename(body: dict[str, Any], key: str) -> dict[str, Any]:
@@ -269,12 +322,40 @@ def rename(body: dict[str, Any], key: str) -> dict[str, Any]:
     )
 
 
-def post_big(server: Any, body: bytes) -> int | None:
-    """The status; a server may close the connection while it still receives."""
-    try:
-        return server.post("/v1/embeddings", body).status
-    except OSError:
-        return 413 if server.get("/health").status == 200 else None
+def post_big(server: Server, body: bytes) -> int | None:
+    """The status that a client sees who looks for an answer while it sends, as curl does; None for none."""
+    import select
+    import socket
+
+    head = f"POST /v1/embeddings HTTP/1.1\r\nHost: bench\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    with socket.create_connection((server.address.host, server.address.port), timeout=30) as connection:
+        connection.sendall(head)
+        for start in range(0, len(body), PART):
+            if select.select([connection], [], [], 0)[0]:
+                break
+            try:
+                connection.sendall(body[start : start + PART])
+            except OSError:
+                break
+        try:
+            line = connection.recv(1 << 16).split(b"\r\n")[0].split()
+        except OSError:
+            return None
+    return int(line[1]) if len(line) > 1 else None
+
+
+def check_several_models(context: Context) -> str:
+    """With two models a name must be one of theirs, in each dialect with its own shape; with one any name serves."""
+    server = context.server(str(context.stella), "--name", "other")
+    expected = {"/v1/embeddings": 404, "/embed": 404, "/v2/embed": 404, "/api/embed": 404}
+    for path, (key, shape) in ROUTES.items():
+        for name, status in (("m", 200), ("other", 200), ("no-such-model", expected[path])):
+            answer = server.post(path, rename({"input": ["a"], "model": name}, key))
+            expect(answer.status == status, f"{path}, model {name}: {answer.status}, expected {status}")
+        wrong = shapes.mismatch(answer.json(), shape)
+        expect(not wrong, f"{path}, an unknown model: {wrong}: {answer.text[:150]}")
+    expect(context.server().embed("a", model="no-such-model").status == 200, "with one model any name serves")
+    return "an unknown model of two is 404"
 
 
 def check_names(context: Context) -> str:
@@ -298,13 +379,14 @@ def token_counts(context: Context) -> str:
     expect(answer.status == 200, f"{answer.status} {answer.text[:100]}")
     usage = answer.json()["usage"]
     expect(usage["prompt_tokens"] == usage["total_tokens"] == sample.num_tokens, f"{usage}, not {sample.num_tokens}")
-    for text, tokens in random.Random(0).sample(list(zip(sample.texts, sample.tokens, strict=True)), 50):
-        single = server.embed(text).json()["usage"]["prompt_tokens"]
-        expect(single == tokens, f"{single} tokens of a text that has {tokens}")
+    with Client(server.address) as client:
+        for text, tokens in zip(sample.texts, sample.tokens, strict=True):
+            single = client.post("/v1/embeddings", {"input": text, "model": "m"}).json()["usage"]["prompt_tokens"]
+            expect(single == tokens, f"{single} tokens of a text that has {tokens}")
     prompted = server.embed("a b", prompt="search query: ").json()["usage"]["prompt_tokens"]
     expected = len(context.encoder.tokenize("a b", prompt="search query: ").ids[0])
     expect(prompted == expected, f"with a prompt {prompted} tokens, expected {expected}")
-    return f"{sample.num_tokens:,} tokens of 1,000 texts, and {expected} with a prompt"
+    return f"{sample.num_tokens:,} tokens of 1,000 texts, together and of each alone, and {expected} with a prompt"
 
 
 @check(17, "truncation is reported")
@@ -315,6 +397,11 @@ def truncation(context: Context) -> str:
     answer = server.embed([text, "short", text])
     expect(answer.headers.get("x-gnomon-truncated") == "2", f"header {answer.headers.get('x-gnomon-truncated')}, not 2")
     expect_close(vectors_of(answer)[:1], context.encode([text]), "truncated")
+    report = server.embed([text, "short"], report=True).json().get("report") or [{}, {}]
+    cut = encoder.tokenize(text).truncated_at[0]
+    rows = [{"tokens": encoder.max_seq_length, "full_tokens": counted, "truncated_at": cut}]
+    rows += [{"tokens": 3, "full_tokens": 3, "truncated_at": None}]
+    expect(report == rows, f"the report is {report}, expected {rows}")
     refused = server.embed([text], truncate=False)
     expect(refused.status in (400, 422), f"truncate false: {refused.status}")
     both = all(str(number) in refused.text.replace(",", "") for number in (counted, encoder.max_seq_length))
@@ -323,4 +410,7 @@ def truncation(context: Context) -> str:
     expect(tei.status == 422, f"/embed with truncate false: {tei.status}")
     mean = vectors_of(server.embed([text], on_truncate="mean"))
     far = expect_close(mean, context.encode([text], on_truncate="mean"), "mean")
-    return f"header 2 of 3; refused with {refused.status} and both numbers; mean equals the library ({far:.1e})"
+    return (
+        "header 2 of 3; the report has each input's tokens and the character of the cut; "
+        f"refused with {refused.status} and both numbers; mean equals the library ({far:.1e})"
+    )

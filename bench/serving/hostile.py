@@ -13,15 +13,21 @@ from bench.serving.load import Prepared
 SMALL_BUFFER = 4096
 """Bytes that a slow client's socket takes in advance; the system doubles it."""
 
+STATUS_END = len(b"HTTP/1.1 200")
+
 
 @dataclass(frozen=True)
 class Ending:
     """How a connection ended."""
 
     how: str
-    """ "complete", "closed" by the server, "left" by the client, "refused", or "time": it was still open."""
+    """ "closed" by the server, "answered" before the request was complete, "left" by the client, "refused" by the
+    system or with another status than 200, or "time": it was still open.
+    """
     num_bytes: int
     seconds: float
+    status: int | None = None
+    """Of the answer, where its first line was read."""
 
 
 async def open_streams(
@@ -42,8 +48,8 @@ async def open_streams(
 
 
 async def read_slowly(address: Address, request: Prepared, *, seconds: float, bytes_per_second: float = 1.0) -> Ending:
-    """Send a request, and read its answer byte by byte, for so long."""
-    start, count = time.monotonic(), 0
+    """Send a request, and read its answer byte by byte, for so long; leave where its status is not 200."""
+    start, head, count = time.monotonic(), b"", 0
     try:
         reader, writer = await open_streams(address, SMALL_BUFFER)
     except OSError:
@@ -56,13 +62,20 @@ async def read_slowly(address: Address, request: Prepared, *, seconds: float, by
                 data = await asyncio.wait_for(reader.read(1), max(0.0, seconds - (time.monotonic() - start)))
             except TimeoutError:
                 break
+            except OSError:
+                data = b""
             if not data:
                 how = "closed"
                 break
             count += 1
+            head += data if count <= STATUS_END else b""
+            if len(head) == STATUS_END and count == STATUS_END and head[9:] != b"200":
+                how = "refused"
+                break
             await asyncio.sleep(min(1 / bytes_per_second, max(0.0, seconds - (time.monotonic() - start))))
     await close(writer)
-    return Ending(how, count, time.monotonic() - start)
+    status = int(head[9:STATUS_END]) if len(head) == STATUS_END else None
+    return Ending(how, count, time.monotonic() - start, status)
 
 
 async def leave(address: Address, request: Prepared, *, after: float) -> Ending:
@@ -91,16 +104,18 @@ async def send_headers_slowly(address: Address, *, seconds: float, interval: flo
     except OSError:
         return Ending("refused", 0, time.monotonic() - start)
     how = "time"
-    with suppress(OSError):
+    try:
         writer.write(b"POST /v1/embeddings HTTP/1.1\r\nHost: bench\r\n")
         while time.monotonic() - start < seconds:
             with suppress(TimeoutError):
                 data = await asyncio.wait_for(reader.read(1 << 16), interval)
-                how = "closed" if not data else "complete"
+                how = "closed" if not data else "answered"
                 break
             sent += 1
             writer.write(f"X-Line-{sent}: 1\r\n".encode())
             await writer.drain()
+    except OSError:
+        how = "closed"
     await close(writer)
     return Ending(how, sent, time.monotonic() - start)
 

@@ -109,6 +109,10 @@ class Counts:
     header_tokens: list[int] = field(default_factory=list[int])
     """As the server's header states them; 0 without that header."""
     errors: Counter[str] = field(default_factory=Counter[str])
+    broken: list[float] = field(default_factory=list[float])
+    """When the requests began that got no answer: those of `errors`."""
+    without_retry_after: int = 0
+    """Answers with 429 or 503 that do not say when to try again."""
     answers: list[tuple[int, bytes]] = field(default_factory=list[tuple[int, bytes]])
     """Numbers of requests, from 0, with what was answered; only for a group that keeps them."""
 
@@ -119,6 +123,7 @@ class Counts:
         self.sent.append(request)
         self.num_bytes.append(answer.num_bytes)
         self.header_tokens.append(answer.tokens)
+        self.without_retry_after += answer.status in (429, 503) and not answer.has_retry_after
 
     def summarize(self, start: float, stop: float) -> dict[str, Any]:
         """Of the requests that were answered from `start` to `stop`: counts, milliseconds, and rates of successes."""
@@ -151,6 +156,7 @@ class Answer:
     tokens: int
     end: float
     body: bytes | None
+    has_retry_after: bool = False
 
 
 class Connection(asyncio.Protocol):
@@ -159,7 +165,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, keep: bool) -> None:
         self.keep, self.head, self.parts = keep, bytearray(), list[bytes]()
         self.missing = self.status = self.tokens = self.num_bytes = 0
-        self.in_body = self.closing = False
+        self.in_body = self.closing = self.has_retry_after = False
         self.waiter: asyncio.Future[Answer] | None = None
         self.transport: Any = None
 
@@ -197,6 +203,7 @@ class Connection(asyncio.Protocol):
         self.tokens = int(header_value(head, TOKENS_HEADER) or 0)
         if b"\r\ntransfer-encoding:" in head:
             raise ValueError("the answer has no Content-Length; this generator reads only those that have")
+        self.has_retry_after = b"\r\nretry-after:" in head
         self.closing = b"\r\nconnection: close" in head
         self.in_body = True
 
@@ -205,7 +212,8 @@ class Connection(asyncio.Protocol):
         body = b"".join(self.parts) if self.keep else None
         self.parts.clear()
         if self.waiter and not self.waiter.done():
-            self.waiter.set_result(Answer(self.status, self.num_bytes, self.tokens, time.monotonic(), body))
+            end = time.monotonic()
+            self.waiter.set_result(Answer(self.status, self.num_bytes, self.tokens, end, body, self.has_retry_after))
 
 
 def header_value(head: bytes, name: bytes) -> bytes:
@@ -248,6 +256,7 @@ class _Sender:
                 answer = await connection.send(request.data)
             except OSError as error:
                 self.counts.errors[type(error).__name__] += 1
+                self.counts.broken.append(begin)
                 connection = None
                 await asyncio.sleep(0.01)  # a server that is gone is not asked in a busy loop
                 continue

@@ -45,22 +45,34 @@ def short(texts: Texts, count: int, encoder: Any) -> Sample:
 
 
 def log_uniform(texts: Texts, count: int, encoder: Any, low: int = 8, high: int = 512) -> Sample:
-    """Parts of documents whose words are log-uniform in number: about as many tokens as words, and a third more."""
+    """Beginnings of parts of documents, whose numbers of tokens are log-uniform, special tokens included."""
     chance = random.Random(3)
+    parts = texts.parts(lambda turn, _: high)
+    found = list[str]()
+    while len(found) < count:
+        text = next(parts)
+        offsets_T2 = encoder.tokenize(text).offsets[0]
+        length = round(math.exp(chance.uniform(math.log(low), math.log(high))))
+        if length < len(offsets_T2):
+            text = text[: offsets_T2[length - 2, 1]]
+        found.append(text)
+    return make_sample("log-uniform lengths", found, encoder)
 
-    def words(turn: int, _: random.Random) -> int:
-        return max(1, round(math.exp(chance.uniform(math.log(low), math.log(high))) / 1.35))
 
-    parts = texts.parts(words)
-    return make_sample("log-uniform lengths", [next(parts) for _ in range(count)], encoder)
-
-
-def batches(sample: Sample, size: int, path: str = "/v1/embeddings", model: str = "m") -> list[Prepared]:
+def batches(
+    sample: Sample,
+    size: int,
+    path: str = "/v1/embeddings",
+    model: str = "m",
+    headers: dict[str, str] | None = None,
+) -> list[Prepared]:
     """The texts as requests of `size` texts each; the rest that does not fill one is left out."""
     starts = range(0, len(sample.texts) - size + 1, size)
-    return [one_request(sample.part(start, start + size), path, model) for start in starts]
+    return [one_request(sample.part(start, start + size), path, model, headers) for start in starts]
 
 
-def one_request(sample: Sample, path: str = "/v1/embeddings", model: str = "m") -> Prepared:
+def one_request(
+    sample: Sample, path: str = "/v1/embeddings", model: str = "m", headers: dict[str, str] | None = None
+) -> Prepared:
     body = {"input": list(sample.texts), "model": model, "encoding_format": "base64"}
-    return prepare(path, body, texts=len(sample.texts), tokens=sample.num_tokens)
+    return prepare(path, body, texts=len(sample.texts), tokens=sample.num_tokens, headers=headers)

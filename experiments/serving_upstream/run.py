@@ -34,6 +34,10 @@ FILES = (
 )
 """All of its tests over HTTP but those of ctranslate2, which need that package."""
 
+TEXT_FILES = ("test_api_with_dummymodel", "test_authentication", "test_sentence_transformers", "test_optimum_embedding")
+NOT_TEXT = ("test_openapi_same_as_docs_file", "test_load_model")
+"""Of these files: the page of the API, and the test of a model without a server."""
+
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -57,9 +61,19 @@ def main() -> None:
         if row["outcome"] != "passed":
             row["why"] = explanations.get(name, "not explained")
         print(f"{row['outcome']:8}{name}  {row.get('why', '')}")
-    counts = Counter(row["outcome"] for row in results.values())
-    print(f"{counts['passed']} of {len(results)} pass")
+    counts = {
+        "all": Counter(row["outcome"] for row in results.values()),
+        "text embeddings over HTTP": Counter(row["outcome"] for name, row in results.items() if is_about_text(name)),
+    }
+    for what, found in counts.items():
+        print(f"{found['passed']} of {found.total()} pass: {what}")
     arguments.output.write_text(json.dumps({"counts": counts, "tests": results}, indent=1) + "\n")
+
+
+def is_about_text(name: str) -> bool:
+    """Whether a test is about text embeddings over HTTP."""
+    file, _, test = name.partition("::")
+    return test.endswith("_text_only") or (file in TEXT_FILES and test not in NOT_TEXT)
 
 
 def run_tests(arguments: argparse.Namespace, report: Path, place: Path) -> None:

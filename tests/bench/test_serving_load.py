@@ -93,10 +93,24 @@ def test_refused_requests_are_no_part_of_the_rates() -> None:
     assert counted["milliseconds"]["count"] == 15 and counted["milliseconds_refused"]["count"] == 5
 
 
+def test_refusals_that_do_not_say_when_to_try_again_are_counted() -> None:
+    headers: list[dict[str, str]] = [{"Retry_After": "1"}, {}, {"retry_after": "2"}, {}]
+    server = Server(lambda number, body: answer((429, 503, 429, 200)[number % 4], b"{}", **headers[number % 4]))
+    result = run(server, Plan([Group("all", bodies(8), count=8)]))
+    assert result["groups"]["all"]["codes"] == {"429": 4, "503": 2, "200": 2}
+    assert result["counts"]["all"].without_retry_after == 2
+
+
 def test_a_closed_connection_is_an_error_and_the_next_request_opens_another() -> None:
     server = Server(lambda number, body: b"" if number in (2, 5) else answer(200, b"{}"))
-    counted = run(server, Plan([Group("all", bodies(9), count=9)]))["groups"]["all"]
+    result = run(server, Plan([Group("all", bodies(9), count=9)]))
+    counted, counts = result["groups"]["all"], result["counts"]["all"]
     assert counted["errors"] == {"ConnectionResetError": 2} and counted["codes"] == {"200": 7}
+    # the third request and the sixth
+    assert (
+        counts.ends[1] <= counts.broken[0] <= counts.starts[2]
+        and counts.ends[3] <= counts.broken[1] <= counts.starts[4]
+    )
     assert server.connections == 3
 
 
