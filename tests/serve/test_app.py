@@ -655,6 +655,7 @@ def test_metrics_are_the_clients_own_counts(encoder: Encoder) -> None:
             embed(client, input=TEXTS[: number % 3 + 1])
         client.post("/v1/embeddings", json={"input": "", "unknown": 1})
         client.post("/v1/embeddings", json={"input": "a", "unknown": 1})
+        client.post("/v1/embeddings", content=b"{")
         metrics = read_metrics(client)
         name = "golden/multilingual-e5-small"
         assert metrics[f'gnomon_inputs_total{{model="{name}"}}'] == 1 + 2 + 3 + 1 + 2 + 1
@@ -665,8 +666,9 @@ def test_metrics_are_the_clients_own_counts(encoder: Encoder) -> None:
         assert metrics['te_request_success{method="batch"}'] == 3
         assert metrics['te_request_success{method="single"}'] == 3
         assert metrics['gnomon_rejected_total{reason="empty"}'] == 1
-        assert metrics["gnomon_unknown_fields_total"] == 1
-        assert metrics['http_requests_total{handler="/v1/embeddings",method="POST",status="4xx"}'] == 1
+        assert metrics['te_request_failure{err="validation"}'] == 2
+        assert metrics["gnomon_unknown_fields_total"] == 2
+        assert metrics['http_requests_total{handler="/v1/embeddings",method="POST",status="4xx"}'] == 2
         assert metrics["te_request_duration_count"] == 6
         assert metrics[f'gnomon_model_loaded{{fingerprint="{encoder.fingerprint}",model="{name}"}}'] == 1
         assert metrics["gnomon_cache_hits_total"] == 9 - 3  # the first text four times, the second twice

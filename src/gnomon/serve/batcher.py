@@ -37,13 +37,12 @@ REOPEN_SECONDS = 1.0, 30.0
 STUCK_SECONDS, STUCK_FACTOR = 5.0, 10.0
 """A step is stuck once it takes longer than both so many seconds, and so many times its estimate."""
 
-INTERACTIVE_SECONDS = 4.0
-"""Interactive work is refused where what waits in its lane takes longer than this."""
+DEADLINE_SHARE = 0.5
+"""Work is refused where it is expected to take more than this share of the time that its client waits: what comes
+later, and a slower time, need room too.
+"""
 
-DEADLINE_SHARE = 0.8
-"""Bulk work is refused where it is expected to take more than this share of the time that its client waits."""
-
-MIN_INTERACTIVE_TOKENS, MIN_BULK_TOKENS = 16_384, 1_000_000
+MIN_INTERACTIVE_TOKENS, MIN_BULK_TOKENS = 4096, 1_000_000
 """So many tokens may wait in a lane however slow the engine is."""
 
 RATE_WEIGHT_SECONDS = 2.0
@@ -132,12 +131,7 @@ class Batcher:
         self._num_failed_steps = 0
         self._state: HealthState = "ok"
         self._reason = ""
-        self._threads = [
-            threading.Thread(target=self._run, name=f"gnomon-engine_{number}", daemon=True)
-            for number in range(slots + 1)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._threads = [self._start_thread(number) for number in range(slots + 1)]
 
     # ---- requests
 
@@ -161,12 +155,12 @@ class Batcher:
         if not total:
             return
         rate = self.tokens_per_second
-        limit = INTERACTIVE_SECONDS * rate
+        in_time = DEADLINE_SHARE * timeout * rate
         if lane == "interactive":  # bulk work that waits does not matter: queries go before it
-            limits = [(waiting[lane] + num_tokens, self._max_queue_tokens or max(limit, MIN_INTERACTIVE_TOKENS))]
+            limits = [(waiting[lane] + num_tokens, self._max_queue_tokens or max(in_time, MIN_INTERACTIVE_TOKENS))]
         else:  # it is done by its turns, or once all that waits is done
-            limits = [(total + num_tokens, self._max_queue_tokens or max(limit, MIN_BULK_TOKENS))]
-            limits.append((min(total + num_tokens, num_tokens * (jobs + 1)), DEADLINE_SHARE * timeout * rate))
+            limits = [(total + num_tokens, self._max_queue_tokens or max(in_time, MIN_BULK_TOKENS))]
+            limits.append((min(total + num_tokens, num_tokens * (jobs + 1)), in_time))
         excess = max(needed - limit for needed, limit in limits)
         if self._max_queue_texts is not None and texts + num_texts > self._max_queue_texts:
             excess = max(excess, total / 2)
@@ -441,8 +435,9 @@ class Batcher:
             return sum(len(step.entries) for step, _ in self._running.values())
 
     def check_health(self) -> Health:
-        """The state of the engine; a step that is stuck shows here."""
+        """The state of the engine; a step that is stuck shows here. A thread that has ended is started anew."""
         with self._changed:
+            self._revive_threads()
             if self._state == "ok":
                 now = time.monotonic()
                 for step, began in self._running.values():
@@ -451,6 +446,19 @@ class Batcher:
                         reason = f"a step of {step.num_tokens:,} tokens runs for {now - began:.0f} seconds"
                         return Health("stuck", f"{reason}; {estimate:.2f} were expected")
             return Health(self._state, self._reason)
+
+    def _revive_threads(self) -> None:
+        """Threads end only where something ends them from outside."""
+        for number, thread in enumerate(self._threads):
+            if self._state != "closed" and not thread.is_alive():
+                log(logging.ERROR, "a thread of the engine has ended, and is started anew")
+                self.counters.restarts += 1
+                self._threads[number] = self._start_thread(number)
+
+    def _start_thread(self, number: int) -> threading.Thread:
+        thread = threading.Thread(target=self._run, name=f"gnomon-engine_{number}", daemon=True)
+        thread.start()
+        return thread
 
     def fail_all(self, reason: str) -> None:
         """Let every job that waits, or is being computed, fail."""

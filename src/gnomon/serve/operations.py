@@ -36,14 +36,13 @@ async def embed(visit: Visit, dialect: Dialect, *, fields: Fields | None = None,
         fields: the body, where it was read to find the dialect.
         model: the model's name where the body has none.
     """
-    visit.render_error = dialect.render_error
+    visit.render_error, visit.call.counts = dialect.render_error, True
     fields = await visit.read_fields() if fields is None else fields
     request = dialect.parse_embed(fields)
     if model is not None and request.model is None:
         request = replace(request, model=model)
     visit.call.num_unknown_fields = len(request.unknown_fields)
     check_inputs(request, visit.host.options.max_inputs, visit.host.options.empty, dialect.input_field)
-    visit.call.counts = True
     request = visit.host.service.apply_defaults(request)
     token_ids = "model" if dialect is tei.TEI else None
     result = await visit.host.service.embed(request, visit.call, token_ids)
@@ -62,13 +61,14 @@ def _render(
 
 async def embed_chosen(visit: Visit) -> Answer:
     """`/embeddings`: the fields show the dialect."""
+    visit.call.counts = True
     fields = await visit.read_fields()
     return await embed(visit, choose_embeddings_dialect(fields), fields=fields)
 
 
 async def embed_root(visit: Visit) -> Answer:
     """`/embed` and `POST /`: TEI's three operations; the fields show which."""
-    visit.render_error = render_tei_error
+    visit.render_error, visit.call.counts = render_tei_error, True
     fields = await visit.read_fields()
     operation = choose_root_operation(fields)
     if operation == "similarity":

@@ -20,6 +20,9 @@ WARM_UP_LENGTHS = (8, 64, 512)
 WARM_UP_SECONDS = 3.0
 """A warm-up begins no step after so many seconds."""
 
+WARM_UP_TOKENS = 32_768
+"""Tokens of a step of the warm-up at most: an operator's budget may be larger than the memory."""
+
 SELF_TEST_TEXTS = ("a text", "another text, with some more words, so that the first one is padded beside it")
 
 FLOAT32_TOLERANCE, OTHER_TOLERANCE = 1e-3, 0.15
@@ -53,6 +56,7 @@ def test_engine(encoder: Encoder) -> None:
 def measure_speed(encoder: Encoder, batcher: Batcher, budget: int) -> None:
     """Run full steps of several lengths through the batcher, which measures its speed by them."""
     until = time.monotonic() + WARM_UP_SECONDS
+    budget = min(budget, WARM_UP_TOKENS)
     limit = encoder.max_seq_length or max(WARM_UP_LENGTHS)
     vocabulary = encoder.spec.trunk.vocab_size
     for length in dict.fromkeys(min(length, limit) for length in WARM_UP_LENGTHS):
