@@ -75,6 +75,8 @@ class App:
         self.tracer = Tracer(options)
         self.ended: asyncio.Future[int | BaseException] | None = None
         """Set once the server must end by itself: its exit status, or why the models could not be loaded."""
+        self._health = Health()
+        """As of the last look of `_watch_engines`."""
         self._tasks = set[asyncio.Task[Any]]()
         self._reload_lock = asyncio.Lock()
         self._router = Router(
@@ -210,7 +212,7 @@ class App:
             before = time.monotonic()
             await asyncio.sleep(WATCH_SECONDS)
             was_paused = time.monotonic() - before > PAUSE_FACTOR * WATCH_SECONDS
-            health = self.check_health()
+            health = self._health = self.check_health()
             num_stuck = num_stuck + 1 if health.state == "stuck" and not was_paused else 0
             if health.state != reported.state:
                 level = logging.INFO if health.state == "ok" else logging.ERROR
@@ -326,6 +328,8 @@ class App:
                 "unavailable",
                 retry_after=LOADING_RETRY_SECONDS,
             )
+        if all(model.batcher.is_ok for model in self.service.models) and self._health.state == "ok":
+            return
         health = self.check_health()
         if health.state != "ok":
             raise RequestError(
@@ -396,7 +400,7 @@ class _Handler:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         app, exchange = self.app, Exchange(scope, receive, send)
         call = app.make_call(exchange)
-        app.service.calls.add(call)
+        app.service.open_call(call)
         try:
             answer = await app.answer(self.endpoint, Visit(app, exchange, call, scope["path_params"]))
             await exchange.drop_rest()
@@ -405,7 +409,7 @@ class _Handler:
         except (ClientGoneError, DisconnectedError):
             answer = Answer(b"", CLIENT_GONE)
         finally:
-            app.service.calls.discard(call)
+            app.service.close_call(call)
         app.finish(self.endpoint.path, exchange, call, answer, quiet=self.endpoint.is_probe)
 
 

@@ -419,6 +419,11 @@ class Batcher:
     def tokens_per_second(self) -> float:
         return self._slots / self.seconds_per_token
 
+    @property
+    def is_ok(self) -> bool:
+        """Whether it takes work, as far as is known without a look at the threads and steps."""
+        return self._state == "ok"
+
     def num_waiting(self, lane: Lane) -> tuple[int, int]:
         """Texts and tokens that wait in a lane."""
         with self._changed:

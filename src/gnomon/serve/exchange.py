@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
+from random import getrandbits
 from typing import Any
-from uuid import uuid4
 
 from gnomon.serve.requests import Answer, RequestError
 from gnomon.serve.wire.fields import decompress
@@ -21,6 +21,8 @@ REST_BYTES, REST_SECONDS = 64 << 20, 5.0
 """So much of a body is read, and dropped, where the answer is known before: a client that still sends it would find the
 connection closed, and not see the answer.
 """
+
+WATCH_AFTER_SECONDS = 0.05
 
 PART_BYTES = 1 << 20
 PART_SECONDS = 30.0
@@ -46,7 +48,9 @@ class Exchange:
         """Whether there is more of it to read."""
         self.started = False
         """Whether the answer has begun."""
-        self._watcher: asyncio.Task[None] | None = None
+        self._on_disconnect: Callable[[], None] = lambda: None
+        self._watch_timer: asyncio.TimerHandle | None = None
+        self._watcher: asyncio.Future[None] | None = None
 
     def header(self, name: str) -> str | None:
         value = self.headers.get(name.encode())
@@ -111,15 +115,20 @@ class Exchange:
             return
 
     def watch(self, on_disconnect: Callable[[], None]) -> None:
-        """Call a function when the client goes away. The body must have been read."""
+        """Call a function when the client goes away. The body must have been read. A request that is answered within
+        `WATCH_AFTER_SECONDS` is not watched: starting to costs more than is saved.
+        """
+        self._on_disconnect = on_disconnect
+        self._watch_timer = asyncio.get_running_loop().call_later(WATCH_AFTER_SECONDS, self._start_to_watch)
 
-        async def watch() -> None:
-            while (await self._receive())["type"] != "http.disconnect":
-                pass
-            if not self.started:
-                on_disconnect()
+    def _start_to_watch(self) -> None:
+        self._watcher = asyncio.ensure_future(self._watch())
 
-        self._watcher = asyncio.create_task(watch())
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        if not self.started:
+            self._on_disconnect()
 
     async def send(self, answer: Answer, *, close: bool = False) -> None:
         """Send the answer.
@@ -131,6 +140,8 @@ class Exchange:
             DisconnectedError: the client does not read it.
         """
         self.started = True
+        if self._watch_timer is not None:
+            self._watch_timer.cancel()
         if self._watcher is not None:
             self._watcher.cancel()
         headers = [
@@ -166,7 +177,12 @@ def _read_request_id(sent: str | None) -> str:
     """The client's own, where it is printable and short; else a new one."""
     if sent and len(sent) <= MAX_REQUEST_ID and sent.isascii() and sent.isprintable():
         return sent
-    return uuid4().hex
+    return make_id()
+
+
+def make_id() -> str:
+    """A new identifier: 32 hexadecimal digits."""
+    return f"{getrandbits(128):032x}"
 
 
 def _too_large(limit: int) -> RequestError:

@@ -8,8 +8,8 @@ from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from importlib.resources import files
-from uuid import uuid4
 
+from gnomon.serve.exchange import make_id
 from gnomon.serve.requests import Answer, EmbedRequest, EmbedResult, RequestError
 from gnomon.serve.service import INLINE_NUMBERS
 from gnomon.serve.visit import NO_METHODS, Endpoint, Operation, Visit
@@ -56,7 +56,7 @@ def _render(
     dialect: Dialect, request: EmbedRequest, result: EmbedResult, accept: str | None, request_id: str
 ) -> Answer:
     raw = answer_raw(request, result, accept)
-    return raw if raw is not None else dialect.render_embed(request, result, Stamp(uuid4().hex, int(time.time())))
+    return raw if raw is not None else dialect.render_embed(request, result, Stamp(make_id(), int(time.time())))
 
 
 async def embed_chosen(visit: Visit) -> Answer:

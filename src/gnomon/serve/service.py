@@ -156,6 +156,8 @@ class Service:
         self.loop: asyncio.AbstractEventLoop | None = None
         self.calls: set[Call] = set()
         """Requests under way."""
+        self.answer_bytes = 0
+        """What their answers take together."""
         self.num_threads = options.tokenizer_threads or available_cores()
         self.threads = ThreadPoolExecutor(self.num_threads, thread_name_prefix="gnomon-tokenizing")
         self.render_thread = ThreadPoolExecutor(1, thread_name_prefix="gnomon-rendering")
@@ -164,6 +166,13 @@ class Service:
         self.parsing = asyncio.Semaphore(1)
         """Large bodies are parsed one after the other: their objects take many times their bytes."""
         self.states_lock = asyncio.Lock()
+
+    def open_call(self, call: Call) -> None:
+        self.calls.add(call)
+
+    def close_call(self, call: Call) -> None:
+        self.calls.discard(call)
+        self.answer_bytes -= call.answer_bytes
 
     def close(self) -> None:
         """End the threads; what waits for them is dropped."""
@@ -360,14 +369,14 @@ class Service:
         Raises:
             RequestError: the answers of the requests under way take too much memory.
         """
-        others = sum(each.answer_bytes for each in self.calls)
-        if others and others + num_bytes > MAX_ANSWER_BYTES:
+        if self.answer_bytes and self.answer_bytes + num_bytes > MAX_ANSWER_BYTES:
             raise RequestError(
                 f"the server is busy: the answers of {len(self.calls):,} requests are not read yet. Try again later.",
                 "overloaded",
                 retry_after=1.0,
             )
         call.answer_bytes = num_bytes
+        self.answer_bytes += num_bytes
 
     # ---- from inputs to prepared texts
 
