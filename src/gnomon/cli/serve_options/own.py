@@ -319,7 +319,8 @@ OWN = name_variables(
             field="max_queue_tokens",
             read=Whole(),
             metavar="N",
-            text="Tokens that may wait; the rest is answered 429. By default what can be done within half of the time of a request.",
+            text="Tokens that may wait; the rest is answered 429. By default what can be done within half of a request's "
+            "time.",
         ),
         Row(
             flags=("--cache",),
