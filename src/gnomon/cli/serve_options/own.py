@@ -319,8 +319,8 @@ OWN = name_variables(
             field="max_queue_tokens",
             read=Whole(),
             metavar="N",
-            text="Tokens that may wait; the rest is answered 429. By default what can be done within half of a request's "
-            "time.",
+            text="Tokens that may wait; the rest is answered 429. By default what half of a request's time is enough "
+            "for.",
         ),
         Row(
             flags=("--cache",),
