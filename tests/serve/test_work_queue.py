@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gnomon.serve.prepare import PreparedText
-from gnomon.serve.work import Entry, Job, Step, Work
+from gnomon.serve.work import LANES, Entry, Job, Step, Work
 from gnomon.serve.work_queue import BULK_SHARE, STEP_OVERHEAD_TOKENS, WorkQueue, choose_similar
 
 
@@ -227,3 +227,65 @@ def test_bulk_work_that_a_query_needs_is_promoted() -> None:
     order = [step.entries[0] for step in iter(queue.next_step, None)]
     assert order.index(wanted.entries[0]) <= 2
     assert len(order) == 21
+
+
+def test_a_client_that_comes_again_is_not_forgotten_for_its_first_visit() -> None:
+    queue = WorkQueue(budget=10, padded=True)
+    for _ in range(3):
+        first = add_job(queue, [10], client="a")
+        assert jobs_of(queue.next_step()) == [first]
+        queue.close_job(first)
+        second = add_job(queue, [10], client="a")
+        other = add_job(queue, [10], client="b")
+        assert set(jobs_of(queue.next_step()) + jobs_of(queue.next_step())) == {second, other}
+        assert queue.next_step() is None
+        queue.close_job(second)
+        queue.close_job(other)
+        assert not queue.num_jobs("bulk")
+
+
+@given(st.data())
+def test_nothing_is_lost_and_nothing_is_served_twice(data: st.DataObject) -> None:
+    """Against a set: jobs come, are cancelled, end, are promoted and put back in any order."""
+    queue = WorkQueue(budget=data.draw(st.integers(10, 60)), padded=data.draw(st.booleans()))
+    waiting: dict[Entry, Job] = {}
+    open_jobs: list[Job] = []
+    for _ in range(data.draw(st.integers(1, 40))):
+        action = data.draw(st.sampled_from(["add", "step", "put back", "cancel", "promote"]))
+        if action == "add":
+            lengths = data.draw(st.lists(st.integers(1, 40), min_size=1, max_size=5))
+            job = add_job(queue, lengths, data.draw(st.sampled_from(LANES)), data.draw(st.sampled_from("abc")))
+            open_jobs.append(job)
+            waiting |= {entry: job for work in job.works for entry in work.entries}
+        elif action in ("step", "put back"):
+            step = queue.next_step()
+            assert (step is None) == (not waiting)
+            if step is not None and action == "put back":
+                queue.put_back(step)
+            elif step is not None:
+                for entry in step.entries:
+                    del waiting[entry]
+        elif open_jobs:
+            job = data.draw(st.sampled_from(open_jobs))
+            if action == "cancel":
+                job.cancelled = True
+                for work in job.works:
+                    queue.remove(work)
+                queue.close_job(job)
+                open_jobs.remove(job)
+                waiting = {entry: each for entry, each in waiting.items() if each is not job}
+            else:
+                queries = [each for each in open_jobs if each.lane == "interactive"]
+                if queries:
+                    queue.promote(data.draw(st.sampled_from(job.works)), queries[0])
+        assert queue.num_entries("bulk") + queue.num_entries("interactive") == len(waiting)
+        assert queue.num_tokens("bulk") + queue.num_tokens("interactive") == sum(entry.length for entry in waiting)
+    while (step := queue.next_step()) is not None:
+        for entry in step.entries:
+            del waiting[entry]
+    assert not waiting
+    for job in open_jobs:
+        queue.close_job(job)
+    assert not queue.num_jobs("bulk")
+    assert not queue.num_jobs("interactive")
+    assert not any(lane._clients for lane in queue._lanes.values())

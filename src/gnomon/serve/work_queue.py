@@ -317,8 +317,9 @@ class _LaneQueue:
         heapq.heappush(self._heap, (client.tag, client.version, client))
 
     def _forget_idle(self, client: _ClientQueue) -> None:
-        if not client.num_jobs and not client.jobs:
-            self._clients.pop(client.name, None)
+        if client.num_jobs or any(job.entries for job in client.jobs) or self._clients.get(client.name) is not client:
+            return
+        del self._clients[client.name]
 
     def _count(self, entry: Entry, *, waits: bool) -> None:
         entry.waits = waits
