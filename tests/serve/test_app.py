@@ -43,11 +43,13 @@ def serve(
 ) -> Iterator[TestClient]:
     """A client of a server that is ready."""
     options = {"warm_up": False, **options}
+    before = set(threading.enumerate())
     app = App(ServeOptions(models=models or (ModelOptions(source=E5),), **options), load=load)
     with TestClient(app, raise_server_exceptions=True) as client:
         wait_until(lambda: app.state == "ready" or app.ended.done())  # pyright: ignore
         client.app_ = app  # pyright: ignore
         yield client
+    wait_until(lambda: not {thread.name for thread in set(threading.enumerate()) - before if "engine" in thread.name})
 
 
 def load_quietly(source: str = E5) -> Encoder:

@@ -77,6 +77,8 @@ class App:
         """Set once the server must end by itself: its exit status, or why the models could not be loaded."""
         self._health = Health()
         """As of the last look of `_watch_engines`."""
+        self._retiring = set[ServedModel]()
+        """Models that another one has replaced, while they end what they have begun."""
         self._tasks = set[asyncio.Task[Any]]()
         self._reload_lock = asyncio.Lock()
         self._router = Router(
@@ -112,7 +114,7 @@ class App:
         self.state = "stopped"
         for task in self._tasks:
             task.cancel()
-        for model in self.service.models:
+        for model in {*self.service.models, *self._retiring}:
             await asyncio.to_thread(model.close)
         self.service.close()
 
@@ -169,6 +171,8 @@ class App:
                 models.append(await asyncio.to_thread(self._load_model, options))
             self.service.models = ModelRegistry(models)
         except BaseException as error:
+            for model in models:
+                model.close()
             if not self.ended.done():
                 self.ended.set_result(error)
             return
@@ -199,9 +203,11 @@ class App:
 
     async def _retire(self, model: ServedModel) -> None:
         """Close a model once the requests that use it are answered."""
+        self._retiring.add(model)
         while any(call.model is model for call in self.service.calls):
             await asyncio.sleep(0.1)
         await asyncio.to_thread(model.close)
+        self._retiring.discard(model)
 
     async def _watch_engines(self) -> None:
         """Notice an engine that is stuck: its requests fail, and the server ends."""
