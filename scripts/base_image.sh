@@ -7,7 +7,7 @@ set -eu
 tag=${1:-localhost/debian:trixie}
 root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT
-debootstrap --variant=minbase trixie "$root" "${2:-http://deb.debian.org/debian}"
+debootstrap --variant=minbase trixie "$root" ${2:+"$2"}
 cd "$root"
 for folder in doc info locale man; do
     rm -rf "usr/share/$folder"/*

@@ -142,7 +142,7 @@ def with_user(sample: Sample, size: int, user: str) -> list[Any]:
 @check(22, "overload")
 def overload(context: Context) -> str:
     """An open loop at 3 and at 10 times the capacity, each for half of the minutes; the queue is as by default, and
-    there are more connections than it takes. A client that tries again when it is told to gets its answer.
+    there are more connections than it takes. A client that waits as long as Retry-After says gets its answer.
     """
     with context.new_server(*NO_CACHE) as server:
         sample = mixed(context.texts, 1024, context.encoder)

@@ -136,7 +136,7 @@ def check_offline(context: Context) -> str:
 
 @check(32, "reload under load")
 def reload(context: Context) -> str:
-    """The source is a link; under load it comes to point to another model, and the server is told so, first by POST,
+    """The source is a link; under load it comes to point to another model, and the server loads it, first by POST,
     then by SIGHUP: no request fails, each time the fingerprint changes once, and vectors are those of its model.
     """
     first, second = save_two_models(context)

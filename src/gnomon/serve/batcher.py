@@ -70,14 +70,11 @@ class BatcherCounters:
     """What has happened since the start."""
 
     steps: int = 0
-    step_seconds: float = 0.0
-    tokens: int = 0
     padded_tokens: int = 0
     """Tokens of steps with their padding; without it where the engine does not pad."""
     merged: int = 0
     """Texts that shared the computation of an equal one."""
     cancelled: int = 0
-    rejected: int = 0
     nonfinite: int = 0
     failed_texts: int = 0
     restarts: int = 0
@@ -165,7 +162,6 @@ class Batcher:
         if self._max_queue_texts is not None and texts + num_texts > self._max_queue_texts:
             excess = max(excess, total / 2)
         if excess > 0:
-            self.counters.rejected += 1
             raise RequestError(
                 f"the server is busy: {texts:,} texts with {total:,} tokens wait, for about {total / rate:.1f} seconds "
                 f"of work, and this request has {num_tokens:,} tokens. Try again later.",
@@ -362,7 +358,7 @@ class Batcher:
         done: list[Job] = []
         for entry, outcome in zip(step.entries, outcomes, strict=True):
             self._deliver_entry(entry, outcome, began, seconds, done)
-        self._count_step(step, outcomes, seconds)
+        self._count_step(step, outcomes)
         for job in done:
             self._close_job(job)
         return done
@@ -400,11 +396,9 @@ class Batcher:
         except Exception:
             return "its vector holds NaN or infinity"
 
-    def _count_step(self, step: Step, outcomes: list[Outcome], seconds: float) -> None:
+    def _count_step(self, step: Step, outcomes: list[Outcome]) -> None:
         counters = self.counters
         counters.steps += 1
-        counters.step_seconds += seconds
-        counters.tokens += step.num_tokens
         counters.padded_tokens += step.cost(self.engine.pads)
         failed = [outcome for outcome in outcomes if isinstance(outcome, str)]
         counters.failed_texts += len(failed)

@@ -100,8 +100,6 @@ class EmbedResult:
     timings: Timings
     prompt: str = ""
     """What was put before each text."""
-    cached: int = 0
-    """How many inputs were answered from the cache."""
     report: TokenReport | None = None
     """For a request with `report`."""
 

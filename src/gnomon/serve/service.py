@@ -248,7 +248,6 @@ class Service:
             num_characters=_count_characters(inputs),
             timings=call.timings,
             prompt=prompt,
-            cached=job.num_cached,
             report=report,
         )
 
