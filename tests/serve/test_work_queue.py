@@ -1,7 +1,6 @@
 """What waits for the engine, and what of it makes a step."""
 
 from collections import Counter
-from itertools import combinations
 
 import numpy as np
 import pytest
@@ -102,19 +101,18 @@ def test_the_choice_of_similar_lengths_is_allowed_and_cannot_grow(
     assert not any(allowed([*chosen, other]) for other in neighbours)
 
 
-@given(st.integers(1, 60), st.lists(st.integers(1, 60), max_size=7))
-def test_with_room_for_all_the_choice_is_at_least_half_as_large_as_the_best(length: int, lengths: list[int]) -> None:
-    """The reference tries every set of texts."""
+@given(st.integers(1, 60), st.lists(st.integers(1, 60), max_size=12), st.integers(10, 2000), st.integers(0, 9))
+def test_the_choice_is_that_of_trying_the_nearest_lengths_first(
+    length: int, lengths: list[int], budget: int, room: int
+) -> None:
+    """The reference tries each text by itself, from the nearest length on; of two as near, the shorter."""
     lengths.sort()
-    budget = 10_000
-    size = len(lengths[choose_similar(length, lengths, budget)])
-    best = 0
-    for number in range(len(lengths) + 1):
-        for others in combinations(lengths, number):
-            batch = [length, *others]
-            if max(batch) * len(batch) - sum(batch) <= STEP_OVERHEAD_TOKENS:
-                best = max(best, number)
-    assert size >= best / 2  # greedy by the nearest length; never a small part of the best
+    batch = [length]
+    for other in sorted(lengths, key=lambda other: (abs(other - length), other > length)):
+        cost = max(*batch, other) * (len(batch) + 1)
+        if len(batch) <= room and cost <= budget and cost - sum(batch) - other <= STEP_OVERHEAD_TOKENS:
+            batch.append(other)
+    assert lengths[choose_similar(length, lengths, budget, room)] == sorted(batch[1:])
 
 
 def test_interactive_work_goes_first_and_bulk_work_keeps_its_share() -> None:
