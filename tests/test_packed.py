@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_np
 
-from gnomon.packed import pack, slice_texts, split_per_text
+from gnomon.packed import pack, padded_places, padded_tokens, slice_texts, split_per_text
 
 texts = st.lists(st_np.arrays(np.int64, st.integers(0, 12), elements=st.integers(0, 2**40)), max_size=8)
 
@@ -38,12 +38,15 @@ def test_skips_and_types_go_along_with_their_texts(ids: list[np.ndarray], data: 
     assert (pack(ids).skip_B, pack(ids).types_T) == (None, None)
 
 
-@given(texts, st.integers(0, 9))
-def test_padded_fills_up_on_the_right(ids: list[np.ndarray], pad_id: int) -> None:
+@given(texts.map(lambda ids: [text for text in ids if len(text)]))
+def test_padding_repeats_the_last_token_of_a_text(ids: list[np.ndarray]) -> None:
+    packed = pack(ids)
+    token_BS, place_T = padded_tokens(packed), padded_places(packed)
     longest = max((len(text) for text in ids), default=0)
-    padded = pack(ids).to_padded(pad_id)
-    assert padded.shape == (len(ids), longest)
-    assert padded.tolist() == [[*text.tolist(), *[pad_id] * (longest - len(text))] for text in ids]
+    assert token_BS.shape == (len(ids), longest)
+    padded = packed.ids_T[token_BS]
+    assert padded.tolist() == [[*text.tolist(), *[text[-1]] * (longest - len(text))] for text in ids]
+    assert padded.reshape(-1)[place_T].tolist() == packed.ids_T.tolist()
 
 
 @pytest.mark.parametrize("width", [1, 3])
@@ -63,7 +66,6 @@ def test_a_part_is_the_batch_of_its_texts(ids: list[np.ndarray], data: st.DataOb
     for name in ("ids_T", "positions_T", "bounds"):
         assert getattr(found, name).tolist() == getattr(wanted, name).tolist()
         assert getattr(found, name).dtype == np.int64
-    assert found.to_padded(7).tolist() == wanted.to_padded(7).tolist()
 
 
 @given(texts, st.data())

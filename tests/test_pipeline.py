@@ -20,7 +20,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 
 from gnomon import Encoder, pipeline, progress
-from gnomon.batching import build_batches
+from gnomon.batching import FULL_PADDING, NO_PADDING, PaddingCost, build_batches
 from gnomon.encode_options import EncodeOptions
 from gnomon.engines.protocol import Engine, Failure, Vectors
 from gnomon.engines.static import StaticEngine
@@ -56,7 +56,7 @@ class Spy(Engine):
 
     def __init__(self, engine: Engine, *, tokens: int = 150, ahead: int = 0, fails: Sequence[Ids] = ()) -> None:
         self.engine, self.tokens, self.ahead = engine, tokens, ahead
-        self.name, self.identity, self.pads = engine.name, engine.identity, engine.pads
+        self.name, self.identity, self.padding = engine.name, engine.identity, engine.padding
         self.bad = {tuple(ids_T.tolist()) for ids_T in fails}
         self.batches: list[list[tuple[int, ...]]] = []
         self.asked: list[int] = []
@@ -192,16 +192,16 @@ def test_the_engine_is_told_of_the_whole_work(count: int) -> None:
     assert spy.asked == [sum(encoder.tokenize(texts).counts)] * len(range(0, len(texts), count))
 
 
-@pytest.mark.parametrize("pads", [True, False])
-def test_batches_count_padding_where_the_engine_pads(pads: bool) -> None:
+@pytest.mark.parametrize(("padding", "other"), [(FULL_PADDING, NO_PADDING), (NO_PADDING, FULL_PADDING)])
+def test_batches_count_padding_by_its_cost(padding: PaddingCost, other: PaddingCost) -> None:
     encoder, spy = over(GIST, tokens=60)
-    spy.pads = pads
+    spy.padding = padding
     texts = ["word " * count for count in (3, 20, 1, 9, 8, 14, 2, 5, 17)]
     counts = encoder.tokenize(texts).counts
     encoder.encode(texts)
     found = [[len(ids) for ids in batch] for batch in spy.batches]
-    assert found == [[counts[at] for at in batch] for batch in build_batches(counts, 60, padded=pads)]
-    assert found != [[counts[at] for at in batch] for batch in build_batches(counts, 60, padded=not pads)]
+    assert found == [[counts[at] for at in batch] for batch in build_batches(counts, 60, padding)]
+    assert found != [[counts[at] for at in batch] for batch in build_batches(counts, 60, other)]
 
 
 def test_no_texts_are_no_work() -> None:

@@ -75,7 +75,7 @@ def measure_encoding(report: Report, name: str, dtype: str, peak: Peak) -> None:
         mean = models.draw_lengths(mix, 1000, model.limit).mean()
         lengths = np.sort(models.draw_lengths(mix, max(8, int(tokens / mean)), model.limit))
         ids = models.draw_ids(lengths, model.vocabulary)
-        groups = build_batches(lengths.tolist(), budget)
+        groups = build_batches(lengths.tolist(), budget, encoder.engine.padding)
 
         def facts(ids: list[Ids] = ids, groups: list[list[int]] = groups) -> dict[str, Any]:
             packed, lengths = [pack([ids[at] for at in group]) for group in groups], [len(each) for each in ids]

@@ -84,9 +84,9 @@ def gnomon(engine: str) -> Callable[[Setting], Loaded]:
         )
 
         def computed(lengths: Sequence[int], characters: Sequence[int], size: int) -> int:
-            if not encoder.engine.pads:
+            if not encoder.engine.padding:
                 return sum(lengths)
-            groups = build_batches(lengths, encoder.engine.budget(sum(lengths)))
+            groups = build_batches(lengths, encoder.engine.budget(sum(lengths)), encoder.engine.padding)
             return padded(lengths, groups)
 
         return Loaded(lambda texts, size: encoder.encode(texts, prompt="", on_truncate="silent"), computed)

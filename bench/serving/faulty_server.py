@@ -43,7 +43,7 @@ class FaultyEngine(Engine):
     def __init__(self, inner: Engine, find_ids: Callable[[str], list[int]], largest: int | None = None) -> None:
         self.inner, self.largest, self.dead = inner, largest, False
         self.name, self.identity, self.device, self.dtype = inner.name, inner.identity, inner.device, inner.dtype
-        self.pads = inner.pads
+        self.padding = inner.padding
         self.words = {word: find_ids(word) for word in (POISON, RAISE, DIE, HANG, END)}
 
     def budget(self, total_tokens: int) -> int:

@@ -33,10 +33,6 @@ class Packed:
     def lengths_B(self) -> Ids:
         return np.diff(self.bounds)
 
-    def to_padded(self, pad_id: int = 0) -> Ids:
-        """The ids as [B, S], filled up with `pad_id` on the right."""
-        return pad_texts(self.ids_T, self, pad_id)
-
 
 def pack(
     ids_per_text: Sequence[Ids],
@@ -73,12 +69,17 @@ def split_per_text(values_T: NDArray[np.float32], packed: Packed) -> list[NDArra
     return [values_T[start:stop] for start, stop in zip(packed.bounds[:-1], packed.bounds[1:], strict=True)]
 
 
-def pad_texts(values_T: Ids, packed: Packed, fill: int) -> Ids:
-    """Per-token values as [B, S], filled up with `fill` on the right."""
+def padded_tokens(packed: Packed) -> Ids:
+    """[B, S]: the token, of the T, at each place of the padded batch; where a text has ended, its last one."""
+    places_S = np.arange(int(packed.lengths_B.max(initial=0)))
+    return np.minimum(packed.bounds[:-1, None] + places_S, packed.bounds[1:, None] - 1)
+
+
+def padded_places(packed: Packed) -> Ids:
+    """[T]: the place of each token among the B * S of the padded batch."""
     lengths_B = packed.lengths_B
-    values_BS = np.full((len(lengths_B), int(lengths_B.max(initial=0))), fill, dtype=np.int64)
-    values_BS[np.arange(values_BS.shape[1]) < lengths_B[:, None]] = values_T
-    return values_BS
+    longest = int(lengths_B.max(initial=0))
+    return packed.positions_T + np.repeat(np.arange(len(lengths_B)) * longest, lengths_B)
 
 
 def _concatenate(arrays: Sequence[Ids]) -> Ids:

@@ -198,7 +198,7 @@ class EncodePipeline:
         return self._build_batches(block, self.engine.budget(expected))
 
     def _build_batches(self, block: _TextBlock, token_budget: int) -> list[list[int]]:
-        return build_batches([len(ids_T) for ids_T in block.ids], token_budget, padded=self.engine.pads)
+        return build_batches([len(ids_T) for ids_T in block.ids], token_budget, self.engine.padding)
 
     def find_truncated(self, request: EncodeRequest, token_counts_B: Ids) -> list[int]:
         """Indices of the texts that are truncated."""

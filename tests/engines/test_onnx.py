@@ -34,7 +34,8 @@ from reference_model import (
 from gnomon.engines.onnx.engine import OnnxEngine, write_graph
 from gnomon.engines.onnx.graph import build_onnx_graph, quantize_weight
 from gnomon.engines.pooling import first_pooled_token
-from gnomon.packed import Packed, pack, split_per_text
+from gnomon.engines.positions import position_ids
+from gnomon.packed import pack, split_per_text
 from gnomon.spec import POOLING_MODES, PoolingSpec
 
 
@@ -182,8 +183,7 @@ def test_a_written_graph_runs_by_itself(name: str, output: Any, tmp_path: Path) 
     onnx.checker.check_model(path)
     session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
     (found,) = session.run([output], runner._build_feed(runner._get_session(output), packed))
-    rows = found if output == "pooled" else found[np.arange(found.shape[1]) < packed.lengths_B[:, None]]
-    assert_same(rows, runner.pool(packed) if output == "pooled" else runner.states(packed))
+    assert_same(found, runner.pool(packed) if output == "pooled" else runner.states(packed))
 
 
 @pytest.mark.parametrize("name", ["GIST-Embedding-v0", "stella_en_400M_v5", "wide, ntk, gated"])
@@ -210,8 +210,24 @@ def test_where_the_prompt_is_the_whole_text_it_is_pooled() -> None:
 
 
 def test_positions_of_roberta_leave_out_padding_inside_a_text() -> None:
-    packed: Packed = pack([np.array([5, 2, 7]), np.array([2, 2])])
-    assert engine("roberta", PoolingSpec()).position_ids(packed).tolist() == [[3, 2, 4], [2, 2, 2]]
+    packed = pack([np.array([5, 2, 7]), np.array([2, 2])])
+    assert position_ids(model("roberta")[0], packed).tolist() == [3, 2, 4, 2, 2]
+
+
+@pytest.mark.parametrize(
+    "pooling", [PoolingSpec(), PoolingSpec(modes=("cls",)), PoolingSpec(modes=("max", "lasttoken"))]
+)
+@pytest.mark.parametrize("name", ["GIST-Embedding-v0", "stella_en_400M_v5"])
+def test_a_token_that_is_not_a_number_stays_in_its_text(name: str, modes: Any) -> None:
+    trunk, arrays = model(name)
+    damaged = {**arrays, "embed.tokens": np.array(arrays["embed.tokens"], np.float32)}
+    damaged["embed.tokens"][7] = np.nan
+    for lengths in ((4, 9, 2), (4, 4, 4)):
+        ids = [np.full(length, 5) for length in lengths]
+        for place in range(3):
+            bad = [np.full(len(ids_T), 7) if text == place else ids_T for text, ids_T in enumerate(ids)]
+            found = np.isfinite(OnnxEngine(trunk, PoolingSpec(modes=modes), damaged, threads=1).pool(pack(bad)))
+            assert [row.all() for row in found] == [text != place for text in range(3)]
 
 
 def test_the_longest_text_of_a_table_runs() -> None:

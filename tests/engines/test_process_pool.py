@@ -51,6 +51,7 @@ import time
 from pathlib import Path
 import numpy as np
 from gnomon import Encoder
+from gnomon.batching import FULL_PADDING, NO_PADDING
 from gnomon.engines.protocol import Engine
 from gnomon.packed import split_per_text
 
@@ -60,7 +61,7 @@ BREAK, KILL, LEAVE, PRINT, MEET, RELEASE, HANG = 101, 102, 103, 104, 105, 106, 1
 class Fake(Engine):
     """A text's vector is the sum of its ids, the tokens to skip, and the process; some ids do harm."""
 
-    name, identity, pads = "fake", "a fake", False
+    name, identity, padding = "fake", "a fake", NO_PADDING
 
     def __init__(self, folder):
         self.folder = Path(folder)
@@ -135,7 +136,7 @@ def after_death(folder):
 class Deadly(Engine):
     """A model that dies of one text, as long as the file is there."""
 
-    name, identity, pads = "deadly", "a deadly one", True
+    name, identity, padding = "deadly", "a deadly one", FULL_PADDING
 
     def __init__(self, folder, ids, how, flag):
         self.engine = Encoder.load(folder, device="cpu", threads=1).engine
@@ -203,7 +204,7 @@ def test_several_workers_give_the_vectors_of_one_device(name: str, engine: str) 
     encoder = Encoder.load(GOLDEN / name, device=["cpu", "cpu"], engine=engine, threads=1)
     assert encoder.engine.name == f"2 workers: {one.engine.name}, {one.engine.name}"
     assert encoder.engine.identity == one.engine.identity
-    assert encoder.engine.pads == one.engine.pads
+    assert encoder.engine.padding == one.engine.padding
     assert len(set(processes(encoder.engine))) == 2
     assert_same(encoder.encode(TEXTS), one.encode(TEXTS))
     assert_same(encoder.encode_query(TEXTS, on_truncate="mean"), one.encode_query(TEXTS, on_truncate="mean"))

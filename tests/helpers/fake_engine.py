@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from gnomon.batching import FULL_PADDING, PaddingCost
 from gnomon.engines.protocol import Engine
 from gnomon.packed import Ids, Packed, Vectors, split_per_text
 
@@ -24,8 +25,8 @@ class FakeEngine(Engine):
 
     name = identity = "fake"
 
-    def __init__(self, *, pads: bool = True) -> None:
-        self.pads = pads
+    def __init__(self, *, padding: PaddingCost = FULL_PADDING) -> None:
+        self.padding = padding
         self.gate = threading.Event()
         self.gate.set()
         self.entered = threading.Semaphore(0)

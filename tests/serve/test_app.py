@@ -514,7 +514,7 @@ class FailingEngine(Engine):
 
     def __init__(self, inner: Engine) -> None:
         self.inner = inner
-        self.pads, self.dtype = inner.pads, inner.dtype
+        self.padding, self.dtype = inner.padding, inner.dtype
         self.act: Callable[[Packed, Vectors], Vectors] = lambda packed, pooled: pooled
 
     def budget(self, total_tokens: int) -> int:

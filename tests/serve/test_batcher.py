@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from fake_engine import DIM, FakeEngine, expect
 
+from gnomon.batching import FULL_PADDING, NO_PADDING, PaddingCost
 from gnomon.errors import DeviceMemoryError, WorkerError
 from gnomon.packed import Ids
 from gnomon.serve import batcher as batcher_module
@@ -71,16 +72,16 @@ def assert_expected(job: Job, texts: list[PreparedText]) -> None:
     np.testing.assert_array_equal(job.pooled_BD, [expect(text.sequences[0]) for text in texts])
 
 
-@pytest.mark.parametrize("pads", [True, False])
-def test_every_text_has_its_vector_in_its_place(pads: bool) -> None:
-    engine = FakeEngine(pads=pads)
+@pytest.mark.parametrize("padding", [FULL_PADDING, PaddingCost(0.1, 0.01), NO_PADDING])
+def test_every_text_has_its_vector_in_its_place(padding: PaddingCost) -> None:
+    engine = FakeEngine(padding=padding)
     texts = [make_text(number, length=1 + number * 7 % 40) for number in range(300)]
     with batcher_over(engine) as batcher:
         jobs = [submit(batcher, texts[start::7], client=str(start)) for start in range(7)]
         for start, job in enumerate(jobs):
             assert_expected(wait(job), texts[start::7])
     assert sorted(engine.seen) == list(range(300))
-    assert all(max(batch) * len(batch) <= 100 for batch in engine.batches if pads)
+    assert all(max(batch) * len(batch) <= 100 for batch in engine.batches if padding == FULL_PADDING)
     assert all(sum(batch) <= 100 for batch in engine.batches)
 
 

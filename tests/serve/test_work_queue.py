@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gnomon.batching import FULL_PADDING, NO_PADDING, PaddingCost
 from gnomon.serve.prepare import PreparedText
 from gnomon.serve.work import LANES, Entry, Job, Step, Work
 from gnomon.serve.work_queue import BULK_SHARE, STEP_OVERHEAD_TOKENS, WorkQueue, choose_similar
@@ -35,13 +36,13 @@ def jobs_of(step: Step | None) -> list[Job]:
 
 
 def test_nothing_waits() -> None:
-    queue = WorkQueue(budget=100, padded=True)
+    queue = WorkQueue(budget=100, padding=FULL_PADDING)
     assert queue.next_step() is None
     assert not queue
 
 
 def test_a_step_has_the_oldest_text_and_those_of_nearly_its_length() -> None:
-    queue = WorkQueue(budget=1000, padded=True)
+    queue = WorkQueue(budget=1000, padding=FULL_PADDING)
     add_job(queue, [100, 10, 101, 99, 11, 300])
     step = queue.next_step()
     assert step is not None
@@ -59,7 +60,7 @@ def test_a_step_has_the_oldest_text_and_those_of_nearly_its_length() -> None:
 
 
 def test_a_packed_step_takes_texts_in_their_order() -> None:
-    queue = WorkQueue(budget=220, padded=False)
+    queue = WorkQueue(budget=220, padding=NO_PADDING)
     add_job(queue, [100, 10, 101, 99])
     steps = []
     while (step := queue.next_step()) is not None:
@@ -68,55 +69,58 @@ def test_a_packed_step_takes_texts_in_their_order() -> None:
 
 
 def test_a_text_longer_than_the_budget_is_a_step_alone() -> None:
-    for padded in (True, False):
-        queue = WorkQueue(budget=50, padded=padded)
+    for padding in (FULL_PADDING, NO_PADDING):
+        queue = WorkQueue(budget=50, padding=padding)
         add_job(queue, [120, 20, 20])
         assert [entry.length for entry in queue.next_step().entries] == [120]  # pyright: ignore
         assert [entry.length for entry in queue.next_step().entries] == [20, 20]  # pyright: ignore
 
 
 def test_the_number_of_texts_in_a_step_is_limited() -> None:
-    for padded in (True, False):
-        queue = WorkQueue(budget=1000, padded=padded, max_texts=3)
+    for padding in (FULL_PADDING, NO_PADDING):
+        queue = WorkQueue(budget=1000, padding=padding, max_texts=3)
         add_job(queue, [10] * 7)
         sizes = [len(step.entries) for step in iter(queue.next_step, None)]
         assert sizes == [3, 3, 1]
 
 
+@pytest.mark.parametrize("padding", [FULL_PADDING, PaddingCost(0.125, 1 / 256)])
 @given(st.integers(1, 300), st.lists(st.integers(1, 300), max_size=8), st.integers(10, 2000), st.integers(0, 9))
 def test_the_choice_of_similar_lengths_is_allowed_and_cannot_grow(
-    length: int, lengths: list[int], budget: int, room: int
+    padding: PaddingCost, length: int, lengths: list[int], budget: int, room: int
 ) -> None:
     lengths.sort()
-    part = choose_similar(length, lengths, budget, room)
+    part = choose_similar(length, lengths, budget, padding, room)
     chosen = lengths[part]
 
     def allowed(others: list[int]) -> bool:
         batch = [length, *others]
-        cost = max(batch) * len(batch)
-        return len(others) <= room and (not others or (cost <= budget and cost - sum(batch) <= STEP_OVERHEAD_TOKENS))
+        extra = padding.share(max(batch)) * (max(batch) * len(batch) - sum(batch))
+        return len(others) <= room and (not others or (sum(batch) + extra <= budget and extra <= STEP_OVERHEAD_TOKENS))
 
     assert allowed(chosen)
     neighbours = [*lengths[max(0, part.start - 1) : part.start], *lengths[part.stop : part.stop + 1]]
     assert not any(allowed([*chosen, other]) for other in neighbours)
 
 
+@pytest.mark.parametrize("padding", [FULL_PADDING, PaddingCost(0.125, 1 / 256)])
 @given(st.integers(1, 60), st.lists(st.integers(1, 60), max_size=12), st.integers(10, 2000), st.integers(0, 9))
 def test_the_choice_is_that_of_trying_the_nearest_lengths_first(
-    length: int, lengths: list[int], budget: int, room: int
+    padding: PaddingCost, length: int, lengths: list[int], budget: int, room: int
 ) -> None:
     """The reference tries each text by itself, from the nearest length on; of two as near, the shorter."""
     lengths.sort()
     batch = [length]
     for other in sorted(lengths, key=lambda other: (abs(other - length), other > length)):
-        cost = max(*batch, other) * (len(batch) + 1)
-        if len(batch) <= room and cost <= budget and cost - sum(batch) - other <= STEP_OVERHEAD_TOKENS:
+        longest, total = max(*batch, other), sum(batch) + other
+        extra = padding.share(longest) * (longest * (len(batch) + 1) - total)
+        if len(batch) <= room and total + extra <= budget and extra <= STEP_OVERHEAD_TOKENS:
             batch.append(other)
-    assert lengths[choose_similar(length, lengths, budget, room)] == sorted(batch[1:])
+    assert lengths[choose_similar(length, lengths, budget, padding, room)] == sorted(batch[1:])
 
 
 def test_interactive_work_goes_first_and_bulk_work_keeps_its_share() -> None:
-    queue = WorkQueue(budget=100, padded=True)
+    queue = WorkQueue(budget=100, padding=FULL_PADDING)
     add_job(queue, [50] * 400, "bulk")
     add_job(queue, [50] * 400, "interactive", "b")
     tokens: Counter[str] = Counter()
@@ -131,13 +135,13 @@ def test_interactive_work_goes_first_and_bulk_work_keeps_its_share() -> None:
 
 
 def test_a_packed_step_is_filled_with_bulk_work() -> None:
-    queue = WorkQueue(budget=100, padded=False)
+    queue = WorkQueue(budget=100, padding=NO_PADDING)
     add_job(queue, [40] * 3, "bulk")
     add_job(queue, [30], "interactive", "b")
     step = queue.next_step()
     assert step is not None
     assert [(entry.lane, entry.length) for entry in step.entries] == [("interactive", 30), ("bulk", 40)]
-    padded = WorkQueue(budget=100, padded=True)
+    padded = WorkQueue(budget=100, padding=FULL_PADDING)
     add_job(padded, [30] * 3, "bulk")
     add_job(padded, [30], "interactive", "b")
     assert len(padded.next_step().entries) == 1  # pyright: ignore
@@ -145,7 +149,7 @@ def test_a_packed_step_is_filled_with_bulk_work() -> None:
 
 def test_requests_of_a_client_share_its_turns() -> None:
     """One client with 8 requests, and one with a single one, of equal size: each gets half."""
-    queue = WorkQueue(budget=100, padded=True)
+    queue = WorkQueue(budget=100, padding=FULL_PADDING)
     for _ in range(8):
         add_job(queue, [50] * 200, client="many")
     for _ in range(8):  # so that shares are those of a busy time
@@ -161,7 +165,7 @@ def test_requests_of_a_client_share_its_turns() -> None:
 
 
 def test_a_client_with_many_small_requests_does_not_hold_up_another() -> None:
-    queue = WorkQueue(budget=20, padded=True)
+    queue = WorkQueue(budget=20, padding=FULL_PADDING)
     for _ in range(100):
         add_job(queue, [20], "interactive", "many")
     late = add_job(queue, [20], "interactive", "single")
@@ -170,7 +174,7 @@ def test_a_client_with_many_small_requests_does_not_hold_up_another() -> None:
 
 
 def test_large_requests_of_one_client_take_turns() -> None:
-    queue = WorkQueue(budget=50, padded=True)
+    queue = WorkQueue(budget=50, padding=FULL_PADDING)
     first = add_job(queue, [50] * 1000, client="a")
     second = add_job(queue, [50] * 10, client="a")
     served = [jobs_of(queue.next_step())[0] for _ in range(60)]
@@ -179,7 +183,7 @@ def test_large_requests_of_one_client_take_turns() -> None:
 
 
 def test_a_step_that_is_put_back_comes_again() -> None:
-    queue = WorkQueue(budget=100, padded=True)
+    queue = WorkQueue(budget=100, padding=FULL_PADDING)
     add_job(queue, [30, 31, 90])
     step = queue.next_step()
     assert step is not None
@@ -191,7 +195,7 @@ def test_a_step_that_is_put_back_comes_again() -> None:
 
 
 def test_work_that_nobody_waits_for_is_left_out() -> None:
-    queue = WorkQueue(budget=100, padded=True)
+    queue = WorkQueue(budget=100, padding=FULL_PADDING)
     gone, stays = add_job(queue, [10] * 5000, client="a"), add_job(queue, [10] * 5, client="b")
     gone.cancelled = True
     for work in gone.works:
@@ -204,7 +208,7 @@ def test_work_that_nobody_waits_for_is_left_out() -> None:
 
 
 def test_a_step_without_anybody_waiting_is_not_put_back() -> None:
-    queue = WorkQueue(budget=100, padded=True)
+    queue = WorkQueue(budget=100, padding=FULL_PADDING)
     job = add_job(queue, [10, 10])
     step = queue.next_step()
     assert step is not None
@@ -214,7 +218,7 @@ def test_a_step_without_anybody_waiting_is_not_put_back() -> None:
 
 
 def test_bulk_work_that_a_query_needs_is_promoted() -> None:
-    queue = WorkQueue(budget=10, padded=True)
+    queue = WorkQueue(budget=10, padding=FULL_PADDING)
     bulk = add_job(queue, [10] * 20)
     query = add_job(queue, [10], "interactive", "b")
     wanted = bulk.works[15]
@@ -227,7 +231,7 @@ def test_bulk_work_that_a_query_needs_is_promoted() -> None:
 
 
 def test_a_client_that_comes_again_is_not_forgotten_for_its_first_visit() -> None:
-    queue = WorkQueue(budget=10, padded=True)
+    queue = WorkQueue(budget=10, padding=FULL_PADDING)
     for _ in range(3):
         first = add_job(queue, [10], client="a")
         assert jobs_of(queue.next_step()) == [first]
@@ -244,7 +248,10 @@ def test_a_client_that_comes_again_is_not_forgotten_for_its_first_visit() -> Non
 @given(st.data())
 def test_nothing_is_lost_and_nothing_is_served_twice(data: st.DataObject) -> None:
     """Against a set: jobs come, are cancelled, end, are promoted and put back in any order."""
-    queue = WorkQueue(budget=data.draw(st.integers(10, 60)), padded=data.draw(st.booleans()))
+    queue = WorkQueue(
+        budget=data.draw(st.integers(10, 60)),
+        padding=data.draw(st.sampled_from([FULL_PADDING, PaddingCost(0.1, 0.01), NO_PADDING])),
+    )
     waiting: dict[Entry, Job] = {}
     open_jobs: list[Job] = []
     for _ in range(data.draw(st.integers(1, 40))):

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from gnomon import Encoder
-from gnomon.batching import build_batches
+from gnomon.batching import NO_PADDING, build_batches
 from gnomon.engines.torch.engine import TorchEngine
 from gnomon.errors import Notice
 from gnomon.packed import pack
@@ -145,7 +145,7 @@ def test_bfloat16_keeps_the_direction_of_every_vector(
     spec, arrays = encoder.spec, encoder.checkpoint.arrays
     assert isinstance(spec.trunk, TrunkSpec)
     ids = encoder.tokenize([texts[index] for index in SOME]).ids
-    order = [index for batch in build_batches([len(ids_T) for ids_T in ids], 2048, padded=False) for index in batch]
+    order = [index for batch in build_batches([len(ids_T) for ids_T in ids], 2048, NO_PADDING) for index in batch]
     packs = [pack([ids[index] for index in order[start : start + 40]]) for start in range(0, len(order), 40)]
     engine = TorchEngine(spec.trunk, spec.pooling, arrays, dtype="bfloat16")
     exact, rough = torch_vectors[SOME][order], np.concatenate([*engine.pool_batches(packs)])

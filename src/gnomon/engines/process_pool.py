@@ -72,7 +72,7 @@ class ProcessPoolEngine(Engine):
         self.name = f"{len(openers)} workers: {', '.join(worker.name for worker in pool.workers)}"
         self.identity = pool.workers[0].identity
         self.device, self.dtype = ",".join(device for device, _ in openers), pool.workers[0].dtype
-        self.pads = pool.workers[0].pads
+        self.padding = pool.workers[0].padding
         self._budget = DEFAULT_BUDGET
 
     def budget(self, total_tokens: int) -> int:
@@ -312,7 +312,7 @@ class _Worker:
         if isinstance(answer, Failure):
             _terminate([self.process])  # it ends by itself, so that the next call starts another
             raise _CannotStartError(answer.reason)
-        self.name, self.identity, self.pads, self.dtype, messages = answer
+        self.name, self.identity, self.padding, self.dtype, messages = answer
         for message in messages:
             warn_once(message)
 
@@ -355,10 +355,10 @@ def run_worker() -> None:
     with warnings.catch_warnings(record=True) as recorded:
         engine = attempt(opener)
     messages = [str(one.message) for one in recorded if issubclass(one.category, Notice)]  # for the parent to show
-    facts = (
-        engine if isinstance(engine, Failure) else (engine.name, engine.identity, engine.pads, engine.dtype, messages)
-    )
-    _send_answer(answers, facts)
+    if isinstance(engine, Failure):
+        _send_answer(answers, engine)
+    else:
+        _send_answer(answers, (engine.name, engine.identity, engine.padding, engine.dtype, messages))
     while not isinstance(engine, Failure):
         try:
             method, arguments = pickle.load(calls)

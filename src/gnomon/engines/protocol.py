@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+from gnomon.batching import FULL_PADDING, PaddingCost
 from gnomon.errors import InputError
 from gnomon.packed import Packed, Vectors
 
@@ -30,12 +31,12 @@ class Engine(Protocol):
     """The device that it runs on: "cpu", "cuda:0", or several with commas between them."""
     dtype: str = "float32"
     """The dtype that it computes in: "float32", "bfloat16", "float16" or "int8"."""
-    pads: bool = True
-    """Whether a batch costs its longest text times the number of its texts."""
+    padding: PaddingCost = FULL_PADDING
+    """What a token of padding costs."""
     closed: bool = False
 
     def budget(self, total_tokens: int) -> int:
-        """The best number of tokens for one batch, out of `total_tokens` in all; padding counts if the engine pads."""
+        """The best number of tokens for one batch, out of `total_tokens` in all; padding counts by its cost."""
         ...
 
     def pool(self, packed: Packed) -> Vectors:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gnomon.batching import NO_PADDING
 from gnomon.engines.protocol import Engine, closed_error
 from gnomon.packed import Packed, Vectors
 from gnomon.spec import StaticSpec
@@ -26,7 +27,7 @@ class StaticEngine(Engine):
     """
 
     name = identity = "static table, numpy"
-    pads = False
+    padding = NO_PADDING
     token_budget = 65536
 
     def __init__(self, spec: StaticSpec, arrays: Mapping[str, NDArray[Any]]) -> None:

@@ -70,7 +70,7 @@ class BatcherCounters:
     """What has happened since the start."""
 
     steps: int = 0
-    padded_tokens: int = 0
+    padded_tokens: float = 0.0
     """Tokens of steps with their padding; without it where the engine does not pad."""
     merged: int = 0
     """Texts that shared the computation of an equal one."""
@@ -84,7 +84,7 @@ class Batcher:
     """Computes the texts of jobs with an engine, in steps.
 
     Args:
-        budget: tokens of a step; padding counts where the engine pads.
+        budget: tokens of a step; padding counts by its cost.
         pooled_dim: dimensions of the engine's vectors.
         notify: called from a thread with the jobs that were just done. It must not block.
         reopen: opens the engine anew after it has failed.
@@ -116,7 +116,7 @@ class Batcher:
         self.notify, self._reopen, self._on_step = notify, reopen, on_step
         self._slots = slots
         self._max_queue_tokens, self._max_queue_texts = max_queue_tokens, max_queue_texts
-        self._queue = WorkQueue(budget=budget, padded=engine.pads, max_texts=max_texts)
+        self._queue = WorkQueue(budget=budget, padding=engine.padding, max_texts=max_texts)
         self._works: dict[bytes, Work] = {}
         self._jobs: set[Job] = set()
         self._changed = threading.Condition()
@@ -347,7 +347,7 @@ class Batcher:
         return outcomes
 
     def _note_speed(self, step: Step, seconds: float) -> None:
-        tokens = step.cost(self.engine.pads)
+        tokens = step.cost(self.engine.padding)
         weight = min(1.0, seconds / RATE_WEIGHT_SECONDS)
         if self.counters.steps == 0:
             weight = 1.0
@@ -399,7 +399,7 @@ class Batcher:
     def _count_step(self, step: Step, outcomes: list[Outcome]) -> None:
         counters = self.counters
         counters.steps += 1
-        counters.padded_tokens += step.cost(self.engine.pads)
+        counters.padded_tokens += step.cost(self.engine.padding)
         failed = [outcome for outcome in outcomes if isinstance(outcome, str)]
         counters.failed_texts += len(failed)
         self._num_failed_steps = self._num_failed_steps + 1 if len(failed) == len(outcomes) else 0
@@ -440,7 +440,7 @@ class Batcher:
             if self._state == "ok":
                 now = time.monotonic()
                 for step, began in self._running.values():
-                    estimate = self.seconds_per_token * step.cost(self.engine.pads)
+                    estimate = self.seconds_per_token * step.cost(self.engine.padding)
                     if now - began > max(STUCK_SECONDS, STUCK_FACTOR * estimate):
                         reason = f"a step of {step.num_tokens:,} tokens runs for {now - began:.0f} seconds"
                         return Health("stuck", f"{reason}; {estimate:.2f} were expected")

@@ -202,7 +202,7 @@ class _HttpMetrics:
 
 
 COUNTERS = {
-    "padded_tokens": "Tokens of the engine's steps, padding included.",
+    "padded_tokens": "Tokens of the engine's steps, with what their padding costs.",
     "merged": "Texts that shared the computation of an equal one.",
     "nonfinite": "Texts whose vectors held NaN or infinity.",
     "failed_texts": "Texts that the engine failed on.",

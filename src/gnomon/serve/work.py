@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from gnomon.batching import PaddingCost
 from gnomon.packed import Ids, Vectors
 from gnomon.serve.prepare import PreparedText
 
@@ -126,6 +127,7 @@ class Step:
     def num_tokens(self) -> int:
         return sum(entry.length for entry in self.entries)
 
-    def cost(self, padded: bool) -> int:
-        """Its tokens, with their padding where the engine pads."""
-        return max(entry.length for entry in self.entries) * len(self.entries) if padded else self.num_tokens
+    def cost(self, padding: PaddingCost) -> float:
+        """Its tokens, with what their padding costs."""
+        longest = max(entry.length for entry in self.entries)
+        return self.num_tokens + padding.of_batch(longest, len(self.entries), self.num_tokens)

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from itertools import count
 
+from gnomon.batching import PaddingCost
 from gnomon.serve.work import LANES, Entry, Job, Lane, Step, Work
 
 BULK_SHARE = 0.25
@@ -31,14 +32,13 @@ class WorkQueue:
     """Entries that wait, in two lanes.
 
     Args:
-        budget: tokens of a step; padding counts where `padded`. An entry that is longer is a step alone.
-        padded: whether a step costs its longest entry times their number; then entries of nearly equal length go
-            together.
+        budget: tokens of a step; padding counts by its cost. An entry that is longer is a step alone.
+        padding: what it costs; where it costs anything, entries of nearly equal length go together.
         max_texts: entries of a step; None for no limit.
     """
 
-    def __init__(self, *, budget: int, padded: bool, max_texts: int | None = None) -> None:
-        self.budget, self.padded, self.max_texts = budget, padded, max_texts
+    def __init__(self, *, budget: int, padding: PaddingCost, max_texts: int | None = None) -> None:
+        self.budget, self.padding, self.max_texts = budget, padding, max_texts
         self.version = 0
         self._lanes = {lane: _LaneQueue(lane) for lane in LANES}
         self._bulk_credit = 0.0
@@ -93,7 +93,7 @@ class WorkQueue:
             self._bulk_credit = 0.0
         elif self._lanes["bulk"].num_entries:
             self._bulk_credit += step.num_tokens * BULK_SHARE / (1 - BULK_SHARE)
-            if not self.padded:  # a packed engine's step is cheap until it is full
+            if not self.padding:  # a packed engine's step is cheap until it is full
                 room = None if self.max_texts is None else self.max_texts - len(entries)
                 entries += self._select("bulk", self.budget - step.num_tokens, room, may_exceed=False)
         return step
@@ -128,19 +128,21 @@ class WorkQueue:
         lane.virtual_time = max(lane.virtual_time, first.tag)
         room = None if max_texts is None else max_texts - 1
         chosen = (
-            self._take_similar(lane, first, budget, room) if self.padded else _take_in_order(lane, first, budget, room)
+            self._take_similar(lane, first, budget, room) if self.padding else _take_in_order(lane, first, budget, room)
         )
         return [first, *chosen]
 
     def _take_similar(self, lane: _LaneQueue, first: Entry, budget: int, room: int | None) -> list[Entry]:
         """Of the oldest entries, those whose length is nearest to that of the first."""
         window = sorted(lane.pop_tokens(WINDOW_BUDGETS * self.budget), key=lambda entry: entry.length)
-        chosen = choose_similar(first.length, [entry.length for entry in window], budget, room)
+        chosen = choose_similar(first.length, [entry.length for entry in window], budget, self.padding, room)
         lane.put_back([*window[: chosen.start], *window[chosen.stop :]])
         return window[chosen]
 
 
-def choose_similar(length: int, lengths: Sequence[int], budget: int, room: int | None = None) -> slice:
+def choose_similar(
+    length: int, lengths: Sequence[int], budget: int, padding: PaddingCost, room: int | None = None
+) -> slice:
     """Which of some sorted lengths go into a padded batch with `length`: those nearest to it, as long as the padding of
     the batch costs less than a step by itself (`STEP_OVERHEAD_TOKENS`), and the batch stays within the budget.
 
@@ -153,8 +155,8 @@ def choose_similar(length: int, lengths: Sequence[int], budget: int, room: int |
     limit = len(lengths) if room is None else room
 
     def fits(other: int) -> bool:
-        cost = max(longest, other) * (stop - start + 2)
-        return cost <= budget and cost - total - other <= STEP_OVERHEAD_TOKENS
+        cost = padding.of_batch(max(longest, other), stop - start + 2, total + other)
+        return cost <= STEP_OVERHEAD_TOKENS and total + other + cost <= budget
 
     while stop - start < limit:
         shorter = length - lengths[start - 1] if start > 0 and fits(lengths[start - 1]) else None

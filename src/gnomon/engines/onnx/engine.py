@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from gnomon.batching import PaddingCost
 from gnomon.engines.onnx.graph import Graph, Output, Precision, build_onnx_graph
 from gnomon.engines.onnx.runtime import import_onnxruntime
 from gnomon.engines.pooling import max_pooling_mask, padded_pooling_weights, padding_mask, pooled_token_index
@@ -24,7 +25,7 @@ from gnomon.engines.positions import RotaryTables, check_token_types, position_i
 from gnomon.engines.protocol import Engine
 from gnomon.errors import ExtraError
 from gnomon.install import advise_install
-from gnomon.packed import Ids, Packed, Vectors, pad_texts
+from gnomon.packed import Ids, Packed, Vectors, padded_places, padded_tokens
 from gnomon.spec import PoolingSpec, TrunkSpec
 
 Array = NDArray[Any]
@@ -50,6 +51,8 @@ class OnnxEngine(Engine):
 
     token_budget = 1024
     """Measured: docs/records/lab-notes.md, 2026-11-21."""
+    padding = PaddingCost(0.1, 1 / 400)
+    """Only attention has padding, whose part grows with the length. Measured: docs/records/lab-notes.md, 2026-12-01."""
 
     def __init__(
         self,
@@ -65,7 +68,7 @@ class OnnxEngine(Engine):
         self.precision: Precision = precision
         self.threads = threads
         self.open_session = RUNTIMES[runtime]
-        self.unfused_rotary = runtime == "openvino"
+        self.for_openvino = runtime == "openvino"
         self.name = self.identity = f"onnx graph, {runtime}, {precision}"
         self.dtype = "float32" if precision == "float32" else "int8"
         self._sessions: dict[tuple[int, Output, bool], Session] = {}
@@ -78,9 +81,7 @@ class OnnxEngine(Engine):
         return self._run("pooled", packed)
 
     def states(self, packed: Packed) -> Vectors:
-        states_BSH = self._run("states", packed)
-        lengths_B = packed.lengths_B
-        return states_BSH[np.arange(states_BSH.shape[1]) < lengths_B[:, None]]
+        return self._run("states", packed)
 
     def load(self) -> None:
         """Open the session for vectors now, not at the first text."""
@@ -91,14 +92,14 @@ class OnnxEngine(Engine):
         self._sessions.clear()
 
     def build_graph(self, output: Output, *, token_types: bool = False) -> Graph:
-        """The graph that this engine runs, for export. With `token_types` it has the input types_BS."""
+        """The graph that this engine runs, for export. With `token_types` it has the input types_T."""
         return build_onnx_graph(
             self.trunk,
             self.pooling,
             self.arrays,
             output=output,
             precision=self.precision,
-            unfused_rotary=self.unfused_rotary,
+            for_openvino=self.for_openvino,
             token_types=token_types,
         )
 
@@ -121,12 +122,6 @@ class OnnxEngine(Engine):
         """The inputs that the graph has, and no others."""
         return {name: build(self, packed) for name, build in INPUT_BUILDERS.items() if name in session.inputs}
 
-    def position_ids(self, packed: Packed) -> Ids:
-        """Rows of the position table: [1, S], or [B, S] where they depend on the ids (RoBERTa)."""
-        if self.trunk.pad_id is None:
-            return np.arange(int(packed.lengths_B.max()))[None] + self.trunk.position_offset
-        return pad_texts(position_ids(self.trunk, packed), packed, self.trunk.pad_id)
-
     def rotary_tables(self, packed: Packed) -> RotaryTables:
         """cos and sin of the angles, [S, head size / 2]."""
         assert self.trunk.rope
@@ -136,16 +131,19 @@ class OnnxEngine(Engine):
 
 
 INPUT_BUILDERS: dict[str, Callable[[OnnxEngine, Packed], Array]] = {
-    "ids_BS": lambda engine, packed: packed.to_padded(),
-    "types_BS": lambda engine, packed: pad_texts(_types(packed), packed, 0),
+    "ids_T": lambda engine, packed: packed.ids_T,
+    "types_T": lambda engine, packed: _types(packed),
     "lengths_B": lambda engine, packed: packed.lengths_B.astype(np.int32),
-    "positions": lambda engine, packed: engine.position_ids(packed),
+    "token_BS": lambda engine, packed: padded_tokens(packed),
+    "place_T": lambda engine, packed: padded_places(packed),
+    "positions_T": lambda engine, packed: position_ids(engine.trunk, packed),
     "cos_SR": lambda engine, packed: engine.rotary_tables(packed)[0],
     "sin_SR": lambda engine, packed: engine.rotary_tables(packed)[1],
     "mask_B11S": lambda engine, packed: padding_mask(packed),
     "weights_BMS": lambda engine, packed: padded_pooling_weights(engine.pooling, packed),
     "mask_BS1": lambda engine, packed: max_pooling_mask(packed),
-    "row_B1": lambda engine, packed: pooled_token_index(engine.pooling, packed)[:, None],
+    "pooled_B": lambda engine, packed: packed.bounds[:-1] + pooled_token_index(engine.pooling, packed),
+    "position_B1": lambda engine, packed: pooled_token_index(engine.pooling, packed)[:, None],
 }
 """Input of the graph -> what builds it for a batch."""
 

@@ -1,11 +1,15 @@
 """Spec + arrays -> an ONNX graph, built here. The weights stay outside the protobuf, under the graph's own names.
 
-B: texts; S: tokens of the longest; H: hidden; N: heads; d: head size; M: linear pooling modes.
+T: tokens of all texts; B: texts; S: tokens of the longest; H: hidden; N: heads; d: head size; M: linear pooling modes.
 
-Inputs: ids_BS, lengths_B (texts are padded on the right), and, where the graph needs them, types_BS (token types),
-positions (rows of the position table, [1 or B, S]), cos_SR and sin_SR (rotary), weights_BMS and mask_BS1 (pooling),
-row_B1 (the one token that is pooled).
-Output: "pooled" [B, D], or "states" [B, S, H].
+Tokens are packed, one text after the other, so that padding costs nothing in linear layers. Attention and pooling pad
+them: token_BS is the token at each padded place (where a text has ended, its last one, so that a NaN stays in its
+text), place_T the place of each token among the B * S.
+
+Inputs: ids_T, lengths_B, token_BS, and, where the graph needs them, place_T, types_T (token types), positions_T (rows
+of the position table), cos_SR and sin_SR (rotary), weights_BMS and mask_BS1 (pooling), and of the one token that is
+pooled pooled_B (its place among the T) and position_B1 (that within its text).
+Output: "pooled" [B, D], or "states" [T, H].
 """
 
 from __future__ import annotations
@@ -33,6 +37,8 @@ OPSETS = (("", 20), (MICROSOFT_DOMAIN, 1))
 MIN_EXTERNAL_BYTES = 1024
 """Arrays of fewer bytes stay in the protobuf, as the runtimes ask."""
 
+QKV = ("query", "key", "value")
+
 EXTERNAL_LOCATION = Path(__file__).name
 """Where the protobuf says that the arrays are: a file that exists, this one; what counts are the arrays given."""
 
@@ -52,17 +58,17 @@ def build_onnx_graph(
     *,
     output: Output = "pooled",
     precision: Precision = "float32",
-    unfused_rotary: bool = False,
+    for_openvino: bool = False,
     token_types: bool = False,
 ) -> Graph:
     """The graph of one trunk, up to pooled vectors or token states.
 
     Args:
-        unfused_rotary: spell rotary attention out in standard operators, for runtimes without the fused ones
-            (OpenVINO).
+        for_openvino: without what OpenVINO does not compile: rotary attention is spelled out in standard operators, and
+            attention has no branches.
         token_types: the graph has an input for the types of the tokens; without it, all are of type 0.
     """
-    return _GraphBuilder(trunk, pooling, arrays, output, precision, unfused_rotary, token_types).build()
+    return _GraphBuilder(trunk, pooling, arrays, output, precision, for_openvino, token_types).build()
 
 
 class _GraphBuilder:
@@ -75,7 +81,7 @@ class _GraphBuilder:
         arrays: Mapping[str, Array],
         output: Output,
         precision: Precision,
-        unfused_rotary: bool,
+        for_openvino: bool,
         token_types: bool,
     ) -> None:
         self.trunk, self.pooling, self.source_arrays = trunk, pooling, arrays
@@ -83,14 +89,17 @@ class _GraphBuilder:
         self.one_token = output == "pooled" and pools_one_token(pooling)
         self.precision: Precision = precision
         self.token_types = token_types
-        self.rotary_attention = self._rotary_unfused if unfused_rotary else self._rotary_fused
+        self.for_openvino = for_openvino
         self.defined_names: set[str] = set()
         self.nodes: list[onnx.NodeProto] = []
+        self.num_nodes = 0
+        """Of the graph and its branches."""
         self.initializers: list[onnx.TensorProto] = []
         self.arrays: dict[str, Array] = {}
         self.inputs: dict[str, tuple[Any, list[Any]]] = {
-            "ids_BS": (TensorProto.INT64, ["B", "S"]),
+            "ids_T": (TensorProto.INT64, ["T"]),
             "lengths_B": (TensorProto.INT32, ["B"]),
+            "token_BS": (TensorProto.INT64, ["B", "S"]),
         }
 
     def build(self) -> Graph:
@@ -99,7 +108,7 @@ class _GraphBuilder:
             x = self.layer(f"layers.{index}", x, last=index == self.trunk.num_layers - 1)
         if self.output == "states":
             self.node("Identity", [x], "states")
-            result = helper.make_tensor_value_info("states", TensorProto.FLOAT, ["B", "S", self.trunk.hidden_size])
+            result = helper.make_tensor_value_info("states", TensorProto.FLOAT, ["T", self.trunk.hidden_size])
         else:
             self.pool(x)
             pooled_dim = self.trunk.hidden_size * len(self.pooling.modes)
@@ -110,12 +119,12 @@ class _GraphBuilder:
         return Graph(helper.make_model(graph, opset_imports=opsets, ir_version=10, producer_name="gnomon"), self.arrays)
 
     def embeddings(self) -> str:
-        x = self.node("Gather", [self.array("embed.tokens"), "ids_BS"])
+        x = self.node("Gather", [self.array("embed.tokens"), "ids_T"])
         if self.trunk.max_positions:
-            rows = self.input("positions", TensorProto.INT64, ["P", "S"])
+            rows = self.input("positions_T", TensorProto.INT64, ["T"])
             x = self.node("Add", [x, self.node("Gather", [self.array("embed.positions"), rows])])
         if self.trunk.num_token_types and self.token_types:
-            types = self.input("types_BS", TensorProto.INT64, ["B", "S"])
+            types = self.input("types_T", TensorProto.INT64, ["T"])
             x = self.node("Add", [x, self.node("Gather", [self.array("embed.types"), types])])
         elif self.trunk.num_token_types:
             x = self.node("Add", [x, self.constant("embed.type0", self.as_float32("embed.types")[0])])
@@ -135,62 +144,81 @@ class _GraphBuilder:
         return self.add_norm(f"{name}.mlp_norm", self.linear(f"{name}.down", inner), x, f"{name}.down.bias")
 
     def select_pooled_token(self, x: str) -> str:
-        """[B, 1, H]: the state of the one token that will be pooled."""
-        row_B1 = self.input("row_B1", TensorProto.INT64, ["B", 1])
-        chosen = self.node("GatherND", [x, row_B1], batch_dims=1)
-        return self.node("Unsqueeze", [chosen, self.constant("axis1", np.array([1], np.int64))])
+        """[B, H]: the state of the one token that will be pooled."""
+        return self.node("Gather", [x, self.input("pooled_B", TensorProto.INT64, ["B"])])
 
     def attention(self, name: str, x: str, rows: str) -> str:
-        """Attention of `rows` (all tokens, or the one that is pooled) to all tokens of the text."""
-        if self.trunk.rope:
-            return self.rotary_attention(name, x, rows)
-        if rows == x and self.precision == "float32":
-            weights = np.concatenate([self.as_float32(f"{name}.{part}.weight") for part in ("query", "key", "value")])
-            fused = self.constant(f"{name}.qkv.weight", np.ascontiguousarray(weights.T))
-            return self.node(
-                "Attention",
-                [x, fused, self.qkv_bias(name), "lengths_B"],
-                domain=MICROSOFT_DOMAIN,
-                num_heads=self.trunk.num_heads,
-            )
-        parts = [self.linear(f"{name}.query", rows), self.linear(f"{name}.key", x), self.linear(f"{name}.value", x)]
+        """Attention of `rows` (all tokens, or the one of each text that is pooled) to all tokens of the text."""
+        tokens = {"query": rows, "key": x, "value": x}
+        parts = [self.linear_with_bias(f"{name}.{part}", tokens[part]) for part in QKV]
+        one_token = rows != x
+        if self.for_openvino:
+            return self._attend_padded(name, parts, one_token)
+        longest = self.node_once("longest", "ReduceMax", ["lengths_B"], keepdims=0)
+        shortest = self.node_once("shortest", "ReduceMin", ["lengths_B"], keepdims=0)
+        equal = self.node_once("equal", "Equal", [longest, shortest])
+        if not one_token:
+            self.input("place_T", TensorProto.INT64, ["T"])
         return self.node(
-            "MultiHeadAttention",
-            [*parts, self.qkv_bias(name), "lengths_B"],
-            domain=MICROSOFT_DOMAIN,
-            num_heads=self.trunk.num_heads,
+            "If",
+            [equal],
+            then_branch=self.branch(lambda: self._attend_equal_lengths(name, parts, one_token)),
+            else_branch=self.branch(lambda: self._attend_padded(name, parts, one_token)),
         )
 
-    def _rotary_fused(self, name: str, x: str, rows: str) -> str:
-        query = self.linear_with_bias(f"{name}.query", rows)
-        key, value = self.linear_with_bias(f"{name}.key", x), self.linear_with_bias(f"{name}.value", x)
-        start = self.constant("start", np.zeros(1, np.int64))
-        query = self.apply_rotary_fused(query, start if rows == x else "row_B1")
-        return self.masked_attention(query, self.apply_rotary_fused(key, start), value)
+    def _attend_equal_lengths(self, name: str, parts: list[str], one_token: bool) -> str:
+        """Without padding and without a mask: that form needs memory linear in the length, and texts may have 8,192
+        tokens.
+        """
+        shape = self.node(
+            "Concat",
+            [self.node("Shape", ["token_BS"]), self.constant("hidden", np.array([self.trunk.hidden_size], np.int64))],
+            axis=0,
+        )
+        query, *rest = parts
+        rest = [self.node("Reshape", [x, shape]) for x in rest]
+        query = self.node("Unsqueeze", [query, self.axis1()]) if one_token else self.node("Reshape", [query, shape])
+        return self.join_texts(self.attend(name, [query, *rest], one_token, mask=False))
 
-    def _rotary_unfused(self, name: str, x: str, rows: str) -> str:
+    def _attend_padded(self, name: str, parts: list[str], one_token: bool) -> str:
+        query, *rest = parts
+        rest = [self.pad(x) for x in rest]
+        query = self.node("Unsqueeze", [query, self.axis1()]) if one_token else self.pad(query)
+        x = self.join_texts(self.attend(name, [query, *rest], one_token, mask=True))
+        return x if one_token else self.node("Gather", [x, self.input("place_T", TensorProto.INT64, ["T"])])
+
+    def attend(self, name: str, parts: list[str], one_token: bool, *, mask: bool) -> str:
+        """Attention of padded queries [B, S or 1, H] to keys and values [B, S, H]."""
+        if self.trunk.rope and self.for_openvino:
+            return self._attend_rotary_unfused(parts, one_token)
+        if self.trunk.rope:
+            query, key, value = parts
+            start = self.constant("start", np.zeros(1, np.int64))
+            first = self.input("position_B1", TensorProto.INT64, ["B", 1]) if one_token else start
+            parts = [self.apply_rotary_fused(query, first), self.apply_rotary_fused(key, start), value]
+        inputs = [*parts, "", "lengths_B"] if mask else parts
+        return self.node("MultiHeadAttention", inputs, domain=MICROSOFT_DOMAIN, num_heads=self.trunk.num_heads)
+
+    def _attend_rotary_unfused(self, parts: list[str], one_token: bool) -> str:
         """softmax(q k^T / sqrt(d) + mask) v, head by head: [B, N, S, d]."""
-        query = self.split_heads(self.linear_with_bias(f"{name}.query", rows))
-        key, value = (self.split_heads(self.linear_with_bias(f"{name}.{part}", x)) for part in ("key", "value"))
+        query, key, value = (self.split_heads(x) for x in parts)
         key = self.apply_rotary_unfused(key, "cos_SR", "sin_SR")
-        if rows == x:
-            query = self.apply_rotary_unfused(query, "cos_SR", "sin_SR")
-        else:
+        if one_token:
             axes = self.constant("heads_axis", np.array([1], np.int64))
+            position = self.input("position_B1", TensorProto.INT64, ["B", 1])
             cos, sin = (
-                self.node("Unsqueeze", [self.node("Gather", [table, "row_B1"]), axes]) for table in ("cos_SR", "sin_SR")
+                self.node("Unsqueeze", [self.node("Gather", [table, position]), axes]) for table in ("cos_SR", "sin_SR")
             )
             query = self.apply_rotary_unfused(query, cos, sin)
+        else:
+            query = self.apply_rotary_unfused(query, "cos_SR", "sin_SR")
         scale = self.constant("scale", np.array(self.trunk.head_size**-0.5, np.float32))
         scores = self.node(
             "MatMul", [self.node("Mul", [query, scale]), self.node("Transpose", [key], perm=[0, 1, 3, 2])]
         )
         mask = self.input("mask_B11S", TensorProto.FLOAT, ["B", 1, 1, "S"])
         shares = self.node("Softmax", [self.node("Add", [scores, mask])], axis=-1)
-        mixed = self.node("Transpose", [self.node("MatMul", [shares, value])], perm=[0, 2, 1, 3])
-        return self.node(
-            "Reshape", [mixed, self.constant("joined", np.array([0, 0, self.trunk.hidden_size], np.int64))]
-        )
+        return self.node("Transpose", [self.node("MatMul", [shares, value])], perm=[0, 2, 1, 3])
 
     def split_heads(self, x: str) -> str:
         shape = self.constant("by_head", np.array([0, 0, self.trunk.num_heads, self.trunk.head_size], np.int64))
@@ -211,26 +239,21 @@ class _GraphBuilder:
         sin = self.input("sin_SR", TensorProto.FLOAT, ["S", self.trunk.head_size // 2])
         return self.node("RotaryEmbedding", [x, positions, cos, sin], domain=MICROSOFT_DOMAIN)
 
-    def masked_attention(self, query: str, key: str, value: str) -> str:
-        """Without a mask where all lengths are equal: that form needs memory linear in the length, and texts may have
-        8,192 tokens.
-        """
-        longest = self.node_once("longest", "ReduceMax", ["lengths_B"], keepdims=0)
-        shortest = self.node_once("shortest", "ReduceMin", ["lengths_B"], keepdims=0)
-        equal = self.node_once("equal", "Equal", [longest, shortest])
-        branches = {}
-        for branch, mask in (("then_branch", []), ("else_branch", ["", "lengths_B"])):
-            out = f"{query}.{branch}"
-            node = helper.make_node(
-                "MultiHeadAttention",
-                [query, key, value, *mask],
-                [out],
-                domain=MICROSOFT_DOMAIN,
-                num_heads=self.trunk.num_heads,
-            )
-            value_info = helper.make_tensor_value_info(out, TensorProto.FLOAT, ["B", None, self.trunk.hidden_size])
-            branches[branch] = helper.make_graph([node], branch, [], [value_info])
-        return self.node("If", [equal], **branches)
+    def pad(self, x: str) -> str:
+        """Packed tokens [T, H] as [B, S, H]."""
+        return self.node("Gather", [x, "token_BS"])
+
+    def join_texts(self, x: str) -> str:
+        """[B, S, H] as [B * S, H]."""
+        return self.node("Reshape", [x, self.constant("joined", np.array([-1, self.trunk.hidden_size], np.int64))])
+
+    def branch(self, build: Callable[[], str]) -> onnx.GraphProto:
+        """The nodes that `build` adds, as a graph by themselves; its result is the last one's."""
+        outer, self.nodes = self.nodes, []
+        result = helper.make_tensor_value_info(build(), TensorProto.FLOAT, [None, self.trunk.hidden_size])
+        graph = helper.make_graph(self.nodes, result.name, [], [result])
+        self.nodes = outer
+        return graph
 
     def gated_up_proj(self, name: str, x: str) -> str:
         gate = self.activation(self.linear(f"{name}.gate", x), None)
@@ -250,8 +273,9 @@ class _GraphBuilder:
 
     def pool(self, x: str) -> None:
         if self.one_token:
-            self.node("Squeeze", [x, self.constant("axis1", np.array([1], np.int64))], "pooled")
+            self.node("Identity", [x], "pooled")
             return
+        x = self.pad(x)
         modes, parts = self.pooling.modes, dict[str, str]()
         linear = [mode for mode in modes if mode != "max"]
         if linear:
@@ -262,11 +286,12 @@ class _GraphBuilder:
                 parts[mode] = row
         if "max" in modes:
             mask = self.input("mask_BS1", TensorProto.FLOAT, ["B", "S", 1])
-            axis = self.constant("axis1", np.array([1], np.int64))
-            parts["max"] = self.node("ReduceMax", [self.node("Add", [x, mask]), axis], keepdims=0)
+            parts["max"] = self.node("ReduceMax", [self.node("Add", [x, mask]), self.axis1()], keepdims=0)
         self.node("Concat", [parts[mode] for mode in modes], "pooled", axis=-1)
 
     def linear_with_bias(self, name: str, x: str) -> str:
+        if self.precision == "float32":
+            return self.node("Gemm", [x, self.array(f"{name}.weight"), self.array(f"{name}.bias")], transB=1)
         return self.node("Add", [self.linear(name, x), self.array(f"{name}.bias")])
 
     def linear(self, name: str, x: str) -> str:
@@ -278,10 +303,6 @@ class _GraphBuilder:
             self.constant(f"{name}.{part}", value) for part, value in (("q", weight), ("scale", scale), ("zero", zero))
         ]
         return self.node("DynamicQuantizeMatMul", [x, *names], domain=MICROSOFT_DOMAIN)
-
-    def qkv_bias(self, name: str) -> str:
-        parts = [self.as_float32(f"{name}.{part}.bias") for part in ("query", "key", "value")]
-        return self.constant(f"{name}.qkv.bias", np.concatenate(parts))
 
     def weight_and_bias(self, name: str) -> tuple[str, str]:
         return self.array(f"{name}.weight"), self.array(f"{name}.bias")
@@ -302,6 +323,9 @@ class _GraphBuilder:
                 self.arrays[name] = value
         return name
 
+    def axis1(self) -> str:
+        return self.constant("axis1", np.array([1], np.int64))
+
     def input(self, name: str, kind: Any, shape: list[Any]) -> str:
         self.inputs[name] = (kind, shape)
         return name
@@ -313,7 +337,8 @@ class _GraphBuilder:
         return out
 
     def node(self, operator: str, inputs: list[str], out: str | None = None, **attributes: Any) -> str:
-        out = out or f"{operator}.{len(self.nodes)}"
+        self.num_nodes += 1
+        out = out or f"{operator}.{self.num_nodes}"
         self.nodes.append(helper.make_node(operator, inputs, [out], name=out, **attributes))
         return out
 

@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from gnomon.batching import NO_PADDING
 from gnomon.engines.pooling import pooled_token_index, pools_one_token
 from gnomon.engines.protocol import Engine, closed_error
 from gnomon.engines.torch import attention as forms
@@ -66,7 +67,7 @@ class TorchEngine(Engine):
         attention: a form of `attention.py`; None for the fastest.
     """
 
-    pads = False
+    padding = NO_PADDING
 
     def __init__(
         self,

@@ -22,7 +22,7 @@ from hashlib import blake2b
 import torch
 from torch import Tensor
 
-from gnomon.batching import build_batches
+from gnomon.batching import NO_PADDING, build_batches
 from gnomon.packed import Ids, Packed, pack
 from gnomon.spec import PoolingSpec
 from gnomon.train.data.collate import CollatedBatch
@@ -126,7 +126,7 @@ def split_into_chunks(
     chunks: list[Chunk] = []
     for prompt in dict.fromkeys(prompt_tokens):
         numbers = [number for number, tokens in enumerate(prompt_tokens) if tokens == prompt]
-        for batch in build_batches([len(ids[number]) for number in numbers], chunk_tokens, padded=False):
+        for batch in build_batches([len(ids[number]) for number in numbers], chunk_tokens, NO_PADDING):
             texts = [numbers[index] for index in batch]
             packed = pack([ids[text] for text in texts], skip_B=[prompt] * len(texts))
             chunks.append(Chunk(texts, packed, _seed(*seed, len(chunks))))
