@@ -302,6 +302,16 @@ def test_close_fails_what_waits() -> None:
         assert not thread.is_alive()
 
 
+def test_a_job_that_was_refused_can_be_cancelled() -> None:
+    batcher = Batcher(FakeEngine(), budget=100, pooled_dim=DIM, notify=set_waiters)
+    batcher.close()
+    job = batcher.make_job(1, "bulk", "a client that was never here")
+    with pytest.raises(RequestError):
+        batcher.submit(job, [make_text(1)])
+    batcher.cancel(job)
+    assert batcher.counters.cancelled == 0
+
+
 def test_queries_are_answered_from_the_cache_and_documents_are_not_put_there() -> None:
     engine = FakeEngine()
     cache = AnswerCache(10**6)

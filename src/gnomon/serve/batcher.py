@@ -188,9 +188,11 @@ class Batcher:
             self.notify([job])
 
     def cancel(self, job: Job) -> None:
-        """Nobody waits for a job any more: what of it has not begun is dropped."""
+        """Nobody waits for a job any more: what of it has not begun is dropped. A job that is done, was cancelled before,
+        or was refused by `submit` has nothing to drop.
+        """
         with self._changed:
-            if job.done or job.cancelled:
+            if job not in self._jobs:
                 return
             job.cancelled = True
             self.counters.cancelled += 1
