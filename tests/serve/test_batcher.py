@@ -18,7 +18,7 @@ from gnomon.serve.answer_cache import ENTRY_BYTES, AnswerCache
 from gnomon.serve.batcher import MAX_FAILED_STEPS, Batcher
 from gnomon.serve.prepare import PreparedText
 from gnomon.serve.requests import RequestError
-from gnomon.serve.work import Job, Lane
+from gnomon.serve.work import Job, Lane, Work
 
 NAN_ID = 666
 
@@ -163,6 +163,40 @@ def test_what_a_gone_client_waited_for_is_not_computed() -> None:
         assert_expected(wait(submit(batcher, [make_text(101, 60)])), [make_text(101, 60)])
     assert not batcher._jobs
     assert not batcher._works
+
+
+def test_cancelling_equal_texts_looks_at_each_text_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six jobs of 2,048 rows with two texts: a cancel looks at two, however many rows wait for them."""
+    engine = FakeEngine()
+    engine.gate.clear()
+    looks = list[Work]()
+    is_awaited = Work.is_awaited.fget
+    with batcher_over(engine) as batcher:
+        submit(batcher, [make_text(0, 100)])
+        assert engine.entered.acquire(timeout=20)
+        texts = [make_text(100), make_text(200)] * 1024
+        jobs = [submit(batcher, texts, client=str(number)) for number in range(6)]
+        assert [len(job.works) for job in jobs] == [2] * 6
+
+        def look(work: Work) -> bool:
+            looks.append(work)
+            return is_awaited(work)  # pyright: ignore
+
+        wait_until(lambda: batcher._prepared is not None)  # now no thread looks
+        monkeypatch.setattr(Work, "is_awaited", property(look))
+        for job in jobs[:-1]:
+            batcher.cancel(job)
+        assert len(looks) == 2 * 5
+        works = jobs[-1].works
+        assert [work.waiting for work in works] == [
+            {jobs[-1]: [*range(0, 2048, 2)]},
+            {jobs[-1]: [*range(1, 2048, 2)]},
+        ]
+        monkeypatch.undo()
+        engine.gate.set()
+        assert_expected(wait(jobs[-1]), texts)
+        assert not any(work.waiting for work in works)
+    assert engine.seen == [0, 100, 200]
 
 
 def test_a_job_that_is_cancelled_at_its_end_is_no_error() -> None:

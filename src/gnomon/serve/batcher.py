@@ -194,10 +194,10 @@ class Batcher:
         with self._changed:
             if job not in self._jobs:
                 return
-            job.cancelled = True
             self.counters.cancelled += 1
             self._close_job(job)
             for work in job.works:
+                work.waiting.pop(job, None)
                 if not work.is_awaited:
                     self._queue.remove(work)
                     self._forget(work)
@@ -219,8 +219,7 @@ class Batcher:
             self.counters.merged += 1
             if job.lane == "interactive":
                 self._queue.promote(work, job)
-        work.waiting.append((job, row))
-        job.works.append(work)
+        work.add_job(job, row)
         return work if is_new else None
 
     def _close_job(self, job: Job) -> None:
@@ -370,7 +369,6 @@ class Batcher:
         if not work.is_awaited:
             return
         if isinstance(outcome, str):
-            work.failed = True
             self._queue.remove(work)
             vector_D, reason = None, outcome
         else:
@@ -378,17 +376,16 @@ class Batcher:
             if vector_D is None:
                 return
         self._forget(work)
-        if vector_D is not None and any(job.stores_answers for job, _ in work.waiting):
+        if vector_D is not None and any(job.stores_answers for job in work.waiting):
             self.cache.put(work.text.key, vector_D)
-        for job, row in work.waiting:
-            if job.cancelled:
-                continue
-            job.queue_seconds += max(0.0, began - job.submitted)
-            job.inference_seconds += seconds
-            if vector_D is None:
-                job.add_failure(row, reason)
-            else:
-                job.add_vector(row, vector_D)
+        for job, rows in work.take_jobs().items():
+            job.queue_seconds += len(rows) * max(0.0, began - job.submitted)
+            job.inference_seconds += len(rows) * seconds
+            for row in rows:
+                if vector_D is None:
+                    job.add_failure(row, reason)
+                else:
+                    job.add_vector(row, vector_D)
             if job.done:
                 done.append(job)
 
@@ -468,11 +465,10 @@ class Batcher:
             works |= {entry.work for step, _ in self._running.values() for entry in step.entries}
             done: list[Job] = []
             for work in works:
-                waiting = [] if work.failed else [(job, row) for job, row in work.waiting if not job.cancelled]
-                work.failed = True
-                for job, row in waiting:
+                for job, rows in work.take_jobs().items():
                     job.aborted = True
-                    job.add_failure(row, reason)
+                    for row in rows:
+                        job.add_failure(row, reason)
                     if job.done:
                         done.append(job)
             self._works.clear()

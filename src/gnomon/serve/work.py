@@ -31,9 +31,9 @@ class Job:
         self.failures: dict[int, str] = {}
         """Position of a text -> why it has no vector."""
         self.works: list[Work] = []
+        """What it waits for, or waited for: one per different text."""
         self.num_tokens = 0
         self.num_cached = 0
-        self.cancelled = False
         self.aborted = False
         """Whether it failed for a reason of the server, and not of its texts."""
         self.stores_answers = lane == "interactive"
@@ -65,19 +65,30 @@ class Work:
     """A text to compute. Requests with equal texts under way share one."""
 
     text: PreparedText
-    waiting: list[tuple[Job, int]] = field(default_factory=list[tuple[Job, int]])
-    """Each request that wants the vector, and the position of the text in it."""
+    waiting: dict[Job, list[int]] = field(default_factory=dict[Job, list[int]])
+    """Each job that wants the vector, and the positions of the text in it; empty once it has its outcome."""
     entries: list[Entry] = field(default_factory=list["Entry"])
     num_pending: int = 0
     """Entries that are not computed yet."""
     sum_D: NDArray[np.float64] | None = None
     """The weighted sum over the windows that are computed."""
-    failed: bool = False
 
     @property
     def is_awaited(self) -> bool:
-        """Whether a request still waits for it."""
-        return not self.failed and any(not job.cancelled for job, _ in self.waiting)
+        """Whether a job still waits for it."""
+        return bool(self.waiting)
+
+    def add_job(self, job: Job, row: int) -> None:
+        """Let a job wait for it, which has the text at a position."""
+        if job not in self.waiting:
+            self.waiting[job] = []
+            job.works.append(self)
+        self.waiting[job].append(row)
+
+    def take_jobs(self) -> dict[Job, list[int]]:
+        """The jobs that wait for it, which get their outcome now."""
+        jobs, self.waiting = self.waiting, {}
+        return jobs
 
     def add_window(self, number: int, vector_D: Vectors) -> Vectors | None:
         """Take the vector of one entry; returns the text's vector once all are there."""
