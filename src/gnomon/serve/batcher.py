@@ -24,8 +24,9 @@ from gnomon.packed import Packed, Vectors, pack
 from gnomon.serve.answer_cache import AnswerCache
 from gnomon.serve.logs import log
 from gnomon.serve.prepare import PreparedText
+from gnomon.serve.queue_limits import QueueLimits, QueueLoad
 from gnomon.serve.requests import RequestError
-from gnomon.serve.work import LANES, Entry, Job, Lane, Step, Work
+from gnomon.serve.work import Entry, Job, Lane, Step, Work
 from gnomon.serve.work_queue import WorkQueue
 
 MAX_FAILED_STEPS = 3
@@ -36,14 +37,6 @@ REOPEN_SECONDS = 1.0, 30.0
 
 STUCK_SECONDS, STUCK_FACTOR = 5.0, 10.0
 """A step is stuck once it takes longer than both so many seconds, and so many times its estimate."""
-
-DEADLINE_SHARE = 0.5
-"""Work is refused where it is expected to take more than this share of the time that its client waits: what comes
-later, and a slower time, need room too.
-"""
-
-MIN_INTERACTIVE_TOKENS, MIN_BULK_TOKENS = 4096, 1_000_000
-"""So many tokens may wait in a lane however slow the engine is."""
 
 RATE_WEIGHT_SECONDS = 2.0
 """The measured speed follows the steps of about so many seconds."""
@@ -115,7 +108,7 @@ class Batcher:
         self.seconds_per_token = FIRST_SECONDS_PER_TOKEN
         self.notify, self._reopen, self._on_step = notify, reopen, on_step
         self._slots = slots
-        self._max_queue_tokens, self._max_queue_texts = max_queue_tokens, max_queue_texts
+        self._limits = QueueLimits(max_queue_tokens, max_queue_texts)
         self._queue = WorkQueue(budget=budget, padding=engine.padding, max_texts=max_texts)
         self._works: dict[bytes, Work] = {}
         self._jobs: set[Job] = set()
@@ -145,29 +138,9 @@ class Batcher:
             RequestError: too much waits; it says when to try again.
         """
         with self._changed:
-            waiting = {name: self._queue.num_tokens(name) for name in LANES}
-            texts = sum(self._queue.num_entries(name) for name in LANES)
-            jobs = self._queue.num_jobs(lane)
-        total = sum(waiting.values())
-        if not total:
-            return
+            load = QueueLoad.of(self._queue)
         rate = self.tokens_per_second
-        in_time = DEADLINE_SHARE * timeout * rate
-        if lane == "interactive":  # bulk work that waits does not matter: queries go before it
-            limits = [(waiting[lane] + num_tokens, self._max_queue_tokens or max(in_time, MIN_INTERACTIVE_TOKENS))]
-        else:  # it is done by its turns, or once all that waits is done
-            limits = [(total + num_tokens, self._max_queue_tokens or max(in_time, MIN_BULK_TOKENS))]
-            limits.append((min(total + num_tokens, num_tokens * (jobs + 1)), in_time))
-        excess = max(needed - limit for needed, limit in limits)
-        if self._max_queue_texts is not None and texts + num_texts > self._max_queue_texts:
-            excess = max(excess, total / 2)
-        if excess > 0:
-            raise RequestError(
-                f"the server is busy: {texts:,} texts with {total:,} tokens wait, for about {total / rate:.1f} seconds "
-                f"of work, and this request has {num_tokens:,} tokens. Try again later.",
-                "overloaded",
-                retry_after=min(max(excess / rate, 0.05), 60.0),
-            )
+        self._limits.check(load, num_tokens, num_texts, lane, tokens_per_second=rate, timeout=timeout)
 
     def submit(self, job: Job, texts: Sequence[PreparedText]) -> None:
         """Queue the texts of a job. Texts that are cached, or under way for another job, are not computed again.
@@ -188,8 +161,8 @@ class Batcher:
             self.notify([job])
 
     def cancel(self, job: Job) -> None:
-        """Nobody waits for a job any more: what of it has not begun is dropped. A job that is done, was cancelled before,
-        or was refused by `submit` has nothing to drop.
+        """Nobody waits for a job any more: what of it has not begun is dropped. A job that is done, was cancelled
+        before, or was refused by `submit` has nothing to drop.
         """
         with self._changed:
             if job not in self._jobs:
