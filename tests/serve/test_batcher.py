@@ -3,7 +3,7 @@
 import ctypes
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -12,13 +12,15 @@ from fake_engine import DIM, FakeEngine, expect
 
 from gnomon.batching import FULL_PADDING, NO_PADDING, PaddingCost
 from gnomon.errors import DeviceMemoryError, WorkerError
-from gnomon.packed import Ids
+from gnomon.packed import Ids, Packed
 from gnomon.serve import batcher as batcher_module
+from gnomon.serve import step_runner
 from gnomon.serve.answer_cache import ENTRY_BYTES, AnswerCache
-from gnomon.serve.batcher import MAX_FAILED_STEPS, Batcher
+from gnomon.serve.batcher import MAX_FAILED_STEPS, Batcher, Health
 from gnomon.serve.prepare import PreparedText
 from gnomon.serve.requests import RequestError
-from gnomon.serve.work import Job, Lane, Work
+from gnomon.serve.step_runner import pack_entries
+from gnomon.serve.work import Entry, Job, Lane, Work
 
 NAN_ID = 666
 
@@ -226,6 +228,75 @@ def test_a_text_that_fails_fails_alone() -> None:
         assert_expected(wait(other), [make_text(4)])
         assert batcher.check_health().state == "ok"
         assert_expected(wait(submit(batcher, [make_text(5)])), [make_text(5)])
+
+
+def test_one_text_that_fails_is_found_by_halves() -> None:
+    engine = FakeEngine()
+    engine.gate.clear()
+
+    def fail(ids: list[Ids]) -> None:
+        if any(each[0] == NAN_ID for each in ids):
+            raise RuntimeError("poison")
+
+    engine.fail = fail
+    texts = [make_text(NAN_ID if number == 21 else number, length=1) for number in range(64)]
+    with batcher_over(engine) as batcher:
+        submit(batcher, [make_text(1000, 100)])
+        assert engine.entered.acquire(timeout=20)
+        job = submit(batcher, texts)
+        engine.gate.set()
+        assert wait(job).failures == {21: "RuntimeError: poison"}
+        others = [row for row in range(64) if row != 21]
+        np.testing.assert_array_equal(job.pooled_BD[others], [expect(texts[row].sequences[0]) for row in others])
+    sizes = [len(batch) for batch in engine.batches[1:]]
+    assert sorted(sizes) == [1, 1, 2, 2, 4, 4, 8, 8, 16, 16, 32, 32, 64]
+
+
+class Clock:
+    """Time that a test lets pass."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = time.monotonic()
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
+
+
+def test_a_step_that_is_tried_in_parts_is_not_stuck(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each call of the engine takes 3 of the 5 seconds that a step may take."""
+    engine, clock = FakeEngine(), Clock(monkeypatch)
+    states = list[str]()
+
+    def fail(ids: list[Ids]) -> None:
+        clock.now += 3
+        states.append(batcher.check_health().state)
+        if any(each[0] == NAN_ID for each in ids):
+            raise RuntimeError("poison")
+
+    engine.fail = fail
+    texts = [make_text(number, 1) for number in (1, 2, 3, NAN_ID, 4, 5, 6, 7)]
+    with batcher_over(engine) as batcher:
+        assert wait(submit(batcher, texts)).failures == {3: "RuntimeError: poison"}
+    assert states == ["ok"] * 7
+
+
+def test_a_part_of_a_step_that_is_stuck_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second per token is expected: 400 seconds are much for a text of 10 tokens, and little for two of 50."""
+    engine, clock = FakeEngine(padding=NO_PADDING), Clock(monkeypatch)
+    healths = list[Health]()
+
+    def fail(ids: list[Ids]) -> None:
+        batcher.seconds_per_token = 1.0
+        clock.now += 400
+        healths.append(batcher.check_health())
+        clock.now -= 400
+        if len(ids) > 1:
+            raise RuntimeError("not together")
+
+    engine.fail = fail
+    texts = [make_text(1, 10), make_text(2, 50)]
+    with batcher_over(engine) as batcher:
+        assert_expected(wait(submit(batcher, texts)), texts)
+    assert [health.state for health in healths] == ["ok", "stuck", "ok"]
+    assert "10 tokens" in healths[1].reason
 
 
 def test_nan_is_an_error_of_its_text_alone() -> None:
@@ -524,15 +595,15 @@ def test_what_fails_around_a_step_does_not_end_the_thread(monkeypatch: pytest.Mo
             assert_expected(wait(submit(batcher, [make_text(number)])), [make_text(number)])
         assert all(thread.is_alive() for thread in batcher._threads)
     engine = FakeEngine()
-    pack = batcher_module._pack
     failing = threading.Event()
 
-    def pack_or_fail(step: object) -> object:
+    def pack_or_fail(entries: Sequence[Entry]) -> Packed:
         if failing.is_set():
             raise MemoryError
-        return pack(step)  # pyright: ignore
+        return pack_entries(entries)
 
-    monkeypatch.setattr(batcher_module, "_pack", pack_or_fail)
+    for module in (batcher_module, step_runner):
+        monkeypatch.setattr(module, "pack_entries", pack_or_fail)
     with batcher_over(engine) as batcher:
         engine.gate.clear()
         jobs = [submit(batcher, [make_text(1000 * number, 90)]) for number in range(4)]

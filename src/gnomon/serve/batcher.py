@@ -13,19 +13,19 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
 from gnomon.engines.protocol import Engine
-from gnomon.errors import GnomonError, WorkerError
-from gnomon.packed import Packed, Vectors, pack
+from gnomon.packed import Packed, pack
 from gnomon.serve.answer_cache import AnswerCache
 from gnomon.serve.logs import log
 from gnomon.serve.prepare import PreparedText
 from gnomon.serve.queue_limits import QueueLimits, QueueLoad
 from gnomon.serve.requests import RequestError
+from gnomon.serve.step_runner import Outcome, StepResult, StepRunner, describe_error, pack_entries
 from gnomon.serve.work import Entry, Job, Lane, Step, Work
 from gnomon.serve.work_queue import WorkQueue
 
@@ -43,9 +43,6 @@ RATE_WEIGHT_SECONDS = 2.0
 
 FIRST_SECONDS_PER_TOKEN = 1e-3
 """The speed before the first step."""
-
-Outcome = Vectors | str
-"""The vector of an entry, or why it has none."""
 
 HealthState = Literal["ok", "failed", "stuck", "closed"]
 
@@ -71,6 +68,17 @@ class BatcherCounters:
     nonfinite: int = 0
     failed_texts: int = 0
     restarts: int = 0
+
+
+@dataclass
+class Running:
+    """A step that a thread runs."""
+
+    step: Step
+    part: Step
+    """What of it the engine has now: all of it, or less after that has failed."""
+    began: float
+    """When the engine got that."""
 
 
 class Batcher:
@@ -101,12 +109,12 @@ class Batcher:
         max_queue_texts: int | None = None,
         on_step: Callable[[int, int, float], None] | None = None,
     ) -> None:
-        self.engine = engine
         self.pooled_dim = pooled_dim
         self.cache = cache if cache is not None else AnswerCache(0)
         self.counters = BatcherCounters()
         self.seconds_per_token = FIRST_SECONDS_PER_TOKEN
         self.notify, self._reopen, self._on_step = notify, reopen, on_step
+        self._runner = StepRunner(engine, self._begin_part)
         self._slots = slots
         self._limits = QueueLimits(max_queue_tokens, max_queue_texts)
         self._queue = WorkQueue(budget=budget, padding=engine.padding, max_texts=max_texts)
@@ -116,12 +124,16 @@ class Batcher:
         self._num_free = slots
         self._prepared: tuple[Step, Packed | None] | None = None
         self._preparing = False
-        self._running: dict[int, tuple[Step, float]] = {}
-        """Thread -> its step, and when it began."""
+        self._running: dict[int, Running] = {}
+        """Thread -> its step."""
         self._num_failed_steps = 0
         self._state: HealthState = "ok"
         self._reason = ""
         self._threads = [self._start_thread(number) for number in range(slots + 1)]
+
+    @property
+    def engine(self) -> Engine:
+        return self._runner.engine
 
     # ---- requests
 
@@ -230,7 +242,7 @@ class Batcher:
     def _prepare_step(self, step: Step) -> None:
         packed: Packed | None = None
         try:
-            packed = _pack(step)
+            packed = pack_entries(step.entries)
         except BaseException:  # it shows again when the step runs
             log(logging.ERROR, "a step could not be prepared")
         with self._changed:
@@ -239,13 +251,13 @@ class Batcher:
 
     def _run_step(self, step: Step, packed: Packed | None) -> None:
         began = time.monotonic()
-        outcomes = self._compute(step, packed)
+        result = self._runner.run(step.entries, packed)
         seconds = time.monotonic() - began
         with self._changed:
             self._num_free += 1
             self._running.pop(threading.get_ident())
             self._changed.notify()
-            done = self._deliver(step, outcomes, began, seconds)
+            done = self._deliver(step, result, began, seconds)
         try:
             if done:
                 self.notify(done)
@@ -279,46 +291,13 @@ class Batcher:
 
     def _begin(self, step: Step) -> None:
         self._num_free -= 1
-        self._running[threading.get_ident()] = step, time.monotonic()
+        self._running[threading.get_ident()] = Running(step, step, time.monotonic())
 
-    def _compute(self, step: Step, packed: Packed | None) -> list[Outcome]:
-        """The outcomes of a step; what fails together is tried again in parts."""
-        began = time.monotonic()
-        try:
-            pooled_BD = self.engine.pool(_pack(step) if packed is None else packed)
-            assert len(pooled_BD) == len(step.entries)
-            self._note_speed(step, time.monotonic() - began)
-        except BaseException as error:
-            return self._compute_parts(step.entries, error)
-        return self._check_finite(step.entries, pooled_BD)
-
-    def _compute_parts(self, entries: list[Entry], error: BaseException, *, last: bool = False) -> list[Outcome]:
-        """The outcomes of entries that failed together: halves of them where memory was short, else each alone.
-
-        An entry alone is tried once more where its worker process died: another entry may have killed that.
-        """
-        if len(entries) == 1 and (last or not isinstance(error, WorkerError)):
-            return [_describe(error)]
-        size = -(-len(entries) // 2) if _is_out_of_memory(error) else 1
-        outcomes: list[Outcome] = []
-        for start in range(0, len(entries), size):
-            part = entries[start : start + size]
-            try:
-                outcomes += self._check_finite(part, self.engine.pool(_pack_entries(part)))
-            except BaseException as another:
-                outcomes += self._compute_parts(part, another, last=len(part) == 1)
-        return outcomes
-
-    def _check_finite(self, entries: list[Entry], pooled_BD: Vectors) -> list[Outcome]:
-        """The vectors, or why one cannot be used. The engine explains the first one alone: that takes a step."""
-        finite_B = np.isfinite(pooled_BD).all(axis=1)
-        outcomes: list[Outcome] = [*pooled_BD]
-        reason = ""
-        for row in np.flatnonzero(~finite_B).tolist():
-            reason = reason or self._explain_nonfinite(entries[row])
-            outcomes[row] = reason
-            self.counters.nonfinite += 1
-        return outcomes
+    def _begin_part(self, entries: Sequence[Entry]) -> None:
+        """The engine gets a part of the calling thread's step: its time is counted from now."""
+        with self._changed:
+            running = self._running[threading.get_ident()]
+            running.part, running.began = replace(running.step, entries=entries), time.monotonic()
 
     def _note_speed(self, step: Step, seconds: float) -> None:
         tokens = step.cost(self.engine.padding)
@@ -327,12 +306,14 @@ class Batcher:
             weight = 1.0
         self.seconds_per_token += weight * (seconds / max(tokens, 1) - self.seconds_per_token)
 
-    def _deliver(self, step: Step, outcomes: list[Outcome], began: float, seconds: float) -> list[Job]:
+    def _deliver(self, step: Step, result: StepResult, began: float, seconds: float) -> list[Job]:
         """Hand the outcomes of a step to the jobs that wait for them; returns those that are done."""
         done: list[Job] = []
-        for entry, outcome in zip(step.entries, outcomes, strict=True):
+        for entry, outcome in zip(step.entries, result.outcomes, strict=True):
             self._deliver_entry(entry, outcome, began, seconds, done)
-        self._count_step(step, outcomes)
+        if result.seconds is not None:
+            self._note_speed(step, result.seconds)
+        self._count_step(step, result)
         for job in done:
             self._close_job(job)
         return done
@@ -362,19 +343,14 @@ class Batcher:
             if job.done:
                 done.append(job)
 
-    def _explain_nonfinite(self, entry: Entry) -> str:
-        try:
-            return f"its vector holds NaN or infinity: {self.engine.explain_nonfinite(pack([entry.ids_T]))}"
-        except Exception:
-            return "its vector holds NaN or infinity"
-
-    def _count_step(self, step: Step, outcomes: list[Outcome]) -> None:
+    def _count_step(self, step: Step, result: StepResult) -> None:
         counters = self.counters
         counters.steps += 1
         counters.padded_tokens += step.cost(self.engine.padding)
-        failed = [outcome for outcome in outcomes if isinstance(outcome, str)]
+        counters.nonfinite += result.num_nonfinite
+        failed = [outcome for outcome in result.outcomes if isinstance(outcome, str)]
         counters.failed_texts += len(failed)
-        self._num_failed_steps = self._num_failed_steps + 1 if len(failed) == len(outcomes) else 0
+        self._num_failed_steps = self._num_failed_steps + 1 if len(failed) == len(step.entries) else 0
         if self._num_failed_steps >= MAX_FAILED_STEPS and self._state == "ok":
             self._state, self._reason = "failed", f"{self._num_failed_steps} steps failed in a row: {failed[0]}"
             threading.Thread(target=self._repair, name="gnomon-repair", daemon=True).start()
@@ -403,18 +379,18 @@ class Batcher:
 
     def num_running(self) -> int:
         with self._changed:
-            return sum(len(step.entries) for step, _ in self._running.values())
+            return sum(len(running.step.entries) for running in self._running.values())
 
     def check_health(self) -> Health:
         """The state of the engine; a step that is stuck shows here. A thread that has ended is started anew."""
         with self._changed:
             self._revive_threads()
             if self._state == "ok":
-                now = time.monotonic()
-                for step, began in self._running.values():
-                    estimate = self.seconds_per_token * step.cost(self.engine.padding)
-                    if now - began > max(STUCK_SECONDS, STUCK_FACTOR * estimate):
-                        reason = f"a step of {step.num_tokens:,} tokens runs for {now - began:.0f} seconds"
+                for running in self._running.values():
+                    estimate = self.seconds_per_token * running.part.cost(self.engine.padding)
+                    seconds = time.monotonic() - running.began
+                    if seconds > max(STUCK_SECONDS, STUCK_FACTOR * estimate):
+                        reason = f"a step of {running.part.num_tokens:,} tokens runs for {seconds:.0f} seconds"
                         return Health("stuck", f"{reason}; {estimate:.2f} were expected")
             return Health(self._state, self._reason)
 
@@ -435,7 +411,7 @@ class Batcher:
         """Let every job that waits, or is being computed, fail."""
         with self._changed:
             works = {*self._works.values(), *(entry.work for entry in self._queue.drain())}
-            works |= {entry.work for step, _ in self._running.values() for entry in step.entries}
+            works |= {entry.work for running in self._running.values() for entry in running.step.entries}
             done: list[Job] = []
             for work in works:
                 for job, rows in work.take_jobs().items():
@@ -466,30 +442,13 @@ class Batcher:
                 engine = self.engine if self._reopen is None else self._reopen()
                 engine.pool(pack([np.zeros(1, np.int64)]))
             except BaseException as error:
-                self._reason = f"the engine does not compute: {_describe(error)}"
+                self._reason = f"the engine does not compute: {describe_error(error)}"
                 time.sleep(pause)
                 pause = min(2 * pause, longest)
                 continue
             with self._changed:
                 if self._state == "failed":
-                    self.engine, self._state, self._reason = engine, "ok", ""
+                    self._runner.engine, self._state, self._reason = engine, "ok", ""
                     self._num_failed_steps = 0
                     self.counters.restarts += 1
                 self._changed.notify_all()
-
-
-def _pack(step: Step) -> Packed:
-    return _pack_entries(step.entries)
-
-
-def _pack_entries(entries: Sequence[Entry]) -> Packed:
-    return pack([entry.ids_T for entry in entries], skip_B=[entry.work.text.skip for entry in entries])
-
-
-def _describe(error: BaseException) -> str:
-    text = str(error)
-    return text if isinstance(error, GnomonError) and text else f"{type(error).__name__}: {text}"
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError) or "out of memory" in str(error).lower() or "bad_alloc" in str(error)

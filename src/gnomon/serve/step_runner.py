@@ -1,0 +1,113 @@
+"""`StepRunner`: what an engine gives for the entries of a step, and what to do where it fails.
+
+B: entries; D: dimensions of a pooled vector.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from gnomon.engines.protocol import Engine
+from gnomon.errors import GnomonError, WorkerError
+from gnomon.packed import Packed, Vectors, pack
+from gnomon.serve.work import Entry
+
+Outcome = Vectors | str
+"""The vector of an entry, or why it has none."""
+
+
+@dataclass
+class StepResult:
+    """What came of a step."""
+
+    outcomes: list[Outcome] = field(default_factory=list[Outcome])
+    """One per entry, in their order."""
+    num_nonfinite: int = 0
+    seconds: float | None = None
+    """How long the engine took; None where it did not compute all entries at once."""
+
+
+class StepRunner:
+    """Computes the entries of steps with an engine. Threads may share it.
+
+    Args:
+        on_part: called before each call of the engine, from the thread that makes it, with the entries that the engine
+            gets.
+    """
+
+    def __init__(self, engine: Engine, on_part: Callable[[Sequence[Entry]], None]) -> None:
+        self.engine = engine
+        self._on_part = on_part
+
+    def run(self, entries: list[Entry], packed: Packed | None = None) -> StepResult:
+        """The outcomes of a step. Entries that fail together are tried again in halves, so that a text fails alone.
+
+        Args:
+            packed: the entries, where they are packed already.
+        """
+        result = StepResult()
+        parts = [entries]
+        """What is left to compute; the last one is the next."""
+        num_failures = 0
+        while parts:
+            part = parts.pop()
+            began = time.monotonic()
+            try:
+                pooled_BD = self._pool(part, None if num_failures else packed)
+            except BaseException as error:
+                num_failures += 1
+                rest = _split(part, error, is_first=num_failures == 1)
+                parts += reversed(rest)
+                if not rest:
+                    result.outcomes.append(describe_error(error))
+            else:
+                if not num_failures:
+                    result.seconds = time.monotonic() - began
+                self._add_vectors(result, part, pooled_BD)
+        return result
+
+    def _pool(self, entries: Sequence[Entry], packed: Packed | None = None) -> Vectors:
+        self._on_part(entries)
+        pooled_BD = self.engine.pool(pack_entries(entries) if packed is None else packed)
+        assert len(pooled_BD) == len(entries)
+        return pooled_BD
+
+    def _add_vectors(self, result: StepResult, entries: Sequence[Entry], pooled_BD: Vectors) -> None:
+        """Add the vectors, or why one cannot be used. The engine explains the first one alone: that takes a step."""
+        outcomes: list[Outcome] = [*pooled_BD]
+        rows = np.flatnonzero(~np.isfinite(pooled_BD).all(axis=1)).tolist()
+        reason = self._explain_nonfinite(entries[rows[0]]) if rows else ""
+        for row in rows:
+            outcomes[row] = reason
+        result.outcomes += outcomes
+        result.num_nonfinite += len(rows)
+
+    def _explain_nonfinite(self, entry: Entry) -> str:
+        self._on_part([entry])
+        try:
+            return f"its vector holds NaN or infinity: {self.engine.explain_nonfinite(pack([entry.ids_T]))}"
+        except Exception:
+            return "its vector holds NaN or infinity"
+
+
+def pack_entries(entries: Sequence[Entry]) -> Packed:
+    return pack([entry.ids_T for entry in entries], skip_B=[entry.work.text.skip for entry in entries])
+
+
+def describe_error(error: BaseException) -> str:
+    text = str(error)
+    return text if isinstance(error, GnomonError) and text else f"{type(error).__name__}: {text}"
+
+
+def _split(entries: list[Entry], error: BaseException, *, is_first: bool) -> list[list[Entry]]:
+    """What to try after entries failed: their halves. A single one is tried once more where its worker process died in
+    the first call of the step: another step may have killed that.
+    """
+    if len(entries) == 1:
+        return [entries] if is_first and isinstance(error, WorkerError) else []
+    half = -(-len(entries) // 2)
+    return [entries[:half], entries[half:]]
