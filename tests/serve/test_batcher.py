@@ -12,7 +12,7 @@ from fake_engine import DIM, FakeEngine, expect
 
 from gnomon.batching import FULL_PADDING, NO_PADDING, PaddingCost
 from gnomon.errors import DeviceMemoryError, WorkerError
-from gnomon.packed import Ids, Packed
+from gnomon.packed import Ids, Packed, Vectors
 from gnomon.serve import batcher as batcher_module
 from gnomon.serve import step_runner
 from gnomon.serve.answer_cache import ENTRY_BYTES, AnswerCache
@@ -299,16 +299,22 @@ def test_a_part_of_a_step_that_is_stuck_shows(monkeypatch: pytest.MonkeyPatch) -
     assert "10 tokens" in healths[1].reason
 
 
-def test_nan_is_an_error_of_its_text_alone() -> None:
-    engine = FakeEngine()
+def give_nan(engine: FakeEngine, first_ids: set[int] | None = None) -> None:
+    """Let an engine give NaN for texts that begin with some ids; None for all texts."""
     pool = engine.pool
 
-    def pool_with_nan(packed):  # pyright: ignore
+    def pool_with_nan(packed: Packed) -> Vectors:
         vectors_BD = pool(packed)
-        vectors_BD[packed.ids_T[packed.bounds[:-1]] == NAN_ID, 1] = np.nan
+        firsts_B = packed.ids_T[packed.bounds[:-1]].tolist()
+        vectors_BD[[first_ids is None or first in first_ids for first in firsts_B], 1] = np.nan
         return vectors_BD
 
-    engine.pool = pool_with_nan  # pyright: ignore
+    engine.pool = pool_with_nan
+
+
+def test_nan_is_an_error_of_its_text_alone() -> None:
+    engine = FakeEngine()
+    give_nan(engine, {NAN_ID})
     with batcher_over(engine, cache=AnswerCache(10**6)) as batcher:
         job = wait(submit(batcher, [make_text(1), make_text(NAN_ID)], "interactive"))
         assert list(job.failures) == [1]
@@ -359,6 +365,71 @@ def test_an_engine_that_fails_for_good_is_opened_anew() -> None:
         assert batcher.check_health().state == "ok"
         assert batcher.counters.restarts == 1
         assert batcher.engine is whole
+
+
+@pytest.mark.parametrize("warm", [True, False])
+@pytest.mark.parametrize("poison", ["nan", "error"])
+def test_texts_that_fail_one_after_another_are_no_failure_of_the_engine(poison: str, warm: bool) -> None:
+    engine = FakeEngine()
+
+    def fail(ids: list[Ids]) -> None:
+        if any(each[0] == NAN_ID for each in ids):
+            raise RuntimeError("poison")
+
+    if poison == "nan":
+        give_nan(engine, {NAN_ID})
+    else:
+        engine.fail = fail
+    with batcher_over(engine) as batcher:
+        if warm:
+            wait(submit(batcher, [make_text(7, skip=2)]))
+        for length in range(1, 3 * MAX_FAILED_STEPS):
+            job = wait(submit(batcher, [make_text(NAN_ID, length), make_text(NAN_ID, length + 1)]))
+            assert list(job.failures) == [0, 1]
+            assert not job.aborted
+            assert batcher.check_health().state == "ok"
+        assert_expected(wait(submit(batcher, [make_text(1)])), [make_text(1)])
+        assert batcher.counters.restarts == 0
+        assert batcher.counters.nonfinite == (2 * (3 * MAX_FAILED_STEPS - 1) if poison == "nan" else 0)
+    tried = [first for first in engine.seen if first != NAN_ID]
+    assert set(tried[:-1]) == {7 if warm else 0}  # a text that is known to be good, or the first token
+
+
+@pytest.mark.parametrize("warm", [True, False])
+def test_an_engine_that_gives_nan_for_every_text_is_opened_anew(warm: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first that is opened instead gives NaN, too."""
+    monkeypatch.setattr(batcher_module, "REOPEN_SECONDS", (0.001, 0.001))
+    broken, again, whole = FakeEngine(), FakeEngine(), FakeEngine()
+    give_nan(again)
+    engines = iter([again, whole])
+    with batcher_over(broken, reopen=lambda: next(engines)) as batcher:
+        if warm:
+            wait(submit(batcher, [make_text(7)]))
+        give_nan(broken)
+        for number in range(MAX_FAILED_STEPS):
+            assert batcher.engine is broken
+            assert "NaN" in wait(submit(batcher, [make_text(number)])).failures[0]
+        assert_expected(wait(submit(batcher, [make_text(9)])), [make_text(9)])
+        assert batcher.engine is whole
+        assert batcher.check_health().state == "ok"
+        assert batcher.counters.restarts == 1
+    assert again.seen == [7 if warm else 0]
+
+
+def test_a_step_is_given_up_where_the_engine_computes_nothing_any_more() -> None:
+    engine = FakeEngine()
+
+    def fail(ids: list[Ids]) -> None:
+        raise RuntimeError("the device is gone")
+
+    with batcher_over(engine) as batcher:
+        wait(submit(batcher, [make_text(7)]))
+        engine.fail = fail
+        texts = [make_text(number, length=1) for number in range(64)]
+        job = wait(submit(batcher, texts))
+        assert job.failures == dict.fromkeys(range(64), "RuntimeError: the device is gone")
+        assert batcher.counters.failed_texts == 64
+    assert [len(batch) for batch in engine.batches] == [1, 64, 32, 16, 8, 4, 2, 1, 1]  # the last is the text of before
 
 
 def test_a_thread_outlives_what_is_not_an_exception() -> None:
@@ -606,7 +677,9 @@ def test_what_fails_around_a_step_does_not_end_the_thread(monkeypatch: pytest.Mo
         monkeypatch.setattr(module, "pack_entries", pack_or_fail)
     with batcher_over(engine) as batcher:
         engine.gate.clear()
-        jobs = [submit(batcher, [make_text(1000 * number, 90)]) for number in range(4)]
+        jobs = [
+            submit(batcher, [make_text(1000 * number, 90)]) for number in range(3)
+        ]  # two may fail, the engine is ok
         failing.set()
         engine.gate.set()
         assert {0: "MemoryError: "} in [wait(job).failures for job in jobs]

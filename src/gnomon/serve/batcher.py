@@ -16,10 +16,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import numpy as np
-
 from gnomon.engines.protocol import Engine
-from gnomon.packed import Packed, pack
+from gnomon.packed import Packed
 from gnomon.serve.answer_cache import AnswerCache
 from gnomon.serve.logs import log
 from gnomon.serve.prepare import PreparedText
@@ -30,7 +28,9 @@ from gnomon.serve.work import Entry, Job, Lane, Step, Work
 from gnomon.serve.work_queue import WorkQueue
 
 MAX_FAILED_STEPS = 3
-"""After so many steps in a row in which no text succeeded, the engine is opened anew."""
+"""After so many steps in a row in which the engine computed nothing, not even a text that it had computed before, it is
+opened anew.
+"""
 
 REOPEN_SECONDS = 1.0, 30.0
 """The first and the longest pause between two tries to open it."""
@@ -350,7 +350,7 @@ class Batcher:
         counters.nonfinite += result.num_nonfinite
         failed = [outcome for outcome in result.outcomes if isinstance(outcome, str)]
         counters.failed_texts += len(failed)
-        self._num_failed_steps = self._num_failed_steps + 1 if len(failed) == len(step.entries) else 0
+        self._num_failed_steps = self._num_failed_steps + 1 if result.engine_failed else 0
         if self._num_failed_steps >= MAX_FAILED_STEPS and self._state == "ok":
             self._state, self._reason = "failed", f"{self._num_failed_steps} steps failed in a row: {failed[0]}"
             threading.Thread(target=self._repair, name="gnomon-repair", daemon=True).start()
@@ -440,7 +440,7 @@ class Batcher:
         while self._state == "failed":
             try:
                 engine = self.engine if self._reopen is None else self._reopen()
-                engine.pool(pack([np.zeros(1, np.int64)]))
+                self._runner.test(engine)
             except BaseException as error:
                 self._reason = f"the engine does not compute: {describe_error(error)}"
                 time.sleep(pause)

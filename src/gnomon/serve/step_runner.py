@@ -12,9 +12,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from gnomon.engines.protocol import Engine
-from gnomon.errors import GnomonError, WorkerError
+from gnomon.errors import GnomonError, NumericError, WorkerError
 from gnomon.packed import Packed, Vectors, pack
-from gnomon.serve.work import Entry
+from gnomon.serve.prepare import PreparedText
+from gnomon.serve.work import Entry, Work
+
+FIRST_TEXT = PreparedText((np.zeros(1, np.int64),), (1,), skip=0, num_full_tokens=1, truncated=False, key=b"")
+"""What shows whether an engine computes, until it has computed another text."""
 
 Outcome = Vectors | str
 """The vector of an entry, or why it has none."""
@@ -29,6 +33,8 @@ class StepResult:
     num_nonfinite: int = 0
     seconds: float | None = None
     """How long the engine took; None where it did not compute all entries at once."""
+    engine_failed: bool = False
+    """Whether no entry has a vector because the engine computes nothing any more. Texts may fail without that."""
 
 
 class StepRunner:
@@ -42,9 +48,14 @@ class StepRunner:
     def __init__(self, engine: Engine, on_part: Callable[[Sequence[Entry]], None]) -> None:
         self.engine = engine
         self._on_part = on_part
+        self._good_entry = _make_entry(FIRST_TEXT, 0)
+        """The last text of which it is known that the engine computes it."""
 
     def run(self, entries: list[Entry], packed: Packed | None = None) -> StepResult:
         """The outcomes of a step. Entries that fail together are tried again in halves, so that a text fails alone.
+
+        Where the first of them have no vector, a text that the engine computed before shows whether the engine fails.
+        Then the others are not tried: each call may take as long as a worker process takes to start.
 
         Args:
             packed: the entries, where they are packed already.
@@ -52,7 +63,7 @@ class StepRunner:
         result = StepResult()
         parts = [entries]
         """What is left to compute; the last one is the next."""
-        num_failures = 0
+        num_failures, computes = 0, False
         while parts:
             part = parts.pop()
             began = time.monotonic()
@@ -60,15 +71,44 @@ class StepRunner:
                 pooled_BD = self._pool(part, None if num_failures else packed)
             except BaseException as error:
                 num_failures += 1
-                rest = _split(part, error, is_first=num_failures == 1)
-                parts += reversed(rest)
-                if not rest:
-                    result.outcomes.append(describe_error(error))
+                if rest := _split(part, error, is_first=num_failures == 1):
+                    parts += reversed(rest)
+                    continue
+                result.outcomes.append(describe_error(error))
             else:
                 if not num_failures:
                     result.seconds = time.monotonic() - began
                 self._add_vectors(result, part, pooled_BD)
+            computes = computes or self._check_engine(entries, result)
+            if not computes:
+                break
         return result
+
+    def test(self, engine: Engine) -> None:
+        """Check that an engine computes a text that was computed before.
+
+        Raises:
+            NumericError: it gives NaN or infinity. What the engine raises passes, too.
+        """
+        if not np.isfinite(engine.pool(pack_entries([self._good_entry]))).all():
+            raise NumericError("the engine gives NaN or infinity for a text that it computed before")
+
+    def _check_engine(self, entries: Sequence[Entry], result: StepResult) -> bool:
+        """Whether the engine computes at all: the outcomes so far show it, or a text that it computed before. If not,
+        the entries that have no outcome yet fail.
+        """
+        for entry, outcome in zip(entries, result.outcomes, strict=False):
+            if not isinstance(outcome, str):
+                self._good_entry = _make_entry(entry.work.text, entry.number)
+                return True
+        try:
+            self._on_part([self._good_entry])
+            self.test(self.engine)
+        except BaseException as error:
+            result.engine_failed = True
+            result.outcomes += [describe_error(error)] * (len(entries) - len(result.outcomes))
+            return False
+        return True
 
     def _pool(self, entries: Sequence[Entry], packed: Packed | None = None) -> Vectors:
         self._on_part(entries)
@@ -101,6 +141,11 @@ def pack_entries(entries: Sequence[Entry]) -> Packed:
 def describe_error(error: BaseException) -> str:
     text = str(error)
     return text if isinstance(error, GnomonError) and text else f"{type(error).__name__}: {text}"
+
+
+def _make_entry(text: PreparedText, number: int) -> Entry:
+    """An entry for which no job waits."""
+    return Entry(Work(text), number, len(text.sequences[number]))
 
 
 def _split(entries: list[Entry], error: BaseException, *, is_first: bool) -> list[list[Entry]]:
