@@ -163,8 +163,8 @@ def test_what_a_gone_client_waited_for_is_not_computed() -> None:
         assert batcher.counters.cancelled == 1
         assert set(engine.seen) <= {0, 150}
         assert_expected(wait(submit(batcher, [make_text(101, 60)])), [make_text(101, 60)])
-    assert not batcher._jobs
-    assert not batcher._works
+    assert not batcher._registry.jobs
+    assert not batcher._registry.works
 
 
 def test_cancelling_equal_texts_looks_at_each_text_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -462,6 +462,23 @@ def test_a_step_that_is_stuck_shows_and_its_jobs_can_be_failed(monkeypatch: pyte
         assert_expected(wait(submit(batcher, [make_text(3)])), [make_text(3)])
 
 
+def test_a_long_text_with_a_window_that_fails_fails_once() -> None:
+    engine = FakeEngine()
+    give_nan(engine, {NAN_ID})
+    with batcher_over(engine) as batcher:
+        wait(submit(batcher, [make_text(1)]))
+        texts = [
+            make_windows(2, NAN_ID, 3, weights=(1, 1, 1)),
+            make_text(5),
+            make_windows(2, NAN_ID, 3, weights=(1, 1, 1)),
+        ]
+        job = wait(submit(batcher, texts))
+        assert list(job.failures) == [0, 2]
+        np.testing.assert_array_equal(job.pooled_BD[1], expect(texts[1].sequences[0]))
+        assert job.num_merged == batcher.counters.merged == 1
+        assert job.num_missing == 0
+
+
 def test_close_fails_what_waits() -> None:
     engine = FakeEngine()
     engine.gate.clear()
@@ -626,8 +643,8 @@ def test_many_threads_may_submit_and_cancel() -> None:
             thread.join()
         assert not failures
         wait_until(lambda: not batcher.num_running())
-        assert not batcher._jobs
-        assert not batcher._works
+        assert not batcher._registry.jobs
+        assert not batcher._registry.works
         assert batcher.num_waiting("bulk") == batcher.num_waiting("interactive") == (0, 0)
         assert not batcher._queue.num_jobs("bulk")
         assert not batcher._queue.num_jobs("interactive")

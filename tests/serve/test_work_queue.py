@@ -218,8 +218,8 @@ def test_a_work_knows_who_waits_for_it() -> None:
     for job, row in [(first, 0), (second, 0), (first, 2)]:
         work.add_job(job, row)
     assert first.works == second.works == [work]
-    assert work.take_jobs() == {first: [0, 2], second: [0]}
-    assert not work.is_awaited
+    assert work.waiting == {first: [0, 2], second: [0]}
+    assert work.is_awaited
 
 
 def test_a_step_without_anybody_waiting_is_not_put_back() -> None:

@@ -19,12 +19,13 @@ from typing import Any, Literal
 from gnomon.engines.protocol import Engine
 from gnomon.packed import Packed
 from gnomon.serve.answer_cache import AnswerCache
+from gnomon.serve.job_registry import JobRegistry
 from gnomon.serve.logs import log
 from gnomon.serve.prepare import PreparedText
 from gnomon.serve.queue_limits import QueueLimits, QueueLoad
 from gnomon.serve.requests import RequestError
-from gnomon.serve.step_runner import Outcome, StepResult, StepRunner, describe_error, pack_entries
-from gnomon.serve.work import Entry, Job, Lane, Step, Work
+from gnomon.serve.step_runner import StepResult, StepRunner, describe_error, pack_entries
+from gnomon.serve.work import Entry, Job, Lane, Step
 from gnomon.serve.work_queue import WorkQueue
 
 MAX_FAILED_STEPS = 3
@@ -110,7 +111,6 @@ class Batcher:
         on_step: Callable[[int, int, float], None] | None = None,
     ) -> None:
         self.pooled_dim = pooled_dim
-        self.cache = cache if cache is not None else AnswerCache(0)
         self.counters = BatcherCounters()
         self.seconds_per_token = FIRST_SECONDS_PER_TOKEN
         self.notify, self._reopen, self._on_step = notify, reopen, on_step
@@ -118,8 +118,7 @@ class Batcher:
         self._slots = slots
         self._limits = QueueLimits(max_queue_tokens, max_queue_texts)
         self._queue = WorkQueue(budget=budget, padding=engine.padding, max_texts=max_texts)
-        self._works: dict[bytes, Work] = {}
-        self._jobs: set[Job] = set()
+        self._registry = JobRegistry(self._queue, cache if cache is not None else AnswerCache(0))
         self._changed = threading.Condition()
         self._num_free = slots
         self._prepared: tuple[Step, Packed | None] | None = None
@@ -164,11 +163,9 @@ class Batcher:
             if self._state == "closed":
                 raise RequestError("the model is being unloaded. Try again.", "unavailable", retry_after=1.0)
             job.submitted = time.monotonic()
-            new = [work for row, text in enumerate(texts) if (work := self._add_text(job, row, text)) is not None]
-            if not job.done:
-                self._jobs.add(job)
-                self._queue.add(job, new)
-                self._changed.notify()
+            self._registry.add(job, texts)
+            self.counters.merged += job.num_merged
+            self._changed.notify()
         if job.done:
             self.notify([job])
 
@@ -177,44 +174,7 @@ class Batcher:
         before, or was refused by `submit` has nothing to drop.
         """
         with self._changed:
-            if job not in self._jobs:
-                return
-            self.counters.cancelled += 1
-            self._close_job(job)
-            for work in job.works:
-                work.waiting.pop(job, None)
-                if not work.is_awaited:
-                    self._queue.remove(work)
-                    self._forget(work)
-            job.works.clear()
-
-    def _add_text(self, job: Job, row: int, text: PreparedText) -> Work | None:
-        """Let a job wait for a text; returns its work where that is new."""
-        cached_D = self.cache.get(text.key) if job.reads_answers else None
-        if cached_D is not None:
-            job.add_vector(row, cached_D)
-            job.num_cached += 1
-            return None
-        work = self._works.get(text.key)
-        is_new = work is None
-        if work is None:
-            work = self._works[text.key] = Work(text, num_pending=len(text.sequences))
-            work.entries = [Entry(work, number, len(ids_T)) for number, ids_T in enumerate(text.sequences)]
-        else:
-            self.counters.merged += 1
-            if job.lane == "interactive":
-                self._queue.promote(work, job)
-        work.add_job(job, row)
-        return work if is_new else None
-
-    def _close_job(self, job: Job) -> None:
-        self._jobs.discard(job)
-        self._queue.close_job(job)
-
-    def _forget(self, work: Work) -> None:
-        """Let no later request wait for a work."""
-        if self._works.get(work.text.key) is work:
-            del self._works[work.text.key]
+            self.counters.cancelled += self._registry.cancel(job)
 
     # ---- the engine's threads
 
@@ -257,7 +217,10 @@ class Batcher:
             self._num_free += 1
             self._running.pop(threading.get_ident())
             self._changed.notify()
-            done = self._deliver(step, result, began, seconds)
+            done = self._registry.deliver(step, result.outcomes, began, seconds)
+            if result.seconds is not None:
+                self._note_speed(step, result.seconds)
+            self._count_step(step, result)
         try:
             if done:
                 self.notify(done)
@@ -293,7 +256,7 @@ class Batcher:
         self._num_free -= 1
         self._running[threading.get_ident()] = Running(step, step, time.monotonic())
 
-    def _begin_part(self, entries: Sequence[Entry]) -> None:
+    def _begin_part(self, entries: list[Entry]) -> None:
         """The engine gets a part of the calling thread's step: its time is counted from now."""
         with self._changed:
             running = self._running[threading.get_ident()]
@@ -305,43 +268,6 @@ class Batcher:
         if self.counters.steps == 0:
             weight = 1.0
         self.seconds_per_token += weight * (seconds / max(tokens, 1) - self.seconds_per_token)
-
-    def _deliver(self, step: Step, result: StepResult, began: float, seconds: float) -> list[Job]:
-        """Hand the outcomes of a step to the jobs that wait for them; returns those that are done."""
-        done: list[Job] = []
-        for entry, outcome in zip(step.entries, result.outcomes, strict=True):
-            self._deliver_entry(entry, outcome, began, seconds, done)
-        if result.seconds is not None:
-            self._note_speed(step, result.seconds)
-        self._count_step(step, result)
-        for job in done:
-            self._close_job(job)
-        return done
-
-    def _deliver_entry(self, entry: Entry, outcome: Outcome, began: float, seconds: float, done: list[Job]) -> None:
-        work = entry.work
-        if not work.is_awaited:
-            return
-        if isinstance(outcome, str):
-            self._queue.remove(work)
-            vector_D, reason = None, outcome
-        else:
-            vector_D, reason = work.add_window(entry.number, outcome), ""
-            if vector_D is None:
-                return
-        self._forget(work)
-        if vector_D is not None and any(job.stores_answers for job in work.waiting):
-            self.cache.put(work.text.key, vector_D)
-        for job, rows in work.take_jobs().items():
-            job.queue_seconds += len(rows) * max(0.0, began - job.submitted)
-            job.inference_seconds += len(rows) * seconds
-            for row in rows:
-                if vector_D is None:
-                    job.add_failure(row, reason)
-                else:
-                    job.add_vector(row, vector_D)
-            if job.done:
-                done.append(job)
 
     def _count_step(self, step: Step, result: StepResult) -> None:
         counters = self.counters
@@ -374,7 +300,7 @@ class Batcher:
     def oldest_seconds(self, lane: Lane) -> float:
         """How long the oldest job of a lane is under way."""
         with self._changed:
-            oldest = min((job.submitted for job in self._jobs if job.lane == lane), default=None)
+            oldest = self._registry.oldest(lane)
         return 0.0 if oldest is None else time.monotonic() - oldest
 
     def num_running(self) -> int:
@@ -410,20 +336,8 @@ class Batcher:
     def fail_all(self, reason: str) -> None:
         """Let every job that waits, or is being computed, fail."""
         with self._changed:
-            works = {*self._works.values(), *(entry.work for entry in self._queue.drain())}
-            works |= {entry.work for running in self._running.values() for entry in running.step.entries}
-            done: list[Job] = []
-            for work in works:
-                for job, rows in work.take_jobs().items():
-                    job.aborted = True
-                    for row in rows:
-                        job.add_failure(row, reason)
-                    if job.done:
-                        done.append(job)
-            self._works.clear()
+            done = self._registry.fail_all(reason)
             self._prepared = None
-            for job in done:
-                self._close_job(job)
         if done:
             self.notify(done)
 

@@ -15,13 +15,10 @@ from gnomon.engines.protocol import Engine
 from gnomon.errors import GnomonError, NumericError, WorkerError
 from gnomon.packed import Packed, Vectors, pack
 from gnomon.serve.prepare import PreparedText
-from gnomon.serve.work import Entry, Work
+from gnomon.serve.work import Entry, Outcome, Work
 
 FIRST_TEXT = PreparedText((np.zeros(1, np.int64),), (1,), skip=0, num_full_tokens=1, truncated=False, key=b"")
 """What shows whether an engine computes, until it has computed another text."""
-
-Outcome = Vectors | str
-"""The vector of an entry, or why it has none."""
 
 
 @dataclass
@@ -45,7 +42,7 @@ class StepRunner:
             gets.
     """
 
-    def __init__(self, engine: Engine, on_part: Callable[[Sequence[Entry]], None]) -> None:
+    def __init__(self, engine: Engine, on_part: Callable[[list[Entry]], None]) -> None:
         self.engine = engine
         self._on_part = on_part
         self._good_entry = _make_entry(FIRST_TEXT, 0)
@@ -110,7 +107,7 @@ class StepRunner:
             return False
         return True
 
-    def _pool(self, entries: Sequence[Entry], packed: Packed | None = None) -> Vectors:
+    def _pool(self, entries: list[Entry], packed: Packed | None = None) -> Vectors:
         self._on_part(entries)
         pooled_BD = self.engine.pool(pack_entries(entries) if packed is None else packed)
         assert len(pooled_BD) == len(entries)

@@ -19,6 +19,9 @@ from gnomon.serve.prepare import PreparedText
 Lane = Literal["interactive", "bulk"]
 LANES: tuple[Lane, ...] = ("interactive", "bulk")
 
+Outcome = Vectors | str
+"""The vector [D] of an entry or a text, or why it has none."""
+
 
 class Job:
     """The texts of one request while they are computed."""
@@ -34,6 +37,8 @@ class Job:
         """What it waits for, or waited for: one per different text."""
         self.num_tokens = 0
         self.num_cached = 0
+        self.num_merged = 0
+        """Texts that share the computation of an equal one."""
         self.aborted = False
         """Whether it failed for a reason of the server, and not of its texts."""
         self.stores_answers = lane == "interactive"
@@ -51,12 +56,11 @@ class Job:
     def done(self) -> bool:
         return not self.num_missing
 
-    def add_vector(self, row: int, vector_D: Vectors) -> None:
-        self.pooled_BD[row] = vector_D
-        self.num_missing -= 1
-
-    def add_failure(self, row: int, reason: str) -> None:
-        self.failures[row] = reason
+    def add_outcome(self, row: int, outcome: Outcome) -> None:
+        if isinstance(outcome, str):
+            self.failures[row] = outcome
+        else:
+            self.pooled_BD[row] = outcome
         self.num_missing -= 1
 
 
@@ -84,11 +88,6 @@ class Work:
             self.waiting[job] = []
             job.works.append(self)
         self.waiting[job].append(row)
-
-    def take_jobs(self) -> dict[Job, list[int]]:
-        """The jobs that wait for it, which get their outcome now."""
-        jobs, self.waiting = self.waiting, {}
-        return jobs
 
     def add_window(self, number: int, vector_D: Vectors) -> Vectors | None:
         """Take the vector of one entry; returns the text's vector once all are there."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from itertools import count
 
 from gnomon.batching import PaddingCost
@@ -103,11 +103,11 @@ class WorkQueue:
         for name, lane in self._lanes.items():
             lane.put_back(entry for entry in step.entries if entry.lane == name and entry.work.is_awaited)
 
-    def drain(self) -> Iterator[Entry]:
+    def clear(self) -> None:
         """Take everything out."""
         for lane in self._lanes.values():
-            while (entry := lane.pop()) is not None:
-                yield entry
+            while lane.pop() is not None:
+                pass
 
     def _choose_lane(self) -> Lane | None:
         interactive, bulk = (self._lanes[lane].num_entries for lane in LANES)
