@@ -115,14 +115,20 @@ def test_the_choice_of_similar_lengths_is_allowed_and_cannot_grow(
 def test_the_choice_is_that_of_trying_the_nearest_lengths_first(
     padding: PaddingCost, length: int, lengths: list[int], budget: int, room: int
 ) -> None:
-    """The reference tries each text by itself, from the nearest length on; of two as near, the shorter."""
+    """The reference tries each text by itself, from the nearest length on; of two as near, the shorter. One that does
+    not fit ends its side: a shorter one may fit where padding costs little, but it would leave a gap.
+    """
     lengths.sort()
-    batch = [length]
+    batch, ended = [length], set[bool]()
     for other in sorted(lengths, key=lambda other: (abs(other - length), other > length)):
         longest, total = max(*batch, other), sum(batch) + other
         extra = padding.share(longest) * (longest * (len(batch) + 1) - total)
-        if len(batch) <= room and total + extra <= budget and extra <= STEP_OVERHEAD_TOKENS:
+        fits = len(batch) <= room and total + extra <= budget and extra <= STEP_OVERHEAD_TOKENS
+        is_longer = other >= length
+        if fits and is_longer not in ended:
             batch.append(other)
+        else:
+            ended.add(is_longer)
     assert lengths[choose_similar(length, lengths, budget, padding, room)] == sorted(batch[1:])
 
 
