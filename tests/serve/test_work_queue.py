@@ -267,6 +267,16 @@ def test_a_client_that_comes_again_is_not_forgotten_for_its_first_visit() -> Non
         assert not queue.num_jobs("bulk")
 
 
+def test_a_client_is_forgotten_with_the_last_of_what_was_promoted_for_it() -> None:
+    queue = WorkQueue(budget=100, padding=FULL_PADDING)
+    query, bulk = add_job(queue, [4], "interactive", "b"), add_job(queue, [5, 9])
+    queue.promote(bulk.works[1], query)
+    cancel(query, queue)
+    assert list(queue._lanes["interactive"]._clients) == ["b"]
+    cancel(bulk, queue)
+    assert not any(lane._clients for lane in queue._lanes.values())
+
+
 @given(st.data())
 def test_nothing_is_lost_and_nothing_is_served_twice(data: st.DataObject) -> None:
     """Against a set: jobs come, are cancelled, end, are promoted and put back in any order."""
