@@ -3,7 +3,7 @@
 import ctypes
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -12,13 +12,15 @@ from fake_engine import DIM, FakeEngine, expect
 
 from gnomon.batching import FULL_PADDING, NO_PADDING, PaddingCost
 from gnomon.errors import DeviceMemoryError, WorkerError
-from gnomon.packed import Ids
+from gnomon.packed import Ids, Packed, Vectors
 from gnomon.serve import batcher as batcher_module
+from gnomon.serve import step_runner
 from gnomon.serve.answer_cache import ENTRY_BYTES, AnswerCache
-from gnomon.serve.batcher import MAX_FAILED_STEPS, Batcher
+from gnomon.serve.batcher import MAX_FAILED_STEPS, Batcher, Health
 from gnomon.serve.prepare import PreparedText
 from gnomon.serve.requests import RequestError
-from gnomon.serve.work import Job, Lane
+from gnomon.serve.step_runner import pack_entries
+from gnomon.serve.work import Entry, Job, Lane, Work
 
 NAN_ID = 666
 
@@ -161,8 +163,42 @@ def test_what_a_gone_client_waited_for_is_not_computed() -> None:
         assert batcher.counters.cancelled == 1
         assert set(engine.seen) <= {0, 150}
         assert_expected(wait(submit(batcher, [make_text(101, 60)])), [make_text(101, 60)])
-    assert not batcher._jobs
-    assert not batcher._works
+    assert not batcher._registry.jobs
+    assert not batcher._registry.works
+
+
+def test_cancelling_equal_texts_looks_at_each_text_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six jobs of 2,048 rows with two texts: a cancel looks at two, however many rows wait for them."""
+    engine = FakeEngine()
+    engine.gate.clear()
+    looks = list[Work]()
+    is_awaited = Work.is_awaited.fget
+    with batcher_over(engine) as batcher:
+        submit(batcher, [make_text(0, 100)])
+        assert engine.entered.acquire(timeout=20)
+        texts = [make_text(100), make_text(200)] * 1024
+        jobs = [submit(batcher, texts, client=str(number)) for number in range(6)]
+        assert [len(job.works) for job in jobs] == [2] * 6
+
+        def look(work: Work) -> bool:
+            looks.append(work)
+            return is_awaited(work)  # pyright: ignore
+
+        wait_until(lambda: batcher._prepared is not None)  # now no thread looks
+        monkeypatch.setattr(Work, "is_awaited", property(look))
+        for job in jobs[:-1]:
+            batcher.cancel(job)
+        assert len(looks) == 2 * 5
+        works = jobs[-1].works
+        assert [work.waiting for work in works] == [
+            {jobs[-1]: [*range(0, 2048, 2)]},
+            {jobs[-1]: [*range(1, 2048, 2)]},
+        ]
+        monkeypatch.undo()
+        engine.gate.set()
+        assert_expected(wait(jobs[-1]), texts)
+        assert not any(work.waiting for work in works)
+    assert engine.seen == [0, 100, 200]
 
 
 def test_a_job_that_is_cancelled_at_its_end_is_no_error() -> None:
@@ -194,16 +230,91 @@ def test_a_text_that_fails_fails_alone() -> None:
         assert_expected(wait(submit(batcher, [make_text(5)])), [make_text(5)])
 
 
-def test_nan_is_an_error_of_its_text_alone() -> None:
+def test_one_text_that_fails_is_found_by_halves() -> None:
     engine = FakeEngine()
+    engine.gate.clear()
+
+    def fail(ids: list[Ids]) -> None:
+        if any(each[0] == NAN_ID for each in ids):
+            raise RuntimeError("poison")
+
+    engine.fail = fail
+    texts = [make_text(NAN_ID if number == 21 else number, length=1) for number in range(64)]
+    with batcher_over(engine) as batcher:
+        submit(batcher, [make_text(1000, 100)])
+        assert engine.entered.acquire(timeout=20)
+        job = submit(batcher, texts)
+        engine.gate.set()
+        assert wait(job).failures == {21: "RuntimeError: poison"}
+        others = [row for row in range(64) if row != 21]
+        np.testing.assert_array_equal(job.pooled_BD[others], [expect(texts[row].sequences[0]) for row in others])
+    sizes = [len(batch) for batch in engine.batches[1:]]
+    assert sorted(sizes) == [1, 1, 2, 2, 4, 4, 8, 8, 16, 16, 32, 32, 64]
+
+
+class Clock:
+    """Time that a test lets pass."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = time.monotonic()
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
+
+
+def test_a_step_that_is_tried_in_parts_is_not_stuck(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each call of the engine takes 3 of the 5 seconds that a step may take."""
+    engine, clock = FakeEngine(), Clock(monkeypatch)
+    states = list[str]()
+
+    def fail(ids: list[Ids]) -> None:
+        clock.now += 3
+        states.append(batcher.check_health().state)
+        if any(each[0] == NAN_ID for each in ids):
+            raise RuntimeError("poison")
+
+    engine.fail = fail
+    texts = [make_text(number, 1) for number in (1, 2, 3, NAN_ID, 4, 5, 6, 7)]
+    with batcher_over(engine) as batcher:
+        assert wait(submit(batcher, texts)).failures == {3: "RuntimeError: poison"}
+    assert states == ["ok"] * 7
+
+
+def test_a_part_of_a_step_that_is_stuck_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second per token is expected: 400 seconds are much for a text of 10 tokens, and little for two of 50."""
+    engine, clock = FakeEngine(padding=NO_PADDING), Clock(monkeypatch)
+    healths = list[Health]()
+
+    def fail(ids: list[Ids]) -> None:
+        batcher.seconds_per_token = 1.0
+        clock.now += 400
+        healths.append(batcher.check_health())
+        clock.now -= 400
+        if len(ids) > 1:
+            raise RuntimeError("not together")
+
+    engine.fail = fail
+    texts = [make_text(1, 10), make_text(2, 50)]
+    with batcher_over(engine) as batcher:
+        assert_expected(wait(submit(batcher, texts)), texts)
+    assert [health.state for health in healths] == ["ok", "stuck", "ok"]
+    assert "10 tokens" in healths[1].reason
+
+
+def give_nan(engine: FakeEngine, first_ids: set[int] | None = None) -> None:
+    """Let an engine give NaN for texts that begin with some ids; None for all texts."""
     pool = engine.pool
 
-    def pool_with_nan(packed):  # pyright: ignore
+    def pool_with_nan(packed: Packed) -> Vectors:
         vectors_BD = pool(packed)
-        vectors_BD[packed.ids_T[packed.bounds[:-1]] == NAN_ID, 1] = np.nan
+        firsts_B = packed.ids_T[packed.bounds[:-1]].tolist()
+        vectors_BD[[first_ids is None or first in first_ids for first in firsts_B], 1] = np.nan
         return vectors_BD
 
-    engine.pool = pool_with_nan  # pyright: ignore
+    engine.pool = pool_with_nan
+
+
+def test_nan_is_an_error_of_its_text_alone() -> None:
+    engine = FakeEngine()
+    give_nan(engine, {NAN_ID})
     with batcher_over(engine, cache=AnswerCache(10**6)) as batcher:
         job = wait(submit(batcher, [make_text(1), make_text(NAN_ID)], "interactive"))
         assert list(job.failures) == [1]
@@ -256,6 +367,71 @@ def test_an_engine_that_fails_for_good_is_opened_anew() -> None:
         assert batcher.engine is whole
 
 
+@pytest.mark.parametrize("warm", [True, False])
+@pytest.mark.parametrize("poison", ["nan", "error"])
+def test_texts_that_fail_one_after_another_are_no_failure_of_the_engine(poison: str, warm: bool) -> None:
+    engine = FakeEngine()
+
+    def fail(ids: list[Ids]) -> None:
+        if any(each[0] == NAN_ID for each in ids):
+            raise RuntimeError("poison")
+
+    if poison == "nan":
+        give_nan(engine, {NAN_ID})
+    else:
+        engine.fail = fail
+    with batcher_over(engine) as batcher:
+        if warm:
+            wait(submit(batcher, [make_text(7, skip=2)]))
+        for length in range(1, 3 * MAX_FAILED_STEPS):
+            job = wait(submit(batcher, [make_text(NAN_ID, length), make_text(NAN_ID, length + 1)]))
+            assert list(job.failures) == [0, 1]
+            assert not job.aborted
+            assert batcher.check_health().state == "ok"
+        assert_expected(wait(submit(batcher, [make_text(1)])), [make_text(1)])
+        assert batcher.counters.restarts == 0
+        assert batcher.counters.nonfinite == (2 * (3 * MAX_FAILED_STEPS - 1) if poison == "nan" else 0)
+    tried = [first for first in engine.seen if first != NAN_ID]
+    assert set(tried[:-1]) == {7 if warm else 0}  # a text that is known to be good, or the first token
+
+
+@pytest.mark.parametrize("warm", [True, False])
+def test_an_engine_that_gives_nan_for_every_text_is_opened_anew(warm: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first that is opened instead gives NaN, too."""
+    monkeypatch.setattr(batcher_module, "REOPEN_SECONDS", (0.001, 0.001))
+    broken, again, whole = FakeEngine(), FakeEngine(), FakeEngine()
+    give_nan(again)
+    engines = iter([again, whole])
+    with batcher_over(broken, reopen=lambda: next(engines)) as batcher:
+        if warm:
+            wait(submit(batcher, [make_text(7)]))
+        give_nan(broken)
+        for number in range(MAX_FAILED_STEPS):
+            assert batcher.engine is broken
+            assert "NaN" in wait(submit(batcher, [make_text(number)])).failures[0]
+        assert_expected(wait(submit(batcher, [make_text(9)])), [make_text(9)])
+        assert batcher.engine is whole
+        assert batcher.check_health().state == "ok"
+        assert batcher.counters.restarts == 1
+    assert again.seen == [7 if warm else 0]
+
+
+def test_a_step_is_given_up_where_the_engine_computes_nothing_any_more() -> None:
+    engine = FakeEngine()
+
+    def fail(ids: list[Ids]) -> None:
+        raise RuntimeError("the device is gone")
+
+    with batcher_over(engine) as batcher:
+        wait(submit(batcher, [make_text(7)]))
+        engine.fail = fail
+        texts = [make_text(number, length=1) for number in range(64)]
+        job = wait(submit(batcher, texts))
+        assert job.failures == dict.fromkeys(range(64), "RuntimeError: the device is gone")
+        assert batcher.counters.failed_texts == 64
+    assert [len(batch) for batch in engine.batches] == [1, 64, 32, 16, 8, 4, 2, 1, 1]  # the last is the text of before
+
+
 def test_a_thread_outlives_what_is_not_an_exception() -> None:
     engine = FakeEngine()
 
@@ -286,6 +462,23 @@ def test_a_step_that_is_stuck_shows_and_its_jobs_can_be_failed(monkeypatch: pyte
         assert_expected(wait(submit(batcher, [make_text(3)])), [make_text(3)])
 
 
+def test_a_long_text_with_a_window_that_fails_fails_once() -> None:
+    engine = FakeEngine()
+    give_nan(engine, {NAN_ID})
+    with batcher_over(engine) as batcher:
+        wait(submit(batcher, [make_text(1)]))
+        texts = [
+            make_windows(2, NAN_ID, 3, weights=(1, 1, 1)),
+            make_text(5),
+            make_windows(2, NAN_ID, 3, weights=(1, 1, 1)),
+        ]
+        job = wait(submit(batcher, texts))
+        assert list(job.failures) == [0, 2]
+        np.testing.assert_array_equal(job.pooled_BD[1], expect(texts[1].sequences[0]))
+        assert job.num_merged == batcher.counters.merged == 1
+        assert job.num_missing == 0
+
+
 def test_close_fails_what_waits() -> None:
     engine = FakeEngine()
     engine.gate.clear()
@@ -300,6 +493,16 @@ def test_close_fails_what_waits() -> None:
     for thread in batcher._threads:
         thread.join(20)
         assert not thread.is_alive()
+
+
+def test_a_job_that_was_refused_can_be_cancelled() -> None:
+    batcher = Batcher(FakeEngine(), budget=100, pooled_dim=DIM, notify=set_waiters)
+    batcher.close()
+    job = batcher.make_job(1, "bulk", "a client that was never here")
+    with pytest.raises(RequestError):
+        batcher.submit(job, [make_text(1)])
+    batcher.cancel(job)
+    assert batcher.counters.cancelled == 0
 
 
 def test_queries_are_answered_from_the_cache_and_documents_are_not_put_there() -> None:
@@ -440,8 +643,8 @@ def test_many_threads_may_submit_and_cancel() -> None:
             thread.join()
         assert not failures
         wait_until(lambda: not batcher.num_running())
-        assert not batcher._jobs
-        assert not batcher._works
+        assert not batcher._registry.jobs
+        assert not batcher._registry.works
         assert batcher.num_waiting("bulk") == batcher.num_waiting("interactive") == (0, 0)
         assert not batcher._queue.num_jobs("bulk")
         assert not batcher._queue.num_jobs("interactive")
@@ -480,18 +683,20 @@ def test_what_fails_around_a_step_does_not_end_the_thread(monkeypatch: pytest.Mo
             assert_expected(wait(submit(batcher, [make_text(number)])), [make_text(number)])
         assert all(thread.is_alive() for thread in batcher._threads)
     engine = FakeEngine()
-    pack = batcher_module._pack
     failing = threading.Event()
 
-    def pack_or_fail(step: object) -> object:
+    def pack_or_fail(entries: Sequence[Entry]) -> Packed:
         if failing.is_set():
             raise MemoryError
-        return pack(step)  # pyright: ignore
+        return pack_entries(entries)
 
-    monkeypatch.setattr(batcher_module, "_pack", pack_or_fail)
+    for module in (batcher_module, step_runner):
+        monkeypatch.setattr(module, "pack_entries", pack_or_fail)
     with batcher_over(engine) as batcher:
         engine.gate.clear()
-        jobs = [submit(batcher, [make_text(1000 * number, 90)]) for number in range(4)]
+        jobs = [
+            submit(batcher, [make_text(1000 * number, 90)]) for number in range(3)
+        ]  # two may fail, the engine is ok
         failing.set()
         engine.gate.set()
         assert {0: "MemoryError: "} in [wait(job).failures for job in jobs]

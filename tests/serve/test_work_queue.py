@@ -17,11 +17,18 @@ def make_works(lengths: list[int], job: Job) -> list[Work]:
     works = []
     for row, length in enumerate(lengths):
         text = PreparedText((np.zeros(length, np.int64),), (1,), 0, length, False, b"")
-        work = Work(text, [(job, row)], num_pending=1)
+        work = Work(text, num_pending=1)
         work.entries = [Entry(work, 0, length)]
+        work.add_job(job, row)
         works.append(work)
-    job.works.extend(works)
     return works
+
+
+def cancel(job: Job, queue: WorkQueue) -> None:
+    for work in job.works:
+        del work.waiting[job]
+        queue.remove(work)
+    queue.close_job(job)
 
 
 def add_job(queue: WorkQueue, lengths: list[int], lane: str = "bulk", client: str = "a") -> Job:
@@ -32,7 +39,7 @@ def add_job(queue: WorkQueue, lengths: list[int], lane: str = "bulk", client: st
 
 def jobs_of(step: Step | None) -> list[Job]:
     assert step is not None
-    return [entry.work.waiting[0][0] for entry in step.entries]
+    return [next(iter(entry.work.waiting)) for entry in step.entries]
 
 
 def test_nothing_waits() -> None:
@@ -108,14 +115,20 @@ def test_the_choice_of_similar_lengths_is_allowed_and_cannot_grow(
 def test_the_choice_is_that_of_trying_the_nearest_lengths_first(
     padding: PaddingCost, length: int, lengths: list[int], budget: int, room: int
 ) -> None:
-    """The reference tries each text by itself, from the nearest length on; of two as near, the shorter."""
+    """The reference tries each text by itself, from the nearest length on; of two as near, the shorter. One that does
+    not fit ends its side: a shorter one may fit where padding costs little, but it would leave a gap.
+    """
     lengths.sort()
-    batch = [length]
+    batch, ended = [length], set[bool]()
     for other in sorted(lengths, key=lambda other: (abs(other - length), other > length)):
         longest, total = max(*batch, other), sum(batch) + other
         extra = padding.share(longest) * (longest * (len(batch) + 1) - total)
-        if len(batch) <= room and total + extra <= budget and extra <= STEP_OVERHEAD_TOKENS:
+        fits = len(batch) <= room and total + extra <= budget and extra <= STEP_OVERHEAD_TOKENS
+        is_longer = other >= length
+        if fits and is_longer not in ended:
             batch.append(other)
+        else:
+            ended.add(is_longer)
     assert lengths[choose_similar(length, lengths, budget, padding, room)] == sorted(batch[1:])
 
 
@@ -197,14 +210,22 @@ def test_a_step_that_is_put_back_comes_again() -> None:
 def test_work_that_nobody_waits_for_is_left_out() -> None:
     queue = WorkQueue(budget=100, padding=FULL_PADDING)
     gone, stays = add_job(queue, [10] * 5000, client="a"), add_job(queue, [10] * 5, client="b")
-    gone.cancelled = True
-    for work in gone.works:
-        queue.remove(work)
-    queue.close_job(gone)
+    cancel(gone, queue)
     assert queue.num_entries("bulk") == 5
     assert set(jobs_of(queue.next_step())) == {stays}
     assert not queue
     assert not gone.works[0].entries[0].place.entries  # the queue lets go of what nobody waits for
+
+
+def test_a_work_knows_who_waits_for_it() -> None:
+    first, second = Job(3, 4, "bulk"), Job(1, 4, "bulk")
+    work = Work(PreparedText((np.zeros(5, np.int64),), (1,), 0, 5, False, b""), num_pending=1)
+    assert not work.is_awaited
+    for job, row in [(first, 0), (second, 0), (first, 2)]:
+        work.add_job(job, row)
+    assert first.works == second.works == [work]
+    assert work.waiting == {first: [0, 2], second: [0]}
+    assert work.is_awaited
 
 
 def test_a_step_without_anybody_waiting_is_not_put_back() -> None:
@@ -212,7 +233,8 @@ def test_a_step_without_anybody_waiting_is_not_put_back() -> None:
     job = add_job(queue, [10, 10])
     step = queue.next_step()
     assert step is not None
-    job.cancelled = True
+    for work in job.works:
+        del work.waiting[job]
     queue.put_back(step)
     assert not queue
 
@@ -245,6 +267,16 @@ def test_a_client_that_comes_again_is_not_forgotten_for_its_first_visit() -> Non
         assert not queue.num_jobs("bulk")
 
 
+def test_a_client_is_forgotten_with_the_last_of_what_was_promoted_for_it() -> None:
+    queue = WorkQueue(budget=100, padding=FULL_PADDING)
+    query, bulk = add_job(queue, [4], "interactive", "b"), add_job(queue, [5, 9])
+    queue.promote(bulk.works[1], query)
+    cancel(query, queue)
+    assert list(queue._lanes["interactive"]._clients) == ["b"]
+    cancel(bulk, queue)
+    assert not any(lane._clients for lane in queue._lanes.values())
+
+
 @given(st.data())
 def test_nothing_is_lost_and_nothing_is_served_twice(data: st.DataObject) -> None:
     """Against a set: jobs come, are cancelled, end, are promoted and put back in any order."""
@@ -272,10 +304,7 @@ def test_nothing_is_lost_and_nothing_is_served_twice(data: st.DataObject) -> Non
         elif open_jobs:
             job = data.draw(st.sampled_from(open_jobs))
             if action == "cancel":
-                job.cancelled = True
-                for work in job.works:
-                    queue.remove(work)
-                queue.close_job(job)
+                cancel(job, queue)
                 open_jobs.remove(job)
                 waiting = {entry: each for entry, each in waiting.items() if each is not job}
             else:

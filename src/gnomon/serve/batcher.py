@@ -13,23 +13,25 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import numpy as np
-
 from gnomon.engines.protocol import Engine
-from gnomon.errors import GnomonError, WorkerError
-from gnomon.packed import Packed, Vectors, pack
+from gnomon.packed import Packed
 from gnomon.serve.answer_cache import AnswerCache
+from gnomon.serve.job_registry import JobRegistry
 from gnomon.serve.logs import log
 from gnomon.serve.prepare import PreparedText
+from gnomon.serve.queue_limits import QueueLimits, QueueLoad
 from gnomon.serve.requests import RequestError
-from gnomon.serve.work import LANES, Entry, Job, Lane, Step, Work
+from gnomon.serve.step_runner import StepResult, StepRunner, describe_error, pack_entries
+from gnomon.serve.work import Entry, Job, Lane, Step
 from gnomon.serve.work_queue import WorkQueue
 
 MAX_FAILED_STEPS = 3
-"""After so many steps in a row in which no text succeeded, the engine is opened anew."""
+"""After so many steps in a row in which the engine computed nothing, not even a text that it had computed before, it is
+opened anew.
+"""
 
 REOPEN_SECONDS = 1.0, 30.0
 """The first and the longest pause between two tries to open it."""
@@ -37,22 +39,11 @@ REOPEN_SECONDS = 1.0, 30.0
 STUCK_SECONDS, STUCK_FACTOR = 5.0, 10.0
 """A step is stuck once it takes longer than both so many seconds, and so many times its estimate."""
 
-DEADLINE_SHARE = 0.5
-"""Work is refused where it is expected to take more than this share of the time that its client waits: what comes
-later, and a slower time, need room too.
-"""
-
-MIN_INTERACTIVE_TOKENS, MIN_BULK_TOKENS = 4096, 1_000_000
-"""So many tokens may wait in a lane however slow the engine is."""
-
 RATE_WEIGHT_SECONDS = 2.0
 """The measured speed follows the steps of about so many seconds."""
 
 FIRST_SECONDS_PER_TOKEN = 1e-3
 """The speed before the first step."""
-
-Outcome = Vectors | str
-"""The vector of an entry, or why it has none."""
 
 HealthState = Literal["ok", "failed", "stuck", "closed"]
 
@@ -78,6 +69,17 @@ class BatcherCounters:
     nonfinite: int = 0
     failed_texts: int = 0
     restarts: int = 0
+
+
+@dataclass
+class Running:
+    """A step that a thread runs."""
+
+    step: Step
+    part: Step
+    """What of it the engine has now: all of it, or less after that has failed."""
+    began: float
+    """When the engine got that."""
 
 
 class Batcher:
@@ -108,27 +110,29 @@ class Batcher:
         max_queue_texts: int | None = None,
         on_step: Callable[[int, int, float], None] | None = None,
     ) -> None:
-        self.engine = engine
         self.pooled_dim = pooled_dim
-        self.cache = cache if cache is not None else AnswerCache(0)
         self.counters = BatcherCounters()
         self.seconds_per_token = FIRST_SECONDS_PER_TOKEN
         self.notify, self._reopen, self._on_step = notify, reopen, on_step
+        self._runner = StepRunner(engine, self._begin_part)
         self._slots = slots
-        self._max_queue_tokens, self._max_queue_texts = max_queue_tokens, max_queue_texts
+        self._limits = QueueLimits(max_queue_tokens, max_queue_texts)
         self._queue = WorkQueue(budget=budget, padding=engine.padding, max_texts=max_texts)
-        self._works: dict[bytes, Work] = {}
-        self._jobs: set[Job] = set()
+        self._registry = JobRegistry(self._queue, cache if cache is not None else AnswerCache(0))
         self._changed = threading.Condition()
         self._num_free = slots
         self._prepared: tuple[Step, Packed | None] | None = None
         self._preparing = False
-        self._running: dict[int, tuple[Step, float]] = {}
-        """Thread -> its step, and when it began."""
+        self._running: dict[int, Running] = {}
+        """Thread -> its step."""
         self._num_failed_steps = 0
         self._state: HealthState = "ok"
         self._reason = ""
         self._threads = [self._start_thread(number) for number in range(slots + 1)]
+
+    @property
+    def engine(self) -> Engine:
+        return self._runner.engine
 
     # ---- requests
 
@@ -145,29 +149,9 @@ class Batcher:
             RequestError: too much waits; it says when to try again.
         """
         with self._changed:
-            waiting = {name: self._queue.num_tokens(name) for name in LANES}
-            texts = sum(self._queue.num_entries(name) for name in LANES)
-            jobs = self._queue.num_jobs(lane)
-        total = sum(waiting.values())
-        if not total:
-            return
+            load = QueueLoad.of(self._queue)
         rate = self.tokens_per_second
-        in_time = DEADLINE_SHARE * timeout * rate
-        if lane == "interactive":  # bulk work that waits does not matter: queries go before it
-            limits = [(waiting[lane] + num_tokens, self._max_queue_tokens or max(in_time, MIN_INTERACTIVE_TOKENS))]
-        else:  # it is done by its turns, or once all that waits is done
-            limits = [(total + num_tokens, self._max_queue_tokens or max(in_time, MIN_BULK_TOKENS))]
-            limits.append((min(total + num_tokens, num_tokens * (jobs + 1)), in_time))
-        excess = max(needed - limit for needed, limit in limits)
-        if self._max_queue_texts is not None and texts + num_texts > self._max_queue_texts:
-            excess = max(excess, total / 2)
-        if excess > 0:
-            raise RequestError(
-                f"the server is busy: {texts:,} texts with {total:,} tokens wait, for about {total / rate:.1f} seconds "
-                f"of work, and this request has {num_tokens:,} tokens. Try again later.",
-                "overloaded",
-                retry_after=min(max(excess / rate, 0.05), 60.0),
-            )
+        self._limits.check(load, num_tokens, num_texts, lane, tokens_per_second=rate, timeout=timeout)
 
     def submit(self, job: Job, texts: Sequence[PreparedText]) -> None:
         """Queue the texts of a job. Texts that are cached, or under way for another job, are not computed again.
@@ -179,56 +163,18 @@ class Batcher:
             if self._state == "closed":
                 raise RequestError("the model is being unloaded. Try again.", "unavailable", retry_after=1.0)
             job.submitted = time.monotonic()
-            new = [work for row, text in enumerate(texts) if (work := self._add_text(job, row, text)) is not None]
-            if not job.done:
-                self._jobs.add(job)
-                self._queue.add(job, new)
-                self._changed.notify()
+            self._registry.add(job, texts)
+            self.counters.merged += job.num_merged
+            self._changed.notify()
         if job.done:
             self.notify([job])
 
     def cancel(self, job: Job) -> None:
-        """Nobody waits for a job any more: what of it has not begun is dropped."""
+        """Nobody waits for a job any more: what of it has not begun is dropped. A job that is done, was cancelled
+        before, or was refused by `submit` has nothing to drop.
+        """
         with self._changed:
-            if job.done or job.cancelled:
-                return
-            job.cancelled = True
-            self.counters.cancelled += 1
-            self._close_job(job)
-            for work in job.works:
-                if not work.is_awaited:
-                    self._queue.remove(work)
-                    self._forget(work)
-            job.works.clear()
-
-    def _add_text(self, job: Job, row: int, text: PreparedText) -> Work | None:
-        """Let a job wait for a text; returns its work where that is new."""
-        cached_D = self.cache.get(text.key) if job.reads_answers else None
-        if cached_D is not None:
-            job.add_vector(row, cached_D)
-            job.num_cached += 1
-            return None
-        work = self._works.get(text.key)
-        is_new = work is None
-        if work is None:
-            work = self._works[text.key] = Work(text, num_pending=len(text.sequences))
-            work.entries = [Entry(work, number, len(ids_T)) for number, ids_T in enumerate(text.sequences)]
-        else:
-            self.counters.merged += 1
-            if job.lane == "interactive":
-                self._queue.promote(work, job)
-        work.waiting.append((job, row))
-        job.works.append(work)
-        return work if is_new else None
-
-    def _close_job(self, job: Job) -> None:
-        self._jobs.discard(job)
-        self._queue.close_job(job)
-
-    def _forget(self, work: Work) -> None:
-        """Let no later request wait for a work."""
-        if self._works.get(work.text.key) is work:
-            del self._works[work.text.key]
+            self.counters.cancelled += self._registry.cancel(job)
 
     # ---- the engine's threads
 
@@ -256,7 +202,7 @@ class Batcher:
     def _prepare_step(self, step: Step) -> None:
         packed: Packed | None = None
         try:
-            packed = _pack(step)
+            packed = pack_entries(step.entries)
         except BaseException:  # it shows again when the step runs
             log(logging.ERROR, "a step could not be prepared")
         with self._changed:
@@ -265,13 +211,16 @@ class Batcher:
 
     def _run_step(self, step: Step, packed: Packed | None) -> None:
         began = time.monotonic()
-        outcomes = self._compute(step, packed)
+        result = self._runner.run(step.entries, packed)
         seconds = time.monotonic() - began
         with self._changed:
             self._num_free += 1
             self._running.pop(threading.get_ident())
             self._changed.notify()
-            done = self._deliver(step, outcomes, began, seconds)
+            done = self._registry.deliver(step, result.outcomes, began, seconds)
+            if result.seconds is not None:
+                self._note_speed(step, result.seconds)
+            self._count_step(step, result)
         try:
             if done:
                 self.notify(done)
@@ -305,46 +254,13 @@ class Batcher:
 
     def _begin(self, step: Step) -> None:
         self._num_free -= 1
-        self._running[threading.get_ident()] = step, time.monotonic()
+        self._running[threading.get_ident()] = Running(step, step, time.monotonic())
 
-    def _compute(self, step: Step, packed: Packed | None) -> list[Outcome]:
-        """The outcomes of a step; what fails together is tried again in parts."""
-        began = time.monotonic()
-        try:
-            pooled_BD = self.engine.pool(_pack(step) if packed is None else packed)
-            assert len(pooled_BD) == len(step.entries)
-            self._note_speed(step, time.monotonic() - began)
-        except BaseException as error:
-            return self._compute_parts(step.entries, error)
-        return self._check_finite(step.entries, pooled_BD)
-
-    def _compute_parts(self, entries: list[Entry], error: BaseException, *, last: bool = False) -> list[Outcome]:
-        """The outcomes of entries that failed together: halves of them where memory was short, else each alone.
-
-        An entry alone is tried once more where its worker process died: another entry may have killed that.
-        """
-        if len(entries) == 1 and (last or not isinstance(error, WorkerError)):
-            return [_describe(error)]
-        size = -(-len(entries) // 2) if _is_out_of_memory(error) else 1
-        outcomes: list[Outcome] = []
-        for start in range(0, len(entries), size):
-            part = entries[start : start + size]
-            try:
-                outcomes += self._check_finite(part, self.engine.pool(_pack_entries(part)))
-            except BaseException as another:
-                outcomes += self._compute_parts(part, another, last=len(part) == 1)
-        return outcomes
-
-    def _check_finite(self, entries: list[Entry], pooled_BD: Vectors) -> list[Outcome]:
-        """The vectors, or why one cannot be used. The engine explains the first one alone: that takes a step."""
-        finite_B = np.isfinite(pooled_BD).all(axis=1)
-        outcomes: list[Outcome] = [*pooled_BD]
-        reason = ""
-        for row in np.flatnonzero(~finite_B).tolist():
-            reason = reason or self._explain_nonfinite(entries[row])
-            outcomes[row] = reason
-            self.counters.nonfinite += 1
-        return outcomes
+    def _begin_part(self, entries: list[Entry]) -> None:
+        """The engine gets a part of the calling thread's step: its time is counted from now."""
+        with self._changed:
+            running = self._running[threading.get_ident()]
+            running.part, running.began = replace(running.step, entries=entries), time.monotonic()
 
     def _note_speed(self, step: Step, seconds: float) -> None:
         tokens = step.cost(self.engine.padding)
@@ -353,56 +269,14 @@ class Batcher:
             weight = 1.0
         self.seconds_per_token += weight * (seconds / max(tokens, 1) - self.seconds_per_token)
 
-    def _deliver(self, step: Step, outcomes: list[Outcome], began: float, seconds: float) -> list[Job]:
-        """Hand the outcomes of a step to the jobs that wait for them; returns those that are done."""
-        done: list[Job] = []
-        for entry, outcome in zip(step.entries, outcomes, strict=True):
-            self._deliver_entry(entry, outcome, began, seconds, done)
-        self._count_step(step, outcomes)
-        for job in done:
-            self._close_job(job)
-        return done
-
-    def _deliver_entry(self, entry: Entry, outcome: Outcome, began: float, seconds: float, done: list[Job]) -> None:
-        work = entry.work
-        if not work.is_awaited:
-            return
-        if isinstance(outcome, str):
-            work.failed = True
-            self._queue.remove(work)
-            vector_D, reason = None, outcome
-        else:
-            vector_D, reason = work.add_window(entry.number, outcome), ""
-            if vector_D is None:
-                return
-        self._forget(work)
-        if vector_D is not None and any(job.stores_answers for job, _ in work.waiting):
-            self.cache.put(work.text.key, vector_D)
-        for job, row in work.waiting:
-            if job.cancelled:
-                continue
-            job.queue_seconds += max(0.0, began - job.submitted)
-            job.inference_seconds += seconds
-            if vector_D is None:
-                job.add_failure(row, reason)
-            else:
-                job.add_vector(row, vector_D)
-            if job.done:
-                done.append(job)
-
-    def _explain_nonfinite(self, entry: Entry) -> str:
-        try:
-            return f"its vector holds NaN or infinity: {self.engine.explain_nonfinite(pack([entry.ids_T]))}"
-        except Exception:
-            return "its vector holds NaN or infinity"
-
-    def _count_step(self, step: Step, outcomes: list[Outcome]) -> None:
+    def _count_step(self, step: Step, result: StepResult) -> None:
         counters = self.counters
         counters.steps += 1
         counters.padded_tokens += step.cost(self.engine.padding)
-        failed = [outcome for outcome in outcomes if isinstance(outcome, str)]
+        counters.nonfinite += result.num_nonfinite
+        failed = [outcome for outcome in result.outcomes if isinstance(outcome, str)]
         counters.failed_texts += len(failed)
-        self._num_failed_steps = self._num_failed_steps + 1 if len(failed) == len(outcomes) else 0
+        self._num_failed_steps = self._num_failed_steps + 1 if result.engine_failed else 0
         if self._num_failed_steps >= MAX_FAILED_STEPS and self._state == "ok":
             self._state, self._reason = "failed", f"{self._num_failed_steps} steps failed in a row: {failed[0]}"
             threading.Thread(target=self._repair, name="gnomon-repair", daemon=True).start()
@@ -426,23 +300,23 @@ class Batcher:
     def oldest_seconds(self, lane: Lane) -> float:
         """How long the oldest job of a lane is under way."""
         with self._changed:
-            oldest = min((job.submitted for job in self._jobs if job.lane == lane), default=None)
+            oldest = self._registry.oldest(lane)
         return 0.0 if oldest is None else time.monotonic() - oldest
 
     def num_running(self) -> int:
         with self._changed:
-            return sum(len(step.entries) for step, _ in self._running.values())
+            return sum(len(running.step.entries) for running in self._running.values())
 
     def check_health(self) -> Health:
         """The state of the engine; a step that is stuck shows here. A thread that has ended is started anew."""
         with self._changed:
             self._revive_threads()
             if self._state == "ok":
-                now = time.monotonic()
-                for step, began in self._running.values():
-                    estimate = self.seconds_per_token * step.cost(self.engine.padding)
-                    if now - began > max(STUCK_SECONDS, STUCK_FACTOR * estimate):
-                        reason = f"a step of {step.num_tokens:,} tokens runs for {now - began:.0f} seconds"
+                for running in self._running.values():
+                    estimate = self.seconds_per_token * running.part.cost(self.engine.padding)
+                    seconds = time.monotonic() - running.began
+                    if seconds > max(STUCK_SECONDS, STUCK_FACTOR * estimate):
+                        reason = f"a step of {running.part.num_tokens:,} tokens runs for {seconds:.0f} seconds"
                         return Health("stuck", f"{reason}; {estimate:.2f} were expected")
             return Health(self._state, self._reason)
 
@@ -462,21 +336,8 @@ class Batcher:
     def fail_all(self, reason: str) -> None:
         """Let every job that waits, or is being computed, fail."""
         with self._changed:
-            works = {*self._works.values(), *(entry.work for entry in self._queue.drain())}
-            works |= {entry.work for step, _ in self._running.values() for entry in step.entries}
-            done: list[Job] = []
-            for work in works:
-                waiting = [] if work.failed else [(job, row) for job, row in work.waiting if not job.cancelled]
-                work.failed = True
-                for job, row in waiting:
-                    job.aborted = True
-                    job.add_failure(row, reason)
-                    if job.done:
-                        done.append(job)
-            self._works.clear()
+            done = self._registry.fail_all(reason)
             self._prepared = None
-            for job in done:
-                self._close_job(job)
         if done:
             self.notify(done)
 
@@ -493,32 +354,15 @@ class Batcher:
         while self._state == "failed":
             try:
                 engine = self.engine if self._reopen is None else self._reopen()
-                engine.pool(pack([np.zeros(1, np.int64)]))
+                self._runner.test(engine)
             except BaseException as error:
-                self._reason = f"the engine does not compute: {_describe(error)}"
+                self._reason = f"the engine does not compute: {describe_error(error)}"
                 time.sleep(pause)
                 pause = min(2 * pause, longest)
                 continue
             with self._changed:
                 if self._state == "failed":
-                    self.engine, self._state, self._reason = engine, "ok", ""
+                    self._runner.engine, self._state, self._reason = engine, "ok", ""
                     self._num_failed_steps = 0
                     self.counters.restarts += 1
                 self._changed.notify_all()
-
-
-def _pack(step: Step) -> Packed:
-    return _pack_entries(step.entries)
-
-
-def _pack_entries(entries: Sequence[Entry]) -> Packed:
-    return pack([entry.ids_T for entry in entries], skip_B=[entry.work.text.skip for entry in entries])
-
-
-def _describe(error: BaseException) -> str:
-    text = str(error)
-    return text if isinstance(error, GnomonError) and text else f"{type(error).__name__}: {text}"
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError) or "out of memory" in str(error).lower() or "bad_alloc" in str(error)

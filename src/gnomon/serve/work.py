@@ -19,6 +19,9 @@ from gnomon.serve.prepare import PreparedText
 Lane = Literal["interactive", "bulk"]
 LANES: tuple[Lane, ...] = ("interactive", "bulk")
 
+Outcome = Vectors | str
+"""The vector [D] of an entry or a text, or why it has none."""
+
 
 class Job:
     """The texts of one request while they are computed."""
@@ -31,9 +34,11 @@ class Job:
         self.failures: dict[int, str] = {}
         """Position of a text -> why it has no vector."""
         self.works: list[Work] = []
+        """What it waits for, or waited for: one per different text."""
         self.num_tokens = 0
         self.num_cached = 0
-        self.cancelled = False
+        self.num_merged = 0
+        """Texts that share the computation of an equal one."""
         self.aborted = False
         """Whether it failed for a reason of the server, and not of its texts."""
         self.stores_answers = lane == "interactive"
@@ -51,12 +56,11 @@ class Job:
     def done(self) -> bool:
         return not self.num_missing
 
-    def add_vector(self, row: int, vector_D: Vectors) -> None:
-        self.pooled_BD[row] = vector_D
-        self.num_missing -= 1
-
-    def add_failure(self, row: int, reason: str) -> None:
-        self.failures[row] = reason
+    def add_outcome(self, row: int, outcome: Outcome) -> None:
+        if isinstance(outcome, str):
+            self.failures[row] = outcome
+        else:
+            self.pooled_BD[row] = outcome
         self.num_missing -= 1
 
 
@@ -65,19 +69,25 @@ class Work:
     """A text to compute. Requests with equal texts under way share one."""
 
     text: PreparedText
-    waiting: list[tuple[Job, int]] = field(default_factory=list[tuple[Job, int]])
-    """Each request that wants the vector, and the position of the text in it."""
+    waiting: dict[Job, list[int]] = field(default_factory=dict[Job, list[int]])
+    """Each job that wants the vector, and the positions of the text in it; empty once it has its outcome."""
     entries: list[Entry] = field(default_factory=list["Entry"])
     num_pending: int = 0
     """Entries that are not computed yet."""
     sum_D: NDArray[np.float64] | None = None
     """The weighted sum over the windows that are computed."""
-    failed: bool = False
 
     @property
     def is_awaited(self) -> bool:
-        """Whether a request still waits for it."""
-        return not self.failed and any(not job.cancelled for job, _ in self.waiting)
+        """Whether a job still waits for it."""
+        return bool(self.waiting)
+
+    def add_job(self, job: Job, row: int) -> None:
+        """Let a job wait for it, which has the text at a position."""
+        if job not in self.waiting:
+            self.waiting[job] = []
+            job.works.append(self)
+        self.waiting[job].append(row)
 
     def add_window(self, number: int, vector_D: Vectors) -> Vectors | None:
         """Take the vector of one entry; returns the text's vector once all are there."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from itertools import count
 
 from gnomon.batching import PaddingCost
@@ -103,11 +103,11 @@ class WorkQueue:
         for name, lane in self._lanes.items():
             lane.put_back(entry for entry in step.entries if entry.lane == name and entry.work.is_awaited)
 
-    def drain(self) -> Iterator[Entry]:
+    def clear(self) -> None:
         """Take everything out."""
         for lane in self._lanes.values():
-            while (entry := lane.pop()) is not None:
-                yield entry
+            while lane.pop() is not None:
+                pass
 
     def _choose_lane(self) -> Lane | None:
         interactive, bulk = (self._lanes[lane].num_entries for lane in LANES)
@@ -213,7 +213,7 @@ class _ClientQueue:
         """The virtual time of its next turn."""
         self.version = 0
         """That of its entry in the heap of the lane."""
-        self.num_jobs = 0
+        self.num_jobs = self.num_entries = 0
         self.jobs: deque[_JobQueue] = deque()
 
     def pop(self) -> Entry | None:
@@ -300,6 +300,7 @@ class _LaneQueue:
     def remove(self, entry: Entry) -> None:
         self._count(entry, waits=False)
         entry.place.drop_leading()
+        self._forget_idle(entry.place.client)
 
     def _append(self, client: _ClientQueue, entries: Iterable[Entry]) -> None:
         job = _JobQueue(client)
@@ -319,12 +320,12 @@ class _LaneQueue:
         heapq.heappush(self._heap, (client.tag, client.version, client))
 
     def _forget_idle(self, client: _ClientQueue) -> None:
-        if client.num_jobs or any(job.entries for job in client.jobs) or self._clients.get(client.name) is not client:
-            return
-        del self._clients[client.name]
+        if not (client.num_jobs or client.num_entries) and self._clients.get(client.name) is client:
+            del self._clients[client.name]
 
     def _count(self, entry: Entry, *, waits: bool) -> None:
         entry.waits = waits
         sign = 1 if waits else -1
         self.num_tokens += sign * entry.length
         self.num_entries += sign
+        entry.place.client.num_entries += sign
