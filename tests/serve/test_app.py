@@ -190,6 +190,18 @@ def test_states_and_similarity(client: TestClient, encoder: Encoder) -> None:
         assert_near(client.post(path, json=body).json(), vectors[1:] @ vectors[0])
 
 
+def test_similarity_has_the_prompt_that_the_models_name_chooses(encoder: Encoder) -> None:
+    inputs = {"source_sentence": TEXTS[0], "sentences": TEXTS[1:]}
+    with serve(ModelOptions(source=E5, names=("e5",), vector_type="binary")) as client:
+        for body, vectors in (
+            ({"model": "e5:query"}, encoder.encode_query(TEXTS)),
+            ({"model": "e5:document"}, encoder.encode_document(TEXTS)),
+            ({"model": "e5:document", "prompt_name": "query"}, encoder.encode_query(TEXTS)),
+            ({"model": "e5"}, encoder.encode(TEXTS, prompt="")),
+        ):
+            assert_near(client.post("/similarity", json={"inputs": inputs, **body}).json(), vectors[1:] @ vectors[0])
+
+
 def test_tokens(client: TestClient, encoder: Encoder) -> None:
     report = encoder.tokenize(TEXTS)
     tokens = client.post("/tokenize", json={"inputs": TEXTS}).json()

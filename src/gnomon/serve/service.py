@@ -264,8 +264,9 @@ class Service:
             prompt_name=request.prompt_name,
             truncate=request.truncate,
             normalize=True,
+            extras={TYPES_NAMED: True},  # cosines need floats, whatever the operator's type
         )
-        result = await self.embed(embed, call)
+        result = await self.embed(self.apply_defaults(embed), call)
         return (result.vectors_BD[1:] @ result.vectors_BD[0]).tolist(), result
 
     async def states(self, request: EmbedRequest, call: Call) -> StatesResult:
