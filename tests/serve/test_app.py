@@ -316,6 +316,28 @@ def test_several_models_and_aliases() -> None:
         assert client.get("/v1/models/none").status_code == 404
 
 
+def test_a_path_names_the_model_where_the_body_does_not(encoder: Encoder) -> None:
+    models = ModelOptions(source=STELLA, names=("a",)), ModelOptions(source=E5, names=("e5", "org/e5"))
+    scores = {"inputs": {"source_sentence": TEXTS[0], "sentences": TEXTS[1:]}}
+    with serve(*models) as client:
+        for name, vectors in {
+            "e5": encoder.encode(TEXTS, prompt=""),
+            "org/e5": encoder.encode(TEXTS, prompt=""),
+            "e5:query": encoder.encode_query(TEXTS),
+        }.items():
+            path = f"/models/{name}/pipeline/feature-extraction"
+            assert_near(client.post(path, json={"inputs": TEXTS}).json(), vectors)
+            assert_near(client.post(path, json=scores).json(), vectors[1:] @ vectors[0])
+            answer = client.post(f"/openai/deployments/{name}/embeddings", json={"input": TEXTS}).json()
+            assert_near([item["embedding"] for item in answer["data"]], vectors)
+        path = "/models/a/pipeline/feature-extraction"
+        assert_near(client.post(path, json={"inputs": TEXTS, "model": "e5"}).json(), encoder.encode(TEXTS, prompt=""))
+        for body in ({"inputs": "a"}, scores):
+            answer = client.post("/models/none/pipeline/feature-extraction", json=body)
+            assert answer.status_code == 404
+            assert "'none'" in answer.json()["error"]
+
+
 def test_two_models_with_one_name_are_refused() -> None:
     models = ModelOptions(source=E5, names=("x",)), ModelOptions(source=STELLA, names=("x",))
     with serve(*models) as client, pytest.raises(InputError, match="'x'"):

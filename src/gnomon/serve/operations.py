@@ -8,9 +8,10 @@ from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from importlib.resources import files
+from typing import TypeVar
 
 from gnomon.serve.exchange import make_id
-from gnomon.serve.requests import Answer, EmbedRequest, EmbedResult, RequestError
+from gnomon.serve.requests import Answer, EmbedRequest, EmbedResult, RequestError, SimilarityRequest
 from gnomon.serve.service import INLINE_NUMBERS
 from gnomon.serve.visit import NO_METHODS, Endpoint, Operation, Visit
 from gnomon.serve.wire import cohere, ollama, openai, tei
@@ -26,21 +27,20 @@ from gnomon.serve.wire.fields import Fields, parse_body
 from gnomon.serve.wire.inputs import check_inputs, check_texts
 from gnomon.serve.wire.vectors import answer_raw, json_answer
 
+NamesModel = TypeVar("NamesModel", EmbedRequest, SimilarityRequest)
+
 # ---- vectors
 
 
-async def embed(visit: Visit, dialect: Dialect, *, fields: Fields | None = None, model: str | None = None) -> Answer:
+async def embed(visit: Visit, dialect: Dialect, *, fields: Fields | None = None) -> Answer:
     """Vectors, in one dialect.
 
     Args:
         fields: the body, where it was read to find the dialect.
-        model: the model's name where the body has none.
     """
     visit.render_error, visit.call.counts = dialect.render_error, True
     fields = await visit.read_fields() if fields is None else fields
-    request = dialect.parse_embed(fields)
-    if model is not None and request.model is None:
-        request = replace(request, model=model)
+    request = _name_model(visit, dialect.parse_embed(fields))
     visit.call.num_unknown_fields = len(request.unknown_fields)
     check_inputs(request, visit.host.options.max_inputs, visit.host.options.empty, dialect.input_field)
     request = visit.host.service.apply_defaults(request)
@@ -50,6 +50,12 @@ async def embed(visit: Visit, dialect: Dialect, *, fields: Fields | None = None,
     if result.vectors_BD.size <= INLINE_NUMBERS:
         return render()
     return await visit.host.service.render_in_thread(render)
+
+
+def _name_model(visit: Visit, request: NamesModel) -> NamesModel:
+    """The request, for the model that the path names where the body names none."""
+    name = visit.parameters.get("name")
+    return request if name is None or request.model is not None else replace(request, model=name)
 
 
 def _render(
@@ -88,7 +94,7 @@ async def embed_all(visit: Visit) -> Answer:
 
 async def similarity(visit: Visit, *, fields: Fields | None = None) -> Answer:
     visit.render_error = render_tei_error
-    request = tei.parse_similarity(await visit.read_fields() if fields is None else fields)
+    request = _name_model(visit, tei.parse_similarity(await visit.read_fields() if fields is None else fields))
     texts = [request.source, *request.texts]
     check_texts(request.texts, visit.host.options.max_inputs - 1, visit.host.options.empty, "sentences")
     check_texts(texts, visit.host.options.max_inputs, visit.host.options.empty, "inputs")
@@ -269,7 +275,7 @@ def _endpoints() -> list[Endpoint]:
         tei_endpoint("/embed", _post(embed_root)),
         probe("/ready", _get(show_ready)),
         probe("/health", _get(show_health)),
-        Endpoint("/openai/deployments/{name:path}/embeddings", _post(embed_azure)),
+        Endpoint("/openai/deployments/{name:path}/embeddings", _post(embed_chosen)),
         Endpoint("/v1/embed", _dialect(cohere.COHERE_V1), cohere.COHERE_V1.render_error),
         Endpoint("/v2/embed", _dialect(cohere.COHERE_V2), cohere.COHERE_V2.render_error),
         Endpoint("/api/embed", _dialect(ollama.OLLAMA), ollama.OLLAMA.render_error),
@@ -304,12 +310,6 @@ def _endpoints() -> list[Endpoint]:
         probe("/metrics", _get(show_metrics)),
         Endpoint("/admin/reload", _post(reload_models), guarded_methods=NO_METHODS, model_methods=NO_METHODS),
     ]
-
-
-async def embed_azure(visit: Visit) -> Answer:
-    """Azure's path names the model, where the body does not."""
-    fields = await visit.read_fields()
-    return await embed(visit, choose_embeddings_dialect(fields), fields=fields, model=visit.parameters["name"])
 
 
 ENDPOINTS = _endpoints()
