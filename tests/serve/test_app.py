@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -188,6 +189,49 @@ def test_states_and_similarity(client: TestClient, encoder: Encoder) -> None:
     vectors = encoder.encode(TEXTS, prompt="")
     for path in ("/similarity", "/", "/embed"):
         assert_near(client.post(path, json=body).json(), vectors[1:] @ vectors[0])
+
+
+def test_states_are_checked_and_counted_as_vectors_are(encoder: Encoder, caplog: pytest.LogCaptureFixture) -> None:
+    def load(options: ModelOptions) -> Encoder:
+        loaded = load_quietly()
+        spec = replace(loaded.spec, prompts={"classification": "query: "})
+        return Encoder(replace(loaded.checkpoint, spec=spec), engine=loaded.engine)
+
+    body = {"inputs": TEXTS, "input_type": "classification", "unknown": 1}
+    with serve(load=load) as client, caplog.at_level(logging.INFO):
+        logging.getLogger("gnomon.serve").propagate = True
+        answer = client.post("/embed_all", json=body)
+        metrics = read_metrics(client)
+        fingerprint = answer.headers["x-gnomon-fingerprint"]
+        assert client.post("/embed_all", json={**body, "require_fingerprint": fingerprint}).status_code == 200
+        assert client.post("/embed_all", json={**body, "require_fingerprint": "0" * 64}).status_code == 409
+    for found, wanted in zip(answer.json(), encoder.encode_tokens(TEXTS, prompt="query: "), strict=True):
+        np.testing.assert_allclose(np.array(found), wanted, atol=1e-4)
+    tokens = sum(encoder.tokenize(["query: " + text for text in TEXTS]).counts)
+    assert metrics['gnomon_tokens_total{model="golden/multilingual-e5-small"}'] == tokens
+    assert metrics["gnomon_unknown_fields_total"] == 1
+    assert metrics['te_request_success{method="batch"}'] == 1
+    assert [record.getMessage() for record in caplog.records].count("POST /embed_all") == 3
+
+
+def test_states_that_hang_hold_no_request_longer_than_it_may_take() -> None:
+    gate, began = threading.Event(), threading.Event()
+    with serve_failing() as (client, engine):
+        compute = engine.inner.states
+
+        def hang(packed: Packed) -> Vectors:
+            began.set()
+            assert gate.wait(30)
+            return compute(packed)
+
+        engine.inner.states = hang  # pyright: ignore[reportAttributeAccessIssue]
+        for _ in range(3):  # the second waits for the first
+            answer = client.post("/embed_all", json={"inputs": "a"}, headers={"x-request-timeout": "0.05"})
+            assert answer.status_code == 504
+        assert began.is_set()
+        assert client.post("/embed", json={"inputs": "a"}).status_code == 200
+        gate.set()
+        assert client.post("/embed_all", json={"inputs": "a"}).status_code == 200
 
 
 def test_similarity_has_the_prompt_that_the_models_name_chooses(encoder: Encoder) -> None:

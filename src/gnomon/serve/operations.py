@@ -40,16 +40,24 @@ async def embed(visit: Visit, dialect: Dialect, *, fields: Fields | None = None)
     """
     visit.render_error, visit.call.counts = dialect.render_error, True
     fields = await visit.read_fields() if fields is None else fields
-    request = _name_model(visit, dialect.parse_embed(fields))
-    visit.call.num_unknown_fields = len(request.unknown_fields)
-    check_inputs(request, visit.host.options.max_inputs, visit.host.options.empty, dialect.input_field)
-    request = visit.host.service.apply_defaults(request)
+    request = _complete(visit, dialect.parse_embed(fields), dialect.input_field)
     token_ids = "model" if dialect is tei.TEI else None
     result = await visit.host.service.embed(request, visit.call, token_ids)
     render = partial(_render, dialect, request, result, visit.exchange.header("accept"), visit.exchange.request_id)
     if result.vectors_BD.size <= INLINE_NUMBERS:
         return render()
     return await visit.host.service.render_in_thread(render)
+
+
+def _complete(visit: Visit, request: EmbedRequest, input_field: str) -> EmbedRequest:
+    """The request, checked, with what it leaves open.
+
+    Raises:
+        RequestError: wrong inputs, or an unknown model.
+    """
+    visit.call.num_unknown_fields = len(request.unknown_fields)
+    check_inputs(request, visit.host.options.max_inputs, visit.host.options.empty, input_field)
+    return visit.host.service.apply_defaults(_name_model(visit, request))
 
 
 def _name_model(visit: Visit, request: NamesModel) -> NamesModel:
@@ -85,9 +93,8 @@ async def embed_root(visit: Visit) -> Answer:
 
 
 async def embed_all(visit: Visit) -> Answer:
-    visit.render_error = render_tei_error
-    request = visit.host.service.apply_defaults(tei.parse_embed_all(await visit.read_fields()))
-    check_inputs(request, visit.host.options.max_inputs, visit.host.options.empty, "inputs")
+    visit.render_error, visit.call.counts = render_tei_error, True
+    request = _complete(visit, tei.parse_embed_all(await visit.read_fields()), "inputs")
     result = await visit.host.service.states(request, visit.call)
     return await visit.host.service.render_in_thread(partial(tei.render_states, result))
 

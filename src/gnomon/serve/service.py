@@ -165,7 +165,7 @@ class Service:
         self.giants = asyncio.Semaphore(max(1, self.num_threads - 1))
         self.parsing = asyncio.Semaphore(1)
         """Large bodies are parsed one after the other: their objects take many times their bytes."""
-        self.states_lock = asyncio.Lock()
+        self.states_thread = ThreadPoolExecutor(1, thread_name_prefix="gnomon-states")
 
     def open_call(self, call: Call) -> None:
         self.calls.add(call)
@@ -176,7 +176,7 @@ class Service:
 
     def close(self) -> None:
         """End the threads; what waits for them is dropped."""
-        for threads in (self.threads, self.render_thread):
+        for threads in (self.threads, self.render_thread, self.states_thread):
             threads.shutdown(wait=False, cancel_futures=True)
 
     def notify(self, jobs: list[Job]) -> None:
@@ -210,12 +210,7 @@ class Service:
             RequestError: it cannot be answered.
             ClientGoneError: nobody waits for the answer.
         """
-        model, _ = self.models.find(request.model)
-        call.model, call.num_inputs = model, len(request.inputs)
-        _check_fingerprint(request, model)
-        optional_name = request.extras.get(OPTIONAL_PROMPT)
-        prompt = model.resolve_prompt(request.prompt, request.prompt_name, request.input_type, optional_name)
-        _check_prompt(prompt)
+        model, prompt = self._find_model(request, call)
         postprocessor = model.make_postprocessor(request.dimensions, request.normalize)
         self._reserve_answer(call, len(request.inputs) * postprocessor.dim * BYTES_PER_NUMBER)
         kinds: list[VectorType] = [kind for kind in request.vector_types if kind not in ("float", "base64")]
@@ -270,15 +265,14 @@ class Service:
         return (result.vectors_BD[1:] @ result.vectors_BD[0]).tolist(), result
 
     async def states(self, request: EmbedRequest, call: Call) -> StatesResult:
-        """The states of tokens. They do not go through the batcher: one request at a time, beside it.
+        """The states of tokens. They do not go through the batcher: one request at a time, in a thread beside it.
 
         Raises:
             RequestError: it cannot be answered.
+            ClientGoneError: nobody waits for the answer.
         """
-        model, _ = self.models.find(request.model)
-        call.model, call.num_inputs = model, len(request.inputs)
-        prompt = model.resolve_prompt(request.prompt, request.prompt_name, request.input_type)
-        _check_prompt(prompt)
+        assert self.loop is not None
+        model, prompt = self._find_model(request, call)
         truncate = request.truncate or self.options.truncate
         if truncate == "mean":
             raise RequestError("states of tokens have no mean. Let truncate be true, false or a side.", "invalid")
@@ -288,12 +282,11 @@ class Service:
         call.num_tokens = sum(text.num_tokens for text in texts)
         call.num_truncated = sum(text.truncated for text in texts)
         self._reserve_states(call, call.num_tokens * model.encoder.spec.trunk.hidden_size * BYTES_PER_NUMBER)
-        states = list[Vectors]()
-        async with self.states_lock:
-            began = time.monotonic()
-            for index, text in enumerate(texts):
-                call.check_alive()
-                states.append(await self.run_in_thread(partial(_compute_states, text, index, model)))
+        work = self.loop.run_in_executor(self.states_thread, partial(_compute_states, texts, model, call))
+        try:
+            began, states = await asyncio.wait_for(work, call.seconds_left)
+        except TimeoutError:
+            raise _timeout_error() from None
         queue = began - call.began - seconds
         call.timings = Timings(call.seconds, seconds, queue, time.monotonic() - began)
         return StatesResult(
@@ -350,6 +343,20 @@ class Service:
         return await self.run_in_thread(
             lambda: [raw.decode(list(ids), skip_special_tokens=skip) for ids in request.ids]
         )
+
+    def _find_model(self, request: EmbedRequest, call: Call) -> tuple[ServedModel, str]:
+        """The model of a request, and the prompt before its texts.
+
+        Raises:
+            RequestError: the model cannot answer it, or has another fingerprint; or the prompt cannot be used.
+        """
+        model, _ = self.models.find(request.model)
+        call.model, call.num_inputs = model, len(request.inputs)
+        _check_fingerprint(request, model)
+        optional_name = request.extras.get(OPTIONAL_PROMPT)
+        prompt = model.resolve_prompt(request.prompt, request.prompt_name, request.input_type, optional_name)
+        _check_prompt(prompt)
+        return model, prompt
 
     def _reserve_states(self, call: Call, num_bytes: int) -> None:
         """
@@ -581,18 +588,24 @@ def _make_report(inputs: Sequence[str] | list[Ids], preparation: Preparation) ->
     return replace(report, truncated_at=[None] * len(texts)) if whole else report
 
 
-def _compute_states(text: PreparedText, index: int, model: ServedModel) -> Vectors:
-    """
+def _compute_states(texts: Sequence[PreparedText], model: ServedModel, call: Call) -> tuple[float, list[Vectors]]:
+    """When it began, and the states of each text.
+
     Raises:
-        RequestError: the engine failed, or gives NaN or infinity.
+        RequestError: the engine failed, or gives NaN or infinity; the time is over.
+        ClientGoneError: nobody waits for them.
     """
-    try:
-        states_TH = model.encoder.engine.states(pack([text.sequences[0]]))
-    except (GnomonError, MemoryError, RuntimeError) as error:
-        raise RequestError(f"inputs[{index}] has no states: {error}", "engine", index=index) from error
-    if not np.isfinite(states_TH).all():
-        raise RequestError(f"the states of inputs[{index}] hold NaN or infinity.", "engine", index=index)
-    return np.ascontiguousarray(states_TH, np.float32)
+    began, states = time.monotonic(), list[Vectors]()
+    for index, text in enumerate(texts):
+        call.check_alive()
+        try:
+            states_TH = model.encoder.engine.states(pack([text.sequences[0]]))
+        except (GnomonError, MemoryError, RuntimeError) as error:
+            raise RequestError(f"inputs[{index}] has no states: {error}", "engine", index=index) from error
+        if not np.isfinite(states_TH).all():
+            raise RequestError(f"the states of inputs[{index}] hold NaN or infinity.", "engine", index=index)
+        states.append(np.ascontiguousarray(states_TH, np.float32))
+    return began, states
 
 
 def _list_tokens(encoding: Encoding, text: str) -> list[Token]:
