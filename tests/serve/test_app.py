@@ -1,5 +1,6 @@
 """The application, through its own test client: models, keys, probes, dialects side by side, errors, metrics, logs."""
 
+import asyncio
 import base64
 import io
 import json
@@ -543,6 +544,72 @@ def test_bodies_have_a_limit() -> None:
         assert answer.status_code == 400
         assert client.post("/embed", json={"inputs": ["a"] * 4}).status_code == 422
         assert embed(client, input=["a"] * 3).shape[0] == 3
+
+
+class Upload:
+    """A request whose body comes part by part, in the loop of the application.
+
+    Args:
+        parts: of the body; the last one comes once `release` was called.
+    """
+
+    def __init__(self, client: TestClient, *parts: bytes, path: str = "/embed", headers: dict[str, str] | None = None):
+        self.client, self.parts, self.path = client, [*parts], path
+        self.headers = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
+        self.messages = list[Any]()
+        self.future: Any = client.portal.start_task_soon(self._run)  # pyright: ignore
+
+    async def _run(self) -> None:
+        self.gate = asyncio.Event()
+        scope = {"type": "http", "method": "POST", "path": self.path, "headers": self.headers, "client": ("::1", 1)}
+        await self.client.app_(scope, self._receive, self._send)  # pyright: ignore
+
+    async def _receive(self) -> dict[str, Any]:
+        if len(self.parts) == 1:
+            await self.gate.wait()
+        return {"type": "http.request", "body": self.parts.pop(0), "more_body": bool(self.parts)}
+
+    async def _send(self, message: Any) -> None:
+        self.messages.append(message)
+
+    def release(self) -> None:
+        self.client.portal.call(self.gate.set)  # pyright: ignore
+
+    @property
+    def status(self) -> int:
+        """Once it is answered."""
+        self.future.result(30)
+        return self.messages[0]["status"]
+
+
+def test_bodies_under_way_have_a_limit_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gnomon.serve.service.MAX_BODIES_BYTES", 300_000)
+    with serve() as client:
+        service = client.app_.service  # pyright: ignore
+        body = json.dumps({"inputs": "a " * 100_000}).encode()
+        first = Upload(client, body[:150_000], body[150_000:])
+        wait_until(lambda: service.body_bytes == 150_000)
+        second = Upload(client, body[:160_000], body[160_000:])
+        wait_until(lambda: len(second.parts) == 1)
+        second.release()  # its rest is read, and dropped
+        assert second.status == 429
+        answer = client.post("/v1/embeddings", content=body)
+        assert answer.status_code == 429
+        assert answer.headers["retry-after"] == "1"
+        assert client.post("/embed", json={"inputs": "a " * 30_000}).status_code == 200  # a small one
+        first.release()
+        assert first.status == 200
+        assert service.body_bytes == 0
+        assert client.post("/embed", content=body).status_code == 200
+        monkeypatch.setattr("gnomon.serve.service.MAX_BODIES_BYTES", 100_000)
+        assert client.post("/embed", content=body).status_code == 200  # one alone may have more
+
+
+def test_a_body_takes_no_longer_than_the_server_gives_any_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gnomon.serve.exchange.REST_SECONDS", 0.05)
+    with serve(request_timeout=0.05) as client:
+        upload = Upload(client, b'{"inputs": ', b'"a"}', headers={"x-request-timeout": "600"})
+        assert upload.status == 504
 
 
 def test_empty_texts() -> None:

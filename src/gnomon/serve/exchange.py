@@ -62,12 +62,13 @@ class Exchange:
         client = self.scope.get("client")
         return client[0] if client else ""
 
-    async def read_body(self, limit: int, timeout: float) -> bytes:
+    async def read_body(self, limit: int, timeout: float, reserve: Callable[[int], None]) -> bytes:
         """The body, unpacked.
 
         Args:
             limit: bytes of it.
             timeout: seconds in which it must arrive.
+            reserve: called with the bytes that it takes so far. What it raises ends the reading.
 
         Raises:
             RequestError: "too_large", where the rest is not read; "timeout".
@@ -75,13 +76,13 @@ class Exchange:
         """
         try:
             async with asyncio.timeout(timeout):
-                body = await self._receive_body(limit)
+                body = await self._receive_body(limit, reserve)
         except TimeoutError:
             raise RequestError("the body did not arrive in time. Send it faster.", "timeout") from None
         encoding = self.header("content-encoding")
         return decompress(body, limit, encoding) if encoding and encoding != "identity" else body
 
-    async def _receive_body(self, limit: int) -> bytes:
+    async def _receive_body(self, limit: int, reserve: Callable[[int], None]) -> bytes:
         declared = self.header("content-length")
         if declared is not None and declared.isdigit() and int(declared) > limit:
             raise _too_large(limit)
@@ -91,12 +92,13 @@ class Exchange:
             if message["type"] == "http.disconnect":
                 raise DisconnectedError
             part = message.get("body", b"")
+            self._has_body = bool(message.get("more_body"))
             self.num_body_bytes += len(part)
             if self.num_body_bytes > limit:
                 raise _too_large(limit)
+            reserve(self.num_body_bytes)
             parts.append(part)
-            if not message.get("more_body"):
-                self._has_body = False
+            if not self._has_body:
                 break
         return parts[0] if len(parts) == 1 else b"".join(parts)
 

@@ -57,6 +57,12 @@ BYTES_PER_NUMBER = 17
 MAX_ANSWER_BYTES = 512 << 20
 """Of all requests under way: what their answers may take together. One request may always be larger."""
 
+MAX_BODIES_BYTES = 256 << 20
+"""Of all requests under way: what their bodies may take together. One request may always have more."""
+
+SMALL_BODY_BYTES = 64 << 10
+"""Smaller bodies are not counted."""
+
 INLINE_NUMBERS = 65_536
 """Vectors with fewer numbers are finished on the event loop."""
 
@@ -106,6 +112,8 @@ class Call:
     """Whether it is a request for vectors."""
     answer_bytes: int = 0
     """What its answer takes, until that is sent."""
+    body_bytes: int = 0
+    """What its body takes, if that is large. It counts until the request ends: its texts live as long."""
     error_kind: ErrorKind | None = None
     request_id: str = ""
 
@@ -158,6 +166,8 @@ class Service:
         """Requests under way."""
         self.answer_bytes = 0
         """What their answers take together."""
+        self.body_bytes = 0
+        """What their large bodies take together."""
         self.num_threads = options.tokenizer_threads or available_cores()
         self.threads = ThreadPoolExecutor(self.num_threads, thread_name_prefix="gnomon-tokenizing")
         self.render_thread = ThreadPoolExecutor(1, thread_name_prefix="gnomon-rendering")
@@ -173,6 +183,26 @@ class Service:
     def close_call(self, call: Call) -> None:
         self.calls.discard(call)
         self.answer_bytes -= call.answer_bytes
+        self.body_bytes -= call.body_bytes
+
+    def reserve_body(self, call: Call, num_bytes: int) -> None:
+        """Count the bytes of a request's body, as many as have come so far.
+
+        Raises:
+            RequestError: the bodies of the requests under way take too much memory.
+        """
+        if num_bytes < SMALL_BODY_BYTES:
+            return
+        others = self.body_bytes - call.body_bytes
+        if others and others + num_bytes > MAX_BODIES_BYTES:
+            raise RequestError(
+                f"the server is busy: the bodies of other requests take {others >> 20:,} MiB of the "
+                f"{MAX_BODIES_BYTES >> 20:,} MiB that all may take. Try again later.",
+                "overloaded",
+                retry_after=1.0,
+            )
+        call.body_bytes = num_bytes
+        self.body_bytes = others + num_bytes
 
     def close(self) -> None:
         """End the threads; what waits for them is dropped."""

@@ -57,12 +57,19 @@ class Visit:
 
     async def read_fields(self) -> Fields:
         """The body. The client's leaving is noticed from here on."""
-        body = await self.exchange.read_body(self.host.options.max_body_bytes, self.call.seconds_left)
+        body = await self.read_body()
         self.exchange.watch(self.call.disconnect)
         if len(body) <= LARGE_BODY_BYTES:
             return parse_body(body)
         async with self.host.service.parsing:
             return await self.host.service.run_in_thread(partial(parse_body, body))
+
+    async def read_body(self) -> bytes:
+        """The body's bytes. A client that waits for long may not take longer to send them than others."""
+        options, call = self.host.options, self.call
+        timeout = min(call.seconds_left, options.request_timeout)
+        reserve = partial(self.host.service.reserve_body, call)
+        return await self.exchange.read_body(options.max_body_bytes, timeout, reserve)
 
 
 Operation = Callable[[Visit], Awaitable[Answer]]
