@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import gzip
 import io
 import json
 import logging
@@ -12,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -565,6 +567,8 @@ class Upload:
         await self.client.app_(scope, self._receive, self._send)  # pyright: ignore
 
     async def _receive(self) -> dict[str, Any]:
+        if not self.parts:
+            await asyncio.Event().wait()  # the client stays
         if len(self.parts) == 1:
             await self.gate.wait()
         return {"type": "http.request", "body": self.parts.pop(0), "more_body": bool(self.parts)}
@@ -603,6 +607,71 @@ def test_bodies_under_way_have_a_limit_together(monkeypatch: pytest.MonkeyPatch)
         assert client.post("/embed", content=body).status_code == 200
         monkeypatch.setattr("gnomon.serve.service.MAX_BODIES_BYTES", 100_000)
         assert client.post("/embed", content=body).status_code == 200  # one alone may have more
+
+
+def test_a_body_counts_as_it_is_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gnomon.serve.service.MAX_BODIES_BYTES", 300_000)
+    body = json.dumps({"inputs": "a " * 100_000}).encode()
+    with serve() as client:
+        first = Upload(client, body[:150_000], body[150_000:])
+        wait_until(lambda: client.app_.service.body_bytes == 150_000)  # pyright: ignore
+        answer = client.post("/embed", content=gzip.compress(body), headers={"content-encoding": "gzip"})
+        assert answer.status_code == 429
+        first.release()
+        assert first.status == 200
+
+
+LARGE = json.dumps({"inputs": ["a " * 150_000]}).encode()
+
+
+@pytest.mark.parametrize(
+    ("body", "encoding", "thread"),
+    [
+        (b'{"inputs": "a"}', "identity", ""),
+        (LARGE, "identity", "gnomon-tokenizing"),
+        (gzip.compress(LARGE), "gzip", "gnomon-tokenizing"),
+        (gzip.compress(b'{"inputs": "a"}'), "gzip", "gnomon-tokenizing"),
+    ],
+)
+def test_what_is_large_is_read_beside_the_event_loop(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, body: bytes, encoding: str, thread: str
+) -> None:
+    threads = dict[str, str]()
+
+    def watch(module: str, name: str) -> None:
+        function = getattr(import_module(module), name)
+
+        def watched(*args: Any) -> Any:
+            threads[name] = threading.current_thread().name
+            return function(*args)
+
+        monkeypatch.setattr(f"{module}.{name}", watched)
+
+    loop: str = client.portal.call(lambda: threading.current_thread().name)  # pyright: ignore
+    watch("gnomon.serve.visit", "decompress")
+    watch("gnomon.serve.visit", "parse_body")
+    watch("gnomon.serve.wire.tei", "parse_embed")
+    assert client.post("/embed", content=body, headers={"content-encoding": encoding}).status_code == 200
+    assert {name.rpartition("_")[0] for name in threads.values()} == {thread or loop.rpartition("_")[0]}
+    assert threads.keys() == {"decompress", "parse_body", "parse_embed"}
+
+
+def test_many_ids_are_read_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = list[str]()
+
+    def decode(ids: Any) -> str:
+        threads.append(threading.current_thread().name)
+        return "a cat"
+
+    with serve() as client:
+        service = client.app_.service  # pyright: ignore
+        service.options = replace(service.options, token_ids="cl100k")
+        service.decode_cl100k = decode
+        cat = embed(client, input=["a cat"])
+        assert_near(embed(client, input=[[1], [2]]), [cat[0]] * 2)
+        assert not any("gnomon" in name for name in threads)
+        assert_near(embed(client, input=[[1] * 10_000]), cat)
+        assert threads[-1].startswith("gnomon-tokenizing")
 
 
 def test_a_body_takes_no_longer_than_the_server_gives_any_request(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,7 +114,11 @@ def test_keys_are_equal_where_the_engine_has_the_same_work(encoder: Encoder) -> 
     assert skipping != key("a")
 
 
-def test_ids_of_a_client_are_completed_and_checked(encoder: Encoder) -> None:
+@pytest.mark.parametrize("per_part", [1, 3, 1000])
+def test_ids_of_a_client_are_completed_and_checked(
+    encoder: Encoder, monkeypatch: pytest.MonkeyPatch, per_part: int
+) -> None:
+    monkeypatch.setattr("gnomon.serve.prepare.IDS_PER_PART", per_part)
     preparation = prepare(encoder)
     whole = encoder.tokenizer.encode(["a cat"])[0]
     np.testing.assert_array_equal(preparation.complete_ids(whole.tolist(), 0), whole)

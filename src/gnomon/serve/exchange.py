@@ -8,7 +8,6 @@ from random import getrandbits
 from typing import Any
 
 from gnomon.serve.requests import Answer, RequestError
-from gnomon.serve.wire.fields import decompress
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -63,7 +62,7 @@ class Exchange:
         return client[0] if client else ""
 
     async def read_body(self, limit: int, timeout: float, reserve: Callable[[int], None]) -> bytes:
-        """The body, unpacked.
+        """The body, as it is sent.
 
         Args:
             limit: bytes of it.
@@ -76,11 +75,9 @@ class Exchange:
         """
         try:
             async with asyncio.timeout(timeout):
-                body = await self._receive_body(limit, reserve)
+                return await self._receive_body(limit, reserve)
         except TimeoutError:
             raise RequestError("the body did not arrive in time. Send it faster.", "timeout") from None
-        encoding = self.header("content-encoding")
-        return decompress(body, limit, encoding) if encoding and encoding != "identity" else body
 
     async def _receive_body(self, limit: int, reserve: Callable[[int], None]) -> bytes:
         declared = self.header("content-length")

@@ -20,6 +20,9 @@ from gnomon.serve.requests import RequestError, Truncate
 TEXTS_PER_SLICE = 64
 """Texts that one thread tokenizes before it looks for other work."""
 
+IDS_PER_PART = 1 << 16
+"""Token ids that become an array at once."""
+
 KEY_BYTES = 16
 """Bytes of a text's key: two different texts share one with a probability of 2^-64 after 2^32 texts."""
 
@@ -103,7 +106,7 @@ class Preparation:
         Raises:
             RequestError: an id that the model does not have.
         """
-        ids_T, rows = np.asarray(ids, np.int64), self.encoder.spec.trunk.vocab_size
+        ids_T, rows = _to_array(ids), self.encoder.spec.trunk.vocab_size
         if ids_T.size and not 0 <= ids_T.min() <= ids_T.max() < rows:
             wrong = int(ids_T[(ids_T < 0) | (ids_T >= rows)][0])
             raise RequestError(
@@ -175,3 +178,9 @@ class Preparation:
         return PreparedText(
             tuple(sequences), tuple(new_token_counts), skip, num_full_tokens, truncated, digest.digest()
         )
+
+
+def _to_array(ids: Sequence[int]) -> Ids:
+    """Many ids are taken part by part: numpy lets no other thread run while it reads a list."""
+    parts = [np.array(ids[start : start + IDS_PER_PART], np.int64) for start in range(0, len(ids), IDS_PER_PART)]
+    return parts[0] if len(parts) == 1 else np.concatenate([*parts, np.zeros(0, np.int64)])

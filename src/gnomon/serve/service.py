@@ -51,6 +51,9 @@ INTERACTIVE_TOKENS, INTERACTIVE_TEXTS = 2048, 8
 INLINE_CHARACTERS = 2048
 """Texts with fewer characters are tokenized at once: handing them to a thread takes longer."""
 
+INLINE_IDS = 4096
+"""So many token ids that a client sends are read at once."""
+
 BYTES_PER_NUMBER = 17
 """What a number of an answer takes until it is sent: 4 bytes as float32, and about 13 as JSON."""
 
@@ -248,8 +251,8 @@ class Service:
             model.quantize(np.zeros((1, postprocessor.dim), np.float32), kind)  # whether it can, before the work
         truncate = request.truncate or self.options.truncate
         preparation = Preparation.from_request(model.encoder, prompt, truncate, request.max_tokens, model.salt)
-        inputs = self._read_ids(request.inputs, preparation, token_ids or self.options.token_ids)
-        self._refuse_early(inputs, prompt, model, request, call)
+        self._refuse_early(prompt, model, request, call)
+        inputs = await self._read_ids(request.inputs, preparation, token_ids or self.options.token_ids)
         texts, seconds = await self._tokenize(inputs, preparation, call)
         job = await self._compute(texts, model, request, call)
         finish = partial(_finish, job, postprocessor, model, kinds)
@@ -307,7 +310,7 @@ class Service:
         if truncate == "mean":
             raise RequestError("states of tokens have no mean. Let truncate be true, false or a side.", "invalid")
         preparation = Preparation.from_request(model.encoder, prompt, truncate, request.max_tokens, model.salt)
-        inputs = self._read_ids(request.inputs, preparation, "model")
+        inputs = await self._read_ids(request.inputs, preparation, "model")
         texts, seconds = await self._tokenize(inputs, preparation, call)
         call.num_tokens = sum(text.num_tokens for text in texts)
         call.num_truncated = sum(text.truncated for text in texts)
@@ -361,18 +364,20 @@ class Service:
         call.model, call.num_inputs = model, len(request.ids)
         rows = model.encoder.spec.trunk.vocab_size
         _check_amount(sum(map(len, request.ids)), "token ids")
-        for index, ids in enumerate(request.ids):
-            if ids and max(ids) >= rows:
-                raise RequestError(
-                    f"ids[{index}] holds {max(ids)}, and this model has ids from 0 to {rows - 1}.",
-                    "invalid",
-                    param="ids",
-                )
         raw = model.encoder.tokenizer.raw
-        skip = request.skip_special_tokens
-        return await self.run_in_thread(
-            lambda: [raw.decode(list(ids), skip_special_tokens=skip) for ids in request.ids]
-        )
+
+        def decode() -> list[str]:
+            for index, ids in enumerate(request.ids):
+                if ids and max(ids) >= rows:
+                    raise RequestError(
+                        f"ids[{index}] holds {max(ids)}, and this model has ids from 0 to {rows - 1}.",
+                        "invalid",
+                        param="ids",
+                    )
+            skip = request.skip_special_tokens
+            return [raw.decode(list(ids), skip_special_tokens=skip) for ids in request.ids]
+
+        return await self.run_in_thread(decode)
 
     def _find_model(self, request: EmbedRequest, call: Call) -> tuple[ServedModel, str]:
         """The model of a request, and the prompt before its texts.
@@ -417,7 +422,9 @@ class Service:
 
     # ---- from inputs to prepared texts
 
-    def _read_ids(self, inputs: Inputs, preparation: Preparation, token_ids: TokenIds) -> Sequence[str] | list[Ids]:
+    async def _read_ids(
+        self, inputs: Inputs, preparation: Preparation, token_ids: TokenIds
+    ) -> Sequence[str] | list[Ids]:
         """Texts as they are; ids as texts, or as ids of the model.
 
         Raises:
@@ -434,29 +441,20 @@ class Service:
                 "token_ids",
                 param="input",
             )
-        if token_ids == "model":
-            return [preparation.complete_ids(ids, index) for index, ids in enumerate(inputs)]  # pyright: ignore
-        assert self.decode_cl100k is not None, "loaded at the start"
-        texts = list[str]()
-        for index, ids in enumerate(inputs):
-            try:
-                texts.append(self.decode_cl100k(ids))  # pyright: ignore[reportArgumentType]
-            except Exception as error:
-                raise RequestError(
-                    f"input[{index}] holds an id that is not in cl100k. Send text.",
-                    "token_ids",
-                    param="input",
-                    index=index,
-                ) from error
-        return texts
+        complete, decode = preparation.complete_ids, partial(_decode, self.decode_cl100k)
+        read: Callable[..., Any] = complete if token_ids == "model" else decode
 
-    def _refuse_early(
-        self, inputs: Sequence[str] | list[Ids], prompt: str, model: ServedModel, request: EmbedRequest, call: Call
-    ) -> None:
+        def read_all() -> list[Any]:
+            return [read(ids, index) for index, ids in enumerate(inputs)]
+
+        return read_all() if sum(map(len, inputs)) <= INLINE_IDS else await self.run_in_thread(read_all)
+
+    def _refuse_early(self, prompt: str, model: ServedModel, request: EmbedRequest, call: Call) -> None:
         """
         Raises:
             RequestError: too much waits already, before this request costs any work.
         """
+        inputs = request.inputs
         limit = model.encoder.max_seq_length or max(map(len, inputs), default=0)
         if inputs and isinstance(inputs[0], str):
             num_tokens = sum(min((len(prompt) + len(text)) // CHARACTERS_PER_TOKEN, limit) for text in inputs)
@@ -536,6 +534,19 @@ class Service:
         """Write a large answer."""
         assert self.loop is not None
         return await self.loop.run_in_executor(self.render_thread, function)
+
+
+def _decode(decode_cl100k: Decode | None, ids: Any, index: int) -> str:
+    """
+    Raises:
+        RequestError: an id that is not in cl100k.
+    """
+    assert decode_cl100k is not None, "loaded at the start"
+    try:
+        return decode_cl100k(ids)
+    except Exception as error:
+        message = f"input[{index}] holds an id that is not in cl100k. Send text."
+        raise RequestError(message, "token_ids", param="input", index=index) from error
 
 
 def _slice(sizes: Sequence[int]) -> list[slice]:

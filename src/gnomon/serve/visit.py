@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 from gnomon.serve.exchange import Exchange
 from gnomon.serve.options import ServeOptions
 from gnomon.serve.requests import Answer, RequestError
 from gnomon.serve.service import Call, Service
 from gnomon.serve.wire.errors import render_openai_error
-from gnomon.serve.wire.fields import Fields, parse_body
+from gnomon.serve.wire.fields import Fields, decompress, parse_body
 
 Probe = Literal["startup", "ready", "health", "live"]
 
-LARGE_BODY_BYTES = 1 << 20
+INLINE_BODY_BYTES = 256 << 10
 """Larger bodies are parsed in a thread."""
+
+Parsed = TypeVar("Parsed")
 
 NO_METHODS: frozenset[str] = frozenset()
 
@@ -55,16 +57,34 @@ class Visit:
         self.render_error: Callable[[RequestError], Answer] = render_openai_error
         """The shape of errors, once the dialect is known."""
 
-    async def read_fields(self) -> Fields:
-        """The body. The client's leaving is noticed from here on."""
-        body = await self.read_body()
-        self.exchange.watch(self.call.disconnect)
-        if len(body) <= LARGE_BODY_BYTES:
-            return parse_body(body)
-        async with self.host.service.parsing:
-            return await self.host.service.run_in_thread(partial(parse_body, body))
+    async def parse(self, read: Callable[[Fields], Parsed], *, empty: bytes = b"") -> Parsed:
+        """What a reader makes of the body. The client's leaving is noticed from here on.
 
-    async def read_body(self) -> bytes:
+        Args:
+            read: runs in a thread where the body is large, or may become large when it is unpacked.
+            empty: what stands for an empty body.
+
+        Raises:
+            RequestError: the body is too large, comes too late, or is not what the reader reads.
+        """
+        options, service = self.host.options, self.host.service
+        body = await self._read_body()
+        self.exchange.watch(self.call.disconnect)
+        encoding = self.exchange.header("content-encoding") or "identity"
+
+        def parse() -> tuple[Parsed, int]:
+            raw = decompress(body, options.max_body_bytes, encoding)
+            return read(parse_body(raw or empty, options.max_inputs)), len(raw)
+
+        if len(body) <= INLINE_BODY_BYTES and encoding == "identity":
+            return parse()[0]
+        async with service.parsing:
+            self.call.check_alive()
+            parsed, num_bytes = await service.run_in_thread(parse)
+        service.reserve_body(self.call, num_bytes)
+        return parsed
+
+    async def _read_body(self) -> bytes:
         """The body's bytes. A client that waits for long may not take longer to send them than others."""
         options, call = self.host.options, self.call
         timeout = min(call.seconds_left, options.request_timeout)

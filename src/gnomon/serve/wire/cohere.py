@@ -45,6 +45,7 @@ def _read_inputs(fields: Fields) -> list[str]:
     items = fields.value("inputs")
     if not isinstance(items, list):
         raise fields.error("inputs", items, "a list of objects with content")
+    fields.check_number("inputs", items)
     return [_read_content(fields, item, index) for index, item in enumerate(items)]
 
 
