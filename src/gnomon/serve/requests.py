@@ -34,7 +34,8 @@ class TextRequest:
     inputs: Inputs
     model: str | None = None
     prompt: str | None = None
-    """Put before every text. At most one of `prompt`, `prompt_name` and `input_type` is given."""
+    """Put before every text. At most one of `prompt`, `prompt_name`, `input_type` and `optional_prompt_name` is given.
+    """
     prompt_name: str | None = None
     input_type: InputType | None = None
     truncate: Truncate | None = None
@@ -64,8 +65,14 @@ class EmbedRequest(TextRequest):
     """Whether the answer describes each input: its tokens, and where it was truncated."""
     require_fingerprint: str | None = None
     """The fingerprint that the model must have."""
-    extras: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """What only the dialect's own writer of answers needs."""
+    optional_prompt_name: str | None = None
+    """A prompt that is used where the model has it, and left out where it has not."""
+    types_named: bool = False
+    """Whether the body chose `vector_types`; otherwise the operator's own type may be used."""
+    raw_type: str | None = None
+    """The content type of an answer in bytes, where the body wants one."""
+    by_type: bool = False
+    """Whether the answer has vectors by their type (Cohere)."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +137,8 @@ class TokenizeRequest:
     model: str | None = None
     prompt_name: str | None = None
     add_special_tokens: bool = True
-    extras: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    with_token_texts: bool = False
+    """Whether the answer has the text of each token (vLLM)."""
 
 
 @dataclass(frozen=True)

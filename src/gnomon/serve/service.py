@@ -41,7 +41,6 @@ from gnomon.serve.requests import (
     TokenizeRequest,
     VectorType,
 )
-from gnomon.serve.wire.embed_fields import OPTIONAL_PROMPT, TYPES_NAMED
 from gnomon.serve.work import Job, Lane
 from gnomon.tokenizer import TokenReport
 
@@ -225,11 +224,11 @@ class Service:
             RequestError: an unknown model.
         """
         model, input_type = self.models.find(request.model)
-        prompts = (request.prompt, request.prompt_name, request.input_type, request.extras.get(OPTIONAL_PROMPT))
+        prompts = request.prompt, request.prompt_name, request.input_type, request.optional_prompt_name
         if input_type is not None and all(prompt is None for prompt in prompts):
             request = replace(request, input_type=input_type)
         kind = model.options.vector_type
-        if kind != "float" and request.vector_types == ("float",) and not request.extras.get(TYPES_NAMED):
+        if kind != "float" and request.vector_types == ("float",) and not request.types_named:
             request = replace(request, vector_types=(kind,))
         return request
 
@@ -292,7 +291,7 @@ class Service:
             prompt_name=request.prompt_name,
             truncate=request.truncate,
             normalize=True,
-            extras={TYPES_NAMED: True},  # cosines need floats, whatever the operator's type
+            types_named=True,  # cosines need floats, whatever the operator's type
         )
         result = await self.embed(self.apply_defaults(embed), call)
         return (result.vectors_BD[1:] @ result.vectors_BD[0]).tolist(), result
@@ -388,8 +387,9 @@ class Service:
         model, _ = self.models.find(request.model)
         call.model, call.num_inputs = model, len(request.inputs)
         _check_fingerprint(request, model)
-        optional_name = request.extras.get(OPTIONAL_PROMPT)
-        prompt = model.resolve_prompt(request.prompt, request.prompt_name, request.input_type, optional_name)
+        prompt = model.resolve_prompt(
+            request.prompt, request.prompt_name, request.input_type, request.optional_prompt_name
+        )
         _check_prompt(prompt)
         return model, prompt
 

@@ -68,7 +68,7 @@ def test_nulls_are_the_same_as_nothing() -> None:
         ({"input_type": "SEARCH_DOCUMENT"}, {"input_type": "document"}),
         ({"input_type": "retrieval.query"}, {"input_type": "query"}),
         ({"input_type": "retrieval.passage"}, {"input_type": "document"}),
-        ({"input_type": "clustering"}, {"extras": {"optional_prompt_name": "clustering"}}),
+        ({"input_type": "clustering"}, {"optional_prompt_name": "clustering"}),
     ],
 )
 def test_prompts(body: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -170,28 +170,25 @@ def test_dimensions(body: dict[str, Any], dimensions: int | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "types", "extras"),
+    ("body", "types", "named"),
     [
-        ({}, ("float",), {}),
-        ({"encoding_format": "float"}, ("float",), {}),
-        ({"encoding_format": "base64"}, ("base64",), {}),
-        ({"encoding_format": "bytes"}, ("float",), {"raw": "application/octet-stream"}),
-        ({"embedding_types": ["int8", "float", "int8"]}, ("int8", "float"), {"types_named": True}),
-        ({"embedding_types": "ubinary"}, ("ubinary",), {"types_named": True}),
-        ({"embedding_types": []}, ("float",), {}),
-        ({"embedding_type": "uint8"}, ("uint8",), {"types_named": True}),
-        ({"encoding_type": "binary"}, ("binary",), {"types_named": True}),
-        ({"encoding_format": "base64", "embedding_types": ["int8"]}, ("int8",), {"types_named": True}),
-        (
-            {"encoding_format": "bytes", "embedding_types": ["int8"]},
-            ("int8",),
-            {"types_named": True, "raw": "application/octet-stream"},
-        ),
+        ({}, ("float",), False),
+        ({"encoding_format": "float"}, ("float",), False),
+        ({"encoding_format": "base64"}, ("base64",), False),
+        ({"encoding_format": "bytes"}, ("float",), False),
+        ({"embedding_types": ["int8", "float", "int8"]}, ("int8", "float"), True),
+        ({"embedding_types": "ubinary"}, ("ubinary",), True),
+        ({"embedding_types": []}, ("float",), False),
+        ({"embedding_type": "uint8"}, ("uint8",), True),
+        ({"encoding_type": "binary"}, ("binary",), True),
+        ({"encoding_format": "base64", "embedding_types": ["int8"]}, ("int8",), True),
+        ({"encoding_format": "bytes", "embedding_types": ["int8"]}, ("int8",), True),
     ],
 )
-def test_types_of_vectors(body: dict[str, Any], types: tuple[str, ...], extras: dict[str, Any]) -> None:
+def test_types_of_vectors(body: dict[str, Any], types: tuple[str, ...], named: bool) -> None:
     request = read(**body)
-    assert (request.vector_types, request.extras) == (types, extras)
+    assert (request.vector_types, request.types_named) == (types, named)
+    assert request.raw_type == ("application/octet-stream" if body.get("encoding_format") == "bytes" else None)
 
 
 @pytest.mark.parametrize(("priority", "interactive"), [(0, True), (-1, True), (1, False), (None, None)])

@@ -136,7 +136,7 @@ def test_the_list_of_models_has_names_and_aliases() -> None:
 def test_tokenize() -> None:
     body = {"model": "m", "prompt": "hello", "return_token_strs": True}
     request = VLLM_TOKENIZE.parse(fields(body))
-    assert request == TokenizeRequest(texts=["hello"], model="m", extras={"return_token_strs": True})
+    assert request == TokenizeRequest(texts=["hello"], model="m", with_token_texts=True)
     answer = content(VLLM_TOKENIZE.render(request, TOKENS, INFO))
     assert answer == {"count": 2, "max_model_len": 512, "tokens": [101, 7592], "token_strs": ["[CLS]", "hello"]}
     plain = VLLM_TOKENIZE.parse(fields({"prompt": "hello", "add_special_tokens": False}))

@@ -10,13 +10,6 @@ from gnomon.serve.requests import EmbedRequest, Inputs, InputType, RequestError,
 from gnomon.serve.wire.fields import Fields, is_whole_number, refuse_conflict
 from gnomon.serve.wire.inputs import read_model
 
-OPTIONAL_PROMPT = "optional_prompt_name"
-"""Key of `EmbedRequest.extras`: a prompt that is used where the model has it, and left out where it has not."""
-RAW = "raw"
-"""Key of `EmbedRequest.extras`: the content type of an answer in bytes."""
-TYPES_NAMED = "types_named"
-"""Key of `EmbedRequest.extras`: True where the body named types of vectors. Otherwise the server's own may be used."""
-
 INPUT_TYPES: Mapping[str, InputType | None] = {
     "query": "query",
     "document": "document",
@@ -78,7 +71,8 @@ class Truncation(NamedTuple):
 
 class Types(NamedTuple):
     types: tuple[VectorType, ...]
-    extras: dict[str, Any]
+    named: bool
+    raw_type: str | None = None
 
 
 def read_embed(
@@ -113,19 +107,18 @@ def read_embed(
         dimensions=read_dimensions(fields),
         normalize=read_alike(fields, {name: fields.flag(name) for name in ("normalize", "normalized")}),
         vector_types=types.types,
+        types_named=types.named,
+        raw_type=types.raw_type,
         interactive=None if priority is None else priority <= 0,
         report=fields.flag("report") or False,
         require_fingerprint=fields.text("require_fingerprint"),
-        extras={**request.extras, **types.extras},
     )
 
 
-def finish(fields: Fields, request: EmbedRequest, **extras: Any) -> EmbedRequest:
-    """The request with the fields that no reader knew, and with what the dialect's writer needs."""
+def finish(fields: Fields, request: EmbedRequest) -> EmbedRequest:
+    """The request with the fields that no reader knew."""
     unknown = fields.unknown()
-    if not unknown and not extras:
-        return request
-    return replace(request, unknown_fields=unknown, extras={**request.extras, **extras})
+    return replace(request, unknown_fields=unknown) if unknown else request
 
 
 def read_prompt(
@@ -151,7 +144,7 @@ def _with_input_type(fields: Fields, request: EmbedRequest, name: str, word: str
     input_type = fields.look_up(name, word, INPUT_TYPES) if known else None
     if input_type:
         return replace(request, input_type=input_type)
-    return replace(request, extras={OPTIONAL_PROMPT: word.lower() if known else word})
+    return replace(request, optional_prompt_name=word.lower() if known else word)
 
 
 def read_dimensions(fields: Fields, *, minimum: int = 0) -> int | None:
@@ -214,11 +207,10 @@ def read_types(fields: Fields) -> Types:
     words = (fields.texts(names[0]) or []) if names else []
     known: list[VectorType] = [fields.look_up(names[0], word, VECTOR_TYPES) for word in words]
     types: tuple[VectorType, ...] = tuple(dict.fromkeys(known))
-    extras = {TYPES_NAMED: True} if types else {}
     format_ = fields.choice("encoding_format", ENCODING_FORMATS)
     if format_ == "bytes":
         if len(types) > 1:
             message = f"encoding_format is 'bytes' and {names[0]} has {len(types)} types. Bytes hold one. Name one."
             raise RequestError(message, "invalid", param="encoding_format")
-        return Types(types or ("float",), extras | {RAW: OCTETS})
-    return Types(types or (format_ or "float",), extras)
+        return Types(types or ("float",), bool(types), OCTETS)
+    return Types(types or (format_ or "float",), bool(types))

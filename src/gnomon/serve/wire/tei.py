@@ -24,7 +24,7 @@ from gnomon.serve.requests import (
     TokenizeRequest,
 )
 from gnomon.serve.wire.dialect import Dialect, Stamp, TokenizeDialect
-from gnomon.serve.wire.embed_fields import RAW, finish, read_dimensions, read_embed, read_truncation
+from gnomon.serve.wire.embed_fields import finish, read_dimensions, read_embed, read_truncation
 from gnomon.serve.wire.errors import render_tei_error
 from gnomon.serve.wire.fields import Fields
 from gnomon.serve.wire.inputs import read_id_lists, read_inputs, read_model, read_texts
@@ -79,7 +79,7 @@ def parse_embed_all(fields: Fields) -> EmbedRequest:
             )
             raise RequestError(message, "invalid", param=name)
     request = _read_embed(fields)
-    if request.vector_types != ("float",) or RAW in request.extras:
+    if request.vector_types != ("float",) or request.raw_type:
         message = "a type of vectors was named. /embed_all answers with numbers alone. Leave the type out."
         raise RequestError(message, "invalid", param="encoding_format")
     return finish(fields, request)
