@@ -286,6 +286,22 @@ def test_quantised_vectors_need_ranges(tmp_path: Path, encoder: Encoder) -> None
         assert client.post("/v2/embed", json={**body, "embedding_types": ["ubinary"]}).status_code == 200
 
 
+def test_the_operators_type_is_for_requests_that_name_none(client: TestClient) -> None:
+    floats = embed(client, input=TEXTS)
+    bits = np.packbits(floats > 0, axis=1).astype(int)
+    with serve(ModelOptions(source=E5, vector_type="ubinary")) as packing:
+        np.testing.assert_array_equal(embed(packing, input=TEXTS), bits)
+        np.testing.assert_array_equal(packing.post("/embed", json={"inputs": TEXTS}).json(), bits)
+        assert_near(embed(packing, input=TEXTS, encoding_format="float"), floats)
+        assert_near(embed(packing, input=TEXTS, embedding_types="float"), floats)
+        answer = packing.post("/v1/embeddings", json={"input": TEXTS, "encoding_format": "base64"}).json()
+        assert_near([np.frombuffer(base64.b64decode(item["embedding"]), "<f4") for item in answer["data"]], floats)
+        answer = packing.post("/v1/embeddings", json={"input": TEXTS, "encoding_format": "bytes"})
+        assert_near(np.frombuffer(answer.content, "<f4").reshape(floats.shape), floats)
+        answer = packing.post("/embed", json={"inputs": TEXTS}, headers={"accept": "application/octet-stream"})
+        assert answer.headers["x-gnomon-dtype"] == "uint8"
+
+
 # ---- long texts, token ids, usage
 
 LONG = "one two three four five six seven eight nine ten " * 60

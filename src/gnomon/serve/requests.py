@@ -68,7 +68,7 @@ class EmbedRequest(TextRequest):
     optional_prompt_name: str | None = None
     """A prompt that is used where the model has it, and left out where it has not."""
     types_named: bool = False
-    """Whether the body chose `vector_types`; otherwise the operator's own type may be used."""
+    """Whether the body chose `vector_types`, or an encoding_format; otherwise the operator's own type is used."""
     raw_type: str | None = None
     """The content type of an answer in bytes, where the body wants one."""
     by_type: bool = False

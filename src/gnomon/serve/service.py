@@ -228,7 +228,7 @@ class Service:
         if input_type is not None and all(prompt is None for prompt in prompts):
             request = replace(request, input_type=input_type)
         kind = model.options.vector_type
-        if kind != "float" and request.vector_types == ("float",) and not request.types_named:
+        if kind != "float" and not request.types_named:
             request = replace(request, vector_types=(kind,))
         return request
 

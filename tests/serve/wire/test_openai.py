@@ -23,7 +23,7 @@ FLOATS = [[0.1, -0.2, 0.3], [1.0, 0.0, -0.5]]
 
 def test_the_body_of_openai_python() -> None:
     body = {"model": "m", "input": ["a", "b"], "encoding_format": "base64"}
-    assert parse(OPENAI, body) == EmbedRequest(inputs=["a", "b"], model="m", vector_types=("base64",))
+    assert parse(OPENAI, body) == EmbedRequest(inputs=["a", "b"], model="m", vector_types=("base64",), types_named=True)
 
 
 def test_the_body_of_dify() -> None:

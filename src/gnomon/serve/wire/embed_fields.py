@@ -201,7 +201,10 @@ def read_alike(fields: Fields, values: Mapping[str, Any]) -> Any:
 
 
 def read_types(fields: Fields) -> Types:
-    """Types of vectors. `embedding_types` goes before `encoding_format`, which OpenAI's clients always send."""
+    """Types of vectors. `embedding_types` goes before `encoding_format`, which OpenAI's clients always send.
+
+    An `encoding_format` alone names float32, of which OpenAI's clients decode the base64.
+    """
     names = [name for name in ("embedding_types", "embedding_type", "encoding_type") if fields.has(name)]
     refuse_conflict(names, rule="They mean the same.")
     words = (fields.texts(names[0]) or []) if names else []
@@ -212,5 +215,5 @@ def read_types(fields: Fields) -> Types:
         if len(types) > 1:
             message = f"encoding_format is 'bytes' and {names[0]} has {len(types)} types. Bytes hold one. Name one."
             raise RequestError(message, "invalid", param="encoding_format")
-        return Types(types or ("float",), bool(types), OCTETS)
-    return Types(types or (format_ or "float",), bool(types))
+        return Types(types or ("float",), True, OCTETS)
+    return Types(types or (format_ or "float",), bool(types or format_))
