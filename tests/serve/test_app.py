@@ -333,6 +333,24 @@ def test_truncation_is_reported_and_chosen(client: TestClient, encoder: Encoder)
     assert_near(five, encoder.with_max_seq_length(5).encode(LONG, prompt="", on_truncate="silent"))
 
 
+def test_a_side_alone_does_not_switch_truncation_on(client: TestClient) -> None:
+    scores = {"inputs": {"source_sentence": "a", "sentences": [LONG]}}
+    for side in ("left", "right"):
+        body = {"inputs": LONG, "truncation_direction": side}
+        vectors = client.post("/embed", json=body).json()
+        assert_near(vectors, client.post("/embed", json={"inputs": LONG, "truncate": side}).json())
+        score = client.post("/similarity", json={**scores, "truncation_direction": side}).json()
+        assert_near(score, client.post("/similarity", json={**scores, "truncate": side}).json())
+    with serve(truncate="error") as strict:
+        for path, body in (("/embed", {"inputs": LONG}), ("/embed_all", {"inputs": LONG}), ("/similarity", scores)):
+            for side in ("left", "right"):
+                assert strict.post(path, json={**body, "truncation_direction": side}).status_code == 422
+        assert strict.post("/embed", json={"inputs": LONG, "truncate": True}).status_code == 200
+    with serve(truncate="mean") as whole:
+        mean = whole.post("/embed", json={"inputs": LONG}).json()
+        assert_near(whole.post("/embed", json={"inputs": LONG, "truncation_direction": "left"}).json(), mean)
+
+
 def test_token_ids(encoder: Encoder) -> None:
     ids = encoder.tokenize(TEXTS).ids
     whole, bare = [each.tolist() for each in ids], [each[1:-1].tolist() for each in ids]

@@ -23,6 +23,8 @@ Truncate = Literal["error", "left", "right", "mean"]
 """What happens to a text that is longer than the model reads: an error; its start or its end is left out; or it is read
 in overlapping windows, whose vectors are averaged."""
 
+Side = Literal["left", "right"]
+
 Inputs = Sequence[str] | Sequence[Sequence[int]]
 """Texts, or token ids of texts."""
 
@@ -39,6 +41,8 @@ class TextRequest:
     prompt_name: str | None = None
     input_type: InputType | None = None
     truncate: Truncate | None = None
+    truncation_side: Side | None = None
+    """The side that is left out where `truncate` leaves it to the server whether texts are truncated."""
     max_tokens: int | None = None
     """Read at most so many tokens of each text, special tokens included, where the model reads more."""
     user: str | None = None
@@ -171,6 +175,7 @@ class SimilarityRequest:
     model: str | None = None
     prompt_name: str | None = None
     truncate: Truncate | None = None
+    truncation_side: Side | None = None
 
 
 @dataclass(frozen=True)
@@ -276,6 +281,7 @@ __all__ = [
     "Inputs",
     "ModelInfo",
     "RequestError",
+    "Side",
     "SimilarityRequest",
     "StatesResult",
     "TextRequest",

@@ -39,6 +39,7 @@ from gnomon.serve.requests import (
     Timings,
     Token,
     TokenizeRequest,
+    Truncate,
     VectorType,
 )
 from gnomon.serve.work import Job, Lane
@@ -248,7 +249,7 @@ class Service:
         kinds: list[VectorType] = [kind for kind in request.vector_types if kind not in ("float", "base64")]
         for kind in kinds:
             model.quantize(np.zeros((1, postprocessor.dim), np.float32), kind)  # whether it can, before the work
-        truncate = request.truncate or self.options.truncate
+        truncate = _choose_truncation(request, self.options.truncate)
         preparation = Preparation.from_request(model.encoder, prompt, truncate, request.max_tokens, model.salt)
         self._refuse_early(prompt, model, request, call)
         inputs = await self._read_ids(request.inputs, preparation, token_ids or self.options.token_ids)
@@ -290,6 +291,7 @@ class Service:
             model=request.model,
             prompt_name=request.prompt_name,
             truncate=request.truncate,
+            truncation_side=request.truncation_side,
             normalize=True,
             types_named=True,  # cosines need floats, whatever the operator's type
         )
@@ -305,7 +307,7 @@ class Service:
         """
         assert self.loop is not None
         model, prompt = self._find_model(request, call)
-        truncate = request.truncate or self.options.truncate
+        truncate = _choose_truncation(request, self.options.truncate)
         if truncate == "mean":
             raise RequestError("states of tokens have no mean. Let truncate be true, false or a side.", "invalid")
         preparation = Preparation.from_request(model.encoder, prompt, truncate, request.max_tokens, model.salt)
@@ -558,6 +560,13 @@ def _slice(sizes: Sequence[int]) -> list[slice]:
             start, total = index, 0
         total += size
     return [*slices, slice(start, len(sizes))]
+
+
+def _choose_truncation(request: EmbedRequest, default: Truncate) -> Truncate:
+    """What the request wants, or the server's default: on the side that the request names, if that truncates."""
+    if request.truncate is None and request.truncation_side and default in ("left", "right"):
+        return request.truncation_side
+    return request.truncate or default
 
 
 def _choose_lane(request: EmbedRequest, num_tokens: int) -> Lane:

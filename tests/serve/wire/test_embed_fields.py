@@ -116,8 +116,6 @@ def test_an_unknown_input_type_lists_the_known() -> None:
         ({"on_truncate": "warn"}, "right", None),
         ({"on_truncate": "warn", "truncation_side": "left"}, "left", None),
         ({"on_truncate": "mean", "truncate": True}, "mean", None),
-        ({"truncation_side": "left"}, "left", None),
-        ({"truncation_direction": "Right"}, "right", None),
         ({"truncate": True, "truncation_direction": "Left"}, "left", None),
         ({"truncate": False, "truncation_direction": "Left"}, "error", None),
         ({"truncate": "left", "truncation_side": "left"}, "left", None),
@@ -132,6 +130,22 @@ def test_an_unknown_input_type_lists_the_known() -> None:
 )
 def test_truncation(body: dict[str, Any], truncate: str | None, max_tokens: int | None) -> None:
     assert read(**body) == EmbedRequest(inputs=["a"], truncate=truncate, max_tokens=max_tokens)
+
+
+@pytest.mark.parametrize(
+    ("body", "side"),
+    [
+        ({"truncation_side": "left"}, "left"),
+        ({"truncation_direction": "Right"}, "right"),
+        ({"truncation_side": "left", "max_tokens": 7}, "left"),
+        ({"truncation_side": "left", "truncate": False}, None),
+        ({"truncation_side": "left", "truncate": True}, None),
+    ],
+)
+def test_a_side_alone_leaves_it_to_the_server_whether_texts_are_truncated(body: dict[str, Any], side: str) -> None:
+    request = read(**body)
+    assert request.truncation_side == side
+    assert (request.truncate is None) == (side is not None)
 
 
 @pytest.mark.parametrize(

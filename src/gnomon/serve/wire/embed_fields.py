@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
-from gnomon.serve.requests import EmbedRequest, Inputs, InputType, RequestError, Truncate, VectorType
+from gnomon.serve.requests import EmbedRequest, Inputs, InputType, RequestError, Side, Truncate, VectorType
 from gnomon.serve.wire.fields import Fields, is_whole_number, refuse_conflict
 from gnomon.serve.wire.inputs import read_model
 
@@ -45,7 +45,7 @@ TRUNCATION_FIELDS = (
     "truncate_prompt_tokens",
     "max_tokens",
 )
-SIDES: Mapping[str, Truncate] = {"left": "left", "right": "right"}
+SIDES: Mapping[str, Side] = {"left": "left", "right": "right"}
 
 VECTOR_TYPES: Mapping[str, VectorType] = {
     "float": "float",
@@ -65,8 +65,10 @@ OCTETS = "application/octet-stream"
 
 
 class Truncation(NamedTuple):
-    truncate: Truncate | None
-    max_tokens: int | None
+    truncate: Truncate | None = None
+    max_tokens: int | None = None
+    side: Side | None = None
+    """The side to leave out, where `truncate` is None."""
 
 
 class Types(NamedTuple):
@@ -102,6 +104,7 @@ def read_embed(
         request,
         model=read_model(fields),
         truncate=truncation.truncate,
+        truncation_side=truncation.side,
         max_tokens=truncation.max_tokens,
         user=fields.text("user"),
         dimensions=read_dimensions(fields),
@@ -156,7 +159,7 @@ def read_dimensions(fields: Fields, *, minimum: int = 0) -> int | None:
 def read_truncation(fields: Fields) -> Truncation:
     """What happens to long texts, and the number of tokens from which a text is long."""
     if not any(map(fields.has, TRUNCATION_FIELDS)):
-        return Truncation(None, None)
+        return Truncation()
     side = read_alike(
         fields, {name: fields.choice(name, SIDES) for name in ("truncation_side", "truncation_direction")}
     )
@@ -170,9 +173,10 @@ def read_truncation(fields: Fields) -> Truncation:
     if side and way in ("left", "right"):
         read_alike(fields, {"truncate": way, "truncation_side": side})
     limit, max_tokens = _read_prompt_tokens(fields), fields.whole_number("max_tokens", minimum=1)
-    if way is None and (side or flag or on_truncate == "" or limit is not None):
+    if way is None and (flag or on_truncate == "" or limit is not None):
         way = side or "right"  # vLLM truncates where truncate_prompt_tokens is there
-    return Truncation(way, read_alike(fields, {"truncate_prompt_tokens": limit or None, "max_tokens": max_tokens}))
+    max_tokens = read_alike(fields, {"truncate_prompt_tokens": limit or None, "max_tokens": max_tokens})
+    return Truncation(way, max_tokens, side if way is None else None)
 
 
 def _read_truncate(fields: Fields) -> bool | Truncate | None:

@@ -141,12 +141,14 @@ def parse_similarity(fields: Fields) -> SimilarityRequest:
         raise inputs.missing("sentences", "a list of texts")
     options = _merge_parameters(fields)
     options.ignore("inputs")
+    truncation = read_truncation(options)
     request = SimilarityRequest(
         source=source,
         texts=sentences,
         model=read_model(options),
         prompt_name=options.text("prompt_name"),
-        truncate=read_truncation(options).truncate,
+        truncate=truncation.truncate,
+        truncation_side=truncation.side,
     )
     options.unknown()
     return request
