@@ -11,6 +11,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib import import_module
@@ -618,6 +619,30 @@ class Upload:
         """Once it is answered."""
         self.future.result(30)
         return self.messages[0]["status"]
+
+
+def test_answers_of_bulk_requests_leave_room_for_queries(monkeypatch: pytest.MonkeyPatch, encoder: Encoder) -> None:
+    monkeypatch.setattr("gnomon.serve.service.MAX_ANSWER_BYTES", 8 * encoder.dim * 17)  # of eight texts
+    gate = threading.Event()
+    with serve_failing() as (client, engine), ThreadPoolExecutor(2) as threads:
+
+        def hold(packed: Packed, pooled: Vectors) -> Vectors:
+            assert gate.wait(30)
+            return pooled
+
+        engine.act = hold
+        service = client.app_.service  # pyright: ignore
+        bulk = threads.submit(client.post, "/v1/embeddings", json={"input": list("abcde"), "priority": 1})
+        wait_until(lambda: service.answer_bytes > 0)
+        answer = client.post("/v1/embeddings", json={"input": ["f", "g"], "priority": 1})
+        assert answer.status_code == 429
+        assert "bulk" in answer.json()["error"]["message"]
+        query = threads.submit(client.post, "/v1/embeddings", json={"input": ["f", "g"]})
+        wait_until(lambda: service.answer_bytes == 7 * encoder.dim * 17)
+        assert client.post("/v1/embeddings", json={"input": ["f", "g"]}).status_code == 429
+        gate.set()
+        assert bulk.result(30).status_code == query.result(30).status_code == 200
+        assert service.answer_bytes == 0
 
 
 def test_bodies_under_way_have_a_limit_together(monkeypatch: pytest.MonkeyPatch) -> None:

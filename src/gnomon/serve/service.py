@@ -60,6 +60,9 @@ BYTES_PER_NUMBER = 17
 MAX_ANSWER_BYTES = 512 << 20
 """Of all requests under way: what their answers may take together. One request may always be larger."""
 
+BULK_SHARE = 0.75
+"""Bulk requests may take this share of it: the rest is for interactive ones, whose answers are small."""
+
 MAX_BODIES_BYTES = 256 << 20
 """Of all requests under way: what their bodies may take together. One request may always have more."""
 
@@ -245,13 +248,16 @@ class Service:
         """
         model, prompt = self._find_model(request, call)
         postprocessor = model.make_postprocessor(request.dimensions, request.normalize)
-        self._reserve_answer(call, len(request.inputs) * postprocessor.dim * BYTES_PER_NUMBER)
+        num_tokens = _estimate_tokens(request, prompt, model)
+        lane = _choose_lane(request, num_tokens)
+        self._reserve_answer(call, len(request.inputs) * postprocessor.dim * BYTES_PER_NUMBER, lane)
         kinds: list[VectorType] = [kind for kind in request.vector_types if kind not in ("float", "base64")]
         for kind in kinds:
             model.quantize(np.zeros((1, postprocessor.dim), np.float32), kind)  # whether it can, before the work
         truncate = _choose_truncation(request, self.options.truncate)
         preparation = Preparation.from_request(model.encoder, prompt, truncate, request.max_tokens, model.salt)
-        self._refuse_early(prompt, model, request, call)
+        # before it costs any work
+        model.batcher.check_room(num_tokens, len(request.inputs), lane, call.seconds_left)
         inputs = await self._read_ids(request.inputs, preparation, token_ids or self.options.token_ids)
         texts, seconds = await self._tokenize(inputs, preparation, call)
         job = await self._compute(texts, model, request, call)
@@ -406,16 +412,19 @@ class Service:
                 "are the limit. Send fewer texts at once.",
                 "too_many",
             )
-        self._reserve_answer(call, num_bytes)
+        self._reserve_answer(call, num_bytes, "bulk")
 
-    def _reserve_answer(self, call: Call, num_bytes: int) -> None:
+    def _reserve_answer(self, call: Call, num_bytes: int, lane: Lane) -> None:
         """
         Raises:
             RequestError: the answers of the requests under way take too much memory.
         """
-        if self.answer_bytes and self.answer_bytes + num_bytes > MAX_ANSWER_BYTES:
+        limit = MAX_ANSWER_BYTES if lane == "interactive" else int(BULK_SHARE * MAX_ANSWER_BYTES)
+        if self.answer_bytes and self.answer_bytes + num_bytes > limit:
             raise RequestError(
-                f"the server is busy: the answers of {len(self.calls):,} requests are not read yet. Try again later.",
+                f"the server is busy: the answers of requests under way take {self.answer_bytes >> 20:,} MiB, and this "
+                f"one needs {-(-num_bytes >> 20):,} MiB of the {limit >> 20:,} MiB for {lane} requests. Try again "
+                "later.",
                 "overloaded",
                 retry_after=1.0,
             )
@@ -450,20 +459,6 @@ class Service:
             return [read(ids, index) for index, ids in enumerate(inputs)]
 
         return read_all() if sum(map(len, inputs)) <= INLINE_IDS else await self.run_in_thread(read_all)
-
-    def _refuse_early(self, prompt: str, model: ServedModel, request: EmbedRequest, call: Call) -> None:
-        """
-        Raises:
-            RequestError: too much waits already, before this request costs any work.
-        """
-        inputs = request.inputs
-        limit = model.encoder.max_seq_length or max(map(len, inputs), default=0)
-        if inputs and isinstance(inputs[0], str):
-            num_tokens = sum(min((len(prompt) + len(text)) // CHARACTERS_PER_TOKEN, limit) for text in inputs)
-        else:
-            num_tokens = sum(min(len(ids), limit) for ids in inputs)
-        lane = _choose_lane(request, num_tokens)
-        model.batcher.check_room(num_tokens, len(inputs), lane, call.seconds_left)
 
     async def _tokenize(
         self, inputs: Sequence[str] | list[Ids], preparation: Preparation, call: Call
@@ -560,6 +555,15 @@ def _slice(sizes: Sequence[int]) -> list[slice]:
             start, total = index, 0
         total += size
     return [*slices, slice(start, len(sizes))]
+
+
+def _estimate_tokens(request: EmbedRequest, prompt: str, model: ServedModel) -> int:
+    """About how many tokens the model will read, before texts are tokenized."""
+    sizes = [len(each) for each in request.inputs]
+    if sizes and isinstance(request.inputs[0], str):
+        sizes = [(len(prompt) + size) // CHARACTERS_PER_TOKEN for size in sizes]
+    limit = model.encoder.max_seq_length
+    return sum(sizes) if limit is None else sum(min(size, limit) for size in sizes)
 
 
 def _choose_truncation(request: EmbedRequest, default: Truncate) -> Truncate:
