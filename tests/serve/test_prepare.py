@@ -2,12 +2,14 @@
 
 import threading
 from dataclasses import replace
+from typing import Literal
 
 import goldens
 import numpy as np
 import pytest
 
 from gnomon import Encoder
+from gnomon.packed import pack
 from gnomon.serve.batcher import Batcher
 from gnomon.serve.prepare import Preparation
 from gnomon.serve.requests import RequestError, Truncate
@@ -91,6 +93,24 @@ def test_a_prompt_that_is_truncated_is_skipped_as_far_as_it_is_there(encoder: En
     with pytest.raises(RequestError, match="prompt") as caught:
         prepare(other, "query: ", "right", max_tokens=whole.skip + 1).prepare_texts([LONG])
     assert caught.value.index == 0
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("prompt", ["query: ", "a prompt that is longer than all that the model reads of a text "])
+def test_texts_that_the_model_itself_truncates_have_the_encoders_vectors(
+    encoder: Encoder, side: Literal["left", "right"], prompt: str
+) -> None:
+    spec = replace(
+        encoder.spec,
+        pooling=replace(encoder.spec.pooling, include_prompt=False),
+        tokenizer=replace(encoder.spec.tokenizer, truncation_side=side, max_seq_length=12),
+    )
+    other = Encoder(replace(encoder.checkpoint, spec=spec), engine=encoder.engine)
+    texts = prepare(other, prompt, side).prepare_texts(TEXTS)
+    assert texts[1].truncated
+    pooled_BD = other.engine.pool(pack([text.sequences[0] for text in texts], skip_B=[text.skip for text in texts]))
+    vectors_BD = pooled_BD / np.linalg.norm(pooled_BD, axis=1, keepdims=True)
+    np.testing.assert_allclose(vectors_BD, other.encode(TEXTS, prompt=prompt, on_truncate="silent"), atol=2e-6)
 
 
 def test_keys_are_equal_where_the_engine_has_the_same_work(encoder: Encoder) -> None:

@@ -145,7 +145,9 @@ class Preparation:
         side = self.truncate if self.truncate in ("left", "right") else None
         read_T = self.encoder.tokenizer.truncate(ids_T, limit=limit, side=side)
         skip = self._count_skipped(len(ids_T) - len(read_T), side)
-        if self.skip and is_long and skip + self.encoder.tokenizer.num_trailing_special >= len(read_T):
+        # where the model's own limit leaves special tokens alone, their mean is the vector, as in `Encoder.encode`
+        num_useless = 0 if self.max_tokens is None else self.encoder.tokenizer.num_trailing_special
+        if self.skip and is_long and skip + num_useless >= len(read_T):
             raise RequestError(
                 f"the prompt takes all of the {len(read_T)} tokens that are read of input[{position}]. Let more be "
                 "read, or use a shorter prompt.",
@@ -156,9 +158,13 @@ class Preparation:
         return self._make([read_T], [1], len(ids_T), skip, truncated=is_long)
 
     def _count_skipped(self, num_removed: int, side: str | None) -> int:
-        """The first tokens that pooling leaves out of a text that was truncated, perhaps in its prompt."""
+        """The first tokens that pooling leaves out of a text that was truncated, perhaps in its prompt.
+
+        On the model's own side these are as many as for a whole text, since `Encoder.encode` and sentence-transformers
+        leave out so many, whatever they hold. Where a request chooses the left side, no token of the text is left out.
+        """
         tokenizer = self.encoder.tokenizer
-        if not self.skip or (side or tokenizer.spec.truncation_side) == "right":
+        if not self.skip or side in (None, "right", tokenizer.spec.truncation_side):
             return self.skip
         return tokenizer.num_leading_special + max(0, self.skip - tokenizer.num_leading_special - num_removed)
 
