@@ -31,7 +31,8 @@ from gnomon.packed import Packed, Vectors
 from gnomon.serve.app import App
 from gnomon.serve.models import load_encoder
 from gnomon.serve.options import ModelOptions, ServeOptions
-from gnomon.serve.requests import RequestError
+from gnomon.serve.requests import EmbedRequest, RequestError, SimilarityRequest, TokenizeRequest
+from gnomon.serve.service import Call, Service
 
 goldens.require(whole_module=True)
 pytestmark = pytest.mark.filterwarnings("ignore::gnomon.errors.Notice")
@@ -859,6 +860,48 @@ def test_an_engine_that_died_shows_and_is_opened_anew(monkeypatch: pytest.Monkey
         wait_until(lambda: client.get("/ready").status_code == 200)
         assert embed(client, input=TEXTS).shape[0] == 3
         assert 'gnomon_engine_restarts_total{model="golden/multilingual-e5-small"} 1.0' in client.get("/metrics").text
+
+
+def test_a_failed_engine_refuses_the_requests_for_its_own_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = threading.Event()
+
+    def reopen_later(encoder: Encoder) -> Encoder:
+        assert gate.wait(30)
+        return encoder
+
+    def load(options: ModelOptions) -> Encoder:
+        encoder = load_quietly()
+        engine = FailingEngine(encoder.engine)
+        return Encoder(encoder.checkpoint, engine=engine)
+
+    def die(packed: Packed, pooled: Vectors) -> Vectors:
+        raise RuntimeError("device lost")
+
+    monkeypatch.setattr(Encoder, "reopen", reopen_later)
+    models = ModelOptions(source=E5, names=("a",)), ModelOptions(source=E5, names=("b",))
+    with serve(*models, load=load, cache_bytes=0) as client:
+        service: Service = client.app_.service  # pyright: ignore
+        broken = service.models.find_known("a")
+        broken.encoder.engine.act = die  # pyright: ignore
+
+        def ask(operation: str, model: str) -> Any:
+            request: Any = EmbedRequest(inputs=["x"], model=model)
+            if operation == "similarity":
+                request = SimilarityRequest(source="x", texts=["y"], model=model)
+            return client.portal.call(getattr(service, operation), request, Call())  # pyright: ignore
+
+        for _ in range(3):
+            with pytest.raises(RequestError, match="device lost"):
+                ask("embed", "a")
+        wait_until(lambda: not broken.batcher.is_ok)
+        for operation in ("embed", "similarity", "states"):
+            with pytest.raises(RequestError, match=r"engine of a is failed: .*device lost") as caught:
+                ask(operation, "a")
+            assert (caught.value.kind, caught.value.retry_after) == ("unavailable", 5)
+            assert ask(operation, "b")
+        tokens = TokenizeRequest(texts=["x"], model="a")
+        assert client.portal.call(service.tokenize, tokens, Call())  # pyright: ignore[reportOptionalMemberAccess]
+        gate.set()
 
 
 def test_a_request_that_takes_too_long() -> None:

@@ -23,6 +23,9 @@ Truncate = Literal["error", "left", "right", "mean"]
 """What happens to a text that is longer than the model reads: an error; its start or its end is left out; or it is read
 in overlapping windows, whose vectors are averaged."""
 
+LOADING_RETRY_SECONDS = 5.0
+"""When to try again while a model is loaded, or its engine is opened anew."""
+
 Side = Literal["left", "right"]
 
 Inputs = Sequence[str] | Sequence[Sequence[int]]

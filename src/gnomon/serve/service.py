@@ -28,6 +28,7 @@ from gnomon.serve.models import ModelRegistry, ServedModel
 from gnomon.serve.options import ServeOptions, TokenIds
 from gnomon.serve.prepare import TEXTS_PER_SLICE, Preparation, PreparedText
 from gnomon.serve.requests import (
+    LOADING_RETRY_SECONDS,
     DecodeRequest,
     EmbedRequest,
     EmbedResult,
@@ -74,8 +75,6 @@ INLINE_NUMBERS = 65_536
 
 CHARACTERS_PER_TOKEN = 4
 """An estimate, for requests that are refused before they are tokenized."""
-
-ABORTED_RETRY_SECONDS = 5.0
 
 MAX_PROMPT_CHARACTERS = 32_768
 """A prompt stands before every text, so that it costs many times its length."""
@@ -390,10 +389,12 @@ class Service:
         """The model of a request, and the prompt before its texts.
 
         Raises:
-            RequestError: the model cannot answer it, or has another fingerprint; or the prompt cannot be used.
+            RequestError: the model is unknown, does not compute now, or has another fingerprint; or the prompt cannot
+                be used.
         """
         model, _ = self.models.find(request.model)
         call.model, call.num_inputs = model, len(request.inputs)
+        _check_engine(model)
         _check_fingerprint(request, model)
         prompt = model.resolve_prompt(
             request.prompt, request.prompt_name, request.input_type, request.optional_prompt_name
@@ -604,6 +605,22 @@ def _check_amount(number: int, what: str) -> None:
         )
 
 
+def _check_engine(model: ServedModel) -> None:
+    """
+    Raises:
+        RequestError: the model's engine does not compute now.
+    """
+    if model.batcher.is_ok:
+        return
+    health = model.batcher.check_health()
+    if health.state != "ok":
+        raise RequestError(
+            f"the engine of {model.name} is {health.state}: {health.reason}.",
+            "unavailable",
+            retry_after=LOADING_RETRY_SECONDS,
+        )
+
+
 def _check_fingerprint(request: EmbedRequest, model: ServedModel) -> None:
     if request.require_fingerprint not in (None, model.fingerprint):
         raise RequestError(
@@ -683,7 +700,7 @@ def _make_failure(job: Job) -> RequestError:
     """The error of a job in which texts failed; each of the others has its vector, which is not sent."""
     index = min(job.failures)
     if job.aborted:
-        return RequestError(f"{job.failures[index]}. Try again.", "unavailable", retry_after=ABORTED_RETRY_SECONDS)
+        return RequestError(f"{job.failures[index]}. Try again.", "unavailable", retry_after=LOADING_RETRY_SECONDS)
     others = f" {len(job.failures)} of {len(job.pooled_BD)} texts failed." if len(job.failures) > 1 else ""
     return RequestError(
         f"input[{index}] has no vector: {job.failures[index]}.{others}", "engine", param="input", index=index
