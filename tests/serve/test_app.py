@@ -366,6 +366,10 @@ def test_token_ids(encoder: Encoder) -> None:
     with serve(token_ids="model") as client:
         assert_near(embed(client, input=whole), wanted)
         assert_near(embed(client, input=bare), wanted)
+        answer = client.post("/v1/embeddings", json={"input": [*whole, [5] * 1000], "report": True}).json()
+        rows = [{"tokens": len(each), "full_tokens": len(each), "truncated": False} for each in whole]
+        rows.append({"tokens": encoder.max_seq_length, "full_tokens": 1002, "truncated": True})
+        assert answer["report"] == rows
         answer = client.post("/v1/embeddings", json={"input": [[1, 10**7]]})
         assert answer.status_code == 400
         assert "10000000" in answer.json()["error"]["message"]

@@ -115,7 +115,7 @@ class EmbedResult:
     prompt: str = ""
     """What was put before each text."""
     report: TokenReport | None = None
-    """For a request with `report`."""
+    """For a request of texts with `report`."""
 
     @property
     def num_tokens(self) -> int:

@@ -69,6 +69,11 @@ def test_a_report_is_there_on_request() -> None:
         {"tokens": 8, "full_tokens": 11, "truncated_at": 29},
     ]
     assert "report" not in render(OPENAI, {"input": ["a", "b"]})
+    answer = render(OPENAI, {"input": [[1], [2]], "report": True}, replace(RESULT, report=None))
+    assert answer["report"] == [
+        {"tokens": 4, "full_tokens": 4, "truncated": False},
+        {"tokens": 8, "full_tokens": 11, "truncated": True},
+    ]
 
 
 def test_headers() -> None:

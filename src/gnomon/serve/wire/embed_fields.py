@@ -124,6 +124,16 @@ def finish(fields: Fields, request: EmbedRequest) -> EmbedRequest:
     return replace(request, unknown_fields=unknown) if unknown else request
 
 
+def refuse_several_types(request: EmbedRequest) -> None:
+    """
+    Raises:
+        RequestError: "invalid": an answer has room for one type of vectors, and more were named.
+    """
+    if len(request.vector_types) > 1:
+        message = f"{len(request.vector_types)} types of vectors were named. This route answers with one. Name one."
+        raise RequestError(message, "invalid", param="embedding_types")
+
+
 def read_prompt(
     fields: Fields, request: EmbedRequest, prompt_fields: Sequence[str], type_fields: Sequence[str]
 ) -> EmbedRequest:

@@ -59,10 +59,18 @@ def write_vectors(result: EmbedResult, vector_type: VectorType) -> Sequence[Any]
 
 def write_report(request: EmbedRequest, result: EmbedResult) -> dict[str, Any]:
     """The key `report` of an answer; nothing where it was not requested."""
-    if not request.report or result.report is None:
+    if not request.report:
         return {}
-    rows = zip(result.token_counts, result.full_token_counts, result.report.truncated_at, strict=True)
-    return {"report": [{"tokens": read, "full_tokens": full, "truncated_at": at} for read, full, at in rows]}
+    counts = zip(result.token_counts, result.full_token_counts, strict=True)
+    rows: list[dict[str, Any]] = [{"tokens": read, "full_tokens": full} for read, full in counts]
+    if result.report is not None:
+        for row, at in zip(rows, result.report.truncated_at, strict=True):
+            row["truncated_at"] = at
+    else:  # token ids have no characters
+        truncated = set(result.truncated)
+        for index, row in enumerate(rows):
+            row["truncated"] = index in truncated
+    return {"report": rows}
 
 
 def collect_warnings(request: EmbedRequest, result: EmbedResult) -> list[str]:
