@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
@@ -29,10 +30,13 @@ from gnomon.engines.protocol import Engine
 from gnomon.errors import InputError, ModelError, Notice
 from gnomon.packed import Packed, Vectors
 from gnomon.serve.app import App
+from gnomon.serve.call import Call
 from gnomon.serve.models import load_encoder
 from gnomon.serve.options import ModelOptions, ServeOptions
 from gnomon.serve.requests import EmbedRequest, RequestError, SimilarityRequest, TokenizeRequest
-from gnomon.serve.service import Call, Service
+from gnomon.serve.service import Service
+from gnomon.serve.states import compute_states
+from gnomon.serve.tokens import tokenize
 
 goldens.require(whole_module=True)
 pytestmark = pytest.mark.filterwarnings("ignore::gnomon.errors.Notice")
@@ -627,7 +631,7 @@ class Upload:
 
 
 def test_answers_of_bulk_requests_leave_room_for_queries(monkeypatch: pytest.MonkeyPatch, encoder: Encoder) -> None:
-    monkeypatch.setattr("gnomon.serve.service.MAX_ANSWER_BYTES", 8 * encoder.dim * 17)  # of eight texts
+    monkeypatch.setattr("gnomon.serve.memory.MAX_ANSWER_BYTES", 8 * encoder.dim * 17)  # of eight texts
     gate = threading.Event()
     with serve_failing() as (client, engine), ThreadPoolExecutor(2) as threads:
 
@@ -638,25 +642,25 @@ def test_answers_of_bulk_requests_leave_room_for_queries(monkeypatch: pytest.Mon
         engine.act = hold
         service = client.app_.service  # pyright: ignore
         bulk = threads.submit(client.post, "/v1/embeddings", json={"input": list("abcde"), "priority": 1})
-        wait_until(lambda: service.answer_bytes > 0)
+        wait_until(lambda: service.memory.answer_bytes > 0)
         answer = client.post("/v1/embeddings", json={"input": ["f", "g"], "priority": 1})
         assert answer.status_code == 429
         assert "bulk" in answer.json()["error"]["message"]
         query = threads.submit(client.post, "/v1/embeddings", json={"input": ["f", "g"]})
-        wait_until(lambda: service.answer_bytes == 7 * encoder.dim * 17)
+        wait_until(lambda: service.memory.answer_bytes == 7 * encoder.dim * 17)
         assert client.post("/v1/embeddings", json={"input": ["f", "g"]}).status_code == 429
         gate.set()
         assert bulk.result(30).status_code == query.result(30).status_code == 200
-        assert service.answer_bytes == 0
+        assert service.memory.answer_bytes == 0
 
 
 def test_bodies_under_way_have_a_limit_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gnomon.serve.service.MAX_BODIES_BYTES", 300_000)
+    monkeypatch.setattr("gnomon.serve.memory.MAX_BODIES_BYTES", 300_000)
     with serve() as client:
         service = client.app_.service  # pyright: ignore
         body = json.dumps({"inputs": "a " * 100_000}).encode()
         first = Upload(client, body[:150_000], body[150_000:])
-        wait_until(lambda: service.body_bytes == 150_000)
+        wait_until(lambda: service.memory.body_bytes == 150_000)
         second = Upload(client, body[:160_000], body[160_000:])
         wait_until(lambda: len(second.parts) == 1)
         second.release()  # its rest is read, and dropped
@@ -667,18 +671,18 @@ def test_bodies_under_way_have_a_limit_together(monkeypatch: pytest.MonkeyPatch)
         assert client.post("/embed", json={"inputs": "a " * 30_000}).status_code == 200  # a small one
         first.release()
         assert first.status == 200
-        assert service.body_bytes == 0
+        assert service.memory.body_bytes == 0
         assert client.post("/embed", content=body).status_code == 200
-        monkeypatch.setattr("gnomon.serve.service.MAX_BODIES_BYTES", 100_000)
+        monkeypatch.setattr("gnomon.serve.memory.MAX_BODIES_BYTES", 100_000)
         assert client.post("/embed", content=body).status_code == 200  # one alone may have more
 
 
 def test_a_body_counts_as_it_is_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gnomon.serve.service.MAX_BODIES_BYTES", 300_000)
+    monkeypatch.setattr("gnomon.serve.memory.MAX_BODIES_BYTES", 300_000)
     body = json.dumps({"inputs": "a " * 100_000}).encode()
     with serve() as client:
         first = Upload(client, body[:150_000], body[150_000:])
-        wait_until(lambda: client.app_.service.body_bytes == 150_000)  # pyright: ignore
+        wait_until(lambda: client.app_.service.memory.body_bytes == 150_000)  # pyright: ignore
         answer = client.post("/embed", content=gzip.compress(body), headers={"content-encoding": "gzip"})
         assert answer.status_code == 429
         first.release()
@@ -892,7 +896,8 @@ def test_a_failed_engine_refuses_the_requests_for_its_own_model(monkeypatch: pyt
             request: Any = EmbedRequest(inputs=["x"], model=model)
             if operation == "similarity":
                 request = SimilarityRequest(source="x", texts=["y"], model=model)
-            return client.portal.call(getattr(service, operation), request, Call())  # pyright: ignore
+            call = partial(compute_states, service) if operation == "states" else getattr(service, operation)
+            return client.portal.call(call, request, Call())  # pyright: ignore[reportOptionalMemberAccess]
 
         for _ in range(3):
             with pytest.raises(RequestError, match="device lost"):
@@ -903,8 +908,8 @@ def test_a_failed_engine_refuses_the_requests_for_its_own_model(monkeypatch: pyt
                 ask(operation, "a")
             assert (caught.value.kind, caught.value.retry_after) == ("unavailable", 5)
             assert ask(operation, "b")
-        tokens = TokenizeRequest(texts=["x"], model="a")
-        assert client.portal.call(service.tokenize, tokens, Call())  # pyright: ignore[reportOptionalMemberAccess]
+        request = TokenizeRequest(texts=["x"], model="a")
+        assert client.portal.call(tokenize, service, request, Call())  # pyright: ignore[reportOptionalMemberAccess]
         gate.set()
 
 

@@ -10,9 +10,11 @@ from importlib.metadata import version
 from importlib.resources import files
 from typing import TypeVar
 
+from gnomon.serve import tokens
 from gnomon.serve.exchange import make_id
 from gnomon.serve.requests import Answer, EmbedRequest, EmbedResult, RequestError, SimilarityRequest, TokenizeRequest
 from gnomon.serve.service import INLINE_NUMBERS
+from gnomon.serve.states import compute_states
 from gnomon.serve.visit import NO_METHODS, Endpoint, Operation, Visit
 from gnomon.serve.wire import cohere, ollama, openai, tei
 from gnomon.serve.wire.choose import (
@@ -51,8 +53,8 @@ def _parse_embed(visit: Visit, choose: Callable[[Fields], Dialect], fields: Fiel
 
 async def _answer_embed(visit: Visit, dialect: Dialect, request: EmbedRequest) -> Answer:
     request = _complete(visit, request, dialect.input_field)
-    token_ids = "model" if dialect is tei.TEI else None
-    result = await visit.host.service.embed(request, visit.call, token_ids)
+    vocabulary = "model" if dialect is tei.TEI else None
+    result = await visit.host.service.embed(request, visit.call, vocabulary)
     render = partial(_render, dialect, request, result, visit.exchange.header("accept"), visit.exchange.request_id)
     if result.vectors_BD.size <= INLINE_NUMBERS and not visit.call.body_bytes:  # Cohere's answers hold the texts
         return render()
@@ -102,7 +104,7 @@ def _parse_root(fields: Fields) -> EmbedRequest | SimilarityRequest:
 async def embed_all(visit: Visit) -> Answer:
     visit.call.counts = True
     request = _complete(visit, await visit.parse(tei.parse_embed_all), "inputs")
-    result = await visit.host.service.states(request, visit.call)
+    result = await compute_states(visit.host.service, request, visit.call)
     return await visit.host.service.render_in_thread(partial(tei.render_states, result))
 
 
@@ -126,8 +128,8 @@ async def _answer_similarity(visit: Visit, request: SimilarityRequest) -> Answer
 async def tokenize(visit: Visit) -> Answer:
     dialect, request = await visit.parse(partial(_parse_tokenize, visit))
     check_texts(request.texts, visit.host.options.max_inputs, "embed", "inputs")
-    tokens, model = await visit.host.service.tokenize(request, visit.call)
-    return await visit.host.service.render_in_thread(partial(dialect.render, request, tokens, model.info()))
+    rows, model = await tokens.tokenize(visit.host.service, request, visit.call)
+    return await visit.host.service.render_in_thread(partial(dialect.render, request, rows, model.info()))
 
 
 def _parse_tokenize(visit: Visit, fields: Fields) -> tuple[TokenizeDialect, TokenizeRequest]:
@@ -139,12 +141,12 @@ def _parse_tokenize(visit: Visit, fields: Fields) -> tuple[TokenizeDialect, Toke
 async def decode(visit: Visit) -> Answer:
     request = await visit.parse(tei.parse_decode)
     check_texts(request.ids, visit.host.options.max_inputs, "embed", "ids")
-    return tei.render_decode(await visit.host.service.decode(request, visit.call))
+    return tei.render_decode(await tokens.decode(visit.host.service, request, visit.call))
 
 
 async def detokenize(visit: Visit) -> Answer:
     request = await visit.parse(openai.parse_detokenize)
-    return openai.render_detokenize(await visit.host.service.decode(request, visit.call))
+    return openai.render_detokenize(await tokens.decode(visit.host.service, request, visit.call))
 
 
 # ---- other kinds of models

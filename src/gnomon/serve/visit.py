@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal, Protocol, TypeVar
 
+from gnomon.serve.call import Call
 from gnomon.serve.exchange import Exchange
 from gnomon.serve.options import ServeOptions
 from gnomon.serve.requests import Answer, RequestError
-from gnomon.serve.service import Call, Service
+from gnomon.serve.service import Service
 from gnomon.serve.wire.errors import render_openai_error
 from gnomon.serve.wire.fields import Fields, decompress, parse_body
 
@@ -81,14 +82,14 @@ class Visit:
         async with service.parsing:
             self.call.check_alive()
             parsed, num_bytes = await service.run_in_thread(parse)
-        service.reserve_body(self.call, num_bytes)
+        service.memory.reserve_body(self.call, num_bytes)
         return parsed
 
     async def _read_body(self) -> bytes:
         """The body's bytes. A client that waits for long may not take longer to send them than others."""
         options, call = self.host.options, self.call
         timeout = min(call.seconds_left, options.request_timeout)
-        reserve = partial(self.host.service.reserve_body, call)
+        reserve = partial(self.host.service.memory.reserve_body, call)
         return await self.exchange.read_body(options.max_body_bytes, timeout, reserve)
 
 
