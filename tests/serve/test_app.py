@@ -1,6 +1,8 @@
 """The application, through its own test client: models, keys, probes, dialects side by side, errors, metrics, logs."""
 
+import asyncio
 import base64
+import gzip
 import io
 import json
 import logging
@@ -9,7 +11,11 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -24,9 +30,13 @@ from gnomon.engines.protocol import Engine
 from gnomon.errors import InputError, ModelError, Notice
 from gnomon.packed import Packed, Vectors
 from gnomon.serve.app import App
+from gnomon.serve.call import Call
 from gnomon.serve.models import load_encoder
 from gnomon.serve.options import ModelOptions, ServeOptions
-from gnomon.serve.requests import RequestError
+from gnomon.serve.requests import EmbedRequest, RequestError, SimilarityRequest, TokenizeRequest
+from gnomon.serve.service import Service
+from gnomon.serve.states import compute_states
+from gnomon.serve.tokens import tokenize
 
 goldens.require(whole_module=True)
 pytestmark = pytest.mark.filterwarnings("ignore::gnomon.errors.Notice")
@@ -190,6 +200,61 @@ def test_states_and_similarity(client: TestClient, encoder: Encoder) -> None:
         assert_near(client.post(path, json=body).json(), vectors[1:] @ vectors[0])
 
 
+def test_states_are_checked_and_counted_as_vectors_are(encoder: Encoder, caplog: pytest.LogCaptureFixture) -> None:
+    def load(options: ModelOptions) -> Encoder:
+        loaded = load_quietly()
+        spec = replace(loaded.spec, prompts={"classification": "query: "})
+        return Encoder(replace(loaded.checkpoint, spec=spec), engine=loaded.engine)
+
+    body = {"inputs": TEXTS, "input_type": "classification", "unknown": 1}
+    with serve(load=load) as client, caplog.at_level(logging.INFO):
+        logging.getLogger("gnomon.serve").propagate = True
+        answer = client.post("/embed_all", json=body)
+        metrics = read_metrics(client)
+        fingerprint = answer.headers["x-gnomon-fingerprint"]
+        assert client.post("/embed_all", json={**body, "require_fingerprint": fingerprint}).status_code == 200
+        assert client.post("/embed_all", json={**body, "require_fingerprint": "0" * 64}).status_code == 409
+    for found, wanted in zip(answer.json(), encoder.encode_tokens(TEXTS, prompt="query: "), strict=True):
+        np.testing.assert_allclose(np.array(found), wanted, atol=1e-4)
+    tokens = sum(encoder.tokenize(["query: " + text for text in TEXTS]).counts)
+    assert metrics['gnomon_tokens_total{model="golden/multilingual-e5-small"}'] == tokens
+    assert metrics["gnomon_unknown_fields_total"] == 1
+    assert metrics['te_request_success{method="batch"}'] == 1
+    assert [record.getMessage() for record in caplog.records].count("POST /embed_all") == 3
+
+
+def test_states_that_hang_hold_no_request_longer_than_it_may_take() -> None:
+    gate, began = threading.Event(), threading.Event()
+    with serve_failing() as (client, engine):
+        compute = engine.inner.states
+
+        def hang(packed: Packed) -> Vectors:
+            began.set()
+            assert gate.wait(30)
+            return compute(packed)
+
+        engine.inner.states = hang  # pyright: ignore[reportAttributeAccessIssue]
+        for _ in range(3):  # the second waits for the first
+            answer = client.post("/embed_all", json={"inputs": "a"}, headers={"x-request-timeout": "0.05"})
+            assert answer.status_code == 504
+        assert began.is_set()
+        assert client.post("/embed", json={"inputs": "a"}).status_code == 200
+        gate.set()
+        assert client.post("/embed_all", json={"inputs": "a"}).status_code == 200
+
+
+def test_similarity_has_the_prompt_that_the_models_name_chooses(encoder: Encoder) -> None:
+    inputs = {"source_sentence": TEXTS[0], "sentences": TEXTS[1:]}
+    with serve(ModelOptions(source=E5, names=("e5",), vector_type="binary")) as client:
+        for body, vectors in (
+            ({"model": "e5:query"}, encoder.encode_query(TEXTS)),
+            ({"model": "e5:document"}, encoder.encode_document(TEXTS)),
+            ({"model": "e5:document", "prompt_name": "query"}, encoder.encode_query(TEXTS)),
+            ({"model": "e5"}, encoder.encode(TEXTS, prompt="")),
+        ):
+            assert_near(client.post("/similarity", json={"inputs": inputs, **body}).json(), vectors[1:] @ vectors[0])
+
+
 def test_tokens(client: TestClient, encoder: Encoder) -> None:
     report = encoder.tokenize(TEXTS)
     tokens = client.post("/tokenize", json={"inputs": TEXTS}).json()
@@ -227,6 +292,22 @@ def test_quantised_vectors_need_ranges(tmp_path: Path, encoder: Encoder) -> None
         assert client.post("/v2/embed", json={**body, "embedding_types": ["ubinary"]}).status_code == 200
 
 
+def test_the_operators_type_is_for_requests_that_name_none(client: TestClient) -> None:
+    floats = embed(client, input=TEXTS)
+    bits = np.packbits(floats > 0, axis=1).astype(int)
+    with serve(ModelOptions(source=E5, vector_type="ubinary")) as packing:
+        np.testing.assert_array_equal(embed(packing, input=TEXTS), bits)
+        np.testing.assert_array_equal(packing.post("/embed", json={"inputs": TEXTS}).json(), bits)
+        assert_near(embed(packing, input=TEXTS, encoding_format="float"), floats)
+        assert_near(embed(packing, input=TEXTS, embedding_types="float"), floats)
+        answer = packing.post("/v1/embeddings", json={"input": TEXTS, "encoding_format": "base64"}).json()
+        assert_near([np.frombuffer(base64.b64decode(item["embedding"]), "<f4") for item in answer["data"]], floats)
+        answer = packing.post("/v1/embeddings", json={"input": TEXTS, "encoding_format": "bytes"})
+        assert_near(np.frombuffer(answer.content, "<f4").reshape(floats.shape), floats)
+        answer = packing.post("/embed", json={"inputs": TEXTS}, headers={"accept": "application/octet-stream"})
+        assert answer.headers["x-gnomon-dtype"] == "uint8"
+
+
 # ---- long texts, token ids, usage
 
 LONG = "one two three four five six seven eight nine ten " * 60
@@ -258,6 +339,24 @@ def test_truncation_is_reported_and_chosen(client: TestClient, encoder: Encoder)
     assert_near(five, encoder.with_max_seq_length(5).encode(LONG, prompt="", on_truncate="silent"))
 
 
+def test_a_side_alone_does_not_switch_truncation_on(client: TestClient) -> None:
+    scores = {"inputs": {"source_sentence": "a", "sentences": [LONG]}}
+    for side in ("left", "right"):
+        body = {"inputs": LONG, "truncation_direction": side}
+        vectors = client.post("/embed", json=body).json()
+        assert_near(vectors, client.post("/embed", json={"inputs": LONG, "truncate": side}).json())
+        score = client.post("/similarity", json={**scores, "truncation_direction": side}).json()
+        assert_near(score, client.post("/similarity", json={**scores, "truncate": side}).json())
+    with serve(truncate="error") as strict:
+        for path, body in (("/embed", {"inputs": LONG}), ("/embed_all", {"inputs": LONG}), ("/similarity", scores)):
+            for side in ("left", "right"):
+                assert strict.post(path, json={**body, "truncation_direction": side}).status_code == 422
+        assert strict.post("/embed", json={"inputs": LONG, "truncate": True}).status_code == 200
+    with serve(truncate="mean") as whole:
+        mean = whole.post("/embed", json={"inputs": LONG}).json()
+        assert_near(whole.post("/embed", json={"inputs": LONG, "truncation_direction": "left"}).json(), mean)
+
+
 def test_token_ids(encoder: Encoder) -> None:
     ids = encoder.tokenize(TEXTS).ids
     whole, bare = [each.tolist() for each in ids], [each[1:-1].tolist() for each in ids]
@@ -271,6 +370,10 @@ def test_token_ids(encoder: Encoder) -> None:
     with serve(token_ids="model") as client:
         assert_near(embed(client, input=whole), wanted)
         assert_near(embed(client, input=bare), wanted)
+        answer = client.post("/v1/embeddings", json={"input": [*whole, [5] * 1000], "report": True}).json()
+        rows = [{"tokens": len(each), "full_tokens": len(each), "truncated": False} for each in whole]
+        rows.append({"tokens": encoder.max_seq_length, "full_tokens": 1002, "truncated": True})
+        assert answer["report"] == rows
         answer = client.post("/v1/embeddings", json={"input": [[1, 10**7]]})
         assert answer.status_code == 400
         assert "10000000" in answer.json()["error"]["message"]
@@ -302,6 +405,28 @@ def test_several_models_and_aliases() -> None:
         shown = client.get("/v1/models/golden/stella_en_400M_v5").json()
         assert shown["dimensions"] == [256, 512, 1024]
         assert client.get("/v1/models/none").status_code == 404
+
+
+def test_a_path_names_the_model_where_the_body_does_not(encoder: Encoder) -> None:
+    models = ModelOptions(source=STELLA, names=("a",)), ModelOptions(source=E5, names=("e5", "org/e5"))
+    scores = {"inputs": {"source_sentence": TEXTS[0], "sentences": TEXTS[1:]}}
+    with serve(*models) as client:
+        for name, vectors in {
+            "e5": encoder.encode(TEXTS, prompt=""),
+            "org/e5": encoder.encode(TEXTS, prompt=""),
+            "e5:query": encoder.encode_query(TEXTS),
+        }.items():
+            path = f"/models/{name}/pipeline/feature-extraction"
+            assert_near(client.post(path, json={"inputs": TEXTS}).json(), vectors)
+            assert_near(client.post(path, json=scores).json(), vectors[1:] @ vectors[0])
+            answer = client.post(f"/openai/deployments/{name}/embeddings", json={"input": TEXTS}).json()
+            assert_near([item["embedding"] for item in answer["data"]], vectors)
+        path = "/models/a/pipeline/feature-extraction"
+        assert_near(client.post(path, json={"inputs": TEXTS, "model": "e5"}).json(), encoder.encode(TEXTS, prompt=""))
+        for body in ({"inputs": "a"}, scores):
+            answer = client.post("/models/none/pipeline/feature-extraction", json=body)
+            assert answer.status_code == 404
+            assert "'none'" in answer.json()["error"]
 
 
 def test_two_models_with_one_name_are_refused() -> None:
@@ -467,6 +592,163 @@ def test_bodies_have_a_limit() -> None:
         assert embed(client, input=["a"] * 3).shape[0] == 3
 
 
+class Upload:
+    """A request whose body comes part by part, in the loop of the application.
+
+    Args:
+        parts: of the body; the last one comes once `release` was called.
+    """
+
+    def __init__(self, client: TestClient, *parts: bytes, path: str = "/embed", headers: dict[str, str] | None = None):
+        self.client, self.parts, self.path = client, [*parts], path
+        self.headers = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
+        self.messages = list[Any]()
+        self.future: Any = client.portal.start_task_soon(self._run)  # pyright: ignore
+
+    async def _run(self) -> None:
+        self.gate = asyncio.Event()
+        scope = {"type": "http", "method": "POST", "path": self.path, "headers": self.headers, "client": ("::1", 1)}
+        await self.client.app_(scope, self._receive, self._send)  # pyright: ignore
+
+    async def _receive(self) -> dict[str, Any]:
+        if not self.parts:
+            await asyncio.Event().wait()  # the client stays
+        if len(self.parts) == 1:
+            await self.gate.wait()
+        return {"type": "http.request", "body": self.parts.pop(0), "more_body": bool(self.parts)}
+
+    async def _send(self, message: Any) -> None:
+        self.messages.append(message)
+
+    def release(self) -> None:
+        self.client.portal.call(self.gate.set)  # pyright: ignore
+
+    @property
+    def status(self) -> int:
+        """Once it is answered."""
+        self.future.result(30)
+        return self.messages[0]["status"]
+
+
+def test_answers_of_bulk_requests_leave_room_for_queries(monkeypatch: pytest.MonkeyPatch, encoder: Encoder) -> None:
+    monkeypatch.setattr("gnomon.serve.memory.MAX_ANSWER_BYTES", 8 * encoder.dim * 17)  # of eight texts
+    gate = threading.Event()
+    with serve_failing() as (client, engine), ThreadPoolExecutor(2) as threads:
+
+        def hold(packed: Packed, pooled: Vectors) -> Vectors:
+            assert gate.wait(30)
+            return pooled
+
+        engine.act = hold
+        service = client.app_.service  # pyright: ignore
+        bulk = threads.submit(client.post, "/v1/embeddings", json={"input": list("abcde"), "priority": 1})
+        wait_until(lambda: service.memory.answer_bytes > 0)
+        answer = client.post("/v1/embeddings", json={"input": ["f", "g"], "priority": 1})
+        assert answer.status_code == 429
+        assert "bulk" in answer.json()["error"]["message"]
+        query = threads.submit(client.post, "/v1/embeddings", json={"input": ["f", "g"]})
+        wait_until(lambda: service.memory.answer_bytes == 7 * encoder.dim * 17)
+        assert client.post("/v1/embeddings", json={"input": ["f", "g"]}).status_code == 429
+        gate.set()
+        assert bulk.result(30).status_code == query.result(30).status_code == 200
+        assert service.memory.answer_bytes == 0
+
+
+def test_bodies_under_way_have_a_limit_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gnomon.serve.memory.MAX_BODIES_BYTES", 300_000)
+    with serve() as client:
+        service = client.app_.service  # pyright: ignore
+        body = json.dumps({"inputs": "a " * 100_000}).encode()
+        first = Upload(client, body[:150_000], body[150_000:])
+        wait_until(lambda: service.memory.body_bytes == 150_000)
+        second = Upload(client, body[:160_000], body[160_000:])
+        wait_until(lambda: len(second.parts) == 1)
+        second.release()  # its rest is read, and dropped
+        assert second.status == 429
+        answer = client.post("/v1/embeddings", content=body)
+        assert answer.status_code == 429
+        assert answer.headers["retry-after"] == "1"
+        assert client.post("/embed", json={"inputs": "a " * 30_000}).status_code == 200  # a small one
+        first.release()
+        assert first.status == 200
+        assert service.memory.body_bytes == 0
+        assert client.post("/embed", content=body).status_code == 200
+        monkeypatch.setattr("gnomon.serve.memory.MAX_BODIES_BYTES", 100_000)
+        assert client.post("/embed", content=body).status_code == 200  # one alone may have more
+
+
+def test_a_body_counts_as_it_is_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gnomon.serve.memory.MAX_BODIES_BYTES", 300_000)
+    body = json.dumps({"inputs": "a " * 100_000}).encode()
+    with serve() as client:
+        first = Upload(client, body[:150_000], body[150_000:])
+        wait_until(lambda: client.app_.service.memory.body_bytes == 150_000)  # pyright: ignore
+        answer = client.post("/embed", content=gzip.compress(body), headers={"content-encoding": "gzip"})
+        assert answer.status_code == 429
+        first.release()
+        assert first.status == 200
+
+
+LARGE = json.dumps({"inputs": ["a " * 150_000]}).encode()
+
+
+@pytest.mark.parametrize(
+    ("body", "encoding", "thread"),
+    [
+        (b'{"inputs": "a"}', "identity", ""),
+        (LARGE, "identity", "gnomon-tokenizing"),
+        (gzip.compress(LARGE), "gzip", "gnomon-tokenizing"),
+        (gzip.compress(b'{"inputs": "a"}'), "gzip", "gnomon-tokenizing"),
+    ],
+)
+def test_what_is_large_is_read_beside_the_event_loop(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, body: bytes, encoding: str, thread: str
+) -> None:
+    threads = dict[str, str]()
+
+    def watch(module: str, name: str) -> None:
+        function = getattr(import_module(module), name)
+
+        def watched(*args: Any) -> Any:
+            threads[name] = threading.current_thread().name
+            return function(*args)
+
+        monkeypatch.setattr(f"{module}.{name}", watched)
+
+    loop: str = client.portal.call(lambda: threading.current_thread().name)  # pyright: ignore
+    watch("gnomon.serve.visit", "decompress")
+    watch("gnomon.serve.visit", "parse_body")
+    watch("gnomon.serve.wire.tei", "parse_embed")
+    assert client.post("/embed", content=body, headers={"content-encoding": encoding}).status_code == 200
+    assert {name.rpartition("_")[0] for name in threads.values()} == {thread or loop.rpartition("_")[0]}
+    assert threads.keys() == {"decompress", "parse_body", "parse_embed"}
+
+
+def test_many_ids_are_read_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = list[str]()
+
+    def decode(ids: Any) -> str:
+        threads.append(threading.current_thread().name)
+        return "a cat"
+
+    with serve() as client:
+        service = client.app_.service  # pyright: ignore
+        service.options = replace(service.options, token_ids="cl100k")
+        service.decode_cl100k = decode
+        cat = embed(client, input=["a cat"])
+        assert_near(embed(client, input=[[1], [2]]), [cat[0]] * 2)
+        assert not any("gnomon" in name for name in threads)
+        assert_near(embed(client, input=[[1] * 10_000]), cat)
+        assert threads[-1].startswith("gnomon-tokenizing")
+
+
+def test_a_body_takes_no_longer_than_the_server_gives_any_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gnomon.serve.exchange.REST_SECONDS", 0.05)
+    with serve(request_timeout=0.05) as client:
+        upload = Upload(client, b'{"inputs": ', b'"a"}', headers={"x-request-timeout": "600"})
+        assert upload.status == 504
+
+
 def test_empty_texts() -> None:
     with serve() as client:
         answer = client.post("/v1/embeddings", json={"input": ["a", "", "c"]})
@@ -586,6 +868,49 @@ def test_an_engine_that_died_shows_and_is_opened_anew(monkeypatch: pytest.Monkey
         wait_until(lambda: client.get("/ready").status_code == 200)
         assert embed(client, input=TEXTS).shape[0] == 3
         assert 'gnomon_engine_restarts_total{model="golden/multilingual-e5-small"} 1.0' in client.get("/metrics").text
+
+
+def test_a_failed_engine_refuses_the_requests_for_its_own_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = threading.Event()
+
+    def reopen_later(encoder: Encoder) -> Encoder:
+        assert gate.wait(30)
+        return encoder
+
+    def load(options: ModelOptions) -> Encoder:
+        encoder = load_quietly()
+        engine = FailingEngine(encoder.engine)
+        return Encoder(encoder.checkpoint, engine=engine)
+
+    def die(packed: Packed, pooled: Vectors) -> Vectors:
+        raise RuntimeError("device lost")
+
+    monkeypatch.setattr(Encoder, "reopen", reopen_later)
+    models = ModelOptions(source=E5, names=("a",)), ModelOptions(source=E5, names=("b",))
+    with serve(*models, load=load, cache_bytes=0) as client:
+        service: Service = client.app_.service  # pyright: ignore
+        broken = service.models.find_known("a")
+        broken.encoder.engine.act = die  # pyright: ignore
+
+        def ask(operation: str, model: str) -> Any:
+            request: Any = EmbedRequest(inputs=["x"], model=model)
+            if operation == "similarity":
+                request = SimilarityRequest(source="x", texts=["y"], model=model)
+            call = partial(compute_states, service) if operation == "states" else getattr(service, operation)
+            return client.portal.call(call, request, Call())  # pyright: ignore[reportOptionalMemberAccess]
+
+        for _ in range(3):
+            with pytest.raises(RequestError, match="device lost"):
+                ask("embed", "a")
+        wait_until(lambda: not broken.batcher.is_ok)
+        for operation in ("embed", "similarity", "states"):
+            with pytest.raises(RequestError, match=r"engine of a is failed: .*device lost") as caught:
+                ask(operation, "a")
+            assert (caught.value.kind, caught.value.retry_after) == ("unavailable", 5)
+            assert ask(operation, "b")
+        request = TokenizeRequest(texts=["x"], model="a")
+        assert client.portal.call(tokenize, service, request, Call())  # pyright: ignore[reportOptionalMemberAccess]
+        gate.set()
 
 
 def test_a_request_that_takes_too_long() -> None:

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from gnomon import Encoder
-from gnomon.encode_options import EncodeOptions
 from gnomon.packed import pack
 from gnomon.serve.batcher import Batcher
 from gnomon.serve.prepare import Preparation
@@ -97,16 +96,21 @@ def test_a_prompt_that_is_truncated_is_skipped_as_far_as_it_is_there(encoder: En
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_a_prompt_is_skipped_as_the_encoder_skips_it(encoder: Encoder, side: Literal["left", "right"]) -> None:
-    """Where a model truncates on the left by itself, too, and keeps prompts out of pooling."""
-    spec = encoder.spec
-    pooling, tokenizing = replace(spec.pooling, include_prompt=False), replace(spec.tokenizer, truncation_side=side)
-    checkpoint = replace(encoder.checkpoint, spec=replace(spec, pooling=pooling, tokenizer=tokenizing))
-    other = Encoder(checkpoint, engine=encoder.engine)
-    text = prepare(other, "query: ", side).prepare_texts([LONG])[0]
-    pooled_BD = other.engine.pool(pack(text.sequences, skip_B=[text.skip]))
-    found = other.make_postprocessor(EncodeOptions())(pooled_BD)
-    np.testing.assert_allclose(found, other.encode([LONG], prompt="query: ", on_truncate="silent"), atol=1e-6)
+@pytest.mark.parametrize("prompt", ["query: ", "a prompt that is longer than all that the model reads of a text "])
+def test_texts_that_the_model_itself_truncates_have_the_encoders_vectors(
+    encoder: Encoder, side: Literal["left", "right"], prompt: str
+) -> None:
+    spec = replace(
+        encoder.spec,
+        pooling=replace(encoder.spec.pooling, include_prompt=False),
+        tokenizer=replace(encoder.spec.tokenizer, truncation_side=side, max_seq_length=12),
+    )
+    other = Encoder(replace(encoder.checkpoint, spec=spec), engine=encoder.engine)
+    texts = prepare(other, prompt, side).prepare_texts(TEXTS)
+    assert texts[1].truncated
+    pooled_BD = other.engine.pool(pack([text.sequences[0] for text in texts], skip_B=[text.skip for text in texts]))
+    vectors_BD = pooled_BD / np.linalg.norm(pooled_BD, axis=1, keepdims=True)
+    np.testing.assert_allclose(vectors_BD, other.encode(TEXTS, prompt=prompt, on_truncate="silent"), atol=2e-6)
 
 
 def test_keys_are_equal_where_the_engine_has_the_same_work(encoder: Encoder) -> None:
@@ -130,7 +134,11 @@ def test_keys_are_equal_where_the_engine_has_the_same_work(encoder: Encoder) -> 
     assert skipping != key("a")
 
 
-def test_ids_of_a_client_are_completed_and_checked(encoder: Encoder) -> None:
+@pytest.mark.parametrize("per_part", [1, 3, 1000])
+def test_ids_of_a_client_are_completed_and_checked(
+    encoder: Encoder, monkeypatch: pytest.MonkeyPatch, per_part: int
+) -> None:
+    monkeypatch.setattr("gnomon.serve.prepare.IDS_PER_PART", per_part)
     preparation = prepare(encoder)
     whole = encoder.tokenizer.encode(["a cat"])[0]
     np.testing.assert_array_equal(preparation.complete_ids(whole.tolist(), 0), whole)

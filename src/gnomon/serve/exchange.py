@@ -7,9 +7,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from random import getrandbits
 from typing import Any
 
-from gnomon.serve.body_room import BodyRoom
 from gnomon.serve.requests import Answer, RequestError
-from gnomon.serve.wire.fields import decompress
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -37,7 +35,7 @@ class DisconnectedError(Exception):
 class Exchange:
     """One request and its answer."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, room: BodyRoom | None = None) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scope, self._receive, self._send = scope, receive, send
         self.method: str = scope["method"]
         self.path: str = scope["path"]
@@ -45,7 +43,6 @@ class Exchange:
         """By lower-case names."""
         self.request_id = _read_request_id(self.header("x-request-id"))
         self.num_body_bytes = 0
-        self._room, self._num_held = room or BodyRoom(), 0
         self._has_body = True
         """Whether there is more of it to read."""
         self.started = False
@@ -64,45 +61,25 @@ class Exchange:
         client = self.scope.get("client")
         return client[0] if client else ""
 
-    async def receive_body(self, limit: int, timeout: float) -> bytes:
-        """The body, as it was sent.
+    async def read_body(self, limit: int, timeout: float, reserve: Callable[[int], None]) -> bytes:
+        """The body, as it is sent.
 
         Args:
             limit: bytes of it.
             timeout: seconds in which it must arrive.
+            reserve: called with the bytes that it takes so far. What it raises ends the reading.
 
         Raises:
-            RequestError: "too_large", where the rest is not read; "timeout"; "overloaded", where the bodies of others
-                take all the room.
+            RequestError: "too_large", where the rest is not read; "timeout".
             DisconnectedError: the client went away.
         """
         try:
             async with asyncio.timeout(timeout):
-                return await self._receive_body(limit)
+                return await self._receive_body(limit, reserve)
         except TimeoutError:
             raise RequestError("the body did not arrive in time. Send it faster.", "timeout") from None
 
-    @property
-    def is_compressed(self) -> bool:
-        return (self.header("content-encoding") or "identity") != "identity"
-
-    def unpack_body(self, body: bytes, limit: int) -> bytes:
-        """A body that was received, without its compression.
-
-        Args:
-            limit: bytes of the result.
-
-        Raises:
-            RequestError: as `decompress`.
-        """
-        return decompress(body, limit, self.header("content-encoding") or "identity")
-
-    def release_body(self) -> None:
-        """The request is answered: its body is not held any more."""
-        self._room.release(self._num_held)
-        self._num_held = 0
-
-    async def _receive_body(self, limit: int) -> bytes:
+    async def _receive_body(self, limit: int, reserve: Callable[[int], None]) -> bytes:
         declared = self.header("content-length")
         if declared is not None and declared.isdigit() and int(declared) > limit:
             raise _too_large(limit)
@@ -112,21 +89,18 @@ class Exchange:
             if message["type"] == "http.disconnect":
                 raise DisconnectedError
             part = message.get("body", b"")
+            self._has_body = bool(message.get("more_body"))
             self.num_body_bytes += len(part)
             if self.num_body_bytes > limit:
                 raise _too_large(limit)
-            self._room.take(len(part), self._num_held)
-            self._num_held += len(part)
+            reserve(self.num_body_bytes)
             parts.append(part)
-            if not message.get("more_body"):
-                self._has_body = False
+            if not self._has_body:
                 break
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def drop_rest(self) -> None:
         """Read what is left of the body, up to a limit."""
-        if not self._has_body:
-            return
         num_bytes = 0
         try:
             async with asyncio.timeout(REST_SECONDS):

@@ -8,10 +8,13 @@ from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from importlib.resources import files
+from typing import TypeVar
 
+from gnomon.serve import tokens
 from gnomon.serve.exchange import make_id
-from gnomon.serve.requests import Answer, EmbedRequest, EmbedResult, RequestError
+from gnomon.serve.requests import Answer, EmbedRequest, EmbedResult, RequestError, SimilarityRequest, TokenizeRequest
 from gnomon.serve.service import INLINE_NUMBERS
+from gnomon.serve.states import compute_states
 from gnomon.serve.visit import NO_METHODS, Endpoint, Operation, Visit
 from gnomon.serve.wire import cohere, ollama, openai, tei
 from gnomon.serve.wire.choose import (
@@ -20,36 +23,59 @@ from gnomon.serve.wire.choose import (
     choose_root_operation,
     choose_tokenize_dialect,
 )
-from gnomon.serve.wire.dialect import Dialect, Stamp
-from gnomon.serve.wire.errors import render_openai_error, render_tei_error
-from gnomon.serve.wire.fields import Fields, parse_body
+from gnomon.serve.wire.dialect import Dialect, Stamp, TokenizeDialect
+from gnomon.serve.wire.errors import render_tei_error
+from gnomon.serve.wire.fields import Fields
 from gnomon.serve.wire.inputs import check_inputs, check_texts
 from gnomon.serve.wire.vectors import answer_raw, json_answer
+
+NamesModel = TypeVar("NamesModel", EmbedRequest, SimilarityRequest)
 
 # ---- vectors
 
 
-async def embed(visit: Visit, dialect: Dialect, *, fields: Fields | None = None, model: str | None = None) -> Answer:
-    """Vectors, in one dialect.
+async def embed(visit: Visit, choose: Callable[[Fields], Dialect]) -> Answer:
+    """Vectors.
 
     Args:
-        fields: the body, where it was read to find the dialect.
-        model: the model's name where the body has none.
+        choose: the dialect of a body.
     """
-    visit.render_error, visit.call.counts = dialect.render_error, True
-    fields = await visit.read_fields() if fields is None else fields
-    request = dialect.parse_embed(fields)
-    if model is not None and request.model is None:
-        request = replace(request, model=model)
-    visit.call.num_unknown_fields = len(request.unknown_fields)
-    check_inputs(request, visit.host.options.max_inputs, visit.host.options.empty, dialect.input_field)
-    request = visit.host.service.apply_defaults(request)
-    token_ids = "model" if dialect is tei.TEI else None
-    result = await visit.host.service.embed(request, visit.call, token_ids)
+    visit.call.counts = True
+    dialect, request = await visit.parse(partial(_parse_embed, visit, choose))
+    return await _answer_embed(visit, dialect, request)
+
+
+def _parse_embed(visit: Visit, choose: Callable[[Fields], Dialect], fields: Fields) -> tuple[Dialect, EmbedRequest]:
+    dialect = choose(fields)
+    visit.render_error = dialect.render_error
+    return dialect, dialect.parse_embed(fields)
+
+
+async def _answer_embed(visit: Visit, dialect: Dialect, request: EmbedRequest) -> Answer:
+    request = _complete(visit, request, dialect.input_field)
+    vocabulary = "model" if dialect is tei.TEI else None
+    result = await visit.host.service.embed(request, visit.call, vocabulary)
     render = partial(_render, dialect, request, result, visit.exchange.header("accept"), visit.exchange.request_id)
-    if result.vectors_BD.size <= INLINE_NUMBERS:
+    if result.vectors_BD.size <= INLINE_NUMBERS and not visit.call.body_bytes:  # Cohere's answers hold the texts
         return render()
     return await visit.host.service.render_in_thread(render)
+
+
+def _complete(visit: Visit, request: EmbedRequest, input_field: str) -> EmbedRequest:
+    """The request, checked, with what it leaves open.
+
+    Raises:
+        RequestError: wrong inputs, or an unknown model.
+    """
+    visit.call.num_unknown_fields = len(request.unknown_fields)
+    check_inputs(request, visit.host.options.max_inputs, visit.host.options.empty, input_field)
+    return visit.host.service.apply_defaults(_name_model(visit, request))
+
+
+def _name_model(visit: Visit, request: NamesModel) -> NamesModel:
+    """The request, for the model that the path names where the body names none."""
+    name = visit.parameters.get("name")
+    return request if name is None or request.model is not None else replace(request, model=name)
 
 
 def _render(
@@ -59,40 +85,39 @@ def _render(
     return raw if raw is not None else dialect.render_embed(request, result, Stamp(make_id(), int(time.time())))
 
 
-async def embed_chosen(visit: Visit) -> Answer:
-    """`/embeddings`: the fields show the dialect."""
-    visit.call.counts = True
-    fields = await visit.read_fields()
-    return await embed(visit, choose_embeddings_dialect(fields), fields=fields)
-
-
 async def embed_root(visit: Visit) -> Answer:
     """`/embed` and `POST /`: TEI's three operations; the fields show which."""
-    visit.render_error, visit.call.counts = render_tei_error, True
-    fields = await visit.read_fields()
+    visit.call.counts = True
+    request = await visit.parse(_parse_root)
+    if isinstance(request, SimilarityRequest):
+        return await _answer_similarity(visit, request)
+    return await _answer_embed(visit, tei.TEI, request)
+
+
+def _parse_root(fields: Fields) -> EmbedRequest | SimilarityRequest:
     operation = choose_root_operation(fields)
-    if operation == "similarity":
-        return await similarity(visit, fields=fields)
     if operation == "rerank":
         raise _refuse("rerank")
-    return await embed(visit, tei.TEI, fields=fields)
+    return tei.parse_similarity(fields) if operation == "similarity" else tei.parse_embed(fields)
 
 
 async def embed_all(visit: Visit) -> Answer:
-    visit.render_error = render_tei_error
-    request = visit.host.service.apply_defaults(tei.parse_embed_all(await visit.read_fields()))
-    check_inputs(request, visit.host.options.max_inputs, visit.host.options.empty, "inputs")
-    result = await visit.host.service.states(request, visit.call)
+    visit.call.counts = True
+    request = _complete(visit, await visit.parse(tei.parse_embed_all), "inputs")
+    result = await compute_states(visit.host.service, request, visit.call)
     return await visit.host.service.render_in_thread(partial(tei.render_states, result))
 
 
-async def similarity(visit: Visit, *, fields: Fields | None = None) -> Answer:
-    visit.render_error = render_tei_error
-    request = tei.parse_similarity(await visit.read_fields() if fields is None else fields)
+async def similarity(visit: Visit) -> Answer:
+    visit.call.counts = True
+    return await _answer_similarity(visit, await visit.parse(tei.parse_similarity))
+
+
+async def _answer_similarity(visit: Visit, request: SimilarityRequest) -> Answer:
+    request = _name_model(visit, request)
     texts = [request.source, *request.texts]
     check_texts(request.texts, visit.host.options.max_inputs - 1, visit.host.options.empty, "sentences")
     check_texts(texts, visit.host.options.max_inputs, visit.host.options.empty, "inputs")
-    visit.call.counts = True
     scores, result = await visit.host.service.similarity(request, visit.call)
     return tei.render_similarity(scores, result)
 
@@ -101,25 +126,27 @@ async def similarity(visit: Visit, *, fields: Fields | None = None) -> Answer:
 
 
 async def tokenize(visit: Visit) -> Answer:
-    fields = await visit.read_fields()
+    dialect, request = await visit.parse(partial(_parse_tokenize, visit))
+    check_texts(request.texts, visit.host.options.max_inputs, "embed", "inputs")
+    rows, model = await tokens.tokenize(visit.host.service, request, visit.call)
+    return await visit.host.service.render_in_thread(partial(dialect.render, request, rows, model.info()))
+
+
+def _parse_tokenize(visit: Visit, fields: Fields) -> tuple[TokenizeDialect, TokenizeRequest]:
     dialect = choose_tokenize_dialect(fields)
     visit.render_error = dialect.render_error
-    request = dialect.parse(fields)
-    check_texts(request.texts, visit.host.options.max_inputs, "embed", "inputs")
-    tokens, model = await visit.host.service.tokenize(request, visit.call)
-    return await visit.host.service.render_in_thread(partial(dialect.render, request, tokens, model.info()))
+    return dialect, dialect.parse(fields)
 
 
 async def decode(visit: Visit) -> Answer:
-    visit.render_error = render_tei_error
-    request = tei.parse_decode(await visit.read_fields())
+    request = await visit.parse(tei.parse_decode)
     check_texts(request.ids, visit.host.options.max_inputs, "embed", "ids")
-    return tei.render_decode(await visit.host.service.decode(request, visit.call))
+    return tei.render_decode(await tokens.decode(visit.host.service, request, visit.call))
 
 
 async def detokenize(visit: Visit) -> Answer:
-    request = openai.parse_detokenize(await visit.read_fields())
-    return openai.render_detokenize(await visit.host.service.decode(request, visit.call))
+    request = await visit.parse(openai.parse_detokenize)
+    return openai.render_detokenize(await tokens.decode(visit.host.service, request, visit.call))
 
 
 # ---- other kinds of models
@@ -139,15 +166,14 @@ def _refuse(what: str) -> RequestError:
 
 
 async def refuse_rerank(visit: Visit) -> Answer:
-    fields = await visit.read_fields()
-    visit.render_error = choose_rerank_dialect(fields, visit.exchange.path).render_error
+    dialect = await visit.parse(partial(choose_rerank_dialect, path=visit.exchange.path))
+    visit.render_error = dialect.render_error
     raise _refuse("rerank")
 
 
-def refuse(what: str, render_error: Callable[[RequestError], Answer]) -> Operation:
+def refuse(what: str) -> Operation:
     async def refuse_it(visit: Visit) -> Answer:
-        visit.render_error = render_error
-        await visit.read_fields()
+        await visit.parse(lambda fields: None)
         raise _refuse(what)
 
     return refuse_it
@@ -218,8 +244,7 @@ async def show_liveness(visit: Visit) -> Answer:
 async def reload_models(visit: Visit) -> Answer:
     """`POST /admin/reload`: load all models again, or one of another revision: {"model": ..., "revision": ...}."""
     visit.host.check_admin(visit.exchange)
-    body = await visit.read_body()
-    fields = parse_body(body or b"{}")
+    fields = await visit.parse(lambda fields: fields, empty=b"{}")
     name, revision = fields.text("model"), fields.text("revision")
     if unknown := fields.unknown():
         raise RequestError(f"the body has {unknown[0]!r}, and it may have model and revision.", "invalid")
@@ -255,21 +280,22 @@ def _get(operation: Operation) -> Mapping[str, Operation]:
 
 
 def _dialect(dialect: Dialect) -> Mapping[str, Operation]:
-    return _post(partial(embed, dialect=dialect))
+    return _post(partial(embed, choose=lambda fields: dialect))
 
 
 def _endpoints() -> list[Endpoint]:
     """All endpoints, the most used first."""
+    choose_dialect = _post(partial(embed, choose=choose_embeddings_dialect))
     tei_endpoint = partial(Endpoint, render_error=render_tei_error)
     probe = partial(
         Endpoint, render_error=render_tei_error, is_probe=True, guarded_methods=NO_METHODS, model_methods=NO_METHODS
     )
     return [
-        *(Endpoint(path, _post(embed_chosen)) for path in ("/v1/embeddings", "/embeddings")),
+        *(Endpoint(path, choose_dialect) for path in ("/v1/embeddings", "/embeddings")),
         tei_endpoint("/embed", _post(embed_root)),
         probe("/ready", _get(show_ready)),
         probe("/health", _get(show_health)),
-        Endpoint("/openai/deployments/{name:path}/embeddings", _post(embed_azure)),
+        Endpoint("/openai/deployments/{name:path}/embeddings", choose_dialect),
         Endpoint("/v1/embed", _dialect(cohere.COHERE_V1), cohere.COHERE_V1.render_error),
         Endpoint("/v2/embed", _dialect(cohere.COHERE_V2), cohere.COHERE_V2.render_error),
         Endpoint("/api/embed", _dialect(ollama.OLLAMA), ollama.OLLAMA.render_error),
@@ -295,8 +321,8 @@ def _endpoints() -> list[Endpoint]:
         *(Endpoint(path, _get(show_model)) for path in ("/v1/models/{name:path}", "/models/{name:path}")),
         tei_endpoint("/rerank", _post(refuse_rerank)),
         *(Endpoint(path, _post(refuse_rerank)) for path in ("/v1/rerank", "/v2/rerank")),
-        *(tei_endpoint(f"/{name}", _post(refuse(name, render_tei_error))) for name in ("predict", "embed_sparse")),
-        Endpoint("/classify", _post(refuse("classify", render_openai_error))),
+        *(tei_endpoint(f"/{name}", _post(refuse(name))) for name in ("predict", "embed_sparse")),
+        Endpoint("/classify", _post(refuse("classify"))),
         *(probe(path, _get(show_health)) for path in ("/healthz", "/ping")),
         *(probe(path, _get(show_ready)) for path in ("/readyz", "/v1/health/ready")),
         *(probe(path, _get(show_liveness)) for path in ("/livez", "/v1/health/live")),
@@ -304,12 +330,6 @@ def _endpoints() -> list[Endpoint]:
         probe("/metrics", _get(show_metrics)),
         Endpoint("/admin/reload", _post(reload_models), guarded_methods=NO_METHODS, model_methods=NO_METHODS),
     ]
-
-
-async def embed_azure(visit: Visit) -> Answer:
-    """Azure's path names the model, where the body does not."""
-    fields = await visit.read_fields()
-    return await embed(visit, choose_embeddings_dialect(fields), fields=fields, model=visit.parameters["name"])
 
 
 ENDPOINTS = _endpoints()

@@ -20,6 +20,9 @@ from gnomon.serve.requests import RequestError, Truncate
 TEXTS_PER_SLICE = 64
 """Texts that one thread tokenizes before it looks for other work."""
 
+IDS_PER_PART = 1 << 16
+"""Token ids that become an array at once."""
+
 KEY_BYTES = 16
 """Bytes of a text's key: two different texts share one with a probability of 2^-64 after 2^32 texts."""
 
@@ -103,7 +106,7 @@ class Preparation:
         Raises:
             RequestError: an id that the model does not have.
         """
-        ids_T, rows = np.asarray(ids, np.int64), self.encoder.spec.trunk.vocab_size
+        ids_T, rows = _to_array(ids), self.encoder.spec.trunk.vocab_size
         if ids_T.size and not 0 <= ids_T.min() <= ids_T.max() < rows:
             wrong = int(ids_T[(ids_T < 0) | (ids_T >= rows)][0])
             raise RequestError(
@@ -142,7 +145,9 @@ class Preparation:
         side = self.truncate if self.truncate in ("left", "right") else None
         read_T = self.encoder.tokenizer.truncate(ids_T, limit=limit, side=side)
         skip = self._count_skipped(len(ids_T) - len(read_T), side)
-        if self.skip and is_long and skip + self.encoder.tokenizer.num_trailing_special >= len(read_T):
+        # where the model's own limit leaves special tokens alone, their mean is the vector, as in `Encoder.encode`
+        num_useless = 0 if self.max_tokens is None else self.encoder.tokenizer.num_trailing_special
+        if self.skip and is_long and skip + num_useless >= len(read_T):
             raise RequestError(
                 f"the prompt takes all of the {len(read_T)} tokens that are read of input[{position}]. Let more be "
                 "read, or use a shorter prompt.",
@@ -155,7 +160,8 @@ class Preparation:
     def _count_skipped(self, num_removed: int, side: str | None) -> int:
         """The first tokens that pooling leaves out of a text that was truncated, perhaps in its prompt.
 
-        Where the model itself truncates on the left, all of them, as `Encoder.encode` does.
+        On the model's own side these are as many as for a whole text, since `Encoder.encode` and sentence-transformers
+        leave out so many, whatever they hold. Where a request chooses the left side, no token of the text is left out.
         """
         tokenizer = self.encoder.tokenizer
         if not self.skip or side in (None, "right", tokenizer.spec.truncation_side):
@@ -178,3 +184,9 @@ class Preparation:
         return PreparedText(
             tuple(sequences), tuple(new_token_counts), skip, num_full_tokens, truncated, digest.digest()
         )
+
+
+def _to_array(ids: Sequence[int]) -> Ids:
+    """Many ids are taken part by part: numpy lets no other thread run while it reads a list."""
+    parts = [np.array(ids[start : start + IDS_PER_PART], np.int64) for start in range(0, len(ids), IDS_PER_PART)]
+    return parts[0] if len(parts) == 1 else np.concatenate([*parts, np.zeros(0, np.int64)])

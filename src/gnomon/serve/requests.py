@@ -23,6 +23,11 @@ Truncate = Literal["error", "left", "right", "mean"]
 """What happens to a text that is longer than the model reads: an error; its start or its end is left out; or it is read
 in overlapping windows, whose vectors are averaged."""
 
+LOADING_RETRY_SECONDS = 5.0
+"""When to try again while a model is loaded, or its engine is opened anew."""
+
+Side = Literal["left", "right"]
+
 Inputs = Sequence[str] | Sequence[Sequence[int]]
 """Texts, or token ids of texts."""
 
@@ -34,10 +39,13 @@ class TextRequest:
     inputs: Inputs
     model: str | None = None
     prompt: str | None = None
-    """Put before every text. At most one of `prompt`, `prompt_name` and `input_type` is given."""
+    """Put before every text. At most one of `prompt`, `prompt_name`, `input_type` and `optional_prompt_name` is given.
+    """
     prompt_name: str | None = None
     input_type: InputType | None = None
     truncate: Truncate | None = None
+    truncation_side: Side | None = None
+    """The side that is left out where `truncate` leaves it to the server whether texts are truncated."""
     max_tokens: int | None = None
     """Read at most so many tokens of each text, special tokens included, where the model reads more."""
     user: str | None = None
@@ -64,8 +72,14 @@ class EmbedRequest(TextRequest):
     """Whether the answer describes each input: its tokens, and where it was truncated."""
     require_fingerprint: str | None = None
     """The fingerprint that the model must have."""
-    extras: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """What only the dialect's own writer of answers needs."""
+    optional_prompt_name: str | None = None
+    """A prompt that is used where the model has it, and left out where it has not."""
+    types_named: bool = False
+    """Whether the body chose `vector_types`, or an encoding_format; otherwise the operator's own type is used."""
+    raw_type: str | None = None
+    """The content type of an answer in bytes, where the body wants one."""
+    by_type: bool = False
+    """Whether the answer has vectors by their type (Cohere)."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +115,7 @@ class EmbedResult:
     prompt: str = ""
     """What was put before each text."""
     report: TokenReport | None = None
-    """For a request with `report`."""
+    """For a request of texts with `report`."""
 
     @property
     def num_tokens(self) -> int:
@@ -130,7 +144,8 @@ class TokenizeRequest:
     model: str | None = None
     prompt_name: str | None = None
     add_special_tokens: bool = True
-    extras: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    with_token_texts: bool = False
+    """Whether the answer has the text of each token (vLLM)."""
 
 
 @dataclass(frozen=True)
@@ -163,6 +178,7 @@ class SimilarityRequest:
     model: str | None = None
     prompt_name: str | None = None
     truncate: Truncate | None = None
+    truncation_side: Side | None = None
 
 
 @dataclass(frozen=True)
@@ -268,6 +284,7 @@ __all__ = [
     "Inputs",
     "ModelInfo",
     "RequestError",
+    "Side",
     "SimilarityRequest",
     "StatesResult",
     "TextRequest",

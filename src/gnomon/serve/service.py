@@ -1,4 +1,4 @@
-"""`Service`: from a request to its result, whatever the dialect. One event loop; the engine has its own threads.
+"""`Service`: from a request to its vectors, whatever the dialect. One event loop; the engine has its own threads.
 
 B: inputs of a request; D: dimensions of a vector.
 """
@@ -7,43 +7,39 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Encoding
 
 from gnomon.engines.select import available_cores
-from gnomon.errors import GnomonError
-from gnomon.messages import shorten
 from gnomon.modules import Postprocessor
-from gnomon.packed import Ids, Vectors, pack
+from gnomon.packed import Vectors
 from gnomon.serve.answer_cache import AnswerCache
+from gnomon.serve.call import Call, ClientGoneError, timeout_error
+from gnomon.serve.checks import check_engine, check_fingerprint, check_prompt
 from gnomon.serve.cl100k import Decode
+from gnomon.serve.inputs import Texts, TokenIds, sort_inputs
+from gnomon.serve.memory import Memory
 from gnomon.serve.models import ModelRegistry, ServedModel
-from gnomon.serve.options import ServeOptions, TokenIds
+from gnomon.serve.options import ServeOptions
+from gnomon.serve.options import TokenIds as IdVocabulary
 from gnomon.serve.prepare import TEXTS_PER_SLICE, Preparation, PreparedText
 from gnomon.serve.requests import (
-    DecodeRequest,
+    LOADING_RETRY_SECONDS,
     EmbedRequest,
     EmbedResult,
-    ErrorKind,
-    Inputs,
     RequestError,
     SimilarityRequest,
-    StatesResult,
     Timings,
-    Token,
-    TokenizeRequest,
+    Truncate,
     VectorType,
 )
-from gnomon.serve.wire.embed_fields import OPTIONAL_PROMPT, TYPES_NAMED
 from gnomon.serve.work import Job, Lane
-from gnomon.tokenizer import TokenReport
 
 INTERACTIVE_TOKENS, INTERACTIVE_TEXTS = 2048, 8
 """A request of at most so many tokens and texts is interactive, unless it says otherwise."""
@@ -51,25 +47,11 @@ INTERACTIVE_TOKENS, INTERACTIVE_TEXTS = 2048, 8
 INLINE_CHARACTERS = 2048
 """Texts with fewer characters are tokenized at once: handing them to a thread takes longer."""
 
-BYTES_PER_NUMBER = 17
-"""What a number of an answer takes until it is sent: 4 bytes as float32, and about 13 as JSON."""
-
-MAX_ANSWER_BYTES = 512 << 20
-"""Of all requests under way: what their answers may take together. One request may always be larger."""
+INLINE_IDS = 4096
+"""So many token ids that a client sends are read at once."""
 
 INLINE_NUMBERS = 65_536
 """Vectors with fewer numbers are finished on the event loop."""
-
-CHARACTERS_PER_TOKEN = 4
-"""An estimate, for requests that are refused before they are tokenized."""
-
-ABORTED_RETRY_SECONDS = 5.0
-
-MAX_PROMPT_CHARACTERS = 32_768
-"""A prompt stands before every text, so that it costs many times its length."""
-
-MAX_TOKEN_CHARACTERS = 1 << 20
-"""Characters, or token ids, of a request for tokens: each token takes a hundred bytes of the answer."""
 
 GIANT_CHARACTERS = 1 << 18
 """A text with more characters takes a thread for long."""
@@ -78,64 +60,6 @@ SLICE_CHARACTERS = 1 << 16
 """Characters, prompts included, that one thread tokenizes before it looks for other work."""
 
 Result = TypeVar("Result")
-
-
-class ClientGoneError(Exception):
-    """The client has closed its connection: there is nobody to answer."""
-
-
-@dataclass(eq=False)
-class Call:
-    """One request on its way: who makes it, and how long it may take."""
-
-    client: Hashable = None
-    timeout: float = 60.0
-    reads_cache: bool = True
-    began: float = field(default_factory=time.monotonic)
-    job: Job | None = None
-    gone: bool = False
-    """Whether the client has closed its connection."""
-    model: ServedModel | None = None
-    lane: Lane | None = None
-    num_inputs: int = 0
-    num_tokens: int = 0
-    num_truncated: int = 0
-    num_unknown_fields: int = 0
-    timings: Timings | None = None
-    counts: bool = False
-    """Whether it is a request for vectors."""
-    answer_bytes: int = 0
-    """What its answer takes, until that is sent."""
-    error_kind: ErrorKind | None = None
-    request_id: str = ""
-
-    @property
-    def seconds(self) -> float:
-        """Since it began."""
-        return time.monotonic() - self.began
-
-    @property
-    def seconds_left(self) -> float:
-        return self.timeout - self.seconds
-
-    def check_alive(self) -> None:
-        """
-        Raises:
-            ClientGoneError: the client went away.
-            RequestError: its time is over.
-        """
-        if self.gone:
-            raise ClientGoneError
-        if self.seconds_left <= 0:
-            raise _timeout_error()
-
-    def disconnect(self) -> None:
-        """The client has gone: what has not begun is dropped. Called on the event loop."""
-        self.gone = True
-        if self.job is not None and self.model is not None:
-            self.model.batcher.cancel(self.job)
-            if not self.job.waiter.done():
-                self.job.waiter.set_exception(ClientGoneError())
 
 
 class Service:
@@ -156,8 +80,7 @@ class Service:
         self.loop: asyncio.AbstractEventLoop | None = None
         self.calls: set[Call] = set()
         """Requests under way."""
-        self.answer_bytes = 0
-        """What their answers take together."""
+        self.memory = Memory()
         self.num_threads = options.tokenizer_threads or available_cores()
         self.threads = ThreadPoolExecutor(self.num_threads, thread_name_prefix="gnomon-tokenizing")
         self.render_thread = ThreadPoolExecutor(1, thread_name_prefix="gnomon-rendering")
@@ -165,18 +88,18 @@ class Service:
         self.giants = asyncio.Semaphore(max(1, self.num_threads - 1))
         self.parsing = asyncio.Semaphore(1)
         """Large bodies are parsed one after the other: their objects take many times their bytes."""
-        self.states_lock = asyncio.Lock()
+        self.states_thread = ThreadPoolExecutor(1, thread_name_prefix="gnomon-states")
 
     def open_call(self, call: Call) -> None:
         self.calls.add(call)
 
     def close_call(self, call: Call) -> None:
         self.calls.discard(call)
-        self.answer_bytes -= call.answer_bytes
+        self.memory.release(call)
 
     def close(self) -> None:
         """End the threads; what waits for them is dropped."""
-        for threads in (self.threads, self.render_thread):
+        for threads in (self.threads, self.render_thread, self.states_thread):
             threads.shutdown(wait=False, cancel_futures=True)
 
     def notify(self, jobs: list[Job]) -> None:
@@ -192,51 +115,40 @@ class Service:
             RequestError: an unknown model.
         """
         model, input_type = self.models.find(request.model)
-        prompts = (request.prompt, request.prompt_name, request.input_type, request.extras.get(OPTIONAL_PROMPT))
+        prompts = request.prompt, request.prompt_name, request.input_type, request.optional_prompt_name
         if input_type is not None and all(prompt is None for prompt in prompts):
             request = replace(request, input_type=input_type)
         kind = model.options.vector_type
-        if kind != "float" and request.vector_types == ("float",) and not request.extras.get(TYPES_NAMED):
+        if kind != "float" and not request.types_named:
             request = replace(request, vector_types=(kind,))
         return request
 
-    async def embed(self, request: EmbedRequest, call: Call, token_ids: TokenIds | None = None) -> EmbedResult:
+    async def embed(self, request: EmbedRequest, call: Call, vocabulary: IdVocabulary | None = None) -> EmbedResult:
         """The vectors of a request.
 
         Args:
-            token_ids: what ids are, where inputs are ids; None for what the operator chose.
+            vocabulary: what token ids are, where inputs are ids; None for what the operator chose.
 
         Raises:
             RequestError: it cannot be answered.
             ClientGoneError: nobody waits for the answer.
         """
-        model, _ = self.models.find(request.model)
-        call.model, call.num_inputs = model, len(request.inputs)
-        _check_fingerprint(request, model)
-        optional_name = request.extras.get(OPTIONAL_PROMPT)
-        prompt = model.resolve_prompt(request.prompt, request.prompt_name, request.input_type, optional_name)
-        _check_prompt(prompt)
+        model, prompt = self.find_model(request, call)
         postprocessor = model.make_postprocessor(request.dimensions, request.normalize)
-        self._reserve_answer(call, len(request.inputs) * postprocessor.dim * BYTES_PER_NUMBER)
         kinds: list[VectorType] = [kind for kind in request.vector_types if kind not in ("float", "base64")]
         for kind in kinds:
             model.quantize(np.zeros((1, postprocessor.dim), np.float32), kind)  # whether it can, before the work
-        truncate = request.truncate or self.options.truncate
-        preparation = Preparation.from_request(model.encoder, prompt, truncate, request.max_tokens, model.salt)
-        inputs = self._read_ids(request.inputs, preparation, token_ids or self.options.token_ids)
-        self._refuse_early(inputs, prompt, model, request, call)
-        texts, seconds = await self._tokenize(inputs, preparation, call)
+        preparation = self.make_preparation(request, model, prompt)
+        self._reserve(request, model, prompt, postprocessor.dim, call)
+        inputs = await self.read_ids(request, preparation, vocabulary or self.options.token_ids)
+        texts, seconds = await self.prepare(inputs, preparation, call)
         job = await self._compute(texts, model, request, call)
         finish = partial(_finish, job, postprocessor, model, kinds)
         is_small = len(texts) * postprocessor.dim <= INLINE_NUMBERS
         vectors_BD, quantized = finish() if is_small else await self.run_in_thread(finish)
         count = max(1, len(texts) - job.num_cached)
-        call.timings = Timings(
-            time.monotonic() - call.began, seconds, job.queue_seconds / count, job.inference_seconds / count
-        )
-        report = None
-        if request.report and texts:
-            report = await self.run_in_thread(partial(_make_report, inputs, preparation))
+        call.timings = Timings(call.seconds, seconds, job.queue_seconds / count, job.inference_seconds / count)
+        report = await self.run_in_thread(partial(inputs.describe, preparation)) if request.report else None
         return EmbedResult(
             model=model.name,
             fingerprint=model.fingerprint,
@@ -245,7 +157,7 @@ class Service:
             token_counts=[text.num_tokens for text in texts],
             full_token_counts=[text.num_full_tokens for text in texts],
             truncated=[index for index, text in enumerate(texts) if text.truncated],
-            num_characters=_count_characters(inputs),
+            num_characters=inputs.num_characters,
             timings=call.timings,
             prompt=prompt,
             report=report,
@@ -263,131 +175,65 @@ class Service:
             model=request.model,
             prompt_name=request.prompt_name,
             truncate=request.truncate,
+            truncation_side=request.truncation_side,
             normalize=True,
+            types_named=True,  # cosines need floats, whatever the operator's type
         )
-        result = await self.embed(embed, call)
+        result = await self.embed(self.apply_defaults(embed), call)
         return (result.vectors_BD[1:] @ result.vectors_BD[0]).tolist(), result
 
-    async def states(self, request: EmbedRequest, call: Call) -> StatesResult:
-        """The states of tokens. They do not go through the batcher: one request at a time, beside it.
+    # ---- before the work
+
+    def find_model(self, request: EmbedRequest, call: Call) -> tuple[ServedModel, str]:
+        """The model of a request, and the prompt before its texts.
 
         Raises:
-            RequestError: it cannot be answered.
+            RequestError: the model is unknown, does not compute now, or has another fingerprint; or the prompt cannot
+                be used.
         """
         model, _ = self.models.find(request.model)
         call.model, call.num_inputs = model, len(request.inputs)
-        prompt = model.resolve_prompt(request.prompt, request.prompt_name, request.input_type)
-        _check_prompt(prompt)
-        truncate = request.truncate or self.options.truncate
-        if truncate == "mean":
-            raise RequestError("states of tokens have no mean. Let truncate be true, false or a side.", "invalid")
-        preparation = Preparation.from_request(model.encoder, prompt, truncate, request.max_tokens, model.salt)
-        inputs = self._read_ids(request.inputs, preparation, "model")
-        texts, seconds = await self._tokenize(inputs, preparation, call)
-        call.num_tokens = sum(text.num_tokens for text in texts)
-        call.num_truncated = sum(text.truncated for text in texts)
-        self._reserve_states(call, call.num_tokens * model.encoder.spec.trunk.hidden_size * BYTES_PER_NUMBER)
-        states = list[Vectors]()
-        async with self.states_lock:
-            began = time.monotonic()
-            for index, text in enumerate(texts):
-                call.check_alive()
-                states.append(await self.run_in_thread(partial(_compute_states, text, index, model)))
-        queue = began - call.began - seconds
-        call.timings = Timings(call.seconds, seconds, queue, time.monotonic() - began)
-        return StatesResult(
-            model=model.name,
-            fingerprint=model.fingerprint,
-            states=states,
-            token_counts=[text.num_tokens for text in texts],
-            truncated=[index for index, text in enumerate(texts) if text.truncated],
-            num_characters=_count_characters(inputs),
-            timings=call.timings,
+        check_engine(model)
+        check_fingerprint(request, model)
+        prompt = model.resolve_prompt(
+            request.prompt, request.prompt_name, request.input_type, request.optional_prompt_name
         )
+        check_prompt(prompt)
+        return model, prompt
 
-    async def tokenize(self, request: TokenizeRequest, call: Call) -> tuple[list[list[Token]], ServedModel]:
-        """The tokens of whole texts, and the model that they are for.
-
-        Raises:
-            RequestError: an unknown model or prompt name.
-        """
-        model, _ = self.models.find(request.model)
-        call.model, call.num_inputs = model, len(request.texts)
-        prompt = model.resolve_prompt(None if request.prompt_name else "", request.prompt_name, None)
-        raw = model.encoder.tokenizer.raw
-        _check_amount(sum(len(prompt) + len(text) for text in request.texts), "characters")
-
-        def tokenize() -> list[list[Token]]:
-            encodings = raw.encode_batch(
-                [prompt + text for text in request.texts], add_special_tokens=request.add_special_tokens
-            )
-            return [
-                _list_tokens(encoding, prompt + text) for encoding, text in zip(encodings, request.texts, strict=True)
-            ]
-
-        return await self.run_in_thread(tokenize), model
-
-    async def decode(self, request: DecodeRequest, call: Call) -> list[str]:
-        """The texts of token ids.
-
-        Raises:
-            RequestError: an unknown model, or an id that it does not have.
-        """
-        model, _ = self.models.find(request.model)
-        call.model, call.num_inputs = model, len(request.ids)
-        rows = model.encoder.spec.trunk.vocab_size
-        _check_amount(sum(map(len, request.ids)), "token ids")
-        for index, ids in enumerate(request.ids):
-            if ids and max(ids) >= rows:
-                raise RequestError(
-                    f"ids[{index}] holds {max(ids)}, and this model has ids from 0 to {rows - 1}.",
-                    "invalid",
-                    param="ids",
-                )
-        raw = model.encoder.tokenizer.raw
-        skip = request.skip_special_tokens
-        return await self.run_in_thread(
-            lambda: [raw.decode(list(ids), skip_special_tokens=skip) for ids in request.ids]
-        )
-
-    def _reserve_states(self, call: Call, num_bytes: int) -> None:
+    def make_preparation(self, request: EmbedRequest, model: ServedModel, prompt: str) -> Preparation:
         """
         Raises:
-            RequestError: the states take too much memory, alone or beside other answers.
+            RequestError: as `Preparation.from_request`.
         """
-        if num_bytes > MAX_ANSWER_BYTES:
-            raise RequestError(
-                f"the states of {call.num_tokens:,} tokens take {num_bytes >> 20:,} MiB, and {MAX_ANSWER_BYTES >> 20} "
-                "are the limit. Send fewer texts at once.",
-                "too_many",
-            )
-        self._reserve_answer(call, num_bytes)
+        truncate = _choose_truncation(request, self.options.truncate)
+        return Preparation.from_request(model.encoder, prompt, truncate, request.max_tokens, model.salt)
 
-    def _reserve_answer(self, call: Call, num_bytes: int) -> None:
+    def _reserve(self, request: EmbedRequest, model: ServedModel, prompt: str, dim: int, call: Call) -> None:
         """
         Raises:
-            RequestError: the answers of the requests under way take too much memory.
+            RequestError: too much waits already, before this request costs any work.
         """
-        if self.answer_bytes and self.answer_bytes + num_bytes > MAX_ANSWER_BYTES:
-            raise RequestError(
-                f"the server is busy: the answers of {len(self.calls):,} requests are not read yet. Try again later.",
-                "overloaded",
-                retry_after=1.0,
-            )
-        call.answer_bytes = num_bytes
-        self.answer_bytes += num_bytes
+        num_texts = len(request.inputs)
+        num_tokens = sort_inputs(request.inputs).estimate_tokens(prompt, model.encoder.max_seq_length)
+        lane = _choose_lane(request, num_tokens)
+        self.memory.reserve_answer(call, num_texts * dim, lane)
+        model.batcher.check_room(num_tokens, num_texts, lane, call.seconds_left)
 
     # ---- from inputs to prepared texts
 
-    def _read_ids(self, inputs: Inputs, preparation: Preparation, token_ids: TokenIds) -> Sequence[str] | list[Ids]:
-        """Texts as they are; ids as texts, or as ids of the model.
+    async def read_ids(
+        self, request: EmbedRequest, preparation: Preparation, vocabulary: IdVocabulary
+    ) -> Texts | TokenIds:
+        """The inputs of a request: texts as they are; ids as texts, or as ids of the model.
 
         Raises:
             RequestError: ids are refused, or are not of the vocabulary.
         """
-        if not inputs or isinstance(inputs[0], str):
-            return inputs  # pyright: ignore[reportReturnType] all are str where one is
-        if token_ids == "refuse":
+        inputs = sort_inputs(request.inputs)
+        if isinstance(inputs, Texts):
+            return inputs
+        if vocabulary == "refuse":
             raise RequestError(
                 "input holds token ids. LangChain's OpenAIEmbeddings sends ids of OpenAI's vocabulary, which mean "
                 "other texts here. Set check_embedding_ctx_length=False there (tiktoken_enabled=False in older "
@@ -396,39 +242,15 @@ class Service:
                 "token_ids",
                 param="input",
             )
-        if token_ids == "model":
-            return [preparation.complete_ids(ids, index) for index, ids in enumerate(inputs)]  # pyright: ignore
-        assert self.decode_cl100k is not None, "loaded at the start"
-        texts = list[str]()
-        for index, ids in enumerate(inputs):
-            try:
-                texts.append(self.decode_cl100k(ids))  # pyright: ignore[reportArgumentType]
-            except Exception as error:
-                raise RequestError(
-                    f"input[{index}] holds an id that is not in cl100k. Send text.",
-                    "token_ids",
-                    param="input",
-                    index=index,
-                ) from error
-        return texts
-
-    def _refuse_early(
-        self, inputs: Sequence[str] | list[Ids], prompt: str, model: ServedModel, request: EmbedRequest, call: Call
-    ) -> None:
-        """
-        Raises:
-            RequestError: too much waits already, before this request costs any work.
-        """
-        limit = model.encoder.max_seq_length or max(map(len, inputs), default=0)
-        if inputs and isinstance(inputs[0], str):
-            num_tokens = sum(min((len(prompt) + len(text)) // CHARACTERS_PER_TOKEN, limit) for text in inputs)
+        if vocabulary == "model":
+            read: Callable[[], Texts | TokenIds] = partial(inputs.complete, preparation)
         else:
-            num_tokens = sum(min(len(ids), limit) for ids in inputs)
-        lane = _choose_lane(request, num_tokens)
-        model.batcher.check_room(num_tokens, len(inputs), lane, call.seconds_left)
+            assert self.decode_cl100k is not None, "loaded at the start"
+            read = partial(inputs.decode, self.decode_cl100k)
+        return read() if inputs.num_ids <= INLINE_IDS else await self.run_in_thread(read)
 
-    async def _tokenize(
-        self, inputs: Sequence[str] | list[Ids], preparation: Preparation, call: Call
+    async def prepare(
+        self, inputs: Texts | TokenIds, preparation: Preparation, call: Call
     ) -> tuple[list[PreparedText], float]:
         """The prepared texts, and how many seconds that took. Many texts are tokenized slice by slice in the threads,
         so that those of other requests get their turns.
@@ -437,21 +259,21 @@ class Service:
             RequestError: a text that the model cannot read.
             ClientGoneError: the client went away in between.
         """
-        began = time.monotonic()
-        is_text = bool(inputs) and isinstance(inputs[0], str)
-        prepare: Callable[..., list[PreparedText]] = preparation.prepare_texts if is_text else preparation.prepare_ids
-        sizes = [len(each) + len(preparation.prompt) for each in inputs]
-        if len(inputs) <= TEXTS_PER_SLICE and sum(sizes) <= INLINE_CHARACTERS:
-            return prepare(inputs, 0), time.monotonic() - began
+        began, sizes = time.monotonic(), inputs.measure(preparation.prompt)
         texts = list[PreparedText]()
-        for part in _slice(sizes):
-            call.check_alive()
-            work = partial(prepare, inputs[part], part.start)
-            if sum(sizes[part]) <= GIANT_CHARACTERS:
-                texts += await self.run_in_thread(work)
-                continue
-            async with self.giants:  # one thread stays free for the texts of others
-                texts += await self.run_in_thread(work)
+        if len(sizes) <= TEXTS_PER_SLICE and sum(sizes) <= INLINE_CHARACTERS:
+            texts = inputs.prepare(preparation, slice(0, len(sizes)))
+        else:
+            for part in _slice(sizes):
+                call.check_alive()
+                work = partial(inputs.prepare, preparation, part)
+                if sum(sizes[part]) <= GIANT_CHARACTERS:
+                    texts += await self.run_in_thread(work)
+                    continue
+                async with self.giants:  # one thread stays free for the texts of others
+                    texts += await self.run_in_thread(work)
+        call.num_tokens = sum(text.num_tokens for text in texts)
+        call.num_truncated = sum(text.truncated for text in texts)
         return texts, time.monotonic() - began
 
     # ---- from prepared texts to vectors
@@ -466,8 +288,6 @@ class Service:
             ClientGoneError: nobody waits any more.
         """
         assert self.loop is not None
-        call.num_tokens = sum(text.num_tokens for text in texts)
-        call.num_truncated = sum(text.truncated for text in texts)
         call.lane = lane = _choose_lane(request, call.num_tokens)
         if call.gone:
             raise ClientGoneError
@@ -489,6 +309,8 @@ class Service:
             raise _make_failure(job)
         return job
 
+    # ---- threads
+
     async def run_in_thread(self, function: Callable[[], Result]) -> Result:
         """Run what would hold the event loop up."""
         assert self.loop is not None
@@ -498,6 +320,11 @@ class Service:
         """Write a large answer."""
         assert self.loop is not None
         return await self.loop.run_in_executor(self.render_thread, function)
+
+    def compute_in_thread(self, function: Callable[[], Result]) -> Awaitable[Result]:
+        """Compute states, one request after the other."""
+        assert self.loop is not None
+        return self.loop.run_in_executor(self.states_thread, function)
 
 
 def _slice(sizes: Sequence[int]) -> list[slice]:
@@ -511,46 +338,18 @@ def _slice(sizes: Sequence[int]) -> list[slice]:
     return [*slices, slice(start, len(sizes))]
 
 
+def _choose_truncation(request: EmbedRequest, default: Truncate) -> Truncate:
+    """What the request wants, or the server's default: on the side that the request names, if that truncates."""
+    if request.truncate is None and request.truncation_side and default in ("left", "right"):
+        return request.truncation_side
+    return request.truncate or default
+
+
 def _choose_lane(request: EmbedRequest, num_tokens: int) -> Lane:
     if request.interactive is not None:
         return "interactive" if request.interactive else "bulk"
     small = num_tokens <= INTERACTIVE_TOKENS and len(request.inputs) <= INTERACTIVE_TEXTS
     return "interactive" if small else "bulk"
-
-
-def _check_prompt(prompt: str) -> None:
-    """
-    Raises:
-        RequestError: it is too long to stand before every text.
-    """
-    if len(prompt) > MAX_PROMPT_CHARACTERS:
-        raise RequestError(
-            f"the prompt has {len(prompt):,} characters, and it may have {MAX_PROMPT_CHARACTERS:,}. Shorten it.",
-            "invalid",
-            param="prompt",
-        )
-
-
-def _check_amount(number: int, what: str) -> None:
-    """
-    Raises:
-        RequestError: more than a request for tokens may have.
-    """
-    if number > MAX_TOKEN_CHARACTERS:
-        raise RequestError(
-            f"the request has {number:,} {what}, and it may have {MAX_TOKEN_CHARACTERS:,}. Split it.", "too_many"
-        )
-
-
-def _check_fingerprint(request: EmbedRequest, model: ServedModel) -> None:
-    if request.require_fingerprint not in (None, model.fingerprint):
-        raise RequestError(
-            f"the model {model.name!r} has the fingerprint {model.fingerprint}, and "
-            f"{shorten(request.require_fingerprint, 70)} is "
-            "required. Its vectors cannot be compared with yours: encode anew, or name the other model.",
-            "fingerprint",
-            param="require_fingerprint",
-        )
 
 
 def _finish(
@@ -569,53 +368,11 @@ def _finish(
     return vectors_BD, {kind: model.quantize(vectors_BD, kind) for kind in kinds}
 
 
-def _make_report(inputs: Sequence[str] | list[Ids], preparation: Preparation) -> TokenReport | None:
-    """What was read of each text; None for token ids, which have no characters."""
-    if not isinstance(inputs[0], str):
-        return None
-    side = preparation.truncate if preparation.truncate in ("left", "right") else None
-    texts = [preparation.prompt + text for text in inputs]  # pyright: ignore[reportOperatorIssue] all are str
-    report = preparation.encoder.tokenizer.tokenize(texts, limit=preparation.max_tokens, side=side)
-    whole = preparation.truncate == "mean"
-    return replace(report, truncated_at=[None] * len(texts)) if whole else report
-
-
-def _compute_states(text: PreparedText, index: int, model: ServedModel) -> Vectors:
-    """
-    Raises:
-        RequestError: the engine failed, or gives NaN or infinity.
-    """
-    try:
-        states_TH = model.encoder.engine.states(pack([text.sequences[0]]))
-    except (GnomonError, MemoryError, RuntimeError) as error:
-        raise RequestError(f"inputs[{index}] has no states: {error}", "engine", index=index) from error
-    if not np.isfinite(states_TH).all():
-        raise RequestError(f"the states of inputs[{index}] hold NaN or infinity.", "engine", index=index)
-    return np.ascontiguousarray(states_TH, np.float32)
-
-
-def _list_tokens(encoding: Encoding, text: str) -> list[Token]:
-    special_mask: list[int] = encoding.special_tokens_mask
-    tokens = list[Token]()
-    for id_, name, special, (start, stop) in zip(
-        encoding.ids, encoding.tokens, special_mask, encoding.offsets, strict=True
-    ):
-        if special:
-            tokens.append(Token(id_, name, True, None, None))
-        else:
-            tokens.append(Token(id_, text[start:stop], False, start, stop))
-    return tokens
-
-
-def _count_characters(inputs: Sequence[str] | list[Ids]) -> int:
-    return sum(map(len, inputs)) if inputs and isinstance(inputs[0], str) else 0
-
-
 def _make_failure(job: Job) -> RequestError:
     """The error of a job in which texts failed; each of the others has its vector, which is not sent."""
     index = min(job.failures)
     if job.aborted:
-        return RequestError(f"{job.failures[index]}. Try again.", "unavailable", retry_after=ABORTED_RETRY_SECONDS)
+        return RequestError(f"{job.failures[index]}. Try again.", "unavailable", retry_after=LOADING_RETRY_SECONDS)
     others = f" {len(job.failures)} of {len(job.pooled_BD)} texts failed." if len(job.failures) > 1 else ""
     return RequestError(
         f"input[{index}] has no vector: {job.failures[index]}.{others}", "engine", param="input", index=index
@@ -631,8 +388,4 @@ def _resolve(jobs: Sequence[Job]) -> None:
 
 def _expire(waiter: asyncio.Future[None]) -> None:
     if not waiter.done():
-        waiter.set_exception(_timeout_error())
-
-
-def _timeout_error() -> RequestError:
-    return RequestError("the request took longer than it may. Try again, with fewer texts.", "timeout")
+        waiter.set_exception(timeout_error())

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, Protocol, TypeVar
 
+from gnomon.serve.call import Call
 from gnomon.serve.exchange import Exchange
 from gnomon.serve.options import ServeOptions
 from gnomon.serve.requests import Answer, RequestError
-from gnomon.serve.service import Call, Service
+from gnomon.serve.service import Service
 from gnomon.serve.wire.errors import render_openai_error
-from gnomon.serve.wire.fields import Fields, parse_body
+from gnomon.serve.wire.fields import Fields, decompress, parse_body
 
 Probe = Literal["startup", "ready", "health", "live"]
 
-LARGE_BODY_BYTES = 1 << 20
+INLINE_BODY_BYTES = 256 << 10
 """Larger bodies are parsed in a thread."""
 
-Result = TypeVar("Result")
+Parsed = TypeVar("Parsed")
 
 NO_METHODS: frozenset[str] = frozenset()
 
@@ -56,30 +58,39 @@ class Visit:
         self.render_error: Callable[[RequestError], Answer] = render_openai_error
         """The shape of errors, once the dialect is known."""
 
-    async def read_fields(self) -> Fields:
-        """The body. The client's leaving is noticed from here on."""
-        body = await self._receive_body()
+    async def parse(self, read: Callable[[Fields], Parsed], *, empty: bytes = b"") -> Parsed:
+        """What a reader makes of the body. The client's leaving is noticed from here on.
+
+        Args:
+            read: runs in a thread where the body is large, or may become large when it is unpacked.
+            empty: what stands for an empty body.
+
+        Raises:
+            RequestError: the body is too large, comes too late, or is not what the reader reads.
+        """
+        options, service = self.host.options, self.host.service
+        body = await self._read_body()
         self.exchange.watch(self.call.disconnect)
-        return await self.read_in_thread(lambda: parse_body(self._unpack_body(body)))
+        encoding = self.exchange.header("content-encoding") or "identity"
 
-    async def read_body(self) -> bytes:
-        """The body as bytes."""
-        return self._unpack_body(await self._receive_body())
+        def parse() -> tuple[Parsed, int]:
+            raw = decompress(body, options.max_body_bytes, encoding)
+            return read(parse_body(raw or empty, options.max_inputs)), len(raw)
 
-    async def read_in_thread(self, read: Callable[[], Result]) -> Result:
-        """The result of a function that reads the body; a large one would hold the event loop up."""
-        if self.exchange.num_body_bytes <= LARGE_BODY_BYTES and not self.exchange.is_compressed:
-            return read()
-        async with self.host.service.parsing:
-            return await self.host.service.run_in_thread(read)
+        if len(body) <= INLINE_BODY_BYTES and encoding == "identity":
+            return parse()[0]
+        async with service.parsing:
+            self.call.check_alive()
+            parsed, num_bytes = await service.run_in_thread(parse)
+        service.memory.reserve_body(self.call, num_bytes)
+        return parsed
 
-    async def _receive_body(self) -> bytes:
-        options = self.host.options
-        timeout = min(self.call.seconds_left, options.request_timeout)
-        return await self.exchange.receive_body(options.max_body_bytes, timeout)
-
-    def _unpack_body(self, body: bytes) -> bytes:
-        return self.exchange.unpack_body(body, self.host.options.max_body_bytes)
+    async def _read_body(self) -> bytes:
+        """The body's bytes. A client that waits for long may not take longer to send them than others."""
+        options, call = self.host.options, self.call
+        timeout = min(call.seconds_left, options.request_timeout)
+        reserve = partial(self.host.service.memory.reserve_body, call)
+        return await self.exchange.read_body(options.max_body_bytes, timeout, reserve)
 
 
 Operation = Callable[[Visit], Awaitable[Answer]]

@@ -33,16 +33,15 @@ def test_a_body_of_version_2() -> None:
         vector_types=("float", "int8", "ubinary"),
         truncate="left",
         interactive=False,
-        extras={"types_named": True, "by_type": True},
+        types_named=True,
+        by_type=True,
     )
 
 
 def test_a_body_of_version_1() -> None:
     body = {"model": "m", "input_type": "search_document", "texts": ["a"]}
-    assert parse(COHERE_V1, body) == EmbedRequest(
-        inputs=["a"], model="m", input_type="document", extras={"by_type": False}
-    )
-    assert parse(COHERE_V1, body | {"embedding_types": ["float"]}).extras["by_type"] is True
+    assert parse(COHERE_V1, body) == EmbedRequest(inputs=["a"], model="m", input_type="document")
+    assert parse(COHERE_V1, body | {"embedding_types": ["float"]}).by_type is True
 
 
 @pytest.mark.parametrize(("word", "truncate"), [("NONE", "error"), ("START", "left"), ("END", "right"), (None, None)])
@@ -121,7 +120,7 @@ def test_the_servers_own_type_is_named_in_version_1() -> None:
 
 def test_a_use_without_a_prompt_is_a_warning() -> None:
     body = {"texts": ["a", "b"], "input_type": "clustering"}
-    assert parse(COHERE_V2, body).extras["optional_prompt_name"] == "clustering"
+    assert parse(COHERE_V2, body).optional_prompt_name == "clustering"
     assert render(COHERE_V2, body)["meta"]["warnings"] == []
     (warning,) = render(COHERE_V2, body, replace(RESULT, prompt=""))["meta"]["warnings"]
     assert "'clustering'" in warning

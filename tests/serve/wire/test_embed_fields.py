@@ -33,6 +33,7 @@ def test_every_field_at_once() -> None:
         inputs=["a", "b"],
         model="m",
         vector_types=("base64",),
+        types_named=True,
         dimensions=256,
         user="u",
         prompt_name="query",
@@ -68,7 +69,7 @@ def test_nulls_are_the_same_as_nothing() -> None:
         ({"input_type": "SEARCH_DOCUMENT"}, {"input_type": "document"}),
         ({"input_type": "retrieval.query"}, {"input_type": "query"}),
         ({"input_type": "retrieval.passage"}, {"input_type": "document"}),
-        ({"input_type": "clustering"}, {"extras": {"optional_prompt_name": "clustering"}}),
+        ({"input_type": "clustering"}, {"optional_prompt_name": "clustering"}),
     ],
 )
 def test_prompts(body: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -115,8 +116,6 @@ def test_an_unknown_input_type_lists_the_known() -> None:
         ({"on_truncate": "warn"}, "right", None),
         ({"on_truncate": "warn", "truncation_side": "left"}, "left", None),
         ({"on_truncate": "mean", "truncate": True}, "mean", None),
-        ({"truncation_side": "left"}, "left", None),
-        ({"truncation_direction": "Right"}, "right", None),
         ({"truncate": True, "truncation_direction": "Left"}, "left", None),
         ({"truncate": False, "truncation_direction": "Left"}, "error", None),
         ({"truncate": "left", "truncation_side": "left"}, "left", None),
@@ -131,6 +130,22 @@ def test_an_unknown_input_type_lists_the_known() -> None:
 )
 def test_truncation(body: dict[str, Any], truncate: str | None, max_tokens: int | None) -> None:
     assert read(**body) == EmbedRequest(inputs=["a"], truncate=truncate, max_tokens=max_tokens)
+
+
+@pytest.mark.parametrize(
+    ("body", "side"),
+    [
+        ({"truncation_side": "left"}, "left"),
+        ({"truncation_direction": "Right"}, "right"),
+        ({"truncation_side": "left", "max_tokens": 7}, "left"),
+        ({"truncation_side": "left", "truncate": False}, None),
+        ({"truncation_side": "left", "truncate": True}, None),
+    ],
+)
+def test_a_side_alone_leaves_it_to_the_server_whether_texts_are_truncated(body: dict[str, Any], side: str) -> None:
+    request = read(**body)
+    assert request.truncation_side == side
+    assert (request.truncate is None) == (side is not None)
 
 
 @pytest.mark.parametrize(
@@ -170,28 +185,25 @@ def test_dimensions(body: dict[str, Any], dimensions: int | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "types", "extras"),
+    ("body", "types", "named"),
     [
-        ({}, ("float",), {}),
-        ({"encoding_format": "float"}, ("float",), {}),
-        ({"encoding_format": "base64"}, ("base64",), {}),
-        ({"encoding_format": "bytes"}, ("float",), {"raw": "application/octet-stream"}),
-        ({"embedding_types": ["int8", "float", "int8"]}, ("int8", "float"), {"types_named": True}),
-        ({"embedding_types": "ubinary"}, ("ubinary",), {"types_named": True}),
-        ({"embedding_types": []}, ("float",), {}),
-        ({"embedding_type": "uint8"}, ("uint8",), {"types_named": True}),
-        ({"encoding_type": "binary"}, ("binary",), {"types_named": True}),
-        ({"encoding_format": "base64", "embedding_types": ["int8"]}, ("int8",), {"types_named": True}),
-        (
-            {"encoding_format": "bytes", "embedding_types": ["int8"]},
-            ("int8",),
-            {"types_named": True, "raw": "application/octet-stream"},
-        ),
+        ({}, ("float",), False),
+        ({"encoding_format": "float"}, ("float",), True),
+        ({"encoding_format": "base64"}, ("base64",), True),
+        ({"encoding_format": "bytes"}, ("float",), True),
+        ({"embedding_types": ["int8", "float", "int8"]}, ("int8", "float"), True),
+        ({"embedding_types": "ubinary"}, ("ubinary",), True),
+        ({"embedding_types": []}, ("float",), False),
+        ({"embedding_type": "uint8"}, ("uint8",), True),
+        ({"encoding_type": "binary"}, ("binary",), True),
+        ({"encoding_format": "base64", "embedding_types": ["int8"]}, ("int8",), True),
+        ({"encoding_format": "bytes", "embedding_types": ["int8"]}, ("int8",), True),
     ],
 )
-def test_types_of_vectors(body: dict[str, Any], types: tuple[str, ...], extras: dict[str, Any]) -> None:
+def test_types_of_vectors(body: dict[str, Any], types: tuple[str, ...], named: bool) -> None:
     request = read(**body)
-    assert (request.vector_types, request.extras) == (types, extras)
+    assert (request.vector_types, request.types_named) == (types, named)
+    assert request.raw_type == ("application/octet-stream" if body.get("encoding_format") == "bytes" else None)
 
 
 @pytest.mark.parametrize(("priority", "interactive"), [(0, True), (-1, True), (1, False), (None, None)])

@@ -23,7 +23,7 @@ def test_the_defaults_of_its_schema_are_nothing() -> None:
         "user": None,
         "modality": "text",
     }
-    assert parse(INFINITY, body) == EmbedRequest(inputs=[" a "])
+    assert parse(INFINITY, body) == EmbedRequest(inputs=[" a "], types_named=True)
 
 
 def test_the_answer() -> None:

@@ -1,12 +1,21 @@
 """Inputs in all their forms, and the checks of their number."""
 
+import json
 from typing import Any
 
 import pytest
 from wire import fields
 
 from gnomon.serve.requests import EmbedRequest, RequestError
+from gnomon.serve.wire.cohere import COHERE_V1, COHERE_V2
+from gnomon.serve.wire.dialect import Dialect
+from gnomon.serve.wire.fields import parse_body
+from gnomon.serve.wire.infinity import INFINITY
 from gnomon.serve.wire.inputs import check_inputs, check_texts, read_id_lists, read_inputs, read_texts
+from gnomon.serve.wire.jina import JINA
+from gnomon.serve.wire.ollama import OLLAMA
+from gnomon.serve.wire.openai import OPENAI
+from gnomon.serve.wire.tei import TEI
 
 
 @pytest.mark.parametrize(
@@ -93,3 +102,28 @@ def test_what_the_server_allows_passes() -> None:
     check_texts(["", "a"], 2, "embed")
     with pytest.raises(RequestError, match="0 texts"):
         check_texts([], 2, "embed")
+
+
+@pytest.mark.parametrize(
+    ("dialect", "body", "name"),
+    [
+        (OPENAI, {"input": ["a", "b", 1]}, "input"),
+        (OPENAI, {"input": [[1], [2], ["x"]]}, "input"),
+        (INFINITY, {"input": ["a", "b", 1], "modality": "text"}, "input"),
+        (JINA, {"input": [{"text": "a"}, "b", {}], "task": "query"}, "input"),
+        (TEI, {"inputs": ["a", "b", 1]}, "inputs"),
+        (TEI, {"inputs": ["a", "b", 1], "parameters": {"normalize": True}}, "inputs"),
+        (COHERE_V1, {"texts": ["a", "b", 1]}, "texts"),
+        (COHERE_V2, {"inputs": [{"content": "a"}, {}, {}]}, "inputs"),
+        (OLLAMA, {"input": ["a", "b", 1]}, "input"),
+    ],
+)
+def test_too_many_inputs_are_refused_before_they_are_looked_at(dialect: Dialect, body: Any, name: str) -> None:
+    with pytest.raises(RequestError, match=r"holds 3 .* 2") as caught:
+        dialect.parse_embed(parse_body(json.dumps(body).encode(), max_inputs=2))
+    assert (caught.value.kind, caught.value.param) == ("too_many", name)
+
+
+def test_the_ids_of_one_text_are_one_input() -> None:
+    body = parse_body(b'{"input": [1, 2, 3]}', max_inputs=1)
+    assert OPENAI.parse_embed(body).inputs == [[1, 2, 3]]

@@ -31,7 +31,7 @@ def test_a_body_with_all_fields() -> None:
         dimensions=256,
         normalize=False,
         vector_types=("binary",),
-        extras={"types_named": True},
+        types_named=True,
     )
 
 
@@ -40,8 +40,8 @@ def test_a_body_with_all_fields() -> None:
     [
         ("retrieval.query", {"input_type": "query"}),
         ("retrieval.passage", {"input_type": "document"}),
-        ("text-matching", {"extras": {"optional_prompt_name": "text-matching"}}),
-        ("nl2code.query", {"extras": {"optional_prompt_name": "nl2code.query"}}),
+        ("text-matching", {"optional_prompt_name": "text-matching"}),
+        ("nl2code.query", {"optional_prompt_name": "nl2code.query"}),
     ],
 )
 def test_tasks(task: str, expected: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ FLOATS = [[0.1, -0.2, 0.3], [1.0, 0.0, -0.5]]
 
 def test_the_body_of_openai_python() -> None:
     body = {"model": "m", "input": ["a", "b"], "encoding_format": "base64"}
-    assert parse(OPENAI, body) == EmbedRequest(inputs=["a", "b"], model="m", vector_types=("base64",))
+    assert parse(OPENAI, body) == EmbedRequest(inputs=["a", "b"], model="m", vector_types=("base64",), types_named=True)
 
 
 def test_the_body_of_dify() -> None:
@@ -69,6 +69,11 @@ def test_a_report_is_there_on_request() -> None:
         {"tokens": 8, "full_tokens": 11, "truncated_at": 29},
     ]
     assert "report" not in render(OPENAI, {"input": ["a", "b"]})
+    answer = render(OPENAI, {"input": [[1], [2]], "report": True}, replace(RESULT, report=None))
+    assert answer["report"] == [
+        {"tokens": 4, "full_tokens": 4, "truncated": False},
+        {"tokens": 8, "full_tokens": 11, "truncated": True},
+    ]
 
 
 def test_headers() -> None:
@@ -136,7 +141,7 @@ def test_the_list_of_models_has_names_and_aliases() -> None:
 def test_tokenize() -> None:
     body = {"model": "m", "prompt": "hello", "return_token_strs": True}
     request = VLLM_TOKENIZE.parse(fields(body))
-    assert request == TokenizeRequest(texts=["hello"], model="m", extras={"return_token_strs": True})
+    assert request == TokenizeRequest(texts=["hello"], model="m", with_token_texts=True)
     answer = content(VLLM_TOKENIZE.render(request, TOKENS, INFO))
     assert answer == {"count": 2, "max_model_len": 512, "tokens": [101, 7592], "token_strs": ["[CLS]", "hello"]}
     plain = VLLM_TOKENIZE.parse(fields({"prompt": "hello", "add_special_tokens": False}))

@@ -50,7 +50,8 @@ def test_forms_of_inputs(inputs: object, expected: list[Any]) -> None:
 
 def test_parameters_stand_beside_the_inputs() -> None:
     body = {"inputs": "a", "parameters": {"normalize": False, "truncation_direction": "left", "x": 1}, "options": {}}
-    assert parse(TEI, body) == EmbedRequest(inputs=["a"], normalize=False, truncate="left", unknown_fields=("x",))
+    wanted = EmbedRequest(inputs=["a"], normalize=False, truncation_side="left", unknown_fields=("x",))
+    assert parse(TEI, body) == wanted
     assert parse(TEI, {"inputs": "a", "parameters": {}}) == EmbedRequest(inputs=["a"], normalize=True)
     error = refusal(TEI, {"inputs": "a", "truncate": True, "parameters": {"truncate": False}})
     assert "parameters.truncate" in error.message

@@ -88,7 +88,7 @@ def test_bytes_are_of_the_first_type() -> None:
 
 
 def test_the_body_may_ask_for_bytes_and_json_is_left_to_the_dialect() -> None:
-    wanted = replace(REQUEST, extras={"raw": "application/octet-stream"})
+    wanted = replace(REQUEST, raw_type="application/octet-stream")
     answer = answer_raw(wanted, RESULT, "application/json")
     assert answer is not None
     assert answer.content_type == "application/octet-stream"

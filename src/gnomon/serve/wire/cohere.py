@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from gnomon.serve.requests import Answer, EmbedRequest, EmbedResult, ModelInfo, RequestError, Token, TokenizeRequest
@@ -13,17 +14,14 @@ from gnomon.serve.wire.fields import Fields, refuse_conflict
 from gnomon.serve.wire.inputs import read_model, read_texts
 from gnomon.serve.wire.vectors import collect_warnings, embed_headers, json_answer, write_report, write_vectors
 
-BY_TYPE = "by_type"
-"""Key of extras: whether the answer has vectors by their type."""
-
 
 def parse_embed_v1(fields: Fields) -> EmbedRequest:
     """
     Raises:
         RequestError: "invalid"; "unsupported" for images.
     """
-    by_type = fields.has("embedding_types")
-    return finish(fields, read_embed(fields, _read_inputs(fields)), **{BY_TYPE: by_type})
+    request = read_embed(fields, _read_inputs(fields))
+    return finish(fields, replace(request, by_type=fields.has("embedding_types")))
 
 
 def parse_embed_v2(fields: Fields) -> EmbedRequest:
@@ -31,7 +29,7 @@ def parse_embed_v2(fields: Fields) -> EmbedRequest:
     Raises:
         RequestError: "invalid"; "unsupported" for images.
     """
-    return finish(fields, read_embed(fields, _read_inputs(fields)), **{BY_TYPE: True})
+    return finish(fields, replace(read_embed(fields, _read_inputs(fields)), by_type=True))
 
 
 def _read_inputs(fields: Fields) -> list[str]:
@@ -45,6 +43,7 @@ def _read_inputs(fields: Fields) -> list[str]:
     items = fields.value("inputs")
     if not isinstance(items, list):
         raise fields.error("inputs", items, "a list of objects with content")
+    fields.check_number("inputs", items)
     return [_read_content(fields, item, index) for index, item in enumerate(items)]
 
 
@@ -79,7 +78,7 @@ def render_embed_v2(request: EmbedRequest, result: EmbedResult, stamp: Stamp) ->
 
 
 def _render_embed(request: EmbedRequest, result: EmbedResult, stamp: Stamp, version: str) -> Answer:
-    by_type = request.extras[BY_TYPE] or request.vector_types != ("float",)
+    by_type = request.by_type or request.vector_types != ("float",)
     body = {
         "id": stamp.id,
         "response_type": "embeddings_by_type" if by_type else "embeddings_floats",

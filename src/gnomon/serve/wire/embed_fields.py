@@ -6,16 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
-from gnomon.serve.requests import EmbedRequest, Inputs, InputType, RequestError, Truncate, VectorType
+from gnomon.serve.requests import EmbedRequest, Inputs, InputType, RequestError, Side, Truncate, VectorType
 from gnomon.serve.wire.fields import Fields, is_whole_number, refuse_conflict
 from gnomon.serve.wire.inputs import read_model
-
-OPTIONAL_PROMPT = "optional_prompt_name"
-"""Key of `EmbedRequest.extras`: a prompt that is used where the model has it, and left out where it has not."""
-RAW = "raw"
-"""Key of `EmbedRequest.extras`: the content type of an answer in bytes."""
-TYPES_NAMED = "types_named"
-"""Key of `EmbedRequest.extras`: True where the body named types of vectors. Otherwise the server's own may be used."""
 
 INPUT_TYPES: Mapping[str, InputType | None] = {
     "query": "query",
@@ -52,7 +45,7 @@ TRUNCATION_FIELDS = (
     "truncate_prompt_tokens",
     "max_tokens",
 )
-SIDES: Mapping[str, Truncate] = {"left": "left", "right": "right"}
+SIDES: Mapping[str, Side] = {"left": "left", "right": "right"}
 
 VECTOR_TYPES: Mapping[str, VectorType] = {
     "float": "float",
@@ -72,13 +65,16 @@ OCTETS = "application/octet-stream"
 
 
 class Truncation(NamedTuple):
-    truncate: Truncate | None
-    max_tokens: int | None
+    truncate: Truncate | None = None
+    max_tokens: int | None = None
+    side: Side | None = None
+    """The side to leave out, where `truncate` is None."""
 
 
 class Types(NamedTuple):
     types: tuple[VectorType, ...]
-    extras: dict[str, Any]
+    named: bool
+    raw_type: str | None = None
 
 
 def read_embed(
@@ -108,24 +104,34 @@ def read_embed(
         request,
         model=read_model(fields),
         truncate=truncation.truncate,
+        truncation_side=truncation.side,
         max_tokens=truncation.max_tokens,
         user=fields.text("user"),
         dimensions=read_dimensions(fields),
         normalize=read_alike(fields, {name: fields.flag(name) for name in ("normalize", "normalized")}),
         vector_types=types.types,
+        types_named=types.named,
+        raw_type=types.raw_type,
         interactive=None if priority is None else priority <= 0,
         report=fields.flag("report") or False,
         require_fingerprint=fields.text("require_fingerprint"),
-        extras={**request.extras, **types.extras},
     )
 
 
-def finish(fields: Fields, request: EmbedRequest, **extras: Any) -> EmbedRequest:
-    """The request with the fields that no reader knew, and with what the dialect's writer needs."""
+def finish(fields: Fields, request: EmbedRequest) -> EmbedRequest:
+    """The request with the fields that no reader knew."""
     unknown = fields.unknown()
-    if not unknown and not extras:
-        return request
-    return replace(request, unknown_fields=unknown, extras={**request.extras, **extras})
+    return replace(request, unknown_fields=unknown) if unknown else request
+
+
+def refuse_several_types(request: EmbedRequest) -> None:
+    """
+    Raises:
+        RequestError: "invalid": an answer has room for one type of vectors, and more were named.
+    """
+    if len(request.vector_types) > 1:
+        message = f"{len(request.vector_types)} types of vectors were named. This route answers with one. Name one."
+        raise RequestError(message, "invalid", param="embedding_types")
 
 
 def read_prompt(
@@ -151,7 +157,7 @@ def _with_input_type(fields: Fields, request: EmbedRequest, name: str, word: str
     input_type = fields.look_up(name, word, INPUT_TYPES) if known else None
     if input_type:
         return replace(request, input_type=input_type)
-    return replace(request, extras={OPTIONAL_PROMPT: word.lower() if known else word})
+    return replace(request, optional_prompt_name=word.lower() if known else word)
 
 
 def read_dimensions(fields: Fields, *, minimum: int = 0) -> int | None:
@@ -163,7 +169,7 @@ def read_dimensions(fields: Fields, *, minimum: int = 0) -> int | None:
 def read_truncation(fields: Fields) -> Truncation:
     """What happens to long texts, and the number of tokens from which a text is long."""
     if not any(map(fields.has, TRUNCATION_FIELDS)):
-        return Truncation(None, None)
+        return Truncation()
     side = read_alike(
         fields, {name: fields.choice(name, SIDES) for name in ("truncation_side", "truncation_direction")}
     )
@@ -177,9 +183,10 @@ def read_truncation(fields: Fields) -> Truncation:
     if side and way in ("left", "right"):
         read_alike(fields, {"truncate": way, "truncation_side": side})
     limit, max_tokens = _read_prompt_tokens(fields), fields.whole_number("max_tokens", minimum=1)
-    if way is None and (side or flag or on_truncate == "" or limit is not None):
+    if way is None and (flag or on_truncate == "" or limit is not None):
         way = side or "right"  # vLLM truncates where truncate_prompt_tokens is there
-    return Truncation(way, read_alike(fields, {"truncate_prompt_tokens": limit or None, "max_tokens": max_tokens}))
+    max_tokens = read_alike(fields, {"truncate_prompt_tokens": limit or None, "max_tokens": max_tokens})
+    return Truncation(way, max_tokens, side if way is None else None)
 
 
 def _read_truncate(fields: Fields) -> bool | Truncate | None:
@@ -208,17 +215,19 @@ def read_alike(fields: Fields, values: Mapping[str, Any]) -> Any:
 
 
 def read_types(fields: Fields) -> Types:
-    """Types of vectors. `embedding_types` goes before `encoding_format`, which OpenAI's clients always send."""
+    """Types of vectors. `embedding_types` goes before `encoding_format`, which OpenAI's clients always send.
+
+    An `encoding_format` alone names float32, of which OpenAI's clients decode the base64.
+    """
     names = [name for name in ("embedding_types", "embedding_type", "encoding_type") if fields.has(name)]
     refuse_conflict(names, rule="They mean the same.")
     words = (fields.texts(names[0]) or []) if names else []
     known: list[VectorType] = [fields.look_up(names[0], word, VECTOR_TYPES) for word in words]
     types: tuple[VectorType, ...] = tuple(dict.fromkeys(known))
-    extras = {TYPES_NAMED: True} if types else {}
     format_ = fields.choice("encoding_format", ENCODING_FORMATS)
     if format_ == "bytes":
         if len(types) > 1:
             message = f"encoding_format is 'bytes' and {names[0]} has {len(types)} types. Bytes hold one. Name one."
             raise RequestError(message, "invalid", param="encoding_format")
-        return Types(types or ("float",), extras | {RAW: OCTETS})
-    return Types(types or (format_ or "float",), extras)
+        return Types(types or ("float",), True, OCTETS)
+    return Types(types or (format_ or "float",), bool(types or format_))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import orjson
@@ -49,8 +49,11 @@ def decompress(raw: bytes, limit: int, encoding: str = "gzip") -> bytes:
     return expanded
 
 
-def parse_body(raw: bytes) -> Fields:
+def parse_body(raw: bytes, max_inputs: int | None = None) -> Fields:
     """The fields of a body that is a JSON object.
+
+    Args:
+        max_inputs: as in `Fields`.
 
     Raises:
         RequestError: "malformed", with the position, where it is not JSON; "invalid" where it is not an object.
@@ -65,7 +68,7 @@ def parse_body(raw: bytes) -> Fields:
         raise RequestError(_explain_broken_json(raw, error), "malformed") from None
     if not isinstance(value, dict):
         raise RequestError(f"the body is {describe(value)}. It must be a JSON object. Send one.", "invalid")
-    return Fields(value)
+    return Fields(value, max_inputs=max_inputs)
 
 
 def _check_containers(raw: bytes) -> None:
@@ -115,10 +118,11 @@ class Fields:
     Args:
         values: the object.
         parent: the field that holds it, for messages; "" for the body.
+        max_inputs: inputs that one request may have; more are refused before any of them is looked at.
     """
 
-    def __init__(self, values: Mapping[str, Any], parent: str = "") -> None:
-        self._values, self._parent = values, parent
+    def __init__(self, values: Mapping[str, Any], parent: str = "", max_inputs: int | None = None) -> None:
+        self._values, self._parent, self._max_inputs = values, parent, max_inputs
         self._known = {STRICT}
         self._nested: list[Fields] = []
 
@@ -160,6 +164,14 @@ class Fields:
         self.check_items(name, value, lambda item: isinstance(item, str), "a text")
         return value
 
+    def check_number(self, name: str, inputs: Sequence[Any]) -> None:
+        """
+        Raises:
+            RequestError: "too_many" inputs for one request.
+        """
+        if self._max_inputs is not None and len(inputs) > self._max_inputs:
+            raise too_many(self.path(name), len(inputs), self._max_inputs)
+
     def check_items(self, name: str, items: list[Any], fits: Callable[[Any], bool], rule: str) -> None:
         """
         Raises:
@@ -192,7 +204,7 @@ class Fields:
         value = self._read(name, lambda value: isinstance(value, dict), "an object")
         if value is None:
             return None
-        inner = Fields(value, self.path(name))
+        inner = Fields(value, self.path(name), self._max_inputs)
         self._nested.append(inner)
         return inner
 
@@ -211,7 +223,7 @@ class Fields:
                 message = f"{key} and {name}.{key} were sent. They mean the same. Send one of them."
                 raise RequestError(message, "invalid", param=key)
         values = inner | {key: item for key, item in outer.items() if item is not None or key not in inner}
-        merged = Fields(values, self._parent)
+        merged = Fields(values, self._parent, self._max_inputs)
         merged._known, merged._nested = self._known, self._nested
         return merged
 
@@ -247,6 +259,11 @@ class Fields:
         if value is not None and not fits(value):
             raise self.error(name, value, rule)
         return value
+
+
+def too_many(field: str, number: int, limit: int) -> RequestError:
+    message = f"{field} holds {number:,} texts. One request may have {limit:,}. Split it into several."
+    return RequestError(message, "too_many", param=field)
 
 
 def is_whole_number(value: object) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 from gnomon.serve.options import Empty
 from gnomon.serve.requests import Inputs, RequestError, TextRequest
-from gnomon.serve.wire.fields import MAX_TOKEN_ID, Fields, describe
+from gnomon.serve.wire.fields import MAX_TOKEN_ID, Fields, describe, too_many
 
 FORMS = "a text, a list of texts, or token ids (a list, or a list of lists)"
 
@@ -30,11 +30,12 @@ def read_inputs(fields: Fields, name: str) -> Inputs:
 
 def sort_out(fields: Fields, name: str, items: list[Any]) -> Inputs:
     """Inputs from a list: of texts, of ids, or of lists of ids; an empty list is an empty one of texts."""
-    if all(type(item) is str for item in items):
-        return items
-    if type(items[0]) is int:
+    if items and type(items[0]) is int:
         check_ids(fields, name, items)
         return [items]
+    fields.check_number(name, items)
+    if all(type(item) is str for item in items):
+        return items
     if type(items[0]) is list:
         fields.check_items(name, items, lambda item: type(item) is list, "a list of token ids, as the first input is")
         for index, ids in enumerate(items):
@@ -70,6 +71,7 @@ def read_id_lists(fields: Fields, name: str) -> list[list[int]]:
         raise fields.error(name, value, rule)
     items: list[Any] = value
     lists = items if items and type(items[0]) is list else [items]
+    fields.check_number(name, lists)
     fields.check_items(name, lists, lambda item: type(item) is list, "a list of token ids")
     for index, ids in enumerate(lists):
         check_ids(fields, name, ids, index)
@@ -87,6 +89,8 @@ def read_texts(fields: Fields, name: str) -> list[str]:
     Raises:
         RequestError: "invalid"; names the first item that is not a text.
     """
+    if isinstance(texts := fields.value(name), list):
+        fields.check_number(name, texts)
     texts = fields.texts(name)
     if texts is None:
         raise fields.missing(name, "a text or a list of texts")
@@ -114,8 +118,7 @@ def check_texts(texts: Inputs, max_inputs: int, empty: Empty, field: str = "inpu
         message = f"{field} holds 0 texts. A request must have at least one. Send one."
         raise RequestError(message, "empty", param=field)
     if len(texts) > max_inputs:
-        message = f"{field} holds {len(texts):,} texts. One request may have {max_inputs:,}. Split it into several."
-        raise RequestError(message, "too_many", param=field)
+        raise too_many(field, len(texts), max_inputs)
     if empty == "error" and (index := _first_empty(texts)) is not None:
         message = (
             f"{field}[{index}] is empty. Every text must have at least one character. "

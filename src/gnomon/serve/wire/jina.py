@@ -48,6 +48,8 @@ def read_objects(fields: Fields, name: str) -> Inputs:
     items = fields.value(name)
     if not isinstance(items, list):
         return read_inputs(fields, name)
+    if items and type(items[0]) is not int:
+        fields.check_number(name, items)
     return sort_out(fields, name, [_read_object(fields, name, item, index) for index, item in enumerate(items)])
 
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from gnomon.serve.requests import Answer, EmbedRequest, EmbedResult, ModelInfo, RequestError
+from gnomon.serve.requests import Answer, EmbedRequest, EmbedResult, ModelInfo
 from gnomon.serve.wire.dialect import Dialect, Stamp
-from gnomon.serve.wire.embed_fields import finish, read_embed
+from gnomon.serve.wire.embed_fields import finish, read_embed, refuse_several_types
 from gnomon.serve.wire.errors import render_ollama_error
 from gnomon.serve.wire.fields import Fields
 from gnomon.serve.wire.inputs import read_texts
@@ -42,9 +42,7 @@ def parse_embed_old(fields: Fields) -> EmbedRequest:
 
 def _finish(fields: Fields, request: EmbedRequest) -> EmbedRequest:
     fields.ignore(*NO_EFFECT)
-    if len(request.vector_types) > 1:
-        message = f"{len(request.vector_types)} types of vectors were named. This route answers with one. Name one."
-        raise RequestError(message, "invalid", param="embedding_types")
+    refuse_several_types(request)
     model = request.model.removesuffix(LATEST) if request.model else None
     return finish(fields, replace(request, model=model))
 

@@ -145,7 +145,7 @@ def parse_tokenize(fields: Fields) -> TokenizeRequest:
         model=read_model(fields),
         prompt_name=fields.text("prompt_name"),
         add_special_tokens=special is not False,
-        extras={"return_token_strs": fields.flag("return_token_strs") or False},
+        with_token_texts=fields.flag("return_token_strs") or False,
     )
     fields.unknown()
     return request
@@ -157,7 +157,7 @@ def render_tokenize(request: TokenizeRequest, tokens: Sequence[Sequence[Token]],
         "count": len(first),
         "max_model_len": model.max_tokens,
         "tokens": [token.id for token in first],
-        "token_strs": [token.text for token in first] if request.extras.get("return_token_strs") else None,
+        "token_strs": [token.text for token in first] if request.with_token_texts else None,
     }
     return json_answer(body)
 

@@ -24,7 +24,7 @@ from gnomon.serve.requests import (
     TokenizeRequest,
 )
 from gnomon.serve.wire.dialect import Dialect, Stamp, TokenizeDialect
-from gnomon.serve.wire.embed_fields import RAW, finish, read_dimensions, read_embed, read_truncation
+from gnomon.serve.wire.embed_fields import finish, read_dimensions, read_embed, read_truncation, refuse_several_types
 from gnomon.serve.wire.errors import render_tei_error
 from gnomon.serve.wire.fields import Fields
 from gnomon.serve.wire.inputs import read_id_lists, read_inputs, read_model, read_texts
@@ -79,7 +79,7 @@ def parse_embed_all(fields: Fields) -> EmbedRequest:
             )
             raise RequestError(message, "invalid", param=name)
     request = _read_embed(fields)
-    if request.vector_types != ("float",) or RAW in request.extras:
+    if request.vector_types != ("float",) or request.raw_type:
         message = "a type of vectors was named. /embed_all answers with numbers alone. Leave the type out."
         raise RequestError(message, "invalid", param="encoding_format")
     return finish(fields, request)
@@ -96,9 +96,7 @@ def _read_embed(fields: Fields) -> EmbedRequest:
     if request.report:
         message = "report is true. This route answers with a bare list. Use /v1/embeddings for a report."
         raise RequestError(message, "invalid", param="report")
-    if len(request.vector_types) > 1:
-        message = f"{len(request.vector_types)} types of vectors were named. This route answers with one. Name one."
-        raise RequestError(message, "invalid", param="embedding_types")
+    refuse_several_types(request)
     return request
 
 
@@ -141,12 +139,14 @@ def parse_similarity(fields: Fields) -> SimilarityRequest:
         raise inputs.missing("sentences", "a list of texts")
     options = _merge_parameters(fields)
     options.ignore("inputs")
+    truncation = read_truncation(options)
     request = SimilarityRequest(
         source=source,
         texts=sentences,
         model=read_model(options),
         prompt_name=options.text("prompt_name"),
-        truncate=read_truncation(options).truncate,
+        truncate=truncation.truncate,
+        truncation_side=truncation.side,
     )
     options.unknown()
     return request

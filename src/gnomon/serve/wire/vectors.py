@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from gnomon.messages import shorten
 from gnomon.serve.requests import Answer, EmbedRequest, EmbedResult, StatesResult, VectorType
-from gnomon.serve.wire.embed_fields import OCTETS, OPTIONAL_PROMPT, RAW
+from gnomon.serve.wire.embed_fields import OCTETS
 
 NPY = "application/x-npy"
 JSON_TYPES = ("application/json", "application/*", "*/*")
@@ -59,15 +59,23 @@ def write_vectors(result: EmbedResult, vector_type: VectorType) -> Sequence[Any]
 
 def write_report(request: EmbedRequest, result: EmbedResult) -> dict[str, Any]:
     """The key `report` of an answer; nothing where it was not requested."""
-    if not request.report or result.report is None:
+    if not request.report:
         return {}
-    rows = zip(result.token_counts, result.full_token_counts, result.report.truncated_at, strict=True)
-    return {"report": [{"tokens": read, "full_tokens": full, "truncated_at": at} for read, full, at in rows]}
+    counts = zip(result.token_counts, result.full_token_counts, strict=True)
+    rows: list[dict[str, Any]] = [{"tokens": read, "full_tokens": full} for read, full in counts]
+    if result.report is not None:
+        for row, at in zip(rows, result.report.truncated_at, strict=True):
+            row["truncated_at"] = at
+    else:  # token ids have no characters
+        truncated = set(result.truncated)
+        for index, row in enumerate(rows):
+            row["truncated"] = index in truncated
+    return {"report": rows}
 
 
 def collect_warnings(request: EmbedRequest, result: EmbedResult) -> list[str]:
     """What a client should know about an answer."""
-    name = request.extras.get(OPTIONAL_PROMPT)
+    name = request.optional_prompt_name
     if name is None or result.prompt:
         return []
     return [f"the model has no prompt named {shorten(name)}. The texts were embedded without a prompt."]
@@ -123,7 +131,7 @@ def answer_raw(request: EmbedRequest, result: EmbedResult, accept: str | None) -
     """The vectors as bytes, where the body or the header Accept wants them: the first type of the request, row by row,
     little-endian. None where the dialect's own JSON is wanted.
     """
-    content_type = request.extras.get(RAW) or choose_raw_type(accept)
+    content_type = request.raw_type or choose_raw_type(accept)
     if content_type is None:
         return None
     vector_type = request.vector_types[0]
