@@ -505,6 +505,7 @@ def test_options_that_agree_do_not(server: Server) -> None:
         (["--api-key-file", "none.txt"], ["--api-key-file", "none.txt"]),
         (["--api-key-file", "empty.txt"], ["--api-key-file", "empty.txt", "no key"]),
         (["--api-key-file", "latin.txt"], ["--api-key-file", "latin.txt", "UTF-8"]),
+        (["--api-key-file", "spaces.txt"], ["--api-key-file", "spaces.txt", "line 3"]),
         (["--api-key", ""], ["--api-key", "empty"]),
         (["--api-key", f"{SECRET}\n"], ["--api-key", "header", "line break"]),
         (["--admin-key", f"{SECRET} b"], ["--admin-key", "header"]),
@@ -529,6 +530,7 @@ def test_options_that_agree_do_not(server: Server) -> None:
 def test_a_value_that_cannot_be_is_refused(args: list[str], parts: list[str], server: Server, tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text("# none yet\n\n")
     (tmp_path / "latin.txt").write_bytes(b"\xff\xfe")
+    (tmp_path / "spaces.txt").write_text(f"# a comment\ngood\n{SECRET} team a\n")
     message = server.refusal("m/n", *args)
     assert [part for part in parts if part not in message] == []
     assert SECRET not in message

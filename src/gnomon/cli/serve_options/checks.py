@@ -12,8 +12,6 @@ from gnomon.errors import ExtraError, InputError
 from gnomon.install import advise_install
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from gnomon.serve.options import ModelOptions, ServeOptions
 
 SERVER_PACKAGES = ("starlette", "orjson", "prometheus_client")
@@ -44,20 +42,13 @@ def check_listener(options: ServeOptions, settings: Settings) -> None:
         if getattr(options, name) and not getattr(options, other):
             raise InputError(f"{_flag(name)} needs {_flag(other)}. TLS takes a certificate and its key. Give both.")
     if options.api_key_file:
-        _check_key_file(options.api_key_file)
+        from gnomon.serve.key_file import read_key_file
+
+        read_key_file(options.api_key_file)
 
 
 def _flag(field: str) -> str:
     return "--" + field.replace("_", "-")
-
-
-def _check_key_file(path: Path) -> None:
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise InputError(f"--api-key-file {path} is not UTF-8 text. Write one key per line.") from error
-    if not any(line.partition("#")[0].strip() for line in lines):
-        raise InputError(f"--api-key-file {path} has no key. Write one key per line, or leave the option out.")
 
 
 def check_names(options: ServeOptions) -> None:

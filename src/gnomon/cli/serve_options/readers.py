@@ -51,9 +51,11 @@ def read_file(text: str, label: str) -> Path:
 
 def read_key(text: str, label: str) -> str:
     """An API key; it is in no message."""
+    from gnomon.serve.key_file import is_key
+
     if not text:
         raise InputError(f"{label} is empty. A key must have a character. Leave the option out to serve without a key.")
-    if not (text.isascii() and text.isprintable() and " " not in text):
+    if not is_key(text):
         raise InputError(
             f"{label} has a space, a control character or one outside ASCII. A header cannot carry it. "
             "Remove it; often it is a line break at the end."
