@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,8 +18,10 @@ from gnomon import Encoder
 from gnomon.errors import InputError, Notice
 from gnomon.serve.app import App
 from gnomon.serve.key_file import read_key_file
+from gnomon.serve.logs import LOGGER, MAX_SENT, log, quote_sent, set_up_logs
 from gnomon.serve.models import load_encoder
-from gnomon.serve.options import ModelOptions, ServeOptions
+from gnomon.serve.options import LogFormat, ModelOptions, ServeOptions
+from gnomon.serve.service import Service
 
 goldens.require(whole_module=True)
 pytestmark = pytest.mark.filterwarnings("ignore::gnomon.errors.Notice")
@@ -30,7 +34,8 @@ def serve(
     *models: ModelOptions, load: Callable[[ModelOptions], Encoder] = load_encoder, **options: Any
 ) -> Iterator[tuple[TestClient, App]]:
     """A client of a server that is ready."""
-    app = App(ServeOptions(models=models or (ModelOptions(source=E5),), **{"warm_up": False, **options}), load=load)
+    options = {"warm_up": False, **options}
+    app = App(ServeOptions(models=models or (ModelOptions(source=E5),), **options), load=load)
     with TestClient(app, raise_server_exceptions=True) as client:
         while app.state == "loading":
             client.get("/livez")  # a request, so that the loop of the application runs
@@ -64,3 +69,77 @@ def test_a_line_that_is_not_a_key_is_named_by_its_number(line: str, tmp_path: Pa
     with pytest.raises(InputError, match="line 3") as caught:
         read_key_file(file)
     assert line not in str(caught.value)
+
+
+# ---- logs
+
+
+@pytest.fixture
+def read_logs(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[[], list[str]]]:
+    """What was written to stderr, by lines."""
+    yield lambda: capsys.readouterr().err.splitlines()
+    LOGGER.handlers[:] = []
+    LOGGER.propagate = True
+    LOGGER.setLevel(logging.NOTSET)
+
+
+FORGED = "/%0A12:00:00%20info%20%20%20%20POST%20/v1/embeddings%20status=200"
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_client_forges_no_line_and_no_field(form: LogFormat, read_logs: Callable[[], list[str]]) -> None:
+    with serve() as (client, _):
+        set_up_logs(form, "info")
+        client.get(FORGED, headers={"x-request-id": "me status=200 tokens=9"})
+        client.request("GE" * 500, f"/\u2028{'a' * 1000}")
+    lines = read_logs()
+    assert len(lines) == 2
+    assert FORGED in lines[0]
+    assert "me%20status=200%20tokens=9" in lines[0]
+    assert "/%E2%80%A8aaa" in lines[1]
+    assert len(lines[1]) < 3 * MAX_SENT
+    if form == "text":
+        statuses = [[word for word in line.split() if word.startswith("status=")] for line in lines]
+        assert statuses == [["status=404"], ["status=404"]]
+    else:
+        assert [json.loads(line)["status"] for line in lines] == [404, 404]
+
+
+def test_a_line_of_the_log_is_one_line_whatever_it_holds(read_logs: Callable[[], list[str]]) -> None:
+    set_up_logs("text", "info")
+    log(logging.INFO, "one\ntwo", reason="three\x1b[2J\u2028four")
+    (line,) = read_logs()
+    assert line.endswith(r"one\ntwo reason=three\x1b[2J\u2028four")
+
+
+def test_what_a_client_sent_is_quoted_only_where_it_must_be() -> None:
+    assert quote_sent("/v1/embeddings") == "/v1/embeddings"
+    assert quote_sent("/caf\u00e9") == "/caf\u00e9"
+    assert quote_sent("100%\ud800") == "100%25%ED%A0%80"
+    assert quote_sent("x" * MAX_SENT) == "x" * MAX_SENT
+    assert quote_sent(" " * MAX_SENT) == ("%20" * MAX_SENT)[: MAX_SENT - 3] + "..."
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_fault_of_ours_shows_its_frames_and_no_text(
+    form: LogFormat, read_logs: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = "a text that nobody may read"
+
+    async def fail(*_: Any, **__: Any) -> None:
+        try:
+            raise ValueError(secret)
+        except ValueError as error:
+            raise KeyError(secret) from error
+
+    with serve() as (client, _):
+        monkeypatch.setattr(Service, "embed", fail)
+        set_up_logs(form, "debug")
+        answer = client.post("/v1/embeddings", json={"input": secret})
+    assert answer.status_code == 500
+    lines = read_logs()
+    (frames,) = [line for line in lines if "frames" in line]
+    assert [
+        part for part in ("KeyError", "ValueError", Path(__file__).name, "fail", "operations.py") if part not in frames
+    ] == []
+    assert not any(secret in line for line in lines)

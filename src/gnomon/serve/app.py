@@ -21,7 +21,7 @@ from gnomon.serve.auth import ApiKeys
 from gnomon.serve.batcher import Health
 from gnomon.serve.cl100k import load_cl100k
 from gnomon.serve.exchange import DisconnectedError, Exchange, Receive, Scope, Send
-from gnomon.serve.logs import log
+from gnomon.serve.logs import list_frames, log, quote_sent
 from gnomon.serve.metrics import CLIENT_GONE, Metrics
 from gnomon.serve.models import ModelRegistry, ServedModel, load_encoder
 from gnomon.serve.operations import ENDPOINTS
@@ -262,8 +262,9 @@ class App:
         except (ClientGoneError, DisconnectedError):
             raise
         except Exception as error:
-            log(logging.ERROR, "a request failed", request_id=exchange.request_id, error=type(error).__name__)
-            logging.getLogger("gnomon.serve").debug("its traceback", exc_info=error)
+            request_id = quote_sent(exchange.request_id)
+            log(logging.ERROR, "a request failed", request_id=request_id, error=type(error).__name__)
+            log(logging.DEBUG, "where it failed", request_id=request_id, frames=list_frames(error))
             message = f"the server failed ({type(error).__name__}). Request {exchange.request_id} is in its log."
             return self._render_error(RequestError(message, "internal"), visit)
 
@@ -374,7 +375,8 @@ class App:
         )
         self.tracer.record(route, exchange, call, answer.status)
         quiet = quiet or (not call.counts and answer.status < 400)
-        log(logging.DEBUG if quiet else logging.INFO, f"{exchange.method} {exchange.path}", **_log_fields(call, answer))
+        line = f"{quote_sent(exchange.method)} {quote_sent(exchange.path)}"
+        log(logging.DEBUG if quiet else logging.INFO, line, **_log_fields(call, answer))
 
     def _normalize_path(self, path: str) -> str:
         """Without the prefix, doubled slashes and a slash at the end."""
@@ -435,7 +437,7 @@ def _log_fields(call: Call, answer: Answer) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "status": answer.status,
         "total_ms": round(call.seconds * 1000, 2),
-        "request_id": call.request_id,
+        "request_id": quote_sent(call.request_id),
     }
     if call.counts:
         fields |= {
