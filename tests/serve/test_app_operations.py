@@ -17,6 +17,7 @@ from starlette.testclient import TestClient
 from gnomon import Encoder
 from gnomon.errors import InputError, Notice
 from gnomon.serve.app import App
+from gnomon.serve.batcher import Health
 from gnomon.serve.key_file import read_key_file
 from gnomon.serve.logs import LOGGER, MAX_SENT, log, quote_sent, set_up_logs
 from gnomon.serve.models import load_encoder
@@ -143,3 +144,23 @@ def test_a_fault_of_ours_shows_its_frames_and_no_text(
         part for part in ("KeyError", "ValueError", Path(__file__).name, "fail", "operations.py") if part not in frames
     ] == []
     assert not any(secret in line for line in lines)
+
+
+# ---- several models
+
+
+def test_a_failed_engine_of_one_model_leaves_lists_and_the_other_model_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serve(ModelOptions(source=E5, names=("a",)), ModelOptions(source=E5, names=("b",))) as (client, app):
+        first, second = app.service.models
+        monkeypatch.setattr(first.batcher, "check_health", lambda: Health("failed", "device lost"))
+        monkeypatch.setattr(first.batcher, "_state", "failed")
+        for path in ("/v1/models", "/info"):
+            assert client.get(path).status_code == 200
+        assert client.post("/v1/embeddings", json={"model": "b", "input": "x"}).status_code == 200
+        for path in ("/ready", "/health"):
+            answer = client.get(path)
+            assert (answer.status_code, answer.json()["status"]) == (503, "failed")
+        assert client.get("/livez").status_code == 200
+        monkeypatch.setattr(second.batcher, "check_health", lambda: Health("stuck", "for 9 seconds"))
+        assert app.check_health() == Health("stuck", "for 9 seconds")
+        assert client.get("/livez").status_code == 503

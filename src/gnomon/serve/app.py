@@ -18,7 +18,7 @@ from starlette.routing import Route, Router
 
 from gnomon.errors import InputError
 from gnomon.serve.auth import ApiKeys
-from gnomon.serve.batcher import Health
+from gnomon.serve.batcher import Health, HealthState
 from gnomon.serve.cl100k import load_cl100k
 from gnomon.serve.exchange import DisconnectedError, Exchange, Receive, Scope, Send
 from gnomon.serve.logs import list_frames, log, quote_sent
@@ -46,6 +46,9 @@ count: the whole process was paused.
 
 EXIT_STUCK = 70
 """Exit status after a step that is stuck (EX_SOFTWARE): whoever started the server starts it again."""
+
+BADNESS: dict[HealthState, int] = {"ok": 0, "failed": 1, "closed": 2, "stuck": 3}
+"""Which state counts where several engines are in different ones. A stuck one ends the server."""
 
 TIMEOUT_HEADERS = ("x-request-timeout", "x-stainless-read-timeout")
 """Seconds that the client waits; the latter is sent by OpenAI's clients."""
@@ -75,8 +78,6 @@ class App:
         self.tracer = Tracer(options)
         self.ended: asyncio.Future[int | BaseException] | None = None
         """Set once the server must end by itself: its exit status, or why the models could not be loaded."""
-        self._health = Health()
-        """As of the last look of `_watch_engines`."""
         self._retiring = set[ServedModel]()
         """Models that another one has replaced, while they end what they have begun."""
         self._tasks = set[asyncio.Task[Any]]()
@@ -218,7 +219,7 @@ class App:
             before = time.monotonic()
             await asyncio.sleep(WATCH_SECONDS)
             was_paused = time.monotonic() - before > PAUSE_FACTOR * WATCH_SECONDS
-            health = self._health = self.check_health()
+            health = self.check_health()
             num_stuck = num_stuck + 1 if health.state == "stuck" and not was_paused else 0
             if health.state != reported.state:
                 level = logging.INFO if health.state == "ok" else logging.ERROR
@@ -235,7 +236,7 @@ class App:
     def check_health(self) -> Health:
         """The worst state of the engines."""
         healths = [model.batcher.check_health() for model in self.service.models]
-        return next((health for health in healths if health.state != "ok"), Health())
+        return max(healths, key=lambda health: BADNESS[health.state], default=Health())
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.ensure_future(work)
@@ -327,20 +328,14 @@ class App:
     def _check_ready(self) -> None:
         """
         Raises:
-            RequestError: no model can answer now.
+            RequestError: there are no models yet, or no more. Whether an engine works is looked at for the model that a
+                request needs, by `Service`.
         """
         if self.state in ("loading", "stopped"):
             raise RequestError(
                 f"the server is {self.state}. Try again in some seconds.",
                 "unavailable",
                 retry_after=LOADING_RETRY_SECONDS,
-            )
-        if all(model.batcher.is_ok for model in self.service.models) and self._health.state == "ok":
-            return
-        health = self.check_health()
-        if health.state != "ok":
-            raise RequestError(
-                f"the engine is {health.state}: {health.reason}.", "unavailable", retry_after=LOADING_RETRY_SECONDS
             )
 
     def _render_error(self, error: RequestError, visit: Visit) -> Answer:
