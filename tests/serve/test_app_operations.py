@@ -15,7 +15,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from gnomon import Encoder
-from gnomon.errors import InputError, Notice
+from gnomon.errors import InputError, NotAModelError, Notice, NumericError, SourceError
 from gnomon.serve.app import App
 from gnomon.serve.batcher import Health
 from gnomon.serve.key_file import read_key_file
@@ -164,3 +164,34 @@ def test_a_failed_engine_of_one_model_leaves_lists_and_the_other_model_alone(mon
         monkeypatch.setattr(second.batcher, "check_health", lambda: Health("stuck", "for 9 seconds"))
         assert app.check_health() == Health("stuck", "for 9 seconds")
         assert client.get("/livez").status_code == 503
+
+
+# ---- reload
+
+
+@pytest.mark.parametrize(
+    ("body", "error", "status"),
+    [
+        ({"model": "e5", "revision": "nope"}, SourceError("no revision 'nope'"), 400),
+        ({"revision": "nope"}, NotAModelError("no config.json"), 400),
+        ({"revision": "nope"}, InputError("dim 7"), 400),
+        ({"revision": "main"}, NumericError("the self-test failed"), 500),
+        ({"model": "e5"}, SourceError("the hub cannot be reached"), 500),
+        ({}, InputError("ranges"), 500),
+    ],
+)
+def test_a_revision_that_is_not_there_is_the_clients_mistake(
+    body: dict[str, str], error: Exception, status: int
+) -> None:
+    loads = iter([load_quietly])
+
+    def load(options: ModelOptions) -> Encoder:
+        for first in loads:
+            return first()
+        raise error
+
+    with serve(ModelOptions(source=E5, names=("e5",)), load=load, admin_key="k") as (client, _):
+        answer = client.post("/admin/reload", json=body, headers={"authorization": "Bearer k"})
+        assert answer.status_code == status
+        assert str(error) in answer.json()["error"]["message"]
+        assert client.post("/embed", json={"inputs": "a"}).status_code == 200

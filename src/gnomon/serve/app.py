@@ -16,7 +16,7 @@ from typing import Any, Literal
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route, Router
 
-from gnomon.errors import InputError
+from gnomon.errors import InputError, ModelError, SourceError
 from gnomon.serve.auth import ApiKeys
 from gnomon.serve.batcher import Health, HealthState
 from gnomon.serve.cl100k import load_cl100k
@@ -130,7 +130,8 @@ class App:
 
         Raises:
             RequestError: an unknown name; a model that could not be loaded, or keys that could not be read: then all
-                stays as it is.
+                stays as it is. It is the client's mistake ("invalid") where a revision was named, which is not there or
+                is not a model.
         """
         async with self._reload_lock:
             if self.state != "ready":
@@ -153,7 +154,8 @@ class App:
                     for each in fresh:
                         if each not in self.service.models.models:
                             await asyncio.to_thread(each.close)
-                    kind: ErrorKind = "invalid" if isinstance(error, InputError) else "internal"
+                    is_choice = revision is not None and isinstance(error, (InputError, ModelError, SourceError))
+                    kind: ErrorKind = "invalid" if is_choice else "internal"
                     message = f"{model.name} could not be loaded again, and goes on as it is: {error}"
                     raise RequestError(message, kind) from error
                 old.append(model)
