@@ -594,6 +594,14 @@ def test_another_pooling_gives_a_warning(server: Server) -> None:
     assert "fingerprint" in note
 
 
+@pytest.mark.parametrize("name", ["GNOMON_HOST", "INFINITY_HOST"])
+def test_a_host_of_the_environment_beside_a_socket_has_no_effect(name: str, server: Server) -> None:
+    (line,) = server.notes("m/n", "--uds", "s.sock", env={name: "0.0.0.0"})
+    assert name in line
+    assert "no effect" in line
+    assert server.served[-1].uds == Path("s.sock")
+
+
 def test_a_port_beside_a_socket_has_no_effect(server: Server) -> None:
     (note,) = server.notes("m/n", "--uds", "s.sock", "--port", "80")
     assert "--port has no effect" in note

@@ -214,7 +214,7 @@ class ServedModel:
             dim=self.options.dim or encoder.dim,
             max_tokens=encoder.max_seq_length,
             prompts=encoder.prompts,
-            default_prompt_name=self.options.default_prompt_name or spec.default_prompt_name,
+            default_prompt_name=self._default_prompt_name,
             input_types={"query": spec.query_prompt_name(), "document": spec.document_prompt_name},
             pooling="+".join(spec.pooling.modes),
             dtype=encoder.dtype,
@@ -229,6 +229,13 @@ class ServedModel:
                 "tokens_per_second": round(self.batcher.tokens_per_second, 1),
             },
         )
+
+    @property
+    def _default_prompt_name(self) -> str | None:
+        """The name of the prompt where a request names none; None also where the operator gave a text of their own."""
+        if self.options.default_prompt is not None:
+            return None
+        return self.options.default_prompt_name or self.encoder.spec.default_prompt_name
 
     def has_changed(self) -> bool:
         """Whether its source has other files now than when it was loaded.

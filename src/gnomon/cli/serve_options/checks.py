@@ -25,11 +25,12 @@ def check_listener(options: ServeOptions, settings: Settings) -> None:
         InputError: options that do not go together; a file of keys without a key.
     """
     if options.uds:
-        if "host" in settings:
+        if "host" in settings and settings["host"].is_typed:
             label = settings["host"].label
             raise InputError(f"{label} and --uds exclude each other: a server listens in one place. Give one of them.")
-        if "port" in settings:
-            note(f"{settings['port'].label} has no effect: the server listens on --uds alone.")
+        for name in ("host", "port"):  # a variable is often one of an image, as GNOMON_HOST is of ours
+            if name in settings and not (name == "host" and options.metrics_port):
+                note(f"{settings[name].label} has no effect: the server listens on --uds alone.")
         if not options.uds.absolute().parent.is_dir():
             raise InputError(
                 f"--uds is {str(options.uds)!r}, and its folder does not exist. Make it, or correct the path."
