@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -195,3 +196,37 @@ def test_a_revision_that_is_not_there_is_the_clients_mistake(
         assert answer.status_code == status
         assert str(error) in answer.json()["error"]["message"]
         assert client.post("/embed", json={"inputs": "a"}).status_code == 200
+
+
+# ---- the default prompt
+
+
+@pytest.fixture(scope="module")
+def prompted(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A model with a default prompt of its own, "query"."""
+    folder = tmp_path_factory.mktemp("models") / "prompted"
+    shutil.copytree(E5, folder)
+    config = {"prompts": {"query": "query: ", "document": "passage: "}, "default_prompt_name": "query"}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(config))
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("options", "name", "text"),
+    [
+        ({}, "query", "query: "),
+        ({"default_prompt_name": "document"}, "document", "passage: "),
+        ({"default_prompt": "x"}, None, "x"),
+        ({"default_prompt": ""}, None, ""),
+    ],
+)
+def test_the_default_prompt_that_is_named_is_the_one_that_is_used(
+    options: dict[str, Any], name: str | None, text: str, prompted: str
+) -> None:
+    with serve(ModelOptions(source=prompted, **options)) as (client, _):
+        assert client.get("/info").json()["default_prompt_name"] == name
+        assert client.get("/v1/models").json()["data"][0]["default_prompt_name"] == name
+        answers = [
+            client.post("/embed", json=body).json() for body in ({"inputs": "a"}, {"inputs": "a", "prompt": text})
+        ]
+    assert answers[0] == answers[1]
