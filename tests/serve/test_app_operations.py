@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import shutil
@@ -71,6 +72,19 @@ def test_a_line_that_is_not_a_key_is_named_by_its_number(line: str, tmp_path: Pa
     with pytest.raises(InputError, match="line 3") as caught:
         read_key_file(file)
     assert line not in str(caught.value)
+
+
+def test_a_line_of_the_log_names_the_key(tmp_path: Path, read_logs: Callable[[], list[str]]) -> None:
+    with serve(api_keys=("secret",)) as (client, _):
+        set_up_logs("text", "debug")
+        for headers in ({"api-key": "secret"}, {"api-key": "wrong"}):
+            client.post("/embed", json={"inputs": "a"}, headers=headers)
+        client.get("/ready")
+    lines = read_logs()
+    name = hashlib.sha256(b"secret").hexdigest()[:8]
+    assert [f" key={name} " in f"{line} " for line in lines] == [True, False, False]
+    assert "key=" not in "".join(lines[1:])
+    assert "secret" not in "".join(lines)
 
 
 # ---- logs

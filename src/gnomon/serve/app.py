@@ -373,7 +373,7 @@ class App:
         self.tracer.record(route, exchange, call, answer.status)
         quiet = quiet or (not call.counts and answer.status < 400)
         line = f"{quote_sent(exchange.method)} {quote_sent(exchange.path)}"
-        log(logging.DEBUG if quiet else logging.INFO, line, **_log_fields(call, answer))
+        log(logging.DEBUG if quiet else logging.INFO, line, **_log_fields(call, answer, has_keys=bool(self.keys)))
 
     def _normalize_path(self, path: str) -> str:
         """Without the prefix, doubled slashes and a slash at the end."""
@@ -430,12 +430,18 @@ def _describe(model: ServedModel) -> dict[str, Any]:
     }
 
 
-def _log_fields(call: Call, answer: Answer) -> dict[str, Any]:
+def _log_fields(call: Call, answer: Answer, *, has_keys: bool) -> dict[str, Any]:
+    """
+    Args:
+        has_keys: whether the client of a call is the name of its key.
+    """
     fields: dict[str, Any] = {
         "status": answer.status,
         "total_ms": round(call.seconds * 1000, 2),
         "request_id": quote_sent(call.request_id),
     }
+    if has_keys and call.client is not None:
+        fields["key"] = call.client
     if call.counts:
         fields |= {
             "model": call.model.name if call.model else None,

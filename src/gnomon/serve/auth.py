@@ -38,7 +38,7 @@ class ApiKeys:
         return bool(self._hashes)
 
     def check(self, exchange: Exchange) -> str:
-        """The name of the request's key, for logs: the first digits of its hash; "" where no key is needed.
+        """The name of the request's key, for logs: the first 8 digits of its SHA-256; "" where no key is needed.
 
         Raises:
             RequestError: a key is needed, and the request has none of them.

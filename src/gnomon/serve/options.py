@@ -43,7 +43,7 @@ class ModelOptions:
     default_prompt_name: str | None = None
     """The prompt where a request names none."""
     vector_type: VectorType = "float"
-    """The type of vectors where a request names none."""
+    """The type of vectors where a request names neither a type nor an encoding_format."""
     ranges: Path | None = None
     """Ranges of int8 and uint8 vectors, as `gnomon encode` writes them beside its output."""
     max_batch_texts: int | None = None
@@ -60,14 +60,14 @@ class ServeOptions:
     uds: Path | None = None
     """A unix socket, in place of host and port."""
     url_prefix: str = ""
-    """Before every path but those of probes and metrics: "" or "/name"."""
+    """Clients may put it before every path; paths without it are served, too: "" or "/name"."""
     server: Literal["granian", "uvicorn"] = "granian"
     tls_cert: Path | None = None
     tls_key: Path | None = None
     tls_client_ca: Path | None = None
     api_keys: tuple[str, ...] = field(default=(), repr=False)
     api_key_file: Path | None = None
-    """One key per line, "#" begins a comment; read again on SIGHUP."""
+    """As `key_file` reads it; read again on SIGHUP."""
     admin_key: str | None = field(default=None, repr=False)
     """The key of /admin/reload; None allows it on a unix socket only."""
     cors_origins: tuple[str, ...] = ()
@@ -76,7 +76,9 @@ class ServeOptions:
     max_batch_tokens: int | None = None
     """None: measured, or the engine's own."""
     max_queue_tokens: int | None = None
-    """None: four seconds of the measured throughput, and at least a million."""
+    """None: what the measured speed computes within half of the time that a request may take, and at least so many as
+    `queue_limits` says.
+    """
     max_queue_texts: int | None = None
     cache_bytes: int = 256 << 20
     """Of the answer cache, in memory, for all models; 0 for none."""

@@ -148,7 +148,8 @@ OWN = name_variables(
             read=choices.VECTOR_TYPE,
             spread="each",
             metavar="NAME",
-            text="Type of vectors where a request names none: float32, int8, uint8, binary or ubinary.",
+            text="Type of vectors where a request names neither a type nor an encoding_format: float32, int8, uint8, "
+            "binary or ubinary.",
         ),
         Row(
             flags=("--ranges",),
@@ -217,7 +218,7 @@ OWN = name_variables(
             field="url_prefix",
             read=read_prefix,
             metavar="/NAME",
-            text="Before every path but those of probes and metrics.",
+            text="Clients may put this before every path. Paths without it are served, too.",
         ),
         Row(
             flags=("--server",),
@@ -256,7 +257,8 @@ OWN = name_variables(
             field="api_key_file",
             read=read_file,
             metavar="FILE",
-            text='Keys, one per line; "#" begins a comment. Read again on SIGHUP.',
+            text='Keys, one per line; "#" at the start of a line or after a space begins a comment. Read again on '
+            "SIGHUP.",
         ),
         Row(
             flags=("--admin-key",),
