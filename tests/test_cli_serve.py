@@ -493,6 +493,8 @@ def test_options_that_agree_do_not(server: Server) -> None:
         (["--url-prefix", "/embed/"], ["--url-prefix", "'/embed/'"]),
         (["--url-prefix", "//a"], ["--url-prefix"]),
         (["--url-prefix", "/a?b"], ["--url-prefix"]),
+        (["--otlp-endpoint", "otel:4317"], ["--otlp-endpoint", "'otel:4317'", "http://"]),
+        (["--otlp-endpoint", "http://otel:none"], ["--otlp-endpoint", "none"]),
         (["--uds", "s.sock", "--host", "::1"], ["--uds", "--host"]),
         (["--uds", "s.sock", "--hostname", "::1"], ["--uds", "--hostname"]),
         (["--uds", "none/s.sock"], ["--uds", "none/s.sock"]),

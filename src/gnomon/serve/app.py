@@ -111,13 +111,14 @@ class App:
         self._spawn(self._load_all())
 
     async def stop(self) -> None:
-        """Let go of the models; what still waits fails."""
+        """Let go of the models, and send the last traces; what still waits fails."""
         self.state = "stopped"
         for task in self._tasks:
             task.cancel()
         for model in {*self.service.models, *self._retiring}:
             await asyncio.to_thread(model.close)
         self.service.close()
+        await self.tracer.close()
 
     async def reload(self, name: str | None = None, revision: str | None = None, *, changed_only: bool = False) -> None:
         """Read the keys again, and load models again, beside those that serve; then requests go to the new ones, and

@@ -122,6 +122,8 @@ class _Runner:
             await asyncio.wait_for(asyncio.shield(serving), LAST_SECONDS)
         status = ended if isinstance(ended, int) else 0
         still_loads = self.app.state == "loading" and ended is None
+        if status == EXIT_STUCK:
+            await self.app.tracer.close()
         if still_loads or self._signals > 1 or status == EXIT_STUCK:
             leave(status)  # a thread that loads or is stuck would be waited for
         await self.app.stop()

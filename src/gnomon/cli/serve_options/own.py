@@ -18,6 +18,7 @@ from gnomon.cli.serve_options.readers import (
     read_port,
     read_prefix,
     read_text,
+    read_url,
     same,
 )
 from gnomon.cli.serve_options.rows import Row, name_variables
@@ -415,9 +416,10 @@ OWN = name_variables(
         Row(
             flags=("--otlp-endpoint",),
             field="otlp_endpoint",
-            read=read_optional,
+            read=read_url,
             metavar="URL",
-            text="Send traces there. It needs the packages of OpenTelemetry.",
+            text="Send traces there: by HTTP, as to port 4318, or by gRPC to port 4317. It needs the packages of "
+            "OpenTelemetry.",
         ),
         Row(
             flags=("--otlp-service-name",),

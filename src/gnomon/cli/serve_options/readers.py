@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from gnomon.cli.shared import parse_size
 from gnomon.errors import InputError
@@ -78,6 +79,20 @@ def read_prefix(text: str, label: str) -> str:
             "Correct it."
         )
     return text
+
+
+def read_url(text: str, label: str) -> str | None:
+    """The URL of a server, such as http://otel:4318; "" is the default."""
+    if not text.strip():
+        return None
+    try:
+        url = urlsplit(text.strip())
+        is_url = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+    except ValueError:  # a port that is not a number
+        is_url = False
+    if not is_url:
+        raise InputError(f"{label} is {shorten(text)}. It must be a URL, such as http://localhost:4318. Correct it.")
+    return text.strip()
 
 
 def read_device_ids(text: str, label: str) -> tuple[int, ...] | None:
