@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from gnomon.errors import InputError
 from gnomon.serve.requests import Truncate, VectorType
 
 DEFAULT_PORT = 7997
@@ -48,6 +49,11 @@ class ModelOptions:
     """Ranges of int8 and uint8 vectors, as `gnomon encode` writes them beside its output."""
     max_batch_texts: int | None = None
     """At most so many texts in a batch; None leaves it to the budget of tokens."""
+
+    @property
+    def client_names(self) -> tuple[str, ...]:
+        """The names that clients use, also where the operator gave none."""
+        return self.names or default_names(self.source)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +114,22 @@ class ServeOptions:
     @property
     def has_keys(self) -> bool:
         return bool(self.api_keys or self.api_key_file)
+
+
+def check_names(models: Iterable[ModelOptions]) -> None:
+    """
+    Raises:
+        InputError: two models with one name.
+    """
+    owners: dict[str, ModelOptions] = {}
+    for model in models:
+        for name in dict.fromkeys(model.client_names):
+            if name in owners:
+                raise InputError(
+                    f"{name!r} names two models, {owners[name].source} and {model.source}. Clients choose a model by "
+                    "its name. Give each model its own: --name once for each, in the same order."
+                )
+            owners[name] = model
 
 
 def default_names(source: str) -> tuple[str, ...]:

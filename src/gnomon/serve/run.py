@@ -250,7 +250,6 @@ class _GranianServer:
         from granian.http import HTTP1Settings
         from granian.server.embed import Server
 
-        self._uds = options.uds
         self._server = Server(
             app,
             address=options.host,

@@ -12,7 +12,7 @@ from gnomon.errors import ExtraError, InputError
 from gnomon.install import advise_install
 
 if TYPE_CHECKING:
-    from gnomon.serve.options import ModelOptions, ServeOptions
+    from gnomon.serve.options import ServeOptions
 
 SERVER_PACKAGES = ("starlette", "orjson", "prometheus_client")
 """Of the extra `serve`, beside the server itself."""
@@ -50,24 +50,6 @@ def check_listener(options: ServeOptions, settings: Settings) -> None:
 
 def _flag(field: str) -> str:
     return "--" + field.replace("_", "-")
-
-
-def check_names(options: ServeOptions) -> None:
-    """
-    Raises:
-        InputError: two models with one name.
-    """
-    from gnomon.serve.options import default_names
-
-    owners: dict[str, ModelOptions] = {}
-    for model in options.models:
-        for name in dict.fromkeys(model.names or default_names(model.source)):
-            if name in owners:
-                raise InputError(
-                    f"{name!r} names two models, {owners[name].source} and {model.source}. Clients choose a model by "
-                    "its name. Give each model its own: --name once for each, in the same order."
-                )
-            owners[name] = model
 
 
 def check_models(options: ServeOptions) -> None:
