@@ -118,6 +118,7 @@ class App:
         for model in {*self.service.models, *self._retiring}:
             await asyncio.to_thread(model.close)
         self.service.close()
+        await asyncio.to_thread(self.tracer.close)
 
     async def reload(self, name: str | None = None, revision: str | None = None, *, changed_only: bool = False) -> None:
         """Read the keys again, and load models again, beside those that serve; then requests go to the new ones, and

@@ -103,6 +103,7 @@ class ServeOptions:
     metrics_port: int | None = None
     """A second port for /metrics; it is on the main port in any case."""
     otlp_endpoint: str | None = None
+    """The URL that takes traces by HTTP, with its path: http://otel:4318/v1/traces."""
     otlp_service_name: str = "gnomon"
 
     @property

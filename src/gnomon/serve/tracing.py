@@ -1,16 +1,22 @@
-"""OpenTelemetry spans, where the package is installed and an endpoint is named."""
+"""OpenTelemetry spans, where the package is installed and an endpoint is named. They are sent by HTTP."""
 
 from __future__ import annotations
 
+import logging
+import threading
 import time
 from typing import Any
 
 from gnomon.errors import ExtraError
 from gnomon.serve.exchange import Exchange
+from gnomon.serve.logs import log
 from gnomon.serve.options import ServeOptions
 from gnomon.serve.service import Call
 
 NANOSECONDS = 1_000_000_000
+
+CLOSE_SECONDS = 5.0
+"""How long the end of the server waits for the last spans to be sent."""
 
 
 class Tracer:
@@ -22,6 +28,7 @@ class Tracer:
 
     def __init__(self, options: ServeOptions) -> None:
         self._tracer: Any = None
+        self._provider: Any = None
         if options.otlp_endpoint is None:
             return
         try:
@@ -34,9 +41,21 @@ class Tracer:
                 "traces need OpenTelemetry. Install it: pip install opentelemetry-sdk "
                 "opentelemetry-exporter-otlp-proto-http"
             ) from error
-        provider = TracerProvider(resource=Resource.create({"service.name": options.otlp_service_name}))
-        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=options.otlp_endpoint)))
-        self._tracer = provider.get_tracer("gnomon.serve")
+        resource = Resource.create({"service.name": options.otlp_service_name})
+        self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+        self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=options.otlp_endpoint)))
+        self._tracer = self._provider.get_tracer("gnomon.serve")
+
+    def close(self) -> None:
+        """Send the spans that are left. A collector that does not answer is given up after `CLOSE_SECONDS`."""
+        if self._provider is None:
+            return
+        # in a thread that nothing waits for at the end: OpenTelemetry would wait for 30 seconds
+        thread = threading.Thread(target=self._provider.shutdown, name="gnomon-traces", daemon=True)
+        thread.start()
+        thread.join(CLOSE_SECONDS)
+        if thread.is_alive():
+            log(logging.WARNING, f"the last traces could not be sent within {CLOSE_SECONDS:.0f} seconds")
 
     def record(self, route: str, exchange: Exchange, call: Call, status: int) -> None:
         """Write the spans of a request that was answered."""

@@ -9,6 +9,7 @@ from gnomon.cli.serve_options.readers import (
     Size,
     Switch,
     Whole,
+    read_collector,
     read_file,
     read_key,
     read_log_level,
@@ -415,9 +416,10 @@ OWN = name_variables(
         Row(
             flags=("--otlp-endpoint",),
             field="otlp_endpoint",
-            read=read_optional,
+            read=read_collector,
             metavar="URL",
-            text="Send traces there. It needs the packages of OpenTelemetry.",
+            text="Send traces there by HTTP (not gRPC), such as http://otel:4318; the path is /v1/traces by default. "
+            "It needs the packages of OpenTelemetry.",
         ),
         Row(
             flags=("--otlp-service-name",),

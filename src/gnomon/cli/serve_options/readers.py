@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from gnomon.cli.shared import parse_size
 from gnomon.errors import InputError
@@ -18,6 +19,8 @@ from gnomon.messages import check_choice, shorten
 
 TRUE, FALSE = ("true", "1", "yes", "on", "t", "y"), ("false", "0", "no", "off", "f", "n")
 MAX_PORT = 65535
+GRPC_PORT = 4317
+"""Of OTLP over gRPC."""
 WHOLE_NUMBER = re.compile(r"[0-9]{1,18}")
 DENSE_FOLDER = re.compile(r"[0-9]+_Dense_([0-9]{1,6})/?")
 DEVICE_IDS = re.compile(r"[0-9]{1,4}(\s*,\s*[0-9]{1,4})*")
@@ -78,6 +81,29 @@ def read_prefix(text: str, label: str) -> str:
             "Correct it."
         )
     return text
+
+
+def read_collector(text: str, label: str) -> str | None:
+    """The URL of a collector of traces, with the path of OTLP over HTTP where it has none."""
+    text = text.strip()
+    if not text:
+        return None
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        parts, port = urlsplit(""), None
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise InputError(
+            f"{label} is {shorten(text)}. It must be the address of a collector of traces, such as http://otel:4318. "
+            "Correct it."
+        )
+    if port == GRPC_PORT:
+        raise InputError(
+            f"{label} is {shorten(text)}, and {GRPC_PORT} is the port of gRPC. Traces are sent by HTTP here. Give the "
+            f"port for HTTP of the same collector, which is 4318 unless it was changed: http://{parts.hostname}:4318."
+        )
+    return text if parts.path.strip("/") else parts._replace(path="/v1/traces").geturl()
 
 
 def read_device_ids(text: str, label: str) -> tuple[int, ...] | None:

@@ -12,6 +12,7 @@ from gnomon.cli.serve_options.readers import (
     Size,
     Switch,
     Whole,
+    read_collector,
     read_dense_path,
     read_device_ids,
     read_key,
@@ -209,7 +210,12 @@ TEI = name_variables(
             text="As --log-format json.",
         ),
         Row(flags=("--disable-spans",), read=Switch(), form="flag", default="false", text="log lines hold no spans."),
-        Row(flags=("--otlp-endpoint",), field="otlp_endpoint", read=read_optional, text="The same."),
+        Row(
+            flags=("--otlp-endpoint",),
+            field="otlp_endpoint",
+            read=read_collector,
+            text="The same: by HTTP, often port 4318, and not by gRPC as in TEI.",
+        ),
         Row(
             flags=("--otlp-service-name",),
             field="otlp_service_name",
