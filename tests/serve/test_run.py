@@ -222,6 +222,36 @@ def test_a_second_port_for_metrics() -> None:
         assert server.end()[0] == 0
 
 
+# ---- threads
+
+COUNT_THREADS = """
+import os, sys
+from tokenizers import Tokenizer
+from gnomon.serve.options import ModelOptions, ServeOptions
+from gnomon.serve.run import limit_tokenizer_threads
+
+number = int(sys.argv[2]) or None
+limit_tokenizer_threads(ServeOptions(models=(ModelOptions(source="x"),), tokenizer_threads=number))
+tokenizer = Tokenizer.from_file(sys.argv[1])
+before = len(os.listdir("/proc/self/task"))
+tokenizer.encode_batch_fast(["a text of some words"] * 1000)
+print(len(os.listdir("/proc/self/task")) - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted as Linux lists them")
+@pytest.mark.parametrize(("number", "chosen", "expected"), [(3, None, 3), (7, None, 7), (7, "5", 5), (0, "2", 2)])
+def test_the_tokenizers_library_has_as_many_threads_as_were_chosen(
+    number: int, chosen: str | None, expected: int
+) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "RAYON_NUM_THREADS"}
+    if chosen is not None:
+        environment["RAYON_NUM_THREADS"] = chosen
+    command = [sys.executable, "-c", COUNT_THREADS, str(E5 / "tokenizer.json"), str(number)]
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    assert int(ended.stdout) == expected
+
+
 # ---- traces
 
 NUM_TRACED = 700
