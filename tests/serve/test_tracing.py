@@ -118,7 +118,9 @@ def test_the_end_of_the_server_sends_what_waits() -> None:
 
 
 @pytest.mark.usefixtures("packages")
-def test_a_collector_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_collector_that_does_not_answer_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr("gnomon.serve.tracing.CLOSE_SECONDS", CLOSE_SECONDS / 1000)
     app = App(ServeOptions(models=MODELS, otlp_endpoint="http://otel:4318", warm_up=False))
     provider = app.tracer._provider  # pyright: ignore
@@ -126,6 +128,7 @@ def test_a_collector_that_does_not_answer_is_given_up(monkeypatch: pytest.Monkey
     with TestClient(app):
         pass
     assert not provider.ended.is_set()
+    assert "traces could not be sent" in caplog.text
     provider.gate.set()
     assert provider.ended.wait(30)
 

@@ -109,6 +109,7 @@ class ServeOptions:
     metrics_port: int | None = None
     """A second port for /metrics; it is on the main port in any case."""
     otlp_endpoint: str | None = None
+    """The URL of a collector of traces: port 4317 by gRPC, any other by HTTP."""
     otlp_service_name: str = "gnomon"
 
     @property

@@ -60,11 +60,21 @@ def run_server(options: ServeOptions, make_app: Callable[[ServeOptions], App] = 
         GnomonError: options that cannot be used, or a model that cannot be loaded.
     """
     set_up_logs(options.log_format, options.log_level)
+    limit_tokenizer_threads(options)
     warnings.showwarning = _log_warning
     sys.setswitchinterval(0.001)  # the event loop waits for no longer than this on a thread that computes in Python
     global has_served
     has_served = True
     return asyncio.run(_Runner(options, make_app).run())
+
+
+def limit_tokenizer_threads(options: ServeOptions) -> None:
+    """Let the tokenizers library have no more threads than the operator chose. It has a pool of its own (rayon), which
+    the threads of ours hand their texts to; it reads the variable once, when it tokenises first. An operator who set
+    the variable has chosen already.
+    """
+    if options.tokenizer_threads is not None:
+        os.environ.setdefault("RAYON_NUM_THREADS", str(options.tokenizer_threads))
 
 
 has_served = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import logging
 import threading
 import time
 from typing import Any
@@ -11,6 +12,7 @@ from urllib.parse import urlsplit
 
 from gnomon.errors import ExtraError
 from gnomon.serve.exchange import Exchange
+from gnomon.serve.logs import log
 from gnomon.serve.metrics import METHODS
 from gnomon.serve.options import ServeOptions
 from gnomon.serve.service import Call
@@ -101,6 +103,8 @@ class Tracer:
         thread = threading.Thread(target=provider.shutdown, name="gnomon-traces", daemon=True)
         thread.start()
         await asyncio.to_thread(thread.join, CLOSE_SECONDS)
+        if thread.is_alive():
+            log(logging.WARNING, f"the last traces could not be sent within {CLOSE_SECONDS:.0f} seconds")
 
 
 def _open_exporter(endpoint: str) -> Any:

@@ -337,7 +337,7 @@ OWN = name_variables(
             field="tokenizer_threads",
             read=Whole(1, 1024),
             metavar="N",
-            text="Threads that tokenise.",
+            text="Threads that tokenise; one per core by default.",
         ),
         Row(
             flags=("--request-timeout",),
