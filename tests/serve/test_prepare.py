@@ -2,12 +2,15 @@
 
 import threading
 from dataclasses import replace
+from typing import Literal
 
 import goldens
 import numpy as np
 import pytest
 
 from gnomon import Encoder
+from gnomon.encode_options import EncodeOptions
+from gnomon.packed import pack
 from gnomon.serve.batcher import Batcher
 from gnomon.serve.prepare import Preparation
 from gnomon.serve.requests import RequestError, Truncate
@@ -91,6 +94,19 @@ def test_a_prompt_that_is_truncated_is_skipped_as_far_as_it_is_there(encoder: En
     with pytest.raises(RequestError, match="prompt") as caught:
         prepare(other, "query: ", "right", max_tokens=whole.skip + 1).prepare_texts([LONG])
     assert caught.value.index == 0
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_prompt_is_skipped_as_the_encoder_skips_it(encoder: Encoder, side: Literal["left", "right"]) -> None:
+    """Where a model truncates on the left by itself, too, and keeps prompts out of pooling."""
+    spec = encoder.spec
+    pooling, tokenizing = replace(spec.pooling, include_prompt=False), replace(spec.tokenizer, truncation_side=side)
+    checkpoint = replace(encoder.checkpoint, spec=replace(spec, pooling=pooling, tokenizer=tokenizing))
+    other = Encoder(checkpoint, engine=encoder.engine)
+    text = prepare(other, "query: ", side).prepare_texts([LONG])[0]
+    pooled_BD = other.engine.pool(pack(text.sequences, skip_B=[text.skip]))
+    found = other.make_postprocessor(EncodeOptions())(pooled_BD)
+    np.testing.assert_allclose(found, other.encode([LONG], prompt="query: ", on_truncate="silent"), atol=1e-6)
 
 
 def test_keys_are_equal_where_the_engine_has_the_same_work(encoder: Encoder) -> None:

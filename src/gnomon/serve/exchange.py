@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from random import getrandbits
 from typing import Any
 
+from gnomon.serve.body_room import BodyRoom
 from gnomon.serve.requests import Answer, RequestError
 from gnomon.serve.wire.fields import decompress
 
@@ -36,7 +37,7 @@ class DisconnectedError(Exception):
 class Exchange:
     """One request and its answer."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, room: BodyRoom | None = None) -> None:
         self.scope, self._receive, self._send = scope, receive, send
         self.method: str = scope["method"]
         self.path: str = scope["path"]
@@ -44,6 +45,7 @@ class Exchange:
         """By lower-case names."""
         self.request_id = _read_request_id(self.header("x-request-id"))
         self.num_body_bytes = 0
+        self._room, self._num_held = room or BodyRoom(), 0
         self._has_body = True
         """Whether there is more of it to read."""
         self.started = False
@@ -62,24 +64,43 @@ class Exchange:
         client = self.scope.get("client")
         return client[0] if client else ""
 
-    async def read_body(self, limit: int, timeout: float) -> bytes:
-        """The body, unpacked.
+    async def receive_body(self, limit: int, timeout: float) -> bytes:
+        """The body, as it was sent.
 
         Args:
             limit: bytes of it.
             timeout: seconds in which it must arrive.
 
         Raises:
-            RequestError: "too_large", where the rest is not read; "timeout".
+            RequestError: "too_large", where the rest is not read; "timeout"; "overloaded", where the bodies of others
+                take all the room.
             DisconnectedError: the client went away.
         """
         try:
             async with asyncio.timeout(timeout):
-                body = await self._receive_body(limit)
+                return await self._receive_body(limit)
         except TimeoutError:
             raise RequestError("the body did not arrive in time. Send it faster.", "timeout") from None
-        encoding = self.header("content-encoding")
-        return decompress(body, limit, encoding) if encoding and encoding != "identity" else body
+
+    @property
+    def is_compressed(self) -> bool:
+        return (self.header("content-encoding") or "identity") != "identity"
+
+    def unpack_body(self, body: bytes, limit: int) -> bytes:
+        """A body that was received, without its compression.
+
+        Args:
+            limit: bytes of the result.
+
+        Raises:
+            RequestError: as `decompress`.
+        """
+        return decompress(body, limit, self.header("content-encoding") or "identity")
+
+    def release_body(self) -> None:
+        """The request is answered: its body is not held any more."""
+        self._room.release(self._num_held)
+        self._num_held = 0
 
     async def _receive_body(self, limit: int) -> bytes:
         declared = self.header("content-length")
@@ -94,6 +115,8 @@ class Exchange:
             self.num_body_bytes += len(part)
             if self.num_body_bytes > limit:
                 raise _too_large(limit)
+            self._room.take(len(part), self._num_held)
+            self._num_held += len(part)
             parts.append(part)
             if not message.get("more_body"):
                 self._has_body = False
@@ -102,6 +125,8 @@ class Exchange:
 
     async def drop_rest(self) -> None:
         """Read what is left of the body, up to a limit."""
+        if not self._has_body:
+            return
         num_bytes = 0
         try:
             async with asyncio.timeout(REST_SECONDS):

@@ -36,6 +36,9 @@ TEI_FAILURES: dict[ErrorKind, str] = {
     "overloaded": "overloaded",
     "too_many": "batch_size",
     "engine": "inference",
+    "internal": "inference",
+    "timeout": "inference",
+    "unavailable": "inference",
     "unsupported": "model_type",
 }
 """TEI's `err` of a kind of error; every other of the client's errors is "validation"."""

@@ -218,7 +218,7 @@ async def show_liveness(visit: Visit) -> Answer:
 async def reload_models(visit: Visit) -> Answer:
     """`POST /admin/reload`: load all models again, or one of another revision: {"model": ..., "revision": ...}."""
     visit.host.check_admin(visit.exchange)
-    body = await visit.exchange.read_body(visit.host.options.max_body_bytes, visit.call.seconds_left)
+    body = await visit.read_body()
     fields = parse_body(body or b"{}")
     name, revision = fields.text("model"), fields.text("revision")
     if unknown := fields.unknown():

@@ -153,9 +153,12 @@ class Preparation:
         return self._make([read_T], [1], len(ids_T), skip, truncated=is_long)
 
     def _count_skipped(self, num_removed: int, side: str | None) -> int:
-        """The first tokens that pooling leaves out of a text that was truncated, perhaps in its prompt."""
+        """The first tokens that pooling leaves out of a text that was truncated, perhaps in its prompt.
+
+        Where the model itself truncates on the left, all of them, as `Encoder.encode` does.
+        """
         tokenizer = self.encoder.tokenizer
-        if not self.skip or (side or tokenizer.spec.truncation_side) == "right":
+        if not self.skip or side in (None, "right", tokenizer.spec.truncation_side):
             return self.skip
         return tokenizer.num_leading_special + max(0, self.skip - tokenizer.num_leading_special - num_removed)
 

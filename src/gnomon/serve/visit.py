@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 from gnomon.serve.exchange import Exchange
 from gnomon.serve.options import ServeOptions
@@ -18,6 +17,8 @@ Probe = Literal["startup", "ready", "health", "live"]
 
 LARGE_BODY_BYTES = 1 << 20
 """Larger bodies are parsed in a thread."""
+
+Result = TypeVar("Result")
 
 NO_METHODS: frozenset[str] = frozenset()
 
@@ -57,12 +58,28 @@ class Visit:
 
     async def read_fields(self) -> Fields:
         """The body. The client's leaving is noticed from here on."""
-        body = await self.exchange.read_body(self.host.options.max_body_bytes, self.call.seconds_left)
+        body = await self._receive_body()
         self.exchange.watch(self.call.disconnect)
-        if len(body) <= LARGE_BODY_BYTES:
-            return parse_body(body)
+        return await self.read_in_thread(lambda: parse_body(self._unpack_body(body)))
+
+    async def read_body(self) -> bytes:
+        """The body as bytes."""
+        return self._unpack_body(await self._receive_body())
+
+    async def read_in_thread(self, read: Callable[[], Result]) -> Result:
+        """The result of a function that reads the body; a large one would hold the event loop up."""
+        if self.exchange.num_body_bytes <= LARGE_BODY_BYTES and not self.exchange.is_compressed:
+            return read()
         async with self.host.service.parsing:
-            return await self.host.service.run_in_thread(partial(parse_body, body))
+            return await self.host.service.run_in_thread(read)
+
+    async def _receive_body(self) -> bytes:
+        options = self.host.options
+        timeout = min(self.call.seconds_left, options.request_timeout)
+        return await self.exchange.receive_body(options.max_body_bytes, timeout)
+
+    def _unpack_body(self, body: bytes) -> bytes:
+        return self.exchange.unpack_body(body, self.host.options.max_body_bytes)
 
 
 Operation = Callable[[Visit], Awaitable[Answer]]
