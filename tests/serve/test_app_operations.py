@@ -25,6 +25,7 @@ from gnomon.serve.logs import LOGGER, MAX_SENT, log, quote_sent, set_up_logs
 from gnomon.serve.models import load_encoder
 from gnomon.serve.options import LogFormat, ModelOptions, ServeOptions
 from gnomon.serve.service import Service
+from gnomon.serve.watch import check_health
 
 goldens.require(whole_module=True)
 pytestmark = pytest.mark.filterwarnings("ignore::gnomon.errors.Notice")
@@ -177,7 +178,7 @@ def test_a_failed_engine_of_one_model_leaves_lists_and_the_other_model_alone(mon
             assert (answer.status_code, answer.json()["status"]) == (503, "failed")
         assert client.get("/livez").status_code == 200
         monkeypatch.setattr(second.batcher, "check_health", lambda: Health("stuck", "for 9 seconds"))
-        assert app.check_health() == Health("stuck", "for 9 seconds")
+        assert check_health(app.service.models) == Health("stuck", "for 9 seconds")
         assert client.get("/livez").status_code == 503
 
 

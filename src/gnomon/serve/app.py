@@ -1,4 +1,4 @@
-"""`App`: the ASGI application. It loads the models, routes requests, and knows whether it is ready.
+"""`App`: the ASGI application. It routes requests, and knows whether it is ready.
 
 The port is open before the models are loaded: until then, requests get 503 with Retry-After.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from hmac import compare_digest
 from typing import Any, Literal
@@ -16,47 +15,34 @@ from typing import Any, Literal
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route, Router
 
-from gnomon.errors import InputError, ModelError, SourceError
+from gnomon.errors import InputError
 from gnomon.serve.auth import ApiKeys
-from gnomon.serve.batcher import Health, HealthState
-from gnomon.serve.cl100k import load_cl100k
 from gnomon.serve.exchange import DisconnectedError, Exchange, Receive, Scope, Send
+from gnomon.serve.loading import Load, ModelLoader, describe_model
 from gnomon.serve.logs import list_frames, log, quote_sent
 from gnomon.serve.metrics import CLIENT_GONE, Metrics
-from gnomon.serve.models import ModelRegistry, ServedModel, load_encoder
+from gnomon.serve.models import load_encoder
 from gnomon.serve.operations import ENDPOINTS
-from gnomon.serve.options import ModelOptions, ServeOptions
-from gnomon.serve.requests import Answer, ErrorKind, RequestError
+from gnomon.serve.options import ServeOptions
+from gnomon.serve.requests import Answer, RequestError
 from gnomon.serve.service import Call, ClientGoneError, Service
 from gnomon.serve.tracing import Tracer
 from gnomon.serve.visit import Endpoint, Probe, Visit
+from gnomon.serve.watch import check_health, watch_engines
 from gnomon.serve.wire.errors import render_openai_error
 from gnomon.serve.wire.vectors import json_answer
 
 State = Literal["loading", "ready", "draining", "stopped"]
 
 LOADING_RETRY_SECONDS = 5.0
-WATCH_SECONDS = 1.0
-"""How often the engines are looked at."""
-
-STUCK_LOOKS, PAUSE_FACTOR = 3, 3
-"""The server ends when a step is stuck in so many looks in a row. A look that comes so many times too late does not
-count: the whole process was paused.
-"""
-
 EXIT_STUCK = 70
 """Exit status after a step that is stuck (EX_SOFTWARE): whoever started the server starts it again."""
-
-BADNESS: dict[HealthState, int] = {"ok": 0, "failed": 1, "closed": 2, "stuck": 3}
-"""Which state counts where several engines are in different ones. A stuck one ends the server."""
 
 TIMEOUT_HEADERS = ("x-request-timeout", "x-stainless-read-timeout")
 """Seconds that the client waits; the latter is sent by OpenAI's clients."""
 
 MAX_TIMEOUT = 3600.0
 """Seconds that a client may wait at most."""
-
-Loader = Callable[[ModelOptions], Any]
 
 
 class App:
@@ -67,8 +53,8 @@ class App:
         load: reads a model; another function puts a model in that this process made.
     """
 
-    def __init__(self, options: ServeOptions, load: Loader = load_encoder) -> None:
-        self.options, self._load = options, load
+    def __init__(self, options: ServeOptions, load: Load = load_encoder) -> None:
+        self.options = options
         self.state: State = "loading"
         self.was_ready = False
         self.began = time.monotonic()
@@ -76,10 +62,9 @@ class App:
         self.service = Service(options)
         self.metrics = Metrics(self.service)
         self.tracer = Tracer(options)
+        self.loader = ModelLoader(options, load, self.service, self.metrics.count_step)
         self.ended: asyncio.Future[int | BaseException] | None = None
         """Set once the server must end by itself: its exit status, or why the models could not be loaded."""
-        self._retiring = set[ServedModel]()
-        """Models that another one has replaced, while they end what they have begun."""
         self._tasks = set[asyncio.Task[Any]]()
         self._reload_lock = asyncio.Lock()
         self._router = Router(
@@ -115,8 +100,7 @@ class App:
         self.state = "stopped"
         for task in self._tasks:
             task.cancel()
-        for model in {*self.service.models, *self._retiring}:
-            await asyncio.to_thread(model.close)
+        await self.loader.close()
         self.service.close()
         await self.tracer.close()
 
@@ -141,105 +125,31 @@ class App:
                 self.keys.reload()
             except InputError as error:
                 raise RequestError(f"the keys stay as they are: {error}", "internal") from error
-            only = None if name is None else self.service.models.find_known(name)
-            fresh = list[ServedModel]()
-            old = list[ServedModel]()
-            for model in self.service.models:
-                options = model.options if revision is None else replace(model.options, revision=revision)
-                try:
-                    if only not in (None, model) or (changed_only and not await asyncio.to_thread(model.has_changed)):
-                        fresh.append(model)
-                        continue
-                    fresh.append(await asyncio.to_thread(self._load_model, options))
-                except Exception as error:
-                    for each in fresh:
-                        if each not in self.service.models.models:
-                            await asyncio.to_thread(each.close)
-                    is_choice = revision is not None and isinstance(error, (InputError, ModelError, SourceError))
-                    kind: ErrorKind = "invalid" if is_choice else "internal"
-                    message = f"{model.name} could not be loaded again, and goes on as it is: {error}"
-                    raise RequestError(message, kind) from error
-                old.append(model)
-            self.service.models = ModelRegistry(fresh)
-            log(logging.INFO, "models reloaded", models=[model.name for model in fresh])
-            for model in old:
-                self._spawn(self._retire(model))
+            await self.loader.reload(name, revision, changed_only=changed_only)
 
     async def _load_all(self) -> None:
         assert self.ended is not None
-        models = list[ServedModel]()
         try:
-            if self.options.token_ids == "cl100k":
-                self.service.decode_cl100k = await asyncio.to_thread(load_cl100k)
-            for options in self.options.models:
-                models.append(await asyncio.to_thread(self._load_model, options))
-            self.service.models = ModelRegistry(models)
+            await self.loader.load_all()
         except BaseException as error:
-            for model in models:
-                model.close()
             if not self.ended.done():
                 self.ended.set_result(error)
             return
         if self.state != "loading":  # a signal came in the meantime
             return
         self.state, self.was_ready = "ready", True
-        for model in models:
-            log(logging.INFO, f"{model.name} is ready", **_describe(model))
+        for model in self.service.models:
+            log(logging.INFO, f"{model.name} is ready", **describe_model(model))
         log(logging.INFO, "ready", seconds=round(time.monotonic() - self.began, 1))
         if self.options.exit_when_loaded:
             self.ended.set_result(0)
-        self._spawn(self._watch_engines())
+        self._spawn(self._end_when_stuck())
 
-    def _load_model(self, options: ModelOptions) -> ServedModel:
-        encoder = self._load(options)
-        try:
-            return ServedModel(
-                encoder,
-                options,
-                self.options,
-                notify=self.service.notify,
-                cache=self.service.cache,
-                on_step=self.metrics.count_step,
-            )
-        except BaseException:
-            encoder.close()
-            raise
-
-    async def _retire(self, model: ServedModel) -> None:
-        """Close a model once the requests that use it are answered."""
-        self._retiring.add(model)
-        while any(call.model is model for call in self.service.calls):
-            await asyncio.sleep(0.1)
-        await asyncio.to_thread(model.close)
-        self._retiring.discard(model)
-
-    async def _watch_engines(self) -> None:
-        """Notice an engine that is stuck: its requests fail, and the server ends."""
+    async def _end_when_stuck(self) -> None:
         assert self.ended is not None
-        reported = Health()
-        num_stuck = 0
-        while True:
-            before = time.monotonic()
-            await asyncio.sleep(WATCH_SECONDS)
-            was_paused = time.monotonic() - before > PAUSE_FACTOR * WATCH_SECONDS
-            health = self.check_health()
-            num_stuck = num_stuck + 1 if health.state == "stuck" and not was_paused else 0
-            if health.state != reported.state:
-                level = logging.INFO if health.state == "ok" else logging.ERROR
-                log(level, f"the engine is {health.state}", reason=health.reason)
-                reported = health
-            if num_stuck == STUCK_LOOKS:
-                for model in self.service.models:
-                    model.batcher.fail_all(f"the engine is stuck: {health.reason}")
-                await asyncio.sleep(WATCH_SECONDS)  # the answers go out
-                if not self.ended.done():
-                    self.ended.set_result(EXIT_STUCK)
-                return
-
-    def check_health(self) -> Health:
-        """The worst state of the engines."""
-        healths = [model.batcher.check_health() for model in self.service.models]
-        return max(healths, key=lambda health: BADNESS[health.state], default=Health())
+        await watch_engines(self.service)
+        if not self.ended.done():
+            self.ended.set_result(EXIT_STUCK)
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.ensure_future(work)
@@ -312,7 +222,7 @@ class App:
         "startup" is 503 until the models were ready once; "ready" while they are loaded, while the server drains, and
         after an engine has failed; "health" and "live" are "ready" without draining; "live" without loading, too.
         """
-        health = self.check_health()
+        health = check_health(self.service.models)
         loading = self.state == "loading"
         down = {
             "startup": not self.was_ready,
@@ -417,18 +327,6 @@ class _Handler:
         finally:
             app.service.close_call(call)
         app.finish(self.endpoint.path, exchange, call, answer, quiet=self.endpoint.is_probe)
-
-
-def _describe(model: ServedModel) -> dict[str, Any]:
-    info = model.info()
-    return {
-        "source": info.source,
-        "engine": info.engine,
-        "dimensions": ",".join(map(str, info.dimensions)),
-        "prompts": ",".join(info.prompts) or "none",
-        "tokens_per_second": info.stats["tokens_per_second"],
-        "fingerprint": info.fingerprint[:12],
-    }
 
 
 def _log_fields(call: Call, answer: Answer, *, has_keys: bool) -> dict[str, Any]:
