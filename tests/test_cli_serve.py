@@ -493,6 +493,7 @@ def test_options_that_agree_do_not(server: Server) -> None:
         (["--url-prefix", "/embed/"], ["--url-prefix", "'/embed/'"]),
         (["--url-prefix", "//a"], ["--url-prefix"]),
         (["--url-prefix", "/a?b"], ["--url-prefix"]),
+        (["--otlp-endpoint", "otel:4317"], ["--otlp-endpoint", "'otel:4317'", "http://"]),
         (["--uds", "s.sock", "--host", "::1"], ["--uds", "--host"]),
         (["--uds", "s.sock", "--hostname", "::1"], ["--uds", "--hostname"]),
         (["--uds", "none/s.sock"], ["--uds", "none/s.sock"]),
@@ -505,6 +506,7 @@ def test_options_that_agree_do_not(server: Server) -> None:
         (["--api-key-file", "none.txt"], ["--api-key-file", "none.txt"]),
         (["--api-key-file", "empty.txt"], ["--api-key-file", "empty.txt", "no key"]),
         (["--api-key-file", "latin.txt"], ["--api-key-file", "latin.txt", "UTF-8"]),
+        (["--api-key-file", "spaces.txt"], ["--api-key-file", "spaces.txt", "line 3"]),
         (["--api-key", ""], ["--api-key", "empty"]),
         (["--api-key", f"{SECRET}\n"], ["--api-key", "header", "line break"]),
         (["--admin-key", f"{SECRET} b"], ["--admin-key", "header"]),
@@ -522,6 +524,8 @@ def test_options_that_agree_do_not(server: Server) -> None:
         (["--auto-truncate=perhaps"], ["--auto-truncate", "'perhaps'", "true or false"]),
         (["--empty", "keep"], ["--empty", "'keep'", "embed"]),
         (["--server", "hypercorn"], ["--server", "'hypercorn'", "granian"]),
+        (["--otlp-endpoint", "http://:1"], ["--otlp-endpoint", "'http://:1'"]),
+        (["--otlp-endpoint", "http://otel:99999"], ["--otlp-endpoint", "'http://otel:99999'"]),
         (["--truncate", "middle"], ["--truncate", "'middle'", "mean"]),
         (["--token-ids", "o200k"], ["--token-ids", "'o200k'", "cl100k"]),
     ],
@@ -529,6 +533,7 @@ def test_options_that_agree_do_not(server: Server) -> None:
 def test_a_value_that_cannot_be_is_refused(args: list[str], parts: list[str], server: Server, tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text("# none yet\n\n")
     (tmp_path / "latin.txt").write_bytes(b"\xff\xfe")
+    (tmp_path / "spaces.txt").write_text(f"# a comment\ngood\n{SECRET} team a\n")
     message = server.refusal("m/n", *args)
     assert [part for part in parts if part not in message] == []
     assert SECRET not in message
@@ -590,6 +595,14 @@ def test_another_pooling_gives_a_warning(server: Server) -> None:
     (note,) = server.notes("m/n", "--pooling", "cls")
     assert "--pooling" in note
     assert "fingerprint" in note
+
+
+@pytest.mark.parametrize("name", ["GNOMON_HOST", "INFINITY_HOST"])
+def test_a_host_of_the_environment_beside_a_socket_has_no_effect(name: str, server: Server) -> None:
+    (line,) = server.notes("m/n", "--uds", "s.sock", env={name: "0.0.0.0"})
+    assert name in line
+    assert "no effect" in line
+    assert server.served[-1].uds == Path("s.sock")
 
 
 def test_a_port_beside_a_socket_has_no_effect(server: Server) -> None:

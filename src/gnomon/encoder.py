@@ -514,6 +514,17 @@ class Encoder:
         return self._checkpoint.spec
 
     @property
+    def read_arguments(self) -> Mapping[str, Any]:
+        """The arguments of `load`, besides the revision, that change which vectors it gives: with them, the same source
+        opens the same model.
+        """
+        arguments: dict[str, Any] = {"dtype": self.dtype, "max_seq_length": self.max_seq_length}
+        if (options := self._read_options) is not None:
+            arguments |= {"card": options.card, "pooling": options.pooling}
+            arguments["ignore_config_keys"] = list(options.ignore_config_keys)
+        return MappingProxyType({name: value for name, value in arguments.items() if value not in (None, [])})
+
+    @property
     def checkpoint(self) -> Checkpoint:
         """The folder as it was read: arrays, config, card, what was assumed."""
         return self._checkpoint

@@ -4,6 +4,7 @@ import importlib
 import inspect
 import json
 import pickle
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -118,6 +119,35 @@ def test_an_origin_opens_the_model_again(golden_folder: Callable[[str], Path], m
         check_fingerprint(again, fingerprint, "the store")
         assert again.max_seq_length == 64
         np.testing.assert_array_equal(again.encode(TEXTS, prompt=""), encoder.encode(TEXTS, prompt=""))
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"pooling": "cls"}, {"max_seq_length": 16, "pooling": "lasttoken"}, {"card": "e5-small-v2"}]
+)
+def test_an_encoder_keeps_the_arguments_that_change_its_vectors(
+    arguments: LoadArguments, golden_folder: Callable[[str], Path]
+) -> None:
+    """Its origin opens the same model again, in a process that has no more than the origin."""
+    encoder = Encoder.load(golden_folder(E5), device="cpu", threads=1, **arguments)
+    changed = encoder.with_max_seq_length(12)
+    for each in (encoder, changed, pickle.loads(pickle.dumps(encoder))):
+        origin = json.loads(json.dumps(describe_origin(each, each, {})))
+        assert origin.items() >= (arguments if each is not changed else arguments | {"max_seq_length": 12}).items()
+        fingerprint = origin.pop("fingerprint")
+        again = load_encoder(**origin)
+        check_fingerprint(again, fingerprint, "the store")
+        np.testing.assert_allclose(again.encode(TEXTS, prompt=""), each.encode(TEXTS, prompt=""), atol=1e-6)
+
+
+def test_an_encoder_keeps_the_keys_that_were_ignored(tmp_path: Path, golden_folder: Callable[[str], Path]) -> None:
+    folder = tmp_path / E5
+    shutil.copytree(golden_folder(E5), folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"own_key": 1}))
+    encoder = Encoder.load(folder, device="cpu", ignore_config_keys=["own_key"])
+    origin = json.loads(json.dumps(describe_origin(encoder, encoder, {})))
+    fingerprint = origin.pop("fingerprint")
+    check_fingerprint(load_encoder(**origin), fingerprint, "the store")
 
 
 def test_another_model_is_refused(encoder: Encoder) -> None:

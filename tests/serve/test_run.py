@@ -8,9 +8,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -218,3 +220,108 @@ def test_a_second_port_for_metrics() -> None:
         assert status == 200
         assert b"gnomon_requests_total" in text
         assert server.end()[0] == 0
+
+
+# ---- threads
+
+COUNT_THREADS = """
+import os, sys
+from tokenizers import Tokenizer
+from gnomon.serve.options import ModelOptions, ServeOptions
+from gnomon.serve.run import limit_tokenizer_threads
+
+number = int(sys.argv[2]) or None
+limit_tokenizer_threads(ServeOptions(models=(ModelOptions(source="x"),), tokenizer_threads=number))
+tokenizer = Tokenizer.from_file(sys.argv[1])
+before = len(os.listdir("/proc/self/task"))
+tokenizer.encode_batch_fast(["a text of some words"] * 1000)
+print(len(os.listdir("/proc/self/task")) - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted as Linux lists them")
+@pytest.mark.parametrize(("number", "chosen", "expected"), [(3, None, 3), (7, None, 7), (7, "5", 5), (0, "2", 2)])
+def test_the_tokenizers_library_has_as_many_threads_as_were_chosen(
+    number: int, chosen: str | None, expected: int
+) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "RAYON_NUM_THREADS"}
+    if chosen is not None:
+        environment["RAYON_NUM_THREADS"] = chosen
+    command = [sys.executable, "-c", COUNT_THREADS, str(E5 / "tokenizer.json"), str(number)]
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    assert int(ended.stdout) == expected
+
+
+# ---- traces
+
+NUM_TRACED = 700
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+NEEDED = "needs OpenTelemetry, see Tracing in the guide to serving"
+
+
+class Collector(ThreadingHTTPServer):
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Receiver)
+        self.bodies = list[tuple[str, bytes]]()
+
+
+class _Receiver(BaseHTTPRequestHandler):
+    server: Collector  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def do_POST(self) -> None:
+        self.server.bodies.append((self.path, self.rfile.read(int(self.headers["content-length"]))))
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def collector() -> Generator[Collector]:
+    collector = Collector()
+    thread = threading.Thread(target=collector.serve_forever)
+    thread.start()
+    yield collector
+    collector.shutdown()
+    collector.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def keeps_spans(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spans are sent at the end only."""
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "600000")
+
+
+@pytest.mark.usefixtures("keeps_spans")
+def test_each_request_has_its_span_and_none_is_lost_at_sigterm(collector: Collector) -> None:
+    messages = pytest.importorskip("opentelemetry.proto.collector.trace.v1.trace_service_pb2", reason=NEEDED)
+    endpoint = f"http://127.0.0.1:{collector.server_port}"
+    quiet = ("--log-level", "warning")  # nobody reads the pipe meanwhile
+    with serve("--otlp-endpoint", endpoint, "--drain-delay", "0", *quiet) as server:
+        for number in range(NUM_TRACED):
+            parent = {"traceparent": f"00-{TRACE}-b7ad6b7169203331-01"}
+            assert server.request("POST", "/embed", {"inputs": f"text {number}"}, **parent)[0] == 200
+        code, log = server.end()
+    assert code == 0, log
+    assert {path for path, _ in collector.bodies} == {"/v1/traces"}
+    names = Counter[str]()
+    for _, body in collector.bodies:
+        for resource in messages.ExportTraceServiceRequest.FromString(body).resource_spans:
+            for scope in resource.scope_spans:
+                names.update(span.name for span in scope.spans if span.trace_id.hex() == TRACE)
+    assert names == dict.fromkeys(("POST /embed", "tokenization", "queue", "inference"), NUM_TRACED)
+
+
+@pytest.mark.usefixtures("keeps_spans")
+def test_a_collector_that_does_not_answer_is_given_up() -> None:
+    pytest.importorskip("opentelemetry.exporter.otlp.proto.http", reason=NEEDED)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with serve("--otlp-endpoint", endpoint, "--drain-delay", "0") as server:
+            code, log = server.end()
+    assert code == 0, log
+    assert "traces could not be sent" in log

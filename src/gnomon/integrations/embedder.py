@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
@@ -115,12 +115,13 @@ def describe_origin(
         arguments: what the caller gave beside the source.
     """
     origin = encoder.checkpoint.source
+    opening: Mapping[str, Any] = arguments
     if isinstance(source, Encoder):
         text = origin.name or str(origin.folder)
-        arguments = {"dtype": encoder.dtype, "max_seq_length": encoder.max_seq_length}
+        opening = encoder.read_arguments
     else:
         text = str(origin.folder) if Path(source).is_dir() else os.fspath(source)
-    values: dict[str, Any] = {key: _to_json(value) for key, value in arguments.items() if key != "token"}
+    values: dict[str, Any] = {key: _to_json(value) for key, value in opening.items() if key != "token"}
     if origin.revision is not None and origin.name == text:
         values["revision"] = origin.revision
     return {"source": text, **values, "fingerprint": encoder.fingerprint}

@@ -1,4 +1,4 @@
-"""`App`: the ASGI application. It loads the models, routes requests, and knows whether it is ready.
+"""`App`: the ASGI application. It routes requests, and knows whether it is ready.
 
 The port is open before the models are loaded: until then, requests get 503 with Retry-After.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from hmac import compare_digest
 from typing import Any, Literal
@@ -18,32 +17,24 @@ from starlette.routing import Route, Router
 
 from gnomon.errors import InputError
 from gnomon.serve.auth import ApiKeys
-from gnomon.serve.batcher import Health
-from gnomon.serve.cl100k import load_cl100k
 from gnomon.serve.exchange import DisconnectedError, Exchange, Receive, Scope, Send
-from gnomon.serve.logs import log
+from gnomon.serve.loading import Load, ModelLoader, describe_model
+from gnomon.serve.logs import list_frames, log, quote_sent
 from gnomon.serve.metrics import CLIENT_GONE, Metrics
-from gnomon.serve.models import ModelRegistry, ServedModel, load_encoder
+from gnomon.serve.models import load_encoder
 from gnomon.serve.operations import ENDPOINTS
-from gnomon.serve.options import ModelOptions, ServeOptions
-from gnomon.serve.requests import Answer, ErrorKind, RequestError
+from gnomon.serve.options import ServeOptions
+from gnomon.serve.requests import Answer, RequestError
 from gnomon.serve.service import Call, ClientGoneError, Service
 from gnomon.serve.tracing import Tracer
 from gnomon.serve.visit import Endpoint, Probe, Visit
+from gnomon.serve.watch import check_health, watch_engines
 from gnomon.serve.wire.errors import render_openai_error
 from gnomon.serve.wire.vectors import json_answer
 
 State = Literal["loading", "ready", "draining", "stopped"]
 
 LOADING_RETRY_SECONDS = 5.0
-WATCH_SECONDS = 1.0
-"""How often the engines are looked at."""
-
-STUCK_LOOKS, PAUSE_FACTOR = 3, 3
-"""The server ends when a step is stuck in so many looks in a row. A look that comes so many times too late does not
-count: the whole process was paused.
-"""
-
 EXIT_STUCK = 70
 """Exit status after a step that is stuck (EX_SOFTWARE): whoever started the server starts it again."""
 
@@ -52,8 +43,6 @@ TIMEOUT_HEADERS = ("x-request-timeout", "x-stainless-read-timeout")
 
 MAX_TIMEOUT = 3600.0
 """Seconds that a client may wait at most."""
-
-Loader = Callable[[ModelOptions], Any]
 
 
 class App:
@@ -64,8 +53,8 @@ class App:
         load: reads a model; another function puts a model in that this process made.
     """
 
-    def __init__(self, options: ServeOptions, load: Loader = load_encoder) -> None:
-        self.options, self._load = options, load
+    def __init__(self, options: ServeOptions, load: Load = load_encoder) -> None:
+        self.options = options
         self.state: State = "loading"
         self.was_ready = False
         self.began = time.monotonic()
@@ -73,12 +62,9 @@ class App:
         self.service = Service(options)
         self.metrics = Metrics(self.service)
         self.tracer = Tracer(options)
+        self.loader = ModelLoader(options, load, self.service, self.metrics.count_step)
         self.ended: asyncio.Future[int | BaseException] | None = None
         """Set once the server must end by itself: its exit status, or why the models could not be loaded."""
-        self._health = Health()
-        """As of the last look of `_watch_engines`."""
-        self._retiring = set[ServedModel]()
-        """Models that another one has replaced, while they end what they have begun."""
         self._tasks = set[asyncio.Task[Any]]()
         self._reload_lock = asyncio.Lock()
         self._router = Router(
@@ -110,13 +96,13 @@ class App:
         self._spawn(self._load_all())
 
     async def stop(self) -> None:
-        """Let go of the models; what still waits fails."""
+        """Let go of the models, and send the last traces; what still waits fails."""
         self.state = "stopped"
         for task in self._tasks:
             task.cancel()
-        for model in {*self.service.models, *self._retiring}:
-            await asyncio.to_thread(model.close)
+        await self.loader.close()
         self.service.close()
+        await self.tracer.close()
 
     async def reload(self, name: str | None = None, revision: str | None = None, *, changed_only: bool = False) -> None:
         """Read the keys again, and load models again, beside those that serve; then requests go to the new ones, and
@@ -129,7 +115,8 @@ class App:
 
         Raises:
             RequestError: an unknown name; a model that could not be loaded, or keys that could not be read: then all
-                stays as it is.
+                stays as it is. It is the client's mistake ("invalid") where a revision was named, which is not there or
+                is not a model.
         """
         async with self._reload_lock:
             if self.state != "ready":
@@ -138,104 +125,31 @@ class App:
                 self.keys.reload()
             except InputError as error:
                 raise RequestError(f"the keys stay as they are: {error}", "internal") from error
-            only = None if name is None else self.service.models.find_known(name)
-            fresh = list[ServedModel]()
-            old = list[ServedModel]()
-            for model in self.service.models:
-                options = model.options if revision is None else replace(model.options, revision=revision)
-                try:
-                    if only not in (None, model) or (changed_only and not await asyncio.to_thread(model.has_changed)):
-                        fresh.append(model)
-                        continue
-                    fresh.append(await asyncio.to_thread(self._load_model, options))
-                except Exception as error:
-                    for each in fresh:
-                        if each not in self.service.models.models:
-                            await asyncio.to_thread(each.close)
-                    kind: ErrorKind = "invalid" if isinstance(error, InputError) else "internal"
-                    message = f"{model.name} could not be loaded again, and goes on as it is: {error}"
-                    raise RequestError(message, kind) from error
-                old.append(model)
-            self.service.models = ModelRegistry(fresh)
-            log(logging.INFO, "models reloaded", models=[model.name for model in fresh])
-            for model in old:
-                self._spawn(self._retire(model))
+            await self.loader.reload(name, revision, changed_only=changed_only)
 
     async def _load_all(self) -> None:
         assert self.ended is not None
-        models = list[ServedModel]()
         try:
-            if self.options.token_ids == "cl100k":
-                self.service.decode_cl100k = await asyncio.to_thread(load_cl100k)
-            for options in self.options.models:
-                models.append(await asyncio.to_thread(self._load_model, options))
-            self.service.models = ModelRegistry(models)
+            await self.loader.load_all()
         except BaseException as error:
-            for model in models:
-                model.close()
             if not self.ended.done():
                 self.ended.set_result(error)
             return
         if self.state != "loading":  # a signal came in the meantime
             return
         self.state, self.was_ready = "ready", True
-        for model in models:
-            log(logging.INFO, f"{model.name} is ready", **_describe(model))
+        for model in self.service.models:
+            log(logging.INFO, f"{model.name} is ready", **describe_model(model))
         log(logging.INFO, "ready", seconds=round(time.monotonic() - self.began, 1))
         if self.options.exit_when_loaded:
             self.ended.set_result(0)
-        self._spawn(self._watch_engines())
+        self._spawn(self._end_when_stuck())
 
-    def _load_model(self, options: ModelOptions) -> ServedModel:
-        encoder = self._load(options)
-        try:
-            return ServedModel(
-                encoder,
-                options,
-                self.options,
-                notify=self.service.notify,
-                cache=self.service.cache,
-                on_step=self.metrics.count_step,
-            )
-        except BaseException:
-            encoder.close()
-            raise
-
-    async def _retire(self, model: ServedModel) -> None:
-        """Close a model once the requests that use it are answered."""
-        self._retiring.add(model)
-        while any(call.model is model for call in self.service.calls):
-            await asyncio.sleep(0.1)
-        await asyncio.to_thread(model.close)
-        self._retiring.discard(model)
-
-    async def _watch_engines(self) -> None:
-        """Notice an engine that is stuck: its requests fail, and the server ends."""
+    async def _end_when_stuck(self) -> None:
         assert self.ended is not None
-        reported = Health()
-        num_stuck = 0
-        while True:
-            before = time.monotonic()
-            await asyncio.sleep(WATCH_SECONDS)
-            was_paused = time.monotonic() - before > PAUSE_FACTOR * WATCH_SECONDS
-            health = self._health = self.check_health()
-            num_stuck = num_stuck + 1 if health.state == "stuck" and not was_paused else 0
-            if health.state != reported.state:
-                level = logging.INFO if health.state == "ok" else logging.ERROR
-                log(level, f"the engine is {health.state}", reason=health.reason)
-                reported = health
-            if num_stuck == STUCK_LOOKS:
-                for model in self.service.models:
-                    model.batcher.fail_all(f"the engine is stuck: {health.reason}")
-                await asyncio.sleep(WATCH_SECONDS)  # the answers go out
-                if not self.ended.done():
-                    self.ended.set_result(EXIT_STUCK)
-                return
-
-    def check_health(self) -> Health:
-        """The worst state of the engines."""
-        healths = [model.batcher.check_health() for model in self.service.models]
-        return next((health for health in healths if health.state != "ok"), Health())
+        await watch_engines(self.service)
+        if not self.ended.done():
+            self.ended.set_result(EXIT_STUCK)
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.ensure_future(work)
@@ -262,8 +176,9 @@ class App:
         except (ClientGoneError, DisconnectedError):
             raise
         except Exception as error:
-            log(logging.ERROR, "a request failed", request_id=exchange.request_id, error=type(error).__name__)
-            logging.getLogger("gnomon.serve").debug("its traceback", exc_info=error)
+            request_id = quote_sent(exchange.request_id)
+            log(logging.ERROR, "a request failed", request_id=request_id, error=type(error).__name__)
+            log(logging.DEBUG, "where it failed", request_id=request_id, frames=list_frames(error))
             message = f"the server failed ({type(error).__name__}). Request {exchange.request_id} is in its log."
             return self._render_error(RequestError(message, "internal"), visit)
 
@@ -307,7 +222,7 @@ class App:
         "startup" is 503 until the models were ready once; "ready" while they are loaded, while the server drains, and
         after an engine has failed; "health" and "live" are "ready" without draining; "live" without loading, too.
         """
-        health = self.check_health()
+        health = check_health(self.service.models)
         loading = self.state == "loading"
         down = {
             "startup": not self.was_ready,
@@ -326,20 +241,14 @@ class App:
     def _check_ready(self) -> None:
         """
         Raises:
-            RequestError: no model can answer now.
+            RequestError: there are no models yet, or no more. Whether an engine works is looked at for the model that a
+                request needs, by `Service`.
         """
         if self.state in ("loading", "stopped"):
             raise RequestError(
                 f"the server is {self.state}. Try again in some seconds.",
                 "unavailable",
                 retry_after=LOADING_RETRY_SECONDS,
-            )
-        if all(model.batcher.is_ok for model in self.service.models) and self._health.state == "ok":
-            return
-        health = self.check_health()
-        if health.state != "ok":
-            raise RequestError(
-                f"the engine is {health.state}: {health.reason}.", "unavailable", retry_after=LOADING_RETRY_SECONDS
             )
 
     def _render_error(self, error: RequestError, visit: Visit) -> Answer:
@@ -374,7 +283,8 @@ class App:
         )
         self.tracer.record(route, exchange, call, answer.status)
         quiet = quiet or (not call.counts and answer.status < 400)
-        log(logging.DEBUG if quiet else logging.INFO, f"{exchange.method} {exchange.path}", **_log_fields(call, answer))
+        line = f"{quote_sent(exchange.method)} {quote_sent(exchange.path)}"
+        log(logging.DEBUG if quiet else logging.INFO, line, **_log_fields(call, answer, has_keys=bool(self.keys)))
 
     def _normalize_path(self, path: str) -> str:
         """Without the prefix, doubled slashes and a slash at the end."""
@@ -419,24 +329,18 @@ class _Handler:
         app.finish(self.endpoint.path, exchange, call, answer, quiet=self.endpoint.is_probe)
 
 
-def _describe(model: ServedModel) -> dict[str, Any]:
-    info = model.info()
-    return {
-        "source": info.source,
-        "engine": info.engine,
-        "dimensions": ",".join(map(str, info.dimensions)),
-        "prompts": ",".join(info.prompts) or "none",
-        "tokens_per_second": info.stats["tokens_per_second"],
-        "fingerprint": info.fingerprint[:12],
-    }
-
-
-def _log_fields(call: Call, answer: Answer) -> dict[str, Any]:
+def _log_fields(call: Call, answer: Answer, *, has_keys: bool) -> dict[str, Any]:
+    """
+    Args:
+        has_keys: whether the client of a call is the name of its key.
+    """
     fields: dict[str, Any] = {
         "status": answer.status,
         "total_ms": round(call.seconds * 1000, 2),
-        "request_id": call.request_id,
+        "request_id": quote_sent(call.request_id),
     }
+    if has_keys and call.client is not None:
+        fields["key"] = call.client
     if call.counts:
         fields |= {
             "model": call.model.name if call.model else None,

@@ -6,8 +6,8 @@ from hashlib import sha256
 from hmac import compare_digest
 from pathlib import Path
 
-from gnomon.errors import InputError
 from gnomon.serve.exchange import Exchange
+from gnomon.serve.key_file import read_key_file
 from gnomon.serve.requests import RequestError
 
 KEY_HEADERS = ("authorization", "api-key", "x-api-key")
@@ -19,10 +19,10 @@ class ApiKeys:
 
     Args:
         keys: from the command line or the environment.
-        file: one key per line; "#" begins a comment. `reload` reads it again.
+        file: as `read_key_file` reads it; `reload` reads it again.
 
     Raises:
-        InputError: the file cannot be read, or holds no key.
+        InputError: as `read_key_file`.
     """
 
     def __init__(self, keys: tuple[str, ...] = (), file: Path | None = None) -> None:
@@ -32,13 +32,13 @@ class ApiKeys:
 
     def reload(self) -> None:
         """Read the file again; the keys stay as they are where that fails."""
-        self._hashes = [*self._own, *(_read_keys(self._file) if self._file else [])]
+        self._hashes = [*self._own, *([_hash(key) for key in read_key_file(self._file)] if self._file else [])]
 
     def __bool__(self) -> bool:
         return bool(self._hashes)
 
     def check(self, exchange: Exchange) -> str:
-        """The name of the request's key, for logs: the first digits of its hash; "" where no key is needed.
+        """The name of the request's key, for logs: the first 8 digits of its SHA-256; "" where no key is needed.
 
         Raises:
             RequestError: a key is needed, and the request has none of them.
@@ -67,19 +67,6 @@ def _read_key(exchange: Exchange) -> str:
         if value:
             return value
     return ""
-
-
-def _read_keys(file: Path) -> list[bytes]:
-    try:
-        lines = file.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"the file of API keys cannot be read ({error}). Give a text file with one key per line."
-        ) from error
-    keys = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
-    if not keys:
-        raise InputError(f"the file of API keys {file} holds no key. Write one per line.")
-    return [_hash(key) for key in keys]
 
 
 def _hash(key: str) -> bytes:

@@ -1,11 +1,16 @@
-"""Logs: one line per request, as text or JSON. They hold no text of a request, and no key."""
+"""Logs: one line per request, as text or JSON. They hold no text of a request, and no key.
+
+What a client chose (a path, a method, an id) is written percent-encoded and short: it can make no line, and no field.
+"""
 
 from __future__ import annotations
 
 import logging
 import sys
 import time
+import traceback
 from typing import Any
+from urllib.parse import quote
 
 import orjson
 
@@ -23,6 +28,10 @@ LEVELS = {
 }
 
 
+MAX_SENT = 200
+"""Characters of a value that a client sent."""
+
+
 class _JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         fields: dict[str, Any] = {
@@ -31,17 +40,15 @@ class _JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
             **getattr(record, "fields", {}),
         }
-        if record.exc_info:
-            fields["traceback"] = self.formatException(record.exc_info)
         return orjson.dumps(fields, default=str).decode()
 
 
 class _TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         stamp = time.strftime("%H:%M:%S", time.localtime(record.created))
-        fields = " ".join(f"{name}={value}" for name, value in getattr(record, "fields", {}).items())
-        line = f"{stamp} {record.levelname.lower():7} {record.getMessage()}{' ' if fields else ''}{fields}"
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        fields = "".join(f" {name}={value}" for name, value in getattr(record, "fields", {}).items())
+        line = f"{stamp} {record.levelname.lower():7} {record.getMessage()}{fields}"
+        return line if line.isprintable() else _escape(line)
 
 
 def set_up_logs(form: LogFormat, level: str) -> None:
@@ -57,3 +64,32 @@ def log(level: int, message: str, **fields: Any) -> None:
     """Write a line with fields beside the message."""
     if LOGGER.isEnabledFor(level):
         LOGGER.log(level, message, extra={"fields": fields})
+
+
+def quote_sent(text: str) -> str:
+    """A text that a client sent, for a line: without spaces and what is not printable, and short. "%0A" for a line
+    break, as in a URL.
+    """
+    quoted = text[:MAX_SENT]
+    if not quoted.isprintable() or " " in quoted or "%" in quoted:
+        quoted = "".join(
+            each if each.isprintable() and each not in " %" else quote(each, errors="surrogatepass") for each in quoted
+        )
+    return quoted if len(text) <= MAX_SENT >= len(quoted) else f"{quoted[: MAX_SENT - 3]}..."
+
+
+def list_frames(error: BaseException) -> list[str]:
+    """Where an exception was raised, and those that it follows: types and frames. Messages are left out, since they may
+    quote a text of a request.
+    """
+    lines = list[str]()
+    link: BaseException | None = error
+    while link is not None:
+        lines.append(type(link).__name__)
+        lines += [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(link.__traceback__)]
+        link = link.__cause__ or link.__context__
+    return lines
+
+
+def _escape(line: str) -> str:
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in line)

@@ -22,7 +22,7 @@ from gnomon.packed import Vectors
 from gnomon.quantization import quantize
 from gnomon.serve.answer_cache import AnswerCache
 from gnomon.serve.batcher import Batcher
-from gnomon.serve.options import ModelOptions, ServeOptions, default_names
+from gnomon.serve.options import ModelOptions, ServeOptions, check_names
 from gnomon.serve.requests import InputType, ModelInfo, RequestError, VectorType
 from gnomon.serve.warm_up import measure_speed, set_events, test_engine
 from gnomon.serve.work import Job
@@ -83,7 +83,7 @@ class ServedModel:
         on_step: OnStep | None = None,
     ) -> None:
         self.encoder, self.options = encoder, options
-        self.names = options.names or default_names(options.source)
+        self.names = options.client_names
         self.created = int(time.time())
         self.default_prompt = encoder.resolve_prompt(
             EncodeOptions(prompt=options.default_prompt, prompt_name=options.default_prompt_name)
@@ -214,7 +214,7 @@ class ServedModel:
             dim=self.options.dim or encoder.dim,
             max_tokens=encoder.max_seq_length,
             prompts=encoder.prompts,
-            default_prompt_name=self.options.default_prompt_name or spec.default_prompt_name,
+            default_prompt_name=self._default_prompt_name,
             input_types={"query": spec.query_prompt_name(), "document": spec.document_prompt_name},
             pooling="+".join(spec.pooling.modes),
             dtype=encoder.dtype,
@@ -229,6 +229,13 @@ class ServedModel:
                 "tokens_per_second": round(self.batcher.tokens_per_second, 1),
             },
         )
+
+    @property
+    def _default_prompt_name(self) -> str | None:
+        """The name of the prompt where a request names none; None also where the operator gave a text of their own."""
+        if self.options.default_prompt is not None:
+            return None
+        return self.options.default_prompt_name or self.encoder.spec.default_prompt_name
 
     def has_changed(self) -> bool:
         """Whether its source has other files now than when it was loaded.
@@ -269,13 +276,8 @@ class ModelRegistry:
 
     def __init__(self, models: Sequence[ServedModel]) -> None:
         self.models = tuple(models)
-        self._by_name: dict[str, ServedModel] = {}
-        for model in models:
-            for name in model.names:
-                other = self._by_name.setdefault(name, model)
-                if other is not model:
-                    sources = f"{other.options.source} and {model.options.source}"
-                    raise InputError(f"two models have the name {name!r}: {sources}. Give each a name of its own.")
+        check_names(model.options for model in models)
+        self._by_name = {name: model for model in models for name in model.names}
         for model in models:
             self._by_name.setdefault(model.options.source, model)
 

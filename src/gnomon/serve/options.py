@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from gnomon.errors import InputError
 from gnomon.serve.requests import Truncate, VectorType
 
 DEFAULT_PORT = 7997
@@ -43,11 +44,16 @@ class ModelOptions:
     default_prompt_name: str | None = None
     """The prompt where a request names none."""
     vector_type: VectorType = "float"
-    """The type of vectors where a request names none."""
+    """The type of vectors where a request names neither a type nor an encoding_format."""
     ranges: Path | None = None
     """Ranges of int8 and uint8 vectors, as `gnomon encode` writes them beside its output."""
     max_batch_texts: int | None = None
     """At most so many texts in a batch; None leaves it to the budget of tokens."""
+
+    @property
+    def client_names(self) -> tuple[str, ...]:
+        """The names that clients use, also where the operator gave none."""
+        return self.names or default_names(self.source)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,14 +66,14 @@ class ServeOptions:
     uds: Path | None = None
     """A unix socket, in place of host and port."""
     url_prefix: str = ""
-    """Before every path but those of probes and metrics: "" or "/name"."""
+    """Clients may put it before every path; paths without it are served, too: "" or "/name"."""
     server: Literal["granian", "uvicorn"] = "granian"
     tls_cert: Path | None = None
     tls_key: Path | None = None
     tls_client_ca: Path | None = None
     api_keys: tuple[str, ...] = field(default=(), repr=False)
     api_key_file: Path | None = None
-    """One key per line, "#" begins a comment; read again on SIGHUP."""
+    """As `key_file` reads it; read again on SIGHUP."""
     admin_key: str | None = field(default=None, repr=False)
     """The key of /admin/reload; None allows it on a unix socket only."""
     cors_origins: tuple[str, ...] = ()
@@ -76,7 +82,9 @@ class ServeOptions:
     max_batch_tokens: int | None = None
     """None: measured, or the engine's own."""
     max_queue_tokens: int | None = None
-    """None: four seconds of the measured throughput, and at least a million."""
+    """None: what the measured speed computes within half of the time that a request may take, and at least so many as
+    `queue_limits` says.
+    """
     max_queue_texts: int | None = None
     cache_bytes: int = 256 << 20
     """Of the answer cache, in memory, for all models; 0 for none."""
@@ -101,11 +109,28 @@ class ServeOptions:
     metrics_port: int | None = None
     """A second port for /metrics; it is on the main port in any case."""
     otlp_endpoint: str | None = None
+    """The URL of a collector of traces: port 4317 by gRPC, any other by HTTP."""
     otlp_service_name: str = "gnomon"
 
     @property
     def has_keys(self) -> bool:
         return bool(self.api_keys or self.api_key_file)
+
+
+def check_names(models: Iterable[ModelOptions]) -> None:
+    """
+    Raises:
+        InputError: two models with one name.
+    """
+    owners: dict[str, ModelOptions] = {}
+    for model in models:
+        for name in dict.fromkeys(model.client_names):
+            if name in owners:
+                raise InputError(
+                    f"{name!r} names two models, {owners[name].source} and {model.source}. Clients choose a model by "
+                    "its name. Give each model its own: --name once for each, in the same order."
+                )
+            owners[name] = model
 
 
 def default_names(source: str) -> tuple[str, ...]:

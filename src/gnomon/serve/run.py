@@ -60,11 +60,21 @@ def run_server(options: ServeOptions, make_app: Callable[[ServeOptions], App] = 
         GnomonError: options that cannot be used, or a model that cannot be loaded.
     """
     set_up_logs(options.log_format, options.log_level)
+    limit_tokenizer_threads(options)
     warnings.showwarning = _log_warning
     sys.setswitchinterval(0.001)  # the event loop waits for no longer than this on a thread that computes in Python
     global has_served
     has_served = True
     return asyncio.run(_Runner(options, make_app).run())
+
+
+def limit_tokenizer_threads(options: ServeOptions) -> None:
+    """Let the tokenizers library have no more threads than the operator chose. It has a pool of its own (rayon), which
+    the threads of ours hand their texts to; it reads the variable once, when it tokenises first. An operator who set
+    the variable has chosen already.
+    """
+    if options.tokenizer_threads is not None:
+        os.environ.setdefault("RAYON_NUM_THREADS", str(options.tokenizer_threads))
 
 
 has_served = False
@@ -122,6 +132,8 @@ class _Runner:
             await asyncio.wait_for(asyncio.shield(serving), LAST_SECONDS)
         status = ended if isinstance(ended, int) else 0
         still_loads = self.app.state == "loading" and ended is None
+        if status == EXIT_STUCK:
+            await self.app.tracer.close()
         if still_loads or self._signals > 1 or status == EXIT_STUCK:
             leave(status)  # a thread that loads or is stuck would be waited for
         await self.app.stop()
@@ -248,7 +260,6 @@ class _GranianServer:
         from granian.http import HTTP1Settings
         from granian.server.embed import Server
 
-        self._uds = options.uds
         self._server = Server(
             app,
             address=options.host,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from gnomon.cli.serve_options.checks import check_listener, check_models, check_names, warn_open
+from gnomon.cli.serve_options.checks import check_listener, check_models, warn_open
 from gnomon.cli.serve_options.collect import Setting, Settings
 from gnomon.errors import InputError
 from gnomon.messages import count
@@ -25,7 +25,7 @@ def build_options(settings: Settings, *, as_infinity: bool) -> ServeOptions:
         InputError: options that do not go together, or a device, engine or dtype that is not here.
         ExtraError: the engine that they need is not installed.
     """
-    from gnomon.serve.options import ModelOptions, ServeOptions
+    from gnomon.serve.options import ModelOptions, ServeOptions, check_names
 
     models = tuple(ModelOptions(**model) for model in _split_models(settings))
     server_fields = {field.name for field in fields(ServeOptions)} - {"models"}
@@ -35,7 +35,7 @@ def build_options(settings: Settings, *, as_infinity: bool) -> ServeOptions:
         server["host"] = OPEN_HOST
     options = ServeOptions(models=models, **server)
     check_listener(options, settings)
-    check_names(options)
+    check_names(options.models)
     check_models(options)
     warn_open(options)
     return options

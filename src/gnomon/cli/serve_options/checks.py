@@ -12,9 +12,7 @@ from gnomon.errors import ExtraError, InputError
 from gnomon.install import advise_install
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from gnomon.serve.options import ModelOptions, ServeOptions
+    from gnomon.serve.options import ServeOptions
 
 SERVER_PACKAGES = ("starlette", "orjson", "prometheus_client")
 """Of the extra `serve`, beside the server itself."""
@@ -27,11 +25,12 @@ def check_listener(options: ServeOptions, settings: Settings) -> None:
         InputError: options that do not go together; a file of keys without a key.
     """
     if options.uds:
-        if "host" in settings:
+        if "host" in settings and settings["host"].is_typed:
             label = settings["host"].label
             raise InputError(f"{label} and --uds exclude each other: a server listens in one place. Give one of them.")
-        if "port" in settings:
-            note(f"{settings['port'].label} has no effect: the server listens on --uds alone.")
+        for name in ("host", "port"):  # a variable is often one of an image, as GNOMON_HOST is of ours
+            if name in settings and not (name == "host" and options.metrics_port):
+                note(f"{settings[name].label} has no effect: the server listens on --uds alone.")
         if not options.uds.absolute().parent.is_dir():
             raise InputError(
                 f"--uds is {str(options.uds)!r}, and its folder does not exist. Make it, or correct the path."
@@ -44,38 +43,13 @@ def check_listener(options: ServeOptions, settings: Settings) -> None:
         if getattr(options, name) and not getattr(options, other):
             raise InputError(f"{_flag(name)} needs {_flag(other)}. TLS takes a certificate and its key. Give both.")
     if options.api_key_file:
-        _check_key_file(options.api_key_file)
+        from gnomon.serve.key_file import read_key_file
+
+        read_key_file(options.api_key_file)
 
 
 def _flag(field: str) -> str:
     return "--" + field.replace("_", "-")
-
-
-def _check_key_file(path: Path) -> None:
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise InputError(f"--api-key-file {path} is not UTF-8 text. Write one key per line.") from error
-    if not any(line.partition("#")[0].strip() for line in lines):
-        raise InputError(f"--api-key-file {path} has no key. Write one key per line, or leave the option out.")
-
-
-def check_names(options: ServeOptions) -> None:
-    """
-    Raises:
-        InputError: two models with one name.
-    """
-    from gnomon.serve.options import default_names
-
-    owners: dict[str, ModelOptions] = {}
-    for model in options.models:
-        for name in dict.fromkeys(model.names or default_names(model.source)):
-            if name in owners:
-                raise InputError(
-                    f"{name!r} names two models, {owners[name].source} and {model.source}. Clients choose a model by "
-                    "its name. Give each model its own: --name once for each, in the same order."
-                )
-            owners[name] = model
 
 
 def check_models(options: ServeOptions) -> None:

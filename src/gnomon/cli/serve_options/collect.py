@@ -42,6 +42,11 @@ class Setting:
     values: tuple[Any, ...]
     """None stands for the default. A field of the server has one value."""
 
+    @property
+    def is_typed(self) -> bool:
+        """Whether it comes from the command line; the labels of variables are their names."""
+        return self.label.startswith("-")
+
 
 Settings = Mapping[str, Setting]
 """Field -> its setting."""

@@ -18,6 +18,7 @@ from gnomon.cli.serve_options.readers import (
     read_port,
     read_prefix,
     read_text,
+    read_url,
     same,
 )
 from gnomon.cli.serve_options.rows import Row, name_variables
@@ -148,7 +149,8 @@ OWN = name_variables(
             read=choices.VECTOR_TYPE,
             spread="each",
             metavar="NAME",
-            text="Type of vectors where a request names none: float32, int8, uint8, binary or ubinary.",
+            text="Type of vectors where a request names neither a type nor an encoding_format: float32, int8, uint8, "
+            "binary or ubinary.",
         ),
         Row(
             flags=("--ranges",),
@@ -217,7 +219,7 @@ OWN = name_variables(
             field="url_prefix",
             read=read_prefix,
             metavar="/NAME",
-            text="Before every path but those of probes and metrics.",
+            text="Clients may put this before every path. Paths without it are served, too.",
         ),
         Row(
             flags=("--server",),
@@ -256,7 +258,8 @@ OWN = name_variables(
             field="api_key_file",
             read=read_file,
             metavar="FILE",
-            text='Keys, one per line; "#" begins a comment. Read again on SIGHUP.',
+            text='Keys, one per line; "#" at the start of a line or after a space begins a comment. Read again on '
+            "SIGHUP.",
         ),
         Row(
             flags=("--admin-key",),
@@ -334,7 +337,7 @@ OWN = name_variables(
             field="tokenizer_threads",
             read=Whole(1, 1024),
             metavar="N",
-            text="Threads that tokenise.",
+            text="Threads that tokenise; one per core by default.",
         ),
         Row(
             flags=("--request-timeout",),
@@ -413,9 +416,10 @@ OWN = name_variables(
         Row(
             flags=("--otlp-endpoint",),
             field="otlp_endpoint",
-            read=read_optional,
+            read=read_url,
             metavar="URL",
-            text="Send traces there. It needs the packages of OpenTelemetry.",
+            text="Send traces there: by HTTP, as to port 4318, or by gRPC to port 4317. It needs the packages of "
+            "OpenTelemetry.",
         ),
         Row(
             flags=("--otlp-service-name",),

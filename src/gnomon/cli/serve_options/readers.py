@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from gnomon.cli.shared import parse_size
 from gnomon.errors import InputError
@@ -51,9 +52,11 @@ def read_file(text: str, label: str) -> Path:
 
 def read_key(text: str, label: str) -> str:
     """An API key; it is in no message."""
+    from gnomon.serve.key_file import is_key
+
     if not text:
         raise InputError(f"{label} is empty. A key must have a character. Leave the option out to serve without a key.")
-    if not (text.isascii() and text.isprintable() and " " not in text):
+    if not is_key(text):
         raise InputError(
             f"{label} has a space, a control character or one outside ASCII. A header cannot carry it. "
             "Remove it; often it is a line break at the end."
@@ -76,6 +79,20 @@ def read_prefix(text: str, label: str) -> str:
             "Correct it."
         )
     return text
+
+
+def read_url(text: str, label: str) -> str | None:
+    """The URL of a server, such as http://otel:4318; "" is the default."""
+    if not text.strip():
+        return None
+    try:
+        url = urlsplit(text.strip())
+        is_url = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+    except ValueError:  # a port that is not a number
+        is_url = False
+    if not is_url:
+        raise InputError(f"{label} is {shorten(text)}. It must be a URL, such as http://localhost:4318. Correct it.")
+    return text.strip()
 
 
 def read_device_ids(text: str, label: str) -> tuple[int, ...] | None:

@@ -20,6 +20,7 @@ from gnomon.cli.serve_options.readers import (
     read_optional,
     read_port,
     read_text,
+    read_url,
 )
 from gnomon.cli.serve_options.rows import Row, name_variables
 
@@ -209,7 +210,12 @@ TEI = name_variables(
             text="As --log-format json.",
         ),
         Row(flags=("--disable-spans",), read=Switch(), form="flag", default="false", text="log lines hold no spans."),
-        Row(flags=("--otlp-endpoint",), field="otlp_endpoint", read=read_optional, text="The same."),
+        Row(
+            flags=("--otlp-endpoint",),
+            field="otlp_endpoint",
+            read=read_url,
+            text="The same: gRPC to port 4317 alone, as TEI sends it to any port, and HTTP to all others.",
+        ),
         Row(
             flags=("--otlp-service-name",),
             field="otlp_service_name",
