@@ -227,7 +227,7 @@ ErrorKind = Literal[
     "not_found",
     "method_not_allowed",
     "too_large",  # the body
-    "overloaded",  # the queue is full
+    "overloaded",  # the queue is full, or requests under way take too much memory
     "unavailable",  # loading, draining, or failed
     "timeout",
     "engine",  # the engine failed on this request's texts
