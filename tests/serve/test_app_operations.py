@@ -6,6 +6,8 @@ import hashlib
 import json
 import logging
 import shutil
+import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -245,3 +247,31 @@ def test_the_default_prompt_that_is_named_is_the_one_that_is_used(
             client.post("/embed", json=body).json() for body in ({"inputs": "a"}, {"inputs": "a", "prompt": text})
         ]
     assert answers[0] == answers[1]
+
+
+def test_a_model_that_is_loaded_while_the_server_stops_is_closed() -> None:
+    """Its thread goes on when the task that waits for it is cancelled."""
+    gate, began, loaded = threading.Event(), threading.Event(), list[Encoder]()
+
+    def load(options: ModelOptions) -> Encoder:
+        began.set()
+        assert gate.wait(30)
+        loaded.append(load_quietly(options.source))
+        return loaded[0]
+
+    before = set(threading.enumerate())
+    app = App(ServeOptions(models=(ModelOptions(source=E5),), warm_up=False), load=load)
+    close = app.loader.close
+
+    async def close_and_go_on() -> None:
+        await close()
+        gate.set()
+
+    app.loader.close = close_and_go_on
+    with TestClient(app):
+        assert began.wait(30)
+    until = time.monotonic() + 30
+    while any("engine" in thread.name for thread in set(threading.enumerate()) - before):
+        assert time.monotonic() < until
+        threading.Event().wait(0.002)
+    assert loaded[0].engine.closed

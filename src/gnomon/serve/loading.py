@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -35,6 +36,10 @@ class ModelLoader:
         self._load, self._on_step = load, on_step
         self._retiring = dict[ServedModel, asyncio.Task[None]]()
         """Models that another one has replaced, while they end what they have begun."""
+        self._open = set[ServedModel]()
+        self._closed = False
+        self._lock = threading.Lock()
+        """Of the two: models are loaded in threads, which go on where the task that waits for them is cancelled."""
 
     async def load_all(self) -> None:
         """
@@ -50,7 +55,7 @@ class ModelLoader:
             self.service.models = ModelRegistry(models)
         except BaseException:
             for model in models:
-                model.close()
+                self._close_model(model)
             raise
 
     async def reload(self, name: str | None, revision: str | None, *, changed_only: bool) -> None:
@@ -71,7 +76,7 @@ class ModelLoader:
                     fresh[model] = await asyncio.to_thread(self._load_model, options)
             except Exception as error:
                 for each in fresh.values():
-                    await asyncio.to_thread(each.close)
+                    await asyncio.to_thread(self._close_model, each)
                 is_choice = revision is not None and isinstance(error, (InputError, ModelError, SourceError))
                 kind: ErrorKind = "invalid" if is_choice else "internal"
                 message = f"{model.name} could not be loaded again, and goes on as it is: {error}"
@@ -82,16 +87,19 @@ class ModelLoader:
             self._retiring[model] = asyncio.ensure_future(self._retire(model))
 
     async def close(self) -> None:
-        """Let go of all models; what still waits for them fails."""
+        """Let go of all models, also of one that is being loaded; what still waits for them fails."""
         for task in self._retiring.values():
             task.cancel()
-        for model in (*self.service.models, *self._retiring):
-            await asyncio.to_thread(model.close)
+        with self._lock:
+            self._closed = True
+            models = [*self._open]
+        for model in models:
+            await asyncio.to_thread(self._close_model, model)
 
     def _load_model(self, options: ModelOptions) -> ServedModel:
         encoder = self._load(options)
         try:
-            return ServedModel(
+            model = ServedModel(
                 encoder,
                 options,
                 self.options,
@@ -102,12 +110,23 @@ class ModelLoader:
         except BaseException:
             encoder.close()
             raise
+        with self._lock:
+            self._open.add(model)
+            is_late = self._closed
+        if is_late:
+            self._close_model(model)
+        return model
+
+    def _close_model(self, model: ServedModel) -> None:
+        with self._lock:
+            self._open.discard(model)
+        model.close()
 
     async def _retire(self, model: ServedModel) -> None:
         """Close a model once the requests that use it are answered."""
         while any(call.model is model for call in self.service.calls):
             await asyncio.sleep(0.1)
-        await asyncio.to_thread(model.close)
+        await asyncio.to_thread(self._close_model, model)
         del self._retiring[model]
 
 
