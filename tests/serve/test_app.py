@@ -399,12 +399,62 @@ def test_several_models_and_aliases() -> None:
         answer = client.post("/v1/embeddings", json={"input": "a", "model": "gpt"})
         assert answer.status_code == 404
         assert answer.json()["error"]["code"] == "model_not_found"
-        assert "e5" in answer.json()["error"]["message"]
+        parts = ("'gpt'", "e5, small", "golden/stella_en_400M_v5", ":query", ":document")
+        assert [part for part in parts if part not in answer.json()["error"]["message"]] == []
         names = [model["id"] for model in client.get("/v1/models").json()["data"]]
         assert names == ["e5", "small", "golden/stella_en_400M_v5"]
         shown = client.get("/v1/models/golden/stella_en_400M_v5").json()
         assert shown["dimensions"] == [256, 512, 1024]
         assert client.get("/v1/models/none").status_code == 404
+
+
+def test_a_wrong_end_of_a_served_name_is_an_error_also_with_one_model(encoder: Encoder) -> None:
+    with serve(ModelOptions(source=E5, names=("e5", "org/e5:1"))) as client:
+        assert_near(embed(client, input=TEXTS, model="e5:passage"), encoder.encode_document(TEXTS))
+        assert_near(embed(client, input=TEXTS, model="org/e5:1:query"), encoder.encode_query(TEXTS))
+        assert_near(embed(client, input=TEXTS, model="text-embedding-3-small"), encoder.encode(TEXTS, prompt=""))
+        for name, near in (
+            ("e5:qury", "e5:query"),
+            ("e5:QUERY", "e5:query"),
+            ("org/e5:1:documnt", "org/e5:1:document"),
+        ):
+            answer = client.post("/v1/embeddings", json={"input": "a", "model": name})
+            assert answer.status_code == 404
+            error = answer.json()["error"]
+            assert (error["code"], error["param"]) == ("model_not_found", "model")
+            parts = (repr(name), ":query", ":document", ":passage", f"Did you mean {near!r}?")
+            assert [part for part in parts if part not in error["message"]] == []
+        statuses = {
+            "/openai/deployments/e5:qury/embeddings": ({"input": "a"}, 404),
+            "/embeddings": ({"input": "a", "model": "e5:qury", "modality": "text"}, 400),  # infinity's
+            "/models/e5:qury/pipeline/feature-extraction": ({"inputs": "a"}, 404),
+            "/v2/embed": ({"texts": ["a"], "model": "e5:qury", "input_type": "classification"}, 404),
+            "/api/embed": ({"input": "a", "model": "e5:qury"}, 404),
+            "/similarity": ({"inputs": {"source_sentence": "a", "sentences": ["b"]}, "model": "e5:qury"}, 404),
+            "/tokenize": ({"inputs": "a", "model": "e5:qury"}, 404),
+        }
+        for path, (body, status) in statuses.items():
+            answer = client.post(path, json=body)
+            assert (path, answer.status_code) == (path, status)
+            assert "e5:query" in answer.text
+        assert client.get("/v1/models/e5:qury").status_code == 404
+        assert client.post("/api/embed", json={"input": "a", "model": "e5:query:latest"}).status_code == 200
+
+
+def test_the_models_own_prompts_may_follow_its_name() -> None:
+    with load_quietly(STELLA) as encoder:
+        spec = replace(encoder.spec, prompts={"s2s_query": "Instruct: ", "query": "q: "})
+
+        def load(options: ModelOptions) -> Encoder:
+            return Encoder(replace(encoder.checkpoint, spec=spec), engine=load_quietly(STELLA).engine)
+
+        with serve(ModelOptions(source=STELLA, names=("stella",)), load=load) as client:
+            wanted = embed(client, input=TEXTS, prompt_name="s2s_query")
+            assert not np.allclose(wanted, embed(client, input=TEXTS))
+            assert_near(embed(client, input=TEXTS, model="stella:s2s_query"), wanted)
+            assert_near(embed(client, input=TEXTS, model="other:s2s_query"), wanted)
+            answer = client.post("/v1/embeddings", json={"input": "a", "model": "stella:s2s_qery"})
+            assert "Did you mean 'stella:s2s_query'?" in answer.json()["error"]["message"]
 
 
 def test_a_path_names_the_model_where_the_body_does_not(encoder: Encoder) -> None:

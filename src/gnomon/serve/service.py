@@ -108,17 +108,17 @@ class Service:
             self.loop.call_soon_threadsafe(_resolve, jobs)
 
     def apply_defaults(self, request: EmbedRequest) -> EmbedRequest:
-        """The request with what it leaves open: the kind of input that its model's name chooses, and the operator's
-        type of vectors.
+        """The request with what it leaves open: the prompt that its model's name chooses, and the operator's type of
+        vectors.
 
         Raises:
             RequestError: an unknown model.
         """
-        model, input_type = self.models.find(request.model)
+        named = self.models.find(request.model)
         prompts = request.prompt, request.prompt_name, request.input_type, request.optional_prompt_name
-        if input_type is not None and all(prompt is None for prompt in prompts):
-            request = replace(request, input_type=input_type)
-        kind = model.options.vector_type
+        if all(prompt is None for prompt in prompts):
+            request = replace(request, input_type=named.input_type, prompt_name=named.prompt_name)
+        kind = named.model.options.vector_type
         if kind != "float" and not request.types_named:
             request = replace(request, vector_types=(kind,))
         return request
@@ -191,7 +191,7 @@ class Service:
             RequestError: the model is unknown, does not compute now, or has another fingerprint; or the prompt cannot
                 be used.
         """
-        model, _ = self.models.find(request.model)
+        model = self.models.find(request.model).model
         call.model, call.num_inputs = model, len(request.inputs)
         check_engine(model)
         check_fingerprint(request, model)
