@@ -183,6 +183,28 @@ def test_dimensions_choose_a_head(stella: TestClient) -> None:
     assert stella.post("/embed", json={"inputs": "a", "dimensions": 7}).status_code == 422
 
 
+def test_a_dim_of_the_operator_that_the_model_lacks_ends_the_start() -> None:
+    with serve(ModelOptions(source=STELLA, dim=300)) as client, pytest.raises(InputError) as caught:
+        raise client.app_.ended.result()  # pyright: ignore
+    assert "dim 300" in str(caught.value)
+    assert "256, 512, 1024" in str(caught.value)
+    assert "truncate_dim" not in str(caught.value)  # Python's
+
+
+def test_a_model_without_prompts_says_so(encoder: Encoder) -> None:
+    spec = replace(encoder.spec, prompts={})
+
+    def load(options: ModelOptions) -> Encoder:
+        return Encoder(replace(encoder.checkpoint, spec=spec), engine=load_quietly().engine)
+
+    with serve(load=load) as client:
+        for path, body, status in (("/v1/embeddings", {"input": "a"}, 400), ("/tokenize", {"inputs": "a"}, 422)):
+            answer = client.post(path, json={**body, "prompt_name": "query"})
+            assert answer.status_code == status
+            assert "'query'" in answer.text
+            assert "It has no prompts." in answer.text
+
+
 def test_vectors_before_the_models_own_normalisation(client: TestClient, encoder: Encoder) -> None:
     raw = np.array(client.post("/embed", json={"inputs": TEXTS, "normalize": False}).json(), np.float32)
     lengths = np.linalg.norm(raw, axis=1, keepdims=True)

@@ -91,7 +91,7 @@ class ServedModel:
         self.default_prompt = encoder.resolve_prompt(
             EncodeOptions(prompt=options.default_prompt, prompt_name=options.default_prompt_name)
         )
-        encoder.make_postprocessor(EncodeOptions(dim=options.dim))
+        _check_dim(options.dim, encoder)
         self.ranges_2D = None if options.ranges is None else _read_ranges(options, encoder)
         self.fingerprint = encoder.fingerprint
         self.salt = blake2b(f"{self.fingerprint} {encoder.engine.identity}".encode(), digest_size=16).digest()
@@ -171,9 +171,9 @@ class ServedModel:
         if prompt_name is None:
             return self.default_prompt
         if prompt_name not in spec.prompts:
+            known = f"It has: {list_some(spec.prompts)}." if spec.prompts else "It has no prompts."
             raise RequestError(
-                f"prompt name {shorten(prompt_name)} is not in this model. It has: "
-                f"{list_some(spec.prompts) or 'none'}.",
+                f"prompt name {shorten(prompt_name)} is not in this model. {known}",
                 "unknown_prompt",
                 param="prompt_name",
             )
@@ -325,8 +325,8 @@ class ModelRegistry:
         if len(self.models) > 1:
             raise self._unknown(name, " :query or :document may follow a name.")
         model, (_, colon, suffix) = self.models[0], name.rpartition(":")
-        chosen = _read_suffix(model, suffix) if colon else None
-        return NamedModel(model, model.name, *(chosen or ()))
+        input_type, prompt_name = (_read_suffix(model, suffix) if colon else None) or (None, None)
+        return NamedModel(model, model.name, input_type, prompt_name)
 
     def _unknown(self, name: str, hint: str = "") -> RequestError:
         known = list_some(known for model in self.models for known in model.names)
@@ -365,6 +365,16 @@ def _list_files(folder: Path) -> list[tuple[str, int, int]]:
     """The path, size and time of change of each file of a model."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+
+
+def _check_dim(dim: int | None, encoder: Encoder) -> None:
+    """
+    Raises:
+        InputError: not one of the model's dimensions.
+    """
+    if dim is not None and dim not in encoder.dims:
+        dims = ", ".join(map(str, encoder.dims))
+        raise InputError(f"dim {dim} is not in this model. It has {dims}. Choose one of them.")
 
 
 def _read_ranges(options: ModelOptions, encoder: Encoder) -> NDArray[np.float32]:
