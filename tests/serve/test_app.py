@@ -155,7 +155,6 @@ def test_prompts_are_chosen_per_request(client: TestClient, encoder: Encoder) ->
     assert_near(embed(client, input=TEXTS, prefix="query: "), queries)
     assert_near(embed(client, input=TEXTS, model="anything:query"), queries)
     assert_near(embed(client, input=TEXTS, model="multilingual-e5-small:document"), documents)
-    assert_near(embed(client, input=TEXTS, model="x:query", input_type="document"), documents)
     assert_near(client.post("/embed", json={"inputs": TEXTS, "prompt_name": "query"}).json(), queries)
     body = {"model": "x", "input_type": "search_query", "texts": TEXTS, "embedding_types": ["float"]}
     assert_near(client.post("/v2/embed", json=body).json()["embeddings"]["float"], queries)
@@ -271,7 +270,7 @@ def test_similarity_has_the_prompt_that_the_models_name_chooses(encoder: Encoder
         for body, vectors in (
             ({"model": "e5:query"}, encoder.encode_query(TEXTS)),
             ({"model": "e5:document"}, encoder.encode_document(TEXTS)),
-            ({"model": "e5:document", "prompt_name": "query"}, encoder.encode_query(TEXTS)),
+            ({"model": "e5:query", "prompt_name": "query"}, encoder.encode_query(TEXTS)),
             ({"model": "e5"}, encoder.encode(TEXTS, prompt="")),
         ):
             assert_near(client.post("/similarity", json={"inputs": inputs, **body}).json(), vectors[1:] @ vectors[0])
@@ -477,6 +476,55 @@ def test_the_models_own_prompts_may_follow_its_name() -> None:
             assert_near(embed(client, input=TEXTS, model="other:s2s_query"), wanted)
             answer = client.post("/v1/embeddings", json={"input": "a", "model": "stella:s2s_qery"})
             assert "Did you mean 'stella:s2s_query'?" in answer.json()["error"]["message"]
+
+
+def test_the_end_of_a_name_and_a_field_may_not_choose_different_prompts(encoder: Encoder) -> None:
+    queries = encoder.encode_query(TEXTS)
+    with serve(ModelOptions(source=E5, names=("e5",))) as client:
+        for model in ("e5", "unknown"):
+            for field, same, other in (
+                ("input_type", "search_query", "document"),
+                ("task", "retrieval.query", "classification"),  # of which E5 has no prompt
+                ("prompt_name", "query", "document"),
+                ("prompt", "query: ", ""),
+            ):
+                assert_near(embed(client, input=TEXTS, model=f"{model}:query", **{field: same}), queries)
+                body = {"input": TEXTS, "model": f"{model}:query", field: other}
+                answer = client.post("/v1/embeddings", json=body)
+                assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_value"), body
+                assert repr(f"{model}:query") in answer.json()["error"]["message"]
+                assert answer.json()["error"]["param"] == field.replace("task", "input_type")
+        for path, body in (
+            ("/embed", {"inputs": "a", "prompt_name": "document"}),
+            ("/embed_all", {"inputs": "a", "input_type": "passage"}),
+            ("/similarity", {"inputs": {"source_sentence": "a", "sentences": ["b"]}, "prompt_name": "document"}),
+        ):
+            assert client.post(path, json={**body, "model": "e5:query"}).status_code == 422
+        body = {"input": "a", "prompt_name": "document"}
+        assert client.post("/openai/deployments/e5:query/embeddings", json=body).status_code == 400
+        body = {"input": "a", "model": "e5:query", "prompt_name": "nothing"}
+        assert client.post("/v1/embeddings", json=body).json()["error"]["code"] == "prompt_not_found"
+
+
+def test_an_answer_has_the_name_that_the_request_used() -> None:
+    with serve(ModelOptions(source=E5, names=("text-embedding-3-small", "e5"))) as client:
+        for sent, answered in (
+            ("e5", "e5"),
+            ("e5:query", "e5"),
+            ("text-embedding-3-small", "text-embedding-3-small"),
+            ("ada", "text-embedding-3-small"),
+            ("ada:query", "text-embedding-3-small"),
+            (E5, E5),  # the source is a name, too
+            ("", "text-embedding-3-small"),
+            (None, "text-embedding-3-small"),
+        ):
+            answer = client.post("/v1/embeddings", json={"input": "a", "model": sent})
+            assert (answer.json()["model"], answer.headers["openai-model"]) == (answered, answered)
+            assert client.post("/api/embed", json={"input": "a", "model": sent}).json()["model"] == answered
+            answer = client.post("/v1/embeddings", json={"input": "a", "model": sent, "encoding_format": "bytes"})
+            assert answer.headers["x-gnomon-model"] == answered
+        answer = client.post("/openai/deployments/e5:query/embeddings", json={"input": "a"})
+        assert answer.json()["model"] == "e5"
 
 
 def test_a_path_names_the_model_where_the_body_does_not(encoder: Encoder) -> None:

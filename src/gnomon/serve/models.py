@@ -122,8 +122,12 @@ class ServedModel:
 
     @property
     def name(self) -> str:
-        """The name in answers."""
+        """The name in answers to requests that name none."""
         return self.names[0]
+
+    def choose_name(self, name: str | None) -> str:
+        """The name in an answer: the one that the request has, if it is one of this model's."""
+        return name if name is not None and name in (*self.names, self.options.source) else self.name
 
     def make_postprocessor(self, dimensions: int | None, normalize: bool | None) -> Postprocessor:
         """What turns pooled vectors into those of a request.
@@ -322,11 +326,11 @@ class ModelRegistry:
             stem = stem.rpartition(":")[0]
             if stem in self._by_name:
                 return _apply_suffix(self._by_name[stem], stem, name[len(stem) + 1 :])
-        if len(self.models) > 1:
-            raise self._unknown(name, " :query or :document may follow a name.")
-        model, (_, colon, suffix) = self.models[0], name.rpartition(":")
-        input_type, prompt_name = (_read_suffix(model, suffix) if colon else None) or (None, None)
-        return NamedModel(model, model.name, input_type, prompt_name)
+        if len(self.models) == 1:
+            model, (_, colon, suffix) = self.models[0], name.rpartition(":")
+            input_type, prompt_name = (_read_suffix(model, suffix) if colon else None) or (None, None)
+            return NamedModel(model, model.name, input_type, prompt_name)
+        raise self._unknown(name, " :query or :document may follow a name.")
 
     def _unknown(self, name: str, hint: str = "") -> RequestError:
         known = list_some(known for model in self.models for known in model.names)

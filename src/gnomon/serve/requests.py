@@ -98,7 +98,7 @@ class EmbedResult:
     """The vectors of a request, and how they came about."""
 
     model: str
-    """The name of the model that made them, as the server lists it."""
+    """The name of the model that made them: the one that the request used, if the model has it, or its first."""
     fingerprint: str
     vectors_BD: Vectors
     """float32, contiguous, finite, in the order of the inputs."""
