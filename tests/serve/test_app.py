@@ -329,6 +329,37 @@ def test_the_operators_type_is_for_requests_that_name_none(client: TestClient) -
         assert answer.headers["x-gnomon-dtype"] == "uint8"
 
 
+def test_an_answer_names_the_fields_that_were_ignored(client: TestClient) -> None:
+    unknown = {"dimension": 3, "input_typ": "query"}
+    for path, body in {
+        "/v1/embeddings": {"input": "a"},
+        "/embeddings": {"input": "a", "modality": "text"},
+        "/embed": {"inputs": "a"},
+        "/embed_all": {"inputs": "a"},
+        "/similarity": {"inputs": {"source_sentence": "a", "sentences": ["b"]}},
+        "/tokenize": {"inputs": "a"},
+        "/v1/tokenize": {"prompt": "a"},
+        "/decode": {"ids": [5]},
+        "/detokenize": {"tokens": [5]},
+        "/v1/embed": {"texts": ["a"]},
+        "/v2/embed": {"texts": ["a"]},
+        "/api/embed": {"input": "a"},
+        "/api/embeddings": {"prompt": "a"},
+    }.items():
+        answer = client.post(path, json=body)
+        assert (path, answer.status_code, "x-gnomon-warning" in answer.headers) == (path, 200, False)
+        warning = client.post(path, json={**body, **unknown}).headers["x-gnomon-warning"]
+        assert "'dimension', 'input_typ'" in warning
+        strict = client.post(path, json={**body, **unknown, "strict": True})
+        assert strict.status_code in (400, 422)
+        assert "'dimension', 'input_typ'" in strict.text
+    answer = client.post("/v1/embeddings", json={"input": "a", **unknown}, headers={"accept": "application/x-npy"})
+    assert "'input_typ'" in answer.headers["x-gnomon-warning"]
+    body = {"texts": ["a"], "input_type": "classification", **unknown}
+    warnings = client.post("/v2/embed", json=body).json()["meta"]["warnings"]
+    assert [word for word in ("'dimension'", "'classification'") if word not in " ".join(warnings)] == []
+
+
 # ---- long texts, token ids, usage
 
 LONG = "one two three four five six seven eight nine ten " * 60
