@@ -29,7 +29,7 @@ def check_prompt(prompt: str) -> None:
 def check_named_prompt(request: EmbedRequest, named: NamedModel) -> None:
     """
     Raises:
-        RequestError: the end of the model's name chooses another prompt than a field of the request.
+        RequestError: the ending of the model's name chooses another prompt than a field of the request.
     """
     if named.input_type is None and named.prompt_name is None:
         return
@@ -42,7 +42,7 @@ def check_named_prompt(request: EmbedRequest, named: NamedModel) -> None:
     if differ:
         (name,) = (name for name, value in zip(PROMPT_FIELDS, fields, strict=True) if value is not None)
         raise RequestError(
-            f"model {shorten(request.model)} chooses a prompt by its end, and {name} chooses another one. Each request "
+            f"model {shorten(request.model)} chooses a prompt by its ending, and {name} chooses another one. Each request "
             "has one prompt. Send one of them.",
             "invalid",
             param=name,

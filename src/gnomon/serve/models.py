@@ -349,9 +349,9 @@ def _apply_suffix(model: ServedModel, name: str, suffix: str) -> NamedModel:
         return NamedModel(model, name, *chosen)
     offered = list(dict.fromkeys([*SUFFIXES, *model.encoder.spec.prompts]))
     near = closest_names(suffix, offered)
-    hint = f" Did you mean {shorten(f'{name}:{near[0]}')}?" if near else ""
+    hint = f" Did you mean {f'{name}:{near[0]}'!r}?" if near else ""
     raise RequestError(
-        f"model {shorten(f'{name}:{suffix}')} is not served here. After {shorten(name)} may follow "
+        f"model {shorten(f'{name}:{suffix}', 60 + len(name))} is not served here. After {name!r} may follow "
         f"{list_some(f':{each}' for each in offered)}.{hint}",
         "unknown_model",
         param="model",
