@@ -42,8 +42,8 @@ def check_named_prompt(request: EmbedRequest, named: NamedModel) -> None:
     if differ:
         (name,) = (name for name, value in zip(PROMPT_FIELDS, fields, strict=True) if value is not None)
         raise RequestError(
-            f"model {shorten(request.model)} chooses a prompt by its ending, and {name} chooses another one. Each request "
-            "has one prompt. Send one of them.",
+            f"model {shorten(request.model)} chooses a prompt by its ending, and {name} chooses another one. Each "
+            "request has one prompt. Send one of them.",
             "invalid",
             param=name,
         )
