@@ -155,7 +155,6 @@ def test_prompts_are_chosen_per_request(client: TestClient, encoder: Encoder) ->
     assert_near(embed(client, input=TEXTS, prefix="query: "), queries)
     assert_near(embed(client, input=TEXTS, model="anything:query"), queries)
     assert_near(embed(client, input=TEXTS, model="multilingual-e5-small:document"), documents)
-    assert_near(embed(client, input=TEXTS, model="x:query", input_type="document"), documents)
     assert_near(client.post("/embed", json={"inputs": TEXTS, "prompt_name": "query"}).json(), queries)
     body = {"model": "x", "input_type": "search_query", "texts": TEXTS, "embedding_types": ["float"]}
     assert_near(client.post("/v2/embed", json=body).json()["embeddings"]["float"], queries)
@@ -181,6 +180,28 @@ def test_dimensions_choose_a_head(stella: TestClient) -> None:
     message = answer.json()["error"]["message"]
     assert all(str(value) in message for value in (7, 256, 512, 1024))
     assert stella.post("/embed", json={"inputs": "a", "dimensions": 7}).status_code == 422
+
+
+def test_a_dim_of_the_operator_that_the_model_lacks_ends_the_start() -> None:
+    with serve(ModelOptions(source=STELLA, dim=300)) as client, pytest.raises(InputError) as caught:
+        raise client.app_.ended.result()  # pyright: ignore
+    assert "dim 300" in str(caught.value)
+    assert "256, 512, 1024" in str(caught.value)
+    assert "truncate_dim" not in str(caught.value)  # Python's
+
+
+def test_a_model_without_prompts_says_so(encoder: Encoder) -> None:
+    spec = replace(encoder.spec, prompts={})
+
+    def load(options: ModelOptions) -> Encoder:
+        return Encoder(replace(encoder.checkpoint, spec=spec), engine=load_quietly().engine)
+
+    with serve(load=load) as client:
+        for path, body, status in (("/v1/embeddings", {"input": "a"}, 400), ("/tokenize", {"inputs": "a"}, 422)):
+            answer = client.post(path, json={**body, "prompt_name": "query"})
+            assert answer.status_code == status
+            assert "'query'" in answer.text
+            assert "It has no prompts." in answer.text
 
 
 def test_vectors_before_the_models_own_normalisation(client: TestClient, encoder: Encoder) -> None:
@@ -249,7 +270,7 @@ def test_similarity_has_the_prompt_that_the_models_name_chooses(encoder: Encoder
         for body, vectors in (
             ({"model": "e5:query"}, encoder.encode_query(TEXTS)),
             ({"model": "e5:document"}, encoder.encode_document(TEXTS)),
-            ({"model": "e5:document", "prompt_name": "query"}, encoder.encode_query(TEXTS)),
+            ({"model": "e5:query", "prompt_name": "query"}, encoder.encode_query(TEXTS)),
             ({"model": "e5"}, encoder.encode(TEXTS, prompt="")),
         ):
             assert_near(client.post("/similarity", json={"inputs": inputs, **body}).json(), vectors[1:] @ vectors[0])
@@ -306,6 +327,37 @@ def test_the_operators_type_is_for_requests_that_name_none(client: TestClient) -
         assert_near(np.frombuffer(answer.content, "<f4").reshape(floats.shape), floats)
         answer = packing.post("/embed", json={"inputs": TEXTS}, headers={"accept": "application/octet-stream"})
         assert answer.headers["x-gnomon-dtype"] == "uint8"
+
+
+def test_an_answer_names_the_fields_that_were_ignored(client: TestClient) -> None:
+    unknown = {"dimension": 3, "input_typ": "query"}
+    for path, body in {
+        "/v1/embeddings": {"input": "a"},
+        "/embeddings": {"input": "a", "modality": "text"},
+        "/embed": {"inputs": "a"},
+        "/embed_all": {"inputs": "a"},
+        "/similarity": {"inputs": {"source_sentence": "a", "sentences": ["b"]}},
+        "/tokenize": {"inputs": "a"},
+        "/v1/tokenize": {"prompt": "a"},
+        "/decode": {"ids": [5]},
+        "/detokenize": {"tokens": [5]},
+        "/v1/embed": {"texts": ["a"]},
+        "/v2/embed": {"texts": ["a"]},
+        "/api/embed": {"input": "a"},
+        "/api/embeddings": {"prompt": "a"},
+    }.items():
+        answer = client.post(path, json=body)
+        assert (path, answer.status_code, "x-gnomon-warning" in answer.headers) == (path, 200, False)
+        warning = client.post(path, json={**body, **unknown}).headers["x-gnomon-warning"]
+        assert "'dimension', 'input_typ'" in warning
+        strict = client.post(path, json={**body, **unknown, "strict": True})
+        assert strict.status_code in (400, 422)
+        assert "'dimension', 'input_typ'" in strict.text
+    answer = client.post("/v1/embeddings", json={"input": "a", **unknown}, headers={"accept": "application/x-npy"})
+    assert "'input_typ'" in answer.headers["x-gnomon-warning"]
+    body = {"texts": ["a"], "input_type": "classification", **unknown}
+    warnings = client.post("/v2/embed", json=body).json()["meta"]["warnings"]
+    assert [word for word in ("'dimension'", "'classification'") if word not in " ".join(warnings)] == []
 
 
 # ---- long texts, token ids, usage
@@ -399,12 +451,111 @@ def test_several_models_and_aliases() -> None:
         answer = client.post("/v1/embeddings", json={"input": "a", "model": "gpt"})
         assert answer.status_code == 404
         assert answer.json()["error"]["code"] == "model_not_found"
-        assert "e5" in answer.json()["error"]["message"]
+        parts = ("'gpt'", "e5, small", "golden/stella_en_400M_v5", ":query", ":document")
+        assert [part for part in parts if part not in answer.json()["error"]["message"]] == []
         names = [model["id"] for model in client.get("/v1/models").json()["data"]]
         assert names == ["e5", "small", "golden/stella_en_400M_v5"]
         shown = client.get("/v1/models/golden/stella_en_400M_v5").json()
         assert shown["dimensions"] == [256, 512, 1024]
         assert client.get("/v1/models/none").status_code == 404
+
+
+def test_a_wrong_end_of_a_served_name_is_an_error_also_with_one_model(encoder: Encoder) -> None:
+    with serve(ModelOptions(source=E5, names=("e5", "org/e5:1"))) as client:
+        assert_near(embed(client, input=TEXTS, model="e5:passage"), encoder.encode_document(TEXTS))
+        assert_near(embed(client, input=TEXTS, model="org/e5:1:query"), encoder.encode_query(TEXTS))
+        assert_near(embed(client, input=TEXTS, model="text-embedding-3-small"), encoder.encode(TEXTS, prompt=""))
+        for name, near in (
+            ("e5:qury", "e5:query"),
+            ("e5:QUERY", "e5:query"),
+            ("org/e5:1:documnt", "org/e5:1:document"),
+        ):
+            answer = client.post("/v1/embeddings", json={"input": "a", "model": name})
+            assert answer.status_code == 404
+            error = answer.json()["error"]
+            assert (error["code"], error["param"]) == ("model_not_found", "model")
+            parts = (repr(name), ":query", ":document", ":passage", f"Did you mean {near!r}?")
+            assert [part for part in parts if part not in error["message"]] == []
+        statuses = {
+            "/openai/deployments/e5:qury/embeddings": ({"input": "a"}, 404),
+            "/embeddings": ({"input": "a", "model": "e5:qury", "modality": "text"}, 400),  # infinity's
+            "/models/e5:qury/pipeline/feature-extraction": ({"inputs": "a"}, 404),
+            "/v2/embed": ({"texts": ["a"], "model": "e5:qury", "input_type": "classification"}, 404),
+            "/api/embed": ({"input": "a", "model": "e5:qury"}, 404),
+            "/similarity": ({"inputs": {"source_sentence": "a", "sentences": ["b"]}, "model": "e5:qury"}, 404),
+            "/tokenize": ({"inputs": "a", "model": "e5:qury"}, 404),
+        }
+        for path, (body, status) in statuses.items():
+            answer = client.post(path, json=body)
+            assert (path, answer.status_code) == (path, status)
+            assert "e5:query" in answer.text
+        assert client.get("/v1/models/e5:qury").status_code == 404
+        assert client.post("/api/embed", json={"input": "a", "model": "e5:query:latest"}).status_code == 200
+
+
+def test_the_models_own_prompts_may_follow_its_name() -> None:
+    with load_quietly(STELLA) as encoder:
+        spec = replace(encoder.spec, prompts={"s2s_query": "Instruct: ", "query": "q: "})
+
+        def load(options: ModelOptions) -> Encoder:
+            return Encoder(replace(encoder.checkpoint, spec=spec), engine=load_quietly(STELLA).engine)
+
+        with serve(ModelOptions(source=STELLA, names=("stella",)), load=load) as client:
+            wanted = embed(client, input=TEXTS, prompt_name="s2s_query")
+            assert not np.allclose(wanted, embed(client, input=TEXTS))
+            assert_near(embed(client, input=TEXTS, model="stella:s2s_query"), wanted)
+            assert_near(embed(client, input=TEXTS, model="other:s2s_query"), wanted)
+            answer = client.post("/v1/embeddings", json={"input": "a", "model": "stella:s2s_qery"})
+            assert "Did you mean 'stella:s2s_query'?" in answer.json()["error"]["message"]
+
+
+def test_the_end_of_a_name_and_a_field_may_not_choose_different_prompts(encoder: Encoder) -> None:
+    queries = encoder.encode_query(TEXTS)
+    with serve(ModelOptions(source=E5, names=("e5",))) as client:
+        for model in ("e5", "unknown"):
+            for field, same, other in (
+                ("input_type", "search_query", "document"),
+                ("task", "retrieval.query", "classification"),  # of which E5 has no prompt
+                ("prompt_name", "query", "document"),
+                ("prompt", "query: ", ""),
+            ):
+                assert_near(embed(client, input=TEXTS, model=f"{model}:query", **{field: same}), queries)
+                body = {"input": TEXTS, "model": f"{model}:query", field: other}
+                answer = client.post("/v1/embeddings", json=body)
+                assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_value"), body
+                assert repr(f"{model}:query") in answer.json()["error"]["message"]
+                assert answer.json()["error"]["param"] == field.replace("task", "input_type")
+        for path, body in (
+            ("/embed", {"inputs": "a", "prompt_name": "document"}),
+            ("/embed_all", {"inputs": "a", "input_type": "passage"}),
+            ("/similarity", {"inputs": {"source_sentence": "a", "sentences": ["b"]}, "prompt_name": "document"}),
+        ):
+            assert client.post(path, json={**body, "model": "e5:query"}).status_code == 422
+        body = {"input": "a", "prompt_name": "document"}
+        assert client.post("/openai/deployments/e5:query/embeddings", json=body).status_code == 400
+        body = {"input": "a", "model": "e5:query", "prompt_name": "nothing"}
+        assert client.post("/v1/embeddings", json=body).json()["error"]["code"] == "prompt_not_found"
+
+
+def test_an_answer_has_the_name_that_the_request_used() -> None:
+    with serve(ModelOptions(source=E5, names=("text-embedding-3-small", "e5"))) as client:
+        for sent, answered in (
+            ("e5", "e5"),
+            ("e5:query", "e5"),
+            ("text-embedding-3-small", "text-embedding-3-small"),
+            ("ada", "text-embedding-3-small"),
+            ("ada:query", "text-embedding-3-small"),
+            (E5, E5),  # the source is a name, too
+            ("", "text-embedding-3-small"),
+            (None, "text-embedding-3-small"),
+        ):
+            answer = client.post("/v1/embeddings", json={"input": "a", "model": sent})
+            assert (answer.json()["model"], answer.headers["openai-model"]) == (answered, answered)
+            assert client.post("/api/embed", json={"input": "a", "model": sent}).json()["model"] == answered
+            answer = client.post("/v1/embeddings", json={"input": "a", "model": sent, "encoding_format": "bytes"})
+            assert answer.headers["x-gnomon-model"] == answered
+        answer = client.post("/openai/deployments/e5:query/embeddings", json={"input": "a"})
+        assert answer.json()["model"] == "e5"
 
 
 def test_a_path_names_the_model_where_the_body_does_not(encoder: Encoder) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from gnomon.messages import shorten
-from gnomon.serve.models import ServedModel
+from gnomon.serve.models import NamedModel, ServedModel
 from gnomon.serve.requests import LOADING_RETRY_SECONDS, EmbedRequest, RequestError
 
 MAX_PROMPT_CHARACTERS = 32_768
 """A prompt stands before every text, so that it costs many times its length."""
+
+PROMPT_FIELDS = "prompt", "prompt_name", "input_type", "input_type"
+"""The fields of bodies that choose a prompt."""
 
 
 def check_prompt(prompt: str) -> None:
@@ -20,6 +23,29 @@ def check_prompt(prompt: str) -> None:
             f"the prompt has {len(prompt):,} characters, and it may have {MAX_PROMPT_CHARACTERS:,}. Shorten it.",
             "invalid",
             param="prompt",
+        )
+
+
+def check_named_prompt(request: EmbedRequest, named: NamedModel) -> None:
+    """
+    Raises:
+        RequestError: the ending of the model's name chooses another prompt than a field of the request.
+    """
+    if named.input_type is None and named.prompt_name is None:
+        return
+    fields = request.prompt, request.prompt_name, request.input_type, request.optional_prompt_name
+    if named.input_type is not None and request.input_type is not None:
+        differ = named.input_type != request.input_type  # also where the model has no prompts
+    else:
+        chosen = named.model.resolve_prompt(None, named.prompt_name, named.input_type)
+        differ = named.model.resolve_prompt(*fields) != chosen
+    if differ:
+        (name,) = (name for name, value in zip(PROMPT_FIELDS, fields, strict=True) if value is not None)
+        raise RequestError(
+            f"model {shorten(request.model)} chooses a prompt by its ending, and {name} chooses another one. Each "
+            "request has one prompt. Send one of them.",
+            "invalid",
+            param=name,
         )
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from gnomon.encode_options import EncodeOptions
 from gnomon.encoder import Encoder
 from gnomon.engines.protocol import Engine
 from gnomon.errors import InputError
-from gnomon.messages import list_some, shorten
+from gnomon.messages import closest_names, list_some, shorten
 from gnomon.modules import Postprocessor
 from gnomon.packed import Vectors
 from gnomon.quantization import quantize
@@ -30,6 +30,9 @@ from gnomon.vector_files import read_ranges
 
 EVERY_TOKEN = 10_000_000
 """Tokens of much work, for which an engine chooses its largest budget."""
+
+SUFFIXES: Mapping[str, InputType] = {"query": "query", "document": "document", "passage": "document"}
+"""What may follow a name and a colon, beside the names of the model's own prompts."""
 
 OnStep = Callable[[int, int, float], None]
 
@@ -88,7 +91,7 @@ class ServedModel:
         self.default_prompt = encoder.resolve_prompt(
             EncodeOptions(prompt=options.default_prompt, prompt_name=options.default_prompt_name)
         )
-        encoder.make_postprocessor(EncodeOptions(dim=options.dim))
+        _check_dim(options.dim, encoder)
         self.ranges_2D = None if options.ranges is None else _read_ranges(options, encoder)
         self.fingerprint = encoder.fingerprint
         self.salt = blake2b(f"{self.fingerprint} {encoder.engine.identity}".encode(), digest_size=16).digest()
@@ -119,8 +122,12 @@ class ServedModel:
 
     @property
     def name(self) -> str:
-        """The name in answers."""
+        """The name in answers to requests that name none."""
         return self.names[0]
+
+    def choose_name(self, name: str | None) -> str:
+        """The name in an answer: the one that the request has, if it is one of this model's."""
+        return name if name is not None and name in (*self.names, self.options.source) else self.name
 
     def make_postprocessor(self, dimensions: int | None, normalize: bool | None) -> Postprocessor:
         """What turns pooled vectors into those of a request.
@@ -168,9 +175,9 @@ class ServedModel:
         if prompt_name is None:
             return self.default_prompt
         if prompt_name not in spec.prompts:
+            known = f"It has: {list_some(spec.prompts)}." if spec.prompts else "It has no prompts."
             raise RequestError(
-                f"prompt name {shorten(prompt_name)} is not in this model. It has: "
-                f"{list_some(spec.prompts) or 'none'}.",
+                f"prompt name {shorten(prompt_name)} is not in this model. {known}",
                 "unknown_prompt",
                 param="prompt_name",
             )
@@ -264,11 +271,21 @@ class ServedModel:
         return self.encoder.engine
 
 
+class NamedModel(NamedTuple):
+    """What a client's name means. At most one of `input_type` and `prompt_name` is there."""
+
+    model: ServedModel
+    name: str
+    """The name without its suffix; the model's first where it is not served."""
+    input_type: InputType | None = None
+    prompt_name: str | None = None
+
+
 class ModelRegistry:
     """The models that are served, by the names that clients use.
 
-    A name may end in ":query" or ":document", which chooses the model's prompt for clients that can choose nothing
-    else. Where one model is served, it answers to every name.
+    A name may end in ":query", ":document" or ":" and a prompt name, which chooses the model's prompt for clients that
+    can choose nothing else. Where one model is served, it answers to every name, but not to its own with a wrong end.
 
     Raises:
         InputError: two models have one name.
@@ -294,34 +311,74 @@ class ModelRegistry:
             raise self._unknown(name)
         return self._by_name[name]
 
-    def find(self, name: str | None) -> tuple[ServedModel, InputType | None]:
-        """The model of a name, and the kind of input that the name chooses.
+    def find(self, name: str | None) -> NamedModel:
+        """The model of a name, and the prompt that the name chooses.
 
         Raises:
-            RequestError: several models are served, and none has this name.
+            RequestError: several models are served, and none has this name; or one has it, and not this suffix.
         """
-        if not name or name in self._by_name:
-            return self._by_name[name] if name else self.models[0], None
-        stem, _, suffix = name.rpartition(":")
-        kind: InputType | None = "query" if suffix == "query" else "document" if suffix == "document" else None
-        stem = stem if kind else name
-        if stem in self._by_name:
-            return self._by_name[stem], kind
+        if not name:
+            return NamedModel(self.models[0], self.models[0].name)
+        if name in self._by_name:
+            return NamedModel(self._by_name[name], name)
+        stem = name
+        while ":" in stem:  # names may hold colons, too: the longest counts
+            stem = stem.rpartition(":")[0]
+            if stem in self._by_name:
+                return _apply_suffix(self._by_name[stem], stem, name[len(stem) + 1 :])
         if len(self.models) == 1:
-            return self.models[0], kind
-        raise self._unknown(name)
+            model, (_, colon, suffix) = self.models[0], name.rpartition(":")
+            input_type, prompt_name = (_read_suffix(model, suffix) if colon else None) or (None, None)
+            return NamedModel(model, model.name, input_type, prompt_name)
+        raise self._unknown(name, " :query or :document may follow a name.")
 
-    def _unknown(self, name: str) -> RequestError:
+    def _unknown(self, name: str, hint: str = "") -> RequestError:
         known = list_some(known for model in self.models for known in model.names)
         return RequestError(
-            f"model {shorten(name)} is not served here. There are: {known}.", "unknown_model", param="model"
+            f"model {shorten(name)} is not served here. There are: {known}.{hint}", "unknown_model", param="model"
         )
+
+
+def _apply_suffix(model: ServedModel, name: str, suffix: str) -> NamedModel:
+    """
+    Raises:
+        RequestError: the model has no such prompt.
+    """
+    chosen = _read_suffix(model, suffix)
+    if chosen is not None:
+        return NamedModel(model, name, *chosen)
+    offered = list(dict.fromkeys([*SUFFIXES, *model.encoder.spec.prompts]))
+    near = closest_names(suffix, offered)
+    hint = f" Did you mean {f'{name}:{near[0]}'!r}?" if near else ""
+    raise RequestError(
+        f"model {shorten(f'{name}:{suffix}', 60 + len(name))} is not served here. After {name!r} may follow "
+        f"{list_some(f':{each}' for each in offered)}.{hint}",
+        "unknown_model",
+        param="model",
+    )
+
+
+def _read_suffix(model: ServedModel, suffix: str) -> tuple[InputType | None, str | None] | None:
+    """The input type or the prompt name that a suffix chooses; None for another word."""
+    if suffix in SUFFIXES:
+        return SUFFIXES[suffix], None
+    return (None, suffix) if suffix in model.encoder.spec.prompts else None
 
 
 def _list_files(folder: Path) -> list[tuple[str, int, int]]:
     """The path, size and time of change of each file of a model."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+
+
+def _check_dim(dim: int | None, encoder: Encoder) -> None:
+    """
+    Raises:
+        InputError: not one of the model's dimensions.
+    """
+    if dim is not None and dim not in encoder.dims:
+        dims = ", ".join(map(str, encoder.dims))
+        raise InputError(f"dim {dim} is not in this model. It has {dims}. Choose one of them.")
 
 
 def _read_ranges(options: ModelOptions, encoder: Encoder) -> NDArray[np.float32]:

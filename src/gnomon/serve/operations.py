@@ -12,7 +12,15 @@ from typing import TypeVar
 
 from gnomon.serve import tokens
 from gnomon.serve.exchange import make_id
-from gnomon.serve.requests import Answer, EmbedRequest, EmbedResult, RequestError, SimilarityRequest, TokenizeRequest
+from gnomon.serve.requests import (
+    Answer,
+    DecodeRequest,
+    EmbedRequest,
+    EmbedResult,
+    RequestError,
+    SimilarityRequest,
+    TokenizeRequest,
+)
 from gnomon.serve.service import INLINE_NUMBERS
 from gnomon.serve.states import compute_states
 from gnomon.serve.visit import NO_METHODS, Endpoint, Operation, Visit
@@ -27,7 +35,7 @@ from gnomon.serve.wire.dialect import Dialect, Stamp, TokenizeDialect
 from gnomon.serve.wire.errors import render_tei_error
 from gnomon.serve.wire.fields import Fields
 from gnomon.serve.wire.inputs import check_inputs, check_texts
-from gnomon.serve.wire.vectors import answer_raw, json_answer
+from gnomon.serve.wire.vectors import answer_raw, json_answer, warn_of_unknown, warning_header
 
 NamesModel = TypeVar("NamesModel", EmbedRequest, SimilarityRequest)
 
@@ -78,6 +86,12 @@ def _name_model(visit: Visit, request: NamesModel) -> NamesModel:
     return request if name is None or request.model is not None else replace(request, model=name)
 
 
+def _warn(answer: Answer, request: EmbedRequest | SimilarityRequest | TokenizeRequest | DecodeRequest) -> Answer:
+    """An answer without vectors, with a header that names the fields that were ignored, if any were."""
+    warning = warning_header(warn_of_unknown(request.unknown_fields))
+    return replace(answer, headers={**answer.headers, **warning}) if warning else answer
+
+
 def _render(
     dialect: Dialect, request: EmbedRequest, result: EmbedResult, accept: str | None, request_id: str
 ) -> Answer:
@@ -105,7 +119,7 @@ async def embed_all(visit: Visit) -> Answer:
     visit.call.counts = True
     request = _complete(visit, await visit.parse(tei.parse_embed_all), "inputs")
     result = await compute_states(visit.host.service, request, visit.call)
-    return await visit.host.service.render_in_thread(partial(tei.render_states, result))
+    return _warn(await visit.host.service.render_in_thread(partial(tei.render_states, result)), request)
 
 
 async def similarity(visit: Visit) -> Answer:
@@ -114,12 +128,13 @@ async def similarity(visit: Visit) -> Answer:
 
 
 async def _answer_similarity(visit: Visit, request: SimilarityRequest) -> Answer:
+    visit.call.num_unknown_fields = len(request.unknown_fields)
     request = _name_model(visit, request)
     texts = [request.source, *request.texts]
     check_texts(request.texts, visit.host.options.max_inputs - 1, visit.host.options.empty, "sentences")
     check_texts(texts, visit.host.options.max_inputs, visit.host.options.empty, "inputs")
     scores, result = await visit.host.service.similarity(request, visit.call)
-    return tei.render_similarity(scores, result)
+    return _warn(tei.render_similarity(scores, result), request)
 
 
 # ---- tokens
@@ -129,7 +144,8 @@ async def tokenize(visit: Visit) -> Answer:
     dialect, request = await visit.parse(partial(_parse_tokenize, visit))
     check_texts(request.texts, visit.host.options.max_inputs, "embed", "inputs")
     rows, model = await tokens.tokenize(visit.host.service, request, visit.call)
-    return await visit.host.service.render_in_thread(partial(dialect.render, request, rows, model.info()))
+    render = partial(dialect.render, request, rows, model.info())
+    return _warn(await visit.host.service.render_in_thread(render), request)
 
 
 def _parse_tokenize(visit: Visit, fields: Fields) -> tuple[TokenizeDialect, TokenizeRequest]:
@@ -141,12 +157,12 @@ def _parse_tokenize(visit: Visit, fields: Fields) -> tuple[TokenizeDialect, Toke
 async def decode(visit: Visit) -> Answer:
     request = await visit.parse(tei.parse_decode)
     check_texts(request.ids, visit.host.options.max_inputs, "embed", "ids")
-    return tei.render_decode(await tokens.decode(visit.host.service, request, visit.call))
+    return _warn(tei.render_decode(await tokens.decode(visit.host.service, request, visit.call)), request)
 
 
 async def detokenize(visit: Visit) -> Answer:
     request = await visit.parse(openai.parse_detokenize)
-    return openai.render_detokenize(await tokens.decode(visit.host.service, request, visit.call))
+    return _warn(openai.render_detokenize(await tokens.decode(visit.host.service, request, visit.call)), request)
 
 
 # ---- other kinds of models

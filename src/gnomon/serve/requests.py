@@ -98,7 +98,7 @@ class EmbedResult:
     """The vectors of a request, and how they came about."""
 
     model: str
-    """The name of the model that made them, as the server lists it."""
+    """The name of the model that made them: the one that the request used, if the model has it, or its first."""
     fingerprint: str
     vectors_BD: Vectors
     """float32, contiguous, finite, in the order of the inputs."""
@@ -146,6 +146,7 @@ class TokenizeRequest:
     add_special_tokens: bool = True
     with_token_texts: bool = False
     """Whether the answer has the text of each token (vLLM)."""
+    unknown_fields: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -167,6 +168,7 @@ class DecodeRequest:
     ids: Sequence[Sequence[int]]
     model: str | None = None
     skip_special_tokens: bool = True
+    unknown_fields: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,6 +181,7 @@ class SimilarityRequest:
     prompt_name: str | None = None
     truncate: Truncate | None = None
     truncation_side: Side | None = None
+    unknown_fields: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from gnomon.modules import Postprocessor
 from gnomon.packed import Vectors
 from gnomon.serve.answer_cache import AnswerCache
 from gnomon.serve.call import Call, ClientGoneError, timeout_error
-from gnomon.serve.checks import check_engine, check_fingerprint, check_prompt
+from gnomon.serve.checks import check_engine, check_fingerprint, check_named_prompt, check_prompt
 from gnomon.serve.cl100k import Decode
 from gnomon.serve.inputs import Texts, TokenIds, sort_inputs
 from gnomon.serve.memory import Memory
@@ -108,17 +108,21 @@ class Service:
             self.loop.call_soon_threadsafe(_resolve, jobs)
 
     def apply_defaults(self, request: EmbedRequest) -> EmbedRequest:
-        """The request with what it leaves open: the kind of input that its model's name chooses, and the operator's
-        type of vectors.
+        """The request with what it leaves open: the prompt that its model's name chooses, and the operator's type of
+        vectors. `model` is the name without its end.
 
         Raises:
-            RequestError: an unknown model.
+            RequestError: an unknown model, or one whose name chooses another prompt than the request.
         """
-        model, input_type = self.models.find(request.model)
+        named = self.models.find(request.model)
         prompts = request.prompt, request.prompt_name, request.input_type, request.optional_prompt_name
-        if input_type is not None and all(prompt is None for prompt in prompts):
-            request = replace(request, input_type=input_type)
-        kind = model.options.vector_type
+        if all(prompt is None for prompt in prompts):
+            request = replace(request, input_type=named.input_type, prompt_name=named.prompt_name)
+        else:
+            check_named_prompt(request, named)
+        if request.model != named.name:
+            request = replace(request, model=named.name)
+        kind = named.model.options.vector_type
         if kind != "float" and not request.types_named:
             request = replace(request, vector_types=(kind,))
         return request
@@ -150,7 +154,7 @@ class Service:
         call.timings = Timings(call.seconds, seconds, job.queue_seconds / count, job.inference_seconds / count)
         report = await self.run_in_thread(partial(inputs.describe, preparation)) if request.report else None
         return EmbedResult(
-            model=model.name,
+            model=model.choose_name(request.model),
             fingerprint=model.fingerprint,
             vectors_BD=vectors_BD,
             quantized=quantized,
@@ -191,7 +195,7 @@ class Service:
             RequestError: the model is unknown, does not compute now, or has another fingerprint; or the prompt cannot
                 be used.
         """
-        model, _ = self.models.find(request.model)
+        model = self.models.find(request.model).model
         call.model, call.num_inputs = model, len(request.inputs)
         check_engine(model)
         check_fingerprint(request, model)

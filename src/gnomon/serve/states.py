@@ -43,7 +43,7 @@ async def compute_states(service: Service, request: EmbedRequest, call: Call) ->
     queue = began - call.began - seconds
     call.timings = Timings(call.seconds, seconds, queue, time.monotonic() - began)
     return StatesResult(
-        model=model.name,
+        model=model.choose_name(request.model),
         fingerprint=model.fingerprint,
         states=states,
         token_counts=[text.num_tokens for text in texts],

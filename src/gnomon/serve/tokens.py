@@ -19,7 +19,7 @@ async def tokenize(service: Service, request: TokenizeRequest, call: Call) -> tu
     Raises:
         RequestError: an unknown model or prompt name.
     """
-    model, _ = service.models.find(request.model)
+    model = service.models.find(request.model).model
     call.model, call.num_inputs = model, len(request.texts)
     prompt = model.resolve_prompt(None if request.prompt_name else "", request.prompt_name, None)
     raw = model.encoder.tokenizer.raw
@@ -40,7 +40,7 @@ async def decode(service: Service, request: DecodeRequest, call: Call) -> list[s
     Raises:
         RequestError: an unknown model, or an id that it does not have.
     """
-    model, _ = service.models.find(request.model)
+    model = service.models.find(request.model).model
     call.model, call.num_inputs = model, len(request.ids)
     rows = model.encoder.spec.trunk.vocab_size
     _check_amount(sum(map(len, request.ids)), "token ids")

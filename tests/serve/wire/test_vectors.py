@@ -14,7 +14,15 @@ from numpy.typing import NDArray
 from wire import RESULT, VECTORS
 
 from gnomon.serve.requests import EmbedRequest
-from gnomon.serve.wire.vectors import answer_raw, choose_raw_type, header_text, json_answer, write_vectors
+from gnomon.serve.wire.vectors import (
+    answer_raw,
+    choose_raw_type,
+    header_text,
+    json_answer,
+    warn_of_unknown,
+    warning_header,
+    write_vectors,
+)
 
 REQUEST = EmbedRequest(inputs=["a", "b"])
 MATRICES = arrays(
@@ -100,3 +108,15 @@ def test_headers_hold_printable_ascii(text: str) -> None:
     value = header_text(text)
     assert value.isascii()
     assert value.isprintable()
+
+
+def test_a_warning_names_five_fields_as_headers_may_hold_them() -> None:
+    assert warning_header(warn_of_unknown(())) == {}
+    names = ["a\r\nx-evil: 1", "\u00e9\ud800", "n" * 100_000, "d", "e", "f", "g"]
+    (warning,) = warning_header(warn_of_unknown(names)).values()
+    assert len(warning) < 200
+    assert warning.isascii()
+    assert warning.isprintable()
+    assert r"'a\r\nx-evil: 1'" in warning
+    assert "'d', 'e' and 2 more." in warning
+    assert "'f'" not in warning

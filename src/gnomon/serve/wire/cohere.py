@@ -109,8 +109,7 @@ def parse_tokenize(fields: Fields) -> TokenizeRequest:
     if text is None:
         raise fields.missing("text", "a text")
     request = TokenizeRequest(texts=[text], model=read_model(fields), add_special_tokens=False)
-    fields.unknown()
-    return request
+    return finish(fields, request)
 
 
 def render_tokenize(request: TokenizeRequest, tokens: Sequence[Sequence[Token]], model: ModelInfo) -> Answer:

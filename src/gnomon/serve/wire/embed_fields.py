@@ -4,9 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
-from gnomon.serve.requests import EmbedRequest, Inputs, InputType, RequestError, Side, Truncate, VectorType
+from gnomon.serve.requests import (
+    DecodeRequest,
+    EmbedRequest,
+    Inputs,
+    InputType,
+    RequestError,
+    Side,
+    SimilarityRequest,
+    TokenizeRequest,
+    Truncate,
+    VectorType,
+)
 from gnomon.serve.wire.fields import Fields, is_whole_number, refuse_conflict
 from gnomon.serve.wire.inputs import read_model
 
@@ -64,6 +75,9 @@ ENCODING_FORMATS: Mapping[str, Literal["float", "base64", "bytes"]] = {
 OCTETS = "application/octet-stream"
 
 
+AnyRequest = TypeVar("AnyRequest", EmbedRequest, SimilarityRequest, TokenizeRequest, DecodeRequest)
+
+
 class Truncation(NamedTuple):
     truncate: Truncate | None = None
     max_tokens: int | None = None
@@ -118,7 +132,7 @@ def read_embed(
     )
 
 
-def finish(fields: Fields, request: EmbedRequest) -> EmbedRequest:
+def finish(fields: Fields, request: AnyRequest) -> AnyRequest:
     """The request with the fields that no reader knew."""
     unknown = fields.unknown()
     return replace(request, unknown_fields=unknown) if unknown else request

@@ -147,8 +147,7 @@ def parse_tokenize(fields: Fields) -> TokenizeRequest:
         add_special_tokens=special is not False,
         with_token_texts=fields.flag("return_token_strs") or False,
     )
-    fields.unknown()
-    return request
+    return finish(fields, request)
 
 
 def render_tokenize(request: TokenizeRequest, tokens: Sequence[Sequence[Token]], model: ModelInfo) -> Answer:
@@ -172,8 +171,7 @@ def parse_detokenize(fields: Fields) -> DecodeRequest:
     if len(ids) > 1:
         raise fields.error("tokens", ids, "the token ids of one text")
     request = DecodeRequest(ids=ids, model=read_model(fields), skip_special_tokens=False)
-    fields.unknown()
-    return request
+    return finish(fields, request)
 
 
 def render_detokenize(texts: Sequence[str]) -> Answer:

@@ -148,8 +148,7 @@ def parse_similarity(fields: Fields) -> SimilarityRequest:
         truncate=truncation.truncate,
         truncation_side=truncation.side,
     )
-    options.unknown()
-    return request
+    return finish(options, request)
 
 
 def render_similarity(scores: Sequence[float], result: EmbedResult) -> Answer:
@@ -168,8 +167,7 @@ def parse_tokenize(fields: Fields) -> TokenizeRequest:
         prompt_name=fields.text("prompt_name"),
         add_special_tokens=fields.flag("add_special_tokens") is not False,
     )
-    fields.unknown()
-    return request
+    return finish(fields, request)
 
 
 def render_tokenize(request: TokenizeRequest, tokens: Sequence[Sequence[Token]], model: ModelInfo) -> Answer:
@@ -188,8 +186,7 @@ def parse_decode(fields: Fields) -> DecodeRequest:
         model=read_model(fields),
         skip_special_tokens=fields.flag("skip_special_tokens") is not False,
     )
-    fields.unknown()
-    return request
+    return finish(fields, request)
 
 
 def render_decode(texts: Sequence[str]) -> Answer:

@@ -15,7 +15,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from gnomon.messages import shorten
+from gnomon.messages import list_some, shorten
 from gnomon.serve.requests import Answer, EmbedRequest, EmbedResult, StatesResult, VectorType
 from gnomon.serve.wire.embed_fields import OCTETS
 
@@ -24,6 +24,8 @@ JSON_TYPES = ("application/json", "application/*", "*/*")
 PRINTABLE = "".join(map(chr, range(0x20, 0x7F)))
 OPTIONS = orjson.OPT_SERIALIZE_NUMPY
 
+MAX_NAMES = 5
+"""Fields that a warning names."""
 
 ITEMS_PER_PART = 64
 """Items of a list that are written at once. orjson lets no other thread run while it writes, and 64 vectors take it 2
@@ -75,18 +77,26 @@ def write_report(request: EmbedRequest, result: EmbedResult) -> dict[str, Any]:
 
 def collect_warnings(request: EmbedRequest, result: EmbedResult) -> list[str]:
     """What a client should know about an answer."""
-    name = request.optional_prompt_name
-    if name is None or result.prompt:
+    warnings, name = warn_of_unknown(request.unknown_fields), request.optional_prompt_name
+    if name is not None and not result.prompt:
+        warnings.append(f"the model has no prompt named {shorten(name)}. The texts were embedded without a prompt.")
+    return warnings
+
+
+def warn_of_unknown(fields: Sequence[str]) -> list[str]:
+    """The warning that fields of a body were ignored, if any were."""
+    if not fields:
         return []
-    return [f"the model has no prompt named {shorten(name)}. The texts were embedded without a prompt."]
+    return [f"unknown fields were ignored: {list_some((shorten(name, 40) for name in fields), MAX_NAMES)}."]
+
+
+def warning_header(warnings: Sequence[str]) -> dict[str, str]:
+    return {"x-gnomon-warning": header_text(" ".join(warnings))} if warnings else {}
 
 
 def embed_headers(request: EmbedRequest, result: EmbedResult) -> dict[str, str]:
     """Headers of every answer with vectors; times are whole milliseconds."""
-    headers = result_headers(result)
-    if warnings := collect_warnings(request, result):
-        headers["x-gnomon-warning"] = header_text(" ".join(warnings))
-    return headers
+    return {**result_headers(result), **warning_header(collect_warnings(request, result))}
 
 
 def result_headers(result: EmbedResult | StatesResult) -> dict[str, str]:
