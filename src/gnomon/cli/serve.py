@@ -117,8 +117,8 @@ command = click.Command(
             is_flag=False,
             flag_value=HERE,
             metavar="[URL]",
-            help="Ask a running server whether it is ready, and end: status 0 if it is, else 1. A URL with TLS begins with "
-            "https://.",
+            help="Ask a running server whether it is ready, and end: status 0 if it is, else 1. A URL with TLS "
+            "begins with https://.",
         ),
         _listing_option("--help-infinity", INFINITY, "List infinity's options and what they do here."),
         _listing_option("--help-tei", TEI, "List TEI's options and what they do here."),

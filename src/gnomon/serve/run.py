@@ -335,7 +335,7 @@ class _GranianServer:
         self._server.stop()
 
     def take_certificate(self, certificate: Certificate) -> bool:
-        return False  # its embedded server cannot start a worker anew, which alone would read the files
+        return False  # it reads the files when a worker starts; a new one would share the port with the old for a while
 
 
 class _UvicornServer:
