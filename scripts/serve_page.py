@@ -37,6 +37,9 @@ Without an API key the server listens on 127.0.0.1, and with one on 0.0.0.0. `--
 that others can reach, without a key, gives a warning. Give keys by `GNOMON_API_KEY` or `--api-key-file`: other users of
 a machine can see its command lines.
 
+A `GNOMON_` variable that nothing reads gives a line with the nearest name that is read. After the word `v2` a misspelt
+`INFINITY_` variable does, too.
+
 `gnomon serve --probe` asks the server on this machine whether it is ready. Its exit status is 0 or 1. It reads the same
 options and variables for port, socket, host and TLS, so it suits the health check of a container.
 
@@ -57,6 +60,7 @@ Put `gnomon serve` in place of `infinity_emb`. The options work without the word
 | listens on 0.0.0.0 | after the word `v2`, with a warning if there is no API key; otherwise 127.0.0.1 without a key |
 | a default model | a model must be named |
 | `trust_remote_code` is on by default | code from a checkpoint is never run |
+| `/docs` and `/openapi.json` | are not here: [server requests](server-api.md) has all routes |
 | `--preload-only` ends by a signal, with exit status 3 | ends with exit status 0 |
 | `--batch-size` is the size of a batch | an upper bound; the tokens of a batch decide |
 | sends statistics of its use | sends none |
@@ -72,6 +76,7 @@ Put `gnomon serve` in place of `text-embeddings-router`. Its variables have name
 
 | TEI | here |
 |---|---|
+| `/docs` and `/api-doc/openapi.json` | are not here: [server requests](server-api.md) has all routes |
 | port 3000, in its images 80 | 7997; `--port 3000` for the old one |
 | listens on 0.0.0.0 | 127.0.0.1 without an API key |
 | pages of any origin may call it | none; `--cors-allow-origin` allows one |

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import sys
@@ -709,6 +710,81 @@ def test_the_probe_of_a_socket(server: Server, tmp_path: Path) -> None:
         result = server.run("--probe", "--uds", "s.sock")
         thread.join()
     assert (result.exit_code, lines) == (0, [b"GET /ready HTTP/1.1"])
+
+
+@pytest.mark.parametrize("answer", [b"\x15\x03\x03\x00\x02\x022", b""])
+def test_the_probe_of_a_port_of_tls_asks_for_https(answer: bytes, server: Server) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(30)
+
+        def refuse() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(answer)
+
+        thread = threading.Thread(target=refuse)
+        thread.start()
+        port = listening.getsockname()[1]
+        result = server.run("--probe", "--port", port)
+        thread.join()
+    assert result.exit_code == 1
+    assert f"--probe https://127.0.0.1:{port}/ready" in result.stdout
+
+
+def test_the_probe_of_another_path_says_nothing_of_ready(listener: Callable[[int], HTTPServer], server: Server) -> None:
+    port = listener(200).server_port
+    result = server.run("--probe", f"http://127.0.0.1:{port}/health")
+    assert result.exit_code == 1
+    assert result.stdout == f"http://127.0.0.1:{port}/health answered 418\n"
+
+
+# ---- variables that nothing reads
+
+
+@pytest.mark.parametrize(
+    ("args", "name", "meant"),
+    [
+        ([], "GNOMON_API_KEY_FLE", "GNOMON_API_KEY_FILE"),
+        (["v2"], "INFINITY_MODEL_IDD", "INFINITY_MODEL_ID"),
+        ([], "GNOMON_XQJZ", ""),
+    ],
+)
+def test_a_variable_that_nothing_reads_is_named(args: list[str], name: str, meant: str, server: Server) -> None:
+    (line,) = server.notes(*args, "--host", "::1", "m/n", env={name: "x"})
+    assert name in line
+    assert ("Did you mean" in line) == bool(meant)
+    assert meant in line
+
+
+@pytest.mark.parametrize(
+    ("args", "env"),
+    [
+        ([], {"INFINITY_MODEL_IDD": "x"}),
+        (["v2", "--host", "::1"], {"INFINITY_XQJZ": "x"}),
+        ([], {"GNOMON_CACHE_DIR": "x", "GNOMON_CACHE_SIZE": "1G", "GNOMON_TEI_ENV": "false"}),
+        ([], {"GNOMON_SERVICE_HOST": "10.0.0.1", "GNOMON_PORT_80_TCP_ADDR": "10.0.0.1", "GNOMON_B_PORT": "tcp://1:2"}),
+    ],
+)
+def test_other_variables_give_no_note(args: list[str], env: dict[str, str], server: Server) -> None:
+    assert server.notes(*args, "m/n", env=env) == []
+
+
+# ---- errors that end the start
+
+
+@pytest.mark.parametrize("env", [{}, {"GNOMON_LOG_FORMAT": "json"}])
+def test_an_error_of_the_start_is_a_record_where_the_log_is_json(env: dict[str, str], server: Server) -> None:
+    args = ["m/n", "--tls-key", "key.pem"]
+    result = server.run(*args, *([] if env else ["--log-format", "json"]), env=env)
+    assert result.exit_code == 2
+    record = json.loads(result.stderr)
+    assert (record["level"], record["status"]) == ("error", 2)
+    assert "--tls-cert" in record["message"]
+
+
+def test_the_word_v2_comes_first(server: Server) -> None:
+    assert "gnomon serve v2 MODEL" in server.refusal("m/n", "v2")
 
 
 @pytest.mark.parametrize("url", ["http://", "ftp://a", "http://a:b"])

@@ -11,6 +11,8 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +131,48 @@ def test_a_line_of_the_log_is_one_line_whatever_it_holds(read_logs: Callable[[],
     log(logging.INFO, "one\ntwo", reason="three\x1b[2J\u2028four")
     (line,) = read_logs()
     assert line.endswith(r"one\ntwo reason=three\x1b[2J\u2028four")
+
+
+def test_a_line_of_text_has_date_and_time_and_clear_values(read_logs: Callable[[], list[str]]) -> None:
+    set_up_logs("text", "info")
+    log(logging.INFO, "one", engine="onnx graph, float32", dimensions=[64, 32], prompts=[], lane=None, word='a"b')
+    (line,) = read_logs()
+    stamp, rest = line.split(" ", 1)
+    assert abs(datetime.fromisoformat(stamp).timestamp() - time.time()) < 3600
+    assert datetime.fromisoformat(stamp).tzinfo is not None
+    assert rest == r'''info    one engine="onnx graph, float32" dimensions=64,32 prompts="" word="a\"b"'''
+
+
+def test_lists_are_lists_in_json_and_none_is_left_out(read_logs: Callable[[], list[str]]) -> None:
+    set_up_logs("json", "info")
+    log(logging.INFO, "one", dimensions=[64, 32], lane=None)
+    line = json.loads(read_logs()[0])
+    assert line["dimensions"] == [64, 32]
+    assert "lane" not in line
+
+
+def test_the_address_of_a_client_ends_its_line(read_logs: Callable[[], list[str]]) -> None:
+    set_up_logs("text", "info")
+    client = TestClient(App(ServeOptions(models=(ModelOptions(source=E5),))), client=("10.1.2.3", 5000))
+    client.get("/none")
+    assert read_logs()[0].endswith(" client=10.1.2.3")
+
+
+def test_a_reload_says_what_it_did(tmp_path: Path, read_logs: Callable[[], list[str]]) -> None:
+    file = tmp_path / "keys"
+    file.write_text("one\n")
+    folder = tmp_path / "model"
+    shutil.copytree(E5, folder)
+    models = (ModelOptions(source=E5, names=("a",)), ModelOptions(source=str(folder), names=("b",)))
+    with serve(*models, api_key_file=file) as (client, app):
+        set_up_logs("json", "info")
+        file.write_text("one\ntwo\n")
+        client.portal.call(partial(app.reload, changed_only=True))
+        (folder / "README.md").write_text("changed")
+        client.portal.call(partial(app.reload, changed_only=True))
+    lines = [json.loads(line) for line in read_logs()]
+    found = [(line["keys"], line["loaded"], line["unchanged"]) for line in lines if line["message"] == "reloaded"]
+    assert found == [(2, [], ["a", "b"]), (2, ["b"], ["a"])]
 
 
 def test_what_a_client_sent_is_quoted_only_where_it_must_be() -> None:

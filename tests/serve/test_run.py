@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -25,6 +26,7 @@ pytestmark = pytest.mark.slow
 
 E5 = goldens.GOLDEN / "multilingual-e5-small"
 SECONDS = 60
+TLS = Path(__file__).parent / "tls"
 
 
 class Server:
@@ -325,3 +327,78 @@ def test_a_collector_that_does_not_answer_is_given_up() -> None:
             code, log = server.end()
     assert code == 0, log
     assert "traces could not be sent" in log
+
+
+# ---- TLS, and signals while it loads
+
+
+def served_certificate(port: int) -> bytes:
+    return ssl.PEM_cert_to_DER_cert(ssl.get_server_certificate(("127.0.0.1", port)))
+
+
+@pytest.mark.parametrize("name", ["granian", "uvicorn"])
+def test_sighup_serves_the_new_certificate_or_says_that_it_cannot(name: str, tmp_path: Path) -> None:
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+
+    def write(pair: str) -> bytes:
+        cert.write_bytes((TLS / f"{pair}.pem").read_bytes())
+        key.write_bytes((TLS / f"{pair}.key").read_bytes())
+        return ssl.PEM_cert_to_DER_cert(cert.read_text())
+
+    first = write("a")
+    tls = ("--tls-cert", str(cert), "--tls-key", str(key))
+    with serve("--server", name, "--drain-delay", "0", *tls, ready=False) as server:
+        assert server.process.stderr is not None
+        lines = list[str]()
+
+        def read_until(part: str) -> None:
+            assert server.process.stderr is not None
+            while not lines or part not in lines[-1]:
+                lines.append(server.process.stderr.readline())
+                assert lines[-1], lines
+
+        read_until(" ready seconds=")
+        assert served_certificate(server.port) == first
+        second = write("b")
+        server.process.send_signal(signal.SIGHUP)
+        read_until(" reloaded ")
+        assert "unchanged=" in lines[-1]
+        assert "loaded=" in lines[-1]
+        expected = {"granian": ("restart the server", first), "uvicorn": ("certificate reloaded", second)}[name]
+        assert expected[0] in "".join(lines)
+        assert served_certificate(server.port) == expected[1]
+        assert server.end()[0] == 0
+
+
+def test_a_key_of_another_certificate_is_refused_at_the_start() -> None:
+    code, error = run(str(E5), "--tls-cert", str(TLS / "a.pem"), "--tls-key", str(TLS / "b.key"))
+    assert code == 2
+    assert "does not belong" in error
+    assert "Traceback" not in error
+
+
+LOAD_FOR_EVER = """
+import sys, threading
+from gnomon.serve.app import App
+from gnomon.serve.options import ModelOptions, ServeOptions
+from gnomon.serve.run import run_server
+
+options = ServeOptions(models=(ModelOptions(source="x"),), port=int(sys.argv[1]))
+sys.exit(run_server(options, lambda options: App(options, load=lambda _: threading.Event().wait())))
+"""
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+def test_a_signal_while_it_loads(number: int, status: int) -> None:
+    port = free_port()
+    command = [sys.executable, "-c", LOAD_FOR_EVER, str(port)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        server = Server(process, port, None)
+        try:
+            server.wait_for("/livez", 200)
+            code, log = server.end(number)
+        finally:
+            process.kill()
+    assert code == status, log
+    assert log.count("ended before it was ready") == 1
+    assert f"status={status}" in log

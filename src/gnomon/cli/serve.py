@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from typing import Any
 
 import click
 
+from gnomon import interrupts
 from gnomon.cli.serve_options.build import build_options
 from gnomon.cli.serve_options.checks import require_server
-from gnomon.cli.serve_options.collect import Settings, collect_settings
+from gnomon.cli.serve_options.collect import TEI_ENV, Settings, collect_settings, note_unknown
 from gnomon.cli.serve_options.infinity import INFINITY
 from gnomon.cli.serve_options.listing import format_rows
 from gnomon.cli.serve_options.parameters import click_options
@@ -18,11 +20,12 @@ from gnomon.cli.serve_options.readers import parse_switch
 from gnomon.cli.serve_options.rows import Row
 from gnomon.cli.serve_options.tei import TEI
 from gnomon.cli.shared import note
-from gnomon.terminal import terminal_width
+from gnomon.terminal import format_error, terminal_width
 
 WORDS = ("v2", "v1")
 """First words of infinity's command line."""
-TEI_ENV = "GNOMON_TEI_ENV"
+EXIT_FAILED = 2
+"""Exit status of every error."""
 HERE = "here"
 """The value of --probe without an address."""
 
@@ -40,11 +43,36 @@ def serve(models: tuple[str, ...], probe: str | None, tei_env: bool, **typed: An
     settings = collect_settings(typed, models[1:] if word else models, os.environ, tei_env=tei_env)
     if probe is not None:
         click.get_current_context().exit(_probe(probe, settings))
-    options = build_options(settings, as_infinity=word is not None)
-    require_server(options.server)
-    from gnomon.serve.run import run_server
+    note_unknown(os.environ, as_infinity=word is not None)
+    try:
+        options = build_options(settings, as_infinity=word is not None)
+        require_server(options.server)
+        from gnomon.serve.run import run_server
 
-    click.get_current_context().exit(run_server(options))
+        status = run_server(options)
+    except Exception as error:
+        if interrupts.was_interrupted() or not _log_as_json(error, settings):
+            raise
+        status = EXIT_FAILED
+    click.get_current_context().exit(status)
+
+
+def _log_as_json(error: Exception, settings: Settings) -> bool:
+    """Write an error as a record of the log, where the log is JSON; whether it was written."""
+    context = click.get_current_context()
+    if "log_format" not in settings or settings["log_format"].values[-1] != "json":
+        return False
+    if context.find_root().params.get("traceback"):
+        return False
+    try:
+        from gnomon.serve.logs import log, set_up_logs
+    except ImportError:  # the extra is not installed
+        return False
+    set_up_logs("json", "error")
+    options = [param for param in context.command.params if isinstance(param, click.Option)]
+    names = {option.name: option.opts[0] for option in options if option.name}
+    log(logging.ERROR, format_error(error, names), status=EXIT_FAILED)
+    return True
 
 
 def _probe(url: str, settings: Settings) -> int:
@@ -89,7 +117,8 @@ command = click.Command(
             is_flag=False,
             flag_value=HERE,
             metavar="[URL]",
-            help="Ask a running server whether it is ready, and end: status 0 if it is, else 1.",
+            help="Ask a running server whether it is ready, and end: status 0 if it is, else 1. A URL with TLS "
+            "begins with https://.",
         ),
         _listing_option("--help-infinity", INFINITY, "List infinity's options and what they do here."),
         _listing_option("--help-tei", TEI, "List TEI's options and what they do here."),

@@ -125,7 +125,9 @@ class App:
                 self.keys.reload()
             except InputError as error:
                 raise RequestError(f"the keys stay as they are: {error}", "internal") from error
-            await self.loader.reload(name, revision, changed_only=changed_only)
+            loaded = await self.loader.reload(name, revision, changed_only=changed_only)
+            unchanged = [model.name for model in self.service.models if model.name not in loaded]
+            log(logging.INFO, "reloaded", keys=len(self.keys), loaded=loaded, unchanged=unchanged)
 
     async def _load_all(self) -> None:
         assert self.ended is not None
@@ -284,7 +286,9 @@ class App:
         self.tracer.record(route, exchange, call, answer.status)
         quiet = quiet or (not call.counts and answer.status < 400)
         line = f"{quote_sent(exchange.method)} {quote_sent(exchange.path)}"
-        log(logging.DEBUG if quiet else logging.INFO, line, **_log_fields(call, answer, has_keys=bool(self.keys)))
+        fields = _log_fields(call, answer, has_keys=bool(self.keys))
+        client = quote_sent(exchange.client) or None
+        log(logging.DEBUG if quiet else logging.INFO, line, **fields, client=client)
 
     def _normalize_path(self, path: str) -> str:
         """Without the prefix, doubled slashes and a slash at the end."""

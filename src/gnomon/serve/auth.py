@@ -31,8 +31,15 @@ class ApiKeys:
         self.reload()
 
     def reload(self) -> None:
-        """Read the file again; the keys stay as they are where that fails."""
+        """Read the file again; the keys stay as they are where that fails.
+
+        Raises:
+            InputError: as `read_key_file`.
+        """
         self._hashes = [*self._own, *([_hash(key) for key in read_key_file(self._file)] if self._file else [])]
+
+    def __len__(self) -> int:
+        return len(self._hashes)
 
     def __bool__(self) -> bool:
         return bool(self._hashes)

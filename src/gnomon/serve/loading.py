@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,7 +11,6 @@ from typing import Any
 from gnomon.encoder import Encoder
 from gnomon.errors import InputError, ModelError, SourceError
 from gnomon.serve.cl100k import load_cl100k
-from gnomon.serve.logs import log
 from gnomon.serve.models import ModelRegistry, OnStep, ServedModel
 from gnomon.serve.options import ModelOptions, ServeOptions
 from gnomon.serve.requests import ErrorKind, RequestError
@@ -58,8 +56,9 @@ class ModelLoader:
                 self._close_model(model)
             raise
 
-    async def reload(self, name: str | None, revision: str | None, *, changed_only: bool) -> None:
-        """Load models again; then requests go to the new ones, and the old ones end what they have begun.
+    async def reload(self, name: str | None, revision: str | None, *, changed_only: bool) -> list[str]:
+        """Load models again; then requests go to the new ones, and the old ones end what they have begun. Returns the
+        names of those that were loaded.
 
         Args:
             name, revision, changed_only: as in `App.reload`.
@@ -82,9 +81,9 @@ class ModelLoader:
                 message = f"{model.name} could not be loaded again, and goes on as it is: {error}"
                 raise RequestError(message, kind) from error
         self.service.models = ModelRegistry([fresh.get(model, model) for model in self.service.models])
-        log(logging.INFO, "models reloaded", models=[model.name for model in self.service.models])
         for model in fresh:
             self._retiring[model] = asyncio.ensure_future(self._retire(model))
+        return [model.name for model in fresh]
 
     async def close(self) -> None:
         """Let go of all models, also of one that is being loaded; what still waits for them fails."""
@@ -136,8 +135,8 @@ def describe_model(model: ServedModel) -> dict[str, Any]:
     return {
         "source": info.source,
         "engine": info.engine,
-        "dimensions": ",".join(map(str, info.dimensions)),
-        "prompts": ",".join(info.prompts) or "none",
+        "dimensions": list(info.dimensions),
+        "prompts": list(info.prompts),
         "tokens_per_second": info.stats["tokens_per_second"],
         "fingerprint": info.fingerprint[:12],
     }

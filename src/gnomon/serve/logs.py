@@ -5,11 +5,12 @@ What a client chose (a path, a method, an id) is written percent-encoded and sho
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
-import time
 import traceback
-from typing import Any
+from datetime import datetime
+from typing import Any, cast
 from urllib.parse import quote
 
 import orjson
@@ -45,8 +46,8 @@ class _JsonFormatter(logging.Formatter):
 
 class _TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        stamp = time.strftime("%H:%M:%S", time.localtime(record.created))
-        fields = "".join(f" {name}={value}" for name, value in getattr(record, "fields", {}).items())
+        stamp = datetime.fromtimestamp(record.created).astimezone().isoformat(timespec="milliseconds")
+        fields = "".join(f" {name}={_write_value(value)}" for name, value in getattr(record, "fields", {}).items())
         line = f"{stamp} {record.levelname.lower():7} {record.getMessage()}{fields}"
         return line if line.isprintable() else _escape(line)
 
@@ -61,9 +62,10 @@ def set_up_logs(form: LogFormat, level: str) -> None:
 
 
 def log(level: int, message: str, **fields: Any) -> None:
-    """Write a line with fields beside the message."""
+    """Write a line with fields beside the message; those that are None are left out."""
     if LOGGER.isEnabledFor(level):
-        LOGGER.log(level, message, extra={"fields": fields})
+        present = {name: value for name, value in fields.items() if value is not None}
+        LOGGER.log(level, message, extra={"fields": present})
 
 
 def quote_sent(text: str) -> str:
@@ -89,6 +91,12 @@ def list_frames(error: BaseException) -> list[str]:
         lines += [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(link.__traceback__)]
         link = link.__cause__ or link.__context__
     return lines
+
+
+def _write_value(value: object) -> str:
+    """A value in a line of text: lists with commas, and quotes where a space, a quote or nothing would be unclear."""
+    text = ",".join(map(str, cast("list[object]", value))) if isinstance(value, list) else str(value)
+    return json.dumps(text, ensure_ascii=False) if not text or " " in text or '"' in text else text
 
 
 def _escape(line: str) -> str:

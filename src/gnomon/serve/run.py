@@ -12,14 +12,17 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Never, Protocol
 
+from gnomon import interrupts
 from gnomon.errors import ExtraError, GnomonError, InputError, Notice
 from gnomon.install import advise_install
 from gnomon.serve.app import EXIT_STUCK, App
 from gnomon.serve.logs import log, set_up_logs
 from gnomon.serve.options import ServeOptions
+from gnomon.serve.tls import Certificate
 
 BACKLOG = 2048
 KEEP_ALIVE_SECONDS = 75
@@ -32,7 +35,11 @@ LAST_SECONDS = 2.0
 
 POLL_SECONDS = 0.05
 
-EXIT_FAILED = 2
+SIGNAL_SECONDS = 0.01
+"""How long the start waits for a signal that came before the event loop took them."""
+
+EXIT_INTERRUPTED = 130
+"""As shells report SIGINT."""
 
 
 class HttpServer(Protocol):
@@ -46,12 +53,17 @@ class HttpServer(Protocol):
         """Accept no more connections."""
         ...
 
+    def take_certificate(self, certificate: Certificate) -> bool:
+        """Serve new connections with the files as they are now. Returns False where it reads them at the start only."""
+        ...
+
 
 def run_server(options: ServeOptions, make_app: Callable[[ServeOptions], App] = App) -> int:
     """Serve until a signal, or until the server must end by itself; returns the exit status.
 
     The first SIGTERM or SIGINT drains: the requests under way are answered. A second one ends at once. SIGHUP reads the
-    keys again, and loads models again whose files have changed.
+    keys and the certificate again, and loads models again whose files have changed. The status is 130 after a SIGINT
+    before the server was ready, and 0 after any other signal.
 
     Args:
         make_app: makes the application; tests put a model with a faulty engine in.
@@ -77,15 +89,17 @@ def limit_tokenizer_threads(options: ServeOptions) -> None:
         os.environ.setdefault("RAYON_NUM_THREADS", str(options.tokenizer_threads))
 
 
+UNREADY = "ended before it was ready"
+
 has_served = False
 """Whether this process has run a server. Its HTTP server and engine have threads of their own, which are not ended one
 by one: the command line then leaves without the interpreter's clean-up, in which such threads once ended it by SIGABRT.
 """
 
 
-def leave(status: int) -> Never:
+def leave(status: int, message: str = "ended without waiting for what still runs") -> Never:
     """End the process at once, whatever its threads do."""
-    log(logging.WARNING, "ended without waiting for what still runs", status=status)
+    log(logging.WARNING, message, status=status)
     sys.stderr.flush()
     os._exit(status)
 
@@ -107,20 +121,25 @@ class _Runner:
         self._tasks = set[asyncio.Task[Any]]()
 
     async def run(self) -> int:
+        if self.options.tls_cert is not None and self.options.tls_key is not None:
+            self._certificate = Certificate(self.options.tls_cert, self.options.tls_key)
         if self.options.exit_when_loaded:
             return await self._load_only()
-        check_address(self.options)
-        server = open_server(self.app, self.options)
-        metrics = await _serve_metrics(self.app, self.options.metrics_port)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal, number)
+        check_address(self.options)
+        server = self._server = open_server(self.app, self.options)
+        stop = asyncio.create_task(self._stop.wait())
+        if (await asyncio.wait({stop}, timeout=SIGNAL_SECONDS))[0] or interrupts.was_interrupted():
+            stop.cancel()
+            return self._end_unready()
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+        metrics = await _serve_metrics(self.app, self.options.metrics_port)
         await self.app.start()
         assert self.app.ended is not None
         serving = asyncio.create_task(server.serve())
         log(logging.INFO, f"listening on {describe_address(self.options)}; loading")
-        stop = asyncio.create_task(self._stop.wait())
         await asyncio.wait({serving, stop, self.app.ended}, return_when=asyncio.FIRST_COMPLETED)
         stop.cancel()
         ended = self.app.ended.result() if self.app.ended.done() else None
@@ -134,8 +153,10 @@ class _Runner:
         still_loads = self.app.state == "loading" and ended is None
         if status == EXIT_STUCK:
             await self.app.tracer.close()
-        if still_loads or self._signals > 1 or status == EXIT_STUCK:
-            leave(status)  # a thread that loads or is stuck would be waited for
+        if still_loads and self._signals:
+            leave(self._unready_status, UNREADY)  # a thread that loads would be waited for
+        if self._signals > 1 or status == EXIT_STUCK:
+            leave(status)
         await self.app.stop()
         if metrics is not None:
             metrics.close()
@@ -144,6 +165,14 @@ class _Runner:
         if ended is None and serving.done() and serving.exception() is not None:
             raise serving.exception()  # pyright: ignore[reportGeneralTypeIssues]
         return ended or 0
+
+    @property
+    def _unready_status(self) -> int:
+        return EXIT_INTERRUPTED if self._interactive or interrupts.was_interrupted() else 0
+
+    def _end_unready(self) -> int:
+        log(logging.WARNING, UNREADY, status=self._unready_status)
+        return self._unready_status
 
     async def _load_only(self) -> int:
         """Load and check the models; nothing listens."""
@@ -158,7 +187,8 @@ class _Runner:
     async def _drain(self, server: HttpServer) -> None:
         """Take requests for a while, so that load balancers learn of it; then answer those that are under way."""
         self.app.state = "draining"
-        log(logging.INFO, "draining", requests=len(self.app.service.calls))
+        hint = "; Ctrl-C again ends at once" if self._interactive else ""
+        log(logging.INFO, f"draining{hint}", requests=len(self.app.service.calls))
         until = time.monotonic() + (0.0 if self._interactive else self.options.drain_delay)
         while time.monotonic() < until and self._signals < 2:
             await asyncio.sleep(POLL_SECONDS)
@@ -179,15 +209,34 @@ class _Runner:
 
     def _on_hangup(self) -> None:
         async def reload() -> None:
-            try:
-                await self.app.reload(changed_only=True)
-            except GnomonError as error:
-                log(logging.ERROR, f"not reloaded: {error}")
+            for read in (self._reload_certificate, partial(self.app.reload, changed_only=True)):
+                try:
+                    await read()
+                except GnomonError as error:
+                    log(logging.ERROR, f"not reloaded: {error}")
 
         task = asyncio.create_task(reload())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    async def _reload_certificate(self) -> None:
+        """
+        Raises:
+            InputError: the files that are there now cannot be used; the server goes on with those that it has.
+        """
+        certificate = self._certificate
+        if certificate is None or self._server is None:
+            return
+        certificate.check()
+        if not certificate.take_change():
+            return
+        if self._server.take_certificate(certificate):
+            log(logging.INFO, "certificate reloaded")
+        else:
+            log(logging.WARNING, "the certificate changed; it is read at the start only: restart the server")
+
+    _certificate: Certificate | None = None
+    _server: HttpServer | None = None
     _interactive = False
     """Whether Ctrl-C ends it: then no load balancer needs time."""
 
@@ -285,6 +334,9 @@ class _GranianServer:
     def stop(self) -> None:
         self._server.stop()
 
+    def take_certificate(self, certificate: Certificate) -> bool:
+        return False  # it reads the files when a worker starts; a new one would share the port with the old for a while
+
 
 class _UvicornServer:
     def __init__(self, app: App, options: ServeOptions) -> None:
@@ -315,6 +367,13 @@ class _UvicornServer:
 
     def stop(self) -> None:
         self._server.should_exit = True
+
+    def take_certificate(self, certificate: Certificate) -> bool:
+        context = self._server.config.ssl
+        if context is None:  # it does not listen yet, and will read the files
+            return True
+        certificate.load_into(context)
+        return True
 
 
 async def _serve_metrics(app: App, port: int | None) -> asyncio.Server | None:

@@ -54,6 +54,11 @@ def _split_models(settings: Settings) -> list[dict[str, Any]]:
     sources = [source for source in settings["source"].values if source] if "source" in settings else []
     if not sources:
         raise InputError("no model is given. A server needs one: gnomon serve MODEL, or --model-id MODEL after v2.")
+    if "v2" in sources:
+        raise InputError(
+            "v2 is not the name of a model. It is the word that begins infinity's command line. Put it first: "
+            "gnomon serve v2 MODEL. A folder of that name is ./v2."
+        )
     models = [{"source": source} for source in sources]
     names = {field.name for field in fields(ModelOptions)} | {"device_id"}
     for name in sorted(names & settings.keys() - {"source"}):

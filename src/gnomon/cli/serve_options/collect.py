@@ -11,17 +11,25 @@ from dataclasses import dataclass
 from typing import Any
 
 from gnomon.cli.serve_options.infinity import INFINITY
-from gnomon.cli.serve_options.own import MODELS, OWN
+from gnomon.cli.serve_options.infinity import PREFIX as INFINITY_PREFIX
+from gnomon.cli.serve_options.own import MODELS, OWN, PREFIX
 from gnomon.cli.serve_options.parameters import PARAMETERS
 from gnomon.cli.serve_options.rows import Row
 from gnomon.cli.serve_options.tei import TEI
-from gnomon.cli.shared import note
+from gnomon.cli.shared import FOLDER_VARIABLE, SIZE_VARIABLE, note
 from gnomon.errors import InputError
+from gnomon.messages import closest_names
 
 SEPARATOR = ";"
 """Between the values of a variable that holds several."""
 ADDRESS = re.compile(r"\w+://")
 """Such as tcp://10.0.0.1:7997, which Kubernetes puts into NAME_PORT for a service with this name."""
+
+SERVICE = re.compile(r"_SERVICE_(HOST|PORT)|_PORT_\d+_(TCP|UDP)")
+"""In the names of variables that Kubernetes sets for a service."""
+TEI_ENV = "GNOMON_TEI_ENV"
+OTHER_VARIABLES = {TEI_ENV, FOLDER_VARIABLE, SIZE_VARIABLE}
+"""Beside those of the tables."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +118,28 @@ def _collect_variables(rows: Sequence[Row], environ: Mapping[str, str]) -> list[
         parts = text.removesuffix(SEPARATOR).split(SEPARATOR) if row.is_list else [text]
         collected.append(Entry(row, row.env, tuple(parts)))
     return collected
+
+
+def note_unknown(environ: Mapping[str, str], *, as_infinity: bool) -> None:
+    """Print a line for each variable that looks like ours, and that nothing reads. infinity reads more than its table
+    has: of its variables, those are named that are near to one of the table.
+
+    Args:
+        as_infinity: whether infinity's variables are looked at, too.
+    """
+    known = {row.env for row in (*OWN, *INFINITY) if row.env} | OTHER_VARIABLES
+    for name in sorted(environ):
+        is_infinity = as_infinity and name.startswith(INFINITY_PREFIX)
+        if name in known or not (is_infinity or name.startswith(PREFIX)):
+            continue
+        if SERVICE.search(name) or ADDRESS.match(environ[name]):
+            continue
+        prefix = INFINITY_PREFIX if is_infinity else PREFIX
+        stems = [each.removeprefix(prefix) for each in sorted(known) if each.startswith(prefix)]
+        near = closest_names(name.removeprefix(prefix), stems)
+        hint = f" Did you mean {prefix}{near[0]}?" if near else ""
+        if hint or not is_infinity:
+            note(f"{name} is not a variable that gnomon reads; it has no effect.{hint}")
 
 
 def _read(entry: Entry) -> tuple[Any, ...]:

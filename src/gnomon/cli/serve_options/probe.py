@@ -32,7 +32,7 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 def probe_server(url: str) -> tuple[bool, str]:
-    """Whether the server at this address is ready, and a line that says so.
+    """Whether the server at this address answers with 200, and a line that says what it answered.
 
     Raises:
         InputError: not an address.
@@ -71,8 +71,18 @@ def _request(connection: http.client.HTTPConnection, path: str, address: str) ->
     try:
         connection.request("GET", path)
         status = connection.getresponse().status
+    except (http.client.BadStatusLine, ConnectionResetError):  # a server of TLS writes an alert, or just hangs up
+        return False, f"not ready: {address} takes connections, and does not answer in HTTP.{_suggest_https(address)}"
     except (OSError, http.client.HTTPException) as error:
         return False, f"not ready: {address} does not answer ({error or type(error).__name__})"
     finally:
         connection.close()
+    if path != PATH:  # only PATH says whether a server is ready
+        return status == 200, f"{address} answered {status}"
     return status == 200, f"{'ready' if status == 200 else 'not ready'}: {address} answered {status}"
+
+
+def _suggest_https(address: str) -> str:
+    """What to ask instead, where the address is one of HTTP."""
+    secure = address.replace("http://", "https://", 1)
+    return f" Is it HTTPS? Then: --probe {secure}" if secure != address else ""
