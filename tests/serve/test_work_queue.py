@@ -8,6 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gnomon.batching import FULL_PADDING, NO_PADDING, PaddingCost
+from gnomon.serve.answer_cache import AnswerCache
+from gnomon.serve.job_registry import JobRegistry
 from gnomon.serve.prepare import PreparedText
 from gnomon.serve.work import LANES, Entry, Job, Step, Work
 from gnomon.serve.work_queue import BULK_SHARE, STEP_OVERHEAD_TOKENS, WorkQueue, choose_similar
@@ -244,12 +246,43 @@ def test_bulk_work_that_a_query_needs_is_promoted() -> None:
     bulk = add_job(queue, [10] * 20)
     query = add_job(queue, [10], "interactive", "b")
     wanted = bulk.works[15]
-    queue.promote(wanted, query)
+    queue.share(wanted, query, 20)
     assert queue.num_entries("interactive") == 2
     assert queue.num_entries("bulk") == 19
     order = [step.entries[0] for step in iter(queue.next_step, None)]
     assert order.index(wanted.entries[0]) <= 2
     assert len(order) == 21
+
+
+def test_a_text_that_two_clients_need_waits_for_the_one_with_less_to_do() -> None:
+    queue = WorkQueue(budget=10, padding=FULL_PADDING)
+    many = add_job(queue, [10] * 200, client="many")
+    single = add_job(queue, [10], client="single")
+    queue.share(many.works[150], single, 20)
+    queue.share(many.works[151], single, 2000)  # its job has more to do than is left of the other
+    order = [step.entries[0] for step in iter(queue.next_step, None)]
+    assert len(order) == len(set(order)) == 201
+    assert order.index(many.works[150].entries[0]) <= 4
+    assert order.index(many.works[151].entries[0]) == 152
+
+
+def test_a_client_whose_texts_are_all_under_way_for_another_has_its_share() -> None:
+    """Every text of the small client waits in the jobs of the large one already."""
+    queue = WorkQueue(budget=100, padding=FULL_PADDING)
+    registry = JobRegistry(queue, AnswerCache(0))
+    texts = [PreparedText((np.full(10, number),), (1,), 0, 10, False, str(number).encode()) for number in range(1000)]
+    many, single = Job(1000, 1, "bulk", "many"), Job(50, 1, "bulk", "single")
+    registry.add(many, texts)
+    registry.add(single, texts[-50:])
+    assert single.num_merged == 50
+    num_steps = 0
+    while not single.done:
+        step = queue.next_step()
+        assert step is not None
+        registry.deliver(step, [np.zeros(1, np.float32) for _ in step.entries], 0.0, 0.0)
+        num_steps += 1
+    assert num_steps < 15  # alone it takes 5, and half of the steps are those of the other
+    assert not many.done
 
 
 def test_a_client_that_comes_again_is_not_forgotten_for_its_first_visit() -> None:
@@ -270,7 +303,7 @@ def test_a_client_that_comes_again_is_not_forgotten_for_its_first_visit() -> Non
 def test_a_client_is_forgotten_with_the_last_of_what_was_promoted_for_it() -> None:
     queue = WorkQueue(budget=100, padding=FULL_PADDING)
     query, bulk = add_job(queue, [4], "interactive", "b"), add_job(queue, [5, 9])
-    queue.promote(bulk.works[1], query)
+    queue.share(bulk.works[1], query, 13)
     cancel(query, queue)
     assert list(queue._lanes["interactive"]._clients) == ["b"]
     cancel(bulk, queue)
@@ -279,7 +312,7 @@ def test_a_client_is_forgotten_with_the_last_of_what_was_promoted_for_it() -> No
 
 @given(st.data())
 def test_nothing_is_lost_and_nothing_is_served_twice(data: st.DataObject) -> None:
-    """Against a set: jobs come, are cancelled, end, are promoted and put back in any order."""
+    """Against a set: jobs come, are cancelled, end, are shared and put back in any order."""
     queue = WorkQueue(
         budget=data.draw(st.integers(10, 60)),
         padding=data.draw(st.sampled_from([FULL_PADDING, PaddingCost(0.1, 0.01), NO_PADDING])),
@@ -287,7 +320,7 @@ def test_nothing_is_lost_and_nothing_is_served_twice(data: st.DataObject) -> Non
     waiting: dict[Entry, Job] = {}
     open_jobs: list[Job] = []
     for _ in range(data.draw(st.integers(1, 40))):
-        action = data.draw(st.sampled_from(["add", "step", "put back", "cancel", "promote"]))
+        action = data.draw(st.sampled_from(["add", "step", "put back", "cancel", "share"]))
         if action == "add":
             lengths = data.draw(st.lists(st.integers(1, 40), min_size=1, max_size=5))
             job = add_job(queue, lengths, data.draw(st.sampled_from(LANES)), data.draw(st.sampled_from("abc")))
@@ -308,9 +341,8 @@ def test_nothing_is_lost_and_nothing_is_served_twice(data: st.DataObject) -> Non
                 open_jobs.remove(job)
                 waiting = {entry: each for entry, each in waiting.items() if each is not job}
             else:
-                queries = [each for each in open_jobs if each.lane == "interactive"]
-                if queries:
-                    queue.promote(data.draw(st.sampled_from(job.works)), queries[0])
+                other = data.draw(st.sampled_from(open_jobs))
+                queue.share(data.draw(st.sampled_from(job.works)), other, data.draw(st.integers(0, 60)))
         assert queue.num_entries("bulk") + queue.num_entries("interactive") == len(waiting)
         assert queue.num_tokens("bulk") + queue.num_tokens("interactive") == sum(entry.length for entry in waiting)
     while (step := queue.next_step()) is not None:

@@ -33,7 +33,9 @@ class JobRegistry:
 
     def add(self, job: Job, texts: Sequence[PreparedText]) -> None:
         """Let a job wait for its texts. It is done at once where all of them are cached."""
-        new = [work for row, text in enumerate(texts) if (work := self._add_text(job, row, text)) is not None]
+        num_tokens = sum(text.num_tokens for text in texts)
+        works = [self._add_text(job, row, text, num_tokens) for row, text in enumerate(texts)]
+        new = [work for work in works if work is not None]
         if not job.done:
             self.jobs.add(job)
             self.queue.add(job, new)
@@ -73,8 +75,8 @@ class JobRegistry:
             self._finish(work, reason)
         return jobs
 
-    def _add_text(self, job: Job, row: int, text: PreparedText) -> Work | None:
-        """Let a job wait for a text; returns its work where that is new."""
+    def _add_text(self, job: Job, row: int, text: PreparedText, job_tokens: int) -> Work | None:
+        """Let a job of so many tokens wait for a text; returns its work where that is new."""
         cached_D = self.cache.get(text.key) if job.reads_answers else None
         if cached_D is not None:
             job.add_outcome(row, cached_D)
@@ -87,8 +89,7 @@ class JobRegistry:
             work.entries = [Entry(work, number, len(ids_T)) for number, ids_T in enumerate(text.sequences)]
         else:
             job.num_merged += 1
-            if job.lane == "interactive":
-                self.queue.promote(work, job)
+            self.queue.share(work, job, job_tokens)
         work.add_job(job, row)
         return work if is_new else None
 

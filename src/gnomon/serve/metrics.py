@@ -150,13 +150,13 @@ class _TeiMetrics:
     def count(self, call: Call, status: int, seconds: float) -> None:
         method = "batch" if call.num_inputs > 1 else "single"
         self.counts["te_request_count", "method", method] += 1
-        self.counts["te_embed_count", "", ""] += 1
+        self.counts["te_embed_count", "", ""] += call.num_inputs
         if status != 200:
             failure = TEI_FAILURES.get(call.error_kind, "validation") if call.error_kind else "dropped"
             self.counts["te_request_failure", "err", failure] += 1
             return
         self.counts["te_request_success", "method", method] += 1
-        self.counts["te_embed_success", "", ""] += 1
+        self.counts["te_embed_success", "", ""] += call.num_inputs
         self.duration.observe(seconds)
         self.embed.observe(seconds)
         if call.num_inputs:

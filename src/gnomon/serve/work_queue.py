@@ -68,13 +68,24 @@ class WorkQueue:
         """A job is done or cancelled: its client has one job less."""
         self._lanes[job.lane].close_job(job.client)
 
-    def promote(self, work: Work, job: Job) -> None:
-        """Move what of a work waits in the bulk lane to the interactive lane: a job there needs the same text."""
-        entries = [entry for entry in work.entries if entry.waits and entry.lane == "bulk"]
+    def share(self, work: Work, job: Job, job_tokens: int) -> None:
+        """Another job needs a text that waits: move what of it waits to the place where it is computed sooner. That is
+        the interactive lane before the bulk lane, and in one lane the client for whom fewer tokens wait.
+
+        Args:
+            job: a new one; its other texts do not wait yet.
+            job_tokens: of all its texts.
+        """
+        lane = self._lanes[job.lane]
+        tokens = lane.num_client_tokens(job.client) + job_tokens
+        entries = [entry for entry in work.entries if entry.waits]
+        if job.lane == "bulk" or (entries and entries[0].lane == "interactive"):
+            entries = [e for e in entries if e.lane == job.lane and tokens < e.place.client.num_tokens]
         for entry in entries:
-            self._lanes["bulk"].remove(entry)
-        self._lanes["interactive"].append(job.client, entries)
-        self.version += 1
+            self._lanes[entry.lane].remove(entry)
+        if entries:
+            lane.append(job.client, entries)
+            self.version += 1
 
     def remove(self, work: Work) -> None:
         """Take out what of a work still waits."""
@@ -213,7 +224,7 @@ class _ClientQueue:
         """The virtual time of its next turn."""
         self.version = 0
         """That of its entry in the heap of the lane."""
-        self.num_jobs = self.num_entries = 0
+        self.num_jobs = self.num_entries = self.num_tokens = 0
         self.jobs: deque[_JobQueue] = deque()
 
     def pop(self) -> Entry | None:
@@ -241,6 +252,11 @@ class _LaneQueue:
         self._heap: list[tuple[float, int, _ClientQueue]] = []
         self._versions = count()
 
+    def num_client_tokens(self, name: Hashable) -> int:
+        """Tokens that wait for a client."""
+        client = self._clients.get(name)
+        return client.num_tokens if client else 0
+
     def open_job(self, name: Hashable, entries: Iterable[Entry]) -> None:
         """Add the entries of a new job."""
         client = self._clients.setdefault(name, _ClientQueue(name))
@@ -255,7 +271,7 @@ class _LaneQueue:
         self._forget_idle(client)
 
     def append(self, name: Hashable, entries: Iterable[Entry]) -> None:
-        """Add entries of another lane to a client with a job here."""
+        """Add entries that waited elsewhere to a client with a job here."""
         self._append(self._clients.setdefault(name, _ClientQueue(name)), entries)
 
     def pop(self) -> Entry | None:
@@ -329,3 +345,4 @@ class _LaneQueue:
         self.num_tokens += sign * entry.length
         self.num_entries += sign
         entry.place.client.num_entries += sign
+        entry.place.client.num_tokens += sign * entry.length
