@@ -391,6 +391,16 @@ def test_truncation_is_reported_and_chosen(client: TestClient, encoder: Encoder)
     assert_near(five, encoder.with_max_seq_length(5).encode(LONG, prompt="", on_truncate="silent"))
 
 
+def test_a_model_that_truncates_on_the_left_does_so_here() -> None:
+    other = load_quietly()
+    spec = replace(other.spec, tokenizer=replace(other.spec.tokenizer, truncation_side="left"))
+    checkpoint = replace(other.checkpoint, spec=spec)
+    with serve(load=lambda options: Encoder(checkpoint, engine=other.engine)) as client:
+        for fields, encoder in (({}, Encoder(checkpoint, engine=other.engine)), ({"truncate": "right"}, other)):
+            found = client.post("/v1/embeddings", json={"input": LONG, **fields}).json()["data"][0]["embedding"]
+            np.testing.assert_allclose(found, encoder.encode(LONG, prompt="", on_truncate="silent"), atol=1e-5)
+
+
 def test_a_side_alone_does_not_switch_truncation_on(client: TestClient) -> None:
     scores = {"inputs": {"source_sentence": "a", "sentences": [LONG]}}
     for side in ("left", "right"):

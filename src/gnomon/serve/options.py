@@ -89,8 +89,8 @@ class ServeOptions:
     cache_bytes: int = 256 << 20
     """Of the answer cache, in memory, for all models; 0 for none."""
     empty: Empty = "error"
-    truncate: Truncate = "right"
-    """For requests that name nothing."""
+    truncate: Truncate | None = None
+    """For requests that name nothing; None for the side at which the model itself truncates."""
     token_ids: TokenIds = "refuse"
     """What token ids on the OpenAI route are: refused, ids of the model, or of OpenAI's cl100k vocabulary."""
     tokenizer_threads: int | None = None

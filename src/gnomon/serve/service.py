@@ -210,7 +210,7 @@ class Service:
         Raises:
             RequestError: as `Preparation.from_request`.
         """
-        truncate = _choose_truncation(request, self.options.truncate)
+        truncate = _choose_truncation(request, self.options.truncate or model.encoder.tokenizer.spec.truncation_side)
         return Preparation.from_request(model.encoder, prompt, truncate, request.max_tokens, model.salt)
 
     def _reserve(self, request: EmbedRequest, model: ServedModel, prompt: str, dim: int, call: Call) -> None:

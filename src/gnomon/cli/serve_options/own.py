@@ -175,7 +175,7 @@ OWN = name_variables(
             read=Choice(same("error", "left", "right", "mean")),
             metavar="HOW",
             text="For texts longer than the model reads: error, left or right (that end is left out), or mean (of "
-            "overlapping windows). right by default.",
+            "overlapping windows). By default the end that the model itself leaves out, as in encode.",
         ),
         Row(
             flags=("--empty",),
