@@ -8,6 +8,7 @@ tag=${1:-localhost/debian:trixie}
 root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT
 debootstrap --variant=minbase trixie "$root" ${2:+"$2"}
+chmod 755 "$root"  # mktemp made it for its owner alone, and the mode of / goes into the image
 cd "$root"
 for folder in doc info locale man; do
     rm -rf "usr/share/$folder"/*
