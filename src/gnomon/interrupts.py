@@ -10,6 +10,9 @@ import signal
 from collections.abc import Callable
 from types import FrameType
 
+EXIT_STATUS = 130
+"""Of a process that Ctrl-C ended, as shells report SIGINT."""
+
 RETRY_SECONDS = 0.05
 """A signal that came during an import is handled again after so many seconds."""
 

@@ -16,14 +16,12 @@ import click
 
 from gnomon import interrupts
 from gnomon.cli import cache, compare, encode, evaluate, inspect, report, save, search, serve, similarity, train, verify
-from gnomon.cli.shared import echo_stderr, redirect_to_devnull
+from gnomon.cli.shared import EXIT_FAILED, echo_stderr, redirect_to_devnull
 from gnomon.errors import GnomonError, Notice
 from gnomon.terminal import format_error, prepare_streams, terminal_width, wrap_text
 
-EXIT_FAILED = 2
-"""Exit status of every error; 1 is a verification that did not pass."""
-EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 130, 141
-"""As shells report SIGINT and SIGPIPE."""
+EXIT_BROKEN_PIPE = 141
+"""As shells report SIGPIPE."""
 
 
 class CommandGroup(click.Group):
@@ -51,7 +49,7 @@ class CommandGroup(click.Group):
                 raise
             except KeyboardInterrupt:
                 echo_stderr("\ninterrupted")
-                status = EXIT_INTERRUPTED
+                status = interrupts.EXIT_STATUS
             except BrokenPipeError:
                 redirect_to_devnull(sys.stdout)
                 status = EXIT_BROKEN_PIPE
@@ -65,7 +63,7 @@ class CommandGroup(click.Group):
                     _echo_wrapped(f"error: {format_error(error, self._option_names(ctx))}", indent=7)
                 if isinstance(error, OSError):
                     redirect_to_devnull(sys.stdout)
-                status = EXIT_INTERRUPTED if interrupted else EXIT_FAILED
+                status = interrupts.EXIT_STATUS if interrupted else EXIT_FAILED
         _leave_server(status)
         ctx.exit(status)
 

@@ -19,13 +19,11 @@ from gnomon.cli.serve_options.parameters import click_options
 from gnomon.cli.serve_options.readers import parse_switch
 from gnomon.cli.serve_options.rows import Row
 from gnomon.cli.serve_options.tei import TEI
-from gnomon.cli.shared import note
+from gnomon.cli.shared import EXIT_FAILED, note
 from gnomon.terminal import format_error, terminal_width
 
 WORDS = ("v2", "v1")
 """First words of infinity's command line."""
-EXIT_FAILED = 2
-"""Exit status of every error."""
 HERE = "here"
 """The value of --probe without an address."""
 

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from gnomon.search import CorpusCache
     from gnomon.text_files import TextFile, TextStream
 
+EXIT_FAILED = 2
+"""Exit status of every error; 1 is a verification that did not pass."""
+
 
 class _TextParam(click.ParamType[str]):
     """A text. Where the locale lacks its characters (LC_ALL=C), its bytes are taken as UTF-8."""

@@ -17,6 +17,7 @@ from starlette.routing import Route, Router
 
 from gnomon.errors import InputError
 from gnomon.serve.auth import ApiKeys
+from gnomon.serve.call import Call, ClientGoneError
 from gnomon.serve.exchange import DisconnectedError, Exchange, Receive, Scope, Send
 from gnomon.serve.loading import Load, ModelLoader, describe_model
 from gnomon.serve.logs import list_frames, log, quote_sent
@@ -24,8 +25,8 @@ from gnomon.serve.metrics import CLIENT_GONE, Metrics
 from gnomon.serve.models import load_encoder
 from gnomon.serve.operations import ENDPOINTS
 from gnomon.serve.options import ServeOptions
-from gnomon.serve.requests import Answer, RequestError
-from gnomon.serve.service import Call, ClientGoneError, Service
+from gnomon.serve.requests import LOADING_RETRY_SECONDS, Answer, RequestError
+from gnomon.serve.service import Service
 from gnomon.serve.tracing import Tracer
 from gnomon.serve.visit import Endpoint, Probe, Visit
 from gnomon.serve.watch import check_health, watch_engines
@@ -34,7 +35,6 @@ from gnomon.serve.wire.vectors import json_answer
 
 State = Literal["loading", "ready", "draining", "stopped"]
 
-LOADING_RETRY_SECONDS = 5.0
 EXIT_STUCK = 70
 """Exit status after a step that is stuck (EX_SOFTWARE): whoever started the server starts it again."""
 

@@ -62,7 +62,7 @@ class BatcherCounters:
 
     steps: int = 0
     padded_tokens: float = 0.0
-    """Tokens of steps with their padding; without it where the engine does not pad."""
+    """Tokens of steps, with what their padding costs."""
     merged: int = 0
     """Texts that shared the computation of an equal one."""
     cancelled: int = 0

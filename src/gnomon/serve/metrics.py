@@ -16,8 +16,9 @@ from gnomon.serve.requests import ErrorKind
 from gnomon.serve.work import LANES
 
 if TYPE_CHECKING:
+    from gnomon.serve.call import Call
     from gnomon.serve.models import ServedModel
-    from gnomon.serve.service import Call, Service
+    from gnomon.serve.service import Service
 
 CLIENT_GONE = 499
 """The status, in logs and metrics alone, of a request whose client went away: as in nginx."""

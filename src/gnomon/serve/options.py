@@ -14,7 +14,7 @@ DEFAULT_PORT = 7997
 """infinity's port."""
 
 LogFormat = Literal["text", "json"]
-TokenIds = Literal["refuse", "model", "cl100k"]
+IdVocabulary = Literal["refuse", "model", "cl100k"]
 Empty = Literal["error", "embed"]
 
 
@@ -91,7 +91,7 @@ class ServeOptions:
     empty: Empty = "error"
     truncate: Truncate | None = None
     """For requests that name nothing; None for the side at which the model itself truncates."""
-    token_ids: TokenIds = "refuse"
+    token_ids: IdVocabulary = "refuse"
     """What token ids on the OpenAI route are: refused, ids of the model, or of OpenAI's cl100k vocabulary."""
     tokenizer_threads: int | None = None
     request_timeout: float = 60.0

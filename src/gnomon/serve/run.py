@@ -38,9 +38,6 @@ POLL_SECONDS = 0.05
 SIGNAL_SECONDS = 0.01
 """How long the start waits for a signal that came before the event loop took them."""
 
-EXIT_INTERRUPTED = 130
-"""As shells report SIGINT."""
-
 
 class HttpServer(Protocol):
     """granian or uvicorn, on our event loop."""
@@ -168,7 +165,7 @@ class _Runner:
 
     @property
     def _unready_status(self) -> int:
-        return EXIT_INTERRUPTED if self._interactive or interrupts.was_interrupted() else 0
+        return interrupts.EXIT_STATUS if self._interactive or interrupts.was_interrupted() else 0
 
     def _end_unready(self) -> int:
         log(logging.WARNING, UNREADY, status=self._unready_status)

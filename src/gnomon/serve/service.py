@@ -26,8 +26,7 @@ from gnomon.serve.cl100k import Decode
 from gnomon.serve.inputs import Texts, TokenIds, sort_inputs
 from gnomon.serve.memory import Memory
 from gnomon.serve.models import ModelRegistry, ServedModel
-from gnomon.serve.options import ServeOptions
-from gnomon.serve.options import TokenIds as IdVocabulary
+from gnomon.serve.options import IdVocabulary, ServeOptions
 from gnomon.serve.prepare import TEXTS_PER_SLICE, Preparation, PreparedText
 from gnomon.serve.requests import (
     LOADING_RETRY_SECONDS,

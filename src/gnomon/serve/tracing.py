@@ -11,11 +11,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from gnomon.errors import ExtraError
+from gnomon.serve.call import Call
 from gnomon.serve.exchange import Exchange
 from gnomon.serve.logs import log
 from gnomon.serve.metrics import METHODS
 from gnomon.serve.options import ServeOptions
-from gnomon.serve.service import Call
 
 NANOSECONDS = 1_000_000_000
 

@@ -80,7 +80,7 @@ class WorkQueue:
         tokens = lane.num_client_tokens(job.client) + job_tokens
         entries = [entry for entry in work.entries if entry.waits]
         if job.lane == "bulk" or (entries and entries[0].lane == "interactive"):
-            entries = [e for e in entries if e.lane == job.lane and tokens < e.place.client.num_tokens]
+            entries = [each for each in entries if each.lane == job.lane and tokens < each.place.client.num_tokens]
         for entry in entries:
             self._lanes[entry.lane].remove(entry)
         if entries:

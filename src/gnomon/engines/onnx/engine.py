@@ -51,8 +51,8 @@ class OnnxEngine(Engine):
 
     token_budget = 1024
     """Measured: docs/records/lab-notes.md, 2026-11-21."""
-    padding = PaddingCost(0.1, 1 / 400)
-    """Only attention has padding, whose part grows with the length. Measured: docs/records/lab-notes.md, 2026-12-01."""
+    padding = PaddingCost(0.1, 1 / 320)
+    """Only attention has padding, whose part grows with the length. Measured: experiments/padding."""
 
     def __init__(
         self,

@@ -157,24 +157,20 @@ class _GraphBuilder:
         longest = self.node_once("longest", "ReduceMax", ["lengths_B"], keepdims=0)
         shortest = self.node_once("shortest", "ReduceMin", ["lengths_B"], keepdims=0)
         equal = self.node_once("equal", "Equal", [longest, shortest])
-        if not one_token:
-            self.input("place_T", TensorProto.INT64, ["T"])
+        hidden = self.constant("hidden", np.array([self.trunk.hidden_size], np.int64))
+        sides = self.node_once("sides", "Shape", ["token_BS"])
+        shape = self.node_once("padded_shape", "Concat", [sides, hidden], axis=0)
         return self.node(
             "If",
             [equal],
-            then_branch=self.branch(lambda: self._attend_equal_lengths(name, parts, one_token)),
+            then_branch=self.branch(lambda: self._attend_equal_lengths(name, parts, one_token, shape)),
             else_branch=self.branch(lambda: self._attend_padded(name, parts, one_token)),
         )
 
-    def _attend_equal_lengths(self, name: str, parts: list[str], one_token: bool) -> str:
+    def _attend_equal_lengths(self, name: str, parts: list[str], one_token: bool, shape: str) -> str:
         """Without padding and without a mask: that form needs memory linear in the length, and texts may have 8,192
-        tokens.
+        tokens. `shape` holds [B, S, H].
         """
-        shape = self.node(
-            "Concat",
-            [self.node("Shape", ["token_BS"]), self.constant("hidden", np.array([self.trunk.hidden_size], np.int64))],
-            axis=0,
-        )
         query, *rest = parts
         rest = [self.node("Reshape", [x, shape]) for x in rest]
         query = self.node("Unsqueeze", [query, self.axis1()]) if one_token else self.node("Reshape", [query, shape])
